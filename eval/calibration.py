@@ -60,7 +60,7 @@ class Curve:
 
 
 def expected_calibration_error(
-    probability: Mapping[str, float], correct: Mapping[str, bool], *, bins: int = BINS
+    probability: Mapping[str, float], correct: Mapping[str, float], *, bins: int = BINS
 ) -> Aggregate:
     """Expected calibration error: mean of |mean probability − share correct| over bins, weighted by their rows.
 
@@ -69,7 +69,7 @@ def expected_calibration_error(
 
     Args:
         probability: Row id -> the probability of the predicted label. Rows without one are not counted.
-        correct: Row id -> whether the prediction is correct.
+        correct: Row id -> whether the prediction is correct, or the share of raters for whom it is.
         bins: Number of bins.
 
     Raises:
@@ -173,26 +173,32 @@ def grade_curve(
     return _points(predicted, observed, queries, members, relevant is not None, seed)
 
 
-def fit_temperature(probabilities: Floats, labels: Sequence[int]) -> float:
-    """The temperature T, within `TEMPERATURES`, that minimises the mean negative log-likelihood of the true labels.
+def fit_temperature(probabilities: Floats, labels: Sequence[int] | Floats) -> float:
+    """The temperature T, within `TEMPERATURES`, that minimises the mean cross-entropy with the true labels.
 
     Args:
         probabilities: `(rows, labels)`, each row summing to 1.
-        labels: The index of the true label of each row.
+        labels: The index of the true label of each row; or soft labels `(rows, labels)`, such as the shares of the
+            raters who gave each label, each row summing to 1.
 
     Examples:
         >>> overconfident = np.array([[0.99, 0.01]] * 10)
-        >>> fit_temperature(overconfident, [0] * 7 + [1] * 3) > 1
+        >>> hard, soft = [0] * 7 + [1] * 3, np.array([[0.7, 0.3]] * 10)
+        >>> fit_temperature(overconfident, hard) > 1
         True
+        >>> round(fit_temperature(overconfident, hard) - fit_temperature(overconfident, soft), 3)
+        0.0
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
     logs = np.log(np.maximum(probabilities, _SMALLEST))
-    rows, places = np.arange(len(labels)), np.asarray(labels)
+    targets = np.asarray(labels)
+    if targets.ndim == 1:
+        targets = np.eye(logs.shape[1])[targets]
 
     def loss(log_temperature: float) -> float:
-        return -float(log_softmax(logs / math.exp(log_temperature), axis=1)[rows, places].mean())
+        return -float((targets * log_softmax(logs / math.exp(log_temperature), axis=1)).sum(axis=1).mean())
 
     low, high = map(math.log, TEMPERATURES)
     return math.exp(float(minimize_scalar(loss, bounds=(low, high), method="bounded").x))

@@ -172,9 +172,11 @@ class SourceReport:
         counts: What was counted -> the number of rows, such as those that a rule removed.
         notes: What a user should read after the build, one line each.
         files: Name -> text of files for the dataset folder, such as the agreement of raters.
+        ratings: Rater -> topic -> document -> grade. The builder writes `qrels.RATER.txt` for each.
     """
 
     rules: tuple[str, ...]
     counts: Mapping[str, int]
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    ratings: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)

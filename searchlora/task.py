@@ -189,6 +189,14 @@ class Task(ABC):
         del records
         return ()
 
+    def check_training(self, records: Iterable[Record]) -> None:
+        """Check the training rows of all datasets before training.
+
+        Raises:
+            DataError: if nothing can be learned from them.
+        """
+        del records
+
     def queries(self, record: Record) -> Sequence[str]:
         """The texts under which judgments may know a record's information need, its own query first."""
         return [record["query"]] if "query" in record else []

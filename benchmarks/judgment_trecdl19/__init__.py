@@ -1,1 +1,1 @@
-"""Relevance judgment of TREC DL 2019 passages in cross-validation by query; see `__main__`."""
+"""A judge trained on TREC DL 2020, tested on the whole pool of TREC DL 2019; see `__main__`."""

@@ -1,68 +1,101 @@
-"""Relevance judgment of TREC Deep Learning 2019 passages, and reranking of BM25 by the grades.
+"""Relevance judgment of TREC Deep Learning 2019 passages, reranking of BM25 by the grades, and the order of systems.
 
-    python -m benchmarks.judgment_trecdl19             train, grade, evaluate
-    python -m benchmarks.judgment_trecdl19 --evaluate  evaluate the grades in benchmarks/work; no model is loaded
+    python -m benchmarks.judgment_trecdl19                train, grade, evaluate
+    python -m benchmarks.judgment_trecdl19 --validate     train; the figures of the validation queries only
+    python -m benchmarks.judgment_trecdl19 --evaluate     evaluate the grades in benchmarks/work; no model is loaded
 
-43 queries in five folds: each query is graded by an adapter that was trained on the human grades of the other folds. A
-first adapter is trained on SQuAD and Cranfield (see `warm`) and merged into the base model of the five. Takes about an
-hour on 2 cores; datasets, adapters and grades in `benchmarks/work/judgment_trecdl19` are reused.
+One adapter, trained on the human grades of TREC DL 2020 and on pairs of SQuAD. Twelve queries of DL 2020 are held out:
+the best step, the thresholds on the expected grade and the weight of BM25 in the fused ranking are chosen on them, and
+so were the settings of the recipe. The test set is the pool of six real systems on the 43 queries of DL 2019. Takes
+about half an hour on 2 cores; datasets, adapter and grades in `benchmarks/work/judgment_trecdl19` are reused.
+
+Options for experiments: `--share 0.25` trains on a part of the rows; `--set KEY=VALUE` overrides the recipe.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import RESULTS, WORK, real_data, save
 from benchmarks.judgment_trecdl19 import systems as made
-from benchmarks.judgment_trecdl19.answering import Answers, answer
-from benchmarks.judgment_trecdl19.folds import EACH, FOLDS, VALIDATING, Topics, write_examples
+from benchmarks.judgment_trecdl19.answering import WEIGHT, Answers, answer, graded, pairs_of, trained
+from benchmarks.judgment_trecdl19.pools import EACH, VALIDATING, Pool, dl19, dl20, validation_topics
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
+from searchlora.eval.formatting import to_plain
 from searchlora.eval.judge.card import judge_card, to_json
-from searchlora.eval.trec import read_qrels, write_qrels
+from searchlora.eval.trec import write_qrels
+from searchlora.experiments.judge.llm_judge import load_judge
+from searchlora.progress import Steps
 
 NAME = "judgment_trecdl19"
-QRELS = "qrels.dl19-passage.txt"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}")
+    parser.add_argument("--evaluate", action="store_true")
+    parser.add_argument("--validate", action="store_true")
+    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    options = parser.parse_args(arguments)
     data, work = real_data(), WORK / NAME
-    topics = Topics.read(data / "trecdl19")
+    test, pool = dl19(data), dl20(data)
     file = work / "answers.json"
-    if "--evaluate" not in sys.argv:
+    if not options.evaluate:
         work.mkdir(parents=True, exist_ok=True)
         with progress_bars() as steps:
-            answer(topics, data, work, steps).save(file)
-    evaluate(topics, data, Answers.load(file), work)
+            adapter = trained(pool, data, work, steps, options.share, options.overrides)
+            if options.validate:
+                print(json.dumps(validated(pool, adapter, work, steps), indent=1))
+                return
+            answer(test, pool, adapter, work, steps, options.share).save(file)
+    evaluate(test, pool, Answers.load(file), work)
 
 
-def evaluate(topics: Topics, data: Path, answers: Answers, work: Path) -> None:
+def validated(pool: Pool, adapter: StoredAdapter, work: Path, steps: Steps) -> dict[str, Any]:
+    """Agreement and reranking on the validation queries of DL 2020: kappas, and nDCG@10 for each weight of BM25."""
+    judge = load_judge(adapter=adapter.reference, base=None, task=None, generate=False, store=Store(work / "store"))
+    topics = validation_topics(pool)
+    outputs = graded(judge, pool, pairs_of(pool, topics), work / "graded" / adapter.reference, steps)
+    return {"adapter": adapter.reference, **made.validation_figures(pool, topics, outputs, adapter.manifest.tuned)}
+
+
+def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path) -> None:
     """Write all results from the grades."""
-    human = read_qrels(data / "trecdl19" / QRELS)
-    systems = made.judges(topics, answers)
-    comparison, evaluations = made.agreement(topics, systems)
-    written = {"adapter": made.ADAPTER_TUNED, "base": made.ZERO_SHOT}
+    systems = made.judges(test, pool, answers, work)
+    comparison, evaluations = made.agreement(test, systems)
+    orders = made.orders(test, systems)
     cards = {}
-    for name, system in written.items():
-        judged = made.labels(systems, system)
+    for name, system in {"adapter": made.ADAPTER, "base": made.ZERO_SHOT_TUNED}.items():
+        judged = made.labels(systems[system])
         write_qrels(RESULTS / f"{NAME}_{name}.txt", judged)
-        cards[name] = to_json(judge_card(human, judged, name=system))
+        cards[name] = to_json(judge_card(test.qrels, judged, name=system, order=orders[system]))
+    design = {"trained_on": "DL 2020 and SQuAD", "validation_queries": VALIDATING, "most_of_a_grade_and_query": EACH}
     about = {
         "caption": "figures over all graded pairs and 95% interval by query; alpha and bias are over valid answers",
-        "design": {"folds": FOLDS, "validating_queries": VALIDATING, "most_of_a_grade_and_query": EACH},
+        "design": {**design, "weight_of_squad": WEIGHT, "share_of_rows": answers.share},
         "calibration_error": made.calibration(evaluations),
         "confusions": {name: asdict(each.confusions["grades"]) for name, each in evaluations.items()},
-        "tuned": list(answers.tuned),
+        "order_of_systems": {name: to_plain(asdict(order)) for name, order in orders.items()},
+        "tuned": answers.tuned,
         "training": answers.training,
         "cards": cards,
     }
     save(NAME, comparison, about)
     print_comparison(comparison)
-    ranked = made.reranking(made.runs(topics, answers), human)
-    save(f"{NAME}_rerank", ranked, {"caption": "mean over queries and 95% interval"}, module=NAME)
+    runs, chosen = made.runs(test, pool, answers)
+    ranked = made.reranking(runs, test.all_qrels)
+    save(f"{NAME}_rerank", ranked, {"caption": "mean over queries and 95% interval", "chosen": chosen}, module=NAME)
     print_comparison(ranked)
-    write_examples(work / "examples.md", topics, systems[made.ADAPTER_TUNED])
+    for name, order in orders.items():
+        print(f"{name}: Kendall's tau of {len(test.runs)} systems {order.tau.value:.2f}")
+    made.write_examples(work / "examples.md", test, test.judged(), systems[made.ADAPTER])
 
 
 if __name__ == "__main__":

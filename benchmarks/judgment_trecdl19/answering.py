@@ -1,4 +1,4 @@
-"""Training of the adapters and grading of all 4,300 passages; adapters and grades are stored and reused."""
+"""Training of the adapter and grading of all passages; datasets, adapter and grades are stored and reused."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import merged_base
-from benchmarks.judgment_trecdl19.folds import FOLDS, Topics, fold_dataset
-from benchmarks.judgment_trecdl19.warm import warm_adapter
+from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validation_topics
+from benchmarks.judgment_trecdl19.warm import squad_set
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.experiments.judge.grade_log import grade_records
@@ -22,7 +21,10 @@ from searchlora.progress import Steps
 
 BASE = "smollm2-135m-instruct-q4_1"
 NAME = "dl19-judge"
-HERE = Path(__file__).parent
+RECIPE = Path(__file__).parent / "recipe.yaml"
+
+#: SQuAD questions with three pairs each, and the weight of their rows.
+QUESTIONS, WEIGHT = 1500, 0.5
 
 
 @dataclass(frozen=True)
@@ -30,64 +32,82 @@ class Answers:
     """Outputs before tuned values are applied.
 
     Attributes:
-        adapter, base: Id of a pair -> output. The adapter of a pair was not trained on its query.
-        tuned: The values tuned on the validation queries of each fold.
-        training: Name of each adapter -> rows, steps, tokens, seconds.
+        adapter, base: Id of a pair -> output, of the test pool and of the validation queries.
+        tuned: The values tuned on the validation queries.
+        training: Name of the adapter -> rows, steps, tokens, seconds.
+        share: The share of the training rows that was used.
     """
 
     adapter: Mapping[str, Any]
     base: Mapping[str, Any]
-    tuned: Sequence[Mapping[str, Any]]
+    tuned: Mapping[str, Any]
     training: Mapping[str, Mapping[str, Any]]
+    share: float = 1.0
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
         stored = {
             name: {id_: to_json(each) for id_, each in getattr(self, name).items()} for name in ("adapter", "base")
         }
+        rest = {"tuned": self.tuned, "training": self.training, "share": self.share}
         with atomic_text(path) as out:
-            json.dump({**stored, "tuned": self.tuned, "training": self.training}, out)
+            json.dump({**stored, **rest}, out)
 
     @classmethod
     def load(cls, path: Path) -> Answers:
         """Read what `save` wrote."""
         stored = json.loads(path.read_text(encoding="utf-8"))
         outputs = {name: {id_: from_json(each) for id_, each in stored[name].items()} for name in ("adapter", "base")}
-        return cls(outputs["adapter"], outputs["base"], stored["tuned"], stored["training"])
+        return cls(outputs["adapter"], outputs["base"], stored["tuned"], stored["training"], stored["share"])
 
 
-def answer(topics: Topics, data: Path, work: Path, steps: Steps) -> Answers:
-    """Train missing adapters and grade ungraded passages."""
+def trained(pool: Pool, data: Path, work: Path, steps: Steps, share: float, overrides: Sequence[str]) -> StoredAdapter:
+    """The adapter, trained on DL 2020 without its validation queries, and on SQuAD; reused, or resumed if interrupted.
+
+    Args:
+        share: The share of the training rows that is used.
+        overrides: Recipe settings `key=value`, for experiments on the validation queries.
+    """
+    suffix = "" if share == 1 else f"-{share:g}"
+    own = training_set(pool, work / f"dl20{suffix}", share)
+    squad = squad_set(data, work / f"squad{suffix}", round(QUESTIONS * share))
+    name = "-".join([f"{NAME}{suffix}", *(each.replace("=", "_") for each in overrides)])
+    return train_or_reuse(
+        "judgment",
+        own.folder,
+        name,
+        recipe=RECIPE,
+        overrides=overrides,
+        more_data={str(squad.folder): WEIGHT},
+        store=Store(work / "store"),
+        steps=steps,
+    )
+
+
+def answer(test: Pool, pool: Pool, stored: StoredAdapter, work: Path, steps: Steps, share: float) -> Answers:
+    """Grade the pools with adapter and base; graded pairs are reused."""
+    held_out = validation_topics(pool)
     store = Store(work / "store")
-    warm = warm_adapter(data, work, steps)
-    first = merged_base(warm, work / "merged")
-    adapters = []
-    for number in range(FOLDS):
-        dataset = fold_dataset(topics, number, work / f"fold{number + 1}")
-        name, recipe = f"{NAME}-{number + 1}", HERE / "fold.yaml"
-        settings = (f"base={first}",)
-        adapters.append(
-            train_or_reuse(
-                "judgment", dataset.folder, name, recipe=recipe, overrides=settings, store=store, steps=steps
-            )
-        )
-    by_adapter: dict[str, Any] = {}
-    for topics_of_fold, stored in zip(topics.folds(), adapters, strict=True):
-        judge = load_judge(adapter=stored.reference, base=None, task=None, generate=False, store=store)
-        by_adapter |= _graded(judge, topics, topics_of_fold, work / "graded" / stored.reference, steps)
-    judge = load_judge(adapter=None, base=BASE, task="judgment", generate=False, store=store)
-    by_base = _graded(judge, topics, list(topics.pairs), work / "graded" / "base", steps)
-    training = {each.reference: _about(each) for each in (warm, *adapters)}
-    return Answers(by_adapter, by_base, [dict(each.manifest.tuned) for each in adapters], training)
+    judge = load_judge(adapter=stored.reference, base=None, task=None, generate=False, store=store)
+    settings = work / ("dl20" if share == 1 else f"dl20-{share:g}")
+    bare = load_judge(adapter=None, base=BASE, task="judgment", generate=False, store=store, settings=settings)
+    outputs: dict[str, dict[str, Any]] = {"adapter": {}, "base": {}}
+    for name, each in (("adapter", judge), ("base", bare)):
+        folder = work / "graded" / (stored.reference if name == "adapter" else "base")
+        for part, pairs in ((pool, pairs_of(pool, held_out)), (test, pairs_of(test, list(test.queries)))):
+            outputs[name] |= graded(each, part, pairs, folder, steps)
+    about = {key: stored.manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")}
+    return Answers(outputs["adapter"], outputs["base"], stored.manifest.tuned, {stored.reference: about}, share)
 
 
-def _graded(judge: Judge, topics: Topics, names: Sequence[str], folder: Path, steps: Steps) -> dict[str, Any]:
+def pairs_of(pool: Pool, topics: Sequence[str]) -> list[Pair]:
+    """The graded pairs and the BM25 passages of topics, each once."""
+    return list(dict.fromkeys([*pool.judged(topics), *pool.retrieved(topics)]))
+
+
+def graded(judge: Judge, pool: Pool, pairs: Sequence[Pair], folder: Path, steps: Steps) -> dict[str, Any]:
     """The outputs by id, before tuned values are applied."""
     plain = replace(judge, task=judge.task.bound(judge.task.settings))
-    records = topics.records(names, graded=False)
+    records = [pool.record(pair) for pair in pairs]
     outputs = grade_records(plain, records, folder, steps(f"Grading: {judge.reference}"))
     return {record["id"]: output for record, output in zip(records, outputs, strict=True)}
-
-
-def _about(stored: StoredAdapter) -> dict[str, Any]:
-    return {key: stored.manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")}

@@ -1,82 +1,153 @@
-"""Compared systems: judges by their agreement with people, and rerankings of BM25 passages."""
+"""Compared systems: judges by their agreement with people, rerankings of BM25, and the order of real systems."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.judgment_trecdl19.answering import Answers
-from benchmarks.judgment_trecdl19.folds import Topics
+from benchmarks.judgment_trecdl19.pools import BM25, SEED, Pair, Pool, training_set, validation_topics
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
-from searchlora.eval.trec import Qrels, Run, ranked
+from searchlora.eval.judge.system_order import SystemOrder, order_of_runs
+from searchlora.eval.trec import Qrels, Run
+from searchlora.files import atomic_text
 from searchlora.outputs import Grade
-from searchlora.records import Hit, Record
+from searchlora.records import Hit
 from searchlora.task import EvaluationInput, load_task
 from searchlora.tasks.judgment import JudgmentTask
-from searchlora.tasks.judgment.baselines import BM25, COMMONEST, fitted_baselines
+from searchlora.tasks.judgment.baselines import fitted_baselines
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
 from searchlora.tasks.judgment.tuning import tuned, with_tuning
 
-ADAPTER, ADAPTER_TUNED = "adapter, likeliest grade", "adapter"
+ADAPTER, LIKELIEST = "adapter", "adapter, likeliest grade"
+FUSED = "adapter and BM25, weighted"
 ZERO_SHOT, ZERO_SHOT_TUNED = "base zero-shot", "base zero-shot, tuned"
 MEASURES = (KAPPA, BINARY, QUADRATIC, ALPHA, MAE, BIAS)
 
-#: Constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009).
-_CONSTANT = 60
+#: Weights of BM25 among which the validation queries choose.
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
 def task() -> JudgmentTask:
-    """The task with default settings."""
+    """The task with default settings; its scale is that of the benchmark's guideline."""
     found = load_task("judgment")
     assert isinstance(found, JudgmentTask)
     return found
 
 
-def judges(topics: Topics, answers: Answers) -> dict[str, dict[str, Grade]]:
-    """System -> id of a graded pair -> grade by a model that was not trained on its fold.
+def judges(test: Pool, pool: Pool, answers: Answers, work: Path) -> dict[str, dict[str, Grade]]:
+    """System -> id of a graded pair of the test pool -> grade.
 
-    The adapter is tuned on the validation queries of its fold. The base is tuned, and the baselines are fitted, on all
-    graded pairs of the other folds. BM25 scores are those of the retrieval over all of MS MARCO.
+    Adapter and base are tuned on the validation queries of DL 2020; the baselines are fitted on its training rows, with
+    BM25 scores over the passages of both pools.
     """
     scale = task().grades
-    bm25 = {f"{pair['topic']} {pair['document']}": pair["score"] for pairs in topics.pairs.values() for pair in pairs}
+    records = [test.record(pair) for pair in test.judged()]
+    training = training_set(pool, work / ("dl20" if answers.share == 1 else f"dl20-{answers.share:g}"), answers.share)
+    held_out = [pool.record(pair) for pair in pool.judged(validation_topics(pool))]
+    of_base = tuned(held_out, [answers.base[each["id"]] for each in held_out], scale)
     found: dict[str, dict[str, Grade]] = {
-        name: {} for name in (COMMONEST, BM25, ZERO_SHOT, ZERO_SHOT_TUNED, ADAPTER, ADAPTER_TUNED)
+        name: {record["id"]: grade for record, grade in zip(records, grades, strict=True)}
+        for name, grades in fitted_baselines(records, training.records("train"), scale).items()
     }
-    for number, test in enumerate(topics.folds()):
-        records = topics.records(test)
-        others = topics.records([topic for topic in topics.pairs if topic not in test])
-        values = tuned(others, [answers.base[each["id"]] for each in others], scale)
-        for name, grades in fitted_baselines(
-            records, others, scale, score=lambda rows: [bm25[each["id"]] for each in rows]
-        ).items():
-            found[name] |= {record["id"]: grade for record, grade in zip(records, grades, strict=True)}
-        for record in records:
-            id_ = record["id"]
-            found[ZERO_SHOT][id_] = answers.base[id_]
-            found[ZERO_SHOT_TUNED][id_] = with_tuning(answers.base[id_], values, scale)
-            found[ADAPTER][id_] = answers.adapter[id_]
-            found[ADAPTER_TUNED][id_] = with_tuning(answers.adapter[id_], answers.tuned[number], scale)
+    for name, outputs, values in (
+        (ZERO_SHOT, answers.base, {}),
+        (ZERO_SHOT_TUNED, answers.base, of_base),
+        (LIKELIEST, answers.adapter, {}),
+        (ADAPTER, answers.adapter, answers.tuned),
+    ):
+        found[name] = {each["id"]: with_tuning(outputs[each["id"]], values, scale) for each in records}
     return found
 
 
-def agreement(topics: Topics, systems: Mapping[str, Mapping[str, Grade]]) -> tuple[Comparison, dict[str, Evaluation]]:
-    """Agreement of the judges with people over all graded pairs; the adapter is compared with each other judge."""
-    records: list[Record] = list(topics.records(list(topics.pairs)))
+def agreement(test: Pool, systems: Mapping[str, Mapping[str, Grade]]) -> tuple[Comparison, dict[str, Evaluation]]:
+    """The adapter compared with each other judge, and all evaluations."""
+    records = [test.record(pair) for pair in test.judged()]
     found = {
         name: task().evaluate(EvaluationInput(records, [grades[str(record["id"])] for record in records]))
         for name, grades in systems.items()
     }
-    return compare({name: _shown(each) for name, each in found.items()}, candidate=ADAPTER_TUNED), found
+    return compare({name: _shown(each) for name, each in found.items()}, candidate=ADAPTER), found
 
 
-def runs(topics: Topics, answers: Answers) -> dict[str, Run]:
-    """The 100 BM25 passages of each query in BM25 order, and in the order of expected grades."""
-    bm25 = {topic: {pair["document"]: pair["score"] for pair in pairs} for topic, pairs in topics.pairs.items()}
-    adapter, base = (_reranked(topics, outputs) for outputs in (answers.adapter, answers.base))
-    return {"BM25": bm25, "base zero-shot": base, "adapter": adapter, "BM25 and adapter, fused": _fused(bm25, adapter)}
+def runs(test: Pool, pool: Pool, answers: Answers) -> tuple[dict[str, Run], dict[str, Any]]:
+    """BM25's 100 passages in its order and in those of the judges, and how the weight of BM25 was chosen."""
+    held_out = validation_topics(pool)
+    chosen = {weight: _ndcg(fused(pool, held_out, answers.adapter, weight), pool.all_qrels) for weight in WEIGHTS}
+    best = max(WEIGHTS, key=lambda weight: (chosen[weight], -weight))
+    topics = list(test.queries)
+    found: dict[str, Run] = {
+        "BM25": {topic: test.runs[BM25][topic] for topic in topics},
+        ZERO_SHOT: fused(test, topics, answers.base, 0.0),
+        ADAPTER: fused(test, topics, answers.adapter, 0.0),
+        FUSED: fused(test, topics, answers.adapter, best),
+    }
+    return found, {
+        "weight of BM25": best,
+        "validation nDCG@10": {f"{weight:g}": value for weight, value in chosen.items()},
+    }
+
+
+def fused(
+    pool: Pool, topics: Sequence[str], outputs: Mapping[str, Grade], weight: float
+) -> dict[str, dict[str, float]]:
+    """BM25's passages by expected grade plus `weight` times the BM25 score, standardised within the query.
+
+    Without a weight the stage of the task ranks, which keeps BM25's order among equal grades.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for topic in topics:
+        pairs = pool.retrieved([topic])
+        bm25 = [pool.runs[BM25][topic][document] for _, document in pairs]
+        mean, deviation = statistics.fmean(bm25), statistics.pstdev(bm25) or 1.0
+        scores = _expected(pool, topic, pairs, bm25, outputs)
+        found[topic] = {
+            document: scores[document] + weight * (score - mean) / deviation
+            for (_, document), score in zip(pairs, bm25, strict=True)
+        }
+    return found
+
+
+def _expected(
+    pool: Pool, topic: str, pairs: Sequence[Pair], bm25: Sequence[float], outputs: Mapping[str, Grade]
+) -> dict[str, float]:
+    """The scores that the task's reranking stage gives."""
+    passages = [
+        {"id": document, "text": pool.passages[document], "score": score}
+        for (_, document), score in zip(pairs, bm25, strict=True)
+    ]
+    hits = [Hit(passage["id"], passage["score"]) for passage in passages]
+    search = {"id": topic, "query": pool.queries[topic], "hits": hits, "passages": passages}
+    changed = task().updates(search, [outputs[f"{topic} {document}"] for _, document in pairs])
+    return {hit.document: hit.score for hit in changed["hits"]}
+
+
+def _ndcg(run: Run, qrels: Qrels) -> float:
+    values = evaluate_run(run, {topic: qrels[topic] for topic in run}, measures=("nDCG@10",)).values["nDCG@10"]
+    return math.fsum(values.values()) / len(values)
+
+
+def validation_figures(
+    pool: Pool, topics: Sequence[str], outputs: Mapping[str, Grade], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Kappas with and without tuned values, chosen on these very rows, and nDCG@10 for each weight of BM25."""
+    records = [pool.record(pair) for pair in pool.judged(topics)]
+    grades = [with_tuning(outputs[record["id"]], values, task().grades) for record in records]
+    likeliest = [outputs[record["id"]] for record in records]
+    figures, plain = (task().evaluate(EvaluationInput(records, each)).figures() for each in (grades, likeliest))
+    return {
+        "bm25": _ndcg({topic: pool.runs[BM25][topic] for topic in topics}, pool.all_qrels),
+        "nDCG@10": {f"{weight:g}": _ndcg(fused(pool, topics, outputs, weight), pool.all_qrels) for weight in WEIGHTS},
+        "likeliest grade": {name: plain[name] for name in MEASURES},
+        "tuned": {name: figures[name] for name in MEASURES},
+        **dict(values.get("validation", {})),
+    }
 
 
 def reranking(found: Mapping[str, Run], qrels: Qrels) -> Comparison:
@@ -84,13 +155,18 @@ def reranking(found: Mapping[str, Run], qrels: Qrels) -> Comparison:
     evaluations = {
         name: evaluate_run(run, qrels, measures=("nDCG@10", "MRR@10"), relevant=2) for name, run in found.items()
     }
-    return compare(evaluations, candidate="adapter", measures=("nDCG@10", "MRR(rel=2)@10"))
+    return compare(evaluations, candidate=ADAPTER, measures=("nDCG@10", "MRR(rel=2)@10"))
 
 
-def labels(systems: Mapping[str, Mapping[str, Grade]], name: str) -> dict[str, dict[str, int]]:
+def orders(test: Pool, systems: Mapping[str, Mapping[str, Grade]]) -> dict[str, SystemOrder]:
+    """Judge -> agreement of the order of the pool's real systems by its grades with the order by human grades."""
+    return {name: order_of_runs(test.qrels, labels(grades), test.runs) for name, grades in systems.items()}
+
+
+def labels(grades: Mapping[str, Grade]) -> dict[str, dict[str, int]]:
     """The grades of a judge as qrels."""
     found: dict[str, dict[str, int]] = {}
-    for id_, grade in systems[name].items():
+    for id_, grade in grades.items():
         topic, document = id_.split()
         found.setdefault(topic, {})[document] = grade.value
     return found
@@ -112,23 +188,23 @@ def _shown(evaluation: Evaluation) -> Evaluation:
     )
 
 
-def _reranked(topics: Topics, outputs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Rerank the BM25 hits with the stage of the task."""
-    found = {}
-    for topic, pairs in topics.pairs.items():
-        passages = [{"id": pair["document"], "text": pair["passage"], "score": pair["score"]} for pair in pairs]
-        hits = [Hit(pair["document"], pair["score"]) for pair in pairs]
-        search = {"id": topic, "query": pairs[0]["query"], "hits": hits, "passages": passages}
-        changed = task().updates(search, [outputs[record["id"]] for record in task().records_from(search)])
-        found[topic] = {hit.document: hit.score for hit in changed["hits"]}
-    return found
+EXAMPLES = 10
 
 
-def _fused(*parts: Run) -> dict[str, dict[str, float]]:
-    fused: dict[str, dict[str, float]] = {}
-    for part in parts:
-        for topic, scores in part.items():
-            row = fused.setdefault(topic, {})
-            for rank, document in enumerate(ranked(scores), start=1):
-                row[document] = row.get(document, 0.0) + 1 / (_CONSTANT + rank)
-    return fused
+def write_examples(path: Path, pool: Pool, pairs: Sequence[Pair], grades: Mapping[str, Grade]) -> None:
+    """Ten grades that equal the human grade and ten that differ most, with texts (which are not for publication)."""
+    records = [pool.record(pair) for pair in pairs]
+    random.Random(SEED).shuffle(records)
+    off = {record["id"]: abs(grades[record["id"]].value - record["grade"]) for record in records}
+    right = [record for record in records if off[record["id"]] == 0]
+    wrong = sorted(records, key=lambda record: -off[record["id"]])
+    with atomic_text(path) as out:
+        for title, chosen in (("Same as human", right[:EXAMPLES]), ("Largest difference", wrong[:EXAMPLES])):
+            out.write(f"# {title}\n\n")
+            for record in chosen:
+                grade = grades[record["id"]]
+                chances = ", ".join(f"{each:.2f}" for each in grade.probabilities or ())
+                out.write(
+                    f"* people {record['grade']}, adapter {grade.value} ({chances}): **{record['query']}**\n"
+                    f"  {record['passage']}\n\n"
+                )

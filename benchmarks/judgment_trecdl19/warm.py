@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import write_rows
+from benchmarks.judgment_trecdl19.pools import OPTIONS
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
+from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats import squad
 from searchlora.eval.text_identity import normalised
 from searchlora.experiments.train import train_or_reuse
@@ -50,6 +52,15 @@ def warm_adapter(data: Path, work: Path, steps: Steps) -> StoredAdapter:
     return train_or_reuse("judgment", folder, NAME, recipe=RECIPE, store=store, steps=steps)
 
 
+def squad_set(data: Path, folder: Path, questions: int) -> Dataset:
+    """A dataset of SQuAD pairs alone, all for training, built in `folder` if it does not exist."""
+    if not folder.is_dir():
+        source = folder.with_suffix(".jsonl")
+        write_rows(source, _squad(data / "squad" / "squaddev_v1.1.json.gz", questions))
+        build("judgment", source, format="native", out=folder, options=OPTIONS, shares=(1.0, 0.0, 0.0))
+    return load_dataset(folder)
+
+
 def warm_records(data: Path) -> list[Mapping[str, Any]]:
     """The records of both sources in random order."""
     records = [*_squad(data / "squad" / "squaddev_v1.1.json.gz"), *_cranfield(data / "cranfield")]
@@ -68,7 +79,7 @@ def passages(context: str) -> list[tuple[int, str]]:
     return [piece for piece in found if piece[1]]
 
 
-def _squad(path: Path) -> Iterator[Mapping[str, Any]]:
+def _squad(path: Path, number: int = QUESTIONS) -> Iterator[Mapping[str, Any]]:
     questions = [row.data for row in squad.read_squad(path) if isinstance(row, SourceRow) and row.data["answers"]]
     pieces = {
         f"{paragraph}#{number}": (article, start, text)
@@ -78,7 +89,7 @@ def _squad(path: Path) -> Iterator[Mapping[str, Any]]:
         for number, (start, text) in enumerate(passages(context))
     }
     index = BM25Index([Document(name, text) for name, (_, _, text) in pieces.items()])
-    for each in random.Random(SEED).sample(questions, QUESTIONS):
+    for each in random.Random(SEED).sample(questions, number):
         holding = _holding(each, pieces)
         answers = {normalised(answer["text"]) for answer in each["answers"]}
         others = {True: "", False: ""}

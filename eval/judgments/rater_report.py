@@ -49,9 +49,9 @@ def write_ratings(
     obsolete = [rater for rater in _exported_raters(folder) if rater not in qrels_by_rater]
     write_judgments(folder / "qrels.txt", qrels, card)
     for rater, grades in qrels_by_rater.items():
-        write_qrels(_rater_file(folder, rater), grades)
+        write_qrels(rater_file(folder, rater), grades)
     for rater in obsolete:
-        _rater_file(folder, rater).unlink(missing_ok=True)
+        rater_file(folder, rater).unlink(missing_ok=True)
     for name, text in agreement_files(agreement, rule).items():
         with atomic_text(folder / name) as out:
             out.write(text)
@@ -105,7 +105,8 @@ def to_markdown(agreement: RatingsAgreement, rule: str, kept: str = "`qrels.txt`
     return "\n\n".join(parts) + "\n"
 
 
-def _rater_file(folder: Path, rater: str) -> Path:
+def rater_file(folder: Path, rater: str) -> Path:
+    """The file with one rater's grades, for `judge-card --rater NAME=FILE`."""
     return folder / f"qrels.{rater}.txt"
 
 

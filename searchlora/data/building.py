@@ -25,7 +25,9 @@ from searchlora.data.validation import REJECTED_FILE, RecordCheck, RejectedList,
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.card import write_card as write_judgments_card
+from searchlora.eval.judgments.rater_report import rater_file
 from searchlora.eval.text_identity import fingerprint
+from searchlora.eval.trec import write_qrels
 from searchlora.files import FieldMap, ReadProgress, atomic_folder, file_sha256, track_reads, tree_size
 from searchlora.files.json_text import value_fault
 from searchlora.progress import Progress, silent
@@ -161,6 +163,9 @@ class _Build:
         warnings = self._write_settings(buffers["train"])
         for name, text in ((name, text) for report in self.reports for name, text in report.files.items()):
             (self.folder / Path(name).name).write_text(text, encoding="utf-8")
+        for report in self.reports:
+            for rater, qrels in report.ratings.items():
+                write_qrels(rater_file(self.folder, rater), qrels)
         for buffer in buffers.values():
             buffer.discard_places()
         self.reading.done = self.reading.total

@@ -154,6 +154,7 @@ def _prompted_job(task: PromptedTask, data: str | Path, options: TrainingOptions
     if options.base is not None:
         recipe = recipe.model_copy(update={"base": options.base})
     more = tuple((dataset_for(task, folder), weight) for folder, weight in options.more_data.items())
+    bound.check_training(Mixture(bound, dataset, more).rows()[0])
     return PromptedJob(bound, recipe, dataset, resolve(recipe.base), options.steps, more)
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats import judged_collections, judged_pairs, judgments, recognition
-from searchlora.data.formats.common import NATIVE, FormatReader, mapped, native, native_columns, with_options
+from searchlora.data.formats.common import (
+    NATIVE,
+    FormatReader,
+    FormatRows,
+    mapped,
+    native,
+    native_columns,
+    with_options,
+)
 from searchlora.data.formats.judged_collections import Judged, graded_pairs
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
 from searchlora.outputs import Graded, InvalidOutput
-from searchlora.records import Format, Option, Options, Record, RejectedRow, SourceRow
+from searchlora.records import Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, Guideline, guideline_of, settings_of
 
 SHOP_RECORDS = "judgment.jsonl"
@@ -93,6 +102,32 @@ def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
     return SourceRow({**row.data, "grade": folded} | ({"votes": dict(votes)} if votes else {}), row.where)
 
 
+def _by_guideline(format: Format) -> Format:
+    """A format whose grades, of rows and of single raters, are mapped to the guideline's scale."""
+    mapped_rows = with_options(format, OPTIONS, _mapping_grades)
+
+    def read(source: Path, options: Options) -> FormatRows:
+        guideline = guideline_of(options)
+        for row in mapped_rows.read(source, options):
+            yield _folded_ratings(row, guideline) if isinstance(row, SourceReport) else row
+
+    return replace(mapped_rows, read=read)
+
+
+def _folded_ratings(report: SourceReport, guideline: Guideline) -> SourceReport:
+    """The report with the raters' grades on the guideline's scale; grades that it does not cover are left out."""
+    ratings = {
+        rater: {
+            topic: {
+                document: folded for document, grade in row.items() if (folded := guideline.fold(grade)) is not None
+            }
+            for topic, row in qrels.items()
+        }
+        for rater, qrels in report.ratings.items()
+    }
+    return replace(report, ratings=ratings)
+
+
 def _collection(judged: Callable[[Path, Options], Judged]) -> FormatReader:
     """A reader of records from a reader of a test collection."""
     return _pairs(lambda source, options: graded_pairs(judged(source, options), unjudged=_count(options, "unjudged")))
@@ -111,7 +146,7 @@ def _count(options: Options, name: str) -> int:
 
 
 FORMATS: Mapping[str, Format] = {
-    format.name: with_options(format, OPTIONS, _mapping_grades)
+    format.name: _by_guideline(format)
     for format in (
         Format(
             name="native",

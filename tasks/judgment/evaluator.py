@@ -8,11 +8,12 @@ from searchlora.eval import aggregate
 from searchlora.eval.calibration import calibration_curve, expected_calibration_error
 from searchlora.eval.evaluation import Evaluation, confusion_matrix
 from searchlora.outputs import Grade, InvalidOutput
+from searchlora.records import Record
 from searchlora.task import EvaluationInput
 
 KAPPA, BINARY, QUADRATIC = "kappa", "kappa binary", "kappa quadratic"
 ALPHA, BIAS, MAE = "alpha", "bias", "MAE"
-CALIBRATION = "calibration error"
+CALIBRATION, CALIBRATION_RATERS = "calibration error", "calibration error, raters"
 
 
 def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) -> Evaluation:
@@ -28,6 +29,8 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
         bias: mean of predicted minus human grade over the valid outputs; a positive bias is lenient.
         calibration error: expected calibration error of the probability that a passage is relevant, over the outputs
             with probabilities.
+        calibration error, raters: the same against the share of raters for whom the passage is relevant, over the
+            outputs with probabilities of records with several raters.
         invalid: 1 where the output is not a grade.
 
     Args:
@@ -56,6 +59,9 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
     }
     if probability:
         figures[CALIBRATION] = expected_calibration_error(probability, is_relevant)
+    shares = {id_: share for id_, share in _rater_shares(inputs.records, relevant).items() if id_ in probability}
+    if shares:
+        figures[CALIBRATION_RATERS] = expected_calibration_error({id_: probability[id_] for id_ in shares}, shares)
     worst = {grade: max(grade - scale[0], scale[-1] - grade) for grade in scale}
     return Evaluation(
         headline=KAPPA,
@@ -82,8 +88,18 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
         curves={"probability of relevant": calibration_curve(probability, is_relevant, inputs.clusters)}
         if probability
         else {},
-        less_is_better=(MAE, CALIBRATION, "invalid"),
+        less_is_better=(MAE, CALIBRATION, CALIBRATION_RATERS, "invalid"),
     )
+
+
+def _rater_shares(records: Sequence[Record], relevant: int) -> dict[str, float]:
+    """Record id -> share of its raters whose grade is relevant, for records with several raters."""
+    votes = {str(record["id"]): record["votes"] for record in records if "votes" in record}
+    return {
+        id_: sum(count for grade, count in row.items() if int(grade) >= relevant) / raters
+        for id_, row in votes.items()
+        if (raters := sum(row.values())) > 1
+    }
 
 
 def _probability_relevant(output: Grade, scale: Sequence[int], relevant: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,8 @@ class JudgmentTask(PromptedTask):
         return {**super().default_recipe, **({"max_new_tokens": REASON_TOKENS} if self.reasoned else {})}
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
-        settings = settings_of(options)
-        _check_both_classes([record["grade"] >= settings["relevant"] for record in records], settings["relevant"])
-        return settings
+        del records
+        return settings_of(options)
 
     def judgment(self, record: Record) -> Judgment | None:
         """Topic and document from the id, `topic document`; None where the id is another word."""
@@ -68,11 +67,20 @@ class JudgmentTask(PromptedTask):
         return Judgment(topic, document, record["grade"]) if blank and is_word(document) else None
 
     def training_warnings(self, records: Iterable[Record]) -> Iterable[str]:
-        """Grades of the scale without a training row: a judge never learns to give them."""
+        """Grades of the scale without a training row, which a judge never learns to give; rows of one class only."""
         found = {record["grade"] for record in records}
+        yield from _one_class(found, self.settings["relevant"])
         if missing := [str(grade) for grade in self.grades if grade not in found]:
             of_scale = ", ".join(map(str, self.grades))
             yield f"no training row has the grade {', '.join(missing)} of the scale {of_scale}"
+
+    def check_training(self, records: Iterable[Record]) -> None:
+        grades = {record["grade"] for record in records}
+        if len(grades) == 1:
+            raise DataError(
+                f"all training rows have the grade {grades.pop()}, so the judge would learn a constant",
+                fix="Add rows of other grades: a further --data, or --option unjudged=5 of the build.",
+            )
 
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
         theirs = tuple(each["grade"] for each in settings["scale"])
@@ -101,13 +109,11 @@ class JudgmentTask(PromptedTask):
 
     def graded_target(self, record: Record) -> GradedTarget:
         """The grades of the scale, with the shares of the raters who gave each; passages of a query are one group."""
-        votes = {int(grade): count for grade, count in record.get("votes", {record["grade"]: 1}).items()}
-        raters = sum(votes.values())
         return GradedTarget(
             group=str(record["group"]),
             completions=tuple(map(str, self.grades)),
             grades=tuple(map(float, self.grades)),
-            shares=tuple(votes.get(grade, 0) / raters for grade in self.grades),
+            shares=tuning.rater_shares(record, self.grades),
         )
 
     def output(self, record: Record) -> Graded:
@@ -162,19 +168,21 @@ class JudgmentTask(PromptedTask):
         return baselines.baseline_outputs(records, dataset, self.grades)
 
 
-def _check_both_classes(relevant: Sequence[bool], threshold: int) -> None:
-    """Raise `DataError` where all training rows are relevant or none is: such a judge learns a constant."""
-    if not relevant or len(set(relevant)) == 2:
-        return
-    if relevant[0]:
-        what, fix = "relevant", "Add other rows; with a test collection, --option unjudged=5 adds unjudged passages."
-    else:
-        what = "not relevant"
-        fix = (
-            "Say which of the four grades the source's are, as --grades 0=0,1=3 with --format judgments; or give a "
-            "guideline whose 'from' lists the source's relevant grades, or --option relevant=."
+def _one_class(grades: Collection[int], threshold: int) -> Iterator[str]:
+    """A warning where all grades are relevant or none is."""
+    relevant = {grade >= threshold for grade in grades}
+    if len(relevant) == 1:
+        (all_relevant,) = relevant
+        what, fix = (
+            ("relevant", "add other rows; with a test collection, --option unjudged=5 adds unjudged passages")
+            if all_relevant
+            else (
+                "not relevant",
+                "say which of the four grades the source's are, as --grades 0=0,1=3 with --format judgments; or give a "
+                "guideline whose 'from' lists the source's relevant grades, or --option relevant=",
+            )
         )
-    raise DataError(f"all {len(relevant)} training rows are {what} (relevant from grade {threshold})", fix=fix)
+        yield f"all training rows are {what} (relevant from grade {threshold}): {fix}"
 
 
 def _collapsed(text: Any) -> str:

@@ -1,6 +1,7 @@
 """Tuning of a judge on validation records: temperature scaling, and thresholds on the expected grade.
 
-* **Temperature**: temperature scaling of the probabilities towards the human grades (`eval.calibration`).
+* **Temperature**: temperature scaling of the probabilities towards the human grades, or towards the shares of the
+  raters where a pair has several (`eval.calibration`). Raters who disagree make the judge less certain.
 * **Thresholds**: kept only if, in cross-validation over the validation queries, they agree better with human grades
   than the most likely grade does.
 
@@ -50,7 +51,8 @@ def tuned(
     if len(rows) < MINIMUM_LABELS or len(queries) < MINIMUM_QUERIES:
         return {}
     fitted = fit_temperature(
-        np.array([output.probabilities for _, output in rows]), [scale.index(grade) for grade in gold]
+        np.array([output.probabilities for _, output in rows]),
+        np.array([rater_shares(record, scale) for record, _ in rows]),
     )
     scores = [expected_grade(with_tuning(output, {"temperature": fitted}, scale), scale) for _, output in rows]
     plain = cohen_kappa(gold, [output.value for _, output in rows], scale)
@@ -63,6 +65,17 @@ def tuned(
     }
     chosen = {"thresholds": list(best_thresholds(scores, gold, groups, scale))} if with_thresholds > plain else {}
     return {"temperature": fitted, **chosen, "validation": validation}
+
+
+def rater_shares(record: Record, scale: Sequence[int]) -> tuple[float, ...]:
+    """Share of the raters who gave each grade of the scale; 1 for the grade of a record without votes.
+
+    Examples:
+        >>> rater_shares({"grade": 1, "votes": {"1": 3, "2": 1}}, (0, 1, 2)), rater_shares({"grade": 1}, (0, 1, 2))
+        ((0.0, 0.75, 0.25), (0.0, 1.0, 0.0))
+    """
+    votes = {int(grade): count for grade, count in record.get("votes", {record["grade"]: 1}).items()}
+    return tuple(votes.get(grade, 0) / sum(votes.values()) for grade in scale)
 
 
 def with_tuning(output: Grade, values: Mapping[str, Any], scale: Sequence[int]) -> Grade:

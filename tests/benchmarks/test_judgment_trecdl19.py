@@ -1,23 +1,29 @@
-"""The judgment benchmark without a model: folds, pretraining pairs, and figures known in advance."""
+"""The judgment benchmark without a model: pools, training sets, and figures known in advance."""
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections import Counter
 
 import pytest
 
-from benchmarks.judgment_trecdl19 import systems
-from benchmarks.judgment_trecdl19.answering import Answers
-from benchmarks.judgment_trecdl19.folds import EACH, FOLDS, VALIDATING, Topics, fold_dataset
-from benchmarks.judgment_trecdl19.warm import passages, warm_records
+from benchmarks.judgment_trecdl19 import pools, systems
+from benchmarks.judgment_trecdl19.answering import Answers, pairs_of
+from benchmarks.judgment_trecdl19.pools import EACH, VALIDATING, Pool, training_set, validation_topics
+from benchmarks.judgment_trecdl19.warm import passages, squad_set, warm_records
 from searchlora.eval.text_identity import normalised
-from searchlora.eval.trec import read_qrels
 from searchlora.outputs import Grade
 
 
 @pytest.fixture(scope="module")
-def topics(real_data) -> Topics:
-    return Topics.read(real_data / "trecdl19")
+def dl19_pool(real_data) -> Pool:
+    return pools.dl19(real_data)
+
+
+@pytest.fixture(scope="module")
+def pool(real_data) -> Pool:
+    return pools.dl20(real_data)
 
 
 def one_hot(grade: int) -> Grade:
@@ -25,28 +31,44 @@ def one_hot(grade: int) -> Grade:
 
 
 @pytest.fixture
-def perfect(topics) -> Answers:
+def perfect(dl19_pool, pool) -> Answers:
     """Grades of an adapter that equal the human ones, and of a base that are always 1."""
-    pairs = [pair for row in topics.pairs.values() for pair in row]
-    adapter = {f"{pair['topic']} {pair['document']}": one_hot(pair["grade"] or 0) for pair in pairs}
-    return Answers(adapter, dict.fromkeys(adapter, one_hot(1)), [{}] * FOLDS, {})
+    pairs = [(part, pair) for part in (dl19_pool, pool) for pair in pairs_of(part, list(part.queries))]
+    adapter = {" ".join(pair): one_hot(part.qrels[pair[0]].get(pair[1], 0)) for part, pair in pairs}
+    return Answers(adapter, dict.fromkeys(adapter, one_hot(1)), {}, {}, 0.1)
 
 
 @pytest.mark.slow
-def test_every_query_is_tested_once_by_an_adapter_not_trained_on_it(topics, tmp_path):
-    folds = topics.folds()
-    assert sorted(topic for fold in folds for topic in fold) == sorted(topics.pairs)
-    dataset = fold_dataset(topics, 2, tmp_path / "fold")
-    groups = {split: {each["group"] for each in dataset.records(split)} for split in ("train", "validation", "test")}
-    assert groups["test"] == {normalised(topics.pairs[topic][0]["query"]) for topic in folds[2]}
-    assert len(groups["validation"]) == VALIDATING
-    assert len(groups["train"]) == 43 - VALIDATING - len(folds[2])
-    assert not groups["train"] & groups["test"] and not groups["validation"] & (groups["train"] | groups["test"])
-    trained: dict[tuple[str, int], int] = {}
-    for record in dataset.records("train"):
-        trained[record["group"], record["grade"]] = trained.get((record["group"], record["grade"]), 0) + 1
+def test_the_pools_have_the_published_numbers_of_pairs(dl19_pool, pool):
+    grades = [Counter(dl19_pool.qrels[topic][document] for topic, document in dl19_pool.judged())]
+    grades.append(Counter(pool.qrels[topic][document] for topic, document in pool.judged()))
+    assert [dict(sorted(each.items())) for each in grades] == [
+        {0: 1589, 1: 955, 2: 1300, 3: 489},
+        {0: 2683, 1: 1219, 2: 623, 3: 474},
+    ]
+    assert (len(dl19_pool.queries), len(pool.queries), len(dl19_pool.runs), len(pool.runs)) == (43, 54, 6, 5)
+    assert len(dl19_pool.retrieved()) == 4300
+
+
+@pytest.mark.slow
+def test_validation_queries_are_whole_and_no_test_query_is_trained_on(dl19_pool, pool, tmp_path):
+    dataset = training_set(pool, tmp_path / "dl20")
+    groups = {split: {each["group"] for each in dataset.records(split)} for split in ("train", "validation")}
+    assert groups["validation"] == {normalised(pool.queries[topic]) for topic in validation_topics(pool)}
+    assert (len(groups["validation"]), len(groups["train"])) == (VALIDATING, 54 - VALIDATING)
+    assert not groups["train"] & groups["validation"]
+    assert not {normalised(query) for query in dl19_pool.queries.values()} & (groups["train"] | groups["validation"])
+    trained = Counter((record["group"], record["grade"]) for record in dataset.records("train"))
     assert max(trained.values()) == EACH
-    assert fold_dataset(topics, 2, tmp_path / "fold").fingerprint == dataset.fingerprint
+    assert len(dataset.records("validation")) == len(pool.judged(validation_topics(pool)))
+    assert training_set(pool, tmp_path / "dl20").fingerprint == dataset.fingerprint
+
+
+@pytest.mark.slow
+def test_squad_pairs_have_the_settings_of_the_pool(real_data, pool, tmp_path):
+    squad = squad_set(real_data, tmp_path / "squad", 20)
+    assert squad.settings == training_set(pool, tmp_path / "dl20", 0.1).settings
+    assert {record["grade"] for record in squad.records("train")} == {0, 1, 3}
 
 
 def test_paragraphs_are_split_into_whole_sentences_without_loss():
@@ -77,29 +99,42 @@ def test_only_the_passage_of_grade_3_contains_the_answer(real_data):
 
 
 def _squad(real_data):
-    import gzip
-
     with gzip.open(real_data / "squad" / "squaddev_v1.1.json.gz") as file:
         return json.load(file)
 
 
 @pytest.mark.slow
-def test_human_grades_agree_with_themselves_and_bm25_matches_published_values(topics, perfect, real_data, tmp_path):
+def test_human_grades_agree_with_themselves_and_bm25_matches_published_values(dl19_pool, pool, perfect, tmp_path):
     perfect.save(tmp_path / "answers.json")
     assert Answers.load(tmp_path / "answers.json") == perfect
-    judges = systems.judges(topics, perfect)
-    comparison, evaluations = systems.agreement(topics, judges)
-    assert {name: len(grades) for name, grades in judges.items()} == dict.fromkeys(judges, 2257)
-    assert evaluations[systems.ADAPTER_TUNED].figures()["kappa"] == 1
+    judges = systems.judges(dl19_pool, pool, perfect, tmp_path)
+    comparison, evaluations = systems.agreement(dl19_pool, judges)
+    assert {name: len(grades) for name, grades in judges.items()} == dict.fromkeys(judges, 4333)
+    assert evaluations[systems.ADAPTER].figures()["kappa"] == 1
     assert evaluations[systems.ZERO_SHOT].figures()["kappa"] == pytest.approx(0)
-    assert evaluations[systems.BM25].figures()["kappa"] > 0.02
     assert set(comparison.measures) == set(systems.MEASURES)
     assert {each.measure for each in comparison.comparisons} == {"kappa", "kappa binary"}
-    qrels = read_qrels(real_data / "trecdl19" / "qrels.dl19-passage.txt")
-    assert systems.labels(judges, systems.ADAPTER)["264014"].items() <= qrels["264014"].items()
+    found = systems.labels(judges[systems.ADAPTER])
+    assert found["264014"] == dl19_pool.qrels["264014"]
+    assert systems.orders(dl19_pool, {"perfect": judges[systems.ADAPTER]})["perfect"].tau.value == pytest.approx(1)
 
-    reranked = systems.reranking(systems.runs(topics, perfect), qrels)
+    runs, chosen = systems.runs(dl19_pool, pool, perfect)
+    assert chosen["weight of BM25"] == 0  # nothing to add to perfect grades
+    reranked = systems.reranking(runs, dl19_pool.all_qrels)
     means = {row.system: row.value for row in reranked.rows if row.measure == "nDCG@10"}
     assert means["BM25"] == pytest.approx(0.5058, abs=5e-5)  # as Anserini and Pyserini give it
-    assert means["base zero-shot"] == pytest.approx(means["BM25"])  # all alike: the old order stays
-    assert means["adapter"] == max(means.values())
+    assert means[systems.ZERO_SHOT] == pytest.approx(means["BM25"])  # all alike: the old order stays
+    assert means[systems.ADAPTER] == means[systems.FUSED] == max(means.values())
+
+
+@pytest.mark.slow
+def test_a_greater_weight_moves_the_ranking_towards_bm25(dl19_pool):
+    topic = "264014"
+    pairs = dl19_pool.retrieved([topic])
+    reverse = {" ".join(pair): one_hot(3 * (rank // 50)) for rank, pair in enumerate(pairs)}
+    judged, mixed = (
+        systems.fused(dl19_pool, [topic], reverse, weight)[topic] for weight in (0.0, 100.0)
+    )  # the judge prefers the last fifty
+    last = pairs[-1][1]
+    assert judged[last] > judged[pairs[0][1]]
+    assert mixed[last] < mixed[pairs[0][1]]

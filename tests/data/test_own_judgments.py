@@ -15,6 +15,7 @@ import pytest
 from searchlora.data import build, load_dataset
 from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError, RejectedRows, UsageError
+from searchlora.eval.trec import read_qrels
 from searchlora.files import parse_field_map
 
 TRAIN = (1.0, 0.0, 0.0)
@@ -142,6 +143,40 @@ def test_several_raters_as_columns_keep_their_votes_and_agreement(tmp_path):
     agreement = json.loads((tmp_path / "out" / "agreement.json").read_text())
     assert (agreement["pairs"], agreement["shared"], agreement["rule"]) == (4, 4, "majority")
     assert "agreement.md" in load_dataset(tmp_path / "out").card.files
+
+
+@pytest.mark.slow
+def test_each_raters_grades_are_written_for_the_judge_card(tmp_path, cli):
+    out = tmp_path / "out"
+    records(written(tmp_path / "j.csv", RATED.replace("eve", "eve m")), out, "grade=ann,ben,eve m")
+    assert read_qrels(out / "qrels.ben.txt") == {
+        pair_id("tent"): {"1": 3, "2": 1, "3": 0},
+        pair_id("stove"): {"1": 0},
+    }
+    assert read_qrels(out / "qrels.eve_m.txt")[pair_id("tent")] == {"1": 2, "3": 0}
+    assert {"qrels.ann.txt", "qrels.ben.txt", "qrels.eve_m.txt"} <= set(load_dataset(out).card.files)
+    called = cli(
+        *("judge-card", "--human", out / "qrels.ann.txt", "--judge", f"ben={out / 'qrels.ben.txt'}"),
+        *("--rater", f"ann={out / 'qrels.ann.txt'}", "--rater", f"eve={out / 'qrels.eve_m.txt'}"),
+        *("--out", tmp_path / "card"),
+    )
+    assert called.code == 0, called.err
+
+
+@pytest.mark.slow
+def test_raters_grades_are_folded_with_the_guideline(tmp_path):
+    records(written(tmp_path / "j.csv", RATED), tmp_path / "out", "grade=ann,ben,eve", options={"grades": "2"})
+    assert read_qrels(tmp_path / "out" / "qrels.ann.txt")[pair_id("tent")] == {"1": 1, "2": 0, "3": 1}
+
+
+@pytest.mark.slow
+def test_a_limit_of_rows_keeps_the_agreement_of_the_raters(tmp_path):
+    found = records(written(tmp_path / "j.csv", RATED), tmp_path / "out", "grade=ann,ben,eve", limit=2)
+    assert len(found) == 2
+    agreement = json.loads((tmp_path / "out" / "agreement.json").read_text())
+    assert agreement["pairs"] == 4
+    assert load_dataset(tmp_path / "out").card.report["notes"][0].startswith("agreement of 3 raters")
+    assert len(read_qrels(tmp_path / "out" / "qrels.ann.txt")) == 2
 
 
 def test_several_raters_as_rows_give_the_same_dataset(tmp_path):

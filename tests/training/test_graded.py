@@ -72,6 +72,7 @@ def test_grades_that_no_token_tells_apart_are_refused(completions):
         choice_tokens(completions)
 
 
+@pytest.mark.slow
 def test_a_task_without_grades_is_refused(tiny_base, tmp_path):
     for setting in ("loss.ranking=1", "loss.soft_labels=true"):
         with pytest.raises(TrainingError, match="record r0: the completions of the task 'first-word' are not grades"):
@@ -84,6 +85,7 @@ def test_a_task_without_grades_is_refused(tiny_base, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_records_of_two_scales_are_refused(tiny_base):
     class Shrinking(type(load_prompted_task("judgment"))):
         def graded_target(self, record):
@@ -120,6 +122,7 @@ def test_rows_without_a_partner_have_no_ranking_loss_and_a_gradient(kind):
     assert scores.grad.tolist() == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ranknet", "listnet"])
 def test_the_first_loss_is_label_loss_plus_weighted_ranking_loss(tiny_base, tmp_path, kind):
     records = [*pairs(3, 0, 1), *pairs(0, 2, query="stove")]
@@ -136,6 +139,7 @@ def test_the_first_loss_is_label_loss_plus_weighted_ranking_loss(tiny_base, tmp_
     assert alone == pytest.approx((2 * ranking).item(), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_soft_labels_are_the_shares_of_the_raters(tiny_base, tmp_path):
     records = pairs(2, 0, votes=[{"2": 1, "3": 1}, {"0": 3}])
     of_grades, others = log_probabilities(tiny_base, records)
@@ -148,6 +152,7 @@ def test_soft_labels_are_the_shares_of_the_raters(tiny_base, tmp_path):
     assert first_loss(tiny_base, tmp_path / "hard", records) == pytest.approx(hard.item(), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_a_row_counts_with_its_weight(tiny_base, tmp_path):
     records = pairs(2, 0)
     of_grades, others = log_probabilities(tiny_base, records)
@@ -156,6 +161,7 @@ def test_a_row_counts_with_its_weight(tiny_base, tmp_path):
     assert found == pytest.approx(wanted.item(), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_have_the_loss_of_one(tiny_base, tmp_path):
     records = pairs(3, 0, 1, 2)
     settings = ("loss.ranking=1", "loss.group_size=2")
@@ -169,6 +175,7 @@ def test_accumulated_batches_have_the_loss_of_one(tiny_base, tmp_path):
     assert parts - label == pytest.approx(whole - label, rel=0.2)
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(1, 20), min_size=1, max_size=20),
     batch=st.integers(4, 9),

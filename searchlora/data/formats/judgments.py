@@ -7,6 +7,7 @@ the agreement is reported.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_topics
 from searchlora.eval.judge.rater_agreement import RatingsAgreement, ratings_agreement
 from searchlora.eval.judgments.rater_report import agreement_files
-from searchlora.eval.judgments.ratings import RULES, Rating
+from searchlora.eval.judgments.ratings import RULES, Rating, by_rater
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.eval.trec import is_word
 from searchlora.files import FieldMap
@@ -118,8 +119,8 @@ def read_judgments(
 
     Yields:
         `topic`, `query`, `document`, `title`, `passage`, `grade`; `votes` (grade as text -> number of raters) where the
-        source has several raters; `group`, `split` and `kind` where the source has them. At the end a report with the
-        agreement of the raters.
+        source has several raters; `group`, `split` and `kind` where the source has them. A report: with several raters
+        their agreement and the grades of each, before the pairs that they graded; else at the end.
 
     Raises:
         UsageError: for an unusable option, or judgments without texts.
@@ -131,8 +132,15 @@ def read_judgments(
     ratings: list[Rating] = []
     pairs = reading.pairs(rows(source, reading.fields), ratings)
     corpus = corpus_of(options)
-    yield from _in_rows(pairs) if corpus is None else _with_texts(list(pairs), corpus)
-    yield from reading.reports(ratings)
+    reported = False
+    for row in _in_rows(pairs) if corpus is None else _with_texts(list(pairs), corpus):
+        if not reported and isinstance(row, SourceRow) and "votes" in row.data:
+            # The source has been read to its end, and a builder may stop at its limit of rows.
+            reported = True
+            yield from reading.reports(ratings)
+        yield row
+    if not reported:
+        yield from reading.reports(ratings)
 
 
 def judged_collection(
@@ -277,12 +285,15 @@ class _Reading:
                 yield SourceReport((), dict(self.counts))
             return
         agreement = ratings_agreement(ratings, resamples=1000)
+        qrels = by_rater(ratings)
+        names = _rater_names(qrels)
         self.counts["pairs with several grades"] = agreement.shared
         yield SourceReport(
             (_RULE.format(rule=self.rule),),
             dict(self.counts),
             tuple(_agreement_notes(agreement)),
             agreement_files(agreement, self.rule, kept="Each row"),
+            {names[rater]: of_rater for rater, of_rater in qrels.items()},
         )
 
     def _row(self, row: SourceRow, split: str | None) -> Row | RejectedRow:
@@ -383,6 +394,21 @@ def _with_texts(pairs: Sequence[SourceRow | RejectedRow], corpus: CorpusFile) ->
             yield SourceRow({**row.data, **title_and_passage(found)}, row.where)
 
 
+def _rater_names(raters: Iterable[str]) -> dict[str, str]:
+    """Rater -> the name in file names, unique: other characters than letters, digits, "-" and "_" become "_".
+
+    Examples:
+        >>> _rater_names(["ann b", "ann_b", "ben"])
+        {'ann b': 'ann_b', 'ann_b': 'ann_b-2', 'ben': 'ben'}
+    """
+    names: dict[str, str] = {}
+    for rater in raters:
+        plain = re.sub(r"[^\w-]", "_", rater)
+        number = 1 + sum(re.sub(r"[^\w-]", "_", other) == plain for other in names)
+        names[rater] = plain if number == 1 else f"{plain}-{number}"
+    return names
+
+
 def _agreement_notes(agreement: RatingsAgreement) -> Iterator[str]:
     from searchlora.eval.formatting import figure
 
@@ -393,6 +419,7 @@ def _agreement_notes(agreement: RatingsAgreement) -> Iterator[str]:
     for pair in agreement.rater_pairs[:_PAIRS_SHOWN]:
         weighted = figure(pair.weighted.value, pair.weighted.low, pair.weighted.high)
         yield f"{pair.a} and {pair.b}: weighted kappa {weighted}, n = {pair.weighted.n} pairs"
+    yield "the grades of each rater are in qrels.RATER.txt, for judge-card --rater NAME=FILE"
 
 
 _PAIRS_SHOWN = 6

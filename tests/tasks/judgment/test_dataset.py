@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, RejectedRows, UsageError
+from searchlora.experiments.train import train
 from searchlora.records import Record
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.guideline import settings_of
@@ -94,10 +96,18 @@ def test_native_tables_contain_grades_as_digits(tmp_path):
         ({"relevant": "1"}, "relevant"),
     ],
 )
-def test_training_rows_of_one_side_only_are_refused(tmp_path, options, reported):
-    with pytest.raises(DataError, match=f"all 1 training rows are {reported}") as refused:
-        records(beir_folder(tmp_path), "beir", tmp_path / "out", options=options)
-    assert "--option" in refused.value.fix
+def test_training_rows_of_one_class_are_a_warning(tmp_path, options, reported):
+    records(beir_folder(tmp_path), "beir", tmp_path / "out", options=options)
+    warnings = load_dataset(tmp_path / "out").card.warnings
+    assert any(re.search(f"all training rows are {reported}.*--option", warning) for warning in warnings), warnings
+
+
+@pytest.mark.slow
+def test_training_on_a_single_grade_is_refused_before_a_run_begins(tmp_path, tiny_base):
+    records(beir_folder(tmp_path), "beir", tmp_path / "out", options={})
+    with pytest.raises(DataError, match="all training rows have the grade 1, so the judge would learn a constant"):
+        train("judgment", tmp_path / "out", "j", base=str(tiny_base.path), store=tmp_path / "store")
+    assert not (tmp_path / "store" / ".runs" / "j").exists()
 
 
 def test_evaluation_on_another_scale_is_refused():

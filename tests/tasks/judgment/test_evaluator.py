@@ -117,3 +117,17 @@ def test_bm25_baseline_thresholds_the_score_relative_to_the_best():
     scores = {f"{n} {place}": share * 2.0**n for n in range(8) for place, share in enumerate((10, 3, 0))}
     found = fitted_baselines(rows[:6], rows[6:], SCALE, score=lambda pairs: [scores[each["id"]] for each in pairs])
     assert [each.value for each in found[BM25]] == [3, 0, 0] * 2
+
+
+def test_calibration_against_the_raters_is_over_records_with_several():
+    half = Grade(2, (0.25, 0.25, 0.25, 0.25))
+    rated = [
+        {"id": "a", "group": "q", "grade": 2, "votes": {"1": 1, "2": 1}},
+        {"id": "b", "group": "q", "grade": 0, "votes": {"0": 3, "3": 1}},
+        {"id": "c", "group": "r", "grade": 3, "votes": {"3": 1}},
+        {"id": "d", "group": "r", "grade": 3},
+    ]
+    figures = task.evaluate(EvaluationInput(rated, [half] * 4)).figures()
+    assert figures["calibration error, raters"] == pytest.approx(0.125)  # .5 against a mean share of .375
+    assert figures["calibration error"] == pytest.approx(0.25)  # .5 against 3 of 4
+    assert "calibration error, raters" not in task.evaluate(EvaluationInput(rated[2:], [half] * 2)).figures()

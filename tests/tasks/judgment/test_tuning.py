@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -74,6 +75,22 @@ def test_the_temperature_corrects_overconfidence(sharpness):
 
 
 @pytest.mark.slow
+def test_raters_who_disagree_make_the_judge_less_certain():
+    """Three raters draw their grades from the true probabilities; their majority is more certain than they are."""
+    records, outputs = rows(12, 60, 1.0)
+    rng = random.Random(1)
+    merged, voted = [], []
+    for record, output in zip(records, outputs, strict=True):
+        votes = Counter(rng.choices(SCALE, output.probabilities, k=3))
+        grade = max(votes, key=lambda each: (votes[each], -each))
+        merged.append({**record, "grade": grade})
+        voted.append({**merged[-1], "votes": {str(each): count for each, count in votes.items()}})
+    of_merged, of_votes = (tuned(each, outputs, SCALE)["temperature"] for each in (merged, voted))
+    assert of_votes == pytest.approx(1.0, rel=0.1)
+    assert of_merged < 0.8
+
+
+@pytest.mark.slow
 def test_thresholds_improve_a_judge_with_a_constant_grade():
     records, outputs = rows(12, 40, 1.0, shift=2.5)
     assert sum(output.value == 0 for output in outputs) > 0.85 * len(outputs)
@@ -111,7 +128,6 @@ def test_too_few_rows_queries_or_probabilities_tune_nothing():
     assert tuned(records, [InvalidOutput("x", "no") for _ in outputs], SCALE) == {}
 
 
-@pytest.mark.slow
 def test_tuning_uses_the_scale_of_the_task():
     records, outputs = rows(10, 20, 2.0, shift=1.0)
     bound = task.bound(tuned=task.tune(records, outputs))
