@@ -5,6 +5,7 @@ The verbs of the command line are functions of the same names, imported when fir
     import searchlora
     searchlora.data.build("rewriting", source, format="canard", out=folder)
     searchlora.train("rewriting", folder, "shop-rewriter")
+    searchlora.improve("shop-rewriter@1", folder, "shop-rewriter")
     searchlora.evaluate("shop-rewriter", folder)
     searchlora.experiment("experiment.yaml", out)
     searchlora.promote("shop-rewriter@2", "production", "policy.yaml", folder)
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from searchlora.experiments.demo import demo as demo
     from searchlora.experiments.evaluate import evaluate as evaluate
     from searchlora.experiments.experiment import experiment as experiment
+    from searchlora.experiments.improve.command import improve as improve
     from searchlora.experiments.promote import promote as promote
     from searchlora.experiments.run import run as run
     from searchlora.experiments.spec import Experiment as Experiment
@@ -38,6 +40,7 @@ _VERBS = {
     "evaluate": "searchlora.experiments.evaluate",
     "experiment": "searchlora.experiments.experiment",
     "Experiment": "searchlora.experiments.spec",
+    "improve": "searchlora.experiments.improve.command",
     "promote": "searchlora.experiments.promote",
     "run": "searchlora.experiments.run",
     "Pipeline": "searchlora.pipelines.pipeline",

@@ -212,6 +212,31 @@ class _WithMethod(_Section):
         return self.method == "full"
 
 
+class Improve(_Section):
+    """Rejection-sampling fine-tuning by `searchlora improve`: sample, reward, keep the best, train, repeat."""
+
+    rounds: int = Field(2, ge=1, le=99)
+    samples: int = Field(8, ge=0, le=64, description="sampled candidates per row; they share one prefill")
+    temperature: float = Field(1.0, gt=0, le=2, description="of the samples")
+    top_p: float = Field(0.95, gt=0, le=1, description="of the samples")
+    sample_base: bool = Field(
+        False, description="sample in the first round also without an adapter; False: it takes the rules' best"
+    )
+    rows: int | None = Field(None, ge=1, description="training rows of a round, drawn by the seed; None: all")
+    reward: str | None = Field(None, description="a measure, such as nDCG@10, in place of the task's own reward")
+    min_reward: float = Field(0.0, description="rows whose best candidate has no higher reward are skipped")
+    min_gain: float = Field(0.0, ge=0, description="a query stays unchanged unless a candidate gains more than this")
+    kind_weight: float = Field(
+        0.0, ge=0, description="weight of the effect of a candidate's kind, added to its reward; one rank is noisy"
+    )
+    titles: bool = Field(True, description="titles of relevant documents are candidates, if the input names them")
+    start: Literal["base", "adapter"] = Field(
+        "base", description="each round trains a new adapter from the base, or goes on from the adapter that sampled"
+    )
+    validation_rows: int = Field(256, ge=1, description="validation rows that are answered greedily after each round")
+    patience: int = Field(1, ge=1, description="number of rounds without a higher validation reward before it stops")
+
+
 class Recipe(_WithMethod):
     """Recipe of a prompted task: base model, method, prompt, LoRA, optimiser, validation."""
 
@@ -226,6 +251,7 @@ class Recipe(_WithMethod):
     loss: Loss = Loss()
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
+    improve: Improve = Improve()
     max_length: int = Field(1024, ge=8, description="maximum number of tokens of prompt and completion")
     too_long: Literal["error", "drop"] = Field(
         "error", description="rows longer than max_length: an error, or dropped and counted"

@@ -335,7 +335,8 @@ class PromptedTask(Task):
     ) -> Sequence[Mapping[str, str]]:
         """Completions of training records that need no model, for `searchlora improve`: name -> completion.
 
-        The name `UNCHANGED` is that of the input as it is, which wins over candidates with an equal reward.
+        The name `UNCHANGED` is that of the input as it is, which wins over candidates with an equal reward. What
+        follows a colon in a name is a detail: names are counted by what stands before it.
 
         Args:
             dataset: The dataset folder, for rules that are fitted on its training split.

@@ -75,14 +75,17 @@ def merged_adapter(model: Path) -> str | None:
         ) from None
 
 
-def write_training_queries(folder: Path, queries: Iterable[str]) -> Path:
+def write_training_queries(folder: Path, queries: Iterable[str], hashes: Iterable[str] = ()) -> Path:
     """Write `training_queries.txt`, which is stored beside the weights.
+
+    Args:
+        hashes: Of the training queries of the adapters that this one was made from.
 
     It holds hashes, so an adapter does not disclose the queries of users. A hash still shows whether a known query was
     among them, which is its purpose.
     """
     with atomic_text(folder / TRAINING_QUERIES) as out:
-        out.writelines(f"{digest}\n" for digest in sorted({query_hash(query) for query in queries}))
+        out.writelines(f"{digest}\n" for digest in sorted({*hashes, *map(query_hash, queries)}))
     return folder / TRAINING_QUERIES
 
 

@@ -71,6 +71,23 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
     return adapted
 
 
+def load_weights(model: Any, folder: Path) -> None:
+    """Set A and B of a new adapter to those of a saved one, to train it further.
+
+    Args:
+        model: Returned by `new_adapter`, not for PiSSA.
+        folder: A plain PEFT folder with the same rank and modules.
+
+    Raises:
+        MissingKey, UnexpectedKey: naming the keys; the model is as it was.
+    """
+    tensors = read_weights(folder)
+    parameters = _parameters(model, "default")
+    _check_keys(tensors, parameters, folder)
+    for key, parameter in parameters.items():
+        parameter.data.copy_(tensors[key])
+
+
 def save_adapter(model: Any, folder: Path, recipe: AnyRecipe, revision: str | None = None) -> None:
     """Write the current adapter as a plain PEFT folder, without a look-up on the hub.
 

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from searchlora.cli import adapters, convert, data, doctor, evaluate, judge, judgments, pipelines, serve, tasks, train
+from searchlora.cli import (
+    adapters,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    improve,
+    judge,
+    judgments,
+    pipelines,
+    serve,
+    tasks,
+    train,
+)
 from searchlora.cli.options import example
 
 _HEADINGS = _START, _DATA, _TRAIN, _EVALUATE, _JUDGE, _STORE, _SERVE = (
@@ -72,6 +85,11 @@ app.command(
     rich_help_panel=_TRAIN,
     epilog=example("searchlora tune answers_judged --data data/answers --out answers.yaml"),
 )(pipelines.tune)
+app.command(
+    "improve",
+    rich_help_panel=_TRAIN,
+    epilog=example("searchlora improve shop-rewriter@1 --data data/rewriting --name shop-rewriter --rounds 2"),
+)(improve.improve)
 app.command(
     "evaluate",
     rich_help_panel=_EVALUATE,

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from searchlora.adapters.ancestry import write_training_queries
+from searchlora.adapters.ancestry import training_queries, write_training_queries
 from searchlora.adapters.manifest import Dataset as ManifestDataset
 from searchlora.adapters.manifest import Precision
 from searchlora.adapters.operations import store_adapter
@@ -96,6 +96,10 @@ class TrainingJob(ABC):
         A judge must not grade queries that it was trained on. The dataset may be deleted by then, so hashes of the
         queries are stored with the weights.
         """
+
+    def parents(self) -> Sequence[StoredAdapter]:
+        """The adapters from which this one is made; their training queries count as its own."""
+        return ()
 
     def tune(self, adapter: Path) -> Mapping[str, Any]:
         """Values chosen on validation rows with the trained adapter, see `Task.tune`."""
@@ -186,9 +190,12 @@ def train_in(
 
 def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, run_id: str) -> StoredAdapter:
     measured = validation_measures(result)
-    extra_files = [result.folder / "metrics.jsonl", result.folder / "loss.svg"]
-    if (queries := job.queries()) is not None:
-        extra_files.append(write_training_queries(result.folder, queries))
+    parents = [parent.reference for parent in job.parents()]
+    seen = [training_queries(store, parent) for parent in parents]
+    extra_files = [result.folder / "metrics.jsonl", result.folder / "loss.svg", *result.files]
+    if (queries := job.queries()) is not None and None not in seen:
+        known = {digest for hashes in seen if hashes is not None for digest in hashes}
+        extra_files.append(write_training_queries(result.folder, queries, known))
     return store_adapter(
         store,
         name,
@@ -201,6 +208,7 @@ def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, ru
         evaluated=Precision(quantization="none", precision=job.recipe.precision) if measured else None,
         training={**result.summary, TRAINING_RUN: run_id},
         tuned=job.tune(result.adapter),
+        parents=parents,
         extra_files=extra_files,
     )
 

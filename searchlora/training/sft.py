@@ -36,6 +36,7 @@ def train_adapter(
     weights: Sequence[float] | None = None,
     validate: Validate | None = None,
     resume: bool = False,
+    start: Path | None = None,
     progress: Progress = silent,
 ) -> TrainingResult:
     """Train an adapter of a causal language model, or all of its weights where the recipe's method is full.
@@ -46,6 +47,7 @@ def train_adapter(
         folder: Folder of this training run; holds its checkpoints. Nothing is written elsewhere.
         validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
         resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
+        start: The adapter to train further, a plain PEFT folder with the LoRA settings of the recipe; None: a new one.
 
     Returns:
         The adapter as a plain PEFT folder, or a model folder; `summary` has the ids of rows dropped for their length
@@ -58,7 +60,7 @@ def train_adapter(
     """
     import torch
 
-    from searchlora.adapters.attach import save_adapter
+    from searchlora.adapters.attach import load_weights, save_adapter
     from searchlora.adapters.full_model import save_llm
     from searchlora.training.callbacks import peak_memory
     from searchlora.training.cpu_fast_path import enable_cpu_fast_path
@@ -69,6 +71,8 @@ def train_adapter(
     rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights)
     model = _trained_model(base, recipe, rows, tokenizer.pad_token_id)
     parameters = number_of_parameters(model, trained_too=recipe.is_full)
+    if start is not None:
+        load_weights(model, start)
     with quiet():
         trainer = CompletionTrainer(
             model=model,

@@ -33,11 +33,13 @@ class TrainingResult:
         folder: The folder of the training run, with `metrics.jsonl` and `loss.svg`.
         summary: Steps, seconds of training over all parts of a resumed run without validation, tokens, final loss,
             rows, parameters trained and the best validation. It becomes `training` in the manifest.
+        files: Further files to store beside the weights.
     """
 
     adapter: Path
     folder: Path
     summary: dict[str, Any]
+    files: tuple[Path, ...] = ()
 
 
 class TrainingRun:

@@ -19,9 +19,10 @@ from searchlora.tasks.rewriting import baselines
 #: A query with more words is not reduced.
 MAX_REDUCED = 12
 
-#: Number of titles of the best graded documents that are candidates, and their length in words.
-TITLES, TITLE_WORDS = 2, 12
+#: Number of titles of the best graded documents that are candidates.
+TITLES = 2
 
+_DISAMBIGUATION = re.compile(r" \([^()]*\)$")
 _WORD = re.compile(r"\w+")
 
 
@@ -32,8 +33,9 @@ def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardCon
     * `reference`: the record's rewrite, if it has one.
     * the rules of `baselines`.
     * `first turn + reference`, and so on: the first question before each.
-    * `without WORD`, `without WORD, WORD`: the query without one or two of its words, for a query without conversation.
-    * `title`, `query + title`: titles of its documents with the highest grade.
+    * `without: WORD`, `without: WORD, WORD`: the query without one or two words, where there is no conversation.
+    * `title: 1`, `query + title: 1`, `reference + title: 1`: titles of the documents with the highest
+      grade, without "(film)" at the end, if all of their words are in the query or the conversation.
     """
     rules = baselines.baseline_outputs(records, dataset)
     names = {"raw query": UNCHANGED, baselines.REFERENCE: REFERENCE}
@@ -77,18 +79,28 @@ def _reduced(query: str) -> Iterator[tuple[str, str]]:
         for left_out in combinations(range(len(words)), size):
             rest = [word for place, word in enumerate(words) if place not in left_out]
             if rest:
-                yield f"without {', '.join(words[place] for place in left_out)}", " ".join(rest)
+                yield f"without: {', '.join(words[place] for place in left_out)}", " ".join(rest)
 
 
 def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]:
+    """Titles that the input names: others could only be guessed."""
     grades = context.qrels.get(str(record["id"]), {})
-    best = sorted(
-        (document for document, grade in grades.items() if grade >= context.relevant), key=lambda d: -grades[d]
+    best = sorted((each for each, grade in grades.items() if grade >= context.relevant), key=lambda each: -grades[each])
+    known = {
+        *_words(str(record["query"])),
+        *(word for turn in record.get("history", ()) for word in _words(turn["text"])),
+    }
+    titles = dict.fromkeys(
+        title
+        for each in best
+        if each in context.documents and (title := _DISAMBIGUATION.sub("", context.documents[each].title).strip())
     )
-    titles = [title for d in best if d in context.documents and (title := context.documents[d].title.strip())]
-    for title in [title for title in titles if len(title.split()) <= TITLE_WORDS][:TITLES]:
-        yield f"title {title}", title
-        yield f"query + title {title}", f"{record['query']} {title}"
+    named = [each for each in titles if (words := _words(each)) and known.issuperset(words)]
+    for number, title in enumerate(named[:TITLES], 1):
+        yield f"title: {number}", title
+        yield f"query + title: {number}", f"{record['query']} {title}"
+        if "rewrite" in record:
+            yield f"{REFERENCE} + title: {number}", f"{record['rewrite']} {title}"
 
 
 def _distinct(named: Mapping[str, str]) -> dict[str, str]:

@@ -23,11 +23,21 @@ def test_a_query_without_conversation_is_reduced_and_gets_the_titles_of_its_docu
     context = RewardContext(qrels={"q": {"1": 1, "2": 0}}, documents={each.id: each for each in FILMS})
     (made,) = rule_candidates([record], tmp_path, context)
     assert made[UNCHANGED] == "insidious 2  netflix"  # as it is
-    assert made["without netflix"] == "insidious 2"
-    assert made["without insidious, 2"] == "netflix"
-    assert made["title Insidious 2"] == "Insidious 2"
-    assert made["query + title Insidious 2"] == "insidious 2 netflix Insidious 2"
+    assert made["without: netflix"] == "insidious 2"
+    assert made["without: insidious, 2"] == "netflix"
+    assert made["title: 1"] == "Insidious 2"
+    assert made["query + title: 1"] == "insidious 2 netflix Insidious 2"
     assert not any("List" in name for name in made)
+
+
+def test_only_titles_that_the_conversation_names_are_candidates(tmp_path):
+    record = {"id": "q", "group": "q", "query": "when born?", "history": HISTORY, "rewrite": "When was Ada born?"}
+    films = [Document("1", "text", "Ada (film)"), Document("2", "text", "Charles Babbage")]
+    context = RewardContext(qrels={"q": {"1": 1, "2": 1}}, documents={each.id: each for each in films})
+    (made,) = rule_candidates([record], tmp_path, context)
+    assert made["query + title: 1"] == "when born? Ada"
+    assert made[f"{REFERENCE} + title: 1"] == "When was Ada born? Ada"
+    assert not any("Babbage" in text for text in made.values())
 
 
 def test_a_conversation_gets_the_rules_and_the_first_question(tmp_path):

@@ -1,0 +1,75 @@
+"""`searchlora improve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from searchlora.cli.options import DataOption, DeviceOption, SetOption, StoreOption, TasksOption
+
+
+def improve(
+    data: DataOption,
+    name: Annotated[
+        str,
+        typer.Option("--name", metavar="NAME", help="Name in the store; an existing name gets a new version."),
+    ],
+    adapter: Annotated[
+        str | None,
+        typer.Argument(metavar="[ADAPTER]", help="Adapter to improve: name, name@3 or name@alias. Default: the base."),
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option("--reward", metavar="MEASURE", help="A measure such as nDCG@10. Default: the task's own reward."),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", metavar="N", min=1, help="Rounds; short for --set improve.rounds=N.")
+    ] = None,
+    pipeline: Annotated[
+        str, typer.Option("--pipeline", metavar="PIPELINE", help="Pipeline whose retriever rewards rewrites.")
+    ] = "bm25",
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the adapter's recipe.")
+    ] = None,
+    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run where it stopped.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard an unfinished run of this name.")] = False,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
+    _device: DeviceOption = None,
+) -> None:
+    """Train an adapter on the best of its own outputs, by the task's reward, round by round; needs no references."""
+    from searchlora.adapters.store import Store
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.experiments.improve.command import improve as verb
+
+    given = {"improve.reward": reward, "improve.rounds": rounds}
+    overrides = [*settings, *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    with progress_bars() as steps:
+        stored = verb(
+            adapter,
+            data,
+            name,
+            recipe=recipe,
+            overrides=overrides,
+            pipeline=pipeline,
+            resume=resume,
+            restart=restart,
+            store=Store(store),
+            tasks=tasks,
+            steps=steps,
+        )
+    about = stored.manifest.training["improve"]
+    before = about["start"].get("reward", about["start"].get("unchanged"))
+    for each in about["rounds"]:
+        winners, validation = each["winners"], each["validation"]
+        typer.echo(
+            f"Round {each['round']}: validation reward {validation['reward']:.4f}, {winners['rows']} rows trained on, "
+            f"{winners['skipped']} skipped, {sum(each['seconds'].values()):.0f} s"
+        )
+    if before is not None and before >= stored.manifest.training["best"]["reward"]:
+        typer.echo(f"No round has a higher validation reward than what it started from, {before:.4f}.")
+    typer.echo(f"Stored {stored.reference} (round {about['chosen round']}) in {stored.path}")
+    typer.echo(f"Report: {stored.path / 'improve.md'}")

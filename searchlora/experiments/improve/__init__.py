@@ -1,0 +1,1 @@
+"""The verb `improve`: rejection-sampling fine-tuning on the task's own reward."""

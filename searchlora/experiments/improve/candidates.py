@@ -1,0 +1,203 @@
+"""Sampling, gathering and rewarding the candidates of a round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from searchlora.eval.text_identity import fingerprint
+from searchlora.experiments.improve.selection import Candidate, Row
+from searchlora.inference.engine import Request
+from searchlora.inference.sampling import Sampling
+from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.progress import Progress, silent
+from searchlora.prompts import messages
+from searchlora.recipe import Recipe
+from searchlora.records import Record
+from searchlora.rewards import RewardContext
+from searchlora.task import PromptedTask
+
+if TYPE_CHECKING:
+    from searchlora.inference.local import LocalEngine
+
+#: Answers that are queued together, and records whose candidates are rewarded or answered together.
+_QUEUED, _BATCH = 512, 128
+
+
+@dataclass
+class Rewarder:
+    """Rewards completions of records; a pair of record and text is rewarded once.
+
+    Args:
+        task: The task.
+        context: The retriever and the judgments.
+    """
+
+    task: PromptedTask
+    context: RewardContext
+    _known: dict[tuple[str, str], float | None] = field(default_factory=dict)
+
+    def remember(self, row: Row) -> None:
+        """Take over the rewards of a row that an earlier process computed."""
+        for each in row.candidates:
+            self._known[row.id, each.text] = each.reward
+
+    def rewards(self, records: Sequence[Record], texts: Sequence[str]) -> list[float | None]:
+        """One reward per record and text; see `PromptedTask.reward`."""
+        keys = [(str(record["id"]), text) for record, text in zip(records, texts, strict=True)]
+        new = {key: record for key, record in zip(keys, records, strict=True) if key not in self._known}
+        outputs = [self.task.parse(text, record) for (_, text), record in new.items()]
+        self._known.update(zip(new, self.task.reward(list(new.values()), outputs, self.context), strict=True))
+        return [self._known[key] for key in keys]
+
+
+def sample(
+    engine: LocalEngine,
+    task: PromptedTask,
+    records: Sequence[Record],
+    adapter: str | None,
+    recipe: Recipe,
+    salt: str,
+    file: Path,
+    progress: Progress = silent,
+) -> None:
+    """Sample completions of records and append them to a file, one line per record; records in it are left out.
+
+    The answers to a record share one prefill, and their random numbers depend on the record and the salt only.
+
+    Args:
+        adapter: A name that the engine knows; None: the base model.
+        salt: Of the random numbers: the seed and the round.
+        file: JSON Lines with `id` and `answers`, each a text and how it ended.
+    """
+    settings = recipe.improve
+    waiting = records[len(read_samples(file, records)) :]
+    size = max(1, _QUEUED // settings.samples)
+    with file.open("a", encoding="utf-8") as out:
+        for start in range(0, len(waiting), size):
+            queued = []
+            for record in waiting[start : start + size]:
+                seed = fingerprint(f"{salt}/{record['id']}") % 2**31
+                sampling = Sampling(settings.temperature, top_p=settings.top_p, seed=seed)
+                grammar = task.output(record).grammar
+                request = Request(messages(task, record), adapter, recipe.max_new_tokens, grammar, sampling=sampling)
+                queued.append((record, engine.submit_answers(request, settings.samples)))
+            for record, answers in queued:
+                texts = [[each.text, each.finish] for each in (future.result() for future in answers)]
+                out.write(json.dumps({"id": record["id"], "answers": texts}) + "\n")
+            out.flush()
+            progress(len(records) - len(waiting) + min(start + size, len(waiting)), len(records))
+
+
+def read_samples(file: Path, records: Sequence[Record]) -> list[list[tuple[str, str]]]:
+    """The samples of the first records; a last line that a killed process cut off is removed from the file."""
+    if not file.is_file():
+        return []
+    lines: list[list[tuple[str, str]]] = []
+    kept: list[str] = []
+    for line, record in zip(file.read_text(encoding="utf-8").splitlines(keepends=True), records, strict=False):
+        try:
+            values: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
+        except ValueError:
+            break
+        if values.get("id") != record["id"]:
+            break
+        lines.append([(text, finish) for text, finish in values["answers"]])
+        kept.append(line)
+    file.write_text("".join(kept), encoding="utf-8")
+    return lines
+
+
+def gather(
+    task: PromptedTask,
+    records: Sequence[Record],
+    rules: Sequence[Mapping[str, str]],
+    samples: Sequence[Sequence[tuple[str, str]]],
+    rewarder: Rewarder,
+    progress: Progress = silent,
+) -> Iterator[Row]:
+    """The rows of a round, with a reward for each candidate.
+
+    Args:
+        rules: The candidates of each record that need no model.
+        samples: The samples of each record, a text and how it ended; empty without sampling.
+    """
+    sampled = samples or [()] * len(records)
+    for start in range(0, len(records), _BATCH):
+        part = slice(start, start + _BATCH)
+        named = [
+            _named(task, record, of_rules, of_record)
+            for record, of_rules, of_record in zip(records[part], rules[part], sampled[part], strict=True)
+        ]
+        flat = [(record, text) for record, texts in zip(records[part], named, strict=True) for text in texts]
+        rewards = iter(rewarder.rewards([record for record, _ in flat], [text for _, text in flat]))
+        for record, texts, answers in zip(records[part], named, sampled[part], strict=True):
+            candidates = tuple(
+                Candidate(
+                    name,
+                    text,
+                    next(rewards),
+                    not isinstance(task.parse(text, record), InvalidOutput),
+                    task.keeps_protected(record, text),
+                )
+                for text, name in texts.items()
+            )
+            valid = sum(_is_valid(task, record, text, finish) for text, finish in answers)
+            yield Row(str(record["id"]), candidates, len(answers), valid)
+        progress(min(start + _BATCH, len(records)), len(records))
+
+
+def _named(
+    task: PromptedTask, record: Record, rules: Mapping[str, str], answers: Sequence[tuple[str, str]]
+) -> dict[str, str]:
+    """Text -> name, each text once; rules keep their names before samples."""
+    texts: dict[str, str] = {}
+    for name, text in rules.items():
+        texts.setdefault(text, name)
+    for number, (text, finish) in enumerate(answers, 1):
+        if not _is_valid(task, record, text, finish):
+            continue
+        stripped = text.strip()
+        texts.setdefault(stripped, f"sample: {number}")
+        for name, variant in task.variants(record, stripped).items():
+            texts.setdefault(variant, f"{name}: {number}")
+    return texts
+
+
+def _is_valid(task: PromptedTask, record: Record, text: str, finish: str) -> bool:
+    return finish == "stop" and not isinstance(task.parse(text.strip(), record), InvalidOutput)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Greedy outputs of a model on validation rows, and their rewards.
+
+    Attributes:
+        outputs: One per record; `InvalidOutput` where parsing failed.
+        rewards: One per record; None where it cannot be rewarded.
+    """
+
+    outputs: list[Any]
+    rewards: list[float | None]
+
+
+def answer_greedily(
+    engine: LocalEngine,
+    task: PromptedTask,
+    records: Sequence[Record],
+    adapter: str | None,
+    recipe: Recipe,
+    context: RewardContext,
+    progress: Progress = silent,
+) -> Answered:
+    """The greedy outputs of a model, rewarded; a grade or label is scored, a text generated."""
+    stage = AdapterStage(task, engine, adapter, recipe.max_new_tokens)
+    outputs: list[Any] = []
+    for start in range(0, len(records), _BATCH):
+        outputs += stage.ask(records[start : start + _BATCH])
+        progress(len(outputs), len(records))
+    return Answered(outputs, task.reward(records, outputs, context))

@@ -1,0 +1,290 @@
+"""The verb `improve`: an adapter learns from its own measure, by rejection-sampling fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.references import check_name
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.dataset import Dataset
+from searchlora.errors import PipelineError, RecipeError, UsageError, some
+from searchlora.eval.measures import parse_measure
+from searchlora.experiments.improve.report import write_report
+from searchlora.experiments.improve.rounds import Round, Rounds
+from searchlora.experiments.lineage import seen_in_training
+from searchlora.experiments.train import PromptedJob
+from searchlora.experiments.training_runs import (
+    TrainingOptions,
+    dataset_for,
+    has_unfinished_run,
+    remove_finished_run,
+    train_and_store,
+)
+from searchlora.models.resolve import resolve
+from searchlora.pipelines.config import RetrieveSettings, read_pipeline
+from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.stages import RetrieveStage
+from searchlora.progress import Steps, unwatched
+from searchlora.recipe import load_recipe, parse_recipe
+from searchlora.rewards import RewardContext
+from searchlora.task import PromptedTask, Task, load_prompted_task
+from searchlora.training.training_run import TrainingResult
+
+#: The pipeline whose retriever rewards rewrites, unless another is named.
+DEFAULT_PIPELINE = "bm25"
+
+
+def improve(
+    adapter: str | None,
+    data: str | Path,
+    name: str,
+    *,
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    pipeline: str | Path = DEFAULT_PIPELINE,
+    resume: bool = False,
+    restart: bool = False,
+    store: Store | str | Path | None = None,
+    tasks: str | Path | None = None,
+    steps: Steps = unwatched,
+) -> StoredAdapter:
+    """Improve an adapter on its task's reward, and store the result as the next version of `name`.
+
+    In each round the adapter samples candidates for the training rows; the task rewards them together with the rows'
+    references, the unchanged inputs and its rules; a new adapter is trained on the best ones. The round whose greedy
+    outputs have the highest reward on the validation rows is stored, with `improve.json`, `improve.svg` and
+    `improve.md` beside its weights. An interrupted run stays in the store (`.runs/NAME`), as with `train`.
+
+    Args:
+        adapter: A reference; None starts from the bare base of the recipe, with the rules' best in the first round.
+        data: A dataset folder of the adapter's task. Its rows need judgments, not references.
+        name: Of the improved adapter.
+        recipe, overrides: See `TrainingOptions`; the section `improve` is the recipe's part for this verb. The default
+            is the recipe of the adapter.
+        pipeline: A pipeline whose retrieve stage rewards rewrites: a YAML file, or a built-in name such as `hybrid`.
+        resume, restart: Continue an interrupted run, or delete it.
+        store: The adapter store; SEARCHLORA_STORE or `./store` if None.
+        tasks: A folder of task plugins.
+        steps: Progress of each step.
+
+    Raises:
+        RecipeError, DataError, BaseModelError, InvalidName, NameTaken, NotInStore: before anything is computed.
+        UsageError: for an adapter of another task, or one that was trained on test rows of the dataset.
+        TrainingError: for an unfinished run without `resume` or `restart`, or rows of which none can be rewarded.
+        LoadCheckFailed: for an adapter that does not pass verification; its run is kept.
+    """
+    store = store if isinstance(store, Store) else Store(store)
+    check_name(name)
+    options = TrainingOptions(recipe=recipe, overrides=overrides, resume=resume, restart=restart, steps=steps)
+    job = _job(adapter, data, options, pipeline, store, tasks)
+    return train_and_store(job, name, store, options)
+
+
+def improve_or_reuse(
+    adapter: str | None,
+    data: str | Path,
+    name: str,
+    *,
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    pipeline: str | Path = DEFAULT_PIPELINE,
+    store: Store,
+    say: Callable[[str], None] = print,
+    steps: Steps = unwatched,
+) -> StoredAdapter:
+    """The newest version of `name` if it was improved from this adapter, dataset and recipe; else improve one.
+
+    An unfinished run of the name is resumed. The other arguments are those of `improve`.
+
+    Args:
+        say: Receives one sentence about what was done.
+    """
+    options = TrainingOptions(recipe=recipe, overrides=overrides, steps=steps)
+    if store.versions(name):
+        stored = store.get(name)
+        job = _job(adapter, data, options, pipeline, store, None)
+        if job.produced(stored):
+            remove_finished_run(store, stored)
+            say(f"Reusing {stored.reference}, improved on this dataset with this recipe")
+            return stored
+    resume = has_unfinished_run(store, name)
+    if resume:
+        say("Resuming an unfinished run")
+    return improve(
+        adapter,
+        data,
+        name,
+        recipe=recipe,
+        overrides=overrides,
+        pipeline=pipeline,
+        resume=resume,
+        store=store,
+        steps=steps,
+    )
+
+
+def _job(
+    reference: str | None,
+    data: str | Path,
+    options: TrainingOptions,
+    pipeline: str | Path,
+    store: Store,
+    tasks: str | Path | None,
+) -> ImproveJob:
+    from searchlora.data.dataset import load_dataset
+
+    parent = store.get(store.pin(reference)) if reference is not None else None
+    task = load_prompted_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
+    dataset = dataset_for(task, data)
+    task = task.bound(dataset.settings)
+    own = parse_recipe(parent.manifest.recipe, parent.reference) if parent else None
+    default = task.default_recipe if own is None else own.model_dump()
+    recipe = load_recipe(default, options.recipe, options.overrides)
+    if recipe.is_full or (own is not None and own.is_full):
+        raise RecipeError(
+            "improve trains adapters, not all weights", where="recipe", fix="Set method=lora or qlora, on an adapter."
+        )
+    if recipe.improve.reward is not None:
+        _check_reward(task, recipe.improve.reward)
+    if recipe.improve.start == "adapter":
+        if recipe.lora.variant in ("pissa", "eva", "lora_fa"):
+            raise RecipeError(
+                f"improve.start = adapter does not go with lora.variant = {recipe.lora.variant}", where="recipe"
+            )
+        if parent is not None and own is not None and recipe.lora != own.lora:
+            raise RecipeError(
+                "improve.start = adapter keeps the LoRA settings of the adapter, and the recipe has others",
+                where="recipe",
+                fix=f"Leave the section lora as in {parent.reference}, or set improve.start=base.",
+            )
+    if parent is not None:
+        _check_lineage(store, parent, task, dataset)
+    base = resolve(recipe.base)
+    return ImproveJob(task, recipe, dataset, base, options.steps, store=store, parent=parent, pipeline=str(pipeline))
+
+
+def _check_reward(task: PromptedTask, measure: str) -> None:
+    if task.writes == "query":
+        parse_measure(measure)
+
+
+def _check_lineage(store: Store, parent: StoredAdapter, task: PromptedTask, dataset: Dataset) -> None:
+    """Raise `UsageError` for an adapter that was trained on test rows, whose improvement could not be measured here."""
+    records = dataset.records("test")
+    seen = seen_in_training(store, parent, task, dataset, "test", records)
+    if seen:
+        raise UsageError(
+            f"was trained on {len(seen)} of the {len(records)} test rows ({some(seen)})",
+            where=parent.reference,
+            fix="Improve it on a dataset whose test rows it has not seen, or start from the bare base.",
+        )
+
+
+@dataclass(frozen=True)
+class ImproveJob(PromptedJob):
+    """Rounds of rejection-sampling fine-tuning as one training run.
+
+    Attributes:
+        parent: The adapter to improve; None: the bare base.
+        pipeline: Name of the pipeline whose retriever rewards rewrites.
+    """
+
+    store: Store = field(default_factory=Store, compare=False)
+    parent: StoredAdapter | None = None
+    pipeline: str = DEFAULT_PIPELINE
+
+    def train(self, folder: Path, resume: bool) -> TrainingResult:
+        from searchlora.inference.local import LocalEngine
+
+        del resume  # rounds that are complete are never computed again
+        engine = LocalEngine(
+            self.base, self.store, precision=self.recipe.precision, prompt_options=self.recipe.prompt, batch_rows=64
+        )
+        parent = None if self.parent is None else (self.parent.reference, self.parent.path)
+        rounds = Rounds(
+            self.task, self.recipe, self.base, self.dataset, engine, self._context, folder, self.steps, parent
+        )
+        try:
+            done, start = rounds.run()
+        finally:
+            engine.close()
+        return self._result(folder, done, start)
+
+    def _result(self, folder: Path, rounds: Sequence[Round], start: Mapping[str, Any]) -> TrainingResult:
+        chosen = max(rounds, key=lambda each: each.reward)
+        about = {
+            "parent": self.parent.reference if self.parent else None,
+            "pipeline": self.pipeline,
+            "retriever": self._retriever.label if self._retriever else None,
+            "reward": self.recipe.improve.reward or f"the reward of the task {self.task.name}",
+            "seed": self.recipe.seed,
+            "chosen round": chosen.number,
+        }
+        records = self.dataset.records("train")
+        files = write_report(folder, self.task, self.recipe, records, rounds, start, about)
+        training = dict(chosen.figures["training"])
+        summary = {
+            **training,
+            "seconds": sum(float(each.figures["training"]["seconds"]) for each in rounds),
+            "tokens": sum(int(each.figures["training"]["tokens"]) for each in rounds),
+            "best": {"step": training["steps"], **chosen.figures["validation"]},
+            "improve": {**about, "start": dict(start), "rounds": [dict(each.figures) for each in rounds]},
+        }
+        return TrainingResult(chosen.adapter, chosen.adapter.parent, summary, files)
+
+    def tune(self, adapter: Path) -> Mapping[str, Any]:
+        return {} if type(self.task).tune is Task.tune else super().tune(adapter)
+
+    def parents(self) -> Sequence[StoredAdapter]:
+        return () if self.parent is None else (self.parent,)
+
+    def produced(self, stored: StoredAdapter) -> bool:
+        about = stored.manifest.training.get("improve")
+        parents = [parent.reference for parent in self.parents()]
+        return (
+            isinstance(about, dict)
+            and about.get("pipeline") == self.pipeline
+            and stored.manifest.parents == parents
+            and super().produced(stored)
+        )
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            **super().identity(),
+            "adapter to improve": self.parent.reference if self.parent else None,
+            "pipeline": self.pipeline,
+        }
+
+    @cached_property
+    def _retriever(self) -> RetrieveStage | None:
+        """The retrieve stage of the pipeline over the dataset's documents; None for a task that writes no query."""
+        documents = self.dataset.documents() if self.task.writes == "query" else None
+        if not documents:
+            return None
+        config = read_pipeline(self.pipeline)
+        stages = [stage for stage in config.stages if isinstance(stage, RetrieveSettings)]
+        if not stages:
+            raise PipelineError("the pipeline retrieves nothing", where=self.pipeline, fix="Name one with a retriever.")
+        built = build_pipeline(config.name, stages[-1:], store=self.store, documents=documents, steps=self.steps)
+        (stage,) = built.stages
+        assert isinstance(stage, RetrieveStage)
+        return stage
+
+    @cached_property
+    def _context(self) -> RewardContext:
+        """The retriever, and the judgments of training and validation rows: those of test rows are out of reach."""
+        seen = {str(record["id"]) for split in ("train", "validation") for record in self.dataset.iter_records(split)}
+        qrels = {topic: grades for topic, grades in (self.dataset.qrels() or {}).items() if topic in seen}
+        retriever = self._retriever
+        return RewardContext(
+            retriever.retriever.search if retriever else None,
+            qrels,
+            self.dataset.relevant,
+            self.recipe.improve.reward,
+            {document.id: document for document in self.dataset.documents() or ()},
+        )

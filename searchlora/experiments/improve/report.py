@@ -1,0 +1,183 @@
+"""Report of an improved adapter: figures per round as JSON, their plot, and the longest and oddest winners."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.formatting import markdown_table
+from searchlora.experiments.improve.rounds import Round
+from searchlora.experiments.improve.selection import choose, oddness
+from searchlora.files import atomic_text
+from searchlora.recipe import Recipe
+from searchlora.records import Record
+from searchlora.task import REFERENCE, UNCHANGED, PromptedTask
+
+JSON_FILE, PLOT_FILE, REPORT_FILE = "improve.json", "improve.svg", "improve.md"
+
+#: Winners that the report shows of each kind.
+SHOWN = 20
+
+
+def write_report(
+    folder: Path,
+    task: PromptedTask,
+    recipe: Recipe,
+    records: Iterable[Record],
+    rounds: Sequence[Round],
+    start: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> tuple[Path, ...]:
+    """Write `improve.json`, `improve.svg` and `improve.md` into a folder.
+
+    Args:
+        records: The training records.
+        start: Validation figures before the first round.
+        about: What else the JSON says: parent, retriever, the chosen round.
+
+    Returns:
+        The three files.
+    """
+    figures = {**about, "start": dict(start), "rounds": [dict(each.figures) for each in rounds]}
+    with atomic_text(folder / JSON_FILE) as out:
+        out.write(json.dumps(figures, indent=1) + "\n")
+    _plot(rounds, start, folder / PLOT_FILE)
+    with atomic_text(folder / REPORT_FILE) as out:
+        out.write("\n".join(_lines(task, recipe, records, rounds, start, about)) + "\n")
+    return tuple(folder / name for name in (JSON_FILE, PLOT_FILE, REPORT_FILE))
+
+
+def _lines(
+    task: PromptedTask,
+    recipe: Recipe,
+    records: Iterable[Record],
+    rounds: Sequence[Round],
+    start: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> list[str]:
+    header = [
+        *("round", "validation reward", "invalid", "unchanged", "characters"),
+        *("winners' reward", "winners unchanged", "samples' reward", "valid samples", "rows", "skipped", "seconds"),
+    ]
+    rows = [["start", _text(start.get("reward")), *[_text(start.get(name)) for name in _GREEDY], *[""] * 7]]
+    for each in rounds:
+        winners, candidates = each.figures["winners"], each.figures["candidates"]
+        rows.append(
+            [
+                str(each.number),
+                _text(each.reward),
+                *(_text(each.figures["validation"][name]) for name in _GREEDY),
+                _text(winners["reward"]),
+                _text(winners["unchanged"]),
+                _text(candidates["rewards"]["samples"]),
+                _text(candidates["valid"]),
+                str(winners["rows"]),
+                str(winners["skipped"]),
+                f"{sum(each.figures['seconds'].values()):.0f}",
+            ]
+        )
+    chosen = rounds[int(about["chosen round"]) - 1]
+    kinds = ", ".join(f"{kind} {count}" for kind, count in chosen.figures["winners"]["kinds"].items())
+    fixed = ", ".join(
+        f"{name} {_text(start.get(name))}" for name in (UNCHANGED, REFERENCE) if start.get(name) is not None
+    )
+    return [
+        f"# Improved on {about['reward']}",
+        "",
+        f"From {about['parent'] or 'the bare base'}; retrieval: {about['retriever'] or 'none'}. Stored: round "
+        f"{about['chosen round']}. Validation reward of fixed candidates: {fixed or 'none'}.",
+        "",
+        markdown_table(header, rows),
+        "",
+        f"![Rewards per round]({PLOT_FILE})",
+        "",
+        f"Winners of round {chosen.number} by kind: {kinds}.",
+        "",
+        *_winners(task, recipe, records, chosen),
+    ]
+
+
+_GREEDY = ("invalid", "unchanged", "characters")
+
+
+def _winners(task: PromptedTask, recipe: Recipe, records: Iterable[Record], chosen: Round) -> list[str]:
+    """The longest winners, and those with most words that are repeated or not in the input: look for reward hacking."""
+    by_id = {str(record["id"]): record for record in records}
+    found = []
+    rows = chosen.rows()
+    for row, winner in zip(rows, choose(rows, recipe.improve), strict=True):
+        if winner is None or winner.name in (UNCHANGED, REFERENCE) or row.id not in by_id:
+            continue
+        known = [json.dumps(by_id[row.id], ensure_ascii=False)]
+        unchanged = row.named(UNCHANGED)
+        found.append((row.id, task.query(by_id[row.id]) or "", unchanged, winner, oddness(winner.text, known)))
+    parts = (
+        ("longest", sorted(found, key=lambda each: -len(each[3].text))[:SHOWN]),
+        ("oddest", sorted(found, key=lambda each: (-each[4], -len(each[3].text)))[:SHOWN]),
+    )
+    lines = []
+    for name, shown in parts:
+        table = [
+            [_cell(query), _cell(winner.text), winner.kind, _text(unchanged and unchanged.reward), _text(winner.reward)]
+            for _, query, unchanged, winner, _ in shown
+        ]
+        header = ["input", "winner", "kind", "reward unchanged", "reward"]
+        lines += [f"## The {len(table)} {name} winners", "", markdown_table(header, table), ""]
+    return lines
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) and abs(value) < 10 else f"{value:.0f}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _plot(rounds: Sequence[Round], start: Mapping[str, Any], target: Path) -> None:
+    """Reward, validity, length and share of unchanged inputs over the rounds."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    numbers = [each.number for each in rounds]
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    reward, validity, length, unchanged = figure.subplots(2, 2).flat
+
+    def line(axes: Any, label: str, values: Sequence[float | None], before: float | None = None) -> None:
+        points = [(0, before), *zip(numbers, values, strict=True)]
+        known = [(number, value) for number, value in points if value is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), "o-", markersize=4, label=label)
+
+    def of(part: str, name: str) -> list[float | None]:
+        return [each.figures[part][name] for each in rounds]
+
+    line(reward, "greedy, validation", of("validation", "reward"), start.get("reward"))
+    line(reward, "winners", of("winners", "reward"))
+    line(reward, "samples", [each.figures["candidates"]["rewards"]["samples"] for each in rounds])
+    line(validity, "samples", of("candidates", "valid"))
+    invalid = start.get("invalid")
+    line(
+        validity,
+        "greedy, validation",
+        [1 - each.figures["validation"]["invalid"] for each in rounds],
+        None if invalid is None else 1 - invalid,
+    )
+    line(length, "greedy, validation", of("validation", "characters"), start.get("characters"))
+    line(length, "winners", of("winners", "characters"))
+    line(length, "samples", of("candidates", "characters"))
+    line(unchanged, "greedy, validation", of("validation", "unchanged"), start.get("unchanged"))
+    line(unchanged, "winners", of("winners", "unchanged"))
+    for name, style in ((UNCHANGED, ":"), (REFERENCE, "--")):
+        if start.get(name) is not None:
+            reward.axhline(start[name], color="#888888", linestyle=style, linewidth=1, label=f"{name}, validation")
+    titles = ("reward", "share valid", "characters", "share unchanged")
+    for axes, title in zip((reward, validity, length, unchanged), titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("round")
+        axes.set_xticks([0, *numbers])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=7)
+    FigureCanvasSVG(figure).print_svg(str(target))

@@ -1,0 +1,326 @@
+"""Rounds of rejection-sampling fine-tuning in the folder of a training run: sample, reward, choose, train, validate.
+
+Each round has a folder of its own. `round.json` is written last, so a round without it is continued where it stopped:
+samples are appended row by row, and training resumes from its last checkpoint. The checkpoints of a round are deleted
+when the next one is complete.
+
+Sources: rejection-sampling fine-tuning, Yuan et al. (arXiv:2308.01825); best-of-n with the retriever's rank as the
+reward, ConvSearch-R1 (arXiv:2505.15776).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from searchlora.data.dataset import Dataset
+from searchlora.errors import TrainingError
+from searchlora.experiments.improve.candidates import Rewarder, answer_greedily, gather, read_samples, sample
+from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, row_from_json
+from searchlora.files import atomic_text
+from searchlora.models.resolve import BaseModel
+from searchlora.outputs import InvalidOutput
+from searchlora.progress import Steps
+from searchlora.recipe import Recipe
+from searchlora.records import Record
+from searchlora.rewards import INVALID, RewardContext
+from searchlora.task import COMPLETION, REFERENCE, UNCHANGED, PromptedTask
+from searchlora.training.sft import train_adapter
+
+if TYPE_CHECKING:
+    from searchlora.inference.local import LocalEngine
+
+#: Name of the adapter of the last round in the engine.
+_CANDIDATE = "candidate"
+
+ROUND, START, SAMPLES, CANDIDATES = "round.json", "start.json", "samples.jsonl", "candidates.jsonl"
+
+
+@dataclass(frozen=True)
+class Round:
+    """A completed round.
+
+    Attributes:
+        number: From 1.
+        folder: Its folder.
+        figures: What `round.json` holds: `candidates`, `winners`, `validation`, `training`, `seconds`.
+    """
+
+    number: int
+    folder: Path
+    figures: Mapping[str, Any]
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter, a plain PEFT folder."""
+        return self.folder / "training" / str(self.figures["adapter"])
+
+    @property
+    def reward(self) -> float:
+        """Mean reward of the greedy outputs on the validation rows."""
+        return float(self.figures["validation"]["reward"])
+
+    def rows(self) -> list[Row]:
+        """The rows of the round with their candidates."""
+        return _read_rows(self.folder / CANDIDATES)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of one run.
+
+    Args:
+        folder: Holds a folder for each round.
+        parent: The name of the adapter to improve in the engine, and its folder; None: the bare base.
+        context: Retriever and judgments of training and validation rows; none of test rows.
+    """
+
+    task: PromptedTask
+    recipe: Recipe
+    base: BaseModel
+    dataset: Dataset
+    engine: LocalEngine
+    context: RewardContext
+    folder: Path
+    steps: Steps
+    parent: tuple[str, Path] | None = None
+
+    def run(self) -> tuple[list[Round], dict[str, Any]]:
+        """Execute the rounds that are not complete.
+
+        Returns:
+            All rounds, and the validation figures before the first one.
+
+        Raises:
+            TrainingError: if no row can be rewarded.
+        """
+        settings = self.recipe.improve
+        self.folder.mkdir(parents=True, exist_ok=True)
+        start = self._start()
+        rounds: list[Round] = []
+        highest, without_gain = float(start["reward"]) if self.parent else -float("inf"), 0
+        for number in range(1, settings.rounds + 1):
+            done = self._round(number, rounds[-1] if rounds else None)
+            if rounds:
+                shutil.rmtree(rounds[-1].folder / "training" / "checkpoints", ignore_errors=True)
+            rounds.append(done)
+            without_gain = 0 if done.reward > highest else without_gain + 1
+            highest = max(highest, done.reward)
+            if without_gain >= settings.patience:
+                break
+        return rounds, start
+
+    def _start(self) -> dict[str, Any]:
+        """Validation figures of the adapter to improve, and of the candidates that need no model."""
+        file = self.folder / START
+        if file.is_file():
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        records = self.validation
+        rules = self.task.candidates(records, self.dataset.folder, self.context)
+        rewarder = Rewarder(self.task, self.context)
+        figures: dict[str, Any] = {}
+        for name in (UNCHANGED, REFERENCE):
+            named = [(record, made[name]) for record, made in zip(records, rules, strict=True) if name in made]
+            rewards = rewarder.rewards([record for record, _ in named], [text for _, text in named])
+            figures[name] = mean([reward for reward in rewards if reward is not None])
+        if self.parent is not None:
+            figures.update(self._validated(self.parent[0]))
+        _write_json(file, figures)
+        return figures
+
+    def _round(self, number: int, last: Round | None) -> Round:
+        folder = self.folder / f"round-{number:02d}"
+        if (folder / ROUND).is_file():
+            return Round(number, folder, json.loads((folder / ROUND).read_text(encoding="utf-8")))
+        folder.mkdir(exist_ok=True)
+        times: dict[str, float] = {}
+        adapter = self._sampler(last)
+        records = self._training_records(number)
+        began = time.monotonic()
+        samples = self._samples(folder, records, adapter, number, samples_at_all=last is not None)
+        times["sampling"], began = time.monotonic() - began, time.monotonic()
+        rows = self._rows(folder, records, samples, last)
+        times["rewarding"], began = time.monotonic() - began, time.monotonic()
+        chosen = choose(rows, self.recipe.improve)
+        training = [
+            {**record, COMPLETION: winner.text}
+            for record, winner in zip(records, chosen, strict=True)
+            if winner is not None
+        ]
+        if not training:
+            raise TrainingError(
+                f"no training row has a candidate with a reward above {self.recipe.improve.min_reward:g}",
+                where=str(self.dataset.folder),
+                fix="Are the training rows judged? Check qrels.txt, or set improve.min_reward.",
+            )
+        start = self._folder_of(last) if self.recipe.improve.start == "adapter" else None
+        result = train_adapter(
+            self.task,
+            self.recipe,
+            self.base,
+            training,
+            folder / "training",
+            resume=(folder / "training").is_dir(),
+            start=start,
+            progress=self.steps(f"Round {number}: training"),
+        )
+        times["training"], began = float(result.summary["seconds"]), time.monotonic()
+        self.engine.load_folder(_CANDIDATE, result.adapter)
+        validation = self._validated(_CANDIDATE, self.steps(f"Round {number}: validation"))
+        times["validation"] = time.monotonic() - began
+        figures = {
+            "round": number,
+            "adapter": result.adapter.name,
+            "candidates": _candidate_figures(rows),
+            "winners": _winner_figures(rows, chosen),
+            "validation": validation,
+            "training": result.summary,
+            "seconds": {name: round(seconds, 1) for name, seconds in times.items()},
+        }
+        _write_json(folder / ROUND, figures)
+        return Round(number, folder, figures)
+
+    def _sampler(self, last: Round | None) -> str | None:
+        """The engine's name of the adapter that samples."""
+        if last is None:
+            return self.parent[0] if self.parent else None
+        self.engine.load_folder(_CANDIDATE, last.adapter)
+        return _CANDIDATE
+
+    def _folder_of(self, last: Round | None) -> Path | None:
+        if last is not None:
+            return last.adapter
+        return self.parent[1] if self.parent else None
+
+    def _training_records(self, number: int) -> list[Record]:
+        """The rows of a round in a random order; with a limit, other rows in each round."""
+        records = self.dataset.records("train")
+        random.Random(f"{self.recipe.seed}/rows").shuffle(records)
+        limit = self.recipe.improve.rows
+        if limit is None or limit >= len(records):
+            return records
+        start = (number - 1) * limit % len(records)
+        return (records + records)[start : start + limit]
+
+    def _samples(
+        self, folder: Path, records: Sequence[Record], adapter: str | None, number: int, *, samples_at_all: bool
+    ) -> list[list[tuple[str, str]]]:
+        settings = self.recipe.improve
+        if not settings.samples or not (samples_at_all or adapter is not None or settings.sample_base):
+            return []
+        file, salt = folder / SAMPLES, f"{self.recipe.seed}/{number}"
+        progress = self.steps(f"Round {number}: sampling")
+        sample(self.engine, self.task, records, adapter, self.recipe, salt, file, progress)
+        return read_samples(file, records)
+
+    def _rows(
+        self, folder: Path, records: Sequence[Record], samples: list[list[tuple[str, str]]], last: Round | None
+    ) -> list[Row]:
+        file = folder / CANDIDATES
+        if file.is_file():
+            return _read_rows(file)
+        rewarder = Rewarder(self.task, self.context)
+        for row in last.rows() if last is not None else ():
+            rewarder.remember(row)
+        shown = self.context if self.recipe.improve.titles else replace(self.context, documents={})
+        rules = self.task.candidates(records, self.dataset.folder, shown)
+        progress = self.steps("Rewarding candidates")
+        rows = list(gather(self.task, records, rules, samples, rewarder, progress))
+        with atomic_text(file) as out:
+            out.writelines(json.dumps(row.as_json()) + "\n" for row in rows)
+        return rows
+
+    @cached_property
+    def validation(self) -> list[Record]:
+        """The validation rows that are answered. Raises `TrainingError` if there are none."""
+        records = self.dataset.records("validation")
+        random.Random(f"{self.recipe.seed}/validation").shuffle(records)
+        if not records:
+            raise TrainingError(
+                "there are no validation rows to choose a round by",
+                where=str(self.dataset.folder),
+                fix="Build the dataset with a share for validation.",
+            )
+        return records[: self.recipe.improve.validation_rows]
+
+    def _validated(self, adapter: str, progress: Any = None) -> dict[str, Any]:
+        """Reward, validity, length and share of unchanged inputs of greedy outputs on the validation rows."""
+        progress = progress or self.steps("Validation")
+        records = self.validation
+        answered = answer_greedily(self.engine, self.task, records, adapter, self.recipe, self.context, progress)
+        rewards = [reward for reward in answered.rewards if reward is not None]
+        if not rewards:
+            raise TrainingError("no validation row can be rewarded", where=str(self.dataset.folder))
+        texts = [output for output in answered.outputs if isinstance(output, str)]
+        invalid = sum(isinstance(output, InvalidOutput) for output in answered.outputs)
+        unchanged = [
+            output == str(self.task.query(record)).strip()
+            for record, output in zip(records, answered.outputs, strict=True)
+            if isinstance(output, str)
+        ]
+        return {
+            "reward": mean(rewards),
+            "rows": len(rewards),
+            "invalid": invalid / len(answered.outputs),
+            "characters": mean([float(len(text)) for text in texts]),
+            "unchanged": mean([float(each) for each in unchanged]),
+        }
+
+
+def _candidate_figures(rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean rewards of the samples, of the best sample and of the fixed candidates; validity and length of samples."""
+    samples = [each for row in rows for each in row.candidates if each.kind == "sample" and each.reward is not None]
+    best_samples = [
+        max(rewards)
+        for row in rows
+        if (rewards := [each.reward for each in row.candidates if each.kind == "sample" and each.reward is not None])
+    ]
+    fixed = {
+        name: mean([each.reward for row in rows if (each := row.named(name)) is not None and each.reward is not None])
+        for name in (UNCHANGED, REFERENCE)
+    }
+    sampled = sum(row.sampled for row in rows)
+    return {
+        "rows": len(rows),
+        "candidates": sum(len(row.candidates) for row in rows),
+        "rewards": {
+            **fixed,
+            "samples": mean([each.reward or 0.0 for each in samples]),
+            "best sample": mean(best_samples),
+        },
+        "valid": sum(row.valid_samples for row in rows) / sampled if sampled else None,
+        "characters": mean([float(len(each.text)) for each in samples]),
+    }
+
+
+def _winner_figures(rows: Sequence[Row], chosen: Sequence[Candidate | None]) -> dict[str, Any]:
+    winners = [each for each in chosen if each is not None]
+    unrewarded = sum(all(each.reward is None for each in row.candidates) for row in rows)
+    invalid = sum(all(each.reward is not None and each.reward <= INVALID for each in row.candidates) for row in rows)
+    return {
+        "rows": len(winners),
+        "skipped": len(rows) - len(winners),
+        "skipped: not judged": unrewarded,
+        "skipped: all invalid": invalid,
+        "reward": mean([each.reward or 0.0 for each in winners]),
+        "characters": mean([float(len(each.text)) for each in winners]),
+        "unchanged": mean([float(each.name == UNCHANGED) for each in winners]),
+        "kinds": dict(Counter(each.kind for each in winners).most_common()),
+    }
+
+
+def _read_rows(file: Path) -> list[Row]:
+    return [row_from_json(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    with atomic_text(file) as out:
+        out.write(json.dumps(values, indent=1) + "\n")

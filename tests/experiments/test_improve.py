@@ -1,0 +1,327 @@
+"""`improve`: rounds of sampling, rewarding, choosing and training; killed and resumed; figures and report."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+import searchlora
+from searchlora.adapters.ancestry import training_queries
+from searchlora.adapters.store import Store
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import RecipeError, TrainingError, UsageError
+from searchlora.eval.judgments.lineage import query_hash
+from searchlora.experiments.improve.candidates import Rewarder, gather, read_samples
+from searchlora.experiments.improve.command import improve, improve_or_reuse
+from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, row_from_json, worst
+from searchlora.experiments.train import train
+from searchlora.outputs import InvalidOutput
+from searchlora.recipe import Improve
+from searchlora.records import Hit
+from searchlora.rewards import RewardContext
+from searchlora.tasks.rewriting import task
+from tests.child_scripts import run_script
+
+#: Settings under which a tiny model learns one answer in seconds.
+SHORT = (
+    "optim.max_steps=30", "optim.batch_size=8", "optim.learning_rate=0.005", "optim.schedule=constant", "lora.r=4",
+    "method=lora", "checkpoints.every_steps=10", "max_new_tokens=12", "improve.samples=4", "improve.rounds=2",
+    "improve.validation_rows=6",
+)  # fmt: skip
+
+
+# The choice of a candidate
+
+
+def row(*candidates: Candidate) -> Row:
+    return Row("q", candidates)
+
+
+def best(found: Row, settings: Improve) -> Candidate | None:
+    (winner,) = choose([found], settings)
+    return winner
+
+
+def test_the_mean_gain_of_a_kind_decides_between_noisy_rewards():
+    drop, keep = Candidate("without: cheap", "tent", 1.0), Candidate("unchanged", "cheap tent", 0.5)
+    lucky = Row("lucky", (keep, Candidate("sample: 1", "tents cheap", 1.1), drop))
+    unlucky = Row("unlucky", (Candidate("unchanged", "cheap sofa", 1.0), Candidate("without: cheap", "sofa", 0.9)))
+    rows = [lucky, unlucky, *(Row(str(n), (keep, drop, Candidate("sample: 1", "x", 0.0))) for n in range(8))]
+    names = [each.name for each in choose(rows, Improve(kind_weight=1.0)) if each is not None]
+    assert names[:2] == ["without: cheap", "without: cheap"]
+    assert [each.name for each in choose(rows, Improve()) if each is not None][:2] == ["sample: 1", "unchanged"]
+
+
+def test_the_highest_reward_wins_and_of_equal_ones_the_shortest():
+    found = row(Candidate("rule", "a long tent", 2.0), Candidate("sample: 1", "tent", 2.0), Candidate("b", "x", 1.0))
+    assert best(found, Improve()).text == "tent"
+    assert worst(found).text == "x"
+
+
+def test_an_unchanged_input_stays_unless_another_gains_more_than_min_gain():
+    found = row(Candidate("unchanged", "a long tent", 1.5), Candidate("sample: 1", "tent", 1.5))
+    assert best(found, Improve()).name == "unchanged"
+    better = row(*found.candidates, Candidate("sample: 2", "tents", 1.75))
+    assert best(better, Improve()).name == "sample: 2"
+    assert best(better, Improve(min_gain=0.25)).name == "unchanged"
+
+
+def test_an_invalid_candidate_and_one_without_a_protected_word_never_win():
+    found = row(
+        Candidate("sample: 1", "tent", 2.0, kept=False),
+        Candidate("sample: 2", "t", 2.0, valid=False),
+        Candidate("unchanged", "tent 500", 1.0, kept=False),
+    )
+    assert best(found, Improve()).name == "unchanged"
+
+
+@pytest.mark.parametrize("reward", [None, -0.1, 0.0])
+def test_a_row_without_a_reward_is_skipped(reward):
+    assert best(row(Candidate("unchanged", "tent", reward)), Improve()) is None
+    if reward == 0.0:
+        assert best(row(Candidate("unchanged", "tent", reward)), Improve(min_reward=-0.1)) is not None
+
+
+def test_a_row_is_the_same_after_json():
+    found = Row("q", (Candidate("a", "b", 1.0), Candidate("c: 1", "d", None, valid=False)), 4, 2)
+    assert row_from_json(json.loads(json.dumps(found.as_json()))) == found
+    assert found.candidates[1].kind == "c"
+
+
+def test_oddness_counts_repeated_and_foreign_words():
+    assert oddness("red tent", ["A red tent"]) == 0.0
+    assert oddness("red red zebra tent", ["A red tent"]) == 0.5
+
+
+# Gathering and rewarding
+
+
+class Retriever:
+    """Finds the document d for the query `tent`, nothing for others; counts the queries."""
+
+    def __init__(self):
+        self.searched: list[str] = []
+
+    def search(self, queries, k):
+        assert k == 100
+        self.searched += queries
+        return [[Hit("d", 1.0)] if query == "tent" else [] for query in queries]
+
+
+def test_candidates_are_rules_samples_and_variants_each_once_and_rewarded_once():
+    history = [{"role": "user", "text": "camping"}, {"role": "assistant", "text": "yes"}]
+    record = {"id": "q", "group": "q", "query": "and which one?", "history": history}
+    retriever = Retriever()
+    rewarder = Rewarder(task, RewardContext(retriever.search, {"q": {"d": 1}}))
+    samples = [("tent", "stop"), (" tent", "stop"), ("tent and", "length"), ("", "stop")]
+    for _ in range(2):
+        (found,) = gather(task, [record], [{"unchanged": "and which one?"}], [samples], rewarder)
+    assert [(each.name, each.text, each.reward) for each in found.candidates] == [
+        ("unchanged", "and which one?", 0.0),
+        ("sample: 1", "tent", 2.0),
+        ("first turn + rewrite: 1", "camping tent", 0.0),
+    ]
+    assert (found.sampled, found.valid_samples) == (4, 2)
+    assert len(retriever.searched) == 3
+
+
+def test_a_line_of_samples_that_was_cut_off_is_sampled_again(tmp_path):
+    file = tmp_path / "samples.jsonl"
+    whole = json.dumps({"id": "a", "answers": [["tent", "stop"]]}) + "\n"
+    file.write_text(whole + '{"id": "b", "answ', encoding="utf-8")
+    assert read_samples(file, [{"id": "a"}, {"id": "b"}]) == [[("tent", "stop")]]
+    assert file.read_text(encoding="utf-8") == whole
+
+
+# Whole runs
+
+
+def query(n: int) -> str:
+    return f"red kicks kicks{chr(97 + n // 10)}{chr(97 + n % 10)}"
+
+
+def dataset(folder: Path, *, reference: bool) -> Path:
+    """Shoes are found by "red" alone; a query says something else, so leaving it unchanged finds nothing."""
+    rows = []
+    for n in range(30):
+        split = "train" if n < 20 else "validation" if n < 26 else "test"
+        more = {"rewrite": "red"} if reference else {}
+        rows.append({"id": f"r{n}", "group": f"g{n}", "query": query(n), **more, "split": split})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    documents = [{"id": "shoe", "text": "red"}, *({"id": f"k{n}", "text": query(n)} for n in range(30))]
+    (folder / "docs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in documents), encoding="utf-8")
+    (folder / "qrels.txt").write_text("".join(f"r{n} 0 shoe 1\n" for n in range(30)), encoding="utf-8")
+    build(
+        "rewriting", folder / "rows.jsonl", format="native" if reference else "queries", out=folder / "dataset",
+        corpus=folder / "docs.jsonl", qrels=folder / "qrels.txt",
+    )  # fmt: skip
+    return folder / "dataset"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return dataset(tmp_path_factory.mktemp("referenced"), reference=True)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory) -> Path:
+    return dataset(tmp_path_factory.mktemp("judged"), reference=False)
+
+
+@pytest.fixture(scope="module")
+def improved(tiny_base, judged, tmp_path_factory):
+    """An adapter learned from judgments alone, from the bare base."""
+    store = Store(tmp_path_factory.mktemp("improved") / "store")
+    overrides = (*SHORT, f"base={tiny_base.name}", "improve.reward=MRR@10")
+    return improve(None, judged, "r", overrides=overrides, store=store), store
+
+
+@pytest.mark.slow
+def test_an_adapter_learns_from_judgments_alone(improved, judged):
+    stored, store = improved
+    about = stored.manifest.training["improve"]
+    first = about["rounds"][0]
+    assert first["winners"]["kinds"] == {"without": 20} and first["candidates"]["valid"] is None  # nothing was sampled
+    assert about["start"]["unchanged"] < 0.1 and first["validation"]["reward"] > 0.9
+    assert first["validation"]["invalid"] == 0.0 and first["winners"]["skipped"] == 0
+    assert stored.manifest.metrics["validation reward"] == pytest.approx(1.0)
+    assert stored.manifest.recipe["improve"]["reward"] == "MRR@10" and about["parent"] is None
+    assert not (store.root / ".runs" / "r").exists()
+    evaluated = searchlora.evaluate("r@1", judged, store=store)  # no record has a reference
+    assert evaluated.comparison.values["MRR@10"]["r@1"].keys() == {f"r{n}" for n in range(26, 30)}
+
+
+@pytest.mark.slow
+def test_a_version_of_the_same_data_and_recipe_is_reused(improved, tiny_base, judged):
+    _, store = improved
+    overrides = (*SHORT, f"base={tiny_base.name}", "improve.reward=MRR@10")
+    said: list[str] = []
+    assert improve_or_reuse(None, judged, "r", overrides=overrides, store=store, say=said.append).reference == "r@1"
+    assert said == ["Reusing r@1, improved on this dataset with this recipe"]
+    other = (*SHORT, f"base={tiny_base.name}", "improve.rounds=1", "optim.max_steps=3")
+    assert improve_or_reuse(None, judged, "r", overrides=other, store=store).reference == "r@2"
+    store.remove("r@2")
+
+
+@pytest.mark.slow
+def test_the_second_round_samples_from_the_first_adapter_and_stops_without_gain(improved):
+    stored, _ = improved
+    rounds = stored.manifest.training["improve"]["rounds"]
+    assert len(rounds) == 2 and rounds[1]["candidates"]["valid"] > 0
+    assert stored.manifest.training["improve"]["chosen round"] == 1  # the second is no better
+
+
+@pytest.mark.slow
+def test_figures_plot_and_winners_are_stored_beside_the_weights(improved):
+    stored, _ = improved
+    figures = json.loads((stored.path / "improve.json").read_text(encoding="utf-8"))
+    assert [each["round"] for each in figures["rounds"]] == [1, 2] and figures["seed"] == 13
+    assert (stored.path / "improve.svg").read_text(encoding="utf-8").count("share unchanged") >= 1
+    report = (stored.path / "improve.md").read_text(encoding="utf-8")
+    assert "## The 20 longest winners" in report and "## The 20 oddest winners" in report
+    assert f"| {query(3)} | red | without |" in report
+
+
+@pytest.mark.slow
+def test_an_adapter_is_improved_further_from_its_own_weights(tiny_base, data, tmp_path):
+    store = Store(tmp_path / "store")
+    short = [each for each in SHORT if not each.startswith(("optim.max_steps", "improve."))]
+    first = train("rewriting", data, "r", base=tiny_base.name, overrides=[*short, "optim.max_steps=2"], store=store)
+    settings = ("improve.start=adapter", "improve.rounds=1", "improve.samples=2", "optim.max_steps=30")
+    second = improve("r@1", data, "r", overrides=settings, store=store)
+    assert second.reference == "r@2" and second.manifest.parents == ["r@1"]
+    assert second.manifest.recipe["lora"]["r"] == 4  # of the parent
+    about = second.manifest.training["improve"]
+    assert about["rounds"][0]["validation"]["reward"] > about["start"]["reward"]
+    assert about["rounds"][0]["winners"]["kinds"] == {"reference": 20}
+    queries = {
+        query_hash(record["query"]) for split in ("train", "validation") for record in load_dataset(data).records(split)
+    }
+    assert set(training_queries(store, "r@2")) == queries
+    assert first.manifest.parents == []
+    with pytest.raises(RecipeError, match="keeps the LoRA settings"):
+        improve("r@1", data, "s", overrides=(*settings, "lora.r=8"), store=store)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_saw_the_test_rows_is_refused(tiny_base, data, tmp_path):
+    rows = [{"id": f"s{n}", "group": f"g{n}", "query": query(n), "rewrite": "red"} for n in range(30)]
+    source = tmp_path / "all.jsonl"
+    source.write_text("".join(json.dumps({**each, "split": "train"}) + "\n" for each in rows), encoding="utf-8")
+    build("rewriting", source, format="native", out=tmp_path / "all")
+    store = Store(tmp_path / "store")
+    train("rewriting", tmp_path / "all", "seen", base=tiny_base.name, overrides=SHORT, store=store)
+    with pytest.raises(UsageError, match="trained on 4 of the 4 test rows"):
+        improve("seen@1", data, "new", store=store)
+
+
+@pytest.mark.slow
+def test_rows_that_cannot_be_rewarded_are_an_error_and_nothing_is_stored(tiny_base, judged, tmp_path):
+    store = Store(tmp_path / "store")
+    overrides = (*SHORT, f"base={tiny_base.name}", "improve.min_reward=2")
+    with pytest.raises(TrainingError, match="no training row has a candidate with a reward above 2"):
+        improve(None, judged, "r", overrides=overrides, store=store)
+    assert store.versions("r") == ()
+    with pytest.raises(UsageError, match="'recall' is not a measure"):
+        improve(None, judged, "s", overrides=("improve.reward=recall",), store=store)
+
+
+CHILD = """
+import os, signal, sys
+from searchlora.experiments.improve import rounds
+from searchlora.experiments.improve.command import improve
+
+base, data, store, point = sys.argv[1:]
+
+def die(*_args, **_kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if point == "while sampling":
+    sampled = rounds.sample
+    def half(engine, task, records, *rest):
+        sampled(engine, task, records[:7], *rest)
+        die()
+    rounds.sample = half
+elif point == "before training":
+    rounds.train_adapter = die
+elif point == "before the round is complete":
+    write = rounds._write_json
+    rounds._write_json = lambda file, values: die() if file.name == "round.json" else write(file, values)
+improve(None, data, "r", overrides=OVERRIDES + (f"base={base}",), store=store)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["while sampling", "before training", "before the round is complete"])
+def test_a_killed_run_continues_to_the_same_result(tiny_base, judged, tmp_path, improved, point):
+    store = Store(tmp_path / "store")
+    overrides = (*SHORT, "improve.reward=MRR@10")
+    done = run_script(CHILD.replace("OVERRIDES", repr(overrides)), tiny_base.name, judged, store.root, point)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with pytest.raises(TrainingError, match="unfinished run"):
+        improve(None, judged, "r", overrides=(*overrides, f"base={tiny_base.name}"), store=store)
+    stored = improve(None, judged, "r", overrides=(*overrides, f"base={tiny_base.name}"), resume=True, store=store)
+
+    def figures(each):
+        about = each.manifest.training["improve"]
+        return [(it["candidates"], it["winners"], it["validation"]) for it in about["rounds"]], about["start"]
+
+    assert figures(stored) == figures(improved[0])
+    assert stored.manifest.files["adapter_model.safetensors"] == improved[0].manifest.files["adapter_model.safetensors"]
+
+
+@pytest.mark.slow
+def test_the_command_says_what_each_round_brought(cli, tiny_base, judged, tmp_path):
+    settings = [part for each in (*SHORT, f"base={tiny_base.name}") for part in ("--set", each)]
+    called = cli(
+        *("improve", "--data", judged, "--name", "shoes", "--reward", "nDCG@10", "--rounds", 1, *settings),
+        *("--store", tmp_path / "store"),
+    )
+    assert called.code == 0, called.err
+    assert "Round 1: validation reward 1.0000, 20 rows trained on, 0 skipped" in called.out
+    assert "Stored shoes@1 (round 1)" in called.out and "improve.md" in called.out
+    assert isinstance(task.parse("", {}), InvalidOutput)
