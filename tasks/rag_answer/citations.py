@@ -114,6 +114,23 @@ def supported(sentence: str, passages: Sequence[str]) -> bool | None:
     return any((support(sentence, passage) or 0.0) >= SUPPORTED for passage in passages)
 
 
+def unsupported_sentences(text: str, passages: Sequence[str]) -> list[str]:
+    """The sentences of an answer that no passage which they cite supports, or, without citations, no passage at all.
+
+    Args:
+        passages: The full text of each passage, in the order of their numbers.
+
+    Examples:
+        >>> unsupported_sentences("It weighs 2 kg [1]. It costs 9 euros [1].", ["The tent weighs 2 kg."])
+        ['It costs 9 euros.']
+    """
+    return [
+        sentence.text
+        for sentence in sentences(text)
+        if supported(sentence.text, [passages[n - 1] for n in sentence.citations] or passages) is False
+    ]
+
+
 def reference_sentences(reference: str) -> list[str]:
     """The sentences of a reference answer, each on one line, with square brackets made round."""
     return [" ".join(sentence.text.split()) for sentence in sentences(reference.translate(ROUND_BRACKETS))]

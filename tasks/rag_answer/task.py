@@ -14,7 +14,7 @@ from searchlora.records import Options, Record, SearchContext
 from searchlora.rewards import RewardContext
 from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.rag_answer import baselines, deciding, evaluator, settings, tuning
-from searchlora.tasks.rag_answer.citations import without_marks
+from searchlora.tasks.rag_answer.citations import unsupported_sentences, without_marks
 from searchlora.tasks.rag_answer.dataset import FORMATS
 from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE, passage_texts, truncated_history
 
@@ -106,6 +106,13 @@ class RagAnswerTask(PromptedTask):
                 fix="Put a stage 'adapter' with a judge before this one, behind 'passages'.",
             )
         return super().records_from(context)
+
+    def updates(self, context: SearchContext, outputs: Sequence[CitedAnswer]) -> Mapping[str, Any]:
+        """The `answer`, and if there are any, its sentences that no passage supports, as `unsupported`."""
+        (answer,) = outputs
+        passages = [f"{each.get('title') or ''} {each['text']}" for each in context.get("passages", ())]
+        unsupported = [] if answer.abstained else unsupported_sentences(answer.text, passages)
+        return {"answer": answer, **({"unsupported": unsupported} if unsupported else {})}
 
     def fallback(self, record: Record) -> CitedAnswer:
         """The abstention."""

@@ -113,6 +113,14 @@ def test_unusable_rules_are_refused(rules, complaint):
     assert complaint in str(refused.value)
 
 
+def test_unsupported_sentences_of_an_answer_are_named():
+    answer = TASK.output(record()).parse("The tent weighs 2 kg [1]. It weighs 2 kg [2]. It is waterproof.")
+    found = TASK.updates({"id": "q", "passages": PASSAGES}, [answer])
+    assert found == {"answer": answer, "unsupported": ["It weighs 2 kg.", "It is waterproof."]}
+    quiet = TASK.fallback(record())
+    assert TASK.updates({"id": "q", "passages": PASSAGES}, [quiet]) == {"answer": quiet}
+
+
 def rows(count: int = 40):
     """Rows that the judge tells apart, but for one in eight, and the model does not."""
     chance = np.random.default_rng(3)
