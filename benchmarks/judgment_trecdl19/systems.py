@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from searchlora.task import EvaluationInput, load_task
 from searchlora.tasks.judgment import JudgmentTask
 from searchlora.tasks.judgment.baselines import fitted_baselines
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
+from searchlora.tasks.judgment.task import FIRST_STAGE
 from searchlora.tasks.judgment.tuning import tuned, with_tuning
 
 ADAPTER, LIKELIEST = "adapter", "adapter, likeliest grade"
@@ -97,35 +97,17 @@ def runs(test: Pool, pool: Pool, answers: Answers) -> tuple[dict[str, Run], dict
 def fused(
     pool: Pool, topics: Sequence[str], outputs: Mapping[str, Grade], weight: float
 ) -> dict[str, dict[str, float]]:
-    """BM25's passages by expected grade plus `weight` times the BM25 score, standardised within the query.
-
-    Without a weight the stage of the task ranks, which keeps BM25's order among equal grades.
-    """
-    found: dict[str, dict[str, float]] = {}
+    """BM25's passages by the task's reranking stage: expected grade plus the weighted BM25 score."""
+    reranker = task().bound(task().settings, {FIRST_STAGE: weight})
+    found = {}
     for topic in topics:
-        pairs = pool.retrieved([topic])
-        bm25 = [pool.runs[BM25][topic][document] for _, document in pairs]
-        mean, deviation = statistics.fmean(bm25), statistics.pstdev(bm25) or 1.0
-        scores = _expected(pool, topic, pairs, bm25, outputs)
-        found[topic] = {
-            document: scores[document] + weight * (score - mean) / deviation
-            for (_, document), score in zip(pairs, bm25, strict=True)
-        }
+        documents = [document for _, document in pool.retrieved([topic])]
+        hits = [Hit(document, pool.runs[BM25][topic][document]) for document in documents]
+        passages = [{"id": hit.document, "text": pool.passages[hit.document], "score": hit.score} for hit in hits]
+        search = {"id": topic, "query": pool.queries[topic], "hits": hits, "passages": passages}
+        changed = reranker.updates(search, [outputs[f"{topic} {document}"] for document in documents])
+        found[topic] = {hit.document: hit.score for hit in changed["hits"]}
     return found
-
-
-def _expected(
-    pool: Pool, topic: str, pairs: Sequence[Pair], bm25: Sequence[float], outputs: Mapping[str, Grade]
-) -> dict[str, float]:
-    """The scores that the task's reranking stage gives."""
-    passages = [
-        {"id": document, "text": pool.passages[document], "score": score}
-        for (_, document), score in zip(pairs, bm25, strict=True)
-    ]
-    hits = [Hit(passage["id"], passage["score"]) for passage in passages]
-    search = {"id": topic, "query": pool.queries[topic], "hits": hits, "passages": passages}
-    changed = task().updates(search, [outputs[f"{topic} {document}"] for _, document in pairs])
-    return {hit.document: hit.score for hit in changed["hits"]}
 
 
 def _ndcg(run: Run, qrels: Qrels) -> float:

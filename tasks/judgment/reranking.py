@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,7 +30,7 @@ def passage_records(context: SearchContext) -> list[Record]:
 
 
 def reranked(
-    context: SearchContext, outputs: Sequence[Grade], scale: Sequence[int], relevant: int
+    context: SearchContext, outputs: Sequence[Grade], scale: Sequence[int], relevant: int, weight: float = 0.0
 ) -> Mapping[str, Any]:
     """The fields that reranking writes to a search context.
 
@@ -38,27 +39,29 @@ def reranked(
         outputs: The grade of each passage, in the same order.
         scale: The grades in ascending order.
         relevant: The lowest grade that counts as relevant.
+        weight: Weight of the first stage's score, standardised over the passages of the search (mean 0, deviation 1),
+            which is added to the expected grade.
 
     Returns:
-        `passages` by expected grade, which becomes their `score`; `hits` likewise, followed by the hits without a
-        passage in their previous order and with scores below the scale; `grades`: for each passage its `id`, `grade`,
-        `expected` grade, `relevance`, which is the probability that it is relevant, `probabilities` (one per grade, or
-        None) and `reason` (or None). The sort is stable.
+        `passages` by expected grade, with a weight by the sum, which becomes their `score`; `hits` likewise, followed
+        by the hits without a passage in their previous order and with lower scores; `grades`: for each passage its
+        `id`, `grade`, `expected` grade, `relevance`, which is the probability that it is relevant, `probabilities` (one
+        per grade, or None) and `reason` (or None). The sort is stable.
     """
-    judged = sorted(
-        zip(context["passages"], outputs, strict=True),
-        key=lambda pair: expected_grade(pair[1], scale),
-        reverse=True,
-    )
-    scores = _strictly_decreasing([expected_grade(output, scale) for _, output in judged])
+    first_stage = _standardised(context) if weight else [0.0] * len(outputs)
+    combined = [expected_grade(out, scale) + weight * score for out, score in zip(outputs, first_stage, strict=True)]
+    order = sorted(range(len(outputs)), key=combined.__getitem__, reverse=True)
+    judged = [(context["passages"][place], outputs[place]) for place in order]
+    scores = _strictly_decreasing([combined[place] for place in order])
     passages = [{**passage, "score": score} for (passage, _), score in zip(judged, scores, strict=True)]
+    lowest = min([float(scale[0]), *scores])
     judged_ids = {passage["id"] for passage in passages}
     unjudged = [hit for hit in context.get("hits", []) if hit.document not in judged_ids]
     return {
         "passages": passages,
         "hits": [
             *(Hit(passage["id"], passage["score"]) for passage in passages),
-            *(replace(hit, score=float(scale[0] - rank)) for rank, hit in enumerate(unjudged, start=1)),
+            *(replace(hit, score=lowest - rank) for rank, hit in enumerate(unjudged, start=1)),
         ],
         "grades": [
             {
@@ -72,6 +75,16 @@ def reranked(
             for passage, output in judged
         ],
     }
+
+
+def _standardised(context: SearchContext) -> list[float]:
+    """The first stage's score of each passage, with mean 0 and deviation 1; 0 where all are equal."""
+    by_hit = {hit.document: hit.score for hit in context.get("hits", [])}
+    scores = [by_hit.get(passage["id"], passage.get("score", 0.0)) for passage in context["passages"]]
+    if not scores:
+        return []
+    mean, deviation = statistics.fmean(scores), statistics.pstdev(scores)
+    return [(score - mean) / deviation if deviation else 0.0 for score in scores]
 
 
 def expected_grade(output: Grade, scale: Sequence[int]) -> float:

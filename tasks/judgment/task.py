@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from searchlora.tasks.judgment.guideline import guideline_of, settings_of
 
 #: `max_new_tokens` of the default recipe with reasons: 300 characters of English are about 70 of SmolLM2's tokens.
 REASON_TOKENS = 80
+
+#: Tuned value of a pipeline stage: weight of the first stage's standardised score beside the expected grade.
+FIRST_STAGE = "first_stage_weight"
 
 
 class JudgmentTask(PromptedTask):
@@ -138,8 +142,17 @@ class JudgmentTask(PromptedTask):
 
     def updates(self, context: SearchContext, outputs: Sequence[Grade]) -> Mapping[str, Any]:
         if "passages" in context:
-            return reranking.reranked(context, outputs, self.grades, self.settings["relevant"])
+            weight = float(self.tuned.get(FIRST_STAGE, 0.0))
+            return reranking.reranked(context, outputs, self.grades, self.settings["relevant"], weight)
         return super().updates(context, outputs)
+
+    def check_tuned(self, tuned: Mapping[str, Any]) -> None:
+        """Accept `first_stage_weight`, a number of at least 0."""
+        weight = tuned.get(FIRST_STAGE, 0.0)
+        if others := sorted(set(tuned) - {FIRST_STAGE}):
+            raise UsageError(f"a judge takes no tuned value '{others[0]}'", fix=f"It takes {FIRST_STAGE}.")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise UsageError(f"{FIRST_STAGE} is {weight!r}", fix="Give a number of at least 0.")
 
     def tune(self, records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput]) -> Mapping[str, Any]:
         return tuning.tuned(records, outputs, self.grades)

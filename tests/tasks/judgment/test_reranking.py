@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.errors import PipelineError
+from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.trec import ranked
 from searchlora.outputs import Grade
 from searchlora.prompts import messages
@@ -50,6 +50,29 @@ def test_hits_are_ordered_by_expected_grade_with_unjudged_ones_last():
         "probabilities": (0.6, 0.0, 0.0, 0.4),
         "reason": None,
     }
+
+
+def test_the_first_stage_counts_with_its_weight_and_unjudged_hits_stay_last():
+    outputs = [Grade(1, (0.0, 1.0, 0.0, 0.0)), Grade(2, (0.0, 0.0, 1.0, 0.0)), Grade(1, (0.0, 1.0, 0.0, 0.0))]
+    weighted = task.bound(task.settings, {"first_stage_weight": 1.0}).updates(search(3, 5), outputs)
+    deviation = math.sqrt(2 / 3)  # of the scores 5, 4, 3
+    assert [(hit.document, round(hit.score, 3)) for hit in weighted["hits"][:3]] == [
+        ("d0", round(1 + 1 / deviation, 3)),
+        ("d1", 2.0),
+        ("d2", round(1 - 1 / deviation, 3)),
+    ]
+    assert [hit.document for hit in weighted["hits"][3:]] == ["d3", "d4"]
+    assert weighted["hits"][3].score < weighted["hits"][2].score
+    assert [each["expected"] for each in weighted["grades"]] == [1, 2, 1]
+    equal = task.bound(task.settings, {"first_stage_weight": 1.0}).updates(search(1, 1), outputs[:1])
+    assert equal["hits"][0].score == 1
+
+
+@pytest.mark.parametrize("tuned", [{"first_stage_weight": -1}, {"first_stage_weight": "much"}, {"thresholds": [1]}])
+def test_other_values_of_a_pipeline_are_refused(tuned):
+    task.check_tuned({"first_stage_weight": 0.3})
+    with pytest.raises(UsageError):
+        task.check_tuned(tuned)
 
 
 def test_empty_hits_and_a_single_pair():
