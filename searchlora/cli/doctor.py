@@ -205,7 +205,7 @@ def _kernels() -> Iterator[Check]:
         return
     import torch
 
-    from searchlora.inference.batched.native import kernels
+    from searchlora.models.native import kernels
 
     built = {name: kernels(torch.zeros(1, dtype=getattr(torch, name))) for name in ("bfloat16", "float32")}
     failed = [name for name, loaded in built.items() if loaded is None]

@@ -16,7 +16,7 @@ from searchlora.inference.scheduling.requests import GenerateRequest
 if TYPE_CHECKING:
     import torch
 
-    from searchlora.inference.batched.native.bindings import Kernels
+    from searchlora.models.native.bindings import Kernels
 
 
 @dataclass(eq=False)
@@ -67,7 +67,7 @@ def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int)
         logits: The model's logits, shape (answers, vocabulary); changed in place.
         stop_id: The token that ends an answer.
     """
-    from searchlora.inference.batched.native import kernels
+    from searchlora.models.native import kernels
 
     samplers = [answer.request.sampler for answer in answers]
     compiled = kernels(logits) if any(samplers) and logits.is_contiguous() else None

@@ -22,7 +22,7 @@ from searchlora.errors import RequestRefused
 if TYPE_CHECKING:
     import torch
 
-    from searchlora.inference.batched.native.bindings import Kernels
+    from searchlora.models.native.bindings import Kernels
 
 #: Below this temperature a distribution is its most likely token in single precision.
 _GREEDY_BELOW = 1e-4

@@ -44,12 +44,20 @@ def collate(examples: Iterable[Example], pad_id: int) -> dict[str, torch.Tensor]
     }
 
 
+#: Attribute of a model with its own `completion_log_probabilities(batch)`, which computes the same faster.
+LOG_PROBABILITIES = "searchlora_log_probabilities"
+
+
 def completion_log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Log-probabilities of the completion tokens of a batch from `collate`, in nats, fp32.
 
     Returns:
         Shape of `labels`; 0 where the label is `IGNORED`.
     """
+    faster = getattr(model, LOG_PROBABILITIES, None)
+    if faster is not None:
+        result: torch.Tensor = faster(batch)
+        return result
     return log_probabilities(completion_logits(model, batch), batch["labels"])
 
 

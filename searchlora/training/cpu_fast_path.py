@@ -13,18 +13,26 @@ from typing import Any
 import torch
 
 from searchlora.models.attention import attention
+from searchlora.models.batch import LOG_PROBABILITIES
+from searchlora.training.fused_model import fused_model, is_plain_lora
 
 #: Value of the model's `_attn_implementation`.
 ATTENTION = "searchlora-training"
 
 
 def enable_cpu_fast_path(model: Any) -> None:
-    """Replace the forward pass of plain LoRA layers and the attention of a PEFT model, in place.
+    """Speed up the training of a PEFT model on a CPU, in place.
 
-    DoRA and other variants, and the attention of models with logit softcapping, are unchanged.
+    A model that `fused_model` supports gets its log-probabilities from there. Otherwise the forward pass of plain LoRA
+    layers and the attention are replaced; DoRA and other variants, and the attention of models with logit softcapping, are
+    unchanged.
     """
+    fused = fused_model(model)
+    if fused is not None:
+        setattr(model, LOG_PROBABILITIES, fused)
+        return
     for module in model.modules():
-        if _is_plain_lora(module):
+        if is_plain_lora(module):
             module.forward = _LoraForward(module)
     base = model.get_base_model()
     config = base.config.get_text_config()
@@ -35,20 +43,6 @@ def enable_cpu_fast_path(model: Any) -> None:
     ):
         _register()
         base.set_attn_implementation(ATTENTION)
-
-
-def _is_plain_lora(module: torch.nn.Module) -> bool:
-    from peft.tuners.lora import LoraLayer
-
-    if not isinstance(module, LoraLayer) or type(module).__name__ not in ("Linear", "Linear4bit"):
-        return False
-    names = list(module.lora_A)
-    return (
-        len(names) == 1
-        and module.active_adapters == names
-        and not module.lora_variant
-        and module.lora_B[names[0]].bias is None
-    )
 
 
 class _LoraForward:

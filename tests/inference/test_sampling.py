@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from searchlora.errors import RequestRefused
-from searchlora.inference.batched.native import kernels
+from searchlora.models.native import kernels
 from searchlora.inference.sampling import Sampling, TokenSampler, sample, token_logprobs
 
 VOCABULARY = 512

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from searchlora.inference.batched.native import kernels
+from searchlora.models.native import kernels
 from searchlora.models.attention import attention
 
 #: The model's `_attn_implementation`, and that of a batch-invariant model.

@@ -13,7 +13,7 @@ from searchlora.inference.batched.fused_layers import fuse_decoder_layers, fuse_
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import add_lora_layers
 from searchlora.inference.batched.lora_mapping import map_rows
-from searchlora.inference.batched.native.huge_pages import use_huge_pages
+from searchlora.models.native.huge_pages import use_huge_pages
 
 
 class NonFiniteOutput(Exception):

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
-from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.bindings import Kernels, LoraItems, LoraTables, pack_frozen
+from searchlora.models.native import kernels
+from searchlora.models.native.bindings import Kernels, LoraItems, LoraTables, pack_frozen
 
 
 class FrozenLinear(Protocol):

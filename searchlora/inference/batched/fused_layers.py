@@ -13,8 +13,8 @@ import torch
 from searchlora.inference.batched import attention
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import LoraLayerGroup, LoraLinear
-from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.bindings import Kernels
+from searchlora.models.native import kernels
+from searchlora.models.native.bindings import Kernels
 
 #: Class names of transformers' layers that compute what Llama's do. Others have the same parts but rotate the heads of
 #: some layers only, or scale queries at far positions, which a comparison on a few tokens does not show.

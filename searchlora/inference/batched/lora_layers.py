@@ -26,9 +26,9 @@ from searchlora.inference.batched.frozen_linear import (
     shape_of,
 )
 from searchlora.inference.batched.lora_mapping import LoraMapping
-from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.bindings import DEPTH, Kernels, LoraTables, pack
-from searchlora.inference.batched.native.huge_pages import release_free_memory, use_huge_pages
+from searchlora.models.native import kernels
+from searchlora.models.native.bindings import DEPTH, Kernels, LoraTables, pack
+from searchlora.models.native.huge_pages import release_free_memory, use_huge_pages
 
 #: Names of layers that get the same input in a transformer block.
 _MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from searchlora.inference.batched.native.bindings import LoraItems
+from searchlora.models.native.bindings import LoraItems
 
 #: The slot of the bare base model: its A and B are zero.
 BASE_SLOT = 0

@@ -23,7 +23,7 @@ from searchlora.inference.batched.attention import attend
 from searchlora.inference.batched.fused_layers import FusedRMSNorm, fuse_norms
 from searchlora.inference.batched.lora_layers import LoraWeights, PackedSlots, TorchSlots
 from searchlora.inference.batched.lora_mapping import map_rows
-from searchlora.inference.batched.native.bindings import LoraItems
+from searchlora.models.native.bindings import LoraItems
 from searchlora.models import attention
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")

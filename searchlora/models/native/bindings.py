@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from searchlora.models.native.training import TrainingKernels
+
 #: Rows with the same adapter that a kernel computes together, as in `packing.h`.
 ROW_TILE = 16
 
@@ -117,10 +119,12 @@ class Kernels:
         panel: Adjacent columns of a frozen weight packed for `linear`.
         max_rows: Number of rows up to which `linear` is faster than oneDNN; 0 if there is no `linear`.
         fuses_lora: Whether `linear` can add LoRA.
+        training: The functions of a training step.
     """
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
         self.dtype = dtype
+        self.training = TrainingKernels(library)
         self.uses_amx: bool = bool(library.has_amx())
         number, tensor = ctypes.c_int64, ctypes.c_void_p
         self._lora, self._attention = library.lora, library.attention
@@ -194,7 +198,12 @@ class Kernels:
         return y
 
     def rms_norm(
-        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        epsilon: float,
+        residual: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """RMSNorm over the last dimension.
 
@@ -203,9 +212,10 @@ class Kernels:
             weight: Shape (size,), contiguous.
             epsilon: Added to the mean square.
             residual: Shape as x, which must be contiguous then; it is added to x first, in place.
+            out: Receives the result; shape as x, contiguous.
         """
         x = x.contiguous()
-        out = torch.empty_like(x)
+        out = torch.empty_like(x) if out is None else out
         added, size = None if residual is None else residual.data_ptr(), weight.shape[0]
         self._rms_norm(x.data_ptr(), added, weight.data_ptr(), out.data_ptr(), x.numel() // size, size, epsilon)
         return out
@@ -237,10 +247,10 @@ class Kernels:
         self._rope(*addresses, rows, new, heads, key_heads, size, *keys.stride()[:2])
         return x.view(rows, new, -1, size)[:, :, :heads].transpose(1, 2)
 
-    def swiglu(self, x: torch.Tensor) -> torch.Tensor:
+    def swiglu(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """silu(gate) * up, shape (..., size); x: gate and up side by side, shape (..., 2 * size), contiguous."""
         size = x.shape[-1] // 2
-        out = x.new_empty(*x.shape[:-1], size)
+        out = x.new_empty(*x.shape[:-1], size) if out is None else out
         self._swiglu(x.data_ptr(), out.data_ptr(), out.numel() // size, size)
         return out
 

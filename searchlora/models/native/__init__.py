@@ -1,4 +1,4 @@
-"""Compiled kernels, built on first use: batched LoRA, attention, fused layers, small-batch GEMM, sampling.
+"""Compiled kernels, built on first use: batched LoRA, attention, fused layers, small-batch GEMM, sampling, training.
 
 The GEMM with frozen weights needs a processor with AMX or AVX512-BF16. PyTorch computes LoRA and attention with one
 batched product each, which on a CPU spends most of its time on repacking such small matrices
@@ -27,11 +27,17 @@ from pathlib import Path
 import torch
 
 from searchlora.errors import UsageError
-from searchlora.inference.batched.native.bindings import Kernels
+from searchlora.models.native.bindings import Kernels
 from searchlora.models.resolve import cache_dir
 
 _FOLDER = Path(__file__).parent
-_SOURCES = [_FOLDER / f"{name}.c" for name in ("lora", "linear_amx", "linear_avx512", "attention", "fused", "sampling")]
+_SOURCES = [
+    _FOLDER / f"{name}.c"
+    for name in (
+        *("lora", "linear_amx", "linear_avx512", "attention", "fused", "sampling"),
+        *("fused_backward", "tree_attention"),
+    )
+]
 _HEADERS = [_FOLDER / f"{name}.h" for name in ("numeric", "packing", "lora")]
 _FLAGS = ("-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
 _DTYPE_FLAGS = {torch.bfloat16: ("-DBF16",), torch.float32: ()}
