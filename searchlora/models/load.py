@@ -155,7 +155,7 @@ def _contiguous_head_input(model: Any) -> None:
 
     `logits_to_keep` passes it the last columns of the hidden states, which are not contiguous. PyTorch then copies a
     frozen weight once per row of the batch and multiplies row by row; copying the few hidden states instead halves the
-    time of a training step on CPU (`benchmarks/training_speed`).
+    time of a training step on CPU (`benchmarks/training`).
     """
     model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 

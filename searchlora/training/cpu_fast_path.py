@@ -1,9 +1,10 @@
-"""CPU fast path of a training step: LoRA and attention with fewer passes over memory.
+"""CPU fast path of a training step.
 
-PEFT computes with fp32 A and B beside a bf16 base: the input of each layer is copied to fp32, the update is computed in
-fp32, scaled, and copied back. Here A and B are rounded to bf16 for the products, as mixed precision does on a GPU, and
-the scaling is applied to the small product between them; A, B and their gradients stay in fp32. Attention over short
-sequences is two matrix products. `benchmarks/training_speed` measures both.
+Decoders like Llama's with plain LoRA and no dropout are computed by `fused_model`. Others keep the model's own code,
+with fewer passes over memory: PEFT computes with fp32 A and B beside a bf16 base, so the input of each layer is copied
+to fp32, the update is computed in fp32, scaled, and copied back. Here A and B are rounded to bf16 for the products, as
+mixed precision does on a GPU, and the scaling is applied to the small product between them; A, B and their gradients
+stay in fp32. Attention over short sequences is two matrix products. `benchmarks/training` measures the effect.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ from searchlora.training.fused_model import fused_model, is_plain_lora
 ATTENTION = "searchlora-training"
 
 
-def enable_cpu_fast_path(model: Any) -> None:
+def enable_cpu_fast_path(model: Any, *, recompute: bool = False) -> None:
     """Speed up the training of a PEFT model on a CPU, in place.
 
     A model that `fused_model` supports gets its log-probabilities from there. Otherwise the forward pass of plain LoRA
-    layers and the attention are replaced; DoRA and other variants, and the attention of models with logit softcapping, are
-    unchanged.
+    layers and the attention are replaced; DoRA and other variants, and the attention of models with logit softcapping,
+    are unchanged.
+
+    Args:
+        model: A PEFT model that has run no forward pass in eval mode.
+        recompute: Gradient checkpointing.
     """
-    fused = fused_model(model)
+    fused = fused_model(model, recompute=recompute)
     if fused is not None:
         setattr(model, LOG_PROBABILITIES, fused)
         return

@@ -1,9 +1,9 @@
 """Forward and backward pass of a decoder like Llama's with LoRA, as few kernels per layer, on a CPU.
 
 PyTorch's autograd takes about three hundred small operations per layer and step, most of them bound by memory. Here the
-backward pass is written out: matrix products by PyTorch, everything between them by compiled kernels, and equal prefixes
-of the rows computed once (`prefix_tree`). Between forward and backward pass, the inputs of a layer's products are in
-memory, and its norms and its SwiGLU are computed again.
+backward pass is written out: matrix products by PyTorch, everything between them by compiled kernels, and equal
+prefixes of the rows computed once (`prefix_tree`). Between forward and backward pass, the inputs of a layer's products
+are in memory, and its norms and its SwiGLU are computed again.
 """
 
 from __future__ import annotations
@@ -64,10 +64,14 @@ class FusedLayer:
         is_last: Only the selected nodes are needed after its attention.
         compiled: The kernels.
         keep_dense: See `LoraGroup`.
+        recompute: See `FusedDecoder`.
     """
 
-    def __init__(self, layer: Any, index: int, is_last: bool, compiled: Kernels, keep_dense: bool) -> None:
+    def __init__(
+        self, layer: Any, index: int, is_last: bool, compiled: Kernels, keep_dense: bool, recompute: bool
+    ) -> None:
         attn, mlp = layer.self_attn, layer.mlp
+        self._recompute, self._kept = recompute, -1 if recompute else index
         self._index, self._is_last, self._compiled, self._kernels = index, is_last, compiled, compiled.training
         self._norms = [
             (norm.weight.detach(), float(norm.variance_epsilon))
@@ -89,7 +93,7 @@ class FusedLayer:
 
     def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         """(nodes, hidden size) -> the same shape, or that of the selected nodes."""
-        take, i, compiled = batch.workspace.take, self._index, self._compiled
+        take, i, compiled = batch.workspace.take, self._kept, self._compiled
         nodes, hidden = x.shape
         qkv = take("qkv", i, nodes, self._qkv.size_out)
         normed = compiled.rms_norm(x, *self._norms[0], out=take("normed", -1, nodes, hidden))
@@ -105,14 +109,17 @@ class FusedLayer:
         gate_up = take("gate and up", i, nodes, self._gate_up.size_out)
         self._gate_up.forward(normed, take("gate and up inner", i, nodes, self._gate_up.rank), gate_up, None)
         activation = compiled.swiglu(gate_up, out=take("activation", -1, nodes, self._down.size_in))
-        out = take("x", i + 1, nodes, hidden)
+        out = take("x", self._index + 1, nodes, hidden)
         self._down.forward(activation, take("down inner", i, nodes, self._down.rank), out, middle)
         return out
 
-    def backward(self, gradient: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def backward(self, gradient: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """Gradient of the input, and of the parameters of `groups`; `gradient`, that of the output, is overwritten."""
-        take, i, compiled, kernels = batch.workspace.take, self._index, self._compiled, self._kernels
+        take, i, compiled, kernels = batch.workspace.take, self._kept, self._compiled, self._kernels
         (count, hidden), nodes = gradient.shape, len(batch.tree.tokens)
+        x = take("x", self._index, nodes, hidden)
+        if self._recompute:
+            self.forward(x, batch)
         gate_up = take("gate and up", i, count, self._gate_up.size_out)
         activation = take("activation", -1, count, self._down.size_in)  # first its gradient, then itself
         inner = self._down.inner_gradient(gradient)
@@ -158,17 +165,16 @@ class FusedLayer:
             take("partial", -1, len(batch.tree.path), self.key_heads * 2 * self.head_size, torch.float32),
             qkv_gradient,
         )
-        x = take("x", i, nodes, hidden)
         normed = compiled.rms_norm(x, *self._norms[0], out=take("normed", -1, nodes, hidden))
         inner = self._qkv.inner_gradient(qkv_gradient)
         of_qkv = self._qkv.gradients(normed, take("qkv inner", i, nodes, self._qkv.rank), qkv_gradient, inner)
-        if i > 0:  # the embeddings are frozen
+        if self._index > 0:  # the embeddings are frozen
             normed_gradient = self._qkv.input_gradient(qkv_gradient, inner, normed)
             kernels.rms_norm_backward(x, *self._norms[0], normed_gradient, gradient)
         return gradient, [*of_qkv, *of_output, *of_gate_up, *of_down]
 
     def _log_sums(self, nodes: int, batch: Batch) -> torch.Tensor:
-        return batch.workspace.take("log sums", self._index, nodes, self.heads, torch.float32)
+        return batch.workspace.take("log sums", self._kept, nodes, self.heads, torch.float32)
 
 
 class FusedDecoder:
@@ -178,12 +184,14 @@ class FusedDecoder:
         model: A causal language model of transformers whose layers compute as Llama's, with PEFT's LoRA layers in it.
         compiled: The kernels.
         keep_dense: See `LoraGroup`.
+        recompute: Gradient checkpointing: keep only the inputs of the layers, and compute the rest again for the
+            backward pass.
 
     Attributes:
         parameters: A and B of all layers.
     """
 
-    def __init__(self, model: Any, compiled: Kernels, keep_dense: bool) -> None:
+    def __init__(self, model: Any, compiled: Kernels, *, keep_dense: bool, recompute: bool) -> None:
         backbone, head = model.model, model.get_output_embeddings()
         self._embeddings: torch.Tensor = model.get_input_embeddings().weight.detach()
         self._head: torch.Tensor = head.weight.detach()
@@ -192,7 +200,8 @@ class FusedDecoder:
         self._compiled, self._kernels = compiled, compiled.training
         last = len(backbone.layers) - 1
         self._layers = [
-            FusedLayer(layer, index, index == last, compiled, keep_dense) for index, layer in enumerate(backbone.layers)
+            FusedLayer(layer, index, index == last, compiled, keep_dense, recompute)
+            for index, layer in enumerate(backbone.layers)
         ]
         self._groups = [group for layer in self._layers for group in layer.groups]
         self.parameters = [each for group in self._groups for each in group.parameters]
@@ -239,8 +248,8 @@ class FusedDecoder:
 
     def backward(
         self, batch: Batch, labels: torch.Tensor, log_sums: torch.Tensor, gradient: torch.Tensor
-    ) -> list[torch.Tensor]:
-        """Gradients of `parameters`.
+    ) -> list[torch.Tensor | None]:
+        """Gradients of `parameters`, None for frozen ones.
 
         Args:
             batch, labels: As in `forward`.
@@ -253,7 +262,7 @@ class FusedDecoder:
         x = batch.workspace.take("x", len(self._layers), count, hidden)
         at_x = torch.zeros_like(x)
         self._kernels.rms_norm_backward(x, *self._norm, torch.mm(logits, self._head), at_x)
-        gradients: list[list[torch.Tensor]] = []
+        gradients: list[list[torch.Tensor | None]] = []
         for layer in reversed(self._layers):
             at_x, of_layer = layer.backward(at_x, batch)
             gradients.append(of_layer)
@@ -285,6 +294,8 @@ class _LogProbabilities(torch.autograd.Function):
         batch, ctx.batch = ctx.batch, None
         if batch is None:
             raise RuntimeError("the fused decoder keeps no memory for a second backward pass")
-        found: Sequence[torch.Tensor] = ctx.decoder.backward(batch, ctx.labels, ctx.log_sums, gradients[0].contiguous())
+        found: Sequence[torch.Tensor | None] = ctx.decoder.backward(
+            batch, ctx.labels, ctx.log_sums, gradients[0].contiguous()
+        )
         ctx.decoder.end(batch)
         return (None, None, None, None, None, *found)

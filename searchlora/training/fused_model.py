@@ -51,21 +51,26 @@ class FusedModel:
         return torch.zeros(labels.shape).masked_scatter(is_completion, found)
 
 
-def fused_model(model: Any) -> FusedModel | None:
+def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
     """A PEFT model with fused layers; None if it would not compute the same, or there are no kernels.
 
-    Supported are plain LoRA and rsLoRA without dropout on any linear layers of a decoder like Llama's, on dense and 4-bit
-    weights. Dense copies of 4-bit weights are kept where they take at most a quarter of the machine's memory.
+    Supported are plain LoRA and rsLoRA without dropout on any linear layers of a decoder like Llama's, on dense and
+    4-bit weights. Dense copies of 4-bit weights are kept where they take at most a quarter of the machine's memory.
+
+    Args:
+        model: A PEFT model that has run no forward pass in eval mode.
+        recompute: See `FusedDecoder`.
     """
     base = model.get_base_model()
     dtype = base.get_input_embeddings().weight.dtype
     compiled = kernels(base.get_input_embeddings().weight)
-    if compiled is None or not _is_supported(model, base, dtype):
+    if compiled is None or not _is_supported(base, dtype):
         return None
     size = sum(layer.in_features * layer.out_features for layer in base.modules() if _is_linear_4_bit(layer))
     keep_dense = size * dtype.itemsize <= _DENSE_SHARE * psutil.virtual_memory().total
-    decoder = FusedDecoder(base, compiled, keep_dense)
-    if {id(each) for each in decoder.parameters} != {id(each) for each in model.parameters() if each.requires_grad}:
+    decoder = FusedDecoder(base, compiled, keep_dense=keep_dense, recompute=recompute)
+    known = {id(each) for each in decoder.parameters}
+    if any(each.requires_grad and id(each) not in known for each in model.parameters()):
         return None
     fused = FusedModel(decoder)
     return fused if _computes_the_same(model, fused, decoder.parameters) else None
@@ -75,7 +80,7 @@ def _is_linear_4_bit(layer: Any) -> bool:
     return isinstance(layer, torch.nn.Linear) and is_4_bit(layer)
 
 
-def _is_supported(model: Any, base: Any, dtype: torch.dtype) -> bool:
+def _is_supported(base: Any, dtype: torch.dtype) -> bool:
     config, name = base.config.get_text_config(), type(base).__name__.removesuffix("ForCausalLM")
     if name not in _LLAMA_LIKE or getattr(config, "sliding_window", None) or config.attention_dropout:
         return False
@@ -98,7 +103,7 @@ def _is_supported(model: Any, base: Any, dtype: torch.dtype) -> bool:
             return False
     return (
         type(head) is torch.nn.Linear
-        and head.bias is None
+        and getattr(head, "bias", None) is None
         and head.weight.dtype == dtype
         and type(base.get_input_embeddings()) is torch.nn.Embedding
         and all(norm.weight.dtype == dtype for norm in norms)
@@ -144,9 +149,9 @@ def _computes_the_same(model: Any, fused: FusedModel, parameters: list[torch.nn.
     try:
         with _random_b(parameters, generator):
             results = []
-            for compute in (lambda: completion_log_probabilities(model, batch), lambda: fused(batch)):
-                out = compute()
-                gradients = torch.autograd.grad(out.sum(), parameters)
+            for own in (True, False):
+                out = completion_log_probabilities(model, batch) if own else fused(batch)
+                gradients = torch.autograd.grad(out.sum(), [each for each in parameters if each.requires_grad])
                 results.append((out.detach(), torch.cat([each.flatten() for each in gradients])))
     except _CALL_ERRORS:
         return False

@@ -12,8 +12,8 @@ class LoraGroup:
     """Linear layers that share their input: q, k and v, or gate and up, or one layer alone.
 
     With W the weights below each other, y = x Wᵀ + (x Aᵀ) Bᵀ, where A holds the A of all layers below each other, and B
-    their scaling · B on its diagonal. A and B are rounded to the dtype of W for the products, as mixed precision does on a
-    GPU; the parameters and their gradients keep theirs.
+    their scaling · B on its diagonal. A and B are rounded to the dtype of W for the products, as mixed precision does
+    on a GPU; the parameters and their gradients keep theirs.
 
     Args:
         layers: Plain linear layers, or PEFT's LoRA layers around them.
@@ -48,7 +48,9 @@ class LoraGroup:
         if any(bias is not None for bias in biases):
             self._bias = torch.cat(
                 [
-                    torch.zeros(layer.out_features, dtype=dtype) if layer.bias is None else layer.bias.detach().to(dtype)
+                    torch.zeros(layer.out_features, dtype=dtype)
+                    if layer.bias is None
+                    else layer.bias.detach().to(dtype)
                     for layer in self._layers
                 ]
             )
@@ -110,18 +112,20 @@ class LoraGroup:
 
     def gradients(
         self, x: torch.Tensor, inner: torch.Tensor, gradient: torch.Tensor, inner_gradient: torch.Tensor
-    ) -> list[torch.Tensor]:
-        """Gradients of `parameters`, in their dtype; x and inner as in `forward`."""
-        if not self.rank:
-            return []
-        a_gradient, b_gradient = torch.mm(inner_gradient.T, x), torch.mm(inner.T, gradient)
-        gradients = []
+    ) -> list[torch.Tensor | None]:
+        """Gradients of `parameters`, in their dtype, None for frozen ones; x and inner as in `forward`."""
+        of_all_a = torch.mm(inner_gradient.T, x) if any(a.requires_grad for a in self.parameters[::2]) else None
+        of_all_b = torch.mm(inner.T, gradient) if any(b.requires_grad for b in self.parameters[1::2]) else None
+        gradients: list[torch.Tensor | None] = []
         for (ranks, columns, scaling), a, b in zip(
             self._parts, self.parameters[::2], self.parameters[1::2], strict=True
         ):
-            gradients.append(a_gradient[ranks].to(a.dtype, copy=True))
-            of_b = torch.empty(b.shape, dtype=b.dtype)
-            gradients.append(of_b.copy_(b_gradient[ranks, columns].T).mul_(scaling))
+            of_a = of_b = None
+            if of_all_a is not None and a.requires_grad:
+                of_a = of_all_a[ranks].to(a.dtype, copy=True)
+            if of_all_b is not None and b.requires_grad:
+                of_b = torch.empty(b.shape, dtype=b.dtype).copy_(of_all_b[ranks, columns].T).mul_(scaling)
+            gradients += [of_a, of_b]
         return gradients
 
 

@@ -84,7 +84,7 @@ def train_adapter(
             recipe=recipe,
         )
     if not torch.cuda.is_available() and not recipe.is_full:
-        enable_cpu_fast_path(model)
+        enable_cpu_fast_path(model, recompute=recipe.optim.gradient_checkpointing)
 
     def save(target: Path) -> None:
         if recipe.is_full:

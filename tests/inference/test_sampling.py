@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from searchlora.errors import RequestRefused
-from searchlora.models.native import kernels
 from searchlora.inference.sampling import Sampling, TokenSampler, sample, token_logprobs
+from searchlora.models.native import kernels
 
 VOCABULARY = 512
 

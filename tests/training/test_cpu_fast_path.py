@@ -1,4 +1,4 @@
-"""The CPU fast path gives the loss and gradients of PEFT's own forward pass."""
+"""The CPU fast path of models that are not fused gives the loss and gradients of PEFT's own forward pass."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from searchlora.models.load import load_model
 from searchlora.prompts import Example
 from searchlora.recipe import load_recipe
 from searchlora.training.cpu_fast_path import ATTENTION, attend, enable_cpu_fast_path
+
+
+@pytest.fixture(autouse=True)
+def without_kernels(monkeypatch):
+    """Without kernels, no model is fused."""
+    monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
+
 
 LONG, SHORT = tuple(range(3, 60)), tuple(range(80, 100))
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from searchlora.models.native import kernels
 from searchlora.models.attention import attention
+from searchlora.models.native import kernels
 
 #: The model's `_attn_implementation`, and that of a batch-invariant model.
 NAME, INVARIANT_NAME = "searchlora", "searchlora-batch-invariant"

@@ -1,7 +1,7 @@
 """Python bindings of the compiled kernels of a training step.
 
-All tensors are contiguous, have the dtype of the kernels unless another is given, and are on the CPU. A node is a token of
-a batch whose equal prefixes are computed once; see `training.prefix_tree`.
+All tensors are contiguous, have the dtype of the kernels unless another is given, and are on the CPU. A node is a token
+of a batch whose equal prefixes are computed once; see `training.prefix_tree`.
 """
 
 from __future__ import annotations

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchlora.inference.batched import frozen_linear, lora_layers, native
+from searchlora.inference.batched import frozen_linear, lora_layers
 from searchlora.inference.batched.frozen_linear import PrepackedLinear, WrappedLinear
 from searchlora.inference.batched.lora_layers import LoraWeights
 from searchlora.inference.batched.lora_mapping import map_rows
+from searchlora.models import native
 from searchlora.models.load import load_model
 
 
