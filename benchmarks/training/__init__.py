@@ -1,1 +1,1 @@
-"""Seconds per training step; see `__main__`."""
+"""Training speed, memory and loss beside TRL and PEFT; see `__main__`."""

@@ -1,95 +1,314 @@
-"""Seconds per training step with three implementations, measured in turn in one process.
+"""Training speed, memory and loss on a CPU: `searchlora train` beside TRL and PEFT as their documentation shows.
 
-    python -m benchmarks.training_speed
+    python -m benchmarks.training
 
-Rows are rewriting records of the synthetic shop, weights are real: SmolLM2-135M in bf16, LoRA of rank 16 on all linear
-layers, 32 rows per step. A step is forward, backward and AdamW.
+SmolLM2-135M, LoRA of rank 16 on all linear layers, rows of about 60, 200 and 600 tokens. Each system trains each
+length in a process of its own, through its whole trainer; the first step of a run is not counted. Both take the same
+rows in the same order. TRL and PEFT have the defaults of `SFTConfig` (gradient checkpointing among them), and with
+4-bit weights the dropout of .05 of PEFT's and QLoRA's examples; ours has the defaults of a recipe. Without dropout,
+both must have the same losses: the largest difference over the steps of three seeds is `loss_difference`.
 
-* PEFT alone;
-* with the hook of `models.load` on the output layer;
-* with the hook and `training.cpu_fast_path`, as `searchlora train` does.
+Rows are rewriting records of the synthetic shop; longer ones have a conversation before the query. About ten minutes,
+on an otherwise idle machine.
 """
 
 from __future__ import annotations
 
+import json
+import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import save_figures, speed_ratio, speed_row, timed
-from searchlora.adapters.attach import new_adapter
+from benchmarks.common import ROOT, WORK, save_figures, speed_ratio, speed_row
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.models.batch import collate, completion_log_probabilities
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.eval.formatting import markdown_table
+from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import resolve
-from searchlora.prompts import IGNORED, Example, Renderer
-from searchlora.recipe import load_recipe
+from searchlora.prompts import Example, Renderer
+from searchlora.recipe import Recipe, load_recipe
+from searchlora.records import Record
 from searchlora.shop import make_shop
 from searchlora.task import load_prompted_task
-from searchlora.training.cpu_fast_path import enable_cpu_fast_path
+from searchlora.training.metrics import read_metrics
+from searchlora.training.prefix_tree import prefix_tree
+from searchlora.training.rows import LengthGroupedBatches
+from searchlora.training.sft import train_adapter
 
-ALONE, HOOK, QUICK = "PEFT alone", "with the hook", "with the hook, quickened"
-REPEATS = 7
-ROWS = 32
+BASE = "smollm2-135m-instruct-q4_1"
+OURS, TRL = "ours", "TRL + PEFT"
+SYSTEMS = tuple(f"{system}, {kind}" for kind in ("nf4", "bf16") for system in (OURS, TRL))
+
+#: Tokens of a row -> rows of a step, steps of a run, and seeds.
+LENGTHS = {60: (16, 4, (0, 1, 2)), 200: (8, 6, (0,)), 600: (3, 6, (0,))}
+
+#: One more system, at the shortest length only: without gradient checkpointing, as ours.
+WITHOUT_CHECKPOINTING = "TRL + PEFT without checkpointing, bf16"
 
 
 def main() -> None:
-    import torch
-
-    recipe = load_recipe({"method": "lora"})
-    base = resolve(recipe.base)
-    tokenizer = load_tokenizer(base)
-    batch = collate(_examples(Renderer(tokenizer)), tokenizer.pad_token_id)
-
-    def step_of(change: Callable[[Any], None]) -> Callable[[], None]:
-        model = new_adapter(load_model(base, quantization="none", precision=recipe.precision), recipe).train()
-        trained = [each for each in model.parameters() if each.requires_grad]
-        for each in trained:
-            each.data = each.data.float()
-        change(model)
-        optimizer = torch.optim.AdamW(trained, lr=1e-4)
-
-        def step() -> None:
-            found = completion_log_probabilities(model, batch)
-            (-found.sum() / (batch["labels"] != IGNORED).sum()).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return step
-
-    ways = {ALONE: step_of(_without_hook), HOOK: step_of(lambda _: None), QUICK: step_of(enable_cpu_fast_path)}
-    seconds, _ = timed(ways, REPEATS)
-    tokens = int(batch["attention_mask"].sum())
-    found = [
-        speed_ratio(slow, quick, "seconds of a step", seconds[slow], seconds[quick])
-        for slow, quick in ((ALONE, HOOK), (HOOK, QUICK), (ALONE, QUICK))
-    ]
-    save_figures(
-        "training_speed",
-        [speed_row(name, "seconds of a step", values) for name, values in seconds.items()],
-        found,
-        {"tokens": tokens, "rows_per_step": ROWS},
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        measured = {length: _measured(length, folder) for length in LENGTHS}
+    rows, comparisons = [], []
+    for length, of_system in measured.items():
+        for system, result in of_system.items():
+            name = _name(system, length)
+            rows += [
+                speed_row(name, "tokens a second", result["speeds"]),
+                speed_row(name, "peak memory in GB", [result["memory"]]),
+            ]
+        for kind in ("nf4", "bf16"):
+            ours, other = f"{OURS}, {kind}", f"{TRL}, {kind}"
+            a, b = (_name(system, length) for system in (ours, other))
+            speeds = [of_system[system]["speeds"] for system in (ours, other)]
+            comparisons.append(speed_ratio(a, b, "tokens a second", *speeds))
+    dense = measured[60][WITHOUT_CHECKPOINTING]["speeds"]
+    a, b = _name("ours, bf16", 60), _name(WITHOUT_CHECKPOINTING, 60)
+    comparisons.append(speed_ratio(a, b, "tokens a second", measured[60]["ours, bf16"]["speeds"], dense))
+    losses = {system: measured[60][system]["losses"] for system in SYSTEMS}
+    difference = max(
+        abs(one - other)
+        for of_seed, others in zip(losses["ours, bf16"], losses["TRL + PEFT, bf16"], strict=True)
+        for one, other in zip(of_seed, others, strict=True)
     )
-    for each in found:
-        print(f"{each['a']} / {each['b']}: {each['ratio']:.2f} ({each['low']:.2f}-{each['high']:.2f})")
-    print(f"{tokens} tokens a step")
+    shares = {str(length): of_system["ours, bf16"]["computed"] for length, of_system in measured.items()}
+    shown = table(rows, comparisons)
+    save_figures(
+        "training",
+        rows,
+        comparisons,
+        {
+            "table": shown,
+            "base": BASE,
+            "rows_per_step": {str(length): settings[0] for length, settings in LENGTHS.items()},
+            "share_of_tokens_computed": shares,
+            "losses": losses,
+            "loss_difference": difference,
+        },
+    )
+    print(shown)
+    print(f"largest difference of losses in bf16: {difference:.4f}")
+    print(f"share of tokens computed (equal beginnings once): {shares}")
 
 
-def _without_hook(model: Any) -> None:
-    model.get_base_model().get_output_embeddings()._forward_pre_hooks.clear()
+def _name(system: str, length: int) -> str:
+    return system if length == 60 else f"{system}, rows of {length} tokens"
 
 
-def _examples(renderer: Renderer) -> list[Example]:
-    task = load_prompted_task("rewriting")
+def table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """The figures as Markdown: speed and memory of each system, then the ratios."""
+    cells: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault(str(row["system"]), {})[str(row["measure"])] = row
+    figures = []
+    for system, of_measure in cells.items():
+        speed, memory = of_measure["tokens a second"], of_measure["peak memory in GB"]
+        spread = f"{speed['value']:.0f} ({speed['low']:.0f}–{speed['high']:.0f})"
+        figures.append([system, spread, f"{memory['value']:.2f}"])
+    ratios = [
+        [f"{pair['a']} / {pair['b']}", f"{pair['ratio']:.1f} ({pair['low']:.1f}–{pair['high']:.1f})"]
+        for pair in comparisons
+    ]
+    return "\n\n".join(
+        [
+            markdown_table(["rows of 60 tokens unless stated", "tokens a second", "peak memory, GB"], figures),
+            markdown_table(["ratio of tokens a second", ""], ratios),
+            "Medians of the steps of all runs, with minimum and maximum.",
+        ]
+    )
+
+
+def _measured(length: int, folder: Path) -> dict[str, dict[str, Any]]:
+    """Speeds, peak memory and losses of each system on rows of one length."""
+    data = folder / str(length)
+    data.mkdir()
+    records = _records(length)
+    (data / "records.json").write_text(json.dumps(records), encoding="utf-8")
+    systems = [*SYSTEMS, WITHOUT_CHECKPOINTING] if length == 60 else SYSTEMS
+    results = {}
+    for system in systems:
+        log = WORK / "training" / f"{length} {system}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as errors:
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.training", system, str(length), str(data)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        if done.returncode:
+            sys.exit(f"{system} failed on rows of {length} tokens; see {log}")
+        results[system] = json.loads(done.stdout.splitlines()[-1])
+        speeds = results[system]["speeds"]
+        print(f"{_name(system, length)}: {statistics.median(speeds):.0f} tokens a second", file=sys.stderr)
+    return results
+
+
+def _records(length: int) -> list[dict[str, Any]]:
+    """Rewriting records whose rows have about `length` tokens; the conversation of a longer row is its own."""
+    task, renderer = load_prompted_task("rewriting"), Renderer(load_tokenizer(resolve(BASE)))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_shop(folder / "shop", products=600, queries=400)
         build(task, folder / "shop", format="shop", out=folder / "dataset")
-        records = load_dataset(folder / "dataset").records("train")[:ROWS]
+        records = load_dataset(folder / "dataset").records("train")
+    rows, steps, _ = LENGTHS[length]
+    queries = [record["query"] for record in records]
+    made = []
+    for index, record in enumerate(records[: rows * steps]):
+        turns: list[dict[str, str]] = []
+        while len(renderer.example(task, {**record, "history": turns}).input_ids) < 0.95 * length:
+            turns.append({"role": "user", "text": queries[(index * 37 + 11 * len(turns) + 1) % len(queries)]})
+        made.append({**record, "history": turns})
+    return made
+
+
+def work(system: str, length: int, folder: Path) -> dict[str, Any]:
+    """Train one system on rows of one length, in this process."""
+    from searchlora.training.callbacks import peak_memory
+
+    name, kind = system.rsplit(", ", 1)
+    records = json.loads((folder / "records.json").read_text(encoding="utf-8"))
+    runs = []
+    for seed in LENGTHS[length][2]:
+        out = folder / f"{system} {seed}"
+        if name == OURS:
+            runs.append(_train_ours(_recipe(length, kind, seed), records, out))
+        else:
+            runs.append(_train_trl(_recipe(length, kind, seed), records, out, checkpointing=name == TRL))
+    return {
+        "speeds": [speed for speeds, _ in runs for speed in speeds],
+        "memory": peak_memory(),
+        "losses": [losses for _, losses in runs],
+        "computed": _share_computed(_recipe(length, kind, 0), records),
+    }
+
+
+def _recipe(length: int, kind: str, seed: int) -> Recipe:
+    rows, steps, _ = LENGTHS[length]
+    return load_recipe(
+        {
+            "base": BASE,
+            "method": "qlora" if kind == "nf4" else "lora",
+            "seed": seed,
+            "optim": {"batch_size": rows, "max_steps": steps},
+        }
+    )
+
+
+def _train_ours(recipe: Recipe, records: Sequence[Record], folder: Path) -> tuple[list[float], list[float]]:
+    """Tokens a second of each step but the first, and the loss of each step."""
+    train_adapter(load_prompted_task("rewriting"), recipe, resolve(BASE), records, folder)
+    steps = read_metrics(folder / "metrics.jsonl")
+    return [step["tokens_per_second"] for step in steps[1:]], [step["loss"] for step in steps]
+
+
+def _train_trl(
+    recipe: Recipe, records: Sequence[Record], folder: Path, *, checkpointing: bool
+) -> tuple[list[float], list[float]]:
+    """As `_train_ours`, as in the documentation of TRL ("PEFT Integration") and PEFT ("Quantization")."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback, set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    examples = _examples(records)
+    order = list(LengthGroupedBatches([len(each.input_ids) for each in examples], recipe.optim.batch_size, recipe.seed))
+    ended: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, *args: object, **kwargs: object) -> None:
+            del args, kwargs
+            ended.append(time.perf_counter())
+
+    is_nf4 = recipe.quantization == "nf4"
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    set_seed(recipe.seed)
+    model = AutoModelForCausalLM.from_pretrained(
+        resolve(BASE).path,
+        dtype=torch.bfloat16,
+        **({"quantization_config": quantization} if is_nf4 else {}),
+    )
+    tokenizer = load_tokenizer(resolve(BASE))
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=recipe.optim.batch_size,
+            max_steps=recipe.optim.max_steps,
+            learning_rate=recipe.optim.learning_rate,
+            lr_scheduler_type=recipe.optim.schedule,
+            warmup_steps=recipe.optim.warmup_ratio,
+            seed=recipe.seed,
+            use_cpu=True,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            train_sampling_strategy="sequential",
+            disable_tqdm=True,
+            **({} if checkpointing else {"gradient_checkpointing": False}),
+        ),
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "input_ids": list(examples[index].input_ids),
+                    "completion_mask": [
+                        int(place >= examples[index].prompt_length) for place in range(len(examples[index].input_ids))
+                    ],
+                }
+                for index in order
+            ]
+        ),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=recipe.lora.r,
+            lora_alpha=recipe.lora.alpha,
+            lora_dropout=0.05 if is_nf4 else 0.0,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    rows = recipe.optim.batch_size
+    speeds = [
+        sum(len(examples[index].input_ids) for index in order[step * rows : (step + 1) * rows])
+        / (ended[step] - ended[step - 1])
+        for step in range(1, len(losses))
+    ]
+    return speeds, losses
+
+
+def _share_computed(recipe: Recipe, records: Sequence[Record]) -> float:
+    """Nodes of the steps' prefix trees over tokens of their rows."""
+    rows = [each.input_ids for each in _examples(records)]
+    size = recipe.optim.batch_size
+    order = list(LengthGroupedBatches([len(row) for row in rows], size, recipe.seed))
+    trees = [prefix_tree([rows[index] for index in order[start : start + size]]) for start in range(0, len(rows), size)]
+    return sum(len(tree.tokens) for tree in trees) / sum(map(len, rows))
+
+
+def _examples(records: Sequence[Record]) -> list[Example]:
+    task, renderer = load_prompted_task("rewriting"), Renderer(load_tokenizer(resolve(BASE)))
     return [renderer.example(task, record) for record in records]
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 4:
+        print(json.dumps(work(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))))
+    else:
+        main()

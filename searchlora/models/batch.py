@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from searchlora.prompts import IGNORED, Example
 
@@ -44,8 +44,18 @@ def collate(examples: Iterable[Example], pad_id: int) -> dict[str, torch.Tensor]
     }
 
 
-#: Attribute of a model with its own `completion_log_probabilities(batch)`, which computes the same faster.
-LOG_PROBABILITIES = "searchlora_log_probabilities"
+class FastModel(Protocol):
+    """Another implementation of the functions below; see `training.fused_model`."""
+
+    def log_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """As `completion_log_probabilities`."""
+
+    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """As `completion_logits`; any number where the label is `IGNORED`."""
+
+
+#: Attribute of a model with a `FastModel` that computes the same.
+FAST_MODEL = "searchlora_fast_model"
 
 
 def completion_log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -54,15 +64,17 @@ def completion_log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> 
     Returns:
         Shape of `labels`; 0 where the label is `IGNORED`.
     """
-    faster = getattr(model, LOG_PROBABILITIES, None)
-    if faster is not None:
-        result: torch.Tensor = faster(batch)
-        return result
+    fast: FastModel | None = getattr(model, FAST_MODEL, None)
+    if fast is not None:
+        return fast.log_probabilities(batch)
     return log_probabilities(completion_logits(model, batch), batch["labels"])
 
 
 def completion_logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Logits that predict the `labels` of a batch from `collate`, shape (rows, columns of labels, vocabulary)."""
+    fast: FastModel | None = getattr(model, FAST_MODEL, None)
+    if fast is not None:
+        return fast.logits(batch)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
     logits: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=batch["labels"].shape[1] + 1).logits
     return logits[:, :-1]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from searchlora.models.attention import attention
-from searchlora.models.batch import LOG_PROBABILITIES
+from searchlora.models.batch import FAST_MODEL
 from searchlora.training.fused_model import fused_model, is_plain_lora
 
 #: Value of the model's `_attn_implementation`.
@@ -34,7 +34,7 @@ def enable_cpu_fast_path(model: Any, *, recompute: bool = False) -> None:
     """
     fused = fused_model(model, recompute=recompute)
     if fused is not None:
-        setattr(model, LOG_PROBABILITIES, fused)
+        setattr(model, FAST_MODEL, fused)
         return
     for module in model.modules():
         if is_plain_lora(module):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from searchlora.models.native.bindings import Kernels
-from searchlora.models.native.training import TreeShape
+from searchlora.models.native.training import TrainingKernels, TreeShape
 from searchlora.training.lora_group import LoraGroup
 from searchlora.training.prefix_tree import PrefixTree
 
@@ -178,7 +178,7 @@ class FusedLayer:
 
 
 class FusedDecoder:
-    """A frozen decoder with LoRA: log-probabilities of tokens, and the gradients of A and B.
+    """A frozen decoder with LoRA: hidden states, log-probabilities of tokens, and the gradients of A and B.
 
     Args:
         model: A causal language model of transformers whose layers compute as Llama's, with PEFT's LoRA layers in it.
@@ -189,12 +189,13 @@ class FusedDecoder:
 
     Attributes:
         parameters: A and B of all layers.
+        head: Weight of the output layer, shape (vocabulary, hidden size).
     """
 
     def __init__(self, model: Any, compiled: Kernels, *, keep_dense: bool, recompute: bool) -> None:
         backbone, head = model.model, model.get_output_embeddings()
         self._embeddings: torch.Tensor = model.get_input_embeddings().weight.detach()
-        self._head: torch.Tensor = head.weight.detach()
+        self.head: torch.Tensor = head.weight.detach()
         self._norm = (backbone.norm.weight.detach(), float(backbone.norm.variance_epsilon))
         self._rotary = backbone.rotary_emb
         self._compiled, self._kernels = compiled, compiled.training
@@ -207,17 +208,21 @@ class FusedDecoder:
         self.parameters = [each for group in self._groups for each in group.parameters]
         self._free: list[Workspace] = []
 
-    def log_probabilities(self, tree: PrefixTree, nodes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities in nats of tokens after nodes, fp32; with gradients, unless they are switched off.
+    def hidden_states(self, tree: PrefixTree, nodes: torch.Tensor) -> torch.Tensor:
+        """Inputs of the output layer at some nodes, shape (n, hidden size); with gradients unless they are disabled.
 
         Args:
             tree: The rows.
             nodes: Shape (n,).
-            labels: The token after each node, shape (n,).
         """
-        out: torch.Tensor = _LogProbabilities.apply(  # type: ignore[no-untyped-call]
-            self, tree, nodes, labels, torch.is_grad_enabled(), *self.parameters
+        out: torch.Tensor = _HiddenStates.apply(  # type: ignore[no-untyped-call]
+            self, tree, nodes, torch.is_grad_enabled(), *self.parameters
         )
+        return out
+
+    def log_probabilities(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities in nats of labels (n,) after hidden states (n, hidden size); fp32."""
+        out: torch.Tensor = _LogProbabilities.apply(hidden, self.head, labels, self._kernels)  # type: ignore[no-untyped-call]
         return out
 
     def begin(self, tree: PrefixTree, nodes: torch.Tensor) -> Batch:
@@ -234,34 +239,21 @@ class FusedDecoder:
         """Give the workspace back."""
         self._free.append(batch.workspace)
 
-    def forward(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities of labels after the selected nodes, and the log-sums of their logits; fp32, shape (n,)."""
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Inputs of the output layer at the selected nodes."""
         for group in self._groups:
             group.round_parameters()
-        take, tokens, hidden = batch.workspace.take, batch.tree.tokens, self._embeddings.shape[1]
-        x = torch.index_select(self._embeddings, 0, tokens, out=take("x", 0, len(tokens), hidden))
+        tokens, hidden = batch.tree.tokens, self._embeddings.shape[1]
+        x = torch.index_select(self._embeddings, 0, tokens, out=batch.workspace.take("x", 0, len(tokens), hidden))
         for layer in self._layers:
             x = layer.forward(x, batch)
-        normed = self._compiled.rms_norm(x, *self._norm)
-        logits = torch.mm(normed, self._head.T, out=take("logits", -1, len(normed), len(self._head)))
-        return self._kernels.label_log_probabilities(logits, labels)
+        return self._compiled.rms_norm(x, *self._norm)
 
-    def backward(
-        self, batch: Batch, labels: torch.Tensor, log_sums: torch.Tensor, gradient: torch.Tensor
-    ) -> list[torch.Tensor | None]:
-        """Gradients of `parameters`, None for frozen ones.
-
-        Args:
-            batch, labels: As in `forward`.
-            log_sums: From `forward`.
-            gradient: Of the log-probabilities; fp32, shape (n,).
-        """
-        count, hidden = len(labels), self._embeddings.shape[1]
-        logits = batch.workspace.take("logits", -1, count, len(self._head))
-        self._kernels.label_gradients(logits, labels, log_sums, gradient)
-        x = batch.workspace.take("x", len(self._layers), count, hidden)
+    def backward(self, batch: Batch, gradient: torch.Tensor) -> list[torch.Tensor | None]:
+        """Gradients of `parameters`, None for frozen ones; `gradient`: of what `forward` returns."""
+        x = batch.workspace.take("x", len(self._layers), *gradient.shape)
         at_x = torch.zeros_like(x)
-        self._kernels.rms_norm_backward(x, *self._norm, torch.mm(logits, self._head), at_x)
+        self._kernels.rms_norm_backward(x, *self._norm, gradient, at_x)
         gradients: list[list[torch.Tensor | None]] = []
         for layer in reversed(self._layers):
             at_x, of_layer = layer.backward(at_x, batch)
@@ -269,22 +261,21 @@ class FusedDecoder:
         return [each for of_layer in reversed(gradients) for each in of_layer]
 
 
-class _LogProbabilities(torch.autograd.Function):
+class _HiddenStates(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         decoder: FusedDecoder,
         tree: PrefixTree,
         nodes: torch.Tensor,
-        labels: torch.Tensor,
         needs_gradient: bool,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
         del parameters  # the decoder has them, too; autograd needs them as inputs
         batch = decoder.begin(tree, nodes)
-        out, log_sums = decoder.forward(batch, labels)
+        out = decoder.forward(batch)
         if needs_gradient:
-            ctx.decoder, ctx.batch, ctx.labels, ctx.log_sums = decoder, batch, labels, log_sums
+            ctx.decoder, ctx.batch = decoder, batch
         else:
             decoder.end(batch)
         return out
@@ -294,8 +285,25 @@ class _LogProbabilities(torch.autograd.Function):
         batch, ctx.batch = ctx.batch, None
         if batch is None:
             raise RuntimeError("the fused decoder keeps no memory for a second backward pass")
-        found: Sequence[torch.Tensor | None] = ctx.decoder.backward(
-            batch, ctx.labels, ctx.log_sums, gradients[0].contiguous()
-        )
+        found: Sequence[torch.Tensor | None] = ctx.decoder.backward(batch, gradients[0].contiguous())
         ctx.decoder.end(batch)
-        return (None, None, None, None, None, *found)
+        return (None, None, None, None, *found)
+
+
+class _LogProbabilities(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor, kernels: TrainingKernels
+    ) -> torch.Tensor:
+        logits = torch.mm(hidden, head.T)
+        out, log_sums = kernels.label_log_probabilities(logits, labels)
+        ctx.logits, ctx.log_sums, ctx.head, ctx.labels, ctx.kernels = logits, log_sums, head, labels, kernels
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        logits, ctx.logits = ctx.logits, None
+        if logits is None:
+            raise RuntimeError("the fused decoder keeps no memory for a second backward pass")
+        ctx.kernels.label_gradients(logits, ctx.labels, ctx.log_sums, gradients[0].contiguous())
+        return torch.mm(logits, ctx.head), None, None, None

@@ -27,7 +27,7 @@ _CALL_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 
 
 class FusedModel:
-    """Log-probabilities of completions, computed by a `FusedDecoder`.
+    """Log-probabilities and logits of completions, computed by a `FusedDecoder`; see `models.batch.FastModel`.
 
     Args:
         decoder: The decoder of the model.
@@ -36,19 +36,28 @@ class FusedModel:
     def __init__(self, decoder: FusedDecoder) -> None:
         self._decoder = decoder
 
-    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def log_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """As `models.batch.completion_log_probabilities`."""
-        labels, mask = batch["labels"], batch["attention_mask"].bool()
-        rows = [ids[seen].tolist() for ids, seen in zip(batch["input_ids"], mask, strict=True)]
-        tree = prefix_tree(rows)
+        labels = batch["labels"]
         is_completion = labels != IGNORED
-        row, column = is_completion.nonzero(as_tuple=True)
-        lengths = mask.sum(1)
-        before = lengths[row] - labels.shape[1] + column - 1  # the token that predicts the label
+        found = self._decoder.log_probabilities(self._hidden_states(batch), labels[is_completion])
+        return torch.zeros(labels.shape).masked_scatter(is_completion, found)
+
+    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """As `models.batch.completion_logits`; 0 where the label is `IGNORED`."""
+        labels, head = batch["labels"], self._decoder.head
+        found = torch.nn.functional.linear(self._hidden_states(batch), head)
+        return head.new_zeros(*labels.shape, len(head)).index_put((labels != IGNORED).nonzero(as_tuple=True), found)
+
+    def _hidden_states(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Inputs of the output layer before each completion token, shape (completion tokens, hidden size)."""
+        labels, mask = batch["labels"], batch["attention_mask"].bool()
+        tree = prefix_tree([ids[seen].tolist() for ids, seen in zip(batch["input_ids"], mask, strict=True)])
+        row, column = (labels != IGNORED).nonzero(as_tuple=True)
+        before = mask.sum(1)[row] - labels.shape[1] + column - 1
         if bool((before < 0).any()):
             raise ValueError("a row has no token before its completion")
-        found = self._decoder.log_probabilities(tree, tree.nodes_at(row, before), labels[is_completion])
-        return torch.zeros(labels.shape).masked_scatter(is_completion, found)
+        return self._decoder.hidden_states(tree, tree.nodes_at(row, before))
 
 
 def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
@@ -150,7 +159,7 @@ def _computes_the_same(model: Any, fused: FusedModel, parameters: list[torch.nn.
         with _random_b(parameters, generator):
             results = []
             for own in (True, False):
-                out = completion_log_probabilities(model, batch) if own else fused(batch)
+                out = completion_log_probabilities(model, batch) if own else fused.log_probabilities(batch)
                 gradients = torch.autograd.grad(out.sum(), [each for each in parameters if each.requires_grad])
                 results.append((out.detach(), torch.cat([each.flatten() for each in gradients])))
     except _CALL_ERRORS:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
-from searchlora.models.batch import completion_logits, log_probabilities
+from searchlora.models.batch import completion_log_probabilities, completion_logits, log_probabilities
 from searchlora.prompts import IGNORED
 from searchlora.recipe import Recipe
 from searchlora.training.graded import choice_columns, choice_log_probabilities, ranking_loss
@@ -60,13 +60,14 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         """
         del return_outputs
         labels, indices = inputs["labels"], inputs["row"].tolist()
-        logits = completion_logits(model, inputs)
         self.tokens_seen += int(inputs["attention_mask"].sum())
-        weights = torch.tensor([self.rows.weights[row] for row in indices], device=logits.device)
-        nll = -log_probabilities(logits, labels)
+        weights = torch.tensor([self.rows.weights[row] for row in indices], device=labels.device)
         ranking = None
-        if self.rows.graded is not None:
-            nll, ranking = self._graded(logits, labels, nll, weights, indices)
+        if self.rows.graded is None:
+            nll = -completion_log_probabilities(model, inputs)
+        else:
+            logits = completion_logits(model, inputs)
+            nll, ranking = self._graded(logits, labels, -log_probabilities(logits, labels), weights, indices)
         loss = self.loss.label * (nll.sum(1) * weights).sum() / num_items_in_batch
         if ranking is not None:  # a mean over this batch, which is a part of the step
             loss = loss + self.loss.ranking * ranking * (labels != IGNORED).sum() / num_items_in_batch

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchlora.adapters.attach import new_adapter
-from searchlora.models.batch import LOG_PROBABILITIES, collate, completion_log_probabilities
+from searchlora.models.batch import FAST_MODEL, collate, completion_log_probabilities, completion_logits
 from searchlora.models.load import load_model
-from searchlora.prompts import Example
+from searchlora.prompts import IGNORED, Example
 from searchlora.recipe import load_recipe
 from searchlora.training import fused_model as module
 from searchlora.training.cpu_fast_path import enable_cpu_fast_path
@@ -39,7 +39,7 @@ ROWS = [
 
 def adapted(model, *overrides):
     """A model with an adapter that changes it."""
-    adapter = new_adapter(model, load_recipe({}, overrides=["quantization=none", "lora.r=4", *overrides])).train()
+    adapter = new_adapter(model, load_recipe({}, overrides=["method=lora", "lora.r=4", *overrides])).train()
     generator = torch.Generator().manual_seed(0)
     for name, value in adapter.named_parameters():
         if "lora_" in name:
@@ -61,7 +61,9 @@ def both(model, rows=ROWS, **settings):
     """Loss and gradients by the fused model and by the model itself."""
     fused = fused_model(model, **settings)
     assert fused is not None
-    return step(model, fused, rows), step(model, lambda batch: completion_log_probabilities(model, batch), rows)
+    return step(model, fused.log_probabilities, rows), step(
+        model, lambda batch: completion_log_probabilities(model, batch), rows
+    )
 
 
 def assert_equal(found, expected):
@@ -126,7 +128,9 @@ def test_long_rows(tiny_base, recompute):
 
 def test_gradient_checkpointing_gives_the_same_to_the_last_bit(tiny_base):
     model = adapted(load_model(tiny_base))
-    found, expected = (step(model, fused_model(model, recompute=recompute), ROWS) for recompute in (True, False))
+    found, expected = (
+        step(model, fused_model(model, recompute=recompute).log_probabilities, ROWS) for recompute in (True, False)
+    )
     assert found[0] == expected[0]
     assert all(found[1][name].equal(gradient) for name, gradient in expected[1].items())
 
@@ -148,8 +152,23 @@ def test_4_bit_weights_give_the_same_with_and_without_dense_copies(tiny_base, mo
     monkeypatch.setattr(module, "psutil", SimpleNamespace(virtual_memory=lambda: SimpleNamespace(total=1000)))
     poor = fused_model(model)
     assert all(group._dense is None for group in poor._decoder._groups)
-    loss, gradients = step(model, poor, ROWS)
+    loss, gradients = step(model, poor.log_probabilities, ROWS)
     assert loss == found[0] and all(gradients[name].equal(each) for name, each in found[1].items())
+
+
+def test_logits_equal_those_of_the_model(tiny_base):
+    model = adapted(load_model(tiny_base, precision="fp32"))
+
+    def of_choices(compute):
+        """Log-probabilities of two tokens in place of each label."""
+
+        def call(batch):
+            return compute(batch).log_softmax(-1)[batch["labels"] != IGNORED][:, [5, 9]]
+
+        return call
+
+    found = step(model, of_choices(fused_model(model).logits), ROWS)
+    assert_equal(found, step(model, of_choices(lambda batch: completion_logits(model, batch)), ROWS))
 
 
 def test_dense_weights_are_in_memory_once(tiny_base):
@@ -173,7 +192,7 @@ def test_frozen_a(tiny_base):
 
 def test_two_passes_before_a_backward_pass(tiny_base):
     model = adapted(load_model(tiny_base, precision="fp32"))
-    fused = fused_model(model)
+    fused = fused_model(model).log_probabilities
     first, second = collate(ROWS[:3], 0), collate(ROWS[3:], 0)
     parameters = [each for each in model.parameters() if each.requires_grad]
     together = torch.autograd.grad(fused(first).sum() * fused(second).sum(), parameters)
@@ -192,7 +211,7 @@ def test_two_passes_before_a_backward_pass(tiny_base):
 def test_dropout_and_dora_are_not_fused(tiny_base, overrides):
     model = adapted(load_model(tiny_base), *overrides)
     enable_cpu_fast_path(model)
-    assert not hasattr(model, LOG_PROBABILITIES)
+    assert not hasattr(model, FAST_MODEL)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +250,7 @@ def test_without_kernels_nothing_is_fused(tiny_base, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
     model = adapted(load_model(tiny_base))
     enable_cpu_fast_path(model)
-    assert not hasattr(model, LOG_PROBABILITIES)
+    assert not hasattr(model, FAST_MODEL)
     assert step(model, lambda batch: completion_log_probabilities(model, batch), ROWS)[0] > 0
 
 
