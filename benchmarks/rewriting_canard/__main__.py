@@ -3,7 +3,9 @@
     python -m benchmarks.rewriting_canard
 
 CANARD's development set is split by article. Passages are article title + answer. Test questions are the questions with
-an answer from the second turn on. Training takes about half an hour on 2 cores; `benchmarks/work` is reused.
+an answer from the second turn on. The adapter is made by `searchlora improve` from the bare base (`improve.yaml`): the
+training questions' human rewrites compete with rules, titles and its own samples by the rank of the answer.
+`benchmarks/work` is reused, and an interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.evaluation_run import BASE, EvaluationRun, SystemResult, retrieval_stage
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.improve.command import improve_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
@@ -54,8 +56,8 @@ def main() -> None:
     with progress_bars() as steps:
         dataset = _dataset()
         store = Store(WORK / "store")
-        recipe = HERE / "recipe.yaml"
-        stored = train_or_reuse("rewriting", dataset.folder, NAME, recipe=recipe, store=store, steps=steps)
+        recipe = HERE / "improve.yaml"
+        stored = improve_or_reuse(None, dataset.folder, NAME, recipe=recipe, store=store, steps=steps)
         engine = LocalEngine(resolve(stored.manifest.base.name), store)
         _canard(dataset, engine, stored, steps)
         _mtrag(engine, stored, steps)
@@ -129,6 +131,7 @@ def _about(stored: StoredAdapter, systems: dict[str, SystemResult]) -> dict[str,
         "adapter": manifest.reference,
         "trained_on": manifest.dataset.card if manifest.dataset else None,
         "training": {key: manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")},
+        "improve": manifest.training["improve"],
         "invalid_rate": {
             name: sum(isinstance(output, InvalidOutput) for output in system.outputs) / len(system.outputs)
             for name, system in systems.items()

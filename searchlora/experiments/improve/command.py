@@ -26,11 +26,12 @@ from searchlora.experiments.training_runs import (
     train_and_store,
 )
 from searchlora.models.resolve import resolve
-from searchlora.pipelines.config import RetrieveSettings, read_pipeline
+from searchlora.pipelines.config import RetrieveSettings, pinned, read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stages import RetrieveStage
 from searchlora.progress import Steps, unwatched
 from searchlora.recipe import load_recipe, parse_recipe
+from searchlora.records import Document
 from searchlora.rewards import RewardContext
 from searchlora.task import PromptedTask, Task, load_prompted_task
 from searchlora.training.training_run import TrainingResult
@@ -168,6 +169,20 @@ def _job(
     return ImproveJob(task, recipe, dataset, base, options.steps, store=store, parent=parent, pipeline=str(pipeline))
 
 
+def retrieve_stage(
+    pipeline: str | Path, documents: Sequence[Document], store: Store, steps: Steps = unwatched
+) -> RetrieveStage:
+    """The last retrieve stage of a pipeline over documents. Raises `PipelineError` for a pipeline that has none."""
+    config = read_pipeline(pipeline)
+    stages = [stage for stage in pinned(config.stages, store.pin) if isinstance(stage, RetrieveSettings)]
+    if not stages:
+        raise PipelineError("the pipeline retrieves nothing", where=str(pipeline), fix="Name one with a retriever.")
+    built = build_pipeline(config.name, stages[-1:], store=store, documents=documents, steps=steps)
+    (stage,) = built.stages
+    assert isinstance(stage, RetrieveStage)
+    return stage
+
+
 def _check_reward(task: PromptedTask, measure: str) -> None:
     if task.writes == "query":
         parse_measure(measure)
@@ -266,14 +281,7 @@ class ImproveJob(PromptedJob):
         documents = self.dataset.documents() if self.task.writes == "query" else None
         if not documents:
             return None
-        config = read_pipeline(self.pipeline)
-        stages = [stage for stage in config.stages if isinstance(stage, RetrieveSettings)]
-        if not stages:
-            raise PipelineError("the pipeline retrieves nothing", where=self.pipeline, fix="Name one with a retriever.")
-        built = build_pipeline(config.name, stages[-1:], store=self.store, documents=documents, steps=self.steps)
-        (stage,) = built.stages
-        assert isinstance(stage, RetrieveStage)
-        return stage
+        return retrieve_stage(self.pipeline, documents, self.store, self.steps)
 
     @cached_property
     def _context(self) -> RewardContext:

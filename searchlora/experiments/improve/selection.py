@@ -15,7 +15,7 @@ from searchlora.task import UNCHANGED
 _EQUAL = 1e-9
 
 #: Rows from which on a name counts as a kind of its own.
-MANY = 10
+MANY = 30
 
 #: Iterations of the fit of kinds.
 _ITERATIONS = 30

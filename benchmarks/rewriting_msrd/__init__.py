@@ -1,0 +1,1 @@
+"""Query rewriting on MSRD; see `__main__`."""
