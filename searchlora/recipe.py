@@ -235,6 +235,13 @@ class Improve(_Section):
     )
     validation_rows: int = Field(256, ge=1, description="validation rows that are answered greedily after each round")
     patience: int = Field(1, ge=1, description="number of rounds without a higher validation reward before it stops")
+    then: Literal["nothing", "dpo", "grpo"] = Field(
+        "nothing",
+        description="after the rounds: DPO (arXiv:2305.18290) on best against worst, or GRPO (arXiv:2402.03300)",
+    )
+    then_steps: int = Field(50, ge=1, description="optimiser steps of DPO or GRPO")
+    then_learning_rate: float = Field(5e-5, gt=0)
+    beta: float = Field(0.1, ge=0, description="weight of the divergence from the adapter before DPO or GRPO")
 
 
 class Recipe(_WithMethod):

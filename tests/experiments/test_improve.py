@@ -270,6 +270,19 @@ def test_rows_that_cannot_be_rewarded_are_an_error_and_nothing_is_stored(tiny_ba
         improve(None, judged, "s", overrides=("improve.reward=recall",), store=store)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["dpo", "grpo"])
+def test_preferences_are_trained_after_the_rounds_and_stored_only_if_they_are_better(tiny_base, judged, tmp_path, then):
+    settings = ("improve.rounds=1", f"improve.then={then}", "improve.then_steps=2", "improve.then_learning_rate=1e-4")
+    overrides = (*SHORT, f"base={tiny_base.name}", *settings)
+    stored = improve(None, judged, "r", overrides=overrides, store=Store(tmp_path / "store"))
+    about = stored.manifest.training["improve"]
+    first, second = about["rounds"]
+    assert second["then"] == then and second["training"]["steps"] == 2 and second["training"]["tokens"] > 0
+    assert (about["chosen round"] == 2) == (second["validation"]["reward"] > first["validation"]["reward"])
+    assert "## The 20 longest winners" in (stored.path / "improve.md").read_text(encoding="utf-8")
+
+
 CHILD = """
 import os, signal, sys
 from searchlora.experiments.improve import rounds

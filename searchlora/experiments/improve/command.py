@@ -150,12 +150,14 @@ def _job(
         raise RecipeError(
             "improve trains adapters, not all weights", where="recipe", fix="Set method=lora or qlora, on an adapter."
         )
+    if recipe.improve.then == "grpo" and recipe.improve.samples < 2:
+        raise RecipeError("improve.then = grpo compares samples of a row", where="recipe", fix="Set improve.samples=8.")
     if recipe.improve.reward is not None:
         _check_reward(task, recipe.improve.reward)
-    if recipe.improve.start == "adapter":
+    if recipe.improve.start == "adapter" or recipe.improve.then != "nothing":
         if recipe.lora.variant in ("pissa", "eva", "lora_fa"):
             raise RecipeError(
-                f"improve.start = adapter does not go with lora.variant = {recipe.lora.variant}", where="recipe"
+                f"training an adapter further does not go with lora.variant = {recipe.lora.variant}", where="recipe"
             )
         if parent is not None and own is not None and recipe.lora != own.lora:
             raise RecipeError(

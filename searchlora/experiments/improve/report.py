@@ -95,7 +95,7 @@ def _lines(
         "",
         f"Winners of round {chosen.number} by kind: {kinds}.",
         "",
-        *_winners(task, recipe, records, chosen),
+        *_winners(task, recipe, records, next((each for each in (chosen, *rounds[::-1]) if each.rows()), chosen)),
     ]
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from searchlora.data.dataset import Dataset
 from searchlora.errors import TrainingError
 from searchlora.experiments.improve.candidates import Rewarder, answer_greedily, gather, read_samples, sample
-from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, row_from_json
+from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, row_from_json, worst
 from searchlora.files import atomic_text
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import InvalidOutput
@@ -69,8 +69,9 @@ class Round:
         return float(self.figures["validation"]["reward"])
 
     def rows(self) -> list[Row]:
-        """The rows of the round with their candidates."""
-        return _read_rows(self.folder / CANDIDATES)
+        """The rows of the round with their candidates; a round by DPO or GRPO has none of its own."""
+        file = self.folder / CANDIDATES
+        return _read_rows(file) if file.is_file() else []
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,50 @@ class Rounds:
             highest = max(highest, done.reward)
             if without_gain >= settings.patience:
                 break
+        if settings.then != "nothing":
+            rounds.append(self._preference(rounds))
         return rounds, start
+
+    def _preference(self, rounds: Sequence[Round]) -> Round:
+        """DPO or GRPO from the best round, as a round of its own."""
+        from searchlora.training.preference import Preference, train_dpo, train_grpo
+
+        settings, number = self.recipe.improve, len(rounds) + 1
+        folder = self.folder / settings.then
+        if (folder / ROUND).is_file():
+            return Round(number, folder, json.loads((folder / ROUND).read_text(encoding="utf-8")))
+        folder.mkdir(exist_ok=True)
+        source = max(rounds, key=lambda each: each.reward)
+        rows = source.rows()
+        chosen = choose(rows, settings)
+        by_id = {str(record["id"]): record for record in self.dataset.records("train")}
+        target, progress = folder / "training", self.steps(settings.then.upper())
+        arguments = (self.task, self.recipe, self.base)
+        if settings.then == "dpo":
+            pairs = [
+                Preference(by_id[row.id], winner.text, loser.text)
+                for row, winner in zip(rows, chosen, strict=True)
+                if winner is not None and (loser := worst(row)) is not None and _is_worse(loser, winner)
+            ]
+            result = train_dpo(*arguments, pairs, source.adapter, target, progress)
+        else:
+            records = [by_id[row.id] for row, winner in zip(rows, chosen, strict=True) if winner is not None]
+            reward = Rewarder(self.task, self.context).rewards
+            result = train_grpo(*arguments, records, reward, source.adapter, target, progress)
+        began = time.monotonic()
+        self.engine.load_folder(_CANDIDATE, result.adapter)
+        validation = self._validated(_CANDIDATE)
+        figures = {
+            **source.figures,
+            "round": number,
+            "then": settings.then,
+            "adapter": result.adapter.name,
+            "validation": validation,
+            "training": result.summary,
+            "seconds": {"training": result.summary["seconds"], "validation": round(time.monotonic() - began, 1)},
+        }
+        _write_json(folder / ROUND, figures)
+        return Round(number, folder, figures)
 
     def _start(self) -> dict[str, Any]:
         """Validation figures of the adapter to improve, and of the candidates that need no model."""
@@ -273,6 +317,10 @@ class Rounds:
             "characters": mean([float(len(text)) for text in texts]),
             "unchanged": mean([float(each) for each in unchanged]),
         }
+
+
+def _is_worse(loser: Candidate, winner: Candidate) -> bool:
+    return loser.reward is not None and winner.reward is not None and loser.reward < winner.reward
 
 
 def _candidate_figures(rows: Sequence[Row]) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""Preference optimisation of a trained adapter: DPO on pairs of completions, GRPO on a reward.
+
+Both run on the base in `precision`, never in 4 bits: they compute in eval mode, or generate, with the model that is
+trained, and bitsandbytes repacks 4-bit weights on a CPU then (see `callbacks.Validate`). They keep no checkpoints: an
+interrupted run starts again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.attach import load_weights, new_adapter, save_adapter
+from searchlora.models.libraries import quiet
+from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.resolve import BaseModel
+from searchlora.progress import Progress, silent
+from searchlora.prompts import Renderer, messages
+from searchlora.recipe import Recipe
+from searchlora.records import Record
+from searchlora.task import PromptedTask
+from searchlora.training.training_run import TrainingResult, TrainingRun
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two completions of a record, of which the first is better."""
+
+    record: Record
+    chosen: str
+    rejected: str
+
+
+def train_dpo(
+    task: PromptedTask,
+    recipe: Recipe,
+    base: BaseModel,
+    pairs: Sequence[Preference],
+    start: Path,
+    folder: Path,
+    progress: Progress = silent,
+) -> TrainingResult:
+    """Train an adapter further by direct preference optimisation.
+
+    Args:
+        recipe: `improve.then_steps`, `improve.then_learning_rate` and `improve.beta` apply.
+        start: The adapter to train further, a plain PEFT folder; also the reference.
+        folder: Folder of this training run; emptied first.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig
+
+    from searchlora.training.preference_trainers import RenderedDpoTrainer
+
+    run, model, renderer = _started(recipe, base, start, folder, progress)
+    rows = [
+        {
+            "prompt_ids": renderer.prompt_ids(messages(task, pair.record)),
+            "chosen_ids": renderer.completion_ids(pair.chosen),
+            "rejected_ids": renderer.completion_ids(pair.rejected),
+        }
+        for pair in pairs
+    ]
+    fitting = [
+        row
+        for row in rows
+        if len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= recipe.max_length
+    ]
+    with quiet():
+        trainer = RenderedDpoTrainer(
+            model=model,
+            args=DPOConfig(
+                **{**_arguments(run), "per_device_train_batch_size": max(1, recipe.optim.batch_size // 2)},
+                beta=recipe.improve.beta,
+                max_length=None,
+                remove_unused_columns=False,
+            ),
+            train_dataset=Dataset.from_list(fitting),
+            processing_class=renderer.tokenizer,
+        )
+    return _executed(run, trainer, base, {"rows": len(fitting), "rows_dropped": len(rows) - len(fitting)})
+
+
+def train_grpo(
+    task: PromptedTask,
+    recipe: Recipe,
+    base: BaseModel,
+    records: Sequence[Record],
+    reward: Callable[[Sequence[Record], Sequence[str]], Sequence[float | None]],
+    start: Path,
+    folder: Path,
+    progress: Progress = silent,
+) -> TrainingResult:
+    """Train an adapter further by group relative policy optimisation.
+
+    Args:
+        records: Records to answer; `improve.samples` answers are a group.
+        reward: The reward of each completion of a record.
+        Otherwise as `train_dpo`.
+    """
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    from searchlora.training.preference_trainers import RenderedGrpoTrainer
+
+    run, model, renderer = _started(recipe, base, start, folder, progress)
+    settings = recipe.improve
+    rendered = [renderer.prompt_ids(messages(task, record)) for record in records]
+
+    def rewards(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
+        return list(reward([records[int(prompt)] for prompt in prompts], [text.strip() for text in completions]))
+
+    with quiet():
+        trainer = RenderedGrpoTrainer(
+            model=model,
+            reward_funcs=rewards,
+            args=GRPOConfig(
+                **{**_arguments(run), "per_device_train_batch_size": 2 * settings.samples},
+                beta=settings.beta,
+                num_generations=settings.samples,
+                max_completion_length=recipe.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+            ),
+            train_dataset=Dataset.from_list([{"prompt": str(row)} for row in range(len(records))]),
+            processing_class=renderer.tokenizer,
+            rendered=rendered,
+        )
+    return _executed(run, trainer, base, {"rows": len(records), "rows_dropped": 0})
+
+
+def _started(
+    recipe: Recipe, base: BaseModel, start: Path, folder: Path, progress: Progress
+) -> tuple[TrainingRun, Any, Renderer]:
+    optim = recipe.optim.model_copy(
+        update={"learning_rate": recipe.improve.then_learning_rate, "max_steps": recipe.improve.then_steps}
+    )
+    recipe = recipe.model_copy(update={"optim": optim})
+    shutil.rmtree(folder, ignore_errors=True)
+    run = TrainingRun(recipe, folder, progress=progress)
+    model = new_adapter(load_model(base, precision=recipe.precision), recipe)
+    load_weights(model, start)
+    return run, model, Renderer(load_tokenizer(base), recipe.prompt)
+
+
+def _arguments(run: TrainingRun) -> dict[str, Any]:
+    return {**run.arguments(), "save_strategy": "no", "bf16": False, "gradient_checkpointing": False}
+
+
+def _executed(run: TrainingRun, trainer: Any, base: BaseModel, details: dict[str, Any]) -> TrainingResult:
+    recipe = run.recipe
+    return run.execute(
+        trainer,
+        lambda target: save_adapter(trainer.model, target, recipe, base.revision),
+        loss_unit="loss",
+        details=details,
+    )

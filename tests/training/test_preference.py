@@ -1,0 +1,76 @@
+"""DPO and GRPO on a tiny base: what they raise, and that they start from the given adapter."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
+from searchlora.prompts import messages
+from searchlora.recipe import load_recipe
+from searchlora.training.preference import Preference, train_dpo, train_grpo
+from searchlora.training.sft import train_adapter
+from tests.words import first_word, word_records
+
+SHORT = (
+    "method=lora", "optim.batch_size=8", "optim.max_steps=12", "optim.learning_rate=5e-3", "optim.schedule=constant",
+    "lora.r=4", "max_new_tokens=6", "improve.samples=4", "improve.then_steps=6", "improve.then_learning_rate=5e-3",
+)  # fmt: skip
+
+
+#: Letters that are rewarded, and that are not.
+EARLY, LATE = "abcdefghijklm", "nopqrstuvwxyz"
+
+
+@pytest.fixture(scope="module")
+def started(tiny_base, tmp_path_factory):
+    """Task, recipe, base, records and an adapter to train further."""
+    folder = tmp_path_factory.mktemp("started")
+    task, recipe, records = first_word(folder / "task"), load_recipe({}, overrides=SHORT), word_records(16)
+    return task, recipe, tiny_base, records, train_adapter(task, recipe, tiny_base, records, folder / "run").adapter
+
+
+def log_probabilities(base, task, records, texts: list[list[str]], adapter: Path):
+    """Of each text of each record, under an adapter; shape (records, texts)."""
+    engine = LocalEngine(base)
+    engine.load_folder("a", adapter)
+    scores = engine.score([Request(messages(task, record), "a") for record in records], texts)
+    return [each.log_probabilities for each in scores]
+
+
+@pytest.mark.slow
+def test_dpo_raises_the_margin_of_the_better_completion(started, tmp_path):
+    task, recipe, base, records, adapter = started
+    pairs = [Preference(record, "yes", "no") for record in records]
+    result = train_dpo(task, recipe, base, pairs, adapter, tmp_path / "dpo")
+    texts = [["yes", "no"]] * len(records)
+    margins = [
+        sum(chosen - rejected for chosen, rejected in log_probabilities(base, task, records, texts, each))
+        for each in (adapter, result.adapter)
+    ]
+    assert margins[1] > margins[0] + 1
+    assert result.summary["steps"] == 6 and result.summary["rows"] == 16
+
+
+@pytest.mark.slow
+def test_grpo_makes_rewarded_answers_likelier(started, tmp_path):
+    task, recipe, base, records, adapter = started
+    asked: list[tuple[str, str]] = []
+
+    def reward(of: list, completions: list[str]) -> list[float]:
+        asked.extend((record["id"], text) for record, text in zip(of, completions, strict=True))
+        return [float(sum(letter in EARLY for letter in text)) for text in completions]
+
+    result = train_grpo(task, recipe, base, records, reward, adapter, tmp_path / "grpo")
+    groups = [asked[start : start + 4] for start in range(0, len(asked), 4)]
+    assert all(len({name for name, _ in group}) == 1 for group in groups)  # the samples of a record are a group
+    assert {name for name, _ in asked} <= {record["id"] for record in records}
+    texts = [[*EARLY, *LATE]] * len(records)
+    early = [
+        sum(sum(map(math.exp, each[: len(EARLY)])) for each in log_probabilities(base, task, records, texts, folder))
+        for folder in (adapter, result.adapter)
+    ]
+    assert early[1] > early[0]
