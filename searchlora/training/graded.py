@@ -15,7 +15,7 @@ from searchlora.errors import TrainingError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.prompts import IGNORED, Renderer
 from searchlora.records import Record
-from searchlora.task import GradedTarget, PromptedTask
+from searchlora.task import COMPLETION, GradedTarget, PromptedTask
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class GradedRows:
 
 
 def graded_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record]) -> GradedRows:
-    """The graded targets of records.
+    """The graded targets of records; that of a record with a chosen `completion` is its grade alone.
 
     Raises:
         TrainingError: for a record whose completion is no grade, records of two scales, or grades that no single token
@@ -70,6 +70,12 @@ def graded_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record
     if first is None:
         raise TrainingError("there is no row to train on")
     position, token_ids = choice_tokens([renderer.completion_ids(text) for text in first.completions])
+    for row, record in enumerate(records):
+        if COMPLETION in record:  # a chosen completion takes the place of the raters' grades
+            chosen = renderer.completion_ids(task.completion(record))[position : position + 1]
+            shares[row] = tuple(float([token] == chosen) for token in token_ids)
+            if not any(shares[row]):
+                raise TrainingError("field 'completion': is not a grade", where=f"record {record['id']}")
     return GradedRows(position, token_ids, first.grades, groups, shares)
 
 

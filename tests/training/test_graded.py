@@ -153,6 +153,16 @@ def test_soft_labels_are_the_shares_of_the_raters(tiny_base, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_chosen_completion_takes_the_place_of_the_raters(tiny_base):
+    task, renderer = load_prompted_task("judgment"), Renderer(load_tokenizer(tiny_base))
+    (record,) = pairs(2, votes=[{"2": 1, "3": 1}])
+    assert graded_rows(task, renderer, [record]).shares == [(0, 0, 0.5, 0.5)]
+    assert graded_rows(task, renderer, [{**record, "completion": "1"}]).shares == [(0, 1, 0, 0)]
+    with pytest.raises(TrainingError, match="record tent 0: field 'completion': is not a grade"):
+        graded_rows(task, renderer, [{**record, "completion": "good"}])
+
+
+@pytest.mark.slow
 def test_a_row_counts_with_its_weight(tiny_base, tmp_path):
     records = pairs(2, 0)
     of_grades, others = log_probabilities(tiny_base, records)
