@@ -61,8 +61,11 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("eval/formats/workbenches.py", "--format"): ("data build",),
     ("searchlora/experiments/encoder_evaluation_run.py", "--corpus"): ("data build",),
     ("searchlora/experiments/encoder_evaluation_run.py", "--qrels"): ("data build",),
+    ("searchlora/data/formats/judgments.py", "--rater"): ("judge-card",),
+    ("searchlora/data/mixture.py", "--data"): ("train",),
     ("searchlora/experiments/encoder_train.py", "--corpus"): ("data build",),
     ("searchlora/experiments/encoder_train.py", "--qrels"): ("data build",),
+    ("tasks/judgment/task.py", "--data"): ("train",),
 }
 
 
