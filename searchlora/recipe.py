@@ -297,7 +297,9 @@ class HardNegatives(_Section):
     source: Literal["none", "bm25", "model", "both"] = Field(
         "none", description="retriever of the candidates: BM25, the base model, or both alternately"
     )
-    per_query: int = Field(1, ge=1, description="negatives per row; those in the record come first")
+    per_query: int = Field(
+        1, ge=0, description="negatives per row; those in the record come first; 0: those of the batch only"
+    )
     depth: int = Field(50, ge=1, description="number of ranks searched for negatives")
     skip: int = Field(0, ge=0, description="number of top ranks to skip, since they may be unjudged positives")
     margin: float = Field(
@@ -320,6 +322,11 @@ class EncoderRecipe(_WithMethod):
     """Recipe of an encoder task: base encoder, method, LoRA, loss, optimiser, validation. Training is in float32."""
 
     base: str = "all-minilm-l6-v2"
+    sides: Literal["both", "query"] = Field(
+        "both",
+        description="query: the adapter encodes queries only; documents stay as the base encodes them, so an index is "
+        "kept (arXiv:2601.04646)",
+    )
     lora: EncoderLora = EncoderLora()
     optim: EncoderOptim = EncoderOptim()
     loss: Literal["mnrl", "cached_mnrl"] = Field(
@@ -347,6 +354,8 @@ class EncoderRecipe(_WithMethod):
     def _known_combination(self) -> EncoderRecipe:
         if self.lora.plus_ratio is not None:
             raise ValueError("lora.plus_ratio is not available for encoders")
+        if self.sides == "query" and (self.is_full or self.loss != "mnrl" or self.matryoshka is not None):
+            raise ValueError("sides = query needs method lora or qlora, loss = mnrl and no matryoshka")
         if self.matryoshka is not None and (not self.matryoshka or min(self.matryoshka) < 1):
             raise ValueError("matryoshka is a list of dimensions from 1 on")
         return self

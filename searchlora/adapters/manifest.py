@@ -240,6 +240,11 @@ class Manifest(ManifestDraft):
         return str(with_method(self.recipe, self.reference).get("method", "lora"))
 
     @property
+    def query_side_only(self) -> bool:
+        """Whether an encoder adapter encodes queries only, and documents are encoded by the base."""
+        return bool(self.recipe.get("sides") == "query")
+
+    @property
     def rendering(self) -> int:
         """`prompts.RENDERING` when the adapter was trained; 3 stands for 3 and older."""
         return 4 if self.schema_version > 3 else 3

@@ -24,8 +24,6 @@ from searchlora.task import EncoderTask, PromptedTask, Task
 from searchlora.training.pairs import PairRow, pair_rows, text_key
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
     from searchlora.inference.local import LocalEngine
 
 _CANDIDATE = "candidate"
@@ -133,16 +131,16 @@ class EncoderValidator:
 
     def __call__(self, folder: Path) -> dict[str, float]:
         """`loss` in nats per row, all rows as one batch with false negatives masked, and the task's measures."""
-        encoder = Encoder(self._model(folder), _CANDIDATE)
+        encoder = self._encoder(folder)
         evaluation = self.evaluation_run.evaluate_encoder(_CANDIDATE, encoder).evaluation
         return {"loss": _contrastive_loss(encoder, self.rows, self.recipe.temperature), **evaluation.figures()}
 
-    def _model(self, folder: Path) -> SentenceTransformer:
+    def _encoder(self, folder: Path) -> Encoder:
         if self.recipe.is_full:
-            return load_encoder(BaseModel(_CANDIDATE, folder))
+            return Encoder(load_encoder(BaseModel(_CANDIDATE, folder)), _CANDIDATE)
         model = load_encoder(self.base)
-        attach(model, folder)
-        return model
+        adapted = attach(model, folder)
+        return Encoder(model, _CANDIDATE, query_adapter=adapted if self.recipe.sides == "query" else None)
 
 
 def _encoder_evaluation_run(
@@ -164,7 +162,10 @@ def _contrastive_loss(encoder: Encoder, rows: Sequence[PairRow], temperature: fl
     """Mean over rows of -log softmax of the score of the row's positive among the positives of all rows."""
     anchors, positives = (
         vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        for vectors in (encoder.encode([row.anchor for row in rows]), encoder.encode([row.positive for row in rows]))
+        for vectors in (
+            encoder.encode([row.anchor for row in rows]),
+            encoder.encode_documents([row.positive for row in rows]),
+        )
     )
     scores = (anchors @ positives.T).astype(np.float64) / temperature
     positive_scores = scores.diagonal().copy()

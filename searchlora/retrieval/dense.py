@@ -102,7 +102,8 @@ class DenseIndex:
     def _encoded(self, texts: dict[str, str], prefix: str, batch_size: int, progress: Progress) -> Vectors:
         # A text encoded in another batch differs in its last bits, so each text is encoded once.
         distinct = {text: index for index, text in enumerate(dict.fromkeys(texts.values()))}
-        encoded = self.encoder.encode([prefix + text for text in distinct], batch_size=batch_size, progress=progress)
+        prefixed = [prefix + text for text in distinct]
+        encoded = self.encoder.encode_documents(prefixed, batch_size=batch_size, progress=progress)
         return self._ready(encoded[[distinct[text] for text in texts.values()]], texts)
 
     def _ready(self, vectors: Vectors, names: Iterable[str]) -> Vectors:

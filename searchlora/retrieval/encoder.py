@@ -31,6 +31,8 @@ class Encoder:
         name: The name in reports; with an adapter, its pinned reference.
         dimensions: Truncate vectors to this many dimensions and normalise them, for encoders trained for it
             (Matryoshka, arXiv:2205.13147); None: full vectors.
+        query_adapter: The `peft.PeftModel` inside `model` whose adapter is for queries only (`sides: query` of the
+            recipe); None: queries and documents are encoded alike.
 
     Prompts in the model's folder are not applied; pass them as prefixes.
 
@@ -38,8 +40,9 @@ class Encoder:
         UsageError: if the vectors have fewer dimensions.
     """
 
-    def __init__(self, model: Any, name: str, dimensions: int | None = None) -> None:
+    def __init__(self, model: Any, name: str, dimensions: int | None = None, query_adapter: Any = None) -> None:
         self.model = model
+        self.query_adapter = query_adapter
         self.name = name
         self.dimensions = dimensions
         largest = model.get_embedding_dimension()
@@ -80,8 +83,9 @@ class Encoder:
 
         check_files(adapter, base)
         model = load_encoder(base, device=device)
-        attach(model, adapter)
-        return cls(model, adapter.reference, dimensions)
+        adapted = attach(model, adapter)
+        query_adapter = adapted if adapter.manifest.query_side_only else None
+        return cls(model, adapter.reference, dimensions, query_adapter)
 
     @property
     def max_tokens(self) -> int | None:
@@ -129,8 +133,15 @@ class Encoder:
         tokenizer.encode_special_tokens = self.model.tokenizer.split_special_tokens
         return tokenizer
 
+    def encode_documents(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
+        """Encode documents: as `encode`, but without an adapter that is for queries only. Not safe for threads."""
+        if self.query_adapter is None:
+            return self.encode(texts, batch_size=batch_size, progress=progress)
+        with self.query_adapter.disable_adapter():
+            return self.encode(texts, batch_size=batch_size, progress=progress)
+
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
-        """Encode texts.
+        """Encode texts; those of an index with `encode_documents`.
 
         The vector of a text depends on its batch by about 1e-7, the rounding of float32.
 

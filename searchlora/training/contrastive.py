@@ -46,7 +46,8 @@ def train_encoder(
         `peak_memory_gb` and `parameters`, the number of all parameters of the model.
 
     Raises:
-        RecipeError: for target modules or dimensions that the base does not have.
+        RecipeError: for target modules or dimensions that the base does not have, or `sides = query` for records with
+            labels, which have no documents.
         TrainingError: for a loss that is not finite.
     """
     with quiet(), off_the_hub():  # the trainers import bitsandbytes
@@ -58,7 +59,8 @@ def train_encoder(
     parameters = number_of_parameters(model)
     save = _prepare(model, recipe, base, rows)
     with quiet():
-        trainer = PairTrainer(model, _arguments(recipe, run), rows, _loss(model, recipe), recipe)
+        loss = _loss(model, recipe) if recipe.sides == "both" else _query_loss(model, recipe, base, rows, progress)
+        trainer = PairTrainer(model, _arguments(recipe, run), rows, loss, recipe)
     result = run.execute(
         trainer,
         save,
@@ -95,6 +97,18 @@ def _prepare(
         model.max_seq_length = training_limit
 
     return save
+
+
+def _query_loss(
+    model: SentenceTransformer, recipe: EncoderRecipe, base: BaseModel, rows: Sequence[PairRow], progress: Progress
+) -> torch.nn.Module:
+    from searchlora.training.frozen_documents import FrozenDocumentsLoss
+
+    if rows[0].labelled:
+        raise RecipeError(
+            "sides = query needs records with positives; texts with labels have no documents", where="recipe"
+        )
+    return FrozenDocumentsLoss(model, base, rows, recipe.temperature, progress)
 
 
 def _loss(model: SentenceTransformer, recipe: EncoderRecipe) -> torch.nn.Module:

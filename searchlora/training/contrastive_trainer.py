@@ -44,7 +44,7 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         self.rows = rows
         self.recipe = recipe
         self.tokens_seen = 0
-        super().__init__(model=model, args=arguments, train_dataset=_dataset(rows), loss=loss)
+        super().__init__(model=model, args=arguments, train_dataset=_dataset(rows, recipe), loss=loss)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Mean loss of a batch in nats per row."""
@@ -85,9 +85,12 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
 
 
-def _dataset(rows: Sequence[PairRow]) -> datasets.Dataset:
+def _dataset(rows: Sequence[PairRow], recipe: EncoderRecipe) -> datasets.Dataset:
+    """Texts of the rows; where only queries are encoded, the queries and the indices of the rows."""
     from datasets import Dataset
 
+    if recipe.sides == "query":
+        return Dataset.from_dict({"anchor": [row.anchor for row in rows], "label": list(range(len(rows)))})
     columns: dict[str, list[str]] = {"anchor": [row.anchor for row in rows], "positive": [row.positive for row in rows]}
     for index in range(len(rows[0].negatives)):
         columns[f"negative_{index + 1}"] = [row.negatives[index] for row in rows]

@@ -22,6 +22,7 @@ class PairRow:
         negatives: Texts that the anchor should rank below the positive.
         relevant: Keys of all positives of the anchor in the dataset, or the key of its label.
         shown: Keys of the texts that the anchors of other rows of a batch see: positive and negatives.
+        labelled: Whether the positive is another text of the same label, not a document.
     """
 
     anchor: str
@@ -29,6 +30,7 @@ class PairRow:
     negatives: tuple[str, ...]
     relevant: frozenset[int]
     shown: frozenset[int]
+    labelled: bool = False
 
     def clashes(self, relevant: set[int], shown: set[int]) -> bool:
         """Whether this row and rows with these keys would be false negatives of each other in one batch.
@@ -132,4 +134,4 @@ def _rows_by_label(task: EncoderTask, records: Sequence[Record], seed: int) -> I
         others = [other for other in texts_by_label[label] if other != text]
         if others:  # a text that is alone in its class has no positive
             key = frozenset([fingerprint(label)])
-            yield PairRow(text, generator.choice(others), (), key, key)
+            yield PairRow(text, generator.choice(others), (), key, key, labelled=True)

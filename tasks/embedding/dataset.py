@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.formats import judged_collections, judgments, labels, pairs, recognition, squad
+from searchlora.data.formats import judged_collections, judgments, labels, msrd, pairs, recognition, squad
 from searchlora.data.formats.common import NATIVE, field_map, native, native_columns, pair_id, read_table, split_files
 from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
@@ -18,6 +18,7 @@ from searchlora.records import Collection, Format, Option, Options, Record, Reje
 from searchlora.tasks.embedding.collections import (
     CLICKS_OPTIONS,
     CLICKS_RELEVANT,
+    MAX_NEGATIVES,
     Found,
     clicks_card,
     collection_of,
@@ -100,6 +101,26 @@ def _squad(source: Path, options: Options) -> Rows:
         elif not row.data["impossible"]:
             data = row.data
             yield _row(row, data["id"], data["article"], data["question"], positives=[data["context"]])
+
+
+def _msrd(source: Path, options: Options) -> Rows:
+    """One record per query, in its family of near-variants; movies of grade 0 are its negatives."""
+    del options
+    movies = {movie.id: movie.searchable for movie in msrd.msrd_movies(source)}
+    for row in msrd.read_msrd(source):
+        if isinstance(row, RejectedRow):
+            yield row
+            continue
+        grades: Mapping[str, int] = row.data["grades"]
+        texts = {
+            "positives": [movies[movie] for movie, grade in grades.items() if grade and movie in movies],
+            "negatives": [movies[movie] for movie, grade in grades.items() if not grade and movie in movies],
+        }
+        texts["negatives"] = texts["negatives"][:MAX_NEGATIVES]
+        if texts["positives"]:
+            yield _row(row, row.data["id"], row.data["group"], row.data["query"], **texts)
+        else:
+            yield RejectedRow(row.where, "no relevant movie", row.data)
 
 
 def _faq(source: Path, options: Options) -> Rows:
@@ -277,6 +298,14 @@ FORMATS: Mapping[str, Format] = {
                 1,
             ),
             recognises=recognition.in_folder("cran.all.1400", "cran.qry", "cranqrel"),
+        ),
+        Format(
+            name="msrd",
+            description="MSRD's folder (movies.jsonl, judgments.tsv): movie queries in families of near-variants",
+            read=_msrd,
+            collection=lambda source, _: msrd.msrd_collection(source),
+            passes=2,
+            recognises=msrd.RECOGNISES,
         ),
         replace(
             _judged(

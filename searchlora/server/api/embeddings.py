@@ -41,7 +41,10 @@ def routes(service: Service) -> APIRouter:
                     encoder, pinned, [text_of(item, tokenizer) for item in body.input], truncate=body.truncate
                 ),
             )
-            future = encoders.submit(pinned, texts, body.dimensions, timeout=timeout, caller=caller)
+            are_documents = body.input_type == "document"
+            future = encoders.submit(
+                pinned, texts, body.dimensions, documents=are_documents, timeout=timeout, caller=caller
+            )
             embedded = await unless_disconnected(http, asyncio.wrap_future(future))
         service.metrics.tokens.labels(pinned, "embedded").inc(embedded.tokens)
         return await service.json(caller, lambda: _response(pinned, embedded, body.encoding_format == "base64"))

@@ -120,6 +120,7 @@ class Encoders:
         texts: Sequence[Readable],
         dimensions: int | None,
         *,
+        documents: bool = False,
         timeout: float | None = None,
         caller: str | None = None,
     ) -> Future[Embedded]:
@@ -129,6 +130,7 @@ class Encoders:
             pinned: From `pin`.
             texts: The texts to embed, from `readable`.
             dimensions: Leading dimensions to keep, as for `Encoder`.
+            documents: Whether the texts are documents, see `Encoder.encode_documents`.
             timeout: Seconds until the job fails.
             caller: Callers take turns.
 
@@ -137,15 +139,18 @@ class Encoders:
             DeadlineExceeded: when the job is late; it stops between two batches.
             UsageError: for too many dimensions.
         """
-        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions), timeout, caller)
+        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, documents), timeout, caller)
 
-    def _encode(self, job: Job, pinned: str, texts: Sequence[Readable], dimensions: int | None) -> Embedded:
+    def _encode(
+        self, job: Job, pinned: str, texts: Sequence[Readable], dimensions: int | None, documents: bool
+    ) -> Embedded:
         encoder = self._encoder(pinned)
         job.check()  # loading may have taken long
         # Errors of the encoder name it: use the request's name, not the folder of the base model.
-        named = Encoder(encoder.model, pinned, dimensions)
+        named = Encoder(encoder.model, pinned, dimensions, encoder.query_adapter)
         beginnings = [each.text for each in texts]
-        vectors = named.encode(beginnings, batch_size=_BATCH_SIZE, progress=lambda *_: job.check())
+        encode = named.encode_documents if documents else named.encode
+        vectors = encode(beginnings, batch_size=_BATCH_SIZE, progress=lambda *_: job.check())
         return Embedded(vectors, sum(each.tokens for each in texts))
 
     def _encoder(self, pinned: str) -> Encoder:

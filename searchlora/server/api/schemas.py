@@ -232,9 +232,11 @@ class AdapterRequest(Body):
 
 
 class EmbeddingRequest(Body):
-    """Body of `/v1/embeddings`. `truncate` and `token_ids` are not OpenAI's.
+    """Body of `/v1/embeddings`. `truncate`, `token_ids` and `input_type` are not OpenAI's.
 
     Attributes:
+        input_type: Whether the texts are queries or documents; it matters for an adapter of the query side only, of
+            which documents are encoded by the base.
         truncate: Whether texts that are too long are cut.
         token_ids: The vocabulary of token arrays: that of OpenAI's embedding models, or the encoder's own.
     """
@@ -245,6 +247,7 @@ class EmbeddingRequest(Body):
     dimensions: int | None = Field(None, ge=1)
     encoding_format: Literal["float", "base64"] | None = None
     truncate: bool = False
+    input_type: Literal["query", "document"] = "query"
     user: Any = None
 
 

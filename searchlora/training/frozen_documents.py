@@ -1,0 +1,79 @@
+"""Contrastive loss of the query side alone, over document vectors of the unchanged base.
+
+The documents of an index stay as the base encoded them, and only queries are encoded with the adapter (index-preserving
+LoRA, arXiv:2601.04646). Documents are encoded once, before training, so every document of the training rows can be a
+negative of every query, not only those of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from searchlora.models.load import load_encoder
+from searchlora.models.resolve import BaseModel
+from searchlora.progress import Progress, silent
+from searchlora.training.pairs import PairRow, text_key
+
+#: Documents that a query is compared with in a step, at most; of more documents, a random part.
+MAX_DOCUMENTS = 16_384
+
+
+class FrozenDocumentsLoss(torch.nn.Module):
+    """Cross-entropy of the positive among all documents, in nats per row.
+
+    Other positives of the same query are masked. Documents are the distinct positives and negatives of the rows.
+
+    Args:
+        model: The `SentenceTransformer` that is trained; it encodes the queries.
+        base: Encodes the documents, as an index does; a copy of its own.
+        rows: Training rows.
+        temperature: Divisor of the cosine similarities.
+        progress: Of encoding the documents.
+    """
+
+    def __init__(
+        self, model: Any, base: BaseModel, rows: Sequence[PairRow], temperature: float, progress: Progress = silent
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        texts = dict.fromkeys(text for row in rows for text in (row.positive, *row.negatives))
+        numbers = {text: number for number, text in enumerate(texts)}
+        self.documents = _unit_vectors(base, list(numbers), progress).to(model.device)
+        by_key: dict[int, list[int]] = {}
+        for text, number in numbers.items():
+            by_key.setdefault(text_key(text), []).append(number)
+        self.positives = torch.tensor([numbers[row.positive] for row in rows])
+        #: Numbers of all positives of a row's query.
+        self.relevant = [[number for key in row.relevant for number in by_key.get(key, ())] for row in rows]
+
+    def forward(self, sentence_features: Iterable[dict[str, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
+        """The mean loss of a batch.
+
+        Args:
+            sentence_features: The tokenised queries as the only column.
+            labels: Index of each row among the rows, shape (batch,).
+        """
+        (features,) = sentence_features
+        queries = torch.nn.functional.normalize(self.model(features)["sentence_embedding"], dim=1)
+        rows = labels.tolist()
+        positives = self.positives[rows].to(queries.device)
+        scores = queries @ self.documents.T / self.temperature
+        masked = torch.zeros_like(scores, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            masked[place, self.relevant[row]] = True
+        if len(self.documents) > MAX_DOCUMENTS:
+            left_out = torch.rand(len(self.documents), device=scores.device) > MAX_DOCUMENTS / len(self.documents)
+            masked |= left_out
+        masked[torch.arange(len(rows)), positives] = False
+        return torch.nn.functional.cross_entropy(scores.masked_fill(masked, float("-inf")), positives)
+
+
+def _unit_vectors(base: BaseModel, texts: Sequence[str], progress: Progress) -> torch.Tensor:
+    from searchlora.retrieval.encoder import Encoder
+
+    vectors = torch.from_numpy(Encoder(load_encoder(base), base.name).encode(texts, progress=progress))
+    return torch.nn.functional.normalize(vectors, dim=1)
