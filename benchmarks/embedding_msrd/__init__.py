@@ -1,0 +1,1 @@
+"""Encoder adapters on movie search (MSRD): both sides, the query side alone, and full fine-tuning."""
