@@ -1,4 +1,4 @@
-"""The verb `train` for encoder tasks: an adapter in the store, or all weights in a model folder."""
+"""The verb `train` for encoder tasks: an adapter, or a whole model, in the store."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from searchlora.experiments.validation import EncoderValidator
 from searchlora.models.resolve import resolve
 from searchlora.recipe import EncoderRecipe, load_encoder_recipe
 from searchlora.records import Record
+from searchlora.retrieval.encoder import Vectors
 from searchlora.retrieval.retriever import Retriever
 from searchlora.task import EncoderTask
 from searchlora.training.contrastive import train_encoder
@@ -38,9 +39,16 @@ class EncoderJob(TrainingJob):
             self._rows(records),
             folder,
             validate=self._validator(records),
+            encode_documents=self._encode_documents,
             resume=resume,
             progress=self.steps("Training"),
         )
+
+    def _encode_documents(self, texts: Sequence[str]) -> Vectors:
+        from searchlora.models.load import load_encoder
+        from searchlora.retrieval.encoder import Encoder
+
+        return Encoder(load_encoder(self.base), self.base.name).encode(texts, progress=self.steps("Encoding"))
 
     def queries(self) -> Iterator[str]:
         return (

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
     from searchlora.training.callbacks import Validate
+    from searchlora.training.frozen_documents import EncodeDocuments
 
 
 def train_encoder(
@@ -30,6 +31,7 @@ def train_encoder(
     folder: Path,
     *,
     validate: Validate | None = None,
+    encode_documents: EncodeDocuments | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> TrainingResult:
@@ -39,6 +41,7 @@ def train_encoder(
         rows: Training rows, see `pairs.pair_rows`.
         folder: Folder of this training run; holds its checkpoints. Nothing is written elsewhere.
         validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
+        encode_documents: Encodes documents with the unchanged base, for `sides = query`.
         resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
 
     Returns:
@@ -59,7 +62,7 @@ def train_encoder(
     parameters = number_of_parameters(model)
     save = _prepare(model, recipe, base, rows)
     with quiet():
-        loss = _loss(model, recipe) if recipe.sides == "both" else _query_loss(model, recipe, base, rows, progress)
+        loss = _loss(model, recipe) if recipe.sides == "both" else _query_loss(model, recipe, rows, encode_documents)
         trainer = PairTrainer(model, _arguments(recipe, run), rows, loss, recipe)
     result = run.execute(
         trainer,
@@ -100,7 +103,7 @@ def _prepare(
 
 
 def _query_loss(
-    model: SentenceTransformer, recipe: EncoderRecipe, base: BaseModel, rows: Sequence[PairRow], progress: Progress
+    model: SentenceTransformer, recipe: EncoderRecipe, rows: Sequence[PairRow], encode: EncodeDocuments | None
 ) -> torch.nn.Module:
     from searchlora.training.frozen_documents import FrozenDocumentsLoss
 
@@ -108,7 +111,9 @@ def _query_loss(
         raise RecipeError(
             "sides = query needs records with positives; texts with labels have no documents", where="recipe"
         )
-    return FrozenDocumentsLoss(model, base, rows, recipe.temperature, progress)
+    if encode is None:
+        raise RecipeError("sides = query needs vectors of the documents", where="recipe")
+    return FrozenDocumentsLoss(model, encode, rows, recipe.temperature)
 
 
 def _loss(model: SentenceTransformer, recipe: EncoderRecipe) -> torch.nn.Module:

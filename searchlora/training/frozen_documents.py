@@ -7,15 +7,16 @@ negative of every query, not only those of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from searchlora.models.load import load_encoder
-from searchlora.models.resolve import BaseModel
-from searchlora.progress import Progress, silent
 from searchlora.training.pairs import PairRow, text_key
+
+EncodeDocuments: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
 
 #: Documents that a query is compared with in a step, at most; of more documents, a random part.
 MAX_DOCUMENTS = 16_384
@@ -28,21 +29,19 @@ class FrozenDocumentsLoss(torch.nn.Module):
 
     Args:
         model: The `SentenceTransformer` that is trained; it encodes the queries.
-        base: Encodes the documents, as an index does; a copy of its own.
+        encode: Encodes the documents as an index of the base does, on another copy of it; shape (texts, dimensions).
         rows: Training rows.
         temperature: Divisor of the cosine similarities.
-        progress: Of encoding the documents.
     """
 
-    def __init__(
-        self, model: Any, base: BaseModel, rows: Sequence[PairRow], temperature: float, progress: Progress = silent
-    ) -> None:
+    def __init__(self, model: Any, encode: EncodeDocuments, rows: Sequence[PairRow], temperature: float) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
         texts = dict.fromkeys(text for row in rows for text in (row.positive, *row.negatives))
         numbers = {text: number for number, text in enumerate(texts)}
-        self.documents = _unit_vectors(base, list(numbers), progress).to(model.device)
+        vectors = torch.from_numpy(encode(list(numbers)))
+        self.documents = torch.nn.functional.normalize(vectors, dim=1).to(model.device)
         by_key: dict[int, list[int]] = {}
         for text, number in numbers.items():
             by_key.setdefault(text_key(text), []).append(number)
@@ -70,10 +69,3 @@ class FrozenDocumentsLoss(torch.nn.Module):
             masked |= left_out
         masked[torch.arange(len(rows)), positives] = False
         return torch.nn.functional.cross_entropy(scores.masked_fill(masked, float("-inf")), positives)
-
-
-def _unit_vectors(base: BaseModel, texts: Sequence[str], progress: Progress) -> torch.Tensor:
-    from searchlora.retrieval.encoder import Encoder
-
-    vectors = torch.from_numpy(Encoder(load_encoder(base), base.name).encode(texts, progress=progress))
-    return torch.nn.functional.normalize(vectors, dim=1)

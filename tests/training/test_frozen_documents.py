@@ -51,7 +51,7 @@ def place(tmp_path_factory, encoder_base):
 def test_the_loss_is_over_all_documents_without_other_positives(encoder_base):
     made = [pair("tent", "A tent.", "A boot.", relevant=("Two tents.",)), pair("tents", "Two tents.", "A rope.")]
     model = load_encoder(encoder_base, device="cpu")
-    loss = FrozenDocumentsLoss(model, encoder_base, made, temperature=0.1)
+    loss = FrozenDocumentsLoss(model, Encoder(model, "base").encode, made, temperature=0.1)
     found = float(loss([model.preprocess(["tent", "tents"])], torch.tensor([0, 1])))
     encoder = Encoder(model, "base")
     texts = ["A tent.", "A boot.", "Two tents.", "A rope."]
@@ -68,7 +68,7 @@ def test_of_many_documents_a_random_part_and_the_positives_are_compared(encoder_
     monkeypatch.setattr(frozen_documents, "MAX_DOCUMENTS", 8)
     made = [pair(f"word {n}", f"text {n}") for n in range(64)]
     model = load_encoder(encoder_base, device="cpu")
-    loss = FrozenDocumentsLoss(model, encoder_base, made, temperature=0.1)
+    loss = FrozenDocumentsLoss(model, Encoder(model, "base").encode, made, temperature=0.1)
     features = model.preprocess([row.anchor for row in made[:4]])
     torch.manual_seed(1)
     found = [float(loss([dict(features)], torch.arange(4))) for _ in range(2)]
