@@ -88,6 +88,20 @@ class PassagesSettings(Settings):
     k: int = Field(10, ge=1)
 
 
+class SimilaritySettings(Settings):
+    """`- similarity: {model: all-minilm-l6-v2}`: grade `passages` by their cosine with the query; their order stays.
+
+    A judge without an LLM, for stages that decide by `grades`. `adapter: shop-embedder` adds an adapter to the model.
+    """
+
+    model: str
+    adapter: str | None = None
+    dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
+    query_prefix: str = ""
+    document_prefix: str = ""
+    batch_size: int = Field(32, ge=1)
+
+
 class RetrieveSettings(Settings):
     """Settings of a stage that searches the corpus; `k` is the number of hits."""
 
@@ -202,7 +216,7 @@ class FuseSettings(RetrieveSettings):
 
 
 def encoders(stages: Iterable[Settings]) -> tuple[str, ...]:
-    """The distinct models of dense stages without an adapter, including those under `fuse`."""
+    """The distinct models of encoder stages without an adapter, including those under `fuse`."""
     return tuple(dict.fromkeys(stage.model for stage in _dense(stages) if stage.adapter is None))
 
 
@@ -277,16 +291,17 @@ def _searches_corpus(stage: Settings) -> bool:
 def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
     if isinstance(stage, AdapterSettings):
         return stage.model_copy(update={"name": pin(stage.name)})
-    if isinstance(stage, DenseSettings) and stage.adapter is not None:
+    if isinstance(stage, DenseSettings | SimilaritySettings) and stage.adapter is not None:
         return stage.model_copy(update={"adapter": pin(stage.adapter)})
     if isinstance(stage, FuseSettings):
         return stage.model_copy(update={"of": tuple(_pinned(inner, pin) for inner in stage.of)})
     return stage
 
 
-def _dense(stages: Iterable[Settings]) -> Iterator[DenseSettings]:
+def _dense(stages: Iterable[Settings]) -> Iterator[DenseSettings | SimilaritySettings]:
+    """The stages with an encoder."""
     for stage in stages:
-        if isinstance(stage, DenseSettings):
+        if isinstance(stage, DenseSettings | SimilaritySettings):
             yield stage
         elif isinstance(stage, FuseSettings):
             yield from _dense(stage.of)
@@ -301,6 +316,7 @@ KINDS: dict[str, type[Settings]] = {
     "hits": HitsSettings,
     "http": HttpSettings,
     "passages": PassagesSettings,
+    "similarity": SimilaritySettings,
 }
 
 

@@ -28,13 +28,14 @@ from searchlora.pipelines.config import (
     PipelineConfig,
     RetrieveSettings,
     Settings,
+    SimilaritySettings,
     check_order,
     pinned,
     read_pipeline,
     reads_corpus,
 )
 from searchlora.pipelines.results import result
-from searchlora.pipelines.stages import AdapterStage, HitsStage, PassagesStage, RetrieveStage, Stage
+from searchlora.pipelines.stages import AdapterStage, HitsStage, PassagesStage, RetrieveStage, SimilarityStage, Stage
 from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.records import Document, SearchContext
 
@@ -216,6 +217,8 @@ def build_pipeline(
             built.append(_hits_stage(settings))
         elif isinstance(settings, PassagesSettings):
             built.append(PassagesStage(by_id, settings.k))
+        elif isinstance(settings, SimilaritySettings):
+            built.append(_similarity_stage(settings, encoders))
     return Pipeline(name, built, tuple(stages), by_id)
 
 
@@ -307,6 +310,17 @@ def _dense_stage(
     return RetrieveStage(index, settings.k, _label("dense", settings, public_name(encoder.name)))
 
 
+def _similarity_stage(settings: SimilaritySettings, encoders: _Encoders) -> SimilarityStage:
+    encoder = encoders.get(settings)
+    return SimilarityStage(
+        encoder,
+        f"similarity({public_name(encoder.name)})",
+        settings.query_prefix,
+        settings.document_prefix,
+        settings.batch_size,
+    )
+
+
 class _Encoders:
     """Encoders by model, adapter and dimensions, loaded on first use."""
 
@@ -314,7 +328,7 @@ class _Encoders:
         self.store = store
         self._loaded: dict[tuple[str, str | None, int | None], Encoder] = {}
 
-    def get(self, settings: DenseSettings) -> Encoder:
+    def get(self, settings: DenseSettings | SimilaritySettings) -> Encoder:
         from searchlora.retrieval.encoder import Encoder
 
         adapter = self.store.get(settings.adapter) if settings.adapter is not None else None

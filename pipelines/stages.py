@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from searchlora.errors import InvalidScores, PipelineError
 from searchlora.eval.trec import Run, ranked
@@ -15,6 +17,9 @@ from searchlora.prompts import messages
 from searchlora.records import Document, Hit, Record, SearchContext
 from searchlora.retrieval.retriever import Retriever
 from searchlora.task import PromptedTask
+
+if TYPE_CHECKING:
+    from searchlora.retrieval.encoder import Encoder
 
 
 class Stage(Protocol):
@@ -295,3 +300,51 @@ class PassagesStage:
                 where=f"query {query}",
                 fix="Give the corpus that the hits were retrieved from.",
             ) from None
+
+
+@dataclass(frozen=True)
+class SimilarityStage:
+    """`passages` -> `grades`: of each passage its `id`, and as `relevance` its cosine with the query, from 0 to 1.
+
+    A cosine c is written as (1 + c) / 2, so that rules for probabilities of relevance take it. It is no probability.
+
+    Raises:
+        PipelineError: if a search has no passages.
+    """
+
+    encoder: Encoder
+    label: str
+    query_prefix: str = ""
+    document_prefix: str = ""
+    batch_size: int = 32
+
+    def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
+        texts: list[str] = []
+        for search in searches:
+            if "passages" not in search:
+                raise PipelineError(
+                    "there are no passages to grade",
+                    where=f"query {search['id']}",
+                    fix="Put a stage 'passages' before 'similarity'.",
+                )
+            texts.append(self.query_prefix + str(search["query"]))
+            texts += [self.document_prefix + _searchable(passage) for passage in search["passages"]]
+        distinct = list(dict.fromkeys(texts))
+        vectors = self.encoder.encode(distinct, batch_size=self.batch_size)
+        units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        of_text = dict(zip(distinct, units, strict=True))
+        encoded = iter(of_text[text] for text in texts)
+        return [{**search, "grades": _cosine_grades(search["passages"], encoded)} for search in searches]
+
+
+def _cosine_grades(passages: Sequence[Mapping[str, Any]], encoded: Iterator[Any]) -> list[dict[str, Any]]:
+    query = next(encoded)
+    return [
+        {"id": passage["id"], "relevance": min(max((1 + float(vector @ query)) / 2, 0.0), 1.0)}
+        for passage in passages
+        for vector in [next(encoded)]
+    ]
+
+
+def _searchable(passage: Mapping[str, Any]) -> str:
+    return Document(str(passage["id"]), str(passage["text"]), str(passage.get("title") or "")).searchable

@@ -13,7 +13,14 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, PipelineError
 from searchlora.files import atomic_text, check_writable, read_bytes
 from searchlora.files.yaml_text import parse_yaml
-from searchlora.pipelines.config import AdapterSettings, Settings, pinned, pipeline_path, read_pipeline
+from searchlora.pipelines.config import (
+    AdapterSettings,
+    Settings,
+    SimilaritySettings,
+    pinned,
+    pipeline_path,
+    read_pipeline,
+)
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.progress import Progress, Steps, unwatched
@@ -51,8 +58,8 @@ def tune(
 ) -> TunedPipeline:
     """Fit what a stage's `tuned` asks for, and write the pipeline with the fitted values and pinned adapters.
 
-    The records keep their own passages, so nothing is retrieved: only the adapter stages up to the tuned one are
-    executed.
+    The records keep their own passages, so nothing is retrieved: only the stages `adapter` and `similarity` up to the
+    tuned one are executed.
 
     Args:
         pipeline: A YAML file, or the name of a built-in pipeline.
@@ -72,7 +79,8 @@ def tune(
     config = read_pipeline(pipeline, overrides)
     stages = pinned(config.stages, store.pin)
     place = _tuned_stage(stages, store, dataset.card.task, config.source)
-    *before, asked = [stage for stage in stages[: place + 1] if isinstance(stage, AdapterSettings)]
+    *before, asked = [stage for stage in stages[: place + 1] if isinstance(stage, AdapterSettings | SimilaritySettings)]
+    assert isinstance(asked, AdapterSettings)
     built = build_pipeline(
         config.name,
         [*before, asked.model_copy(update={"tuned": {}, "rest": False})],
@@ -159,6 +167,8 @@ def _write(
         ((kind, values),) = stage.items()
         if isinstance(settings, AdapterSettings):
             values = {**values, "name": settings.name, **({"tuned": dict(tuned)} if number == place else {})}
+        elif isinstance(settings, SimilaritySettings) and settings.adapter is not None:
+            values = {**values, "adapter": settings.adapter}
         written.append({kind: values})
     rest = {key: value for key, value in content.items() if key not in ("name", "parameters")} | {"stages": written}
     if "corpus" in rest:

@@ -5,7 +5,8 @@ A stage `adapter` of a pipeline names the rules; `searchlora tune` fits their th
     tuned: {abstain: judge, cite: judge}                                      # to be tuned
     tuned: {abstain: {by: judge, below: 0.31}, cite: {by: judge, from: 0.4}}  # tuned
 
-The judge is an earlier stage that writes `grades`: for each passage the probability that it is relevant.
+The judge is an earlier stage that writes `grades`: for each passage its `relevance` from 0 to 1. It is a probability if
+an adapter of the judgment task is the judge, and a scaled cosine if an encoder is.
 """
 
 from __future__ import annotations

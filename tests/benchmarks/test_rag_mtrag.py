@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from benchmarks.rag_mtrag import answering, grading, judge, squad_rows
 from benchmarks.rag_mtrag.data import FOLDS, MtRag, fold_of
 from benchmarks.rag_mtrag.variants import ADAPTER, QUOTED, VARIANTS, Written, variant_outputs
+from searchlora.adapters.store import Store
 from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.local import LocalEngine
+from searchlora.models.resolve import BaseModel
 from searchlora.outputs import InvalidOutput
 from searchlora.task import load_prompted_task
 from searchlora.tasks.rag_answer.citations import with_marks
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
+from tests.made import made_adapter
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +157,33 @@ def test_variants_share_the_text_and_differ_in_who_decides() -> None:
     answered = [row for row in rows if not outputs[ADAPTER][row["id"]].abstained]
     assert answered and all(outputs[ADAPTER][row["id"]].citations[0] == 1 for row in answered)
     assert all(outputs["adapter, judge abstains"][row["id"]].citations == (3,) for row in answered)
+
+
+@pytest.mark.slow
+def test_every_row_is_scored_and_answered_by_the_adapter_of_its_fold(
+    mtrag: MtRag, real_data: Path, tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = MtRag(mtrag.rows[::12], mtrag.rules, mtrag.counts)
+    task, store = load_prompted_task("rag_answer"), Store(tmp_path / "store")
+    made = [
+        made_adapter(store, f"{answering.NAME}-{fold + 1}", task, tiny_base, tmp_path / f"made{fold}", seed=fold)
+        for fold in range(FOLDS)
+    ]
+    adapters = iter(made * 2)
+    monkeypatch.setattr(answering, "_trained", lambda *_: next(adapters))
+    monkeypatch.setattr(answering, "_about", lambda _: {"seconds": 1})
+    engine = LocalEngine(tiny_base, store)
+    training: dict[str, Mapping[str, Any]] = {}
+    arguments = (few, real_data, tmp_path, task, engine, store, 4, training, lambda _: lambda *_: None)
+    written = answering._written(*arguments)  # type: ignore[arg-type]
+    ids = {row["id"] for row in few.official}
+    assert set(written.own) == set(written.text) == ids
+    assert set(training) == {f"{answering.NAME}-{fold + 1}@1" for fold in range(FOLDS)}
+    for fold, scores in enumerate(written.validation):
+        assert scores and not set(scores) & {row["id"] for row in few.test(fold)}
+    monkeypatch.setattr(engine, "score", None)  # everything is stored
+    monkeypatch.setattr(engine, "generate", None)
+    assert answering._written(*arguments) == written  # type: ignore[arg-type]
 
 
 def test_grades_are_stored_and_an_incomplete_line_is_judged_again(tmp_path: Path) -> None:

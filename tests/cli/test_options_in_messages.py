@@ -58,6 +58,8 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
 
 #: Messages that send the reader to another verb: module and option -> that verb.
 OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
+    ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
+    ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
     ("eval/formats/workbenches.py", "--format"): ("data build",),
     ("searchlora/experiments/encoder_evaluation_run.py", "--corpus"): ("data build",),
     ("searchlora/experiments/encoder_evaluation_run.py", "--qrels"): ("data build",),

@@ -18,6 +18,7 @@ from searchlora.task import load_prompted_task
 from searchlora.tasks.rag_answer.deciding import combined, rule_of
 from tests.made import made_adapter
 from tests.tasks.rag_answer.made import SUBJECTS, usual_rows, write_mtrag
+from tests.tiny_encoder import build_tiny_encoder
 
 CORPUS = [Document(name, text, name) for name, text in SUBJECTS.items()]
 SET = ("adapter=answerer", "judge=grader", "depth=3")
@@ -87,6 +88,22 @@ def test_the_model_and_the_judge_can_decide_together(made, tmp_path):
 
 def highest(search) -> float:
     return max(grade["relevance"] for grade in search["grades"])
+
+
+@pytest.mark.slow
+def test_the_judge_may_be_an_encoder(made, tmp_path):
+    store, data = made
+    encoder = build_tiny_encoder(tmp_path / "encoder")
+    (tmp_path / "own.yaml").write_text(
+        f"name: own\nstages:\n  - bm25: {{k: 3}}\n  - passages: {{k: 3}}\n  - similarity: {{model: {encoder}}}\n"
+        "  - adapter: {name: answerer, tuned: {abstain: judge, cite: judge}}\n"
+    )
+    done = tune(tmp_path / "own.yaml", data, tmp_path / "tuned.yaml", store=store)
+    assert done.tuned["origin"]["adapters"][0].startswith("similarity(")
+    pipeline = Pipeline.load(tmp_path / "tuned.yaml", corpus=CORPUS, store=store)
+    deciding = replace(pipeline, stages=[*pipeline.stages[:3], replace(pipeline.stages[3], rest=False)])
+    for found in deciding.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS]):
+        assert found["answer"].abstained == (highest(found) < done.tuned["abstain"]["below"])
 
 
 def test_a_pipeline_that_is_not_tuned_is_refused_with_the_command(made):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from searchlora.adapters.store import Store
@@ -9,6 +10,8 @@ from searchlora.errors import PipelineError
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
+from searchlora.retrieval.encoder import Encoder
+from tests.tiny_encoder import build_tiny_encoder
 
 DOCUMENTS = [Document("d1", "a green tent", "Tent"), Document("d2", "pegs for a tent"), Document("d3", "boots")]
 
@@ -29,3 +32,26 @@ def test_passages_are_the_texts_of_the_top_hits(tmp_path):
 def test_passages_before_any_hit_are_refused(tmp_path):
     with pytest.raises(PipelineError, match="query q: there are no hits"):
         built(tmp_path, {"passages": {"k": 1}}).execute([{"id": "q", "query": "green tent"}])
+
+
+def test_similarity_grades_each_passage_by_its_cosine_with_the_query(tmp_path):
+    folder = str(build_tiny_encoder(tmp_path / "encoder"))
+    stage = {"similarity": {"model": folder, "document_prefix": "passage: "}}
+    pipeline = built(tmp_path, {"bm25": {"k": 3}}, {"passages": {"k": 2}}, stage)
+    found, other = pipeline.execute([{"id": "q", "query": "green tent"}, {"id": "r", "query": "boots and a tent"}])
+    encoder = Encoder.load(folder)
+    for search in (found, other):
+        texts = [
+            f"passage: {passage['title']} {passage['text']}".replace(":  ", ": ") for passage in search["passages"]
+        ]
+        query, *passages = encoder.encode([search["query"], *texts])
+        expected = [(1 + each @ query / np.linalg.norm(each) / np.linalg.norm(query)) / 2 for each in passages]
+        assert [grade["id"] for grade in search["grades"]] == [passage["id"] for passage in search["passages"]]
+        assert [grade["relevance"] for grade in search["grades"]] == pytest.approx(expected, abs=1e-5)
+    assert "similarity(" in pipeline.labels[2]
+
+
+def test_similarity_without_passages_is_refused(tmp_path):
+    with pytest.raises(PipelineError, match="query q: there are no passages to grade"):
+        folder = str(build_tiny_encoder(tmp_path / "encoder"))
+        built(tmp_path, {"similarity": {"model": folder}}).execute([{"id": "q", "query": "green tent"}])
