@@ -136,6 +136,9 @@ class DenseSettings(RetrieveSettings):
     normalise: bool = True
     query_prefix: str = ""
     document_prefix: str = ""
+    query_batch_size: int = Field(
+        1, ge=1, description="queries per forward pass; 1: hits do not depend on other queries"
+    )
     batch_size: int = Field(32, ge=1)
 
 

@@ -302,6 +302,7 @@ def _dense_stage(
         documents,
         encoder,
         batch_size=settings.batch_size,
+        query_batch_size=settings.query_batch_size,
         normalise=settings.normalise,
         query_prefix=settings.query_prefix,
         document_prefix=settings.document_prefix,
@@ -353,7 +354,19 @@ _PATHS = ("hits", "id", "score", "title", "text")
 
 def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
     """The retriever, and each setting that affects its results and differs from the default."""
-    excluded = {"of", "method", "model", "adapter", "batch_size", "url", "engine", "body", *_CLIENT, *_PATHS}
+    excluded = {
+        "of",
+        "method",
+        "model",
+        "adapter",
+        "batch_size",
+        "query_batch_size",
+        "url",
+        "engine",
+        "body",
+        *_CLIENT,
+        *_PATHS,
+    }
     changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
     shown = [*inner, *(f"{key}={_value(value)}" for key, value in changed.items())]
     return f"{name}({','.join(shown)})" if shown else name

@@ -24,6 +24,9 @@ from searchlora.task import Task, load_task, load_tasks
 #: The task and the adapter of the demo without `--all`.
 TASK, ADAPTER = "rewriting", "shop-rewriter"
 
+#: Recipe overrides of that task, before the caller's: the adapter learns the shop's vocabulary in three epochs.
+TRAINING = ("optim.epochs=3",)
+
 #: System of the demo's table -> what it is.
 EXPLAINED = {
     "raw query": "the query as typed",
@@ -80,11 +83,12 @@ class _Demo:
         """Build the dataset, train, evaluate and write the report of one task in `folder`."""
         store = Store(self.root / "store")
         dataset = self._dataset(task, folder / "dataset")
+        overrides = (*TRAINING, *self.overrides) if task.name == TASK else self.overrides
         stored = train_or_reuse(
             task.name,
             dataset.folder,
             adapter,
-            overrides=shortened(task, dataset, self.overrides, self.max_rows) if self.max_rows else self.overrides,
+            overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides,
             store=store,
             say=self.say,
             steps=self.steps,

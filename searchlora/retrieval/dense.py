@@ -31,8 +31,9 @@ class DenseIndex:
     Args:
         documents: Read once; ids must be unique. Title and text are encoded together.
         encoder: Encodes documents and queries.
-        batch_size: Documents per forward pass. Queries are encoded one at a time, so that the hits of a query do not
-            depend on other queries.
+        batch_size: Documents per forward pass.
+        query_batch_size: Queries per forward pass. With 1 the hits of a query do not depend on other queries; larger
+            batches are faster, and round scores differently in their last bits.
         normalise: Normalise vectors to length 1, so that the score is the cosine similarity, from -1 to 1.
         query_prefix, document_prefix: Prefixes that the encoder was trained with, such as "query: ".
         progress: Called for each batch.
@@ -47,6 +48,7 @@ class DenseIndex:
         encoder: Encoder,
         *,
         batch_size: int = 32,
+        query_batch_size: int = 1,
         normalise: bool = True,
         query_prefix: str = "",
         document_prefix: str = "",
@@ -55,6 +57,7 @@ class DenseIndex:
         self.encoder = encoder
         self._normalise = normalise
         self._prefix = query_prefix
+        self._query_batch_size = query_batch_size
         texts = _texts(documents)
         self._ids = list(texts)
         self._order = tie_order(self._ids)
@@ -73,14 +76,21 @@ class DenseIndex:
             DataError: if the encoder returns a vector that is not finite.
         """
         check_k(k)
-        hits = []
-        for done, query in enumerate(queries, start=1):
-            hits.append(self._search(query, k) if query.strip() else [])
-            progress(done, len(queries))
+        hits: list[list[Hit]] = []
+        for start in range(0, len(queries), self._query_batch_size):
+            batch = queries[start : start + self._query_batch_size]
+            texts = [query for query in batch if query.strip()]
+            vectors = iter(self._vectors(texts) if texts else ())
+            hits += [self._nearest(next(vectors)[None], k) if query.strip() else [] for query in batch]
+            progress(len(hits), len(queries))
         return hits
 
-    def _search(self, query: str, k: int) -> list[Hit]:
-        vector = self._ready(self.encoder.encode([self._prefix + query]), [f"the query '{query}'"])
+    def _vectors(self, queries: Sequence[str]) -> Vectors:
+        encoded = self.encoder.encode([self._prefix + query for query in queries])
+        return self._ready(encoded, [f"the query '{query}'" for query in queries])
+
+    def _nearest(self, vector: Vectors, k: int) -> list[Hit]:
+        """The k documents nearest to a vector of shape (1, dimensions)."""
         rows = self._candidates(vector, k)
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
         vectors = self._index.reconstruct_batch(rows).astype(np.float64)

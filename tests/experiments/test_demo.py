@@ -56,6 +56,12 @@ def test_report_runs_and_json_are_written(walked):
 
 
 @pytest.mark.slow
+def test_the_rewriter_trains_for_three_epochs(walked):
+    _, found, _, _ = walked
+    assert found.evaluated.adapter.manifest.recipe["optim"]["epochs"] == 3
+
+
+@pytest.mark.slow
 def test_the_report_says_what_each_baseline_is(walked):
     _, found, _, _ = walked
     page = found.report.read_text(encoding="utf-8")

@@ -13,17 +13,18 @@ from searchlora.adapters.ancestry import training_queries
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.errors import RecipeError, TrainingError, UsageError
+from searchlora.errors import PipelineError, RecipeError, TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.experiments.improve.candidates import Rewarder, gather, read_samples
-from searchlora.experiments.improve.command import improve, improve_or_reuse
+from searchlora.experiments.improve.command import improve, improve_or_reuse, retrieve_stage
 from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, row_from_json, worst
 from searchlora.experiments.train import train
 from searchlora.outputs import InvalidOutput
 from searchlora.recipe import Improve
-from searchlora.records import Hit
+from searchlora.records import Document, Hit
 from searchlora.rewards import RewardContext
 from searchlora.tasks.rewriting import task
+from searchlora.testing import build_tiny_encoder
 from tests.child_scripts import run_script
 
 #: Settings under which a tiny model learns one answer in seconds.
@@ -135,6 +136,24 @@ def test_a_line_of_samples_that_was_cut_off_is_sampled_again(tmp_path):
     file.write_text(whole + '{"id": "b", "answ', encoding="utf-8")
     assert read_samples(file, [{"id": "a"}, {"id": "b"}]) == [[("tent", "stop")]]
     assert file.read_text(encoding="utf-8") == whole
+
+
+def test_the_retriever_is_the_last_one_of_a_pipeline_and_encodes_queries_in_batches(tmp_path):
+    encoder = build_tiny_encoder(tmp_path / "encoder")
+    file = tmp_path / "p.yaml"
+    fused = f"{{of: [{{bm25: {{}}}}, {{dense: {{model: {encoder}}}}}]}}"
+    file.write_text(f"name: p\nstages:\n  - fuse: {fused}\n  - passages: {{k: 3}}\n", encoding="utf-8")
+    documents = [Document("d1", "red tent"), Document("d2", "blue sofa")]
+    stage, single = (retrieve_stage(file, documents, Store(tmp_path / "store"), query_batch_size=n) for n in (64, 1))
+    assert stage.label.startswith("rrf(bm25,dense(encoder")
+    queries = ["red tent", "sofa", "tents"]
+    found, expected = stage.retriever.search(queries, 2), single.retriever.search(queries, 2)
+    assert [[hit.document for hit in hits] for hits in found] == [[hit.document for hit in hits] for hits in expected]
+    assert found[0][0].document == "d1"
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("name: e\nstages:\n  - hits: {k: 3}\n", encoding="utf-8")
+    with pytest.raises(PipelineError, match="retrieves nothing"):
+        retrieve_stage(empty, documents, Store(tmp_path / "store"))
 
 
 # Whole runs
@@ -281,6 +300,25 @@ def test_preferences_are_trained_after_the_rounds_and_stored_only_if_they_are_be
     assert second["then"] == then and second["training"]["steps"] == 2 and second["training"]["tokens"] > 0
     assert (about["chosen round"] == 2) == (second["validation"]["reward"] > first["validation"]["reward"])
     assert "## The 20 longest winners" in (stored.path / "improve.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_judge_is_improved_by_its_agreement_and_the_base_may_sample(tiny_base, tmp_path):
+    rows = [
+        {"id": f"q{n} d{n}", "group": f"g{n}", "query": f"tent {n}", "passage": f"passage {n}", "grade": n % 4}
+        for n in range(24)
+    ]
+    splits = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4
+    lines = [json.dumps({**row, "split": split}) + "\n" for row, split in zip(rows, splits, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    build("judgment", tmp_path / "rows.jsonl", format="native", out=tmp_path / "data")
+    settings = ("improve.sample_base=true", "improve.samples=2", "improve.rounds=1", "optim.max_steps=3")
+    overrides = (*SHORT, f"base={tiny_base.name}", *settings, "max_length=4000")
+    stored = improve(None, tmp_path / "data", "judge", overrides=overrides, store=Store(tmp_path / "store"))
+    (only,) = stored.manifest.training["improve"]["rounds"]
+    assert only["candidates"]["valid"] is not None and only["winners"]["kinds"] == {"reference": 16}
+    assert 0 <= only["validation"]["reward"] <= 1 and only["validation"]["invalid"] == 0
+    assert stored.manifest.training["improve"]["retriever"] is None
 
 
 CHILD = """

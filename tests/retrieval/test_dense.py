@@ -65,6 +65,17 @@ def test_equal_texts_are_encoded_once_with_the_document_prefix():
     assert given_.asked[-1] == ["query: tent"]
 
 
+def test_queries_in_batches_find_the_same_and_blank_ones_nothing():
+    vectors = {"a": [1, 0], "b": [0, 1], "q": [1, 0], "r": [0, 1], "s": [1, 1]}
+    encoder = Given(vectors)
+    documents = [Document(name, name) for name in "ab"]
+    queries = ["q", " ", "r", "s"]
+    one = DenseIndex(documents, Given(vectors)).search(queries, 1)
+    assert DenseIndex(documents, encoder, query_batch_size=3).search(queries, 1) == one
+    assert [[hit.document for hit in hits] for hits in one] == [["a"], [], ["b"], ["b"]]
+    assert encoder.asked[1:] == [["q", "r"], ["s"]]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_vector_that_is_not_finite_is_refused(value):
     given_ = Given({"good": [1, 0], "bad": [value, 0]})

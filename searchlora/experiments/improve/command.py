@@ -26,7 +26,7 @@ from searchlora.experiments.training_runs import (
     train_and_store,
 )
 from searchlora.models.resolve import resolve
-from searchlora.pipelines.config import RetrieveSettings, pinned, read_pipeline
+from searchlora.pipelines.config import DenseSettings, FuseSettings, RetrieveSettings, pinned, read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stages import RetrieveStage
 from searchlora.progress import Steps, unwatched
@@ -38,6 +38,9 @@ from searchlora.training.training_run import TrainingResult
 
 #: The pipeline whose retriever rewards rewrites, unless another is named.
 DEFAULT_PIPELINE = "bm25"
+
+#: Candidate queries that an encoder encodes together.
+QUERY_BATCH_SIZE = 64
 
 
 def improve(
@@ -172,17 +175,36 @@ def _job(
 
 
 def retrieve_stage(
-    pipeline: str | Path, documents: Sequence[Document], store: Store, steps: Steps = unwatched
+    pipeline: str | Path,
+    documents: Sequence[Document],
+    store: Store,
+    steps: Steps = unwatched,
+    query_batch_size: int = 1,
 ) -> RetrieveStage:
-    """The last retrieve stage of a pipeline over documents. Raises `PipelineError` for a pipeline that has none."""
+    """The last retrieve stage of a pipeline over documents.
+
+    Args:
+        query_batch_size: Queries that an encoder encodes together.
+
+    Raises:
+        PipelineError: for a pipeline that retrieves nothing.
+    """
     config = read_pipeline(pipeline)
     stages = [stage for stage in pinned(config.stages, store.pin) if isinstance(stage, RetrieveSettings)]
     if not stages:
         raise PipelineError("the pipeline retrieves nothing", where=str(pipeline), fix="Name one with a retriever.")
-    built = build_pipeline(config.name, stages[-1:], store=store, documents=documents, steps=steps)
+    stage_settings = _in_batches(stages[-1], query_batch_size)
+    built = build_pipeline(config.name, [stage_settings], store=store, documents=documents, steps=steps)
     (stage,) = built.stages
     assert isinstance(stage, RetrieveStage)
     return stage
+
+
+def _in_batches(stage: RetrieveSettings, size: int) -> RetrieveSettings:
+    """The settings of a stage, and of those that it fuses, with queries encoded in batches."""
+    if isinstance(stage, FuseSettings):
+        return stage.model_copy(update={"of": tuple(_in_batches(each, size) for each in stage.of)})
+    return stage.model_copy(update={"query_batch_size": size}) if isinstance(stage, DenseSettings) else stage
 
 
 def _check_reward(task: PromptedTask, measure: str) -> None:
@@ -283,7 +305,7 @@ class ImproveJob(PromptedJob):
         documents = self.dataset.documents() if self.task.writes == "query" else None
         if not documents:
             return None
-        return retrieve_stage(self.pipeline, documents, self.store, self.steps)
+        return retrieve_stage(self.pipeline, documents, self.store, self.steps, QUERY_BATCH_SIZE)
 
     @cached_property
     def _context(self) -> RewardContext:
