@@ -98,7 +98,7 @@ def test_a_second_call_reuses_results_and_reports_it(walked):
 @pytest.mark.slow
 def test_every_task_that_reads_the_shop_is_trained_and_shown_on_one_page(tiny_base, tmp_path):
     encoder = build_tiny_encoder(tmp_path / "encoder")
-    few = ("optim.max_steps=8", "optim.batch_size=4", "validation.rows=4", "lora.r=2")
+    few = ("optim.max_steps=3", "optim.batch_size=4", "validation.rows=4", "lora.r=2")
 
     def overrides(task):
         if isinstance(task, EncoderTask):

@@ -62,7 +62,7 @@ def trained(tmp_path_factory, tiny_base):
     source = write_records(root / "rows.jsonl", groups=300)
     build("colour", source, format="native", out=root / "data", shares=(0.5, 0.1, 0.4))
     store = Store(root / "store")
-    for colour, steps in (("red", 60), ("", 300), ("green", 60)):
+    for colour, steps in (("red", 20), ("", 300), ("green", 60)):
         data = root / "data"
         if colour:
             rows = [record for record in lines(root / "data" / "train.jsonl") if record["colour"] == colour]

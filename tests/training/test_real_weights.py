@@ -19,7 +19,7 @@ RECORDS = [
     {"id": f"r{n}", "group": f"g{n}", "query": f"{colour} {WORDS[n % 4][0]}", "rewrite": f"{colour} {WORDS[n % 4][1]}"}
     for n, colour in enumerate(["red", "blue", "green", "black", "white", "grey", "pink", "brown"] * 4)
 ]
-OVERRIDES = ["optim.max_steps=8", "optim.batch_size=8", "validation.every_steps=4", "validation.rows=8"]
+OVERRIDES = ["optim.max_steps=6", "optim.batch_size=2", "validation.every_steps=3", "validation.rows=4"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     task, base = load_prompted_task("rewriting"), resolve("smollm2-135m-instruct-q4_1")
     recipe = load_recipe(task.default_recipe, overrides=OVERRIDES)
-    validator = Validator(task, LocalEngine(base), RECORDS[:8])
+    validator = Validator(task, LocalEngine(base), RECORDS[:4])
     plain = train_adapter(task, recipe, base, RECORDS, folder / "plain")
     validated = train_adapter(task, recipe, base, RECORDS, folder / "validated", validate=validator)
     return plain, validated
