@@ -53,7 +53,10 @@ def test_the_mean_gain_of_a_kind_decides_between_noisy_rewards():
     unlucky = Row("unlucky", (Candidate("unchanged", "cheap sofa", 1.0), Candidate("without: cheap", "sofa", 0.9)))
     rows = [lucky, unlucky, *(Row(str(n), (keep, drop, Candidate("sample: 1", "x", 0.0))) for n in range(8))]
     names = [each.name for each in choose(rows, Improve(kind_weight=1.0)) if each is not None]
-    assert names[:2] == ["without: cheap", "without: cheap"]
+    assert names[:2] == ["without: cheap", "unchanged"]  # the second loses by it
+    even = Row("even", (Candidate("unchanged", "cheap lamp", 1.0), Candidate("without: cheap", "lamp", 1.0)))
+    assert choose([even, *rows], Improve(kind_weight=1.0))[0] == even.candidates[1]
+    assert choose([even, *rows], Improve())[0] == even.candidates[0]
     assert [each.name for each in choose(rows, Improve()) if each is not None][:2] == ["sample: 1", "unchanged"]
 
 

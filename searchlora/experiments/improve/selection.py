@@ -84,7 +84,7 @@ def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
 
     A row's reward is noisy, often the rank of one document. With `kind_weight` w, w times the effect of a candidate's
     kind over all rows is added to its reward: of its name, if at least `MANY` rows have it, else of the part before the
-    colon.
+    colon. A candidate with a lower reward than the unchanged input still never wins.
 
     Examples:
         >>> row = Row("1", (Candidate("unchanged", "red tent", 1.0), Candidate("sample: 1", "tent", 1.0)))
@@ -110,8 +110,11 @@ def _best(row: Row, settings: Improve, gains: Mapping[str, float]) -> Candidate 
     def score(each: Candidate) -> float:
         return (each.reward or 0.0) + settings.kind_weight * gains.get(each.name, gains.get(each.kind, 0.0))
 
-    highest = max(map(score, eligible))
     unchanged = next((each for each in eligible if each.name == UNCHANGED), None)
+    if unchanged is not None:  # what its kind gains elsewhere is no reason to lose here
+        least = (unchanged.reward or 0.0) - _EQUAL
+        eligible = [each for each in eligible if each.reward is not None and each.reward >= least]
+    highest = max(map(score, eligible))
     if unchanged is not None and highest - score(unchanged) <= settings.min_gain + _EQUAL:
         return unchanged
     return min((each for each in eligible if score(each) >= highest - _EQUAL), key=lambda each: len(each.text))
