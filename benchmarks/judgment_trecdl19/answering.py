@@ -12,6 +12,7 @@ from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validat
 from benchmarks.judgment_trecdl19.warm import squad_set
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
+from searchlora.eval.text_identity import fingerprint
 from searchlora.experiments.judge.grade_log import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.train import train_or_reuse
@@ -71,11 +72,11 @@ def trained(pool: Pool, data: Path, work: Path, steps: Steps, share: float, over
     suffix = "" if share == 1 else f"-{share:g}"
     own = training_set(pool, work / f"dl20{suffix}", share)
     squad = squad_set(data, work / f"squad{suffix}", round(QUESTIONS * share))
-    name = "-".join([f"{NAME}{suffix}", *(each.replace("=", "_") for each in overrides)])
+    settings = f"-{fingerprint(' '.join(overrides)) % 16**6:06x}" if overrides else ""
     return train_or_reuse(
         "judgment",
         own.folder,
-        name,
+        f"{NAME}{suffix}{settings}",
         recipe=RECIPE,
         overrides=overrides,
         more_data={str(squad.folder): WEIGHT},
