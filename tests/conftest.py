@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,15 @@ from tests.tiny_encoder import build_tiny_encoder
 
 choose_threads()  # before a test imports PyTorch, here and in child processes
 
-gc.disable()  # until all tests are collected: importing libraries allocates much and frees nothing
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while tests are collected: importing libraries allocates much and frees nothing."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
@@ -45,11 +53,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not slow[file]:
             halves[len(halves[0]) >= len(items) // 2].extend(each)
     items[:] = [*halves[0], *halves[1]]
-
-
-def pytest_collection_finish() -> None:
-    """Garbage is collected again once all test modules are imported."""
-    gc.enable()
 
 
 _seen: set[str] = set()
