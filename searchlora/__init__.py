@@ -5,6 +5,7 @@ The verbs of the command line are functions of the same names, imported when fir
     import searchlora
     searchlora.data.build("rewriting", source, format="canard", out=folder)
     searchlora.train("rewriting", folder, "shop-rewriter")
+    searchlora.sweep("rewriting", folder, "shop-rewriter", ["lora.r=1,4,16"])
     searchlora.improve("shop-rewriter@1", folder, "shop-rewriter")
     searchlora.evaluate("shop-rewriter", folder)
     searchlora.experiment("experiment.yaml", out)
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from searchlora.experiments.promote import promote as promote
     from searchlora.experiments.run import run as run
     from searchlora.experiments.spec import Experiment as Experiment
+    from searchlora.experiments.sweep import sweep as sweep
     from searchlora.experiments.train import train as train
     from searchlora.pipelines.pipeline import Pipeline as Pipeline
 
@@ -43,6 +45,7 @@ _VERBS = {
     "improve": "searchlora.experiments.improve.command",
     "promote": "searchlora.experiments.promote",
     "run": "searchlora.experiments.run",
+    "sweep": "searchlora.experiments.sweep",
     "Pipeline": "searchlora.pipelines.pipeline",
     "demo": "searchlora.experiments.demo",
 }

@@ -23,6 +23,9 @@ MAX_RANK = 1024
 #: Name of a module, or the end of one: `q_proj`, `layers.3.mlp`. Never a regular expression.
 ModuleName = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\z", max_length=256)]
 
+#: Groups of linear layers, resolved for each base; see `adapters.target_modules`.
+TargetGroup = Literal["all-linear", "qv", "qkv", "attention", "mlp"]
+
 #: Which weights are trained.
 Method = Literal["full", "lora", "qlora"]
 
@@ -54,8 +57,10 @@ class Lora(_Section):
     r: int = Field(16, ge=1, le=MAX_RANK, description="rank of the update")
     alpha: float = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1, description="0 is fastest: it needs no mask and no copy")
-    target_modules: Literal["all-linear"] | list[ModuleName] = Field(
-        "all-linear", description="'all-linear', or a list of module names"
+    target_modules: TargetGroup | list[ModuleName] = Field(
+        "all-linear",
+        description="a group (`qv` and `qkv`: projections of attention; `attention`: also its output; `mlp`; "
+        "`all-linear`), or a list of module names",
     )
     variant: Literal["lora", "rslora", "dora", "pissa", "eva", "lora_fa"] = Field(
         "lora",
@@ -278,8 +283,8 @@ class Recipe(_WithMethod):
 class EncoderLora(Lora):
     """As `Lora`, with the names of the attention projections of BERT."""
 
-    target_modules: Literal["all-linear"] | list[ModuleName] = Field(
-        ["query", "key", "value"], description="'all-linear', or module names"
+    target_modules: TargetGroup | list[ModuleName] = Field(
+        ["query", "key", "value"], description="a group as for an LLM, or module names"
     )
 
 

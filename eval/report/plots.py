@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import wraps
 from importlib.util import find_spec
 from typing import Any, ParamSpec
@@ -17,6 +17,7 @@ from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import printable
 from searchlora.eval.judge.system_order import SystemOrder
+from searchlora.eval.pareto import Setting
 
 # Placeholder colours for matplotlib -> colour variables of the page.
 INK, MUTED, LINE, ACCENT, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -192,3 +193,49 @@ def order_plot(order: SystemOrder, judge: str) -> Markup:
     axes.set_ylabel(f"{order.measure}, judge", color=MUTED, fontsize=8)
     axes.grid(color=LINE, linewidth=0.6)
     return svg(figure, f"{order.measure} of {len(order.systems)} systems under the grades of people and of {judge}")
+
+
+@_needs_matplotlib
+def cost_plot(settings: Sequence[Setting], front: Collection[str], measure: str, cost: str) -> Markup:
+    """Quality of each setting with its interval against a cost, on a logarithmic axis; the Pareto front is a line.
+
+    Args:
+        settings: At least one, with positive costs.
+        front: Names of the settings on the front.
+        measure, cost: Labels of the axes; `cost` is a key of `Setting.costs`.
+    """
+    figure, axes = drawing(_SIDE * 0.85)
+    for each in settings:
+        x, colour = each.costs[cost], ACCENT if each.name in front else MUTED
+        axes.plot([x, x], [each.low, each.high], color=colour, linewidth=1.6, alpha=0.5)
+        axes.plot([x], [each.quality], "o", color=colour, markersize=4.5)
+    line = sorted((each.costs[cost], each.quality) for each in settings if each.name in front)
+    axes.plot([x for x, _ in line], [y for _, y in line], color=ACCENT, linewidth=1.0)
+    axes.set_xscale("log")
+    axes.set_xlabel(cost, color=MUTED, fontsize=8)
+    axes.set_ylabel(measure, color=MUTED, fontsize=8)
+    axes.grid(color=LINE, linewidth=0.6)
+    return svg(figure, f"{measure} of {len(settings)} settings by {cost}; the table has the figures")
+
+
+#: Colours of a plot that is a file of its own, legible on a light and on a dark page.
+_OWN_COLOURS = {
+    "--ink": "#5b6672",
+    "--muted": "#7c8894",
+    "--line": "#c9d0d6",
+    "--accent": "#2f6fb5",
+    "--good": "#2e8b57",
+    "--bad": "#c4572e",
+}
+
+
+def svg_file(plot: Markup) -> str:
+    """The content of an SVG file with a plot, which in a page takes its colours from the page.
+
+    Examples:
+        >>> svg_file(Markup('<svg role="img"></svg>'))[:40]
+        '<svg xmlns="http://www.w3.org/2000/svg" '
+    """
+    colours = ";".join(f"{name}:{colour}" for name, colour in _OWN_COLOURS.items())
+    attributes = f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="{colours}"'
+    return str(plot).replace("<svg", f"<svg {attributes}", 1) + "\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.peft_folder import WEIGHTS, lora_settings, read_config, read_weights, write_folder
+from searchlora.adapters.target_modules import target_modules
 from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey, some
 from searchlora.models.libraries import quiet
 from searchlora.models.resolve import public_name
@@ -50,7 +51,7 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
+        target_modules=target_modules(_transformer(model), lora.target_modules),
         use_rslora=lora.variant == "rslora",
         use_dora=lora.variant == "dora",
         init_lora_weights=lora.variant if lora.variant in ("pissa", "eva") else True,

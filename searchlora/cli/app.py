@@ -18,6 +18,7 @@ from searchlora.cli import (
     judgments,
     pipelines,
     serve,
+    sweep,
     tasks,
     train,
 )
@@ -80,6 +81,11 @@ app.command(
     rich_help_panel=_TRAIN,
     epilog=example("searchlora train rewriting --data data/rewriting --name shop-rewriter --set lora.r=8"),
 )(train.train)
+app.command(
+    "sweep",
+    rich_help_panel=_TRAIN,
+    epilog=example("searchlora sweep intent --data data/intent --name intents --grid lora.r=1,4,16 --out sweep"),
+)(sweep.sweep)
 app.command(
     "tune",
     rich_help_panel=_TRAIN,

@@ -106,6 +106,7 @@ def train_or_reuse(
     overrides: Sequence[str] = (),
     more_data: Mapping[str, float] | None = None,
     store: Store,
+    tasks: str | Path | None = None,
     say: Callable[[str], None] = print,
     steps: Steps = unwatched,
 ) -> StoredAdapter:
@@ -117,13 +118,13 @@ def train_or_reuse(
         say: Receives one sentence about what was done.
     """
     options = TrainingOptions(recipe=recipe, overrides=overrides, more_data=more_data or {}, steps=steps)
-    plugin = load_task(task)
+    plugin = load_task(task, tasks)
     if store.versions(name):
         stored = store.get(name)
         job = (
             encoder_job(plugin, data, options)
             if isinstance(plugin, EncoderTask)
-            else _prompted_job(load_prompted_task(task), data, options)
+            else _prompted_job(load_prompted_task(task, tasks), data, options)
         )
         if job.produced(stored):
             remove_finished_run(store, stored)
@@ -141,6 +142,7 @@ def train_or_reuse(
         more_data=more_data,
         resume=options.resume,
         store=store,
+        tasks=tasks,
         steps=steps,
     )
     say(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")

@@ -1,0 +1,68 @@
+"""Trade-off of quality against cost: the Pareto front, and the cheapest setting that is not significantly worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from searchlora.eval.comparison import Comparison
+from searchlora.eval.significance import LEVEL
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a sweep with its measured quality.
+
+    Attributes:
+        name: Of the system.
+        quality: Mean of the headline measure, with its 95% interval.
+        costs: Name -> cost, such as parameters trained; smaller is better.
+    """
+
+    name: str
+    quality: float
+    low: float
+    high: float
+    costs: Mapping[str, float]
+
+
+def pareto_front(settings: Sequence[Setting], cost: str, *, less_is_better: bool = False) -> tuple[str, ...]:
+    """Names of the settings that no other setting beats in quality at the same or a lower cost, cheapest first.
+
+    Examples:
+        >>> def made(name, quality, cost):
+        ...     return Setting(name, quality, quality, quality, {"parameters": cost})
+        >>> pareto_front([made("a", 0.5, 10), made("b", 0.4, 20), made("c", 0.6, 40)], "parameters")
+        ('a', 'c')
+    """
+    sign = -1 if less_is_better else 1
+    front, best = [], -math.inf
+    for each in sorted(settings, key=lambda each: (each.costs[cost], -sign * each.quality)):
+        if sign * each.quality > best:
+            front.append(each.name)
+            best = sign * each.quality
+    return tuple(front)
+
+
+def cheapest_equal(
+    settings: Sequence[Setting], comparison: Comparison, cost: str, *, less_is_better: bool = False
+) -> tuple[str, str]:
+    """The best setting, and the cheapest one that is not significantly below it.
+
+    Args:
+        comparison: Has the best setting as its candidate; its tests are corrected for their number.
+
+    Returns:
+        Names: best, cheapest. They are the same where every cheaper setting is significantly worse.
+    """
+    measure = comparison.measures[0]
+    best = str(comparison.candidate)
+    sign = -1 if less_is_better else 1
+    worse = {
+        pair.b
+        for pair in comparison.comparisons
+        if pair.a == best and pair.measure == measure and sign * pair.difference > 0 and pair.p_corrected < LEVEL
+    }
+    equal = [each for each in settings if each.name not in worse]
+    return best, min(equal, key=lambda each: (each.costs[cost], -sign * each.quality)).name

@@ -1,0 +1,83 @@
+"""`searchlora sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from searchlora.cli.options import (
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    SplitOption,
+    StoreOption,
+    TaskArgument,
+    TasksOption,
+)
+
+
+def sweep(
+    task: TaskArgument,
+    data: DataOption,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Beginning of the adapters' names.")],
+    grid: Annotated[
+        list[str],
+        typer.Option("--grid", metavar="KEY=VALUES", help="Values of a key, as lora.r=1,4,16; repeatable."),
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="Base model: hub id, folder, GGUF file or catalogue name."),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the task's recipe.")
+    ] = None,
+    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    split: SplitOption = "validation",
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Evaluate the first N records only.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Folder for table, JSON and plots.")
+    ] = None,
+    as_json: JsonOption = False,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
+    _device: DeviceOption = None,
+) -> None:
+    """Train every combination of recipe values, and compare quality with parameters, memory and time.
+
+    A sweep that was interrupted goes on when it is called again. Exits with 1 if a trial failed.
+    """
+    import json
+
+    from searchlora.adapters.store import Store
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.eval.formatting import to_plain
+    from searchlora.experiments.sweep import sweep as verb
+    from searchlora.experiments.sweep_report import sweep_json, sweep_markdown, write_sweep
+
+    with progress_bars() as steps:
+        swept = verb(
+            task,
+            data,
+            name,
+            grid,
+            base=base,
+            recipe=recipe,
+            overrides=settings,
+            split=split,
+            limit=limit,
+            keep=out / "outputs" if out is not None else None,
+            store=Store(store),
+            tasks=tasks,
+            say=lambda text: typer.echo(text, err=as_json),
+            steps=steps,
+        )
+    typer.echo(json.dumps(to_plain(sweep_json(swept)), indent=2) if as_json else sweep_markdown(swept))
+    if out is not None:
+        typer.echo(f"Report: {write_sweep(swept, out)}", err=as_json)
+    if swept.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,81 @@
+"""Groups of target modules in the architectures of transformers, on models of two blocks without weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from searchlora.adapters.attach import attach, new_adapter, save_adapter
+from searchlora.adapters.target_modules import target_modules
+from searchlora.errors import RecipeError
+from searchlora.models.load import load_model
+from tests.adapters.factories import recipe_for
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+
+#: Architecture -> group -> the ends of the layers in a block.
+LAYERS = {
+    "llama": {
+        "qv": {"q_proj", "v_proj"},
+        "qkv": {"q_proj", "k_proj", "v_proj"},
+        "attention": {"q_proj", "k_proj", "v_proj", "o_proj"},
+        "mlp": {"gate_proj", "up_proj", "down_proj"},
+    },
+    "bert": {
+        "qv": {"query", "value"},
+        "qkv": {"query", "key", "value"},
+        "attention": {"query", "key", "value", "attention.output.dense"},
+        "mlp": {"intermediate.dense", "1.output.dense"},
+    },
+    "mpnet": {
+        "qkv": {"q", "k", "v"},
+        "attention": {"q", "k", "v", "o"},
+        "mlp": {"intermediate.dense", "1.output.dense"},
+    },
+    "distilbert": {"qv": {"q_lin", "v_lin"}, "mlp": {"lin1", "lin2"}},
+    "gpt_neox": {
+        "qkv": {"query_key_value"},
+        "attention": {"query_key_value", "attention.dense"},
+        "mlp": {"dense_h_to_4h", "dense_4h_to_h"},
+    },
+    "modernbert": {"qkv": {"Wqkv"}, "attention": {"Wqkv", "attn.Wo"}, "mlp": {"Wi", "mlp.Wo"}},
+}
+
+
+def made(kind):
+    more = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48} if kind == "distilbert" else SMALL
+    config = AutoConfig.for_model(kind, **more)
+    with torch.device("meta"):
+        return (AutoModelForCausalLM if kind in ("llama", "gpt_neox") else AutoModel).from_config(config)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_group_is_resolved_in_each_architecture(kind):
+    model = made(kind)
+    for group, ends in LAYERS[kind].items():
+        found = target_modules(model, group)
+        second = [path for path in found if ".1." in path]
+        assert len(second) == len(ends) and len(found) == 2 * len(ends), (group, found)
+        assert all(any(path.endswith(f".{end}") or path.endswith(end) for end in ends) for path in second)
+
+
+def test_a_fused_layer_has_no_qv():
+    with pytest.raises(RecipeError, match=r"qv names no layer of this GPTNeoX.*all-linear"):
+        target_modules(made("gpt_neox"), "qv")
+
+
+def test_names_and_all_linear_stay():
+    assert target_modules(None, "all-linear") == "all-linear"
+    assert target_modules(None, ["q_proj"]) == ["q_proj"]
+
+
+@pytest.mark.parametrize(("group", "layers"), [("qv", 2), ("attention", 4), ("mlp", 3)])
+def test_an_adapter_of_a_group_is_saved_and_attached(tiny_base, tmp_path, group, layers):
+    recipe = recipe_for(tiny_base, target_modules=group)
+    model = new_adapter(load_model(tiny_base, precision="fp32"), recipe)
+    blocks = model.config.num_hidden_layers
+    assert sum("lora_A" in name for name, _ in model.named_parameters()) == layers * blocks
+    save_adapter(model, tmp_path / "a", recipe)
+    again = attach(load_model(tiny_base, precision="fp32"), tmp_path / "a")
+    assert sum("lora_A" in name for name, _ in again.named_parameters()) == layers * blocks

@@ -1,0 +1,181 @@
+"""Sweeps on tiny models: the grid, resuming, failed trials, the report, and the choice of a setting."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import RecipeError, TrainingError, UsageError
+from searchlora.eval.comparison import compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
+from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, planned, sweep
+from searchlora.experiments.sweep_report import sweep_markdown, write_sweep
+from tests.child_scripts import Script
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_3"
+DATA, BASE = FIXTURE / "datasets" / "rewriting", str(FIXTURE / "base")
+FAST = ("optim.max_steps=2", "optim.batch_size=4", "precision=fp32", "method=lora", "validation.rows=2")
+
+
+def swept(store, grid, **more):
+    said: list[str] = []
+    more = {"base": BASE, "overrides": FAST, "isolated": False, **more}
+    return sweep("rewriting", DATA, "tried", grid, store=store, say=said.append, **more), said
+
+
+def setting(name, quality, cost):
+    return Setting(name, quality, quality, quality, {PARAMETERS: cost})
+
+
+# the grid
+
+
+def test_a_grid_is_a_cartesian_product_in_order():
+    trials = planned("tried", ["lora.r=1,2", "lora.target_modules=qv,[q_proj, k_proj]"])
+    assert [trial.values for trial in trials] == [
+        {"lora.r": r, "lora.target_modules": target} for r in (1, 2) for target in ("qv", ["q_proj", "k_proj"])
+    ]
+    assert trials[0].name == "tried-r-1-target-modules-qv"
+    assert trials[1].overrides == ("lora.r=1", 'lora.target_modules=["q_proj", "k_proj"]')
+
+
+def test_names_that_would_be_equal_or_too_long_are_numbered():
+    assert [trial.name for trial in planned("tried", ["optim.learning_rate=0.1,.1,0-1"])][-1] == "tried-2"
+    long = ["lora.target_modules=[" + ",".join(f"layer_{n}" for n in range(20)) + "]"]
+    assert planned("tried", long)[0].name == "tried-1"
+
+
+@pytest.mark.parametrize(
+    ("grid", "says"),
+    [
+        ([], "0 trials"),
+        (["lora.r"], "not of the form"),
+        (["lora.r="], "not of the form"),
+        (["lora.r=1", "lora.r=2"], "once per key"),
+        (["lora.r=1,["], "not YAML values|are not YAML"),
+        ([f"lora.r={','.join(map(str, range(1, 40)))}", f"seed={','.join(map(str, range(40)))}"], "1560 trials"),
+    ],
+)
+def test_a_malformed_grid_is_refused(grid, says):
+    with pytest.raises(UsageError, match=says):
+        planned("tried", grid)
+
+
+def test_a_value_out_of_range_is_found_before_training(tmp_path):
+    with pytest.raises(RecipeError, match=r"'lora\.r' = 0"):
+        swept(Store(tmp_path), ["lora.r=2,0"])
+    assert Store(tmp_path).names() == ()
+
+
+# trials
+
+
+@pytest.mark.slow
+def test_trials_are_stored_compared_and_not_repeated(tmp_path):
+    store = Store(tmp_path / "store")
+    found, said = swept(store, ["lora.r=1,4", "lora.target_modules=qv,mlp"])
+    assert store.names() == tuple(sorted(trial.name for trial in found.trials)) and len(found.trials) == 4
+    assert found.evaluated.split == "validation" and found.comparison.candidate == found.best
+    parameters = {each.name: each.costs[PARAMETERS] for each in found.settings}
+    assert parameters["tried-r-4-target-modules-qv@1"] == 4 * parameters["tried-r-1-target-modules-qv@1"]
+    assert all({PARAMETERS, MEMORY, SECONDS} <= each.costs.keys() for each in found.settings)
+    assert store.get("tried-r-4-target-modules-mlp").manifest.recipe["lora"]["target_modules"] == "mlp"
+    again, said = swept(store, ["lora.r=1,4", "lora.target_modules=qv,mlp"])
+    assert sum("Reusing" in text for text in said) == 4
+    assert all(store.versions(trial.name) == (1,) for trial in again.trials)
+    report = write_sweep(found, tmp_path / "out").read_text(encoding="utf-8")
+    assert "| lora.r | lora.target_modules |" in report and "split 'validation'" in report
+    content = json.loads((tmp_path / "out" / "sweep.json").read_text(encoding="utf-8"))
+    assert len(content["settings"]) == 4 and content["best"] == found.best
+    plots = sorted(tmp_path.glob("out/*.svg"))
+    assert len(plots) == 3
+    for plot in plots:
+        text = plot.read_text(encoding="utf-8")
+        assert 'xmlns="http://www.w3.org/2000/svg"' in text and "--accent:#" in text
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_does_not_lose_the_others(tmp_path):
+    found, _ = swept(Store(tmp_path), ["max_length=8,1024"])
+    (failed,) = found.failed
+    assert failed.values == {"max_length": 8} and "more than max_length = 8" in failed.error
+    assert found.best == found.cheapest == "tried-max-length-1024@1"
+    assert "tried-max-length-8 failed: " in sweep_markdown(found)
+    with pytest.raises(TrainingError, match="all 1 trials failed"):
+        swept(Store(tmp_path / "other"), ["max_length=8"])
+
+
+@pytest.mark.slow
+def test_the_report_says_that_the_test_split_was_used_for_choosing(tmp_path):
+    found, _ = swept(Store(tmp_path), ["lora.r=1"], split="test")
+    assert "measures none of them" in sweep_markdown(found)
+
+
+SCRIPT = """
+from searchlora.experiments.sweep import sweep
+sweep("rewriting", {data!r}, "tried", ["seed=1,2"], base={base!r}, isolated=False, store={store!r},
+    overrides={overrides!r})
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
+    store = Store(tmp_path / "store")
+    overrides = [*FAST, "optim.max_steps=40", "checkpoints.every_steps=2"]
+    script = Script(SCRIPT.format(data=str(DATA), base=BASE, store=str(store.root), overrides=overrides))
+    checkpoints = store.root / ".runs" / "tried-seed-2" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        assert script.is_running(), script.stderr
+        time.sleep(0.02)
+    script.kill()
+    script.wait()
+    assert store.versions("tried-seed-1") == (1,) and store.versions("tried-seed-2") == ()
+    found, said = swept(store, ["seed=1,2"], overrides=overrides)
+    assert any("Reusing tried-seed-1@1" in text for text in said)
+    assert any("Resuming" in text for text in said)
+    assert found.trials[1].stored.manifest.training["resumed_from_step"] > 0
+
+
+@pytest.mark.slow
+def test_the_command_trains_each_trial_in_its_own_process(cli, tmp_path):
+    settings = [part for each in FAST for part in ("--set", each)]
+    called = cli(
+        *("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path / "store"),
+        *("--grid", "max_length=8,512", *settings, "--out", tmp_path / "out", "--json"),
+    )
+    assert called.code == 1, called.err
+    content = json.loads(called.out)
+    assert [trial["error"] is None for trial in content["trials"]] == [False, True]
+    assert (tmp_path / "out" / "sweep.md").is_file()
+
+
+# the choice
+
+
+def test_the_pareto_front_has_no_dominated_setting():
+    settings = [setting("a", 0.5, 10), setting("b", 0.4, 20), setting("c", 0.6, 40), setting("d", 0.6, 50)]
+    assert pareto_front(settings, PARAMETERS) == ("a", "c")
+    assert pareto_front(settings, PARAMETERS, less_is_better=True) == ("a", "b")
+
+
+def test_the_cheapest_setting_is_not_significantly_below_the_best():
+    rng = np.random.default_rng(3)
+    best = rng.uniform(0.4, 0.8, 200)
+    values = {"large": best, "small": best - 0.002 * rng.standard_normal(200), "tiny": best - 0.2}
+    systems = {
+        name: Evaluation("MRR", {"MRR": {f"q{n}": float(x) for n, x in enumerate(row)}}, clusters={})
+        for name, row in values.items()
+    }
+    settings = [
+        setting(name, float(row.mean()), cost) for (name, row), cost in zip(values.items(), (64, 16, 1), strict=True)
+    ]
+    name = max(settings, key=lambda each: each.quality).name
+    _, cheapest = cheapest_equal(settings, compare(systems, candidate=name), PARAMETERS)
+    assert cheapest == "small"
