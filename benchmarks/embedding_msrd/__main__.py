@@ -36,8 +36,8 @@ BOTH, QUERY, FULL = "adapter, both sides", "adapter, query side", "full fine-tun
 #: System -> its name in the store, and what its recipe changes.
 SYSTEMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     QUERY: ("msrd-query", ("sides=query", "optim.epochs=4", "validation.every_steps=400")),
-    BOTH: ("msrd-both", ()),
-    FULL: ("msrd-full", ("method=full",)),
+    BOTH: ("msrd-method-lora", ("method=lora",)),
+    FULL: ("msrd-method-full", ("method=full",)),
 }
 
 #: Learning rates of the query side; the best on validation queries is in `SYSTEMS`.

@@ -74,6 +74,7 @@ def sweep(
             store=Store(store),
             tasks=tasks,
             say=lambda text: typer.echo(text, err=as_json),
+            bars=progress_bars,
             steps=steps,
         )
     typer.echo(json.dumps(to_plain(sweep_json(swept)), indent=2) if as_json else sweep_markdown(swept))

@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from searchlora.adapters.references import check_name, is_name
 from searchlora.adapters.store import Store
@@ -36,6 +36,13 @@ from searchlora.task import EncoderTask, load_prompted_task, load_task
 PARAMETERS, MEMORY, SECONDS = COSTS = ("parameters trained", "peak memory, GB", "training, s")
 
 _MAX_TRIALS = 500
+
+Bars: TypeAlias = Callable[[], AbstractContextManager[Steps]]
+
+
+def no_bars() -> AbstractContextManager[Steps]:
+    """No progress."""
+    return nullcontext(unwatched)
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ def sweep(
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     say: Callable[[str], None] = print,
+    bars: Bars | None = None,
     steps: Steps = unwatched,
 ) -> Swept:
     """Train and compare every combination of recipe values.
@@ -121,6 +129,7 @@ def sweep(
         isolated: Train each trial in a process of its own, so that its peak memory is measured alone.
         keep: Folder of cached outputs, see `evaluate`.
         say: Receives one sentence about each trial.
+        bars: Makes the progress of a trial in its own process; a function of a module, since it is sent there.
         base, recipe, store, tasks, steps: See `train`.
 
     Raises:
@@ -129,24 +138,63 @@ def sweep(
         What `evaluate` raises.
     """
     store = store if isinstance(store, Store) else Store(store)
-    common = [*overrides, *([f"base={json.dumps(base)}"] if base else [])]
-    trials = planned(name, grid)
-    _check_recipes(task, trials, recipe, common, tasks)
-    trained = []
-    for number, trial in enumerate(trials, 1):
-        say(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
-        train = partial(_trained, task, str(data), trial, recipe, common, store.root, tasks)
-        trained.append(_in_own_process(train, trial) if isolated else train(steps=steps, say=say))
-        if (error := trained[-1].error) is not None:
-            say(f"Failed: {error}")
+    trained = train_trials(
+        task,
+        data,
+        name,
+        grid,
+        recipe=recipe,
+        overrides=[*overrides, *([f"base={json.dumps(base)}"] if base else [])],
+        isolated=isolated,
+        store=store,
+        tasks=tasks,
+        say=say,
+        bars=bars,
+        steps=steps,
+    )
     stored = [trial.stored for trial in trained if trial.stored is not None]
     if not stored:
-        raise TrainingError(f"all {len(trials)} trials failed, the first with: {trained[0].error}", where=name)
+        raise TrainingError(f"all {len(trained)} trials failed, the first with: {trained[0].error}", where=name)
     first, *others = (each.reference for each in stored)
     evaluated = evaluate(
         first, data, beside=others, split=split, limit=limit, keep=keep, store=store, tasks=tasks, steps=steps
     )
     return _compared(trained, evaluated)
+
+
+def train_trials(
+    task: str,
+    data: str | Path,
+    name: str,
+    grid: Sequence[str],
+    *,
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    isolated: bool = True,
+    store: Store,
+    tasks: str | Path | None = None,
+    say: Callable[[str], None] = print,
+    bars: Bars | None = None,
+    steps: Steps = unwatched,
+) -> list[Trial]:
+    """Train the trials of a sweep that the store lacks, without comparing them; see `sweep`.
+
+    Raises:
+        UsageError, RecipeError: before anything is trained.
+    """
+    trials = planned(name, grid)
+    _check_recipes(task, trials, recipe, overrides, tasks)
+    trained = []
+    for number, trial in enumerate(trials, 1):
+        say(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
+        train = partial(_trained, task, str(data), trial, recipe, overrides, store.root, tasks)
+        if isolated:
+            trained.append(_in_own_process(partial(train, bars=bars or no_bars), trial))
+        else:
+            trained.append(train(bars=lambda: nullcontext(steps), say=say))
+        if (error := trained[-1].error) is not None:
+            say(f"Failed: {error}")
+    return trained
 
 
 def planned(name: str, grid: Sequence[str]) -> list[Trial]:
@@ -210,14 +258,12 @@ def _trained(
     tasks: str | Path | None,
     *,
     say: Callable[[str], None] = print,
-    steps: Steps | None = None,
+    bars: Bars,
 ) -> Trial:
     """The trial with its adapter, trained if the store has none, or with its error."""
-    from searchlora.cli.terminal import progress_bars
-
     overrides = [*common, *trial.overrides]
     try:
-        with progress_bars() if steps is None else nullcontext(steps) as shown:
+        with bars() as shown:
             stored = train_or_reuse(
                 task,
                 data,

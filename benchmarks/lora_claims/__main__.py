@@ -1,0 +1,217 @@
+"""LoRA's claims, measured: full fine-tuning, LoRA and QLoRA on BANKING77 (LLM) and MSRD (encoder).
+
+    python -m benchmarks.lora_claims                 train what is missing, measure, write `results/lora_claims.json`
+    python -m benchmarks.lora_claims encoder --train     train the encoder's models only; resumed by the next call
+    python -m benchmarks.lora_claims --limit 20 --set optim.max_steps=3     trial; no results are written
+
+The three methods train on the same rows with one recipe per collection, each in a process of its own, which measures
+its peak memory. Learning rates are the recipe's: one for LoRA and QLoRA, one for full fine-tuning. Test rows choose
+nothing. Times of training and inference belong to an idle machine. The encoders are those of `embedding_msrd`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import WORK, real_data, save_figures
+from benchmarks.embedding_msrd.__main__ import HERE as MSRD
+from benchmarks.embedding_msrd.__main__ import NAME as MSRD_NAME
+from benchmarks.lora_claims.timing import MERGED, UNMERGED, ratios
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.cli.terminal import print_comparison, progress_bars
+from searchlora.data.building import build
+from searchlora.eval.comparison import Comparison, compare
+from searchlora.experiments.evaluation_run import BASE as ZERO_SHOT
+from searchlora.experiments.sweep import Swept, sweep, train_trials
+
+NAME = "lora_claims"
+HERE = Path(__file__).parent
+
+#: Method -> name of the system in results.
+SYSTEMS = {"full": "full fine-tuning", "lora": "adapter, LoRA", "qlora": "adapter, QLoRA"}
+
+#: Share of parameters that a small adapter trains, at most, and the interval in which merged inference equals the base.
+SMALL_SHARE, SAME_TIME = 0.01, (0.97, 1.03)
+
+#: Largest loss of quality that still counts as near-equal, in the headline measure.
+NEAR = 0.01
+
+#: Adapters on one base, for the claim about memory.
+MANY = 10
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A collection with its task and recipe.
+
+    Attributes:
+        work: Folder below `benchmarks/work` with the dataset and the store.
+        name: Beginning of the models' names.
+    """
+
+    title: str
+    work: str
+    name: str
+    task: str
+    format: str
+    shares: tuple[float, float, float]
+    recipe: Path
+
+
+COLLECTIONS: Mapping[str, Collection] = {
+    "encoder": Collection(
+        "MSRD, all-MiniLM-L6-v2", MSRD_NAME, "msrd", "embedding", "msrd", (0.7, 0.1, 0.2), MSRD / "recipe.yaml"
+    ),
+    "llm": Collection(
+        *("BANKING77, SmolLM2-135M", NAME, "banking77", "intent", "banking77"), (0.96, 0.03, 0.01), HERE / "intent.yaml"
+    ),
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    trial = arguments.limit is not None or bool(arguments.set)
+    rows: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
+    claims: list[dict[str, Any]] = []
+    with progress_bars() as steps:
+        for name in arguments.collections or COLLECTIONS:
+            collection = COLLECTIONS[name]
+            work = WORK / (f"{collection.work}_trial" if trial else collection.work)
+            data, store = work / "data", Store(work / "store")
+            if not data.exists():
+                source = real_data() / collection.format
+                build(collection.task, source, format=collection.format, out=data, shares=collection.shares)
+            what = (collection.task, data, collection.name, [f"method={','.join(SYSTEMS)}"])
+            how: dict[str, Any] = {
+                "recipe": collection.recipe,
+                "overrides": arguments.set,
+                "store": store,
+                "bars": progress_bars,
+            }
+            if arguments.train:
+                train_trials(*what, **how, steps=steps)
+                continue
+            outputs = work / "outputs"
+            swept = sweep(*what, **how, split="test", limit=arguments.limit, keep=outputs, steps=steps)
+            if swept.failed:
+                continue
+            models = {str(trial.values["method"]): trial.stored for trial in swept.trials if trial.stored}
+            compared = _renamed(swept, models)
+            print_comparison(compared)
+            records = swept.evaluated.records[: arguments.timed]
+            times = [
+                each
+                for method in ("lora", "qlora")
+                for each in ratios(swept.evaluated.task, models[method], records, store, work / "merged", 7)
+            ]
+            rows += _rows(collection, compared, models)
+            comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]
+            comparisons += [{**each, "collection": collection.title} for each in times]
+            claims += _claims(collection, compared, models, times)
+    if not trial and not arguments.train and not arguments.collections:
+        save_figures(NAME, rows, comparisons, {"claims": claims})
+    for claim in claims:
+        print(f"{'met    ' if claim['met'] else 'NOT met'}  {claim['collection']}: {claim['claim']}: {claim['figure']}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}")
+    parser.add_argument("collections", nargs="*", help=f"any of {', '.join(COLLECTIONS)}; default: all")
+    parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
+    parser.add_argument("--limit", type=int, help="number of test records, for a trial")
+    parser.add_argument("--timed", type=int, default=256, help="number of records of which inference is timed")
+    parser.add_argument("--set", action="append", default=[], help="key=value that overrides each recipe, for a trial")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.collections if name not in COLLECTIONS]:
+        parser.error(f"there is no collection '{unknown[0]}'; there are {', '.join(COLLECTIONS)}")
+    return arguments
+
+
+def _renamed(swept: Swept, models: Mapping[str, StoredAdapter]) -> Comparison:
+    """LoRA compared with the other methods and with the base, by the names of this benchmark."""
+    names = {ZERO_SHOT: "zero-shot", **{stored.reference: SYSTEMS[method] for method, stored in models.items()}}
+    measure = swept.comparison.measures[0]
+    systems = {
+        names[name]: replace(result.evaluation, headline=measure, tested=(measure,))
+        for name, result in swept.evaluated.systems.items()
+        if name in names
+    }
+    return compare(systems, candidate=SYSTEMS["lora"])
+
+
+def _rows(
+    collection: Collection, compared: Comparison, models: Mapping[str, StoredAdapter]
+) -> Sequence[dict[str, Any]]:
+    rows = [{**vars(row), "collection": collection.title} for row in compared.rows]
+    for method, stored in models.items():
+        training = stored.manifest.training
+        costs = {
+            "parameters trained": training["parameters_trained"],
+            "share of parameters": training["parameters_trained"] / training["parameters"],
+            "peak memory, GB": training["peak_memory_gb"],
+            "training, s": training["seconds"],
+            "on disk, MB": stored.weight_bytes / 1e6,
+        }
+        rows += [
+            {
+                "system": SYSTEMS[method],
+                "measure": measure,
+                "value": value,
+                "low": None,
+                "high": None,
+                "n": 1,
+                "collection": collection.title,
+            }
+            for measure, value in costs.items()
+        ]
+    return rows
+
+
+def _claims(
+    collection: Collection,
+    compared: Comparison,
+    models: Mapping[str, StoredAdapter],
+    times: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Each claim with the figure that bears it out or does not."""
+    training = {method: stored.manifest.training for method, stored in models.items()}
+    small, whole = models["lora"].weight_bytes, models["full"].weight_bytes
+    measure = compared.measures[0]
+    found = []
+
+    def add(claim: str, figure: str, met: bool) -> None:
+        found.append({"collection": collection.title, "claim": claim, "figure": figure, "met": met})
+
+    for method in ("lora", "qlora"):
+        system, own = SYSTEMS[method], training[method]
+        share = own["parameters_trained"] / own["parameters"]
+        add(f"{system} trains 0.1 to 1% of the parameters", f"{share:.2%}", bool(0.001 <= share <= SMALL_SHARE))
+        memory = own["peak_memory_gb"] / training["full"]["peak_memory_gb"]
+        add(f"{system} needs less memory than full fine-tuning", f"{memory:.2f} of its peak", bool(memory < 1))
+        seconds = own["seconds"] / training["full"]["seconds"]
+        add(f"{system} trains faster than full fine-tuning", f"{seconds:.2f} of its time", bool(seconds < 1))
+    pair = next(pair for pair in compared.comparisons if pair.b == SYSTEMS["full"] and pair.measure == measure)
+    add(
+        f"LoRA is at most {NEAR} below full fine-tuning in {measure}",
+        f"{pair.difference:+.3f} ({pair.low:+.3f} to {pair.high:+.3f})",
+        bool(pair.low > -NEAR),
+    )
+    many = MANY * whole / (whole + MANY * small)
+    add(f"one base and {MANY} adapters are smaller than {MANY} models", f"{many:.1f} times", bool(many > 1))
+    for way in (MERGED, UNMERGED):
+        for each in (each for each in times if each["a"].endswith(f", {way}") and "qlora" not in each["a"]):
+            low, high = SAME_TIME
+            met = bool(low <= each["low"] and each["high"] <= high) if way == MERGED else bool(each["low"] > high)
+            claim = "merged, it costs no time" if way == MERGED else "unmerged, it costs time"
+            add(claim, f"ratio {each['ratio']:.3f} ({each['low']:.3f} to {each['high']:.3f})", met)
+    return found
+
+
+if __name__ == "__main__":
+    main()
