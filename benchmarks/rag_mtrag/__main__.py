@@ -1,16 +1,17 @@
 """Answers from passages on MT-RAG: when to abstain, and what to cite.
 
     python -m benchmarks.rag_mtrag
-    python -m benchmarks.rag_mtrag --quoted
+    python -m benchmarks.rag_mtrag --without-llm
 
-The reference tasks are in three folds by group (conversation, first turn, document); each row is answered by an adapter
-that was trained on the other folds, and thresholds are fitted on the other folds. One judge of relevance, trained on
-pairs from elsewhere (`judge`), serves all folds; it and the answering adapters share a base. The variants differ in who
-decides to abstain and who chooses the citations (`variants`). `--quoted` leaves out what generates: the judge then
-decides, and the answer is a sentence of the passage that it holds most relevant.
+The reference tasks are in three folds by group (conversation, first turn, document). The adapters of a row were trained
+on other folds, and no threshold is fitted on a row of its fold. The systems differ in who decides to abstain and who
+chooses the citations (`answering.GENERATED`): the answering adapter itself, a judge, or both. A judge is an embedding
+adapter, trained on the other folds, by the cosine of question and passage; the encoder without it; or an LLM judge,
+trained on pairs from elsewhere (`judge`) over the base of the answering adapters. Systems that quote answer with a
+sentence of the passage that their judge holds most relevant; `--without-llm` measures only these and the rules.
 
-Takes about an hour on 2 cores; everything in `benchmarks/work/rag_mtrag` is reused. Sample answers are written to
-`answers.md` there.
+Takes about an hour on 2 cores, without LLM a quarter of that; everything in `benchmarks/work/rag_mtrag` is reused.
+Sample answers are written to `answers.md` there.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ NAME = "rag_mtrag"
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quoted", action="store_true", help="without the systems that generate")
-    generate = not parser.parse_args().quoted
+    parser.add_argument("--without-llm", action="store_true", help="only rules, encoders and quotations")
+    llm = not parser.parse_args().without_llm
     data, work = real_data(), WORK / NAME
     mtrag = MtRag.read(data)
     with progress_bars() as steps:
-        answers = answer(mtrag, data, work, steps, generate=generate)
+        answers = answer(mtrag, data, work, steps, llm=llm)
     evaluate(mtrag, mtrag.official, answers, work)
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rag_mtrag.data import FOLDS, SETTINGS, TASK, MtRag, Record
+from benchmarks.rag_mtrag.data import FOLDS, SETTINGS, TASK, MtRag, Record, fold_of
+from benchmarks.rag_mtrag.embedder import MODEL, embedders
 from benchmarks.rag_mtrag.grading import graded
 from benchmarks.rag_mtrag.judge import question_judge
-from benchmarks.rag_mtrag.similarity import similarity_outputs
 from benchmarks.rag_mtrag.squad_rows import squad_rows
-from benchmarks.rag_mtrag.variants import Written, variant_outputs
+from benchmarks.rag_mtrag.variants import Judge, Written, generated, quoted
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
@@ -22,6 +22,7 @@ from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.outputs import CitedAnswer, InvalidOutput, from_json, to_json
+from searchlora.pipelines.config import AdapterSettings, SimilaritySettings
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, Steps
 from searchlora.prompts import messages
@@ -39,46 +40,81 @@ BATCH = 16
 ALWAYS = {"abstain": {"by": "answer", "from": 2.0}}
 
 
+#: The systems that are compared with all others: with answers that an adapter wrote, and with quotations.
+ADAPTER, QUOTED = "adapter", "adapter, quoting"
+
+#: Systems whose answers the answering adapters write -> judge, who abstains, who cites.
+GENERATED: Mapping[str, tuple[str, str, str]] = {
+    "adapter, own score": ("embedder", "answer", "answer"),
+    "adapter, LLM judge": ("judge", "judge", "judge"),
+    "adapter, encoder abstains": ("embedder", "judge", "answer"),
+    "adapter, encoder abstains, support cites": ("embedder", "judge", "support"),
+    "adapter, encoder and own score": ("embedder", "both", "judge"),
+    ADAPTER: ("embedder", "judge", "judge"),
+}
+
+
 @dataclass(frozen=True)
 class Answers:
     """Outputs, and what is behind them.
 
     Attributes:
-        outputs: System -> row id -> output. The adapters of a row were not trained on its group, and no threshold was
-            fitted on a row of its fold.
-        rules: For each fold, the fitted rules.
+        outputs: System -> row id -> output. No adapter of a row was trained on its group, and no threshold was fitted
+            on a row of its fold.
+        rules: Judge -> for each fold, the fitted rules.
         training: Name of each adapter -> rows, steps, tokens, seconds.
     """
 
     outputs: Mapping[str, Mapping[str, Any]]
-    rules: Sequence[Mapping[str, Any]]
+    rules: Mapping[str, Sequence[Mapping[str, Any]]]
     training: Mapping[str, Mapping[str, Any]]
 
 
-def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps, *, generate: bool = True) -> Answers:
+def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps, *, llm: bool = True) -> Answers:
     """Train missing adapters, and grade and answer what was not yet.
 
     Args:
-        generate: False: neither train nor execute answering adapters or the base; the rules, the judge, and quotations.
+        llm: False: only what needs no LLM, which are the rules, the encoders, and quotations.
     """
     store = Store(work / "store")
     task = load_prompted_task(TASK)
     task = task.bound(task.settings_of(SETTINGS, ()))
-    judge = question_judge(data, work, store, steps)
-    rows = graded(mtrag.official, judge, store, work / "grades", steps("Judging"))
     outputs: dict[str, Mapping[str, Any]] = {**_rules_of_folds(mtrag, str(task.settings["abstention"]))}
-    outputs |= similarity_outputs(rows, str(task.settings["abstention"]), steps("Encoding"))
-    training = {judge.reference: _about(judge)}
-    written = None
-    if generate:
+    adapters = embedders(mtrag, work, store, steps)
+    training: dict[str, Mapping[str, Any]] = {each.reference: _about(each) for each in adapters}
+    plain = graded(mtrag.official, SimilaritySettings(model=MODEL), store, work / "grades", steps("Encoding"))
+    judges = {"MiniLM": Judge.of_all_folds(plain), "embedder": _held_out(mtrag, adapters, store, work, steps)}
+    if llm:
+        judge = question_judge(data, work, store, steps)
+        training[judge.reference] = _about(judge)
+        settings = AdapterSettings(name=judge.reference)
+        rows = graded(mtrag.official, settings, store, work / "grades", steps("Judging"))
+        judges["judge"] = Judge.of_all_folds(rows)
+    rules = dict[str, Sequence[Mapping[str, Any]]]()
+    quoting = {"MiniLM": "MiniLM, quoting", "embedder": QUOTED, "judge": "adapter, LLM judge, quoting"}
+    for name, each in judges.items():
+        outputs[quoting[name]], rules[name] = quoted(task, each)
+    if llm:
         longest = load_recipe(task.default_recipe, None, ()).max_new_tokens
         engine = LocalEngine(resolve(judge.manifest.base.name), store)
         written = _written(mtrag, data, work, task, engine, store, longest, training, steps)
         outputs["base zero-shot"] = _asked(
             task, engine, None, mtrag.official, work / "answers", longest, steps("Answering: base zero-shot")
         )
-    variants, rules = variant_outputs(task, rows, written)
-    return Answers({**outputs, **variants}, rules, training)
+        for name, (by, abstain, cite) in GENERATED.items():
+            outputs[name] = generated(task, judges[by], written, abstain=abstain, cite=cite)
+    return Answers(outputs, rules, training)
+
+
+def _held_out(mtrag: MtRag, adapters: Sequence[StoredAdapter], store: Store, work: Path, steps: Steps) -> Judge:
+    """The embedding adapters as judges; the thresholds of a fold are fitted on its validation rows."""
+    fits = [mtrag.validation(fold) for fold in range(FOLDS)]
+    rows = []
+    for fold, adapter in enumerate(adapters):
+        needed = [row for row in mtrag.official if fold_of(row) == fold or row["id"] in fits[fold]]
+        settings = SimilaritySettings(model=MODEL, adapter=adapter.reference)
+        rows.append(graded(needed, settings, store, work / "grades", steps(f"Encoding: {adapter.reference}")))
+    return Judge(rows, fits)
 
 
 def _rules_of_folds(mtrag: MtRag, abstention: str) -> dict[str, dict[str, Any]]:

@@ -94,6 +94,11 @@ class MtRag:
         """The rows of the other folds, including those without gold passages."""
         return [row for row in self.rows if fold_of(row) != fold]
 
+    def validation(self, fold: int) -> frozenset[str]:
+        """Ids of the original rows of the other folds that validate."""
+        rows = (row for row in self.training(fold) if validates(row, f"validation {fold}", VALIDATING))
+        return frozenset(str(row["id"]) for row in rows if row["kind"] != WITHOUT_GOLD)
+
     def dataset(self, fold: int, folder: Path, more: Iterable[Record] = ()) -> Dataset:
         """The dataset of a fold, built in `folder` if it does not exist.
 

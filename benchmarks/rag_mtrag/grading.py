@@ -1,4 +1,4 @@
-"""Relevance of every passage of every row by the judge; grades are stored and reused."""
+"""Relevance of the passages of rows by a judge, an LLM or an encoder; grades are stored and reused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 from benchmarks.rag_mtrag.data import Record
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
-from searchlora.pipelines.config import AdapterSettings
+from searchlora.pipelines.config import AdapterSettings, SimilaritySettings
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.progress import Progress
 
@@ -19,18 +18,22 @@ BATCH = 16
 
 
 def graded(
-    rows: Sequence[Record], judge: StoredAdapter, store: Store, folder: Path, progress: Progress
+    rows: Sequence[Record], judge: AdapterSettings | SimilaritySettings, store: Store, folder: Path, progress: Progress
 ) -> list[dict[str, Any]]:
-    """The rows with `grades`, as a stage with the judge writes them in a pipeline.
+    """The rows with `grades`, as the stage of a judge writes them in a pipeline.
 
     The query is the last question alone. Grades of the same judge for the same question and passages are reused.
+
+    Args:
+        judge: With a pinned adapter, or an encoder without one.
     """
-    file = folder / f"{judge.reference}.jsonl"
+    name = judge.name if isinstance(judge, AdapterSettings) else judge.adapter or judge.model
+    file = folder / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     known = _known(file)
     missing = [row for row in rows if _key(row) not in known]
     if missing:
-        (stage,) = build_pipeline("judge", [AdapterSettings(name=judge.reference)], store=store, documents=()).stages
+        (stage,) = build_pipeline("judge", [judge], store=store, documents=()).stages
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
         judged = stage([{"id": row["id"], "query": row["question"], "passages": row["passages"]} for row in batch])

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rag_mtrag.answering import Answers
+from benchmarks.rag_mtrag.answering import ADAPTER, QUOTED, Answers
 from benchmarks.rag_mtrag.data import SEED, TASK, WORDS, Record
-from benchmarks.rag_mtrag.variants import ADAPTER, QUOTED
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.files import atomic_text
@@ -55,7 +54,7 @@ def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluatio
 
 
 def candidate(systems: Mapping[str, Any]) -> str:
-    """The system that is compared with all others: the adapter, or the judge's quotations where nothing generates."""
+    """The system that is compared with all others: the adapter, or the quotations where no LLM generates."""
     return ADAPTER if ADAPTER in systems else QUOTED
 
 

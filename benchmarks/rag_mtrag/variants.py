@@ -1,4 +1,4 @@
-"""Variants of one adapter: who decides to abstain and what to cite, with thresholds fitted on the other folds."""
+"""Variants of a system: who decides to abstain and what to cite, with thresholds fitted outside the fold of a row."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from searchlora.task import PromptedTask
 from searchlora.tasks.rag_answer.baselines import best_sentence
 from searchlora.tasks.rag_answer.deciding import recited, relevances, rule_of
 
-#: The variant that is compared with all others; its judge abstains and cites.
-ADAPTER = "adapter"
 
-#: Name of a variant -> who abstains, and who cites.
-VARIANTS: Mapping[str, Mapping[str, str]] = {
-    "adapter, own score": {"abstain": "answer", "cite": "answer"},
-    "adapter, judge abstains": {"abstain": "judge", "cite": "answer"},
-    "adapter, judge abstains, support cites": {"abstain": "judge", "cite": "support"},
-    ADAPTER: {"abstain": "judge", "cite": "judge"},
-    "adapter, both abstain, judge cites": {"abstain": "both", "cite": "judge"},
-}
+@dataclass(frozen=True)
+class Judge:
+    """Grades of the passages of all rows.
 
-#: A judge without an answering adapter: the best sentence of the most relevant passage.
-QUOTED = "adapter, judge and quotation"
+    Attributes:
+        rows: For each fold, its rows and those of `fits`, with the `grades` of the judge that serves the fold.
+        fits: For each fold, ids of the rows on which its thresholds are fitted; none of them is of the fold, and the
+            judge was not trained on them.
+    """
+
+    rows: Sequence[Sequence[Record]]
+    fits: Sequence[frozenset[str]]
+
+    @classmethod
+    def of_all_folds(cls, rows: Sequence[Record]) -> Judge:
+        """One judge for all folds, trained on none of the rows; its thresholds are fitted on all other folds."""
+        others = [frozenset(str(row["id"]) for row in rows if fold_of(row) != fold) for fold in range(FOLDS)]
+        return cls([rows] * FOLDS, others)
 
 
 @dataclass(frozen=True)
@@ -45,48 +50,59 @@ class Written:
     tuned: Sequence[Mapping[str, Any]]
 
 
-def variant_outputs(
-    task: PromptedTask, rows: Sequence[Record], written: Written | None
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """The outputs of every variant, and the rules of every fold.
+def quoted(task: PromptedTask, judge: Judge) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The best sentence of the most relevant passage where the judge does not abstain, and the rules of each fold.
 
     Args:
-        task: With the settings of the adapters.
-        rows: All test rows, with `grades`.
-        written: None: only `QUOTED`.
+        task: With the settings of the answers.
 
     Returns:
-        Variant -> row id -> output, and for each fold its rules with the rows that they were fitted on.
-
-    The thresholds of the judge are fitted on all rows of the other folds, on which it was not trained; those of rules
-    that need the score of the answering adapter on the validation rows of its fold.
+        Row id -> output; and for each fold the rules `abstain` and `cite`.
     """
-    outputs: dict[str, dict[str, Any]] = {name: {} for name in ((*VARIANTS, QUOTED) if written else (QUOTED,))}
-    fitted = []
+    outputs, fitted = dict[str, Any](), []
     for fold in range(FOLDS):
-        others = [row for row in rows if fold_of(row) != fold]
-        rules = _rules(task, others, dict.fromkeys((str(row["id"]) for row in others), 0.5), "judge")
-        about = {"judge": rules}
-        if written:
-            scores = written.validation[fold]
-            about["both"] = _rules(task, [row for row in others if row["id"] in scores], scores, "both")
-        fitted.append(about)
-        for row in (row for row in rows if fold_of(row) == fold):
-            outputs[QUOTED][row["id"]] = _quoted(task, row, rules)
-            for name, wanted in VARIANTS.items() if written else ():
-                chosen = {
-                    "abstain": "answer" if wanted["abstain"] == "answer" else about[wanted["abstain"]]["abstain"],
-                    "cite": rules["cite"] if wanted["cite"] == "judge" else wanted["cite"],
-                }
-                assert written is not None
-                bound = task.bound(task.settings, {**written.tuned[fold], **chosen})
-                outputs[name][row["id"]] = _decided(bound, row, written)
+        rules = rules_of(task, judge, fold)
+        fitted.append(rules)
+        for row in judge.rows[fold]:
+            if fold_of(row) == fold:
+                outputs[row["id"]] = _quotation(task, row, rules)
     return outputs, fitted
 
 
-def _rules(task: PromptedTask, rows: Sequence[Record], own: Mapping[str, float], abstain: str) -> dict[str, Any]:
-    scored = [CitedAnswer("", (), False, own[row["id"]]) for row in rows]
-    return dict(task.bound(task.settings, {"abstain": abstain, "cite": "judge"}).tune(rows, scored))
+def generated(task: PromptedTask, judge: Judge, written: Written, *, abstain: str, cite: str) -> dict[str, Any]:
+    """The outputs of the answering adapters under rules that are fitted for each fold.
+
+    Thresholds that need the score of the answering adapter are fitted on its validation rows.
+
+    Args:
+        abstain: `answer`, `judge` or `both`.
+        cite: `answer`, `judge` or `support`.
+    """
+    outputs = dict[str, Any]()
+    for fold in range(FOLDS):
+        rules = rules_of(task, judge, fold)
+        chosen: dict[str, Any] = {"abstain": "answer", "cite": rules["cite"] if cite == "judge" else cite}
+        if abstain == "both":
+            chosen["abstain"] = rules_of(task, judge, fold, own=written.validation[fold])["abstain"]
+        elif abstain == "judge":
+            chosen["abstain"] = rules["abstain"]
+        bound = task.bound(task.settings, {**written.tuned[fold], **chosen})
+        for row in judge.rows[fold]:
+            if fold_of(row) == fold:
+                outputs[row["id"]] = _decided(bound, row, written)
+    return outputs
+
+
+def rules_of(task: PromptedTask, judge: Judge, fold: int, *, own: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The rules of a fold, fitted as `searchlora tune` does.
+
+    Args:
+        own: Row id -> the probability of abstaining of rows to fit a rule `both` on; None: a rule `judge`.
+    """
+    rows = [row for row in judge.rows[fold] if row["id"] in judge.fits[fold] and (own is None or row["id"] in own)]
+    outputs = [CitedAnswer("", (), False, own[row["id"]] if own else 0.5) for row in rows]
+    wanted = {"abstain": "both" if own else "judge", "cite": "judge"}
+    return dict(task.bound(task.settings, wanted).tune(rows, outputs))
 
 
 def _decided(task: PromptedTask, row: Record, written: Written) -> Any:
@@ -95,7 +111,7 @@ def _decided(task: PromptedTask, row: Record, written: Written) -> Any:
     return value if value.abstained else spec.with_continuation(value, written.text[row["id"]])
 
 
-def _quoted(task: PromptedTask, row: Record, rules: Mapping[str, Any]) -> Any:
+def _quotation(task: PromptedTask, row: Record, rules: Mapping[str, Any]) -> Any:
     value = task.bound(task.settings, rules).apply_tuning(CitedAnswer("", (), False, 0.0), row)
     relevance, cite = relevances(row), rule_of(rules, "cite")
     assert relevance is not None and cite is not None

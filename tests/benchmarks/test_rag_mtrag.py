@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import pytest
 
-from benchmarks.rag_mtrag import answering, grading, judge, squad_rows
+from benchmarks.rag_mtrag import answering, embedder, grading, squad_rows
 from benchmarks.rag_mtrag.data import FOLDS, MtRag, fold_of
-from benchmarks.rag_mtrag.variants import ADAPTER, QUOTED, VARIANTS, Written, variant_outputs
+from benchmarks.rag_mtrag.judge import judge_records
+from benchmarks.rag_mtrag.variants import Judge, Written, generated, quoted
 from searchlora.adapters.store import Store
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.local import LocalEngine
@@ -102,8 +103,20 @@ def test_squad_rows_contain_the_answer_span_in_half_of_the_cases(real_data: Path
 
 
 @pytest.mark.slow
+def test_the_embedder_of_a_fold_sees_no_row_of_it(mtrag: MtRag) -> None:
+    for fold in range(FOLDS):
+        pairs = list(embedder._pairs(mtrag.training(fold), fold))
+        assert not {each["id"] for each in pairs} & {row["id"] for row in mtrag.test(fold)}
+        trained = {each["group"] for each in pairs if each["split"] == "train"}
+        groups = {row["id"]: row["group"] for row in mtrag.official}
+        assert not trained & {groups[id_] for id_ in mtrag.validation(fold)}
+        assert not mtrag.validation(fold) & {row["id"] for row in mtrag.test(fold)}
+        assert all(each["positives"] and each["negatives"] for each in pairs)
+
+
+@pytest.mark.slow
 def test_the_judge_learns_from_pairs_of_both_kinds_and_none_of_mtrag(mtrag: MtRag, real_data: Path) -> None:
-    records = judge.judge_records(real_data)
+    records = judge_records(real_data)
     kinds = Counter((row["id"].partition("-")[0], row["grade"] >= 2) for row in records)
     assert all(kinds[source, relevant] > 250 for source in ("squad", "dl20", "perl") for relevant in (True, False))
     assert len({row["id"] for row in records}) == len(records)
@@ -136,27 +149,36 @@ def made_rows(count: int = 90) -> list[dict[str, object]]:
 
 def test_thresholds_of_a_fold_do_not_depend_on_its_rows() -> None:
     task, rows = load_prompted_task("rag_answer"), made_rows()
-    outputs, rules = variant_outputs(task, rows, None)
-    assert set(outputs) == {QUOTED} and set(outputs[QUOTED]) == {row["id"] for row in rows}
-    abstained = {row["id"]: outputs[QUOTED][row["id"]].abstained for row in rows}
-    assert sum(abstained[row["id"]] != row["answerable"] for row in rows) >= 75
+    outputs, rules = quoted(task, Judge.of_all_folds(rows))
+    assert set(outputs) == {row["id"] for row in rows}
+    assert sum(outputs[row["id"]].abstained != row["answerable"] for row in rows) >= 75
     turned = [{**row, "answerable": not row["answerable"], "gold": []} if fold_of(row) == 0 else row for row in rows]
-    again, changed = variant_outputs(task, turned, None)
+    again, changed = quoted(task, Judge.of_all_folds(turned))
     assert changed[0] == rules[0] and changed[1] != rules[1]
-    assert all(again[QUOTED][row["id"]] == outputs[QUOTED][row["id"]] for row in rows if fold_of(row) == 0)
+    assert all(again[row["id"]] == outputs[row["id"]] for row in rows if fold_of(row) == 0)
 
 
-def test_variants_share_the_text_and_differ_in_who_decides() -> None:
+def test_a_judge_that_was_trained_on_other_folds_is_tuned_on_its_validation_rows_only() -> None:
+    task, rows = load_prompted_task("rag_answer"), made_rows()
+    fits = [frozenset(str(row["id"]) for row in rows[::2] if fold_of(row) != fold) for fold in range(FOLDS)]
+    _, rules = quoted(task, Judge([rows] * FOLDS, fits))
+    assert [each["validation"]["rows"] for each in rules] == [len(each) for each in fits]
+    spoilt = [{**row, "answerable": True, "gold": ["p2"]} if number % 2 else row for number, row in enumerate(rows)]
+    assert quoted(task, Judge([spoilt] * FOLDS, fits))[1] == rules
+
+
+def test_systems_share_the_text_and_differ_in_who_decides() -> None:
     task, rows = load_prompted_task("rag_answer"), made_rows()
     own = {str(row["id"]): 0.9 if number % 2 else 0.1 for number, row in enumerate(rows)}
     text: dict[str, str | InvalidOutput] = {str(row["id"]): "It says so [3]." for row in rows}
-    written = Written(own, text, [own] * FOLDS, [{"abstain_from": 0.4}] * FOLDS)
-    outputs, _ = variant_outputs(task, rows, written)
-    assert set(outputs) == {QUOTED, *VARIANTS}
-    assert all(outputs["adapter, own score"][id_].abstained == (score >= 0.4) for id_, score in own.items())
-    answered = [row for row in rows if not outputs[ADAPTER][row["id"]].abstained]
-    assert answered and all(outputs[ADAPTER][row["id"]].citations[0] == 1 for row in answered)
-    assert all(outputs["adapter, judge abstains"][row["id"]].citations == (3,) for row in answered)
+    written, judge = Written(own, text, [own] * FOLDS, [{"abstain_from": 0.4}] * FOLDS), Judge.of_all_folds(rows)
+    alone = generated(task, judge, written, abstain="answer", cite="answer")
+    assert all(alone[id_].abstained == (score >= 0.4) for id_, score in own.items())
+    judged = generated(task, judge, written, abstain="judge", cite="judge")
+    both = generated(task, judge, written, abstain="both", cite="judge")
+    assert sum(judged[row["id"]].abstained != row["answerable"] for row in rows) >= 75
+    assert all(output.abstained or output.citations[0] == 1 for output in (*judged.values(), *both.values()))
+    assert both["r0"].reason.startswith("both:")
 
 
 @pytest.mark.slow
