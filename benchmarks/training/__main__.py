@@ -295,11 +295,11 @@ def _train_trl(
 
 def _share_computed(recipe: Recipe, records: Sequence[Record]) -> float:
     """Nodes of the steps' prefix trees over tokens of their rows."""
-    rows = [each.input_ids for each in _examples(records)]
+    rows = [each.input_ids[:-1] for each in _examples(records)]
     size = recipe.optim.batch_size
     order = list(LengthGroupedBatches([len(row) for row in rows], size, recipe.seed))
     trees = [prefix_tree([rows[index] for index in order[start : start + size]]) for start in range(0, len(rows), size)]
-    return sum(len(tree.tokens) for tree in trees) / sum(map(len, rows))
+    return sum(len(tree.tokens) for tree in trees) / sum(len(row) + 1 for row in rows)
 
 
 def _examples(records: Sequence[Record]) -> list[Example]:

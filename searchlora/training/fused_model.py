@@ -52,11 +52,12 @@ class FusedModel:
     def _hidden_states(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Inputs of the output layer before each completion token, shape (completion tokens, hidden size)."""
         labels, mask = batch["labels"], batch["attention_mask"].bool()
-        tree = prefix_tree([ids[seen].tolist() for ids, seen in zip(batch["input_ids"], mask, strict=True)])
         row, column = (labels != IGNORED).nonzero(as_tuple=True)
         before = mask.sum(1)[row] - labels.shape[1] + column - 1
         if bool((before < 0).any()):
             raise ValueError("a row has no token before its completion")
+        # Nothing is predicted after the last token of a row.
+        tree = prefix_tree([ids[seen][:-1].tolist() for ids, seen in zip(batch["input_ids"], mask, strict=True)])
         return self._decoder.hidden_states(tree, tree.nodes_at(row, before))
 
 

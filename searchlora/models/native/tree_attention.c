@@ -10,8 +10,9 @@
 enum {
     ROWS = 8,   /* rows per product */
     PANEL = 32, /* columns per product */
-    CHUNK = 64, /* queries whose probabilities are in memory at a time */
+    CHUNK = 64, /* queries whose gradients are computed together */
 };
+static const float HIDDEN = -3e38f; /* score of a key that is not seen: its probability is 0 */
 
 struct tree {
     const int64_t *path, *starts, *shared;
@@ -60,27 +61,30 @@ static inline void tile_product(const element *const *x, int64_t depth, const el
 
 /* Vectors as columns: out (count / PANEL, size / PAIR, PANEL, PAIR), the last panel filled with zeros. */
 static void pack_columns(const element *const *vectors, int64_t count, int64_t size, element *out) {
-    for (int64_t begin = 0; begin < count; begin += PANEL)
-        for (int64_t k = 0; k < size; k += PAIR)
-            for (int64_t c = begin; c < begin + PANEL; c++)
-                for (int p = 0; p < PAIR; p++)
-                    *out++ = c < count ? vectors[c][k + p] : 0;
+    for (int64_t begin = 0; begin < count; begin += PANEL) {
+        int64_t width = count - begin < PANEL ? count - begin : PANEL;
+        for (int64_t k = 0; k < size; k += PAIR, out += PANEL * PAIR) {
+            for (int64_t c = 0; c < width; c++)
+                memcpy(out + c * PAIR, vectors[begin + c] + k, PAIR * sizeof *out);
+            memset(out + width * PAIR, 0, (PANEL - width) * PAIR * sizeof *out);
+        }
+    }
 }
 
 /* Vectors as rows: out (size / PANEL, capacity / PAIR, PANEL, PAIR), filled with zeros to whole pairs and panels. */
 static void pack_rows(const element *const *vectors, int64_t count, int64_t size, int64_t capacity, element *out) {
+    static const element zeros[PANEL];
     for (int64_t begin = 0; begin < size; begin += PANEL, out += capacity * PANEL) {
-        int width = size - begin < PANEL ? size - begin : PANEL;
-        if (width < PANEL)
-            memset(out, 0, round_up(count, PAIR) * PANEL * sizeof *out);
-        for (int64_t k = 0; k < count; k++) {
-            element *to = out + k / PAIR * PANEL * PAIR + k % PAIR;
-            for (int c = 0; c < width; c++)
-                to[c * PAIR] = vectors[k][begin + c];
+        int64_t width = size - begin < PANEL ? size - begin : PANEL;
+        element *to = out;
+        for (int64_t k = 0; k < count; k += PAIR, to += PANEL * PAIR) {
+            const element *first = vectors[k] + begin, *second = k + 1 < count ? vectors[k + 1] + begin : zeros;
+            for (int64_t c = 0; c < width; c++) {
+                to[c * PAIR] = first[c];
+                to[c * PAIR + PAIR - 1] = PAIR == 1 ? first[c] : second[c];
+            }
+            memset(to + width * PAIR, 0, (PANEL - width) * PAIR * sizeof *to);
         }
-        for (int64_t k = count; k < round_up(count, PAIR); k++)
-            for (int c = 0; c < PANEL; c++)
-                out[k / PAIR * PANEL * PAIR + c * PAIR + k % PAIR] = 0;
     }
 }
 
@@ -134,15 +138,17 @@ int tree_attention(const struct tree *t, const element *qkv, element *out, float
                         float *score = scores + r * capacity, highest = score[0], total = 0;
                         element *weight = weights + r * capacity;
 #pragma omp simd reduction(max : highest)
-                        for (int64_t k = 0; k < visible; k++)
+                        for (int64_t k = 0; k < round_up(visible, LANES); k++) {
+                            score[k] = k < visible ? score[k] : HIDDEN;
                             highest = score[k] > highest ? score[k] : highest;
+                        }
 #pragma omp simd reduction(+ : total)
-                        for (int64_t k = 0; k < visible; k++) {
+                        for (int64_t k = 0; k < round_up(visible, LANES); k++) {
                             float e = exp_nonpositive((score[k] - highest) * t->scale);
                             weight[k] = from_float(e);
                             total += e;
                         }
-                        for (int64_t k = visible; k < depth; k++)
+                        for (int64_t k = round_up(visible, LANES); k < depth; k++)
                             weight[k] = 0;
                         totals[r] = total;
                         if (r < rows)
@@ -184,11 +190,11 @@ static inline void rotate_back(const float *gradient, const element *cos, const 
 /* Memory of a thread in the backward pass. */
 struct scratch {
     const element **key, **value, **query, **gradient; /* vectors */
-    element *key_columns, *value_columns, *key_rows, *query_rows, *gradient_rows;
-    element *weights_of_keys, *changes_of_keys; /* (keys, CHUNK) */
-    element *change;                            /* (ROWS, keys) */
-    float *scores, *products;                   /* (ROWS, keys) */
-    float *query_sums, *key_sums, *value_sums;  /* (ROWS or keys, padded size) */
+    element *transposed_keys;                          /* (size, capacity) */
+    element *query_columns, *gradient_columns, *query_rows, *gradient_rows; /* packed vectors of a chunk */
+    element *changes;                                  /* gradients of scores, packed (CHUNK / PANEL, keys, PANEL) */
+    float *log_sums, *means;                           /* (CHUNK) */
+    float *query_sums, *key_sums, *value_sums;         /* (CHUNK or keys, padded size) */
 };
 
 static int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
@@ -203,78 +209,110 @@ static int64_t lay_out(struct scratch *s, char *block, int64_t capacity, int64_t
     PART(value, capacity);
     PART(query, CHUNK);
     PART(gradient, CHUNK);
-    PART(key_columns, capacity * size);
-    PART(value_columns, capacity * size);
-    PART(key_rows, capacity * padded);
+    PART(transposed_keys, padded * capacity);
+    PART(query_columns, CHUNK * size);
+    PART(gradient_columns, CHUNK * size);
     PART(query_rows, CHUNK * padded);
     PART(gradient_rows, CHUNK * padded);
-    PART(weights_of_keys, capacity * CHUNK);
-    PART(changes_of_keys, capacity * CHUNK);
-    PART(change, ROWS * capacity);
-    PART(scores, ROWS * capacity);
-    PART(products, ROWS * capacity);
-    PART(query_sums, ROWS * padded);
+    PART(changes, CHUNK * capacity);
+    PART(log_sums, CHUNK);
+    PART(means, CHUNK);
+    PART(query_sums, CHUNK * padded);
     PART(key_sums, capacity * padded);
     PART(value_sums, capacity * padded);
 #undef PART
     return used;
 }
 
-/* Probabilities and gradients of the scores of up to ROWS queries of a head, from query `start` of the row's own on, and
- * the gradients of these queries. `begin` is the first query of the chunk, and its last one sees at most `keys` keys. */
-static void score_gradients(const struct tree *t, struct scratch *s, const element *qkv, const element *out,
-                            const float *log_sums, const element *gradient, element *qkv_gradient, const element *cos,
-                            const element *sin, int64_t first, int64_t shared, int64_t start, int64_t begin, int rows,
-                            int64_t keys, int64_t head, int64_t capacity, int64_t padded) {
-    int64_t size = t->size, width = (t->heads + 2 * t->key_heads) * size;
-    int64_t seen = shared + start + rows, depth = round_up(seen, PAIR);
-    const element *x[ROWS], *g[ROWS];
-    for (int r = 0; r < ROWS; r++) {
-        int64_t node = first + start + (r < rows ? r : 0);
-        x[r] = qkv + node * width + head * size;
-        g[r] = gradient + (node * t->heads + head) * size;
-    }
-    for (int64_t c = 0; c < seen; c += PANEL) {
-        tile_product(x, size, s->key_columns + c * size, s->scores + c, capacity, 0);
-        tile_product(g, size, s->value_columns + c * size, s->products + c, capacity, 0);
-    }
-    for (int r = 0; r < ROWS; r++) {
-        int64_t visible = r < rows ? shared + start + r + 1 : 0, node = first + start + (r < rows ? r : 0);
-        const element *result = out + (node * t->heads + head) * size;
-        float *score = s->scores + r * capacity, *product = s->products + r * capacity;
-        float log_sum = log_sums[node * t->heads + head], mean = 0;
+/* Probabilities of ROWS keys for PANEL queries and the gradients of their scores, from their scores and the products of
+ * values and gradients, all (ROWS, PANEL). Key r is seen by the queries from first_seen + r on. */
+static inline void score_gradients(float scores[ROWS][PANEL], float products[ROWS][PANEL], const float *log_sums,
+                                   const float *means, float scale, int64_t first_seen) {
+    for (int r = 0; r < ROWS; r++)
+#pragma omp simd
+        for (int c = 0; c < PANEL; c++) {
+            float probability = exp_nonpositive(scores[r][c] * scale - log_sums[c]);
+            probability = c < first_seen + r ? 0.0f : probability;
+            scores[r][c] = probability;
+            products[r][c] = probability * (products[r][c] - means[c]) * scale;
+        }
+}
+
+/* Adds the gradients of the keys and values of a row that come from up to CHUNK of its own queries, and computes
+ * those of the queries, of one head. `before`: nodes of the row before the first of these queries; `node`: that query. */
+static void chunk_gradients(const struct tree *t, struct scratch *s, const element *qkv, const element *out,
+                            const float *log_sums, const element *gradient, const element *cos, const element *sin,
+                            element *qkv_gradient, int64_t before, int64_t node, int64_t queries, int64_t count,
+                            int64_t head, int64_t capacity, int64_t padded) {
+    int64_t size = t->size, width = (t->heads + 2 * t->key_heads) * size, depth = round_up(queries, PAIR);
+    for (int64_t i = 0; i < queries; i++) {
+        int64_t place = (node + i) * t->heads + head;
+        s->query[i] = qkv + (node + i) * width + head * size;
+        s->gradient[i] = gradient + place * size;
+        float mean = 0;
 #pragma omp simd reduction(+ : mean)
         for (int64_t j = 0; j < size; j++)
-            mean += to_float(result[j]) * to_float(g[r][j]);
-#pragma omp simd
-        for (int64_t k = 0; k < visible; k++) {
-            score[k] = exp_nonpositive(score[k] * t->scale - log_sum);
-            product[k] = score[k] * (product[k] - mean) * t->scale;
-        }
-        for (int64_t k = visible; k < keys; k++)
-            score[k] = product[k] = 0;
-        element *change = s->change + r * capacity;
-        for (int64_t k = 0; k < seen; k++)
-            change[k] = from_float(product[k]);
-        for (int64_t k = seen; k < depth; k++)
-            change[k] = 0;
-        x[r] = change;
+            mean += to_float(out[place * size + j]) * to_float(s->gradient[i][j]);
+        s->means[i] = mean;
+        s->log_sums[i] = log_sums[place];
     }
-    for (int64_t k = 0; k < keys; k++) {
-        element *weight = s->weights_of_keys + k * CHUNK + start - begin;
-        element *change = s->changes_of_keys + k * CHUNK + start - begin;
+    for (int64_t i = queries; i < CHUNK; i++)
+        s->means[i] = 0, s->log_sums[i] = -HIDDEN;
+    pack_columns(s->query, queries, size, s->query_columns);
+    pack_columns(s->gradient, queries, size, s->gradient_columns);
+    pack_rows(s->query, queries, size, CHUNK, s->query_rows);
+    pack_rows(s->gradient, queries, size, CHUNK, s->gradient_rows);
+    int64_t seen = round_up(before + queries, ROWS);
+    for (int64_t k = 0; k < seen; k += ROWS) {
+        element probabilities[ROWS][CHUNK], changes[ROWS][CHUNK];
+        const element *keys[ROWS], *values[ROWS], *x[ROWS], *g[ROWS];
+        int64_t first = k - before < 0 ? 0 : (k - before) / PANEL * PANEL; /* query of the first panel that sees a key */
         for (int r = 0; r < ROWS; r++) {
-            weight[r] = from_float(s->scores[r * capacity + k]);
-            change[r] = from_float(s->products[r * capacity + k]);
+            int64_t place = k + r < count ? k + r : count - 1;
+            keys[r] = s->key[place];
+            values[r] = s->value[place];
+            x[r] = probabilities[r] + first;
+            g[r] = changes[r] + first;
+        }
+        for (int64_t c = first; c < queries; c += PANEL) {
+            float scores[ROWS][PANEL], products[ROWS][PANEL];
+            tile_product(keys, size, s->query_columns + c * size, scores[0], PANEL, 0);
+            tile_product(values, size, s->gradient_columns + c * size, products[0], PANEL, 0);
+            score_gradients(scores, products, s->log_sums + c, s->means + c, t->scale, k - before - c);
+            element *packed = s->changes + c * capacity + k * PANEL;
+            for (int r = 0; r < ROWS; r++)
+                for (int i = 0; i < PANEL; i++) {
+                    probabilities[r][c + i] = from_float(scores[r][i]);
+                    changes[r][c + i] = from_float(products[r][i]);
+                }
+            for (int r = 0; r < ROWS; r += PAIR)
+                for (int i = 0; i < PANEL; i++)
+                    for (int p = 0; p < PAIR; p++)
+                        packed[r * PANEL + i * PAIR + p] = changes[r + p][c + i];
+        }
+        for (int64_t c = 0; c < size; c += PANEL) {
+            tile_product(x, depth - first, s->gradient_rows + c * CHUNK + first * PANEL,
+                         s->value_sums + k * padded + c, padded, 1);
+            tile_product(g, depth - first, s->query_rows + c * CHUNK + first * PANEL, s->key_sums + k * padded + c,
+                         padded, 1);
         }
     }
-    for (int64_t c = 0; c < size; c += PANEL)
-        tile_product(x, depth, s->key_rows + c * capacity, s->query_sums + c, padded, 0);
-    for (int r = 0; r < rows; r++) {
-        int64_t node = first + start + r;
-        rotate_back(s->query_sums + r * padded, cos + node * size, sin + node * size,
-                    qkv_gradient + node * width + head * size, size);
+    for (int64_t c = 0; c < queries; c += PANEL) {
+        int64_t last = before + c + PANEL < seen ? before + c + PANEL : seen;
+        for (int64_t j = 0; j < size; j += ROWS) {
+            const element *x[ROWS];
+            float sums[ROWS][PANEL];
+            for (int r = 0; r < ROWS; r++)
+                x[r] = s->transposed_keys + (j + r) * capacity;
+            tile_product(x, round_up(last, ROWS), s->changes + c * capacity, sums[0], PANEL, 0);
+            for (int i = 0; i < PANEL; i++)
+                for (int r = 0; r < ROWS; r++)
+                    s->query_sums[(c + i) * padded + j + r] = sums[r][i];
+        }
     }
+    for (int64_t i = 0; i < queries; i++)
+        rotate_back(s->query_sums + i * padded, cos + (node + i) * size, sin + (node + i) * size,
+                    qkv_gradient + (node + i) * width + head * size, size);
 }
 
 /* The gradient of qkv before the rotation of queries and keys.
@@ -307,40 +345,16 @@ int tree_attention_backward(const struct tree *t, const element *qkv, const elem
                 int64_t first = t->path[t->starts[row] + shared];
                 vectors_of_path(t, row, qkv, t->heads + key_head, s.key);
                 vectors_of_path(t, row, qkv, t->heads + t->key_heads + key_head, s.value);
-                pack_columns(s.key, count, size, s.key_columns);
-                pack_columns(s.value, count, size, s.value_columns);
-                pack_rows(s.key, count, size, capacity, s.key_rows);
+                for (int64_t j = 0; j < round_up(size, ROWS); j++)
+                    for (int64_t k = 0; k < round_up(count, ROWS); k++)
+                        s.transposed_keys[j * capacity + k] = j < size && k < count ? s.key[k][j] : 0;
                 memset(s.key_sums, 0, round_up(count, ROWS) * padded * sizeof *s.key_sums);
                 memset(s.value_sums, 0, round_up(count, ROWS) * padded * sizeof *s.value_sums);
                 for (int64_t head = key_head * group; head < (key_head + 1) * group; head++)
-                    for (int64_t begin = 0; begin < own; begin += CHUNK) {
-                        int64_t queries = own - begin < CHUNK ? own - begin : CHUNK;
-                        int64_t keys = round_up(shared + begin + queries, ROWS);
-                        for (int64_t i = 0; i < queries; i++) {
-                            s.query[i] = qkv + (first + begin + i) * width + head * size;
-                            s.gradient[i] = gradient + ((first + begin + i) * t->heads + head) * size;
-                        }
-                        pack_rows(s.query, queries, size, CHUNK, s.query_rows);
-                        pack_rows(s.gradient, queries, size, CHUNK, s.gradient_rows);
-                        for (int64_t start = begin; start < begin + queries; start += ROWS) {
-                            int64_t left = begin + queries - start;
-                            score_gradients(t, &s, qkv, out, log_sums, gradient, qkv_gradient, cos, sin, first, shared,
-                                            start, begin, left < ROWS ? left : ROWS, keys, head, capacity, padded);
-                        }
-                        for (int64_t k = 0; k < keys; k += ROWS) {
-                            const element *weights[ROWS], *changes[ROWS];
-                            for (int r = 0; r < ROWS; r++) {
-                                weights[r] = s.weights_of_keys + (k + r) * CHUNK;
-                                changes[r] = s.changes_of_keys + (k + r) * CHUNK;
-                            }
-                            for (int64_t c = 0; c < size; c += PANEL) {
-                                tile_product(weights, round_up(queries, PAIR), s.gradient_rows + c * CHUNK,
-                                             s.value_sums + k * padded + c, padded, 1);
-                                tile_product(changes, round_up(queries, PAIR), s.query_rows + c * CHUNK,
-                                             s.key_sums + k * padded + c, padded, 1);
-                            }
-                        }
-                    }
+                    for (int64_t begin = 0; begin < own; begin += CHUNK)
+                        chunk_gradients(t, &s, qkv, out, log_sums, gradient, cos, sin, qkv_gradient, shared + begin,
+                                        first + begin, own - begin < CHUNK ? own - begin : CHUNK, count, head, capacity,
+                                        padded);
             }
             for (int64_t i = 0; i < count; i++) {
                 float *to = partial + ((t->starts[row] + i) * t->key_heads + key_head) * 2 * size;
@@ -355,7 +369,7 @@ int tree_attention_backward(const struct tree *t, const element *qkv, const elem
             if (block == NULL)
                 continue;
             for (int64_t key_head = 0; key_head < t->key_heads; key_head++) {
-                float *sums = s.query_sums; /* at least 2 * size */
+                float *sums = s.query_sums; /* more than 2 * size */
                 memset(sums, 0, 2 * size * sizeof *sums);
                 for (int64_t i = place_starts[node]; i < place_starts[node + 1]; i++) {
                     const float *from = partial + (places[i] * t->key_heads + key_head) * 2 * size;
