@@ -88,6 +88,23 @@ def memory_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) ->
     )
 
 
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process can still use: those free on the machine, or fewer if its container has a limit.
+
+    Args:
+        root: The root of the file system, for tests.
+    """
+    import psutil
+
+    free: int = psutil.virtual_memory().available
+    group = root / "sys/fs/cgroup"
+    try:
+        limit, used = ((group / name).read_text(encoding="utf-8") for name in ("memory.max", "memory.current"))
+        return max(0, min(free, int(limit) - int(used)))
+    except (OSError, ValueError):  # no control group of version 2, or "max"
+        return free
+
+
 def _size(shape: Sequence[int]) -> int:
     size = 1
     for side in shape:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import torch
 
 from searchlora.models.batch import collate, completion_log_probabilities
+from searchlora.models.memory import available_memory
 from searchlora.models.native import kernels
 from searchlora.prompts import IGNORED, Example
 from searchlora.training.fused_decoder import FusedDecoder
@@ -19,7 +19,7 @@ from searchlora.training.prefix_tree import prefix_tree
 #: Class names of transformers' models and layers that compute what Llama's do.
 _LLAMA_LIKE = ("Llama", "Mistral", "Qwen2")
 
-#: Share of the machine's memory that dense copies of 4-bit weights may take.
+#: Share of the free memory that dense copies of 4-bit weights may take.
 _DENSE_SHARE = 0.25
 
 #: What calling a model with an unexpected signature or shapes can raise.
@@ -65,7 +65,7 @@ def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
     """A PEFT model with fused layers; None if it would not compute the same, or there are no kernels.
 
     Supported are plain LoRA and rsLoRA without dropout on any linear layers of a decoder like Llama's, on dense and
-    4-bit weights. Dense copies of 4-bit weights are kept where they take at most a quarter of the machine's memory.
+    4-bit weights. Dense copies of 4-bit weights are kept where they take at most a quarter of the free memory.
 
     Args:
         model: A PEFT model that has run no forward pass in eval mode.
@@ -77,7 +77,7 @@ def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
     if compiled is None or not _is_supported(base, dtype):
         return None
     size = sum(layer.in_features * layer.out_features for layer in base.modules() if _is_linear_4_bit(layer))
-    keep_dense = size * dtype.itemsize <= _DENSE_SHARE * psutil.virtual_memory().total
+    keep_dense = size * dtype.itemsize <= _DENSE_SHARE * available_memory()
     decoder = FusedDecoder(base, compiled, keep_dense=keep_dense, recompute=recompute)
     known = {id(each) for each in decoder.parameters}
     if any(each.requires_grad and id(each) not in known for each in model.parameters()):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from searchlora.models.load import load_model
-from searchlora.models.memory import base_memory, memory_of
+from searchlora.models.memory import available_memory, base_memory, memory_of
 from searchlora.models.resolve import BaseModel
 from tests.docs.blocks import ROOT
 
@@ -94,3 +96,17 @@ def test_the_documentation_has_the_computed_memory(name: str, kind: str, publish
     row = " | ".join(f"{size / 1e9:.2f} GB" for size in figures if size is not None)
     page = (ROOT / "docs" / "how-to" / "gpu.md").read_text(encoding="utf-8")
     assert f"| {name} | {memory.parameters / 1e6:,.0f} M | {row} |" in page
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "expected"),
+    [("1000000", "400000", 600_000), ("1000", "4000", 0), ("max", "400000", None), (None, None, None)],
+)
+def test_the_limit_of_a_container_bounds_the_available_memory(tmp_path, monkeypatch, limit, used, expected):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    if limit:
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+    assert available_memory(tmp_path) == (10**9 if expected is None else expected)

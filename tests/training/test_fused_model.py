@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,7 +148,7 @@ def test_4_bit_weights_give_the_same_with_and_without_dense_copies(tiny_base, mo
     found, expected = both(model)
     if precision == "fp32":
         assert_equal(found, expected)
-    monkeypatch.setattr(module, "psutil", SimpleNamespace(virtual_memory=lambda: SimpleNamespace(total=1000)))
+    monkeypatch.setattr(module, "available_memory", lambda: 1000)
     poor = fused_model(model)
     assert all(group._dense is None for group in poor._decoder._groups)
     loss, gradients = step(model, poor.log_probabilities, ROWS)
