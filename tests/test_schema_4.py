@@ -60,6 +60,7 @@ def test_an_old_adapter_is_reused_where_only_the_key_changed(folder):
     assert stored.reference == "old-rewriting@1" and "Reusing" in said[0]
 
 
+@pytest.mark.slow
 def test_old_adapters_can_be_combined(folder):
     store = Store(folder / "store")
     both = merge(["old-rewriting", "old-rewriting@1"], "both", store=store)

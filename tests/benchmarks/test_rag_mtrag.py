@@ -147,6 +147,7 @@ def made_rows(count: int = 90) -> list[dict[str, object]]:
     return rows
 
 
+@pytest.mark.slow
 def test_thresholds_of_a_fold_do_not_depend_on_its_rows() -> None:
     task, rows = load_prompted_task("rag_answer"), made_rows()
     outputs, rules = quoted(task, Judge.of_all_folds(rows))
@@ -158,6 +159,7 @@ def test_thresholds_of_a_fold_do_not_depend_on_its_rows() -> None:
     assert all(again[row["id"]] == outputs[row["id"]] for row in rows if fold_of(row) == 0)
 
 
+@pytest.mark.slow
 def test_a_judge_that_was_trained_on_other_folds_is_tuned_on_its_validation_rows_only() -> None:
     task, rows = load_prompted_task("rag_answer"), made_rows()
     fits = [frozenset(str(row["id"]) for row in rows[::2] if fold_of(row) != fold) for fold in range(FOLDS)]
@@ -167,6 +169,7 @@ def test_a_judge_that_was_trained_on_other_folds_is_tuned_on_its_validation_rows
     assert quoted(task, Judge([spoilt] * FOLDS, fits))[1] == rules
 
 
+@pytest.mark.slow
 def test_systems_share_the_text_and_differ_in_who_decides() -> None:
     task, rows = load_prompted_task("rag_answer"), made_rows()
     own = {str(row["id"]): 0.9 if number % 2 else 0.1 for number, row in enumerate(rows)}

@@ -43,6 +43,7 @@ def test_with_distinct_scores_grades_have_the_human_frequencies(grades, seed):
     assert given_grades == Counter(grades)
 
 
+@pytest.mark.slow
 @given(pairs=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(SCALE)), min_size=1, max_size=40))
 def test_thresholds_never_split_equal_scores_and_are_the_nearest_possible(pairs):
     scores, grades = [score for score, _ in pairs], [grade for _, grade in pairs]

@@ -47,6 +47,7 @@ def best(found: Row, settings: Improve) -> Candidate | None:
     return winner
 
 
+@pytest.mark.slow
 def test_the_mean_gain_of_a_kind_decides_between_noisy_rewards():
     drop, keep = Candidate("without: cheap", "tent", 1.0), Candidate("unchanged", "cheap tent", 0.5)
     lucky = Row("lucky", (keep, Candidate("sample: 1", "tents cheap", 1.1), drop))
@@ -141,6 +142,7 @@ def test_a_line_of_samples_that_was_cut_off_is_sampled_again(tmp_path):
     assert file.read_text(encoding="utf-8") == whole
 
 
+@pytest.mark.slow
 def test_the_retriever_is_the_last_one_of_a_pipeline_and_encodes_queries_in_batches(tmp_path):
     encoder = build_tiny_encoder(tmp_path / "encoder")
     file = tmp_path / "p.yaml"

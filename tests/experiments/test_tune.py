@@ -134,6 +134,7 @@ def test_validation_records_of_one_kind_are_refused_and_nothing_is_written(made,
     assert not (tmp_path / "t.yaml").exists()
 
 
+@pytest.mark.slow
 def test_the_corpus_of_a_pipeline_in_another_folder_is_still_found(made, tmp_path):
     store, data = made
     (tmp_path / "corpus.jsonl").write_text('{"id": "d1", "text": "tents"}\n')

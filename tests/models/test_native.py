@@ -37,6 +37,7 @@ def near(found, wanted):
     assert float((found.float() - wanted.float()).abs().max()) <= NEAR[found.dtype] * max(float(wanted.abs().max()), 1)
 
 
+@pytest.mark.slow
 @KINDS
 @settings(max_examples=40, deadline=None)
 @given(

@@ -75,6 +75,7 @@ def test_of_many_documents_a_random_part_and_the_positives_are_compared(encoder_
     assert found[0] != found[1] and all(map(np.isfinite, found))
 
 
+@pytest.mark.slow
 def test_documents_are_encoded_by_the_base_and_queries_with_the_adapter(place, encoder_base):
     verify("asker", base=str(encoder_base.path), store=place)
     stored = place.get("asker")
@@ -88,12 +89,14 @@ def test_documents_are_encoded_by_the_base_and_queries_with_the_adapter(place, e
     assert (indices[0] == indices[1]).all()
 
 
+@pytest.mark.slow
 def test_training_improves_retrieval_from_the_old_index(place):
     found = evaluate("asker", place.root.parent / "pairs", split="train", store=place)
     value = {row.system: row.value for row in found.comparison.rows if row.measure == "MRR@10"}
     assert value["asker@1"] > value["base zero-shot"]
 
 
+@pytest.mark.slow
 def test_labels_and_other_losses_are_refused(place, encoder_base):
     overrides = (f"base={encoder_base.path}", *FAST, "sides=query")
     with pytest.raises(RecipeError, match="texts with labels have no documents"):
@@ -103,6 +106,7 @@ def test_labels_and_other_losses_are_refused(place, encoder_base):
             load_encoder_recipe({}, overrides=["sides=query", setting])
 
 
+@pytest.mark.slow
 def test_a_server_encodes_documents_with_the_base(place, tiny_base, encoder_base):
     with (
         served(made_service(tiny_base, place, encoder_base)) as url,

@@ -125,6 +125,7 @@ def test_long_rows(tiny_base, recompute):
     assert_equal(*both(model, rows, recompute=recompute))
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_to_the_last_bit(tiny_base):
     model = adapted(load_model(tiny_base))
     found, expected = (
@@ -134,6 +135,7 @@ def test_gradient_checkpointing_gives_the_same_to_the_last_bit(tiny_base):
     assert all(found[1][name].equal(gradient) for name, gradient in expected[1].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_bf16_results_are_as_close_to_fp32_as_those_of_peft(tiny_base, quantization):
     found, peft = both(adapted(load_model(tiny_base, quantization=quantization)))
@@ -142,6 +144,7 @@ def test_bf16_results_are_as_close_to_fp32_as_those_of_peft(tiny_base, quantizat
     assert cosine(found, exact) > cosine(peft, exact) - 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_4_bit_weights_give_the_same_with_and_without_dense_copies(tiny_base, monkeypatch, precision):
     model = adapted(load_model(tiny_base, quantization="nf4", precision=precision))
@@ -262,6 +265,7 @@ def test_the_check_changes_no_weight_and_no_random_state(tiny_base):
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=6))
 def test_a_prefix_tree_has_one_node_per_prefix(rows):

@@ -338,6 +338,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_finite_checkp
     assert all(math.isfinite(line["loss"]) for line in read_metrics(folder / "metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_an_all_overlong_dataset_is_an_error_with_counts(tiny_base, tmp_path):
     recipe = load_recipe({}, overrides=["max_length=8", "too_long=drop"])
     with pytest.raises(TrainingError, match="no row to train on: all 3 have more than max_length = 8 tokens"):
@@ -390,6 +391,7 @@ for state in (torch.get_rng_state(), {"state": [torch.zeros(100)] * 20}):
 """
 
 
+@pytest.mark.slow
 def test_a_state_that_torch_cannot_write_is_a_clear_error(tmp_path):
     """torch.save raises one RuntimeError where a write fails, and another where the last flush does."""
     done = run_script(_FULL_DISK_OF_TORCH, tmp_path)

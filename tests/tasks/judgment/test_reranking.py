@@ -80,6 +80,7 @@ def test_empty_hits_and_a_single_pair():
     assert task.updates({"id": "q", "query": "a", "passage": "b"}, [Grade(2)]) == {"grade": Grade(2)}
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1, max_size=12), st.integers(0, 5))
 def test_ties_keep_their_order_in_a_run_file_too(grades, behind):
     context = search(len(grades), len(grades) + behind)

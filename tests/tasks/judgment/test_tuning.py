@@ -128,6 +128,7 @@ def test_too_few_rows_queries_or_probabilities_tune_nothing():
     assert tuned(records, [InvalidOutput("x", "no") for _ in outputs], SCALE) == {}
 
 
+@pytest.mark.slow
 def test_tuning_uses_the_scale_of_the_task():
     records, outputs = rows(10, 20, 2.0, shift=1.0)
     bound = task.bound(tuned=task.tune(records, outputs))

@@ -68,6 +68,7 @@ def test_answerability_measures_equal_scikit_learn(rows: list[tuple[bool, Any]])
     assert found["answerability F1"].value == pytest.approx(both)
 
 
+@pytest.mark.slow
 def test_citation_measures_aggregate_over_rows_and_count_wrong_answers() -> None:
     records = [
         _record(1, gold=("p2", "p3")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ def mean_f1(rows, least):
     return (f1(pairs) + f1([(not predicted, not wanted) for predicted, wanted in pairs])) / 2
 
 
+@pytest.mark.slow
 @given(SCORED)
 def test_the_fitted_threshold_is_optimal(rows):
     found = tuned(*scored(rows))

@@ -214,6 +214,7 @@ def test_a_cast_turn_without_a_human_rewrite_is_rejected(tmp_path: Path) -> None
     assert "row 2: is not a topic of TREC CAsT" in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "file", "turns"),
     [
