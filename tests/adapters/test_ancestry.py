@@ -40,6 +40,7 @@ def test_known_ancestors_are_listed_once(family: Store) -> None:
         ancestors(family, "gone@4")
 
 
+@pytest.mark.slow
 def test_training_queries_come_from_the_adapter_file_or_from_all_parents(family: Store) -> None:
     shoes, pegs, boots = map(query_hash, ("red shoes", "tent pegs", "boots"))
     assert training_queries(family, "a") == tuple(sorted((shoes, pegs)))

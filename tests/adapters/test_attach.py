@@ -27,6 +27,7 @@ def fresh(base: BaseModel) -> Any:
     return load_model(base, precision="fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lora", "rslora", "dora", "pissa", "eva", "lora_fa"])
 def test_a_saved_adapter_on_the_original_base_is_the_trained_model(
     base: BaseModel, tmp_path: Path, variant: str
@@ -108,6 +109,7 @@ def test_missing_unexpected_and_misshapen_keys_are_errors(base: BaseModel, writa
         attach(fresh(base), writable)
 
 
+@pytest.mark.slow
 def test_a_refused_adapter_leaves_the_model_unchanged(base: BaseModel, trained: Path, writable: Path) -> None:
     edit_weights(writable, lambda tensors: dict(list(tensors.items())[1:]))
     model = fresh(base)

@@ -108,6 +108,7 @@ def test_changes_that_alter_vectors_are_refused_at_every_load(stored, encoder_ba
         Encoder.load(encoder_base.name, adapter=stored)
 
 
+@pytest.mark.slow
 def test_a_zero_delta_and_wrong_keys_are_not_stored(store, task, encoder_base, tmp_path):
     def stored_from(folder):
         store_adapter(store, "shouter", folder, task=task, recipe=recipe_for(encoder_base), base=encoder_base)

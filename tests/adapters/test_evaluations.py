@@ -25,6 +25,7 @@ def record(version=1, value=0.7, **more):
     )
 
 
+@pytest.mark.slow
 def test_the_latest_evaluation_is_listed_with_the_baselines_that_are_better(stored, store, cli):
     assert store.list()[0].evaluation is None
     store.record_evaluation("echo", record(value=0.5))
@@ -80,6 +81,7 @@ def test_a_pipe_in_place_of_the_evaluations_is_not_waited_for(store):
                 os.close(os.open(store.root / "echo" / EVALUATIONS, os.O_WRONLY | os.O_NONBLOCK))
 
 
+@pytest.mark.slow
 def test_an_alias_with_a_policy_is_moved_by_force_only(stored, store, cli, refused):
     adapters.alias("echo", "production", reason="first", store=store)
     adapters.alias("echo", "canary", store=store)

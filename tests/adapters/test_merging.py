@@ -20,6 +20,7 @@ from tests.adapters.factories import EchoTask, edit_weights, made_adapter, recip
 from tests.child_scripts import run_script
 
 
+@pytest.mark.slow
 def test_merging_writes_a_bf16_model_and_reports_the_numerical_change(stored: StoredAdapter, tmp_path: Path) -> None:
     report = export_merged(stored, tmp_path / "out" / "merged")
     assert report.prompts == 2 and report.precision == "fp32"
@@ -45,6 +46,7 @@ def test_every_lora_variant_can_be_merged(
     assert report.relative_error is not None and report.relative_error < 0.02
 
 
+@pytest.mark.slow
 def test_merging_uses_a_base_that_ran_no_forward_pass(
     stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_full_disk_is_a_store_error(store: Store, tmp_path: Path, what: str) -
         assert list(out.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_exporting_prints_nothing(stored: StoredAdapter, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging
 

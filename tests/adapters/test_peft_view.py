@@ -25,6 +25,7 @@ def logits(model: object) -> torch.Tensor:
         return model(input_ids=torch.arange(3, 20)[None]).logits  # type: ignore[operator, no-any-return]
 
 
+@pytest.mark.slow
 def test_auto_peft_model_loads_the_printed_folder(cli, stored: StoredAdapter, store: Store, base: BaseModel) -> None:
     from peft import AutoPeftModelForCausalLM
 
@@ -67,6 +68,7 @@ def test_a_base_from_the_hub_needs_no_view(stored: StoredAdapter, base: BaseMode
     assert (named["base_model_name_or_path"], named["revision"]) == (str(base.path), None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stored")
 def test_of_base_prints_the_folder_of_the_base(
     cli, refused, store: Store, base: BaseModel, other_base: BaseModel

@@ -58,6 +58,7 @@ def test_a_killed_writer_leaves_the_store_unchanged(store: Store, stored: Stored
     assert write(store, trained, stored.path / MANIFEST, "").stdout == "echo@2\n"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_stores_nothing(store: Store, stored: StoredAdapter, trained: Path) -> None:
     done = write(store, trained, stored.path / MANIFEST, "full")
     assert done.returncode == 1

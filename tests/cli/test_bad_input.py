@@ -109,6 +109,7 @@ def test_an_unfinished_run_is_not_overwritten(refused, cli, dataset, tiny_base, 
     assert called.code == 0, called.err
 
 
+@pytest.mark.slow
 def test_a_changed_dataset_is_an_error(refused, dataset, tiny_base, tmp_path):
     with (dataset / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(ROW) + "\n")
@@ -212,6 +213,7 @@ def test_a_wrong_option_is_a_usage_error(cli):
     assert "--data" in called.err
 
 
+@pytest.mark.slow
 def test_a_name_cannot_forge_a_line_of_output(cli, tmp_path):
     name = "a\nsearchlora: done\x1b[2K\r\u202e"
     for command in (

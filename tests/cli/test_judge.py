@@ -113,6 +113,7 @@ def test_mixing_qrels_without_a_card_needs_a_source(cli, refused, tmp_path):
         assert cli(*command[:-1], tmp_path / "n.txt", *wrong).code == 2
 
 
+@pytest.mark.slow
 def test_invalid_answers_count_in_the_agreement_of_mixed_qrels(cli, refused, tmp_path):
     people, other = tmp_path / "people.txt", tmp_path / "other.txt"
     people.write_text("".join(f"t{n} 0 d1 {n % 2}\n" for n in range(6)), encoding="utf-8")

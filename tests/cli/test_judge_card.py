@@ -131,6 +131,7 @@ def test_options_that_one_judge_without_runs_does_not_need_are_checked(refused, 
     assert not (files / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_list_of_failed_answers_names_its_line(refused, files):
     (files / "good.invalid.jsonl").write_text('{"topic": "q0", "document": "d0"}\n{"topic": "q0"}\n', encoding="utf-8")
     assert "good.invalid.jsonl, line 2: has no topic and document" in refused(*asked(files))

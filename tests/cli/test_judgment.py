@@ -143,6 +143,7 @@ def test_a_judge_with_reasons(cli, tmp_path, tiny_base):
     assert set(read_probabilities(tmp_path / "q.txt.probabilities.jsonl")["t1"]) == {"d0", "d2"}
 
 
+@pytest.mark.slow
 def test_a_bare_base_judges_with_the_settings_of_a_dataset(cli, tmp_path, tiny_base):
     topics = written(tmp_path / "topics.jsonl", [{"id": "t1", "query": "a tent"}])
     corpus = written(tmp_path / "corpus.jsonl", [{"id": "d0", "text": "text"}])

@@ -41,6 +41,7 @@ def arguments(folder, human="human.txt"):
     return ["prediction-powered", "--human", folder / human, "--judged", folder / "llm.txt", *files]
 
 
+@pytest.mark.slow
 def test_figures_equal_those_of_the_python_functions(folder, cli):
     called = cli(*arguments(folder), "--out", folder / "powered.json")
     assert called.code == 0, called.err

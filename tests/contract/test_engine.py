@@ -74,6 +74,7 @@ def test_one_completion_per_request_in_order(engine):
     assert turned[::-1] == alone
 
 
+@pytest.mark.slow
 def test_mixed_adapters_answer_as_in_separate_calls(engine):
     adapters = [None, "one@1", "two.dots", "one@2", None]
     mixed = engine.generate([asked(text, adapter) for text, adapter in zip(PROMPTS, adapters, strict=True)])

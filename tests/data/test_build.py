@@ -53,6 +53,7 @@ def test_splits_are_by_group_in_the_requested_shares(tmp_path: Path) -> None:
     assert len(groups["test"]) == pytest.approx(100, abs=30)
 
 
+@pytest.mark.slow
 def test_the_split_of_a_group_depends_only_on_the_seed(tmp_path: Path) -> None:
     rows = [_row(number) for number in range(300)]
     first = _built(_source(tmp_path, rows), tmp_path / "first")

@@ -56,6 +56,7 @@ def test_same_run_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a" / "r.gz").read_bytes() == (tmp_path / "b" / "r.gz").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "says"),
     [

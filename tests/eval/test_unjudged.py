@@ -118,6 +118,7 @@ def test_judged_equals_ir_measures_except_for_ties(run, grades, cutoff):
     assert ours == pytest.approx(theirs)
 
 
+@pytest.mark.slow
 @given(run=RUNS, depth=st.integers(1, 12))
 def test_top_documents_equal_those_of_the_full_ranking(run, depth):
     assert _top(run, depth) == ranked(run)[:depth]

@@ -66,6 +66,7 @@ def full(place, data, fast):
     return train("embedding", data / "pairs", "finder-full", overrides=(*fast, "method=full"), store=place)
 
 
+@pytest.mark.slow
 def test_contents_of_a_stored_encoder_adapter(stored, place):
     manifest = stored.manifest
     assert (manifest.task, manifest.settings, manifest.prompt_hash) == ("embedding", {}, None)
@@ -82,6 +83,7 @@ def test_identical_training_reuses_the_stored_version(stored, place, data, fast)
     assert again.reference == stored.reference and "Reusing" in reported[0]
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_is_stored_as_a_model(full, stored, place, encoder_base, tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
     assert full.is_full and "adapter_config.json" not in full.manifest.files

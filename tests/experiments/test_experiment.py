@@ -73,6 +73,7 @@ def write_spec(folder: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_figures_equal_ir_measures(folder):
     found = experiment(write_spec(folder), folder / "out")
     qrels = list(ir_measures.read_trec_qrels(str(folder / "qrels.txt")))
@@ -376,6 +377,7 @@ def test_topics_with_other_ids_are_an_error(folder):
         experiment(write_spec(folder, slices=[], weight=None), folder / "out")
 
 
+@pytest.mark.slow
 def test_the_python_function_gives_the_same_result(folder):
     spec = read_experiment(write_spec(folder))
     assert experiment(spec, folder / "out", store=Store(folder / "store")).comparison.candidate == "bm25"

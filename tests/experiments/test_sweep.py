@@ -165,6 +165,7 @@ def test_the_pareto_front_has_no_dominated_setting():
     assert pareto_front(settings, PARAMETERS, less_is_better=True) == ("a", "b")
 
 
+@pytest.mark.slow
 def test_the_cheapest_setting_is_not_significantly_below_the_best():
     rng = np.random.default_rng(3)
     best = rng.uniform(0.4, 0.8, 200)

@@ -106,6 +106,7 @@ def test_the_judge_may_be_an_encoder(made, tmp_path):
         assert found["answer"].abstained == (highest(found) < done.tuned["abstain"]["below"])
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_is_not_tuned_is_refused_with_the_command(made):
     store, _ = made
     with pytest.raises(

@@ -21,6 +21,7 @@ def asked(text: str, adapter: str | None = None, tokens: int = 8) -> Request:
     return Request(({"role": "user", "content": text},), adapter, tokens)
 
 
+@pytest.mark.slow
 def test_greedy_answers_match_plain_peft(tiny_base, tmp_path):
     from peft import PeftModel
 

@@ -244,6 +244,7 @@ def test_scores_of_a_server_that_are_not_finite_are_an_error(tiny_base, renderer
             RemoteEngine(server.url, tiny_base, **settings).score([Request(CHAT)], [["red", "green"]])
 
 
+@pytest.mark.slow
 def test_vllm_loads_an_adapter_once_after_the_checks_of_every_load(tiny_base, renderer, store):
     with answering(LikeVllm(renderer)) as server:
         engine = RemoteEngine(server.url, tiny_base, store, load=True)
@@ -262,6 +263,7 @@ def test_vllm_loads_an_adapter_once_after_the_checks_of_every_load(tiny_base, re
     assert server.asked[-1].body["model"] == "one@2"
 
 
+@pytest.mark.slow
 def test_an_adapter_is_reloaded_after_a_restart_of_vllm(tiny_base, renderer, store):
     like = LikeVllm(renderer)
 

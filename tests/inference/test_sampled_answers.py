@@ -110,6 +110,7 @@ def test_no_answers_are_refused(either):
         asked(stop=("a", ""))
 
 
+@pytest.mark.slow
 def test_an_answer_ends_at_a_stop_string(either):
     request = asked("tent", tokens=40)
     whole = either.generate([request])[0]
@@ -150,6 +151,7 @@ def test_logprobs_are_streamed_with_the_text(either):
             assert each.logprob <= each.top[0].logprob
 
 
+@pytest.mark.slow
 def test_streamed_logprobs_end_with_the_text_at_a_stop_string(either):
     request = asked("tent", tokens=40, logprobs=1)
     whole = either.generate([request])[0]
@@ -165,6 +167,7 @@ def test_streamed_logprobs_end_with_the_text_at_a_stop_string(either):
     assert b"".join(each.bytes for each in completion.logprobs).decode("utf-8", "replace") == completion.text
 
 
+@pytest.mark.slow
 def test_streamed_logprobs_are_made_once(either, monkeypatch):
     made = []
     real = either._outputs._token_bytes

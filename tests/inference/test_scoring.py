@@ -196,6 +196,7 @@ def test_bf16_scores_deviate_from_fp32_about_as_much_as_peft(sharp_base, store, 
     assert np.mean(ours) < 2 * np.mean(others)
 
 
+@pytest.mark.slow
 def test_shared_tokens_of_choices_are_computed_once(engine):
     (found,) = engine.score([asked("tent", "one@1")], [["card", "cargo"]])
     assert found.scored_tokens == len("card") + 1 + len("go") + 1  # a byte is a token here, and each has its end
@@ -214,6 +215,7 @@ def liked(model, prompt, tokens=6):
     return ids[len(prompt) :]
 
 
+@pytest.mark.slow
 def test_prune_margin_skips_choices_far_behind(engine, plain):
     prompts = [[5, 6, 7, 8], [100, 90, 80], [30, 31, 32, 33, 34, 35]]
     others = [[*start, *range(20, 30), 2] for start in itertools.product(range(3, 11), repeat=2)]

@@ -57,6 +57,7 @@ def test_a_cache_of_unknown_shape_has_no_size(tiny_base: BaseModel, tmp_path) ->
     assert (memory.kv_token, memory.serving(10)) == (None, None)
 
 
+@pytest.mark.slow
 def test_doctor_prints_the_memory_of_the_named_base_only(cli, tiny_base: BaseModel, monkeypatch) -> None:
     monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
     shown = {

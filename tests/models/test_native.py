@@ -72,6 +72,7 @@ def test_batched_lora_matches_pytorch(dtype, size_in, outs, ranks, rows, tokens,
         assert torch.equal(found[bare], y[bare])
 
 
+@pytest.mark.slow
 @KINDS
 @settings(max_examples=40, deadline=None)
 @given(
@@ -228,6 +229,7 @@ def test_kernels_can_be_disabled(monkeypatch):
     assert native.kernels(torch.empty(0)) is None
 
 
+@pytest.mark.slow
 @KINDS
 @settings(max_examples=40, deadline=None)
 @given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), size=st.integers(1, 300), spread=st.floats(1e-3, 1e3))

@@ -76,6 +76,7 @@ def test_stages_of_one_server_share_an_engine(store, monkeypatch):
     assert engines[0] is engines[2] is not engines[1]
 
 
+@pytest.mark.slow
 def test_an_unset_api_key_variable_is_named(store, monkeypatch):
     monkeypatch.delenv("THE_KEY", raising=False)
     stage = AdapterSettings(name="one", engine=EngineSettings(url="http://a", api_key_env="THE_KEY"))

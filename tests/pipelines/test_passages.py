@@ -34,6 +34,7 @@ def test_passages_before_any_hit_are_refused(tmp_path):
         built(tmp_path, {"passages": {"k": 1}}).execute([{"id": "q", "query": "green tent"}])
 
 
+@pytest.mark.slow
 def test_similarity_grades_each_passage_by_its_cosine_with_the_query(tmp_path):
     folder = str(build_tiny_encoder(tmp_path / "encoder"))
     stage = {"similarity": {"model": folder, "document_prefix": "passage: "}}

@@ -26,6 +26,7 @@ def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(ti
     assert third is first
 
 
+@pytest.mark.slow
 def test_text_after_a_scored_choice_can_be_disabled(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)

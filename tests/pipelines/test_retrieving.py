@@ -54,6 +54,7 @@ def test_bm25_stage_uses_its_settings(built):
     assert built({"bm25": {}}).tag == "p_bm25"
 
 
+@pytest.mark.slow
 def test_dense_stage_uses_its_settings(built, tiny):
     encoder = Encoder.load(tiny)
     pipeline = built({"dense": {"model": tiny, "k": 3}})

@@ -82,6 +82,7 @@ def test_constrained_finished_answers_are_valid(stage):
     assert all(output["colour"] in ("red", "green") for output in stage(COLOUR).ask(RECORDS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [LABELS, GRADES, REASONED, COLOUR, CitedText(2, "I do not know."), FreeText()])
 def test_unconstrained_answers_are_parsed(stage, engine, form):
     asked = stage(form, constrained=False)
@@ -92,6 +93,7 @@ def test_unconstrained_answers_are_parsed(stage, engine, form):
         assert output == (form.parse(completion.text) if completion.finish == "stop" else cut)
 
 
+@pytest.mark.slow
 def test_free_text_is_the_same_with_and_without_constraint(stage):
     assert stage(FreeText()).ask(RECORDS) == stage(FreeText(), constrained=False).ask(RECORDS)
 

@@ -77,6 +77,7 @@ def by_adapter(ask, weights, tasks, tiny_base, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_the_pool_is_judged_and_marked(ask, files, tmp_path, tiny_base):
     done = ask()
     qrels = read_qrels(tmp_path / "qrels.txt")
@@ -151,6 +152,7 @@ def test_pairs_from_qrels_are_judged_without_using_their_grades(ask, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_invalid_answers_are_stored_separately(ask, tmp_path, monkeypatch):
     """A base of random weights generates no label; its answers are stored and give no qrels."""
     with pytest.raises(DataError, match="none of the 18 answers is a grade"):
@@ -408,6 +410,7 @@ def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(
     assert grades("shuffled", "resumed.txt") == expected
 
 
+@pytest.mark.slow
 def test_scores_that_are_not_numbers_are_invalid_answers_and_never_grade_0(ask, tmp_path, monkeypatch):
     score = LocalEngine.score
 

@@ -66,6 +66,7 @@ def test_groups_and_other_requests_share_batches(tiny_base, expected):
     assert texts(other) == texts(engine_of(tiny_base).submit_answers(asked("boot"), 3))
 
 
+@pytest.mark.slow
 def test_the_other_answers_go_on_when_one_is_withdrawn(tiny_base, expected):
     for chunk in (256, 16):
         engine = engine_of(tiny_base, batch_rows=2, chunk=chunk)

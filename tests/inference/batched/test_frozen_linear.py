@@ -78,6 +78,7 @@ def test_the_result_of_a_row_does_not_depend_on_other_rows(layer):
     assert all(torch.equal(ours(x[row : row + 1])[0], together[row]) for row in range(70))
 
 
+@pytest.mark.slow
 @multiplies
 @pytest.mark.parametrize("ends", [(192,), (64, 192), (32, 96, 192), (80, 192)])
 @settings(max_examples=25, deadline=None)

@@ -119,6 +119,7 @@ def test_bf16_logits_are_close_to_peft_in_bf16(tiny_base, folders, quantization)
         assert request.result.result().log_probabilities == pytest.approx(wanted.tolist(), abs=0.25)
 
 
+@pytest.mark.slow
 def test_a_row_without_adapter_equals_the_base_beside_dora_rows(engine, alone):
     rows = [([5, 6, 7], "decomposed", 6), ([5, 6, 7], None, 6)]
     assert written(engine, rows) == [greedy(alone[adapter], ids, most) for ids, adapter, most in rows]

@@ -247,6 +247,7 @@ def test_cancelled_rows_leave_the_batch_while_generating(either):
     assert either.stats().generating == 0
 
 
+@pytest.mark.slow
 def test_long_prompts_and_long_answers_are_not_batched_together():
     model = small("opt", max_position_embeddings=32)
     core = sequential_core(model, 2, 1, lambda _: None, slots=2, limits=Limits(4, 4096, 512, 64), context=32)
@@ -347,6 +348,7 @@ def test_a_prompt_with_nan_activations_fails_alone(tiny_base):
         assert future.result(10).log_probabilities == pytest.approx(one.log_probabilities, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_logits_that_are_not_finite_are_an_error_and_never_a_best_choice(either, value):
     """The hidden states are finite; one row of the output layer is not."""
