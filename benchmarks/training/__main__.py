@@ -257,6 +257,7 @@ def _train_trl(
             save_strategy="no",
             report_to="none",
             train_sampling_strategy="sequential",
+            completion_only_loss=True,  # as it is with columns of prompts and completions
             disable_tqdm=True,
             **({} if checkpointing else {"gradient_checkpointing": False}),
         ),
