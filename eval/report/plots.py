@@ -218,14 +218,14 @@ def cost_plot(settings: Sequence[Setting], front: Collection[str], measure: str,
     return svg(figure, f"{measure} of {len(settings)} settings by {cost}; the table has the figures")
 
 
-#: Colours of a plot that is a file of its own, legible on a light and on a dark page.
+#: CSS variable -> colour of a plot that is a file of its own, legible on a light and on a dark page.
 _OWN_COLOURS = {
-    "--ink": "#5b6672",
-    "--muted": "#7c8894",
-    "--line": "#c9d0d6",
-    "--accent": "#2f6fb5",
-    "--good": "#2e8b57",
-    "--bad": "#c4572e",
+    "ink": "#5b6672",
+    "muted": "#7c8894",
+    "line": "#c9d0d6",
+    "accent": "#2f6fb5",
+    "good": "#2e8b57",
+    "bad": "#c4572e",
 }
 
 
@@ -236,6 +236,6 @@ def svg_file(plot: Markup) -> str:
         >>> svg_file(Markup('<svg role="img"></svg>'))[:40]
         '<svg xmlns="http://www.w3.org/2000/svg" '
     """
-    colours = ";".join(f"{name}:{colour}" for name, colour in _OWN_COLOURS.items())
+    colours = ";".join(f"--{name}:{colour}" for name, colour in _OWN_COLOURS.items())
     attributes = f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="{colours}"'
     return str(plot).replace("<svg", f"<svg {attributes}", 1) + "\n"

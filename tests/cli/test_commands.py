@@ -69,6 +69,7 @@ def test_options_of_one_name_have_one_value_name():
             if not getattr(parameter, "is_flag", False):
                 for option in (each for each in parameter.opts if each.startswith("--")):
                     names.setdefault(option, {}).setdefault(parameter.metavar, []).append(path)
+    assert names["--data"].pop("FOLDER[=WEIGHT]") == ["train"]  # of several datasets
     assert names["--data"].keys() == names["--store"].keys() == names["--tasks"].keys() == {"FOLDER"}
     assert names["--set"].keys() == {"KEY=VALUE"}
     assert names["--recipe"].keys() == {"FILE"}

@@ -42,6 +42,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/promote.py": ("promote",),
     "searchlora/experiments/prompted_evaluate.py": ("evaluate",),
     "searchlora/experiments/run.py": ("run",),
+    "searchlora/experiments/sweep.py": ("sweep",),
     "searchlora/experiments/training_runs.py": ("train",),
     "searchlora/files/atomic.py": ("data build", "data export", "experiment", "adapters export", "demo"),
     "searchlora/files/field_map.py": _CORPUS,
@@ -67,6 +68,7 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("searchlora/data/mixture.py", "--data"): ("train",),
     ("searchlora/experiments/encoder_train.py", "--corpus"): ("data build",),
     ("searchlora/experiments/encoder_train.py", "--qrels"): ("data build",),
+    ("searchlora/inference/adapter_folders.py", "--base"): ("serve",),
     ("tasks/judgment/task.py", "--data"): ("train",),
 }
 

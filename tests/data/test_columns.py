@@ -35,6 +35,7 @@ SHOWN = [
 OWN: list[tuple[str, str, list[dict[str, Any]], list[str]]] = [
     ("rewriting", "pairs", [{"typed": "telly", "better": "television", "n": 1}], ["query=typed", "rewrite=better"]),
     ("rewriting", "native", [{"typed": "telly", "better": "television", "n": 1}], ["query=typed", "rewrite=better"]),
+    ("rewriting", "queries", [{"typed": "telly", "n": 1}], ["query=typed"]),
     ("rewriting", "querylog", LOG, ["session=visit", "time=at", "query=typed", "clicks=hits"]),
     ("intent", "csv", [{"m": "where", "c": "track"}, {"m": "back", "c": "return"}], ["text=m", "label=c"]),
     ("intent", "native", [{"m": "where", "c": "track"}, {"m": "back", "c": "return"}], ["query=m", "label=c"]),

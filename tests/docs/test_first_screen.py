@@ -52,7 +52,8 @@ STAGES = {
     "fuse": "rank fusion",
     "hits": "a TREC run",
     "http": "OpenSearch, Elasticsearch or Solr",
-    "passages": None,  # an auxiliary of the judge and of answers
+    "passages": None,  # auxiliaries of the judge and of answers
+    "similarity": None,
 }
 
 

@@ -28,6 +28,8 @@ class Given:
         self.asked.append(list(texts))
         return np.array([self.vectors[text] for text in texts], dtype=np.float32)
 
+    encode_documents = encode
+
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Encoder:
