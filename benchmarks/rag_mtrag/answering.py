@@ -141,8 +141,9 @@ def _written(
 ) -> Written:
     own, text = dict[str, float](), dict[str, str | InvalidOutput]()
     validation, tuned = [], []
+    more = squad_rows(data)
     for fold in range(FOLDS):
-        dataset = mtrag.dataset(fold, work / f"fold{fold + 1}", squad_rows(data))
+        dataset = mtrag.dataset(fold, work / f"fold{fold + 1}", more)
         stored = _trained(f"{NAME}-{fold + 1}", dataset, "fold.yaml", engine, store, steps)
         training[stored.reference] = _about(stored)
         bound = task.bound(stored.manifest.settings, {**stored.manifest.tuned, **ALWAYS})

@@ -20,6 +20,7 @@ from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import InvalidOutput
+from searchlora.records import Record
 from searchlora.task import load_prompted_task
 from searchlora.tasks.rag_answer.citations import with_marks
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
@@ -29,6 +30,11 @@ from tests.made import made_adapter
 @pytest.fixture(scope="module")
 def mtrag(real_data: Path) -> MtRag:
     return MtRag.read(real_data)
+
+
+@pytest.fixture(scope="module")
+def squad(real_data: Path) -> list[Record]:
+    return squad_rows.squad_rows(real_data, {1: 8, 3: 8})
 
 
 @pytest.mark.slow
@@ -87,8 +93,8 @@ def test_rows_without_abstention_are_generated_and_no_request_is_repeated(tmp_pa
 
 
 @pytest.mark.slow
-def test_squad_rows_contain_the_answer_span_in_half_of_the_cases(real_data: Path) -> None:
-    rows = squad_rows.squad_rows(real_data, {1: 8, 3: 8})
+def test_squad_rows_contain_the_answer_span_in_half_of_the_cases(real_data: Path, squad: list[Record]) -> None:
+    rows = squad
     assert Counter((len(row["passages"]), row["answerable"]) for row in rows) == {
         (length, answerable): 4 for length in (1, 3) for answerable in (True, False)
     }
@@ -186,9 +192,15 @@ def test_systems_share_the_text_and_differ_in_who_decides() -> None:
 
 @pytest.mark.slow
 def test_every_row_is_scored_and_answered_by_the_adapter_of_its_fold(
-    mtrag: MtRag, real_data: Path, tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mtrag: MtRag,
+    squad: list[Record],
+    real_data: Path,
+    tiny_base: BaseModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    few = MtRag(mtrag.rows[::12], mtrag.rules, mtrag.counts)
+    monkeypatch.setattr(answering, "squad_rows", lambda _: squad)
+    few = MtRag(mtrag.rows[::48], mtrag.rules, mtrag.counts)
     task, store = load_prompted_task("rag_answer"), Store(tmp_path / "store")
     made = [
         made_adapter(store, f"{answering.NAME}-{fold + 1}", task, tiny_base, tmp_path / f"made{fold}", seed=fold)

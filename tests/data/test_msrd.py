@@ -56,6 +56,6 @@ def test_a_grade_that_is_neither_0_nor_1_names_its_place(tmp_path):
 def test_the_published_files(real_data):
     rows = {row.data["query"]: row.data for row in read_msrd(real_data / "msrd")}
     assert len(rows) == 13241
-    assert rows["insidious 2 netflix"]["group"] == rows["insidious 2"]["group"]
+    assert rows["insidious 3 demon"]["group"] == rows["insidious 3"]["group"]
     assert sum(len(row["grades"]) for row in rows.values()) == 312880
     assert 1500 < len({row["group"] for row in rows.values()}) < 2500
