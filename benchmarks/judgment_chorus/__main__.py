@@ -5,8 +5,8 @@
 
 Chorus: 3,188 pairs of 135 queries, each graded by three people. Three folds by query: each query is graded by an
 adapter that was trained on the other folds, on the shares of the raters' grades (soft labels) and with RankNet. The
-quadratic kappa of the adapter with each person is shown beside that of people with each other, the ceiling. Takes about
-half an hour on 2 cores; datasets, adapters and grades in `benchmarks/work/judgment_chorus` are reused.
+quadratic kappa of the adapter with each person is shown beside that of people with each other, the ceiling.
+Datasets, adapters and grades in `benchmarks/work/judgment_chorus` are reused.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     python -m benchmarks.judgment_trecdl19 --evaluate     evaluate the grades in benchmarks/work; no model is loaded
 
 One adapter, trained on the human grades of TREC DL 2020 and on pairs of SQuAD. Twelve queries of DL 2020 are held out:
-the best step, the thresholds on the expected grade and the weight of BM25 in the fused ranking are chosen on them, and
-so were the settings of the recipe. The test set is the pool of six real systems on the 43 queries of DL 2019. Takes
-about half an hour on 2 cores; datasets, adapter and grades in `benchmarks/work/judgment_trecdl19` are reused.
+the best step, the thresholds on the expected grade and the weight of BM25 in the fused ranking are chosen on them.
+The test set is the pool of six real systems on the 43 queries of DL 2019. Datasets, adapter and grades in
+`benchmarks/work/judgment_trecdl19` are reused.
 
 Options for experiments: `--share 0.25` trains on a part of the rows; `--set KEY=VALUE` overrides the recipe.
 """

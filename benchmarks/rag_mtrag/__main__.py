@@ -10,7 +10,7 @@ adapter, trained on the other folds, by the cosine of question and passage; the 
 trained on pairs from elsewhere (`judge`) over the base of the answering adapters. Systems that quote answer with a
 sentence of the passage that their judge holds most relevant; `--without-llm` measures only these and the rules.
 
-Takes about an hour on 2 cores, without LLM a quarter of that; everything in `benchmarks/work/rag_mtrag` is reused.
+Everything in `benchmarks/work/rag_mtrag` is reused.
 Sample answers are written to `answers.md` there.
 """
 

@@ -21,7 +21,7 @@ from searchlora.training.fused_model import fused_model, is_plain_lora
 ATTENTION = "searchlora-training"
 
 
-def enable_cpu_fast_path(model: Any, *, recompute: bool = False) -> None:
+def enable_cpu_fast_path(model: Any, *, recompute: bool = False) -> bool:
     """Speed up the training of a PEFT model on a CPU, in place.
 
     A model that `fused_model` supports gets its log-probabilities from there. Otherwise the forward pass of plain LoRA
@@ -31,11 +31,14 @@ def enable_cpu_fast_path(model: Any, *, recompute: bool = False) -> None:
     Args:
         model: A PEFT model that has run no forward pass in eval mode.
         recompute: Gradient checkpointing.
+
+    Returns:
+        Whether `fused_model` supports the model.
     """
     fused = fused_model(model, recompute=recompute)
     if fused is not None:
         setattr(model, FAST_MODEL, fused)
-        return
+        return True
     for module in model.modules():
         if is_plain_lora(module):
             module.forward = _LoraForward(module)
@@ -48,6 +51,7 @@ def enable_cpu_fast_path(model: Any, *, recompute: bool = False) -> None:
     ):
         _register()
         base.set_attn_implementation(ATTENTION)
+    return False
 
 
 class _LoraForward:

@@ -51,7 +51,8 @@ def train_adapter(
 
     Returns:
         The adapter as a plain PEFT folder, or a model folder; `summary` has the ids of rows dropped for their length
-        (`rows_dropped`), `peak_memory_gb`, and `parameters`, the number of all parameters of the model.
+        (`rows_dropped`), `peak_memory_gb`, `parameters`, the number of all parameters of the model, and
+        `fused_layers`, whether the layers were computed by `training.fused_model`.
 
     Raises:
         TrainingError: for a row above `max_length`, no rows to train on, or a loss that is not finite; with a ranking
@@ -83,8 +84,8 @@ def train_adapter(
             rows=rows,
             recipe=recipe,
         )
-    if not torch.cuda.is_available() and not recipe.is_full:
-        enable_cpu_fast_path(model, recompute=recipe.optim.gradient_checkpointing)
+    on_cpu = not torch.cuda.is_available() and not recipe.is_full
+    fused = on_cpu and enable_cpu_fast_path(model, recompute=recipe.optim.gradient_checkpointing)
 
     def save(target: Path) -> None:
         if recipe.is_full:
@@ -96,7 +97,12 @@ def train_adapter(
         trainer,
         save,
         loss_unit="nats per token",
-        details={"rows": len(rows.examples), "rows_dropped": rows.dropped, "parameters": parameters},
+        details={
+            "rows": len(rows.examples),
+            "rows_dropped": rows.dropped,
+            "parameters": parameters,
+            "fused_layers": fused,
+        },
     )
     result.summary["peak_memory_gb"] = round(peak_memory(), 3)
     return result
