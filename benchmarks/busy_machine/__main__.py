@@ -3,8 +3,8 @@
     python -m benchmarks.busy_machine
 
 Each job runs in two processes on real weights (SmolLM2-135M in bf16): one starts OpenMP as `searchlora.threads`
-chooses, the other imports PyTorch first, so it has OpenMP's default, in which idle threads spin. The processes take
-turns. A few minutes; the machine must be idle otherwise.
+chooses, the other has OpenMP's default, in which idle threads always spin. The processes take turns.
+A few minutes; the machine must be idle otherwise.
 
 Goals: at least .4 of the idle speed beside the busy process, and at most 3% lost on the idle machine.
 """
@@ -76,8 +76,8 @@ def _measured(job: str) -> dict[tuple[str, str], list[float]]:
     with ExitStack() as stack:
         workers = {way: stack.enter_context(_worker(job, way)) for way in (CHOSEN, DEFAULT)}
         for _ in range(REPEATS):
-            time.sleep(SETTLING)
             for way, worker in workers.items():
+                time.sleep(SETTLING)  # to each worker, the one before was a busy process
                 seconds[way, IDLE].append(worker())
             with _busy_process():
                 time.sleep(SETTLING)
@@ -89,8 +89,10 @@ def _measured(job: str) -> dict[tuple[str, str], list[float]]:
 @contextmanager
 def _worker(job: str, way: str) -> Iterator[Callable[[], float]]:
     """A process with a job; each call does it once and returns the seconds that it took."""
-    command = [sys.executable, "-m", "benchmarks.busy_machine", job, way]
+    command = [sys.executable, "-m", "benchmarks.busy_machine", job]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
+    if way == DEFAULT:
+        env["GOMP_SPINCOUNT"] = "300000"  # OpenMP's own; what is set is not adapted to other processes
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env
     ) as process:
@@ -118,10 +120,8 @@ def _busy_process() -> Iterator[None]:
             process.kill()
 
 
-def work(job: str, way: str) -> None:
+def work(job: str) -> None:
     """The process with a job: do it once for each line of stdin, and print the seconds."""
-    if way == DEFAULT:
-        import torch  # noqa: F401 (before searchlora chooses)
     do = JOBS[job]()
     for _ in sys.stdin:
         started = time.perf_counter()
@@ -198,7 +198,7 @@ JOBS: dict[str, Callable[[], Callable[[], None]]] = {
 }
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        work(*sys.argv[1:])
+    if len(sys.argv) == 2:
+        work(sys.argv[1])
     else:
         main()
