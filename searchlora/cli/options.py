@@ -78,6 +78,13 @@ BaseOption = Annotated[
     str | None,
     typer.Option("--base", metavar="MODEL", help="Where the base model is, if it moved since training."),
 ]
+TrainedBaseOption = Annotated[
+    str | None,
+    typer.Option("--base", metavar="MODEL", help="Base model: hub id, folder, GGUF file or catalogue name."),
+]
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the task's recipe.")
+]
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one key, for example lora.r=8; repeatable.")
 ]

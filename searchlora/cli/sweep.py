@@ -11,11 +11,13 @@ from searchlora.cli.options import (
     DataOption,
     DeviceOption,
     JsonOption,
+    RecipeOption,
     SetOption,
     SplitOption,
     StoreOption,
     TaskArgument,
     TasksOption,
+    TrainedBaseOption,
 )
 
 
@@ -27,13 +29,8 @@ def sweep(
         list[str],
         typer.Option("--grid", metavar="KEY=VALUES", help="Values of a key, as lora.r=1,4,16; repeatable."),
     ],
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="MODEL", help="Base model: hub id, folder, GGUF file or catalogue name."),
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the task's recipe.")
-    ] = None,
+    base: TrainedBaseOption = None,
+    recipe: RecipeOption = None,
     settings: SetOption = [],  # noqa: B006 (typer copies it)
     split: SplitOption = "validation",
     limit: Annotated[

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from searchlora.cli.options import DeviceOption, SetOption, StoreOption, TaskArgument, TasksOption
+from searchlora.cli.options import (
+    DeviceOption,
+    RecipeOption,
+    SetOption,
+    StoreOption,
+    TaskArgument,
+    TasksOption,
+    TrainedBaseOption,
+)
 
 
 def train(
@@ -25,13 +33,8 @@ def train(
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="Name in the store; an existing name gets a new version.")
     ],
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="MODEL", help="Base model: hub id, folder, GGUF file or catalogue name."),
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the task's recipe.")
-    ] = None,
+    base: TrainedBaseOption = None,
+    recipe: RecipeOption = None,
     settings: SetOption = [],  # noqa: B006 (typer copies it)
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an unfinished training run from its last checkpoint.")
