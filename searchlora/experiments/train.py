@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -21,9 +21,8 @@ from searchlora.experiments.training_runs import (
     TrainingJob,
     TrainingOptions,
     dataset_for,
-    has_unfinished_run,
-    remove_finished_run,
     train_and_store,
+    train_or_find,
 )
 from searchlora.experiments.validation import Validator
 from searchlora.models.memory import base_memory
@@ -74,15 +73,17 @@ def train(
     store = store if isinstance(store, Store) else Store(store)
     check_name(name)
     options = TrainingOptions(base, recipe, overrides, resume, restart, more_data or {}, steps)
-    plugin = load_task(task, tasks)
-    job: TrainingJob = (
-        encoder_job(plugin, data, options)
-        if isinstance(plugin, EncoderTask)
-        else _prompted_job(load_prompted_task(task, tasks), data, options)
-    )
+    job = _job(task, data, options, tasks)
     if say is not None:
         say(_memory(job))
     return train_and_store(job, name, store, options)
+
+
+def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Path | None) -> TrainingJob:
+    plugin = load_task(task, tasks)
+    if isinstance(plugin, EncoderTask):
+        return encoder_job(plugin, data, options)
+    return _prompted_job(load_prompted_task(task, tasks), data, options)
 
 
 def _memory(job: TrainingJob) -> str:
@@ -118,34 +119,9 @@ def train_or_reuse(
         say: Receives one sentence about what was done.
     """
     options = TrainingOptions(recipe=recipe, overrides=overrides, more_data=more_data or {}, steps=steps)
-    plugin = load_task(task, tasks)
-    if store.versions(name):
-        stored = store.get(name)
-        job = (
-            encoder_job(plugin, data, options)
-            if isinstance(plugin, EncoderTask)
-            else _prompted_job(load_prompted_task(task, tasks), data, options)
-        )
-        if job.produced(stored):
-            remove_finished_run(store, stored)
-            say(f"Reusing {stored.reference}, trained on this dataset with this recipe")
-            return stored
-    options = replace(options, resume=has_unfinished_run(store, name))
-    if options.resume:
-        say("Resuming an unfinished training run")
-    stored = train(
-        task,
-        data,
-        name,
-        recipe=recipe,
-        overrides=overrides,
-        more_data=more_data,
-        resume=options.resume,
-        store=store,
-        tasks=tasks,
-        steps=steps,
-    )
-    say(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")
+    stored, is_new = train_or_find(_job(task, data, options, tasks), name, store, options, say, "trained")
+    if is_new:
+        say(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")
     return stored
 
 

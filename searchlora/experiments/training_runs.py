@@ -7,9 +7,9 @@ import os
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +229,31 @@ def _newest_of(store: Store, name: str, job: TrainingJob) -> StoredAdapter | Non
         return None
     stored = store.get(name)
     return stored if job.produced(stored) else None
+
+
+def train_or_find(
+    job: TrainingJob, name: str, store: Store, options: TrainingOptions, say: Callable[[str], None], made: str
+) -> tuple[StoredAdapter, bool]:
+    """The newest version of `name` if a job produced it; else train one, resuming an unfinished run of the name.
+
+    Args:
+        say: Receives one sentence if a version is reused or a run resumed.
+        made: How the job makes a version, for that sentence: "trained".
+
+    Returns:
+        The version, and whether it is a new one.
+    """
+    check_name(name)
+    if store.versions(name):
+        stored = store.get(name)
+        if job.produced(stored):
+            remove_finished_run(store, stored)
+            say(f"Reusing {stored.reference}, {made} on this dataset with this recipe")
+            return stored, False
+    options = replace(options, resume=has_unfinished_run(store, name))
+    if options.resume:
+        say("Resuming an unfinished training run")
+    return train_and_store(job, name, store, options), True
 
 
 def remove_finished_run(store: Store, stored: StoredAdapter) -> None:

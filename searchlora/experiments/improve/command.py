@@ -21,9 +21,8 @@ from searchlora.experiments.train import PromptedJob
 from searchlora.experiments.training_runs import (
     TrainingOptions,
     dataset_for,
-    has_unfinished_run,
-    remove_finished_run,
     train_and_store,
+    train_or_find,
 )
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import DenseSettings, FuseSettings, RetrieveSettings, pinned, read_pipeline
@@ -109,27 +108,8 @@ def improve_or_reuse(
         say: Receives one sentence about what was done.
     """
     options = TrainingOptions(recipe=recipe, overrides=overrides, steps=steps)
-    if store.versions(name):
-        stored = store.get(name)
-        job = _job(adapter, data, options, pipeline, store, None)
-        if job.produced(stored):
-            remove_finished_run(store, stored)
-            say(f"Reusing {stored.reference}, improved on this dataset with this recipe")
-            return stored
-    resume = has_unfinished_run(store, name)
-    if resume:
-        say("Resuming an unfinished run")
-    return improve(
-        adapter,
-        data,
-        name,
-        recipe=recipe,
-        overrides=overrides,
-        pipeline=pipeline,
-        resume=resume,
-        store=store,
-        steps=steps,
-    )
+    job = _job(adapter, data, options, pipeline, store, None)
+    return train_or_find(job, name, store, options, say, "improved")[0]
 
 
 def _job(
