@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,12 +14,13 @@ from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, check_id, read_documents
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.trec import Run, read_run
+from searchlora.http_client import api_key
+from searchlora.inference.settings import Engines, EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
     AdapterSettings,
     Bm25Settings,
     DenseSettings,
-    EngineSettings,
     FuseSettings,
     HitsSettings,
     HttpSettings,
@@ -40,9 +40,6 @@ from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.records import Document, SearchContext
 
 if TYPE_CHECKING:
-    from searchlora.inference.local import LocalEngine
-    from searchlora.inference.remote.engine import RemoteEngine
-    from searchlora.models.resolve import BaseModel
     from searchlora.retrieval.encoder import Encoder
 
 
@@ -80,7 +77,7 @@ class Pipeline:
             corpus: Documents, or a file of rows with `id`, `text` and optionally `title`. Default: the file that the
                 pipeline names as `corpus`. A pipeline that neither searches documents nor reads their texts needs none.
             overrides: Parameters of the pipeline, `name=value`.
-            engine: The server that generates; replaces the engine of the pipeline.
+            engine: Where the adapter stages are computed; replaces the engine of the pipeline.
             store: The adapter store. Default: `SEARCHLORA_STORE`, else `./store`.
             tasks: A folder of task plugins.
 
@@ -138,14 +135,23 @@ class Pipeline:
         """The name and the pinned stages without white space, for the tag column of a run file."""
         return "-".join("_".join([self.name, *self.labels]).split())
 
+    @property
+    def made_by(self) -> list[str]:
+        """The engines of the adapter stages, see `Engine.made_by`."""
+        return [stage.engine.made_by for stage in self.stages if isinstance(stage, AdapterStage)]
+
+    @property
+    def _batch(self) -> int:
+        return max([_BATCH, *(stage.engine.call_size for stage in self.stages if isinstance(stage, AdapterStage))])
+
     def execute(
-        self, searches: Sequence[SearchContext], *, batch: int = 256, progress: Progress = silent
+        self, searches: Sequence[SearchContext], *, batch: int | None = None, progress: Progress = silent
     ) -> list[SearchContext]:
         """Apply all stages to searches.
 
         Args:
             searches: Each has `id` and `query`, and further fields that stages read.
-            batch: Number of searches per call of a stage.
+            batch: Number of searches per call of a stage; None: as many as keep the engines of the stages busy.
 
         Returns:
             The searches in the same order, with the fields that the stages added.
@@ -154,6 +160,7 @@ class Pipeline:
             PipelineError: if a search lacks `id` or `query`, or two have the same id.
         """
         _check(searches)
+        batch = batch or self._batch
         done: list[SearchContext] = []
         for start in range(0, len(searches), batch):
             part = list(searches[start : start + batch])
@@ -162,6 +169,10 @@ class Pipeline:
             done += part
             progress(len(done), len(searches))
         return done
+
+
+#: Smallest number of searches per call of a stage.
+_BATCH = 256
 
 
 def run_of(searches: Sequence[SearchContext]) -> Run:
@@ -204,7 +215,7 @@ def build_pipeline(
         PipelineError: if a stage retrieves and there are no documents.
         BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
-    engines = _Engines(store)
+    engines = Engines(store)
     encoders = _Encoders(store)
     by_id = {document.id: document for document in documents}
     built: list[Stage] = []
@@ -383,47 +394,7 @@ def _check_documents(documents: Sequence[Document]) -> None:
         raise PipelineError("there are no documents to search in", fix="Give a corpus file that is not empty.")
 
 
-def api_key(variable: str | None, server: str) -> str | None:
-    """The value of the environment variable with a server's key. Raises `PipelineError` if it is not set."""
-    key = os.environ.get(variable) if variable else None
-    if variable and not key:
-        raise PipelineError(
-            f"the environment variable {variable} with the server's key is not set",
-            where=server,
-            fix="Set it, or choose another variable.",
-        )
-    return key
-
-
-class _Engines:
-    """Engines by base model and by precision or server, created on first use."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._engines: dict[tuple[Path, str], LocalEngine | RemoteEngine] = {}
-
-    def get(self, base: BaseModel, precision: str, settings: EngineSettings | None) -> LocalEngine | RemoteEngine:
-        key = (base.path, settings.model_dump_json() if settings else precision)
-        if key not in self._engines:
-            self._engines[key] = self._remote(base, settings) if settings else self._local(base, precision)
-        return self._engines[key]
-
-    def _local(self, base: BaseModel, precision: Any) -> LocalEngine:
-        from searchlora.inference.local import LocalEngine
-
-        return LocalEngine(base, self.store, precision=precision)
-
-    def _remote(self, base: BaseModel, settings: EngineSettings) -> RemoteEngine:
-        from searchlora.inference.remote.engine import RemoteEngine
-
-        key = api_key(settings.api_key_env, settings.url)
-        options = settings.model_dump(exclude={"kind", "url", "api_key_env"})
-        return RemoteEngine(settings.url, base, self.store, api_key=key, **options)
-
-
-def _adapter_stage(
-    settings: AdapterSettings, store: Store, engines: _Engines, tasks: str | Path | None
-) -> AdapterStage:
+def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, tasks: str | Path | None) -> AdapterStage:
     from searchlora.models.resolve import resolve
     from searchlora.task import PromptedTask, load_task
 
@@ -439,7 +410,7 @@ def _adapter_stage(
     except UsageError as error:
         raise PipelineError(error.what, where=f"{settings.name}, tuned", fix=error.fix) from None
     base = resolve(manifest.base.name, manifest.base.revision)
-    engine = engines.get(base_of(stored, base), manifest.recipe["precision"], settings.engine)
+    engine = engines.get(base_of(stored, base), manifest.recipe["precision"], settings=settings.engine)
     check_renders(stored, task, engine.renderer)
     max_new_tokens = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
     pinned = engine.pin(settings.name)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from weakref import finalize
 
 import httpx
 
-from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, printable
+from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, PipelineError, printable
 
 #: Seconds before the first retry, and at most between two. Each wait doubles; a random factor between a half and one
 #: spreads clients that were refused together. It is added to what the server asks for with `Retry-After`.
@@ -28,6 +29,9 @@ _CONNECT_SECONDS = 10.0
 
 #: Bytes of a response, unpacked; far more than any that is asked for.
 MAX_RESPONSE_BYTES = 2**26
+
+#: Environment variable that lists, separated by commas, the variables that a file may name as `api_key_env`.
+KEY_VARIABLES = "SEARCHLORA_API_KEY_VARIABLES"
 
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NEVER = Event()
@@ -322,3 +326,33 @@ def _retry_after(headers: httpx.Headers) -> float:
         except (ValueError, TypeError, OverflowError):
             return 0.0
     return 0.0 if math.isnan(seconds) else max(seconds, 0.0)
+
+
+# Keys
+
+
+def api_key(variable: str | None, server: str) -> str | None:
+    """The value of the environment variable with a server's key. Raises `PipelineError` if it is not set."""
+    key = os.environ.get(variable) if variable else None
+    if variable and not key:
+        raise PipelineError(
+            f"the environment variable {variable} with the server's key is not set",
+            where=server,
+            fix="Set it, or choose another variable.",
+        )
+    return key
+
+
+def check_key_variable(variable: str | None, where: str) -> None:
+    """Refuse an environment variable that a file may not name: the file's server would receive its value.
+
+    Raises:
+        PipelineError: for a variable that `SEARCHLORA_API_KEY_VARIABLES` does not list.
+    """
+    allowed = re.split(r"[,\s]+", os.environ.get(KEY_VARIABLES, ""))
+    if variable is not None and variable not in allowed:
+        raise PipelineError(
+            f"a file may not send the environment variable {variable} to a server",
+            where=where,
+            fix=f"Give --api-key-env on the command line, or allow it: {KEY_VARIABLES}={variable}.",
+        )
