@@ -12,6 +12,7 @@ import typer
 from searchlora.cli.options import (
     DataOption,
     DeviceOption,
+    EngineOptions,
     JsonOption,
     MapOption,
     SetOption,
@@ -25,7 +26,6 @@ from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
-    from searchlora.pipelines.config import EngineSettings
 
 PipelineArgument = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a built-in pipeline (`pipelines list`).")
@@ -36,13 +36,6 @@ CorpusOption = Annotated[
         "--corpus", metavar="FILE", help="Documents: rows with id, text, title. Default: the pipeline's own corpus."
     ),
 ]
-ServerOption = Annotated[
-    str | None, typer.Option("--server", metavar="URL", help="Inference server for the adapter stages.")
-]
-KeyOption = Annotated[
-    str | None,
-    typer.Option("--api-key-env", metavar="VARIABLE", help="Environment variable with the server's API key."),
-]
 
 
 class PipelineOptions(NamedTuple):
@@ -51,8 +44,6 @@ class PipelineOptions(NamedTuple):
     corpus: CorpusOption = None
     columns: MapOption = []  # noqa: RUF012 (typer copies it)
     settings: SetOption = []  # noqa: RUF012
-    server: ServerOption = None
-    api_key_env: KeyOption = None
     store: StoreOption = None
     tasks: TasksOption = None
     device: DeviceOption = None
@@ -65,19 +56,12 @@ class PipelineOptions(NamedTuple):
             )
         return corpus_of(self.corpus, self.columns) if self.corpus is not None else None
 
-    def engine(self) -> EngineSettings | None:
-        """The server of the adapter stages. Raises `UsageError` for a key without a server."""
-        from searchlora.pipelines.config import engine_settings
-
-        if self.api_key_env and not self.server:
-            raise UsageError("there is no server for the key", where="--api-key-env", fix="Give --server, too.")
-        return engine_settings(url=self.server, api_key_env=self.api_key_env) if self.server else None
-
 
 app = typer.Typer(no_args_is_help=True, help="List, show and check pipelines and their stages.", rich_markup_mode=None)
 
 
 @takes(PipelineOptions)
+@takes(EngineOptions, "engine")
 def run(
     pipeline: PipelineArgument,
     queries: Annotated[
@@ -93,6 +77,7 @@ def run(
         ),
     ],
     options: PipelineOptions,
+    engine: EngineOptions,
 ) -> None:
     """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions."""
     from searchlora.cli.terminal import progress_bars
@@ -105,7 +90,7 @@ def run(
             options.documents(),
             out,
             overrides=options.settings,
-            engine=options.engine(),
+            engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
             steps=steps,
@@ -114,10 +99,12 @@ def run(
 
 
 @takes(PipelineOptions)
+@takes(EngineOptions, "engine")
 def search(
     pipeline: PipelineArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     options: PipelineOptions,
+    engine: EngineOptions,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
@@ -130,7 +117,7 @@ def search(
             pipeline,
             corpus=options.documents(),
             overrides=options.settings,
-            engine=options.engine(),
+            engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
             steps=steps,
@@ -142,10 +129,12 @@ def search(
         print_result(found, loaded.documents, top)
 
 
+@takes(EngineOptions, "engine")
 def tune(
     pipeline: PipelineArgument,
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Pipeline file (YAML) to write.")],
+    engine: EngineOptions,
     settings: SetOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
     tasks: TasksOption = None,
@@ -157,7 +146,16 @@ def tune(
     from searchlora.experiments.tune import tune as verb
 
     with progress_bars() as steps:
-        done = verb(pipeline, data, out, overrides=settings, store=Store(store), tasks=tasks, steps=steps)
+        done = verb(
+            pipeline,
+            data,
+            out,
+            overrides=settings,
+            engine=engine.read(),
+            store=Store(store),
+            tasks=tasks,
+            steps=steps,
+        )
     for key, value in done.tuned.items():
         typer.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
     typer.echo(f"Wrote {done.path} for {done.adapter}")

@@ -26,6 +26,7 @@ from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.experiments.systems import SystemRun, SystemRuns, plans
 from searchlora.files import parse_json, tree_sha256
+from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import CorpusSettings
 from searchlora.progress import Steps, unwatched
 
@@ -69,6 +70,7 @@ def experiment(
     since: str | Path | None = None,
     accept_changes: bool = False,
     allow_circular: bool = False,
+    engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -82,14 +84,17 @@ def experiment(
         since: Another earlier result (`experiment.json`) to compare the inputs with.
         accept_changes: Accept changes of topics, qrels, corpus, baseline or measurement settings.
         allow_circular: Accept a judge that took part in a system; the figures are marked as circular.
+        engine: Where adapter stages are computed; replaces the engine of the experiment, not that of a system.
         store: The adapter store; None: the default store.
         tasks: A folder of task plugins.
 
     Raises:
         DataError: if a file cannot be read, inputs changed, or no judged topic is among the topics.
         UsageError: for an invalid experiment file, or a circular judge.
+        EngineError: if a server cannot be asked.
     """
     spec = spec if isinstance(spec, Experiment) else read_experiment(spec)
+    spec = spec if engine is None else spec.model_copy(update={"engine": engine})
     for name in spec.measures:
         parse_measure(name)  # fails before any run is computed
     store = store if isinstance(store, Store) else Store(store)

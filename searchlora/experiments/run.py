@@ -14,9 +14,9 @@ from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_wit
 from searchlora.eval.trec import is_word
 from searchlora.experiments.lineage import run_lineage
 from searchlora.files import check_writable, read_rows
+from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
-    EngineSettings,
     HitsSettings,
     adapters,
     encoders,
@@ -54,7 +54,7 @@ def run(
         out: One or more files. A name that ends in `.jsonl` or `.jsonl.gz` gets everything that stages wrote, one JSON
             object per query (`pipelines.results.result`); any other name gets the TREC run.
         overrides: Parameters of the pipeline, `name=value`.
-        engine: The server that generates; replaces the engine of the pipeline.
+        engine: Where the adapter stages are computed; replaces the engine of the pipeline.
 
     Returns:
         The tag of the run, with the pinned version of each adapter, and the number of queries.
@@ -107,6 +107,7 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
         lineage=tuple(dict.fromkeys(lineage)),
         bases=tuple(dict.fromkeys(bases)),
         pipeline=built.tag,
+        engines=tuple(dict.fromkeys([*built.made_by, *(each for card in cards for each in card.engines)])),
         unknown_sources=tuple(dict.fromkeys([*unknown, *(each for card in cards for each in card.unknown_sources)])),
     )
 

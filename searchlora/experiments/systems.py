@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.full_model import base_of
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
@@ -22,6 +23,8 @@ from searchlora.experiments.result_files import file_name, machine
 from searchlora.experiments.run import run_card, with_history
 from searchlora.experiments.spec import Experiment, Source, System
 from searchlora.files import file_sha256, parse_json, tree_sha256
+from searchlora.inference.settings import Engines, LocalSettings
+from searchlora.models.load import Precision
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import (
@@ -86,9 +89,11 @@ def plans(spec: Experiment, store: Store, tasks: str | Path | None = None) -> di
     Raises:
         PipelineError: for a pipeline that cannot be read.
         InvalidName, NotInStore, BaseModelError: for a missing adapter or encoder.
+        EngineError: if a server cannot say what it serves.
     """
+    engines = Engines(store)
     return {
-        name: _plan(name, system, spec, store, tasks) for name, system in spec.systems.items() if system.run is None
+        name: _plan(name, system, spec, engines, tasks) for name, system in spec.systems.items() if system.run is None
     }
 
 
@@ -173,13 +178,14 @@ class SystemRuns:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _plan(name: str, system: System, spec: Experiment, store: Store, tasks: str | Path | None) -> Plan:
+def _plan(name: str, system: System, spec: Experiment, engines: Engines, tasks: str | Path | None) -> Plan:
+    store, engine = engines.store, system.engine or spec.engine
     if system.adapter is not None:
         retrieval = parse_stages(spec.retrieval, "retrieval")
-        pipeline, unpinned = file_name(name), [AdapterSettings(name=system.adapter), *retrieval]
+        pipeline, unpinned = file_name(name), [AdapterSettings(name=system.adapter, engine=engine), *retrieval]
     else:
         overrides = [f"{key}={json.dumps(value)}" for key, value in system.set.items()]
-        config = read_pipeline(str(system.pipeline), overrides)
+        config = read_pipeline(str(system.pipeline), overrides, engine)
         pipeline, unpinned = config.name, list(config.stages)
     stages = pinned(unpinned, store.pin)
     manifests = [store.get(adapter).manifest for adapter in adapters(stages)]
@@ -188,11 +194,24 @@ def _plan(name: str, system: System, spec: Experiment, store: Store, tasks: str 
     plugins = [load_task(manifest.task, tasks).bound(manifest.settings) for manifest in manifests]
     versions = [[task.version, prompt_hash(task) if isinstance(task, PromptedTask) else None] for task in plugins]
     encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
-    settings = [[type(stage).__name__, stage.model_dump(mode="json")] for stage in stages]
+    settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
     supplied = [file_sha256(run) for run in supplied_runs(stages)]
     identity = [pipeline, settings, weights, versions, encoder_hashes, *([supplied] if supplied else [])]
     parts = json.dumps(identity, sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
+
+
+def _identity(stage: Settings, engines: Engines) -> dict[str, Any]:
+    """The settings of a stage on which its outputs depend; of an engine, what distinguishes its outputs."""
+    settings = stage.model_dump(mode="json")
+    if isinstance(stage, AdapterSettings) and stage.engine is not None:
+        stored = engines.store.get(stage.name)
+        manifest = stored.manifest
+        base = base_of(stored, resolve(manifest.base.name, manifest.base.revision))
+        precision: Precision = manifest.recipe["precision"]
+        made_by = engines.made_by(base, precision, settings=stage.engine)
+        settings["engine"] = None if made_by == LocalSettings().made_by(precision) else made_by
+    return settings
 
 
 def _cached(path: Path, metadata: Path, key: str) -> SystemRun | None:

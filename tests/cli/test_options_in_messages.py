@@ -23,6 +23,9 @@ _OTHERS = re.compile(r"pip install|vLLM with|var\(--")
 
 _CORPUS = ("run", "search", "judge", "grade serve", "data build")
 
+#: Verbs that compute LLM adapters.
+_COMPUTING = ("run", "search", "tune", "evaluate", "experiment", "promote", "judge", "improve", "demo")
+
 #: Beginning of a module's path -> the verbs that show its messages; the first that fits counts.
 SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/cards_from_files.py": ("judge-card", "prediction-powered"),
@@ -46,6 +49,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/training_runs.py": ("train",),
     "searchlora/files/atomic.py": ("data build", "data export", "experiment", "adapters export", "demo"),
     "searchlora/files/field_map.py": _CORPUS,
+    "searchlora/http_client.py": _COMPUTING,
     "searchlora/inference/remote/server_models.py": ("serve",),
     "searchlora/recipe.py": ("train",),
     "searchlora/scaffold": ("tasks new",),

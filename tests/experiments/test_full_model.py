@@ -18,6 +18,7 @@ from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.train import train
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.settings import LocalSettings
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 from searchlora.server.api.serve import make_service
@@ -146,7 +147,7 @@ def test_a_pipeline_runs_it(place, cli, tmp_path):
 
 
 def test_it_is_served_as_the_base(place):
-    service = make_service("whole@1", place, Settings(), precision="fp32")
+    service = make_service("whole@1", place, Settings(), engine=LocalSettings(precision="fp32", batch_invariant=False))
     assert service.base == "whole@1"
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
         listed = {each["id"] for each in client.get("/v1/models").json()["data"]}
@@ -161,7 +162,9 @@ def test_it_is_served_as_the_base(place):
 
 
 def test_a_base_server_lists_only_its_adapters(place):
-    service = make_service(str(FIXTURE / "base"), place, Settings(), precision="fp32")
+    service = make_service(
+        str(FIXTURE / "base"), place, Settings(), engine=LocalSettings(precision="fp32", batch_invariant=False)
+    )
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
         listed = {each["id"] for each in client.get("/v1/models").json()["data"]}
         assert "small@1" in listed and "whole@1" not in listed
