@@ -8,8 +8,11 @@ import math
 import os
 import random
 import re
+import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -32,6 +35,9 @@ MAX_RESPONSE_BYTES = 2**26
 
 #: Environment variable that lists, separated by commas, the variables that a file may name as `api_key_env`.
 KEY_VARIABLES = "SEARCHLORA_API_KEY_VARIABLES"
+
+#: Requests that are sent at once to a server whose speed is not known yet.
+_FIRST_IN_FLIGHT = 16
 
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NEVER = Event()
@@ -58,7 +64,8 @@ class HttpClient:
         url: Base URL, with or without `/v1` at the end.
         api_key: Sent in the `Authorization` header; never shown in an error.
         auth: How the key is sent: `bearer`, `apikey` (Elasticsearch), or `basic`, where the key is `user:password`.
-        connections: Maximum number of open connections; further requests wait for one.
+        connections: Maximum number of open connections; further requests wait for one. The first 16 are used at once,
+            and more while the server answers in a fraction of the time limit, see `_Window`.
         timeout_s: Time limit of one attempt in seconds, from the connection to the last byte of the response, whatever
             the server sends in between.
         retries: Attempts after the first, on failed connections and on status 429 and 5xx except 504.
@@ -92,7 +99,7 @@ class HttpClient:
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_SECONDS), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
-        self._free = asyncio.Semaphore(connections)
+        self._window = _Window(connections, timeout_s)
         self._loop = _event_loop()
         finalize(self, _close_later, self._client, self._loop)
 
@@ -183,12 +190,13 @@ class HttpClient:
     async def _exchange(self, method: str, url: str, body: bytes | None) -> tuple[int, httpx.Headers, bytes]:
         headers = None if body is None else {"Content-Type": "application/json"}
         content = bytearray()
-        async with self._free:  # the time limit begins when a connection is free
+        async with self._window.request() as request:  # the time limit begins when a connection is free
             try:
                 async with (
                     asyncio.timeout(self._timeout_s),
                     self._client.stream(method, url, content=body, headers=headers) as response,
                 ):
+                    request.is_refused = response.status_code in _BUSY
                     async for part in response.aiter_bytes():
                         content += part
                         if len(content) > MAX_RESPONSE_BYTES:
@@ -258,6 +266,59 @@ class HttpClient:
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
         text = text.replace(self._key, "***") if self._key else text  # before cutting: part of a key is secret too
         return " ".join(printable(text).split())[:500]
+
+
+@dataclass
+class _InFlight:
+    """A request that was sent."""
+
+    is_refused: bool = False
+
+
+class _Window:
+    """How many requests are in flight to one server: more while it answers quickly, fewer where it is slow or refuses.
+
+    A server with a queue answers the last of 256 requests when it has computed them all. A small one would then exceed
+    the time limit, so the number grows from 16 and stays where answers take between an eighth and a quarter of it. This
+    is additive increase and multiplicative decrease (Chiu and Jain 1989, doi:10.1016/0169-7552(89)90019-6), with a
+    decrease by one for slow answers. Used by the thread of the event loop only.
+
+    Args:
+        most: Maximum number of requests in flight.
+        timeout_s: Time limit of a request in seconds.
+    """
+
+    def __init__(self, most: int, timeout_s: float) -> None:
+        self._most, self._least = most, min(most, _FIRST_IN_FLIGHT)
+        self._fast, self._slow = timeout_s / 8, timeout_s / 4
+        self._owed = 0  # places to give back; negative where the window shrank by more than were given back
+        self.size = self._least
+        self._free = asyncio.Semaphore(self.size)
+
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[_InFlight]:
+        """A place in the window, for one request."""
+        await self._free.acquire()
+        request, started = _InFlight(), time.monotonic()
+        try:
+            yield request
+        finally:
+            self._done(time.monotonic() - started, request.is_refused)
+
+    def _done(self, seconds: float, is_refused: bool) -> None:
+        size = self.size
+        if is_refused:
+            size //= 2
+        elif seconds > self._slow:
+            size -= 1
+        elif seconds <= self._fast:
+            size += 1
+        size = min(max(size, self._least), self._most)
+        self._owed += 1 + size - self.size
+        self.size = size
+        while self._owed > 0:
+            self._owed -= 1
+            self._free.release()
 
 
 @cache

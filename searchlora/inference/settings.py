@@ -88,7 +88,7 @@ class ServerSettings(_Settings):
         None, description="kind of server; default: detected"
     )
     load: bool = Field(False, description="load adapters on vLLM from the store's folder")
-    concurrency: int = Field(256, ge=1, description="requests in flight at once")
+    concurrency: int = Field(256, ge=1, description="most requests in flight at once; a slow server gets fewer")
     timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
     retries: int = Field(4, ge=0, description="attempts after the first")
 

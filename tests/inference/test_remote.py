@@ -168,11 +168,11 @@ def test_concurrency_is_limited(tiny_base):
     assert most == 3
 
 
-class Gate:
-    """A server of chats that holds its answers until `wanted` requests are in flight; counts the most at once."""
+class Slow:
+    """A server of chats that holds its answers: for a time, or until as many requests as wanted are in flight."""
 
-    def __init__(self, wanted, seconds=20):
-        self.wanted, self.seconds = wanted, seconds
+    def __init__(self, seconds, wanted=None):
+        self.seconds, self.wanted = seconds, wanted
         self.lock, self.reached = threading.Lock(), threading.Event()
         self.under_way = self.most = 0
 
@@ -182,7 +182,7 @@ class Gate:
         with self.lock:
             self.under_way += 1
             self.most = max(self.most, self.under_way)
-            if self.under_way >= self.wanted:
+            if self.under_way == self.wanted:
                 self.reached.set()
         self.reached.wait(self.seconds)
         with self.lock:
@@ -190,42 +190,89 @@ class Gate:
         return chats("red")(asked)
 
 
+@pytest.fixture
+def known_to_be_fast(monkeypatch):
+    """The window need not grow first; `tests/test_http_client.py` has its tests."""
+    monkeypatch.setattr("searchlora.http_client._FIRST_IN_FLIGHT", 10_000)
+
+
+def texts(count):
+    return [Request(({"role": "user", "content": str(n)},)) for n in range(count)]
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("known_to_be_fast")
 def test_256_requests_are_in_flight_unless_told_otherwise(tiny_base):
-    gate = Gate(256)
-    with answering(gate) as server:
+    slow = Slow(30, wanted=256)
+    with answering(slow) as server:
         engine = make_engine(ServerSettings(url=server.url), tiny_base, None)
-        found = engine.generate([Request(({"role": "user", "content": str(n)},)) for n in range(600)])
+        found = engine.generate(texts(300))
         engine.close()
-    assert len(found) == 600
-    assert gate.most == 256
+    assert {completion.text for completion in found} == {"red"}
+    assert slow.most == 256
+
+
+def test_a_server_that_is_slow_for_its_time_limit_gets_no_more_at_once(tiny_base):
+    """The last of many would wait in its queue beyond the limit."""
+    slow = Slow(0.4)
+    with answering(slow) as server:
+        engine = make_engine(ServerSettings(url=server.url, timeout_s=2), tiny_base, None)  # between 0.25 and 0.5 s
+        engine.generate(texts(50))
+        engine.close()
+    assert slow.most <= 18  # 16, and the list of models came fast
+
+
+def test_a_server_that_refuses_for_being_busy_gets_fewer_at_once(tiny_base):
+    """Beyond 24 at once this one refuses; with backing off, all are answered."""
+    slow = Slow(0.05)
+
+    def answer(asked):
+        with slow.lock:
+            is_busy = slow.under_way >= 24
+        return Reply(status=503) if is_busy else slow(asked)
+
+    with answering(answer) as server:
+        engine = make_engine(ServerSettings(url=server.url, retries=9), tiny_base, None)
+        found = engine.generate(texts(120))
+        engine.close()
+    assert len(found) == 120
+    assert 16 <= slow.most <= 24
 
 
 @pytest.mark.slow
-def test_an_evaluation_keeps_256_requests_in_flight(tiny_base, tmp_path):
-    """Its calls of the engine hold more records than a local engine gets."""
-    gate = Gate(256)
-    with answering(gate) as server:
-        engine = make_engine(ServerSettings(url=server.url), tiny_base, None)
-        run = EvaluationRun(first_word(tmp_path / "task"), word_records(300))
+@pytest.mark.usefixtures("known_to_be_fast")
+def test_an_evaluation_keeps_a_server_busy(tiny_base, tmp_path):
+    """Its calls of the engine hold more records than those of a local engine, 128."""
+    slow = Slow(30, wanted=140)
+    with answering(slow) as server:
+        engine = make_engine(ServerSettings(url=server.url, concurrency=140), tiny_base, None)
+        run = EvaluationRun(first_word(tmp_path / "task"), word_records(140))
         result = run.run_model("base", engine, None)
         engine.close()
-    assert result.outputs == ["red"] * 300
-    assert gate.reached.is_set() and gate.most == 256
+    assert set(result.outputs) == {"red"}
+    assert slow.most == 140
 
 
 @pytest.mark.slow
-def test_a_judge_keeps_256_requests_in_flight(tiny_base, tmp_path):
-    gate = Gate(256)
+@pytest.mark.usefixtures("known_to_be_fast")
+def test_a_judge_keeps_a_server_busy(tiny_base, tmp_path):
+    """It grades more records at a time than with a local engine, 32."""
+    slow = Slow(30, wanted=60)
     records = [
-        {"id": f"t d{n}", "group": "t", "query": "tent", "passage": f"It sleeps {n}.", "title": ""} for n in range(300)
+        {"id": f"t d{n}", "group": "t", "query": "tent", "passage": f"It sleeps {n}.", "title": ""} for n in range(60)
     ]
-    with answering(gate) as server:
-        judge = load_judge(adapter=None, base=str(tiny_base.path), task="judgment", generate=True,
-                           store=Store(tmp_path / "store"), engine=ServerSettings(url=server.url))  # fmt: skip
+    with answering(slow) as server:
+        judge = load_judge(
+            adapter=None,
+            base=str(tiny_base.path),
+            task="judgment",
+            generate=True,
+            store=Store(tmp_path / "store"),
+            engine=ServerSettings(url=server.url, concurrency=60),
+        )
         grades = grade_records(judge, records, tmp_path / "log", silent)
     assert {type(grade) for grade in grades} == {InvalidOutput}  # "red" is no grade
-    assert gate.reached.is_set() and gate.most == 256
+    assert slow.most == 60
 
 
 def test_one_failure_cancels_the_other_requests(tiny_base):

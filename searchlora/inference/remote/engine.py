@@ -51,7 +51,8 @@ class RemoteEngine:
             that another server lists.
         dialect: Kind of server; None: detected.
         load: Let vLLM load missing adapters from the store's folder (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`).
-        concurrency: Maximum number of requests in flight at once, over all callers.
+        concurrency: Maximum number of requests in flight at once, over all callers. It is reached if the server answers
+            in a fraction of the time limit; a slower one gets fewer, so that none waits too long in its queue.
         timeout_s: Time limit of one attempt in seconds.
         retries: Attempts after the first, on failed connections and on status 429 and 5xx except 504.
         prompt_options: Options of the prompts of the bare base; those of an adapter are in its manifest.
