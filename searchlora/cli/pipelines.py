@@ -33,7 +33,9 @@ PipelineArgument = Annotated[
 CorpusOption = Annotated[
     Path | None,
     typer.Option(
-        "--corpus", metavar="FILE", help="Documents: rows with id, text, title. Default: the pipeline's own corpus."
+        "--corpus",
+        metavar="FILE",
+        help="Documents: rows with id, text, title, or an index folder. Default: the pipeline's own corpus.",
     ),
 ]
 ServerOption = Annotated[
