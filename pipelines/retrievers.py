@@ -154,7 +154,7 @@ class SavedRetrievers:
             nearest: Nearest = ExactSearch(file.vectors, part.longest)
         else:
             opened = read_structure(searched, self._index.structure_file(part, searched))
-            nearest = ApproximateSearch(searched, opened, effort(settings))
+            nearest = ApproximateSearch(searched, opened, effort(settings), part.longest)
         return DenseIndex.load(
             SavedVectors(self._index.documents.ids, self._index.order, file, nearest),
             encoder,

@@ -104,7 +104,7 @@ def write_documents(documents: Iterable[Document], folder: Path, progress: Progr
             if len(ids) % _STEP == 0:
                 progress(len(ids), None, "documents")
     if not ids:
-        raise DataError("there are no documents", fix="Give a corpus file that is not empty.")
+        raise DataError("no document contains text to search", fix="Give a corpus file that is not empty.")
     np.save(folder / _STARTS, np.array(starts, dtype=np.int64), allow_pickle=False)
     write_string_table(list(ids), folder / _IDS)
     progress(len(ids), len(ids), "documents")

@@ -92,10 +92,11 @@ class DenseIndex:
         self._ids: Sequence[str] = list(texts)
         self._order: NDArray[np.intp] = tie_order(self._ids)
         self._rows: NDArray[np.int64] | None = None
+        longest = longest_of(self.vectors)
         self._nearest: Nearest = (
-            ExactSearch(self.vectors, longest_of(self.vectors))
+            ExactSearch(self.vectors, longest)
             if structure is None
-            else ApproximateSearch(structure, structure.build(self.vectors, progress), effort)
+            else ApproximateSearch(structure, structure.build(self.vectors, progress), effort, longest)
         )
 
     @classmethod

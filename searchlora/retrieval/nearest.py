@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,42 +30,53 @@ _BLOCK = 8_192
 _TRAINED_PER_LIST = 64
 
 
-class Nearest(Protocol):
-    """Searches vectors."""
+class Nearest:
+    """Searches vectors.
+
+    Args:
+        total: Number of vectors.
+        longest: Length of the longest vector.
+    """
+
+    def __init__(self, total: int, longest: float) -> None:
+        self._total = total
+        self._longest = longest
 
     def candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
-        """Rows of vectors that may be among the k nearest, at least k of them if there are and the search finds them.
+        """Rows of all vectors that may be among the k nearest, given the rounding error of the scores.
 
         Args:
             vector: Shape (1, dimensions).
         """
+        count = min(k + _MARGIN, self._total)
+        error = 2 * vector.shape[1] * float(np.finfo(np.float32).eps) * float(np.linalg.norm(vector)) * self._longest
+        while True:
+            scores, rows = self._search(vector, count)
+            if count == self._total or rows[-1] < 0 or scores[-1] < scores[k - 1] - error:
+                return rows[rows >= 0]
+            count = min(2 * count, self._total)
+
+    def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and rows, best first, shape (count,); rows are -1 where no more are found."""
+        raise NotImplementedError
 
 
-class ExactSearch:
+class ExactSearch(Nearest):
     """Compares a query with all vectors, as faiss' flat index does.
 
     Args:
         vectors: In memory or memory-mapped, shape (documents, dimensions).
-        longest: Length of the longest vector.
     """
 
     def __init__(self, vectors: Vectors, longest: float) -> None:
+        super().__init__(len(vectors), longest)
         self._vectors = vectors
-        self._longest = longest
 
-    def candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
-        """Rows of all documents that may be among the k best, given the rounding error of the scores."""
+    def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         import faiss
 
-        total = len(self._vectors)
-        count = min(k + _MARGIN, total)
-        error = 2 * vector.shape[1] * float(np.finfo(np.float32).eps) * float(np.linalg.norm(vector)) * self._longest
-        while True:
-            scores, rows = faiss.knn(vector, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
-            if count == total or scores[0, -1] < scores[0, k - 1] - error:
-                found: NDArray[np.int64] = rows[0]
-                return found
-            count = min(2 * count, total)
+        scores, rows = faiss.knn(vector, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+        return scores[0], rows[0]
 
 
 class Hnsw(BaseModel):
@@ -143,7 +154,7 @@ class Ivf(BaseModel):
 Structure = Hnsw | Ivf
 
 
-class ApproximateSearch:
+class ApproximateSearch(Nearest):
     """Searches by a structure; it may miss some of the nearest vectors.
 
     Args:
@@ -151,16 +162,14 @@ class ApproximateSearch:
         effort: Candidates per query for HNSW, lists per query for IVF: more find more, and take longer.
     """
 
-    def __init__(self, structure: Structure, index: Any, effort: int) -> None:
+    def __init__(self, structure: Structure, index: Any, effort: int, longest: float) -> None:
+        super().__init__(index.ntotal, longest)
         self._index = index
         self._parameters = structure.effort(index, effort)
 
-    def candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
-        """Rows that the structure finds, k and a margin for ties."""
-        count = min(k + _MARGIN, self._index.ntotal)
-        _, rows = self._index.search(vector, count, params=self._parameters)
-        found: NDArray[np.int64] = rows[0][rows[0] >= 0]
-        return found
+    def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        scores, rows = self._index.search(vector, count, params=self._parameters)
+        return scores[0], rows[0]
 
 
 def write_structure(index: Any, file: Path) -> None:
@@ -185,7 +194,7 @@ def read_structure(structure: Structure, file: Path) -> Any:
     try:
         return faiss.read_index(str(file), flag)
     except RuntimeError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f"{file}: {error}") from None
 
 
 def _filled(index: Any, vectors: Vectors, progress: Progress) -> Any:

@@ -45,7 +45,7 @@ def test_its_tie_order_is_that_of_retrievers(store):
 @pytest.mark.parametrize(
     ("documents", "complaint"),
     [
-        ([], "there are no documents"),
+        ([], "no document contains text"),
         ([*DOCUMENTS, Document("d2", "again")], "two documents have the id 'd2'"),
         ([Document("a b", "x")], "cannot be used in a TREC file"),
         ([Document("a", "\ud83d")], "lone surrogate"),
