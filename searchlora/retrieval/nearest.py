@@ -9,6 +9,7 @@ Zisserman, "Video Google" (ICCV 2003); Jégou, Douze and Schmid, "Product Quanti
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -183,7 +184,7 @@ def write_structure(index: Any, file: Path) -> None:
 
 
 def read_structure(structure: Structure, file: Path) -> Any:
-    """Open what `write_structure` wrote, memory-mapped.
+    """Open what `write_structure` wrote, memory-mapped; on Windows it is read.
 
     Raises:
         ValueError: if the file is missing or damaged.
@@ -191,6 +192,8 @@ def read_structure(structure: Structure, file: Path) -> Any:
     import faiss
 
     flag = faiss.IO_FLAG_MMAP if isinstance(structure, Ivf) else faiss.IO_FLAG_MMAP_IFC
+    if sys.platform == "win32":  # faiss maps files on POSIX systems only
+        flag = 0
     try:
         return faiss.read_index(str(file), flag)
     except RuntimeError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from searchlora.data.collection import read_documents
@@ -54,6 +56,18 @@ def test_its_tie_order_is_that_of_retrievers(store):
 def test_a_collection_that_cannot_be_stored_is_refused(documents, complaint, tmp_path):
     with pytest.raises(DataError, match=complaint):
         write_documents(documents, tmp_path)
+
+
+def test_texts_are_not_kept_in_memory(tmp_path):
+    texts = (chr(97 + number % 26) * 20_000 for number in range(500))
+    tracemalloc.start()
+    try:
+        write_documents((Document(str(number), text) for number, text in enumerate(texts)), tmp_path)
+        store = DocumentStore(tmp_path)
+        assert sum(len(document.text) for document in store.in_order()) == 10_000_000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_progress_is_reported(tmp_path):
