@@ -108,7 +108,7 @@ def build_index(
     Args:
         corpus: Rows with `id`, `text` and optionally `title`, or an index folder.
         pipelines: Names or YAML files, as `Pipeline.load` takes them. Stages that do not search need nothing.
-        overrides: Parameters of the pipelines, `name=value`.
+        overrides: Parameters, `name=value`, each of those pipelines that have it.
         store: The adapter store, for dense stages with an adapter.
 
     Raises:
@@ -127,7 +127,7 @@ def build_index(
         >>> Pipeline.load("bm25", corpus=folder / "index").search("tent")["hits"][0]["document"]
         'd2'
     """
-    out = Path(out).absolute()
+    out = Path(out).resolve()  # a symbolic link stays, and the folder that it names is replaced
     _check_target(out)
     encoders = Encoders(store if isinstance(store, Store) else Store(store))
     source = _identity(corpus)
@@ -311,9 +311,11 @@ def _stages(
     pipelines: Sequence[str | Path], overrides: Sequence[str], store: Store
 ) -> Iterator[Bm25Settings | DenseSettings]:
     """The searching stages of all pipelines, with pinned adapters; adapters of other stages need not exist."""
+    parameters = {pipeline: read_pipeline(pipeline).parameters.keys() for pipeline in pipelines}
     for pipeline in pipelines:
-        stages = searching(read_pipeline(pipeline, overrides).stages)
-        yield from searching(pinned(stages, store.pin))
+        others = set().union(*(keys for each, keys in parameters.items() if each != pipeline)) - parameters[pipeline]
+        own = [override for override in overrides if override.partition("=")[0] not in others]
+        yield from searching(pinned(searching(read_pipeline(pipeline, own).stages), store.pin))
 
 
 def _usable(out: Path, source: CorpusIdentity) -> IndexFolder | None:

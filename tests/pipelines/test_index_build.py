@@ -308,6 +308,26 @@ def test_two_builds_of_one_index_do_not_mix(tmp_path, corpus):
         build_index(corpus, tmp_path / "index")
 
 
+def test_parameters_go_to_the_pipelines_that_have_them(tmp_path, corpus):
+    files = [tmp_path / "k1.yaml", tmp_path / "b.yaml"]
+    for file, value in zip(files, (1.5, 0.5), strict=True):
+        content = {"name": "p", "parameters": {file.stem: value}, "stages": [{"bm25": {file.stem: f"${file.stem}"}}]}
+        file.write_text(json.dumps(content))
+    built = build_index(corpus, tmp_path / "index", pipelines=files, overrides=["k1=2.5"])
+    assert sorted((part.keys.k1, part.keys.b) for part in built.manifest.bm25) == [(0.9, 0.5), (2.5, 0.4)]
+    with pytest.raises(PipelineError, match="'unknown=1' sets no parameter"):
+        build_index(corpus, tmp_path / "index", pipelines=files, overrides=["unknown=1"])
+
+
+def test_a_symbolic_link_stays(tmp_path, corpus):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "index").symlink_to("real")
+    build_index(corpus, tmp_path / "index")
+    write_corpus(corpus, more="!")
+    build_index(corpus, tmp_path / "index")
+    assert (tmp_path / "index").is_symlink() and read_manifest(tmp_path / "real").documents == 40
+
+
 def test_rank_bm25_is_refused(tmp_path, corpus):
     (tmp_path / "p.yaml").write_text("name: p\nstages: [{bm25: {backend: rank-bm25}}]\n")
     with pytest.raises(PipelineError, match="rank-bm25 cannot be saved"):
