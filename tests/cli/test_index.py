@@ -25,6 +25,7 @@ def corpus(tmp_path):
 MAP = ("--map", "id=sku", "--map", "title=name")
 
 
+@pytest.mark.slow
 def test_an_index_is_the_corpus_of_search_and_run(cli, refused, corpus, tmp_path):
     built = cli("index", "build", corpus, *MAP, "--out", "idx")
     assert built.code == 0, built
@@ -51,6 +52,7 @@ def test_a_second_build_is_up_to_date_and_json_says_so(cli, corpus):
     assert cli("index", "build", corpus, *MAP, "--out", "idx").out.startswith("Up to date: idx")
 
 
+@pytest.mark.slow
 def test_show_and_verify(cli, refused, corpus, tmp_path):
     cli("index", "build", corpus, *MAP, "--out", "idx")
     shown = cli("index", "show", "idx")

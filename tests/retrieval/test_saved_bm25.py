@@ -23,6 +23,7 @@ def saved(index, folder, documents, analyzer=None):
     return BM25Index.load(folder, [document.id for document in documents], index._order, analyzer or Analyzer())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXT, min_size=1, max_size=12), queries=st.lists(TEXT, max_size=4))

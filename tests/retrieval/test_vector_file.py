@@ -50,6 +50,7 @@ def test_vectors_equal_those_of_the_index_in_memory(tmp_path, encoder, options):
     assert longest == pytest.approx(np.linalg.norm(index.vectors, axis=1).max(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_is_continued_to_the_same_bytes(tmp_path, encoder):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
