@@ -223,7 +223,7 @@ def stages(
             typer.echo(f"{name}\n  {' '.join((inspect.getdoc(model) or '').split())}")
             for key, value_type, default, meaning in key_rows(model):
                 typer.echo(
-                    f"    {key.strip('`'):<18}{value_type.replace('`', '')}; {default.strip('`')}  {meaning}".rstrip()
+                    f"    {key.strip('`'):<22}{value_type.replace('`', '')}; {default.strip('`')}  {meaning}".rstrip()
                 )
 
 
