@@ -62,6 +62,13 @@ class StringTable(Sequence[str]):
     def __contains__(self, value: object) -> bool:
         return isinstance(value, str) and self.get(value) is not None
 
+    def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
+        """The number of a string, found as by `get`. Raises `ValueError` if it is not between start and stop."""
+        number = self.get(value)
+        if number is None or number not in range(*slice(start, stop).indices(len(self))):
+            raise ValueError(f"{value!r} is not in the table")
+        return number
+
     def get(self, text: str) -> int | None:
         """The number of a string; None if it is not in the table."""
         wanted = text.encode("utf-8", _ERRORS)

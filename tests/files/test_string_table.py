@@ -31,6 +31,10 @@ def test_it_is_a_sequence(tmp_path):
     write_string_table(["c", "a", "b"], tmp_path / "t")
     table = StringTable(tmp_path / "t")
     assert (table[-1], table[1:], table.index("b")) == ("b", ["a", "b"], 2)
+    assert [table.index("b", start) for start in (1, -1)] == [2, 2]
+    for value, *places in (("b", 0, 2), ("c", 1), ("d",)):
+        with pytest.raises(ValueError, match="is not in the table"):
+            table.index(value, *places)
     with pytest.raises(IndexError):
         table[3]
     assert 5 not in table
