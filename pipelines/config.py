@@ -99,19 +99,39 @@ class Bm25Settings(RetrieveSettings):
 class DenseSettings(RetrieveSettings):
     """`- dense: {model: all-minilm-l6-v2, k: 100}`: dense search; the model is a catalogue name, a folder or a hub id.
 
-    `adapter: shop-embedder@production` adds an adapter to the model.
+    `adapter: shop-embedder@production` adds an adapter to the model. The search is exact; `index: hnsw` and
+    `index: ivf` search large collections approximately.
     """
 
     model: str
     adapter: str | None = None
     dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
     normalise: bool = True
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="precision in which documents are encoded")
+    index: Literal["flat", "hnsw", "ivf"] = Field(
+        "flat", description="search: exact (flat), by a graph of neighbours (hnsw), or in lists of vectors (ivf)"
+    )
+    hnsw_m: int = Field(32, ge=2, description="hnsw: neighbours per vector")
+    hnsw_ef_construction: int = Field(200, ge=1, description="hnsw: candidates per vector while the graph is built")
+    hnsw_ef_search: int = Field(64, ge=1, description="hnsw: candidates per query")
+    ivf_lists: int | None = Field(
+        None, ge=1, description="ivf: number of lists; default: four times the square root of the number of documents"
+    )
+    ivf_probes: int = Field(16, ge=1, description="ivf: lists that are searched per query")
     query_prefix: str = ""
     document_prefix: str = ""
     query_batch_size: int = Field(
         1, ge=1, description="queries per forward pass; 1: hits do not depend on other queries"
     )
     batch_size: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _of_the_index(self) -> DenseSettings:
+        for key in sorted(self.model_fields_set):
+            kind = key.partition("_")[0]
+            if kind in ("hnsw", "ivf") and kind != self.index:
+                raise ValueError(f"'{key}' is for 'index: {kind}'")
+        return self
 
 
 class HttpSettings(RetrieveSettings):
@@ -238,6 +258,17 @@ def check_order(stages: Sequence[Settings], where: str) -> None:
             )
 
 
+def searching(stages: Iterable[Settings]) -> list[Bm25Settings | DenseSettings]:
+    """The stages that search documents by an index, including those under `fuse`."""
+    found: list[Bm25Settings | DenseSettings] = []
+    for stage in stages:
+        if isinstance(stage, FuseSettings):
+            found += searching(stage.of)
+        elif isinstance(stage, Bm25Settings | DenseSettings):
+            found.append(stage)
+    return found
+
+
 def supplied_runs(stages: Iterable[Settings]) -> tuple[str, ...]:
     """The run files that stages take hits from."""
     return tuple(stage.run for stage in stages if isinstance(stage, HitsSettings) and stage.run is not None)
@@ -301,7 +332,8 @@ KINDS: dict[str, type[Settings]] = {
 class CorpusSettings(Settings):
     """`corpus: {file: products.jsonl, map: {id: sku, text: [name, description]}}`: documents in a file of your own.
 
-    `map` names the columns that hold `id`, `title` and `text`. A corpus that needs no map is just the name of the file.
+    `map` names the columns that hold `id`, `title` and `text`. A corpus that needs no map is just the name of the file,
+    or of an index folder (`searchlora index build`).
     """
 
     file: str = Field(min_length=1, description="relative to the pipeline file")
@@ -349,6 +381,7 @@ class PipelineConfig:
         stages: The settings of the stages, in order.
         corpus: The documents that the file names, or None.
         parameters: Parameter -> value.
+        overrides: The parameters that were changed, `name=value`.
     """
 
     name: str
@@ -356,6 +389,7 @@ class PipelineConfig:
     stages: Sequence[Settings]
     corpus: Corpus | None = None
     parameters: Mapping[str, str | int | float] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
 
 
 def ready_pipelines() -> list[str]:
@@ -410,6 +444,7 @@ def read_pipeline(
         with_engine(stages, engine) if engine else stages,
         _corpus(file.corpus, path, parameters),
         parameters,
+        tuple(overrides),
     )
 
 

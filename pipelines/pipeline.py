@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from searchlora.adapters.full_model import base_of
 from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
-from searchlora.data.collection import Corpus, CorpusFile, check_id, read_documents
+from searchlora.data.collection import Corpus, CorpusFile, check_id, index_folder, read_documents
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.trec import Run, read_run
 from searchlora.http_client import api_key
@@ -35,12 +35,10 @@ from searchlora.pipelines.config import (
     reads_corpus,
 )
 from searchlora.pipelines.results import result
+from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers
 from searchlora.pipelines.stages import AdapterStage, HitsStage, PassagesStage, RetrieveStage, SimilarityStage, Stage
 from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.records import Document, SearchContext
-
-if TYPE_CHECKING:
-    from searchlora.retrieval.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,9 @@ class Pipeline:
         Args:
             pipeline: A YAML file, the name of a built-in pipeline or of a YAML file here, or what `read_pipeline` made
                 of one, with the overrides and the engine.
-            corpus: Documents, or a file of rows with `id`, `text` and optionally `title`. Default: the file that the
-                pipeline names as `corpus`. A pipeline that neither searches documents nor reads their texts needs none.
+            corpus: Documents, or a file of rows with `id`, `text` and optionally `title`, or an index folder. Default:
+                what the pipeline names as `corpus`. A pipeline that neither searches documents nor reads their texts
+                needs none.
             overrides: Parameters of the pipeline, `name=value`.
             engine: Where the adapter stages are computed; replaces the engine of the pipeline.
             store: The adapter store. Default: `SEARCHLORA_STORE`, else `./store`.
@@ -85,6 +84,7 @@ class Pipeline:
             PipelineError: for an invalid file, or if a stage needs documents and there are none.
             UsageError: for overrides or an engine of a pipeline that was read before.
             DataError: for a row that is not a document, or two documents with the same id.
+            StaleIndex: for an index folder that does not fit the pipeline, the models or the corpus.
             BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
 
         Examples:
@@ -108,8 +108,7 @@ class Pipeline:
                 where=config.source,
                 fix="Give --corpus FILE, or name a file as 'corpus' in the pipeline.",
             )
-        rows = read_documents(corpus) if isinstance(corpus, str | Path | CorpusFile) else corpus or ()
-        documents = _unique(rows)
+        documents = retrievers(corpus if corpus is not None else (), config)
         return build_pipeline(config.name, stages, store=store, documents=documents, tasks=tasks, steps=steps)
 
     def search(self, query: str, **fields: Any) -> dict[str, Any]:
@@ -199,7 +198,7 @@ def build_pipeline(
     stages: Sequence[Settings],
     *,
     store: Store,
-    documents: Sequence[Document],
+    documents: Sequence[Document] | Retrievers,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> Pipeline:
@@ -208,29 +207,47 @@ def build_pipeline(
     Args:
         name: The name of the pipeline, for run tags.
         stages: The settings of the stages, with pinned adapters.
-        documents: The corpus of retrieval stages.
+        documents: The corpus of retrieval stages, or what `retrievers` returns.
         tasks: A folder of task plugins.
 
     Raises:
         PipelineError: if a stage retrieves and there are no documents.
+        StaleIndex: for an index folder that does not fit the stages or the models.
         BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
     engines = Engines(store)
-    encoders = _Encoders(store)
-    by_id = {document.id: document for document in documents}
+    encoders = Encoders(store)
+    source: Retrievers = BuiltRetrievers(documents) if isinstance(documents, Sequence) else documents
     built: list[Stage] = []
     for settings in stages:
         if isinstance(settings, AdapterSettings):
             built.append(_adapter_stage(settings, store, engines, tasks))
         elif isinstance(settings, RetrieveSettings):
-            built.append(_retrieve_stage(settings, documents, encoders, steps))
+            built.append(_retrieve_stage(settings, source, encoders, steps))
         elif isinstance(settings, HitsSettings):
             built.append(_hits_stage(settings))
         elif isinstance(settings, PassagesSettings):
-            built.append(PassagesStage(by_id, settings.k))
+            built.append(PassagesStage(source.documents, settings.k))
         elif isinstance(settings, SimilaritySettings):
             built.append(_similarity_stage(settings, encoders))
-    return Pipeline(name, built, tuple(stages), by_id)
+    return Pipeline(name, built, tuple(stages), source.documents)
+
+
+def retrievers(corpus: Corpus | Iterable[Document], config: PipelineConfig | None = None) -> Retrievers:
+    """Where stages get retrievers and documents from: built in memory, or those of an index folder.
+
+    Args:
+        corpus: Documents, a file of them, or an index folder.
+        config: The pipeline, for error messages.
+
+    Raises:
+        DataError: for a row that is not a document, or two documents with the same id.
+        StaleIndex: for an index folder whose files or corpus were changed.
+    """
+    if not isinstance(corpus, str | Path | CorpusFile):
+        return BuiltRetrievers(_unique(corpus))
+    folder = index_folder(corpus)
+    return SavedRetrievers(folder, config) if folder is not None else BuiltRetrievers(_unique(read_documents(corpus)))
 
 
 def _unique(documents: Iterable[Document]) -> list[Document]:
@@ -252,36 +269,19 @@ def _hits_stage(settings: HitsSettings) -> HitsStage:
 
 def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: Progress = silent) -> RetrieveStage:
     """A BM25 stage over the documents. Raises `PipelineError` if there are none."""
-    from searchlora.retrieval.analysis import Analyzer
-    from searchlora.retrieval.bm25 import BM25Index
-
-    _check_documents(documents)
-    analyzer = Analyzer(stopwords=settings.stopwords, stemmer=settings.stemmer, shortest=settings.shortest)
-    method = "robertson" if settings.backend == "rank-bm25" else "lucene"
-    index = BM25Index(
-        documents,
-        k1=settings.k1,
-        b=settings.b,
-        analyzer=analyzer,
-        method=method,
-        backend=settings.backend,
-        fields=settings.fields,
-        progress=progress,
-    )
-    return RetrieveStage(index, settings.k, _label("bm25", settings))
+    return RetrieveStage(BuiltRetrievers(documents).bm25(settings, progress), settings.k, _label("bm25", settings))
 
 
-def _retrieve_stage(
-    settings: RetrieveSettings, documents: Sequence[Document], encoders: _Encoders, steps: Steps
-) -> RetrieveStage:
+def _retrieve_stage(settings: RetrieveSettings, source: Retrievers, encoders: Encoders, steps: Steps) -> RetrieveStage:
     if isinstance(settings, FuseSettings):
-        return _fuse_stage(settings, [_retrieve_stage(inner, documents, encoders, steps) for inner in settings.of])
+        return _fuse_stage(settings, [_retrieve_stage(inner, source, encoders, steps) for inner in settings.of])
     if isinstance(settings, HttpSettings):
         return _http_stage(settings)
     if isinstance(settings, DenseSettings):
-        return _dense_stage(settings, documents, encoders, steps("Encoding"))
+        dense = source.dense(settings, encoders, steps("Encoding"))
+        return RetrieveStage(dense, settings.k, _label("dense", settings, public_name(dense.encoder.name)))
     assert isinstance(settings, Bm25Settings)
-    return bm25_stage(settings, documents, steps("Indexing"))
+    return RetrieveStage(source.bm25(settings, steps("Indexing")), settings.k, _label("bm25", settings))
 
 
 def _http_stage(settings: HttpSettings) -> RetrieveStage:
@@ -302,27 +302,7 @@ def _http_stage(settings: HttpSettings) -> RetrieveStage:
     return RetrieveStage(retriever, settings.k, _label("http", settings, urlsplit(settings.url).path.strip("/")))
 
 
-def _dense_stage(
-    settings: DenseSettings, documents: Sequence[Document], encoders: _Encoders, progress: Progress
-) -> RetrieveStage:
-    from searchlora.retrieval.dense import DenseIndex
-
-    _check_documents(documents)
-    encoder = encoders.get(settings)
-    index = DenseIndex(
-        documents,
-        encoder,
-        batch_size=settings.batch_size,
-        query_batch_size=settings.query_batch_size,
-        normalise=settings.normalise,
-        query_prefix=settings.query_prefix,
-        document_prefix=settings.document_prefix,
-        progress=progress,
-    )
-    return RetrieveStage(index, settings.k, _label("dense", settings, public_name(encoder.name)))
-
-
-def _similarity_stage(settings: SimilaritySettings, encoders: _Encoders) -> SimilarityStage:
+def _similarity_stage(settings: SimilaritySettings, encoders: Encoders) -> SimilarityStage:
     encoder = encoders.get(settings)
     return SimilarityStage(
         encoder,
@@ -331,23 +311,6 @@ def _similarity_stage(settings: SimilaritySettings, encoders: _Encoders) -> Simi
         settings.document_prefix,
         settings.batch_size,
     )
-
-
-class _Encoders:
-    """Encoders by model, adapter and dimensions, loaded on first use."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._loaded: dict[tuple[str, str | None, int | None], Encoder] = {}
-
-    def get(self, settings: DenseSettings | SimilaritySettings) -> Encoder:
-        from searchlora.retrieval.encoder import Encoder
-
-        adapter = self.store.get(settings.adapter) if settings.adapter is not None else None
-        key = (settings.model, adapter.reference if adapter else None, settings.dimensions)
-        if key not in self._loaded:
-            self._loaded[key] = Encoder.load(settings.model, adapter=adapter, dimensions=settings.dimensions)
-        return self._loaded[key]
 
 
 def _fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> RetrieveStage:
@@ -387,11 +350,6 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ":".join(f"{key}^{boost}" for key, boost in value.items())
     return ":".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
-
-
-def _check_documents(documents: Sequence[Document]) -> None:
-    if not documents:
-        raise PipelineError("there are no documents to search in", fix="Give a corpus file that is not empty.")
 
 
 def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, tasks: str | Path | None) -> AdapterStage:

@@ -5,7 +5,7 @@
     python -m benchmarks.judgment_trecdl19 --evaluate     evaluate the grades in benchmarks/work; no model is loaded
 
 One adapter, trained on the human grades of TREC DL 2020 and on pairs of SQuAD. Twelve queries of DL 2020 are held out:
-the best step, the thresholds on the expected grade and the weight of BM25 in the fused ranking are chosen on them.
+the best step, the thresholds, and the weight of BM25 or of the encoder in the fused rankings are chosen on them.
 The test set is the pool of six real systems on the 43 queries of DL 2019. Datasets, adapter and grades in
 `benchmarks/work/judgment_trecdl19` are reused.
 

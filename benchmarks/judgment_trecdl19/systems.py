@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +23,18 @@ from searchlora.task import EvaluationInput, load_task
 from searchlora.tasks.judgment import JudgmentTask
 from searchlora.tasks.judgment.baselines import fitted_baselines
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
+from searchlora.tasks.judgment.reranking import expected_grade
 from searchlora.tasks.judgment.task import FIRST_STAGE
+from searchlora.tasks.judgment.thresholds import best_thresholds, grade_of
 from searchlora.tasks.judgment.tuning import tuned, with_tuning
 
 ADAPTER, LIKELIEST = "adapter", "adapter, likeliest grade"
 FUSED = "adapter and BM25, weighted"
+ENCODED, BOTH, FUSED_ENCODER = "MiniLM", "adapter and MiniLM", "adapter and MiniLM, weighted"
 ZERO_SHOT, ZERO_SHOT_TUNED = "base zero-shot", "base zero-shot, tuned"
 MEASURES = (KAPPA, BINARY, QUADRATIC, ALPHA, MAE, BIAS)
 
-#: Weights of BM25 among which the validation queries choose.
+#: Weights of BM25 or of the encoder among which the validation queries choose.
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
@@ -63,7 +67,28 @@ def judges(test: Pool, pool: Pool, answers: Answers, work: Path) -> dict[str, di
         (ADAPTER, answers.adapter, answers.tuned),
     ):
         found[name] = {each["id"]: with_tuning(outputs[each["id"]], values, scale) for each in records}
+    found[ENCODED] = _by_threshold(answers.cosines, records, held_out)
+    found[BOTH] = _by_threshold(_summed(answers, held_out), records, held_out)
     return found
+
+
+def _by_threshold(
+    scores: Mapping[str, float], records: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]
+) -> dict[str, Grade]:
+    """The grades of records by their scores, with thresholds fitted on held-out records."""
+    scale, fitted = task().grades, [scores[each["id"]] for each in held_out]
+    gold, groups = [int(each["grade"]) for each in held_out], [str(each["group"]) for each in held_out]
+    thresholds = best_thresholds(fitted, gold, groups, scale)
+    return {each["id"]: Grade(grade_of(scores[each["id"]], thresholds, scale)) for each in records}
+
+
+def _summed(answers: Answers, held_out: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The sum of the adapter's expected grade and the cosine, each divided by its deviation over held-out records."""
+    expected = {id_: expected_grade(output, task().grades) for id_, output in answers.adapter.items()}
+    of_grades, of_cosines = (
+        statistics.pstdev(scores[each["id"]] for each in held_out) or 1.0 for scores in (expected, answers.cosines)
+    )
+    return {id_: grade / of_grades + answers.cosines[id_] / of_cosines for id_, grade in expected.items()}
 
 
 def agreement(test: Pool, systems: Mapping[str, Mapping[str, Grade]]) -> tuple[Comparison, dict[str, Evaluation]]:
@@ -77,32 +102,53 @@ def agreement(test: Pool, systems: Mapping[str, Mapping[str, Grade]]) -> tuple[C
 
 
 def runs(test: Pool, pool: Pool, answers: Answers) -> tuple[dict[str, Run], dict[str, Any]]:
-    """BM25's 100 passages in its order and in those of the judges, and how the weight of BM25 was chosen."""
+    """BM25's 100 passages in its order and in those of the judges, and how the weights were chosen."""
     held_out = validation_topics(pool)
-    chosen = {weight: _ndcg(fused(pool, held_out, answers.adapter, weight), pool.all_qrels) for weight in WEIGHTS}
-    best = max(WEIGHTS, key=lambda weight: (chosen[weight], -weight))
+    best, chosen = dict[str, float](), dict[str, dict[float, float]]()
+    for name, scores in (("BM25", None), (ENCODED, answers.cosines)):
+        tried = {weight: fused(pool, held_out, answers.adapter, weight, scores) for weight in WEIGHTS}
+        chosen[name] = values = {weight: _ndcg(run, pool.all_qrels) for weight, run in tried.items()}
+        best[name] = max(WEIGHTS, key=lambda weight: (values[weight], -weight))
     topics = list(test.queries)
     found: dict[str, Run] = {
         "BM25": {topic: test.runs[BM25][topic] for topic in topics},
         ZERO_SHOT: fused(test, topics, answers.base, 0.0),
         ADAPTER: fused(test, topics, answers.adapter, 0.0),
-        FUSED: fused(test, topics, answers.adapter, best),
+        FUSED: fused(test, topics, answers.adapter, best["BM25"]),
+        ENCODED: {
+            topic: {each: answers.cosines[f"{topic} {each}"] for _, each in test.retrieved([topic])} for topic in topics
+        },
+        FUSED_ENCODER: fused(test, topics, answers.adapter, best[ENCODED], answers.cosines),
     }
     return found, {
-        "weight of BM25": best,
-        "validation nDCG@10": {f"{weight:g}": value for weight, value in chosen.items()},
+        f"weight of {name}": {
+            "chosen": best[name],
+            "validation nDCG@10": {f"{weight:g}": value for weight, value in values.items()},
+        }
+        for name, values in chosen.items()
     }
 
 
 def fused(
-    pool: Pool, topics: Sequence[str], outputs: Mapping[str, Grade], weight: float
+    pool: Pool,
+    topics: Sequence[str],
+    outputs: Mapping[str, Grade],
+    weight: float,
+    scores: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """BM25's passages by the task's reranking stage: expected grade plus the weighted BM25 score."""
+    """BM25's passages by the task's reranking stage: expected grade plus a weighted first-stage score.
+
+    Args:
+        scores: Id of a pair -> first-stage score; None: that of BM25.
+    """
     reranker = task().bound(task().settings, {FIRST_STAGE: weight})
     found = {}
     for topic in topics:
         documents = [document for _, document in pool.retrieved([topic])]
-        hits = [Hit(document, pool.runs[BM25][topic][document]) for document in documents]
+        hits = [
+            Hit(each, pool.runs[BM25][topic][each] if scores is None else scores[f"{topic} {each}"])
+            for each in documents
+        ]
         passages = [{"id": hit.document, "text": pool.passages[hit.document], "score": hit.score} for hit in hits]
         search = {"id": topic, "query": pool.queries[topic], "hits": hits, "passages": passages}
         changed = reranker.updates(search, [outputs[f"{topic} {document}"] for document in documents])

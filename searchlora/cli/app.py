@@ -14,6 +14,7 @@ from searchlora.cli import (
     doctor,
     evaluate,
     improve,
+    index,
     judge,
     judgments,
     pipelines,
@@ -140,6 +141,12 @@ app.command(
 )(judgments.mix_qrels)
 app.add_typer(
     adapters.app, name="adapters", rich_help_panel=_STORE, epilog=example("searchlora adapters list --store store")
+)
+app.add_typer(
+    index.app,
+    name="index",
+    rich_help_panel=_SERVE,
+    epilog=example("searchlora index build products.jsonl --out products-index"),
 )
 app.command(
     "run",

@@ -33,7 +33,9 @@ PipelineArgument = Annotated[
 CorpusOption = Annotated[
     Path | None,
     typer.Option(
-        "--corpus", metavar="FILE", help="Documents: rows with id, text, title. Default: the pipeline's own corpus."
+        "--corpus",
+        metavar="FILE",
+        help="Documents: rows with id, text, title, or an index folder. Default: the pipeline's own corpus.",
     ),
 ]
 
@@ -219,7 +221,7 @@ def stages(
             typer.echo(f"{name}\n  {' '.join((inspect.getdoc(model) or '').split())}")
             for key, value_type, default, meaning in key_rows(model):
                 typer.echo(
-                    f"    {key.strip('`'):<18}{value_type.replace('`', '')}; {default.strip('`')}  {meaning}".rstrip()
+                    f"    {key.strip('`'):<22}{value_type.replace('`', '')}; {default.strip('`')}  {meaning}".rstrip()
                 )
 
 

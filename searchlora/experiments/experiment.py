@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.data.collection import corpus_path
+from searchlora.data.collection import corpus_path, index_folder
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
@@ -29,6 +29,7 @@ from searchlora.files import parse_json, tree_sha256
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import CorpusSettings
 from searchlora.progress import Steps, unwatched
+from searchlora.retrieval.index_folder import read_manifest
 
 RESULT = "experiment.json"
 
@@ -194,10 +195,16 @@ def hashes(spec: Experiment) -> dict[str, str]:
     for name, system in spec.systems.items():
         if system.run is not None:
             files[f"run of {name}"] = system.run.path
-    found = {label: tree_sha256(path) for label, path in files.items()}
-    if isinstance(spec.corpus, CorpusSettings) and spec.corpus.map:  # other columns are another corpus
-        columns = json.dumps(spec.corpus.map, sort_keys=True)
-        found["corpus"] = hashlib.sha256(f"{found['corpus']} {columns}".encode()).hexdigest()
+    columns = spec.corpus.map if isinstance(spec.corpus, CorpusSettings) else {}
+    indexed: dict[str, str] = {}
+    if spec.documents is not None and (folder := index_folder(spec.documents)) is not None:
+        source = read_manifest(folder).corpus  # so that an index and the file that it was built from are one corpus
+        columns = {name: each[0] if len(each) == 1 else list(each) for name, each in source.columns.items()}
+        indexed = {"corpus": source.sha256}
+    found = {label: indexed.get(label) or tree_sha256(path) for label, path in files.items()}
+    if columns:  # other columns are another corpus
+        mapped = json.dumps(columns, sort_keys=True)
+        found["corpus"] = hashlib.sha256(f"{found['corpus']} {mapped}".encode()).hexdigest()
     return found
 
 

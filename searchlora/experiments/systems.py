@@ -14,7 +14,6 @@ from typing import Any
 from searchlora.adapters.full_model import base_of
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
-from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
 from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_with_card
@@ -38,7 +37,8 @@ from searchlora.pipelines.config import (
     reads_corpus,
     supplied_runs,
 )
-from searchlora.pipelines.pipeline import build_pipeline, run_of
+from searchlora.pipelines.pipeline import build_pipeline, retrievers, run_of
+from searchlora.pipelines.retrievers import Retrievers
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Document, SearchContext
 from searchlora.task import PromptedTask, load_task
@@ -141,11 +141,11 @@ class SystemRuns:
         )
 
     @cached_property
-    def documents(self) -> list[Document]:
-        """The corpus. Raises `UsageError` if the experiment has none."""
+    def documents(self) -> Retrievers:
+        """The corpus. Raises `UsageError` if the experiment has none, `StaleIndex` for an index that has changed."""
         if self.spec.documents is None:
             raise UsageError("a pipeline or an adapter needs documents to search in", fix="Give a file as 'corpus'.")
-        return list(read_documents(self.spec.documents))
+        return retrievers(self.spec.documents)
 
     def _computed(self, name: str, plan: Plan) -> SystemRun:
         key = self._key(plan)
@@ -154,7 +154,7 @@ class SystemRuns:
         if (cached := _cached(path, metadata, key)) is not None:
             return cached
         stages = list(plan.stages)
-        documents = self.documents if reads_corpus(stages) else []
+        documents: Retrievers | Sequence[Document] = self.documents if reads_corpus(stages) else []
         built = build_pipeline(
             plan.pipeline, stages, store=self.store, documents=documents, tasks=self.tasks, steps=self.steps
         )

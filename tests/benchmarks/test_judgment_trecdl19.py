@@ -35,7 +35,8 @@ def perfect(dl19_pool, pool) -> Answers:
     """Grades of an adapter that equal the human ones, and of a base that are always 1."""
     pairs = [(part, pair) for part in (dl19_pool, pool) for pair in pairs_of(part, list(part.queries))]
     adapter = {" ".join(pair): one_hot(part.qrels[pair[0]].get(pair[1], 0)) for part, pair in pairs}
-    return Answers(adapter, dict.fromkeys(adapter, one_hot(1)), {}, {}, 0.1)
+    cosines = {id_: 0.1 * grade.value for id_, grade in adapter.items()}
+    return Answers(adapter, dict.fromkeys(adapter, one_hot(1)), cosines, {}, {}, 0.1)
 
 
 @pytest.mark.slow
@@ -111,6 +112,7 @@ def test_human_grades_agree_with_themselves_and_bm25_matches_published_values(dl
     comparison, evaluations = systems.agreement(dl19_pool, judges)
     assert {name: len(grades) for name, grades in judges.items()} == dict.fromkeys(judges, 4333)
     assert evaluations[systems.ADAPTER].figures()["kappa"] == 1
+    assert evaluations[systems.ENCODED].figures()["kappa"] == evaluations[systems.BOTH].figures()["kappa"] == 1
     assert evaluations[systems.ZERO_SHOT].figures()["kappa"] == pytest.approx(0)
     assert set(comparison.measures) == set(systems.MEASURES)
     assert {each.measure for each in comparison.comparisons} == {"kappa", "kappa binary"}
@@ -119,12 +121,12 @@ def test_human_grades_agree_with_themselves_and_bm25_matches_published_values(dl
     assert systems.orders(dl19_pool, {"perfect": judges[systems.ADAPTER]})["perfect"].tau.value == pytest.approx(1)
 
     runs, chosen = systems.runs(dl19_pool, pool, perfect)
-    assert chosen["weight of BM25"] == 0  # nothing to add to perfect grades
+    assert chosen["weight of BM25"]["chosen"] == 0  # nothing to add to perfect grades
     reranked = systems.reranking(runs, dl19_pool.all_qrels)
     means = {row.system: row.value for row in reranked.rows if row.measure == "nDCG@10"}
     assert means["BM25"] == pytest.approx(0.5058, abs=5e-5)  # as Anserini and Pyserini give it
     assert means[systems.ZERO_SHOT] == pytest.approx(means["BM25"])  # all alike: the old order stays
-    assert means[systems.ADAPTER] == means[systems.FUSED] == max(means.values())
+    assert means[systems.ADAPTER] == means[systems.FUSED] == means[systems.FUSED_ENCODER] == max(means.values())
 
 
 @pytest.mark.slow

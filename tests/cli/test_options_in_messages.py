@@ -32,6 +32,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/prediction_powered": ("prediction-powered",),
     "eval/judgments": ("mix-qrels",),
     "pipelines/config.py": ("run", "search"),
+    "pipelines/index_build.py": ("index build",),
     "pipelines/pipeline.py": ("run", "search"),
     "searchlora/adapters/operations.py": ("adapters alias",),
     "searchlora/adapters/store.py": ("adapters remove",),
@@ -63,6 +64,11 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
 
 #: Messages that send the reader to another verb: module and option -> that verb.
 OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
+    ("pipelines/retrievers.py", "--pipeline"): ("index build",),
+    ("pipelines/retrievers.py", "--set"): ("index build",),
+    ("searchlora/retrieval/index_folder.py", "--map"): ("index build",),
+    ("searchlora/retrieval/index_folder.py", "--out"): ("index build",),
+    ("searchlora/retrieval/index_folder.py", "--pipeline"): ("index build",),
     ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
     ("eval/formats/workbenches.py", "--format"): ("data build",),
