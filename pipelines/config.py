@@ -47,6 +47,9 @@ class AdapterSettings(Settings):
     engine: EngineSettings | None = Field(
         None, description="see [engine](#engine); default: the file's engine, else this process"
     )
+    bare: bool = Field(
+        False, description="generate with the adapter's base model, zero-shot: the same prompt without the adapter"
+    )
     tuned: dict[str, Any] = Field(
         default_factory=dict,
         description="values of the task in place of those tuned when the adapter was trained, as `{abstain: judge}` of"
@@ -218,9 +221,14 @@ def encoders(stages: Iterable[Settings]) -> tuple[str, ...]:
 def adapters(stages: Iterable[Settings]) -> tuple[str, ...]:
     """The distinct adapter references of all stages, including those under `fuse`."""
     stages = list(stages)
-    generating = [stage.name for stage in stages if isinstance(stage, AdapterSettings)]
+    generating = [stage.name for stage in stages if isinstance(stage, AdapterSettings) and not stage.bare]
     encoding = [stage.adapter for stage in _dense(stages) if stage.adapter is not None]
     return tuple(dict.fromkeys([*generating, *encoding]))
+
+
+def zero_shot(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The distinct adapter references of the stages whose base model generates without the adapter."""
+    return tuple(dict.fromkeys(stage.name for stage in stages if isinstance(stage, AdapterSettings) and stage.bare))
 
 
 def pinned(stages: Iterable[Settings], pin: Callable[[str], str]) -> list[Settings]:

@@ -38,6 +38,7 @@ from searchlora.pipelines.results import result
 from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers
 from searchlora.pipelines.stages import AdapterStage, HitsStage, PassagesStage, RetrieveStage, SimilarityStage, Stage
 from searchlora.progress import Progress, Steps, silent, unwatched
+from searchlora.recipe import PromptOptions
 from searchlora.records import Document, SearchContext
 
 
@@ -101,13 +102,8 @@ class Pipeline:
         store = store if isinstance(store, Store) else Store(store)
         check_order(config.stages, config.source)
         stages = pinned(config.stages, store.pin)
-        corpus = corpus if corpus is not None else config.corpus
-        if corpus is None and reads_corpus(stages):
-            raise PipelineError(
-                "the pipeline needs documents, and none are given",
-                where=config.source,
-                fix="Give --corpus FILE, or name a file as 'corpus' in the pipeline.",
-            )
+        if corpus is None:
+            corpus = own_corpus(config)
         documents = retrievers(corpus if corpus is not None else (), config)
         return build_pipeline(config.name, stages, store=store, documents=documents, tasks=tasks, steps=steps)
 
@@ -172,6 +168,21 @@ class Pipeline:
 
 #: Smallest number of searches per call of a stage.
 _BATCH = 256
+
+
+def own_corpus(config: PipelineConfig) -> Corpus | None:
+    """The file of documents that a pipeline names; None if it names none and no stage reads documents.
+
+    Raises:
+        PipelineError: if it names none and a stage needs them.
+    """
+    if config.corpus is None and reads_corpus(config.stages):
+        raise PipelineError(
+            "the pipeline needs documents, and none are given",
+            where=config.source,
+            fix="Give --corpus FILE, or name a file as 'corpus' in the pipeline.",
+        )
+    return config.corpus
 
 
 def run_of(searches: Sequence[SearchContext]) -> Run:
@@ -274,7 +285,7 @@ def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: 
 
 def _retrieve_stage(settings: RetrieveSettings, source: Retrievers, encoders: Encoders, steps: Steps) -> RetrieveStage:
     if isinstance(settings, FuseSettings):
-        return _fuse_stage(settings, [_retrieve_stage(inner, source, encoders, steps) for inner in settings.of])
+        return fuse_stage(settings, [_retrieve_stage(inner, source, encoders, steps) for inner in settings.of])
     if isinstance(settings, HttpSettings):
         return _http_stage(settings)
     if isinstance(settings, DenseSettings):
@@ -313,7 +324,8 @@ def _similarity_stage(settings: SimilaritySettings, encoders: Encoders) -> Simil
     )
 
 
-def _fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> RetrieveStage:
+def fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> RetrieveStage:
+    """A stage that fuses the hits of its parts, one for each of `settings.of`."""
     from searchlora.retrieval.fusion import Fused, Source
 
     weights = settings.weights or (1.0,) * len(parts)
@@ -358,7 +370,8 @@ def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, ta
 
     stored = store.get(settings.name)
     manifest = stored.manifest
-    task = load_task(manifest.task, tasks).bound(manifest.settings, {**manifest.tuned, **settings.tuned})
+    tuned = {} if settings.bare else manifest.tuned  # values that were chosen for the adapter's outputs
+    task = load_task(manifest.task, tasks).bound(manifest.settings, {**tuned, **settings.tuned})
     if not isinstance(task, PromptedTask):
         raise PipelineError(
             f"the task '{task.name}' has no prompt, so it cannot be an adapter stage", where=settings.name
@@ -368,8 +381,12 @@ def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, ta
     except UsageError as error:
         raise PipelineError(error.what, where=f"{settings.name}, tuned", fix=error.fix) from None
     base = resolve(manifest.base.name, manifest.base.revision)
-    engine = engines.get(base_of(stored, base), manifest.recipe["precision"], settings=settings.engine)
+    model = base if settings.bare else base_of(stored, base)
+    # An engine knows the options of each adapter's prompts; those of a base without an adapter are its own.
+    own = settings.bare and manifest.prompt_options != PromptOptions()
+    options = manifest.prompt_options if own else None
+    engine = engines.get(model, manifest.recipe["precision"], settings=settings.engine, prompt_options=options)
     check_renders(stored, task, engine.renderer)
     max_new_tokens = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
-    pinned = engine.pin(settings.name)
+    pinned = None if settings.bare else engine.pin(settings.name)
     return AdapterStage(task, engine, pinned, max_new_tokens, constrained=settings.constrained, rest=settings.rest)

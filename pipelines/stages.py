@@ -75,7 +75,7 @@ class AdapterStage:
 
     @property
     def label(self) -> str:
-        return self.adapter or "base"
+        return self.adapter or f"base({self.task.name})"
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         records = [self.task.records_from(search) for search in searches]

@@ -23,6 +23,7 @@ from searchlora.pipelines.config import (
     produces_hits,
     read_pipeline,
     supplied_runs,
+    zero_shot,
 )
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, write_results
@@ -91,15 +92,16 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
     The card of a run whose hits a stage takes is included. Hits without a card come from unknown models.
     """
     stages = built.settings
-    own, searching = adapters(stages), encoders(stages)
+    own = adapters(stages)
+    bare = [*encoders(stages), *(store.get(reference).manifest.base.name for reference in zero_shot(stages))]
     sources = {Path(run).name: read_run_card(run) for run in supplied_runs(stages)}
     cards = [card for card in sources.values() if card is not None]
     unknown = [name for name, card in sources.items() if card is None]
     if any(isinstance(stage, HitsSettings) and stage.run is None for stage in stages):
         unknown.append("hits of the queries")
     under = [store.get(adapter).manifest.base.name for adapter in own]
-    bases = [*map(public_name, [*under, *searching]), *(base for card in cards for base in card.bases)]
-    lineage = [*run_lineage(store, own, searching).references, *(each for card in cards for each in card.lineage)]
+    bases = [*map(public_name, [*under, *bare]), *(base for card in cards for base in card.bases)]
+    lineage = [*run_lineage(store, own, bare).references, *(each for card in cards for each in card.lineage)]
     return RunCard(
         system=system,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

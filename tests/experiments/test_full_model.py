@@ -21,6 +21,8 @@ from searchlora.inference.local import LocalEngine
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
+from searchlora.pipelines.config import AdapterSettings
+from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.server.api.serve import make_service
 from searchlora.server.api.service import Settings
 from tests.server.api.serving import asked, served
@@ -144,6 +146,13 @@ def test_a_pipeline_runs_it(place, cli, tmp_path):
     )
     assert ran.code == 0, ran
     assert "whole@1" in (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_bare_stage_asks_the_base_and_not_the_whole_model(place):
+    stages = [AdapterSettings(name="whole", bare=bare) for bare in (False, True)]
+    whole, base = (stage.engine.base for stage in build_pipeline("p", stages, store=place, documents=[]).stages)
+    assert (whole.version, base.version) == ("whole@1", None)
+    assert base.path == FIXTURE / "base"
 
 
 def test_it_is_served_as_the_base(place):
