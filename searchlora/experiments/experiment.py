@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,12 +113,7 @@ def experiment(
     )
     runs = {name: system_runs.get(name) for name in spec.systems}
     card = read_card(spec.qrels.path)
-    lineages = {name: run.lineage for name, run in runs.items()}
-    queries = {topic: str(fields["query"]) for topic, fields in judged_topics.items()}
-    circular = refuse_circular(card, lineages, queries, allow=allow_circular)
-    comparison = _compared(spec, judged_topics, qrels, runs, circular)
-    notes = (*unknown_source_note(spec, card), *judged_notes, *comparison.notes, *doubts(card, lineages))
-    comparison = dataclasses.replace(comparison, notes=notes)
+    comparison = compare_runs(spec, judged_topics, qrels, runs, notes=judged_notes, allow_circular=allow_circular)
     source = card.source if card is not None else "human"
     facts = Facts(
         roles={"base": spec.baseline, "incumbent": spec.baseline} if spec.baseline else {},
@@ -153,14 +148,29 @@ def _decided(
     return decide(spec.policy, comparison, spec.candidate, facts)
 
 
-def _compared(
+def compare_runs(
     spec: Experiment,
     topics: Mapping[str, Mapping[str, Any]],
     qrels: Qrels,
     runs: Mapping[str, SystemRun],
-    circular: Mapping[str, str],
+    *,
+    notes: Sequence[str] = (),
+    allow_circular: bool = False,
 ) -> Comparison:
-    """Evaluate the runs one at a time, so that only one is in memory."""
+    """Evaluate and compare the runs of systems, one at a time, so that only one is in memory.
+
+    Args:
+        topics: Topic -> fields, of the judged topics.
+        notes: What was left out of the judgments.
+        allow_circular: Accept a judge that took part in a system; the figures are marked as circular.
+
+    Raises:
+        UsageError: for a circular judge.
+    """
+    card = read_card(spec.qrels.path)
+    lineages = {name: run.lineage for name, run in runs.items()}
+    queries = {topic: str(fields["query"]) for topic, fields in topics.items()}
+    circular = refuse_circular(card, lineages, queries, allow=allow_circular)
     evaluations: dict[str, Evaluation] = {}
     for name, run in runs.items():
         evaluations[name] = evaluate_run(
@@ -179,7 +189,9 @@ def _compared(
         )
     # A single system is compared with nothing.
     baseline = next(iter(evaluations)) if len(evaluations) == 1 and spec.candidate is None else spec.baseline
-    return compare(evaluations, candidate=spec.candidate, baseline=baseline, correction=spec.correction)
+    comparison = compare(evaluations, candidate=spec.candidate, baseline=baseline, correction=spec.correction)
+    notes = (*unknown_source_note(spec, card), *notes, *comparison.notes, *doubts(card, lineages))
+    return dataclasses.replace(comparison, notes=notes)
 
 
 # Inputs, and their comparison with an earlier result
