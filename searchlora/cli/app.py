@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from searchlora.cli import (
+    ablate,
     adapters,
     convert,
     data,
@@ -105,6 +106,13 @@ app.command(
 app.command(
     "experiment", rich_help_panel=_EVALUATE, epilog=example("searchlora experiment systems.yaml --out experiment")
 )(evaluate.experiment)
+app.command(
+    "ablate",
+    rich_help_panel=_EVALUATE,
+    epilog=example(
+        "searchlora ablate shop.yaml --topics topics.jsonl --qrels qrels.txt --corpus docs.jsonl --out ablation"
+    ),
+)(ablate.ablate)
 app.command(
     "promote",
     rich_help_panel=_EVALUATE,
