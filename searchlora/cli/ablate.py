@@ -84,6 +84,8 @@ def ablate(
             steps=steps,
         )
     typer.echo(json.dumps(to_plain(ablation_json(found)), indent=2) if as_json else ablation_markdown(found))
+    for name, why in found.left_out.items():
+        typer.echo(f"{name} is left out: {why}.", err=as_json)
     if found.reused:
         typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(found.reused)}.", err=as_json)
     typer.echo(f"Report: {write_ablation(found, out)}", err=as_json)

@@ -15,9 +15,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile
-from searchlora.errors import PipelineError, UsageError
+from searchlora.errors import LoadCheckFailed, PipelineError, UsageError
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.evaluation import evaluate_run
 from searchlora.eval.formats import read_run, read_topics
@@ -34,6 +35,8 @@ from searchlora.experiments.spec import Experiment, Source, System
 from searchlora.experiments.stage_costs import Cost, SharedStages
 from searchlora.experiments.systems import Executed, Plan, SystemRun, SystemRuns, plan_of
 from searchlora.inference.settings import Engines, EngineSettings
+from searchlora.models.load import load_tokenizer
+from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import (
     CorpusSettings,
     PipelineConfig,
@@ -47,7 +50,9 @@ from searchlora.pipelines.config import (
 from searchlora.pipelines.pipeline import Pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import BuiltRetrievers, Retrievers
 from searchlora.progress import Steps, unwatched
+from searchlora.prompts import Renderer
 from searchlora.records import SearchContext
+from searchlora.task import PromptedTask, load_task
 
 #: Kinds of variants that are made unless others are asked for.
 KINDS: tuple[Kind, ...] = ("off", "base")
@@ -139,7 +144,7 @@ def ablate(
         corpus = own_corpus(config)
     stages = pinned(config.stages, store.pin)
     slots = _chosen(find_slots(stages), only, config.source)
-    variants, left_out = _variants(stages, slots, kinds, store)
+    variants, left_out = _variants(stages, slots, kinds, store, tasks)
     if len(variants) == 1:
         raise UsageError(
             f"no slot of {', '.join(slot.name for slot in slots)} can be changed"
@@ -196,7 +201,11 @@ def _chosen(slots: Sequence[Slot], only: Sequence[str], source: str) -> tuple[Sl
 
 
 def _variants(
-    stages: Sequence[Settings], slots: Sequence[Slot], kinds: Sequence[Kind], store: Store
+    stages: Sequence[Settings],
+    slots: Sequence[Slot],
+    kinds: Sequence[Kind],
+    store: Store,
+    tasks: str | Path | None,
 ) -> tuple[list[Variant], dict[str, str]]:
     """The unchanged pipeline and those with one changed slot; and which cannot be made, with the reason."""
     variants: list[Variant | None] = [full(stages)]
@@ -209,9 +218,23 @@ def _variants(
                 left_out[f"without {slot.name}"] = error.what
         if "base" in kinds:
             variants.append(with_base(stages, slot))
-        if "older" in kinds:
-            variants.append(with_older(stages, slot, store))
+        if "older" in kinds and (older := with_older(stages, slot, store)) is not None:
+            try:
+                _check_loads(older.adapter, store, tasks)
+                variants.append(older)
+            except LoadCheckFailed as error:
+                left_out[older.name] = error.what
     return [variant for variant in variants if variant is not None], left_out
+
+
+def _check_loads(adapter: str, store: Store, tasks: str | Path | None) -> None:
+    """Raise `LoadCheckFailed` for a version that cannot be used any more, such as one of an earlier prompt."""
+    stored = store.get(adapter)
+    base = resolve(stored.manifest.base.name, stored.manifest.base.revision)
+    check_files(stored, base)
+    task = load_task(stored.manifest.task, tasks)
+    if isinstance(task, PromptedTask):
+        check_renders(stored, task, Renderer(load_tokenizer(base)))
 
 
 def _pairs(

@@ -112,7 +112,6 @@ def ablation_markdown(ablation: Ablation) -> str:
             "Interaction: what the first slot brings where the second works, minus what it brings where the second is"
             f" left out; p corrected by {correction} over {len(found)} interactions.",
         ]
-    parts += [f"* {name} is left out: {why}." for name, why in ablation.left_out.items()]
     return "\n\n".join(parts)
 
 

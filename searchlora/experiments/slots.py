@@ -60,6 +60,7 @@ class Variant:
         kind: What the slots are changed to; None for the unchanged pipeline.
         slots: Names of the changed slots: none, one, or two that are left out.
         shown: What is in the place of the slot, in a few words.
+        adapter: The version in the place of the slot's, for `older`.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Variant:
     kind: Kind | None = None
     slots: tuple[str, ...] = ()
     shown: str = FULL
+    adapter: str = ""
 
 
 def find_slots(stages: Sequence[Settings]) -> tuple[Slot, ...]:
@@ -138,7 +140,9 @@ def with_older(stages: Sequence[Settings], slot: Slot, store: Store) -> Variant 
         return stage.model_copy(update={"name" if isinstance(stage, AdapterSettings) else "adapter": reference})
 
     shown = f"{_short(current.name)}@{max(earlier)}"
-    return Variant(f"{shown} instead of {slot.name}", _replaced(stages, slot, changed), "older", (slot.name,), shown)
+    return Variant(
+        f"{shown} instead of {slot.name}", _replaced(stages, slot, changed), "older", (slot.name,), shown, reference
+    )
 
 
 def _slots(stage: Settings, place: Place) -> Iterator[Slot]:

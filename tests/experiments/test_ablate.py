@@ -208,6 +208,26 @@ def test_a_pipeline_that_does_not_work_without_a_slot_is_left_out_with_the_reaso
 
 
 @pytest.mark.slow
+def test_an_older_version_that_no_longer_loads_is_left_out_with_the_reason(made, tmp_path, cli):
+    folder = shutil.copytree(made, tmp_path / "shop")
+    weights = folder / "store" / "shop-judge" / "1" / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    found = run(folder, "judged.yaml", tmp_path / "out", only=("shop-judge",), kinds=("older", "off"))
+    assert [variant.name for variant in found.variants] == [FULL, "without shop-judge"]
+    assert "sha256" in found.left_out["shop-judge@1 instead of shop-judge"]
+    files = [
+        part
+        for name in ("topics.jsonl", "qrels.txt", "corpus.jsonl")
+        for part in (f"--{name.split('.')[0]}", made / name)
+    ]
+    called = cli(
+        "ablate", folder / "judged.yaml", *files, "--store", folder / "store", "--out", tmp_path / "out", "--older"
+    )
+    assert "shop-judge@1 instead of shop-judge is left out: " in called.out, called
+
+
+@pytest.mark.slow
 def test_all_files_are_written(made, tmp_path):
     found = run(made, "hybrid.yaml", tmp_path, cluster="family")
     assert found.comparison.groups == TOPICS / 2
