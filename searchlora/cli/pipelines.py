@@ -108,10 +108,15 @@ def search(
     options: PipelineOptions,
     engine: EngineOptions,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
+    document: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="ID", help="Say why this document is where it is, or why it is missing."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Execute a pipeline on one query, and print what each stage wrote and the hits."""
-    from searchlora.cli.terminal import print_json, print_result, progress_bars
+    from searchlora.cli.terminal import print_explanation, print_json, print_result, progress_bars
+    from searchlora.pipelines.explain import explain
     from searchlora.pipelines.pipeline import Pipeline
 
     with progress_bars() as steps:
@@ -124,6 +129,13 @@ def search(
             tasks=options.tasks,
             steps=steps,
         )
+    if document is not None:
+        explanation = explain(loaded, query, document)
+        if as_json:
+            print_json(explanation.to_json())
+        else:
+            print_explanation(explanation)
+        return
     found = loaded.search(query)
     if as_json:
         print_json(found)

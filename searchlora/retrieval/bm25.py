@@ -17,6 +17,7 @@ import io
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -160,9 +161,33 @@ class BM25Index:
             progress(done, len(queries))
         return hits
 
+    def contributions(self, query: str, document: str) -> dict[str, float]:
+        """What each word of a query adds to the score of a document, in order; 0 for a word that it does not have.
+
+        A word that the query repeats counts each time, so the sum is the score. Stop words are left out.
+
+        Raises:
+            ValueError: if the document is not in the index.
+
+        Examples:
+            >>> index = BM25Index([Document("1", "rain jacket"), Document("2", "wool socks")])
+            >>> shares = index.contributions("a blue rain jacket", "1")
+            >>> [word for word, share in shares.items() if share == 0], len(shares)
+            (['blue'], 3)
+        """
+        row = self._ids.index(document)
+        words = replace(self.analyzer, stemmer=None)(query)
+        shares = dict.fromkeys(words, 0.0)
+        for word in words:
+            shares[word] += sum(float(self._scorer.scores([term])[row]) for term in self._term_ids(word))
+        return shares
+
+    def _term_ids(self, text: str) -> list[int]:
+        numbers = (self._vocabulary.get(term) for term in self.analyzer(text))
+        return [number for number in numbers if number is not None]
+
     def _search(self, query: str, k: int) -> list[Hit]:
-        numbers = (self._vocabulary.get(term) for term in self.analyzer(query))
-        term_ids = [number for number in numbers if number is not None]
+        term_ids = self._term_ids(query)
         if not term_ids:
             return []
         scores = self._scorer.scores(term_ids)
