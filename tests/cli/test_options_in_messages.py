@@ -32,6 +32,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/prediction_powered": ("prediction-powered",),
     "eval/judgments": ("mix-qrels",),
     "pipelines/config.py": ("run", "search", "ablate"),
+    "pipelines/explain.py": ("search",),
     "pipelines/index_build.py": ("index build",),
     "pipelines/pipeline.py": ("run", "search", "ablate"),
     "searchlora/adapters/operations.py": ("adapters alias",),
