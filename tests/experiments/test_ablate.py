@@ -278,6 +278,23 @@ def test_what_cannot_be_ablated_is_named(made, tmp_path):
 
 
 @pytest.mark.slow
+def test_topics_may_hold_a_conversation_as_queries_do(made, tmp_path, monkeypatch):
+    folder = shutil.copytree(made, tmp_path / "shop")
+    turns = [{"role": "user", "text": "hello"}]
+    rows = [json.loads(line) | {"history": turns} for line in (folder / "topics.jsonl").read_text().splitlines()]
+    rows[0]["history"] = []
+    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    seen = []
+    execute = stage_costs.SharedStages.execute
+    monkeypatch.setattr(
+        stage_costs.SharedStages, "execute", lambda self, *more: seen.append(more[1]) or execute(self, *more)
+    )
+    run(folder, "hybrid.yaml", tmp_path / "out", only=("bm25",))
+    assert "history" not in seen[0][0]
+    assert [search["history"] for search in seen[0][1:]] == [turns] * (TOPICS - 1)
+
+
+@pytest.mark.slow
 def test_the_columns_of_a_corpus_are_mapped(made, tmp_path):
     rows = [json.loads(line) for line in (made / "corpus.jsonl").read_text().splitlines()]
     renamed = [{"sku": row["id"], "name": row["title"], "note": row["text"]} for row in rows]
