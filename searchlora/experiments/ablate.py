@@ -147,7 +147,7 @@ def ablate(
     variants, left_out = _variants(stages, slots, kinds, store, tasks)
     if len(variants) == 1:
         raise UsageError(
-            f"no slot of {', '.join(slot.name for slot in slots)} can be changed"
+            f"no slot of {', '.join(slot.name for slot in slots) or 'the pipeline'} can be changed"
             + "".join(f"; {name}: {why}" for name, why in left_out.items()),
             where=config.source,
         )
