@@ -20,6 +20,7 @@ from searchlora.experiments import stage_costs
 from searchlora.experiments.ablate import ablate
 from searchlora.experiments.ablate_report import ablation_json, write_ablation
 from searchlora.experiments.slots import FULL
+from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import build_pipeline, run_of
 from searchlora.task import load_prompted_task
 from tests.made import made_adapter
@@ -305,6 +306,14 @@ def test_the_columns_of_a_corpus_are_mapped(made, tmp_path):
         made, "hybrid.yaml", tmp_path / "out", corpus=CorpusFile(tmp_path / "products.jsonl", columns), only=("bm25",)
     )
     assert mapped.comparison.rows == plain.comparison.rows
+
+
+@pytest.mark.slow
+def test_an_index_folder_gives_the_figures_of_its_corpus(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    build_index(made / "corpus.jsonl", tmp_path / "index", pipelines=[made / "hybrid.yaml"])
+    indexed = run(made, "hybrid.yaml", tmp_path / "indexed", corpus=tmp_path / "index")
+    assert indexed.comparison.rows == run(made, "hybrid.yaml", tmp_path / "read").comparison.rows
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.explain import explain
+from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.records import Document
 from searchlora.task import load_prompted_task
@@ -149,6 +150,18 @@ def test_a_judge_shows_the_grade_that_moved_the_document(tiny_base, tmp_path):
         shown = explanation.stages[-1].wrote.get("grades")
         assert shown == ({key: value for key, value in grade.items() if key != "id"} if grade else None)
     assert {explain(pipeline, QUERY, hit["document"]).stages[0].rank for hit in found["hits"]} == {1, 2, 3, 4}
+
+
+@pytest.mark.slow
+def test_a_saved_index_explains_as_one_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    rows = "".join(json.dumps({"id": each.id, "text": each.text}) + "\n" for each in DOCUMENTS)
+    (tmp_path / "corpus.jsonl").write_text(rows)
+    (tmp_path / "p.yaml").write_text("name: p\nstages: [{bm25: {k: 2}}]\n")
+    build_index(tmp_path / "corpus.jsonl", tmp_path / "index", pipelines=[tmp_path / "p.yaml"])
+    saved, read = (Pipeline.load(tmp_path / "p.yaml", corpus=tmp_path / name) for name in ("index", "corpus.jsonl"))
+    for document in DOCUMENTS:
+        assert explain(saved, QUERY, document.id) == explain(read, QUERY, document.id)
 
 
 def test_it_is_json(tmp_path):
