@@ -46,7 +46,7 @@ def slots_section(comparison: Comparison, lines: Sequence[SlotLine]) -> Section:
     measure, costs = comparison.measures[0], cost_names(lines)
     rows = [
         {
-            "slot": line.slot if number == 0 or lines[number - 1].slot != line.slot else "",
+            "slot": line.slot,
             "shown": line.shown,
             "ours": line.system == comparison.candidate,
             "figure": comparison.row(line.system, measure),
@@ -54,7 +54,7 @@ def slots_section(comparison: Comparison, lines: Sequence[SlotLine]) -> Section:
             "verdict": _verdict(comparison, pair),
             "costs": [line.costs.get(name) for name in costs],
         }
-        for number, line in enumerate(lines)
+        for line in lines
     ]
     content: dict[str, Any] = {
         "measure": measure,
