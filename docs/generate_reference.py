@@ -93,7 +93,8 @@ def recipe() -> str:
 
 def pipeline() -> str:
     """Every key of every kind of stage."""
-    from searchlora.pipelines.config import KINDS, CorpusSettings, EngineSettings, PipelineFile
+    from searchlora.inference.settings import LocalSettings, ServerSettings
+    from searchlora.pipelines.config import KINDS, CorpusSettings, PipelineFile
 
     parts = [
         "# Pipeline keys\n",
@@ -109,8 +110,16 @@ def pipeline() -> str:
         "A stage is a mapping with one key, its kind. The keys of the file:\n",
         _model_table(PipelineFile),
     ]
-    for kind, model in {**KINDS, "corpus": CorpusSettings, "engine": EngineSettings}.items():
+    for kind, model in {**KINDS, "corpus": CorpusSettings}.items():
         parts += [f"## {kind}\n", f"{_text(inspect.getdoc(model))}\n", _model_table(model)]
+    parts += [
+        "## engine\n",
+        "Where adapters are computed: in this process, or by a server. Without `kind`, settings with a `url` are of a\n"
+        "server. At the top of a file it is the default of every adapter stage; `--engine` replaces it.\n",
+    ]
+    for name, engine in {"engine, local": LocalSettings, "engine, server": ServerSettings}.items():
+        summary = _text((inspect.getdoc(engine) or "").split("\n\n")[0])
+        parts += [f"### {name}\n", f"{summary}\n", _model_table(engine)]
     return "\n".join(parts)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +23,10 @@ from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.errors import DataError, PipelineError
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
+from searchlora.http_client import check_key_variable
+from searchlora.inference.settings import EngineSettings, engine_settings
 
 _READY = Path(__file__).parent
-
-#: Environment variable that lists, separated by commas, the variables that a pipeline file may name as `api_key_env`.
-KEY_VARIABLES = "SEARCHLORA_API_KEY_VARIABLES"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -40,33 +37,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class EngineSettings(Settings):
-    """`engine: {url: http://localhost:8000}`: a server that generates, see `RemoteEngine`.
-
-    At the top of a pipeline file it is the default of every adapter stage.
-    """
-
-    kind: Literal["openai"] = "openai"
-    url: str
-    api_key_env: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_]\w*$",
-        description="environment variable with the server's key; a file may only name one that"
-        " SEARCHLORA_API_KEY_VARIABLES lists",
-    )
-    names: dict[str, str] = Field(
-        default_factory=dict, description="adapter reference -> the server's name of the adapter"
-    )
-    model: str | None = Field(None, description="the server's name of the base model; default: the first that it lists")
-    dialect: Literal["vllm", "searchlora", "openai"] | None = Field(
-        None, description="kind of server; default: detected"
-    )
-    load: bool = Field(False, description="load adapters on vLLM from the store's folder")
-    concurrency: int = Field(16, ge=1)
-    timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
-    retries: int = Field(4, ge=0)
-
-
 class AdapterSettings(Settings):
     """`- adapter: {name: shop-rewriter@production}`: generate with an adapter; its manifest has task and base."""
 
@@ -74,7 +44,12 @@ class AdapterSettings(Settings):
     max_new_tokens: int | None = Field(None, ge=1, description="default: that of the adapter's recipe")
     constrained: bool = Field(True, description="constrain the output to the task's output form")
     rest: bool = Field(True, description="generate the text after a scored choice, such as the reason of a grade")
-    engine: EngineSettings | None = Field(None, description="default: the file's engine, else this process")
+    engine: EngineSettings | None = Field(
+        None, description="see [engine](#engine); default: the file's engine, else this process"
+    )
+    bare: bool = Field(
+        False, description="generate with the adapter's base model, zero-shot: the same prompt without the adapter"
+    )
     tuned: dict[str, Any] = Field(
         default_factory=dict,
         description="values of the task in place of those tuned when the adapter was trained, as `{abstain: judge}` of"
@@ -127,19 +102,39 @@ class Bm25Settings(RetrieveSettings):
 class DenseSettings(RetrieveSettings):
     """`- dense: {model: all-minilm-l6-v2, k: 100}`: dense search; the model is a catalogue name, a folder or a hub id.
 
-    `adapter: shop-embedder@production` adds an adapter to the model.
+    `adapter: shop-embedder@production` adds an adapter to the model. The search is exact; `index: hnsw` and
+    `index: ivf` search large collections approximately.
     """
 
     model: str
     adapter: str | None = None
     dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
     normalise: bool = True
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="precision in which documents are encoded")
+    index: Literal["flat", "hnsw", "ivf"] = Field(
+        "flat", description="search: exact (flat), by a graph of neighbours (hnsw), or in lists of vectors (ivf)"
+    )
+    hnsw_m: int = Field(32, ge=2, description="hnsw: neighbours per vector")
+    hnsw_ef_construction: int = Field(200, ge=1, description="hnsw: candidates per vector while the graph is built")
+    hnsw_ef_search: int = Field(64, ge=1, description="hnsw: candidates per query")
+    ivf_lists: int | None = Field(
+        None, ge=1, description="ivf: number of lists; default: four times the square root of the number of documents"
+    )
+    ivf_probes: int = Field(16, ge=1, description="ivf: lists that are searched per query")
     query_prefix: str = ""
     document_prefix: str = ""
     query_batch_size: int = Field(
         1, ge=1, description="queries per forward pass; 1: hits do not depend on other queries"
     )
     batch_size: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _of_the_index(self) -> DenseSettings:
+        for key in sorted(self.model_fields_set):
+            kind = key.partition("_")[0]
+            if kind in ("hnsw", "ivf") and kind != self.index:
+                raise ValueError(f"'{key}' is for 'index: {kind}'")
+        return self
 
 
 class HttpSettings(RetrieveSettings):
@@ -226,9 +221,14 @@ def encoders(stages: Iterable[Settings]) -> tuple[str, ...]:
 def adapters(stages: Iterable[Settings]) -> tuple[str, ...]:
     """The distinct adapter references of all stages, including those under `fuse`."""
     stages = list(stages)
-    generating = [stage.name for stage in stages if isinstance(stage, AdapterSettings)]
+    generating = [stage.name for stage in stages if isinstance(stage, AdapterSettings) and not stage.bare]
     encoding = [stage.adapter for stage in _dense(stages) if stage.adapter is not None]
     return tuple(dict.fromkeys([*generating, *encoding]))
+
+
+def zero_shot(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The distinct adapter references of the stages whose base model generates without the adapter."""
+    return tuple(dict.fromkeys(stage.name for stage in stages if isinstance(stage, AdapterSettings) and stage.bare))
 
 
 def pinned(stages: Iterable[Settings], pin: Callable[[str], str]) -> list[Settings]:
@@ -264,6 +264,17 @@ def check_order(stages: Sequence[Settings], where: str) -> None:
                 where=f"{where}, stage {number}, passages",
                 fix="Put a stage before it that retrieves, such as '- bm25: {k: 100}', or '- hits: {run: FILE}'.",
             )
+
+
+def searching(stages: Iterable[Settings]) -> list[Bm25Settings | DenseSettings]:
+    """The stages that search documents by an index, including those under `fuse`."""
+    found: list[Bm25Settings | DenseSettings] = []
+    for stage in stages:
+        if isinstance(stage, FuseSettings):
+            found += searching(stage.of)
+        elif isinstance(stage, Bm25Settings | DenseSettings):
+            found.append(stage)
+    return found
 
 
 def supplied_runs(stages: Iterable[Settings]) -> tuple[str, ...]:
@@ -329,7 +340,8 @@ KINDS: dict[str, type[Settings]] = {
 class CorpusSettings(Settings):
     """`corpus: {file: products.jsonl, map: {id: sku, text: [name, description]}}`: documents in a file of your own.
 
-    `map` names the columns that hold `id`, `title` and `text`. A corpus that needs no map is just the name of the file.
+    `map` names the columns that hold `id`, `title` and `text`. A corpus that needs no map is just the name of the file,
+    or of an index folder (`searchlora index build`).
     """
 
     file: str = Field(min_length=1, description="relative to the pipeline file")
@@ -362,7 +374,7 @@ class PipelineFile(Settings):
         None, description="documents to search, relative to the pipeline file; see [corpus](#corpus)"
     )
     engine: dict[str, Any] | None = Field(
-        None, description="server that generates; see [engine](#engine); default: this process"
+        None, description="where the adapter stages are computed; see [engine](#engine); default: this process"
     )
     stages: list[dict[str, dict[str, Any]]] = Field(min_length=1, description="executed in this order")
 
@@ -377,6 +389,7 @@ class PipelineConfig:
         stages: The settings of the stages, in order.
         corpus: The documents that the file names, or None.
         parameters: Parameter -> value.
+        overrides: The parameters that were changed, `name=value`.
     """
 
     name: str
@@ -384,6 +397,7 @@ class PipelineConfig:
     stages: Sequence[Settings]
     corpus: Corpus | None = None
     parameters: Mapping[str, str | int | float] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
 
 
 def ready_pipelines() -> list[str]:
@@ -431,14 +445,14 @@ def read_pipeline(
     stages = parse_stages(file.stages, str(path), parameters)
     if engine is None and file.engine is not None:
         where = f"{path}, engine"
-        engine = _validated(EngineSettings, _substituted(file.engine, parameters, where), where)
-        _check_key_variable(engine, where)
+        engine = engine_settings(_substituted(file.engine, parameters, where), where)
     return PipelineConfig(
         file.name,
         str(pipeline),
         with_engine(stages, engine) if engine else stages,
         _corpus(file.corpus, path, parameters),
         parameters,
+        tuple(overrides),
     )
 
 
@@ -481,11 +495,6 @@ def bm25_settings(**settings: Any) -> Bm25Settings:
     return _validated(Bm25Settings, settings, "bm25")
 
 
-def engine_settings(**settings: Any) -> EngineSettings:
-    """Settings of a server that generates. Raises `PipelineError`, which names the invalid key."""
-    return _validated(EngineSettings, settings, "engine")
-
-
 def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[str, Any], where: str) -> Settings:
     content = dict(stage) if isinstance(stage, Mapping) else {str(stage): None}
     kind, values = next(iter(content.items()), ("", None))
@@ -504,23 +513,15 @@ def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[
         ]
     if kinds[kind] is AdapterSettings and isinstance(settings.get("tuned"), Mapping):
         settings["tuned"] = _substituted(settings["tuned"], parameters, f"{where}, tuned")
+    if kinds[kind] is AdapterSettings and settings.get("engine") is not None:
+        inner = f"{where}, engine"
+        engine = settings["engine"]
+        substituted = _substituted(engine, parameters, inner) if isinstance(engine, Mapping) else engine
+        settings["engine"] = engine_settings(substituted, inner)
     validated = _validated(kinds[kind], settings, where)
-    if isinstance(validated, AdapterSettings) and validated.engine is not None:
-        _check_key_variable(validated.engine, where)
     if isinstance(validated, HttpSettings):
-        _check_key_variable(validated, where)
+        check_key_variable(validated.api_key_env, where)
     return validated
-
-
-def _check_key_variable(engine: EngineSettings | HttpSettings, where: str) -> None:
-    """Refuse an environment variable that a file may not name: the file's server would receive its value."""
-    allowed = re.split(r"[,\s]+", os.environ.get(KEY_VARIABLES, ""))
-    if engine.api_key_env is not None and engine.api_key_env not in allowed:
-        raise PipelineError(
-            f"a file may not send the environment variable {engine.api_key_env} to a server",
-            where=where,
-            fix=f"Give --api-key-env on the command line, or allow it: {KEY_VARIABLES}={engine.api_key_env}.",
-        )
 
 
 def _validated(model: type[Model], content: Any, where: str) -> Model:

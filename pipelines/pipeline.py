@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from searchlora.adapters.full_model import base_of
 from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
-from searchlora.data.collection import Corpus, CorpusFile, check_id, read_documents
+from searchlora.data.collection import Corpus, CorpusFile, check_id, index_folder, read_documents
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.trec import Run, read_run
+from searchlora.http_client import api_key
+from searchlora.inference.settings import Engines, EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
     AdapterSettings,
     Bm25Settings,
     DenseSettings,
-    EngineSettings,
     FuseSettings,
     HitsSettings,
     HttpSettings,
@@ -35,15 +35,11 @@ from searchlora.pipelines.config import (
     reads_corpus,
 )
 from searchlora.pipelines.results import result
+from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers
 from searchlora.pipelines.stages import AdapterStage, HitsStage, PassagesStage, RetrieveStage, SimilarityStage, Stage
 from searchlora.progress import Progress, Steps, silent, unwatched
+from searchlora.recipe import PromptOptions
 from searchlora.records import Document, SearchContext
-
-if TYPE_CHECKING:
-    from searchlora.inference.local import LocalEngine
-    from searchlora.inference.remote.engine import RemoteEngine
-    from searchlora.models.resolve import BaseModel
-    from searchlora.retrieval.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,11 @@ class Pipeline:
         Args:
             pipeline: A YAML file, the name of a built-in pipeline or of a YAML file here, or what `read_pipeline` made
                 of one, with the overrides and the engine.
-            corpus: Documents, or a file of rows with `id`, `text` and optionally `title`. Default: the file that the
-                pipeline names as `corpus`. A pipeline that neither searches documents nor reads their texts needs none.
+            corpus: Documents, or a file of rows with `id`, `text` and optionally `title`, or an index folder. Default:
+                what the pipeline names as `corpus`. A pipeline that neither searches documents nor reads their texts
+                needs none.
             overrides: Parameters of the pipeline, `name=value`.
-            engine: The server that generates; replaces the engine of the pipeline.
+            engine: Where the adapter stages are computed; replaces the engine of the pipeline.
             store: The adapter store. Default: `SEARCHLORA_STORE`, else `./store`.
             tasks: A folder of task plugins.
 
@@ -88,6 +85,7 @@ class Pipeline:
             PipelineError: for an invalid file, or if a stage needs documents and there are none.
             UsageError: for overrides or an engine of a pipeline that was read before.
             DataError: for a row that is not a document, or two documents with the same id.
+            StaleIndex: for an index folder that does not fit the pipeline, the models or the corpus.
             BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
 
         Examples:
@@ -104,15 +102,9 @@ class Pipeline:
         store = store if isinstance(store, Store) else Store(store)
         check_order(config.stages, config.source)
         stages = pinned(config.stages, store.pin)
-        corpus = corpus if corpus is not None else config.corpus
-        if corpus is None and reads_corpus(stages):
-            raise PipelineError(
-                "the pipeline needs documents, and none are given",
-                where=config.source,
-                fix="Give --corpus FILE, or name a file as 'corpus' in the pipeline.",
-            )
-        rows = read_documents(corpus) if isinstance(corpus, str | Path | CorpusFile) else corpus or ()
-        documents = _unique(rows)
+        if corpus is None:
+            corpus = own_corpus(config)
+        documents = retrievers(corpus if corpus is not None else (), config)
         return build_pipeline(config.name, stages, store=store, documents=documents, tasks=tasks, steps=steps)
 
     def search(self, query: str, **fields: Any) -> dict[str, Any]:
@@ -138,14 +130,23 @@ class Pipeline:
         """The name and the pinned stages without white space, for the tag column of a run file."""
         return "-".join("_".join([self.name, *self.labels]).split())
 
+    @property
+    def made_by(self) -> list[str]:
+        """The engines of the adapter stages, see `Engine.made_by`."""
+        return [stage.engine.made_by for stage in self.stages if isinstance(stage, AdapterStage)]
+
+    @property
+    def _batch(self) -> int:
+        return max([_BATCH, *(stage.engine.call_size for stage in self.stages if isinstance(stage, AdapterStage))])
+
     def execute(
-        self, searches: Sequence[SearchContext], *, batch: int = 256, progress: Progress = silent
+        self, searches: Sequence[SearchContext], *, batch: int | None = None, progress: Progress = silent
     ) -> list[SearchContext]:
         """Apply all stages to searches.
 
         Args:
             searches: Each has `id` and `query`, and further fields that stages read.
-            batch: Number of searches per call of a stage.
+            batch: Number of searches per call of a stage; None: as many as keep the engines of the stages busy.
 
         Returns:
             The searches in the same order, with the fields that the stages added.
@@ -154,6 +155,7 @@ class Pipeline:
             PipelineError: if a search lacks `id` or `query`, or two have the same id.
         """
         _check(searches)
+        batch = batch or self._batch
         done: list[SearchContext] = []
         for start in range(0, len(searches), batch):
             part = list(searches[start : start + batch])
@@ -162,6 +164,25 @@ class Pipeline:
             done += part
             progress(len(done), len(searches))
         return done
+
+
+#: Smallest number of searches per call of a stage.
+_BATCH = 256
+
+
+def own_corpus(config: PipelineConfig) -> Corpus | None:
+    """The file of documents that a pipeline names; None if it names none and no stage reads documents.
+
+    Raises:
+        PipelineError: if it names none and a stage needs them.
+    """
+    if config.corpus is None and reads_corpus(config.stages):
+        raise PipelineError(
+            "the pipeline needs documents, and none are given",
+            where=config.source,
+            fix="Give --corpus FILE, or name a file as 'corpus' in the pipeline.",
+        )
+    return config.corpus
 
 
 def run_of(searches: Sequence[SearchContext]) -> Run:
@@ -188,7 +209,7 @@ def build_pipeline(
     stages: Sequence[Settings],
     *,
     store: Store,
-    documents: Sequence[Document],
+    documents: Sequence[Document] | Retrievers,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> Pipeline:
@@ -197,29 +218,47 @@ def build_pipeline(
     Args:
         name: The name of the pipeline, for run tags.
         stages: The settings of the stages, with pinned adapters.
-        documents: The corpus of retrieval stages.
+        documents: The corpus of retrieval stages, or what `retrievers` returns.
         tasks: A folder of task plugins.
 
     Raises:
         PipelineError: if a stage retrieves and there are no documents.
+        StaleIndex: for an index folder that does not fit the stages or the models.
         BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
-    engines = _Engines(store)
-    encoders = _Encoders(store)
-    by_id = {document.id: document for document in documents}
+    engines = Engines(store)
+    encoders = Encoders(store)
+    source: Retrievers = BuiltRetrievers(documents) if isinstance(documents, Sequence) else documents
     built: list[Stage] = []
     for settings in stages:
         if isinstance(settings, AdapterSettings):
             built.append(_adapter_stage(settings, store, engines, tasks))
         elif isinstance(settings, RetrieveSettings):
-            built.append(_retrieve_stage(settings, documents, encoders, steps))
+            built.append(_retrieve_stage(settings, source, encoders, steps))
         elif isinstance(settings, HitsSettings):
             built.append(_hits_stage(settings))
         elif isinstance(settings, PassagesSettings):
-            built.append(PassagesStage(by_id, settings.k))
+            built.append(PassagesStage(source.documents, settings.k))
         elif isinstance(settings, SimilaritySettings):
             built.append(_similarity_stage(settings, encoders))
-    return Pipeline(name, built, tuple(stages), by_id)
+    return Pipeline(name, built, tuple(stages), source.documents)
+
+
+def retrievers(corpus: Corpus | Iterable[Document], config: PipelineConfig | None = None) -> Retrievers:
+    """Where stages get retrievers and documents from: built in memory, or those of an index folder.
+
+    Args:
+        corpus: Documents, a file of them, or an index folder.
+        config: The pipeline, for error messages.
+
+    Raises:
+        DataError: for a row that is not a document, or two documents with the same id.
+        StaleIndex: for an index folder whose files or corpus were changed.
+    """
+    if not isinstance(corpus, str | Path | CorpusFile):
+        return BuiltRetrievers(_unique(corpus))
+    folder = index_folder(corpus)
+    return SavedRetrievers(folder, config) if folder is not None else BuiltRetrievers(_unique(read_documents(corpus)))
 
 
 def _unique(documents: Iterable[Document]) -> list[Document]:
@@ -241,36 +280,19 @@ def _hits_stage(settings: HitsSettings) -> HitsStage:
 
 def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: Progress = silent) -> RetrieveStage:
     """A BM25 stage over the documents. Raises `PipelineError` if there are none."""
-    from searchlora.retrieval.analysis import Analyzer
-    from searchlora.retrieval.bm25 import BM25Index
-
-    _check_documents(documents)
-    analyzer = Analyzer(stopwords=settings.stopwords, stemmer=settings.stemmer, shortest=settings.shortest)
-    method = "robertson" if settings.backend == "rank-bm25" else "lucene"
-    index = BM25Index(
-        documents,
-        k1=settings.k1,
-        b=settings.b,
-        analyzer=analyzer,
-        method=method,
-        backend=settings.backend,
-        fields=settings.fields,
-        progress=progress,
-    )
-    return RetrieveStage(index, settings.k, _label("bm25", settings))
+    return RetrieveStage(BuiltRetrievers(documents).bm25(settings, progress), settings.k, _label("bm25", settings))
 
 
-def _retrieve_stage(
-    settings: RetrieveSettings, documents: Sequence[Document], encoders: _Encoders, steps: Steps
-) -> RetrieveStage:
+def _retrieve_stage(settings: RetrieveSettings, source: Retrievers, encoders: Encoders, steps: Steps) -> RetrieveStage:
     if isinstance(settings, FuseSettings):
-        return _fuse_stage(settings, [_retrieve_stage(inner, documents, encoders, steps) for inner in settings.of])
+        return fuse_stage(settings, [_retrieve_stage(inner, source, encoders, steps) for inner in settings.of])
     if isinstance(settings, HttpSettings):
         return _http_stage(settings)
     if isinstance(settings, DenseSettings):
-        return _dense_stage(settings, documents, encoders, steps("Encoding"))
+        dense = source.dense(settings, encoders, steps("Encoding"))
+        return RetrieveStage(dense, settings.k, _label("dense", settings, public_name(dense.encoder.name)))
     assert isinstance(settings, Bm25Settings)
-    return bm25_stage(settings, documents, steps("Indexing"))
+    return RetrieveStage(source.bm25(settings, steps("Indexing")), settings.k, _label("bm25", settings))
 
 
 def _http_stage(settings: HttpSettings) -> RetrieveStage:
@@ -291,27 +313,7 @@ def _http_stage(settings: HttpSettings) -> RetrieveStage:
     return RetrieveStage(retriever, settings.k, _label("http", settings, urlsplit(settings.url).path.strip("/")))
 
 
-def _dense_stage(
-    settings: DenseSettings, documents: Sequence[Document], encoders: _Encoders, progress: Progress
-) -> RetrieveStage:
-    from searchlora.retrieval.dense import DenseIndex
-
-    _check_documents(documents)
-    encoder = encoders.get(settings)
-    index = DenseIndex(
-        documents,
-        encoder,
-        batch_size=settings.batch_size,
-        query_batch_size=settings.query_batch_size,
-        normalise=settings.normalise,
-        query_prefix=settings.query_prefix,
-        document_prefix=settings.document_prefix,
-        progress=progress,
-    )
-    return RetrieveStage(index, settings.k, _label("dense", settings, public_name(encoder.name)))
-
-
-def _similarity_stage(settings: SimilaritySettings, encoders: _Encoders) -> SimilarityStage:
+def _similarity_stage(settings: SimilaritySettings, encoders: Encoders) -> SimilarityStage:
     encoder = encoders.get(settings)
     return SimilarityStage(
         encoder,
@@ -322,24 +324,8 @@ def _similarity_stage(settings: SimilaritySettings, encoders: _Encoders) -> Simi
     )
 
 
-class _Encoders:
-    """Encoders by model, adapter and dimensions, loaded on first use."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._loaded: dict[tuple[str, str | None, int | None], Encoder] = {}
-
-    def get(self, settings: DenseSettings | SimilaritySettings) -> Encoder:
-        from searchlora.retrieval.encoder import Encoder
-
-        adapter = self.store.get(settings.adapter) if settings.adapter is not None else None
-        key = (settings.model, adapter.reference if adapter else None, settings.dimensions)
-        if key not in self._loaded:
-            self._loaded[key] = Encoder.load(settings.model, adapter=adapter, dimensions=settings.dimensions)
-        return self._loaded[key]
-
-
-def _fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> RetrieveStage:
+def fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> RetrieveStage:
+    """A stage that fuses the hits of its parts, one for each of `settings.of`."""
     from searchlora.retrieval.fusion import Fused, Source
 
     weights = settings.weights or (1.0,) * len(parts)
@@ -378,58 +364,14 @@ def _value(value: Any) -> str:
     return ":".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
 
 
-def _check_documents(documents: Sequence[Document]) -> None:
-    if not documents:
-        raise PipelineError("there are no documents to search in", fix="Give a corpus file that is not empty.")
-
-
-def api_key(variable: str | None, server: str) -> str | None:
-    """The value of the environment variable with a server's key. Raises `PipelineError` if it is not set."""
-    key = os.environ.get(variable) if variable else None
-    if variable and not key:
-        raise PipelineError(
-            f"the environment variable {variable} with the server's key is not set",
-            where=server,
-            fix="Set it, or choose another variable.",
-        )
-    return key
-
-
-class _Engines:
-    """Engines by base model and by precision or server, created on first use."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._engines: dict[tuple[Path, str], LocalEngine | RemoteEngine] = {}
-
-    def get(self, base: BaseModel, precision: str, settings: EngineSettings | None) -> LocalEngine | RemoteEngine:
-        key = (base.path, settings.model_dump_json() if settings else precision)
-        if key not in self._engines:
-            self._engines[key] = self._remote(base, settings) if settings else self._local(base, precision)
-        return self._engines[key]
-
-    def _local(self, base: BaseModel, precision: Any) -> LocalEngine:
-        from searchlora.inference.local import LocalEngine
-
-        return LocalEngine(base, self.store, precision=precision)
-
-    def _remote(self, base: BaseModel, settings: EngineSettings) -> RemoteEngine:
-        from searchlora.inference.remote.engine import RemoteEngine
-
-        key = api_key(settings.api_key_env, settings.url)
-        options = settings.model_dump(exclude={"kind", "url", "api_key_env"})
-        return RemoteEngine(settings.url, base, self.store, api_key=key, **options)
-
-
-def _adapter_stage(
-    settings: AdapterSettings, store: Store, engines: _Engines, tasks: str | Path | None
-) -> AdapterStage:
+def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, tasks: str | Path | None) -> AdapterStage:
     from searchlora.models.resolve import resolve
     from searchlora.task import PromptedTask, load_task
 
     stored = store.get(settings.name)
     manifest = stored.manifest
-    task = load_task(manifest.task, tasks).bound(manifest.settings, {**manifest.tuned, **settings.tuned})
+    tuned = {} if settings.bare else manifest.tuned  # values that were chosen for the adapter's outputs
+    task = load_task(manifest.task, tasks).bound(manifest.settings, {**tuned, **settings.tuned})
     if not isinstance(task, PromptedTask):
         raise PipelineError(
             f"the task '{task.name}' has no prompt, so it cannot be an adapter stage", where=settings.name
@@ -439,8 +381,12 @@ def _adapter_stage(
     except UsageError as error:
         raise PipelineError(error.what, where=f"{settings.name}, tuned", fix=error.fix) from None
     base = resolve(manifest.base.name, manifest.base.revision)
-    engine = engines.get(base_of(stored, base), manifest.recipe["precision"], settings.engine)
+    model = base if settings.bare else base_of(stored, base)
+    # An engine knows the options of each adapter's prompts; those of a base without an adapter are its own.
+    own = settings.bare and manifest.prompt_options != PromptOptions()
+    options = manifest.prompt_options if own else None
+    engine = engines.get(model, manifest.recipe["precision"], settings=settings.engine, prompt_options=options)
     check_renders(stored, task, engine.renderer)
     max_new_tokens = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
-    pinned = engine.pin(settings.name)
+    pinned = None if settings.bare else engine.pin(settings.name)
     return AdapterStage(task, engine, pinned, max_new_tokens, constrained=settings.constrained, rest=settings.rest)

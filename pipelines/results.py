@@ -45,7 +45,7 @@ def result(search: SearchContext, executed: SearchContext, stages: Sequence[str]
         "query": executed["query"],
         "stages": list(stages),
         "input": {field: value for field, value in search.items() if field not in ("id", "hits")},
-        **{field: _FORMS.get(field, _plain)(value) for field, value in written.items()},
+        **{field: _FORMS.get(field, plain)(value) for field, value in written.items()},
     }
     if invalid := _invalid(executed.get("outputs", {})):
         row["invalid"] = invalid
@@ -82,14 +82,14 @@ def _passages(passages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in passage.items() if name != "text"} for passage in passages]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value with dataclasses as objects and tuples as lists."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value
 
 

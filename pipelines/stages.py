@@ -13,7 +13,7 @@ from searchlora.errors import InvalidScores, PipelineError
 from searchlora.eval.trec import Run, ranked
 from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
-from searchlora.prompts import messages
+from searchlora.prompts import Message, messages
 from searchlora.records import Document, Hit, Record, SearchContext
 from searchlora.retrieval.retriever import Retriever
 from searchlora.task import PromptedTask
@@ -37,9 +37,18 @@ class Stage(Protocol):
 #: probability changes by more than 0.0004. (Temperatures are fitted to probabilities that were scored in this way.)
 PRUNE_MARGIN = 8.0
 
-#: Number of records that are scored before their continuations are generated, so that the engine's prefix cache still
-#: holds their prompts.
+#: Smallest number of records that are scored before their continuations are generated: few enough for a local engine's
+#: prefix cache to hold their prompts still. Half a call of the engine is scored where that is more.
 SCORING_BATCH = 16
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A record with its prompt, which is rendered once, and the form of its output."""
+
+    record: Record
+    chat: tuple[Message, ...]
+    spec: OutputSpec
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class AdapterStage:
 
     @property
     def label(self) -> str:
-        return self.adapter or "base"
+        return self.adapter or f"base({self.task.name})"
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         records = [self.task.records_from(search) for search in searches]
@@ -79,24 +88,29 @@ class AdapterStage:
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
         """The output of each record; `InvalidOutput` if the text does not parse or was cut off."""
-        if self.rest and len(records) > SCORING_BATCH and self._continues(records[0]):
-            parts = [records[start : start + SCORING_BATCH] for start in range(0, len(records), SCORING_BATCH)]
+        size = max(SCORING_BATCH, self.engine.call_size // 2)
+        if self.rest and len(records) > size and self._continues(records[0]):
+            parts = [records[start : start + size] for start in range(0, len(records), size)]
             return [output for part in parts for output in self.ask(part)]
-        specs = [self.task.output(record) for record in records]
-        scored = {index: spec for index, spec in enumerate(specs) if self.constrained and isinstance(spec, ClosedSet)}
-        generated = {index: spec for index, spec in enumerate(specs) if index not in scored}
-        outputs = {**self._score(records, scored), **self._generate(records, generated)}
+        asked = [_Asked(record, messages(self.task, record), self.task.output(record)) for record in records]
+        scored = {
+            index: spec
+            for index, each in enumerate(asked)
+            if self.constrained and isinstance(spec := each.spec, ClosedSet)
+        }
+        generated = [index for index in range(len(asked)) if index not in scored]
+        outputs = {**self._score(asked, scored), **self._generate(asked, generated)}
         tuned = [self._apply_tuning(outputs[index], record) for index, record in enumerate(records)]
-        return self._with_continuations(records, scored, tuned) if self.rest else tuned
+        return self._with_continuations(asked, scored, tuned) if self.rest else tuned
 
     def _continues(self, record: Record) -> bool:
         spec = self.task.output(record)
         return self.constrained and isinstance(spec, Continued) and spec.continues
 
-    def _score(self, records: Sequence[Record], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
+    def _score(self, asked: Sequence[_Asked], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
         requests = [
             Request(
-                messages(self.task, records[index]),
+                asked[index].chat,
                 self.adapter,
                 choice_suffix=spec.choice_suffix if isinstance(spec, Continued) else None,
                 keep_prefix=self.rest and isinstance(spec, Continued) and spec.continues,
@@ -110,29 +124,29 @@ class AdapterStage:
             for (index, spec), result in zip(specs.items(), scores, strict=True)
         }
 
-    def _generate(self, records: Sequence[Record], specs: Mapping[int, OutputSpec]) -> dict[int, Any]:
+    def _generate(self, asked: Sequence[_Asked], indices: Sequence[int]) -> dict[int, Any]:
         requests = [
             Request(
-                messages(self.task, records[index]),
+                asked[index].chat,
                 self.adapter,
                 self.max_new_tokens,
-                spec.grammar if self.constrained else None,
+                asked[index].spec.grammar if self.constrained else None,
             )
-            for index, spec in specs.items()
+            for index in indices
         ]
         completions = self.engine.generate(requests) if requests else []
         return {
             index: text
             if isinstance(text := _complete_text(completion), InvalidOutput)
-            else self.task.parse(text, records[index])
-            for index, completion in zip(specs, completions, strict=True)
+            else self.task.parse(text, asked[index].record)
+            for index, completion in zip(indices, completions, strict=True)
         }
 
     def _apply_tuning(self, output: Any, record: Record) -> Any:
         return output if isinstance(output, InvalidOutput) else self.task.apply_tuning(output, record)
 
     def _with_continuations(
-        self, records: Sequence[Record], specs: Mapping[int, ClosedSet], values: list[Any]
+        self, asked: Sequence[_Asked], specs: Mapping[int, ClosedSet], values: list[Any]
     ) -> list[Any]:
         continued = {
             index: (spec, prefix)
@@ -143,7 +157,7 @@ class AdapterStage:
         }
         requests = [
             Request(
-                messages(self.task, records[index]),
+                asked[index].chat,
                 self.adapter,
                 self.max_new_tokens,
                 spec.continuation,

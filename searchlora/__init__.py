@@ -11,7 +11,9 @@ The verbs of the command line are functions of the same names, imported when fir
     searchlora.experiment("experiment.yaml", out)
     searchlora.promote("shop-rewriter@2", "production", "policy.yaml", folder)
     searchlora.run("rewrite_bm25", queries, corpus, out)
-    searchlora.Pipeline.load("rewrite_bm25", corpus=corpus).search("red telly")
+    searchlora.ablate("rewrite_bm25", topics, qrels, out, corpus=corpus)
+    searchlora.build_index(corpus, "index", pipelines=["rewrite_bm25"])
+    searchlora.Pipeline.load("rewrite_bm25", corpus="index").search("red telly")
     searchlora.adapters.list()
 """
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from searchlora import adapters as adapters
     from searchlora import data as data
     from searchlora import shop as shop
+    from searchlora.experiments.ablate import ablate as ablate
     from searchlora.experiments.demo import demo as demo
     from searchlora.experiments.evaluate import evaluate as evaluate
     from searchlora.experiments.experiment import experiment as experiment
@@ -33,11 +36,13 @@ if TYPE_CHECKING:
     from searchlora.experiments.spec import Experiment as Experiment
     from searchlora.experiments.sweep import sweep as sweep
     from searchlora.experiments.train import train as train
+    from searchlora.pipelines.index_build import build_index as build_index
     from searchlora.pipelines.pipeline import Pipeline as Pipeline
 
 __version__ = "0.1.0"
 
 _VERBS = {
+    "ablate": "searchlora.experiments.ablate",
     "train": "searchlora.experiments.train",
     "evaluate": "searchlora.experiments.evaluate",
     "experiment": "searchlora.experiments.experiment",
@@ -47,6 +52,7 @@ _VERBS = {
     "run": "searchlora.experiments.run",
     "sweep": "searchlora.experiments.sweep",
     "Pipeline": "searchlora.pipelines.pipeline",
+    "build_index": "searchlora.pipelines.index_build",
     "demo": "searchlora.experiments.demo",
 }
 _ROOMS = ("adapters", "data", "shop")

@@ -90,6 +90,10 @@ class LeakError(DataError):
     """The same input is in two splits."""
 
 
+class StaleIndex(DataError):
+    """An index of another corpus, with other settings or models than those in use, or whose files were changed."""
+
+
 class RecipeError(SearchloraError):
     """A recipe with an unknown key or a value out of range."""
 

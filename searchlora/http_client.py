@@ -7,8 +7,12 @@ import json
 import math
 import os
 import random
+import re
+import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -19,7 +23,7 @@ from weakref import finalize
 
 import httpx
 
-from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, printable
+from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, PipelineError, printable
 
 #: Seconds before the first retry, and at most between two. Each wait doubles; a random factor between a half and one
 #: spreads clients that were refused together. It is added to what the server asks for with `Retry-After`.
@@ -28,6 +32,12 @@ _CONNECT_SECONDS = 10.0
 
 #: Bytes of a response, unpacked; far more than any that is asked for.
 MAX_RESPONSE_BYTES = 2**26
+
+#: Environment variable that lists, separated by commas, the variables that a file may name as `api_key_env`.
+KEY_VARIABLES = "SEARCHLORA_API_KEY_VARIABLES"
+
+#: Requests that are sent at once to a server whose speed is not known yet.
+_FIRST_IN_FLIGHT = 16
 
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NEVER = Event()
@@ -54,7 +64,8 @@ class HttpClient:
         url: Base URL, with or without `/v1` at the end.
         api_key: Sent in the `Authorization` header; never shown in an error.
         auth: How the key is sent: `bearer`, `apikey` (Elasticsearch), or `basic`, where the key is `user:password`.
-        connections: Maximum number of open connections; further requests wait for one.
+        connections: Maximum number of open connections; further requests wait for one. The first 16 are used at once,
+            and more while the server answers in a fraction of the time limit, see `_Window`.
         timeout_s: Time limit of one attempt in seconds, from the connection to the last byte of the response, whatever
             the server sends in between.
         retries: Attempts after the first, on failed connections and on status 429 and 5xx except 504.
@@ -88,7 +99,7 @@ class HttpClient:
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_SECONDS), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
-        self._free = asyncio.Semaphore(connections)
+        self._window = _Window(connections, timeout_s)
         self._loop = _event_loop()
         finalize(self, _close_later, self._client, self._loop)
 
@@ -179,12 +190,13 @@ class HttpClient:
     async def _exchange(self, method: str, url: str, body: bytes | None) -> tuple[int, httpx.Headers, bytes]:
         headers = None if body is None else {"Content-Type": "application/json"}
         content = bytearray()
-        async with self._free:  # the time limit begins when a connection is free
+        async with self._window.request() as request:  # the time limit begins when a connection is free
             try:
                 async with (
                     asyncio.timeout(self._timeout_s),
                     self._client.stream(method, url, content=body, headers=headers) as response,
                 ):
+                    request.is_refused = response.status_code in _BUSY
                     async for part in response.aiter_bytes():
                         content += part
                         if len(content) > MAX_RESPONSE_BYTES:
@@ -256,6 +268,59 @@ class HttpClient:
         return " ".join(printable(text).split())[:500]
 
 
+@dataclass
+class _InFlight:
+    """A request that was sent."""
+
+    is_refused: bool = False
+
+
+class _Window:
+    """How many requests are in flight to one server: more while it answers quickly, fewer where it is slow or refuses.
+
+    A server with a queue answers the last of 256 requests when it has computed them all. A small one would then exceed
+    the time limit, so the number grows from 16 and stays where answers take between an eighth and a quarter of it. This
+    is additive increase and multiplicative decrease (Chiu and Jain 1989, doi:10.1016/0169-7552(89)90019-6), with a
+    decrease by one for slow answers. Used by the thread of the event loop only.
+
+    Args:
+        most: Maximum number of requests in flight.
+        timeout_s: Time limit of a request in seconds.
+    """
+
+    def __init__(self, most: int, timeout_s: float) -> None:
+        self._most, self._least = most, min(most, _FIRST_IN_FLIGHT)
+        self._fast, self._slow = timeout_s / 8, timeout_s / 4
+        self._owed = 0  # places to give back; negative where the window shrank by more than were given back
+        self.size = self._least
+        self._free = asyncio.Semaphore(self.size)
+
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[_InFlight]:
+        """A place in the window, for one request."""
+        await self._free.acquire()
+        request, started = _InFlight(), time.monotonic()
+        try:
+            yield request
+        finally:
+            self._done(time.monotonic() - started, request.is_refused)
+
+    def _done(self, seconds: float, is_refused: bool) -> None:
+        size = self.size
+        if is_refused:
+            size //= 2
+        elif seconds > self._slow:
+            size -= 1
+        elif seconds <= self._fast:
+            size += 1
+        size = min(max(size, self._least), self._most)
+        self._owed += 1 + size - self.size
+        self.size = size
+        while self._owed > 0:
+            self._owed -= 1
+            self._free.release()
+
+
 @cache
 def _event_loop() -> asyncio.AbstractEventLoop:
     """The event loop of all clients of this process, in a thread of its own."""
@@ -322,3 +387,33 @@ def _retry_after(headers: httpx.Headers) -> float:
         except (ValueError, TypeError, OverflowError):
             return 0.0
     return 0.0 if math.isnan(seconds) else max(seconds, 0.0)
+
+
+# Keys
+
+
+def api_key(variable: str | None, server: str) -> str | None:
+    """The value of the environment variable with a server's key. Raises `PipelineError` if it is not set."""
+    key = os.environ.get(variable) if variable else None
+    if variable and not key:
+        raise PipelineError(
+            f"the environment variable {variable} with the server's key is not set",
+            where=server,
+            fix="Set it, or choose another variable.",
+        )
+    return key
+
+
+def check_key_variable(variable: str | None, where: str) -> None:
+    """Refuse an environment variable that a file may not name: the file's server would receive its value.
+
+    Raises:
+        PipelineError: for a variable that `SEARCHLORA_API_KEY_VARIABLES` does not list.
+    """
+    allowed = re.split(r"[,\s]+", os.environ.get(KEY_VARIABLES, ""))
+    if variable is not None and variable not in allowed:
+        raise PipelineError(
+            f"a file may not send the environment variable {variable} to a server",
+            where=where,
+            fix=f"Give --api-key-env on the command line, or allow it: {KEY_VARIABLES}={variable}.",
+        )

@@ -9,7 +9,14 @@ import typing
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
-_NAMES = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
+_NAMES = {
+    "str": "text",
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "LocalSettings": "mapping",
+    "ServerSettings": "mapping",
+}
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
 
 
@@ -49,7 +56,7 @@ def _type(annotation: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(f"`{each}`" for each in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type(each) for each in arguments)
+        return " or ".join(dict.fromkeys(_type(each) for each in arguments))
     if annotation is type(None):
         return "none"
     if origin in (list, tuple):

@@ -156,15 +156,26 @@ class Renderer:
         Raises:
             RenderError: as `prompt_ids`.
         """
+        return self.bounded_prompt_ids(chat, answer_prefix, adapter, limit=limit)[1]
+
+    def bounded_prompt_ids(
+        self, chat: Sequence[Message], answer_prefix: str = "", adapter: str | None = None, *, limit: int | None = None
+    ) -> tuple[list[int], int]:
+        """Token ids of a prompt and their number; above `limit` perhaps none, and a number as `prompt_length` gives.
+
+        Raises:
+            RenderError: as `prompt_ids`.
+        """
         if adapter is not None and self._adapter_options is not None:
             renderer = self.with_options(self._adapter_options(adapter))
-            return renderer.prompt_length(chat, answer_prefix, limit=limit)
+            return renderer.bounded_prompt_ids(chat, answer_prefix, limit=limit)
         size = sum(len(message["content"]) for message in chat) + len(answer_prefix)
         if limit is not None and size > _FIRST_CHARACTERS * limit:
             text = f"{self._apply(chat if self._has_system_role else _merge_system(chat))}{answer_prefix}"
             if (above := self._beginning_above(text, limit)) is not None:
-                return above[1] - _CUT_TOKENS
-        return len(self.prompt_ids(chat, answer_prefix))
+                return [], above[1] - _CUT_TOKENS
+        ids = self.prompt_ids(chat, answer_prefix)
+        return ids, len(ids)
 
     def _beginning_above(self, text: str, limit: int) -> tuple[int, int] | None:
         """Characters and tokens of a beginning with clearly more tokens than `limit`; None if the whole is read."""

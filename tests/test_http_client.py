@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import socket
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from searchlora import http_client
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
-from searchlora.http_client import HttpClient, Refused
+from searchlora.http_client import HttpClient, Refused, _Window
 from tests.inference.http_server import Reply, answering
 
 
@@ -314,3 +315,92 @@ def test_a_servers_words_are_one_line_without_control_characters():
     with answering(lambda _: Reply(error, 400)) as server, pytest.raises(Refused) as raised:
         HttpClient(server.url).post("/x", {})
     assert "ERROR forged" in str(raised.value) and str(raised.value).isprintable()
+
+
+# The number of requests in flight
+
+
+def answered(window, seconds, *, refused=False, times=1):
+    for _ in range(times):
+        window._done(seconds, refused)
+
+
+def places(window):
+    """Requests that the window lets through when none is in flight."""
+    return window._free._value
+
+
+def test_the_window_grows_from_16_while_answers_take_an_eighth_of_the_time_limit():
+    window = _Window(256, 8.0)
+    assert window.size == places(window) == 16
+    rounds = 0
+    while window.size < 256:
+        answered(window, 1.0, times=window.size)
+        rounds += 1
+    assert rounds == 4  # it doubles with each window that is answered
+    answered(window, 0.1, times=50)
+    assert window.size == 256
+
+
+def test_the_window_holds_up_to_a_quarter_of_the_time_limit_and_shrinks_to_16_beyond():
+    window = _Window(256, 8.0)
+    answered(window, 0.1, times=40)
+    assert window.size == 56
+    answered(window, 1.5, times=99)
+    assert window.size == 56
+    answered(window, 2.5, times=10)
+    assert window.size == 46
+    answered(window, 2.5, times=99)
+    assert window.size == 16
+
+
+def test_a_refusal_halves_the_window():
+    window = _Window(256, 8.0)
+    answered(window, 0.1, times=100)
+    sizes = []
+    for _ in range(4):
+        answered(window, 0.1, refused=True)
+        sizes.append(window.size)
+    assert sizes == [58, 29, 16, 16]
+
+
+def test_fewer_connections_than_16_are_used_at_once():
+    assert (_Window(3, 8.0).size, _Window(1, 8.0).size) == (3, 1)
+
+
+def test_a_window_that_shrank_lets_no_more_through_than_its_size():
+    """Places that are in use are given back only as far as the smaller window has room."""
+
+    async def most_at_once():
+        window, under_way, most = _Window(64, 8.0), 0, 0
+        answered(window, 0.1, times=48)
+        window._free = asyncio.Semaphore(64)
+        release = asyncio.Event()
+
+        async def first():
+            async with window.request() as request:
+                await release.wait()
+                request.is_refused = True
+
+        async def later():
+            nonlocal under_way, most
+            async with window.request():
+                under_way += 1
+                most = max(most, under_way)
+                await asyncio.sleep(0)
+                under_way -= 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(64):
+                group.create_task(first())
+            await asyncio.sleep(0)
+            release.set()
+            await asyncio.sleep(0)
+            window._fast = -1.0  # so that it does not grow again
+            for _ in range(200):
+                group.create_task(later())
+        return window.size, most
+
+    size, most = asyncio.run(most_at_once())
+    assert size == 16
+    assert most <= 16

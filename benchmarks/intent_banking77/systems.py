@@ -89,11 +89,11 @@ def calibrated(systems: Mapping[str, SystemResult]) -> Comparison:
 
 def _generated(model: Model, trial: EvaluationRun, engine: LocalEngine, keep: Path, steps: Steps) -> SystemResult:
     cache = OutputCache(keep, trial)
-    known = cache.outputs(model)
+    known = cache.outputs(model, engine.made_by)
     if known is not None:
         return trial.run_outputs(model.name, *known)
     found = trial.run_model(model.name, engine, model.reference, steps(f"Answering: {model.name}"))
-    cache.save(model, found.outputs, found.evaluation.costs)
+    cache.save(model, engine.made_by, found.outputs, found.evaluation.costs)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +62,9 @@ def collect_run(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
 
 
 def collect_topics(rows: Iterable[TopicRow]) -> dict[str, dict[str, str | float]]:
-    """Topics as id -> fields. A null field counts as missing; booleans become text.
+    """Topics as id -> fields. A null field counts as missing; booleans become text, and so does a conversation.
+
+    A conversation is a list in the field `history`, as queries of a pipeline hold it; it becomes its JSON.
 
     Raises:
         DataError: for an id that is missing or repeated, a query that is missing or blank, or a field that is neither
@@ -116,6 +119,8 @@ def with_queries(qrels: Qrels, topics: Topics) -> Qrels:
 def _field(value: object, name: str, where: str) -> str | float:
     if isinstance(value, bool):
         return str(value).lower()
+    if name == "history" and isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False) if value else ""
     if isinstance(value, str) or _number(value) is not None:
         assert isinstance(value, str | int | float)
         return value

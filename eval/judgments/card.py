@@ -36,6 +36,8 @@ class JudgmentsCard:
         judge: The LLM judge, pinned: `name@3`, or `base NAME` for a zero-shot base; None without a judge.
         judge_lineage: References of the judge and of all its ancestors.
         base: Name of the judge's base model.
+        engine: The engine that computed the grades, see `Engine.made_by`; None without a judge, and in cards of earlier
+            releases.
         prompt_hash: sha256 of the judge's prompt template.
         judge_queries: `lineage.query_hash` of each query that the judge was trained on; None if unknown. Stored in a
             file of its own beside the card.
@@ -60,6 +62,7 @@ class JudgmentsCard:
     probabilities: str | None = None
     made_from: Mapping[str, str] = field(default_factory=dict)
     qrels_sha256: str = ""
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class RunCard:
         pipeline: Name and pinned stages of the pipeline.
         run_sha256: sha256 of the run file, set when the card is written.
         unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
+        engines: The engines that computed the adapter stages, see `Engine.made_by`.
     """
 
     system: str
@@ -85,6 +89,7 @@ class RunCard:
     pipeline: str | None = None
     run_sha256: str = ""
     unknown_sources: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
 
 
 def card_path(path: str | Path) -> Path:
@@ -202,8 +207,9 @@ def write_run_with_card(path: str | Path, run: Run, tag: str, card: RunCard, for
 
 def _written_run(path: str | Path, card: RunCard) -> RunCard:
     values = asdict(card)
-    if not card.unknown_sources:  # cards of earlier releases do not have the field
-        del values["unknown_sources"]
+    for name in ("unknown_sources", "engines"):  # cards of earlier releases do not have these fields
+        if not values[name]:
+            del values[name]
     _write(path, values)
     return card
 
@@ -218,7 +224,7 @@ def read_run_card(path: str | Path) -> RunCard | None:
     if values is None:
         return None
     _check_hash(path, values["run_sha256"])
-    for name in ("adapters", "lineage", "bases", "unknown_sources"):
+    for name in ("adapters", "lineage", "bases", "unknown_sources", "engines"):
         values[name] = tuple(values[name])
     return RunCard(**values)
 
@@ -237,6 +243,8 @@ def _written(path: Path, card: JudgmentsCard, sha256: str) -> JudgmentsCard:
             "count": len(card.judge_queries),
             "sha256": file_sha256(queries) if card.judge_queries else None,
         }
+    if card.engine is None:  # cards of earlier releases do not have the field
+        del values["engine"]
     _write(path, values)
     return card
 
@@ -257,8 +265,9 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise _malformed(path, f"its schema version is not {SCHEMA_VERSION}")
     names = {each.name for each in fields(card)}
-    if "unknown_sources" in names:
-        values.setdefault("unknown_sources", [])
+    for name, absent in (("unknown_sources", []), ("engines", []), ("engine", None)):
+        if name in names:
+            values.setdefault(name, absent)
     if different := sorted(names ^ values.keys()):
         name = different[0]
         raise _malformed(path, f"the field '{name}' is {'missing' if name in names else 'unknown'}")
@@ -292,7 +301,7 @@ _TEXTS: tuple[Callable[[Any], bool], str] = (_is_texts, "a list of texts")
 #: Field of a card -> its check and what it must be. A malformed lineage would never be found circular.
 _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("source", "system", "created", "qrels_sha256", "run_sha256"), _TEXT),
-    **dict.fromkeys(("judge_lineage", "adapters", "lineage", "bases", "unknown_sources"), _TEXTS),
+    **dict.fromkeys(("judge_lineage", "adapters", "lineage", "bases", "unknown_sources", "engines"), _TEXTS),
     "invalid": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
     "counts": (_is_table(int), "a table of whole numbers"),
     "made_from": (_is_table(str), "a table of texts"),

@@ -128,6 +128,7 @@ def mixed_card(
         created=created,
         judge=other.judge,
         judge_lineage=other.judge_lineage,
+        engine=other.engine,
         base=other.base,
         prompt_hash=other.prompt_hash,
         judge_queries=other.judge_queries,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from searchlora.eval.calibration import Curve
 from searchlora.eval.evaluation import Confusion
+from searchlora.eval.report.ablation import SlotLine, cost_names, interactions_section, slots_section
 from searchlora.eval.report.comparison import Chapter, Stored, write_overview, write_report
 from searchlora.eval.report.examples import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes
 from searchlora.eval.report.judge_card import write_judge_card
@@ -16,8 +17,12 @@ __all__ = [
     "Curve",
     "Detail",
     "Found",
+    "SlotLine",
     "Stored",
+    "cost_names",
     "extremes",
+    "interactions_section",
+    "slots_section",
     "write_judge_card",
     "write_overview",
     "write_report",

@@ -44,6 +44,7 @@ def write_report(
     confusions: Mapping[str, Confusion] | None = None,
     curves: Mapping[str, Curve] | None = None,
     base: str | None = None,
+    first: Sequence[Section | None] = (),
 ) -> Path:
     """Write a comparison as one self-contained HTML file, atomically.
 
@@ -57,6 +58,7 @@ def write_report(
         forced: The reason given for a forced promotion; not shown if no rule is broken.
         confusions, curves: By title, for systems that predict labels or probabilities.
         base: The system that costs are compared with; None: the baseline.
+        first: Sections of the caller's own, shown before those of the comparison.
 
     Raises:
         DataError: when the file cannot be written.
@@ -65,6 +67,7 @@ def write_report(
     reason = forced if any(not rule.passed for rule in rules) else ""
     sections = [
         rules_section(rules, reason),
+        *first,
         systems_section(comparison),
         pairs_section(comparison),
         rows_section(comparison),

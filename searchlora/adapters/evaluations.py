@@ -13,6 +13,9 @@ from searchlora.adapters.staging import read_list, replace_text
 
 EVALUATIONS = "evaluations.json"
 
+#: Characters of the description of an engine.
+MAX_ENGINE = 500
+
 _MAX_BYTES = 16 * 2**20
 
 
@@ -26,6 +29,7 @@ class EvaluationRecord(BaseModel):
         value: Its value; `low` and `high` are the ends of its 95% interval.
         n: Number of rows.
         loses_to: Names of the baselines that are significantly better.
+        engine: The engine that computed the outputs; None for an encoder, and in records of earlier releases.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +44,7 @@ class EvaluationRecord(BaseModel):
     high: float | None
     n: Annotated[int, Field(ge=0)]
     loses_to: tuple[Annotated[str, Field(max_length=200)], ...] = ()
+    engine: Annotated[str, Field(max_length=MAX_ENGINE)] | None = None
 
 
 _RECORDS = TypeAdapter(tuple[EvaluationRecord, ...])

@@ -62,7 +62,7 @@ def new_manifest(draft: ManifestDraft, name: str, version: int) -> Manifest:
         name=name,
         version=version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=_package_versions(),
+        versions=package_versions("searchlora", "torch", "transformers", "peft"),
     )
 
 
@@ -75,9 +75,10 @@ def finish(folder: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _package_versions() -> dict[str, str]:
+def package_versions(*packages: str) -> dict[str, str]:
+    """Package -> version, for those that are installed."""
     versions = {}
-    for package in ("searchlora", "torch", "transformers", "peft"):
+    for package in packages:
         try:
             versions[package] = installed_version(package)
         except PackageNotFoundError:

@@ -8,12 +8,14 @@ import typer
 from typer.core import TyperGroup
 
 from searchlora.cli import (
+    ablate,
     adapters,
     convert,
     data,
     doctor,
     evaluate,
     improve,
+    index,
     judge,
     judgments,
     pipelines,
@@ -105,6 +107,13 @@ app.command(
     "experiment", rich_help_panel=_EVALUATE, epilog=example("searchlora experiment systems.yaml --out experiment")
 )(evaluate.experiment)
 app.command(
+    "ablate",
+    rich_help_panel=_EVALUATE,
+    epilog=example(
+        "searchlora ablate shop.yaml --topics topics.jsonl --qrels qrels.txt --corpus docs.jsonl --out ablation"
+    ),
+)(ablate.ablate)
+app.command(
     "promote",
     rich_help_panel=_EVALUATE,
     epilog=example("searchlora promote shop-rewriter@3 --to production --policy policy.yaml --data data/rewriting"),
@@ -140,6 +149,12 @@ app.command(
 )(judgments.mix_qrels)
 app.add_typer(
     adapters.app, name="adapters", rich_help_panel=_STORE, epilog=example("searchlora adapters list --store store")
+)
+app.add_typer(
+    index.app,
+    name="index",
+    rich_help_panel=_SERVE,
+    epilog=example("searchlora index build products.jsonl --out products-index"),
 )
 app.command(
     "run",

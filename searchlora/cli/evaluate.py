@@ -13,21 +13,25 @@ from searchlora.cli.options import (
     AllowCircularOption,
     DataOption,
     DeviceOption,
+    EngineOptions,
     JunitOption,
     QrelsOption,
     SplitOption,
     StoreOption,
     SummaryOption,
     TasksOption,
+    takes,
 )
 
 
+@takes(EngineOptions, "engine")
 def evaluate(
     adapter: AdapterArgument,
     data: DataOption,
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for outputs, evaluation.json and report.html.")
     ],
+    engine: EngineOptions,
     beside: Annotated[
         list[str], typer.Option("--beside", metavar="ADAPTER", help="Further adapter to compare; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)
@@ -73,6 +77,7 @@ def evaluate(
             retrieval=bm25_settings(backend=backend, stemmer=stemmer),
             store=Store(store),
             keep=out / "outputs",
+            engine=engine.read(),
             steps=steps,
             tasks=tasks,
         )
@@ -83,12 +88,14 @@ def evaluate(
     typer.echo(f"Report: {write(evaluated, out)}")
 
 
+@takes(EngineOptions, "engine")
 def experiment(
     file: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="YAML file: systems, topics, qrels, measures, baseline, policy."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for runs, figures and report.html.")],
+    engine: EngineOptions,
     since: Annotated[
         Path | None,
         typer.Option("--since", metavar="FILE", help="Earlier experiment.json; its inputs must be the same."),
@@ -116,6 +123,7 @@ def experiment(
             since=since,
             accept_changes=accept_changes,
             allow_circular=allow_circular,
+            engine=engine.read(),
             store=Store(store),
             tasks=tasks,
             steps=steps,
@@ -133,11 +141,13 @@ def experiment(
         raise typer.Exit(1)
 
 
+@takes(EngineOptions, "engine")
 def promote(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Candidate version, name@3.")],
     to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="Alias to move, for example production.")],
     policy: Annotated[Path, typer.Option("--policy", metavar="FILE", help="YAML file of rules.")],
     data: DataOption,
+    engine: EngineOptions,
     split: SplitOption = "test",
     qrels: QrelsOption = None,
     force: Annotated[
@@ -175,6 +185,7 @@ def promote(
             accept_changes=accept_changes,
             store=Store(store),
             keep=out / "outputs" if out is not None else None,
+            engine=engine.read(),
             tasks=tasks,
             steps=steps,
         )

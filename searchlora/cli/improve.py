@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from searchlora.cli.options import DataOption, DeviceOption, SetOption, StoreOption, TasksOption
+from searchlora.cli.options import DataOption, DeviceOption, EngineOptions, SetOption, StoreOption, TasksOption, takes
 
 
+@takes(EngineOptions, "engine")
 def improve(
     data: DataOption,
     name: Annotated[
         str,
         typer.Option("--name", metavar="NAME", help="Name in the store; an existing name gets a new version."),
     ],
+    engine: EngineOptions,
     adapter: Annotated[
         str | None,
         typer.Argument(metavar="[ADAPTER]", help="Adapter to improve: name, name@3 or name@alias. Default: the base."),
@@ -57,6 +59,7 @@ def improve(
             pipeline=pipeline,
             resume=resume,
             restart=restart,
+            engine=engine.read(),
             store=Store(store),
             tasks=tasks,
             steps=steps,

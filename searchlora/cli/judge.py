@@ -11,6 +11,7 @@ from searchlora.cli.options import (
     AllowCircularOption,
     CorpusOption,
     DeviceOption,
+    EngineOptions,
     MapOption,
     MeasureOption,
     ScaleOption,
@@ -22,6 +23,7 @@ from searchlora.cli.options import (
     parse_grades,
     parse_named_file,
     parse_named_files,
+    takes,
 )
 
 _TrainingTopicsOption = Annotated[
@@ -30,10 +32,12 @@ _TrainingTopicsOption = Annotated[
 ]
 
 
+@takes(EngineOptions, "engine")
 def judge(
     topics: TopicsOption,
     corpus: CorpusOption,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Qrels to write, with a card beside them.")],
+    engine: EngineOptions,
     columns: MapOption = [],  # noqa: B006 (typer copies it)
     adapter: Annotated[
         str | None, typer.Argument(metavar="ADAPTER", help="Judge: name, name@3 or name@alias; or give --base.")
@@ -83,6 +87,7 @@ def judge(
             generate=generate,
             allow_circular=allow_circular,
             settings=settings,
+            engine=engine.read(),
             store=Store(store),
             tasks=tasks,
             steps=steps,

@@ -15,6 +15,7 @@ from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
+    from searchlora.inference.settings import EngineSettings
 
 
 def example(*lines: str) -> str:
@@ -135,13 +136,59 @@ DeviceOption = Annotated[
         callback=use_device,
     ),
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="SETTINGS",
+        help="What computes LLM adapters: a YAML file, or '{quantization: nf4}'. Default: this process.",
+    ),
+]
+ServerOption = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="Inference server that computes LLM adapters.")
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--api-key-env", metavar="VARIABLE", help="Environment variable with the server's API key."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Adapter: name, name@3 or name@alias.")]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Task, for example rewriting.")]
 
 
-def takes(options: type[NamedTuple]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator of commands that share options: the fields of a named tuple, which is passed as `options`.
+class EngineOptions(NamedTuple):
+    """Options of the verbs that compute LLM adapters: one group, shared by all."""
+
+    engine: EngineOption = None
+    server: ServerOption = None
+    api_key_env: KeyOption = None
+
+    def read(self) -> EngineSettings | None:
+        """The settings of the engine; `--server` and `--api-key-env` are laid over `--engine`. None without any.
+
+        Raises:
+            UsageError: for a key without a server.
+            PipelineError: for invalid settings.
+        """
+        from searchlora.inference.settings import ServerSettings, engine_settings, read_engine
+
+        own = {"url": self.server, "api_key_env": self.api_key_env}
+        given = {key: value for key, value in own.items() if value is not None}
+        if self.engine is not None:
+            settings = read_engine(self.engine, given, where="--engine")
+        elif self.server is not None:
+            settings = engine_settings(given, "--server", from_file=False)
+        else:
+            settings = None
+        if self.api_key_env is not None and not isinstance(settings, ServerSettings):
+            raise UsageError("there is no server for the key", where="--api-key-env", fix="Give --server, too.")
+        return settings
+
+
+def takes(
+    options: type[NamedTuple], parameter: str = "options"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator of commands that share options: the fields of a named tuple, which is passed as a parameter.
 
     Examples:
         >>> class Output(NamedTuple):
@@ -165,9 +212,9 @@ def takes(options: type[NamedTuple]) -> Callable[[Callable[..., None]], Callable
 
         def called(**values: Any) -> None:
             shared = options._make([values.pop(name) for name in more])
-            command(**values, options=shared)
+            command(**values, **{parameter: shared})
 
-        kept = [parameter for name, parameter in own.parameters.items() if name != "options"]
+        kept = [each for name, each in own.parameters.items() if name != parameter]
         called.__signature__ = own.replace(parameters=[*kept, *more.values()])  # type: ignore[attr-defined]
         called.__doc__, called.__name__ = command.__doc__, command.__name__
         return called

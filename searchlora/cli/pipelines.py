@@ -12,6 +12,7 @@ import typer
 from searchlora.cli.options import (
     DataOption,
     DeviceOption,
+    EngineOptions,
     JsonOption,
     MapOption,
     SetOption,
@@ -25,7 +26,6 @@ from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
-    from searchlora.pipelines.config import EngineSettings
 
 PipelineArgument = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a built-in pipeline (`pipelines list`).")
@@ -33,15 +33,10 @@ PipelineArgument = Annotated[
 CorpusOption = Annotated[
     Path | None,
     typer.Option(
-        "--corpus", metavar="FILE", help="Documents: rows with id, text, title. Default: the pipeline's own corpus."
+        "--corpus",
+        metavar="FILE",
+        help="Documents: rows with id, text, title, or an index folder. Default: the pipeline's own corpus.",
     ),
-]
-ServerOption = Annotated[
-    str | None, typer.Option("--server", metavar="URL", help="Inference server for the adapter stages.")
-]
-KeyOption = Annotated[
-    str | None,
-    typer.Option("--api-key-env", metavar="VARIABLE", help="Environment variable with the server's API key."),
 ]
 
 
@@ -51,8 +46,6 @@ class PipelineOptions(NamedTuple):
     corpus: CorpusOption = None
     columns: MapOption = []  # noqa: RUF012 (typer copies it)
     settings: SetOption = []  # noqa: RUF012
-    server: ServerOption = None
-    api_key_env: KeyOption = None
     store: StoreOption = None
     tasks: TasksOption = None
     device: DeviceOption = None
@@ -65,19 +58,12 @@ class PipelineOptions(NamedTuple):
             )
         return corpus_of(self.corpus, self.columns) if self.corpus is not None else None
 
-    def engine(self) -> EngineSettings | None:
-        """The server of the adapter stages. Raises `UsageError` for a key without a server."""
-        from searchlora.pipelines.config import engine_settings
-
-        if self.api_key_env and not self.server:
-            raise UsageError("there is no server for the key", where="--api-key-env", fix="Give --server, too.")
-        return engine_settings(url=self.server, api_key_env=self.api_key_env) if self.server else None
-
 
 app = typer.Typer(no_args_is_help=True, help="List, show and check pipelines and their stages.", rich_markup_mode=None)
 
 
 @takes(PipelineOptions)
+@takes(EngineOptions, "engine")
 def run(
     pipeline: PipelineArgument,
     queries: Annotated[
@@ -93,6 +79,7 @@ def run(
         ),
     ],
     options: PipelineOptions,
+    engine: EngineOptions,
 ) -> None:
     """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions."""
     from searchlora.cli.terminal import progress_bars
@@ -105,7 +92,7 @@ def run(
             options.documents(),
             out,
             overrides=options.settings,
-            engine=options.engine(),
+            engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
             steps=steps,
@@ -114,15 +101,22 @@ def run(
 
 
 @takes(PipelineOptions)
+@takes(EngineOptions, "engine")
 def search(
     pipeline: PipelineArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     options: PipelineOptions,
+    engine: EngineOptions,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
+    document: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="ID", help="Say why this document is where it is, or why it is missing."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Execute a pipeline on one query, and print what each stage wrote and the hits."""
-    from searchlora.cli.terminal import print_json, print_result, progress_bars
+    from searchlora.cli.terminal import print_explanation, print_json, print_result, progress_bars
+    from searchlora.pipelines.explain import explain
     from searchlora.pipelines.pipeline import Pipeline
 
     with progress_bars() as steps:
@@ -130,11 +124,18 @@ def search(
             pipeline,
             corpus=options.documents(),
             overrides=options.settings,
-            engine=options.engine(),
+            engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
             steps=steps,
         )
+    if document is not None:
+        explanation = explain(loaded, query, document)
+        if as_json:
+            print_json(explanation.to_json())
+        else:
+            print_explanation(explanation)
+        return
     found = loaded.search(query)
     if as_json:
         print_json(found)
@@ -142,10 +143,12 @@ def search(
         print_result(found, loaded.documents, top)
 
 
+@takes(EngineOptions, "engine")
 def tune(
     pipeline: PipelineArgument,
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Pipeline file (YAML) to write.")],
+    engine: EngineOptions,
     settings: SetOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
     tasks: TasksOption = None,
@@ -157,7 +160,16 @@ def tune(
     from searchlora.experiments.tune import tune as verb
 
     with progress_bars() as steps:
-        done = verb(pipeline, data, out, overrides=settings, store=Store(store), tasks=tasks, steps=steps)
+        done = verb(
+            pipeline,
+            data,
+            out,
+            overrides=settings,
+            engine=engine.read(),
+            store=Store(store),
+            tasks=tasks,
+            steps=steps,
+        )
     for key, value in done.tuned.items():
         typer.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
     typer.echo(f"Wrote {done.path} for {done.adapter}")
@@ -221,7 +233,7 @@ def stages(
             typer.echo(f"{name}\n  {' '.join((inspect.getdoc(model) or '').split())}")
             for key, value_type, default, meaning in key_rows(model):
                 typer.echo(
-                    f"    {key.strip('`'):<18}{value_type.replace('`', '')}; {default.strip('`')}  {meaning}".rstrip()
+                    f"    {key.strip('`'):<22}{value_type.replace('`', '')}; {default.strip('`')}  {meaning}".rstrip()
                 )
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from searchlora.cli.options import DeviceOption, HostOption, PortOption, StoreOption, TasksOption
 from searchlora.errors import UsageError
 
+if TYPE_CHECKING:
+    from searchlora.inference.settings import LocalSettings
+
 _API_KEY_VARIABLE = "SEARCHLORA_API_KEY"
 
 
 def serve(
+    context: typer.Context,
     base: Annotated[
         str,
         typer.Option(
@@ -55,6 +60,14 @@ def serve(
             " machine can read the command line.",
         ),
     ] = [],  # noqa: B006
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="SETTINGS",
+            help="Settings of the engine: a YAML file, or '{quantization: nf4}'. The options below take precedence.",
+        ),
+    ] = None,
     quantization: Annotated[
         Literal["none", "nf4"],
         typer.Option("--quantization", metavar="none|nf4", help="Quantisation of the base's weights."),
@@ -152,6 +165,19 @@ def serve(
             f"{_API_KEY_VARIABLE} is set and holds no key", fix="Set it to a key, or unset it to require none."
         )
     check_proxies(trusted_proxy)
+    flags = {
+        "quantization": quantization,
+        "precision": precision,
+        "adapters": adapters,
+        "max_rank": max_rank,
+        "adapter_bytes": adapter_bytes,
+        "batch_invariant": batch_invariant,
+        "batch_rows": batch_rows,
+        "batch_tokens": batch_tokens,
+        "cache_tokens": cache_tokens,
+        "prefix_tokens": prefix_tokens,
+    }
+    local = _engine(engine, flags, {name for name in flags if _is_given(context, name)})
     log = None if access_log is None else AccessLog(None if access_log == "-" else Path(access_log))
     connections = min(Settings.max_connections, max_connections() or Settings.max_connections)
     settings = Settings(
@@ -176,19 +202,30 @@ def serve(
             load=load,
             tasks=tasks,
             access_log=log,
-            quantization=quantization,
-            precision=precision,
-            adapters=adapters,
-            max_rank=max_rank,
-            adapter_bytes=adapter_bytes,
-            batch_invariant=batch_invariant,
+            engine=local,
             waiting_per_caller=waiting_per_caller,
-            batch_rows=batch_rows,
-            batch_tokens=batch_tokens,
-            cache_tokens=cache_tokens,
-            prefix_tokens=prefix_tokens,
         )
         if not api_key and not is_loopback(host):
             typer.echo("warning: there is no API key: everyone who reaches this address can use the server.", err=True)
         typer.echo(f"Serving {service.base} and its adapters at {address(listening)}v1. Ctrl+C stops.")
         run_server(service, listening, grace=grace, trusted_proxies=trusted_proxy)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line; else its value is the default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _engine(text: str | None, flags: Mapping[str, Any], given: Collection[str]) -> LocalSettings:
+    """The settings of the engine: those of `--engine`, and the options that are given, or all options without it."""
+    from searchlora.inference.settings import LocalSettings, read_engine
+
+    if text is None:
+        return LocalSettings(**flags)
+    settings = read_engine(text, {name: flags[name] for name in given}, where="--engine")
+    if not isinstance(settings, LocalSettings):
+        raise UsageError("a server computes in its own process", where="--engine", fix="Give settings of kind local.")
+    if "batch_invariant" not in settings.model_fields_set:  # see `DEFAULT_ENGINE`: a server prefers speed
+        settings = settings.model_copy(update={"batch_invariant": False})
+    return settings

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from searchlora.eval.comparison import Comparison
     from searchlora.eval.policy import RuleResult
+    from searchlora.pipelines.explain import Explanation, Retrieved
     from searchlora.records import Document
 
 #: Measures shown in the terminal, where the comparison has them; the report shows all.
@@ -156,6 +157,38 @@ def print_result(result: Mapping[str, Any], documents: Mapping[str, Document], t
         table.add_row(str(hit["rank"]), escape(hit["document"]), f"{hit['score']:.4g}", *grade, escape(text))
     console.print(table)
     console.print(f"{len(result['hits'])} hits")
+
+
+def print_explanation(explanation: Explanation) -> None:
+    """Print the rank and the score of a document after each stage, what decided about them, and where it fell out."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = table_console(120)
+    table = Table("", "stage", "rank", "score", "what happened", box=None)
+    for number, stage in enumerate(explanation.stages, 1):
+        lines = [
+            *stage.notes,
+            *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in stage.wrote.items()),
+        ]
+        lines += _retrieved_lines(stage.retrieved) if stage.retrieved is not None else []
+        rank = "" if stage.hits is None else "missing" if stage.rank is None else f"{stage.rank} of {stage.hits}"
+        score = "" if stage.score is None else f"{stage.score:.4g}"
+        table.add_row(str(number), escape(stage.stage), rank, score, escape("\n".join(lines)))
+    console.print(table)
+    console.print(escape(f"{explanation.verdict}."), style="bold")
+
+
+def _retrieved_lines(retrieved: Retrieved, indent: str = "") -> list[str]:
+    """One line for each retriever, with the words of the query by what they add to the score."""
+    if retrieved.rank is None:
+        place = f"not among the first {retrieved.searched}"
+    else:
+        place = f"rank {retrieved.rank}, score {retrieved.score:.4g}"
+    terms = sorted(retrieved.terms.items(), key=lambda item: -item[1])
+    words = ", ".join(f"{word} {share:.3g}" if share else f"{word} absent" for word, share in terms)
+    line = f"{indent}{retrieved.retriever}: {place}{f' = {words}' if words else ''}"
+    return [line, *(inner for part in retrieved.parts for inner in _retrieved_lines(part, f"{indent}  "))]
 
 
 def print_json(document: object) -> None:

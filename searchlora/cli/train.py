@@ -10,12 +10,14 @@ import typer
 
 from searchlora.cli.options import (
     DeviceOption,
+    EngineOptions,
     RecipeOption,
     SetOption,
     StoreOption,
     TaskArgument,
     TasksOption,
     TrainedBaseOption,
+    takes,
 )
 
 
@@ -74,7 +76,9 @@ def train(
     typer.echo("Validation: " + ", ".join(f"{key} {value:.4g}" for key, value in known.items()))
 
 
+@takes(EngineOptions, "engine")
 def demo(
+    engine: EngineOptions,
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for shop, datasets, store and reports.")
     ] = Path("demo"),
@@ -91,10 +95,10 @@ def demo(
     started = time.monotonic()
     with progress_bars() as steps:
         if all_tasks:
-            results = demo_all(out, say=typer.echo, steps=steps)
+            results = demo_all(out, say=typer.echo, steps=steps, engine=engine.read())
             evaluated, report = {name: task.evaluated for name, task in results.tasks.items()}, results.report
         else:
-            single = demo_one(out, say=typer.echo, steps=steps)
+            single = demo_one(out, say=typer.echo, steps=steps, engine=engine.read())
             evaluated, report = {"": single.evaluated}, single.report
     for name, evaluation in evaluated.items():
         if name:

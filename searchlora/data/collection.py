@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from searchlora.errors import DataError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import is_word, iter_qrels
 from searchlora.files import FieldMap, as_text, mapped, read_rows
@@ -17,13 +17,17 @@ from searchlora.records import Collection, Document, Judgment, RejectedRow
 CORPUS_FILE = "corpus.jsonl"
 QRELS_FILE = "qrels.txt"
 
+#: Files of an index folder, from `searchlora index build`: its manifest, and its documents.
+INDEX_FILE = "index.json"
+INDEXED_DOCUMENTS = "documents.jsonl"
+
 
 @dataclass(frozen=True)
 class CorpusFile:
     """A file of documents whose columns have other names than `id`, `text` and `title`.
 
     Args:
-        path: The file, in any format of `read_rows`.
+        path: The file, in any format of `read_rows`; or an index folder, whose columns were named when it was built.
         fields: Field -> its columns.
         hint: How the user says which column holds a field, `{field}` in it; for messages.
     """
@@ -41,12 +45,33 @@ Corpus: TypeAlias = str | Path | CorpusFile
 
 
 def corpus_path(corpus: Corpus) -> Path:
-    """The file of a corpus."""
+    """The file of a corpus; of an index folder, the file of its documents."""
+    folder = index_folder(corpus)
+    if folder is not None:
+        return folder / INDEXED_DOCUMENTS
     return corpus.path if isinstance(corpus, CorpusFile) else Path(corpus)
 
 
+def index_folder(corpus: Corpus) -> Path | None:
+    """The index folder that a corpus names; None for a file.
+
+    Raises:
+        UsageError: if columns of an index are mapped; they were when it was built.
+    """
+    path = corpus.path if isinstance(corpus, CorpusFile) else Path(corpus)
+    if not (path / INDEX_FILE).is_file():
+        return None
+    if isinstance(corpus, CorpusFile) and corpus.fields:
+        raise UsageError(
+            "the columns of an index are those that it was built with",
+            where=str(path),
+            fix="Leave out the map of columns, or give the file of the documents.",
+        )
+    return path
+
+
 def read_documents(corpus: Corpus) -> Iterator[Document]:
-    """Documents of a file with `id`, `text` and optionally `title`, in any format of `read_rows`.
+    """Documents of an index folder, or of a file with `id`, `text` and optionally `title` in any format of `read_rows`.
 
     A title without a text is the text. Other columns become metadata. An id may be a whole number.
 
@@ -67,12 +92,13 @@ def read_documents(corpus: Corpus) -> Iterator[Document]:
         if isinstance(row, RejectedRow):
             raise DataError(f"the document {row.reason}", where=row.where)
         unseen -= row.data.keys()
-        yield _document(mapped(row.data, fields) if fields else row.data, row.where, hint)
+        yield document_of(mapped(row.data, fields) if fields else row.data, row.where, hint)
     if unseen:
         raise DataError(f"no row has the column '{min(unseen)}', which the map of fields names", where=str(corpus))
 
 
-def _document(data: Mapping[str, Any], where: str, hint: str) -> Document:
+def document_of(data: Mapping[str, Any], where: str, hint: str = CorpusFile.hint) -> Document:
+    """The document of a row; the inverse of `document_line`. Raises `DataError` naming a missing or malformed field."""
     title: Any = data.get("title") or ""
     text: Any = data.get("text") or title
     # An empty text is a document without words; a row without the column is none.
@@ -90,6 +116,21 @@ def _document(data: Mapping[str, Any], where: str, hint: str) -> Document:
         raise DataError("id, text and title of a document must be text", where=where)
     metadata = {name: as_text(value) for name, value in data.items() if name not in ("id", "text", "title")}
     return Document(identifier, text, title if data.get("text") else "", metadata)
+
+
+def document_line(document: Document) -> str:
+    """A document as a line of JSON with a line break. Raises `DataError` for text that has no UTF-8 form."""
+    row = {"id": document.id, "title": document.title, "text": document.text, **document.metadata}
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"holds a lone surrogate ({error.reason})",
+            where=f"document {document.id}",
+            fix="Text cut inside an emoji has one; remove the half character.",
+        ) from None
+    return line
 
 
 def read_judgments(path: Path) -> Iterator[Judgment]:
@@ -123,15 +164,7 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
             if key in ids:
                 raise DataError("the document id occurs twice", where=f"document {document.id}")
             ids.add(key)
-            row = {"id": document.id, "title": document.title, "text": document.text, **document.metadata}
-            try:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"holds a lone surrogate ({error.reason})",
-                    where=f"document {document.id}",
-                    fix="Text cut inside an emoji has one; remove the half character.",
-                ) from None
+            out.write(document_line(document))
     judgments = missing = others = 0
     judged: set[int] = set()
     pairs: set[int] = set()

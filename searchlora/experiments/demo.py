@@ -16,10 +16,11 @@ from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.result_files import header, provenance
 from searchlora.experiments.train import train_or_reuse
 from searchlora.experiments.training_runs import recipe_for
+from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name, resolve
 from searchlora.progress import Steps, unwatched
 from searchlora.shop import make_shop
-from searchlora.task import Task, load_task, load_tasks
+from searchlora.task import PromptedTask, Task, load_task, load_tasks
 
 #: The task and the adapter of the demo without `--all`.
 TASK, ADAPTER = "rewriting", "shop-rewriter"
@@ -67,6 +68,7 @@ class _Demo:
     steps: Steps
     overrides: tuple[str, ...]
     max_rows: int | None = None
+    engine: EngineSettings | None = None
 
     @property
     def shop(self) -> Path:
@@ -94,7 +96,14 @@ class _Demo:
             steps=self.steps,
         )
         out = folder / "evaluation"
-        evaluated = evaluate(stored.reference, dataset.folder, store=store, keep=out / "outputs", steps=self.steps)
+        evaluated = evaluate(
+            stored.reference,
+            dataset.folder,
+            store=store,
+            keep=out / "outputs",
+            engine=self.engine if isinstance(task, PromptedTask) else None,
+            steps=self.steps,
+        )
         known = [f"{name}: {EXPLAINED[name]}." for name in evaluated.systems if name in EXPLAINED]
         if task.name == TASK:
             comparison = evaluated.comparison
@@ -128,6 +137,7 @@ def demo(
     products: int = 2000,
     queries: int = 2400,
     overrides: tuple[str, ...] = (),
+    engine: EngineSettings | None = None,
 ) -> Demonstrated:
     """Generate the shop, build the dataset, train the rewriter, evaluate it by retrieval, and write the report.
 
@@ -137,8 +147,9 @@ def demo(
         steps: Progress of the steps.
         products, queries: Size of the shop. Use another folder for another size or recipe.
         overrides: Recipe overrides, `key=value`.
+        engine: Where the adapter is evaluated; None: in this process.
     """
-    run = _Demo(Path(folder), say, steps, overrides)
+    run = _Demo(Path(folder), say, steps, overrides, engine=engine)
     run.make_shop(products, queries)
     return run.run_task(load_task(TASK), run.root, ADAPTER)
 
@@ -151,6 +162,7 @@ def demo_all(
     products: int = 2000,
     queries: int = 2400,
     overrides: Callable[[Task], tuple[str, ...]] = lambda _: (),
+    engine: EngineSettings | None = None,
 ) -> DemonstratedAll:
     """The demo for every installed task that reads the shop, and an overview page.
 
@@ -164,7 +176,7 @@ def demo_all(
             continue
         say(f"{name}:")
         first = name == TASK
-        run = _Demo(root, say, steps, overrides(task), None if first else MAX_ROWS)
+        run = _Demo(root, say, steps, overrides(task), None if first else MAX_ROWS, engine)
         run.make_shop(products, queries)
         task_folder, adapter = (root, ADAPTER) if first else (root / name, f"shop-{name.replace('_', '-')}")
         results[name] = run.run_task(task, task_folder, adapter)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 
-from searchlora.adapters.evaluations import EvaluationRecord
+from searchlora.adapters.evaluations import MAX_ENGINE, EvaluationRecord
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
@@ -21,6 +21,7 @@ from searchlora.experiments.evaluation_run import BASE, SystemResult
 from searchlora.experiments.judge.judgments import Judgments, load_judgments
 from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.experiments.training_runs import dataset_for
+from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
@@ -39,6 +40,7 @@ class Evaluated:
         judgments: The relevance judgments and their source.
         reused: Names of systems whose outputs were reused from an earlier evaluation.
         baselines: Names of the systems that are no models: rules and classical methods, without the upper bounds.
+        engines: The engines that computed the models' outputs, see `Engine.made_by`; none for encoders.
     """
 
     task: PromptedTask | EncoderTask
@@ -51,6 +53,7 @@ class Evaluated:
     judgments: Judgments
     reused: tuple[str, ...]
     baselines: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
 
     @property
     def adapter(self) -> StoredAdapter:
@@ -81,6 +84,7 @@ def evaluate(
     unconstrained: bool = False,
     keep: str | Path | None = None,
     models: Sequence[str | Path] = (),
+    engine: EngineSettings | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> Evaluated:
@@ -101,16 +105,18 @@ def evaluate(
         store: The adapter store; None: the default store.
         retrieval: Settings of BM25.
         unconstrained: Also evaluate base and adapter without constrained decoding, to measure their valid outputs.
-        keep: Folder of cached outputs, reused if prompts, base, adapter and settings are the same.
+        keep: Folder of cached outputs, reused if prompts, base, adapter, settings and engine are the same.
         models: Fully trained encoders to compare an encoder adapter with.
+        engine: Where the models of a prompted task are computed; None: in this process, in the precision of the recipe.
         tasks: A folder of task plugins.
 
     Raises:
         DataError: if the split is empty, none of its records is in `qrels`, the dataset is of another task, or it was
             changed after it was built.
         UsageError: if an adapter in `beside` is of another task, the dataset's settings do not fit the adapter, the
-            judge is circular, or `models` are given for a task without an encoder.
+            judge is circular, or `models` are given for a task without an encoder, or `engine` for one with an encoder.
         NotInStore, LoadCheckFailed: if an adapter is missing or fails its load check.
+        EngineError: if a server cannot be asked.
     """
     store = store if isinstance(store, Store) else Store(store)
     adapters = list({pinned: store.get(pinned) for pinned in map(store.pin, (adapter, *beside))}.values())
@@ -122,6 +128,12 @@ def evaluate(
     if isinstance(task, EncoderTask):
         if unconstrained:
             raise UsageError("an encoder has no outputs to constrain", where=candidate.reference)
+        if engine is not None:
+            raise UsageError(
+                "is an adapter of an encoder, which no engine computes",
+                where=candidate.reference,
+                fix="Leave the engine out.",
+            )
         systems, comparison = evaluate_encoders(
             task,
             dataset,
@@ -142,7 +154,7 @@ def evaluate(
             "fully trained encoders can be compared with an encoder adapter only", where=candidate.reference
         )
     task = prompted(task)
-    systems, comparison, reused = evaluate_prompted(
+    found = evaluate_prompted(
         task,
         dataset,
         records,
@@ -152,10 +164,22 @@ def evaluate(
         allow_circular=allow_circular,
         unconstrained=unconstrained,
         keep=Path(keep) if keep is not None else None,
+        engine=engine,
         store=store,
         steps=steps,
     )
-    evaluated = Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, reused)
+    evaluated = Evaluated(
+        task,
+        found.comparison,
+        found.systems,
+        records,
+        dataset,
+        split,
+        adapters,
+        judgments,
+        found.reused,
+        engines=tuple(dict.fromkeys(found.made_by.values())),
+    )
     return _finished(evaluated, [each.reference for each in adapters], store, whole=limit is None)
 
 
@@ -194,6 +218,7 @@ def _record(evaluated: Evaluated, store: Store) -> None:
         **{name: value if isfinite(value) else None for name, value in _figure(row).items()},
         n=row.n,
         loses_to=tuple(pair.b for pair in comparison.losses(evaluated.baselines)),
+        engine="; ".join(evaluated.engines)[:MAX_ENGINE] or None,
     )
     try:
         store.record_evaluation(manifest.name, record)

@@ -33,7 +33,7 @@ def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = header(evaluated.adapter.reference)
-    write_figures(folder, "evaluation", evaluated.comparison, made, {})
+    write_figures(folder, "evaluation", evaluated.comparison, made, {"engines": list(evaluated.engines)})
     for name, system in evaluated.systems.items():
         if system.searches and "hits" in system.searches[0]:
             file = file_name(name)
@@ -83,6 +83,7 @@ def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
             else {}
         ),
         "Judgments": judgments.source,
+        **({"Engine": "\n".join(evaluated.engines)} if evaluated.engines else {}),
         **provenance(made),
     }
 

@@ -22,6 +22,9 @@ from searchlora.task import EvaluationInput, PromptedTask
 #: The name of the base model without an adapter, as a system.
 BASE = "base zero-shot"
 
+#: Smallest number of records per call of the engine.
+_BATCH = 128
+
 
 @dataclass(frozen=True)
 class SystemResult:
@@ -113,8 +116,9 @@ class EvaluationRun:
     def _result(self, name: str, stage: Stage, progress: Progress, task: PromptedTask) -> SystemResult:
         stages = [stage] if self.retrieve is None else [stage, self.retrieve]
         started = time.monotonic()
+        batch = max(_BATCH, stage.engine.call_size) if isinstance(stage, AdapterStage) else _BATCH
         searches = Pipeline("evaluation", stages).execute(
-            [_search(self.task, record) for record in self.records], batch=128, progress=progress
+            [_search(self.task, record) for record in self.records], batch=batch, progress=progress
         )
         seconds = time.monotonic() - started
         outputs = [search["outputs"][self.task.name][0] for search in searches]
@@ -149,6 +153,14 @@ class _TokenCounter:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.prompt = self.new = 0
+
+    @property
+    def made_by(self) -> str:
+        return self.engine.made_by
+
+    @property
+    def call_size(self) -> int:
+        return self.engine.call_size
 
     def pin(self, adapter: str) -> str:
         return self.engine.pin(adapter)

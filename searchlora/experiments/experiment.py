@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.data.collection import corpus_path
+from searchlora.data.collection import corpus_path, index_folder
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
@@ -26,8 +26,10 @@ from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.experiments.systems import SystemRun, SystemRuns, plans
 from searchlora.files import parse_json, tree_sha256
+from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import CorpusSettings
 from searchlora.progress import Steps, unwatched
+from searchlora.retrieval.index_folder import read_manifest
 
 RESULT = "experiment.json"
 
@@ -69,6 +71,7 @@ def experiment(
     since: str | Path | None = None,
     accept_changes: bool = False,
     allow_circular: bool = False,
+    engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -82,14 +85,17 @@ def experiment(
         since: Another earlier result (`experiment.json`) to compare the inputs with.
         accept_changes: Accept changes of topics, qrels, corpus, baseline or measurement settings.
         allow_circular: Accept a judge that took part in a system; the figures are marked as circular.
+        engine: Where adapter stages are computed; replaces the engine of the experiment, not that of a system.
         store: The adapter store; None: the default store.
         tasks: A folder of task plugins.
 
     Raises:
         DataError: if a file cannot be read, inputs changed, or no judged topic is among the topics.
         UsageError: for an invalid experiment file, or a circular judge.
+        EngineError: if a server cannot be asked.
     """
     spec = spec if isinstance(spec, Experiment) else read_experiment(spec)
+    spec = spec if engine is None else spec.model_copy(update={"engine": engine})
     for name in spec.measures:
         parse_measure(name)  # fails before any run is computed
     store = store if isinstance(store, Store) else Store(store)
@@ -107,12 +113,7 @@ def experiment(
     )
     runs = {name: system_runs.get(name) for name in spec.systems}
     card = read_card(spec.qrels.path)
-    lineages = {name: run.lineage for name, run in runs.items()}
-    queries = {topic: str(fields["query"]) for topic, fields in judged_topics.items()}
-    circular = refuse_circular(card, lineages, queries, allow=allow_circular)
-    comparison = _compared(spec, judged_topics, qrels, runs, circular)
-    notes = (*unknown_source_note(spec, card), *judged_notes, *comparison.notes, *doubts(card, lineages))
-    comparison = dataclasses.replace(comparison, notes=notes)
+    comparison = compare_runs(spec, judged_topics, qrels, runs, notes=judged_notes, allow_circular=allow_circular)
     source = card.source if card is not None else "human"
     facts = Facts(
         roles={"base": spec.baseline, "incumbent": spec.baseline} if spec.baseline else {},
@@ -147,14 +148,29 @@ def _decided(
     return decide(spec.policy, comparison, spec.candidate, facts)
 
 
-def _compared(
+def compare_runs(
     spec: Experiment,
     topics: Mapping[str, Mapping[str, Any]],
     qrels: Qrels,
     runs: Mapping[str, SystemRun],
-    circular: Mapping[str, str],
+    *,
+    notes: Sequence[str] = (),
+    allow_circular: bool = False,
 ) -> Comparison:
-    """Evaluate the runs one at a time, so that only one is in memory."""
+    """Evaluate and compare the runs of systems, one at a time, so that only one is in memory.
+
+    Args:
+        topics: Topic -> fields, of the judged topics.
+        notes: What was left out of the judgments.
+        allow_circular: Accept a judge that took part in a system; the figures are marked as circular.
+
+    Raises:
+        UsageError: for a circular judge.
+    """
+    card = read_card(spec.qrels.path)
+    lineages = {name: run.lineage for name, run in runs.items()}
+    queries = {topic: str(fields["query"]) for topic, fields in topics.items()}
+    circular = refuse_circular(card, lineages, queries, allow=allow_circular)
     evaluations: dict[str, Evaluation] = {}
     for name, run in runs.items():
         evaluations[name] = evaluate_run(
@@ -173,7 +189,9 @@ def _compared(
         )
     # A single system is compared with nothing.
     baseline = next(iter(evaluations)) if len(evaluations) == 1 and spec.candidate is None else spec.baseline
-    return compare(evaluations, candidate=spec.candidate, baseline=baseline, correction=spec.correction)
+    comparison = compare(evaluations, candidate=spec.candidate, baseline=baseline, correction=spec.correction)
+    notes = (*unknown_source_note(spec, card), *notes, *comparison.notes, *doubts(card, lineages))
+    return dataclasses.replace(comparison, notes=notes)
 
 
 # Inputs, and their comparison with an earlier result
@@ -189,10 +207,16 @@ def hashes(spec: Experiment) -> dict[str, str]:
     for name, system in spec.systems.items():
         if system.run is not None:
             files[f"run of {name}"] = system.run.path
-    found = {label: tree_sha256(path) for label, path in files.items()}
-    if isinstance(spec.corpus, CorpusSettings) and spec.corpus.map:  # other columns are another corpus
-        columns = json.dumps(spec.corpus.map, sort_keys=True)
-        found["corpus"] = hashlib.sha256(f"{found['corpus']} {columns}".encode()).hexdigest()
+    columns = spec.corpus.map if isinstance(spec.corpus, CorpusSettings) else {}
+    indexed: dict[str, str] = {}
+    if spec.documents is not None and (folder := index_folder(spec.documents)) is not None:
+        source = read_manifest(folder).corpus  # so that an index and the file that it was built from are one corpus
+        columns = {name: each[0] if len(each) == 1 else list(each) for name, each in source.columns.items()}
+        indexed = {"corpus": source.sha256}
+    found = {label: indexed.get(label) or tree_sha256(path) for label, path in files.items()}
+    if columns:  # other columns are another corpus
+        mapped = json.dumps(columns, sort_keys=True)
+        found["corpus"] = hashlib.sha256(f"{found['corpus']} {mapped}".encode()).hexdigest()
     return found
 
 

@@ -33,7 +33,7 @@ def write(result: Experimented, folder: Path) -> Path:
         folder / "report.html",
         result.spec.name,
         result.comparison,
-        _details(result),
+        details(result),
         {**{f"{label}, sha256": digest for label, digest in result.inputs.items()}, **provenance(made)},
         introduction=_introduction(result),
         rules=result.results,
@@ -74,8 +74,8 @@ def _introduction(result: Experimented) -> str:
     return text
 
 
-def _details(result: Experimented) -> Mapping[str, Detail]:
-    """The topics that the report shows: the largest wins and losses of each main pair of systems."""
+def details(result: Experimented) -> Mapping[str, Detail]:
+    """Topic -> its texts, of the topics that the report shows: the largest wins and losses of each main pair."""
     comparison = result.comparison
     shown = set()
     for a, b in comparison.main_pairs:

@@ -1,4 +1,4 @@
-"""Cache of model outputs on disk, keyed by prompts, rendering version, decoding options, base, adapter and settings."""
+"""Cache of model outputs on disk, keyed by prompts, rendering, decoding options, base, adapter, settings and engine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.result_files import file_name, machine
 from searchlora.files import atomic_text, parse_json
+from searchlora.inference.settings import LocalSettings
 from searchlora.outputs import from_json, to_json
 from searchlora.prompts import RENDERING, messages
 from searchlora.task import PromptedTask
@@ -52,17 +53,20 @@ class OutputCache:
         self.reused: list[str] = []
         self._conditions = _conditions(evaluation_run)
 
-    def outputs(self, model: Model) -> tuple[list[Any], dict[str, float]] | None:
+    def outputs(self, model: Model, made_by: str) -> tuple[list[Any], dict[str, float]] | None:
         """A model's outputs and costs for exactly these prompts; None where they are not in the cache.
 
         Costs are returned only if they were measured on this machine: costs of two machines are not comparable.
+
+        Args:
+            made_by: The engine, see `Engine.made_by`; outputs of another one are not returned.
         """
         file = self._file(model)
         if file is None or not file.is_file():
             return None
         try:
             entry = parse_json(file.read_text(encoding="utf-8"))
-            if entry["key"] != self._key(model):
+            if entry["key"] != self._key(model, made_by):
                 return None
             outputs = [from_json(value) for value in entry["outputs"]]
             costs = entry["costs"] if entry["machine"] == machine() else {}
@@ -71,7 +75,7 @@ class OutputCache:
         self.reused.append(model.name)
         return outputs, costs
 
-    def save(self, model: Model, outputs: Sequence[Any], costs: Mapping[str, float]) -> None:
+    def save(self, model: Model, made_by: str, outputs: Sequence[Any], costs: Mapping[str, float]) -> None:
         """Write a model's outputs; outputs of a type that JSON cannot represent are not cached."""
         file = self._file(model)
         if file is None:
@@ -82,7 +86,8 @@ class OutputCache:
             return
         entry = {
             "system": model.name,
-            "key": self._key(model),
+            "key": self._key(model, made_by),
+            "engine": made_by,
             "machine": machine(),
             "costs": dict(costs),
             "outputs": values,
@@ -93,11 +98,14 @@ class OutputCache:
     def _file(self, model: Model) -> Path | None:
         return self.folder / f"{file_name(model.name)}.json" if self.folder is not None else None
 
-    def _key(self, model: Model) -> str:
+    def _key(self, model: Model, made_by: str) -> str:
         manifest = model.adapter.manifest
+        precision = manifest.recipe["precision"]
+        # Earlier releases had one engine, whose outputs stay valid.
+        engine = precision if made_by == LocalSettings().made_by(precision) else made_by
         weights = {} if model.bare else manifest.files
         task = [manifest.settings, {} if model.bare else manifest.tuned]
-        base = [manifest.base.fingerprint.model_dump(), manifest.recipe["precision"]]
+        base = [manifest.base.fingerprint.model_dump(), engine]
         parts = [*base, weights, task, manifest.prompt_options.model_dump()]
         return hashlib.sha256((self._conditions + json.dumps(parts, sort_keys=True)).encode()).hexdigest()
 

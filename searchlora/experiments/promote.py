@@ -18,6 +18,7 @@ from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.evaluation_run import BASE
 from searchlora.experiments.lineage import seen_in_training
 from searchlora.experiments.result_files import header
+from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
 
@@ -55,6 +56,7 @@ def promote(
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
     keep: str | Path | None = None,
+    engine: EngineSettings | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> Promoted:
@@ -70,6 +72,7 @@ def promote(
         force: A reason for moving the alias against the policy; the history records it.
         accept_changes: Accept data other than that of the last decision on this alias.
         keep: Folder of cached outputs, as for `evaluate`.
+        engine: Where the models are computed, as for `evaluate`; the evidence of the decision names it.
 
     Raises:
         UsageError: if the alias points to this version already, the reason is empty, or the policy refers to something
@@ -99,6 +102,7 @@ def promote(
         store=store,
         retrieval=retrieval,
         keep=keep,
+        engine=engine,
         tasks=tasks,
         steps=steps,
     )
@@ -179,6 +183,7 @@ def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, An
         "data": evaluated.judgments.data,
         "split": evaluated.split,
         "judgments": evaluated.judgments.source,
+        "engines": list(evaluated.engines),
         "n": len(evaluated.records),
         "groups": evaluated.comparison.groups,
         "losses": list(evaluated.losses),

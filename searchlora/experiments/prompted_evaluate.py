@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from searchlora.adapters.full_model import base_of
 from searchlora.adapters.load_check import check_files, check_renders
@@ -19,7 +18,9 @@ from searchlora.experiments.evaluation_run import BASE, EvaluationRun, SystemRes
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.output_cache import Model, OutputCache
-from searchlora.models.load import load_tokenizer
+from searchlora.inference.engine import Engine
+from searchlora.inference.settings import Engines, EngineSettings
+from searchlora.models.load import Precision, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
@@ -27,8 +28,21 @@ from searchlora.prompts import Renderer
 from searchlora.records import Record
 from searchlora.task import PromptedTask
 
-if TYPE_CHECKING:
-    from searchlora.inference.local import LocalEngine
+
+@dataclass(frozen=True)
+class PromptedEvaluation:
+    """The systems of an evaluation and their comparison.
+
+    Attributes:
+        systems: System name -> its outputs and evaluation.
+        reused: Names of the systems whose outputs were reused.
+        made_by: Name of each system that is a model -> the engine of its outputs, see `Engine.made_by`.
+    """
+
+    systems: dict[str, SystemResult]
+    comparison: Comparison
+    reused: tuple[str, ...]
+    made_by: Mapping[str, str]
 
 
 def evaluate_prompted(
@@ -42,9 +56,10 @@ def evaluate_prompted(
     allow_circular: bool = False,
     unconstrained: bool = False,
     keep: Path | None = None,
+    engine: EngineSettings | None = None,
     store: Store,
     steps: Steps = unwatched,
-) -> tuple[dict[str, SystemResult], Comparison, tuple[str, ...]]:
+) -> PromptedEvaluation:
     """Compare the first adapter with its base zero-shot, the task's baselines and the other adapters.
 
     Args:
@@ -52,17 +67,16 @@ def evaluate_prompted(
         adapters: The adapter to evaluate, and adapters to compare it with.
         unconstrained: Also evaluate the base and the first adapter without constrained decoding.
         keep: Folder of cached outputs, which are reused if they would be the same.
-
-    Returns:
-        The systems by name, the comparison, and the names of the systems whose outputs were reused.
+        engine: Where models are computed; None: in this process.
 
     Raises:
         UsageError: if an adapter is of another task, the judge is circular, or the task's output has no form to
             constrain.
         LoadCheckFailed: if an adapter fails its load check.
+        EngineError: if a server cannot say what it serves.
     """
     candidate = adapters[0]
-    engines = _Engines(store)
+    engines = _ModelEngines(Engines(store, engine))
     for each in adapters:
         engines.check(each, task)
     circular = _circular(judgments, task, records, adapters, store, allow_circular)
@@ -84,19 +98,22 @@ def evaluate_prompted(
     models = list(_models(adapters))
     free = [Model(f"{each.name}, unconstrained", each.adapter, each.bare) for each in (models[0], models[-1])]
     reused: list[str] = []
+    made_by: dict[str, str] = {}
     for conditions, group in (
         (replace(evaluation_run, constrained=False), free if unconstrained else []),
         (evaluation_run, models),
     ):
         cache = OutputCache(keep, conditions)
         for model in group:
-            systems[model.name] = _answer(model, conditions, cache, engines, steps)
+            made_by[model.name] = engines.made_by(model)
+            systems[model.name] = _answer(model, made_by[model.name], conditions, cache, engines, steps)
         reused += cache.reused
     circular |= {each.name: circular.get(each.reference or BASE, "") for each in free}
     evaluations = {
         name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
     }
-    return systems, compare(evaluations, candidate=candidate.reference), tuple(reused)
+    comparison = compare(evaluations, candidate=candidate.reference)
+    return PromptedEvaluation(systems, comparison, tuple(reused), made_by)
 
 
 def _check_form(task: PromptedTask, records: Sequence[Record]) -> None:
@@ -129,26 +146,25 @@ def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
 
 
 def _answer(
-    model: Model, evaluation_run: EvaluationRun, cache: OutputCache, engines: _Engines, steps: Steps
+    model: Model, made_by: str, evaluation_run: EvaluationRun, cache: OutputCache, engines: _ModelEngines, steps: Steps
 ) -> SystemResult:
-    cached = cache.outputs(model)
+    cached = cache.outputs(model, made_by)
     if cached is not None:
         return evaluation_run.run_outputs(model.name, *cached, model.task(evaluation_run))
-    engine = engines.engine(model.adapter, bare=model.bare)
+    engine = engines.engine(model)
     result = evaluation_run.run_model(
         model.name, engine, model.reference, steps(f"Generating: {model.name}"), model.task(evaluation_run)
     )
-    cache.save(model, result.outputs, result.evaluation.costs)
+    cache.save(model, made_by, result.outputs, result.evaluation.costs)
     return result
 
 
-class _Engines:
-    """One engine per base or whole model, precision and prompt options, loaded on the first request."""
+class _ModelEngines:
+    """The engine of each model: that of its base, or of the whole model, with the model's precision and prompts."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
         self._bases: dict[tuple[str, str | None], BaseModel] = {}
-        self._engines: dict[tuple[Path, str, str], LocalEngine] = {}
 
     def check(self, adapter: StoredAdapter, task: PromptedTask) -> None:
         """Run the load check before any long work. Raises `UsageError` for an adapter of another task."""
@@ -160,21 +176,18 @@ class _Engines:
         check_files(adapter, base)
         check_renders(adapter, task, Renderer(load_tokenizer(base)))
 
-    def engine(self, adapter: StoredAdapter, *, bare: bool = False) -> LocalEngine:
-        """The engine with an adapter's base, which answers without the adapter to the same prompts.
+    def engine(self, model: Model) -> Engine:
+        """The engine that answers for a model; a bare base answers to the same prompts as its adapter."""
+        return self._engines.get(*self._computed(model), prompt_options=model.adapter.manifest.prompt_options)
 
-        Args:
-            bare: Whether the base itself is asked, also where the version is a whole model.
-        """
-        base = self._base(adapter) if bare else base_of(adapter, self._base(adapter))
-        precision = adapter.manifest.recipe["precision"]
-        options = adapter.manifest.prompt_options
-        key = (base.path, precision, options.model_dump_json())
-        if key not in self._engines:
-            from searchlora.inference.local import LocalEngine
+    def made_by(self, model: Model) -> str:
+        """See `Engine.made_by`; no weights are loaded."""
+        return self._engines.made_by(*self._computed(model), prompt_options=model.adapter.manifest.prompt_options)
 
-            self._engines[key] = LocalEngine(base, self.store, precision=precision, prompt_options=options)
-        return self._engines[key]
+    def _computed(self, model: Model) -> tuple[BaseModel, Precision]:
+        base = self._base(model.adapter)
+        precision: Precision = model.adapter.manifest.recipe["precision"]
+        return base if model.bare else base_of(model.adapter, base), precision
 
     def _base(self, adapter: StoredAdapter) -> BaseModel:
         key = (adapter.manifest.base.name, adapter.manifest.base.revision)

@@ -34,17 +34,20 @@ def header(name: str) -> Header:
     )
 
 
-def write_figures(folder: Path, stem: str, comparison: Comparison, made: Header, more: Mapping[str, Any]) -> None:
+def write_figures(
+    folder: Path, stem: str, comparison: Comparison, made: Header, more: Mapping[str, Any], *, head: str = ""
+) -> None:
     """Write `stem.json`, `stem.md` and `per_query.jsonl` into a folder, each atomically.
 
     Args:
         stem: File name without extension.
         made: The provenance of the figures.
         more: Further top-level keys of the JSON.
+        head: Markdown in front of the tables.
     """
     write_json(folder / f"{stem}.json", {**to_json(comparison, made), **more})
     with atomic_text(folder / f"{stem}.md") as out:
-        out.write(to_markdown(comparison))
+        out.write(f"{head}\n\n{to_markdown(comparison)}" if head else to_markdown(comparison))
     with atomic_text(folder / "per_query.jsonl") as out:
         for measure, systems in comparison.values.items():
             for system, rows in systems.items():

@@ -14,15 +14,16 @@ from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_wit
 from searchlora.eval.trec import is_word
 from searchlora.experiments.lineage import run_lineage
 from searchlora.files import check_writable, read_rows
+from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
-    EngineSettings,
     HitsSettings,
     adapters,
     encoders,
     produces_hits,
     read_pipeline,
     supplied_runs,
+    zero_shot,
 )
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, write_results
@@ -54,7 +55,7 @@ def run(
         out: One or more files. A name that ends in `.jsonl` or `.jsonl.gz` gets everything that stages wrote, one JSON
             object per query (`pipelines.results.result`); any other name gets the TREC run.
         overrides: Parameters of the pipeline, `name=value`.
-        engine: The server that generates; replaces the engine of the pipeline.
+        engine: Where the adapter stages are computed; replaces the engine of the pipeline.
 
     Returns:
         The tag of the run, with the pinned version of each adapter, and the number of queries.
@@ -91,15 +92,16 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
     The card of a run whose hits a stage takes is included. Hits without a card come from unknown models.
     """
     stages = built.settings
-    own, searching = adapters(stages), encoders(stages)
+    own = adapters(stages)
+    bare = [*encoders(stages), *(store.get(reference).manifest.base.name for reference in zero_shot(stages))]
     sources = {Path(run).name: read_run_card(run) for run in supplied_runs(stages)}
     cards = [card for card in sources.values() if card is not None]
     unknown = [name for name, card in sources.items() if card is None]
     if any(isinstance(stage, HitsSettings) and stage.run is None for stage in stages):
         unknown.append("hits of the queries")
     under = [store.get(adapter).manifest.base.name for adapter in own]
-    bases = [*map(public_name, [*under, *searching]), *(base for card in cards for base in card.bases)]
-    lineage = [*run_lineage(store, own, searching).references, *(each for card in cards for each in card.lineage)]
+    bases = [*map(public_name, [*under, *bare]), *(base for card in cards for base in card.bases)]
+    lineage = [*run_lineage(store, own, bare).references, *(each for card in cards for each in card.lineage)]
     return RunCard(
         system=system,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -107,6 +109,7 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
         lineage=tuple(dict.fromkeys(lineage)),
         bases=tuple(dict.fromkeys(bases)),
         pipeline=built.tag,
+        engines=tuple(dict.fromkeys([*built.made_by, *(each for card in cards for each in card.engines)])),
         unknown_sources=tuple(dict.fromkeys([*unknown, *(each for card in cards for each in card.unknown_sources)])),
     )
 

@@ -15,6 +15,8 @@ from searchlora.eval.policy import Policy, read_policy
 from searchlora.experiments.result_files import file_name
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
+from searchlora.http_client import check_key_variable
+from searchlora.inference.settings import EngineSettings, ServerSettings
 from searchlora.pipelines.config import CorpusSettings
 
 
@@ -47,12 +49,14 @@ class System(_Strict):
         pipeline: A YAML file or a built-in pipeline.
         set: Parameters of the pipeline.
         adapter: A reference to an adapter that writes the query; the stages of `Experiment.retrieval` follow it.
+        engine: Where the adapter stages of this system are computed; None: the experiment's engine.
     """
 
     run: Source | None = None
     pipeline: str | None = None
     set: dict[str, str | int | float] = {}
     adapter: str | None = None
+    engine: EngineSettings | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> System:
@@ -61,6 +65,8 @@ class System(_Strict):
             raise ValueError(f"a system has exactly one of run, pipeline, adapter, not {', '.join(present) or 'none'}")
         if self.set and self.pipeline is None:
             raise ValueError("set belongs to a pipeline")
+        if self.engine is not None and self.run is not None:
+            raise ValueError("engine belongs to a pipeline or an adapter, not to a run file")
         return self
 
 
@@ -85,6 +91,7 @@ class Experiment(_Strict):
         cluster: Topic field with the group of dependent topics.
         correction: Correction of p values for multiple comparisons: Holm or Benjamini-Hochberg.
         retrieval: Stages after an adapter that writes the query.
+        engine: Where adapter stages are computed; None: the engine of the pipeline, else this process.
         policy: Rules, or a file with rules.
     """
 
@@ -104,6 +111,7 @@ class Experiment(_Strict):
     cluster: str | None = None
     correction: Literal["holm", "bh"] = "holm"
     retrieval: tuple[dict[str, dict[str, Any]], ...] = ({"bm25": {}},)
+    engine: EngineSettings | None = None
     policy: Policy | None = None
 
     @property
@@ -148,6 +156,7 @@ def read_experiment(path: str | Path) -> Experiment:
 
     Raises:
         UsageError: if the file is missing or not YAML, or a key is invalid; names the key.
+        PipelineError: for an engine whose `api_key_env` a file may not name.
     """
     file = Path(path)
     try:
@@ -167,6 +176,9 @@ def read_experiment(path: str | Path) -> Experiment:
         fix = f"Keys of an experiment: {', '.join(Experiment.model_fields)}." if unknown else None
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"'{key}': {message[0].lower()}{message[1:]}", where=str(path), fix=fix) from None
+    for engine in (spec.engine, *(system.engine for system in spec.systems.values())):
+        if isinstance(engine, ServerSettings):
+            check_key_variable(engine.api_key_env, str(path))
     return _resolved(spec, file.parent)
 
 

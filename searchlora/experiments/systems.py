@@ -6,14 +6,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.full_model import base_of
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
-from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
 from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_with_card
@@ -22,6 +22,8 @@ from searchlora.experiments.result_files import file_name, machine
 from searchlora.experiments.run import run_card, with_history
 from searchlora.experiments.spec import Experiment, Source, System
 from searchlora.files import file_sha256, parse_json, tree_sha256
+from searchlora.inference.settings import Engines, LocalSettings
+from searchlora.models.load import Precision
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import (
@@ -34,8 +36,10 @@ from searchlora.pipelines.config import (
     read_pipeline,
     reads_corpus,
     supplied_runs,
+    zero_shot,
 )
-from searchlora.pipelines.pipeline import build_pipeline, run_of
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
+from searchlora.pipelines.retrievers import Retrievers
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Document, SearchContext
 from searchlora.task import PromptedTask, load_task
@@ -64,6 +68,7 @@ class SystemRun:
         source: The run file.
         card: The adapters and encoders that took part; None if unknown.
         costs: Costs per query, if the run was computed on this machine.
+        parts: Part of the pipeline -> its costs per query, where they were measured one by one, likewise.
         invalid: Topic -> why an output of an adapter is invalid; None if unknown.
         reused: Whether the run was computed by an earlier call from the same inputs and versions.
     """
@@ -73,11 +78,22 @@ class SystemRun:
     costs: Mapping[str, float]
     invalid: Mapping[str, str] | None = None
     reused: bool = False
+    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def lineage(self) -> RunLineage | None:
         """The adapters, their ancestors and the encoders; None if unknown."""
         return lineage_of(self.card)
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A pipeline, what it did with the searches, and its costs as in `SystemRun`."""
+
+    pipeline: Pipeline
+    searches: Sequence[SearchContext]
+    costs: Mapping[str, float]
+    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def plans(spec: Experiment, store: Store, tasks: str | Path | None = None) -> dict[str, Plan]:
@@ -86,9 +102,11 @@ def plans(spec: Experiment, store: Store, tasks: str | Path | None = None) -> di
     Raises:
         PipelineError: for a pipeline that cannot be read.
         InvalidName, NotInStore, BaseModelError: for a missing adapter or encoder.
+        EngineError: if a server cannot say what it serves.
     """
+    engines = Engines(store)
     return {
-        name: _plan(name, system, spec, store, tasks) for name, system in spec.systems.items() if system.run is None
+        name: _plan(name, system, spec, engines, tasks) for name, system in spec.systems.items() if system.run is None
     }
 
 
@@ -136,11 +154,11 @@ class SystemRuns:
         )
 
     @cached_property
-    def documents(self) -> list[Document]:
-        """The corpus. Raises `UsageError` if the experiment has none."""
+    def documents(self) -> Retrievers:
+        """The corpus. Raises `UsageError` if the experiment has none, `StaleIndex` for an index that has changed."""
         if self.spec.documents is None:
             raise UsageError("a pipeline or an adapter needs documents to search in", fix="Give a file as 'corpus'.")
-        return list(read_documents(self.spec.documents))
+        return retrievers(self.spec.documents)
 
     def _computed(self, name: str, plan: Plan) -> SystemRun:
         key = self._key(plan)
@@ -148,24 +166,33 @@ class SystemRuns:
         metadata = path.with_suffix(".json")
         if (cached := _cached(path, metadata, key)) is not None:
             return cached
-        stages = list(plan.stages)
-        documents = self.documents if reads_corpus(stages) else []
-        built = build_pipeline(
-            plan.pipeline, stages, store=self.store, documents=documents, tasks=self.tasks, steps=self.steps
-        )
-        searches = [
+        done = self._executed(name, plan, self.searches)
+        built, generates = done.pipeline, any(isinstance(stage, AdapterSettings) for stage in plan.stages)
+        invalid = _invalid(done.searches) if generates else {}
+        write_json(metadata, {})  # an interruption leaves a run that is computed again
+        card = write_run_with_card(path, run_of(done.searches), built.tag, run_card(name, built, self.store))
+        kept = {"key": key, "machine": machine(), "costs": done.costs, "parts": done.parts, "invalid": invalid}
+        write_json(metadata, kept)
+        return SystemRun(Source(path=path, format="trec"), card, done.costs, invalid, parts=done.parts)
+
+    @cached_property
+    def searches(self) -> list[SearchContext]:
+        """A search for each topic."""
+        return [
             with_history({"id": topic, **fields}, f"{self.spec.topics.path}, topic {topic}")
             for topic, fields in self.topics.items()
         ]
+
+    def _executed(self, name: str, plan: Plan, searches: Sequence[SearchContext]) -> Executed:
+        """Build and execute a pipeline."""
+        stages = list(plan.stages)
+        documents: Retrievers | Sequence[Document] = self.documents if reads_corpus(stages) else []
+        built = build_pipeline(
+            plan.pipeline, stages, store=self.store, documents=documents, tasks=self.tasks, steps=self.steps
+        )
         started = time.monotonic()
         done = built.execute(searches, progress=self.steps(f"Searching: {name}"))
-        costs = {"ms per query": 1000 * (time.monotonic() - started) / len(done)}
-        generates = any(isinstance(stage, AdapterSettings) for stage in stages)
-        invalid = _invalid(done) if generates else {}
-        write_json(metadata, {})  # an interruption leaves a run that is computed again
-        card = write_run_with_card(path, run_of(done), built.tag, run_card(name, built, self.store))
-        write_json(metadata, {"key": key, "machine": machine(), "costs": costs, "invalid": invalid})
-        return SystemRun(Source(path=path, format="trec"), card, costs, invalid)
+        return Executed(built, done, {"ms per query": 1000 * (time.monotonic() - started) / len(done)})
 
     def _key(self, plan: Plan) -> str:
         """Hash of everything that the run depends on: plan, inputs and topics."""
@@ -173,26 +200,55 @@ class SystemRuns:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _plan(name: str, system: System, spec: Experiment, store: Store, tasks: str | Path | None) -> Plan:
+def _plan(name: str, system: System, spec: Experiment, engines: Engines, tasks: str | Path | None) -> Plan:
+    engine = system.engine or spec.engine
     if system.adapter is not None:
         retrieval = parse_stages(spec.retrieval, "retrieval")
-        pipeline, unpinned = file_name(name), [AdapterSettings(name=system.adapter), *retrieval]
+        pipeline, unpinned = file_name(name), [AdapterSettings(name=system.adapter, engine=engine), *retrieval]
     else:
         overrides = [f"{key}={json.dumps(value)}" for key, value in system.set.items()]
-        config = read_pipeline(str(system.pipeline), overrides)
+        config = read_pipeline(str(system.pipeline), overrides, engine)
         pipeline, unpinned = config.name, list(config.stages)
-    stages = pinned(unpinned, store.pin)
+    return plan_of(pipeline, unpinned, engines, tasks)
+
+
+def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: str | Path | None = None) -> Plan:
+    """The plan of a pipeline with these stages, whose adapters are pinned.
+
+    Raises:
+        InvalidName, NotInStore, BaseModelError: for a missing adapter or encoder.
+        EngineError: if a server cannot say what it serves.
+    """
+    store = engines.store
+    stages = pinned(stages, store.pin)
     manifests = [store.get(adapter).manifest for adapter in adapters(stages)]
+    without_adapter = [store.get(adapter).manifest for adapter in zero_shot(stages)]
+    bases = [manifest.base.fingerprint.model_dump() for manifest in without_adapter]
     weights = [manifest.files for manifest in manifests]
     # The version and the prompt of a task identify its code.
-    plugins = [load_task(manifest.task, tasks).bound(manifest.settings) for manifest in manifests]
+    plugins = [load_task(manifest.task, tasks).bound(manifest.settings) for manifest in [*manifests, *without_adapter]]
     versions = [[task.version, prompt_hash(task) if isinstance(task, PromptedTask) else None] for task in plugins]
     encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
-    settings = [[type(stage).__name__, stage.model_dump(mode="json")] for stage in stages]
+    settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
     supplied = [file_sha256(run) for run in supplied_runs(stages)]
-    identity = [pipeline, settings, weights, versions, encoder_hashes, *([supplied] if supplied else [])]
+    more = [part for part in (supplied, bases) if part]
+    identity = [pipeline, settings, weights, versions, encoder_hashes, *more]
     parts = json.dumps(identity, sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
+
+
+def _identity(stage: Settings, engines: Engines) -> dict[str, Any]:
+    """The settings of a stage on which its outputs depend; of an engine, what distinguishes its outputs."""
+    settings = stage.model_dump(mode="json")
+    if isinstance(stage, AdapterSettings) and stage.engine is not None:
+        stored = engines.store.get(stage.name)
+        manifest = stored.manifest
+        base = resolve(manifest.base.name, manifest.base.revision)
+        base = base if stage.bare else base_of(stored, base)
+        precision: Precision = manifest.recipe["precision"]
+        made_by = engines.made_by(base, precision, settings=stage.engine)
+        settings["engine"] = None if made_by == LocalSettings().made_by(precision) else made_by
+    return settings
 
 
 def _cached(path: Path, metadata: Path, key: str) -> SystemRun | None:
@@ -205,12 +261,15 @@ def _cached(path: Path, metadata: Path, key: str) -> SystemRun | None:
         stored = parse_json(metadata.read_text(encoding="utf-8"))
         if stored["key"] != key or not path.is_file():
             return None
-        costs = stored["costs"] if stored["machine"] == machine() else {}
+        own = stored["machine"] == machine()
+        costs, parts = (stored["costs"], stored.get("parts", {})) if own else ({}, {})
         invalid = stored["invalid"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     card = read_run_card(path)
-    return SystemRun(Source(path=path, format="trec"), card, costs, invalid, reused=True) if card is not None else None
+    if card is None:
+        return None
+    return SystemRun(Source(path=path, format="trec"), card, costs, invalid, reused=True, parts=parts)
 
 
 def _invalid(searches: Sequence[SearchContext]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, PipelineError
 from searchlora.files import atomic_text, check_writable, read_bytes
 from searchlora.files.yaml_text import parse_yaml
+from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import (
     AdapterSettings,
     Settings,
@@ -21,13 +22,13 @@ from searchlora.pipelines.config import (
     pipeline_path,
     read_pipeline,
 )
-from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.progress import Progress, Steps, unwatched
 from searchlora.records import Record, SearchContext
 from searchlora.task import PromptedTask
 
-#: Records per call of a stage.
+#: Smallest number of records per call of a stage.
 _BATCH = 128
 
 
@@ -52,6 +53,7 @@ def tune(
     out: str | Path,
     *,
     overrides: Sequence[str] = (),
+    engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -66,6 +68,8 @@ def tune(
         data: A dataset of the task of the tuned stage; its validation split is used.
         out: The YAML file to write.
         overrides: Parameters of the pipeline, `name=value`; they are written as its defaults.
+        engine: Where the adapter stages are computed; replaces the engine of the pipeline. It is not written, but the
+            origin of the values names the engines.
 
     Raises:
         PipelineError: if no adapter stage with `tuned` has the dataset's task.
@@ -76,7 +80,7 @@ def tune(
     check_writable(out)
     store = store if isinstance(store, Store) else Store(store)
     dataset = load_dataset(data)
-    config = read_pipeline(pipeline, overrides)
+    config = read_pipeline(pipeline, overrides, engine)
     stages = pinned(config.stages, store.pin)
     place = _tuned_stage(stages, store, dataset.card.task, config.source)
     *before, asked = [stage for stage in stages[: place + 1] if isinstance(stage, AdapterSettings | SimilaritySettings)]
@@ -96,7 +100,7 @@ def tune(
     seen = _through(built.stages[:-1], stage.task, records, steps("Judging"))
     outputs = _asked(stage, seen, steps("Answering"))
     task = stage.task.bound(stage.task.settings, {**stage.task.tuned, **asked.tuned})
-    tuned = {**task.tune(seen, outputs), "origin": _origin(dataset, [each.label for each in built.stages])}
+    tuned = {**task.tune(seen, outputs), "origin": _origin(dataset, built)}
     _write(out, config.parameters, pipeline, stages, place, tuned)
     return TunedPipeline(out, stage.label, tuned)
 
@@ -119,8 +123,9 @@ def _through(
 ) -> list[Record]:
     """The records with the fields that the stages write for the task; their own fields otherwise."""
     seen: list[Record] = []
-    for start in range(0, len(records), _BATCH):
-        part = records[start : start + _BATCH]
+    size = max([_BATCH, *(stage.engine.call_size for stage in stages if isinstance(stage, AdapterStage))])
+    for start in range(0, len(records), size):
+        part = records[start : start + size]
         searches: list[SearchContext] = [_search(task, record) for record in part]
         for stage in stages:
             searches = stage(searches)
@@ -138,15 +143,17 @@ def _search(task: PromptedTask, record: Record) -> SearchContext:
 
 def _asked(stage: AdapterStage, records: Sequence[Record], progress: Progress) -> list[Any]:
     outputs: list[Any] = []
-    for start in range(0, len(records), _BATCH):
-        outputs += stage.ask(records[start : start + _BATCH])
+    size = max(_BATCH, stage.engine.call_size)
+    for start in range(0, len(records), size):
+        outputs += stage.ask(records[start : start + size])
         progress(len(outputs), len(records))
     return outputs
 
 
-def _origin(dataset: Dataset, adapters: Sequence[str]) -> dict[str, Any]:
-    """Where the values come from: the dataset by its hash, and the adapters in the order of their stages."""
-    return {"dataset": dataset.fingerprint, "split": "validation", "adapters": list(adapters)}
+def _origin(dataset: Dataset, built: Pipeline) -> dict[str, Any]:
+    """Where the values come from: the dataset by its hash, the adapters in the order of their stages, their engines."""
+    engines = list(dict.fromkeys(built.made_by))
+    return {"dataset": dataset.fingerprint, "split": "validation", "adapters": built.labels, "engines": engines}
 
 
 def _write(

@@ -112,6 +112,56 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         raise _cannot_write(out, error) from None
 
 
+@contextmanager
+def resumable_folder(out: Path) -> Iterator[Path]:
+    """The hidden folder beside `out` in which long work is done that a kill must not lose.
+
+    It has the same name each time and stays after the block, with what is in it, unless `replace_folder` publishes it.
+    It is locked during the block.
+
+    Raises:
+        DataError: if another process works in it, it cannot be written, or the disk is full.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = out.with_name(f"{_prefix(out)}building")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        lock = _lock(folder)
+        if lock is None and sys.platform != "win32":
+            raise DataError("another process is building it", where=str(out), fix="Wait until it has finished.")
+        try:
+            yield folder
+        finally:
+            _unlock(lock)
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+
+
+def replace_folder(folder: Path, target: Path) -> None:
+    """Rename a complete folder to `target`; a folder of that name is moved aside before, and removed after.
+
+    A kill between the two renames leaves no `target`; the next call on `folder` completes the work.
+
+    Raises:
+        OSError: if the disk is full; `target` keeps its old content.
+    """
+    folder.chmod(0o755)
+    for file in folder.rglob("*"):
+        sync(file)
+    aside = target.with_name(f"{_prefix(target)}replaced")
+    if not target.exists():
+        publish_folder(folder, target)
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+        try:
+            publish_folder(folder, target)
+        except OSError:
+            aside.rename(target)
+            raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def publish_folder(folder: Path, target: Path) -> None:
     """Sync all files of a folder to disk and rename it to `target`, which must not exist or be an empty folder.
 

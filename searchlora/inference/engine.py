@@ -121,6 +121,17 @@ def non_finite_error(adapter: str | None) -> EngineError:
 class Engine(Protocol):
     """The interface of every engine; `tests/contract` holds the shared tests."""
 
+    @property
+    def made_by(self) -> str:
+        """What distinguishes outputs of this engine from those of another one: where and how they are computed.
+
+        Stored outputs are reused only if it is the same. Raises `EngineError` if a server cannot say what it serves.
+        """
+
+    @property
+    def call_size(self) -> int:
+        """The number of requests that one call should hold, where there are that many, so that no part of it idles."""
+
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
 

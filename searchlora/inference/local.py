@@ -20,6 +20,7 @@ from searchlora.inference.output_processor import OnToken, OutputProcessor
 from searchlora.inference.scheduling.engine_core import EngineCore, Stats
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
 from searchlora.inference.sequential import sequential_core
+from searchlora.inference.settings import WAITING, LocalSettings
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
@@ -70,6 +71,8 @@ class LocalEngine:
     Attributes:
         shares_batches: Whether rows with different adapters are computed in one batch.
         precision: Precision and quantization of the base model, as manifests record it.
+        batch_invariant: Whether answers are independent of other requests to the last bit.
+        made_by, call_size: See `Engine`.
         renderer: Renders chats to token ids.
 
     Raises:
@@ -92,7 +95,7 @@ class LocalEngine:
         adapter_bytes: int = 4 << 30,
         cache_tokens: int = 65536,
         prefix_tokens: int = 16384,
-        waiting: int = 4096,
+        waiting: int = WAITING,
         waiting_per_caller: int | None = None,
         batch_invariant: bool = True,
         prompt_options: PromptOptions | None = None,
@@ -115,6 +118,11 @@ class LocalEngine:
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
         self.renderer = Renderer(load_tokenizer(base), prompt_options, adapter_options=self._prompt_options)
         self._sorted_together = _SORTED_BATCHES * batch_rows
+        self.batch_invariant = batch_invariant
+        self.call_size = batch_rows
+        self.made_by = LocalSettings(
+            quantization=quantization, precision=precision, batch_invariant=batch_invariant
+        ).made_by(precision)
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -239,6 +247,11 @@ class LocalEngine:
         queued = self._inputs.score_requests(requests, choices, prune_margin)
         self._finish([request for request in queued if request.choices], progress)
         return [request.result.result() if request.choices else Scored((), 0, 0) for request in queued]
+
+    def generate_answers(self, requests: Sequence[Request], n: int) -> list[list[Completion]]:
+        """`n` answers to each request, which share one prefill; arguments and errors as `submit_answers`."""
+        queued = [self.submit_answers(request, n) for request in requests]
+        return [[answer.result() for answer in answers] for answers in queued]
 
     def submit(
         self,

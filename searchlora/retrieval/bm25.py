@@ -13,14 +13,19 @@ Vries, Boytsov and Lin, "Which BM25 Do You Mean?" (ECIR 2020).
 
 from __future__ import annotations
 
+import io
+import tempfile
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import DataError, UsageError
+from searchlora.files.string_table import StringTable, write_string_table
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.analysis import Analyzer
@@ -32,6 +37,13 @@ BACKENDS = ("bm25s", "rank-bm25")
 #: Number of documents between two progress calls.
 _STEP = 1_000
 
+_TERMS = "terms"
+
+
+class _Vocabulary(Protocol):
+    def get(self, term: str, /) -> int | None:
+        """The number of a term; None for a term of no document."""
+
 
 class _Scorer(Protocol):
     def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
@@ -39,7 +51,7 @@ class _Scorer(Protocol):
 
 
 class BM25Index:
-    """An in-memory BM25 index.
+    """A BM25 index: built in memory, or memory-mapped from a folder by `load`.
 
     Args:
         documents: Read once; ids must be unique.
@@ -53,6 +65,8 @@ class BM25Index:
             more than half of the documents, `lucene` never does.
         backend: `bm25s`, or `rank-bm25`, the slow reference implementation, which supports `robertson` only. Its scores
             are divided by k1 + 1, a constant factor that bm25s omits.
+        spool: A folder in which the terms of the documents wait for bm25s, 4 bytes each, in a file without a name.
+            None: in memory. bm25s itself needs about 40 bytes of memory per document and distinct term while it builds.
         progress: Called for every thousand documents.
 
     Raises:
@@ -75,6 +89,7 @@ class BM25Index:
         method: str = "lucene",
         backend: str = "bm25s",
         fields: Mapping[str, int] | None = None,
+        spool: Path | None = None,
         progress: Progress = silent,
     ) -> None:
         _check(k1, b, method, backend)
@@ -84,11 +99,51 @@ class BM25Index:
             )
         self._fields = fields
         self.analyzer = analyzer or Analyzer()
-        self._vocabulary: dict[str, int] = {}
-        self._ids, corpus = self._read(documents, progress)
-        self._order = tie_order(self._ids)
-        build = _Bm25s if backend == "bm25s" else _RankBm25
-        self._scorer: _Scorer = build(corpus, len(self._vocabulary), k1, b, method)
+        vocabulary: dict[str, int] = {}
+        with io.BytesIO() if spool is None else tempfile.TemporaryFile(dir=spool) as file:
+            ids, corpus = self._read(documents, vocabulary, file, progress)
+            build = _Bm25s.build if backend == "bm25s" else _RankBm25
+            self._scorer: _Scorer = build(corpus, len(vocabulary), k1, b, method)
+        self._vocabulary: _Vocabulary = vocabulary
+        self._ids: Sequence[str] = ids
+        self._order = tie_order(ids)
+
+    @classmethod
+    def load(cls, folder: Path, ids: Sequence[str], order: NDArray[np.intp], analyzer: Analyzer) -> BM25Index:
+        """The index that `save` wrote, memory-mapped; its hits are those of the saved index.
+
+        Args:
+            ids: The ids of the documents, in the order in which they were indexed.
+            order: Their `tie_order`.
+            analyzer: The one of the saved index.
+
+        Raises:
+            OSError, ValueError: if a file is missing or is not a plain array.
+        """
+        index = cls.__new__(cls)
+        index._fields = None  # of documents, which are indexed already
+        index.analyzer = analyzer
+        index._vocabulary = StringTable(folder / _TERMS)
+        index._ids = ids
+        index._order = order
+        index._scorer = _Bm25s.load(folder, len(ids))
+        return index
+
+    def save(self, folder: Path) -> int:
+        """Write the matrix of bm25s and the vocabulary into a folder, as arrays that `load` memory-maps.
+
+        Returns:
+            The number of terms.
+
+        Raises:
+            UsageError: for an index of rank-bm25, which cannot be saved.
+            OSError: if a file cannot be written.
+        """
+        if not (isinstance(self._scorer, _Bm25s) and isinstance(self._vocabulary, dict)):
+            raise UsageError("only an index that was built by bm25s can be saved", fix="Use the backend 'bm25s'.")
+        self._scorer.save(folder)
+        write_string_table(list(self._vocabulary), folder / _TERMS)
+        return len(self._vocabulary)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -106,8 +161,33 @@ class BM25Index:
             progress(done, len(queries))
         return hits
 
+    def contributions(self, query: str, document: str) -> dict[str, float]:
+        """What each word of a query adds to the score of a document, in order; 0 for a word that it does not have.
+
+        A word that the query repeats counts each time, so the sum is the score. Stop words are left out.
+
+        Raises:
+            ValueError: if the document is not in the index.
+
+        Examples:
+            >>> index = BM25Index([Document("1", "rain jacket"), Document("2", "wool socks")])
+            >>> shares = index.contributions("a blue rain jacket", "1")
+            >>> [word for word, share in shares.items() if share == 0], len(shares)
+            (['blue'], 3)
+        """
+        row = self._ids.index(document)
+        words = replace(self.analyzer, stemmer=None)(query)
+        shares = dict.fromkeys(words, 0.0)
+        for word in words:
+            shares[word] += sum(float(self._scorer.scores([term])[row]) for term in self._term_ids(word))
+        return shares
+
+    def _term_ids(self, text: str) -> list[int]:
+        numbers = (self._vocabulary.get(term) for term in self.analyzer(text))
+        return [number for number in numbers if number is not None]
+
     def _search(self, query: str, k: int) -> list[Hit]:
-        term_ids = [self._vocabulary[term] for term in self.analyzer(query) if term in self._vocabulary]
+        term_ids = self._term_ids(query)
         if not term_ids:
             return []
         scores = self._scorer.scores(term_ids)
@@ -124,33 +204,73 @@ class BM25Index:
             return self.analyzer(document.searchable)
         return [term for name, boost in self._fields.items() for term in self.analyzer(document.field(name)) * boost]
 
-    def _read(self, documents: Iterable[Document], progress: Progress) -> tuple[list[str], list[array[int]]]:
+    def _read(
+        self, documents: Iterable[Document], vocabulary: dict[str, int], file: IO[bytes], progress: Progress
+    ) -> tuple[list[str], _TermLists]:
         ids: dict[str, None] = {}
-        corpus = []
+        corpus = _TermLists(file)
         for document in documents:
             if document.id in ids:
                 raise DataError(f"two documents have the id '{document.id}'")
             ids[document.id] = None
-            terms = self._terms(document)
-            corpus.append(array("i", [self._vocabulary.setdefault(term, len(self._vocabulary)) for term in terms]))
+            corpus.append(array("i", [vocabulary.setdefault(term, len(vocabulary)) for term in self._terms(document)]))
             if len(ids) % _STEP == 0:
                 progress(len(ids), None, "documents indexed")
-        if not self._vocabulary:
+        if not vocabulary:
             raise DataError("no document contains a term to search")
         progress(len(ids), len(ids), "documents indexed")
         return list(ids), corpus
 
 
+class _TermLists:
+    """The term ids of all documents, in a file; what bm25s and rank-bm25 need of a list of lists."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._lengths = array("q")
+
+    def append(self, terms: array[int]) -> None:
+        self._lengths.append(len(terms))
+        self._file.write(terms.tobytes())
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[array[int]]:
+        self._file.seek(0)
+        for length in self._lengths:
+            terms = array("i")
+            terms.frombytes(self._file.read(length * terms.itemsize))
+            yield terms
+
+
 class _Bm25s:
-    def __init__(self, corpus: list[array[int]], terms: int, k1: float, b: float, method: str) -> None:
+    def __init__(self, index: Any) -> None:
+        # bm25l and bm25+ add a score for absent terms. Without it the ranking is the same, and a document without a
+        # query term scores 0.
+        index.nonoccurrence_array = None
+        self._index = index
+
+    @classmethod
+    def build(cls, corpus: _TermLists, terms: int, k1: float, b: float, method: str) -> _Bm25s:
         import bm25s
 
         # delta keeps the default of bm25s; only bm25l and bm25+ use it.
-        self._index = bm25s.BM25(k1=k1, b=b, method=method)
-        self._index.scores = self._index.build_index_from_ids(range(terms), corpus, show_progress=False)
-        # bm25l and bm25+ add a score for absent terms. Without it the ranking is the same, and a document without a
-        # query term scores 0.
-        self._index.nonoccurrence_array = None
+        index = bm25s.BM25(k1=k1, b=b, method=method)
+        index.scores = index.build_index_from_ids(range(terms), corpus, show_progress=False)
+        return cls(index)
+
+    @classmethod
+    def load(cls, folder: Path, documents: int) -> _Bm25s:
+        import bm25s
+
+        index = bm25s.BM25()  # k1, b and the method are in the scores
+        index.load_scores(folder, num_docs=documents, mmap=True)
+        return cls(index)
+
+    def save(self, folder: Path) -> None:
+        for part in ("data", "indices", "indptr"):  # the names that `load_scores` expects
+            np.save(folder / f"{part}.csc.index.npy", self._index.scores[part], allow_pickle=False)
 
     def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         scores: NDArray[np.floating[Any]] = self._index.get_scores_from_ids(list(term_ids))
@@ -158,7 +278,7 @@ class _Bm25s:
 
 
 class _RankBm25:
-    def __init__(self, corpus: list[array[int]], terms: int, k1: float, b: float, method: str) -> None:
+    def __init__(self, corpus: _TermLists, terms: int, k1: float, b: float, method: str) -> None:
         del terms
         if method != "robertson":
             raise UsageError(f"rank-bm25 has no method '{method}'", fix="Use method='robertson', or bm25s.")

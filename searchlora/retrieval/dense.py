@@ -1,13 +1,12 @@
-"""Dense retrieval: documents and queries as vectors, compared by exact inner product.
+"""Dense retrieval: documents and queries as vectors, compared by inner product.
 
-Source: Karpukhin et al., "Dense Passage Retrieval for Open-Domain Question Answering" (EMNLP 2020); the search itself
-is faiss' `IndexFlatIP` (Douze et al., "The Faiss library", arXiv:2401.08281).
+Source: Karpukhin et al., "Dense Passage Retrieval for Open-Domain Question Answering" (EMNLP 2020).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +15,32 @@ from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure
 from searchlora.retrieval.retriever import check_k, tie_order
+from searchlora.retrieval.vector_file import VectorFile, check_finite, longest_of, normalised
 
-#: Number of candidates beyond k, so that ties at rank k rarely need a second search.
-_MARGIN = 32
+if TYPE_CHECKING:
+    from searchlora.models.load import Precision
+
+
+class SavedVectors(NamedTuple):
+    """Vectors of documents that were encoded before.
+
+    Attributes:
+        ids: Ids of all documents, with and without text.
+        order: Their `tie_order`.
+        file: The vectors.
+        nearest: Searches the vectors.
+    """
+
+    ids: Sequence[str]
+    order: NDArray[np.intp]
+    file: VectorFile
+    nearest: Nearest
 
 
 class DenseIndex:
-    """An in-memory index of document vectors.
+    """An index of document vectors: built in memory, or memory-mapped from a folder by `load`.
 
     A document is truncated to the first `encoder.max_tokens` tokens of title and text. Documents with equal texts have
     equal scores. A document without text is never a hit, and a query without text has no hits.
@@ -36,7 +53,13 @@ class DenseIndex:
             batches are faster, and round scores differently in their last bits.
         normalise: Normalise vectors to length 1, so that the score is the cosine similarity, from -1 to 1.
         query_prefix, document_prefix: Prefixes that the encoder was trained with, such as "query: ".
+        precision: Of the matrix products with which documents are encoded; queries are encoded in fp32.
+        structure: Searches approximately; None: exact search. Scores are exact inner products in either case.
+        effort: Of the approximate search: candidates per query for HNSW, lists per query for IVF.
         progress: Called for each batch.
+
+    Attributes:
+        vectors: Of the documents with text, in the order of the documents. Shape: (documents with text, dimensions).
 
     Raises:
         DataError: if there are no documents, two have the same id, or the encoder returns a vector that is not finite.
@@ -52,21 +75,56 @@ class DenseIndex:
         normalise: bool = True,
         query_prefix: str = "",
         document_prefix: str = "",
+        precision: Precision = "fp32",
+        structure: Structure | None = None,
+        effort: int = 64,
         progress: Progress = silent,
     ) -> None:
-        self.encoder = encoder
-        self._normalise = normalise
-        self._prefix = query_prefix
-        self._query_batch_size = query_batch_size
+        self._set_query(encoder, query_batch_size, normalise, query_prefix)
         texts = _texts(documents)
-        self._ids = list(texts)
-        self._order = tie_order(self._ids)
-        vectors = self._encoded(texts, document_prefix, batch_size, progress)
-        self._longest = float(np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1).max()))
-        self._index = _flat(vectors)
+        # A text encoded in another batch differs in its last bits, so each text is encoded once.
+        distinct = {text: index for index, text in enumerate(dict.fromkeys(texts.values()))}
+        prefixed = [document_prefix + text for text in distinct]
+        encoded = encoder.encode_documents(prefixed, batch_size=batch_size, precision=precision, progress=progress)
+        check_finite(encoded, _first_with_each(texts))
+        vectors = encoded[[distinct[text] for text in texts.values()]]
+        self.vectors: Vectors = normalised(vectors) if normalise else vectors
+        self._ids: Sequence[str] = list(texts)
+        self._order: NDArray[np.intp] = tie_order(self._ids)
+        self._rows: NDArray[np.int64] | None = None
+        longest = longest_of(self.vectors)
+        self._nearest: Nearest = (
+            ExactSearch(self.vectors, longest)
+            if structure is None
+            else ApproximateSearch(structure, structure.build(self.vectors, progress), effort, longest)
+        )
+
+    @classmethod
+    def load(
+        cls,
+        saved: SavedVectors,
+        encoder: Encoder,
+        *,
+        query_batch_size: int = 1,
+        normalise: bool = True,
+        query_prefix: str = "",
+    ) -> DenseIndex:
+        """An index of vectors that were encoded before; only queries are encoded. Arguments as of `DenseIndex`."""
+        index = cls.__new__(cls)
+        index._set_query(encoder, query_batch_size, normalise, query_prefix)
+        index.vectors = saved.file.vectors
+        index._ids, index._order, index._rows = saved.ids, saved.order, saved.file.rows
+        index._nearest = saved.nearest
+        return index
+
+    def _set_query(self, encoder: Encoder, batch_size: int, normalise: bool, prefix: str) -> None:
+        self.encoder = encoder
+        self._query_batch_size = batch_size
+        self._normalise = normalise
+        self._prefix = prefix
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.vectors)
 
     def search(self, queries: Sequence[str], k: int, progress: Progress = silent) -> list[list[Hit]]:
         """At most `k` hits per query, best first; a blank query has no hits.
@@ -81,51 +139,24 @@ class DenseIndex:
             batch = queries[start : start + self._query_batch_size]
             texts = [query for query in batch if query.strip()]
             vectors = iter(self._vectors(texts) if texts else ())
-            hits += [self._nearest(next(vectors)[None], k) if query.strip() else [] for query in batch]
+            hits += [self._nearest_documents(next(vectors)[None], k) if query.strip() else [] for query in batch]
             progress(len(hits), len(queries))
         return hits
 
     def _vectors(self, queries: Sequence[str]) -> Vectors:
         encoded = self.encoder.encode([self._prefix + query for query in queries])
-        return self._ready(encoded, [f"the query '{query}'" for query in queries])
+        check_finite(encoded, [f"the query '{query}'" for query in queries])
+        return normalised(encoded) if self._normalise else encoded
 
-    def _nearest(self, vector: Vectors, k: int) -> list[Hit]:
+    def _nearest_documents(self, vector: Vectors, k: int) -> list[Hit]:
         """The k documents nearest to a vector of shape (1, dimensions)."""
-        rows = self._candidates(vector, k)
+        found = self._nearest.candidates(vector, k)
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
-        vectors = self._index.reconstruct_batch(rows).astype(np.float64)
+        vectors = self.vectors[found].astype(np.float64)
         scores = (vectors * vector[0].astype(np.float64)).sum(axis=1)
-        best = np.lexsort((self._order[rows], -scores))[:k]
-        return [Hit(self._ids[rows[index]], float(scores[index])) for index in best]
-
-    def _candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
-        """Rows of all documents that may be among the k best, given the rounding error of the scores."""
-        count = min(k + _MARGIN, len(self))
-        error = 2 * vector.shape[1] * float(np.finfo(np.float32).eps) * float(np.linalg.norm(vector)) * self._longest
-        while True:
-            scores, rows = self._index.search(vector, count)
-            if count == len(self) or scores[0, -1] < scores[0, k - 1] - error:
-                found: NDArray[np.int64] = rows[0]
-                return found
-            count = min(2 * count, len(self))
-
-    def _encoded(self, texts: dict[str, str], prefix: str, batch_size: int, progress: Progress) -> Vectors:
-        # A text encoded in another batch differs in its last bits, so each text is encoded once.
-        distinct = {text: index for index, text in enumerate(dict.fromkeys(texts.values()))}
-        prefixed = [prefix + text for text in distinct]
-        encoded = self.encoder.encode_documents(prefixed, batch_size=batch_size, progress=progress)
-        return self._ready(encoded[[distinct[text] for text in texts.values()]], texts)
-
-    def _ready(self, vectors: Vectors, names: Iterable[str]) -> Vectors:
-        """The vectors, checked to be finite, and normalised if requested."""
-        for name, vector in zip(names, vectors, strict=True):
-            if not np.isfinite(vector).all():
-                raise DataError("the encoder returns a vector that is not finite", where=name)
-        if not self._normalise:
-            return vectors
-        lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
-        unit: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-        return unit
+        documents = found if self._rows is None else self._rows[found]
+        best = np.lexsort((self._order[documents], -scores))[:k]
+        return [Hit(self._ids[documents[index]], float(scores[index])) for index in best]
 
 
 def _texts(documents: Iterable[Document]) -> dict[str, str]:
@@ -141,9 +172,9 @@ def _texts(documents: Iterable[Document]) -> dict[str, str]:
     return found
 
 
-def _flat(vectors: Vectors) -> Any:
-    import faiss
-
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors))
-    return index
+def _first_with_each(texts: dict[str, str]) -> list[str]:
+    """The id of the first document with each distinct text, in the order of the texts."""
+    first: dict[str, str] = {}
+    for name, text in texts.items():
+        first.setdefault(text, name)
+    return list(first.values())

@@ -78,6 +78,9 @@ class Fused:
         sources: Each retrieves its own depth whatever k is, so that the hits for a smaller k are a prefix.
         method, constant: As in `fuse`.
 
+    Attributes:
+        sources: As given.
+
     Raises:
         UsageError: as `fuse`; also without a source, or for a depth below 1.
     """
@@ -85,7 +88,7 @@ class Fused:
     def __init__(self, sources: Sequence[Source], *, method: str = "rrf", constant: float = 60) -> None:
         if not sources:
             raise UsageError("there is nothing to fuse", fix="Give at least one retriever.")
-        self._sources = tuple(sources)
+        self.sources = tuple(sources)
         self._weights = [source.weight for source in sources]
         _check(method, self._weights, len(sources), constant)
         for source in sources:
@@ -96,7 +99,7 @@ class Fused:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most `k` hits per query, best first. Raises `UsageError` if k is less than 1."""
         check_k(k)
-        rankings_by_source = [source.retriever.search(queries, source.depth) for source in self._sources]
+        rankings_by_source = [source.retriever.search(queries, source.depth) for source in self.sources]
         return [
             fuse(rankings, method=self._method, weights=self._weights, constant=self._constant)[:k]
             for rankings in zip(*rankings_by_source, strict=True)

@@ -54,6 +54,8 @@ def test_every_row_is_answered_once_by_an_adapter_not_trained_on_its_group(mtrag
 class _Scripted:
     """An engine with scripted completions that records its requests."""
 
+    call_size = 1
+
     def __init__(self, completions: list[tuple[str, Literal["stop", "length"]]], abstentions: list[float]) -> None:
         self.completions, self.abstentions = completions, abstentions
         self.asked: list[Request] = []

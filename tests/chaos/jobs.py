@@ -276,6 +276,41 @@ class ExecutePipeline(Job):
         return ["temporary files"] * bool([each for each in folder.iterdir() if "tmp" in each.name and each.is_file()])
 
 
+class IndexBuild(Job):
+    """`index build`: the folder appears complete or not at all; vectors that were encoded are kept."""
+
+    name = "index build"
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.pipeline = inputs.folder / "searching.yaml"
+        dense = {"dense": {"model": str(inputs.encoder), "index": "hnsw", "hnsw_m": 4, "batch_size": 2}}
+        stages = [{"fuse": {"of": [{"bm25": {}}, dense]}}]
+        self.pipeline.write_text(json.dumps({"name": "searching", "stages": stages}), encoding="utf-8")
+
+    def start(self, folder: Path) -> Callable[[], object]:
+        return command("index", "build", self.inputs.corpus, "--out", folder / "index", "--pipeline", self.pipeline)
+
+    def check_interrupted(self, folder: Path) -> None:
+        if (folder / "index").exists():
+            self.digest(folder)
+
+    def digest(self, folder: Path) -> object:
+        from searchlora.errors import SearchloraError
+        from searchlora.retrieval.index_folder import IndexFolder
+
+        try:
+            index = IndexFolder(folder / "index")
+            index.verify()
+        except SearchloraError as error:
+            raise AssertionError(f"an index that is not complete: {error}") from error
+        return {name: file.sha256 for name, file in index.manifest.files.items()}
+
+    def leftovers(self, folder: Path) -> list[str]:
+        beside = [each.name for each in folder.iterdir() if each.name not in ("index", "stdout", "stderr", "tmp")]
+        return ["temporary files"] * any((folder / "tmp").iterdir()) + ["unfinished folder"] * bool(beside)
+
+
 #: Name on the command line -> job.
 JOBS: dict[str, Callable[[Inputs], Job]] = {
     "data": DataBuild,
@@ -284,6 +319,7 @@ JOBS: dict[str, Callable[[Inputs], Job]] = {
     "store": StoreOperations,
     "judge": Judge,
     "run": ExecutePipeline,
+    "index": IndexBuild,
 }
 
 

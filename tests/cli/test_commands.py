@@ -16,6 +16,7 @@ import typer.main
 from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.store import Store
 from searchlora.cli.app import app
+from searchlora.inference.settings import LocalSettings
 from tests.made import made_adapter
 from tests.words import first_word
 
@@ -73,6 +74,20 @@ def test_options_of_one_name_have_one_value_name():
     assert names["--data"].keys() == names["--store"].keys() == names["--tasks"].keys() == {"FOLDER"}
     assert names["--set"].keys() == {"KEY=VALUE"}
     assert names["--recipe"].keys() == {"FILE"}
+
+
+def test_every_verb_that_computes_adapters_takes_the_same_engine_options():
+    verbs = ("run", "search", "tune", "evaluate", "experiment", "promote", "judge", "improve", "demo")
+    wanted = ("--engine", "--server", "--api-key-env")
+    options = {
+        verb: {option: (parameter.metavar, parameter.help) for parameter in LEAVES[verb].params
+               for option in parameter.opts if option in wanted}
+        for verb in verbs
+    }  # fmt: skip
+    assert options["evaluate"].keys() == set(wanted)
+    assert all(each == options["evaluate"] for each in options.values())
+    local = {name.replace("_", "-") for name in LocalSettings.model_fields} - {"kind", "max-prompt-tokens"}
+    assert local <= {option.removeprefix("--") for parameter in LEAVES["serve"].params for option in parameter.opts}
 
 
 def test_help_lists_all_commands_by_job(cli):

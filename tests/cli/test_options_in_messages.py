@@ -23,13 +23,18 @@ _OTHERS = re.compile(r"pip install|vLLM with|var\(--")
 
 _CORPUS = ("run", "search", "judge", "grade serve", "data build")
 
+#: Verbs that compute LLM adapters.
+_COMPUTING = ("run", "search", "tune", "evaluate", "experiment", "promote", "judge", "improve", "demo")
+
 #: Beginning of a module's path -> the verbs that show its messages; the first that fits counts.
 SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/cards_from_files.py": ("judge-card", "prediction-powered"),
     "eval/judge/prediction_powered": ("prediction-powered",),
     "eval/judgments": ("mix-qrels",),
-    "pipelines/config.py": ("run", "search"),
-    "pipelines/pipeline.py": ("run", "search"),
+    "pipelines/config.py": ("run", "search", "ablate"),
+    "pipelines/explain.py": ("search",),
+    "pipelines/index_build.py": ("index build",),
+    "pipelines/pipeline.py": ("run", "search", "ablate"),
     "searchlora/adapters/operations.py": ("adapters alias",),
     "searchlora/adapters/store.py": ("adapters remove",),
     "searchlora/data/collection.py": _CORPUS,
@@ -46,6 +51,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/training_runs.py": ("train",),
     "searchlora/files/atomic.py": ("data build", "data export", "experiment", "adapters export", "demo"),
     "searchlora/files/field_map.py": _CORPUS,
+    "searchlora/http_client.py": _COMPUTING,
     "searchlora/inference/remote/server_models.py": ("serve",),
     "searchlora/recipe.py": ("train",),
     "searchlora/scaffold": ("tasks new",),
@@ -59,6 +65,11 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
 
 #: Messages that send the reader to another verb: module and option -> that verb.
 OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
+    ("pipelines/retrievers.py", "--pipeline"): ("index build",),
+    ("pipelines/retrievers.py", "--set"): ("index build",),
+    ("searchlora/retrieval/index_folder.py", "--map"): ("index build",),
+    ("searchlora/retrieval/index_folder.py", "--out"): ("index build",),
+    ("searchlora/retrieval/index_folder.py", "--pipeline"): ("index build",),
     ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
     ("eval/formats/workbenches.py", "--format"): ("data build",),

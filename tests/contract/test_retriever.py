@@ -6,10 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from searchlora.data.document_store import DocumentStore, write_documents
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document
-from searchlora.retrieval import BM25Index, DenseIndex, Encoder, Fused, Retriever, Source
+from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Retriever, Source
+from searchlora.retrieval.dense import SavedVectors
+from searchlora.retrieval.nearest import ExactSearch, Ivf
+from searchlora.retrieval.vector_file import VectorFile, write_vectors
 from tests.tiny_encoder import build_tiny_encoder
 
 DOCUMENTS = [
@@ -27,8 +31,12 @@ QUERIES = ["green tent", "running", "boots", "跑鞋", "палатка", "für",
 WORD = st.sampled_from(["tent", "green", "running", "socks", "палатка", "跑鞋", "zebra", "🥾", " "])
 
 #: Retrievers that find a document by its words; the others find something for any words.
-LEXICAL = {"bm25s", "rank-bm25", "fused bm25"}
-KINDS = ["bm25s", "rank-bm25", "dense", "dense, not normalised", "fused bm25", "rrf", "combsum", "combmnz"]
+LEXICAL = {"bm25s", "rank-bm25", "saved bm25", "fused bm25"}
+BM25_AND_DENSE = ["bm25s", "rank-bm25", "saved bm25", "dense", "dense, not normalised", "saved dense", "ivf"]
+KINDS = [*BM25_AND_DENSE, "fused bm25", "rrf", "combsum", "combmnz"]
+
+#: Looks into all of its lists, so that it must find what exact search finds.
+IVF = Ivf(lists=4)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,24 @@ def encoder(tmp_path_factory) -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def make(encoder):
+def make(encoder, tmp_path_factory):
+    def stored(documents):
+        folder = tmp_path_factory.mktemp("index")
+        write_documents(documents, folder)
+        return folder, DocumentStore(folder)
+
+    def saved_words(documents):
+        folder, store = stored(documents)
+        words(store.in_order()).save(folder)
+        return BM25Index.load(folder, store.ids, store.tie_order, Analyzer())
+
+    def saved_vectors(documents):
+        folder, store = stored(documents)
+        longest = write_vectors(folder, store.in_order(), store.at, encoder)
+        file = VectorFile.open(folder)
+        nearest = ExactSearch(file.vectors, longest)
+        return DenseIndex.load(SavedVectors(store.ids, store.tie_order, file, nearest), encoder)
+
     def words(documents, backend="bm25s"):
         return BM25Index(documents, method="robertson", backend=backend)
 
@@ -49,7 +74,10 @@ def make(encoder):
         return {
             "bm25s": words,
             "rank-bm25": lambda given: words(given, "rank-bm25"),
+            "saved bm25": saved_words,
             "dense": lambda given: DenseIndex(given, encoder),
+            "saved dense": saved_vectors,
+            "ivf": lambda given: DenseIndex(given, encoder, structure=IVF, effort=4),
             "dense, not normalised": lambda given: DenseIndex(given, encoder, normalise=False),
             "fused bm25": lambda given: Fused([Source(words(given), depth=5)]),
             "rrf": lambda given: fused(given, "rrf"),
@@ -131,7 +159,7 @@ def test_equal_documents_have_equal_scores_and_are_ordered_by_descending_id(kind
             level = [hit for hit in retriever.search(["a green tent"], k)[0] if hit.document in names]
             assert level or kind == "dense, not normalised"
             assert ids(level) == sorted(names, reverse=True)[: len(level)]
-            if kind in ("bm25s", "rank-bm25", "dense", "dense, not normalised"):
+            if kind in BM25_AND_DENSE:
                 assert len({hit.score for hit in level}) <= 1
 
 

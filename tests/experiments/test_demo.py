@@ -9,6 +9,7 @@ import pytest
 
 from searchlora.data.dataset import load_dataset
 from searchlora.experiments.demo import demo, demo_all, shortened
+from searchlora.inference.settings import LocalSettings
 from searchlora.task import EncoderTask, load_task, load_tasks
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -53,6 +54,17 @@ def test_report_runs_and_json_are_written(walked):
     results = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     assert {"benchmark", "command", "date", "machine", "versions", "rows", "comparisons"} <= set(results)
     assert (folder / "evaluation" / "runs" / "raw-query.trec").is_file()
+
+
+@pytest.mark.slow
+def test_another_engine_evaluates_anew_and_trains_nothing(walked):
+    folder, found, _, arguments = walked
+    said: list[str] = []
+    again = demo(folder, say=said.append, engine=LocalSettings(precision="fp32", batch_rows=8), **arguments)
+    assert again.evaluated.adapter.reference == found.evaluated.adapter.reference
+    assert (found.evaluated.engines, again.evaluated.engines) == (("local, bf16",), ("local, fp32",))
+    assert again.evaluated.reused == ()
+    assert any(each.startswith("Reusing shop-rewriter@1") for each in said)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.run import run
 from searchlora.experiments.train import train, train_or_reuse
+from searchlora.inference.settings import LocalSettings
 from searchlora.retrieval.encoder import Encoder
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -154,6 +155,8 @@ def test_impossible_evaluations_are_errors(place, data, tmp_path):
         evaluate("finder", tmp_path / "bare", store=place)
     with pytest.raises(UsageError, match="two systems are called"):
         evaluate("finder", data / "pairs", models=[tmp_path / "a" / "x", tmp_path / "b" / "x"], store=place)
+    with pytest.raises(UsageError, match="is an adapter of an encoder, which no engine computes"):
+        evaluate("finder", data / "pairs", engine=LocalSettings(), store=place)
 
 
 @pytest.mark.slow

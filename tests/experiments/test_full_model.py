@@ -18,8 +18,11 @@ from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.train import train
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.settings import LocalSettings
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
+from searchlora.pipelines.config import AdapterSettings
+from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.server.api.serve import make_service
 from searchlora.server.api.service import Settings
 from tests.server.api.serving import asked, served
@@ -145,8 +148,15 @@ def test_a_pipeline_runs_it(place, cli, tmp_path):
     assert "whole@1" in (tmp_path / "out.jsonl").read_text(encoding="utf-8")
 
 
+def test_a_bare_stage_asks_the_base_and_not_the_whole_model(place):
+    stages = [AdapterSettings(name="whole", bare=bare) for bare in (False, True)]
+    whole, base = (stage.engine.base for stage in build_pipeline("p", stages, store=place, documents=[]).stages)
+    assert (whole.version, base.version) == ("whole@1", None)
+    assert base.path == FIXTURE / "base"
+
+
 def test_it_is_served_as_the_base(place):
-    service = make_service("whole@1", place, Settings(), precision="fp32")
+    service = make_service("whole@1", place, Settings(), engine=LocalSettings(precision="fp32", batch_invariant=False))
     assert service.base == "whole@1"
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
         listed = {each["id"] for each in client.get("/v1/models").json()["data"]}
@@ -161,7 +171,9 @@ def test_it_is_served_as_the_base(place):
 
 
 def test_a_base_server_lists_only_its_adapters(place):
-    service = make_service(str(FIXTURE / "base"), place, Settings(), precision="fp32")
+    service = make_service(
+        str(FIXTURE / "base"), place, Settings(), engine=LocalSettings(precision="fp32", batch_invariant=False)
+    )
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
         listed = {each["id"] for each in client.get("/v1/models").json()["data"]}
         assert "small@1" in listed and "whole@1" not in listed

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.experiments.experiment import changes, hashes, measured_by, refuse_changes
 from searchlora.experiments.spec import Experiment, read_experiment
+from searchlora.inference.settings import LocalSettings, ServerSettings
 
 TEXT = """
 name: shop
@@ -47,6 +48,19 @@ def test_a_policy_may_be_a_file_or_inline(file, tmp_path):
     assert read_experiment(file).policy.invalid_rate.at_most == 0.1
 
 
+def test_the_experiment_and_each_system_may_have_an_engine(file, monkeypatch):
+    own = "{pipeline: own.yaml, engine: {quantization: nf4, batch_rows: 4}}"
+    file.write_text(TEXT.replace("{pipeline: own.yaml}", own) + "engine: {url: 'http://a', concurrency: 9}\n")
+    spec = read_experiment(file)
+    assert spec.engine == ServerSettings(url="http://a", concurrency=9)
+    assert spec.systems["own"].engine == LocalSettings(quantization="nf4", batch_rows=4)
+    assert spec.systems["rewriter"].engine is None
+    monkeypatch.delenv("SEARCHLORA_API_KEY_VARIABLES", raising=False)
+    file.write_text(TEXT + "engine: {url: 'http://evil', api_key_env: AWS_SECRET_ACCESS_KEY}\n")
+    with pytest.raises(PipelineError, match=r"experiment\.yaml: a file may not send the environment variable AWS"):
+        read_experiment(file)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -58,6 +72,9 @@ def test_a_policy_may_be_a_file_or_inline(file, tmp_path):
         (("{run: runs/bm25.trec}", "{run: a.trec, adapter: b}"), "not run, adapter"),
         (("{run: runs/bm25.trec}", "{}"), "not none"),
         (("{run: runs/bm25.trec}", "{run: a.trec, set: {k: 1}}"), "set belongs to a pipeline"),
+        (("{run: runs/bm25.trec}", "{run: a.trec, engine: {}}"), "engine belongs to a pipeline or an adapter"),
+        (("name: shop", "name: shop\nengine: {kind: local, rows: 4}"), "'engine.local.rows'"),
+        (("name: shop", "name: shop\nengine: {kind: other}"), "'engine'.*'other'.*'local', 'server'"),
         (("name: shop", "name: a b"), "'name'"),
         (("name: shop", "nmae: shop"), "'name'|'nmae'"),
         (("candidate: rewriter", "tested: [AP]"), "'AP' is tested but not measured"),

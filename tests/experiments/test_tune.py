@@ -52,6 +52,7 @@ def test_a_tuned_pipeline_abstains_and_cites_by_its_judge(made, tmp_path):
         "dataset": load_dataset(data).fingerprint,
         "split": "validation",
         "adapters": ["grader@1", "answerer@1"],
+        "engines": ["local, bf16"],
     }
     assert set(stage["tuned"]["validation"]["mean F1"]) == {"answer", "judge", "both"}
 

@@ -29,6 +29,11 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 1024  # hundreds of connections may be opened at once
+    daemon_threads = True
+
+
 Answer = Callable[[ReceivedRequest], Reply]
 
 
@@ -68,7 +73,7 @@ def answering(answer: Answer) -> Iterator[Answering]:
         def log_message(self, *arguments: Any) -> None:
             del arguments
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -8,12 +8,20 @@ import time
 
 import pytest
 
-from searchlora.errors import EngineError
+from searchlora.adapters.store import Store
+from searchlora.errors import EngineError, UsageError
+from searchlora.experiments.evaluation_run import EvaluationRun
+from searchlora.experiments.judge.grade_log import grade_records
+from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.inference.engine import Completion, Request, TokenLogprob
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.sampling import Sampling
-from searchlora.outputs import Grammar
+from searchlora.inference.settings import ServerSettings, make_engine
+from searchlora.outputs import Grammar, InvalidOutput
+from searchlora.progress import silent
+from searchlora.recipe import PromptOptions
 from tests.inference.http_server import Reply, answering
+from tests.words import first_word, word_records
 
 CHAT = ({"role": "user", "content": "tent"},)
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}
@@ -160,6 +168,113 @@ def test_concurrency_is_limited(tiny_base):
     assert most == 3
 
 
+class Slow:
+    """A server of chats that holds its answers: for a time, or until as many requests as wanted are in flight."""
+
+    def __init__(self, seconds, wanted=None):
+        self.seconds, self.wanted = seconds, wanted
+        self.lock, self.reached = threading.Lock(), threading.Event()
+        self.under_way = self.most = 0
+
+    def __call__(self, asked):
+        if asked.path == "/v1/models":
+            return chats()(asked)
+        with self.lock:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            if self.under_way == self.wanted:
+                self.reached.set()
+        self.reached.wait(self.seconds)
+        with self.lock:
+            self.under_way -= 1
+        return chats("red")(asked)
+
+
+@pytest.fixture
+def known_to_be_fast(monkeypatch):
+    """The window need not grow first; `tests/test_http_client.py` has its tests."""
+    monkeypatch.setattr("searchlora.http_client._FIRST_IN_FLIGHT", 10_000)
+
+
+def texts(count):
+    return [Request(({"role": "user", "content": str(n)},)) for n in range(count)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("known_to_be_fast")
+def test_256_requests_are_in_flight_unless_told_otherwise(tiny_base):
+    slow = Slow(30, wanted=256)
+    with answering(slow) as server:
+        engine = make_engine(ServerSettings(url=server.url), tiny_base, None)
+        found = engine.generate(texts(300))
+        engine.close()
+    assert {completion.text for completion in found} == {"red"}
+    assert slow.most == 256
+
+
+def test_a_server_that_is_slow_for_its_time_limit_gets_no_more_at_once(tiny_base):
+    """The last of many would wait in its queue beyond the limit."""
+    slow = Slow(0.4)
+    with answering(slow) as server:
+        engine = make_engine(ServerSettings(url=server.url, timeout_s=2), tiny_base, None)  # between 0.25 and 0.5 s
+        engine.generate(texts(50))
+        engine.close()
+    assert slow.most <= 18  # 16, and the list of models came fast
+
+
+def test_a_server_that_refuses_for_being_busy_gets_fewer_at_once(tiny_base):
+    """Beyond 24 at once this one refuses; with backing off, all are answered."""
+    slow = Slow(0.05)
+
+    def answer(asked):
+        with slow.lock:
+            is_busy = slow.under_way >= 24
+        return Reply(status=503) if is_busy else slow(asked)
+
+    with answering(answer) as server:
+        engine = make_engine(ServerSettings(url=server.url, retries=9), tiny_base, None)
+        found = engine.generate(texts(120))
+        engine.close()
+    assert len(found) == 120
+    assert 16 <= slow.most <= 24
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("known_to_be_fast")
+def test_an_evaluation_keeps_a_server_busy(tiny_base, tmp_path):
+    """Its calls of the engine hold more records than those of a local engine, 128."""
+    slow = Slow(30, wanted=140)
+    with answering(slow) as server:
+        engine = make_engine(ServerSettings(url=server.url, concurrency=140), tiny_base, None)
+        run = EvaluationRun(first_word(tmp_path / "task"), word_records(140))
+        result = run.run_model("base", engine, None)
+        engine.close()
+    assert set(result.outputs) == {"red"}
+    assert slow.most == 140
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("known_to_be_fast")
+def test_a_judge_keeps_a_server_busy(tiny_base, tmp_path):
+    """It grades more records at a time than with a local engine, 32."""
+    slow = Slow(30, wanted=60)
+    records = [
+        {"id": f"t d{n}", "group": "t", "query": "tent", "passage": f"It sleeps {n}.", "title": ""} for n in range(60)
+    ]
+    with answering(slow) as server:
+        judge = load_judge(
+            adapter=None,
+            base=str(tiny_base.path),
+            task="judgment",
+            generate=True,
+            store=Store(tmp_path / "store"),
+            engine=ServerSettings(url=server.url, concurrency=60),
+        )
+        grades = grade_records(judge, records, tmp_path / "log", silent)
+    assert {type(grade) for grade in grades} == {InvalidOutput}  # "red" is no grade
+    assert slow.most == 60
+
+
 def test_one_failure_cancels_the_other_requests(tiny_base):
     def answer(asked):
         if asked.body["messages"][0]["content"] == "bad":
@@ -290,3 +405,36 @@ def test_an_odd_context_length_is_no_context_length(tiny_base, length):
     reply = Reply({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
     with answering(lambda asked: cards if asked.path == "/v1/models" else reply) as server:
         assert RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])[0].finish == "stop"
+
+
+def test_a_server_without_adapters_loads_no_folder(tiny_base, tmp_path):
+    with answering(chats()) as server:
+        engine = RemoteEngine(server.url, tiny_base)
+        with pytest.raises(EngineError, match=r"the server loads no adapters.*'searchlora serve' on the same store"):
+            engine.load_folder("mine", tmp_path)
+        with pytest.raises(UsageError, match="is the name of a stored version"):
+            engine.load_folder("mine@1", tmp_path)
+
+
+def test_what_distinguishes_outputs_is_asked_of_the_server(tiny_base):
+    cards = [{"id": "tiny", "owned_by": "searchlora", "precision": "nf4+bf16", "batch_invariant": False}]
+    with answering(lambda _: Reply({"data": cards})) as server:
+        assert RemoteEngine(server.url, tiny_base).made_by == (
+            f"{server.url}, searchlora, tiny, nf4+bf16, not batch invariant"
+        )
+    with answering(chats()) as server:
+        assert RemoteEngine(server.url, tiny_base).made_by == f"{server.url}, openai, the-base"
+        named = RemoteEngine(server.url, tiny_base, dialect="openai", model="any")
+        asked = len(server.asked)
+        assert named.made_by == f"{server.url}, openai, any"
+        assert len(server.asked) == asked  # it need not list its models
+
+
+def test_prompts_of_a_base_with_options_of_their_own_are_not_left_to_the_server(tiny_base):
+    """`searchlora serve` renders them with the default options, so the base would read another prompt."""
+    cards = [{"id": "tiny", "owned_by": "searchlora"}]
+    options = PromptOptions(template_kwargs={"enable_thinking": False})
+    with answering(lambda _: Reply({"data": cards})) as server:
+        engine = RemoteEngine(server.url, tiny_base, prompt_options=options)
+        with pytest.raises(EngineError, match="renders prompts of the bare base with the default options"):
+            engine.generate([Request(CHAT)])

@@ -263,6 +263,49 @@ def test_vllm_loads_an_adapter_once_after_the_checks_of_every_load(tiny_base, re
     assert server.asked[-1].body["model"] == "one@2"
 
 
+def test_each_prompt_is_rendered_once(tiny_base, renderer, monkeypatch):
+    """Its length is checked and it is sent; the choices of a closed set are tokenised once for all requests."""
+    rendered, tokenised = [], []
+    prompt_ids, completion_ids = Renderer.prompt_ids, Renderer.completion_ids
+    monkeypatch.setattr(
+        Renderer, "prompt_ids", lambda self, chat, *more: rendered.append(chat) or prompt_ids(self, chat, *more)
+    )
+    monkeypatch.setattr(
+        Renderer, "completion_ids", lambda self, *text: tokenised.append(text) or completion_ids(self, *text)
+    )
+    requests = [Request(({"role": "user", "content": text},)) for text in ("tent", "boot", "lamp")]
+    with answering(lambda asked: LikeVllm(renderer)(asked)) as server:
+        engine = RemoteEngine(server.url, tiny_base)
+        engine.generate(requests)
+        assert rendered == [request.messages for request in requests]
+        tokenised.clear()  # of the server's answers
+        engine.score(requests, [["red", "green"]] * 3)
+        engine.score(requests, [["red", "green"]] * 3)
+    assert rendered == [request.messages for request in requests] * 3
+    assert sorted(tokenised) == [("green", None), ("red", None)]
+
+
+@pytest.mark.slow
+def test_an_adapter_that_is_no_version_is_loaded_from_its_folder_and_replaced(tiny_base, renderer, store, tmp_path):
+    with answering(LikeVllm(renderer)) as server:
+        engine = RemoteEngine(server.url, tiny_base, store, load=True)
+        for place in ("first", "second"):
+            engine.load_folder("candidate", tmp_path / place)
+            engine.generate([Request(CHAT, "candidate")])
+            assert server.asked[-1].body["model"] == "candidate"
+        assert engine.unload("candidate")
+        asked = [(each.path, each.body) for each in server.asked if "load" in each.path]
+        with pytest.raises(EngineError, match="the server loads no adapters"):
+            RemoteEngine(server.url, tiny_base, store).load_folder("candidate", tmp_path)
+    load, unload, name = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", {"lora_name": "candidate"}
+    assert asked == [
+        (load, {**name, "lora_path": str(tmp_path / "first")}),
+        (unload, name),
+        (load, {**name, "lora_path": str(tmp_path / "second")}),
+        (unload, name),
+    ]
+
+
 @pytest.mark.slow
 def test_an_adapter_is_reloaded_after_a_restart_of_vllm(tiny_base, renderer, store):
     like = LikeVllm(renderer)

@@ -11,7 +11,8 @@ from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
-from searchlora.pipelines.config import AdapterSettings, Bm25Settings, EngineSettings, read_pipeline
+from searchlora.inference.settings import LocalSettings, ServerSettings
+from searchlora.pipelines.config import AdapterSettings, Bm25Settings, read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
 from tests.made import made_folder
 from tests.server.api.serving import made_service, served
@@ -37,11 +38,11 @@ def written(folder, text):
 def test_the_server_of_a_file_is_the_default_of_its_stages(tmp_path):
     file = written(tmp_path, f"parameters: {{place: 'http://a'}}\nengine: {{url: $place, load: true}}\n{STAGES}")
     first, second, bm25 = read_pipeline(file).stages
-    assert first == AdapterSettings(name="one", engine=EngineSettings(url="http://a", load=True))
-    assert (second.engine, bm25) == (EngineSettings(url="http://b"), Bm25Settings())
+    assert first == AdapterSettings(name="one", engine=ServerSettings(url="http://a", load=True))
+    assert (second.engine, bm25) == (ServerSettings(url="http://b"), Bm25Settings())
     other, *_ = read_pipeline(file, ["place=http://c"]).stages
     assert other.engine.url == "http://c"
-    given, second, _ = read_pipeline(file, engine=EngineSettings(url="http://d")).stages
+    given, second, _ = read_pipeline(file, engine=ServerSettings(url="http://d")).stages
     assert [given.engine.url, second.engine.url] == ["http://d", "http://b"]
     here, *_ = read_pipeline(written(tmp_path, STAGES)).stages
     assert here.engine is None
@@ -50,9 +51,13 @@ def test_the_server_of_a_file_is_the_default_of_its_stages(tmp_path):
 @pytest.mark.parametrize(
     ("engine", "says"),
     [
-        ("{}", r"mine\.yaml, engine: 'url': field required"),
+        ("{kind: server}", r"mine\.yaml, engine: 'url': field required"),
         ("{url: x, api_key: secret}", r"engine: 'api_key'.*Known keys: api_key_env, concurrency, dialect, kind, load"),
-        ("{url: x, kind: other}", r"engine: 'kind'"),
+        ("{url: x, kind: other}", r"engine: 'kind': there is no engine 'other'. Kinds: local, server"),
+        ("{quantization: int8}", r"engine: 'quantization'"),
+        ("{batch_rows: 0}", r"engine: 'batch_rows'"),
+        ("{kind: local, url: x}", r"engine: 'url'.*Known keys: adapter_bytes, adapters, batch_invariant"),
+        ("{rows: 3}", r"engine: 'rows'.*Known keys: adapter_bytes"),
         ("{url: x, dialect: other}", r"engine: 'dialect'"),
         ("{url: x, concurrency: 0}", r"engine: 'concurrency'"),
         ("{url: x, timeout_s: 0}", r"engine: 'timeout_s'"),
@@ -61,15 +66,50 @@ def test_the_server_of_a_file_is_the_default_of_its_stages(tmp_path):
         ("http://a", r"mine\.yaml: 'engine'"),
     ],
 )
-def test_an_invalid_server_names_its_key(tmp_path, engine, says):
+def test_an_invalid_engine_names_its_key(tmp_path, engine, says):
     with pytest.raises(PipelineError, match=says):
         read_pipeline(written(tmp_path, f"engine: {engine}\n{STAGES}"))
+
+
+def test_an_engine_is_local_or_a_server(tmp_path):
+    def engine_of(text):
+        first, *_ = read_pipeline(written(tmp_path, f"engine: {text}\n{STAGES}")).stages
+        return first.engine
+
+    assert engine_of("{}") == LocalSettings()
+    local = "{kind: local, quantization: nf4, precision: bf16, adapters: 8, batch_rows: 4, prefix_tokens: 0}"
+    assert engine_of(local) == LocalSettings(
+        quantization="nf4", precision="bf16", adapters=8, batch_rows=4, prefix_tokens=0
+    )
+    assert engine_of("{kind: openai, url: 'http://a'}") == ServerSettings(kind="openai", url="http://a")
+    assert engine_of("{kind: server, url: 'http://a'}") == engine_of("{url: 'http://a'}")
+
+
+def test_a_stage_has_an_engine_of_its_own_with_parameters(tmp_path):
+    stage = "  - adapter: {name: one, engine: {quantization: $bits, batch_rows: 4}}"
+    text = f"parameters: {{bits: nf4}}\nstages:\n{stage}\n  - bm25: {{}}\n"
+    first, _ = read_pipeline(written(tmp_path, text)).stages
+    assert first.engine == LocalSettings(quantization="nf4", batch_rows=4)
+    with pytest.raises(PipelineError, match=r"mine\.yaml, stage 1, engine: 'quantization'"):
+        read_pipeline(written(tmp_path, text), ["bits=int8"])
+    with pytest.raises(PipelineError, match=r"stage 1, engine: the settings of an engine are a mapping"):
+        read_pipeline(written(tmp_path, "stages: [adapter: {name: one, engine: nf4}]"))
+
+
+@pytest.mark.slow
+def test_settings_of_a_local_engine_reach_it(store):
+    settings = LocalSettings(quantization="nf4", precision="bf16", batch_rows=5, batch_invariant=False)
+    (stage,) = build_pipeline("p", [AdapterSettings(name="one", engine=settings)], store=store, documents=[]).stages
+    assert (stage.engine.precision, stage.engine.call_size) == ("nf4+bf16", 5)
+    assert stage.engine.made_by == settings.made_by("fp32") == "local, nf4+bf16, not batch invariant"
+    (own,) = build_pipeline("p", [AdapterSettings(name="one")], store=store, documents=[]).stages
+    assert own.engine.made_by == "local, fp32"  # the precision of the recipe
 
 
 @pytest.mark.slow
 def test_stages_of_one_server_share_an_engine(store, monkeypatch):
     monkeypatch.setenv("THE_KEY", "secret")
-    there, elsewhere = EngineSettings(url="http://a", api_key_env="THE_KEY"), EngineSettings(url="http://b")
+    there, elsewhere = ServerSettings(url="http://a", api_key_env="THE_KEY"), ServerSettings(url="http://b")
     stages = [AdapterSettings(name="one", engine=engine) for engine in (there, elsewhere, there, None)]
     engines = [stage.engine for stage in build_pipeline("p", stages, store=store, documents=[]).stages]
     assert [type(engine) for engine in engines] == [RemoteEngine] * 3 + [LocalEngine]
@@ -79,7 +119,7 @@ def test_stages_of_one_server_share_an_engine(store, monkeypatch):
 @pytest.mark.slow
 def test_an_unset_api_key_variable_is_named(store, monkeypatch):
     monkeypatch.delenv("THE_KEY", raising=False)
-    stage = AdapterSettings(name="one", engine=EngineSettings(url="http://a", api_key_env="THE_KEY"))
+    stage = AdapterSettings(name="one", engine=ServerSettings(url="http://a", api_key_env="THE_KEY"))
     with pytest.raises(
         PipelineError, match=r"http://a: the environment variable THE_KEY with the server.s key is not set"
     ):
@@ -97,7 +137,7 @@ def test_a_server_gives_the_answers_of_the_local_engine(tiny_base, store, tmp_pa
     file = written(tmp_path, "stages: [adapter: {name: one}, bm25: {}]")
     command = ["run", file, *files, "--out", tmp_path / "run.trec", "--store", store.root]
     with served(made_service(tiny_base, store, api_keys=("secret",))) as url:
-        stage = AdapterSettings(name="one", engine=EngineSettings(url=url, api_key_env="THE_KEY"))
+        stage = AdapterSettings(name="one", engine=ServerSettings(url=url, api_key_env="THE_KEY"))
         there = build_pipeline("p", [stage], store=store, documents=[])
         assert [found["outputs"] for found in there.execute(searches)] == [
             found["outputs"] for found in here.execute(searches)

@@ -19,6 +19,8 @@ DOCUMENTS = [Document("d1", "waterproof boots"), Document("d2", "a green tent"),
 class Scripted:
     """An engine with scripted completions; the real one is tested in `tests/inference`."""
 
+    call_size = 1
+
     def __init__(self, answers: dict[str, tuple[str, str]]) -> None:
         self.answers = answers
         self.asked: list[str] = []

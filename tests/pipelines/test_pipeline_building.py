@@ -7,8 +7,12 @@ import pytest
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
+from searchlora.inference.engine import Request
+from searchlora.inference.settings import ServerSettings
 from searchlora.pipelines.config import AdapterSettings
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.prompts import messages
+from searchlora.task import load_prompted_task
 from tests.made import made_adapter, made_folder
 from tests.words import first_word
 
@@ -33,6 +37,47 @@ def test_text_after_a_scored_choice_can_be_disabled(tiny_base, tmp_path, monkeyp
     made_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
     stages = [AdapterSettings(name="one"), AdapterSettings(name="one", rest=False)]
     assert [stage.rest for stage in build_pipeline("p", stages, store=store, documents=[]).stages] == [True, False]
+
+
+@pytest.mark.slow
+def test_a_bare_stage_answers_as_the_base_model_to_the_same_prompt(tiny_base, tmp_path, monkeypatch):
+    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
+    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
+    made_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
+    stages = [AdapterSettings(name="one", max_new_tokens=4, bare=bare) for bare in (False, True)]
+    adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
+    assert (adapted.label, bare.label) == ("one@1", "base(first-word)")
+    assert bare.engine is adapted.engine
+    record = {"id": "r", "group": "r", "text": "tent boot"}
+    (expected,) = bare.engine.generate([Request(messages(task, record), None, 4)])
+    assert [output.raw for output in bare.ask([record])] == [expected.text]
+    assert [output.raw for output in adapted.ask([record])] != [expected.text]
+
+
+@pytest.mark.slow
+def test_a_bare_stage_renders_with_the_options_of_its_adapter(tiny_base, tmp_path, monkeypatch):
+    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
+    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
+    folder, recipe = made_folder(tiny_base, tmp_path / "made", 1, ("prompt.date=2020-02-29",))
+    store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
+    stages = [AdapterSettings(name="one", bare=bare) for bare in (False, True)]
+    adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
+    assert bare.engine.renderer.options.date == "2020-02-29" != adapted.engine.renderer.options.date
+    server = AdapterSettings(name="one", bare=True, engine=ServerSettings(url="http://a"))
+    (asked,) = build_pipeline("p", [server], store=store, documents=[]).stages
+    assert asked.engine.renderer.options.date == "2020-02-29"
+
+
+@pytest.mark.slow
+def test_values_tuned_for_the_adapter_are_not_those_of_its_base(tiny_base, tmp_path):
+    store, judgment = Store(tmp_path / "store"), load_prompted_task("judgment")
+    folder, recipe = made_folder(tiny_base, tmp_path / "made", 1)
+    task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
+    store_adapter(store, "judge", folder, task=task, recipe=recipe, base=tiny_base, tuned={"temperature": 3.0})
+    own = {"first_stage_weight": 0.5}
+    stages = [AdapterSettings(name="judge", bare=bare, tuned=own) for bare in (False, True)]
+    adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
+    assert (adapted.task.tuned, bare.task.tuned) == ({"temperature": 3.0, **own}, own)
 
 
 def test_a_file_may_map_the_columns_of_its_own_corpus(tmp_path):

@@ -69,6 +69,8 @@ def test_results_are_written_whole_or_not_at_all(tmp_path):
 class Rewriter:
     """An engine that rewrites every query to "boots"."""
 
+    call_size = 1
+
     def generate(self, requests):
         return [Completion("boots", "stop", 5, 1) for _ in requests]
 

@@ -21,6 +21,7 @@ from searchlora.outputs import (
     Label,
     OneLabel,
 )
+from searchlora.pipelines import stages
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.prompts import messages
 from tests.made import made_folder
@@ -213,3 +214,14 @@ def test_tuning_is_applied_to_valid_outputs_only(stage):
 def test_an_unsupported_schema_is_refused(stage):
     with pytest.raises(EngineError, match="request 1: generation cannot be constrained to this JSON Schema"):
         stage(JsonObject({"type": "array", "uniqueItems": True})).ask(RECORDS)
+
+
+@pytest.mark.slow
+def test_a_prompt_is_rendered_once_for_the_choice_and_what_follows_it(tiny_base, tmp_path, monkeypatch):
+    engine = LocalEngine(tiny_base, precision="fp32")
+    task = Held(first_word(tmp_path / "task").folder)
+    task.forms = (REASONED,)
+    rendered: list[str] = []
+    monkeypatch.setattr(stages, "messages", lambda of, record: rendered.append(record["id"]) or messages(of, record))
+    AdapterStage(task, engine, None, 8).ask(RECORDS[:3])
+    assert rendered == [record["id"] for record in RECORDS[:3]]

@@ -157,3 +157,27 @@ def test_progress_is_reported():
     assert [done for done, *_ in reported] == [1_000, 2_000, 2_500]
     index.search(["word", "x"], 1, progress=progress)
     assert reported[-1][:2] == (2, 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts=st.lists(TEXT, min_size=1, max_size=8), query=TEXT, method=st.sampled_from(METHODS))
+def test_the_words_of_a_query_add_up_to_the_score(texts, query, method):
+    documents = [Document(f"d{n}", f"{text} yak") for n, text in enumerate(texts)]
+    index = BM25Index(documents, method=method)
+    scores = {hit.document: hit.score for hit in index.search([query], 10)[0]}
+    for document in documents:
+        shares = index.contributions(query, document.id)
+        assert set(shares) == set(query.split())
+        assert sum(shares.values()) == pytest.approx(scores.get(document.id, 0.0), rel=1e-4, abs=1e-6)
+        if method == "lucene":
+            assert {word for word, share in shares.items() if share} == set(query.split()) & set(document.text.split())
+
+
+def test_words_are_shown_as_they_were_typed_and_boosts_count():
+    documents = [Document("d1", "a tent", "Boots"), Document("d2", "boot of a car")]
+    index = BM25Index(documents, analyzer=Analyzer(stemmer="english"), fields={"title": 3, "text": 1})
+    shares = index.contributions("the BOOTS of cars", "d1")
+    assert list(shares) == ["boots", "cars"]
+    assert shares["boots"] == index.search(["boots"], 2)[0][0].score and shares["cars"] == 0
+    with pytest.raises(ValueError, match="d9"):
+        index.contributions("boots", "d9")

@@ -85,7 +85,7 @@ def test_documents_are_encoded_by_the_base_and_queries_with_the_adapter(place, e
     assert (adapted.encode_documents(texts) == plain.encode(texts)).all()
     assert abs(adapted.encode(texts) - plain.encode(texts)).max() > 1e-3
     documents = [Document("1", "tent boot"), Document("2", "rope")]
-    indices = [DenseIndex(documents, encoder)._index.reconstruct_n(0, 2) for encoder in (plain, adapted)]
+    indices = [DenseIndex(documents, encoder).vectors for encoder in (plain, adapted)]
     assert (indices[0] == indices[1]).all()
 
 

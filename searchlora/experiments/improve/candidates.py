@@ -23,8 +23,9 @@ from searchlora.task import PromptedTask
 
 if TYPE_CHECKING:
     from searchlora.inference.local import LocalEngine
+    from searchlora.inference.remote.engine import RemoteEngine
 
-#: Answers that are queued together, and records whose candidates are rewarded or answered together.
+#: Answers that are queued together, at least, and records whose candidates are rewarded or answered together.
 _QUEUED, _BATCH = 512, 128
 
 
@@ -56,7 +57,7 @@ class Rewarder:
 
 
 def sample(
-    engine: LocalEngine,
+    engine: LocalEngine | RemoteEngine,
     task: PromptedTask,
     records: Sequence[Record],
     adapter: str | None,
@@ -76,18 +77,20 @@ def sample(
     """
     settings = recipe.improve
     waiting = records[len(read_samples(file, records)) :]
-    size = max(1, _QUEUED // settings.samples)
+    size = max(1, max(_QUEUED, engine.call_size) // settings.samples)
     with file.open("a", encoding="utf-8") as out:
         for start in range(0, len(waiting), size):
-            queued = []
-            for record in waiting[start : start + size]:
+            asked = waiting[start : start + size]
+            requests = []
+            for record in asked:
                 seed = fingerprint(f"{salt}/{record['id']}") % 2**31
                 sampling = Sampling(settings.temperature, top_p=settings.top_p, seed=seed)
                 grammar = task.output(record).grammar
-                request = Request(messages(task, record), adapter, recipe.max_new_tokens, grammar, sampling=sampling)
-                queued.append((record, engine.submit_answers(request, settings.samples)))
-            for record, answers in queued:
-                texts = [[each.text, each.finish] for each in (future.result() for future in answers)]
+                requests.append(
+                    Request(messages(task, record), adapter, recipe.max_new_tokens, grammar, sampling=sampling)
+                )
+            for record, answers in zip(asked, engine.generate_answers(requests, settings.samples), strict=True):
+                texts = [[each.text, each.finish] for each in answers]
                 out.write(json.dumps({"id": record["id"], "answers": texts}) + "\n")
             out.flush()
             progress(len(records) - len(waiting) + min(start + size, len(waiting)), len(records))
@@ -186,7 +189,7 @@ class Answered:
 
 
 def answer_greedily(
-    engine: LocalEngine,
+    engine: LocalEngine | RemoteEngine,
     task: PromptedTask,
     records: Sequence[Record],
     adapter: str | None,
@@ -197,7 +200,8 @@ def answer_greedily(
     """The greedy outputs of a model, rewarded; a grade or label is scored, a text generated."""
     stage = AdapterStage(task, engine, adapter, recipe.max_new_tokens)
     outputs: list[Any] = []
-    for start in range(0, len(records), _BATCH):
-        outputs += stage.ask(records[start : start + _BATCH])
+    size = max(_BATCH, engine.call_size)
+    for start in range(0, len(records), size):
+        outputs += stage.ask(records[start : start + size])
         progress(len(outputs), len(records))
     return Answered(outputs, task.reward(records, outputs, context))

@@ -24,6 +24,7 @@ from searchlora.experiments.training_runs import (
     train_and_store,
     train_or_find,
 )
+from searchlora.inference.settings import Engines, EngineSettings, LocalSettings
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import DenseSettings, FuseSettings, RetrieveSettings, pinned, read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
@@ -41,6 +42,9 @@ DEFAULT_PIPELINE = "bm25"
 #: Candidate queries that an encoder encodes together.
 QUERY_BATCH_SIZE = 64
 
+#: Rows of a batch of samples, unless the engine's settings say otherwise.
+BATCH_ROWS = 64
+
 
 def improve(
     adapter: str | None,
@@ -52,6 +56,7 @@ def improve(
     pipeline: str | Path = DEFAULT_PIPELINE,
     resume: bool = False,
     restart: bool = False,
+    engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -71,6 +76,8 @@ def improve(
             is the recipe of the adapter.
         pipeline: A pipeline whose retrieve stage rewards rewrites: a YAML file, or a built-in name such as `hybrid`.
         resume, restart: Continue an interrupted run, or delete it.
+        engine: Where candidates are sampled and rounds are validated; None: in this process. A server must be able to
+            load the adapters of the rounds: `searchlora serve` on the same store, or vLLM with `load`.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
         steps: Progress of each step.
@@ -80,11 +87,12 @@ def improve(
         UsageError: for an adapter of another task, or one that was trained on test rows of the dataset.
         TrainingError: for an unfinished run without `resume` or `restart`, or rows of which none can be rewarded.
         LoadCheckFailed: for an adapter that does not pass verification; its run is kept.
+        EngineError: if a server cannot be asked, or loads no adapters.
     """
     store = store if isinstance(store, Store) else Store(store)
     check_name(name)
     options = TrainingOptions(recipe=recipe, overrides=overrides, resume=resume, restart=restart, steps=steps)
-    job = _job(adapter, data, options, pipeline, store, tasks)
+    job = _job(adapter, data, options, pipeline, store, tasks, engine)
     return train_and_store(job, name, store, options)
 
 
@@ -96,6 +104,7 @@ def improve_or_reuse(
     recipe: str | Path | None = None,
     overrides: Sequence[str] = (),
     pipeline: str | Path = DEFAULT_PIPELINE,
+    engine: EngineSettings | None = None,
     store: Store,
     say: Callable[[str], None] = print,
     steps: Steps = unwatched,
@@ -108,7 +117,7 @@ def improve_or_reuse(
         say: Receives one sentence about what was done.
     """
     options = TrainingOptions(recipe=recipe, overrides=overrides, steps=steps)
-    job = _job(adapter, data, options, pipeline, store, None)
+    job = _job(adapter, data, options, pipeline, store, None, engine)
     return train_or_find(job, name, store, options, say, "improved")[0]
 
 
@@ -119,6 +128,7 @@ def _job(
     pipeline: str | Path,
     store: Store,
     tasks: str | Path | None,
+    engine: EngineSettings | None,
 ) -> ImproveJob:
     from searchlora.data.dataset import load_dataset
 
@@ -151,7 +161,18 @@ def _job(
     if parent is not None:
         _check_lineage(store, parent, task, dataset)
     base = resolve(recipe.base)
-    return ImproveJob(task, recipe, dataset, base, options.steps, store=store, parent=parent, pipeline=str(pipeline))
+    settings = engine or LocalSettings(batch_rows=BATCH_ROWS)
+    return ImproveJob(
+        task,
+        recipe,
+        dataset,
+        base,
+        options.steps,
+        store=store,
+        parent=parent,
+        pipeline=str(pipeline),
+        engine=settings,
+    )
 
 
 def retrieve_stage(
@@ -211,19 +232,17 @@ class ImproveJob(PromptedJob):
     Attributes:
         parent: The adapter to improve; None: the bare base.
         pipeline: Name of the pipeline whose retriever rewards rewrites.
+        engine: Where candidates are sampled and rounds are validated.
     """
 
     store: Store = field(default_factory=Store, compare=False)
     parent: StoredAdapter | None = None
     pipeline: str = DEFAULT_PIPELINE
+    engine: EngineSettings = field(default_factory=LocalSettings)
 
     def train(self, folder: Path, resume: bool) -> TrainingResult:
-        from searchlora.inference.local import LocalEngine
-
         del resume  # rounds that are complete are never computed again
-        engine = LocalEngine(
-            self.base, self.store, precision=self.recipe.precision, prompt_options=self.recipe.prompt, batch_rows=64
-        )
+        engine = self._engines.get(self.base, self.recipe.precision, prompt_options=self.recipe.prompt)
         parent = None if self.parent is None else (self.parent.reference, self.parent.path)
         rounds = Rounds(
             self.task, self.recipe, self.base, self.dataset, engine, self._context, folder, self.steps, parent
@@ -231,6 +250,7 @@ class ImproveJob(PromptedJob):
         try:
             done, start = rounds.run()
         finally:
+            rounds.unload()
             engine.close()
         return self._result(folder, done, start)
 
@@ -242,6 +262,7 @@ class ImproveJob(PromptedJob):
             "retriever": self._retriever.label if self._retriever else None,
             "reward": self.recipe.improve.reward or f"the reward of the task {self.task.name}",
             "seed": self.recipe.seed,
+            "engine": self._made_by,
             "chosen round": chosen.number,
         }
         records = self.dataset.records("train")
@@ -268,6 +289,7 @@ class ImproveJob(PromptedJob):
         return (
             isinstance(about, dict)
             and about.get("pipeline") == self.pipeline
+            and about.get("engine", self._default_engine) == self._made_by
             and stored.manifest.parents == parents
             and super().produced(stored)
         )
@@ -277,7 +299,21 @@ class ImproveJob(PromptedJob):
             **super().identity(),
             "adapter to improve": self.parent.reference if self.parent else None,
             "pipeline": self.pipeline,
+            **({"engine": self._made_by} if self._made_by != self._default_engine else {}),
         }
+
+    @cached_property
+    def _engines(self) -> Engines:
+        return Engines(self.store, self.engine)
+
+    @cached_property
+    def _made_by(self) -> str:
+        return self._engines.made_by(self.base, self.recipe.precision, prompt_options=self.recipe.prompt)
+
+    @property
+    def _default_engine(self) -> str:
+        """The engine of runs that name none: earlier releases had this one only."""
+        return LocalSettings().made_by(self.recipe.precision)
 
     @cached_property
     def _retriever(self) -> RetrieveStage | None:

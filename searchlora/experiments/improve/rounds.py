@@ -10,19 +10,21 @@ reward, ConvSearch-R1 (arXiv:2505.15776).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.data.dataset import Dataset
-from searchlora.errors import TrainingError
+from searchlora.errors import SearchloraError, TrainingError
 from searchlora.experiments.improve.candidates import Rewarder, answer_greedily, gather, read_samples, sample
 from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, row_from_json, worst
 from searchlora.files import atomic_text
@@ -37,9 +39,7 @@ from searchlora.training.sft import train_adapter
 
 if TYPE_CHECKING:
     from searchlora.inference.local import LocalEngine
-
-#: Name of the adapter of the last round in the engine.
-_CANDIDATE = "candidate"
+    from searchlora.inference.remote.engine import RemoteEngine
 
 ROUND, START, SAMPLES, CANDIDATES = "round.json", "start.json", "samples.jsonl", "candidates.jsonl"
 
@@ -88,7 +88,7 @@ class Rounds:
     recipe: Recipe
     base: BaseModel
     dataset: Dataset
-    engine: LocalEngine
+    engine: LocalEngine | RemoteEngine
     context: RewardContext
     folder: Path
     steps: Steps
@@ -121,6 +121,16 @@ class Rounds:
             rounds.append(self._preference(rounds))
         return rounds, start
 
+    def unload(self) -> None:
+        """Free the engine's slot of the last round's adapter. An engine that cannot be asked any more keeps it."""
+        with suppress(SearchloraError):
+            self.engine.unload(self._candidate)
+
+    @property
+    def _candidate(self) -> str:
+        """Name of the adapter of the last round in the engine; no other run on the same server has it."""
+        return f"candidate-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]}"
+
     def _preference(self, rounds: Sequence[Round]) -> Round:
         """DPO or GRPO from the best round, as a round of its own."""
         from searchlora.training.preference import Preference, train_dpo, train_grpo
@@ -148,8 +158,8 @@ class Rounds:
             reward = Rewarder(self.task, self.context).rewards
             result = train_grpo(*arguments, records, reward, source.adapter, target, progress)
         began = time.monotonic()
-        self.engine.load_folder(_CANDIDATE, result.adapter)
-        validation = self._validated(_CANDIDATE)
+        self.engine.load_folder(self._candidate, result.adapter)
+        validation = self._validated(self._candidate)
         figures = {
             **source.figures,
             "round": number,
@@ -217,8 +227,8 @@ class Rounds:
             progress=self.steps(f"Round {number}: training"),
         )
         times["training"], began = float(result.summary["seconds"]), time.monotonic()
-        self.engine.load_folder(_CANDIDATE, result.adapter)
-        validation = self._validated(_CANDIDATE, self.steps(f"Round {number}: validation"))
+        self.engine.load_folder(self._candidate, result.adapter)
+        validation = self._validated(self._candidate, self.steps(f"Round {number}: validation"))
         times["validation"] = time.monotonic() - began
         figures = {
             "round": number,
@@ -236,8 +246,8 @@ class Rounds:
         """The engine's name of the adapter that samples."""
         if last is None:
             return self.parent[0] if self.parent else None
-        self.engine.load_folder(_CANDIDATE, last.adapter)
-        return _CANDIDATE
+        self.engine.load_folder(self._candidate, last.adapter)
+        return self._candidate
 
     def _folder_of(self, last: Round | None) -> Path | None:
         if last is not None:

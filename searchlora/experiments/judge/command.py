@@ -21,6 +21,7 @@ from searchlora.experiments.judge.grade_log import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.judge.pairs import QueryPassage, load_texts, pairs_to_judge
 from searchlora.files import atomic_text, check_writable, file_sha256
+from searchlora.inference.settings import EngineSettings
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Steps, unwatched
 from searchlora.records import SearchContext
@@ -61,6 +62,7 @@ def judge(
     generate: bool = False,
     allow_circular: bool = False,
     settings: str | Path | None = None,
+    engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -81,6 +83,8 @@ def judge(
         runs: Run files that are pooled to `depth`; or `pairs`, a file of pairs (`read_pairs`).
         generate: Generate the answer and parse it, instead of scoring the labels.
         settings: For a bare base, a dataset folder whose scale and guideline are used.
+        engine: Where the judge is computed; None: in this process. The card names it, and grades of another engine are
+            not reused.
         allow_circular: Judge even if the judge is part of a run or was trained on a topic.
 
     Raises:
@@ -88,6 +92,7 @@ def judge(
             the pairs are given in neither or both of their two ways, the task cannot judge, or the judge is circular.
         DataError: naming the file, when a topic or document is missing, or no answer is a grade.
         NotInStore, LoadCheckFailed, BaseModelError: when the judge does not exist or must not be loaded.
+        EngineError: when a server cannot be asked.
     """
     target = Path(out)
     partial = Path(f"{target}.partial")
@@ -104,6 +109,7 @@ def judge(
         generate=generate,
         store=store if isinstance(store, Store) else Store(store),
         settings=settings,
+        engine=engine,
         tasks=tasks,
     )
     inputs = {
@@ -116,7 +122,8 @@ def judge(
     queries = {pair.topic: pair.query for pair in query_passages}
     circular = refuse_circular(card, systems, queries, allow=allow_circular)
     if finished is not None:
-        labels = _finished_labels(target, finished, card, contexts, generate)
+        stored = replace(finished, engine=finished.engine or judge.default_engine)
+        labels = _finished_labels(target, stored, card, contexts, generate)
         shutil.rmtree(partial, ignore_errors=True)
         grades = Counter(label for row in labels.values() for label in row.values() if label is not None)
         return JudgeResult(finished, dict(sorted(grades.items())), finished.invalid, circular, doubts(card, systems))
@@ -181,6 +188,7 @@ def _card(judge: Judge, inputs: Mapping[str, str | Path]) -> JudgmentsCard:
         judge=judge.reference,
         judge_lineage=judge.lineage,
         base=judge.base,
+        engine=judge.made_by,
         prompt_hash=prompt_hash(judge.task),
         judge_queries=judge.queries,
         made_from={label: file_sha256(path) for label, path in inputs.items()},

@@ -24,7 +24,7 @@ from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Progress
 from searchlora.records import Record
 
-#: Records that are graded together and then written to the log.
+#: Smallest number of records that are graded together and then written to the log; a server gets more at a time.
 BATCH_SIZE = 32
 
 
@@ -45,10 +45,11 @@ def grade_records(
     keys = [judge.key(record) for record in records]
     order = sorted(range(len(records)), key=lambda index: (str(records[index]["id"]), keys[index]))
     grades: dict[int, Grade | InvalidOutput] = {}
+    size = max(BATCH_SIZE, judge.engine.call_size)
     with _locked(folder):
         logged = _read_log(folder / "grades.jsonl")
-        for start in range(0, len(records), BATCH_SIZE):
-            batch = order[start : start + BATCH_SIZE]
+        for start in range(0, len(records), size):
+            batch = order[start : start + size]
             if not all(keys[index] in logged for index in batch):
                 batch_grades = judge.grade([records[index] for index in batch])
                 new = dict(zip((keys[index] for index in batch), batch_grades, strict=True))

@@ -26,7 +26,7 @@ from searchlora.errors import EngineError, PromptTooLong, UsageError
 from searchlora.experiments.lineage import base_lineage, base_queries
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.engine import Engine
-from searchlora.inference.local import LocalEngine
+from searchlora.inference.settings import EngineSettings, LocalSettings, make_engine
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import public_name, resolve
 from searchlora.outputs import Grade, Graded, InvalidOutput
@@ -50,6 +50,8 @@ class Judge:
         queries: Hashes of the queries that it was trained on; None if unknown.
         generate: Generate the answer and parse it, instead of scoring every label of the scale.
         max_new_tokens: Maximum number of generated tokens.
+        made_by: The engine, see `Engine.made_by`.
+        default_engine: The engine of judgments whose card names none: earlier releases had this one only.
         conditions: All that a grade depends on besides the prompt, as JSON.
     """
 
@@ -61,6 +63,8 @@ class Judge:
     queries: tuple[str, ...] | None
     generate: bool
     max_new_tokens: int
+    made_by: str
+    default_engine: str
     conditions: str
 
     @property
@@ -124,6 +128,7 @@ def load_judge(
     generate: bool,
     store: Store,
     settings: str | Path | None = None,
+    engine: EngineSettings | None = None,
     tasks: str | Path | None = None,
 ) -> Judge:
     """Load an adapter (with its load check) or a bare base as a judge.
@@ -135,6 +140,7 @@ def load_judge(
         generate: See `Judge`.
         store: The adapter store.
         settings: For a bare base, a dataset folder whose scale and guideline are used; None: the task's defaults.
+        engine: Where the judge is computed; None: in this process, in the precision of the recipe.
         tasks: Folder of further task plugins.
 
     Raises:
@@ -142,13 +148,14 @@ def load_judge(
             not the adapter's, or it does not read query and passage.
         DataError: when `settings` is not a dataset of the task.
         NotInStore, LoadCheckFailed, BaseModelError: when the judge does not exist or must not be loaded.
+        EngineError: when a server cannot say what it serves.
     """
     if (adapter is None) == (base is None):
         raise UsageError("a judge is an adapter or a bare base", fix="Give one of the two.")
     if adapter is not None and settings is not None:
         raise UsageError("an adapter has its own settings", where=adapter, fix="Omit --settings.")
     if adapter is not None:
-        return _load_adapter_judge(adapter, task, generate, store, tasks)
+        return _load_adapter_judge(adapter, task, generate, store, tasks, engine)
     if task is None:
         raise UsageError("a bare base needs a task", fix="Give it with --task.")
     plugin = _load_judging_task(task, tasks)
@@ -156,22 +163,32 @@ def load_judge(
         plugin = plugin.bound(dataset_for(plugin, settings).settings)
     recipe = load_recipe(plugin.default_recipe)
     model = resolve(str(base))
+    made = make_engine(
+        engine or LocalSettings(), model, store, precision=recipe.precision, prompt_options=recipe.prompt
+    )
     weights = {"base": fingerprint(model.path).model_dump(), "adapter": None, "precision": recipe.precision}
     return Judge(
         task=plugin,
-        engine=LocalEngine(model, store, precision=recipe.precision, prompt_options=recipe.prompt),
+        engine=made,
         adapter=None,
         base=public_name(model.name),
         lineage=base_lineage(store, model.name),
         queries=base_queries(store, model.name),
         generate=generate,
         max_new_tokens=recipe.max_new_tokens,
-        conditions=_conditions(plugin, generate, recipe.max_new_tokens, weights),
+        made_by=made.made_by,
+        default_engine=LocalSettings().made_by(recipe.precision),
+        conditions=_conditions(plugin, generate, recipe.max_new_tokens, weights, made.made_by),
     )
 
 
 def _load_adapter_judge(
-    adapter: str, task: str | None, generate: bool, store: Store, tasks: str | Path | None
+    adapter: str,
+    task: str | None,
+    generate: bool,
+    store: Store,
+    tasks: str | Path | None,
+    settings: EngineSettings | None,
 ) -> Judge:
     stored = store.get(adapter)
     manifest = stored.manifest
@@ -180,7 +197,9 @@ def _load_adapter_judge(
     plugin = _load_judging_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
     model = resolve(manifest.base.name, manifest.base.revision)
     check_files(stored, model)
-    engine = LocalEngine(base_of(stored, model), store, precision=manifest.recipe["precision"])
+    engine = make_engine(
+        settings or LocalSettings(), base_of(stored, model), store, precision=manifest.recipe["precision"]
+    )
     check_renders(stored, plugin, engine.renderer)
     max_new_tokens = int(manifest.recipe["max_new_tokens"])
     weights = {
@@ -197,7 +216,9 @@ def _load_adapter_judge(
         queries=training_queries(store, stored.reference),
         generate=generate,
         max_new_tokens=max_new_tokens,
-        conditions=_conditions(plugin, generate, max_new_tokens, weights),
+        made_by=engine.made_by,
+        default_engine=LocalSettings().made_by(manifest.recipe["precision"]),
+        conditions=_conditions(plugin, generate, max_new_tokens, weights, engine.made_by),
     )
 
 
@@ -210,7 +231,11 @@ def _load_judging_task(name: str, tasks: str | Path | None) -> PromptedTask:
     return task
 
 
-def _conditions(task: PromptedTask, generate: bool, max_new_tokens: int, weights: Mapping[str, Any]) -> str:
+def _conditions(
+    task: PromptedTask, generate: bool, max_new_tokens: int, weights: Mapping[str, Any], made_by: str
+) -> str:
+    # The grades in logs of earlier releases, which had one engine, stay valid.
+    weights = weights if made_by == LocalSettings().made_by(weights["precision"]) else {**weights, "engine": made_by}
     options = {"max_new_tokens": max_new_tokens, "generate": generate}
     plugin = {"task": f"{task.name} version {task.version}", "settings": task.settings, "tuned": task.tuned}
     return json.dumps({**plugin, "options": options, "rendering": RENDERING, **weights}, sort_keys=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from searchlora.errors import EngineError
@@ -19,6 +21,9 @@ DialectName = Literal["vllm", "searchlora", "openai"]
 #: Maximum number of prompts, and of tokens with log-probabilities (vLLM refuses more), in one call.
 _MAX_PROMPTS, _MAX_TOKENS = 16, 128
 
+#: Choices whose token ids are kept: those of a closed set recur with every request.
+_CHOICES = 4096
+
 
 class Post(Protocol):
     """Sends a JSON body to a path and returns the JSON of the response."""
@@ -28,6 +33,12 @@ class Post(Protocol):
 
 class Dialect(Protocol):
     """One kind of server. An unexpected response raises KeyError, TypeError, ValueError or AttributeError."""
+
+    def rendered(self, request: Request) -> Request:
+        """The request with the token ids of its prompt, if this kind of server takes them; else unchanged."""
+
+    def longest(self, choices: Sequence[str], choice_suffix: str | None) -> int:
+        """Tokens of the longest choice; 0 for a server that counts what it renders itself."""
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         """The completion of one request by the model with this name on the server.
@@ -52,11 +63,21 @@ class Vllm:
     def __init__(self, renderer: Renderer, token_bytes: Callable[[int], bytes]) -> None:
         self._renderer = renderer
         self._token_bytes = token_bytes
+        self._choice_ids = lru_cache(_CHOICES)(self._tokenised)
+
+    def rendered(self, request: Request) -> Request:
+        ids = self._renderer.prompt_ids(request.messages, request.answer_prefix, request.adapter)
+        return replace(request, prompt_ids=tuple(ids))
+
+    def longest(self, choices: Sequence[str], choice_suffix: str | None) -> int:
+        return max((len(self._choice_ids(choice, choice_suffix)) for choice in choices), default=0)
+
+    def _tokenised(self, choice: str, choice_suffix: str | None) -> tuple[int, ...]:
+        return tuple(self._renderer.completion_ids(choice, choice_suffix))
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
-        prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix, request.adapter)
         body = {
-            **self._body(model, [prompt], request.max_new_tokens, request.sampling),
+            **self._body(model, [request.prompt_ids], request.max_new_tokens, request.sampling),
             # An answer ends with the template's end-of-turn token. Other stop tokens of the base model's configuration
             # are ordinary tokens, except under a grammar, whose end the server marks with them.
             "stop_token_ids": [self._renderer.stop_id],
@@ -109,14 +130,13 @@ class Vllm:
         elsewhere they ignore an adapter's output layer: vLLM's issues 29955 and 51594.)
         """
         del prune_margin
-        prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix, request.adapter)
-        choice_ids = [tuple(self._renderer.completion_ids(choice, request.choice_suffix)) for choice in choices]
+        choice_ids = [self._choice_ids(choice, request.choice_suffix) for choice in choices]
         log_probabilities: dict[tuple[int, ...], float] = {}
         prompt_tokens = 0
         for part in _calls(choice_ids):
             token_ids = sorted({token for _, tokens in part for token in tokens})
             body = {
-                **self._body(model, [[*prompt, *prefix] for prefix, _ in part], 1),
+                **self._body(model, [[*request.prompt_ids, *prefix] for prefix, _ in part], 1),
                 "logprobs": len(token_ids),
                 "logprob_token_ids": token_ids,
                 "return_tokens_as_token_ids": True,
@@ -145,7 +165,18 @@ class Vllm:
         return {**fields, "repetition_penalty": 1.0}
 
 
-class Searchlora:
+class _RendersItself:
+    """A server that takes messages."""
+
+    def rendered(self, request: Request) -> Request:
+        return request
+
+    def longest(self, choices: Sequence[str], choice_suffix: str | None) -> int:
+        del choices, choice_suffix
+        return 0
+
+
+class Searchlora(_RendersItself):
     """`searchlora serve`: it uses this project's renderer and scores as the local engine does."""
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
@@ -180,7 +211,7 @@ class Searchlora:
         return Scored(scores, int(usage["prompt_tokens"]), int(usage["scored_tokens"]))
 
 
-class OpenAI:
+class OpenAI(_RendersItself):
     """Any other server: it renders the chat with its own template. Requests that need token ids are refused.
 
     Such a server reads control tokens in contents as its own, so they are broken before they are sent.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, NotInStore, PromptTooLong, RequestRefused
+from searchlora.errors import EngineError, NotInStore, PromptTooLong, RequestRefused, UsageError
 from searchlora.http_client import HttpClient, Refused
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Completion, Request, Scored
@@ -20,6 +22,13 @@ from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer
+from searchlora.recipe import PromptOptions
+
+#: Requests of one call for each one in flight.
+_CALLS_IN_FLIGHT = 4
+
+#: Distance of the seeds of two answers to one request: a prime, so that those of two requests hardly coincide.
+_SEEDS_APART = 1_000_003
 
 Answer = TypeVar("Answer")
 
@@ -42,9 +51,14 @@ class RemoteEngine:
             that another server lists.
         dialect: Kind of server; None: detected.
         load: Let vLLM load missing adapters from the store's folder (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`).
-        concurrency: Maximum number of requests sent at once, over all callers.
+        concurrency: Maximum number of requests in flight at once, over all callers. It is reached if the server answers
+            in a fraction of the time limit; a slower one gets fewer, so that none waits too long in its queue.
         timeout_s: Time limit of one attempt in seconds.
         retries: Attempts after the first, on failed connections and on status 429 and 5xx except 504.
+        prompt_options: Options of the prompts of the bare base; those of an adapter are in its manifest.
+
+    Attributes:
+        call_size: See `Engine`: four times what is in flight, so that few requests are waited for alone.
 
     Raises:
         EngineError: for an invalid URL.
@@ -62,13 +76,18 @@ class RemoteEngine:
         model: str | None = None,
         dialect: DialectName | None = None,
         load: bool = False,
-        concurrency: int = 16,
+        concurrency: int = 256,
         timeout_s: float = 60.0,
         retries: int = 4,
+        prompt_options: PromptOptions | None = None,
     ) -> None:
         self.base = base
         self.store = store
-        self.renderer = Renderer(load_tokenizer(base), adapter_options=store.prompt_options if store else None)
+        self.call_size = _CALLS_IN_FLIGHT * concurrency
+        self.renderer = Renderer(
+            load_tokenizer(base), prompt_options, adapter_options=self._prompt_options if store else None
+        )
+        self._folders: set[str] = set()  # names without a version, see `load_folder`
         self._named = frozenset(names or ()) if store is None else frozenset()
         self._client = HttpClient(url, api_key=api_key, connections=concurrency, timeout_s=timeout_s, retries=retries)
         pinned = {self.pin(reference): name for reference, name in (names or {}).items()}
@@ -79,8 +98,15 @@ class RemoteEngine:
         self._closed = Event()
         self._running: set[Event] = set()  # one per call, set when the call is cancelled
 
+    @property
+    def made_by(self) -> str:
+        """See `Engine`: the server's address, kind, base model, and precision if it reports one."""
+        return f"{self._client.url}, {self._models.description}"
+
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `InvalidName`, `NotInStore`."""
+        if adapter in self._folders:
+            return adapter
         if self.store is not None:
             return self.store.pin(adapter)
         if adapter in self._named or parse_reference(adapter).version is not None:
@@ -89,6 +115,12 @@ class RemoteEngine:
             f"the version of '{adapter}' is unknown without a store",
             fix="Give the engine a store, or name an exact version, name@3.",
         )
+
+    def _prompt_options(self, adapter: str) -> PromptOptions:
+        """The options of an adapter's prompts: those of its manifest, or the engine's for a plain PEFT folder."""
+        if self.store is None or adapter in self._folders:
+            return self.renderer.options
+        return self.store.prompt_options(adapter)
 
     def load(self, adapter: str) -> str:
         """Let the server load an adapter before its first request, and return its pinned reference.
@@ -100,6 +132,21 @@ class RemoteEngine:
         pinned = self.pin(adapter)
         self._models.load(pinned)
         return pinned
+
+    def load_folder(self, name: str, folder: Path) -> None:
+        """Let the server load an adapter that is no version of the store, under a name without a version.
+
+        `searchlora serve` loads folders below the store that it serves; vLLM loads any, with `load`. A later call with
+        the name replaces the adapter.
+
+        Raises:
+            UsageError: for a name with a version.
+            EngineError: if the server cannot load it.
+        """
+        if "@" in name:
+            raise UsageError(f"'{name}' is the name of a stored version", fix="Give a name without '@'.")
+        self._models.load_folder(name, folder)
+        self._folders.add(name)
 
     def unload(self, adapter: str) -> bool:
         """Let the server unload an adapter; False if it was not loaded. Raises `EngineError` if that is not allowed."""
@@ -131,9 +178,16 @@ class RemoteEngine:
         if not requests:
             return []
         self._constraints.matchers([request.grammar for request in requests])  # raises as the local engine does
+        requests = self._rendered(requests)
         self._check_length(requests, [request.max_new_tokens for request in requests])
         jobs = [partial(self._dialect.generate, request=request) for request in requests]
         return self._run(requests, jobs, progress)
+
+    def generate_answers(self, requests: Sequence[Request], n: int) -> list[list[Completion]]:
+        """`n` answers to each request, each with random numbers of its own. Raises as `generate`."""
+        single = [_nth_answer(request, number) for request in requests for number in range(n)]
+        answers = self.generate(single)
+        return [answers[start : start + n] for start in range(0, len(answers), n)]
 
     def score(
         self,
@@ -147,9 +201,9 @@ class RemoteEngine:
         self._check_open()
         if not requests:
             return []
+        requests = self._rendered(requests)
         longest = [
-            max((len(self.renderer.completion_ids(choice, request.choice_suffix)) for choice in row), default=0)
-            for request, row in zip(requests, choices, strict=True)
+            self._dialect.longest(row, request.choice_suffix) for request, row in zip(requests, choices, strict=True)
         ]
         self._check_length(requests, longest)
         jobs = [
@@ -232,13 +286,34 @@ class RemoteEngine:
             self._models.name(reference)
         return [pinned[request.adapter] for request in requests]
 
-    def _check_length(self, requests: Sequence[Request], answers: Sequence[int]) -> None:
+    def _rendered(self, requests: Sequence[Request]) -> list[Request]:
+        """The requests as this kind of server takes them; each prompt is rendered once.
+
+        Raises:
+            RequestRefused: for token ids that the server does not take, and for the bare base on a server that
+                renders its prompts with other options.
+        """
         if any(request.prompt_ids for request in requests):
             raise RequestRefused("a remote engine takes messages, and no 'prompt_ids'")
+        unversioned = any(request.adapter is None or request.adapter in self._folders for request in requests)
+        if unversioned and self._models.dialect == "searchlora" and self.renderer.options != PromptOptions():
+            raise RequestRefused(
+                "the server renders prompts of the bare base with the default options, and these are others",
+                where=self._client.url,
+                fix="Use a local engine or vLLM.",
+            )
+        return [self._dialect.rendered(request) for request in requests]
+
+    def _check_length(self, requests: Sequence[Request], answers: Sequence[int]) -> None:
         context = self._models.context
-        if context is None:
-            return
         for row, (request, answer) in enumerate(zip(requests, answers, strict=True)):
-            prompt = len(self.renderer.prompt_ids(request.messages, request.answer_prefix, request.adapter))
-            if prompt + answer > context:
-                raise PromptTooLong(row, prompt, answer, context)
+            if context is not None and len(request.prompt_ids) + answer > context:
+                raise PromptTooLong(row, len(request.prompt_ids), answer, context)
+
+
+def _nth_answer(request: Request, number: int) -> Request:
+    """The request of one of several answers: its seed gives other random numbers than that of another one."""
+    if request.sampling.seed is None or number == 0:
+        return request
+    seed = (request.sampling.seed + number * _SEEDS_APART) % 2**31
+    return replace(request, sampling=replace(request.sampling, seed=seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -68,12 +69,7 @@ class ServerModels:
             EngineError: for a `searchlora serve` with another base model, on which the same request means something
                 else.
         """
-        if self.dialect == "searchlora" and self._base_name not in self._cards:
-            raise EngineError(
-                f"the server has no base '{self._base_name}' (it has {', '.join(self._cards) or 'none'})",
-                where=self._client.url,
-                fix=f"Start it with --base {self._base_name}, or say with 'model' what it calls the base.",
-            )
+        self._check_base()
         dialects: dict[DialectName, Callable[[], Dialect]] = {
             "vllm": lambda: Vllm(renderer, token_bytes),
             "searchlora": Searchlora,
@@ -88,6 +84,21 @@ class ServerModels:
             return None
         lengths = [card.get("max_model_len") for card in self._cards.values()]
         return next((length for length in lengths if type(length) is int and length > 0), None)
+
+    @property
+    def description(self) -> str:
+        """Kind of server, its name of the base model, and what `searchlora serve` reports of how it is computed.
+
+        Raises:
+            EngineError: for a server that does not list its models, or as `make_dialect`.
+        """
+        self._check_base()
+        known = [self.dialect, self._base_name]
+        if self.dialect == "searchlora":
+            card = self._cards[self._base_name]
+            known += [printable(str(card["precision"]))] if "precision" in card else []
+            known += ["not batch invariant"] if card.get("batch_invariant") is False else []
+        return ", ".join(known)
 
     def name(self, pinned: str | None) -> str:
         """The server's name of an adapter, or of the base model; the adapter is loaded if that is allowed.
@@ -122,6 +133,34 @@ class ServerModels:
         else:
             self.name(pinned)
 
+    def load_folder(self, name: str, folder: Path) -> None:
+        """Let the server load the adapter in a folder under a name, in place of one that it has by that name.
+
+        Raises:
+            EngineError: for a server that loads no folders, and a folder outside the store of `searchlora serve`.
+            Refused: if it cannot be loaded.
+        """
+        if self.dialect == "searchlora":
+            root = None if self._store is None else self._store.root.resolve()
+            if root is None or not folder.resolve().is_relative_to(root):
+                raise EngineError("the server loads adapters from its store only", where=str(folder))
+            place = folder.resolve().relative_to(root).as_posix()
+            self._client.post_only("/v1/adapters/load", {"adapter": name, "folder": place})
+            return
+        if self.dialect != "vllm" or not self._load:
+            raise EngineError(
+                "the server loads no adapters",
+                where=self._client.url,
+                fix="Use 'searchlora serve' on the same store, vLLM with 'load: true', or a local engine.",
+            )
+        with self._loading:
+            self._forget_cards()
+            if name in self._cards:
+                self._client.post_only("/v1/unload_lora_adapter", {"lora_name": name})
+            path = str(folder.resolve())
+            self._client.post_only("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+            self._forget_cards()
+
     def unload(self, pinned: str) -> bool:
         """Let the server unload an adapter; False if it was not loaded.
 
@@ -142,6 +181,15 @@ class ServerModels:
         finally:
             self._forget_cards()
         return True
+
+    def _check_base(self) -> None:
+        """Raise `EngineError` for a `searchlora serve` with another base model."""
+        if self.dialect == "searchlora" and self._base_name not in self._cards:
+            raise EngineError(
+                f"the server has no base '{self._base_name}' (it has {', '.join(self._cards) or 'none'})",
+                where=self._client.url,
+                fix=f"Start it with --base {self._base_name}, or say with 'model' what it calls the base.",
+            )
 
     def _ensure_loaded(self, pinned: str, name: str) -> None:
         """Ask vLLM for its models again; if the adapter is missing, check its files and have vLLM load it."""

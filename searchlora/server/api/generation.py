@@ -251,7 +251,7 @@ def with_answer_tokens(
     param: str,
     prompt: str = "messages",
 ) -> Request:
-    """The request with its limit of new tokens. It checks the prompt: call it in a worker thread.
+    """The request, rendered, with its limit of new tokens. It tokenises: call it in a worker thread.
 
     Args:
         service: The service.
@@ -262,13 +262,14 @@ def with_answer_tokens(
         prompt: The field of the prompt.
 
     Raises:
-        ApiError: 400, for a limit above the server's, and as `Service.check_prompt`.
+        ApiError: 400, for a limit above the server's, and as `Service.rendered`.
         PromptTooLong: for a prompt that leaves no room for an answer.
     """
     limit, context = service.settings.max_answer_tokens, service.engine.context
     if requested is not None and requested > limit:
         raise ApiError(400, "invalid_value", f"An answer has at most {limit} tokens on this server.", param=param)
-    length = service.check_prompt(request, param=prompt)
+    request = service.rendered(request, param=prompt)
+    length = len(request.prompt_ids)
     tokens = requested or min(limit if default is None else default, limit)
     if requested is None and default is None and context is not None:
         if length >= context:

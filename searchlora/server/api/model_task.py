@@ -31,14 +31,23 @@ class CallerEngine:
         self._lock = threading.Lock()
         self._cancelled = False
 
+    @property
+    def made_by(self) -> str:
+        """See `Engine.made_by`."""
+        return self._service.engine.made_by
+
+    @property
+    def call_size(self) -> int:
+        """See `Engine.call_size`."""
+        return self._service.engine.call_size
+
     def pin(self, adapter: str) -> str:
         """See `Engine.pin`."""
         return self._service.engine.pin(adapter)
 
     def generate(self, requests: Sequence[EngineRequest]) -> list[Completion]:
         """See `Engine.generate`."""
-        for request in requests:
-            self._service.check_prompt(request)
+        requests = [self._service.rendered(request) for request in requests]
         futures = [
             self._add([self._service.engine.submit(request, caller=self._caller, seconds=self._seconds)])[0]
             for request in requests
@@ -52,8 +61,7 @@ class CallerEngine:
         self, requests: Sequence[EngineRequest], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[Scored]:
         """See `Engine.score`."""
-        for request in requests:
-            self._service.check_prompt(request)
+        requests = [self._service.rendered(request) for request in requests]
         submitted = self._service.engine.submit_scores(
             ((request, each, prune_margin) for request, each in zip(requests, choices, strict=True)),
             caller=self._caller,

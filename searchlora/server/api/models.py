@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter
 
 from searchlora.adapters.manifest import Manifest
+from searchlora.adapters.references import check_name
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
 from searchlora.models.fingerprint import Fingerprint, fingerprint
 from searchlora.server.api.adapter_tasks import description
@@ -64,6 +65,10 @@ def _add_adapter_routes(router: APIRouter, service: Service) -> None:
     @router.post("/v1/adapters/load")
     async def load(http: Request) -> dict[str, Any]:
         body = await service.body(http, _BODY)
+        if body.folder is not None:
+            name, place = body.adapter, body.folder
+            await run(lambda: _load_folder(service, name, place))
+            return {"adapter": name, "loaded": True}
         pinned = await run(lambda: service.engine.load(body.adapter))
         return {"adapter": pinned, "loaded": True}
 
@@ -79,10 +84,31 @@ def _add_adapter_routes(router: APIRouter, service: Service) -> None:
         return {"adapter": body.adapter, "loaded": False, "was_loaded": was_loaded}
 
 
+def _load_folder(service: Service, name: str, place: str) -> None:
+    """Load an adapter that is no version of the store, from a folder below the store's.
+
+    Raises:
+        ApiError: 400, for a place that is not below the store, and for the name of a version, of an adapter of the
+            store, or of a model.
+    """
+    root = service.store.root.resolve()
+    folder = (root / place).resolve()
+    if folder == root or not folder.is_relative_to(root):
+        raise ApiError(400, "invalid_value", "The folder is not below the store.", param="folder")
+    check_name(name)
+    if name in {service.base, *service.encoders.bases, *service.store.names()}:
+        raise ApiError(400, "invalid_value", "The store or the server has a model of this name.", param="adapter")
+    service.engine.load_folder(name, folder)
+
+
 def _all_models(service: Service, fingerprints: dict[str, Fingerprint]) -> Iterator[dict[str, Any]]:
     service.check_store()
     for name in fingerprints:
-        yield {"id": name, "object": "model", "created": 0, "owned_by": "searchlora", "root": name, "parent": None}
+        computed: dict[str, Any] = {}
+        if name == service.base:
+            computed = {"precision": service.engine.precision, "batch_invariant": service.engine.batch_invariant}
+        own = {"id": name, "object": "model", "created": 0, "owned_by": "searchlora", "root": name, "parent": None}
+        yield own | computed
     newest: dict[str, dict[str, Any] | None] = {}
     for entry in service.store.list():
         newest[entry.name] = None

@@ -144,6 +144,8 @@ _MODEL = _object(
     }
 )
 
+_MODEL["properties"] |= {"precision": _STRING, "batch_invariant": {"type": "boolean"}}  # of the base
+
 _LIST_OF_MODELS = _object({"object": {"const": "list"}, "data": _list(_MODEL)})
 
 _FINISH = {"enum": ["stop", "length"]}

@@ -226,9 +226,15 @@ ScoreBody = Annotated[
 
 
 class AdapterRequest(Body):
-    """Body of `/v1/adapters/load` and `/v1/adapters/unload`."""
+    """Body of `/v1/adapters/load` and `/v1/adapters/unload`.
+
+    Attributes:
+        folder: Of `load`: a folder of an adapter that is no version, such as one in training, relative to the store.
+            The adapter then gets the name `adapter`, which no adapter of the store has.
+    """
 
     adapter: str
+    folder: str | None = None
 
 
 class EmbeddingRequest(Body):

@@ -73,8 +73,7 @@ def _submit(
                 answer_prefix=body.answer_prefix,
                 choice_suffix=body.choice_suffix,
             )
-            service.check_prompt(request)
-            yield request, body.choices, body.prune_margin
+            yield service.rendered(request), body.choices, body.prune_margin
             models.append(request.adapter or service.base)
 
     try:

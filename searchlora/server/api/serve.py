@@ -8,7 +8,6 @@ import math
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
@@ -16,6 +15,7 @@ from searchlora.adapters.full_model import model_of
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.settings import LocalSettings, make_engine
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.app import create_app
@@ -24,6 +24,9 @@ from searchlora.server.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol
 from searchlora.server.api.service import Service, Settings
 from searchlora.server.api.work_queue import run_in_new_thread
 from searchlora.server.http import QUIET_SERVER
+
+#: Settings of a server's engine: it prefers speed, see `LocalEngine`.
+DEFAULT_ENGINE = LocalSettings(batch_invariant=False)
 
 #: File descriptors reserved for files, libraries and idle connections.
 _RESERVED_DESCRIPTORS = 128
@@ -41,7 +44,8 @@ def make_service(
     load: Sequence[str] = (),
     tasks: Path | None = None,
     access_log: AccessLog | None = None,
-    **engine: Any,
+    engine: LocalSettings | None = None,
+    waiting_per_caller: int | None = None,
 ) -> Service:
     """Load the base model, and adapters before their first request.
 
@@ -53,7 +57,8 @@ def make_service(
         load: References of adapters to load.
         tasks: A folder of further task plugins.
         access_log: Where requests are logged; None: nowhere.
-        engine: Keyword arguments of `LocalEngine`.
+        engine: Settings of the engine; None: the defaults, not batch invariant.
+        waiting_per_caller: See `LocalEngine`.
 
     Raises:
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
@@ -63,15 +68,21 @@ def make_service(
     if (name := public_name(base)) in loaded_encoders.bases:
         raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
 
-    def make_engine() -> LocalEngine:
-        fast: dict[str, Any] = {"batch_invariant": False, **engine}  # see `LocalEngine`: a server prefers speed
-        local = LocalEngine(_base(base, store), store, waiting=settings.max_waiting, **fast)
+    def loaded_engine() -> LocalEngine:
+        local = make_engine(
+            engine or DEFAULT_ENGINE,
+            _base(base, store),
+            store,
+            waiting=settings.max_waiting,
+            waiting_per_caller=waiting_per_caller,
+        )
+        assert isinstance(local, LocalEngine)
         for adapter in load:
             local.load(adapter)
         return local
 
     return Service(
-        run_in_new_thread(make_engine).result(), store, loaded_encoders, settings, tasks=tasks, access_log=access_log
+        run_in_new_thread(loaded_engine).result(), store, loaded_encoders, settings, tasks=tasks, access_log=access_log
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -195,8 +195,10 @@ class Service:
         if self._had_store and not self.store.root.is_dir():
             raise FileNotFoundError(2, "the adapter store has disappeared", str(self.store.root))
 
-    def check_prompt(self, request: Request, *, param: str = "messages") -> int:
-        """The length of a request's prompt in tokens. It reads the store and tokenises: call it in a worker thread.
+    def rendered(self, request: Request, *, param: str = "messages") -> Request:
+        """A request with the token ids of its prompt, so that the engine does not render it again.
+
+        It reads the store and tokenises: call it in a worker thread.
 
         Args:
             request: Its `adapter` is an exact version, or None, see `pin`.
@@ -206,7 +208,7 @@ class Service:
             ApiError: 400, for messages that the chat template refuses and for a prompt above `max_prompt_tokens`.
         """
         limit = self.settings.max_prompt_tokens
-        length = len(request.prompt_ids) or self._prompt_length(request, limit, param)
+        ids, length = self._prompt(request, limit, param)
         if limit is not None and length > limit:
             raise ApiError(
                 400,
@@ -214,13 +216,16 @@ class Service:
                 f"The prompt has {length} tokens or more, and this server takes {limit}. Shorten it.",
                 param=param,
             )
-        return length
+        return replace(request, prompt_ids=ids)
 
-    def _prompt_length(self, request: Request, limit: int | None, param: str) -> int:
+    def _prompt(self, request: Request, limit: int | None, param: str) -> tuple[tuple[int, ...], int]:
+        if request.prompt_ids:
+            return request.prompt_ids, len(request.prompt_ids)
         try:
-            return self.engine.renderer.prompt_length(
+            ids, length = self.engine.renderer.bounded_prompt_ids(
                 request.messages, request.answer_prefix, request.adapter, limit=limit
             )
         except RenderError as error:
             message = f"The messages cannot be rendered: {error.what}."
             raise ApiError(400, "invalid_messages", message, param=param) from None
+        return tuple(ids), length

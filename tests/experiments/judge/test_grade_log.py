@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,9 @@ from searchlora.prompts import RENDERING
 PAIRS = [
     {"id": f"t d{n}", "group": "t", "query": "a tent", "passage": f"It sleeps {n}.", "title": ""} for n in range(2)
 ]
+
+#: An engine without a method: whatever asks it fails.
+UNASKED = SimpleNamespace(call_size=1)
 
 
 @pytest.fixture
@@ -49,8 +53,8 @@ def test_reasons_are_logged_with_their_grades(judge, tmp_path):
     longer = replace(judge, max_new_tokens=1300)
     grades = grade_records(longer, PAIRS, tmp_path / "log", silent)
     assert all(isinstance(each, Grade) and each.reason and each.probabilities for each in grades)
-    without_engine = replace(longer, engine=None)
-    assert grade_records(without_engine, PAIRS, tmp_path / "log", silent) == grades
+    unasked = replace(longer, engine=UNASKED)
+    assert grade_records(unasked, PAIRS, tmp_path / "log", silent) == grades
 
 
 def test_logged_grades_without_a_reason_field_are_reused(judge, tmp_path):
@@ -60,7 +64,7 @@ def test_logged_grades_without_a_reason_field_are_reused(judge, tmp_path):
     ]
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "grades.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    grades = grade_records(replace(judge, engine=None), PAIRS, tmp_path / "log", silent)
+    grades = grade_records(replace(judge, engine=UNASKED), PAIRS, tmp_path / "log", silent)
     assert grades == [Grade(1, (0.1, 0.6, 0.2, 0.1)), InvalidOutput("x", "not a grade of the scale")]
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from searchlora.inference.settings import LocalSettings
 from searchlora.server.api.serve import make_server, make_service
 from searchlora.server.api.service import Service, Settings
 from searchlora.server.http import address, bind
@@ -14,9 +15,17 @@ from searchlora.server.http import address, bind
 
 def made_service(base, store, encoder=None, engine=None, **settings) -> Service:
     """A service with an engine of its own."""
-    engine = {"precision": "fp32", "adapters": 3, "batch_rows": 8} | (engine or {})
+    own = {"precision": "fp32", "adapters": 3, "batch_rows": 8, "batch_invariant": False} | (engine or {})
+    per_caller = own.pop("waiting_per_caller", None)
     encoders = [str(encoder.path)] if encoder else []
-    return make_service(str(base.path), store, Settings(**settings), encoders=encoders, **engine)
+    return make_service(
+        str(base.path),
+        store,
+        Settings(**settings),
+        encoders=encoders,
+        engine=LocalSettings(**own),
+        waiting_per_caller=per_caller,
+    )
 
 
 @contextmanager

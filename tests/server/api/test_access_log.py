@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from searchlora.errors import UsageError
+from searchlora.inference.settings import LocalSettings
 from searchlora.server.api import access_log
 from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.serve import make_service
@@ -22,7 +23,13 @@ CHAT = "/v1/chat/completions"
 def test_each_request_is_a_line(tiny_base, store, tmp_path):
     file = tmp_path / "access.jsonl"
     settings = Settings(api_keys=("a-secret-key", "another"))
-    service = make_service(str(tiny_base.path), store, settings, access_log=AccessLog(file), precision="fp32")
+    service = make_service(
+        str(tiny_base.path),
+        store,
+        settings,
+        access_log=AccessLog(file),
+        engine=LocalSettings(precision="fp32", batch_invariant=False),
+    )
     key = {"authorization": "Bearer another"}
     with served(service) as url, httpx.Client(base_url=url, timeout=30, headers=key) as client:
         assert client.post(CHAT, json=asked()).status_code == 200

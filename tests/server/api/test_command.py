@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from searchlora.cli.app import app
+from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import public_name
 from searchlora.recipe import MAX_RANK
 from tests.server.api.serving import asked
@@ -93,8 +94,30 @@ def test_limits_of_the_engine_are_options(tiny_base, store, monkeypatch):
     for arguments, wanted in ((limits, (3, 1_000_000, True, 1)), ((), (MAX_RANK, 4 << 30, False, None))):
         with pytest.raises(ZeroDivisionError):
             CliRunner().invoke(app, ["serve", "--port", "0", *arguments], catch_exceptions=False)
-        names = ("max_rank", "adapter_bytes", "batch_invariant", "waiting_per_caller")
-        assert tuple(given[name] for name in names) == wanted
+        local = given["engine"]
+        known = (local.max_rank, local.adapter_bytes, local.batch_invariant, given["waiting_per_caller"])
+        assert known == wanted
+
+
+def test_settings_of_the_engine_are_those_of_every_verb(tmp_path, monkeypatch, refused):
+    """`--engine` takes the settings that other verbs take; options of the command line are laid over them."""
+    given = {}
+    monkeypatch.setattr("searchlora.server.api.serve.make_service", lambda *_, **more: given.update(more) or 1 / 0)
+
+    def serve(*arguments):
+        with pytest.raises(ZeroDivisionError):
+            CliRunner().invoke(app, ["serve", "--port", "0", *map(str, arguments)], catch_exceptions=False)
+        return given["engine"]
+
+    assert serve() == LocalSettings(precision="bf16", batch_invariant=False)
+    (tmp_path / "engine.yaml").write_text("quantization: nf4\nbatch_rows: 7\n")
+    for settings in ("{quantization: nf4, batch_rows: 7}", tmp_path / "engine.yaml"):
+        expected = LocalSettings(quantization="nf4", batch_rows=7, batch_invariant=False)
+        assert serve("--engine", settings) == expected
+        assert serve("--engine", settings, "--batch-rows", "9") == expected.model_copy(update={"batch_rows": 9})
+    assert serve("--engine", "{batch_invariant: true}").batch_invariant
+    assert "a server computes in its own process" in refused("serve", "--engine", "{url: 'http://a'}")
+    assert "'rows'" in refused("serve", "--engine", "{rows: 7}")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from searchlora.inference.engine import Request
+from searchlora.prompts import Renderer
 from tests.server.api.serving import asked
 
 CHAT = "/v1/chat/completions"
@@ -67,6 +68,71 @@ def test_adapters_are_loaded_and_unloaded_by_name(client, service):
     assert "two@1" not in service.engine.stats().loaded
     assert client.post(CHAT, json=asked(model="two")).status_code == 200
     assert "two@1" in service.engine.stats().loaded
+
+
+def test_an_adapter_that_is_no_version_is_loaded_from_a_folder_of_the_store(client):
+    """`improve` asks a server for the answers of adapters that are in training, whose runs lie in the store."""
+    load = "/v1/adapters/load"
+    answer = client.post(load, json={"adapter": "candidate", "folder": "one/1"})
+    assert (answer.status_code, answer.json()) == (200, {"adapter": "candidate", "loaded": True})
+    body = {"messages": MESSAGES, "choices": CHOICES}
+    found, wanted = (client.post("/v1/score", json={"model": name, **body}).json() for name in ("candidate", "one"))
+    assert found["model"] == "candidate"
+    assert found["log_probabilities"] == pytest.approx(wanted["log_probabilities"], abs=1e-4)
+    client.post(load, json={"adapter": "candidate", "folder": "two/1"})
+    replaced = client.post("/v1/score", json={"model": "candidate", **body}).json()
+    assert replaced["log_probabilities"] != pytest.approx(wanted["log_probabilities"], abs=1e-2)
+    assert client.post("/v1/adapters/unload", json={"adapter": "candidate"}).json()["was_loaded"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"adapter": "candidate", "folder": "../elsewhere"}, "folder"),
+        ({"adapter": "candidate", "folder": "/etc"}, "folder"),
+        ({"adapter": "candidate", "folder": ""}, "folder"),
+        ({"adapter": "one", "folder": "two/1"}, "adapter"),
+        ({"adapter": "tiny", "folder": "two/1"}, "adapter"),
+        ({"adapter": "one@1", "folder": "two/1"}, None),
+        ({"adapter": "candidate", "folder": "none"}, None),
+    ],
+)
+def test_a_folder_outside_the_store_and_a_name_in_use_are_refused(client, service, body, param):
+    before = service.engine.stats().loaded
+    answer = client.post("/v1/adapters/load", json=body)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert param is None or answer.json()["error"]["param"] == param
+    assert service.engine.stats().loaded == before
+
+
+def test_a_link_out_of_the_store_is_not_followed(client, service, tmp_path):
+    link = service.store.root / ".link"
+    link.symlink_to(tmp_path, target_is_directory=True)
+    try:
+        answer = client.post("/v1/adapters/load", json={"adapter": "candidate", "folder": ".link"})
+    finally:
+        link.unlink()
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "folder")
+
+
+def test_the_base_says_how_it_is_computed(client):
+    cards = {card["id"]: card for card in client.get("/v1/models").json()["data"]}
+    assert (cards["tiny"]["precision"], cards["tiny"]["batch_invariant"]) == ("fp32", False)
+    assert "precision" not in cards["one@1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [("/v1/chat/completions", {"max_tokens": 2}), ("/v1/score", {"choices": CHOICES})],
+)
+def test_a_prompt_is_rendered_once(client, monkeypatch, path, more):
+    rendered, prompt_ids = [], Renderer.prompt_ids
+    monkeypatch.setattr(
+        Renderer, "prompt_ids", lambda self, chat, *rest: rendered.append(chat) or prompt_ids(self, chat, *rest)
+    )
+    answer = client.post(path, json={"model": "one", "messages": MESSAGES, **more})
+    assert answer.status_code == 200, answer.text
+    assert len(rendered) == 1
 
 
 def test_an_adapter_in_use_is_not_unloaded(client, service):

@@ -1,0 +1,239 @@
+"""Explanation of a document in one search: its rank and score after each stage, and where and why it fell out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+from searchlora.errors import UsageError
+from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.config import FuseSettings, Settings, stage_kind
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.results import plain
+from searchlora.pipelines.stages import AdapterStage, PassagesStage, RetrieveStage, Stage
+from searchlora.records import Hit, SearchContext
+from searchlora.retrieval.bm25 import BM25Index
+from searchlora.retrieval.fusion import Fused
+from searchlora.retrieval.retriever import Retriever
+
+#: How many hits of an index are looked through for a document that is not among those that the stage keeps.
+_DEEPEST = 10_000
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Where one retriever ranks the document, beyond the hits that it returns if need be.
+
+    Attributes:
+        retriever: Its kind, such as `bm25`, or `fuse`.
+        k: Number of hits that it returns.
+        rank: From 1; None if the document is not among the first `searched`.
+        score: None without a rank.
+        searched: Number of hits that were looked through.
+        terms: Word of the query -> what it adds to the score; 0: the document does not contain it. For BM25 only.
+        parts: The retrievers that it fuses.
+    """
+
+    retriever: str
+    k: int
+    rank: int | None
+    score: float | None
+    searched: int
+    terms: Mapping[str, float] = field(default_factory=dict)
+    parts: tuple[Retrieved, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why the document is not among the hits; empty if it is."""
+        if self.rank is not None and self.rank <= self.k:
+            return ""
+        if self.terms and not any(self.terms.values()):
+            return f"it contains no word of the query: {', '.join(self.terms)}"
+        if self.rank is not None:
+            return f"at rank {self.rank}, and the first {self.k} are kept"
+        if self.parts:
+            return "; ".join(f"{part.retriever} ({part.reason})" for part in self.parts)
+        return f"not among the first {self.searched}"
+
+
+@dataclass(frozen=True)
+class StageExplanation:
+    """What a stage did with the document.
+
+    Attributes:
+        stage: Its label, with pinned versions.
+        query: The query after the stage.
+        hits: Number of hits after the stage; None before any stage retrieves.
+        rank, score: Of the document among them; None if it is not there.
+        retrieved: Of a stage that retrieves.
+        wrote: Field -> what the stage wrote about the document there, such as its grade.
+        notes: What the stage did with the query and the document, one sentence each.
+    """
+
+    stage: str
+    query: str
+    hits: int | None
+    rank: int | None
+    score: float | None
+    retrieved: Retrieved | None
+    wrote: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a document is where it is in one search, or why it is missing."""
+
+    document: str
+    query: str
+    stages: tuple[StageExplanation, ...]
+
+    @property
+    def missing_at(self) -> int | None:
+        """Index of the stage from which on the document is not among the hits; None if it is there at the end."""
+        with_hits = [index for index, stage in enumerate(self.stages) if stage.hits is not None]
+        if not with_hits or self.stages[-1].rank is not None:
+            return None
+        present = [index for index in with_hits if self.stages[index].rank is not None]
+        return min(index for index in with_hits if not present or index > present[-1])
+
+    @property
+    def verdict(self) -> str:
+        """Where the document is, or at which stage it fell out and why, in a sentence."""
+        last = self.stages[-1]
+        if last.hits is None:
+            return "no stage retrieves, so no document has a rank"
+        if last.rank is not None:
+            return f"{self.document} is at rank {last.rank} of {last.hits}"
+        index = self.missing_at
+        assert index is not None
+        stage = self.stages[index]
+        before = next((each.rank for each in reversed(self.stages[:index]) if each.rank is not None), None)
+        why = stage.notes[-1] if stage.notes else "the stage removed it"
+        was = f", after rank {before} before it" if before is not None else ""
+        return f"{self.document} is missing since stage {index + 1}, {stage.stage}{was}: {why}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        content: dict[str, Any] = plain(self)
+        return {**content, "missing_at": self.missing_at, "verdict": self.verdict}
+
+
+def explain(pipeline: Pipeline, query: str, document: str, **fields: Any) -> Explanation:
+    """Execute a pipeline on one query, and look after each stage where a document is.
+
+    Retrievers are asked a second time for more hits than they return in the pipeline, so that a document behind those
+    has a rank, too: an index for at most 10,000, a search engine for none.
+
+    Args:
+        document: Its id.
+        fields: Further fields that stages read, as in `Pipeline.search`.
+
+    Raises:
+        UsageError: if the pipeline has documents, and this is none of them.
+        What `Pipeline.execute` raises.
+
+    Examples:
+        >>> from searchlora.records import Document
+        >>> shop = Pipeline.load("bm25", corpus=[Document("d1", "red couch"), Document("d2", "green tent")])
+        >>> explain(shop, "a tent", "d1").verdict
+        'd1 is missing since stage 1, bm25: it contains no word of the query: tent'
+    """
+    if pipeline.documents and document not in pipeline.documents:
+        raise UsageError(f"there is no document '{document}' in the corpus", where="--explain")
+    search: SearchContext = {"id": "1", "query": query, **fields}
+    explained = []
+    for stage, settings in zip_longest(pipeline.stages, pipeline.settings):
+        (after,) = stage([search])
+        explained.append(_explained(stage, settings, search, after, document))
+        search = after
+    return Explanation(document, query, tuple(explained))
+
+
+def _explained(
+    stage: Stage, settings: Settings | None, before: SearchContext, after: SearchContext, document: str
+) -> StageExplanation:
+    hits: Sequence[Hit] | None = after.get("hits") if _retrieved(after) else None
+    rank, score = _place(hits or (), document)
+    retrieved = None
+    if isinstance(stage, RetrieveStage):
+        retrieved = _look(stage.retriever, stage.k, settings, str(before["query"]), document)
+    wrote = dict(_about(before, after, document))
+    notes = tuple(_notes(stage, before, after, document, rank, retrieved))
+    count = None if hits is None else len(hits)
+    return StageExplanation(stage.label, str(after["query"]), count, rank, score, retrieved, wrote, notes)
+
+
+def _retrieved(search: SearchContext) -> bool:
+    """Whether `hits` are those of a stage, and not those that a query row holds."""
+    return "hits" in search and all(isinstance(hit, Hit) for hit in search["hits"])
+
+
+def _place(hits: Sequence[Hit], document: str) -> tuple[int | None, float | None]:
+    return next(((rank, hit.score) for rank, hit in enumerate(hits, 1) if hit.document == document), (None, None))
+
+
+def _look(retriever: Retriever, k: int, settings: Settings | None, query: str, document: str) -> Retrieved:
+    """Where a retriever ranks the document, and where those that it fuses do."""
+    kind = stage_kind(settings) if settings is not None else type(retriever).__name__
+    if isinstance(retriever, Fused):
+        of: Sequence[Settings | None] = settings.of if isinstance(settings, FuseSettings) else ()
+        parts = tuple(
+            _look(source.retriever, source.depth, part, query, document)
+            for source, part in zip_longest(retriever.sources, of)
+        )
+        deepest = max(k, sum(source.depth for source in retriever.sources))
+        return Retrieved(kind, k, *_ranked(retriever, query, document, deepest), deepest, parts=parts)
+    indexed = len(retriever) if isinstance(retriever, Sized) else 0
+    deepest = max(k, min(indexed, _DEEPEST))
+    terms = {}
+    if isinstance(retriever, BM25Index):
+        try:
+            terms = retriever.contributions(query, document)
+        except ValueError:  # the document has no text, or belongs to another collection
+            terms = {}
+    return Retrieved(kind, k, *_ranked(retriever, query, document, deepest), deepest, terms)
+
+
+def _ranked(retriever: Retriever, query: str, document: str, deepest: int) -> tuple[int | None, float | None]:
+    (hits,) = retriever.search([query], deepest)
+    return _place(hits, document)
+
+
+def _about(before: SearchContext, after: SearchContext, document: str) -> Iterator[tuple[str, Any]]:
+    """The entries about the document in the lists that a stage wrote, such as `grades`."""
+    for name, value in after.items():
+        if name in ("hits", "passages") or value is before.get(name) or not isinstance(value, list | tuple):
+            continue
+        for entry in value:
+            if isinstance(entry, Mapping) and entry.get("id") == document:
+                yield name, {key: plain(each) for key, each in entry.items() if key != "id"}
+
+
+def _notes(
+    stage: Stage,
+    before: SearchContext,
+    after: SearchContext,
+    document: str,
+    rank: int | None,
+    retrieved: Retrieved | None,
+) -> Iterator[str]:
+    if after["query"] != before["query"]:
+        yield f"the query '{before['query']}' became '{after['query']}'"
+    if isinstance(stage, AdapterStage):
+        outputs = after.get("outputs", {}).get(stage.task.name, ())
+        reasons = dict.fromkeys(each.reason for each in outputs if isinstance(each, InvalidOutput))
+        for reason in reasons:
+            yield f"an output of {stage.label} is invalid: {reason}"
+    if isinstance(stage, PassagesStage) and rank is not None and rank > stage.k:
+        yield f"at rank {rank}; later stages read the first {stage.k} only"
+    if rank is None and retrieved is not None:
+        yield retrieved.reason
+    elif rank is None and _retrieved(after):
+        was, _ = _place(before["hits"] if _retrieved(before) else (), document)
+        if was is not None:
+            yield f"the stage removed it from rank {was}"
+        elif not _retrieved(before):
+            yield f"not among the {len(after['hits'])} hits that the stage takes"

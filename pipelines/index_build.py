@@ -1,0 +1,376 @@
+"""Build an index folder: everything that the searching stages of pipelines need of a corpus, saved once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import package_versions
+from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder, read_documents
+from searchlora.data.document_store import DocumentStore, write_documents
+from searchlora.errors import DataError
+from searchlora.files import atomic_text, file_sha256, replace_folder, resumable_folder
+from searchlora.models.resolve import public_name
+from searchlora.pipelines.config import Bm25Settings, DenseSettings, pinned, read_pipeline, searching
+from searchlora.pipelines.retrievers import Encoders, bm25_keys, structure, vector_keys
+from searchlora.progress import Steps, unwatched
+from searchlora.retrieval.bm25 import BM25Index
+from searchlora.retrieval.index_folder import (
+    Bm25Keys,
+    Bm25Part,
+    CorpusIdentity,
+    DensePart,
+    FileIdentity,
+    IndexFolder,
+    IndexManifest,
+    VectorKeys,
+    corpus_identity,
+    part_name,
+    remember_sha256,
+    write_manifest,
+)
+from searchlora.retrieval.nearest import Structure, write_structure
+from searchlora.retrieval.vector_file import VectorFile, remove_parts, write_vectors
+
+_STATE = "building.json"
+_PACKAGES = ("searchlora", "bm25s", "faiss-cpu", "sentence-transformers", "torch")
+
+
+@dataclass(frozen=True)
+class BuiltIndex:
+    """An index folder.
+
+    Attributes:
+        built: Whether this call built it or a part of it; False: it was there, complete and unchanged.
+    """
+
+    folder: Path
+    manifest: IndexManifest
+    built: bool
+
+
+class _State(BaseModel):
+    """What of an index that is being built is complete, so that a killed build is continued."""
+
+    corpus: str
+    columns: dict[str, tuple[str, ...]]
+    documents: int | None = None
+    bm25: tuple[Bm25Part, ...] = ()
+    dense: tuple[DensePart, ...] = ()
+
+
+class _Vectors(NamedTuple):
+    """Vectors that pipelines need, and the structures over them."""
+
+    settings: DenseSettings
+    structures: list[Structure]
+
+
+class _Wanted(NamedTuple):
+    """What pipelines need, without repetitions."""
+
+    bm25: dict[str, Bm25Keys]
+    dense: dict[str, tuple[VectorKeys, _Vectors]]
+
+    def is_in(self, bm25: Sequence[Bm25Part], dense: Sequence[DensePart]) -> bool:
+        """Whether these parts are all that is needed."""
+        structures = {part.folder: part.structures for part in dense}
+        return self.bm25.keys() <= {part.folder for part in bm25} and all(
+            name in structures and set(vectors.structures) <= set(structures[name])
+            for name, (_, vectors) in self.dense.items()
+        )
+
+
+def build_index(
+    corpus: Corpus,
+    out: str | Path,
+    *,
+    pipelines: Sequence[str | Path] = ("bm25",),
+    overrides: Sequence[str] = (),
+    store: Store | str | Path | None = None,
+    steps: Steps = unwatched,
+) -> BuiltIndex:
+    """Save everything that the bm25 and dense stages of pipelines need of a corpus, and its documents.
+
+    The folder is built beside `out` and renamed. A killed build is continued by the same call: vectors that were
+    encoded are kept, and the files are the same bytes in the end. An index of the same corpus that is there already
+    keeps its parts, and gets those that it lacks; another corpus replaces it.
+
+    Args:
+        corpus: Rows with `id`, `text` and optionally `title`, or an index folder.
+        pipelines: Names or YAML files, as `Pipeline.load` takes them. Stages that do not search need nothing.
+        overrides: Parameters, `name=value`, each of those pipelines that have it.
+        store: The adapter store, for dense stages with an adapter.
+
+    Raises:
+        PipelineError: for an invalid pipeline, or one whose backend cannot be saved.
+        DataError: for a row that is not a document, two documents with the same id, a folder `out` that is not an
+            index, or a file that cannot be written.
+        BaseModelError, NotInStore, LoadCheckFailed: if an encoder or an adapter is missing or fails its load check.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "products.csv").write_text("id,text\\nd1,red couch\\nd2,green tent\\n")
+        >>> build_index(folder / "products.csv", folder / "index").manifest.documents
+        2
+        >>> from searchlora import Pipeline
+        >>> Pipeline.load("bm25", corpus=folder / "index").search("tent")["hits"][0]["document"]
+        'd2'
+    """
+    out = Path(out).resolve()  # a symbolic link stays, and the folder that it names is replaced
+    _check_target(out)
+    encoders = Encoders(store if isinstance(store, Store) else Store(store))
+    source = _identity(corpus)
+    wanted = _wanted(pipelines, overrides, encoders)
+    present = _usable(out, source)
+    if present is not None and wanted.is_in(present.manifest.bm25, present.manifest.dense):
+        return BuiltIndex(out, present.manifest, built=False)
+    with resumable_folder(out) as folder:
+        build = _Build(folder, source, steps)
+        try:
+            if build.state.documents is None and present is not None:
+                build.take(present)
+            build.documents(corpus)
+            for name, keys in wanted.bm25.items():
+                build.bm25(name, keys)
+            for name, (vector, needed) in wanted.dense.items():
+                build.dense(name, vector, needed, encoders)
+            manifest = build.finish()
+        except BaseException:
+            build.give_up()
+            raise
+        replace_folder(folder, out)
+    for name, file in manifest.files.items():
+        remember_sha256(out / name, file.sha256)
+    return BuiltIndex(out, manifest, built=True)
+
+
+class _Build:
+    """The steps of a build; each is skipped if an earlier, killed build has completed it."""
+
+    def __init__(self, folder: Path, source: CorpusIdentity, steps: Steps) -> None:
+        self.folder = folder
+        self.source = source
+        self.steps = steps
+        state = _state_of(folder, source)
+        if state is None:
+            _empty(folder)
+        self.state = state or _State(corpus=source.sha256, columns=source.columns)
+
+    def take(self, index: IndexFolder) -> None:
+        """Link the files of an index of the same corpus."""
+        for name in index.manifest.files:
+            target = self.folder / name
+            target.parent.mkdir(exist_ok=True)
+            _link(index.folder / name, target)
+        manifest = index.manifest
+        self._note(documents=manifest.documents, bm25=manifest.bm25, dense=manifest.dense)
+
+    def documents(self, corpus: Corpus) -> None:
+        """Copy the documents."""
+        if self.state.documents is not None:
+            return
+        count = write_documents(read_documents(corpus), self.folder, self.steps("Reading"))
+        if index_folder(corpus) is None:
+            stat = corpus_path(corpus).stat()
+            if (stat.st_size, stat.st_mtime_ns) != (self.source.bytes, self.source.modified_ns):
+                raise DataError("was changed while it was read", where=self.source.path, fix="Build the index again.")
+        self._note(documents=count)
+
+    def bm25(self, name: str, keys: Bm25Keys) -> None:
+        """Build a BM25 index."""
+        if name in [part.folder for part in self.state.bm25]:
+            return
+        folder = self._part_folder(name, new=True)
+        index = BM25Index(
+            DocumentStore(self.folder).in_order(),
+            k1=keys.k1,
+            b=keys.b,
+            analyzer=keys.analyzer,
+            fields=keys.fields,
+            spool=folder,
+            progress=self.steps("Indexing"),
+        )
+        part = Bm25Part(folder=name, keys=keys, terms=index.save(folder))
+        self._note(bm25=(*self.state.bm25, part))
+
+    def dense(self, name: str, keys: VectorKeys, needed: _Vectors, encoders: Encoders) -> None:
+        """Encode the documents, and build the structures over their vectors."""
+        folder = self._part_folder(name)
+        if name not in [part.folder for part in self.state.dense]:
+            self._encode(folder, keys, needed.settings, encoders)
+        remove_parts(folder)
+        for each in needed.structures:
+            self._structure(folder, each)
+
+    def finish(self) -> IndexManifest:
+        """Write the manifest, after which the folder is an index."""
+        assert self.state.documents is not None
+        kept = {part.folder for part in self.state.bm25} | {part.folder for part in self.state.dense}
+        for each in self.folder.iterdir():
+            if each.is_dir() and each.name not in kept:  # of a killed build for another pipeline
+                shutil.rmtree(each)
+        files = {
+            file.relative_to(self.folder).as_posix(): FileIdentity(sha256=file_sha256(file), bytes=file.stat().st_size)
+            for file in sorted(self.folder.rglob("*"))
+            if file.is_file() and file.name not in (INDEX_FILE, _STATE)
+        }
+        manifest = IndexManifest(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=package_versions(*_PACKAGES),
+            corpus=self.source,
+            documents=self.state.documents,
+            bm25=self.state.bm25,
+            dense=self.state.dense,
+            files=files,
+        )
+        write_manifest(self.folder, manifest)
+        (self.folder / _STATE).unlink(missing_ok=True)
+        return manifest
+
+    def give_up(self) -> None:
+        """After an error, keep the folder only if it holds vectors, which took long to compute."""
+        if not any(self.folder.glob("dense-*/*")):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _encode(self, folder: Path, keys: VectorKeys, settings: DenseSettings, encoders: Encoders) -> None:
+        documents = DocumentStore(self.folder)
+        longest = write_vectors(
+            folder,
+            documents.in_order(),
+            documents.at,
+            encoders.get(settings),
+            batch_size=settings.batch_size,
+            normalise=settings.normalise,
+            document_prefix=settings.document_prefix,
+            precision=settings.precision,
+            progress=self.steps("Encoding"),
+        )
+        vectors = VectorFile.open(folder).vectors
+        adapter = encoders.document_adapter(settings)
+        part = DensePart(
+            folder=folder.name,
+            model=public_name(settings.model),
+            adapter=adapter.reference if adapter is not None else None,
+            keys=keys,
+            batch_size=settings.batch_size,
+            vectors=len(vectors),
+            dimensions=vectors.shape[1],
+            longest=longest,
+        )
+        self._note(dense=(*self.state.dense, part))
+
+    def _structure(self, folder: Path, structure: Structure) -> None:
+        part = next(each for each in self.state.dense if each.folder == folder.name)
+        if structure in part.structures:
+            return
+        index = structure.build(VectorFile.open(folder).vectors, self.steps(f"Indexing: {structure.kind}"))
+        write_structure(index, folder / structure.file)
+        more = part.model_copy(update={"structures": (*part.structures, structure)})
+        self._note(dense=tuple(more if each is part else each for each in self.state.dense))
+
+    def _part_folder(self, name: str, *, new: bool = False) -> Path:
+        folder = self.folder / name
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _note(self, **completed: object) -> None:
+        self.state = self.state.model_copy(update=completed)
+        with atomic_text(self.folder / _STATE) as out:
+            out.write(self.state.model_dump_json() + "\n")
+
+
+def _wanted(pipelines: Sequence[str | Path], overrides: Sequence[str], encoders: Encoders) -> _Wanted:
+    wanted = _Wanted({}, {})
+    for stage in _stages(pipelines, overrides, encoders.store):
+        if isinstance(stage, Bm25Settings):
+            keys = bm25_keys(stage)
+            wanted.bm25[part_name("bm25", keys)] = keys
+        else:
+            vector = vector_keys(stage, encoders)
+            _, needed = wanted.dense.setdefault(part_name("dense", vector), (vector, _Vectors(stage, [])))
+            searched = structure(stage)
+            if searched is not None and searched not in needed.structures:
+                needed.structures.append(searched)
+    return wanted
+
+
+def _stages(
+    pipelines: Sequence[str | Path], overrides: Sequence[str], store: Store
+) -> Iterator[Bm25Settings | DenseSettings]:
+    """The searching stages of all pipelines, with pinned adapters; adapters of other stages need not exist."""
+    parameters = {pipeline: read_pipeline(pipeline).parameters.keys() for pipeline in pipelines}
+    for pipeline in pipelines:
+        others = set().union(*(keys for each, keys in parameters.items() if each != pipeline)) - parameters[pipeline]
+        own = [override for override in overrides if override.partition("=")[0] not in others]
+        yield from searching(pinned(searching(read_pipeline(pipeline, own).stages), store.pin))
+
+
+def _usable(out: Path, source: CorpusIdentity) -> IndexFolder | None:
+    """The index at `out` if it is complete and of the same corpus; None if it must be built from the start."""
+    if not (out / INDEX_FILE).is_file():
+        return None
+    try:
+        index = IndexFolder(out)
+    except DataError:  # damaged, changed, or of another version
+        return None
+    return index if index.manifest.corpus.content == source.content else None
+
+
+def _check_target(out: Path) -> None:
+    if out.exists() and not (out / INDEX_FILE).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError(
+            "already exists, and is not an index", where=str(out), fix="Choose another folder for --out, or remove it."
+        )
+
+
+def _identity(corpus: Corpus) -> CorpusIdentity:
+    """The identity of a corpus; that of an index is the one of the file that it was built from."""
+    folder = index_folder(corpus)
+    if folder is not None:
+        return IndexFolder(folder).manifest.corpus
+    return corpus_identity(corpus_path(corpus), corpus.fields if isinstance(corpus, CorpusFile) else {})
+
+
+def _state_of(folder: Path, source: CorpusIdentity) -> _State | None:
+    """What a killed build of the same corpus left; None if there is nothing to go on with."""
+    try:
+        state = _State.model_validate(json.loads((folder / _STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError):
+        index = _usable(folder, source)  # complete, but not renamed
+        if index is None:
+            return None
+        manifest = index.manifest
+        state = _State(
+            corpus=source.sha256,
+            columns=source.columns,
+            documents=manifest.documents,
+            bm25=manifest.bm25,
+            dense=manifest.dense,
+        )
+    return state if (state.corpus, state.columns) == source.content else None
+
+
+def _empty(folder: Path) -> None:
+    for each in folder.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none; files of an index never change."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

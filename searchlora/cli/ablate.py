@@ -1,0 +1,91 @@
+"""`searchlora ablate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from searchlora.cli.options import AllowCircularOption, EngineOptions, JsonOption, TopicsOption, takes
+from searchlora.cli.pipelines import PipelineArgument, PipelineOptions
+
+if TYPE_CHECKING:
+    from searchlora.experiments.slots import Kind
+
+
+@takes(PipelineOptions)
+@takes(EngineOptions, "engine")
+def ablate(
+    pipeline: PipelineArgument,
+    topics: TopicsOption,
+    qrels: Annotated[Path, typer.Option("--qrels", metavar="FILE", help="Judgments of the topics.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for runs, figures and report.html.")],
+    options: PipelineOptions,
+    engine: EngineOptions,
+    slot: Annotated[
+        list[str],
+        typer.Option("--slot", metavar="NAME", help="Slot to change, such as shop-rewriter or bm25; default: all."),
+    ] = [],  # noqa: B006 (typer copies it)
+    older: Annotated[
+        bool, typer.Option("--older", help="Also try the previous version of each adapter in the store.")
+    ] = False,
+    no_interactions: Annotated[
+        bool, typer.Option("--no-interactions", help="Do not execute the pipeline without each pair of slots.")
+    ] = False,
+    measure: Annotated[
+        list[str],
+        typer.Option("--measure", metavar="MEASURE", help="Measure of the runs; the first is tested. Repeatable."),
+    ] = [],  # noqa: B006
+    relevant: Annotated[
+        int, typer.Option("--relevant", metavar="GRADE", min=1, help="Lowest relevant grade of binary measures.")
+    ] = 1,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="FIELD", help="Topic field with the group of dependent topics.")
+    ] = None,
+    allow_circular: AllowCircularOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what each slot of a pipeline brings: without it, with the base model, with an older version.
+
+    An ablation that was interrupted goes on when it is called again.
+    """
+    import json
+
+    from searchlora.adapters.store import Store
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.eval.formatting import to_plain
+    from searchlora.eval.measures import RETRIEVAL_MEASURES
+    from searchlora.experiments.ablate import KINDS
+    from searchlora.experiments.ablate import ablate as verb
+    from searchlora.experiments.ablate_report import ablation_json, ablation_markdown, write_ablation
+    from searchlora.files import check_writable
+
+    check_writable(out / "report.html")
+    kinds: tuple[Kind, ...] = (*KINDS, "older") if older else KINDS
+    with progress_bars() as steps:
+        found = verb(
+            pipeline,
+            topics,
+            qrels,
+            out,
+            corpus=options.documents(),
+            overrides=options.settings,
+            engine=engine.read(),
+            only=slot,
+            kinds=kinds,
+            interacting=not no_interactions,
+            measures=measure or RETRIEVAL_MEASURES,
+            relevant=relevant,
+            cluster=cluster,
+            allow_circular=allow_circular,
+            store=Store(options.store),
+            tasks=options.tasks,
+            steps=steps,
+        )
+    typer.echo(json.dumps(to_plain(ablation_json(found)), indent=2) if as_json else ablation_markdown(found))
+    for name, why in found.left_out.items():
+        typer.echo(f"{name} is left out: {why}.", err=as_json)
+    if found.reused:
+        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(found.reused)}.", err=as_json)
+    typer.echo(f"Report: {write_ablation(found, out)}", err=as_json)

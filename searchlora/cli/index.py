@@ -1,0 +1,96 @@
+"""`searchlora index`: save what pipelines need to search a corpus, and look at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from searchlora.cli.options import DeviceOption, JsonOption, MapOption, SetOption, StoreOption, corpus_of, example
+
+if TYPE_CHECKING:
+    from searchlora.retrieval.index_folder import IndexManifest
+
+IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Index folder, from `index build`.")]
+
+app = typer.Typer(
+    no_args_is_help=True, help="Save indexes of a corpus, so that pipelines load at once.", rich_markup_mode=None
+)
+
+
+@app.command(epilog=example("searchlora index build products.jsonl --out products-index --pipeline hybrid"))
+def build(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Documents: rows with id, text, title.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Index folder to write.")],
+    pipeline: Annotated[
+        list[str],
+        typer.Option(
+            "--pipeline", metavar="PIPELINE", help="YAML file or built-in pipeline that will search; repeatable."
+        ),
+    ] = ["bm25"],  # noqa: B006 (typer copies it)
+    columns: MapOption = [],  # noqa: B006
+    settings: SetOption = [],  # noqa: B006
+    store: StoreOption = None,
+    _device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Save the documents of a corpus, and the BM25 matrices and vectors that pipelines search.
+
+    Give the folder as the corpus of `run`, `search`, an experiment or a pipeline file. A killed build goes on where it
+    was. An index that is there already gets what it lacks; if its corpus has changed, it is built again.
+    """
+    from searchlora.cli.terminal import print_json, progress_bars
+    from searchlora.pipelines.index_build import build_index
+
+    with progress_bars() as steps:
+        built = build_index(
+            corpus_of(corpus, columns), out, pipelines=pipeline, overrides=settings, store=store, steps=steps
+        )
+    if as_json:
+        print_json({"index": str(out), "built": built.built, **_summary(built.manifest)})
+    else:
+        typer.echo(f"{'Wrote' if built.built else 'Up to date:'} {out}\n{_lines(built.manifest)}")
+
+
+@app.command(epilog=example("searchlora index show products-index --json"))
+def show(index: IndexArgument, as_json: JsonOption = False) -> None:
+    """Print what an index was built from, and its parts."""
+    from searchlora.cli.terminal import print_json
+    from searchlora.retrieval.index_folder import read_manifest
+
+    manifest = read_manifest(index)
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+    else:
+        typer.echo(f"corpus: {manifest.corpus.path} (sha256 {manifest.corpus.sha256})\n{_lines(manifest)}")
+
+
+@app.command(epilog=example("searchlora index verify products-index"))
+def verify(index: IndexArgument) -> None:
+    """Hash every file of an index, and compare its corpus, if that is still there."""
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.retrieval.index_folder import IndexFolder
+
+    opened = IndexFolder(index)
+    with progress_bars() as steps:
+        opened.verify(steps("Hashing"))
+    typer.echo(f"{index}: {len(opened.manifest.files)} files are as they were built")
+
+
+def _summary(manifest: IndexManifest) -> dict[str, Any]:
+    """The manifest without the hashes of files and models."""
+    dumped = manifest.model_dump(mode="json", exclude={"files": True, "dense": {"__all__": {"keys": {"encoder"}}}})
+    return {**dumped, "bytes": sum(file.bytes for file in manifest.files.values())}
+
+
+def _lines(manifest: IndexManifest) -> str:
+    lines = [f"{manifest.documents:,} documents, {sum(file.bytes for file in manifest.files.values()):,} bytes"]
+    for part in manifest.bm25:
+        keys = part.keys.model_dump(exclude_none=True)
+        lines.append(f"BM25: {part.terms:,} terms ({', '.join(f'{name}={value}' for name, value in keys.items())})")
+    for dense in manifest.dense:
+        structures = ", ".join(["flat", *(each.kind for each in dense.structures)])
+        shape = f"{dense.vectors:,} × {dense.dimensions}"
+        lines.append(f"vectors of {dense.adapter or dense.model}: {shape} ({structures}; {dense.keys.precision})")
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""Result files of an ablation: JSON, Markdown, per-query JSONL and an HTML report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.formatting import figure, markdown_table, number, p_value
+from searchlora.eval.report import SlotLine, cost_names, interactions_section, slots_section, write_report
+from searchlora.eval.significance import CORRECTION_NAMES
+from searchlora.experiments.ablate import Ablation
+from searchlora.experiments.experiment import measured_by
+from searchlora.experiments.experiment_report import details
+from searchlora.experiments.result_files import header, provenance, write_figures
+from searchlora.experiments.slots import FULL
+from searchlora.pipelines.config import stage_kind
+
+STEM = "ablation"
+
+
+def write_ablation(ablation: Ablation, folder: Path) -> Path:
+    """Write `ablation.json`, `ablation.md`, `per_query.jsonl` and `report.html`; returns the path of the report.
+
+    Raises:
+        DataError: if they cannot be written.
+    """
+    experimented = ablation.experimented
+    name, comparison = experimented.spec.name, ablation.comparison
+    made = header(name)
+    lines = list(slot_lines(ablation))
+    report = write_report(
+        folder / "report.html",
+        f"Ablation of {name}",
+        comparison,
+        details(experimented),
+        {**{f"{label}, sha256": digest for label, digest in experimented.inputs.items()}, **provenance(made)},
+        introduction=(
+            f"The pipeline {name} and {len(ablation.variants) - 1} variants of it on {len(experimented.qrels)} judged"
+            f" topics; the judgments are {experimented.judgments}."
+        ),
+        base=FULL,
+        first=[slots_section(comparison, lines), interactions_section(ablation.interactions, comparison.correction)],
+    )
+    write_figures(folder, STEM, comparison, made, _more(ablation), head=ablation_markdown(ablation))
+    return report
+
+
+def ablation_json(ablation: Ablation) -> dict[str, Any]:
+    """What each slot brings and costs, and the interactions, as JSON."""
+    lines = []
+    for line in slot_lines(ablation):
+        pair = line.pair(ablation.comparison)
+        row = ablation.comparison.row(line.system, ablation.comparison.measures[0])
+        compared = {} if pair is None else {key: vars(pair)[key] for key in _PAIR}
+        known = {"slot": line.slot, "in_its_place": line.shown, "system": line.system}
+        lines.append({**known, "value": row.value, **compared, "costs": dict(line.costs)})
+    return {
+        "measure": ablation.comparison.measures[0],
+        "slots": lines,
+        "interactions": [{**vars(each), "reading": each.reading} for each in ablation.interactions],
+        "left_out": dict(ablation.left_out),
+    }
+
+
+_PAIR = ("difference", "low", "high", "p", "p_corrected", "n")
+
+
+def ablation_markdown(ablation: Ablation) -> str:
+    """The tables of slots and of interactions."""
+    comparison = ablation.comparison
+    measure, correction = comparison.measures[0], CORRECTION_NAMES[comparison.correction]
+    lines = list(slot_lines(ablation))
+    costs = cost_names(lines)
+    rows = []
+    for line in lines:
+        pair, row = line.pair(comparison), comparison.row(line.system, measure)
+        compared = (
+            ["", ""] if pair is None else [figure(pair.difference, pair.low, pair.high, "+"), p_value(pair.p_corrected)]
+        )
+        spent = [number(line.costs.get(name), ",.4g") for name in costs]
+        rows.append([line.slot, _marked(ablation, line), figure(row.value, row.low, row.high), *compared, *spent])
+    head = ["slot", "in its place", measure, "unchanged minus this", "corrected p", *costs]
+    parts = [
+        markdown_table(head, rows, words=2),
+        f"n = {comparison.row(FULL, measure).n}. Paired differences with 95% intervals, p by randomisation, corrected"
+        f" by {correction} over {len(comparison.comparisons)} comparisons. Costs are those of the slot alone.",
+    ]
+    if ablation.interactions:
+        found = [
+            [
+                f"{each.a} and {each.b}",
+                each.reading,
+                *(number(value, "+.3f") for value in (each.without_a, each.without_b, each.without_both)),
+                figure(each.interaction, each.low, each.high, "+"),
+                p_value(each.p_corrected),
+            ]
+            for each in ablation.interactions
+        ]
+        head = [
+            "slots",
+            "reading",
+            "lost without the first",
+            "without the second",
+            "without both",
+            "interaction",
+            "corrected p",
+        ]
+        parts += [
+            markdown_table(head, found, words=2),
+            "Interaction: what the first slot brings where the second works, minus what it brings where the second is"
+            f" left out; p corrected by {correction} over {len(found)} interactions.",
+        ]
+    return "\n\n".join(parts)
+
+
+def slot_lines(ablation: Ablation) -> Iterator[SlotLine]:
+    """For each slot, a line for the slot as it is, and one for each thing in its place."""
+    for slot in ablation.slots:
+        own = ablation.costs.get(FULL, {}).get(slot.name, {})
+        yield SlotLine(slot.name, slot.adapter or "as it is", FULL, own)
+        for variant in ablation.variants:
+            if variant.slots == (slot.name,):
+                replaced = ablation.costs.get(variant.name, {}).get(slot.name, {})
+                costs = dict.fromkeys(own, 0.0) if variant.kind == "off" else replaced
+                yield SlotLine(slot.name, variant.shown, variant.name, costs)
+
+
+def _marked(ablation: Ablation, line: SlotLine) -> str:
+    return f"{line.shown} (circular)" if line.system in ablation.comparison.circular else line.shown
+
+
+def _more(ablation: Ablation) -> dict[str, Any]:
+    experimented = ablation.experimented
+    found = ablation_json(ablation)
+    return {
+        "inputs": dict(experimented.inputs),
+        "measured": measured_by(experimented.spec),
+        "judgments": experimented.judgments,
+        "variants": [
+            {
+                "name": variant.name,
+                "kind": variant.kind,
+                "slots": list(variant.slots),
+                "stages": [
+                    {stage_kind(stage): stage.model_dump(mode="json", exclude_defaults=True)}
+                    for stage in variant.stages
+                ],
+            }
+            for variant in ablation.variants
+        ],
+        "slots": found["slots"],
+        "interactions": [dataclasses.asdict(each) for each in ablation.interactions],
+        "left_out": found["left_out"],
+    }

@@ -1,0 +1,193 @@
+"""Slots of a pipeline: the stages that can be left out or replaced, and the pipelines in which one of them is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from searchlora.adapters.references import parse_reference
+from searchlora.adapters.store import Store
+from searchlora.errors import PipelineError
+from searchlora.experiments.stage_costs import Place
+from searchlora.pipelines.config import (
+    AdapterSettings,
+    DenseSettings,
+    FuseSettings,
+    RetrieveSettings,
+    Settings,
+    SimilaritySettings,
+    check_order,
+    produces_hits,
+    stage_kind,
+)
+
+#: What a slot can be changed to: left out, the base model without its adapter, an older version of its adapter.
+Kind: TypeAlias = Literal["off", "base", "older"]
+
+#: The name of the unchanged pipeline.
+FULL = "full pipeline"
+
+#: Longest part of an adapter's name that is shown; names of variants hold two.
+_SHOWN = 36
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A stage, or a part of a `fuse`, that a variant of the pipeline can change.
+
+    Attributes:
+        name: Unique in the pipeline: the name of the adapter of an adapter stage, else the kind of the stage.
+        place: Where it stands in the pipeline.
+        adapter: Its pinned adapter; None without one.
+        base: Whether its base model works without the adapter.
+    """
+
+    name: str
+    place: Place
+    adapter: str | None
+    base: bool = False
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A pipeline with changed slots.
+
+    Attributes:
+        name: As tables print it.
+        stages: The settings of its stages, with pinned adapters.
+        kind: What the slots are changed to; None for the unchanged pipeline.
+        slots: Names of the changed slots: none, one, or two that are left out.
+        shown: What is in the place of the slot, in a few words.
+        adapter: The version in the place of the slot's, for `older`.
+    """
+
+    name: str
+    stages: tuple[Settings, ...]
+    kind: Kind | None = None
+    slots: tuple[str, ...] = ()
+    shown: str = FULL
+    adapter: str = ""
+
+
+def find_slots(stages: Sequence[Settings]) -> tuple[Slot, ...]:
+    """The slots of a pipeline, in the order of its stages.
+
+    A slot is an adapter stage, a `similarity` stage, a stage that retrieves, or a part of a `fuse`. Whether it can be
+    left out is for `without` to say.
+
+    Examples:
+        >>> from searchlora.pipelines.config import parse_stages
+        >>> fused = {"of": [{"bm25": {}}, {"dense": {"model": "all-minilm-l6-v2", "adapter": "shop-embedder@2"}}]}
+        >>> stages = parse_stages([{"adapter": {"name": "shop-rewriter@3"}}, {"fuse": fused}], "example")
+        >>> [(slot.name, slot.place) for slot in find_slots(stages)]
+        [('shop-rewriter', (0,)), ('bm25', (1, 0)), ('dense(shop-embedder)', (1, 1))]
+    """
+    found = [slot for index, stage in enumerate(stages) for slot in _slots(stage, (index,))]
+    often = Counter(slot.name for slot in found)
+    return tuple(
+        replace(slot, name=f"{slot.name} ({_ordinal(slot.place)})") if often[slot.name] > 1 else slot for slot in found
+    )
+
+
+def full(stages: Sequence[Settings]) -> Variant:
+    """The unchanged pipeline."""
+    return Variant(FULL, tuple(stages))
+
+
+def without(stages: Sequence[Settings], *slots: Slot) -> Variant:
+    """The pipeline without one slot or two.
+
+    Raises:
+        PipelineError: if nothing retrieves any more, or a stage lacks the hits that it reads.
+    """
+    left: list[Settings] = []
+    for index, stage in enumerate(stages):
+        kept = _without(stage, (index,), {slot.place for slot in slots})
+        if kept is not None:
+            left.append(kept)
+    name = f"without {' and '.join(slot.name for slot in slots)}"
+    if not produces_hits(left):
+        raise PipelineError("no other stage retrieves", where=name)
+    check_order(left, name)
+    return Variant(name, tuple(left), "off", tuple(slot.name for slot in slots), "nothing")
+
+
+def with_base(stages: Sequence[Settings], slot: Slot) -> Variant | None:
+    """The pipeline with the base model in place of the slot's adapter; None for a slot without an adapter."""
+    if not slot.base:
+        return None
+
+    def changed(stage: Settings) -> Settings:
+        return stage.model_copy(update={"bare": True} if isinstance(stage, AdapterSettings) else {"adapter": None})
+
+    replaced = _replaced(stages, slot, changed)
+    return Variant(f"base instead of {slot.name}", replaced, "base", (slot.name,), "base")
+
+
+def with_older(stages: Sequence[Settings], slot: Slot, store: Store) -> Variant | None:
+    """The pipeline with the previous version of the slot's adapter that the store has; None if there is none."""
+    if slot.adapter is None:
+        return None
+    current = parse_reference(slot.adapter)
+    earlier = [version for version in store.versions(current.name) if version < (current.version or 0)]
+    if not earlier:
+        return None
+    reference = f"{current.name}@{max(earlier)}"
+
+    def changed(stage: Settings) -> Settings:
+        return stage.model_copy(update={"name" if isinstance(stage, AdapterSettings) else "adapter": reference})
+
+    shown = f"{_short(current.name)}@{max(earlier)}"
+    return Variant(
+        f"{shown} instead of {slot.name}", _replaced(stages, slot, changed), "older", (slot.name,), shown, reference
+    )
+
+
+def _slots(stage: Settings, place: Place) -> Iterator[Slot]:
+    if isinstance(stage, FuseSettings):
+        for index, part in enumerate(stage.of):
+            yield from _slots(part, (*place, index))
+    elif isinstance(stage, AdapterSettings):
+        yield Slot(_short(parse_reference(stage.name).name), place, None if stage.bare else stage.name, not stage.bare)
+    elif isinstance(stage, DenseSettings | SimilaritySettings):
+        adapter = stage.adapter
+        of = f"({_short(parse_reference(adapter).name)})" if adapter else ""
+        yield Slot(f"{stage_kind(stage)}{of}", place, adapter, adapter is not None)
+    elif isinstance(stage, RetrieveSettings):
+        yield Slot(stage_kind(stage), place, None)
+
+
+def _without(stage: Settings, place: Place, places: set[Place]) -> Settings | None:
+    """A stage without the parts at some places; None if nothing is left of it."""
+    if place in places:
+        return None
+    if not isinstance(stage, FuseSettings):
+        return stage
+    parts = [_without(part, (*place, index), places) for index, part in enumerate(stage.of)]
+    kept = [index for index, part in enumerate(parts) if part is not None]
+    if not kept:
+        return None
+    weights = tuple(stage.weights[index] for index in kept) if stage.weights is not None else None
+    return stage.model_copy(update={"of": tuple(parts[index] for index in kept), "weights": weights})
+
+
+def _replaced(stages: Sequence[Settings], slot: Slot, changed: Callable[[Settings], Settings]) -> tuple[Settings, ...]:
+    def at(stage: Settings, place: Place) -> Settings:
+        if place == slot.place:
+            return changed(stage)
+        if isinstance(stage, FuseSettings) and slot.place[: len(place)] == place:
+            return stage.model_copy(update={"of": tuple(at(part, (*place, n)) for n, part in enumerate(stage.of))})
+        return stage
+
+    return tuple(at(stage, (index,)) for index, stage in enumerate(stages))
+
+
+def _ordinal(place: Place) -> str:
+    index, *parts = place
+    return ", ".join([f"stage {index + 1}", *(f"part {part + 1}" for part in parts)])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…"

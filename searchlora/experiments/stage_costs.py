@@ -1,0 +1,283 @@
+"""Execution of pipelines that have stages in common: each stage once, with its milliseconds and tokens.
+
+A stage whose settings and whose earlier stages are equal in two pipelines is executed once. Where only the stages
+before differ, equal requests to an engine and equal calls of a retriever are answered once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from searchlora.adapters.store import Store
+from searchlora.inference.engine import Completion, Engine, Request, Scored
+from searchlora.pipelines.config import FuseSettings, Settings, stage_kind
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, fuse_stage
+from searchlora.pipelines.retrievers import Retrievers
+from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
+from searchlora.progress import Progress, Steps, unwatched
+from searchlora.records import Document, Hit, SearchContext
+from searchlora.retrieval.retriever import Retriever
+
+#: Where a stage stands in a pipeline: its index, followed by its index under each `fuse` that it stands under.
+Place: TypeAlias = tuple[int, ...]
+
+#: Smallest number of searches per call of a stage, as in `Pipeline.execute`.
+_BATCH = 256
+
+_Answer = TypeVar("_Answer", Completion, Scored)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage took over a number of searches.
+
+    Attributes:
+        seconds: None if a part of its work was not repeated, because another pipeline had done the same.
+        prompt_tokens, output_tokens: Tokens that an LLM read and that it generated or scored, those of work that was
+            not repeated included. Encoders are not counted.
+    """
+
+    seconds: float | None = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        known = self.seconds is not None and other.seconds is not None
+        return Cost(
+            (self.seconds or 0.0) + (other.seconds or 0.0) if known else None,
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+    def per(self, searches: int) -> dict[str, float]:
+        """Mean costs of a search by name; milliseconds only if they were measured, tokens only if there are any."""
+        costs = {} if self.seconds is None else {"ms per query": 1000 * self.seconds / searches}
+        if self.prompt_tokens:
+            costs["prompt tokens per query"] = self.prompt_tokens / searches
+            costs["output tokens per query"] = self.output_tokens / searches
+        return costs
+
+
+class MeteredEngine:
+    """An engine that counts tokens and answers equal requests once.
+
+    Args:
+        engine: Answers; its answers depend on the request alone.
+        answers: Hash of a request -> its answer, of earlier stages on the same engine; new ones are added.
+
+    Attributes:
+        prompt_tokens, output_tokens: Of all requests.
+        reused: Number of requests that an earlier stage had made.
+    """
+
+    def __init__(self, engine: Engine, answers: dict[bytes, Completion | Scored]) -> None:
+        self.engine = engine
+        self.prompt_tokens = self.output_tokens = self.reused = 0
+        self._answers = answers
+        self._own: set[bytes] = set()
+
+    @property
+    def made_by(self) -> str:
+        """See `Engine.made_by`."""
+        return self.engine.made_by
+
+    @property
+    def call_size(self) -> int:
+        """See `Engine.call_size`."""
+        return self.engine.call_size
+
+    def pin(self, adapter: str) -> str:
+        """See `Engine.pin`."""
+        return self.engine.pin(adapter)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """See `Engine.generate`."""
+        keys = [_hash(request) for request in requests]
+        found = self._answered(keys, lambda new: self.engine.generate([requests[index] for index in new]), Completion)
+        self.output_tokens += sum(each.completion_tokens for each in found)
+        return found
+
+    def score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
+    ) -> list[Scored]:
+        """See `Engine.score`."""
+        keys = [_hash(request, tuple(each), prune_margin) for request, each in zip(requests, choices, strict=True)]
+
+        def answer(new: Sequence[int]) -> list[Scored]:
+            chosen = [choices[index] for index in new]
+            return self.engine.score([requests[index] for index in new], chosen, prune_margin=prune_margin)
+
+        found = self._answered(keys, answer, Scored)
+        self.output_tokens += sum(each.scored_tokens for each in found)
+        return found
+
+    def _answered(
+        self, keys: Sequence[bytes], answer: Callable[[Sequence[int]], Sequence[_Answer]], kind: type[_Answer]
+    ) -> list[_Answer]:
+        first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in self._answers}
+        new = sorted(first.values())
+        self.reused += sum(key in self._answers and key not in self._own for key in keys)
+        if new:
+            self._answers.update(zip((keys[index] for index in new), answer(new), strict=True))
+            self._own.update(first)
+        found = [each for key in keys if isinstance(each := self._answers[key], kind)]
+        self.prompt_tokens += sum(each.prompt_tokens for each in found)
+        return found
+
+
+class MeteredRetriever:
+    """A retriever that measures its time and repeats no call.
+
+    Args:
+        found: Queries and k of a call -> its hits, of earlier calls of the same retriever; new ones are added. Whole
+            calls are compared, since the vector of a query may depend on those beside it in its last bits.
+
+    Attributes:
+        seconds: Time of all calls that were not made before.
+        reused: Number of calls that were made before.
+    """
+
+    def __init__(self, retriever: Retriever, found: dict[tuple[tuple[str, ...], int], list[list[Hit]]]) -> None:
+        self.retriever = retriever
+        self.seconds, self.reused = 0.0, 0
+        self._found = found
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """See `Retriever.search`."""
+        key = (tuple(queries), k)
+        if key in self._found:
+            self.reused += 1
+        else:
+            started = time.perf_counter()
+            self._found[key] = self.retriever.search(queries, k)
+            self.seconds += time.perf_counter() - started
+        return self._found[key]
+
+
+class SharedStages:
+    """The stages of several pipelines, built once and executed once where they have the same stages before them.
+
+    Args:
+        pipelines: The settings of their stages, with pinned adapters. What none of the later ones needs is forgotten.
+
+    Raises:
+        As `build_pipeline`.
+    """
+
+    def __init__(
+        self,
+        pipelines: Iterable[Sequence[Settings]],
+        *,
+        store: Store,
+        documents: Sequence[Document] | Retrievers,
+        tasks: str | Path | None = None,
+        steps: Steps = unwatched,
+    ) -> None:
+        self._pending = [[_identity(stage) for stage in stages] for stages in pipelines]
+        leaves = {_identity(leaf): leaf for stages in pipelines for stage in stages for leaf in _leaves(stage)}
+        built = build_pipeline(
+            "stages", list(leaves.values()), store=store, documents=documents, tasks=tasks, steps=steps
+        )
+        self._built: dict[str, Stage] = dict(zip(leaves, built.stages, strict=True))
+        self._done: dict[tuple[str, ...], tuple[list[SearchContext], Mapping[Place, Cost]]] = {}
+        self._answers: dict[int, dict[bytes, Completion | Scored]] = {}
+        self._found: dict[int, dict[tuple[tuple[str, ...], int], list[list[Hit]]]] = {}
+
+    def pipeline(self, name: str, stages: Sequence[Settings]) -> Pipeline:
+        """A pipeline of these stages."""
+        parts = [self._stage(stage, lambda _, leaf: leaf, ()) for stage in stages]
+        return Pipeline(name, parts, tuple(stages))
+
+    def execute(
+        self, stages: Sequence[Settings], searches: Sequence[SearchContext], progress: Progress
+    ) -> tuple[list[SearchContext], Mapping[Place, Cost]]:
+        """Execute stages on searches, which are the same in every call.
+
+        Returns:
+            The searches with what the stages wrote, and the cost of each stage and of each part of a `fuse`.
+
+        Raises:
+            PipelineError: as the stages.
+        """
+        path = tuple(map(_identity, stages))
+        known = max(length for length in range(len(path) + 1) if not length or path[:length] in self._done)
+        done, costs = self._done[path[:known]] if known else (list(searches), {})
+        total = len(stages) * len(searches)
+        progress(known * len(searches), total)
+        for index in range(known, len(stages)):
+            note = f"stage {index + 1} of {len(stages)}: {stage_kind(stages[index])}"
+
+            def executed(count: int, before: int = index * len(searches), note: str = note) -> None:
+                progress(before + count, total, note)
+
+            done, own = self._executed(stages[index], index, done, executed)
+            costs = {**costs, **own}
+            self._done[path[: index + 1]] = done, costs
+        return done, costs
+
+    def finish(self, stages: Sequence[Settings]) -> None:
+        """Forget what only this pipeline, executed or not, needs; call it once for each."""
+        self._pending.remove([_identity(stage) for stage in stages])
+        needed = {tuple(path[:length]) for path in self._pending for length in range(1, len(path) + 1)}
+        self._done = {path: done for path, done in self._done.items() if path in needed}
+
+    def _executed(
+        self, settings: Settings, index: int, searches: Sequence[SearchContext], progress: Callable[[int], None]
+    ) -> tuple[list[SearchContext], dict[Place, Cost]]:
+        meters: dict[Place, MeteredEngine | MeteredRetriever] = {}
+
+        def metered(place: Place, leaf: Stage) -> Stage:
+            if isinstance(leaf, AdapterStage):
+                meters[place] = engine = MeteredEngine(leaf.engine, self._answers.setdefault(id(leaf.engine), {}))
+                return replace(leaf, engine=engine)
+            if isinstance(leaf, RetrieveStage):
+                found = self._found.setdefault(id(leaf.retriever), {})
+                meters[place] = retriever = MeteredRetriever(leaf.retriever, found)
+                return replace(leaf, retriever=retriever)
+            return leaf
+
+        stage = self._stage(settings, metered, (index,))
+        started = time.perf_counter()
+        done: list[SearchContext] = []
+        size = max([_BATCH, *(meter.call_size for meter in meters.values() if isinstance(meter, MeteredEngine))])
+        for start in range(0, len(searches), size):
+            done += stage(searches[start : start + size])
+            progress(len(done))
+        taken = time.perf_counter() - started
+        reused = any(meter.reused for meter in meters.values())
+        costs = {
+            place: Cost(None if meter.reused else meter.seconds)
+            for place, meter in meters.items()
+            if isinstance(meter, MeteredRetriever)
+        }
+        engine = meters.get((index,))
+        tokens = (engine.prompt_tokens, engine.output_tokens) if isinstance(engine, MeteredEngine) else (0, 0)
+        return done, {**costs, (index,): Cost(None if reused else taken, *tokens)}
+
+    def _stage(self, settings: Settings, change: Callable[[Place, Stage], Stage], place: Place) -> Stage:
+        """The built stage, with each leaf changed."""
+        if not isinstance(settings, FuseSettings):
+            return change(place, self._built[_identity(settings)])
+        parts = [self._stage(inner, change, (*place, index)) for index, inner in enumerate(settings.of)]
+        return fuse_stage(settings, [part for part in parts if isinstance(part, RetrieveStage)])
+
+
+def _leaves(settings: Settings) -> list[Settings]:
+    """The stage, or the stages that it fuses."""
+    if isinstance(settings, FuseSettings):
+        return [leaf for inner in settings.of for leaf in _leaves(inner)]
+    return [settings]
+
+
+def _identity(settings: Settings) -> str:
+    return f"{stage_kind(settings)} {settings.model_dump_json()}"
+
+
+def _hash(request: Request, *more: Hashable) -> bytes:
+    """Hash of all that an answer depends on; `keep_prefix` is a hint."""
+    return hashlib.sha256(repr((replace(request, keep_prefix=False), *more)).encode("utf-8", "surrogatepass")).digest()

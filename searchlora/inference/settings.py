@@ -1,0 +1,265 @@
+"""Settings of an engine, as files and the command line hold them, and the one place that makes engines of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel as Model
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from searchlora.errors import PipelineError
+from searchlora.files import read_text
+from searchlora.files.yaml_text import parse_yaml
+from searchlora.http_client import api_key, check_key_variable
+from searchlora.models.load import Precision, Quantization
+from searchlora.recipe import MAX_RANK, PromptOptions
+
+if TYPE_CHECKING:
+    from searchlora.adapters.store import Store
+    from searchlora.inference.local import LocalEngine
+    from searchlora.inference.remote.engine import RemoteEngine
+    from searchlora.models.resolve import BaseModel
+
+
+#: Requests that a local engine queues unless its maker says otherwise.
+WAITING = 4096
+
+
+class _Settings(Model):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LocalSettings(_Settings):
+    """`engine: {kind: local, quantization: nf4, batch_rows: 16}`: the base model in this process, see `LocalEngine`.
+
+    Examples:
+        >>> LocalSettings(quantization="nf4").made_by("bf16")
+        'local, nf4+bf16'
+        >>> LocalSettings(precision="fp32", batch_invariant=False).made_by("bf16")
+        'local, fp32, not batch invariant'
+    """
+
+    kind: Literal["local"] = "local"
+    quantization: Quantization = Field("none", description="quantisation of the base's weights")
+    precision: Precision | None = Field(
+        None, description="precision of the computation; default: that of the adapter's recipe"
+    )
+    batch_rows: int = Field(32, ge=1, description="rows of one batch, for decoding and prefill")
+    batch_tokens: int = Field(8192, ge=1, description="rows times longest row of one prefill")
+    max_prompt_tokens: int = Field(8192, ge=1, description="length of a prompt; a longer one is an error")
+    adapters: int = Field(16, ge=1, description="LoRA slots: adapters that are loaded at once")
+    max_rank: int = Field(MAX_RANK, ge=1, description="rank of an adapter; larger ones are refused")
+    adapter_bytes: int = Field(4 << 30, ge=1, description="memory for the weights of the loaded adapters")
+    cache_tokens: int = Field(65536, ge=1, description="KV cache: rows times longest sequence")
+    prefix_tokens: int = Field(16384, ge=0, description="prefix cache shared by prompts; 0 turns it off")
+    batch_invariant: bool = Field(
+        True, description="make every answer independent of the other requests, to the last bit; it costs speed"
+    )
+
+    def made_by(self, precision: str) -> str:
+        """What distinguishes outputs of this engine from those of another one; limits and sizes do not.
+
+        Args:
+            precision: The precision where the settings leave it open.
+        """
+        computed = self.precision or precision
+        computed = computed if self.quantization == "none" else f"{self.quantization}+{computed}"
+        return f"local, {computed}" if self.batch_invariant else f"local, {computed}, not batch invariant"
+
+
+class ServerSettings(_Settings):
+    """`engine: {url: http://localhost:8000}`: a server that generates, see `RemoteEngine`."""
+
+    kind: Literal["server", "openai"] = Field("server", description="`openai` is the former name of `server`")
+    url: str
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*$",
+        description="environment variable with the server's key; a file may only name one that"
+        " SEARCHLORA_API_KEY_VARIABLES lists",
+    )
+    names: dict[str, str] = Field(
+        default_factory=dict, description="adapter reference -> the server's name of the adapter"
+    )
+    model: str | None = Field(None, description="the server's name of the base model; default: the first that it lists")
+    dialect: Literal["vllm", "searchlora", "openai"] | None = Field(
+        None, description="kind of server; default: detected"
+    )
+    load: bool = Field(False, description="load adapters on vLLM from the store's folder")
+    concurrency: int = Field(256, ge=1, description="most requests in flight at once; a slow server gets fewer")
+    timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
+    retries: int = Field(4, ge=0, description="attempts after the first")
+
+
+def _kind(value: Any) -> str:
+    """The kind of engine that settings are of: without `kind`, those with a URL are of a server."""
+    if not isinstance(value, Mapping):
+        return str(getattr(value, "kind", ""))
+    kind = value.get("kind", "server" if "url" in value else "local")
+    return "server" if kind == "openai" else str(kind)
+
+
+_KINDS: Mapping[str, type[LocalSettings] | type[ServerSettings]] = {"local": LocalSettings, "server": ServerSettings}
+
+#: Settings of an engine. A further kind, such as vLLM in this process, is one more class here, in `_KINDS` and in
+#: `make_engine`.
+EngineSettings: TypeAlias = Annotated[
+    Annotated[LocalSettings, Tag("local")] | Annotated[ServerSettings, Tag("server")], Discriminator(_kind)
+]
+
+
+def engine_settings(content: Any, where: str, *, from_file: bool = True) -> EngineSettings:
+    """The settings in a mapping.
+
+    Args:
+        where: The file or option, for error messages.
+        from_file: Whether a file holds them; it may only name an `api_key_env` that the environment allows.
+
+    Raises:
+        PipelineError: naming the key that is invalid.
+
+    Examples:
+        >>> engine_settings({"quantization": "nf4"}, "engine").kind
+        'local'
+        >>> engine_settings({"url": "http://localhost:8000"}, "engine").kind
+        'server'
+    """
+    if not isinstance(content, Mapping):
+        raise PipelineError(
+            "the settings of an engine are a mapping", where=where, fix="For example {quantization: nf4}."
+        )
+    kind = _kind(content)
+    if kind not in _KINDS:
+        raise PipelineError(f"'kind': there is no engine '{kind}'", where=where, fix=f"Kinds: {', '.join(_KINDS)}.")
+    model = _KINDS[kind]
+    try:
+        settings = model.model_validate(dict(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the engine"
+        known = f"Known keys: {', '.join(sorted(model.model_fields))}." if first["type"] == "extra_forbidden" else None
+        raise PipelineError(f"'{key}': {first['msg'].lower()}", where=where, fix=known) from None
+    if from_file and isinstance(settings, ServerSettings):
+        check_key_variable(settings.api_key_env, where)
+    return settings
+
+
+def read_engine(text: str, more: Mapping[str, Any] | None = None, *, where: str) -> EngineSettings:
+    """The settings in a YAML file, or in a text such as `{quantization: nf4, batch_rows: 16}`.
+
+    Args:
+        text: Path of a file, or a YAML mapping.
+        more: Settings that are laid over those of the text.
+        where: The option, for errors in a text that is no file.
+
+    Raises:
+        PipelineError: for neither, and as `engine_settings`.
+
+    Examples:
+        >>> read_engine("{batch_rows: 16}", where="--engine").batch_rows
+        16
+    """
+    is_file = not text.lstrip().startswith("{")
+    where = text if is_file else where
+    try:
+        content = parse_yaml(read_text(Path(text)) if is_file else text)
+    except ValueError as error:
+        raise PipelineError(str(error), where=where) from None
+    if more and isinstance(content, Mapping):
+        content = {**content, **more}
+    key = content.get("api_key_env") if isinstance(content, Mapping) else None
+    return engine_settings(content, where, from_file=is_file and (more or {}).get("api_key_env") != key)
+
+
+def make_engine(
+    settings: EngineSettings,
+    base: BaseModel,
+    store: Store | None,
+    *,
+    precision: Precision = "bf16",
+    prompt_options: PromptOptions | None = None,
+    waiting: int = WAITING,
+    waiting_per_caller: int | None = None,
+) -> LocalEngine | RemoteEngine:
+    """An engine for a base model. Every verb and every pipeline gets its engines here.
+
+    Args:
+        precision: Precision of a local engine whose settings leave it open.
+        prompt_options: Options of the prompts of the bare base.
+        waiting, waiting_per_caller: Limits of a local engine's queue, see `LocalEngine`.
+
+    Raises:
+        BaseModelError: for a base that cannot be loaded.
+        PipelineError: if the environment variable with the server's key is not set.
+        EngineError: for an invalid URL.
+    """
+    if isinstance(settings, ServerSettings):
+        from searchlora.inference.remote.engine import RemoteEngine
+
+        options = settings.model_dump(exclude={"kind", "url", "api_key_env"})
+        key = api_key(settings.api_key_env, settings.url)
+        return RemoteEngine(settings.url, base, store, api_key=key, prompt_options=prompt_options, **options)
+    from searchlora.inference.local import LocalEngine
+
+    options = {**settings.model_dump(exclude={"kind"}), "precision": settings.precision or precision}
+    return LocalEngine(
+        base,
+        store,
+        prompt_options=prompt_options,
+        waiting=waiting,
+        waiting_per_caller=waiting_per_caller,
+        **options,
+    )
+
+
+class Engines:
+    """Engines by base, settings, precision and prompt options, made on first use.
+
+    Args:
+        store: Resolves adapter references.
+        settings: Of the engines that are asked for without settings; None: a local engine with default settings.
+    """
+
+    def __init__(self, store: Store, settings: EngineSettings | None = None) -> None:
+        self.store = store
+        self.settings = settings or LocalSettings()
+        self._engines: dict[tuple[Path, str, str, str], LocalEngine | RemoteEngine] = {}
+
+    def get(
+        self,
+        base: BaseModel,
+        precision: Precision,
+        *,
+        prompt_options: PromptOptions | None = None,
+        settings: EngineSettings | None = None,
+    ) -> LocalEngine | RemoteEngine:
+        """The engine for a base. Arguments and errors as `make_engine`."""
+        settings = settings or self.settings
+        computed = "" if isinstance(settings, ServerSettings) else precision
+        options = "" if prompt_options is None else prompt_options.model_dump_json()
+        key = (base.path, settings.model_dump_json(), computed, options)
+        if key not in self._engines:
+            self._engines[key] = make_engine(
+                settings, base, self.store, precision=precision, prompt_options=prompt_options
+            )
+        return self._engines[key]
+
+    def made_by(
+        self,
+        base: BaseModel,
+        precision: Precision,
+        *,
+        prompt_options: PromptOptions | None = None,
+        settings: EngineSettings | None = None,
+    ) -> str:
+        """What distinguishes the engine's outputs, see `Engine.made_by`; no weights are loaded.
+
+        Raises:
+            EngineError: if a server cannot say what it serves.
+        """
+        settings = settings or self.settings
+        if isinstance(settings, LocalSettings):
+            return settings.made_by(precision)
+        return self.get(base, precision, prompt_options=prompt_options, settings=settings).made_by

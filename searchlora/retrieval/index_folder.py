@@ -1,0 +1,364 @@
+"""Index folder: documents, BM25 matrices and vectors of a corpus, tied by a manifest to everything they depend on.
+
+`index.json` names the corpus with its sha256, the settings of each part, the hashes of the encoder and of its adapter,
+and the sha256 of every file. Opening an index reads the manifest and compares sizes; a file is hashed when it is first
+opened on a machine, and again when its inode, size or time of change differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from searchlora.data.collection import INDEX_FILE
+from searchlora.data.document_store import DocumentStore
+from searchlora.errors import DataError, StaleIndex
+from searchlora.files import atomic_text, file_sha256, read_bounded
+from searchlora.models.fingerprint import Fingerprint
+from searchlora.models.resolve import cache_dir
+from searchlora.progress import Progress, silent
+from searchlora.retrieval.analysis import Analyzer
+from searchlora.retrieval.bm25 import BM25Index
+from searchlora.retrieval.nearest import Hnsw, Ivf, Structure
+from searchlora.retrieval.vector_file import VectorFile
+
+#: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
+SCHEMA: Literal[1] = 1
+
+_MAX_MANIFEST = 16 * 2**20
+
+#: A file of an index: its folder is that of a part, or the index itself.
+FileName = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]+-[0-9a-f]{12}/)?\w[\w.-]*$")]
+PartName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+-[0-9a-f]{12}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Bm25Keys(_Frozen):
+    """What the matrix of a BM25 index depends on, besides the documents."""
+
+    k1: float
+    b: float
+    fields: dict[str, int] | None
+    stopwords: str | None
+    stemmer: str | None
+    shortest: int
+
+    @property
+    def analyzer(self) -> Analyzer:
+        """The analyser of documents and queries."""
+        return Analyzer(stopwords=self.stopwords, stemmer=self.stemmer, shortest=self.shortest)
+
+
+class VectorKeys(_Frozen):
+    """What the vectors of documents depend on, besides the documents.
+
+    Attributes:
+        encoder: Fingerprint of the model.
+        adapter: File -> sha256 of the adapter's weights; None without one, or with one that is for queries only.
+        max_tokens: Length at which texts are truncated.
+    """
+
+    encoder: Fingerprint
+    adapter: dict[str, str] | None
+    max_tokens: int | None
+    dimensions: int | None
+    normalise: bool
+    document_prefix: str
+    precision: Literal["fp32", "bf16"]
+
+
+class Bm25Part(_Frozen):
+    """A BM25 index in an index folder."""
+
+    folder: PartName
+    keys: Bm25Keys
+    terms: int
+
+
+class DensePart(_Frozen):
+    """Vectors in an index folder.
+
+    Attributes:
+        model: Name of the encoder.
+        adapter: Exact reference of its adapter, `name@version`.
+        batch_size: Documents per forward pass; it changes the last bits of vectors.
+        vectors: Number of documents with text.
+        dimensions: Of the vectors.
+        longest: Length of the longest vector.
+        structures: Structures for approximate search.
+    """
+
+    folder: PartName
+    model: str
+    adapter: str | None
+    keys: VectorKeys
+    batch_size: int
+    vectors: int
+    dimensions: int
+    longest: float
+    structures: tuple[Annotated[Hnsw | Ivf, Field(discriminator="kind")], ...] = ()
+
+
+class CorpusIdentity(_Frozen):
+    """The corpus of an index.
+
+    Attributes:
+        path: The file, absolute.
+        modified_ns: Its time of change, in nanoseconds.
+        columns: Field -> the columns that hold it.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+    modified_ns: int
+    columns: dict[str, tuple[str, ...]]
+
+    @property
+    def content(self) -> tuple[str, dict[str, tuple[str, ...]]]:
+        """What the documents depend on."""
+        return self.sha256, self.columns
+
+    def command(self, out: Path, pipeline: str) -> str:
+        """The command that builds an index of this corpus."""
+        words = ["searchlora", "index", "build", self.path, "--out", str(out)]
+        words += [part for name, columns in self.columns.items() for part in ("--map", f"{name}={','.join(columns)}")]
+        return f"{shlex.join(words)} {pipeline}"
+
+
+class FileIdentity(_Frozen):
+    """A file of an index."""
+
+    sha256: str
+    bytes: int
+
+
+class IndexManifest(_Frozen):
+    """`index.json`."""
+
+    schema_version: Literal[1] = SCHEMA
+    created: str
+    versions: dict[str, str]
+    corpus: CorpusIdentity
+    documents: int
+    bm25: tuple[Bm25Part, ...]
+    dense: tuple[DensePart, ...]
+    files: dict[FileName, FileIdentity]
+
+
+class FoundVectors(NamedTuple):
+    """Vectors in an index folder, and what is known of them."""
+
+    part: DensePart
+    file: VectorFile
+
+
+Part = TypeVar("Part", Bm25Part, DensePart)
+
+
+class IndexFolder:
+    """An index that is opened for searching.
+
+    Args:
+        folder: A folder that `searchlora index build` wrote.
+        pipeline: Options of the command that builds it for the pipeline in use, for error messages.
+
+    Attributes:
+        manifest: What the index was built from.
+        documents: The documents, read on demand.
+
+    Raises:
+        DataError: if the folder is not an index, or a newer version of searchlora built it.
+        StaleIndex: if a file is missing or changed, or the corpus changed since the index was built. A corpus that is
+            no longer there is not compared.
+    """
+
+    def __init__(self, folder: Path, pipeline: str = "--pipeline PIPELINE") -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self._pipeline = pipeline
+        self._check_files()
+        self._check_corpus()
+        self.documents = DocumentStore(folder)
+        self.order: NDArray[np.int64] = self.documents.tie_order
+
+    def bm25(self, keys: Bm25Keys) -> BM25Index:
+        """The BM25 index with these settings, memory-mapped. Raises `StaleIndex` if there is none."""
+        part = self._part(self.manifest.bm25, keys, "BM25 index")
+        return BM25Index.load(self.folder / part.folder, self.documents.ids, self.order, keys.analyzer)
+
+    def vectors(self, keys: VectorKeys, structure: Structure | None) -> FoundVectors:
+        """The vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the structure."""
+        part = self._part(self.manifest.dense, keys, "vectors")
+        if structure is not None and structure not in part.structures:
+            built = ", ".join(_described(each) for each in part.structures) or "none"
+            raise self._stale(
+                f"has no structure {_described(structure)} over the vectors of {part.adapter or part.model}; there is"
+                f" {built}"
+            )
+        return FoundVectors(part, VectorFile.open(self.folder / part.folder))
+
+    def structure_file(self, part: DensePart, structure: Structure) -> Path:
+        """The file of a structure over the vectors of a part."""
+        return self.folder / part.folder / structure.file
+
+    def verify(self, progress: Progress = silent) -> None:
+        """Hash every file. Raises `StaleIndex` naming one that is missing or changed."""
+        for number, (name, expected) in enumerate(self.manifest.files.items(), 1):
+            self._check(name, file_sha256(self.folder / name), expected.sha256)
+            progress(number, len(self.manifest.files), name)
+
+    def _part(self, parts: tuple[Part, ...], keys: BaseModel, what: str) -> Part:
+        described = [(differences(keys, part.keys), part) for part in parts]
+        if not described:
+            raise self._stale(f"has no {what}")
+        different, part = min(described, key=lambda each: len(each[0]))
+        if different:
+            whose = f" of {part.adapter or part.model}" if isinstance(part, DensePart) else ""
+            raise self._stale(f"has no {what} for this pipeline; in the {what}{whose} {'; '.join(different)}")
+        return part
+
+    def _check_files(self) -> None:
+        for name, expected in self.manifest.files.items():
+            file = self.folder / name
+            try:
+                size = file.stat().st_size
+            except OSError:
+                raise self._stale(f"the file {name} is missing") from None
+            if size != expected.bytes:
+                raise self._stale(f"the file {name} was changed: it has {size:,} bytes, and had {expected.bytes:,}")
+            self._check(name, known_sha256(file), expected.sha256)
+
+    def _check(self, name: str, actual: str, expected: str) -> None:
+        if actual != expected:
+            raise self._stale(f"the file {name} was changed after the index was built (sha256 {actual})")
+
+    def _check_corpus(self) -> None:
+        corpus = self.manifest.corpus
+        file = Path(corpus.path)
+        try:
+            stat = file.stat()
+        except OSError:
+            return
+        if (stat.st_size, stat.st_mtime_ns) == (corpus.bytes, corpus.modified_ns):
+            return
+        if stat.st_size != corpus.bytes or known_sha256(file) != corpus.sha256:
+            raise self._stale(f"the corpus {corpus.path} was changed after the index was built")
+
+    def _stale(self, what: str) -> StaleIndex:
+        command = self.manifest.corpus.command(self.folder, self._pipeline)
+        return StaleIndex(what, where=str(self.folder), fix=f"Build the index again: {command}")
+
+
+def read_manifest(folder: Path) -> IndexManifest:
+    """The manifest of an index folder.
+
+    Raises:
+        DataError: if there is none, it is damaged, or it has another schema version.
+    """
+    file = folder / INDEX_FILE
+    try:
+        content = json.loads(read_bounded(file, _MAX_MANIFEST))
+        if isinstance(content, dict) and content.get("schema_version") != SCHEMA:
+            raise DataError(
+                f"the index has the schema version {content.get('schema_version')!r}, this searchlora reads {SCHEMA}",
+                where=str(folder),
+                fix="Build it again with `searchlora index build`.",
+            )
+        return IndexManifest.model_validate(content)
+    except FileNotFoundError:
+        raise DataError("is not an index: there is no index.json", where=str(folder)) from None
+    except (OSError, ValueError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        raise DataError(
+            f"is damaged ({reason})", where=str(file), fix="Build the index again with `searchlora index build`."
+        ) from None
+
+
+def write_manifest(folder: Path, manifest: IndexManifest) -> None:
+    """Write `index.json`. Raises `DataError` if it cannot be written."""
+    with atomic_text(folder / INDEX_FILE) as out:
+        out.write(manifest.model_dump_json(indent=2) + "\n")
+
+
+def corpus_identity(file: Path, columns: Mapping[str, tuple[str, ...]]) -> CorpusIdentity:
+    """The identity of a corpus file. Raises `DataError` if it cannot be read."""
+    digest = file_sha256(file)
+    stat = file.stat()
+    return CorpusIdentity(
+        path=str(file.resolve()),
+        sha256=digest,
+        bytes=stat.st_size,
+        modified_ns=stat.st_mtime_ns,
+        columns=dict(columns),
+    )
+
+
+def part_name(kind: str, keys: BaseModel) -> str:
+    """The folder of a part: its kind and a hash of its settings."""
+    digest = hashlib.sha256(keys.model_dump_json().encode()).hexdigest()
+    return f"{kind}-{digest[:12]}"
+
+
+def differences(wanted: BaseModel, found: BaseModel) -> list[str]:
+    """What differs between the settings in use and those of an index, one phrase each."""
+    phrases = []
+    for name in type(wanted).model_fields:
+        ours, theirs = getattr(wanted, name), getattr(found, name)
+        if ours == theirs:
+            continue
+        if isinstance(ours, Fingerprint):
+            changed = [key for key in Fingerprint.model_fields if getattr(ours, key) != getattr(theirs, key)]
+            phrases.append(f"the encoder is another one ({', '.join(changed)} differ)")
+        elif name == "adapter":
+            one_sided = "no adapter is used, and one" if theirs is None else "an adapter is used, and none"
+            phrases.append("the adapter's weights differ" if ours and theirs else f"{one_sided} in the pipeline")
+        else:
+            phrases.append(f"{name} is {theirs!r}, and {ours!r} in the pipeline")
+    return phrases
+
+
+def known_sha256(file: Path) -> str:
+    """The sha256 of a file, computed again only if its inode, size or time of change differ from the last time.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    memo = _memo(file)
+    with suppress(OSError, ValueError):
+        known = memo.read_text(encoding="utf-8")
+        if len(known) == 64:
+            return known
+    digest = file_sha256(file)
+    remember_sha256(file, digest)
+    return digest
+
+
+def remember_sha256(file: Path, digest: str) -> None:
+    """Keep the sha256 of a file for `known_sha256`; a cache that cannot be written only costs hashing again."""
+    with suppress(DataError), atomic_text(_memo(file)) as out:
+        out.write(digest)
+
+
+def _memo(file: Path) -> Path:
+    stat = file.stat()
+    identity = [str(file.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns]
+    return cache_dir() / "hashes" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _described(structure: Structure) -> str:
+    parameters = structure.model_dump(exclude={"kind"})
+    return f"{structure.kind} ({', '.join(f'{key}={value}' for key, value in parameters.items())})"

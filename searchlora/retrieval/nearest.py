@@ -1,0 +1,212 @@
+"""Nearest vectors by inner product: exact search, and approximate search by HNSW or IVF.
+
+Sources: Douze et al., "The Faiss library" (arXiv:2401.08281). HNSW: Malkov and Yashunin, "Efficient and robust
+approximate nearest neighbor search using Hierarchical Navigable Small World graphs" (arXiv:1603.09320). IVF: Sivic and
+Zisserman, "Video Google" (ICCV 2003); Jégou, Douze and Schmid, "Product Quantization for Nearest Neighbor Search"
+(TPAMI 2011).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from searchlora.progress import Progress, silent
+from searchlora.retrieval.encoder import Vectors
+
+#: Number of candidates beyond k, so that ties at rank k rarely need a second search.
+_MARGIN = 32
+
+#: Vectors that are added at once.
+_BLOCK = 8_192
+
+#: Vectors per list that k-means of IVF is trained on: its memory, and most of its time.
+_TRAINED_PER_LIST = 64
+
+
+class Nearest:
+    """Searches vectors.
+
+    Args:
+        total: Number of vectors.
+        longest: Length of the longest vector.
+    """
+
+    def __init__(self, total: int, longest: float) -> None:
+        self._total = total
+        self._longest = longest
+
+    def candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
+        """Rows of all vectors that may be among the k nearest, given the rounding error of the scores.
+
+        Args:
+            vector: Shape (1, dimensions).
+        """
+        count = min(k + _MARGIN, self._total)
+        error = 2 * vector.shape[1] * float(np.finfo(np.float32).eps) * float(np.linalg.norm(vector)) * self._longest
+        while True:
+            scores, rows = self._search(vector, count)
+            if count == self._total or rows[-1] < 0 or scores[-1] < scores[k - 1] - error:
+                return rows[rows >= 0]
+            count = min(2 * count, self._total)
+
+    def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and rows, best first, shape (count,); rows are -1 where no more are found."""
+        raise NotImplementedError
+
+
+class ExactSearch(Nearest):
+    """Compares a query with all vectors, as faiss' flat index does.
+
+    Args:
+        vectors: In memory or memory-mapped, shape (documents, dimensions).
+    """
+
+    def __init__(self, vectors: Vectors, longest: float) -> None:
+        super().__init__(len(vectors), longest)
+        self._vectors = vectors
+
+    def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        import faiss
+
+        scores, rows = faiss.knn(vector, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+        return scores[0], rows[0]
+
+
+class Hnsw(BaseModel):
+    """A graph of neighbours (HNSW).
+
+    Attributes:
+        m: Neighbours per vector and layer; the lowest layer has twice as many.
+        ef_construction: Candidates considered for a vector while the graph is built.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["hnsw"] = "hnsw"
+    m: int = Field(32, ge=2)
+    ef_construction: int = Field(200, ge=1)
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"hnsw-{self.m}-{self.ef_construction}.faiss"
+
+    def build(self, vectors: Vectors, progress: Progress = silent) -> Any:
+        """The faiss index of the vectors. With several threads, equal vectors may give another graph each time."""
+        import faiss
+
+        index = faiss.IndexHNSWFlat(vectors.shape[1], self.m, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = self.ef_construction
+        return _filled(index, vectors, progress)
+
+    def effort(self, index: Any, amount: int) -> Any:
+        """Search parameters that consider `amount` candidates per query."""
+        import faiss
+
+        del index
+        return faiss.SearchParametersHNSW(efSearch=amount)  # type: ignore[attr-defined]  # its stubs are incomplete
+
+
+class Ivf(BaseModel):
+    """Lists of vectors by their nearest centroid (IVF).
+
+    Attributes:
+        lists: Number of centroids; None: four times the square root of the number of vectors.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["ivf"] = "ivf"
+    lists: int | None = Field(None, ge=1)
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"ivf-{self.lists or 'sqrt'}.faiss"
+
+    def build(self, vectors: Vectors, progress: Progress = silent) -> Any:
+        """The faiss index of the vectors; k-means is trained on evenly spaced ones."""
+        import faiss
+
+        count = min(self.lists or max(1, round(4 * math.sqrt(len(vectors)))), len(vectors))
+        quantizer = faiss.IndexFlatIP(vectors.shape[1])
+        index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], count, faiss.METRIC_INNER_PRODUCT)
+        index.cp.min_points_per_centroid = 1  # a small collection is no reason for a warning on stderr
+        step = max(1, len(vectors) // (count * _TRAINED_PER_LIST))
+        index.train(np.ascontiguousarray(vectors[::step]))
+        return _filled(index, vectors, progress)
+
+    def effort(self, index: Any, amount: int) -> Any:
+        """Search parameters that look into `amount` lists per query."""
+        import faiss
+
+        return faiss.SearchParametersIVF(nprobe=min(amount, index.nlist))  # type: ignore[call-arg]
+
+
+#: A structure for approximate search.
+Structure = Hnsw | Ivf
+
+
+class ApproximateSearch(Nearest):
+    """Searches by a structure; it may miss some of the nearest vectors.
+
+    Args:
+        index: What `Structure.build` or `read_structure` returned.
+        effort: Candidates per query for HNSW, lists per query for IVF: more find more, and take longer.
+    """
+
+    def __init__(self, structure: Structure, index: Any, effort: int, longest: float) -> None:
+        super().__init__(index.ntotal, longest)
+        self._index = index
+        self._parameters = structure.effort(index, effort)
+
+    def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        scores, rows = self._index.search(vector, count, params=self._parameters)
+        return scores[0], rows[0]
+
+
+def write_structure(index: Any, file: Path) -> None:
+    """Write a faiss index by faiss' own writer, which pickles nothing. Raises `OSError` if it cannot be written."""
+    import faiss
+
+    try:
+        faiss.write_index(index, str(file))
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+
+
+def read_structure(structure: Structure, file: Path) -> Any:
+    """Open what `write_structure` wrote, memory-mapped; on Windows it is read.
+
+    Raises:
+        ValueError: if the file is missing or damaged.
+    """
+    import faiss
+
+    flag = faiss.IO_FLAG_MMAP if isinstance(structure, Ivf) else faiss.IO_FLAG_MMAP_IFC
+    if sys.platform == "win32":  # faiss maps files on POSIX systems only
+        flag = 0
+    try:
+        return faiss.read_index(str(file), flag)
+    except RuntimeError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _filled(index: Any, vectors: Vectors, progress: Progress) -> Any:
+    for start, block in _blocks(vectors):
+        index.add(block)
+        progress(start + len(block), len(vectors), "vectors indexed")
+    return index
+
+
+def _blocks(vectors: Vectors) -> Iterator[tuple[int, Vectors]]:
+    for start in range(0, len(vectors), _BLOCK):
+        yield start, np.ascontiguousarray(vectors[start : start + _BLOCK])

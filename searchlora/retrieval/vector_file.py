@@ -1,0 +1,215 @@
+"""Document vectors on disk: encoded in bounded memory, in parts that a killed build keeps, and memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchlora.errors import DataError
+from searchlora.files import atomic_text, parse_json
+from searchlora.files.string_table import mapped_array
+from searchlora.progress import Progress, silent
+from searchlora.records import Document
+from searchlora.retrieval.encoder import Encoder, Vectors, by_length
+
+if TYPE_CHECKING:
+    from searchlora.models.load import Precision
+
+VECTORS = "vectors.npy"
+ROWS = "rows.npy"
+_ENCODED, _DONE = "encoded.f32", "encoded.json"
+
+#: Batches between two points from which a killed build goes on.
+_BATCHES_KEPT = 16
+
+#: Vectors that are normalised and written at once.
+_BLOCK = 8_192
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """Vectors of the documents with text.
+
+    Attributes:
+        vectors: Memory-mapped, shape (documents with text, dimensions).
+        rows: Number of the document of each vector, memory-mapped, ascending. Shape: (documents with text,).
+    """
+
+    vectors: Vectors
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, folder: Path) -> VectorFile:
+        """Open what `write_vectors` wrote. Raises `OSError` or `ValueError` if a file is missing or no plain array."""
+        return cls(mapped_array(folder / VECTORS), mapped_array(folder / ROWS))
+
+
+def write_vectors(
+    folder: Path,
+    documents: Iterable[Document],
+    at: Callable[[int], Document],
+    encoder: Encoder,
+    *,
+    batch_size: int = 32,
+    normalise: bool = True,
+    document_prefix: str = "",
+    precision: Precision = "fp32",
+    progress: Progress = silent,
+) -> float:
+    """Encode documents into a folder; an earlier call that was killed is continued.
+
+    What a killed call needs stays in the folder until `remove_parts`.
+
+    Texts are encoded in the order and the batches in which `DenseIndex` encodes them, and equal texts once, so that the
+    vectors are the same. In memory are about 100 bytes per document, and the texts of 16 batches.
+
+    Args:
+        folder: An existing folder; an earlier call on it must have had the same arguments, apart from the batch size.
+        documents: All documents, read once.
+        at: The document of a number, from 0 in the order of `documents`.
+
+    Returns:
+        The length of the longest vector.
+
+    Raises:
+        DataError: if no document contains text, or the encoder returns a vector that is not finite.
+        OSError: if a file cannot be written.
+    """
+    rows, first, lengths = _texts(documents)
+    distinct = np.flatnonzero(first == np.arange(len(rows)))
+    order = distinct[by_length(lengths[distinct])]
+    encoding = _Encoding(encoder, batch_size, document_prefix, precision, progress)
+    encoded = _encode(folder, order, lambda place: at(int(rows[place])), encoding)
+    places = np.empty(len(rows), dtype=np.int64)
+    places[order] = np.arange(len(order))
+    longest = _in_order(folder / VECTORS, encoded, places[first], normalise)
+    np.save(folder / ROWS, rows, allow_pickle=False)
+    return longest
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what `write_vectors` kept to be continued, once the vectors are noted as complete."""
+    for name in (_ENCODED, _DONE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _texts(documents: Iterable[Document]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of each document with text: its number, the first such document with the same text, and the text's length.
+
+    Three arrays of shape (documents with text,); the second has places in these arrays. Texts are compared by 128 bits
+    of their hash.
+    """
+    rows, lengths, hashes = array("q"), array("q"), bytearray()
+    for number, document in enumerate(documents):
+        text = document.searchable
+        if text.strip():
+            rows.append(number)
+            lengths.append(len(text))
+            hashes += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    if not rows:
+        raise DataError("no document contains text to search")
+    halves = np.frombuffer(bytes(hashes), dtype=np.uint64).reshape(-1, 2)
+    by_hash = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: equal texts stay in the order of the documents
+    ordered = halves[by_hash]
+    begins = np.ones(len(rows), dtype=bool)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    first = np.empty(len(rows), dtype=np.int64)
+    first[by_hash] = by_hash[np.flatnonzero(begins)][np.cumsum(begins) - 1]
+    return np.array(rows, dtype=np.int64), first, np.array(lengths, dtype=np.int64)
+
+
+class _Encoding(NamedTuple):
+    encoder: Encoder
+    batch_size: int
+    prefix: str
+    precision: Precision
+    progress: Progress
+
+
+def _encode(folder: Path, order: NDArray[np.int64], document: Callable[[int], Document], how: _Encoding) -> Vectors:
+    """Vectors of the documents in `order`, memory-mapped: those that are there, and those that are encoded now."""
+    file = folder / _ENCODED
+    step = how.batch_size * _BATCHES_KEPT
+    done, dimensions = _kept(folder, how.batch_size)
+    with file.open("r+b" if done else "wb") as out:
+        out.truncate(done * dimensions * 4)  # of the part at whose end the build was killed
+        out.seek(0, os.SEEK_END)
+        for start in range(done, len(order), step):
+            part = [document(int(place)) for place in order[start : start + step]]
+            vectors = how.encoder.encode_documents(
+                [how.prefix + each.searchable for each in part],
+                batch_size=how.batch_size,
+                precision=how.precision,
+                progress=_shifted(how.progress, start, len(order)),
+            )
+            check_finite(vectors, (each.id for each in part))
+            out.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
+            out.flush()
+            os.fsync(out.fileno())
+            done, dimensions = start + len(part), vectors.shape[1]
+            with atomic_text(folder / _DONE) as state:
+                json.dump({"texts": done, "dimensions": dimensions, "batch_size": how.batch_size}, state)
+    return np.memmap(file, dtype=np.float32, mode="r", shape=(done, dimensions)).view(np.ndarray)
+
+
+def _kept(folder: Path, batch_size: int) -> tuple[int, int]:
+    """Texts whose vectors a killed build left, and their dimensions; none if it had another batch size."""
+    try:
+        state = parse_json((folder / _DONE).read_text(encoding="utf-8"))
+        done, dimensions = int(state["texts"]), int(state["dimensions"])
+        complete = (folder / _ENCODED).stat().st_size >= done * dimensions * 4
+        return (done, dimensions) if complete and state["batch_size"] == batch_size else (0, 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0
+
+
+def _in_order(file: Path, encoded: Vectors, places: NDArray[np.int64], normalise: bool) -> float:
+    """Write the vectors in the order of the documents, normalised if requested; returns the longest one's length."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(places), encoded.shape[1])}
+    longest = 0.0
+    with file.open("wb") as out:  # not mapped: on a full disk, writing to a map kills the process
+        np.lib.format.write_array_header_2_0(out, header)
+        for start in range(0, len(places), _BLOCK):
+            block = encoded[places[start : start + _BLOCK]]
+            block = normalised(block) if normalise else block
+            longest = max(longest, longest_of(block))
+            out.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+    return longest
+
+
+def check_finite(vectors: Vectors, names: Iterable[str]) -> None:
+    """Raise `DataError` naming the first vector that is not finite."""
+    for name, vector in zip(names, vectors, strict=True):
+        if not np.isfinite(vector).all():
+            raise DataError("the encoder returns a vector that is not finite", where=name)
+
+
+def normalised(vectors: Vectors) -> Vectors:
+    """The vectors at length 1; a vector of zeros stays."""
+    lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+    unit: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit
+
+
+def longest_of(vectors: Vectors) -> float:
+    """The length of the longest vector."""
+    return float(np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1).max()))
+
+
+def _shifted(progress: Progress, start: int, of_all: int) -> Progress:
+    """Progress of a part as that of the whole."""
+
+    def shifted(done: int, total: int | None, note: str = "") -> None:
+        del total
+        progress(start + done, of_all, note)
+
+    return shifted

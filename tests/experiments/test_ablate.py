@@ -1,0 +1,335 @@
+"""The verb `ablate`: variants of a pipeline that share their stages, against each pipeline executed by itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import pairwise
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.data.collection import CorpusFile, read_documents
+from searchlora.errors import PipelineError, UsageError
+from searchlora.eval.comparison import compare
+from searchlora.eval.evaluation import evaluate_run
+from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
+from searchlora.eval.significance import paired_difference
+from searchlora.eval.trec import read_qrels, read_run, write_qrels
+from searchlora.experiments import stage_costs
+from searchlora.experiments.ablate import ablate
+from searchlora.experiments.ablate_report import ablation_json, write_ablation
+from searchlora.experiments.slots import FULL
+from searchlora.pipelines.index_build import build_index
+from searchlora.pipelines.pipeline import build_pipeline, run_of
+from searchlora.task import load_prompted_task
+from tests.made import made_adapter
+
+KINDS = ["tent", "boots", "lamp", "stove", "rope", "bottle"]
+COLOURS = ["red", "green", "blue", "black"]
+TOPICS = 8
+
+HYBRID = (
+    "name: shop\nstages:\n- fuse: {k: 6, of: [{bm25: {k: 6}}, {dense: {model: ENCODER, k: 6}}]}\n- passages: {k: 3}\n"
+)
+JUDGE = "- adapter: {name: shop-judge, rest: false}\n"
+ANSWERER = "- adapter: {name: answerer, max_new_tokens: 2, tuned: {abstain: {by: judge, below: 0.9}}}\n"
+
+
+@pytest.fixture(scope="module")
+def made(tiny_base, encoder_base, tmp_path_factory):
+    """A shop of colours and kinds, a store with two versions of a judge and an answering adapter of random weights."""
+    folder = tmp_path_factory.mktemp("ablate")
+    documents = [{"id": f"d{n}", "title": f"{COLOURS[n % 4]} {KINDS[n % 6]}", "text": f"number {n}"} for n in range(24)]
+    topics = [
+        {"id": f"q{n}", "query": f"{COLOURS[n % 4]} {KINDS[n % 3]}", "family": f"f{n // 2}"} for n in range(TOPICS)
+    ]
+    qrels = {
+        topic["id"]: {
+            each["id"]: 1 + (each["title"] == topic["query"])
+            for each in documents
+            if topic["query"].split()[1] in each["title"]
+        }
+        for topic in topics
+    }
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    write_qrels(folder / "qrels.txt", qrels)
+    hybrid = HYBRID.replace("ENCODER", str(encoder_base.path))
+    (folder / "hybrid.yaml").write_text(hybrid)
+    (folder / "judged.yaml").write_text(hybrid + JUDGE)
+    (folder / "answered.yaml").write_text(hybrid + JUDGE + ANSWERER)
+    store, judgment = Store(folder / "store"), load_prompted_task("judgment")
+    task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
+    for seed in (1, 2):
+        made_adapter(store, "shop-judge", task, tiny_base, folder / f"judge{seed}", seed=seed)
+    made_adapter(store, "answerer", load_prompted_task("rag_answer"), tiny_base, folder / "answerer", seed=3)
+    return folder
+
+
+def run(folder, pipeline, out, **more):
+    files = [folder / name for name in ("topics.jsonl", "qrels.txt")]
+    more = {"corpus": folder / "corpus.jsonl", "store": folder / "store", "measures": ("nDCG@5", "MRR@5"), **more}
+    return ablate(folder / pipeline, *files, out, **more)
+
+
+@pytest.mark.slow
+def test_each_variant_is_the_pipeline_executed_by_itself(made, tmp_path):
+    found = run(made, "judged.yaml", tmp_path, kinds=("off", "base", "older"))
+    names = [variant.name for variant in found.variants]
+    assert names == [
+        FULL,
+        "without bm25",
+        "without dense",
+        "without shop-judge",
+        "base instead of shop-judge",
+        "shop-judge@1 instead of shop-judge",
+    ]
+    searches = [json.loads(line) for line in (made / "topics.jsonl").read_text().splitlines()]
+    documents, store = list(read_documents(made / "corpus.jsonl")), Store(made / "store")
+    qrels = read_qrels(made / "qrels.txt")
+    evaluations = {}
+    for variant in found.variants:
+        built = build_pipeline("shop", variant.stages, store=store, documents=documents)
+        expected = run_of(built.execute(searches))
+        source = found.experimented.runs[variant.name].source.path
+        assert {topic: pytest.approx(scores) for topic, scores in read_run(source).items()} == expected, variant.name
+        assert source.read_text().split()[5] == built.tag
+        evaluations[variant.name] = evaluate_run(expected, qrels, measures=["nDCG@5"])
+    compared = compare(evaluations, candidate=FULL)
+    for pair in compared.comparisons:
+        if pair.measure == "nDCG@5":
+            ours = found.comparison.pair(pair.a, pair.b, pair.measure)
+            assert (ours.difference, ours.low, ours.high, ours.p) == pytest.approx(
+                (pair.difference, pair.low, pair.high, pair.p)
+            )
+    assert {pair.measure for pair in found.comparison.comparisons} == {"nDCG@5"}  # the first measure alone is tested
+    assert found.comparison.row(FULL, "MRR@5").n == TOPICS
+    assert len({json.dumps(read_run(run.source.path)) for run in found.experimented.runs.values()}) > 3
+
+    assert {(each.a, each.b) for each in found.interactions} == {("bm25", "shop-judge"), ("dense", "shop-judge")}
+    (one, _) = found.interactions
+    runs = {
+        name: read_run(path)
+        for name in ("without-bm25-and-shop-judge",)
+        for path in [tmp_path / "runs" / f"{name}.trec"]
+    }
+    neither = evaluate_run(runs["without-bm25-and-shop-judge"], qrels, measures=["nDCG@5"]).values["nDCG@5"]
+    cells = [evaluations[name].values["nDCG@5"] for name in (FULL, "without bm25", "without shop-judge")]
+    contrast = [cells[0][topic] - cells[1][topic] - cells[2][topic] + neither[topic] for topic in qrels]
+    by_hand = paired_difference(contrast, [0.0] * TOPICS)
+    assert (one.interaction, one.low, one.high, one.p) == pytest.approx(
+        (by_hand.difference, by_hand.low, by_hand.high, by_hand.p)
+    )
+
+
+@pytest.mark.slow
+def test_each_slot_has_milliseconds_and_an_llm_has_tokens(made, tmp_path):
+    found = run(made, "judged.yaml", tmp_path, kinds=("off", "base", "older"))
+    full = found.costs[FULL]
+    assert full.keys() == {"bm25", "dense", "shop-judge"}
+    assert all(costs["ms per query"] > 0 for costs in full.values())
+    assert full["dense"].keys() == {"ms per query"}
+    judge = full["shop-judge"]
+    for name in ("base instead of shop-judge", "shop-judge@1 instead of shop-judge"):
+        costs = found.costs[name]["shop-judge"]
+        assert costs["prompt tokens per query"] == pytest.approx(judge["prompt tokens per query"])  # the same prompts
+        assert costs["ms per query"] > 0
+    lines = {line["system"]: line for line in ablation_json(found)["slots"] if line["slot"] == "shop-judge"}
+    assert lines["without shop-judge"]["costs"] == dict.fromkeys(judge, 0.0)
+    total = found.comparison.costs[FULL]
+    assert total["prompt tokens per query"] == judge["prompt tokens per query"]
+    assert total["ms per query"] > judge["ms per query"]
+
+
+@pytest.mark.slow
+def test_an_ablation_that_was_interrupted_goes_on_where_it_stopped(made, tmp_path, monkeypatch):
+    executed = []
+    execute = stage_costs.SharedStages.execute
+
+    def dies(self, stages, *more):
+        if len(executed) == 2:
+            raise KeyboardInterrupt
+        executed.append(stages)
+        return execute(self, stages, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_costs.SharedStages, "execute", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(made, "hybrid.yaml", tmp_path)
+    resumed = run(made, "hybrid.yaml", tmp_path)
+    assert resumed.reused == (FULL, "without bm25")
+    undisturbed = run(made, "hybrid.yaml", tmp_path / "other")
+    assert resumed.comparison.rows == undisturbed.comparison.rows
+    assert resumed.comparison.comparisons == undisturbed.comparison.comparisons
+    assert resumed.costs[FULL].keys() == {"bm25", "dense"}
+    monkeypatch.setattr(stage_costs, "build_pipeline", lambda *_, **__: pytest.fail("nothing is missing"))
+    assert set(run(made, "hybrid.yaml", tmp_path).reused) == {FULL, "without bm25", "without dense"}
+
+
+@pytest.mark.slow
+def test_a_circular_judge_is_refused_before_anything_is_computed_or_marked(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "shop")
+    judge = JudgmentsCard("llm", "2026-01-01", judge="shop-judge@1", judge_lineage=("shop-judge@1",), counts={"llm": 9})
+    write_card(folder / "qrels.txt", judge)
+    with pytest.raises(UsageError, match=r"circular for \d of \d systems: the judge shop-judge@1 and the system share"):
+        run(folder, "judged.yaml", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    found = run(folder, "judged.yaml", tmp_path / "out", allow_circular=True, interacting=False)
+    assert found.comparison.circular.keys() == {FULL, "without bm25", "without dense"}
+    report = write_ablation(found, tmp_path / "out")
+    for file in (report, tmp_path / "out" / "ablation.md"):
+        assert "full pipeline (circular)" in file.read_text()
+
+
+@pytest.mark.slow
+def test_a_base_model_that_judged_may_not_take_the_place_of_an_adapter(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "shop")
+    found = run(folder, "judged.yaml", tmp_path / "out", interacting=False)
+    card = read_run_card(found.experimented.runs["base instead of shop-judge"].source.path)
+    (base,) = [each for each in card.lineage if each.startswith("base ") and "tiny" in each]
+    assert card.adapters == () and "shop-judge@2" not in card.lineage
+    assert "shop-judge@2" in read_run_card(found.experimented.runs[FULL].source.path).lineage
+    write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge=base, judge_lineage=(base,)))
+    with pytest.raises(UsageError, match="base instead of shop-judge"):
+        run(folder, "judged.yaml", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_does_not_work_without_a_slot_is_left_out_with_the_reason(made, tmp_path):
+    found = run(made, "answered.yaml", tmp_path, kinds=("off",), only=("shop-judge", "answerer"))
+    assert [variant.name for variant in found.variants] == [FULL, "without answerer"]
+    why = found.left_out["without shop-judge"]
+    assert why.startswith("no stage has judged the passages")
+    assert "without shop-judge and answerer" not in found.left_out
+    assert any(note.startswith("without shop-judge is left out: no stage") for note in found.comparison.notes)
+    pair = found.comparison.pair(FULL, "without answerer", "nDCG@5")
+    assert (pair.difference, pair.p) == (0.0, 1.0)  # answers change no hits
+    assert not found.interactions
+
+
+@pytest.mark.slow
+def test_an_older_version_that_no_longer_loads_is_left_out_with_the_reason(made, tmp_path, cli):
+    folder = shutil.copytree(made, tmp_path / "shop")
+    weights = folder / "store" / "shop-judge" / "1" / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    found = run(folder, "judged.yaml", tmp_path / "out", only=("shop-judge",), kinds=("older", "off"))
+    assert [variant.name for variant in found.variants] == [FULL, "without shop-judge"]
+    assert "sha256" in found.left_out["shop-judge@1 instead of shop-judge"]
+    files = [
+        part
+        for name in ("topics.jsonl", "qrels.txt", "corpus.jsonl")
+        for part in (f"--{name.split('.')[0]}", made / name)
+    ]
+    called = cli(
+        "ablate", folder / "judged.yaml", *files, "--store", folder / "store", "--out", tmp_path / "out", "--older"
+    )
+    assert "shop-judge@1 instead of shop-judge is left out: " in called.out, called
+
+
+@pytest.mark.slow
+def test_all_files_are_written(made, tmp_path):
+    found = run(made, "hybrid.yaml", tmp_path, cluster="family")
+    assert found.comparison.groups == TOPICS / 2
+    report = write_ablation(found, tmp_path)
+    page, table = report.read_text(), (tmp_path / "ablation.md").read_text()
+    for text in (page, table):
+        assert "without dense" in text and "unchanged minus this" in text
+    assert "What each slot brings" in page
+    kept = json.loads((tmp_path / "ablation.json").read_text())
+    assert [line["system"] for line in kept["slots"]] == [FULL, "without bm25", FULL, "without dense"]
+    assert kept["slots"][1]["difference"] == found.comparison.pair(FULL, "without bm25", "nDCG@5").difference
+    assert kept["variants"][1] == {
+        "name": "without bm25",
+        "kind": "off",
+        "slots": ["bm25"],
+        "stages": [kept["variants"][1]["stages"][0], {"passages": {"k": 3}}],
+    }
+    assert kept["inputs"].keys() >= {"topics", "qrels", "corpus", f"system {FULL}"}
+    per_query = [json.loads(line) for line in (tmp_path / "per_query.jsonl").read_text().splitlines()]
+    assert {row["system"] for row in per_query} == {FULL, "without bm25", "without dense"}
+
+
+@pytest.mark.slow
+def test_new_topics_and_another_pipeline_are_computed_again(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "shop")
+    run(folder, "hybrid.yaml", tmp_path / "out")
+    (folder / "hybrid.yaml").write_text((folder / "hybrid.yaml").read_text().replace("bm25: {k: 6}", "bm25: {k: 5}"))
+    assert run(folder, "hybrid.yaml", tmp_path / "out").reused == ("without bm25",)
+    lines = (folder / "topics.jsonl").read_text().splitlines()
+    (folder / "topics.jsonl").write_text("\n".join(lines[:-1]))
+    assert run(folder, "hybrid.yaml", tmp_path / "out").reused == ()
+
+
+def test_what_cannot_be_ablated_is_named(made, tmp_path):
+    with pytest.raises(UsageError, match=r"no slot 'colour'. Its slots: bm25, dense"):
+        run(made, "hybrid.yaml", tmp_path, only=("colour",))
+    (tmp_path / "bm25.yaml").write_text("name: bm25\nstages:\n- bm25: {}\n")
+    with pytest.raises(UsageError, match=r"no slot of bm25 can be changed; without bm25: no other stage retrieves"):
+        run(made, tmp_path / "bm25.yaml", tmp_path)
+    with pytest.raises(PipelineError, match=r"needs documents.*--corpus"):
+        run(made, "hybrid.yaml", tmp_path, corpus=None)
+    (tmp_path / "none.yaml").write_text("name: none\nstages:\n- adapter: {name: shop-judge}\n")
+    with pytest.raises(PipelineError, match="no stage produces hits"):
+        run(made, tmp_path / "none.yaml", tmp_path)
+    with pytest.raises(UsageError, match="nDCG@x"):
+        run(made, "hybrid.yaml", tmp_path, measures=("nDCG@x",))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_topics_may_hold_a_conversation_as_queries_do(made, tmp_path, monkeypatch):
+    folder = shutil.copytree(made, tmp_path / "shop")
+    turns = [{"role": "user", "text": "hello"}]
+    rows = [json.loads(line) | {"history": turns} for line in (folder / "topics.jsonl").read_text().splitlines()]
+    rows[0]["history"] = []
+    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    seen = []
+    execute = stage_costs.SharedStages.execute
+    monkeypatch.setattr(
+        stage_costs.SharedStages, "execute", lambda self, *more: seen.append(more[1]) or execute(self, *more)
+    )
+    run(folder, "hybrid.yaml", tmp_path / "out", only=("bm25",))
+    assert "history" not in seen[0][0]
+    assert [search["history"] for search in seen[0][1:]] == [turns] * (TOPICS - 1)
+
+
+@pytest.mark.slow
+def test_the_columns_of_a_corpus_are_mapped(made, tmp_path):
+    rows = [json.loads(line) for line in (made / "corpus.jsonl").read_text().splitlines()]
+    renamed = [{"sku": row["id"], "name": row["title"], "note": row["text"]} for row in rows]
+    (tmp_path / "products.jsonl").write_text("\n".join(map(json.dumps, renamed)))
+    columns = {"id": ("sku",), "title": ("name",), "text": ("note",)}
+    plain = run(made, "hybrid.yaml", tmp_path / "plain", only=("bm25",))
+    mapped = run(
+        made, "hybrid.yaml", tmp_path / "out", corpus=CorpusFile(tmp_path / "products.jsonl", columns), only=("bm25",)
+    )
+    assert mapped.comparison.rows == plain.comparison.rows
+
+
+@pytest.mark.slow
+def test_an_index_folder_gives_the_figures_of_its_corpus(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    build_index(made / "corpus.jsonl", tmp_path / "index", pipelines=[made / "hybrid.yaml"])
+    indexed = run(made, "hybrid.yaml", tmp_path / "indexed", corpus=tmp_path / "index")
+    assert indexed.comparison.rows == run(made, "hybrid.yaml", tmp_path / "read").comparison.rows
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_table_and_writes_the_report(cli, refused, made, tmp_path):
+    files = [
+        part
+        for name in ("topics.jsonl", "qrels.txt", "corpus.jsonl")
+        for part in (f"--{name.split('.')[0]}", made / name)
+    ]
+    command = ("ablate", made / "hybrid.yaml", *files, "--store", made / "store", "--out", tmp_path / "out")
+    called = cli(*command, "--measure", "nDCG@5")
+    assert called.code == 0, called
+    assert "| bm25 | nothing |" in called.out and f"Report: {tmp_path / 'out' / 'report.html'}" in called.out
+    again = cli(*command, "--measure", "nDCG@5", "--json")
+    lines = json.loads(again.out)["slots"]
+    assert [line["in_its_place"] for line in lines] == ["as it is", "nothing", "as it is", "nothing"]
+    assert "Runs taken from" in again.err
+    assert all(one["slot"] <= other["slot"] for one, other in pairwise(lines))
+    assert "no slot 'colour'" in refused(*command, "--slot", "colour")

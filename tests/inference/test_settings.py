@@ -1,0 +1,78 @@
+"""Settings of an engine: read from files and options, and what they say of its outputs."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from searchlora.errors import DataError, PipelineError
+from searchlora.inference.local import LocalEngine
+from searchlora.inference.remote.engine import RemoteEngine
+from searchlora.inference.settings import LocalSettings, ServerSettings, engine_settings, read_engine
+
+KEY = {"url": "http://a", "api_key_env": "SECRET"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine", "others"),
+    [
+        (LocalSettings, LocalEngine, {"base", "store", "waiting", "waiting_per_caller", "prompt_options"}),
+        (ServerSettings, RemoteEngine, {"base", "store", "api_key", "prompt_options"}),
+    ],
+)
+def test_settings_are_the_arguments_of_the_engine_with_its_defaults(settings, engine, others):
+    """Whatever an engine can do, every verb can ask of it."""
+    arguments = {
+        name: parameter.default
+        for name, parameter in inspect.signature(engine).parameters.items()
+        if name not in others
+    }
+    fields = {name: field for name, field in settings.model_fields.items() if name not in ("kind", "api_key_env")}
+    assert fields.keys() == arguments.keys()
+    for name, field in fields.items():
+        default = field.get_default(call_default_factory=True)
+        if name not in ("precision", "names") and not field.is_required():  # of the recipe; none
+            assert default == arguments[name], name
+
+
+def test_a_file_or_a_text_holds_the_settings(tmp_path):
+    file = tmp_path / "engine.yaml"
+    file.write_text("kind: local\nquantization: nf4\n")
+    expected = LocalSettings(quantization="nf4")
+    assert read_engine(str(file), where="--engine") == read_engine(" {quantization: nf4}", where="--engine") == expected
+    laid_over = read_engine(str(file), {"quantization": "none"}, where="--engine")
+    assert laid_over == LocalSettings(quantization="none")
+    with pytest.raises(DataError, match=r"none\.yaml"):
+        read_engine(str(tmp_path / "none.yaml"), where="--engine")
+    for text in ("[1]", "nf4", "kind: [", ""):
+        file.write_text(text)
+        with pytest.raises(PipelineError, match=r"engine\.yaml: (the settings of an engine are a mapping|is not YAML)"):
+            read_engine(str(file), where="--engine")
+
+
+def test_a_file_names_only_keys_that_the_environment_allows(tmp_path, monkeypatch):
+    """The server of a file would receive their values; on the command line the user names them."""
+    monkeypatch.delenv("SEARCHLORA_API_KEY_VARIABLES", raising=False)
+    file = tmp_path / "engine.yaml"
+    file.write_text("url: http://a\napi_key_env: SECRET\n")
+    refused = r"engine\.yaml: a file may not send the environment variable SECRET"
+    with pytest.raises(PipelineError, match=refused):
+        read_engine(str(file), where="--engine")
+    with pytest.raises(PipelineError, match=refused):
+        read_engine(str(file), {"url": "http://b"}, where="--engine")
+    with pytest.raises(PipelineError, match="a file may not send"):
+        engine_settings(KEY, "shop.yaml")
+    inline = read_engine("{url: 'http://a', api_key_env: SECRET}", where="--engine")
+    assert inline == read_engine(str(file), {"api_key_env": "SECRET"}, where="--engine") == ServerSettings(**KEY)
+    assert read_engine(str(file), {"api_key_env": "OTHER"}, where="--engine").api_key_env == "OTHER"
+    monkeypatch.setenv("SEARCHLORA_API_KEY_VARIABLES", "SECRET")
+    assert read_engine(str(file), where="--engine") == ServerSettings(**KEY)
+
+
+def test_only_what_changes_outputs_distinguishes_engines():
+    sizes = {"batch_rows": 1, "batch_tokens": 64, "adapters": 1, "cache_tokens": 512, "prefix_tokens": 0}
+    assert LocalSettings(**sizes).made_by("bf16") == LocalSettings().made_by("bf16") == "local, bf16"
+    assert LocalSettings(precision="bf16").made_by("bf16") == "local, bf16"
+    others = [{"quantization": "nf4"}, {"precision": "fp32"}, {"batch_invariant": False}]
+    assert len({"local, bf16", *(LocalSettings(**other).made_by("bf16") for other in others)}) == 4

@@ -1,0 +1,184 @@
+"""Why a document is where it is in a search, or at which stage it fell out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import UsageError
+from searchlora.pipelines.config import parse_stages
+from searchlora.pipelines.explain import explain
+from searchlora.pipelines.index_build import build_index
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.records import Document
+from searchlora.task import load_prompted_task
+from tests.made import made_adapter
+
+DOCUMENTS = [
+    Document("d1", "red couch for two"),
+    Document("d2", "red red couch"),
+    Document("d3", "red tent"),
+    Document("d4", "a couch that is as long as a room, and very wide, and not cheap at all"),
+    Document("d5", "blue lamp"),
+]
+QUERY = "the red couch"
+
+
+def built(stages, tmp_path):
+    return build_pipeline("p", parse_stages(stages, "p"), store=Store(tmp_path), documents=DOCUMENTS)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A stage that lays fields over each search."""
+
+    label: str
+    fields: dict
+
+    def __call__(self, searches):
+        return [{**search, **{name: made(search) for name, made in self.fields.items()}} for search in searches]
+
+
+def test_a_hit_has_the_rank_and_score_of_the_search_and_its_words_add_up_to_it(tmp_path):
+    pipeline = built([{"bm25": {"k": 3}}], tmp_path)
+    hits = pipeline.search(QUERY)["hits"]
+    for rank, hit in enumerate(hits, 1):
+        explanation = explain(pipeline, QUERY, hit["document"])
+        (stage,) = explanation.stages
+        assert (stage.rank, stage.score, stage.hits) == (rank, hit["score"], 3)
+        assert explanation.verdict == f"{hit['document']} is at rank {rank} of 3"
+        assert explanation.missing_at is None
+        assert list(stage.retrieved.terms) == ["red", "couch"]
+        assert sum(stage.retrieved.terms.values()) == pytest.approx(hit["score"], rel=1e-5)
+
+
+def test_a_document_behind_the_hits_has_its_rank_and_one_without_a_word_of_the_query_says_so(tmp_path):
+    pipeline = built([{"bm25": {"k": 2}}, {"passages": {"k": 1}}], tmp_path)
+    order = [hit["document"] for hit in built([{"bm25": {"k": 9}}], tmp_path).search(QUERY)["hits"]]
+    behind = explain(pipeline, QUERY, order[3])
+    assert (behind.stages[0].rank, behind.stages[0].retrieved.rank, behind.missing_at) == (None, 4, 0)
+    assert behind.verdict == f"{order[3]} is missing since stage 1, bm25(k=2): at rank 4, and the first 2 are kept"
+    lamp = explain(pipeline, QUERY, "d5")
+    assert lamp.stages[0].retrieved.terms == {"red": 0.0, "couch": 0.0}
+    assert lamp.verdict.endswith("it contains no word of the query: red, couch")
+    second = explain(pipeline, QUERY, order[1])
+    assert second.verdict == f"{order[1]} is at rank 2 of 2"
+    assert second.stages[1].notes == ("at rank 2; later stages read the first 1 only",)
+
+
+def test_each_retriever_under_fuse_says_where_it_ranks_the_document(tmp_path):
+    inner = {"fuse": {"k": 3, "of": [{"bm25": {"k": 3}}, {"bm25": {"k": 1, "b": 0}}]}}
+    pipeline = built([{"fuse": {"k": 2, "of": [{"bm25": {"k": 2}}, inner]}}], tmp_path)
+    best = explain(pipeline, QUERY, "d2").stages[0].retrieved
+    assert [best.rank, *(part.rank for part in best.parts)] == [1, 1, 1]
+    retrieved = explain(pipeline, QUERY, "d4").stages[0].retrieved
+    bm25, fused = retrieved.parts
+    assert (bm25.retriever, bm25.k, bm25.rank) == ("bm25", 2, 4)
+    assert (fused.retriever, [part.k for part in fused.parts]) == ("fuse", [3, 1])
+    assert retrieved.rank is None
+    kept = "and the first {} are kept"
+    assert retrieved.reason == (
+        f"bm25 (at rank 4, {kept.format(2)}); fuse (bm25 (at rank 4, {kept.format(3)}); "
+        f"bm25 (at rank {fused.parts[1].rank}, {kept.format(1)}))"
+    )
+
+
+def test_a_document_that_fusion_places_behind_k_has_its_rank_there(tmp_path):
+    pipeline = built([{"fuse": {"k": 1, "of": [{"bm25": {"k": 4}}, {"bm25": {"k": 4, "b": 0}}]}}], tmp_path)
+    whole = built([{"fuse": {"k": 9, "of": [{"bm25": {"k": 4}}, {"bm25": {"k": 4, "b": 0}}]}}], tmp_path)
+    order = [hit["document"] for hit in whole.search(QUERY)["hits"]]
+    explanation = explain(pipeline, QUERY, order[2])
+    assert explanation.stages[0].retrieved.rank == 3
+    assert explanation.verdict.endswith("at rank 3, and the first 1 are kept")
+
+
+def test_a_changed_query_and_a_stage_that_removes_the_document_are_told(tmp_path):
+    bm25 = built([{"bm25": {"k": 5}}], tmp_path)
+    rewrites = Changes("rewriter@1", {"query": lambda _: "blue lamp"})
+    removes = Changes("filter", {"hits": lambda search: search["hits"][1:]})
+    pipeline = Pipeline("p", [rewrites, *bm25.stages, removes], (), bm25.documents)
+    explanation = explain(pipeline, QUERY, "d5")
+    first, second, third = explanation.stages
+    assert first.notes == (f"the query '{QUERY}' became 'blue lamp'",)
+    assert (first.hits, second.rank, third.rank) == (None, 1, None)
+    assert list(second.retrieved.terms) == ["blue", "lamp"]
+    assert explanation.verdict == (
+        "d5 is missing since stage 3, filter, after rank 1 before it: the stage removed it from rank 1"
+    )
+    assert explain(Pipeline("p", [rewrites]), QUERY, "x").verdict.startswith("no stage retrieves")
+
+
+def test_a_later_stage_that_retrieves_again_decides(tmp_path):
+    first = built([{"bm25": {"k": 5}}, {"bm25": {"k": 1}}], tmp_path)
+    explanation = explain(first, QUERY, "d4")
+    assert (explanation.stages[0].rank, explanation.missing_at) == (4, 1)
+    assert "stage 2, bm25(k=1), after rank 4 before it: at rank 4, and the first 1 are kept" in explanation.verdict
+
+
+@pytest.mark.parametrize("document", ["d1", "d9"])
+def test_hits_of_another_engine_are_taken_as_they_are(tmp_path, document):
+    (tmp_path / "run.trec").write_text("1 Q0 d1 1 3.5 x\n1 Q0 d2 2 1.5 x\n")
+    pipeline = built([{"hits": {"run": str(tmp_path / "run.trec")}}], tmp_path)
+    pipeline = Pipeline("p", pipeline.stages, pipeline.settings)  # without documents any id can be asked for
+    explanation = explain(pipeline, QUERY, document)
+    if document == "d1":
+        assert (explanation.stages[0].rank, explanation.stages[0].score) == (1, 3.5)
+    else:
+        assert explanation.verdict.endswith("not among the 2 hits that the stage takes")
+
+
+def test_a_document_that_is_not_in_the_corpus_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no document 'd9' in the corpus"):
+        explain(built([{"bm25": {}}], tmp_path), QUERY, "d9")
+
+
+@pytest.mark.slow
+def test_a_judge_shows_the_grade_that_moved_the_document(tiny_base, tmp_path):
+    store, judgment = Store(tmp_path), load_prompted_task("judgment")
+    task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
+    made_adapter(store, "judge", task, tiny_base, tmp_path / "made", seed=1)
+    stages = [{"bm25": {"k": 4}}, {"passages": {"k": 3}}, {"adapter": {"name": "judge@1", "rest": False}}]
+    pipeline = built(stages, tmp_path)
+    found = pipeline.search(QUERY)
+    for rank, hit in enumerate(found["hits"], 1):
+        explanation = explain(pipeline, QUERY, hit["document"])
+        assert explanation.stages[-1].rank == rank
+        (grade,) = [{**each} for each in found["grades"] if each["id"] == hit["document"]] or [None]
+        shown = explanation.stages[-1].wrote.get("grades")
+        assert shown == ({key: value for key, value in grade.items() if key != "id"} if grade else None)
+    assert {explain(pipeline, QUERY, hit["document"]).stages[0].rank for hit in found["hits"]} == {1, 2, 3, 4}
+
+
+@pytest.mark.slow
+def test_a_saved_index_explains_as_one_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    rows = "".join(json.dumps({"id": each.id, "text": each.text}) + "\n" for each in DOCUMENTS)
+    (tmp_path / "corpus.jsonl").write_text(rows)
+    (tmp_path / "p.yaml").write_text("name: p\nstages: [{bm25: {k: 2}}]\n")
+    build_index(tmp_path / "corpus.jsonl", tmp_path / "index", pipelines=[tmp_path / "p.yaml"])
+    saved, read = (Pipeline.load(tmp_path / "p.yaml", corpus=tmp_path / name) for name in ("index", "corpus.jsonl"))
+    for document in DOCUMENTS:
+        assert explain(saved, QUERY, document.id) == explain(read, QUERY, document.id)
+
+
+def test_it_is_json(tmp_path):
+    content = explain(built([{"bm25": {"k": 2}}], tmp_path), QUERY, "d5").to_json()
+    assert json.loads(json.dumps(content)) == content
+    assert content["missing_at"] == 0 and content["stages"][0]["retrieved"]["terms"]["red"] == 0
+
+
+@pytest.mark.slow
+def test_the_command_prints_it(cli, refused, tmp_path):
+    rows = [{"id": each.id, "text": each.text} for each in DOCUMENTS]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "p.yaml").write_text("name: p\nstages: [{bm25: {k: 2}}, {passages: {k: 1}}]\n")
+    command = ("search", tmp_path / "p.yaml", QUERY, "--corpus", tmp_path / "corpus.jsonl")
+    called = cli(*command, "--explain", "d4")
+    assert called.code == 0, called
+    assert "missing" in called.out and "red absent" in called.out
+    assert called.out.splitlines()[-1].startswith("d4 is missing since stage 1")
+    assert json.loads(cli(*command, "--explain", "d2", "--json").out)["verdict"] == "d2 is at rank 1 of 2"
+    assert "there is no document 'd9'" in refused(*command, "--explain", "d9")

@@ -1,0 +1,340 @@
+"""Pipelines on an index folder have the hits of pipelines on the corpus; a killed build is continued."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.data.collection import read_documents
+from searchlora.errors import DataError, PipelineError, StaleIndex
+from searchlora.files import atomic
+from searchlora.pipelines.config import read_pipeline
+from searchlora.pipelines.index_build import build_index
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.retrieval import Encoder
+from searchlora.retrieval.index_folder import read_manifest
+from searchlora.testing import build_tiny_encoder
+from tests.child_scripts import Script
+from tests.encoders import made_encoder_adapter, recipe_for, shout
+
+QUERIES = ["green tent", "boots", "acme", "nothing", ""]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus.jsonl")
+
+
+def write_corpus(file, more=""):
+    texts = [f"green boots {'tent ' * (n % 4)}{n % 9}{more}" for n in range(40)]
+    texts[3] = ""
+    rows = [
+        {"id": f"d{n}", "title": "Tent" * (n % 5 == 1), "text": text, "brand": "Acme"} for n, text in enumerate(texts)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def write_pipeline(file, *stages):
+    file.write_text(json.dumps({"name": file.stem, "stages": [*stages, {"passages": {"k": 2}}]}))
+    return file
+
+
+@pytest.fixture
+def pipelines(tmp_path, encoder_base):
+    model = str(encoder_base.path)
+    stages = {
+        "bm25": {"bm25": {"stemmer": "english", "fields": {"title": 2, "text": 1, "brand": 1}}},
+        "dense": {"dense": {"model": model, "k": 7, "query_prefix": "q: "}},
+        "hnsw": {"dense": {"model": model, "index": "hnsw", "hnsw_m": 4}},
+        "ivf": {"dense": {"model": model, "index": "ivf", "ivf_lists": 3, "ivf_probes": 2}},
+        "fuse": {"fuse": {"of": [{"bm25": {"k1": 1.2}}, {"dense": {"model": model, "precision": "bf16"}}]}},
+    }
+    return {name: write_pipeline(tmp_path / f"{name}.yaml", stage) for name, stage in stages.items()}
+
+
+def searched(pipeline, corpus, **more):
+    loaded = Pipeline.load(pipeline, corpus=corpus, **more)
+    searches = [{"id": str(number), "query": query} for number, query in enumerate(QUERIES)]
+    return [(found["hits"], found["passages"]) for found in loaded.execute(searches)]
+
+
+@pytest.mark.slow
+def test_hits_and_passages_equal_those_of_the_corpus(tmp_path, corpus, pipelines):
+    built = build_index(corpus, tmp_path / "index", pipelines=list(pipelines.values()))
+    assert built.built and len(built.manifest.bm25) == 2 and len(built.manifest.dense) == 2
+    for name, pipeline in pipelines.items():
+        assert searched(pipeline, tmp_path / "index") == searched(pipeline, corpus), name
+    assert list(read_documents(tmp_path / "index")) == list(read_documents(corpus))
+
+
+@pytest.mark.slow
+def test_nothing_of_the_corpus_is_read_or_encoded_again(tmp_path, corpus, pipelines, monkeypatch):
+    build_index(corpus, tmp_path / "index", pipelines=[pipelines["fuse"]])
+    expected = searched(pipelines["fuse"], corpus)
+    corpus.unlink()
+
+    def refused(*_, **__):
+        raise AssertionError("a document was encoded")
+
+    monkeypatch.setattr(Encoder, "encode_documents", refused)
+    monkeypatch.setattr("searchlora.pipelines.pipeline.read_documents", refused)
+    assert searched(pipelines["fuse"], tmp_path / "index") == expected
+
+
+@pytest.mark.slow
+def test_a_pipeline_file_names_an_index_as_its_corpus(tmp_path, corpus):
+    build_index(corpus, tmp_path / "index")
+    (tmp_path / "p.yaml").write_text("name: p\ncorpus: index\nstages: [{bm25: {k: 3}}]\n")
+    assert len(Pipeline.load(tmp_path / "p.yaml").search("tent")["hits"]) == 3
+    (tmp_path / "p.yaml").write_text("name: p\ncorpus: {file: index, map: {id: sku}}\nstages: [{bm25: {}}]\n")
+    with pytest.raises(DataError.__base__, match="the columns of an index are those that it was built with"):
+        Pipeline.load(tmp_path / "p.yaml")
+
+
+@pytest.mark.slow
+def test_an_index_gets_what_it_lacks_and_keeps_what_it_has(tmp_path, corpus, pipelines, monkeypatch):
+    out = tmp_path / "index"
+    build_index(corpus, out, pipelines=[pipelines["dense"]])
+    vectors = next(out.glob("dense-*/vectors.npy"))
+    inode, content = vectors.stat().st_ino, vectors.read_bytes()
+    with pytest.raises(StaleIndex, match="has no BM25 index"):
+        Pipeline.load(pipelines["bm25"], corpus=out)
+    monkeypatch.setattr(Encoder, "encode_documents", lambda *_, **__: pytest.fail("encoded again"))
+    built = build_index(corpus, out, pipelines=[pipelines["hnsw"], pipelines["bm25"]])
+    assert built.built and [each.kind for each in built.manifest.dense[0].structures] == ["hnsw"]
+    assert (vectors.stat().st_ino, vectors.read_bytes()) == (inode, content)
+    for name in ("dense", "hnsw", "bm25"):
+        Pipeline.load(pipelines[name], corpus=out)
+    assert not build_index(corpus, out, pipelines=[pipelines["dense"]]).built
+    assert sorted(each.name for each in tmp_path.iterdir() if "index" in each.name) == ["index"]
+
+
+@pytest.mark.slow
+def test_another_corpus_replaces_the_index(tmp_path, corpus, pipelines):
+    out = tmp_path / "index"
+    build_index(corpus, out, pipelines=[pipelines["dense"]])
+    write_corpus(corpus, more=" purple")
+    with pytest.raises(StaleIndex, match="was changed after the index was built"):
+        Pipeline.load(pipelines["dense"], corpus=out)
+    built = build_index(corpus, out)
+    assert built.built and built.manifest.dense == ()
+    assert len(Pipeline.load("bm25", corpus=out).search("purple")["hits"]) == 39
+
+
+@pytest.mark.slow
+def test_a_damaged_index_is_built_again(tmp_path, corpus):
+    out = tmp_path / "index"
+    build_index(corpus, out)
+    (out / "documents.jsonl").write_text("{}")
+    assert build_index(corpus, out).built
+    assert len(Pipeline.load("bm25", corpus=out).search("tent")["hits"]) > 0
+
+
+@pytest.mark.slow
+def test_an_index_is_built_from_an_index_when_the_corpus_is_gone(tmp_path, corpus, pipelines):
+    build_index(corpus, tmp_path / "one")
+    identity = read_manifest(tmp_path / "one").corpus
+    expected = searched(pipelines["bm25"], corpus)
+    corpus.unlink()
+    built = build_index(tmp_path / "one", tmp_path / "two", pipelines=[pipelines["bm25"]])
+    assert built.manifest.corpus == identity
+    assert searched(pipelines["bm25"], tmp_path / "two") == expected
+
+
+# Stale models
+
+
+@pytest.mark.slow
+def test_another_encoder_is_refused(tmp_path, corpus):
+    def use(folder, seed):
+        model = build_tiny_encoder(tmp_path / folder, seed=seed)
+        return write_pipeline(tmp_path / "p.yaml", {"dense": {"model": str(model)}})
+
+    build_index(corpus, tmp_path / "index", pipelines=[use("first", 0)])
+    Pipeline.load(use("moved", 0), corpus=tmp_path / "index")  # the same weights elsewhere
+    with pytest.raises(StaleIndex, match=r"in the vectors of encoder the encoder is another one \(tensors differ\)"):
+        Pipeline.load(use("other", 1), corpus=tmp_path / "index")
+
+
+@pytest.mark.slow
+def test_another_version_of_an_adapter_is_refused(tmp_path, corpus, encoder_base):
+    store, task = Store(tmp_path / "store"), shout(tmp_path / "task")
+    for seed in (1, 2):
+        made_encoder_adapter(store, "own", task, encoder_base, tmp_path / f"made{seed}", seed=seed)
+    pipeline = tmp_path / "p.yaml"
+
+    def use(**settings):
+        write_pipeline(pipeline, {"dense": {"model": str(encoder_base.path), **settings}})
+
+    use(adapter="own@1")
+    built = build_index(corpus, tmp_path / "index", pipelines=[pipeline], store=store)
+    assert built.manifest.dense[0].adapter == "own@1"
+    assert searched(pipeline, tmp_path / "index", store=store) == searched(pipeline, corpus, store=store)
+    for settings, complaint in (
+        ({"adapter": "own@2"}, "vectors of own@1 the adapter's weights differ"),
+        ({}, "an adapter is used, and none in the pipeline"),
+        ({"adapter": "own@1", "document_prefix": "x"}, "document_prefix is '', and 'x' in the pipeline"),
+        ({"adapter": "own@1", "index": "hnsw"}, r"has no structure hnsw \(m=32.*there is none"),
+    ):
+        use(**settings)
+        with pytest.raises(StaleIndex, match=complaint) as refused:
+            Pipeline.load(pipeline, corpus=tmp_path / "index", store=store)
+        assert str(refused.value.fix).endswith(f"--pipeline {pipeline}")
+
+
+@pytest.mark.slow
+def test_an_adapter_for_queries_uses_the_vectors_of_its_base(tmp_path, corpus, encoder_base, monkeypatch):
+    monkeypatch.setattr("tests.encoders.recipe_for", lambda base: recipe_for(base, "sides=query"))
+    store = Store(tmp_path / "store")
+    made_encoder_adapter(store, "asker", shout(tmp_path / "task"), encoder_base, tmp_path / "made", seed=1)
+    assert store.get("asker").manifest.query_side_only
+    dense = {"model": str(encoder_base.path)}
+    plain = write_pipeline(tmp_path / "plain.yaml", {"dense": dense})
+    asking = write_pipeline(tmp_path / "asking.yaml", {"dense": {**dense, "adapter": "asker@1"}})
+    build_index(corpus, tmp_path / "index", pipelines=[plain])
+    assert searched(asking, tmp_path / "index", store=store) == searched(asking, corpus, store=store)
+    assert searched(asking, corpus, store=store) != searched(plain, corpus)
+
+
+# Interrupted builds
+
+_BUILD = """
+import sys, time
+from searchlora.pipelines.index_build import build_index
+
+def steps(name):
+    return lambda *_: time.sleep(0.02 if name == "Encoding" else 0)
+
+build_index(sys.argv[1], sys.argv[2], pipelines=sys.argv[3:], steps=steps)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_build_is_continued_to_the_same_bytes(tmp_path, encoder_base):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"id": f"d{n}", "text": f"tent {n}"}) + "\n" for n in range(150)))
+    dense = {"dense": {"model": str(encoder_base.path), "batch_size": 1}}
+    pipeline = write_pipeline(tmp_path / "p.yaml", {"fuse": {"of": [{"bm25": {}}, dense]}})
+    whole, out = tmp_path / "whole", tmp_path / "index"
+    build_index(corpus, whole, pipelines=[pipeline])
+
+    def texts_kept():
+        states = (tmp_path / ".index.building").glob("dense-*/encoded.json")
+        return max([json.loads(file.read_text())["texts"] for file in states], default=0)
+
+    kept = 0
+    for _ in range(2):
+        script = Script(_BUILD, corpus, out, pipeline)
+        while texts_kept() <= kept:
+            assert script.is_running(), script.stderr
+            time.sleep(0.02)
+        script.kill()
+        script.wait()
+        kept = texts_kept()
+        assert not out.exists()
+        with pytest.raises(DataError):
+            Pipeline.load("bm25", corpus=tmp_path / ".index.building")
+    reported = []
+    built = build_index(
+        corpus, out, pipelines=[pipeline], steps=lambda name: lambda done, *_: reported.append((name, done))
+    )
+    assert {name for name, _ in reported} == {"Encoding"}  # documents and BM25 were complete
+    assert min(done for _, done in reported) > kept
+    assert built.manifest.files == read_manifest(whole).files
+    assert not (tmp_path / ".index.building").exists()
+
+
+@pytest.mark.slow
+def test_a_build_that_was_killed_before_the_last_rename_is_completed(tmp_path, corpus, monkeypatch):
+    out = tmp_path / "index"
+    build_index(corpus, out)
+    write_corpus(corpus, more=" purple")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "publish_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, out)
+    assert not out.exists()  # moved aside
+    called = []
+    assert build_index(corpus, out, steps=lambda name: called.append(name) or (lambda *_: None)).built
+    assert called == []
+    assert sorted(each.name for each in tmp_path.iterdir() if "index" in each.name) == ["index"]
+    assert len(Pipeline.load("bm25", corpus=out).search("purple")["hits"]) == 39
+
+
+def test_a_build_with_an_error_leaves_nothing(tmp_path, corpus):
+    corpus.write_text('{"id": "d1", "text": "x"}\n{"id": "d1", "text": "y"}\n')
+    with pytest.raises(DataError, match="two documents have the id 'd1'"):
+        build_index(corpus, tmp_path / "index")
+    assert [each.name for each in tmp_path.iterdir() if "index" in each.name] == []
+
+
+def test_a_corpus_that_changes_while_it_is_read_is_an_error(tmp_path, corpus, monkeypatch):
+    real = read_documents
+
+    def changing(source):
+        yield from real(source)
+        write_corpus(corpus, more="!")
+
+    monkeypatch.setattr("searchlora.pipelines.index_build.read_documents", changing)
+    with pytest.raises(DataError, match="was changed while it was read"):
+        build_index(corpus, tmp_path / "index")
+
+
+def test_a_folder_that_is_no_index_is_not_replaced(tmp_path, corpus):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "mine.txt").write_text("x")
+    with pytest.raises(DataError, match="already exists, and is not an index"):
+        build_index(corpus, tmp_path / "index")
+
+
+def test_two_builds_of_one_index_do_not_mix(tmp_path, corpus):
+    with (
+        atomic.resumable_folder(tmp_path / "index"),
+        pytest.raises(DataError, match="another process is building it"),
+    ):
+        build_index(corpus, tmp_path / "index")
+
+
+def test_parameters_go_to_the_pipelines_that_have_them(tmp_path, corpus):
+    files = [tmp_path / "k1.yaml", tmp_path / "b.yaml"]
+    for file, value in zip(files, (1.5, 0.5), strict=True):
+        content = {"name": "p", "parameters": {file.stem: value}, "stages": [{"bm25": {file.stem: f"${file.stem}"}}]}
+        file.write_text(json.dumps(content))
+    built = build_index(corpus, tmp_path / "index", pipelines=files, overrides=["k1=2.5"])
+    assert sorted((part.keys.k1, part.keys.b) for part in built.manifest.bm25) == [(0.9, 0.5), (2.5, 0.4)]
+    with pytest.raises(PipelineError, match="'unknown=1' sets no parameter"):
+        build_index(corpus, tmp_path / "index", pipelines=files, overrides=["unknown=1"])
+
+
+def test_a_symbolic_link_stays(tmp_path, corpus):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "index").symlink_to("real")
+    build_index(corpus, tmp_path / "index")
+    write_corpus(corpus, more="!")
+    build_index(corpus, tmp_path / "index")
+    assert (tmp_path / "index").is_symlink() and read_manifest(tmp_path / "real").documents == 40
+
+
+def test_rank_bm25_is_refused(tmp_path, corpus):
+    (tmp_path / "p.yaml").write_text("name: p\nstages: [{bm25: {backend: rank-bm25}}]\n")
+    with pytest.raises(PipelineError, match="rank-bm25 cannot be saved"):
+        build_index(corpus, tmp_path / "index", pipelines=[tmp_path / "p.yaml"])
+
+
+def test_keys_of_another_kind_of_index_are_refused(tmp_path):
+    (tmp_path / "p.yaml").write_text("name: p\nstages: [{dense: {model: m, index: ivf, hnsw_m: 8}}]\n")
+    with pytest.raises(PipelineError, match="'hnsw_m' is for 'index: hnsw'"):
+        read_pipeline(tmp_path / "p.yaml")

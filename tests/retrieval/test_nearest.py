@@ -1,0 +1,102 @@
+"""Approximate search finds most of what exact search finds, with exact scores, in memory and from its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from searchlora.records import Document
+from searchlora.retrieval import DenseIndex
+from searchlora.retrieval.nearest import (
+    ApproximateSearch,
+    ExactSearch,
+    Hnsw,
+    Ivf,
+    read_structure,
+    write_structure,
+)
+
+STRUCTURES = [(Hnsw(m=8, ef_construction=40), 64), (Ivf(lists=16), 4), (Ivf(), 30)]
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    """Clusters, as texts have them."""
+    draw = np.random.default_rng(5)
+    centres = draw.standard_normal((20, 16))
+    made = (centres[draw.integers(0, 20, 1_500)] + 0.4 * draw.standard_normal((1_500, 16))).astype(np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+def best(search, vectors, query, k=10):
+    rows = search.candidates(query[None], k)
+    return rows[np.argsort(-(vectors[rows] @ query), kind="stable")][:k]
+
+
+@pytest.mark.parametrize(("structure", "effort"), STRUCTURES)
+def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, structure, effort, tmp_path):
+    index = structure.build(vectors)
+    write_structure(index, tmp_path / structure.file)
+    opened = read_structure(structure, tmp_path / structure.file)
+    assert structure.file in Path("/proc/self/maps").read_text()  # mapped, not read
+    exact = ExactSearch(vectors, 1.0)
+    built, saved = (ApproximateSearch(structure, each, effort, 1.0) for each in (index, opened))
+    found = 0
+    for query in vectors[::50]:
+        assert built.candidates(query[None], 10).tolist() == saved.candidates(query[None], 10).tolist()
+        found += len(set(best(built, vectors, query)) & set(best(exact, vectors, query)))
+    assert found >= 0.9 * 10 * len(vectors[::50])
+
+
+def test_more_effort_finds_more(vectors):
+    structure = Ivf(lists=30)
+    index = structure.build(vectors)
+    exact = ExactSearch(vectors, 1.0)
+
+    def recall(effort):
+        search = ApproximateSearch(structure, index, effort, 1.0)
+        return sum(
+            len(set(best(search, vectors, query)) & set(best(exact, vectors, query))) for query in vectors[::50] + 0.3
+        )
+
+    assert recall(1) < recall(4) <= recall(30) == 10 * 30
+
+
+class Vectors:
+    """An encoder whose vectors are those of the fixture, for the text `n`."""
+
+    max_tokens = None
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+
+    def encode(self, texts, **_options):
+        return np.stack([self.vectors[int(text)] for text in texts])
+
+    encode_documents = encode
+
+
+def test_scores_of_an_approximate_index_are_exact(vectors):
+    documents = [Document(f"d{number}", str(number)) for number in range(500)]
+    exact, approximate = (
+        DenseIndex(documents, Vectors(vectors), structure=structure, effort=200) for structure in (None, Hnsw())
+    )
+    for query in ("0", "77", "1234"):
+        assert approximate.search([query], 20) == exact.search([query], 20)
+
+
+def test_a_small_collection_is_found_whole():
+    vectors = np.eye(3, dtype=np.float32)
+    for structure in (Hnsw(), Ivf(), Ivf(lists=100)):
+        search = ApproximateSearch(structure, structure.build(vectors), 100, 1.0)
+        assert sorted(search.candidates(vectors[:1], 10)) == [0, 1, 2]
+
+
+def test_a_damaged_file_is_an_error(tmp_path):
+    (tmp_path / "x.faiss").write_bytes(b"not an index")
+    with pytest.raises(ValueError, match=r"x\.faiss"):
+        read_structure(Hnsw(), tmp_path / "x.faiss")
+    with pytest.raises(OSError, match="could not open"):
+        write_structure(Ivf().build(np.eye(2, dtype=np.float32)), tmp_path / "missing" / "x.faiss")

@@ -1,0 +1,127 @@
+"""Vectors on disk are those of the index in memory, bit for bit, however often their computation is interrupted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from searchlora.errors import DataError
+from searchlora.records import Document
+from searchlora.retrieval import DenseIndex, Encoder
+from searchlora.retrieval.vector_file import VectorFile, remove_parts, write_vectors
+
+TEXTS = [f"{'tent ' * (number % 7)}{number}" for number in range(90)] + ["tent", "tent", "", "  ", "палатка", "tent"]
+DOCUMENTS = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
+
+
+@pytest.fixture(scope="module")
+def encoder(encoder_base) -> Encoder:
+    return Encoder.load(str(encoder_base.path))
+
+
+class Counting:
+    """An encoder that counts its texts, and fails after some."""
+
+    def __init__(self, encoder, fails_after=10**6):
+        self.encoder, self.left, self.texts = encoder, fails_after, 0
+
+    def encode_documents(self, texts, **options):
+        if self.left <= 0:
+            raise KeyboardInterrupt
+        self.left -= len(texts)
+        self.texts += len(texts)
+        return self.encoder.encode_documents(texts, **options)
+
+
+def write(folder, encoder, documents=DOCUMENTS, **options):
+    return write_vectors(folder, iter(documents), documents.__getitem__, encoder, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"normalise": False, "document_prefix": "text: "}, {"batch_size": 3}, {"batch_size": 3, "precision": "bf16"}],
+)
+def test_vectors_equal_those_of_the_index_in_memory(tmp_path, encoder, options):
+    longest = write(tmp_path, encoder, **options)
+    file, index = VectorFile.open(tmp_path), DenseIndex(DOCUMENTS, encoder, **options)
+    assert (file.vectors == index.vectors).all()
+    assert file.vectors.dtype == np.float32
+    assert [f"d{row}" for row in file.rows] == index._ids
+    assert longest == pytest.approx(np.linalg.norm(index.vectors, axis=1).max(), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_an_interrupted_call_is_continued_to_the_same_bytes(tmp_path, encoder):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    counting = Counting(encoder)
+    write(whole, counting, batch_size=1)
+    distinct = len({text for text in TEXTS if text.strip()})
+    assert counting.texts == distinct  # equal texts once
+    encoded = 0
+    for fails_after in (1, 1, 40):
+        failing = Counting(encoder, fails_after)
+        with pytest.raises(KeyboardInterrupt):
+            write(parts, failing, batch_size=1)
+        encoded += failing.texts
+        assert not (parts / "vectors.npy").exists()
+    with (parts / "encoded.f32").open("ab") as out:
+        out.write(b"half a part, at whose end it was killed")
+    reported = []
+    last = Counting(encoder)
+    write(parts, last, batch_size=1, progress=lambda done, total, _: reported.append((done, total)))
+    assert encoded + last.texts == distinct
+    assert reported[0] == (encoded + 1, distinct) and reported[-1] == (distinct, distinct)
+    for name in ("vectors.npy", "rows.npy"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    remove_parts(parts)
+    assert sorted(file.name for file in parts.iterdir()) == ["rows.npy", "vectors.npy"]
+
+
+def test_parts_of_another_batch_size_are_encoded_again(tmp_path, encoder):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, Counting(encoder, 1), batch_size=1)
+    counting = Counting(encoder)
+    write(tmp_path, counting, batch_size=2)
+    assert counting.texts == len({text for text in TEXTS if text.strip()})
+
+
+def test_only_the_texts_of_one_part_are_read_at_a_time(tmp_path, encoder):
+    read = []
+
+    class Watching(Counting):
+        def encode_documents(self, texts, **options):
+            assert len(read) == len(texts) <= 16
+            read.clear()
+            return super().encode_documents(texts, **options)
+
+    write_vectors(
+        tmp_path,
+        iter(DOCUMENTS),
+        lambda number: read.append(number) or DOCUMENTS[number],
+        Watching(encoder),
+        batch_size=1,
+    )
+
+
+def test_bf16_is_close_to_fp32_and_not_equal(encoder):
+    texts = [text for text in TEXTS if text.strip()]
+    fp32, bf16 = (encoder.encode_documents(texts, precision=precision) for precision in ("fp32", "bf16"))
+    difference = abs(fp32 - bf16).max() / abs(fp32).max()
+    assert 0 < difference < 0.05
+    assert bf16.dtype == np.float32
+    assert (encoder.encode(texts) == fp32).all()  # queries stay in fp32
+
+
+def test_a_collection_without_text_is_refused(tmp_path, encoder):
+    with pytest.raises(DataError, match="no document contains text"):
+        write(tmp_path, encoder, [Document("a", " ")])
+
+
+def test_a_vector_that_is_not_finite_names_its_document(tmp_path):
+    class Broken:
+        def encode_documents(self, texts, **_options):
+            return np.array([[np.nan] if text == "bad" else [1.0] for text in texts], dtype=np.float32)
+
+    with pytest.raises(DataError, match="d1: the encoder returns a vector that is not finite"):
+        write(tmp_path, Broken(), [Document("d0", "good"), Document("d1", "bad")])
