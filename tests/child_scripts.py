@@ -15,6 +15,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+#: The command line, as a script.
+COMMAND = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [

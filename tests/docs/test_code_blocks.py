@@ -9,15 +9,14 @@ import sys
 import pytest
 
 from benchmarks.servers import is_ready
-from tests.child_scripts import Script, run_script
+from tests.child_scripts import COMMAND, Script, run_script
 from tests.docs.blocks import PAGES, ROOT, blocks
 from tests.docs.conftest import write_block
 
 #: Run by tests/journeys instead, which has the files that the page presupposes.
 JOURNEY = ROOT / "docs" / "tutorials" / "production.md"
 
-#: A command and a module of Python, run in a child process that starts with the libraries imported.
-COMMAND = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
+#: A module of Python, run in a child process that starts with the libraries imported.
 MODULE = (
     "import runpy, sys; sys.argv[:] = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )

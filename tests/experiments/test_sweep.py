@@ -14,7 +14,7 @@ from searchlora.errors import RecipeError, TrainingError, UsageError
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
-from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, planned, sweep
+from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, planned, sweep, train_trials
 from searchlora.experiments.sweep_report import sweep_markdown, write_sweep
 from tests.child_scripts import Script
 
@@ -127,7 +127,7 @@ sweep("rewriting", {data!r}, "tried", ["seed=1,2"], base={base!r}, isolated=Fals
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     store = Store(tmp_path / "store")
-    overrides = [*FAST, "optim.max_steps=40", "checkpoints.every_steps=2"]
+    overrides = [*FAST, "optim.max_steps=16", "checkpoints.every_steps=4"]
     script = Script(SCRIPT.format(data=str(DATA), base=BASE, store=str(store.root), overrides=overrides))
     checkpoints = store.root / ".runs" / "tried-seed-2" / "checkpoints"
     deadline = time.monotonic() + 120
@@ -144,7 +144,16 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_trains_each_trial_in_its_own_process(cli, tmp_path):
+def test_a_trial_that_fails_in_its_own_process_is_told(tmp_path):
+    """One that succeeds is in docs/how-to/choose-rank-and-targets.md."""
+    common = (*FAST, f"base={BASE}")
+    (trial,) = train_trials("rewriting", DATA, "tried", ["max_length=8"], overrides=common, store=Store(tmp_path))
+    assert trial.stored is None and "more than max_length = 8" in trial.error
+
+
+@pytest.mark.slow
+def test_the_command_tells_what_failed_and_compares_the_others(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("searchlora.experiments.sweep._in_own_process", lambda train, _: train())
     settings = [part for each in FAST for part in ("--set", each)]
     called = cli(
         *("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path / "store"),

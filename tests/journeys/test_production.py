@@ -13,19 +13,13 @@ from searchlora.adapters.store import Store
 from searchlora.errors import BaseModelError
 from searchlora.eval.formats import read_run
 from searchlora.models.resolve import BaseModel, resolve
-from tests.child_scripts import run_script
+from tests.child_scripts import COMMAND, run_script
 from tests.docs.blocks import ROOT
 from tests.journeys.shop_files import write_shop_files
 from tests.journeys.walk import CLIENTS, PAGE, Walk
 
-#: The command line in a forked process, which need not import torch.
-FORKED = """
-import os, sys
-os.chdir(sys.argv.pop(1))
-sys.argv[0] = "searchlora"
-from searchlora.cli import main
-main()
-"""
+#: The command line in a folder, in a forked process, which need not import torch.
+FORKED = f"import os, sys; os.chdir(sys.argv.pop(1)); {COMMAND}"
 
 FEW_STEPS = ["--set", "optim.max_steps=4", "--set", "validation.every_steps=4", "--set", "validation.generate_rows=4"]
 FEW_STEPS += ["--set", "validation.rows=4", "--set", "optim.batch_size=4"]
@@ -72,7 +66,9 @@ def check(walk: Walk, rewriter: str = "promoted") -> None:
 
 
 @pytest.mark.slow
-def test_the_page_on_the_made_shop(tiny_base: BaseModel, tmp_path: Path) -> None:
+def test_the_page_on_the_made_shop(tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the clients that have tests of their own in tests/server/clients."""
+    monkeypatch.delenv("SEARCHLORA_CLIENTS_PYTHON", raising=False)
     write_shop_files(tmp_path)
 
     def forked(arguments: Sequence[str]) -> tuple[int, str]:

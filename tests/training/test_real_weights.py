@@ -25,7 +25,8 @@ RECORDS = [
     {"id": f"r{n}", "group": f"g{n}", "query": f"{colour} {WORDS[n % 4][0]}", "rewrite": f"{colour} {WORDS[n % 4][1]}"}
     for n, colour in enumerate(["red", "blue", "green", "black", "white", "grey", "pink", "brown"] * 4)
 ]
-OVERRIDES = ["optim.max_steps=6", "optim.batch_size=2", "validation.every_steps=3", "validation.rows=4"]
+OVERRIDES = ["optim.max_steps=4", "optim.batch_size=2", "validation.every_steps=2", "validation.rows=2"]
+OVERRIDES += ["validation.generate_rows=2", "max_new_tokens=8"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     task, base = load_prompted_task("rewriting"), resolve("smollm2-135m-instruct-q4_1")
     recipe = load_recipe(task.default_recipe, overrides=OVERRIDES)
-    validator = Validator(task, LocalEngine(base), RECORDS[:4])
+    validator = Validator(task, LocalEngine(base), RECORDS[:2])
     plain = train_adapter(task, recipe, base, RECORDS, folder / "plain")
     validated = train_adapter(task, recipe, base, RECORDS, folder / "validated", validate=validator)
     return plain, validated
@@ -89,7 +90,7 @@ def test_the_fast_path_has_the_losses_of_peft(tmp_path, monkeypatch):
     task, base = load_prompted_task("rewriting"), resolve("smollm2-135m-instruct-q4_1")
 
     def losses_of(seed, way):
-        overrides = ["method=lora", "precision=fp32", f"seed={seed}", "optim.max_steps=2", "optim.batch_size=3"]
+        overrides = ["method=lora", "precision=fp32", f"seed={seed}", "optim.max_steps=2", "optim.batch_size=2"]
         recipe = load_recipe(task.default_recipe, overrides=overrides)
         return losses(train_adapter(task, recipe, base, RECORDS, tmp_path / f"{way} {seed}"))
 

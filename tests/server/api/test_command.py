@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.servers import is_ready
 from searchlora.cli.app import app
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import public_name
 from searchlora.recipe import MAX_RANK
+from tests.child_scripts import COMMAND, Script
 from tests.server.api.serving import asked
 
 SCRIPT = str(Path(sys.executable).with_name("searchlora"))
@@ -41,6 +44,22 @@ def running(base, store, *arguments):
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def served(base, store, *arguments):
+    """The same in a process that need not import the libraries."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["serve", "--base", base.path, "--store", store.root, "--port", port, "--precision", "fp32", *arguments]
+    script = Script(COMMAND, *words, environment={"SEARCHLORA_API_KEY": "first second"})
+    try:
+        assert is_ready(script, f"http://127.0.0.1:{port}/readyz"), script.stderr
+        headers = {"authorization": "Bearer second"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
+            yield client
+    finally:
+        script.kill()
 
 
 @pytest.mark.slow
@@ -68,7 +87,7 @@ def test_sigterm_finishes_requests_in_progress(tiny_base, store):
 @pytest.mark.slow
 def test_caller_limits_and_trusted_proxies_are_options(tiny_base, store):
     limits = ("--per-caller", "2", "--per-minute", "2", "--trusted-proxy", "127.0.0.0/8")
-    with running(tiny_base, store, *limits) as (_, client):
+    with served(tiny_base, store, *limits) as client:
         one = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a"]}
         answer = client.post("/v1/score", json={"requests": [one] * 3})
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_requests")
@@ -81,7 +100,7 @@ def test_caller_limits_and_trusted_proxies_are_options(tiny_base, store):
 def test_limits_of_the_engine_are_options(tiny_base, store, monkeypatch):
     """The rank of the store's adapters is 4."""
     limits = ("--max-rank", "3", "--adapter-bytes", "1000000", "--batch-invariant", "--waiting-per-caller", "1")
-    with running(tiny_base, store, *limits) as (_, client):
+    with served(tiny_base, store, *limits) as client:
         answer = client.post("/v1/chat/completions", json=asked())
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "adapter_refused")
         assert "rank" in answer.json()["error"]["message"]
