@@ -4,7 +4,8 @@
 
 CANARD's development set is split by article. Passages are article title + answer. Test questions are the questions with
 an answer from the second turn on. The adapter is made by `searchlora improve` from the bare base (`improve.yaml`): the
-training questions' human rewrites compete with rules, titles and its own samples by the rank of the answer.
+training questions' human rewrites compete with rules, titles and its own samples by the rank of the answer. Questions
+that stand alone, asked after another topic, are among them (`switches`).
 `benchmarks/work` is reused, and an interrupted run is resumed.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WORK, real_data, save
+from benchmarks.rewriting_canard.switches import with_switches
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
@@ -57,7 +59,8 @@ def main() -> None:
         dataset = _dataset()
         store = Store(WORK / "store")
         recipe = HERE / "improve.yaml"
-        stored = improve_or_reuse(None, dataset.folder, NAME, recipe=recipe, store=store, steps=steps)
+        training = with_switches(dataset, WORK / "canard_switches")
+        stored = improve_or_reuse(None, training.folder, NAME, recipe=recipe, store=store, steps=steps)
         engine = LocalEngine(resolve(stored.manifest.base.name), store)
         _canard(dataset, engine, stored, steps)
         _mtrag(engine, stored, steps)

@@ -1,0 +1,60 @@
+"""Changes of topic in the training rows of the CANARD benchmark."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.rewriting_canard.switches import SHARE, switches, with_switches
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rows = [
+        {
+            "id": f"d{n}_q2",
+            "group": f"article {n % 10}",
+            "query": f"was he {n} there",
+            "rewrite": f"was Person{n} at Place{n}",
+            "needs_rewrite": True,
+            "history": [
+                {"role": "user", "text": f"who was Person{n}"},
+                {"role": "assistant", "text": f"A king of {n}"},
+            ],
+            "split": ("train", "validation", "test")[max(0, n % 10 - 7)],
+        }
+        for n in range(60)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    (tmp_path / "docs.csv").write_text("id,text\n" + "".join(f"a{n},answer {n}\n" for n in range(60)), encoding="utf-8")
+    (tmp_path / "qrels.txt").write_text("".join(f"d{n}_q2 0 a{n} 1\n" for n in range(60)), encoding="utf-8")
+    build(
+        "rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out",
+        corpus=tmp_path / "docs.csv", qrels=tmp_path / "qrels.txt",
+    )  # fmt: skip
+    return load_dataset(tmp_path / "out")
+
+
+def test_a_question_that_stands_alone_follows_another_article(dataset):
+    of_id = {record["id"]: record for record in dataset.records("train")}
+    found = switches(dataset)
+    assert len(found) == round(SHARE * len(of_id)) > 0
+    for record in found:
+        origin = of_id[record["id"].removesuffix("_switch")]
+        assert record["query"] == record["rewrite"] == origin["rewrite"] and not record["needs_rewrite"]
+        (before,) = (each for each in of_id.values() if each["query"] == record["history"][-1]["text"])
+        assert before["group"] != origin["group"] and record["history"][:-1] == before["history"]
+
+
+def test_only_the_training_split_changes_and_its_questions_are_judged(dataset, tmp_path):
+    more = with_switches(dataset, tmp_path / "more")
+    for split in ("validation", "test"):
+        assert list(more.records(split)) == list(dataset.records(split))
+    added = {record["id"] for record in more.records("train")} - {record["id"] for record in dataset.records("train")}
+    assert added == {record["id"] for record in switches(dataset)}
+    qrels = more.qrels()
+    assert all(qrels[id_] == dataset.qrels()[id_.removesuffix("_switch")] for id_ in added)
+    assert len(more.documents()) == 60
