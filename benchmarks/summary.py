@@ -42,7 +42,7 @@ LINES = (
     ),
     Line(
         *("rag_answer", "MT-RAG", "rag_mtrag", "answerability F1", "questions"),
-        *("BM25 threshold", "base zero-shot", "adapter"),
+        *("BM25 threshold", "MiniLM, quoting", "adapter, quoting"),
     ),
     Line(
         *("embedding", "SQuAD 1.1", "embedding_squad", "nDCG@10", "questions"),
