@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -248,6 +249,11 @@ def _check_recipes(
         load(default, recipe, [*common, *trial.overrides])
 
 
+def _to_stderr(text: str) -> None:
+    """What a trial says in a process of its own: standard output is for the result, which may be JSON."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _trained(
     task: str,
     data: str,
@@ -257,7 +263,7 @@ def _trained(
     root: Path,
     tasks: str | Path | None,
     *,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _to_stderr,
     bars: Bars,
 ) -> Trial:
     """The trial with its adapter, trained if the store has none, or with its error."""

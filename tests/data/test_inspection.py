@@ -262,14 +262,11 @@ REAL_FILES = [
 ]  # fmt: skip
 
 
-#: The lines that the suite reads of the longest files.
-CUT = dict.fromkeys(
-    [
-        "chorus/products.jsonl.gz", "msrd/judgments.tsv.gz", "msrd/movies.jsonl.gz", "trecdl19/pool_passages.jsonl.gz",
-        "trecdl20/passages.jsonl.gz",
-    ],
-    4000,
-)  # fmt: skip
+#: The longest files, and the lines that the suite reads of them.
+LONG = {
+    "msrd/judgments.tsv.gz", "msrd/movies.jsonl.gz", "trecdl19/pool_passages.jsonl.gz", "trecdl20/passages.jsonl.gz"
+}  # fmt: skip
+LINES = 4000
 
 
 @pytest.fixture(scope="module")
@@ -281,14 +278,14 @@ def published(real_data, tmp_path_factory):
         if path.is_dir():
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.as_posix() not in CUT:
+        if name.as_posix() not in LONG:
             (folder / name).symlink_to(path)
             continue
         with (
             gzip.open(path, "rt", encoding="utf-8") as lines,
             gzip.open(folder / name, "wt", encoding="utf-8", compresslevel=1) as out,
         ):
-            out.writelines(islice(lines, CUT[name.as_posix()]))
+            out.writelines(islice(lines, LINES))
     return folder
 
 

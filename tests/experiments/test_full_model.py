@@ -149,7 +149,7 @@ def test_a_pipeline_runs_it(place, cli, tmp_path):
 
 
 def test_a_bare_stage_asks_the_base_and_not_the_whole_model(place):
-    stages = [AdapterSettings(name="whole", bare=bare) for bare in (False, True)]
+    stages = [AdapterSettings(name="whole@1", bare=bare) for bare in (False, True)]
     whole, base = (stage.engine.base for stage in build_pipeline("p", stages, store=place, documents=[]).stages)
     assert (whole.version, base.version) == ("whole@1", None)
     assert base.path == FIXTURE / "base"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -210,7 +211,8 @@ def test_an_adapter_learns_from_judgments_alone(improved, judged):
     about = stored.manifest.training["improve"]
     first = about["rounds"][0]
     assert first["winners"]["kinds"] == {"without": 20} and first["candidates"]["valid"] is None  # nothing was sampled
-    assert about["start"]["unchanged"] < 0.1 and first["validation"]["reward"] > 0.9
+    assert about["start"].keys() == {"fixed"} and about["start"]["fixed"]["unchanged"] < 0.1
+    assert first["validation"]["reward"] > 0.9
     assert first["validation"]["invalid"] == 0.0 and first["winners"]["skipped"] == 0
     assert stored.manifest.metrics["validation reward"] == pytest.approx(1.0)
     assert stored.manifest.recipe["improve"]["reward"] == "MRR@10" and about["parent"] is None
@@ -246,6 +248,7 @@ def test_figures_plot_and_winners_are_stored_beside_the_weights(improved):
     assert [each["round"] for each in figures["rounds"]] == [1, 2] and figures["seed"] == 13
     assert (stored.path / "improve.svg").read_text(encoding="utf-8").count("share unchanged") >= 1
     report = (stored.path / "improve.md").read_text(encoding="utf-8")
+    assert re.search(r"^\| start \|(  \|){11}$", report, re.M)  # the bare base was not validated
     assert "## The 20 longest winners" in report and "## The 20 oddest winners" in report
     assert f"| {query(3)} | red | without |" in report
 
@@ -261,6 +264,7 @@ def test_an_adapter_is_improved_further_from_its_own_weights(tiny_base, data, tm
     assert second.manifest.recipe["lora"]["r"] == 4  # of the parent
     about = second.manifest.training["improve"]
     assert about["rounds"][0]["validation"]["reward"] > about["start"]["reward"]
+    assert about["start"]["fixed"].keys() == {"unchanged", "reference"} and "unchanged" in about["start"]
     assert about["rounds"][0]["winners"]["kinds"] == {"reference": 20}
     queries = {
         query_hash(record["query"]) for split in ("train", "validation") for record in load_dataset(data).records(split)

@@ -25,7 +25,7 @@ RECORDS = [
     {"id": f"r{n}", "group": f"g{n}", "query": f"{colour} {WORDS[n % 4][0]}", "rewrite": f"{colour} {WORDS[n % 4][1]}"}
     for n, colour in enumerate(["red", "blue", "green", "black", "white", "grey", "pink", "brown"] * 4)
 ]
-OVERRIDES = ["optim.max_steps=4", "optim.batch_size=2", "validation.every_steps=2", "validation.rows=2"]
+OVERRIDES = ["optim.max_steps=6", "optim.batch_size=2", "validation.every_steps=3", "validation.rows=2"]
 OVERRIDES += ["validation.generate_rows=2", "max_new_tokens=8"]
 
 

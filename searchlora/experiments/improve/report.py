@@ -34,7 +34,7 @@ def write_report(
 
     Args:
         records: The training records.
-        start: Validation figures before the first round.
+        start: Validation figures before the first round, and under `fixed` rewards of candidates that need no model.
         about: What else the JSON says: parent, retriever, the chosen round.
 
     Returns:
@@ -80,9 +80,7 @@ def _lines(
         )
     chosen = rounds[int(about["chosen round"]) - 1]
     kinds = ", ".join(f"{kind} {count}" for kind, count in chosen.figures["winners"]["kinds"].items())
-    fixed = ", ".join(
-        f"{name} {_text(start.get(name))}" for name in (UNCHANGED, REFERENCE) if start.get(name) is not None
-    )
+    fixed = ", ".join(f"{name} {_text(value)}" for name, value in _fixed(start))
     return [
         f"# Improved on {about['reward']}",
         "",
@@ -136,6 +134,11 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def _fixed(start: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The candidates that need no model, and their reward on validation rows."""
+    return [(name, value) for name in (UNCHANGED, REFERENCE) if (value := start["fixed"].get(name)) is not None]
+
+
 def _plot(rounds: Sequence[Round], start: Mapping[str, Any], target: Path) -> None:
     """Reward, validity, length and share of unchanged inputs over the rounds."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -170,9 +173,10 @@ def _plot(rounds: Sequence[Round], start: Mapping[str, Any], target: Path) -> No
     line(length, "samples", of("candidates", "characters"))
     line(unchanged, "greedy, validation", of("validation", "unchanged"), start.get("unchanged"))
     line(unchanged, "winners", of("winners", "unchanged"))
-    for name, style in ((UNCHANGED, ":"), (REFERENCE, "--")):
-        if start.get(name) is not None:
-            reward.axhline(start[name], color="#888888", linestyle=style, linewidth=1, label=f"{name}, validation")
+    for (name, value), style in zip(_fixed(start), (":", "--"), strict=False):
+        reward.axhline(value, color="#888888", linestyle=style, linewidth=1, label=f"{name}, validation")
+    for axes in (validity, unchanged):
+        axes.set_ylim(-0.03, 1.03)
     titles = ("reward", "share valid", "characters", "share unchanged")
     for axes, title in zip((reward, validity, length, unchanged), titles, strict=True):
         axes.set_title(title, fontsize=10)

@@ -173,20 +173,19 @@ class Rounds:
         return Round(number, folder, figures)
 
     def _start(self) -> dict[str, Any]:
-        """Validation figures of the adapter to improve, and of the candidates that need no model."""
+        """Validation figures of the adapter to improve, and under `fixed` rewards of candidates that need no model."""
         file = self.folder / START
         if file.is_file():
             return dict(json.loads(file.read_text(encoding="utf-8")))
         records = self.validation
         rules = self.task.candidates(records, self.dataset.folder, self.context)
         rewarder = Rewarder(self.task, self.context)
-        figures: dict[str, Any] = {}
+        fixed: dict[str, float | None] = {}
         for name in (UNCHANGED, REFERENCE):
             named = [(record, made[name]) for record, made in zip(records, rules, strict=True) if name in made]
             rewards = rewarder.rewards([record for record, _ in named], [text for _, text in named])
-            figures[name] = mean([reward for reward in rewards if reward is not None])
-        if self.parent is not None:
-            figures.update(self._validated(self.parent[0]))
+            fixed[name] = mean([reward for reward in rewards if reward is not None])
+        figures = {**(self._validated(self.parent[0]) if self.parent is not None else {}), "fixed": fixed}
         _write_json(file, figures)
         return figures
 
