@@ -136,7 +136,8 @@ class Pipeline:
         return [stage.engine.made_by for stage in self.stages if isinstance(stage, AdapterStage)]
 
     @property
-    def _batch(self) -> int:
+    def batch_size(self) -> int:
+        """The number of searches per call of a stage that keeps the engines of the stages busy."""
         return max([_BATCH, *(stage.engine.call_size for stage in self.stages if isinstance(stage, AdapterStage))])
 
     def execute(
@@ -146,7 +147,7 @@ class Pipeline:
 
         Args:
             searches: Each has `id` and `query`, and further fields that stages read.
-            batch: Number of searches per call of a stage; None: as many as keep the engines of the stages busy.
+            batch: Number of searches per call of a stage; None: `batch_size`.
 
         Returns:
             The searches in the same order, with the fields that the stages added.
@@ -155,7 +156,7 @@ class Pipeline:
             PipelineError: if a search lacks `id` or `query`, or two have the same id.
         """
         _check(searches)
-        batch = batch or self._batch
+        batch = batch or self.batch_size
         done: list[SearchContext] = []
         for start in range(0, len(searches), batch):
             part = list(searches[start : start + batch])

@@ -81,7 +81,10 @@ def run(
     options: PipelineOptions,
     engine: EngineOptions,
 ) -> None:
-    """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions."""
+    """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions.
+
+    After a kill, the same command continues after the last complete batch of queries.
+    """
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.run import run as verb
 
