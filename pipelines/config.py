@@ -50,6 +50,11 @@ class AdapterSettings(Settings):
     bare: bool = Field(
         False, description="generate with the adapter's base model, zero-shot: the same prompt without the adapter"
     )
+    rewrite: Literal["replace", "fuse"] = Field(
+        "replace",
+        description="of a task that rewrites the query: later stages search with the rewritten query, or with both and"
+        " fuse their hits by reciprocal rank fusion",
+    )
     tuned: dict[str, Any] = Field(
         default_factory=dict,
         description="values of the task in place of those tuned when the adapter was trained, as `{abstain: judge}` of"

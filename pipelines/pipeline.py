@@ -390,4 +390,12 @@ def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, ta
     check_renders(stored, task, engine.renderer)
     max_new_tokens = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
     pinned = None if settings.bare else engine.pin(settings.name)
-    return AdapterStage(task, engine, pinned, max_new_tokens, constrained=settings.constrained, rest=settings.rest)
+    return AdapterStage(
+        task,
+        engine,
+        pinned,
+        max_new_tokens,
+        constrained=settings.constrained,
+        rest=settings.rest,
+        fuse_rewrite=settings.rewrite == "fuse",
+    )

@@ -15,6 +15,7 @@ from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
 from searchlora.prompts import Message, messages
 from searchlora.records import Document, Hit, Record, SearchContext
+from searchlora.retrieval.fusion import fuse
 from searchlora.retrieval.retriever import Retriever
 from searchlora.task import PromptedTask
 
@@ -42,6 +43,10 @@ PRUNE_MARGIN = 8.0
 SCORING_BATCH = 16
 
 
+#: Field of a search with the queries whose hits retrievers fuse: those before a rewrite, and last `query`.
+FUSED_QUERIES = "fused_queries"
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A record with its prompt, which is rendered once, and the form of its output."""
@@ -64,6 +69,7 @@ class AdapterStage:
             generation. False: the model generates freely and the text is parsed.
         rest: Generate the text that follows a scored choice, such as the reason of a grade, or the answer where the
             model does not abstain. It follows the choice after tuning.
+        fuse_rewrite: Where the task rewrites the query, let retrievers search with the one before, too.
     """
 
     task: PromptedTask
@@ -72,10 +78,12 @@ class AdapterStage:
     max_new_tokens: int = 64
     constrained: bool = True
     rest: bool = True
+    fuse_rewrite: bool = False
 
     @property
     def label(self) -> str:
-        return self.adapter or f"base({self.task.name})"
+        name = self.adapter or f"base({self.task.name})"
+        return f"{name}(rewrite=fuse)" if self.fuse_rewrite else name
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         records = [self.task.records_from(search) for search in searches]
@@ -85,6 +93,14 @@ class AdapterStage:
             with_outputs(self.task, search, of_search, [next(outputs) for _ in of_search])
             for search, of_search in zip(searches, records, strict=True)
         ]
+        return [self._with_queries(before, after) for before, after in zip(searches, done, strict=True)]
+
+    def _with_queries(self, before: SearchContext, after: SearchContext) -> SearchContext:
+        """The search after the stage, with the queries before it that retrievers search with, too."""
+        if after["query"] == before["query"] or not (self.fuse_rewrite or FUSED_QUERIES in before):
+            return after
+        others = _queries(before) if self.fuse_rewrite else _queries(before)[:-1]
+        return {**after, FUSED_QUERIES: tuple(dict.fromkeys((*others, str(after["query"]))))}
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
         """The output of each record; `InvalidOutput` if the text does not parse or was cut off."""
@@ -209,8 +225,19 @@ class RetrieveStage:
     label: str
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        rankings = self.retriever.search([str(search["query"]) for search in searches], self.k)
-        return [{**search, "hits": hits} for search, hits in zip(searches, rankings, strict=True)]
+        queries = [_queries(search) for search in searches]
+        rankings = iter(self.retriever.search([query for of_search in queries for query in of_search], self.k))
+        found = [[next(rankings) for _ in of_search] for of_search in queries]
+        return [
+            {**search, "hits": hits[0] if len(hits) == 1 else fuse(hits)[: self.k]}
+            for search, hits in zip(searches, found, strict=True)
+        ]
+
+
+def _queries(search: SearchContext) -> tuple[str, ...]:
+    """The queries with which retrievers search: the query, after those that a rewrite is fused with."""
+    queries: tuple[str, ...] = search.get(FUSED_QUERIES, (str(search["query"]),))
+    return queries
 
 
 @dataclass(frozen=True)
