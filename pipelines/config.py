@@ -37,7 +37,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class AdapterSettings(Settings):
+class StageSettings(Settings):
+    """Keys of every stage; under `fuse` they are keys of the fusion, not of its parts."""
+
+    on_failure: Literal["raise", "skip"] = Field(
+        "raise",
+        description="an error of the stage: end with it, or go on without the stage and write the reason as `skipped`",
+    )
+    budget_s: float | None = Field(
+        None,
+        gt=0,
+        description="time budget in seconds for each search; a call with n searches may take n times as long; what"
+        " takes longer has failed",
+    )
+
+
+class AdapterSettings(StageSettings):
     """`- adapter: {name: shop-rewriter@production}`: generate with an adapter; its manifest has task and base."""
 
     name: str
@@ -62,13 +77,13 @@ class AdapterSettings(Settings):
     )
 
 
-class PassagesSettings(Settings):
+class PassagesSettings(StageSettings):
     """`- passages: {k: 10}`: fetch the texts of the first k hits for stages that read `passages`."""
 
     k: int = Field(10, ge=1)
 
 
-class SimilaritySettings(Settings):
+class SimilaritySettings(StageSettings):
     """`- similarity: {model: all-minilm-l6-v2}`: grade `passages` by their cosine with the query; their order stays.
 
     A judge without an LLM, for stages that decide by `grades`. `adapter: shop-embedder` adds an adapter to the model.
@@ -82,7 +97,7 @@ class SimilaritySettings(Settings):
     batch_size: int = Field(32, ge=1)
 
 
-class RetrieveSettings(Settings):
+class RetrieveSettings(StageSettings):
     """Settings of a stage that searches the corpus; `k` is the number of hits."""
 
     k: int = Field(100, ge=1)
@@ -183,7 +198,7 @@ class HttpSettings(RetrieveSettings):
         return self
 
 
-class HitsSettings(Settings):
+class HitsSettings(StageSettings):
     """`- hits: {run: bm25.trec, k: 100}`: the hits of another search engine, from a TREC run.
 
     Without `run`: the field `hits` of each query row, a list of document ids, best first, or of
@@ -206,6 +221,14 @@ class FuseSettings(RetrieveSettings):
         60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
     )
     weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
+
+    @field_validator("of")
+    @classmethod
+    def _without_policies(cls, of: tuple[RetrieveSettings, ...]) -> tuple[RetrieveSettings, ...]:
+        for key in sorted(StageSettings.model_fields):
+            if any(key in stage.model_fields_set for stage in of):
+                raise ValueError(f"'{key}' is a key of the fusion, not of its parts")
+        return of
 
     @field_validator("weights")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,11 +30,13 @@ from searchlora.pipelines.config import (
     RetrieveSettings,
     Settings,
     SimilaritySettings,
+    StageSettings,
     check_order,
     pinned,
     read_pipeline,
     reads_corpus,
 )
+from searchlora.pipelines.execution import Trace, execute_stage
 from searchlora.pipelines.results import result
 from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers
 from searchlora.pipelines.stages import AdapterStage, HitsStage, PassagesStage, RetrieveStage, SimilarityStage, Stage
@@ -141,27 +144,41 @@ class Pipeline:
         return max([_BATCH, *(stage.engine.call_size for stage in self.stages if isinstance(stage, AdapterStage))])
 
     def execute(
-        self, searches: Sequence[SearchContext], *, batch: int | None = None, progress: Progress = silent
+        self,
+        searches: Sequence[SearchContext],
+        *,
+        batch: int | None = None,
+        progress: Progress = silent,
+        trace: Trace | None = None,
     ) -> list[SearchContext]:
         """Apply all stages to searches.
 
         Args:
             searches: Each has `id` and `query`, and further fields that stages read.
             batch: Number of searches per call of a stage; None: `batch_size`.
+            trace: Gets a row for each search and stage, search by search, see `execution.trace_row`. None: nothing is
+                kept.
 
         Returns:
             The searches in the same order, with the fields that the stages added.
 
         Raises:
             PipelineError: if a search lacks `id` or `query`, or two have the same id.
+            DeadlineExceeded: if a stage takes longer than its `budget_s`.
+            SearchloraError: what a stage raises, except where its `on_failure` is `skip`.
         """
         _check(searches)
         batch = batch or self.batch_size
         done: list[SearchContext] = []
         for start in range(0, len(searches), batch):
             part = list(searches[start : start + batch])
-            for stage in self.stages:
-                part = stage(part)
+            rows: list[Mapping[str, Any]] = []
+            for number, (stage, settings) in enumerate(zip_longest(self.stages, self.settings), 1):
+                part = execute_stage(stage, settings, part, number, rows.append if trace is not None else None)
+            if trace is not None:
+                order = {str(search["id"]): place for place, search in enumerate(part)}
+                for row in sorted(rows, key=lambda row: order[row["id"]]):  # stable: stages stay in order
+                    trace(row)
             done += part
             progress(len(done), len(searches))
         return done
@@ -351,6 +368,7 @@ def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
         "url",
         "engine",
         "body",
+        *StageSettings.model_fields,
         *_CLIENT,
         *_PATHS,
     }

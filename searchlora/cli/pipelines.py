@@ -80,6 +80,14 @@ def run(
     ],
     options: PipelineOptions,
     engine: EngineOptions,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace",
+            metavar="FILE",
+            help="JSON lines for what each stage did with each query: input, prompt, output, version, time, tokens.",
+        ),
+    ] = None,
 ) -> None:
     """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions.
 
@@ -94,6 +102,7 @@ def run(
             queries,
             options.documents(),
             out,
+            trace=trace,
             overrides=options.settings,
             engine=engine.read(),
             store=options.store,

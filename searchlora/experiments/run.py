@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,7 @@ def run(
     corpus: Corpus | None = None,
     out: str | Path | Sequence[str | Path] = "run.trec",
     *,
+    trace: str | Path | None = None,
     overrides: Sequence[str] = (),
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
@@ -70,6 +71,8 @@ def run(
         corpus: Rows with `id`, `text` and optionally `title`. Default: the file that the pipeline names.
         out: One or more files. A name that ends in `.jsonl` or `.jsonl.gz` gets everything that stages wrote, one JSON
             object per query (`pipelines.results.result`); any other name gets the TREC run.
+        trace: A file of JSON lines for what each stage did with each query: input, prompts, output, version, time,
+            tokens, flags (`pipelines.execution.trace_row`). None: nothing of it is kept.
         overrides: Parameters of the pipeline, `name=value`.
         engine: Where the adapter stages are computed; replaces the engine of the pipeline.
 
@@ -88,7 +91,8 @@ def run(
             where=str(pipeline),
             fix="Write what the stages produce: --out results.jsonl.",
         )
-    check_writable(*outs)
+    traced = [] if trace is None else [Path(trace)]
+    check_writable(*outs, *traced)
     count = _check_queries(Path(queries))
     store = store if isinstance(store, Store) else Store(store)
     built = Pipeline.load(config, corpus=corpus, store=store, tasks=tasks, steps=steps)
@@ -96,19 +100,21 @@ def run(
     key = {
         **_depends_on(config, built, corpus if corpus is not None else config.corpus, store),
         "queries": file_sha256(queries),
-        "files": [writer.__name__ for writer in writers],
+        "files": [*(writer.__name__ for writer in writers), *(["trace"] if traced else [])],
     }
     progress = steps("Searching")
-    with kept_batches(outs[0], len(outs), key) as kept:
+    with kept_batches(outs[0], len(outs) + len(traced), key) as kept:
         progress(kept.done, count)
         searches = islice(_queries(Path(queries)), kept.done, None)
         while batch := list(islice(searches, built.batch_size)):
-            executed = built.execute(batch)
-            kept.append(len(batch), ["".join(writer(built, batch, executed)) for writer in writers])
+            rows: list[Mapping[str, Any]] = []
+            executed = built.execute(batch, trace=rows.append if traced else None)
+            texts = ["".join(writer(built, batch, executed)) for writer in writers]
+            kept.append(len(batch), [*texts, *(["".join(map(result_line, rows))] if traced else [])])
             progress(kept.done, count)
         card = run_card(config.name, built, store)
-        for path, file in zip(outs, kept.files, strict=True):
-            if _holds_results(path):
+        for path, file in zip([*outs, *traced], kept.files, strict=True):
+            if path in traced or _holds_results(path):
                 copy_text(file, path)
             else:
                 publish_run(path, file, card)
