@@ -97,6 +97,30 @@ class SimilaritySettings(StageSettings):
     batch_size: int = Field(32, ge=1)
 
 
+class MatchSettings(StageSettings):
+    """`- match: {filter: {brand: intent.brand}, boost: {category: intent.category}}`: hits that fit earlier outputs.
+
+    Each key is a field of the documents: title, text, or a further column of the corpus. Its value is the path of what
+    a stage wrote: `intent` for labels, `intent.brand` for an attribute. A field matches if it equals that value, or one
+    of several, in upper or lower case. `filter` keeps the hits that match; `boost` raises their scores. Where nothing
+    was written, nothing is filtered or raised. The stage sees the hits of the stages before it only: let those return
+    more than are needed.
+    """
+
+    filter: dict[str, str] = Field(
+        default_factory=dict, description="field -> path; hits that do not match are removed"
+    )
+    boost: dict[str, str] = Field(default_factory=dict, description="field -> path; the scores of matches are raised")
+    factor: float = Field(2.0, gt=1, description="what the score is multiplied by, for each field of `boost`")
+    k: int | None = Field(None, ge=1, description="number of hits to keep; default: all")
+
+    @model_validator(mode="after")
+    def _of_something(self) -> MatchSettings:
+        if not self.filter and not self.boost:
+            raise ValueError("'filter' or 'boost' is needed")
+        return self
+
+
 class RetrieveSettings(StageSettings):
     """Settings of a stage that searches the corpus; `k` is the number of hits."""
 
@@ -286,10 +310,10 @@ def stage_kind(stage: Settings) -> str:
 def check_order(stages: Sequence[Settings], where: str) -> None:
     """Raise `PipelineError` if a stage reads hits before any stage produces them."""
     for number, stage in enumerate(stages, 1):
-        if isinstance(stage, PassagesSettings) and not produces_hits(stages[: number - 1]):
+        if isinstance(stage, PassagesSettings | MatchSettings) and not produces_hits(stages[: number - 1]):
             raise PipelineError(
                 "no stage before it produces hits",
-                where=f"{where}, stage {number}, passages",
+                where=f"{where}, stage {number}, {stage_kind(stage)}",
                 fix="Put a stage before it that retrieves, such as '- bm25: {k: 100}', or '- hits: {run: FILE}'.",
             )
 
@@ -317,11 +341,12 @@ def produces_hits(stages: Iterable[Settings]) -> bool:
 
 def reads_corpus(stages: Iterable[Settings]) -> bool:
     """Whether a stage needs the documents: it searches them, or fetches their texts."""
-    searches = [stage for stage in stages if not isinstance(stage, PassagesSettings)]
+    readers = PassagesSettings | MatchSettings
+    searches = [stage for stage in stages if not isinstance(stage, readers)]
     if any(_searches_corpus(stage) for stage in searches):
         return True
     fetched = any(isinstance(stage, HttpSettings) for stage in searches)
-    return any(isinstance(stage, PassagesSettings) for stage in stages) and not fetched
+    return any(isinstance(stage, readers) for stage in stages) and not fetched
 
 
 def _searches_corpus(stage: Settings) -> bool:
@@ -357,6 +382,7 @@ KINDS: dict[str, type[Settings]] = {
     "fuse": FuseSettings,
     "hits": HitsSettings,
     "http": HttpSettings,
+    "match": MatchSettings,
     "passages": PassagesSettings,
     "similarity": SimilaritySettings,
 }

@@ -26,10 +26,12 @@ from searchlora.pipelines.stages import (
     FUSED_QUERIES,
     AdapterStage,
     HitsStage,
+    MatchStage,
     PassagesStage,
     RetrieveStage,
     SimilarityStage,
     Stage,
+    values_at,
 )
 from searchlora.prompts import messages
 from searchlora.records import Hit, SearchContext
@@ -194,6 +196,9 @@ def _read(stage: Stage, search: SearchContext) -> Iterator[tuple[str, Any]]:
         yield "passages", [passage["id"] for passage in search.get("passages", ())]
     if isinstance(stage, PassagesStage):
         yield "hits", [hit.document for hit in search.get("hits", ())][: stage.k]
+    if isinstance(stage, MatchStage):
+        for path in dict.fromkeys([*stage.filter.values(), *stage.boost.values()]):
+            yield path, sorted(values_at(search, path))
     if isinstance(stage, HitsStage) and stage.run is None:
         yield "hits", plain(search.get("hits"))
 

@@ -25,6 +25,7 @@ from searchlora.pipelines.config import (
     FuseSettings,
     HitsSettings,
     HttpSettings,
+    MatchSettings,
     PassagesSettings,
     PipelineConfig,
     RetrieveSettings,
@@ -39,7 +40,15 @@ from searchlora.pipelines.config import (
 from searchlora.pipelines.execution import Trace, execute_stage
 from searchlora.pipelines.results import result
 from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers
-from searchlora.pipelines.stages import AdapterStage, HitsStage, PassagesStage, RetrieveStage, SimilarityStage, Stage
+from searchlora.pipelines.stages import (
+    AdapterStage,
+    HitsStage,
+    MatchStage,
+    PassagesStage,
+    RetrieveStage,
+    SimilarityStage,
+    Stage,
+)
 from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.recipe import PromptOptions
 from searchlora.records import Document, SearchContext
@@ -257,6 +266,8 @@ def build_pipeline(
             built.append(_hits_stage(settings))
         elif isinstance(settings, PassagesSettings):
             built.append(PassagesStage(source.documents, settings.k))
+        elif isinstance(settings, MatchSettings):
+            built.append(MatchStage(source.documents, settings.filter, settings.boost, settings.factor, settings.k))
         elif isinstance(settings, SimilaritySettings):
             built.append(_similarity_stage(settings, encoders))
     return Pipeline(name, built, tuple(stages), source.documents)
