@@ -16,6 +16,9 @@ from searchlora.data.collection import Corpus, CorpusFile, check_id, index_folde
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.trec import Run, read_run
 from searchlora.http_client import api_key
+from searchlora.inference.answer_cache import AnswerCache
+from searchlora.inference.engine import Engine
+from searchlora.inference.metered import MeteredEngine
 from searchlora.inference.settings import Engines, EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
@@ -78,6 +81,7 @@ class Pipeline:
         engine: EngineSettings | None = None,
         store: Store | str | Path | None = None,
         tasks: str | Path | None = None,
+        cache: str | Path | None = None,
         steps: Steps = unwatched,
     ) -> Pipeline:
         """Load a pipeline: read its file, pin its adapters to versions, load them, and index the documents.
@@ -92,6 +96,8 @@ class Pipeline:
             engine: Where the adapter stages are computed; replaces the engine of the pipeline.
             store: The adapter store. Default: `SEARCHLORA_STORE`, else `./store`.
             tasks: A folder of task plugins.
+            cache: A file in which the answers of adapter stages are kept, and looked up by prompt, engine, base, and
+                the hashes of the adapter's files. None: every answer is computed.
 
         Raises:
             PipelineError: for an invalid file, or if a stage needs documents and there are none.
@@ -117,7 +123,15 @@ class Pipeline:
         if corpus is None:
             corpus = own_corpus(config)
         documents = retrievers(corpus if corpus is not None else (), config)
-        return build_pipeline(config.name, stages, store=store, documents=documents, tasks=tasks, steps=steps)
+        return build_pipeline(
+            config.name,
+            stages,
+            store=store,
+            documents=documents,
+            tasks=tasks,
+            cache=AnswerCache(Path(cache)) if cache is not None else None,
+            steps=steps,
+        )
 
     def search(self, query: str, **fields: Any) -> dict[str, Any]:
         """Execute the pipeline on one query.
@@ -238,6 +252,7 @@ def build_pipeline(
     store: Store,
     documents: Sequence[Document] | Retrievers,
     tasks: str | Path | None = None,
+    cache: AnswerCache | None = None,
     steps: Steps = unwatched,
 ) -> Pipeline:
     """Build a pipeline: check and load adapters, index the documents, load encoders. Shared resources are loaded once.
@@ -247,6 +262,7 @@ def build_pipeline(
         stages: The settings of the stages, with pinned adapters.
         documents: The corpus of retrieval stages, or what `retrievers` returns.
         tasks: A folder of task plugins.
+        cache: Answers of adapter stages, see `Pipeline.load`.
 
     Raises:
         PipelineError: if a stage retrieves and there are no documents.
@@ -259,7 +275,7 @@ def build_pipeline(
     built: list[Stage] = []
     for settings in stages:
         if isinstance(settings, AdapterSettings):
-            built.append(_adapter_stage(settings, store, engines, tasks))
+            built.append(_adapter_stage(settings, store, engines, tasks, cache))
         elif isinstance(settings, RetrieveSettings):
             built.append(_retrieve_stage(settings, source, encoders, steps))
         elif isinstance(settings, HitsSettings):
@@ -394,7 +410,13 @@ def _value(value: Any) -> str:
     return ":".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
 
 
-def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, tasks: str | Path | None) -> AdapterStage:
+def _adapter_stage(
+    settings: AdapterSettings,
+    store: Store,
+    engines: Engines,
+    tasks: str | Path | None,
+    cache: AnswerCache | None,
+) -> AdapterStage:
     from searchlora.models.resolve import resolve
     from searchlora.task import PromptedTask, load_task
 
@@ -415,10 +437,19 @@ def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, ta
     # An engine knows the options of each adapter's prompts; those of a base without an adapter are its own.
     own = settings.bare and manifest.prompt_options != PromptOptions()
     options = manifest.prompt_options if own else None
-    engine = engines.get(model, manifest.recipe["precision"], settings=settings.engine, prompt_options=options)
-    check_renders(stored, task, engine.renderer)
+    computing = engines.get(model, manifest.recipe["precision"], settings=settings.engine, prompt_options=options)
+    check_renders(stored, task, computing.renderer)
+    engine: Engine = computing
     max_new_tokens = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
     pinned = None if settings.bare else engine.pin(settings.name)
+    if cache is not None:
+        scope = {
+            "engine": engine.made_by,
+            "base": manifest.base.fingerprint.model_dump(),
+            "adapter": {} if settings.bare else dict(manifest.files),
+            "prompt options": manifest.prompt_options.model_dump(),
+        }
+        engine = MeteredEngine(engine, cache.answers(scope))
     return AdapterStage(
         task,
         engine,

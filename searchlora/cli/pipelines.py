@@ -40,6 +40,14 @@ CorpusOption = Annotated[
 ]
 
 
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", metavar="FILE", help="Keep answers of adapter stages in this file, by prompt and adapter version."
+    ),
+]
+
+
 class PipelineOptions(NamedTuple):
     """Options of the verbs that execute a pipeline."""
 
@@ -80,6 +88,7 @@ def run(
     ],
     options: PipelineOptions,
     engine: EngineOptions,
+    cache: CacheOption = None,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -107,6 +116,7 @@ def run(
             engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
+            cache=cache,
             steps=steps,
         )
     typer.echo(f"Wrote {count} topics as {tag} to {', '.join(map(str, out))}")
@@ -119,6 +129,7 @@ def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     options: PipelineOptions,
     engine: EngineOptions,
+    cache: CacheOption = None,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
     document: Annotated[
         str | None,
@@ -139,6 +150,7 @@ def search(
             engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
+            cache=cache,
             steps=steps,
         )
     if document is not None:

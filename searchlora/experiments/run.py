@@ -56,6 +56,7 @@ def run(
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
+    cache: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> tuple[str, int]:
     """Execute a pipeline on queries, and write a TREC run with a card beside it, results as JSON lines, or both.
@@ -75,6 +76,7 @@ def run(
             tokens, flags (`pipelines.execution.trace_row`). None: nothing of it is kept.
         overrides: Parameters of the pipeline, `name=value`.
         engine: Where the adapter stages are computed; replaces the engine of the pipeline.
+        cache: A file of answers of adapter stages, see `Pipeline.load`.
 
     Returns:
         The tag of the run, with the pinned version of each adapter, and the number of queries.
@@ -95,7 +97,7 @@ def run(
     check_writable(*outs, *traced)
     count = _check_queries(Path(queries))
     store = store if isinstance(store, Store) else Store(store)
-    built = Pipeline.load(config, corpus=corpus, store=store, tasks=tasks, steps=steps)
+    built = Pipeline.load(config, corpus=corpus, store=store, tasks=tasks, cache=cache, steps=steps)
     writers: list[_Writer] = [_result_lines if _holds_results(path) else _run_lines for path in outs]
     key = {
         **_depends_on(config, built, corpus if corpus is not None else config.corpus, store),
