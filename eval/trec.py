@@ -134,11 +134,24 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
     _word(tag, "tag")
     with atomic_text(Path(path)) as out:
         for topic, scores in run.items():
-            for rank, document in enumerate(ranked(scores), start=1):
-                score = float(scores[document])
-                if not isfinite(score):
-                    raise DataError(f"the score {score} of document {document} is not finite", where=f"topic {topic}")
-                out.write(f"{_word(topic, 'topic')} Q0 {_word(document, 'document')} {rank} {score!r} {tag}\n")
+            out.writelines(run_lines(topic, scores, tag))
+
+
+def run_lines(topic: str, scores: Mapping[str, float], tag: str) -> Iterator[str]:
+    """The lines of one topic in a run file, best document first.
+
+    Raises:
+        DataError: if an id contains white space, or a score is not finite.
+
+    Examples:
+        >>> list(run_lines("q1", {"d2": 0.5, "d7": 1.5}, "bm25"))
+        ['q1 Q0 d7 1 1.5 bm25\\n', 'q1 Q0 d2 2 0.5 bm25\\n']
+    """
+    for rank, document in enumerate(ranked(scores), start=1):
+        score = float(scores[document])
+        if not isfinite(score):
+            raise DataError(f"the score {score} of document {document} is not finite", where=f"topic {topic}")
+        yield f"{_word(topic, 'topic')} Q0 {_word(document, 'document')} {rank} {score!r} {tag}\n"
 
 
 def check_grade(grade: int, where: str) -> None:

@@ -37,7 +37,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class AdapterSettings(Settings):
+class StageSettings(Settings):
+    """Keys of every stage; under `fuse` they are keys of the fusion, not of its parts."""
+
+    on_failure: Literal["raise", "skip"] = Field(
+        "raise",
+        description="an error of the stage: end with it, or go on without the stage and write the reason as `skipped`",
+    )
+    budget_s: float | None = Field(
+        None,
+        gt=0,
+        description="time budget in seconds for each search; a call with n searches may take n times as long; what"
+        " takes longer has failed",
+    )
+
+
+class AdapterSettings(StageSettings):
     """`- adapter: {name: shop-rewriter@production}`: generate with an adapter; its manifest has task and base."""
 
     name: str
@@ -50,6 +65,11 @@ class AdapterSettings(Settings):
     bare: bool = Field(
         False, description="generate with the adapter's base model, zero-shot: the same prompt without the adapter"
     )
+    rewrite: Literal["replace", "fuse"] = Field(
+        "replace",
+        description="of a task that rewrites the query: later stages search with the rewritten query, or with both and"
+        " fuse their hits by reciprocal rank fusion",
+    )
     tuned: dict[str, Any] = Field(
         default_factory=dict,
         description="values of the task in place of those tuned when the adapter was trained, as `{abstain: judge}` of"
@@ -57,13 +77,13 @@ class AdapterSettings(Settings):
     )
 
 
-class PassagesSettings(Settings):
+class PassagesSettings(StageSettings):
     """`- passages: {k: 10}`: fetch the texts of the first k hits for stages that read `passages`."""
 
     k: int = Field(10, ge=1)
 
 
-class SimilaritySettings(Settings):
+class SimilaritySettings(StageSettings):
     """`- similarity: {model: all-minilm-l6-v2}`: grade `passages` by their cosine with the query; their order stays.
 
     A judge without an LLM, for stages that decide by `grades`. `adapter: shop-embedder` adds an adapter to the model.
@@ -77,7 +97,31 @@ class SimilaritySettings(Settings):
     batch_size: int = Field(32, ge=1)
 
 
-class RetrieveSettings(Settings):
+class MatchSettings(StageSettings):
+    """`- match: {filter: {brand: intent.brand}, boost: {category: intent.category}}`: hits that fit earlier outputs.
+
+    Each key is a field of the documents: title, text, or a further column of the corpus. Its value is the path of what
+    a stage wrote: `intent` for labels, `intent.brand` for an attribute. A field matches if it equals that value, or one
+    of several, in upper or lower case. `filter` keeps the hits that match; `boost` raises their scores. Where nothing
+    was written, nothing is filtered or raised. The stage sees the hits of the stages before it only: let those return
+    more than are needed.
+    """
+
+    filter: dict[str, str] = Field(
+        default_factory=dict, description="field -> path; hits that do not match are removed"
+    )
+    boost: dict[str, str] = Field(default_factory=dict, description="field -> path; the scores of matches are raised")
+    factor: float = Field(2.0, gt=1, description="what the score is multiplied by, for each field of `boost`")
+    k: int | None = Field(None, ge=1, description="number of hits to keep; default: all")
+
+    @model_validator(mode="after")
+    def _of_something(self) -> MatchSettings:
+        if not self.filter and not self.boost:
+            raise ValueError("'filter' or 'boost' is needed")
+        return self
+
+
+class RetrieveSettings(StageSettings):
     """Settings of a stage that searches the corpus; `k` is the number of hits."""
 
     k: int = Field(100, ge=1)
@@ -178,7 +222,7 @@ class HttpSettings(RetrieveSettings):
         return self
 
 
-class HitsSettings(Settings):
+class HitsSettings(StageSettings):
     """`- hits: {run: bm25.trec, k: 100}`: the hits of another search engine, from a TREC run.
 
     Without `run`: the field `hits` of each query row, a list of document ids, best first, or of
@@ -201,6 +245,14 @@ class FuseSettings(RetrieveSettings):
         60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
     )
     weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
+
+    @field_validator("of")
+    @classmethod
+    def _without_policies(cls, of: tuple[RetrieveSettings, ...]) -> tuple[RetrieveSettings, ...]:
+        for key in sorted(StageSettings.model_fields):
+            if any(key in stage.model_fields_set for stage in of):
+                raise ValueError(f"'{key}' is a key of the fusion, not of its parts")
+        return of
 
     @field_validator("weights")
     @classmethod
@@ -258,10 +310,10 @@ def stage_kind(stage: Settings) -> str:
 def check_order(stages: Sequence[Settings], where: str) -> None:
     """Raise `PipelineError` if a stage reads hits before any stage produces them."""
     for number, stage in enumerate(stages, 1):
-        if isinstance(stage, PassagesSettings) and not produces_hits(stages[: number - 1]):
+        if isinstance(stage, PassagesSettings | MatchSettings) and not produces_hits(stages[: number - 1]):
             raise PipelineError(
                 "no stage before it produces hits",
-                where=f"{where}, stage {number}, passages",
+                where=f"{where}, stage {number}, {stage_kind(stage)}",
                 fix="Put a stage before it that retrieves, such as '- bm25: {k: 100}', or '- hits: {run: FILE}'.",
             )
 
@@ -289,11 +341,12 @@ def produces_hits(stages: Iterable[Settings]) -> bool:
 
 def reads_corpus(stages: Iterable[Settings]) -> bool:
     """Whether a stage needs the documents: it searches them, or fetches their texts."""
-    searches = [stage for stage in stages if not isinstance(stage, PassagesSettings)]
+    readers = PassagesSettings | MatchSettings
+    searches = [stage for stage in stages if not isinstance(stage, readers)]
     if any(_searches_corpus(stage) for stage in searches):
         return True
     fetched = any(isinstance(stage, HttpSettings) for stage in searches)
-    return any(isinstance(stage, PassagesSettings) for stage in stages) and not fetched
+    return any(isinstance(stage, readers) for stage in stages) and not fetched
 
 
 def _searches_corpus(stage: Settings) -> bool:
@@ -329,6 +382,7 @@ KINDS: dict[str, type[Settings]] = {
     "fuse": FuseSettings,
     "hits": HitsSettings,
     "http": HttpSettings,
+    "match": MatchSettings,
     "passages": PassagesSettings,
     "similarity": SimilaritySettings,
 }

@@ -12,7 +12,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import FuseSettings, Settings, stage_kind
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import plain
-from searchlora.pipelines.stages import AdapterStage, PassagesStage, RetrieveStage, Stage
+from searchlora.pipelines.stages import FUSED_QUERIES, AdapterStage, PassagesStage, RetrieveStage, Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.fusion import Fused
@@ -227,6 +227,9 @@ def _notes(
         reasons = dict.fromkeys(each.reason for each in outputs if isinstance(each, InvalidOutput))
         for reason in reasons:
             yield f"an output of {stage.label} is invalid: {reason}"
+    if isinstance(stage, RetrieveStage) and len(others := before.get(FUSED_QUERIES, ())) > 1:
+        earlier = "', '".join(others[:-1])
+        yield f"its hits are fused with those of the query '{earlier}'"
     if isinstance(stage, PassagesStage) and rank is not None and rank > stage.k:
         yield f"at rank {rank}; later stages read the first {stage.k} only"
     if rank is None and retrieved is not None:

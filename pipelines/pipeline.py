@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ from searchlora.data.collection import Corpus, CorpusFile, check_id, index_folde
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.trec import Run, read_run
 from searchlora.http_client import api_key
+from searchlora.inference.answer_cache import AnswerCache
+from searchlora.inference.engine import Engine
+from searchlora.inference.metered import MeteredEngine
 from searchlora.inference.settings import Engines, EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
@@ -24,19 +28,30 @@ from searchlora.pipelines.config import (
     FuseSettings,
     HitsSettings,
     HttpSettings,
+    MatchSettings,
     PassagesSettings,
     PipelineConfig,
     RetrieveSettings,
     Settings,
     SimilaritySettings,
+    StageSettings,
     check_order,
     pinned,
     read_pipeline,
     reads_corpus,
 )
+from searchlora.pipelines.execution import Trace, execute_stage
 from searchlora.pipelines.results import result
 from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers
-from searchlora.pipelines.stages import AdapterStage, HitsStage, PassagesStage, RetrieveStage, SimilarityStage, Stage
+from searchlora.pipelines.stages import (
+    AdapterStage,
+    HitsStage,
+    MatchStage,
+    PassagesStage,
+    RetrieveStage,
+    SimilarityStage,
+    Stage,
+)
 from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.recipe import PromptOptions
 from searchlora.records import Document, SearchContext
@@ -66,6 +81,7 @@ class Pipeline:
         engine: EngineSettings | None = None,
         store: Store | str | Path | None = None,
         tasks: str | Path | None = None,
+        cache: str | Path | None = None,
         steps: Steps = unwatched,
     ) -> Pipeline:
         """Load a pipeline: read its file, pin its adapters to versions, load them, and index the documents.
@@ -80,6 +96,8 @@ class Pipeline:
             engine: Where the adapter stages are computed; replaces the engine of the pipeline.
             store: The adapter store. Default: `SEARCHLORA_STORE`, else `./store`.
             tasks: A folder of task plugins.
+            cache: A file in which the answers of adapter stages are kept, and looked up by prompt, engine, base, and
+                the hashes of the adapter's files. None: every answer is computed.
 
         Raises:
             PipelineError: for an invalid file, or if a stage needs documents and there are none.
@@ -105,7 +123,15 @@ class Pipeline:
         if corpus is None:
             corpus = own_corpus(config)
         documents = retrievers(corpus if corpus is not None else (), config)
-        return build_pipeline(config.name, stages, store=store, documents=documents, tasks=tasks, steps=steps)
+        return build_pipeline(
+            config.name,
+            stages,
+            store=store,
+            documents=documents,
+            tasks=tasks,
+            cache=AnswerCache(Path(cache)) if cache is not None else None,
+            steps=steps,
+        )
 
     def search(self, query: str, **fields: Any) -> dict[str, Any]:
         """Execute the pipeline on one query.
@@ -136,31 +162,46 @@ class Pipeline:
         return [stage.engine.made_by for stage in self.stages if isinstance(stage, AdapterStage)]
 
     @property
-    def _batch(self) -> int:
+    def batch_size(self) -> int:
+        """The number of searches per call of a stage that keeps the engines of the stages busy."""
         return max([_BATCH, *(stage.engine.call_size for stage in self.stages if isinstance(stage, AdapterStage))])
 
     def execute(
-        self, searches: Sequence[SearchContext], *, batch: int | None = None, progress: Progress = silent
+        self,
+        searches: Sequence[SearchContext],
+        *,
+        batch: int | None = None,
+        progress: Progress = silent,
+        trace: Trace | None = None,
     ) -> list[SearchContext]:
         """Apply all stages to searches.
 
         Args:
             searches: Each has `id` and `query`, and further fields that stages read.
-            batch: Number of searches per call of a stage; None: as many as keep the engines of the stages busy.
+            batch: Number of searches per call of a stage; None: `batch_size`.
+            trace: Gets a row for each search and stage, search by search, see `execution.trace_row`. None: nothing is
+                kept.
 
         Returns:
             The searches in the same order, with the fields that the stages added.
 
         Raises:
             PipelineError: if a search lacks `id` or `query`, or two have the same id.
+            DeadlineExceeded: if a stage takes longer than its `budget_s`.
+            SearchloraError: what a stage raises, except where its `on_failure` is `skip`.
         """
         _check(searches)
-        batch = batch or self._batch
+        batch = batch or self.batch_size
         done: list[SearchContext] = []
         for start in range(0, len(searches), batch):
             part = list(searches[start : start + batch])
-            for stage in self.stages:
-                part = stage(part)
+            rows: list[Mapping[str, Any]] = []
+            for number, (stage, settings) in enumerate(zip_longest(self.stages, self.settings), 1):
+                part = execute_stage(stage, settings, part, number, rows.append if trace is not None else None)
+            if trace is not None:
+                order = {str(search["id"]): place for place, search in enumerate(part)}
+                for row in sorted(rows, key=lambda row: order[row["id"]]):  # stable: stages stay in order
+                    trace(row)
             done += part
             progress(len(done), len(searches))
         return done
@@ -211,6 +252,7 @@ def build_pipeline(
     store: Store,
     documents: Sequence[Document] | Retrievers,
     tasks: str | Path | None = None,
+    cache: AnswerCache | None = None,
     steps: Steps = unwatched,
 ) -> Pipeline:
     """Build a pipeline: check and load adapters, index the documents, load encoders. Shared resources are loaded once.
@@ -220,6 +262,7 @@ def build_pipeline(
         stages: The settings of the stages, with pinned adapters.
         documents: The corpus of retrieval stages, or what `retrievers` returns.
         tasks: A folder of task plugins.
+        cache: Answers of adapter stages, see `Pipeline.load`.
 
     Raises:
         PipelineError: if a stage retrieves and there are no documents.
@@ -232,13 +275,15 @@ def build_pipeline(
     built: list[Stage] = []
     for settings in stages:
         if isinstance(settings, AdapterSettings):
-            built.append(_adapter_stage(settings, store, engines, tasks))
+            built.append(_adapter_stage(settings, store, engines, tasks, cache))
         elif isinstance(settings, RetrieveSettings):
             built.append(_retrieve_stage(settings, source, encoders, steps))
         elif isinstance(settings, HitsSettings):
             built.append(_hits_stage(settings))
         elif isinstance(settings, PassagesSettings):
             built.append(PassagesStage(source.documents, settings.k))
+        elif isinstance(settings, MatchSettings):
+            built.append(MatchStage(source.documents, settings.filter, settings.boost, settings.factor, settings.k))
         elif isinstance(settings, SimilaritySettings):
             built.append(_similarity_stage(settings, encoders))
     return Pipeline(name, built, tuple(stages), source.documents)
@@ -350,6 +395,7 @@ def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
         "url",
         "engine",
         "body",
+        *StageSettings.model_fields,
         *_CLIENT,
         *_PATHS,
     }
@@ -364,7 +410,13 @@ def _value(value: Any) -> str:
     return ":".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
 
 
-def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, tasks: str | Path | None) -> AdapterStage:
+def _adapter_stage(
+    settings: AdapterSettings,
+    store: Store,
+    engines: Engines,
+    tasks: str | Path | None,
+    cache: AnswerCache | None,
+) -> AdapterStage:
     from searchlora.models.resolve import resolve
     from searchlora.task import PromptedTask, load_task
 
@@ -385,8 +437,25 @@ def _adapter_stage(settings: AdapterSettings, store: Store, engines: Engines, ta
     # An engine knows the options of each adapter's prompts; those of a base without an adapter are its own.
     own = settings.bare and manifest.prompt_options != PromptOptions()
     options = manifest.prompt_options if own else None
-    engine = engines.get(model, manifest.recipe["precision"], settings=settings.engine, prompt_options=options)
-    check_renders(stored, task, engine.renderer)
+    computing = engines.get(model, manifest.recipe["precision"], settings=settings.engine, prompt_options=options)
+    check_renders(stored, task, computing.renderer)
+    engine: Engine = computing
     max_new_tokens = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
     pinned = None if settings.bare else engine.pin(settings.name)
-    return AdapterStage(task, engine, pinned, max_new_tokens, constrained=settings.constrained, rest=settings.rest)
+    if cache is not None:
+        scope = {
+            "engine": engine.made_by,
+            "base": manifest.base.fingerprint.model_dump(),
+            "adapter": {} if settings.bare else dict(manifest.files),
+            "prompt options": manifest.prompt_options.model_dump(),
+        }
+        engine = MeteredEngine(engine, cache.answers(scope))
+    return AdapterStage(
+        task,
+        engine,
+        pinned,
+        max_new_tokens,
+        constrained=settings.constrained,
+        rest=settings.rest,
+        fuse_rewrite=settings.rewrite == "fuse",
+    )

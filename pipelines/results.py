@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError
-from searchlora.files import atomic_text
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Hit, SearchContext
 
@@ -35,35 +33,31 @@ def result(search: SearchContext, executed: SearchContext, stages: Sequence[str]
         >>> result({"id": "q1", "query": "red couch"}, executed, ["shop-rewriter@1", "bm25"])["hits"]
         [{'rank': 1, 'document': 'd3', 'score': 2.5}]
     """
-    written = {
-        field: value
-        for field, value in executed.items()
-        if field not in ("id", "query", "outputs") and (field not in search or search[field] is not value)
-    }
     row: dict[str, Any] = {
         "id": str(executed["id"]),
         "query": executed["query"],
         "stages": list(stages),
         "input": {field: value for field, value in search.items() if field not in ("id", "hits")},
-        **{field: _FORMS.get(field, plain)(value) for field, value in written.items()},
+        **{field: value for field, value in written(search, executed) if field != "query"},
     }
     if invalid := _invalid(executed.get("outputs", {})):
         row["invalid"] = invalid
     return row
 
 
-def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Write results as JSON lines, atomically; gzip if the name ends in `.gz`.
+def written(before: SearchContext, after: SearchContext) -> Iterator[tuple[str, Any]]:
+    """The fields that stages wrote, as JSON: `hits` as `rank`, `document`, `score`; `passages` without their texts."""
+    for field, value in after.items():
+        if field not in ("id", "outputs") and (field not in before or before[field] is not value):
+            yield field, _FORMS.get(field, plain)(value)
 
-    Raises:
-        DataError: for a value that JSON cannot represent, naming the query; or if the file cannot be written.
-    """
-    with atomic_text(path) as out:
-        for row in results:
-            try:
-                out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            except (TypeError, ValueError) as error:
-                raise DataError(f"a result is not JSON ({error})", where=f"query {row['id']}") from None
+
+def result_line(row: Mapping[str, Any]) -> str:
+    """A result as one line of JSON. Raises `DataError` for a value that JSON cannot represent, naming the query."""
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a result is not JSON ({error})", where=f"query {row['id']}") from None
 
 
 def _hits(hits: Sequence[Hit]) -> list[dict[str, Any]]:

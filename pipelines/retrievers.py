@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.pipelines.config import Bm25Settings, DenseSettings, PipelineConfig, SimilaritySettings
+from searchlora.pipelines.config import Bm25Settings, DenseSettings, PipelineConfig, SimilaritySettings, StageSettings
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 
@@ -183,7 +183,7 @@ def bm25_keys(settings: Bm25Settings) -> Bm25Keys:
             "an index of the backend rank-bm25 cannot be saved",
             fix="Use the backend bm25s, or give the file of the documents as the corpus.",
         )
-    return Bm25Keys(**settings.model_dump(exclude={"k", "backend"}))
+    return Bm25Keys(**settings.model_dump(exclude={"k", "backend", *StageSettings.model_fields}))
 
 
 def vector_keys(settings: DenseSettings, encoders: Encoders) -> VectorKeys:

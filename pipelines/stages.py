@@ -1,9 +1,9 @@
-"""Stages of a pipeline: generation with an adapter, retrieval, and fetching passages. Each maps a batch of searches."""
+"""Stages of a pipeline: generation with an adapter, retrieval, matching, passages. Each maps a batch of searches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,9 +12,10 @@ import numpy as np
 from searchlora.errors import InvalidScores, PipelineError
 from searchlora.eval.trec import Run, ranked
 from searchlora.inference.engine import Completion, Engine, Request
-from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
+from searchlora.outputs import ClosedSet, Continued, InvalidOutput, Label, OutputSpec
 from searchlora.prompts import Message, messages
 from searchlora.records import Document, Hit, Record, SearchContext
+from searchlora.retrieval.fusion import fuse
 from searchlora.retrieval.retriever import Retriever
 from searchlora.task import PromptedTask
 
@@ -42,6 +43,10 @@ PRUNE_MARGIN = 8.0
 SCORING_BATCH = 16
 
 
+#: Field of a search with the queries whose hits retrievers fuse: those before a rewrite, and last `query`.
+FUSED_QUERIES = "fused_queries"
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A record with its prompt, which is rendered once, and the form of its output."""
@@ -64,6 +69,7 @@ class AdapterStage:
             generation. False: the model generates freely and the text is parsed.
         rest: Generate the text that follows a scored choice, such as the reason of a grade, or the answer where the
             model does not abstain. It follows the choice after tuning.
+        fuse_rewrite: Where the task rewrites the query, let retrievers search with the one before, too.
     """
 
     task: PromptedTask
@@ -72,19 +78,29 @@ class AdapterStage:
     max_new_tokens: int = 64
     constrained: bool = True
     rest: bool = True
+    fuse_rewrite: bool = False
 
     @property
     def label(self) -> str:
-        return self.adapter or f"base({self.task.name})"
+        name = self.adapter or f"base({self.task.name})"
+        return f"{name}(rewrite=fuse)" if self.fuse_rewrite else name
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         records = [self.task.records_from(search) for search in searches]
         flat = [record for of_search in records for record in of_search]
         outputs = iter(self.ask(flat))
-        return [
+        done = [
             with_outputs(self.task, search, of_search, [next(outputs) for _ in of_search])
             for search, of_search in zip(searches, records, strict=True)
         ]
+        return [self._with_queries(before, after) for before, after in zip(searches, done, strict=True)]
+
+    def _with_queries(self, before: SearchContext, after: SearchContext) -> SearchContext:
+        """The search after the stage, with the queries before it that retrievers search with, too."""
+        if after["query"] == before["query"] or not (self.fuse_rewrite or FUSED_QUERIES in before):
+            return after
+        others = _queries(before) if self.fuse_rewrite else _queries(before)[:-1]
+        return {**after, FUSED_QUERIES: tuple(dict.fromkeys((*others, str(after["query"]))))}
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
         """The output of each record; `InvalidOutput` if the text does not parse or was cut off."""
@@ -202,15 +218,29 @@ def with_outputs(
 
 @dataclass(frozen=True)
 class RetrieveStage:
-    """`query` -> `hits`, at most k. The label names what searches, and its settings."""
+    """`query` -> `hits`, at most k. The label names what searches, and its settings.
+
+    Where an earlier stage lets several queries be searched, their hits are fused by reciprocal rank fusion.
+    """
 
     retriever: Retriever
     k: int
     label: str
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        rankings = self.retriever.search([str(search["query"]) for search in searches], self.k)
-        return [{**search, "hits": hits} for search, hits in zip(searches, rankings, strict=True)]
+        queries = [_queries(search) for search in searches]
+        rankings = iter(self.retriever.search([query for of_search in queries for query in of_search], self.k))
+        found = [[next(rankings) for _ in of_search] for of_search in queries]
+        return [
+            {**search, "hits": hits[0] if len(hits) == 1 else fuse(hits)[: self.k]}
+            for search, hits in zip(searches, found, strict=True)
+        ]
+
+
+def _queries(search: SearchContext) -> tuple[str, ...]:
+    """The queries with which retrievers search: the query, after those that a rewrite is fused with."""
+    queries: tuple[str, ...] = search.get(FUSED_QUERIES, (str(search["query"]),))
+    return queries
 
 
 @dataclass(frozen=True)
@@ -301,19 +331,95 @@ class PassagesStage:
             )
         passages = []
         for hit in search["hits"][: self.k]:
-            document = hit.fetched or self._document(hit.document, str(search["id"]))
+            document = _document(self.documents, hit, search)
             passages.append({"id": document.id, "title": document.title, "text": document.text, "score": hit.score})
         return passages
 
-    def _document(self, document: str, query: str) -> Document:
-        try:
-            return self.documents[document]
-        except KeyError:
+
+def _document(documents: Mapping[str, Document], hit: Hit, search: SearchContext) -> Document:
+    """The document of a hit. Raises `PipelineError` if the corpus does not have it."""
+    if hit.fetched is not None:
+        return hit.fetched
+    try:
+        return documents[hit.document]
+    except KeyError:
+        raise PipelineError(
+            f"the document '{hit.document}' is not in the corpus",
+            where=f"query {search['id']}",
+            fix="Give the corpus that the hits were retrieved from.",
+        ) from None
+
+
+@dataclass(frozen=True)
+class MatchStage:
+    """`hits` -> `hits`: filtered and boosted by fields of the documents that equal what earlier stages wrote.
+
+    Args:
+        filter: Field of a document -> path of the values in the search; hits that match none of them are removed. A
+            path without a value filters nothing.
+        boost: The same; the score s of a hit that matches becomes s + (factor - 1) · |s|, once for each field.
+        k: Number of hits to keep; None: all.
+
+    Raises:
+        PipelineError: if a search has no hits, or the corpus does not have the document of a hit.
+    """
+
+    documents: Mapping[str, Document]
+    filter: Mapping[str, str]
+    boost: Mapping[str, str]
+    factor: float = 2.0
+    k: int | None = None
+
+    @property
+    def label(self) -> str:
+        parts = [f"filter={field}:{path}" for field, path in self.filter.items()]
+        parts += [f"boost={field}:{path}^{self.factor:g}" for field, path in self.boost.items()]
+        return f"match({','.join(parts if self.k is None else [*parts, f'k={self.k}'])})"
+
+    def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
+        return [{**search, "hits": self._matching(search)[: self.k]} for search in searches]
+
+    def _matching(self, search: SearchContext) -> list[Hit]:
+        if "hits" not in search:
             raise PipelineError(
-                f"the document '{document}' is not in the corpus",
-                where=f"query {query}",
-                fix="Give the corpus that the hits were retrieved from.",
-            ) from None
+                "there are no hits to match", where=f"query {search['id']}", fix="Put a retrieval stage before 'match'."
+            )
+        filters = {field: values for field, path in self.filter.items() if (values := values_at(search, path))}
+        boosts = {field: values for field, path in self.boost.items() if (values := values_at(search, path))}
+        if not filters and not boosts:
+            return list(search["hits"])
+        kept = {}
+        for hit in search["hits"]:
+            document = _document(self.documents, hit, search)
+            if all(_folded(document.field(field)) in values for field, values in filters.items()):
+                matches = sum(_folded(document.field(field)) in values for field, values in boosts.items())
+                score = hit.score
+                for _ in range(matches):
+                    score += (self.factor - 1) * abs(score)
+                kept[hit.document] = replace(hit, score=score)
+        scores = {document: hit.score for document, hit in kept.items()}
+        return [kept[document] for document in ranked(scores)]
+
+
+def values_at(search: SearchContext, path: str) -> frozenset[str]:
+    """The values at a path of a search, case-folded: a label, an attribute, or each of a list of them.
+
+    Examples:
+        >>> values_at({"intent": {"brand": "Acme", "colours": ["Red", "Blue"]}}, "intent.brand")
+        frozenset({'acme'})
+        >>> values_at({"intent": {"brand": "Acme"}}, "intent.size")
+        frozenset()
+    """
+    value: Any = search
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = [each.value if isinstance(each, Label) else each for each in values]
+    return frozenset(_folded(str(each)) for each in texts if each is not None and str(each).strip())
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)

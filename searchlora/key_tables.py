@@ -25,8 +25,8 @@ def key_rows(model: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
 
     Examples:
         >>> from searchlora.pipelines.config import PassagesSettings
-        >>> key_rows(PassagesSettings)
-        [('`k`', 'whole number (≥ 1)', '`10`', '')]
+        >>> key_rows(PassagesSettings)[-1]
+        ('`k`', 'whole number (≥ 1)', '`10`', '')
     """
     return list(_rows(model, prefix))
 

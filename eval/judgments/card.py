@@ -17,7 +17,7 @@ from searchlora.eval.formats import Topics, format_for_name, read_qrels, read_ru
 from searchlora.eval.formats.beir import qrels_file
 from searchlora.eval.formatting import write_json
 from searchlora.eval.trec import Qrels, Run
-from searchlora.files import atomic_text, file_sha256, numbered_lines, parse_json
+from searchlora.files import atomic_text, copy_text, file_sha256, numbered_lines, parse_json
 
 Source: TypeAlias = Literal["human", "llm", "clicks", "mixed"]
 
@@ -202,6 +202,22 @@ def write_run_with_card(path: str | Path, run: Run, tag: str, card: RunCard, for
     target = Path(path)
     with _draft(target) as draft:
         write_run(draft, run, tag, format)
+        return _written_run(target, replace(card, run_sha256=file_sha256(draft)))
+
+
+def publish_run(path: str | Path, lines: Path, card: RunCard) -> RunCard:
+    """Write a run file, and its card before it, from the plain text of a run that was written line by line.
+
+    Args:
+        path: The run file; gzip if the name ends in `.gz`.
+        lines: A file of `eval.trec.run_lines`; it stays.
+
+    Raises:
+        DataError: when a file cannot be written.
+    """
+    target = Path(path)
+    with _draft(target) as draft:
+        copy_text(lines, draft)
         return _written_run(target, replace(card, run_sha256=file_sha256(draft)))
 
 

@@ -40,6 +40,14 @@ CorpusOption = Annotated[
 ]
 
 
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", metavar="FILE", help="Keep answers of adapter stages in this file, by prompt and adapter version."
+    ),
+]
+
+
 class PipelineOptions(NamedTuple):
     """Options of the verbs that execute a pipeline."""
 
@@ -80,8 +88,20 @@ def run(
     ],
     options: PipelineOptions,
     engine: EngineOptions,
+    cache: CacheOption = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace",
+            metavar="FILE",
+            help="JSON lines for what each stage did with each query: input, prompt, output, version, time, tokens.",
+        ),
+    ] = None,
 ) -> None:
-    """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions."""
+    """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions.
+
+    After a kill, the same command continues after the last complete batch of queries.
+    """
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.run import run as verb
 
@@ -91,10 +111,12 @@ def run(
             queries,
             options.documents(),
             out,
+            trace=trace,
             overrides=options.settings,
             engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
+            cache=cache,
             steps=steps,
         )
     typer.echo(f"Wrote {count} topics as {tag} to {', '.join(map(str, out))}")
@@ -107,6 +129,7 @@ def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     options: PipelineOptions,
     engine: EngineOptions,
+    cache: CacheOption = None,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
     document: Annotated[
         str | None,
@@ -127,6 +150,7 @@ def search(
             engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
+            cache=cache,
             steps=steps,
         )
     if document is not None:

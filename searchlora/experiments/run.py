@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from searchlora.adapters.store import Store
-from searchlora.data.collection import Corpus
+from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
 from searchlora.errors import PipelineError, RowError
-from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_with_card
-from searchlora.eval.trec import is_word
+from searchlora.eval.judgments.card import RunCard, publish_run, read_run_card
+from searchlora.eval.trec import is_word, run_lines
+from searchlora.experiments.kept_batches import kept_batches
 from searchlora.experiments.lineage import run_lineage
-from searchlora.files import check_writable, read_rows
+from searchlora.files import check_writable, copy_text, file_sha256, read_rows
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
     HitsSettings,
+    PipelineConfig,
     adapters,
     encoders,
     produces_hits,
     read_pipeline,
+    stage_kind,
     supplied_runs,
     zero_shot,
 )
 from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.results import result, write_results
+from searchlora.pipelines.results import result, result_line
 from searchlora.progress import Steps, unwatched
-from searchlora.records import Record, RejectedRow
+from searchlora.records import Record, RejectedRow, SearchContext
 
 #: Names of files that hold results as JSON lines; any other name is a TREC run.
 _RESULTS = (".jsonl", ".jsonl.gz")
+
+#: What a file says about searches: those before the first stage, and the same after the last.
+_Writer: TypeAlias = Callable[[Pipeline, Sequence[SearchContext], Sequence[SearchContext]], Iterator[str]]
 
 
 def run(
@@ -40,13 +51,20 @@ def run(
     corpus: Corpus | None = None,
     out: str | Path | Sequence[str | Path] = "run.trec",
     *,
+    trace: str | Path | None = None,
     overrides: Sequence[str] = (),
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
+    cache: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> tuple[str, int]:
     """Execute a pipeline on queries, and write a TREC run with a card beside it, results as JSON lines, or both.
+
+    Queries are read and written in batches, so memory does not grow with their number. After a kill or an error,
+    the same call continues after the last complete batch: batches wait in a hidden folder beside the first file of
+    `out`, and are used for the same queries, documents, stages with pinned versions, and engines. The files of `out`
+    appear when all queries are done.
 
     Args:
         pipeline: A YAML file, or the name of a built-in pipeline or of a YAML file here.
@@ -54,8 +72,11 @@ def run(
         corpus: Rows with `id`, `text` and optionally `title`. Default: the file that the pipeline names.
         out: One or more files. A name that ends in `.jsonl` or `.jsonl.gz` gets everything that stages wrote, one JSON
             object per query (`pipelines.results.result`); any other name gets the TREC run.
+        trace: A file of JSON lines for what each stage did with each query: input, prompts, output, version, time,
+            tokens, flags (`pipelines.execution.trace_row`). None: nothing of it is kept.
         overrides: Parameters of the pipeline, `name=value`.
         engine: Where the adapter stages are computed; replaces the engine of the pipeline.
+        cache: A file of answers of adapter stages, see `Pipeline.load`.
 
     Returns:
         The tag of the run, with the pinned version of each adapter, and the number of queries.
@@ -65,25 +86,81 @@ def run(
         RowError, DataError: for an invalid row, with its location, or if a file of `out` cannot be written.
     """
     outs = [Path(path) for path in ([out] if isinstance(out, str | Path) else out)]
-    results = [path for path in outs if path.name.endswith(_RESULTS)]
-    runs = [path for path in outs if path not in results]
     config = read_pipeline(pipeline, overrides, engine)
-    if runs and not produces_hits(config.stages):
+    if not all(map(_holds_results, outs)) and not produces_hits(config.stages):
         raise PipelineError(
             "no stage produces hits, so there is no run to write",
             where=str(pipeline),
             fix="Write what the stages produce: --out results.jsonl.",
         )
-    check_writable(*outs)
-    searches = _queries(Path(queries))
+    traced = [] if trace is None else [Path(trace)]
+    check_writable(*outs, *traced)
+    count = _check_queries(Path(queries))
     store = store if isinstance(store, Store) else Store(store)
-    built = Pipeline.load(config, corpus=corpus, store=store, tasks=tasks, steps=steps)
-    done = built.execute(searches, progress=steps("Searching"))
-    for path in results:
-        write_results(path, [result(*pair, built.labels) for pair in zip(searches, done, strict=True)])
-    for path in runs:
-        write_run_with_card(path, run_of(done), built.tag, run_card(config.name, built, store))
-    return built.tag, len(done)
+    built = Pipeline.load(config, corpus=corpus, store=store, tasks=tasks, cache=cache, steps=steps)
+    writers: list[_Writer] = [_result_lines if _holds_results(path) else _run_lines for path in outs]
+    key = {
+        **_depends_on(config, built, corpus if corpus is not None else config.corpus, store),
+        "queries": file_sha256(queries),
+        "files": [*(writer.__name__ for writer in writers), *(["trace"] if traced else [])],
+    }
+    progress = steps("Searching")
+    with kept_batches(outs[0], len(outs) + len(traced), key) as kept:
+        progress(kept.done, count)
+        searches = islice(_queries(Path(queries)), kept.done, None)
+        while batch := list(islice(searches, built.batch_size)):
+            rows: list[Mapping[str, Any]] = []
+            executed = built.execute(batch, trace=rows.append if traced else None)
+            texts = ["".join(writer(built, batch, executed)) for writer in writers]
+            kept.append(len(batch), [*texts, *(["".join(map(result_line, rows))] if traced else [])])
+            progress(kept.done, count)
+        card = run_card(config.name, built, store)
+        for path, file in zip([*outs, *traced], kept.files, strict=True):
+            if path in traced or _holds_results(path):
+                copy_text(file, path)
+            else:
+                publish_run(path, file, card)
+    return built.tag, count
+
+
+def _holds_results(path: Path) -> bool:
+    return path.name.endswith(_RESULTS)
+
+
+def _result_lines(built: Pipeline, searches: Sequence[SearchContext], done: Sequence[SearchContext]) -> Iterator[str]:
+    for search, executed in zip(searches, done, strict=True):
+        yield result_line(result(search, executed, built.labels))
+
+
+def _run_lines(built: Pipeline, searches: Sequence[SearchContext], done: Sequence[SearchContext]) -> Iterator[str]:
+    del searches
+    for topic, scores in run_of(done).items():
+        yield from run_lines(topic, scores, built.tag)
+
+
+def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, store: Store) -> dict[str, Any]:
+    """All that the output for a query depends on, as JSON: batches of a killed run are used for the same only."""
+    from searchlora import __version__
+    from searchlora.models.fingerprint import fingerprint
+    from searchlora.models.resolve import resolve
+
+    documents = None
+    if corpus is not None:
+        folder = index_folder(corpus)
+        fields = corpus.fields if isinstance(corpus, CorpusFile) else {}
+        documents = [file_sha256(folder / INDEX_FILE if folder is not None else corpus_path(corpus)), dict(fields)]
+    used = [*adapters(built.settings), *zero_shot(built.settings)]
+    return {
+        "searchlora": __version__,
+        "pipeline": built.tag,
+        "stages": [[stage_kind(stage), stage.model_dump(mode="json")] for stage in built.settings],
+        "batch": built.batch_size,
+        "engines": built.made_by,
+        "adapters": {reference: dict(store.get(reference).manifest.files) for reference in used},
+        "encoders": {name: fingerprint(resolve(name).path).model_dump() for name in encoders(config.stages)},
+        "documents": documents,
+        "runs": {run: file_sha256(run) for run in supplied_runs(config.stages)},
+    }
 
 
 def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
@@ -114,9 +191,8 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
     )
 
 
-def _queries(path: Path) -> list[Record]:
-    """All queries; unlike a dataset build, a run fails on any invalid row."""
-    searches = []
+def _queries(path: Path) -> Iterator[Record]:
+    """The queries, one at a time; unlike a dataset build, a run fails on any invalid row."""
     for row in read_rows(path, ("id", "query")):
         if isinstance(row, RejectedRow):
             raise RowError(row.reason, where=row.where, fix="Each row needs an id and a query.")
@@ -124,8 +200,28 @@ def _queries(path: Path) -> list[Record]:
             raise RowError(
                 f"the id '{row.data['id']}' cannot be used in a TREC file", where=row.where, fix="It must be one word."
             )
-        searches.append(with_history(row.data, row.where))
-    return searches
+        yield with_history(row.data, row.where)
+
+
+def _check_queries(path: Path) -> int:
+    """The number of queries, after all rows were checked; 8 bytes of memory each.
+
+    Raises:
+        RowError: for an invalid row.
+        PipelineError: for a repeated id.
+    """
+    hashes = array("q", (hash(str(search["id"])) for search in _queries(path)))
+    ordered = np.sort(np.asarray(hashes))
+    suspected = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    seen: set[str] = set()
+    if suspected:  # ids with equal hashes are compared themselves
+        for number, search in enumerate(_queries(path), 1):
+            query = str(search["id"])
+            if query in seen:
+                raise PipelineError(f"the id '{query}' is repeated", where=f"{path}, query {number}")
+            if hash(query) in suspected:
+                seen.add(query)
+    return len(hashes)
 
 
 def with_history(search: Record, where: str) -> Record:

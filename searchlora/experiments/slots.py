@@ -15,6 +15,7 @@ from searchlora.pipelines.config import (
     AdapterSettings,
     DenseSettings,
     FuseSettings,
+    MatchSettings,
     RetrieveSettings,
     Settings,
     SimilaritySettings,
@@ -74,8 +75,8 @@ class Variant:
 def find_slots(stages: Sequence[Settings]) -> tuple[Slot, ...]:
     """The slots of a pipeline, in the order of its stages.
 
-    A slot is an adapter stage, a `similarity` stage, a stage that retrieves, or a part of a `fuse`. Whether it can be
-    left out is for `without` to say.
+    A slot is an adapter stage, a `similarity` or `match` stage, a stage that retrieves, or a part of a `fuse`.
+    Whether it can be left out is for `without` to say.
 
     Examples:
         >>> from searchlora.pipelines.config import parse_stages
@@ -155,7 +156,7 @@ def _slots(stage: Settings, place: Place) -> Iterator[Slot]:
         adapter = stage.adapter
         of = f"({_short(parse_reference(adapter).name)})" if adapter else ""
         yield Slot(f"{stage_kind(stage)}{of}", place, adapter, adapter is not None)
-    elif isinstance(stage, RetrieveSettings):
+    elif isinstance(stage, RetrieveSettings | MatchSettings):
         yield Slot(stage_kind(stage), place, None)
 
 

@@ -6,15 +6,14 @@ before differ, equal requests to an engine and equal calls of a retriever are an
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from searchlora.adapters.store import Store
-from searchlora.inference.engine import Completion, Engine, Request, Scored
+from searchlora.inference.metered import Answer, MeteredEngine
 from searchlora.pipelines.config import FuseSettings, Settings, stage_kind
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, fuse_stage
 from searchlora.pipelines.retrievers import Retrievers
@@ -28,8 +27,6 @@ Place: TypeAlias = tuple[int, ...]
 
 #: Smallest number of searches per call of a stage, as in `Pipeline.execute`.
 _BATCH = 256
-
-_Answer = TypeVar("_Answer", Completion, Scored)
 
 
 @dataclass(frozen=True)
@@ -61,73 +58,6 @@ class Cost:
             costs["prompt tokens per query"] = self.prompt_tokens / searches
             costs["output tokens per query"] = self.output_tokens / searches
         return costs
-
-
-class MeteredEngine:
-    """An engine that counts tokens and answers equal requests once.
-
-    Args:
-        engine: Answers; its answers depend on the request alone.
-        answers: Hash of a request -> its answer, of earlier stages on the same engine; new ones are added.
-
-    Attributes:
-        prompt_tokens, output_tokens: Of all requests.
-        reused: Number of requests that an earlier stage had made.
-    """
-
-    def __init__(self, engine: Engine, answers: dict[bytes, Completion | Scored]) -> None:
-        self.engine = engine
-        self.prompt_tokens = self.output_tokens = self.reused = 0
-        self._answers = answers
-        self._own: set[bytes] = set()
-
-    @property
-    def made_by(self) -> str:
-        """See `Engine.made_by`."""
-        return self.engine.made_by
-
-    @property
-    def call_size(self) -> int:
-        """See `Engine.call_size`."""
-        return self.engine.call_size
-
-    def pin(self, adapter: str) -> str:
-        """See `Engine.pin`."""
-        return self.engine.pin(adapter)
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """See `Engine.generate`."""
-        keys = [_hash(request) for request in requests]
-        found = self._answered(keys, lambda new: self.engine.generate([requests[index] for index in new]), Completion)
-        self.output_tokens += sum(each.completion_tokens for each in found)
-        return found
-
-    def score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
-        """See `Engine.score`."""
-        keys = [_hash(request, tuple(each), prune_margin) for request, each in zip(requests, choices, strict=True)]
-
-        def answer(new: Sequence[int]) -> list[Scored]:
-            chosen = [choices[index] for index in new]
-            return self.engine.score([requests[index] for index in new], chosen, prune_margin=prune_margin)
-
-        found = self._answered(keys, answer, Scored)
-        self.output_tokens += sum(each.scored_tokens for each in found)
-        return found
-
-    def _answered(
-        self, keys: Sequence[bytes], answer: Callable[[Sequence[int]], Sequence[_Answer]], kind: type[_Answer]
-    ) -> list[_Answer]:
-        first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in self._answers}
-        new = sorted(first.values())
-        self.reused += sum(key in self._answers and key not in self._own for key in keys)
-        if new:
-            self._answers.update(zip((keys[index] for index in new), answer(new), strict=True))
-            self._own.update(first)
-        found = [each for key in keys if isinstance(each := self._answers[key], kind)]
-        self.prompt_tokens += sum(each.prompt_tokens for each in found)
-        return found
 
 
 class MeteredRetriever:
@@ -185,7 +115,7 @@ class SharedStages:
         )
         self._built: dict[str, Stage] = dict(zip(leaves, built.stages, strict=True))
         self._done: dict[tuple[str, ...], tuple[list[SearchContext], Mapping[Place, Cost]]] = {}
-        self._answers: dict[int, dict[bytes, Completion | Scored]] = {}
+        self._answers: dict[int, dict[bytes, Answer]] = {}
         self._found: dict[int, dict[tuple[tuple[str, ...], int], list[list[Hit]]]] = {}
 
     def pipeline(self, name: str, stages: Sequence[Settings]) -> Pipeline:
@@ -276,8 +206,3 @@ def _leaves(settings: Settings) -> list[Settings]:
 
 def _identity(settings: Settings) -> str:
     return f"{stage_kind(settings)} {settings.model_dump_json()}"
-
-
-def _hash(request: Request, *more: Hashable) -> bytes:
-    """Hash of all that an answer depends on; `keep_prefix` is a hint."""
-    return hashlib.sha256(repr((replace(request, keep_prefix=False), *more)).encode("utf-8", "surrogatepass")).digest()

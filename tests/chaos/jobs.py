@@ -249,23 +249,32 @@ class Judge(Job):
 
 
 class ExecutePipeline(Job):
-    """`run`: the TREC run appears complete or not at all."""
+    """`run`: a killed run continues after its last batch; its files are the same bytes, and appear complete."""
 
     name = "run"
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
+        self.queries = inputs.folder / "many_queries.jsonl"
+        rows = [json.loads(line) for line in inputs.queries.read_text(encoding="utf-8").splitlines()]
+        _write_rows(self.queries, [{**row, "id": f"{row['id']}-{n}"} for n in range(4) for row in rows])
 
     def start(self, folder: Path) -> Callable[[], object]:
         made = self.inputs
-        data = ("--queries", made.queries, "--corpus", made.corpus)
-        return command("run", made.pipeline, *data, "--out", folder / "run.trec", "--store", made.store)
+        data = ("--queries", self.queries, "--corpus", made.corpus, "--store", made.store)
+        outs = ("--out", folder / "run.trec", "--out", folder / "results.jsonl", "--trace", folder / "trace.jsonl")
+        return command("run", made.pipeline, *data, *outs)
 
     def check_interrupted(self, folder: Path) -> None:
         if (folder / "run.trec").exists():
-            self.digest(folder)
+            self._run(folder)
 
     def digest(self, folder: Path) -> object:
+        rows = map(json.loads, (folder / "trace.jsonl").read_text(encoding="utf-8").splitlines())
+        trace = [{key: value for key, value in row.items() if key != "milliseconds"} for row in rows]
+        return {**self._run(folder), "results": _sha256(folder / "results.jsonl"), "trace": trace}
+
+    def _run(self, folder: Path) -> dict[str, object]:
         from searchlora.eval.judgments.card import read_run_card
 
         card = read_run_card(folder / "run.trec")
@@ -273,7 +282,8 @@ class ExecutePipeline(Job):
         return {"run": _sha256(folder / "run.trec"), "adapters": card.adapters}
 
     def leftovers(self, folder: Path) -> list[str]:
-        return ["temporary files"] * bool([each for each in folder.iterdir() if "tmp" in each.name and each.is_file()])
+        hidden = [each.name for each in folder.iterdir() if each.name.startswith(".")]
+        return ["unfinished folder or temporary files"] * bool(hidden)
 
 
 class IndexBuild(Job):

@@ -51,6 +51,20 @@ def test_run_writes_results_and_run_in_one_call(cli, corpus, tmp_path):
     assert (second["id"], second["hits"]) == ("q2", [])
 
 
+def test_run_traces_each_stage_only_if_asked(cli, corpus, tmp_path):
+    (tmp_path / "queries.tsv").write_text("id\tquery\nq1\tred couch\nq2\tnothing\n")
+    command = ("run", "bm25", "--queries", tmp_path / "queries.tsv", "--corpus", corpus, "--out", tmp_path / "a.trec")
+    assert cli(*command).code == 0
+    before = {path.name for path in tmp_path.iterdir()}
+    assert cli(*command, "--trace", tmp_path / "trace.jsonl").code == 0
+    assert {path.name for path in tmp_path.iterdir()} - before == {"trace.jsonl"}
+    first, second = map(json.loads, (tmp_path / "trace.jsonl").read_text().splitlines())
+    assert (first["id"], first["stage"], first["kind"]) == ("q1", 1, "bm25")
+    assert first["input"] == {"query": "red couch"}
+    assert [hit["document"] for hit in first["output"]["hits"]] == ["d1"]
+    assert second["output"] == {"hits": []} and second["flags"] == []
+
+
 def test_a_pipeline_without_hits_writes_results_only(refused, tmp_path):
     (tmp_path / "q.jsonl").write_text('{"id": "q1", "query": "x", "hits": ["d1"]}\n')
     (tmp_path / "p.yaml").write_text("name: p\nstages: [{adapter: {name: nobody}}]\n")

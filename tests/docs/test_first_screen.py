@@ -52,6 +52,7 @@ STAGES = {
     "fuse": "rank fusion",
     "hits": "a TREC run",
     "http": "OpenSearch, Elasticsearch or Solr",
+    "match": "filters and boosts by intent",
     "passages": None,  # auxiliaries of the judge and of answers
     "similarity": None,
 }

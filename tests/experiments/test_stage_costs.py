@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.experiments.stage_costs import Cost, MeteredEngine, MeteredRetriever, SharedStages
+from searchlora.experiments.stage_costs import Cost, MeteredRetriever, SharedStages
 from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.metered import MeteredEngine
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline, run_of
 from searchlora.progress import silent

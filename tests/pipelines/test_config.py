@@ -68,7 +68,7 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("bm25: {shortest: 0}", r"stage 2: 'shortest'"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
         ("dense: {model: m, trust_remote_code: true}", r"stage 2: 'trust_remote_code'.*Known keys: adapter, batch"),
-        ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*adapter, bm25, dense, fuse, hits, http, passages"),
+        ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*bm25, dense, fuse, hits, http, match, passages"),
         ("fuse: {method: rrf}", r"stage 2: 'of': field required"),
         ("fuse: {of: []}", r"stage 2: 'of': .*at least 1"),
         ("fuse: {of: bm25}", r"stage 2: 'of': .*tuple"),

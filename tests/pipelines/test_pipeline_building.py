@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
+from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engine import Request
 from searchlora.inference.settings import ServerSettings
 from searchlora.pipelines.config import AdapterSettings
@@ -52,6 +56,35 @@ def test_a_bare_stage_answers_as_the_base_model_to_the_same_prompt(tiny_base, tm
     (expected,) = bare.engine.generate([Request(messages(task, record), None, 4)])
     assert [output.raw for output in bare.ask([record])] == [expected.text]
     assert [output.raw for output in adapted.ask([record])] != [expected.text]
+
+
+@pytest.mark.slow
+def test_cached_answers_are_those_of_the_same_weights(tiny_base, tmp_path, monkeypatch):
+    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
+    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
+    for seed in (1, 2):
+        made_adapter(store, "one", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
+    settings = [AdapterSettings(name="one@1"), AdapterSettings(name="one@2"), AdapterSettings(name="one@2", bare=True)]
+    searches = [{"id": text, "group": text, "query": text, "text": text} for text in ("tent", "axe")]
+
+    def built(cache=None):
+        return build_pipeline("p", settings, store=store, documents=[], cache=cache)
+
+    def answers(pipeline):
+        rows: list[Mapping[str, Any]] = []
+        pipeline.execute(searches, trace=rows.append)
+        return [[*map(_without_flag, row["requests"])] for row in rows], [row["flags"].count("cached") for row in rows]
+
+    expected, cached = answers(built())
+    assert not any(cached) and all(expected)
+    first, cached = answers(built(AnswerCache(tmp_path / "answers.db")))
+    assert first == expected and not any(cached)
+    again, cached = answers(built(AnswerCache(tmp_path / "answers.db")))
+    assert again == expected and cached == [1] * 6
+
+
+def _without_flag(request):
+    return {key: value for key, value in request.items() if key != "cached"}
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 
 import pytest
@@ -14,7 +13,7 @@ from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label
 from searchlora.pipelines import config
 from searchlora.pipelines.config import bm25_settings
 from searchlora.pipelines.pipeline import Pipeline, bm25_stage
-from searchlora.pipelines.results import result, write_results
+from searchlora.pipelines.results import result, result_line
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.records import Document, Hit
 from searchlora.task import load_task
@@ -54,16 +53,11 @@ def test_everything_that_stages_wrote_is_in_the_result():
     }
 
 
-def test_results_are_written_whole_or_not_at_all(tmp_path):
-    rows = [{"id": "q1", "hits": []}, {"id": "q2", "note": "größe"}]
-    write_results(tmp_path / "r.jsonl.gz", rows)
-    with gzip.open(tmp_path / "r.jsonl.gz", "rt", encoding="utf-8") as file:
-        assert [json.loads(line) for line in file] == rows
-    (tmp_path / "r.jsonl").write_text("earlier")
+def test_a_result_is_one_line_of_strict_json():
+    assert result_line({"id": "q2", "note": "größe\n"}) == '{"id": "q2", "note": "größe\\n"}\n'
     for value in (object(), float("nan")):
         with pytest.raises(DataError, match=r"query q3: a result is not JSON"):
-            write_results(tmp_path / "r.jsonl", [{"id": "q1"}, {"id": "q3", "x": value}])
-    assert (tmp_path / "r.jsonl").read_text() == "earlier"
+            result_line({"id": "q3", "x": value})
 
 
 class Rewriter:

@@ -1,0 +1,221 @@
+"""Execution of one stage on searches: its time budget, what happens when it fails, and its trace."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from searchlora.errors import DeadlineExceeded, EngineError, RequestRefused, SearchloraError
+from searchlora.inference.engine import Scored
+from searchlora.inference.metered import Exchange, MeteredEngine
+from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.config import (
+    HitsSettings,
+    PassagesSettings,
+    RetrieveSettings,
+    Settings,
+    StageSettings,
+    stage_kind,
+)
+from searchlora.pipelines.results import plain, written
+from searchlora.pipelines.stages import (
+    FUSED_QUERIES,
+    AdapterStage,
+    HitsStage,
+    MatchStage,
+    PassagesStage,
+    RetrieveStage,
+    SimilarityStage,
+    Stage,
+    values_at,
+)
+from searchlora.prompts import messages
+from searchlora.records import Hit, SearchContext
+
+#: Takes the rows of a trace, one for each search and stage.
+Trace: TypeAlias = Callable[[Mapping[str, Any]], None]
+
+
+def execute_stage(
+    stage: Stage, settings: Settings | None, searches: Sequence[SearchContext], number: int, trace: Trace | None = None
+) -> list[SearchContext]:
+    """Apply a stage to searches, as its settings say about failures and time.
+
+    A search for which the stage is skipped keeps its fields, and gets the reason as `skipped[label]`. A stage that
+    retrieves leaves no hits then, unless an earlier one did, and a `passages` stage no passages.
+
+    Args:
+        settings: None: the stage may take any time, and an error is raised.
+        number: Number of the stage in its pipeline, from 1, for the trace.
+        trace: Gets a row for each search, see `trace_row`. None: nothing is kept.
+
+    Raises:
+        DeadlineExceeded: if the stage takes longer than its budget, unless failures are skipped.
+        SearchloraError: whatever the stage raises, unless failures are skipped.
+    """
+    if trace is None:
+        return _applied(stage, settings, searches)
+    exchanges: list[Exchange] = []
+    watched = stage
+    if isinstance(stage, AdapterStage):
+        engine = stage.engine if isinstance(stage.engine, MeteredEngine) else MeteredEngine(stage.engine)
+        watched = replace(stage, engine=engine.heard_by(exchanges.append))
+    started = time.perf_counter()
+    done = _applied(watched, settings, searches)
+    taken = 1000 * (time.perf_counter() - started)
+    of_prompt: dict[str, list[Exchange]] = {}
+    for exchange in exchanges:
+        of_prompt.setdefault(repr(exchange.request.messages), []).append(exchange)
+    for before, after in zip(searches, done, strict=True):
+        row = trace_row(stage, settings, before, after, of_prompt)
+        trace({"id": row.pop("id"), "stage": number, **row, "milliseconds": taken / len(searches)})
+    return done
+
+
+def _applied(stage: Stage, settings: Settings | None, searches: Sequence[SearchContext]) -> list[SearchContext]:
+    policy = settings if isinstance(settings, StageSettings) else StageSettings()
+    budget = policy.budget_s * len(searches) if policy.budget_s is not None else None
+    try:
+        return stage(searches) if budget is None else _within(budget, stage, searches)
+    except SearchloraError as error:
+        if policy.on_failure == "raise":
+            raise
+        if len(searches) == 1 or _concerns_all(error):
+            return [_skipped(stage, settings, search, error) for search in searches]
+    half = len(searches) // 2
+    return _applied(stage, settings, searches[:half]) + _applied(stage, settings, searches[half:])
+
+
+def _concerns_all(error: SearchloraError) -> bool:
+    """Whether other searches would fail as well: an engine that cannot be asked, and no single bad request."""
+    return isinstance(error, EngineError) and not isinstance(error, RequestRefused)
+
+
+def _within(seconds: float, stage: Stage, searches: Sequence[SearchContext]) -> list[SearchContext]:
+    """What a stage returns within a time; after it, its computation goes on unheard.
+
+    Raises:
+        DeadlineExceeded: when the time is over.
+    """
+    found: Future[list[SearchContext]] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(stage(searches))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, name=f"stage {stage.label}", daemon=True).start()
+    try:
+        return found.result(seconds)
+    except TimeoutError:
+        if found.done():  # the stage itself raised it, or ended just now
+            return found.result()
+        raise DeadlineExceeded(
+            f"took longer than its budget of {seconds / len(searches):g} s for each of {len(searches)} searches",
+            where=f"stage {stage.label}",
+            fix="Raise 'budget_s', or let the pipeline go on without the stage: 'on_failure: skip'.",
+        ) from None
+
+
+def _skipped(stage: Stage, settings: Settings | None, search: SearchContext, error: SearchloraError) -> SearchContext:
+    nothing: dict[str, Any] = {}
+    if isinstance(settings, RetrieveSettings | HitsSettings):
+        earlier = search.get("hits", ())
+        nothing["hits"] = list(earlier) if all(isinstance(hit, Hit) for hit in earlier) else []
+    elif isinstance(settings, PassagesSettings):
+        nothing["passages"] = []
+    return {**search, **nothing, "skipped": {**search.get("skipped", {}), stage.label: str(error)}}
+
+
+# Traces
+
+
+def trace_row(
+    stage: Stage,
+    settings: Settings | None,
+    before: SearchContext,
+    after: SearchContext,
+    exchanges: Mapping[str, Sequence[Exchange]],
+) -> dict[str, Any]:
+    """What a stage did with one search, as a JSON object.
+
+    Args:
+        before, after: The search before and after the stage.
+        exchanges: Requests of the stage and their answers, by the `repr` of their messages.
+
+    Returns:
+        `id` of the search; `kind` of the stage; its `label`, with the pinned version; `adapter`, the version that
+        generated, null for a bare base, for adapter stages only; `input`, the fields that the stage reads; `requests`
+        of an adapter stage: prompt, answer and tokens of each; `output`, the fields that it wrote, in the form of
+        `pipelines.results.result`; `tokens`, if there are any, those of cached answers included; and `flags`:
+        `invalid: REASON`, `skipped: REASON`, and `cached` if no answer was computed.
+    """
+    row: dict[str, Any] = {
+        "id": str(before["id"]),
+        "kind": stage_kind(settings) if settings is not None else type(stage).__name__,
+        "label": stage.label,
+        "input": dict(_read(stage, before)),
+    }
+    flags = []
+    if isinstance(stage, AdapterStage):
+        asked = [messages(stage.task, record) for record in stage.task.records_from(before)]
+        own = [exchange for prompt in dict.fromkeys(map(repr, asked)) for exchange in exchanges.get(prompt, ())]
+        distinct = list({(repr(each.request), each.choices): each for each in own}.values())
+        row["adapter"] = stage.adapter
+        row["requests"] = [_request(exchange) for exchange in distinct]
+        row["tokens"] = {
+            "prompt": sum(each.answer.prompt_tokens for each in distinct),
+            "output": sum(_output_tokens(each) for each in distinct),
+        }
+        if distinct and all(exchange.known for exchange in distinct):
+            flags.append("cached")
+        outputs = after.get("outputs", {}).get(stage.task.name, ()) if after is not before else ()
+        reasons = dict.fromkeys(output.reason for output in outputs if isinstance(output, InvalidOutput))
+        flags += [f"invalid: {reason}" for reason in reasons]
+    output = dict(written(before, after))
+    reason = output.pop("skipped", {}).get(stage.label)
+    row["output"] = output
+    row["flags"] = flags if reason is None else [f"skipped: {reason}"]
+    return row
+
+
+def _read(stage: Stage, search: SearchContext) -> Iterator[tuple[str, Any]]:
+    """The fields that a stage reads; of passages and hits the ids."""
+    if isinstance(stage, AdapterStage):
+        yield "records", plain(stage.task.records_from(search))
+    elif isinstance(stage, RetrieveStage | SimilarityStage):
+        yield "query", search["query"]
+    if isinstance(stage, RetrieveStage) and FUSED_QUERIES in search:
+        yield FUSED_QUERIES, list(search[FUSED_QUERIES])
+    if isinstance(stage, SimilarityStage):
+        yield "passages", [passage["id"] for passage in search.get("passages", ())]
+    if isinstance(stage, PassagesStage):
+        yield "hits", [hit.document for hit in search.get("hits", ())][: stage.k]
+    if isinstance(stage, MatchStage):
+        for path in dict.fromkeys([*stage.filter.values(), *stage.boost.values()]):
+            yield path, sorted(values_at(search, path))
+    if isinstance(stage, HitsStage) and stage.run is None:
+        yield "hits", plain(search.get("hits"))
+
+
+def _request(exchange: Exchange) -> dict[str, Any]:
+    request, answer = exchange.request, exchange.answer
+    row: dict[str, Any] = {"prompt": [dict(message) for message in request.messages]}
+    if request.answer_prefix:
+        row["answer_prefix"] = request.answer_prefix
+    if isinstance(answer, Scored):
+        row["log_probabilities"] = dict(zip(exchange.choices, answer.log_probabilities, strict=True))
+    else:
+        row |= {"text": answer.text, "finish": answer.finish}
+    tokens = {"prompt": answer.prompt_tokens, "output": _output_tokens(exchange)}
+    return {**row, "tokens": tokens, **({"cached": True} if exchange.known else {})}
+
+
+def _output_tokens(exchange: Exchange) -> int:
+    answer = exchange.answer
+    return answer.scored_tokens if isinstance(answer, Scored) else answer.completion_tokens

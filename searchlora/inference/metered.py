@@ -1,0 +1,149 @@
+"""An engine that counts the tokens of its requests, answers known requests from a cache, and tells what was asked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
+
+from searchlora.inference.engine import Completion, Engine, Request, Scored
+
+Answer: TypeAlias = Completion | Scored
+
+#: Hash of a request -> its answer, see `MeteredEngine`.
+Answers: TypeAlias = MutableMapping[bytes, Answer]
+
+_Answer = TypeVar("_Answer", Completion, Scored)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request to an engine, and its answer.
+
+    Attributes:
+        choices: The scored choices; empty for generation.
+        known: Whether an earlier call had the same request, so that nothing was computed.
+    """
+
+    request: Request
+    answer: Answer
+    choices: tuple[str, ...] = ()
+    known: bool = False
+
+
+class MeteredEngine:
+    """An engine that counts tokens and answers equal requests once.
+
+    Args:
+        engine: Answers; its answers depend on the request alone.
+        answers: Answers to earlier requests of the same engine; new ones are added. None: every request is computed.
+        listener: Called with each request and its answer, in order.
+
+    Attributes:
+        prompt_tokens, output_tokens: Of all requests.
+        reused: Number of requests whose answer was there before.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        answers: Answers | None = None,
+        listener: Callable[[Exchange], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.prompt_tokens = self.output_tokens = self.reused = 0
+        self._answers = answers
+        self._listener = listener
+        self._own: set[bytes] = set()
+
+    def heard_by(self, listener: Callable[[Exchange], None]) -> MeteredEngine:
+        """The same engine with the same answers, and a listener; its tokens are counted on their own."""
+        return MeteredEngine(self.engine, self._answers, listener)
+
+    @property
+    def made_by(self) -> str:
+        """See `Engine.made_by`."""
+        return self.engine.made_by
+
+    @property
+    def call_size(self) -> int:
+        """See `Engine.call_size`."""
+        return self.engine.call_size
+
+    def pin(self, adapter: str) -> str:
+        """See `Engine.pin`."""
+        return self.engine.pin(adapter)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """See `Engine.generate`."""
+        keys = [_hash(request) for request in requests]
+
+        def answer(new: Sequence[int]) -> list[Completion]:
+            return self.engine.generate([requests[index] for index in new])
+
+        found = self._answered(requests, [()] * len(requests), keys, answer, Completion)
+        self.output_tokens += sum(each.completion_tokens for each in found)
+        return found
+
+    def score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
+    ) -> list[Scored]:
+        """See `Engine.score`."""
+        scored = [tuple(each) for each in choices]
+        keys = [_hash(request, each, prune_margin) for request, each in zip(requests, scored, strict=True)]
+
+        def answer(new: Sequence[int]) -> list[Scored]:
+            chosen = [scored[index] for index in new]
+            return self.engine.score([requests[index] for index in new], chosen, prune_margin=prune_margin)
+
+        found = self._answered(requests, scored, keys, answer, Scored)
+        self.output_tokens += sum(each.scored_tokens for each in found)
+        return found
+
+    def _answered(
+        self,
+        requests: Sequence[Request],
+        choices: Sequence[tuple[str, ...]],
+        keys: Sequence[bytes],
+        answer: Callable[[Sequence[int]], Sequence[_Answer]],
+        kind: type[_Answer],
+    ) -> list[_Answer]:
+        if self._answers is None:
+            known = [False] * len(keys)
+            found = list(answer(range(len(keys))))
+        else:
+            known, found = self._looked_up(self._answers, keys, answer, kind)
+        self.prompt_tokens += sum(each.prompt_tokens for each in found)
+        if self._listener is not None:
+            for exchange in zip(requests, found, choices, known, strict=True):
+                self._listener(Exchange(*exchange))
+        return found
+
+    def _looked_up(
+        self,
+        answers: Answers,
+        keys: Sequence[bytes],
+        answer: Callable[[Sequence[int]], Sequence[_Answer]],
+        kind: type[_Answer],
+    ) -> tuple[list[bool], list[_Answer]]:
+        found: dict[bytes, _Answer] = {}
+        for key in dict.fromkeys(keys):
+            earlier = answers.get(key)
+            if isinstance(earlier, kind):
+                found[key] = earlier
+        known = [key in found and key not in self._own for key in keys]
+        self.reused += sum(known)
+        first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
+        new = sorted(first.values())
+        if new:
+            computed = dict(zip((keys[index] for index in new), answer(new), strict=True))
+            answers.update(computed)
+            found.update(computed)
+            self._own.update(first)
+        return known, [found[key] for key in keys]
+
+
+def _hash(request: Request, *more: Hashable) -> bytes:
+    """Hash of all that an answer depends on; `keep_prefix` is a hint."""
+    return hashlib.sha256(repr((replace(request, keep_prefix=False), *more)).encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,175 @@
+"""`run`: any number of queries in bounded memory, and continuing after a kill."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tracemalloc
+
+import pytest
+
+from searchlora.errors import DataError, PipelineError, RowError
+from searchlora.eval.judgments.card import read_run_card
+from searchlora.eval.trec import read_run
+from searchlora.experiments import kept_batches
+from searchlora.experiments.run import run
+from searchlora.pipelines import pipeline as pipelines
+from tests.child_scripts import run_script
+
+PRODUCTS = [f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("tent", "boot", "lamp", "rope")]
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A folder with queries and documents; stages are called with 4 searches at a time."""
+    monkeypatch.setattr(pipelines, "_BATCH", 4)
+    _rows(tmp_path / "queries.jsonl", [{"id": f"q{n}", "query": PRODUCTS[n % 12]} for n in range(18)])
+    _rows(tmp_path / "docs.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(PRODUCTS)])
+    return tmp_path
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """The ids of the searches that stages saw, call by call."""
+    calls: list[list[str]] = []
+    execute = pipelines.Pipeline.execute
+
+    def seen(self, searches, **more):
+        calls.append([search["id"] for search in searches])
+        return execute(self, searches, **more)
+
+    monkeypatch.setattr(pipelines.Pipeline, "execute", seen)
+    return calls
+
+
+def _rows(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _run(made, folder, pipeline="bm25", queries="queries.jsonl"):
+    folder.mkdir(exist_ok=True)
+    outs = [folder / "run.trec", folder / "results.jsonl", folder / "results.jsonl.gz"]
+    run(pipeline, made / queries, made / "docs.jsonl", outs)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if "card" not in path.name}
+
+
+def _hidden(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")] if folder.exists() else []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from searchlora.experiments import kept_batches
+from searchlora.experiments.run import run
+from searchlora.pipelines import pipeline
+
+made, folder, writes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+pipeline._BATCH = 4
+append = kept_batches._append
+
+def dies(file, text):
+    global writes
+    writes -= 1
+    if writes < 0:
+        with file.open("ab") as out:
+            out.write(text.encode()[: len(text) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return append(file, text)
+
+kept_batches._append = dies
+folder.mkdir(exist_ok=True)
+outs = [folder / "run.trec", folder / "results.jsonl", folder / "results.jsonl.gz"]
+run("bm25", made / "queries.jsonl", made / "docs.jsonl", outs)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_with_the_bytes_of_an_uninterrupted_one(made, executed):
+    expected = _run(made, made / "undisturbed")
+    assert len(read_run(made / "undisturbed" / "run.trec")) == 18
+    assert expected.keys() == {"run.trec", "results.jsonl", "results.jsonl.gz"}
+    # Each of 5 batches writes three files and the log, after 4 writes that begin the files and the log.
+    for writes, done in ((2, 0), (9, 4), (4 + 2 * 4 + 3, 8), (4 + 4 * 4 + 1, 16)):
+        folder = made / f"killed-{writes}"
+        assert run_script(KILLED, made, folder, writes).returncode == -signal.SIGKILL
+        assert not (folder / "run.trec").exists() and _hidden(folder)
+        executed.clear()
+        assert _run(made, folder) == expected
+        assert executed[0][0] == f"q{done}"
+        assert not _hidden(folder)
+        assert read_run_card(folder / "run.trec") is not None
+
+
+def test_a_run_killed_before_its_files_were_complete_only_writes_them(made, executed, monkeypatch):
+    expected = _run(made, made / "undisturbed")
+
+    def fails(*_):
+        raise DataError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("searchlora.experiments.run.copy_text", fails)
+        with pytest.raises(DataError, match="disk is full"):
+            _run(made, made / "out")
+    executed.clear()
+    assert _run(made, made / "out") == expected
+    assert executed == []
+
+
+@pytest.mark.parametrize("changed", ["queries", "documents", "stages"])
+def test_batches_of_other_inputs_are_not_used(made, executed, monkeypatch, changed):
+    append = kept_batches.KeptBatches.append
+
+    def stops(self, rows, texts):
+        append(self, rows, texts)
+        if self.done == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_batches.KeptBatches, "append", stops)
+        with pytest.raises(KeyboardInterrupt):
+            _run(made, made / "out")
+    pipeline = "bm25"
+    if changed == "queries":
+        _rows(made / "queries.jsonl", [{"id": f"q{n}", "query": PRODUCTS[-1 - n % 12]} for n in range(18)])
+    elif changed == "documents":
+        _rows(made / "docs.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(PRODUCTS[:6])])
+    else:
+        pipeline = made / "other.yaml"
+        pipeline.write_text("name: bm25\nstages: [{bm25: {k: 3}}]\n")
+    executed.clear()
+    found = _run(made, made / "out", pipeline)
+    assert executed[0][0] == "q0"
+    assert found == _run(made, made / "fresh", pipeline)
+
+
+def test_nothing_is_left_of_a_run_that_fails_in_its_first_batch(made):
+    (made / "hits.yaml").write_text("name: p\nstages: [{hits: {}}]\n")
+    with pytest.raises(PipelineError, match="query q0: has no list 'hits'"):
+        _run(made, made / "out", made / "hits.yaml")
+    assert list((made / "out").iterdir()) == []
+
+
+def test_all_queries_are_checked_before_the_first_is_searched(made, executed):
+    _rows(made / "twice.jsonl", [{"id": f"q{n % 11}", "query": "tent"} for n in range(12)])
+    with pytest.raises(PipelineError, match=r"twice.jsonl, query 12: the id 'q0' is repeated"):
+        _run(made, made / "out", queries="twice.jsonl")
+    _rows(made / "bad.jsonl", [{"id": f"q{n}", "query": "tent"} for n in range(11)] + [{"id": "a b", "query": "x"}])
+    with pytest.raises(RowError, match="'a b' cannot be used in a TREC file"):
+        _run(made, made / "out", queries="bad.jsonl")
+    assert executed == []
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_queries(made, monkeypatch):
+    monkeypatch.setattr(pipelines, "_BATCH", 64)
+    note = "x" * 20_000  # a field that results repeat: 40 MB in all
+    _rows(made / "many.jsonl", [{"id": f"q{n}", "query": PRODUCTS[n % 12], "note": note} for n in range(2_000)])
+    tracemalloc.start()
+    try:
+        run("bm25", made / "many.jsonl", made / "docs.jsonl", [made / "many.trec", made / "results.jsonl"])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (made / "results.jsonl").stat().st_size > 40_000_000
+    assert peak < 15_000_000

@@ -1,0 +1,71 @@
+"""Answers of engines on disk: by request, engine and weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.errors import DataError
+from searchlora.inference.answer_cache import AnswerCache
+from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.metered import MeteredEngine
+from searchlora.prompts import Message
+
+
+class Echo:
+    """An engine that answers with the last message, and counts requests."""
+
+    call_size = 1
+    made_by = "echo"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def pin(self, adapter):
+        return adapter
+
+    def generate(self, requests):
+        self.asked += len(requests)
+        return [Completion(str(request.messages[-1]["content"]), "stop", 7, 2) for request in requests]
+
+    def score(self, requests, choices, **_):
+        self.asked += len(requests)
+        return [Scored(tuple(-float(len(choice)) for choice in each), 7, len(each)) for each in choices]
+
+
+def asked(text, **more):
+    message: Message = {"role": "user", "content": text}
+    return Request((message,), **more)
+
+
+def test_answers_outlive_the_process(tmp_path):
+    file, engine = tmp_path / "folder" / "answers.db", Echo()
+    first = MeteredEngine(engine, AnswerCache(file).answers({"adapter": "a"}))
+    completions = first.generate([asked("ä"), asked("b"), asked("ä")])
+    scores = first.score([asked("ä")], [["yes", "no"]], prune_margin=8.0)
+    assert (engine.asked, first.reused) == (3, 0)
+    second = MeteredEngine(engine, AnswerCache(file).answers({"adapter": "a"}))
+    assert second.generate([asked("ä"), asked("b"), asked("ä")]) == completions
+    assert second.score([asked("ä")], [["yes", "no"]], prune_margin=8.0) == scores
+    assert (engine.asked, second.reused) == (3, 4)
+    assert (second.prompt_tokens, second.output_tokens) == (first.prompt_tokens, first.output_tokens) == (28, 8)
+
+
+def test_another_request_or_scope_is_computed(tmp_path):
+    engine, cache = Echo(), AnswerCache(tmp_path / "answers.db")
+    MeteredEngine(engine, cache.answers({"adapter": "a"})).generate([asked("x")])
+    for scope, request in (
+        ({"adapter": "b"}, asked("x")),
+        ({"adapter": "a"}, asked("y")),
+        ({"adapter": "a"}, asked("x", max_new_tokens=3)),
+    ):
+        before = engine.asked
+        MeteredEngine(engine, cache.answers(scope)).generate([request])
+        assert engine.asked == before + 1
+    assert len(cache) == 4
+
+
+def test_a_file_that_is_no_cache_is_refused_and_stays(tmp_path):
+    (tmp_path / "run.trec").write_text("q1 Q0 d1 1 0.5 bm25\n" * 100)
+    with pytest.raises(DataError, match=r"run.trec: cannot be used as a cache"):
+        AnswerCache(tmp_path / "run.trec")
+    assert (tmp_path / "run.trec").read_text().startswith("q1 Q0 d1")

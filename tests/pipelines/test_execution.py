@@ -1,0 +1,113 @@
+"""Stages in a pipeline: failure policies, time budgets and traces."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from searchlora.errors import DeadlineExceeded, EngineError, PipelineError, RequestRefused
+from searchlora.pipelines.config import parse_stages
+from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.results import result, result_line
+from tests.pipelines.rewriting import Rewriter, built, searches
+
+
+def test_an_error_ends_the_pipeline_unless_it_is_skipped():
+    with pytest.raises(RequestRefused, match="does not fit"):
+        built(Rewriter()).execute(searches("kicks", "too long"))
+
+
+def test_only_the_refused_search_goes_on_without_the_stage():
+    engine = Rewriter()
+    pipeline = built(engine, {"on_failure": "skip"})
+    given = searches("kicks", "too long", "shelter")
+    done = pipeline.execute(given)
+    assert engine.calls == [3, 1, 2, 1, 1]  # halves, until the refused one is alone
+    assert [search["query"] for search in done] == ["boots", "too long", "tent"]
+    assert [search.get("skipped") for search in done] == [None, {"rewriter@3": "does not fit."}, None]
+    assert "outputs" not in done[1]
+    assert result(given[1], done[1], pipeline.labels)["skipped"] == {"rewriter@3": "does not fit."}
+
+
+def test_an_engine_that_cannot_be_asked_is_asked_once():
+    engine = Rewriter()
+    done = built(engine, {"on_failure": "skip"}).execute(searches("kicks", "server", "shelter"))
+    assert engine.calls == [3]
+    assert [list(search["skipped"]) for search in done] == [["rewriter@3"]] * 3
+    assert [search["query"] for search in done] == ["kicks", "server", "shelter"]
+
+
+def test_a_skipped_retrieval_leaves_no_hits_and_no_passages():
+    class Broken:
+        def search(self, *_):
+            raise EngineError("index lost")
+
+    pipeline = built(Rewriter(), bm25={"on_failure": "skip"}, more=[{"passages": {}}])
+    rewrite, bm25, passages = pipeline.stages
+    broken = Pipeline("p", [rewrite, type(bm25)(Broken(), 10, "bm25"), passages], pipeline.settings)
+    (done,) = broken.execute(searches("kicks"))
+    assert (done["hits"], done["passages"], done["skipped"]) == ([], [], {"bm25": "index lost."})
+    assert run_of([done]) == {"q0": {}}
+
+
+def test_a_stage_that_exceeds_its_budget_fails():
+    slow = Rewriter(seconds=0.5)
+    with pytest.raises(DeadlineExceeded, match=r"rewriter@3: took longer than its budget of 0.01 s for each of 2"):
+        built(slow, {"budget_s": 0.01}).execute(searches("kicks", "shelter"))
+    started = time.perf_counter()
+    done = built(slow, {"budget_s": 0.01, "on_failure": "skip"}).execute(searches("kicks", "shelter"))
+    assert time.perf_counter() - started < 0.5
+    assert [search["query"] for search in done] == ["kicks", "shelter"]
+    assert all("budget of 0.01 s" in search["skipped"]["rewriter@3"] for search in done)
+    (fast,) = built(Rewriter(), {"budget_s": 30}).execute(searches("kicks"))
+    assert fast["query"] == "boots"
+
+
+def test_errors_within_a_budget_are_those_of_the_stage():
+    with pytest.raises(RequestRefused, match="does not fit"):
+        built(Rewriter(), {"budget_s": 30}).execute(searches("too long"))
+
+
+def test_parts_of_a_fusion_have_no_policy_of_their_own():
+    fused = {"fuse": {"of": [{"bm25": {"on_failure": "skip"}}]}}
+    with pytest.raises(PipelineError, match="'on_failure' is a key of the fusion"):
+        parse_stages([fused], "here")
+    (stage,) = parse_stages([{"fuse": {"on_failure": "skip", "budget_s": 2, "of": [{"bm25": {}}]}}], "here")
+    assert (stage.on_failure, stage.budget_s) == ("skip", 2)
+    for wrong in ({"on_failure": "ignore"}, {"budget_s": 0}):
+        with pytest.raises(PipelineError, match=next(iter(wrong))):
+            parse_stages([{"bm25": wrong}], "here")
+
+
+def test_the_trace_tells_what_each_stage_did_with_each_search():
+    rows = []
+    pipeline = built(Rewriter(), {"on_failure": "skip"}, more=[{"passages": {}}])
+    done = pipeline.execute(searches("kicks", "empty", "too long"), trace=rows.append)
+    assert done == pipeline.execute(searches("kicks", "empty", "too long"))
+    assert [(row["id"], row["stage"]) for row in rows] == [(f"q{n}", stage) for n in range(3) for stage in (1, 2, 3)]
+    rewrite, bm25, passages, *others = rows
+    assert (rewrite["kind"], rewrite["label"], rewrite["adapter"]) == ("adapter", "rewriter@3", "rewriter@3")
+    assert rewrite["input"]["records"][0]["query"] == "kicks"
+    (request,) = rewrite["requests"]
+    assert request["prompt"][-1]["content"].endswith("Query: kicks")
+    assert (request["text"], request["finish"]) == ("boots", "stop")
+    assert rewrite["tokens"] == request["tokens"] == {"prompt": 10, "output": 5}
+    assert (rewrite["output"], rewrite["flags"]) == ({"query": "boots"}, [])
+    assert bm25["input"] == {"query": "boots"}
+    assert [hit["document"] for hit in bm25["output"]["hits"]] == ["d1"]
+    assert "tokens" not in bm25 and "requests" not in bm25
+    assert passages["input"] == {"hits": ["d1"]}
+    assert passages["output"] == {"passages": [{"id": "d1", "title": "", "score": done[0]["hits"][0].score}]}
+    assert others[0]["flags"] == ["invalid: empty"] and others[0]["output"] == {}
+    assert others[3]["flags"] == ["skipped: does not fit."] and others[3]["requests"] == []
+    assert all(row["milliseconds"] >= 0 for row in rows)
+    assert [json.loads(result_line(row)) for row in rows] == rows
+
+
+def test_requests_of_a_call_are_told_with_their_own_search():
+    rows = []
+    built(Rewriter()).execute(searches("kicks", "shelter", "kicks"), trace=rows.append)
+    texts = [[request["text"] for request in row["requests"]] for row in rows if row["stage"] == 1]
+    assert texts == [["boots"], ["tent"], ["boots"]]

@@ -1,0 +1,101 @@
+"""The stage `match`: what an intent stage wrote filters hits and raises their scores."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import PipelineError
+from searchlora.experiments.slots import find_slots, without
+from searchlora.outputs import Label
+from searchlora.pipelines.config import check_order, parse_stages, reads_corpus
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.records import Document, Hit
+from searchlora.retrieval.bm25 import BM25Index
+
+DOCUMENTS = [
+    Document("d1", "rain jacket", metadata={"brand": "Nordvik", "category": "jackets"}),
+    Document("d2", "rain jacket rain", metadata={"brand": "Acme", "category": "jackets"}),
+    Document("d3", "rain boots", metadata={"brand": "NORDVIK", "category": "boots"}),
+    Document("d4", "rain hat"),
+]
+
+
+def matched(tmp_path, settings, **fields):
+    stages = parse_stages([{"bm25": {}}, {"match": settings}], "here")
+    pipeline = build_pipeline("p", stages, store=Store(tmp_path), documents=DOCUMENTS)
+    (found,) = pipeline.execute([{"id": "q", "query": "rain jacket", **fields}])
+    return {hit.document: hit.score for hit in found["hits"]}, pipeline
+
+
+def plain():
+    (hits,) = BM25Index(DOCUMENTS).search(["rain jacket"], 10)
+    return {hit.document: hit.score for hit in hits}
+
+
+def test_a_filter_keeps_the_hits_whose_field_has_the_value(tmp_path):
+    expected = plain()
+    found, pipeline = matched(tmp_path, {"filter": {"brand": "intent.brand"}}, intent={"brand": "nordvik"})
+    assert found == {document: expected[document] for document in ("d1", "d3")}
+    assert pipeline.labels[1] == "match(filter=brand:intent.brand)"
+    both = {"filter": {"brand": "intent.brand", "category": "intent.category"}}
+    found, _ = matched(tmp_path, both, intent={"brand": "Nordvik", "category": ["jackets", "hats"]})
+    assert list(found) == ["d1"]
+
+
+def test_labels_filter_as_attributes_do(tmp_path):
+    found, _ = matched(tmp_path, {"filter": {"category": "intent"}}, intent=Label("boots"))
+    assert list(found) == ["d3"]
+    found, _ = matched(tmp_path, {"filter": {"category": "intent"}}, intent=["boots", "jackets"])
+    assert set(found) == {"d1", "d2", "d3"}
+
+
+@pytest.mark.parametrize("intent", [{}, {"brand": None}, {"brand": []}, {"brand": " "}])
+def test_without_a_value_nothing_is_filtered(tmp_path, intent):
+    assert matched(tmp_path, {"filter": {"brand": "intent.brand"}}, intent=intent)[0] == plain()
+    assert matched(tmp_path, {"filter": {"brand": "other"}})[0] == plain()
+
+
+def test_a_boost_raises_the_scores_of_matches(tmp_path):
+    expected = plain()
+    settings = {"boost": {"brand": "intent.brand", "category": "intent.category"}, "factor": 3, "k": 3}
+    found, pipeline = matched(tmp_path, settings, intent={"brand": "Nordvik", "category": "boots"})
+    raised = {"d3": 9 * expected["d3"], "d1": 3 * expected["d1"], "d2": expected["d2"]}
+    assert found == pytest.approx(raised)
+    assert list(found) == sorted(raised, key=raised.__getitem__, reverse=True)
+    assert pipeline.labels[1] == "match(boost=brand:intent.brand^3,boost=category:intent.category^3,k=3)"
+
+
+def test_a_boost_raises_a_negative_score(tmp_path):
+    (stage,) = parse_stages([{"match": {"boost": {"brand": "intent"}}}], "here")
+    pipeline = build_pipeline("p", [stage], store=Store(tmp_path), documents=DOCUMENTS)
+    hits = [Hit("d2", -0.5), Hit("d1", -0.8)]
+    (found,) = Pipeline("p", pipeline.stages).execute([{"id": "q", "query": "x", "intent": "acme", "hits": hits}])
+    assert found["hits"] == [Hit("d2", 0.0), Hit("d1", -0.8)]
+
+
+def test_the_trace_tells_the_values(tmp_path):
+    _, pipeline = matched(tmp_path, {"filter": {"brand": "intent.brand"}})
+    rows = []
+    pipeline.execute([{"id": "q", "query": "rain", "intent": {"brand": "Acme"}}], trace=rows.append)
+    assert rows[1]["input"] == {"intent.brand": ["acme"]}
+    assert [hit["document"] for hit in rows[1]["output"]["hits"]] == ["d2"]
+
+
+def test_it_needs_hits_documents_and_something_to_match(tmp_path):
+    match = {"match": {"filter": {"brand": "intent"}}}
+    with pytest.raises(PipelineError, match="stage 1, match: no stage before it produces hits"):
+        check_order(parse_stages([match], "here"), "here")
+    with pytest.raises(PipelineError, match="'filter' or 'boost' is needed"):
+        parse_stages([{"match": {}}], "here")
+    assert reads_corpus(parse_stages([{"hits": {}}, match], "here"))
+    with pytest.raises(PipelineError, match="'d9' is not in the corpus"):
+        built = build_pipeline("p", parse_stages([{"hits": {}}, match], "h"), store=Store(tmp_path), documents=[])
+        built.execute([{"id": "q", "query": "x", "hits": ["d9"], "intent": "acme"}])
+
+
+def test_it_is_a_slot_of_an_ablation():
+    stages = parse_stages([{"bm25": {}}, {"match": {"boost": {"brand": "intent"}}}], "here")
+    slots = find_slots(stages)
+    assert [slot.name for slot in slots] == ["bm25", "match"]
+    assert without(stages, slots[1]).stages == (stages[0],)
