@@ -253,6 +253,8 @@ def build_pipeline(
     documents: Sequence[Document] | Retrievers,
     tasks: str | Path | None = None,
     cache: AnswerCache | None = None,
+    engines: Engines | None = None,
+    encoders: Encoders | None = None,
     steps: Steps = unwatched,
 ) -> Pipeline:
     """Build a pipeline: check and load adapters, index the documents, load encoders. Shared resources are loaded once.
@@ -263,14 +265,16 @@ def build_pipeline(
         documents: The corpus of retrieval stages, or what `retrievers` returns.
         tasks: A folder of task plugins.
         cache: Answers of adapter stages, see `Pipeline.load`.
+        engines: Engines that several pipelines share; None: of this pipeline alone.
+        encoders: The same for encoders.
 
     Raises:
         PipelineError: if a stage retrieves and there are no documents.
         StaleIndex: for an index folder that does not fit the stages or the models.
         BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
-    engines = Engines(store)
-    encoders = Encoders(store)
+    engines = engines or Engines(store)
+    encoders = encoders or Encoders(store)
     source: Retrievers = BuiltRetrievers(documents) if isinstance(documents, Sequence) else documents
     built: list[Stage] = []
     for settings in stages:

@@ -1,9 +1,9 @@
-"""`searchlora serve`: a base model and its adapters behind an HTTP API."""
+"""`searchlora serve`: a base model, its adapters and pipelines behind an HTTP API, and the playground."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,6 +37,34 @@ def serve(
     load: Annotated[
         list[str], typer.Option("--load", metavar="ADAPTER", help="Adapter to load at start; repeatable.")
     ] = [],  # noqa: B006
+    pipeline: Annotated[
+        list[str],
+        typer.Option(
+            "--pipeline",
+            metavar="PIPELINE",
+            help="Pipeline for /v1/search and the playground: a YAML file or a built-in one; repeatable.",
+        ),
+    ] = [],  # noqa: B006
+    corpus: Annotated[
+        list[Path],
+        typer.Option(
+            "--corpus",
+            metavar="FILE",
+            help="Documents of the pipelines: a file or an index folder, once for all of them or once for each, in"
+            " their order. Default: the corpus that each names.",
+        ),
+    ] = [],  # noqa: B006
+    grades: Annotated[
+        Path | None,
+        typer.Option("--grades", metavar="FOLDER", help="Save grades that people give to hits in the playground."),
+    ] = None,
+    topics: Annotated[
+        Path | None,
+        typer.Option("--topics", metavar="FILE", help="Topics: grades of a query with the same text belong to them."),
+    ] = None,
+    qrels: Annotated[
+        Path | None, typer.Option("--qrels", metavar="FILE", help="Judgments of the topics, to measure hits with.")
+    ] = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     name: Annotated[
@@ -152,12 +180,13 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve a base model and its adapters through an OpenAI-compatible HTTP API, until Ctrl+C or SIGTERM."""
+    """Serve a base model, its adapters and pipelines until Ctrl+C or SIGTERM: OpenAI's API, and a playground."""
     from searchlora.adapters.store import Store
     from searchlora.server.api.access_log import AccessLog
     from searchlora.server.api.serve import check_proxies, make_service, max_connections
     from searchlora.server.api.serve import serve as run_server
     from searchlora.server.api.service import Settings
+    from searchlora.server.grading.search_grades import SearchGrades
     from searchlora.server.http import address, bind, is_loopback
 
     if not api_key and os.environ.get(_API_KEY_VARIABLE) is not None:
@@ -165,6 +194,11 @@ def serve(
             f"{_API_KEY_VARIABLE} is set and holds no key", fix="Set it to a key, or unset it to require none."
         )
     check_proxies(trusted_proxy)
+    pipelines = _with_corpora(pipeline, corpus)
+    if grades is None and (topics is not None or qrels is not None):
+        raise UsageError(
+            "topics and judgments are for grades of hits", where="--topics, --qrels", fix="Give --grades FOLDER, too."
+        )
     flags = {
         "quantization": quantization,
         "precision": precision,
@@ -194,6 +228,7 @@ def serve(
         max_connections=connections,
     )
     with bind(host, port) as listening:
+        collected = None if grades is None else SearchGrades(grades, topics, qrels)
         service = make_service(
             base,
             Store(store),
@@ -204,11 +239,29 @@ def serve(
             access_log=log,
             engine=local,
             waiting_per_caller=waiting_per_caller,
+            pipelines=pipelines,
+            grades=collected,
         )
         if not api_key and not is_loopback(host):
             typer.echo("warning: there is no API key: everyone who reaches this address can use the server.", err=True)
         typer.echo(f"Serving {service.base} and its adapters at {address(listening)}v1. Ctrl+C stops.")
+        if pipelines:
+            typer.echo(f"Search by {', '.join(service.pipelines.names)} in a browser: {address(listening)}")
         run_server(service, listening, grace=grace, trusted_proxies=trusted_proxy)
+
+
+def _with_corpora(pipelines: Sequence[str], corpora: Sequence[Path]) -> list[tuple[str, Path | None]]:
+    """Each pipeline with its corpus. Raises `UsageError` for another number of corpora than none, one, or one each."""
+    if not corpora:
+        return [(pipeline, None) for pipeline in pipelines]
+    if len(corpora) not in (1, len(pipelines)) or not pipelines:
+        raise UsageError(
+            f"there are {len(corpora)} corpora for {len(pipelines)} pipelines",
+            where="--corpus",
+            fix="Give one for all pipelines, or one for each in the order of --pipeline.",
+        )
+    each = [*corpora] if len(corpora) > 1 else [*corpora] * len(pipelines)
+    return list(zip(pipelines, each, strict=True))
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

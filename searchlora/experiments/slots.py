@@ -135,12 +135,19 @@ def with_older(stages: Sequence[Settings], slot: Slot, store: Store) -> Variant 
     earlier = [version for version in store.versions(current.name) if version < (current.version or 0)]
     if not earlier:
         return None
-    reference = f"{current.name}@{max(earlier)}"
+    return with_version(stages, slot, f"{current.name}@{max(earlier)}")
+
+
+def with_version(stages: Sequence[Settings], slot: Slot, reference: str) -> Variant:
+    """The pipeline with another version of the slot's adapter, `name@version`."""
+    pinned = parse_reference(reference)
 
     def changed(stage: Settings) -> Settings:
-        return stage.model_copy(update={"name" if isinstance(stage, AdapterSettings) else "adapter": reference})
+        if isinstance(stage, AdapterSettings):
+            return stage.model_copy(update={"name": reference, "bare": False})
+        return stage.model_copy(update={"adapter": reference})
 
-    shown = f"{_short(current.name)}@{max(earlier)}"
+    shown = f"{_short(pinned.name)}@{pinned.version}"
     return Variant(
         f"{shown} instead of {slot.name}", _replaced(stages, slot, changed), "older", (slot.name,), shown, reference
     )

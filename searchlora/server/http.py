@@ -27,6 +27,15 @@ PRIVATE_APP: dict[str, Any] = {
 #: and the handler of absl, which `rouge_score` loads, closes its stream: a stderr that was redirected.
 QUIET_SERVER: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
 
+#: Headers of the files of a page: it loads nothing from other origins and is not cached or framed.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
 
 def is_loopback(host: str) -> bool:
     """Whether a server bound to `host` can be reached from this machine only.

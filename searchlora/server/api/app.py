@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Response
 
 from searchlora import __version__
 from searchlora.errors import EngineBusy
-from searchlora.server.api import chat, completions, embeddings, models, responses, score, tasks
+from searchlora.server.api import chat, completions, embeddings, judgments, models, responses, score, search, tasks
 from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
 from searchlora.server.api.metrics import RequestMetrics
 from searchlora.server.api.middleware import RequestGuard
@@ -19,6 +19,7 @@ from searchlora.server.api.openapi import openapi_document
 from searchlora.server.api.service import Service
 from searchlora.server.api.work_queue import in_thread, run_in_new_thread
 from searchlora.server.http import PRIVATE_APP
+from searchlora.server.playground import page
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,8 +37,11 @@ def create_app(service: Service) -> FastAPI:
     document = openapi_document(__version__)
     add_error_handlers(app, service.check_store, list(document["paths"]))
     generating = (chat.routes, completions.routes, responses.routes)
-    for routes in (models.routes, *generating, score.routes, embeddings.routes, tasks.routes, _probe_routes):
+    searching = (search.routes, judgments.routes)
+    answering = (*generating, score.routes, embeddings.routes, tasks.routes, *searching)
+    for routes in (models.routes, *answering, _probe_routes):
         app.include_router(routes(service))
+    app.include_router(page.routes())
     app.openapi = lambda: document  # type: ignore[method-assign]
     app.add_middleware(RequestGuard, settings=service.settings)
     app.add_middleware(UnexpectedErrors)

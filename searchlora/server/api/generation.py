@@ -323,22 +323,22 @@ async def _events(
     """
     try:
         for event in answer_format.begin():
-            yield _sent(event)
+            yield sent_event(event)
         delta: Delta | None = first
         while delta is not None:
             for event in answer_format.delta(delta):
-                yield _sent(event)
+                yield sent_event(event)
             delta = await _next_delta(deltas, deadline)
         completions = [future.result() for future in generation.futures]
         await _count(service, generation, completions)
         for end in answer_format.end(completions):
-            yield end if isinstance(end, str) else _sent(end)
+            yield end if isinstance(end, str) else sent_event(end)
     except Exception as error:
         api_error = api_error_of(error)
         if api_error.code == "internal_error":
             _LOG.exception("a streamed answer failed")
         for event in answer_format.failed(api_error):
-            yield _sent(event)
+            yield sent_event(event)
     finally:
         generation.cancel()
         admission.close()
@@ -355,6 +355,7 @@ async def _next_delta(deltas: AsyncIterator[Delta], deadline: float) -> Delta | 
         ) from None
 
 
-def _sent(event: Mapping[str, Any]) -> str:
+def sent_event(event: Mapping[str, Any]) -> str:
+    """A server-sent event, named by its `type` if it has one."""
     name = f"event: {event['type']}\n" if "type" in event else ""
     return f"{name}data: {json.dumps(event)}\n\n"

@@ -20,9 +20,10 @@ from searchlora.server.api.errors import ApiError
 from searchlora.server.api.http_protocol import MAX_HEAD_BYTES
 from searchlora.server.api.service import Settings
 from searchlora.server.http import is_own_host
+from searchlora.server.playground.page import PAGE_FILES
 
-#: Paths that need no API key: probes of an orchestrator.
-_PUBLIC_PATHS = ("/healthz", "/readyz")
+#: Paths that need no API key: probes of an orchestrator, and the files of the playground, which asks for the key.
+_PUBLIC_PATHS = ("/healthz", "/readyz", *PAGE_FILES)
 
 #: Seconds within which a whole body must arrive.
 _BODY_SECONDS = 30.0

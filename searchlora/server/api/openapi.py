@@ -15,12 +15,15 @@ from searchlora.server.api.schemas import (
     AnswerRequest,
     ClassifyRequest,
     EmbeddingRequest,
+    JudgmentRequest,
     RerankRequest,
     RewriteRequest,
     ScoreRequest,
     ScoreRequests,
+    SearchRequest,
     TaskRequest,
 )
+from searchlora.server.playground.page import PAGE_FILES
 
 _TEMPLATE = "#/components/schemas/{model}"
 
@@ -53,12 +56,13 @@ def openapi_document(version: str) -> dict[str, Any]:
             EmbeddingRequest,
             AdapterRequest,
         ),
-        *(TaskRequest, RerankRequest, ClassifyRequest, RewriteRequest, AnswerRequest),
+        *(TaskRequest, RerankRequest, ClassifyRequest, RewriteRequest, AnswerRequest, SearchRequest, JudgmentRequest),
     )
     _, schemas = models_json_schema([(model, "validation") for model in bodies], ref_template=_TEMPLATE)
     chat, completion, response = (
         {"application/json": schema, "text/event-stream": _STRING} for schema in (_CHAT, _COMPLETION, _RESPONSE)
     )
+    search = {"application/json": {"oneOf": [_SEARCHED, _EXPLAINED]}, "text/event-stream": _STRING}
     parameter = {"name": "model", "in": "path", "required": True, "schema": _STRING, "description": "A model id."}
     list_models, one_model = _get("List models", _LIST_OF_MODELS), _get("Describe a model", _MODEL, 404)
     # A model id may contain slashes, as hub ids do.
@@ -82,10 +86,14 @@ def openapi_document(version: str) -> dict[str, Any]:
             "/v1/classify": {"post": _post("Classify texts", [ClassifyRequest], {"application/json": _CLASSIFIED})},
             "/v1/rewrite": {"post": _post("Rewrite a query", [RewriteRequest], {"application/json": _REWRITTEN})},
             "/v1/answers": {"post": _post("Answer from passages", [AnswerRequest], {"application/json": _ANSWERED})},
+            "/v1/pipelines": {"get": _get("List the pipelines", _LIST_OF_PIPELINES)},
+            "/v1/search": {"post": _post("Search by a pipeline", [SearchRequest], search)},
+            "/v1/judgments": {"post": _post("Grade a hit", [JudgmentRequest], {"application/json": _JUDGMENT})},
             "/v1/adapters/load": {"post": _post("Load an adapter", [AdapterRequest], {"application/json": _LOADED})},
             "/v1/adapters/unload": {
                 "post": _post("Unload an adapter", [AdapterRequest], {"application/json": _UNLOADED})
             },
+            **{path: {"get": _page(kind)} for path, kind in PAGE_FILES.items()},
             "/healthz": {"get": _get("Liveness probe", _STATUS, guarded=False)},
             "/readyz": {"get": _get("Readiness probe", _STATUS, guarded=False)},
             "/metrics": {"get": _operation("Prometheus metrics", {"text/plain": _STRING}, _GUARDED)},
@@ -108,6 +116,10 @@ def _list(items: Mapping[str, Any]) -> dict[str, Any]:
 
 def _get(summary: str, schema: Mapping[str, Any], *statuses: int, guarded: bool = True) -> dict[str, Any]:
     return _operation(summary, {"application/json": schema}, (*statuses, *(_GUARDED if guarded else ())))
+
+
+def _page(kind: str) -> dict[str, Any]:
+    return _operation("A file of the playground", {kind: _STRING}, ())
 
 
 def _post(summary: str, bodies: list[type[BaseModel]], content: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,6 +308,76 @@ _ANSWERED = _object(
         "answer": _NULLABLE_STRING,
         "valid": _BOOLEAN,
         "citations": _list(_object({"number": _INTEGER, "id": _STRING})),
+    }
+)
+
+_PIPELINE = _object(
+    {
+        "id": _STRING,
+        "object": {"const": "pipeline"},
+        "stages": _list(_STRING),
+        "slots": _list(_object({"name": _STRING, "adapter": _NULLABLE_STRING, "choices": _list(_STRING)})),
+        "fields": _list(_STRING),
+        "documents": _INTEGER,
+    }
+)
+
+_LIST_OF_PIPELINES = _object({"object": {"const": "list"}, "data": _list(_PIPELINE)})
+
+_STAGE = _object(
+    {
+        "index": _INTEGER,
+        "stage": _STRING,
+        "adapter": _NULLABLE_STRING,
+        "output": {"type": "object"},
+        "milliseconds": _NUMBER,
+    }
+)
+
+_SEARCHED = _object(
+    {
+        "object": {"const": "search"},
+        "pipeline": _STRING,
+        "query": _STRING,
+        "hits": _list(
+            _object(
+                {
+                    "rank": _INTEGER,
+                    "document": _STRING,
+                    "score": _NUMBER,
+                    "title": _NULLABLE_STRING,
+                    "text": _NULLABLE_STRING,
+                }
+            )
+        ),
+        "total": _INTEGER,
+        "output": {"type": "object"},
+        "stages": _list(_STAGE),
+        "milliseconds": _NUMBER,
+    }
+)
+
+_EXPLAINED = _object(
+    {
+        "object": {"const": "explanation"},
+        "pipeline": _STRING,
+        "document": _STRING,
+        "query": _STRING,
+        "stages": _list({"type": "object"}),
+        "missing_at": {"type": ["integer", "null"]},
+        "verdict": _STRING,
+    }
+)
+
+_MEASURED = _object({"measure": _STRING, "value": {"type": ["number", "null"]}, "judged": _INTEGER, "of": _INTEGER})
+
+_JUDGMENT = _object(
+    {
+        "object": {"const": "judgment"},
+        "topic": _STRING,
+        "document": _STRING,
+        "grade": {"type": ["integer", "null"]},
+        "measured": _list(_MEASURED),
     }
 )
 

@@ -392,3 +392,50 @@ def _invalid_field(error: ValidationError) -> ApiError:
         return ApiError(400, "unknown_parameter", f"There is no parameter '{field}'.", param=field)
     code = {"missing": "missing_parameter", "not_offered": "not_offered"}.get(kind, "invalid_value")
     return ApiError(400, code, f"{field or 'The body'}: {message}.", param=field or None)
+
+
+def _own_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    if reserved := sorted({"id", "query", "outputs"} & fields.keys()):
+        raise PydanticCustomError("reserved", "'{name}' is not a field of your own", {"name": reserved[0]})
+    return fields
+
+
+class SearchRequest(Body):
+    """Body of `/v1/search`.
+
+    Attributes:
+        fields: Further fields that stages read, such as `history`.
+        top: Number of hits in the answer.
+        slots: Slot -> `off`, `base`, or a version of its adapter.
+        explain: A document: the answer says why it is where it is, or why it is missing.
+        trace: Whether stages tell their prompts and answers.
+    """
+
+    pipeline: str
+    query: Text = Field(min_length=1)
+    fields: Annotated[Fields, AfterValidator(_own_fields)] = {}
+    top: int = Field(10, ge=1, le=1000)
+    slots: dict[str, str] = Field({}, max_length=64)
+    explain: Text | None = None
+    trace: bool = False
+    stream: bool = False
+
+
+class JudgmentRequest(Body):
+    """Body of `/v1/judgments`.
+
+    Attributes:
+        query: The query as it was sent to `/v1/search`.
+        document: Id of the document.
+        grade: From 0; null: "cannot tell", which is no judgment.
+        rater: Who grades.
+        seconds: Time that the document was on the screen.
+        rankings: Rankings of documents, best first, to measure with the new grade.
+    """
+
+    query: Text = Field(min_length=1)
+    document: Text = Field(min_length=1)
+    grade: int | None
+    rater: str
+    seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    rankings: list[Annotated[list[Text], Field(max_length=1000)]] = Field([], max_length=8)

@@ -88,12 +88,22 @@ def _submit(
 def _result(service: Service, model: str, scored: Scored) -> dict[str, Any]:
     service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
     service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
-    top = max(scored.log_probabilities)
-    weights = [math.exp(log_probability - top) for log_probability in scored.log_probabilities]
     return {
         "object": "score",
         "model": model,
         "log_probabilities": list(scored.log_probabilities),
-        "probabilities": [weight / math.fsum(weights) for weight in weights],
+        "probabilities": probabilities(scored.log_probabilities),
         "usage": {"prompt_tokens": scored.prompt_tokens, "scored_tokens": scored.scored_tokens},
     }
+
+
+def probabilities(log_probabilities: Sequence[float]) -> list[float]:
+    """The probability of each choice among the choices.
+
+    Examples:
+        >>> probabilities([0.0, 0.0])
+        [0.5, 0.5]
+    """
+    top = max(log_probabilities)
+    weights = [math.exp(log_probability - top) for log_probability in log_probabilities]
+    return [weight / math.fsum(weights) for weight in weights]

@@ -21,8 +21,10 @@ from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.app import create_app
 from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol
+from searchlora.server.api.served_pipelines import ServedPipelines
 from searchlora.server.api.service import Service, Settings
 from searchlora.server.api.work_queue import run_in_new_thread
+from searchlora.server.grading.search_grades import SearchGrades
 from searchlora.server.http import QUIET_SERVER
 
 #: Settings of a server's engine: it prefers speed, see `LocalEngine`.
@@ -46,8 +48,10 @@ def make_service(
     access_log: AccessLog | None = None,
     engine: LocalSettings | None = None,
     waiting_per_caller: int | None = None,
+    pipelines: Sequence[tuple[str, Path | None]] = (),
+    grades: SearchGrades | None = None,
 ) -> Service:
-    """Load the base model, and adapters before their first request.
+    """Load the base model, adapters before their first request, and pipelines.
 
     Args:
         base: The base model, as `resolve` takes it, or `NAME@VERSION` of a stored version that is a whole model.
@@ -59,16 +63,19 @@ def make_service(
         access_log: Where requests are logged; None: nowhere.
         engine: Settings of the engine; None: the defaults, not batch invariant.
         waiting_per_caller: See `LocalEngine`.
+        pipelines: Pipelines to serve, each with its corpus or None, see `ServedPipelines.add`.
+        grades: Where grades of hits are saved.
 
     Raises:
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
-        UsageError: for two models with one name.
+        UsageError: for two models or two pipelines with one name.
+        PipelineError, DataError, StaleIndex: for a pipeline or a corpus that cannot be loaded.
     """
     loaded_encoders = Encoders(encoders, store)
     if (name := public_name(base)) in loaded_encoders.bases:
         raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
 
-    def loaded_engine() -> LocalEngine:
+    def loaded() -> tuple[LocalEngine, ServedPipelines]:
         local = make_engine(
             engine or DEFAULT_ENGINE,
             _base(base, store),
@@ -79,11 +86,13 @@ def make_service(
         assert isinstance(local, LocalEngine)
         for adapter in load:
             local.load(adapter)
-        return local
+        served = ServedPipelines(store, local, tasks)
+        for pipeline, corpus in pipelines:
+            served.add(pipeline, corpus)
+        return local, served
 
-    return Service(
-        run_in_new_thread(loaded_engine).result(), store, loaded_encoders, settings, tasks=tasks, access_log=access_log
-    )
+    local, served = run_in_new_thread(loaded).result()
+    return Service(local, store, loaded_encoders, settings, served, grades=grades, tasks=tasks, access_log=access_log)
 
 
 def _base(name: str, store: Store) -> BaseModel:

@@ -25,7 +25,9 @@ from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.schemas import parse_body
+from searchlora.server.api.served_pipelines import ServedPipelines
 from searchlora.server.api.work_queue import FairThreads, in_thread
+from searchlora.server.grading.search_grades import SearchGrades
 
 T = TypeVar("T")
 
@@ -88,6 +90,8 @@ class Service:
     """An engine with its adapter store, the encoders, and the settings.
 
     Attributes:
+        pipelines: The pipelines of `/v1/search`.
+        grades: Where grades of hits are saved; None: nowhere.
         threads: Worker threads for blocking work of requests, shared fairly between callers.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
         task_threads: Threads in which task requests wait for the engine.
@@ -99,6 +103,8 @@ class Service:
     store: Store
     encoders: Encoders
     settings: Settings
+    pipelines: ServedPipelines
+    grades: SearchGrades | None = None
     metrics: Metrics = field(default_factory=Metrics)
     threads: FairThreads = field(default_factory=lambda: FairThreads(_THREADS, "searchlora-http"))
     probe_thread: FairThreads = field(default_factory=lambda: FairThreads(1, "searchlora-probe"))
@@ -168,9 +174,12 @@ class Service:
     def close(self) -> None:
         """Complete or fail the engine's requests, and end the threads."""
         self.engine.close(self.settings.timeout)
+        self.pipelines.close(self.settings.timeout)
         self.threads.shutdown()
         self.probe_thread.shutdown()
         self.task_threads.shutdown()
+        if self.grades is not None:
+            self.grades.close()
         if self.access_log is not None:
             self.access_log.close()
 

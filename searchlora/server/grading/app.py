@@ -28,7 +28,7 @@ from searchlora.errors import SearchloraError, UsageError
 from searchlora.server.api.disconnect import ResponseNotRead, with_write_timeout
 from searchlora.server.api.http_protocol import HttpProtocol
 from searchlora.server.grading.session import Assignment, Session
-from searchlora.server.http import PRIVATE_APP, QUIET_SERVER, is_own_host
+from searchlora.server.http import PAGE_HEADERS, PRIVATE_APP, QUIET_SERVER, is_own_host
 
 if TYPE_CHECKING:
     import uvicorn
@@ -52,15 +52,6 @@ RESPONSE_SECONDS = 60.0
 
 #: Connections at the same time; above half of it those that wait for their client are closed, see `http_protocol`.
 MAX_CONNECTIONS = 500
-
-#: Headers of every response: the page loads nothing from other origins and is not cached or framed.
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 class RatingRequest(BaseModel):
@@ -143,7 +134,7 @@ def server_config(session: Session, host: str) -> uvicorn.Config:
 
 
 class RequestGuard:
-    """ASGI middleware that answers only requests of the page itself, and adds `HEADERS` to every response.
+    """ASGI middleware that answers only requests of the page itself, and adds `PAGE_HEADERS` to every response.
 
     It refuses foreign host names (DNS rebinding) and foreign origins (cross-site requests) with 403, and bodies that
     are too long or of undeclared length with 413, before they are read.
@@ -164,7 +155,7 @@ class RequestGuard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(PAGE_HEADERS)
             await send_in_time(message)
 
         send_in_time = with_write_timeout(send, RESPONSE_SECONDS)

@@ -13,7 +13,7 @@ from searchlora.server.api.service import Service, Settings
 from searchlora.server.http import address, bind
 
 
-def made_service(base, store, encoder=None, engine=None, **settings) -> Service:
+def made_service(base, store, encoder=None, engine=None, pipelines=(), grades=None, **settings) -> Service:
     """A service with an engine of its own."""
     own = {"precision": "fp32", "adapters": 3, "batch_rows": 8, "batch_invariant": False} | (engine or {})
     per_caller = own.pop("waiting_per_caller", None)
@@ -25,6 +25,8 @@ def made_service(base, store, encoder=None, engine=None, **settings) -> Service:
         encoders=encoders,
         engine=LocalSettings(**own),
         waiting_per_caller=per_caller,
+        pipelines=pipelines,
+        grades=grades,
     )
 
 

@@ -1,0 +1,318 @@
+"""Pipelines that the server executes: loaded at start, with the server's own engine, and their slots per request."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from searchlora.adapters.references import parse_reference
+from searchlora.adapters.store import Store
+from searchlora.data.collection import Corpus
+from searchlora.errors import InvalidName, NotInStore, PipelineError, UsageError
+from searchlora.experiments.slots import Slot, find_slots, with_base, with_version, without
+from searchlora.inference.local import LocalEngine
+from searchlora.inference.settings import Engines, EngineSettings
+from searchlora.models.resolve import public_name
+from searchlora.pipelines.config import (
+    AdapterSettings,
+    Bm25Settings,
+    DenseSettings,
+    PipelineConfig,
+    Settings,
+    check_order,
+    pinned,
+    read_pipeline,
+)
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
+from searchlora.pipelines.retrievers import Encoders, Retrievers
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.progress import Progress, silent
+from searchlora.records import Document
+from searchlora.server.api.errors import ApiError
+
+if TYPE_CHECKING:
+    from searchlora.inference.remote.engine import RemoteEngine
+    from searchlora.models.load import Precision
+    from searchlora.models.resolve import BaseModel
+    from searchlora.recipe import PromptOptions
+    from searchlora.retrieval.bm25 import BM25Index
+    from searchlora.retrieval.dense import DenseIndex
+
+#: Pipelines with changed slots that stay loaded; they share engine, encoders and indexes with the unchanged ones.
+_VARIANTS = 64
+
+
+class ServerEngines(Engines):
+    """The engines of served pipelines: the server's own, and those that stages name in the pipeline file.
+
+    Args:
+        store: The adapter store.
+        own: The server's engine.
+    """
+
+    def __init__(self, store: Store, own: LocalEngine) -> None:
+        super().__init__(store)
+        self._own = own
+
+    def get(
+        self,
+        base: BaseModel,
+        precision: Precision,
+        *,
+        prompt_options: PromptOptions | None = None,
+        settings: EngineSettings | None = None,
+    ) -> LocalEngine | RemoteEngine:
+        """The engine of a stage.
+
+        Raises:
+            PipelineError: for a stage without settings whose base is not the server's: the server loads no second one.
+        """
+        if settings is not None:
+            return super().get(base, precision, prompt_options=prompt_options, settings=settings)
+        own = self._own.base
+        if base.path != own.path:
+            raise PipelineError(
+                f"the adapter's base is {public_name(base.name)}, and this server's is {public_name(own.name)}",
+                fix="Serve the adapter's base with --base, or give the stage an 'engine' of its own.",
+            )
+        if prompt_options is not None:
+            raise PipelineError(
+                "the base model has no prompt like the adapter's on this server",
+                fix="Its adapter was trained with prompt options of its own. Give the stage an 'engine'.",
+            )
+        return self._own
+
+    def close(self, seconds: float) -> None:
+        """Close the local engines that stages named; the server closes its own."""
+        for engine in self._engines.values():
+            if isinstance(engine, LocalEngine):
+                engine.close(seconds)
+
+
+class SharedRetrievers:
+    """Retrievers of a corpus that pipelines and their variants share: each index is made once. Not safe for threads."""
+
+    def __init__(self, source: Retrievers) -> None:
+        self._source = source
+        self._bm25: dict[str, BM25Index] = {}
+        self._dense: dict[str, DenseIndex] = {}
+
+    @property
+    def documents(self) -> Mapping[str, Document]:
+        """The corpus by id."""
+        return self._source.documents
+
+    def bm25(self, settings: Bm25Settings, progress: Progress = silent) -> BM25Index:
+        """See `Retrievers.bm25`."""
+        key = _without_k(settings)
+        if key not in self._bm25:
+            self._bm25[key] = self._source.bm25(settings, progress)
+        return self._bm25[key]
+
+    def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
+        """See `Retrievers.dense`."""
+        key = _without_k(settings)
+        if key not in self._dense:
+            self._dense[key] = self._source.dense(settings, encoders, progress)
+        return self._dense[key]
+
+
+def _without_k(settings: Settings) -> str:
+    return settings.model_dump_json(exclude={"k"})
+
+
+@dataclass(frozen=True)
+class ServedPipeline:
+    """A pipeline of the server.
+
+    Attributes:
+        pipeline: As it was loaded, with adapters pinned at the start of the server.
+        source: Its retrievers.
+        slots: Slot -> what it can be changed to.
+    """
+
+    pipeline: Pipeline
+    source: Retrievers
+    slots: Mapping[Slot, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of a search, besides the query, that its tasks read and no earlier stage writes."""
+        written = {"id", "query", "hits", "passages", "grades"}
+        read: dict[str, None] = {}
+        for stage in self.pipeline.stages:
+            if isinstance(stage, AdapterStage):
+                read |= {name: None for name in stage.task.reads.values() if name not in written}
+                written.add(stage.task.writes)
+        return list(read)
+
+
+class ServedPipelines:
+    """The pipelines of a server by name, and their variants with changed slots. Thread-safe.
+
+    Args:
+        store: The adapter store.
+        engine: The server's engine.
+        tasks: A folder of further task plugins.
+    """
+
+    def __init__(self, store: Store, engine: LocalEngine, tasks: Path | None = None) -> None:
+        self._store, self._tasks = store, tasks
+        self._engines = ServerEngines(store, engine)
+        self._encoders = Encoders(store)
+        self._by_name: dict[str, ServedPipeline] = {}
+        self._corpora: dict[str, SharedRetrievers] = {}
+        self._variants: OrderedDict[tuple[str, frozenset[tuple[str, str]]], Pipeline] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[tuple[str, ServedPipeline]]:
+        return iter(self._by_name.items())
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the pipelines."""
+        return list(self._by_name)
+
+    def add(self, pipeline: str, corpus: Path | None = None) -> None:
+        """Load a pipeline.
+
+        Args:
+            pipeline: A file, or the name of a built-in pipeline.
+            corpus: Its documents; None: the corpus that the pipeline names.
+
+        Raises:
+            UsageError: for a second pipeline of the same name.
+            What `Pipeline.load` raises, and `PipelineError` for an adapter of another base.
+        """
+        config = read_pipeline(pipeline)
+        if config.name in self._by_name:
+            raise UsageError(
+                f"two pipelines are called '{config.name}'", where="--pipeline", fix="Change the 'name' in one file."
+            )
+        check_order(config.stages, config.source)
+        stages = pinned(config.stages, self._store.pin)
+        source = self._retrievers(config, corpus)
+        loaded = self._build(config.name, stages, source)
+        slots = {slot: self._choices(stages, slot) for slot in find_slots(stages)}
+        self._by_name[config.name] = ServedPipeline(loaded, source, slots)
+
+    def get(self, name: str) -> ServedPipeline:
+        """A pipeline by name. Raises `ApiError` 404 for an unknown one."""
+        if name not in self._by_name:
+            known = f"It serves {', '.join(self._by_name)}" if self._by_name else "Start it with --pipeline FILE"
+            message = f"This server has no pipeline '{name[:64]}'. {known}."
+            raise ApiError(404, "pipeline_not_found", message, param="pipeline")
+        return self._by_name[name]
+
+    def variant(self, name: str, slots: Mapping[str, str]) -> Pipeline:
+        """A pipeline with changed slots. It may load adapters: call it in a worker thread.
+
+        Args:
+            name: The pipeline.
+            slots: Name of a slot -> `on` (as loaded), `off`, `base`, or a version or alias of its adapter.
+
+        Raises:
+            ApiError: 400, for a slot or a choice that the pipeline does not have; 404 for an unknown pipeline.
+            LoadCheckFailed: for a version that fails its load check.
+        """
+        served = self.get(name)
+        changes = {slot: choice for slot, choice in slots.items() if choice != "on"}
+        if not changes:
+            return served.pipeline
+        try:
+            stages, exact = self._changed(served, changes)
+            key = name, frozenset(exact.items())
+            with self._lock:
+                if key not in self._variants:
+                    self._variants[key] = self._build(name, stages, served.source)
+                    if len(self._variants) > _VARIANTS:
+                        self._variants.popitem(last=False)
+                self._variants.move_to_end(key)
+                return self._variants[key]
+        except PipelineError as error:
+            raise _refused(pipeline_message(error)) from None
+
+    def close(self, seconds: float) -> None:
+        """Close the engines that stages named."""
+        self._engines.close(seconds)
+
+    def _retrievers(self, config: PipelineConfig, corpus: Path | None) -> Retrievers:
+        documents: Corpus | None = corpus if corpus is not None else own_corpus(config)
+        if documents is None:
+            return retrievers((), config)
+        key = str(documents)
+        if key not in self._corpora:
+            self._corpora[key] = SharedRetrievers(retrievers(documents, config))
+        return self._corpora[key]
+
+    def _build(self, name: str, stages: Sequence[Settings], source: Retrievers) -> Pipeline:
+        return build_pipeline(
+            name,
+            stages,
+            store=self._store,
+            documents=source,
+            tasks=self._tasks,
+            engines=self._engines,
+            encoders=self._encoders,
+        )
+
+    def _changed(self, served: ServedPipeline, slots: Mapping[str, str]) -> tuple[tuple[Settings, ...], dict[str, str]]:
+        """The stages with changed slots, and each change with its exact version."""
+        by_name = {slot.name: slot for slot in served.slots}
+        stages = tuple(served.pipeline.settings)
+        off: list[Slot] = []
+        exact: dict[str, str] = {}
+        for name, choice in slots.items():
+            if name not in by_name:
+                raise _refused(f"There is no slot '{name[:64]}'. Slots: {', '.join(by_name)}.")
+            slot = by_name[name]
+            choice = exact[name] = self._exact(slot, choice, served.slots[slot])
+            if choice == "off":
+                off.append(slot)
+            elif choice == "base":
+                variant = with_base(stages, slot)
+                stages = variant.stages if variant is not None else stages
+            else:
+                stages = with_version(stages, slot, choice).stages
+        return without(stages, *off).stages if off else stages, exact
+
+    def _exact(self, slot: Slot, choice: str, choices: Collection[str]) -> str:
+        """`off`, `base`, or the version that a choice means."""
+        if choice in choices and choice in ("off", "base"):
+            return choice
+        try:
+            version = self._store.pin(choice) if slot.adapter is not None and len(choices) > 1 else ""
+            if version and parse_reference(version).name == parse_reference(slot.adapter or "").name:
+                return version
+        except (InvalidName, NotInStore):
+            pass
+        raise _refused(f"The slot '{slot.name}' cannot be '{choice[:64]}'. It can be: {', '.join(['on', *choices])}.")
+
+    def _choices(self, stages: Sequence[Settings], slot: Slot) -> list[str]:
+        """What a slot can be changed to in a request, besides `on`.
+
+        An adapter of an encoder cannot be exchanged: the whole corpus would be encoded in the request.
+        """
+        choices = []
+        try:
+            without(stages, slot)
+            choices.append("off")
+        except PipelineError:  # without it nothing retrieves
+            pass
+        if slot.adapter is not None and len(slot.place) == 1 and isinstance(stages[slot.place[0]], AdapterSettings):
+            name = parse_reference(slot.adapter).name
+            choices += ["base", *(f"{name}@{version}" for version in self._store.versions(name))]
+        return choices
+
+
+def pipeline_message(error: PipelineError) -> str:
+    """What is wrong and what to do, without the place in a file of the server."""
+    return " ".join(filter(None, [f"{error.what[:1].upper()}{error.what[1:]}.", error.fix]))
+
+
+def _refused(message: str) -> ApiError:
+    return ApiError(400, "invalid_value", message, param="slots")

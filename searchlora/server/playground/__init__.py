@@ -1,0 +1,1 @@
+"""The playground: a page that searches by the pipelines of the server."""

@@ -1,0 +1,267 @@
+"""`/v1/search`: pipelines on the server's engine, stages as they finish, slots, explanations and grades of hits."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from searchlora.errors import PipelineError, UsageError
+from searchlora.eval.judgments.ratings import read_ratings
+from searchlora.inference.local import LocalEngine
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.server.api import search_execution
+from searchlora.server.api.served_pipelines import ServerEngines
+from searchlora.server.grading.search_grades import SearchGrades
+from tests.server.api.serving import served
+from tests.server.searching import DOCUMENTS
+
+
+@pytest.fixture(scope="module")
+def service(search_service):
+    return search_service
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def searched(client, pipeline="lexical", query="red couch", status=200, **more):
+    response = client.post("/v1/search", json={"pipeline": pipeline, "query": query, **more})
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def streamed(client, **body):
+    with client.stream("POST", "/v1/search", json={"query": "red couch", "stream": True, **body}) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = [block for block in "".join(response.iter_text()).split("\n\n") if block]
+    named = [event.split("\n", 1) for event in events]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in named]
+
+
+def test_hits_are_those_of_the_pipeline_with_their_texts(client, corpus_of_search, pipeline_files):
+    found = searched(client, top=2)
+    expected = Pipeline.load(pipeline_files / "lexical.yaml", corpus=corpus_of_search).search("red couch")["hits"]
+    assert [(hit["document"], hit["score"]) for hit in found["hits"]] == [
+        (hit["document"], hit["score"]) for hit in expected[:2]
+    ]
+    texts = {row["id"]: (row["title"], row["text"]) for row in DOCUMENTS}
+    assert all((hit["title"], hit["text"]) == texts[hit["document"]] for hit in found["hits"])
+    assert (found["total"], found["pipeline"], found["query"]) == (3, "lexical", "red couch")
+    (stage,) = found["stages"]
+    assert (stage["stage"], stage["adapter"], len(stage["hits"])) == ("bm25(k=3)", None, 2)
+    assert 0 < stage["milliseconds"] <= found["milliseconds"]
+
+
+@pytest.mark.slow
+def test_an_adapter_stage_uses_the_servers_engine_and_tells_prompt_output_version_and_tokens(client, service):
+    found = searched(client, "rewritten", trace=True)
+    (_, served_pipeline), *_ = [each for each in service.pipelines if each[0] == "rewritten"]
+    assert served_pipeline.pipeline.stages[0].engine is service.engine
+    stage = found["stages"][0]
+    assert stage["adapter"] == stage["stage"] == "rewriter@2"
+    (call,) = stage["calls"]
+    assert call["model"] == "rewriter@2"
+    assert "red couch" in call["messages"][-1]["content"]
+    assert stage["tokens"] == {"prompt": call["prompt_tokens"], "completion": call["completion_tokens"]}
+    own = LocalEngine(service.engine.base, service.store, precision="fp32")
+    task, _ = service.adapter_tasks.required("rewriter@2")
+    (output,) = AdapterStage(task, own, "rewriter@2", 4).ask(task.records_from({"id": "1", "query": "red couch"}))
+    invalid = [] if isinstance(output, str) else [output.reason]
+    assert stage["invalid"] == invalid
+    assert stage["output"].get("query", "red couch") == (output if isinstance(output, str) else "red couch")
+    assert "calls" not in searched(client, "rewritten")["stages"][0]
+    graded = searched(client, "judged", trace=True)
+    judge = graded["stages"][2]
+    assert judge["requests"] == len(judge["calls"]) >= len(graded["hits"])
+    scored = [call["choices"] for call in judge["calls"] if "choices" in call]
+    assert all(sum(choices.values()) == pytest.approx(1) for choices in scored)
+
+
+@pytest.mark.slow
+def test_stages_are_sent_as_they_finish_and_the_result_is_that_of_a_whole_answer(client, monkeypatch):
+    whole = searched(client, "judged")
+    *stages, (last, result) = streamed(client, pipeline="judged")
+    assert [name for name, _ in stages] == ["stage"] * 3
+    assert [event["stage"] for _, event in stages] == [stage["stage"] for stage in whole["stages"]]
+    assert last == "result"
+    assert [hit["document"] for hit in result["hits"]] == [hit["document"] for hit in whole["hits"]]
+    released = threading.Event()
+    original = search_execution.SearchJob._of_caller
+
+    def held(self, stage):
+        if stage.label == "passages(3)":
+            assert released.wait(20)
+        return original(self, stage)
+
+    monkeypatch.setattr(search_execution.SearchJob, "_of_caller", held)
+    body = {"pipeline": "judged", "query": "red couch", "stream": True}
+    with client.stream("POST", "/v1/search", json=body) as response:
+        lines = response.iter_lines()
+        assert next(lines) == "event: stage"  # the first stage is here, and the second has not begun
+        assert json.loads(next(lines).removeprefix("data: "))["stage"] == "bm25(k=3)"
+        released.set()
+        assert "event: result" in list(lines)
+
+
+def test_a_stage_that_fails_ends_the_stream_and_before_the_first_stage_the_error_has_its_status(client, monkeypatch):
+    def fails(_, stage):
+        if stage.label.startswith("passages"):
+            raise KeyError("secret")
+        return stage, None
+
+    monkeypatch.setattr(search_execution.SearchJob, "_of_caller", fails)
+    *_, (name, error) = streamed(client, pipeline="judged")
+    assert (name, error["error"]["code"]) == ("error", "internal_error")
+    assert "secret" not in json.dumps(error)
+    monkeypatch.setattr(search_execution.SearchJob, "_of_caller", lambda *_: 1 / 0)
+    response = client.post("/v1/search", json={"pipeline": "lexical", "query": "x", "stream": True})
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "param"),
+    [
+        ({"pipeline": "none"}, 404, "pipeline"),
+        ({"query": ""}, 400, "query"),
+        ({"top": 0}, 400, "top"),
+        ({"unknown": 1}, 400, "unknown"),
+        ({"slots": {"none": "off"}}, 400, "slots"),
+        ({"slots": {"bm25": "off"}}, 400, "slots"),
+        ({"slots": {"bm25": "base"}}, 400, "slots"),
+        ({"slots": {"bm25": "rewriter@1"}}, 400, "slots"),
+        ({"pipeline": "rewritten", "slots": {"rewriter": "judge@1"}}, 400, "slots"),
+        ({"pipeline": "rewritten", "slots": {"rewriter": "rewriter@9"}}, 400, "slots"),
+        ({"pipeline": "rewritten", "slots": {"rewriter": "../x"}}, 400, "slots"),
+        ({"explain": "d9"}, 400, "explain"),
+        ({"fields": {"query": "x"}}, 400, "fields"),
+        ({"pipeline": "rewritten", "fields": {"history": 5}}, 400, "fields"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_invalid_requests_are_refused_by_name(client, change, status, param, stream):
+    body = {"pipeline": "lexical", "query": "red couch", "stream": stream} | change
+    response = client.post("/v1/search", json=body)
+    assert response.status_code == status, response.text
+    assert response.json()["error"]["param"].partition(".")[0] == param
+
+
+def test_limits_are_those_of_the_other_endpoints(client, service, monkeypatch):
+    assert client.post("/v1/search", content=b"x" * 20_001).status_code == 413
+    assert client.get("/v1/search").status_code == 405
+    monkeypatch.setitem(service._in_progress, "127.0.0.1", 9)
+    limited = service.settings.__class__(max_requests_per_caller=9)
+    object.__setattr__(service, "settings", limited)
+    try:
+        assert client.post("/v1/search", json={"pipeline": "lexical", "query": "x"}).status_code == 429
+    finally:
+        object.__setattr__(service, "settings", service.settings.__class__(max_body_bytes=20_000))
+
+
+@pytest.mark.slow
+def test_slots_are_switched_for_one_request(client):
+    (rewriter, bm25) = next(each for each in client.get("/v1/pipelines").json()["data"] if each["id"] == "rewritten")[
+        "slots"
+    ]
+    assert (rewriter["adapter"], rewriter["choices"]) == (
+        "rewriter@2",
+        ["on", "off", "base", "rewriter@1", "rewriter@2"],
+    )
+    assert bm25["choices"] == ["on"]
+    labels = {
+        choice: [stage["stage"] for stage in searched(client, "rewritten", slots={"rewriter": choice})["stages"]]
+        for choice in rewriter["choices"]
+    }
+    assert labels == {
+        "on": ["rewriter@2", "bm25(k=3)"],
+        "off": ["bm25(k=3)"],
+        "base": ["base(rewriting)", "bm25(k=3)"],
+        "rewriter@1": ["rewriter@1", "bm25(k=3)"],
+        "rewriter@2": ["rewriter@2", "bm25(k=3)"],
+    }
+    parts = next(each for each in client.get("/v1/pipelines").json()["data"] if each["id"] == "mixed")["slots"]
+    assert [part["choices"] for part in parts] == [["on", "off"]] * 2
+    one = searched(client, "mixed", slots={parts[0]["name"]: "off"})
+    assert one["stages"][0]["stage"] != searched(client, "mixed")["stages"][0]["stage"]
+    searched(client, "mixed", status=400, slots={part["name"]: "off" for part in parts})
+
+
+def test_explain_says_why_a_document_is_missing(client):
+    missing = searched(client, explain="d5")
+    assert missing["verdict"].endswith("it contains no word of the query: red, couch")
+    assert (missing["object"], missing["missing_at"]) == ("explanation", 0)
+    (name, event) = streamed(client, pipeline="lexical", explain="d5")[-1]
+    assert (name, event["verdict"]) == ("result", missing["verdict"])
+
+
+def test_a_grade_is_on_disk_with_its_rater_and_moves_the_measure(client, grades_folder):
+    found = searched(client)
+    ranking = [hit["document"] for hit in found["hits"]]
+    assert (found["topic"], found["measured"]["judged"]) == ("t1", 1)
+    assert next(hit["grade"] for hit in found["hits"] if hit["document"] == "d1") == 2
+    other = next(document for document in ranking if document != "d1")
+    body = {"query": "red couch", "document": other, "grade": 3, "rater": "anna", "seconds": 2.0}
+    saved = client.post("/v1/judgments", json=body | {"rankings": [ranking, ranking[::-1]]}).json()
+    assert (saved["topic"], saved["grade"]) == ("t1", 3)
+    assert saved["measured"][0]["judged"] == 2
+    assert saved["measured"][0]["value"] != found["measured"]["value"]
+    assert saved["measured"][0]["value"] != saved["measured"][1]["value"]
+    assert searched(client)["measured"] == saved["measured"][0]
+    rating = read_ratings(grades_folder / "collected" / "ratings.jsonl")[-1]
+    assert (rating.topic, rating.document, rating.grade, rating.rater) == ("t1", other, 3, "anna")
+
+
+def test_a_query_without_a_topic_gets_one_that_lasts(client, grades_folder, tmp_path):
+    body = {"query": "green\u2028tent", "document": "d3", "grade": 1, "rater": "ben"}
+    topic = client.post("/v1/judgments", json=body).json()["topic"]
+    assert client.post("/v1/judgments", json=body | {"grade": 0}).json()["topic"] == topic
+    (line,) = (grades_folder / "collected" / "topics.jsonl").read_bytes().splitlines()
+    assert json.loads(line) == {"id": topic, "query": "green\u2028tent"}
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("topics.jsonl", "ratings.jsonl"):
+        (copy / name).write_bytes((grades_folder / "collected" / name).read_bytes())
+    with (copy / "topics.jsonl").open("ab") as file:
+        file.write(b'{"id": "q-1", "que')  # what a kill leaves
+    again = SearchGrades(copy)
+    assert (again.topic("green\u2028tent"), again.of_search("green\u2028tent", [])["measured"]["value"]) == (
+        topic,
+        None,
+    )
+    again.close()
+    assert len((copy / "topics.jsonl").read_bytes().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"grade": 4}, {"grade": -1}, {"grade": "1"}, {"rater": "A B"}, {"document": "a b"}, {"more": 1}]
+)
+def test_invalid_grades_are_refused(client, change):
+    body = {"query": "red couch", "document": "d1", "grade": 1, "rater": "anna"} | change
+    assert client.post("/v1/judgments", json=body).status_code == 400
+
+
+def test_pipelines_that_cannot_be_served_are_refused_at_start(service, pipeline_files, corpus_of_search, tmp_path):
+    pipelines = service.pipelines
+    with pytest.raises(UsageError, match="two pipelines are called 'lexical'"):
+        pipelines.add(str(pipeline_files / "lexical.yaml"), corpus_of_search)
+    other = tmp_path / "other.yaml"
+    other.write_text("name: other\nstages: [{bm25: {k: 3}}]\n", encoding="utf-8")
+    with pytest.raises(PipelineError, match="needs documents"):
+        pipelines.add(str(other))
+
+
+def test_an_adapter_of_another_base_is_refused_and_no_second_base_is_loaded(service, tmp_path):
+    base = service.engine.base
+    engines = ServerEngines(service.store, service.engine)
+    assert engines.get(base, "bf16") is service.engine
+    with pytest.raises(PipelineError, match="and this server's is") as refused:
+        engines.get(replace(base, path=tmp_path), "bf16")
+    assert "--base" in refused.value.fix

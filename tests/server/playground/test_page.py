@@ -1,0 +1,257 @@
+"""The playground: its files and headers, labels, text that stays text, and its script against a running server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+import pytest
+
+from searchlora.server.http import PAGE_HEADERS
+from searchlora.server.playground.page import PAGE_FILES
+from tests.server.api.serving import made_service, served
+from tests.server.searching import ATTACK, DOCUMENTS
+
+ASSETS = files("searchlora.server.playground").joinpath("assets")
+PAGE = ASSETS.joinpath("playground.html").read_text("utf-8")
+SCRIPT = ASSETS.joinpath("playground.js").read_text("utf-8")
+STYLE = ASSETS.joinpath("playground.css").read_text("utf-8")
+
+#: Elements without an end tag.
+VOID = {"meta", "link", "input", "br", "img"}
+
+
+class Tree(HTMLParser):
+    """The page as nested objects."""
+
+    def __init__(self):
+        super().__init__()
+        self.root = {"tag": "#document", "attributes": {}, "children": []}
+        self._open = [self.root]
+
+    def handle_starttag(self, tag, attrs):
+        node = {"tag": tag, "attributes": {name: value or "" for name, value in attrs}, "children": []}
+        self._open[-1]["children"].append(node)
+        if tag not in VOID:
+            self._open.append(node)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        self._open[-1]["children"].append(data)
+
+
+def parsed():
+    tree = Tree()
+    tree.feed(PAGE)
+    assert len(tree._open) == 1
+    return tree.root
+
+
+def nodes(node, *above):
+    yield node, above
+    for child in node["children"]:
+        if isinstance(child, dict):
+            yield from nodes(child, node, *above)
+
+
+@pytest.fixture(scope="module")
+def url(search_service):
+    with served(search_service) as url:
+        yield url
+
+
+@pytest.fixture
+def steps(url, tmp_path):
+    """Runs the page's script and the steps of a test; what they return."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node on the path")
+
+    def run(code, address=url):
+        (tmp_path / "tree.json").write_text(json.dumps(parsed()), encoding="utf-8")
+        (tmp_path / "steps.js").write_text(code, encoding="utf-8")
+        script = Path(str(ASSETS.joinpath("playground.js")))
+        runner = Path(__file__).with_name("run_page.mjs")
+        command = [node, runner, script, tmp_path / "tree.json", address, tmp_path / "steps.js"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_the_files_are_served_with_the_headers_of_a_page(url):
+    for path, kind in PAGE_FILES.items():
+        response = httpx.get(url + path)
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith(kind)
+        assert {name: response.headers.get(name) for name in PAGE_HEADERS} == PAGE_HEADERS
+    assert httpx.get(f"{url}/").text == PAGE
+
+
+def test_the_page_needs_no_key_and_its_requests_do(store_of_search, tiny_base):
+    service = made_service(tiny_base, store_of_search, api_keys=("secret",))
+    with served(service) as url:
+        assert httpx.get(f"{url}/").status_code == httpx.get(f"{url}/playground.js").status_code == 200
+        assert httpx.get(f"{url}/v1/pipelines").status_code == 401
+        key = {"authorization": "Bearer secret"}
+        assert httpx.get(f"{url}/v1/pipelines", headers=key).json() == {"object": "list", "data": []}
+
+
+def test_nothing_is_loaded_from_elsewhere():
+    for text in (PAGE, SCRIPT, STYLE):
+        assert not re.search(r"https?:|//[a-z0-9]|@import|url\(", text.replace("// ", "")), text
+    loaded = re.findall(r'(?:src|href)="([^"#]+)"', PAGE)
+    assert set(loaded) == set(PAGE_FILES) - {"/"}
+
+
+def test_text_is_inserted_as_text():
+    for risky in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser"):
+        assert risky not in SCRIPT
+    assert not re.search(r"\son\w+=|<style|\sstyle=|<script(?! src)", PAGE)
+    assert {*re.findall(r'element\("([\w-]+)"\)', SCRIPT)} <= {*re.findall(r'id="([\w-]+)"', PAGE)}
+    assert {*re.findall(r'part\("\.([\w-]+)"\)', SCRIPT)} <= {
+        name for names in re.findall(r'class="([^"]+)"', PAGE) for name in names.split()
+    }
+
+
+def test_every_control_has_a_label_and_every_landmark_a_name():
+    tree = parsed()
+    all_nodes = list(nodes(tree))
+    labelled = {node["attributes"].get("for") for node, _ in all_nodes if node["tag"] == "label"}
+    controls = [(node, above) for node, above in all_nodes if node["tag"] in ("input", "select", "textarea", "button")]
+    assert len(controls) > 8
+    for node, above in controls:
+        inside = any(each["tag"] == "label" for each in above)
+        text = any(isinstance(child, str) and child.strip() for child in node["children"])
+        assert node["attributes"].get("id") in labelled or inside or text, node
+    for node, _ in all_nodes:
+        if node["tag"] in ("main", "section") and node["attributes"].get("class") != "side":  # the script names sides
+            assert {"aria-label", "aria-labelledby"} & node["attributes"].keys(), node
+    assert {"alert", "status", "search"} <= {node["attributes"].get("role") for node, _ in all_nodes}
+    assert PAGE.startswith('<!doctype html>\n<html lang="en">')
+    assert "prefers-color-scheme: dark" in STYLE
+    ids = re.findall(r'\bid="([^"]+)"', PAGE)
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.slow
+def test_a_search_shows_hits_stages_and_markup_as_text(steps):
+    found = steps("""
+        await page.search("couch right");
+        const [side] = page.sides();
+        return {
+          titles: page.texts(side, ".hit h3"), texts: page.texts(side, ".hit .text"),
+          stages: page.texts(side, ".stages summary"), summary: page.texts(side, ".summary"),
+          images: page.root.querySelectorAll("img").length, requested: page.requested,
+          unlabelled: side.all().filter(({ tag }) => ["select", "input"].includes(tag))
+            .filter(({ parent }) => parent.tag !== "label").length,
+        };
+    """)
+    assert ATTACK in found["titles"]
+    assert next(row["text"] for row in DOCUMENTS if row["id"] == "d4") in found["texts"]
+    assert (found["images"], found["unlabelled"]) == (0, 0)
+    assert re.match(r"1\. bm25\(k=3\) [\d.]+ ms$", found["stages"][0])
+    assert re.match(r"\d of \d hits in [\d.]+ ms · nDCG@10", found["summary"][0])
+    assert found["requested"] == ["/v1/pipelines", "/v1/search"]
+
+
+@pytest.mark.slow
+def test_two_systems_are_compared_with_rank_moves_slots_and_prompts(steps):
+    found = steps("""
+        const { search, sides, texts, element, until, choose } = page;
+        await search("red couch");
+        element("compare").click();
+        await until(() => element("status").textContent.includes("System B"), "two systems");
+        const moved = (side) => side.querySelectorAll(".meta").map((meta) => meta.children[1].textContent);
+        const moves = () => sides().map(moved);
+        const compared = moves();
+        await choose(sides()[1].querySelector(".pipeline"), "rewritten");
+        await until(() => element("status").textContent.includes("System B"), "the rewriter");
+        const prompts = texts(sides()[1], "pre");
+        const rewriter = sides()[1].querySelectorAll(".slots select")[0];
+        await choose(rewriter, "off");
+        await until(() => element("status").textContent.includes("System B"), "no rewriter");
+        return { compared, prompts, stages: texts(sides()[1], ".stages summary"), same: moves(),
+          pressed: element("compare").getAttribute("aria-pressed") };
+    """)
+    assert len(found["compared"]) == 2
+    assert any("red couch" in prompt for prompt in found["prompts"])
+    assert [stage.split()[1] for stage in found["stages"]] == ["bm25(k=3)"]
+    assert found["same"] == [["same rank"] * 3] * 2
+    assert found["pressed"] == "true"
+
+
+@pytest.mark.slow
+def test_a_missing_document_is_explained_and_pinned_results_are_compared(steps):
+    found = steps("""
+        const { search, sides, texts, element, until, choose } = page;
+        await search("red couch");
+        const [side] = sides();
+        side.querySelector(".missing").value = "d5";
+        side.querySelector(".why").dispatch("submit");
+        await until(() => !side.querySelector(".explanation").hidden, "explanation");
+        side.querySelector(".pin").click();
+        await search("blue lamp");
+        element("pins").querySelectorAll("button")[0].click();
+        return { verdict: texts(side, ".verdict"), pins: texts(element("pins"), "bdi"),
+          difference: texts(element("difference"), "td"), heading: texts(element("difference"), "h3") };
+    """)
+    assert found["verdict"] == ["d5 is missing since stage 1, bm25(k=3): it contains no word of the query: red, couch."]
+    assert found["pins"] == ["1: red couch (lexical)"]
+    assert found["difference"][:4] == ["d5", "–", "1", "new"]
+    assert "gone" in found["difference"]
+
+
+@pytest.mark.slow
+def test_a_grade_is_saved_with_the_raters_name_and_the_measure_moves(steps):
+    found = steps("""
+        const { search, sides, texts, element, until, named } = page;
+        await search("red tent");
+        named("Grade 3 for d3").click();
+        await until(() => !element("problem").hidden, "a name is asked for");
+        const asked = element("problem").textContent;
+        element("rater").value = "carla";
+        named("Grade 0 for d2").click();
+        await until(() => element("status").textContent.startsWith("Saved grade 0"), "saved");
+        named("Grade 3 for d3").click();
+        await until(() => element("status").textContent.startsWith("Saved grade 3"), "saved");
+        return { asked, status: element("status").textContent,
+          pressed: named("Grade 3 for d3").getAttribute("aria-pressed"), summary: texts(sides()[0], ".summary") };
+    """)
+    assert found["asked"].startswith("Write your name first")
+    assert found["status"] == "Saved grade 3. nDCG@10 was – and is 1.000."
+    assert found["pressed"] == "true"
+    assert "nDCG@10 1.000" in found["summary"][0]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_told(steps):
+    found = steps("""
+        page.state.url = "http://127.0.0.1:9";
+        await page.search("red couch");
+        return { problem: page.element("problem").textContent, summary: page.texts(page.sides()[0], ".summary") };
+    """)
+    assert found == {"problem": "The server does not respond. Check that it is still running.", "summary": ["Failed."]}
+
+
+@pytest.mark.slow
+def test_markup_is_shown_as_text_in_a_browser(url, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on the path")
+    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    quiet = ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [chromium, *switches, *quiet, "--virtual-time-budget=5000", "--dump-dom", f"{url}/#q=couch+right"]
+    page = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    escaped = ATTACK.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert f'<h3 dir="auto">{escaped}</h3>' in page
+    assert ATTACK not in page
