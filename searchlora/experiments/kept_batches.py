@@ -67,7 +67,7 @@ class KeptBatches:
             content = self._log.read_bytes()
             complete = content[: content.rfind(b"\n") + 1]
             first, *rest = complete.decode("utf-8").splitlines()
-            last: Any = parse_json(rest[-1]) if rest else {"done": 0, "sizes": [0] * len(self.files)}
+            last: dict[str, Any] = parse_json(rest[-1]) if rest else {"done": 0, "sizes": [0] * len(self.files)}
             done, sizes = last["done"], last["sizes"]
             if first != key or len(sizes) != len(self.files):
                 return False
