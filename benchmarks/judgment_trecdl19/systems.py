@@ -84,7 +84,8 @@ def _by_threshold(
 
 def _summed(answers: Answers, held_out: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The sum of the adapter's expected grade and the cosine, each divided by its deviation over held-out records."""
-    expected = {id_: expected_grade(output, task().grades) for id_, output in answers.adapter.items()}
+    scale = task().grades
+    expected = {id_: expected_grade(output, scale) for id_, output in answers.adapter.items()}
     of_grades, of_cosines = (
         statistics.pstdev(scores[each["id"]] for each in held_out) or 1.0 for scores in (expected, answers.cosines)
     )
