@@ -174,6 +174,7 @@ def read_slowly(connection: socket.socket) -> None:
         connection.recv(20_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("behaviour", "characters"),
     [
@@ -201,6 +202,7 @@ def test_no_slow_server_outlasts_the_time_limit(behaviour, characters):
         thread.join()
 
 
+@pytest.mark.slow
 def test_the_time_limit_begins_when_a_connection_is_free():
     def late(_):
         time.sleep(0.4)

@@ -320,7 +320,7 @@ def test_external_schema_references_are_never_fetched(keyword, target):
             self.wfile.write(b"{}")
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         schema = {"properties": {"a": {keyword: target.format(port=server.server_port)}}}
         with pytest.raises(OutputSchemaError, match="nothing is fetched"):

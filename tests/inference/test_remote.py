@@ -212,6 +212,7 @@ def test_256_requests_are_in_flight_unless_told_otherwise(tiny_base):
     assert slow.most == 256
 
 
+@pytest.mark.slow
 def test_a_server_that_is_slow_for_its_time_limit_gets_no_more_at_once(tiny_base):
     """The last of many would wait in its queue beyond the limit."""
     slow = Slow(0.4)
@@ -222,6 +223,7 @@ def test_a_server_that_is_slow_for_its_time_limit_gets_no_more_at_once(tiny_base
     assert slow.most <= 18  # 16, and the list of models came fast
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_for_being_busy_gets_fewer_at_once(tiny_base):
     """Beyond 24 at once this one refuses; with backing off, all are answered."""
     slow = Slow(0.05)

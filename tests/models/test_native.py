@@ -151,6 +151,7 @@ def cache(built, monkeypatch, tmp_path):
     return shutil.copytree(built, tmp_path / "native")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 def test_the_kernel_cache_is_private(built):
     (library,) = built.iterdir()

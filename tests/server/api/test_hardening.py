@@ -103,6 +103,7 @@ def test_a_complete_request_head_beyond_the_limit_is_refused(client):
     assert client.get("/healthz", headers={"x": "a" * 60_000}).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_slow_request_head_times_out(tiny_base, store, monkeypatch):
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.4)
     with served(made_service(tiny_base, store)) as url, httpx.Client(base_url=url, timeout=30) as client:
@@ -146,6 +147,7 @@ def test_content_length_with_chunked_is_answered_once(client, path):
 # Time limits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [CHAT, "stream", SCORE, EMBED, "/v1/models", "/v1/models/one", "/v1/adapters/load"])
 def test_every_route_times_out_at_the_limit(tiny_base, encoder_base, store, monkeypatch, path):
     service = made_service(tiny_base, store, encoder_base, timeout=0.4)
@@ -177,6 +179,7 @@ def test_every_route_times_out_at_the_limit(tiny_base, encoder_base, store, monk
         blocked.set()
 
 
+@pytest.mark.slow
 def test_a_stalled_stream_ends_at_the_limit(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store, timeout=0.5)
 
@@ -193,6 +196,7 @@ def test_a_stalled_stream_ends_at_the_limit(tiny_base, store, monkeypatch):
     assert "hello" in answer.text and "deadline_exceeded" in answer.text.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_work_of_an_abandoned_request_is_cancelled(tiny_base, store, monkeypatch):
     service, submitted = made_service(tiny_base, store, timeout=0.2), []
 

@@ -320,6 +320,7 @@ def test_endless_headers_are_refused_at_64_kb(tmp_path):
     assert sent < 50_000_000
 
 
+@pytest.mark.slow
 def test_half_requests_are_ended_and_do_not_hold_up_raters(tmp_path, monkeypatch):
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(app, "BODY_SECONDS", 0.5)
