@@ -18,8 +18,9 @@ from searchlora.eval.trec import Run, read_run
 from searchlora.http_client import api_key
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engine import Engine
+from searchlora.inference.engines import Engines
 from searchlora.inference.metered import MeteredEngine
-from searchlora.inference.settings import Engines, EngineSettings
+from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
     AdapterSettings,

@@ -34,7 +34,8 @@ from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, 
 from searchlora.experiments.spec import Experiment, Source, System
 from searchlora.experiments.stage_costs import Cost, SharedStages
 from searchlora.experiments.systems import Executed, Plan, SystemRun, SystemRuns, plan_of
-from searchlora.inference.settings import Engines, EngineSettings
+from searchlora.inference.engines import Engines
+from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import (

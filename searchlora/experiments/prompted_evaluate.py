@@ -19,7 +19,8 @@ from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.output_cache import Model, OutputCache
 from searchlora.inference.engine import Engine
-from searchlora.inference.settings import Engines, EngineSettings
+from searchlora.inference.engines import Engines
+from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import Precision, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.pipelines.config import Bm25Settings

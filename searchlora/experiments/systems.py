@@ -22,7 +22,8 @@ from searchlora.experiments.result_files import file_name, machine
 from searchlora.experiments.run import run_card, with_history
 from searchlora.experiments.spec import Experiment, Source, System
 from searchlora.files import file_sha256, parse_json, tree_sha256
-from searchlora.inference.settings import Engines, LocalSettings
+from searchlora.inference.engines import Engines
+from searchlora.inference.settings import LocalSettings
 from searchlora.models.load import Precision
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput

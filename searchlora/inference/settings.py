@@ -1,10 +1,10 @@
-"""Settings of an engine, as files and the command line hold them, and the one place that makes engines of them."""
+"""Settings of an engine, as files and the command line hold them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel as Model
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -12,16 +12,9 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 from searchlora.errors import PipelineError
 from searchlora.files import read_text
 from searchlora.files.yaml_text import parse_yaml
-from searchlora.http_client import api_key, check_key_variable
+from searchlora.http_client import check_key_variable
 from searchlora.models.load import Precision, Quantization
-from searchlora.recipe import MAX_RANK, PromptOptions
-
-if TYPE_CHECKING:
-    from searchlora.adapters.store import Store
-    from searchlora.inference.local import LocalEngine
-    from searchlora.inference.remote.engine import RemoteEngine
-    from searchlora.models.resolve import BaseModel
-
+from searchlora.recipe import MAX_RANK
 
 #: Requests that a local engine queues unless its maker says otherwise.
 WAITING = 4096
@@ -171,95 +164,3 @@ def read_engine(text: str, more: Mapping[str, Any] | None = None, *, where: str)
         content = {**content, **more}
     key = content.get("api_key_env") if isinstance(content, Mapping) else None
     return engine_settings(content, where, from_file=is_file and (more or {}).get("api_key_env") != key)
-
-
-def make_engine(
-    settings: EngineSettings,
-    base: BaseModel,
-    store: Store | None,
-    *,
-    precision: Precision = "bf16",
-    prompt_options: PromptOptions | None = None,
-    waiting: int = WAITING,
-    waiting_per_caller: int | None = None,
-) -> LocalEngine | RemoteEngine:
-    """An engine for a base model. Every verb and every pipeline gets its engines here.
-
-    Args:
-        precision: Precision of a local engine whose settings leave it open.
-        prompt_options: Options of the prompts of the bare base.
-        waiting, waiting_per_caller: Limits of a local engine's queue, see `LocalEngine`.
-
-    Raises:
-        BaseModelError: for a base that cannot be loaded.
-        PipelineError: if the environment variable with the server's key is not set.
-        EngineError: for an invalid URL.
-    """
-    if isinstance(settings, ServerSettings):
-        from searchlora.inference.remote.engine import RemoteEngine
-
-        options = settings.model_dump(exclude={"kind", "url", "api_key_env"})
-        key = api_key(settings.api_key_env, settings.url)
-        return RemoteEngine(settings.url, base, store, api_key=key, prompt_options=prompt_options, **options)
-    from searchlora.inference.local import LocalEngine
-
-    options = {**settings.model_dump(exclude={"kind"}), "precision": settings.precision or precision}
-    return LocalEngine(
-        base,
-        store,
-        prompt_options=prompt_options,
-        waiting=waiting,
-        waiting_per_caller=waiting_per_caller,
-        **options,
-    )
-
-
-class Engines:
-    """Engines by base, settings, precision and prompt options, made on first use.
-
-    Args:
-        store: Resolves adapter references.
-        settings: Of the engines that are asked for without settings; None: a local engine with default settings.
-    """
-
-    def __init__(self, store: Store, settings: EngineSettings | None = None) -> None:
-        self.store = store
-        self.settings = settings or LocalSettings()
-        self._engines: dict[tuple[Path, str, str, str], LocalEngine | RemoteEngine] = {}
-
-    def get(
-        self,
-        base: BaseModel,
-        precision: Precision,
-        *,
-        prompt_options: PromptOptions | None = None,
-        settings: EngineSettings | None = None,
-    ) -> LocalEngine | RemoteEngine:
-        """The engine for a base. Arguments and errors as `make_engine`."""
-        settings = settings or self.settings
-        computed = "" if isinstance(settings, ServerSettings) else precision
-        options = "" if prompt_options is None else prompt_options.model_dump_json()
-        key = (base.path, settings.model_dump_json(), computed, options)
-        if key not in self._engines:
-            self._engines[key] = make_engine(
-                settings, base, self.store, precision=precision, prompt_options=prompt_options
-            )
-        return self._engines[key]
-
-    def made_by(
-        self,
-        base: BaseModel,
-        precision: Precision,
-        *,
-        prompt_options: PromptOptions | None = None,
-        settings: EngineSettings | None = None,
-    ) -> str:
-        """What distinguishes the engine's outputs, see `Engine.made_by`; no weights are loaded.
-
-        Raises:
-            EngineError: if a server cannot say what it serves.
-        """
-        settings = settings or self.settings
-        if isinstance(settings, LocalSettings):
-            return settings.made_by(precision)
-        return self.get(base, precision, prompt_options=prompt_options, settings=settings).made_by

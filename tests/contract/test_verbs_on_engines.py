@@ -305,8 +305,8 @@ def test_improve(shop, tiny_base):
 
 def test_several_answers_to_a_request_differ_on_each_engine(shop, tiny_base):
     from searchlora.inference.engine import Request
+    from searchlora.inference.engines import make_engine
     from searchlora.inference.sampling import Sampling
-    from searchlora.inference.settings import make_engine
 
     asked = [
         Request(({"role": "user", "content": text},), "rewriter", 10, sampling=Sampling(1.0, seed=5))

@@ -14,9 +14,10 @@ from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.judge.grade_log import grade_records
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.inference.engine import Completion, Request, TokenLogprob
+from searchlora.inference.engines import make_engine
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.sampling import Sampling
-from searchlora.inference.settings import ServerSettings, make_engine
+from searchlora.inference.settings import ServerSettings
 from searchlora.outputs import Grammar, InvalidOutput
 from searchlora.progress import silent
 from searchlora.recipe import PromptOptions

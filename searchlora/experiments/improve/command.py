@@ -24,7 +24,8 @@ from searchlora.experiments.training_runs import (
     train_and_store,
     train_or_find,
 )
-from searchlora.inference.settings import Engines, EngineSettings, LocalSettings
+from searchlora.inference.engines import Engines
+from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import DenseSettings, FuseSettings, RetrieveSettings, pinned, read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline

@@ -26,7 +26,8 @@ from searchlora.errors import EngineError, PromptTooLong, UsageError
 from searchlora.experiments.lineage import base_lineage, base_queries
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.engine import Engine
-from searchlora.inference.settings import EngineSettings, LocalSettings, make_engine
+from searchlora.inference.engines import make_engine
+from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import public_name, resolve
 from searchlora.outputs import Grade, Graded, InvalidOutput

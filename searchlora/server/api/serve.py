@@ -14,8 +14,9 @@ import uvicorn
 from searchlora.adapters.full_model import model_of
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
+from searchlora.inference.engines import make_engine
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.settings import LocalSettings, make_engine
+from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.app import create_app

@@ -14,8 +14,9 @@ from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus
 from searchlora.errors import InvalidName, NotInStore, PipelineError, UsageError
 from searchlora.experiments.slots import Slot, find_slots, with_base, with_version, without
+from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.settings import Engines, EngineSettings
+from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
     AdapterSettings,
