@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from searchlora.adapters.store import Store
+from searchlora.adapters.stored import package_versions
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
 from searchlora.errors import PipelineError, RowError
 from searchlora.eval.judgments.card import RunCard, publish_run, read_run_card
@@ -140,7 +141,6 @@ def _run_lines(built: Pipeline, searches: Sequence[SearchContext], done: Sequenc
 
 def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, store: Store) -> dict[str, Any]:
     """All that the output for a query depends on, as JSON: batches of a killed run are used for the same only."""
-    from searchlora import __version__
     from searchlora.models.fingerprint import fingerprint
     from searchlora.models.resolve import resolve
 
@@ -151,7 +151,7 @@ def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, 
         documents = [file_sha256(folder / INDEX_FILE if folder is not None else corpus_path(corpus)), dict(fields)]
     used = [*adapters(built.settings), *zero_shot(built.settings)]
     return {
-        "searchlora": __version__,
+        **package_versions("searchlora"),
         "pipeline": built.tag,
         "stages": [[stage_kind(stage), stage.model_dump(mode="json")] for stage in built.settings],
         "batch": built.batch_size,
