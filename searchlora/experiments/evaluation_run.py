@@ -10,7 +10,8 @@ from typing import Any
 from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels
-from searchlora.inference.engine import Completion, Engine, Request, Scored
+from searchlora.inference.engine import Engine
+from searchlora.inference.metered import MeteredEngine
 from searchlora.outputs import Grade, Label
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.pipelines.pipeline import Pipeline, bm25_stage, run_of
@@ -82,15 +83,15 @@ class EvaluationRun:
             adapter: A pinned reference; None: the base model.
             task: The task with the settings and tuned values of this model; None: the task of the run.
         """
-        counted = _TokenCounter(engine)
+        counted = MeteredEngine(engine)
         task = task or self.task
         stage = AdapterStage(task, counted, adapter, self.max_new_tokens, self.constrained)
         result = self._result(name, stage, progress, task)
         rows = len(self.records)
         costs = {
             "ms per query": 1000 * result.seconds / rows,
-            "prompt tokens per query": counted.prompt / rows,
-            "new tokens per query": counted.new / rows,
+            "prompt tokens per query": counted.prompt_tokens / rows,
+            "new tokens per query": counted.output_tokens / rows,
         }
         return replace(result, evaluation=replace(result.evaluation, costs=costs))
 
@@ -145,39 +146,6 @@ def retrieval_stage(
     if not documents:
         return None
     return bm25_stage(settings or Bm25Settings(), documents, progress)
-
-
-class _TokenCounter:
-    """An engine that counts prompt tokens, and generated or scored tokens."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.prompt = self.new = 0
-
-    @property
-    def made_by(self) -> str:
-        return self.engine.made_by
-
-    @property
-    def call_size(self) -> int:
-        return self.engine.call_size
-
-    def pin(self, adapter: str) -> str:
-        return self.engine.pin(adapter)
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        completions = self.engine.generate(requests)
-        self.prompt += sum(completion.prompt_tokens for completion in completions)
-        self.new += sum(completion.completion_tokens for completion in completions)
-        return completions
-
-    def score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
-        scored = self.engine.score(requests, choices, prune_margin=prune_margin)
-        self.prompt += sum(result.prompt_tokens for result in scored)
-        self.new += sum(result.scored_tokens for result in scored)
-        return scored
 
 
 class _FixedOutputs:

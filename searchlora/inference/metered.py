@@ -77,7 +77,9 @@ class MeteredEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `Engine.generate`."""
-        keys = [_hash(request) for request in requests]
+
+        def keys() -> list[bytes]:
+            return [_hash(request) for request in requests]
 
         def answer(new: Sequence[int]) -> list[Completion]:
             return self.engine.generate([requests[index] for index in new])
@@ -91,7 +93,9 @@ class MeteredEngine:
     ) -> list[Scored]:
         """See `Engine.score`."""
         scored = [tuple(each) for each in choices]
-        keys = [_hash(request, each, prune_margin) for request, each in zip(requests, scored, strict=True)]
+
+        def keys() -> list[bytes]:
+            return [_hash(request, each, prune_margin) for request, each in zip(requests, scored, strict=True)]
 
         def answer(new: Sequence[int]) -> list[Scored]:
             chosen = [scored[index] for index in new]
@@ -105,15 +109,15 @@ class MeteredEngine:
         self,
         requests: Sequence[Request],
         choices: Sequence[tuple[str, ...]],
-        keys: Sequence[bytes],
+        keys: Callable[[], Sequence[bytes]],
         answer: Callable[[Sequence[int]], Sequence[_Answer]],
         kind: type[_Answer],
     ) -> list[_Answer]:
         if self._answers is None:
-            known = [False] * len(keys)
-            found = list(answer(range(len(keys))))
+            known = [False] * len(requests)
+            found = list(answer(range(len(requests))))
         else:
-            known, found = self._looked_up(self._answers, keys, answer, kind)
+            known, found = self._looked_up(self._answers, keys(), answer, kind)
         self.prompt_tokens += sum(each.prompt_tokens for each in found)
         if self._listener is not None:
             for exchange in zip(requests, found, choices, known, strict=True):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import PipelineError, RenderError
-from searchlora.inference.engine import Completion, Engine, Request, Scored
+from searchlora.inference.engine import Completion
+from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline
@@ -32,67 +33,18 @@ MAX_CALLS = 50
 _UNREADABLE_FIELDS = (TypeError, KeyError, ValueError, AttributeError, IndexError)
 
 
-@dataclass(frozen=True)
-class Call:
-    """A request to an engine, with its answer.
-
-    Attributes:
-        choices: The scored choices; none for a generated answer.
-        answer: The completion, or the scores of the choices.
-    """
-
-    request: Request
-    choices: Sequence[str]
-    answer: Completion | Scored
-
-    def to_json(self, base: str) -> dict[str, Any]:
-        """As JSON values; `base` is the model of a request without an adapter."""
-        content: dict[str, Any] = {
-            "model": self.request.adapter or base,
-            "messages": [dict(message) for message in self.request.messages],
-            "answer_prefix": self.request.answer_prefix,
-            "prompt_tokens": self.answer.prompt_tokens,
-        }
-        if isinstance(self.answer, Completion):
-            return content | {"output": self.answer.text, "completion_tokens": self.answer.completion_tokens}
-        shares = probabilities(self.answer.log_probabilities)
-        return content | {"choices": dict(zip(self.choices, shares, strict=True))}
-
-
-class RecordingEngine:
-    """An engine that keeps its requests and their answers."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.calls: list[Call] = []
-
-    @property
-    def made_by(self) -> str:
-        """See `Engine.made_by`."""
-        return self._engine.made_by
-
-    @property
-    def call_size(self) -> int:
-        """See `Engine.call_size`."""
-        return self._engine.call_size
-
-    def pin(self, adapter: str) -> str:
-        """See `Engine.pin`."""
-        return self._engine.pin(adapter)
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """See `Engine.generate`."""
-        completions = self._engine.generate(requests)
-        self.calls += [Call(request, (), each) for request, each in zip(requests, completions, strict=True)]
-        return completions
-
-    def score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
-        """See `Engine.score`."""
-        scores = self._engine.score(requests, choices, prune_margin=prune_margin)
-        self.calls += [Call(*each) for each in zip(requests, choices, scores, strict=True)]
-        return scores
+def call_json(call: Exchange, base: str) -> dict[str, Any]:
+    """A request to an engine with its answer, as JSON values; `base` is the model of a request without an adapter."""
+    content: dict[str, Any] = {
+        "model": call.request.adapter or base,
+        "messages": [dict(message) for message in call.request.messages],
+        "answer_prefix": call.request.answer_prefix,
+        "prompt_tokens": call.answer.prompt_tokens,
+    }
+    if isinstance(call.answer, Completion):
+        return content | {"output": call.answer.text, "completion_tokens": call.answer.completion_tokens}
+    shares = probabilities(call.answer.log_probabilities)
+    return content | {"choices": dict(zip(call.choices, shares, strict=True))}
 
 
 @dataclass
@@ -153,11 +105,11 @@ class SearchJob:
         for index, stage in enumerate(pipeline.stages):
             if self._cancelled.is_set():
                 raise ApiError(499, "client_disconnected", "The client has disconnected.")
-            of_caller, recorder = self._of_caller(stage)
+            of_caller, calls = self._of_caller(stage)
             started = time.perf_counter()
             (after,) = of_caller([before])
             seconds = time.perf_counter() - started
-            row = self._trace(index, stage, before, after, recorder.calls if recorder else [])
+            row = self._trace(index, stage, before, after, calls)
             stages.append(row | {"milliseconds": _milliseconds(seconds)})
             self.on_stage(stages[-1])
             before = after
@@ -187,15 +139,16 @@ class SearchJob:
     def _search(self) -> SearchContext:
         return {"id": "1", "query": self.body.query, **self.body.fields}
 
-    def _of_caller(self, stage: Stage) -> tuple[Stage, RecordingEngine | None]:
-        """The stage as it is executed for this caller, and what records its requests."""
+    def _of_caller(self, stage: Stage) -> tuple[Stage, list[Exchange]]:
+        """The stage as it is executed for this caller, and its requests, which are added as they are answered."""
+        calls: list[Exchange] = []
         if not isinstance(stage, AdapterStage):
-            return stage, None
-        recorder = RecordingEngine(self._engine if stage.engine is self.service.engine else stage.engine)
-        return replace(stage, engine=recorder), recorder
+            return stage, calls
+        engine = self._engine if stage.engine is self.service.engine else stage.engine
+        return replace(stage, engine=MeteredEngine(engine, listener=calls.append)), calls
 
     def _trace(
-        self, index: int, stage: Stage, before: SearchContext, after: SearchContext, calls: Sequence[Call]
+        self, index: int, stage: Stage, before: SearchContext, after: SearchContext, calls: Sequence[Exchange]
     ) -> dict[str, Any]:
         written = result(before, after, ())
         output = {name: value for name, value in written.items() if name not in _NOT_OUTPUT}
@@ -219,7 +172,7 @@ class SearchJob:
             }
             row["requests"] = len(calls)
             if self.body.trace:
-                row["calls"] = [call.to_json(self.service.base) for call in calls[:MAX_CALLS]]
+                row["calls"] = [call_json(call, self.service.base) for call in calls[:MAX_CALLS]]
         return row
 
     def _hit(self, pipeline: Pipeline, rank: int, hit: Hit) -> dict[str, Any]:
