@@ -19,4 +19,5 @@ STAGES = {
     "rewritten": [{"adapter": {"name": "rewriter", "max_new_tokens": 4}}, {"bm25": {"k": 3}}],
     "judged": [{"bm25": {"k": 3}}, {"passages": {"k": 3}}, {"adapter": {"name": "judge"}}],
     "mixed": [{"fuse": {"k": 5, "of": [{"bm25": {"k": 2}}, {"bm25": {"k": 2, "b": 0}}]}}],
+    "careful": [{"adapter": {"name": "rewriter", "budget_s": 1e-6, "on_failure": "skip"}}, {"bm25": {"k": 3}}],
 }

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import PipelineError, RenderError
 from searchlora.inference.engine import Completion
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import plain, result
@@ -102,12 +104,12 @@ class SearchJob:
         search = before = self._search
         began = time.perf_counter()
         stages = []
-        for index, stage in enumerate(pipeline.stages):
+        for index, (stage, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings)):
             if self._cancelled.is_set():
                 raise ApiError(499, "client_disconnected", "The client has disconnected.")
             of_caller, calls = self._of_caller(stage)
             started = time.perf_counter()
-            (after,) = of_caller([before])
+            (after,) = execute_stage(of_caller, settings, [before], index + 1)
             seconds = time.perf_counter() - started
             row = self._trace(index, stage, before, after, calls)
             stages.append(row | {"milliseconds": _milliseconds(seconds)})

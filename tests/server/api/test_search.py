@@ -112,11 +112,18 @@ def test_stages_are_sent_as_they_finish_and_the_result_is_that_of_a_whole_answer
         assert "event: result" in list(lines)
 
 
+def test_a_stage_that_takes_too_long_is_skipped_where_the_pipeline_says_so(client):
+    found = searched(client, "careful")
+    first, second = found["stages"]
+    assert "budget" in first["output"]["skipped"][first["stage"]] and "skipped" not in second["output"]
+    assert found["hits"] == searched(client, "lexical")["hits"] != []
+
+
 def test_a_stage_that_fails_ends_the_stream_and_before_the_first_stage_the_error_has_its_status(client, monkeypatch):
     def fails(_, stage):
         if stage.label.startswith("passages"):
             raise KeyError("secret")
-        return stage, None
+        return stage, []
 
     monkeypatch.setattr(search_execution.SearchJob, "_of_caller", fails)
     *_, (name, error) = streamed(client, pipeline="judged")
