@@ -25,9 +25,6 @@ from searchlora.retrieval.retriever import Retriever
 #: Where a stage stands in a pipeline: its index, followed by its index under each `fuse` that it stands under.
 Place: TypeAlias = tuple[int, ...]
 
-#: Smallest number of searches per call of a stage, as in `Pipeline.execute`.
-_BATCH = 256
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -174,7 +171,7 @@ class SharedStages:
         stage = self._stage(settings, metered, (index,))
         started = time.perf_counter()
         done: list[SearchContext] = []
-        size = max([_BATCH, *(meter.call_size for meter in meters.values() if isinstance(meter, MeteredEngine))])
+        size = Pipeline(stage.label, [stage]).batch_size
         for start in range(0, len(searches), size):
             done += stage(searches[start : start + size])
             progress(len(done))
