@@ -94,7 +94,8 @@ def recipe() -> str:
 def pipeline() -> str:
     """Every key of every kind of stage."""
     from searchlora.inference.settings import LocalSettings, ServerSettings
-    from searchlora.pipelines.config import KINDS, CorpusSettings, PipelineFile
+    from searchlora.pipelines.config import CorpusSettings, PipelineFile
+    from searchlora.pipelines.stage_settings import KINDS
 
     parts = [
         "# Pipeline keys\n",

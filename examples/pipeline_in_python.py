@@ -7,8 +7,8 @@ from pathlib import Path
 
 import sample
 
-from searchlora.pipelines.config import AdapterSettings, Bm25Settings
 from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings
 from searchlora.records import Document
 
 adapter = sample.rewriter()

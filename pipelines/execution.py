@@ -13,7 +13,8 @@ from searchlora.errors import DeadlineExceeded, EngineError, RequestRefused, Sea
 from searchlora.inference.engine import Scored
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.config import (
+from searchlora.pipelines.results import plain, written
+from searchlora.pipelines.stage_settings import (
     HitsSettings,
     PassagesSettings,
     RetrieveSettings,
@@ -21,7 +22,6 @@ from searchlora.pipelines.config import (
     StageSettings,
     stage_kind,
 )
-from searchlora.pipelines.results import plain, written
 from searchlora.pipelines.stages import (
     FUSED_QUERIES,
     AdapterStage,

@@ -9,9 +9,9 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.config import FuseSettings, Settings, stage_kind
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import plain
+from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_kind
 from searchlora.pipelines.stages import FUSED_QUERIES, AdapterStage, PassagesStage, RetrieveStage, Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.retrieval.bm25 import BM25Index

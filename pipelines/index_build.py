@@ -20,8 +20,9 @@ from searchlora.data.document_store import DocumentStore, write_documents
 from searchlora.errors import DataError
 from searchlora.files import atomic_text, file_sha256, replace_folder, resumable_folder
 from searchlora.models.resolve import public_name
-from searchlora.pipelines.config import Bm25Settings, DenseSettings, pinned, read_pipeline, searching
+from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.retrievers import Encoders, bm25_keys, structure, vector_keys
+from searchlora.pipelines.stage_settings import Bm25Settings, DenseSettings, pinned, searching
 from searchlora.progress import Steps, unwatched
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.index_folder import (

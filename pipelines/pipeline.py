@@ -22,7 +22,11 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.metered import MeteredEngine
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
-from searchlora.pipelines.config import (
+from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.execution import Trace, execute_stage
+from searchlora.pipelines.results import result
+from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers
+from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     Bm25Settings,
     DenseSettings,
@@ -31,19 +35,14 @@ from searchlora.pipelines.config import (
     HttpSettings,
     MatchSettings,
     PassagesSettings,
-    PipelineConfig,
     RetrieveSettings,
     Settings,
     SimilaritySettings,
     StageSettings,
     check_order,
     pinned,
-    read_pipeline,
     reads_corpus,
 )
-from searchlora.pipelines.execution import Trace, execute_stage
-from searchlora.pipelines.results import result
-from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers
 from searchlora.pipelines.stages import (
     AdapterStage,
     HitsStage,

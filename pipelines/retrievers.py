@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.pipelines.config import Bm25Settings, DenseSettings, PipelineConfig, SimilaritySettings, StageSettings
+from searchlora.pipelines.config import PipelineConfig
+from searchlora.pipelines.stage_settings import Bm25Settings, DenseSettings, SimilaritySettings, StageSettings
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 

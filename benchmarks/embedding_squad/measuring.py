@@ -14,8 +14,8 @@ from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import write_json
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
-from searchlora.pipelines.config import Bm25Settings
 from searchlora.pipelines.pipeline import bm25_stage
+from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.retrieval.classifying import classify
 from searchlora.retrieval.encoder import Encoder

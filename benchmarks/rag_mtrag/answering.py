@@ -22,7 +22,7 @@ from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.outputs import CitedAnswer, InvalidOutput, from_json, to_json
-from searchlora.pipelines.config import AdapterSettings, SimilaritySettings
+from searchlora.pipelines.stage_settings import AdapterSettings, SimilaritySettings
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, Steps
 from searchlora.prompts import messages

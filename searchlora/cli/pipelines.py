@@ -232,7 +232,8 @@ def validate(
 ) -> None:
     """Check a pipeline without executing it: keys, parameters, the order of stages, and that its adapters exist."""
     from searchlora.adapters.store import Store
-    from searchlora.pipelines.config import check_order, pinned, read_pipeline, stage_kind
+    from searchlora.pipelines.config import read_pipeline
+    from searchlora.pipelines.stage_settings import check_order, pinned, stage_kind
 
     config = read_pipeline(pipeline, settings)
     check_order(config.stages, pipeline)
@@ -248,7 +249,7 @@ def stages(
 ) -> None:
     """Print every kind of stage with its keys, their types and defaults."""
     from searchlora.key_tables import key_rows
-    from searchlora.pipelines.config import KINDS
+    from searchlora.pipelines.stage_settings import KINDS
 
     if kind is not None and kind not in KINDS:
         raise UsageError(f"there is no stage '{kind}'", fix=f"Kinds: {', '.join(sorted(KINDS))}.")
@@ -262,7 +263,7 @@ def stages(
 
 
 def _summary(config: Any) -> dict[str, Any]:
-    from searchlora.pipelines.config import stage_kind
+    from searchlora.pipelines.stage_settings import stage_kind
 
     return {
         "name": config.name,

@@ -38,18 +38,10 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import resolve
-from searchlora.pipelines.config import (
-    CorpusSettings,
-    PipelineConfig,
-    Settings,
-    check_order,
-    pinned,
-    produces_hits,
-    read_pipeline,
-    reads_corpus,
-)
+from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import BuiltRetrievers, Retrievers
+from searchlora.pipelines.stage_settings import Settings, check_order, pinned, produces_hits, reads_corpus
 from searchlora.progress import Steps, unwatched
 from searchlora.prompts import Renderer
 from searchlora.records import SearchContext

@@ -15,7 +15,7 @@ from searchlora.experiments.experiment import measured_by
 from searchlora.experiments.experiment_report import details
 from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.experiments.slots import FULL
-from searchlora.pipelines.config import stage_kind
+from searchlora.pipelines.stage_settings import stage_kind
 
 STEM = "ablation"
 

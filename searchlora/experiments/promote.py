@@ -19,7 +19,7 @@ from searchlora.experiments.evaluation_run import BASE
 from searchlora.experiments.lineage import seen_in_training
 from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.config import Bm25Settings
+from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps, unwatched
 
 

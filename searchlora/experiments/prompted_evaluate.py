@@ -23,7 +23,7 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import Precision, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
-from searchlora.pipelines.config import Bm25Settings
+from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps, unwatched
 from searchlora.prompts import Renderer
 from searchlora.records import Record

@@ -23,19 +23,18 @@ from searchlora.experiments.lineage import run_lineage
 from searchlora.files import check_writable, copy_text, file_sha256, read_rows
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
-from searchlora.pipelines.config import (
+from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.results import result, result_line
+from searchlora.pipelines.stage_settings import (
     HitsSettings,
-    PipelineConfig,
     adapters,
     encoders,
     produces_hits,
-    read_pipeline,
     stage_kind,
     supplied_runs,
     zero_shot,
 )
-from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.results import result, result_line
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record, RejectedRow, SearchContext
 

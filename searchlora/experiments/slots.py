@@ -11,7 +11,7 @@ from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.experiments.stage_costs import Place
-from searchlora.pipelines.config import (
+from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     DenseSettings,
     FuseSettings,

@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 from searchlora.adapters.store import Store
 from searchlora.inference.metered import Answer, MeteredEngine
-from searchlora.pipelines.config import FuseSettings, Settings, stage_kind
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, fuse_stage
 from searchlora.pipelines.retrievers import Retrievers
+from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_kind
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
 from searchlora.progress import Progress, Steps, unwatched
 from searchlora.records import Document, Hit, SearchContext

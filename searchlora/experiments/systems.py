@@ -27,20 +27,19 @@ from searchlora.inference.settings import LocalSettings
 from searchlora.models.load import Precision
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.config import (
+from searchlora.pipelines.config import parse_stages, read_pipeline
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
+from searchlora.pipelines.retrievers import Retrievers
+from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     Settings,
     adapters,
     encoders,
-    parse_stages,
     pinned,
-    read_pipeline,
     reads_corpus,
     supplied_runs,
     zero_shot,
 )
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
-from searchlora.pipelines.retrievers import Retrievers
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Document, SearchContext
 from searchlora.task import PromptedTask, load_task

@@ -14,15 +14,9 @@ from searchlora.errors import DataError, PipelineError
 from searchlora.files import atomic_text, check_writable, read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.config import (
-    AdapterSettings,
-    Settings,
-    SimilaritySettings,
-    pinned,
-    pipeline_path,
-    read_pipeline,
-)
+from searchlora.pipelines.config import pipeline_path, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.pipelines.stage_settings import AdapterSettings, Settings, SimilaritySettings, pinned
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.progress import Progress, Steps, unwatched
 from searchlora.records import Record, SearchContext

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from searchlora.eval.trec import read_run
-from searchlora.pipelines.config import KINDS, ready_pipelines
+from searchlora.pipelines.config import ready_pipelines
+from searchlora.pipelines.stage_settings import KINDS
 
 
 @pytest.fixture

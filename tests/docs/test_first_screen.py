@@ -9,7 +9,7 @@ import pytest
 
 from searchlora.cli.doctor import _DEFAULT_BASE
 from searchlora.cli.serve import serve
-from searchlora.pipelines.config import KINDS
+from searchlora.pipelines.stage_settings import KINDS
 from searchlora.server.api.openapi import openapi_document
 from searchlora.task import load_tasks
 from tests.docs.blocks import ROOT

@@ -21,8 +21,8 @@ from searchlora.inference.local import LocalEngine
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
-from searchlora.pipelines.config import AdapterSettings
 from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.stage_settings import AdapterSettings
 from searchlora.server.api.serve import make_service
 from searchlora.server.api.service import Settings
 from tests.server.api.serving import asked, served

@@ -7,15 +7,8 @@ from pathlib import Path
 import pytest
 
 from searchlora.errors import PipelineError
-from searchlora.pipelines.config import (
-    AdapterSettings,
-    Bm25Settings,
-    DenseSettings,
-    FuseSettings,
-    parse_stages,
-    read_pipeline,
-    ready_pipelines,
-)
+from searchlora.pipelines.config import parse_stages, read_pipeline, ready_pipelines
+from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings, DenseSettings, FuseSettings
 
 
 def written(folder: Path, stages: str, parameters: str = "") -> Path:

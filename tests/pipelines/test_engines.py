@@ -12,8 +12,9 @@ from searchlora.errors import PipelineError
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.settings import LocalSettings, ServerSettings
-from searchlora.pipelines.config import AdapterSettings, Bm25Settings, read_pipeline
+from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings
 from tests.made import made_folder
 from tests.server.api.serving import made_service, served
 from tests.words import first_word

@@ -13,8 +13,8 @@ from searchlora.errors import PipelineError
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engine import Request
 from searchlora.inference.settings import ServerSettings
-from searchlora.pipelines.config import AdapterSettings
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.pipelines.stage_settings import AdapterSettings
 from searchlora.prompts import messages
 from searchlora.task import load_prompted_task
 from tests.made import made_adapter, made_folder

@@ -8,9 +8,9 @@ import os
 import pytest
 
 from searchlora.errors import DataError, StaleIndex
-from searchlora.pipelines.config import Bm25Settings
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.retrievers import bm25_keys
+from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.retrieval import index_folder
 from searchlora.retrieval.index_folder import IndexFolder, read_manifest
 

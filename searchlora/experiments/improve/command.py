@@ -27,8 +27,9 @@ from searchlora.experiments.training_runs import (
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.resolve import resolve
-from searchlora.pipelines.config import DenseSettings, FuseSettings, RetrieveSettings, pinned, read_pipeline
+from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.stage_settings import DenseSettings, FuseSettings, RetrieveSettings, pinned
 from searchlora.pipelines.stages import RetrieveStage
 from searchlora.progress import Steps, unwatched
 from searchlora.recipe import load_recipe, parse_recipe

@@ -18,18 +18,17 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
-from searchlora.pipelines.config import (
+from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
+from searchlora.pipelines.retrievers import Encoders, Retrievers
+from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     Bm25Settings,
     DenseSettings,
-    PipelineConfig,
     Settings,
     check_order,
     pinned,
-    read_pipeline,
 )
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
-from searchlora.pipelines.retrievers import Encoders, Retrievers
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.records import Document

@@ -1,0 +1,377 @@
+"""Settings of each kind of stage of a pipeline, and questions about a list of stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from searchlora.errors import PipelineError
+from searchlora.inference.settings import EngineSettings
+
+
+class Settings(BaseModel):
+    """Base class of stage settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class StageSettings(Settings):
+    """Keys of every stage; under `fuse` they are keys of the fusion, not of its parts."""
+
+    on_failure: Literal["raise", "skip"] = Field(
+        "raise",
+        description="an error of the stage: end with it, or go on without the stage and write the reason as `skipped`",
+    )
+    budget_s: float | None = Field(
+        None,
+        gt=0,
+        description="time budget in seconds for each search; a call with n searches may take n times as long; what"
+        " takes longer has failed",
+    )
+
+
+class AdapterSettings(StageSettings):
+    """`- adapter: {name: shop-rewriter@production}`: generate with an adapter; its manifest has task and base."""
+
+    name: str
+    max_new_tokens: int | None = Field(None, ge=1, description="default: that of the adapter's recipe")
+    constrained: bool = Field(True, description="constrain the output to the task's output form")
+    rest: bool = Field(True, description="generate the text after a scored choice, such as the reason of a grade")
+    engine: EngineSettings | None = Field(
+        None, description="see [engine](#engine); default: the file's engine, else this process"
+    )
+    bare: bool = Field(
+        False, description="generate with the adapter's base model, zero-shot: the same prompt without the adapter"
+    )
+    rewrite: Literal["replace", "fuse"] = Field(
+        "replace",
+        description="of a task that rewrites the query: later stages search with the rewritten query, or with both and"
+        " fuse their hits by reciprocal rank fusion",
+    )
+    tuned: dict[str, Any] = Field(
+        default_factory=dict,
+        description="values of the task in place of those tuned when the adapter was trained, as `{abstain: judge}` of"
+        " rag_answer; `searchlora tune` fits them",
+    )
+
+
+class PassagesSettings(StageSettings):
+    """`- passages: {k: 10}`: fetch the texts of the first k hits for stages that read `passages`."""
+
+    k: int = Field(10, ge=1)
+
+
+class SimilaritySettings(StageSettings):
+    """`- similarity: {model: all-minilm-l6-v2}`: grade `passages` by their cosine with the query; their order stays.
+
+    A judge without an LLM, for stages that decide by `grades`. `adapter: shop-embedder` adds an adapter to the model.
+    """
+
+    model: str
+    adapter: str | None = None
+    dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
+    query_prefix: str = ""
+    document_prefix: str = ""
+    batch_size: int = Field(32, ge=1)
+
+
+class MatchSettings(StageSettings):
+    """`- match: {filter: {brand: intent.brand}, boost: {category: intent.category}}`: hits that fit earlier outputs.
+
+    Each key is a field of the documents: title, text, or a further column of the corpus. Its value is the path of what
+    a stage wrote: `intent` for labels, `intent.brand` for an attribute. A field matches if it equals that value, or one
+    of several, in upper or lower case. `filter` keeps the hits that match; `boost` raises their scores. Where nothing
+    was written, nothing is filtered or raised. The stage sees the hits of the stages before it only: let those return
+    more than are needed.
+    """
+
+    filter: dict[str, str] = Field(
+        default_factory=dict, description="field -> path; hits that do not match are removed"
+    )
+    boost: dict[str, str] = Field(default_factory=dict, description="field -> path; the scores of matches are raised")
+    factor: float = Field(2.0, gt=1, description="what the score is multiplied by, for each field of `boost`")
+    k: int | None = Field(None, ge=1, description="number of hits to keep; default: all")
+
+    @model_validator(mode="after")
+    def _of_something(self) -> MatchSettings:
+        if not self.filter and not self.boost:
+            raise ValueError("'filter' or 'boost' is needed")
+        return self
+
+
+class RetrieveSettings(StageSettings):
+    """Settings of a stage that searches the corpus; `k` is the number of hits."""
+
+    k: int = Field(100, ge=1)
+
+
+class Bm25Settings(RetrieveSettings):
+    """`- bm25: {k: 100}`: lexical search."""
+
+    k1: float = Field(0.9, ge=0)
+    b: float = Field(0.4, ge=0, le=1)
+    stopwords: Literal["english"] | None = "english"
+    stemmer: Literal["english"] | None = None
+    shortest: int = Field(2, ge=1, description="minimum length of a term in characters")
+    backend: Literal["bm25s", "rank-bm25"] = "bm25s"
+    fields: dict[str, int] | None = Field(
+        None,
+        description="field -> boost, a whole number, as in `{title: 3, text: 1, brand: 2}`; fields are title, text and"
+        " further columns of the corpus; default: title and text",
+    )
+
+
+class DenseSettings(RetrieveSettings):
+    """`- dense: {model: all-minilm-l6-v2, k: 100}`: dense search; the model is a catalogue name, a folder or a hub id.
+
+    `adapter: shop-embedder@production` adds an adapter to the model. The search is exact; `index: hnsw` and
+    `index: ivf` search large collections approximately.
+    """
+
+    model: str
+    adapter: str | None = None
+    dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
+    normalise: bool = True
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="precision in which documents are encoded")
+    index: Literal["flat", "hnsw", "ivf"] = Field(
+        "flat", description="search: exact (flat), by a graph of neighbours (hnsw), or in lists of vectors (ivf)"
+    )
+    hnsw_m: int = Field(32, ge=2, description="hnsw: neighbours per vector")
+    hnsw_ef_construction: int = Field(200, ge=1, description="hnsw: candidates per vector while the graph is built")
+    hnsw_ef_search: int = Field(64, ge=1, description="hnsw: candidates per query")
+    ivf_lists: int | None = Field(
+        None, ge=1, description="ivf: number of lists; default: four times the square root of the number of documents"
+    )
+    ivf_probes: int = Field(16, ge=1, description="ivf: lists that are searched per query")
+    query_prefix: str = ""
+    document_prefix: str = ""
+    query_batch_size: int = Field(
+        1, ge=1, description="queries per forward pass; 1: hits do not depend on other queries"
+    )
+    batch_size: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _of_the_index(self) -> DenseSettings:
+        for key in sorted(self.model_fields_set):
+            kind = key.partition("_")[0]
+            if kind in ("hnsw", "ivf") and kind != self.index:
+                raise ValueError(f"'{key}' is for 'index: {kind}'")
+        return self
+
+
+class HttpSettings(RetrieveSettings):
+    """`- http: {url: http://localhost:9200/products/_search, engine: opensearch, k: 100}`: a search engine by HTTP.
+
+    `engine` sets the other keys to what OpenSearch, Elasticsearch and Solr expect; each may be set. In `body`,
+    `{query}` stands for the query, and a value that is just `{k}` for the number of hits. Paths such as
+    `_source.title` lead through the JSON of the response. The texts come with the hits, so that no corpus is needed.
+    """
+
+    url: str = Field(description="address that searches, without a query string")
+    engine: Literal["opensearch", "elasticsearch", "solr"] | None = Field(None, description="sets the keys below")
+    body: dict[str, Any] | None = Field(None, description="JSON body of the request")
+    hits: str | None = Field(None, description="path of the list of hits in the response")
+    id: str | None = Field(None, description="path of the id in a hit")
+    score: str | None = Field(None, description="path of the score in a hit; without a score the order counts")
+    title: str | None = Field(None, description="path of the title in a hit")
+    text: tuple[str, ...] | None = Field(None, description="paths of the text in a hit, joined by a blank")
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*$",
+        description="environment variable with the key; one that SEARCHLORA_API_KEY_VARIABLES lists",
+    )
+    auth: Literal["bearer", "apikey", "basic"] = Field(
+        "bearer", description="how the key is sent; for `basic` it is `user:password`"
+    )
+    concurrency: int = Field(8, ge=1)
+    timeout_s: float = Field(30, gt=0, description="time limit of one attempt in seconds")
+    retries: int = Field(4, ge=0)
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _one_or_more(cls, text: Any) -> Any:
+        return (text,) if isinstance(text, str) else text
+
+    @model_validator(mode="after")
+    def _complete(self) -> HttpSettings:
+        missing = [key for key in ("body", "hits", "id") if self.engine is None and getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"'{missing[0]}' is needed, or an 'engine' that sets it")
+        return self
+
+
+class HitsSettings(StageSettings):
+    """`- hits: {run: bm25.trec, k: 100}`: the hits of another search engine, from a TREC run.
+
+    Without `run`: the field `hits` of each query row, a list of document ids, best first, or of
+    `{"document": "d1", "score": 12.5}`.
+    """
+
+    run: str | None = Field(None, description="TREC run, plain or gzip; relative to the working folder")
+    k: int = Field(100, ge=1, description="number of hits to keep per query")
+
+
+class FuseSettings(RetrieveSettings):
+    """`- fuse: {method: rrf, k: 100, of: [{bm25: {k: 100}}, {dense: {model: all-minilm-l6-v2}}]}`: rank fusion.
+
+    The `k` of a stage under `of` is the number of its hits that are fused.
+    """
+
+    of: tuple[SerializeAsAny[RetrieveSettings], ...] = Field(min_length=1)
+    method: Literal["rrf", "combsum", "combmnz"] = "rrf"
+    constant: float = Field(
+        60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
+    )
+    weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
+
+    @field_validator("of")
+    @classmethod
+    def _without_policies(cls, of: tuple[RetrieveSettings, ...]) -> tuple[RetrieveSettings, ...]:
+        for key in sorted(StageSettings.model_fields):
+            if any(key in stage.model_fields_set for stage in of):
+                raise ValueError(f"'{key}' is a key of the fusion, not of its parts")
+        return of
+
+    @field_validator("weights")
+    @classmethod
+    def _one_per_stage(cls, weights: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        stages = info.data.get("of")
+        if weights is not None and stages is not None and len(weights) != len(stages):
+            raise ValueError(f"there are {len(weights)} weights for {len(stages)} stages")
+        if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
+            raise ValueError("weights must be above 0")
+        return weights
+
+
+def encoders(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The distinct models of encoder stages without an adapter, including those under `fuse`."""
+    return tuple(dict.fromkeys(stage.model for stage in _dense(stages) if stage.adapter is None))
+
+
+def adapters(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The distinct adapter references of all stages, including those under `fuse`."""
+    stages = list(stages)
+    generating = [stage.name for stage in stages if isinstance(stage, AdapterSettings) and not stage.bare]
+    encoding = [stage.adapter for stage in _dense(stages) if stage.adapter is not None]
+    return tuple(dict.fromkeys([*generating, *encoding]))
+
+
+def zero_shot(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The distinct adapter references of the stages whose base model generates without the adapter."""
+    return tuple(dict.fromkeys(stage.name for stage in stages if isinstance(stage, AdapterSettings) and stage.bare))
+
+
+def pinned(stages: Iterable[Settings], pin: Callable[[str], str]) -> list[Settings]:
+    """The stages with every adapter reference resolved to a version.
+
+    Args:
+        pin: Resolves a reference to `name@version` (`Store.pin`).
+    """
+    return [_pinned(stage, pin) for stage in stages]
+
+
+def with_engine(stages: Iterable[Settings], engine: EngineSettings) -> list[Settings]:
+    """The stages, with an engine for adapter stages that have none."""
+    return [
+        stage.model_copy(update={"engine": engine})
+        if isinstance(stage, AdapterSettings) and not stage.engine
+        else stage
+        for stage in stages
+    ]
+
+
+def stage_kind(stage: Settings) -> str:
+    """The key of a stage in a pipeline file."""
+    return next(kind for kind, model in KINDS.items() if type(stage) is model)
+
+
+def check_order(stages: Sequence[Settings], where: str) -> None:
+    """Raise `PipelineError` if a stage reads hits before any stage produces them."""
+    for number, stage in enumerate(stages, 1):
+        if isinstance(stage, PassagesSettings | MatchSettings) and not produces_hits(stages[: number - 1]):
+            raise PipelineError(
+                "no stage before it produces hits",
+                where=f"{where}, stage {number}, {stage_kind(stage)}",
+                fix="Put a stage before it that retrieves, such as '- bm25: {k: 100}', or '- hits: {run: FILE}'.",
+            )
+
+
+def searching(stages: Iterable[Settings]) -> list[Bm25Settings | DenseSettings]:
+    """The stages that search documents by an index, including those under `fuse`."""
+    found: list[Bm25Settings | DenseSettings] = []
+    for stage in stages:
+        if isinstance(stage, FuseSettings):
+            found += searching(stage.of)
+        elif isinstance(stage, Bm25Settings | DenseSettings):
+            found.append(stage)
+    return found
+
+
+def supplied_runs(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The run files that stages take hits from."""
+    return tuple(stage.run for stage in stages if isinstance(stage, HitsSettings) and stage.run is not None)
+
+
+def produces_hits(stages: Iterable[Settings]) -> bool:
+    """Whether a stage retrieves, or takes the hits of another engine: only then there is a run to write."""
+    return any(isinstance(stage, RetrieveSettings | HitsSettings) for stage in stages)
+
+
+def reads_corpus(stages: Iterable[Settings]) -> bool:
+    """Whether a stage needs the documents: it searches them, or fetches their texts."""
+    readers = PassagesSettings | MatchSettings
+    searches = [stage for stage in stages if not isinstance(stage, readers)]
+    if any(_searches_corpus(stage) for stage in searches):
+        return True
+    fetched = any(isinstance(stage, HttpSettings) for stage in searches)
+    return any(isinstance(stage, readers) for stage in stages) and not fetched
+
+
+def _searches_corpus(stage: Settings) -> bool:
+    if isinstance(stage, FuseSettings):
+        return any(_searches_corpus(inner) for inner in stage.of)
+    return isinstance(stage, RetrieveSettings) and not isinstance(stage, HttpSettings)
+
+
+def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
+    if isinstance(stage, AdapterSettings):
+        return stage.model_copy(update={"name": pin(stage.name)})
+    if isinstance(stage, DenseSettings | SimilaritySettings) and stage.adapter is not None:
+        return stage.model_copy(update={"adapter": pin(stage.adapter)})
+    if isinstance(stage, FuseSettings):
+        return stage.model_copy(update={"of": tuple(_pinned(inner, pin) for inner in stage.of)})
+    return stage
+
+
+def _dense(stages: Iterable[Settings]) -> Iterator[DenseSettings | SimilaritySettings]:
+    """The stages with an encoder."""
+    for stage in stages:
+        if isinstance(stage, DenseSettings | SimilaritySettings):
+            yield stage
+        elif isinstance(stage, FuseSettings):
+            yield from _dense(stage.of)
+
+
+#: Kind of a stage, its key in a pipeline file -> its settings.
+KINDS: dict[str, type[Settings]] = {
+    "adapter": AdapterSettings,
+    "bm25": Bm25Settings,
+    "dense": DenseSettings,
+    "fuse": FuseSettings,
+    "hits": HitsSettings,
+    "http": HttpSettings,
+    "match": MatchSettings,
+    "passages": PassagesSettings,
+    "similarity": SimilaritySettings,
+}
