@@ -375,7 +375,9 @@ class MatchStage:
     def label(self) -> str:
         parts = [f"filter={each}" for field, condition in self.filter.items() for each in condition.described(field)]
         parts += [
-            f"boost={each}^{self.factor:g}" for field, condition in self.boost.items() for each in condition.described(field)
+            f"boost={each}^{self.factor:g}"
+            for field, condition in self.boost.items()
+            for each in condition.described(field)
         ]
         return f"match({','.join(parts if self.k is None else [*parts, f'k={self.k}'])})"
 

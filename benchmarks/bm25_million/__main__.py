@@ -2,13 +2,14 @@
 
     python -m benchmarks.bm25_million                         everything, on an idle machine
     python -m benchmarks.bm25_million --documents 100000 --streamed 10000,100000 --try    a part; nothing is stored
-    python -m benchmarks.bm25_million --through postgres.yaml    beside it, the queries through other pipelines
+    python -m benchmarks.bm25_million --through benchmarks/bm25_million/postgres.yaml --load    beside it, the queries
+                                                              through other engines
 
-* index: `searchlora index build` over 10,000, 100,000 and a million documents, and a process that opens and searches each;
+* index: `searchlora index build` over 10,000 to a million documents, and a process that opens and searches each;
 * rank-bm25: the same queries on 10,000 and 100,000 documents, in turn with the saved index in one process;
 * streamed: `searchlora run` of BM25 with 10,000 and a million queries over 1,000 documents, whose memory must not grow.
 
-Documents are made by Zipf's law from a seed (`corpus.py`). Corpora and indexes are in `benchmarks/work/bm25_million` and
+Documents are made by Zipf's law from a seed (`corpus.py`). Corpora and indexes are in `benchmarks/work/bm25_million`,
 made anew each time. Every figure comes from a process of its own.
 """
 
@@ -62,6 +63,7 @@ def _arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="PIPELINE",
         help="a pipeline of another search engine that holds the documents of the largest size of --rival",
     )
+    parser.add_argument("--load", action="store_true", help="fill those engines by `searchlora index load` before")
     parser.add_argument("--keep", action="store_true", help="keep corpora and indexes, for --through of another call")
     parser.add_argument("--try", dest="trial", action="store_true", help="print only")
     return parser.parse_args(arguments)
@@ -122,7 +124,8 @@ def _compared(size: int, work: Path, options: argparse.Namespace) -> dict[str, A
 def _through(pipeline: str, size: int, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     asked = queries(options.queries, size)
     how = {"index": str(work / f"index-{size}"), "queries": asked, "repeats": options.repeats}
-    found = {"documents": size, **in_a_process("through", pipeline=pipeline, **how)}
+    loaded = in_a_process("load", corpus=str(work / f"corpus-{size}.jsonl"), pipeline=pipeline) if options.load else {}
+    found = {"documents": size, **loaded, **in_a_process("through", pipeline=pipeline, **how)}
     _say(pipeline, found)
     return found
 
@@ -204,12 +207,14 @@ def _of_engines(engines: Sequence[Mapping[str, Any]]) -> str:
         [
             each["label"],
             f"{each['documents']:,}",
+            f"{each['load_seconds']:.1f}" if "load_seconds" in each else "–",
             *(_rate(each[key]) for key in ("queries_per_second", "batched_queries_per_second")),
             f"{each['same_hits']:.1%}",
         ]
         for each in engines
     ]
-    return markdown_table(["engine", "documents", "queries/s, one at a time", "queries/s, one call", "same top 10"], rows)
+    header = ["engine", "documents", "load, s", "queries/s, one at a time", "queries/s, one call", f"same top {K}"]
+    return markdown_table(header, rows)
 
 
 def _of_runs(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -223,7 +228,9 @@ def _of_runs(runs: Sequence[Mapping[str, Any]]) -> str:
         ]
         for each in runs
     ]
-    return markdown_table(["queries of `searchlora run`", "seconds", "queries/s", "peak, MiB", "lines of the run"], rows)
+    return markdown_table(
+        ["queries of `searchlora run`", "seconds", "queries/s", "peak, MiB", "lines of the run"], rows
+    )
 
 
 def _gb(mib: float) -> str:

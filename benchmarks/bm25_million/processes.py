@@ -14,8 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from searchlora.pipelines.pipeline import Pipeline
+    from searchlora.retrieval.retriever import Retriever
+
+#: Hits per query.
 K = 10
 
 
@@ -50,26 +55,22 @@ def build(corpus: str, out: str) -> dict[str, Any]:
 
 def search(index: str, queries: Sequence[str], repeats: int) -> dict[str, Any]:
     """Open an index folder and search it: one query at a time, and all in one call."""
-    from searchlora.pipelines.config import read_pipeline
-    from searchlora.pipelines.pipeline import Pipeline
-
-    config = read_pipeline("bm25", [f"k={K}"])
     before = peak()
     begun = time.perf_counter()
-    pipeline = Pipeline.load(config, corpus=index)
+    pipeline = _opened(index)
     opened = time.perf_counter() - begun
-    pipeline.search(queries[0])
+    pipeline.search(queries[0])  # with the texts of the hits
     first = time.perf_counter() - begun
-    searches = [{"id": f"q{number}", "query": query} for number, query in enumerate(queries)]
+    retriever = _retriever(pipeline)
     batched, single = [], []
     for _ in range(repeats):
         begun = time.perf_counter()
-        pipeline.execute(searches)
+        retriever.search(queries, K)
         batched.append(len(queries) / (time.perf_counter() - begun))
         times = []
         for query in queries:
             begun = time.perf_counter()
-            pipeline.search(query)
+            retriever.search([query], K)
             times.append(time.perf_counter() - begun)
         single.append(times)
     each = sorted(median(of_query) for of_query in zip(*single, strict=True))
@@ -96,11 +97,9 @@ def compare(index: str, queries: Sequence[str], documents: int, repeats: int) ->
     from rank_bm25 import BM25Okapi
 
     from benchmarks.bm25_million import corpus
-    from searchlora.pipelines.config import read_pipeline
-    from searchlora.pipelines.pipeline import Pipeline
     from searchlora.retrieval.analysis import Analyzer
 
-    pipeline = Pipeline.load(read_pipeline("bm25", [f"k={K}"]), corpus=index)
+    retriever = _retriever(_opened(index))
     analyzer = Analyzer()
     ids = []
     terms = []
@@ -117,7 +116,8 @@ def compare(index: str, queries: Sequence[str], documents: int, repeats: int) ->
         return [ids[row] for row in best[np.argsort(-scores[best], kind="stable")] if scores[row] > 0]
 
     def ours(query: str) -> list[str]:
-        return [hit["document"] for hit in pipeline.search(query)["hits"]]
+        (found,) = retriever.search([query], K)
+        return [hit.document for hit in found]
 
     speeds: dict[str, list[float]] = {"ours": [], "rank_bm25": []}
     hits: dict[str, list[list[str]]] = {}
@@ -135,17 +135,24 @@ def compare(index: str, queries: Sequence[str], documents: int, repeats: int) ->
     return {**speeds, "build_seconds": built, "peak_mib": peak(), "same_hits": sum(overlap) / len(overlap)}
 
 
+def load(corpus: str, pipeline: str) -> dict[str, Any]:
+    """Fill the indexes in search engines that a pipeline searches, by `searchlora index load`."""
+    command = [sys.executable, "-m", "searchlora", "index", "load", corpus, "--pipeline", pipeline]
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return {"load_seconds": time.perf_counter() - begun}
+
+
 def through(pipeline: str, index: str, queries: Sequence[str], repeats: int) -> dict[str, Any]:
     """The same queries through another pipeline, such as a search engine that holds the documents.
 
     Args:
         pipeline: A pipeline file whose hits have the ids of the documents.
     """
-    from searchlora.pipelines.config import read_pipeline
     from searchlora.pipelines.pipeline import Pipeline
 
     searches = [{"id": f"q{number}", "query": query} for number, query in enumerate(queries)]
-    reference = Pipeline.load(read_pipeline("bm25", [f"k={K}"]), corpus=index).execute(searches)
+    reference = _opened(index).execute(searches)
     other = Pipeline.load(pipeline, corpus=index)
     batched, single, found = [], [], []
     for repeat in range(repeats + 1):
@@ -159,7 +166,7 @@ def through(pipeline: str, index: str, queries: Sequence[str], repeats: int) -> 
             single.append(len(queries) / (time.perf_counter() - middle))
     shares = []
     for ours, theirs in zip(reference, found, strict=True):
-        ids = {hit.document for hit in ours["hits"]}
+        ids = {hit.document for hit in ours["hits"][:K]}
         shares.append(len(ids & {hit.document for hit in theirs["hits"][:K]}) / max(1, len(ids)))
     return {
         "label": other.stages[0].label,
@@ -176,7 +183,8 @@ def run(corpus: str, queries: str, out: str) -> dict[str, Any]:
     begun = time.perf_counter()
     _, count = execute("bm25", queries, corpus, out, overrides=[f"k={K}"])
     seconds = time.perf_counter() - begun
-    lines = sum(1 for _ in Path(out).open("rb"))
+    with Path(out).open("rb") as file:
+        lines = sum(1 for _ in file)
     return {"queries": count, "seconds": seconds, "peak_mib": peak(), "lines": lines}
 
 
@@ -184,9 +192,25 @@ MEASURED: Mapping[str, Callable[..., dict[str, Any]]] = {
     "build": build,
     "search": search,
     "compare": compare,
+    "load": load,
     "through": through,
     "run": run,
 }
+
+
+def _opened(index: str) -> Pipeline:
+    from searchlora.pipelines.config import read_pipeline
+    from searchlora.pipelines.pipeline import Pipeline
+
+    return Pipeline.load(read_pipeline("bm25"), corpus=index)
+
+
+def _retriever(pipeline: Pipeline) -> Retriever:
+    from searchlora.pipelines.stages import RetrieveStage
+
+    (stage,) = pipeline.stages
+    assert isinstance(stage, RetrieveStage)
+    return stage.retriever
 
 
 def peak() -> float:

@@ -105,7 +105,9 @@ def benchmark(
         after = _engine(systems[ENGINE]).stats()
         costs.append({name: getattr(after, name) - getattr(before, name) for name in _COUNTED})
         twice.append({name: _asked_twice(systems[name], blocks[-1]) for name in (ENGINE, NO_PREFIXES)})
-        print(f"repeat {repeat + 1}: " + ", ".join(f"{name} {blocks[-1].speed(name):.3f}" for name in systems), flush=True)
+        print(
+            f"repeat {repeat + 1}: " + ", ".join(f"{name} {blocks[-1].speed(name):.3f}" for name in systems), flush=True
+        )
     results = _figures(systems, blocks, twice)
     results["agreement"] = {
         PEFT: agreement(blocks, ENGINE, PEFT),
@@ -159,7 +161,9 @@ def _figures(
 ) -> dict[str, Any]:
     speeds = {name: [block.speed(name) for block in blocks] for name in systems}
     seconds = {
-        (name, stage): [block.seconds[name][stage] for block in blocks] for name in systems for stage in blocks[0].seconds[name]
+        (name, stage): [block.seconds[name][stage] for block in blocks]
+        for name in systems
+        for stage in blocks[0].seconds[name]
     }
     rows = [speed_row(name, SPEED, values) for name, values in speeds.items()]
     rows += [speed_row(name, f"{stage}, s", values) for (name, stage), values in seconds.items()]
@@ -167,9 +171,7 @@ def _figures(
     pairs = [(ENGINE, PEFT), (INVARIANT, PEFT), (NO_PREFIXES, PEFT), (ENGINE, NO_PREFIXES)]
     comparisons = [speed_ratio(a, b, SPEED, speeds[a], speeds[b]) for a, b in pairs]
     for a, b in pairs:
-        comparisons += [
-            speed_ratio(a, b, stage, seconds[b, stage], seconds[a, stage]) for stage in STAGES.values()
-        ]
+        comparisons += [speed_ratio(a, b, stage, seconds[b, stage], seconds[a, stage]) for stage in STAGES.values()]
     slow, quick = ([each[name] for each in twice] for name in (NO_PREFIXES, ENGINE))
     comparisons.append(speed_ratio(ENGINE, NO_PREFIXES, TWICE, slow, quick))
     return {"rows": rows, "comparisons": comparisons, "goal": GOAL, "queries_of_a_repeat": blocks[0].queries}
@@ -223,7 +225,11 @@ def _notes(results: Mapping[str, Any]) -> str:
 def _agreements(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [
         f"{stage} {each['same']:.0%} of {each['n']:,.0f}"
-        + (f" ({each['same beginning']:.0%} of the words up to the first difference)" if "same beginning" in each else "")
+        + (
+            f" ({each['same beginning']:.0%} of the words up to the first difference)"
+            if "same beginning" in each
+            else ""
+        )
         for stage, each in found.items()
     ]
 

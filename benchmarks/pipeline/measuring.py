@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from statistics import fmean
 from typing import Any
 
@@ -157,7 +157,7 @@ def _common(one: str, other: str) -> float:
     if one == other:
         return 1.0
     words = one.split(), other.split()
-    same = len(os.path.commonprefix(words))
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(*words, strict=False))))
     return same / max(1, *map(len, words))
 
 

@@ -115,7 +115,9 @@ class AnswerCache:
             "UPDATE OF answer": f"+ {stored.format('new')} - ({stored.format('old')})",
         }.items():
             name = event.split()[0].lower()
-            execute(f"CREATE TRIGGER on_{name} AFTER {event} ON answers BEGIN UPDATE size SET bytes = bytes {change}; END")
+            execute(
+                f"CREATE TRIGGER on_{name} AFTER {event} ON answers BEGIN UPDATE size SET bytes = bytes {change}; END"
+            )
 
     def _note_reads(self) -> int:
         """Write when answers were used that were read; returns the next number of a use."""

@@ -47,7 +47,14 @@ def test_a_whole_run_measures_each_process(tmp_path):
     pipeline = tmp_path / "other.yaml"
     pipeline.write_text(json.dumps({"name": "other", "stages": [{"bm25": {"k": 10}}]}), encoding="utf-8")
     options = argparse.Namespace(
-        documents=[300], rival=[200], streamed=[20, 600], queries=20, of_rival=5, repeats=2, through=[str(pipeline)]
+        documents=[300],
+        rival=[200],
+        streamed=[20, 600],
+        queries=20,
+        of_rival=5,
+        repeats=2,
+        through=[str(pipeline)],
+        load=False,
     )
     results = benchmark.benchmark(tmp_path / "work", options)
     assert {size: each["build"]["documents"] for size, each in results["indexes"].items()} == {200: 200, 300: 300}

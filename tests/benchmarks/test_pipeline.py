@@ -1,4 +1,4 @@
-"""The pipeline benchmark on a tiny base: PEFT as an engine, equal inputs for all systems, and figures of a whole run."""
+"""The pipeline benchmark on a tiny base: PEFT as an engine, equal inputs for all systems, figures of a whole run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from searchlora.testing import build_tiny_base
 pytestmark = pytest.mark.slow
 
 WORDS = ("ghost", "robot", "shark", "queen", "train", "winter")
-MOVIES = [Document(f"m{n}", f"a {a} meets a {b}", f"{a} {b}") for n, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS)]
+MOVIES = [
+    Document(f"m{n}", f"a {a} meets a {b}", f"{a} {b}") for n, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS)
+]
 SEARCHES = [{"id": f"q{n}", "query": f"{word} movie"} for n, word in enumerate(WORDS)]
 
 
@@ -74,7 +76,7 @@ def test_first_tokens_are_scored_in_one_pass(engines):
         peft.score(asked, [["10", "12"]] * len(WORDS))
 
 
-def test_a_whole_run_measures_every_system_on_every_stage(made, tmp_path):
+def test_a_whole_run_measures_every_system_on_every_stage(made):
     base, store = made
     options = argparse.Namespace(queries=2, repeats=2, parts=2, without_whole=False)
     results = benchmark.benchmark(base, store.root.parent, MOVIES, SEARCHES, options)
@@ -108,6 +110,7 @@ def _passages(count: int) -> list[dict[str, object]]:
 
 def _stage(name: str, calls: dict[str, list[list[str]]]):
     """A judge that records what it was asked."""
+
     @dataclass(frozen=True)
     class Recorded(AdapterStage):
         def ask(self, records):
@@ -126,8 +129,16 @@ def _sampled(stages, searches, calls, part) -> list[str]:
 def test_agreement_compares_values_and_the_beginnings_of_texts():
     block = Block(2)
     block.outputs = {
-        "a": {"intent": {"q": Label("plot")}, "rewrite": {"q": "a b c d"}, "answer": {"q": InvalidOutput("x y", "cut")}},
-        "b": {"intent": {"q": Label("plot", (1.0,))}, "rewrite": {"q": "a b x d"}, "answer": {"q": CitedAnswer("x y", (), False)}},
+        "a": {
+            "intent": {"q": Label("plot")},
+            "rewrite": {"q": "a b c d"},
+            "answer": {"q": InvalidOutput("x y", "cut")},
+        },
+        "b": {
+            "intent": {"q": Label("plot", (1.0,))},
+            "rewrite": {"q": "a b x d"},
+            "answer": {"q": CitedAnswer("x y", (), False)},
+        },
     }
     found = agreement([block], "a", "b")
     assert found == {

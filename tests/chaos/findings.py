@@ -35,7 +35,8 @@ class Finding:
             >>> Finding("load", 100, "answers", "all equal", seconds=3.2).line()
             'load: 100 answers, 0 failures; all equal; 3 s'
         """
-        return f"{self.name}: {self.attempts:,} {self.unit}, {len(self.problems)} failures; {self.seen}; {self.seconds:.0f} s"
+        counts = f"{self.attempts:,} {self.unit}, {len(self.problems)} failures"
+        return f"{self.name}: {counts}; {self.seen}; {self.seconds:.0f} s"
 
 
 def report(findings: Sequence[Finding], seconds: float) -> str:

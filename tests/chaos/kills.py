@@ -52,7 +52,7 @@ class Job(ABC):
 
     def has_begun(self, folder: Path) -> bool:
         """Whether a killed process left something that the next one continues or replaces."""
-        return any(each.name not in ("stdout", "stderr", "tmp") for each in folder.iterdir())
+        return any(each.name not in ("stdout", "stderr", "tmp") and each.suffix != ".lock" for each in folder.iterdir())
 
     def leftovers(self, folder: Path) -> list[str]:
         """Files of killed processes that are still there after the job has finished."""

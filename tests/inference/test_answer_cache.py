@@ -117,7 +117,9 @@ def test_an_answer_that_is_written_again_is_counted_once(tmp_path):
     cache.write({key(0): answer(0)})
     size = cache.bytes
     cache.write({key(0): Completion("x" * 100 + "ä", "stop", 7, 2)})
-    stored = sqlite3.connect(cache.file).execute("SELECT length(key), length(CAST(answer AS BLOB)) FROM answers").fetchone()
+    stored = (
+        sqlite3.connect(cache.file).execute("SELECT length(key), length(CAST(answer AS BLOB)) FROM answers").fetchone()
+    )
     assert cache.bytes == sum(stored) > size and len(cache) == 1
 
 
