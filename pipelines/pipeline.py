@@ -22,7 +22,6 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.metered import MeteredEngine
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
-from searchlora.pipelines.conditions import Condition
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.execution import Trace, execute_stage
 from searchlora.pipelines.results import result
@@ -325,7 +324,7 @@ def _unique(documents: Iterable[Document]) -> list[Document]:
 
 def _match_stage(settings: MatchSettings, source: Retrievers) -> MatchStage:
     filters, boosts = (
-        {field: Condition(each.model_dump(exclude_none=True)) for field, each in compared.items()}
+        {field: each.condition for field, each in compared.items()}
         for compared in (settings.filter, settings.boost)
     )
     return MatchStage(source.documents, filters, boosts, settings.factor, settings.k)

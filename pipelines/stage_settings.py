@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,7 @@ from pydantic import (
 
 from searchlora.errors import PipelineError
 from searchlora.inference.settings import EngineSettings
+from searchlora.pipelines.conditions import Condition, Operator
 
 
 class Settings(BaseModel):
@@ -94,6 +95,12 @@ class FieldSettings(Settings):
     prefix: str | None = Field(None, description="the field begins with a value")
     min: str | None = Field(None, description="the field is a number, and this or more")
     max: str | None = Field(None, description="the field is a number, and this or less")
+
+    @property
+    def condition(self) -> Condition:
+        """The comparison of a stage."""
+        paths = {operator: getattr(self, operator) for operator in get_args(Operator)}
+        return Condition({operator: path for operator, path in paths.items() if path is not None})
 
 
 class MatchSettings(StageSettings):
