@@ -137,7 +137,8 @@ def compare(index: str, queries: Sequence[str], documents: int, repeats: int) ->
 
 def load(corpus: str, pipeline: str) -> dict[str, Any]:
     """Fill the indexes in search engines that a pipeline searches, by `searchlora index load`."""
-    command = [sys.executable, "-m", "searchlora", "index", "load", corpus, "--pipeline", pipeline]
+    program = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
+    command = [sys.executable, "-c", program, "index", "load", corpus, "--pipeline", pipeline]
     begun = time.perf_counter()
     subprocess.run(command, check=True, stdout=sys.stderr)
     return {"load_seconds": time.perf_counter() - begun}
