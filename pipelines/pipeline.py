@@ -324,8 +324,7 @@ def _unique(documents: Iterable[Document]) -> list[Document]:
 
 def _match_stage(settings: MatchSettings, source: Retrievers) -> MatchStage:
     filters, boosts = (
-        {field: each.condition for field, each in compared.items()}
-        for compared in (settings.filter, settings.boost)
+        {field: each.condition for field, each in compared.items()} for compared in (settings.filter, settings.boost)
     )
     return MatchStage(source.documents, filters, boosts, settings.factor, settings.k)
 
