@@ -1,0 +1,34 @@
+"""Fixtures: tiny adapters of several tasks, and documents to search."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.task import load_task
+from tests.interop.shop import DOCUMENTS
+from tests.made import made_adapter
+
+
+@pytest.fixture(scope="session")
+def store_of_interop(tmp_path_factory, tiny_base):
+    folder = tmp_path_factory.mktemp("interop")
+    store = Store(folder / "store")
+    for seed, (name, task) in enumerate((("rewriter", "rewriting"), ("judge", "judgment"), ("intents", "intent"))):
+        made_adapter(store, name, load_task(task), tiny_base, folder / name, seed)
+    return store
+
+
+@pytest.fixture(scope="session")
+def products(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "products.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"id": each.id, "title": each.title, "text": each.text, **each.metadata}) + "\n"
+            for each in DOCUMENTS
+        ),
+        encoding="utf-8",
+    )
+    return path
