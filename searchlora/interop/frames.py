@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -26,12 +26,15 @@ _OF_HITS = ("qid", "docno", "docid", "score", "rank", "features")
 _EARLIER_QUERY = re.compile(r"query_\d+")
 
 
-def searches_of(frame: pd.DataFrame) -> list[SearchContext]:
+def searches_of(frame: pd.DataFrame, known: Container[str] = ()) -> list[SearchContext]:
     """The searches of a frame, in the order in which their `qid` appears.
 
     Of a frame of queries, every column is a field of the search; of a frame of results, those that begin with `q`.
     Missing values are left out. Hits are ordered by `score`, else by `rank`, else as they are. With a column `text` or
     `title`, each hit has its document, and the other columns with text are its metadata.
+
+    Args:
+        known: Ids of documents that need not be taken from the frame, since the corpus has them with all fields.
 
     Raises:
         PipelineError: if a frame of queries repeats a `qid`, or one of results a `docno` of a query.
@@ -54,7 +57,7 @@ def searches_of(frame: pd.DataFrame) -> list[SearchContext]:
         rows.setdefault(id_, []).append(row)
     if of_results:
         for id_, search in searches.items():
-            search["hits"] = _hits(rows[id_], id_)
+            search["hits"] = _hits(rows[id_], id_, known)
     return list(searches.values())
 
 
@@ -138,7 +141,7 @@ def _fields(row: Mapping[str, Any], columns: Iterable[str]) -> Iterable[tuple[st
             yield field, str(row[name]) if name == "query" else row[name]
 
 
-def _hits(rows: Sequence[Mapping[str, Any]], id_: str) -> list[Hit]:
+def _hits(rows: Sequence[Mapping[str, Any]], id_: str, known: Container[str]) -> list[Hit]:
     if len({str(row["docno"]) for row in rows}) < len(rows):
         raise PipelineError("a 'docno' is repeated", where=f"query {id_}")
     if "score" in rows[0]:
@@ -150,7 +153,7 @@ def _hits(rows: Sequence[Mapping[str, Any]], id_: str) -> list[Hit]:
         Hit(
             str(row["docno"]),
             float(row["score"]) if "score" in row else float(len(rows) - place),
-            _document(row) if with_text else None,
+            _document(row) if with_text and str(row["docno"]) not in known else None,
         )
         for place, row in enumerate(rows)
     ]

@@ -158,7 +158,7 @@ class Stages(pt.Transformer):  # type: ignore[misc]
         """
         needed = ["qid", "query", *(["docno"] if self.reads_hits else [])]
         pt.validate.columns(inp, includes=needed, context=self)
-        searches = searches_of(inp)
+        searches = searches_of(inp, self.pipeline.documents)
         if self.retrieves:  # anew: the hits that the frame has are not those of this pipeline
             searches = [{name: value for name, value in each.items() if name != "hits"} for each in searches]
         return frame_of(

@@ -16,8 +16,13 @@ from tests.made import made_adapter
 def store_of_interop(tmp_path_factory, tiny_base):
     folder = tmp_path_factory.mktemp("interop")
     store = Store(folder / "store")
-    for seed, (name, task) in enumerate((("rewriter", "rewriting"), ("judge", "judgment"), ("intents", "intent"))):
-        made_adapter(store, name, load_task(task), tiny_base, folder / name, seed)
+    tasks = {
+        "rewriter": load_task("rewriting"),
+        "judge": load_task("judgment"),
+        "intents": load_task("intent").bound({"kind": "label", "labels": ["buy", "ask"]}),
+    }
+    for seed, (name, task) in enumerate(tasks.items()):
+        made_adapter(store, name, task, tiny_base, folder / name, seed)
     return store
 
 
