@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from searchlora.pipelines.pipeline import Pipeline
 
 #: Keys of a result that are no field which a stage wrote.
-_NO_FIELDS = ("id", "query", "stages", "input", "hits")
+_NO_FIELDS = ("id", "query", "stages", "input", "hits", "invalid")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Found:
         query: The query as it was searched with.
         documents: At most k, best first.
         stages: Labels of the stages, with pinned versions of adapters.
-        fields: What the stages wrote, as JSON values: `intent`, `answer`, `grades`, and so on.
+        fields: What the stages wrote, as JSON values: `intent`, `answer`, `grades`, and so on; and `invalid`, label of a
+            stage -> why outputs of its adapter do not parse, if there are any.
     """
 
     query: str
@@ -107,7 +108,9 @@ class LocalSource:
     def search(self, query: str, k: int, fields: Mapping[str, Any]) -> Found:
         """The first k hits of a query, see `Source`."""
         from searchlora.errors import PipelineError
+        from searchlora.outputs import InvalidOutput
         from searchlora.pipelines.results import result
+        from searchlora.pipelines.stages import AdapterStage
         from searchlora.records import Document
 
         search = {"id": "1", "query": query, **fields}
@@ -122,7 +125,13 @@ class LocalSource:
             documents.append(
                 FoundDocument(document.id, document.title, document.text, float(hit.score), rank, document.metadata)
             )
-        return Found(str(executed["query"]), tuple(documents), tuple(self.pipeline.labels), _fields(found))
+        outputs = executed.get("outputs", {})
+        invalid = {
+            stage.label: [each.reason for each in outputs.get(stage.task.name, ()) if isinstance(each, InvalidOutput)]
+            for stage in self.pipeline.stages
+            if isinstance(stage, AdapterStage)
+        }
+        return Found(str(executed["query"]), tuple(documents), tuple(self.pipeline.labels), _fields(found, invalid))
 
 
 class ServerSource:
@@ -166,11 +175,14 @@ class ServerSource:
             for hit in answer["hits"]
         )
         stages = tuple(stage["stage"] for stage in answer["stages"])
-        return Found(answer["query"], documents, stages, _fields(answer["output"]))
+        invalid = {stage["stage"]: stage.get("invalid", ()) for stage in answer["stages"]}
+        return Found(answer["query"], documents, stages, _fields(answer["output"], invalid))
 
 
-def _fields(written: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in written.items() if name not in _NO_FIELDS}
+def _fields(written: Mapping[str, Any], invalid: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    fields = {name: value for name, value in written.items() if name not in _NO_FIELDS}
+    reasons = {stage: list(dict.fromkeys(why)) for stage, why in invalid.items() if why}
+    return {**fields, "invalid": reasons} if reasons else fields
 
 
 def _concerning(document: str, value: Any) -> Any:

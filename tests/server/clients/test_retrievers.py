@@ -12,6 +12,7 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PipelineError
+from searchlora.inference.settings import LocalSettings
 from searchlora.interop.sources import LocalSource, ServerSource
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
@@ -33,7 +34,9 @@ def url(store_of_search, tiny_base, pipeline_files, corpus_of_search):
 def local(pipeline_files, corpus_of_search, store_of_search):
     def loaded(name):
         path = pipeline_files / f"{name}.yaml"
-        return LocalSource(Pipeline.load(path, corpus=corpus_of_search, store=Store(store_of_search.root)))
+        engine = LocalSettings(precision="fp32")  # as the server's
+        store = Store(store_of_search.root)
+        return LocalSource(Pipeline.load(path, corpus=corpus_of_search, store=store, engine=engine))
 
     return loaded
 
@@ -64,6 +67,7 @@ def test_a_server_finds_what_the_pipeline_finds(url, local, pipeline):
     assert [each.score for each in there.documents] == pytest.approx([e.score for e in here.documents], abs=1e-3)
     assert there.query == here.query and there.stages == here.stages
     assert there.fields.keys() == here.fields.keys()
+    assert there.fields.get("invalid") == here.fields.get("invalid")
     assert [each["id"] for each in there.fields.get("grades", ())] == [e["id"] for e in here.fields.get("grades", ())]
 
 
@@ -105,7 +109,10 @@ def test_langchain_and_llama_index(url, local, pipeline_files, corpus_of_search)
         assert [each["id"] for each in remote[way]] == [each.id for each in wanted.documents]
         assert [each["score"] for each in remote[way]] == pytest.approx([e.score for e in wanted.documents], abs=1e-3)
     assert remote["chain"] == 1
-    assert remote["rewritten"] == [] or remote["rewritten"][0]["metadata"]["search"]["query"] != "red couch"
+    rewritten = ServerSource(url, "rewritten", api_key=KEY).search("red couch", 1, {})
+    assert [each["metadata"]["search"] for each in remote["rewritten"]] == [
+        rewritten.metadata(each)["search"] for each in rewritten.documents
+    ]
     assert "judge@1" not in remote["shown"] and texts[wanted.documents[0].id] in remote["shown"]
     assert "no pipeline 'nothing'" in remote["error"]
     lexically = local("lexical").search("red couch", 2, {})
