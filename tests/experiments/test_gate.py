@@ -10,8 +10,11 @@ import yaml
 
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, PipelineError, UsageError
+from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.measures import retrieval_values
 from searchlora.experiments.gate import BEST_HERE, EQUAL, FIXED, GATE, ORACLE, evaluate_gate, fit_gate
+from searchlora.experiments.lineage import seen_by_run
+from searchlora.experiments.run import run
 from searchlora.experiments.slots import find_slots, without
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
@@ -109,11 +112,21 @@ def test_evaluation_compares_it_with_fixed_mixes_and_the_oracle(shop, fitted):
 
 
 def test_the_pipeline_finds_what_the_evaluation_measured(shop, gated):
-    run = searched(Pipeline.load(gated), shop / "test.jsonl")
-    qrels = {topic: {f"{'a' if topic[0] == 'p' else 'b'}{topic[1:]}": 1} for topic in run}
-    assert set(retrieval_values(run, qrels, ["nDCG@10"])["nDCG@10"].values()) == {1.0}
+    found = searched(Pipeline.load(gated), shop / "test.jsonl")
+    qrels = {topic: {f"{'a' if topic[0] == 'p' else 'b'}{topic[1:]}": 1} for topic in found}
+    assert set(retrieval_values(found, qrels, ["nDCG@10"])["nDCG@10"].values()) == {1.0}
     ungated = searched(Pipeline.load(shop / "shop.yaml"), shop / "test.jsonl")
     assert set(retrieval_values(ungated, qrels, ["nDCG@10"])["nDCG@10"].values()) == {SECOND}
+
+
+def test_the_card_of_a_run_names_the_queries_of_its_gate(shop, fitted, gated, tmp_path):
+    store = Store(tmp_path / "store")
+    run(gated, shop / "test.jsonl", None, tmp_path / "run.trec", store=store)
+    card = read_run_card(tmp_path / "run.trec")
+    assert card.gate_queries == fitted.gate.queries
+    topics = {row["id"]: row for row in map(json.loads, (shop / "train.jsonl").read_text("utf-8").splitlines())}
+    assert seen_by_run(store, card, topics) == tuple(topics)
+    assert seen_by_run(store, card, {"x": {"query": "another"}}) == ()
 
 
 def test_a_query_of_the_training_is_no_test_query(shop, fitted):
@@ -205,9 +218,9 @@ def test_three_parts_have_66_mixes_and_a_vector(shop, encoder_base, tmp_path):
     means = {row.system: row.value for row in found.comparison.rows}
     assert means[GATE] > means[FIXED] and "dense alone" in means
     gated = write(shop / "three_gated.yaml", {**FUSE, "of": [*FUSE["of"], dense], "gate": str(fitted.path)})
-    run = searched(Pipeline.load(gated), shop / "test.jsonl")
-    qrels = {topic: {f"{'a' if topic[0] == 'p' else 'b'}{topic[1:]}": 1} for topic in run}
-    values = retrieval_values(run, qrels, ["nDCG@10"])["nDCG@10"]
+    found = searched(Pipeline.load(gated), shop / "test.jsonl")
+    qrels = {topic: {f"{'a' if topic[0] == 'p' else 'b'}{topic[1:]}": 1} for topic in found}
+    values = retrieval_values(found, qrels, ["nDCG@10"])["nDCG@10"]
     assert sum(values.values()) / COUNT == pytest.approx(means[GATE])
 
 
