@@ -49,7 +49,10 @@ def test_every_optional_module_is_assigned_to_an_extra():
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("torch", "local"), ("matplotlib", "report"), ("trl", "train"), ("fastapi", "serve"), ("faiss", "encoders"), ("pyterrier.io", "pyterrier")],
+    [
+        *[("torch", "local"), ("matplotlib", "report"), ("trl", "train"), ("fastapi", "serve"), ("faiss", "encoders")],
+        ("pyterrier.io", "pyterrier"),
+    ],
 )
 def test_the_smallest_extra_is_named(module, extra):
     assert f"searchlora[{extra}]" in str(missing_extra(ModuleNotFoundError(f"No module named '{module}'", name=module)))

@@ -40,9 +40,7 @@ def main() -> None:
         fitted = fit_gate(
             PIPELINE, topics["train"], qrels, work / "gate.json", corpus=index, cluster="group", steps=steps
         )
-        found = evaluate_gate(
-            PIPELINE, fitted.path, topics["test"], qrels, corpus=index, cluster="group", steps=steps
-        )
+        found = evaluate_gate(PIPELINE, fitted.path, topics["test"], qrels, corpus=index, cluster="group", steps=steps)
     print(fitted.gate.validation)
     print_comparison(found.comparison)
     if limit is None:

@@ -319,7 +319,9 @@ _TEXTS: tuple[Callable[[Any], bool], str] = (_is_texts, "a list of texts")
 #: Field of a card -> its check and what it must be. A malformed lineage would never be found circular.
 _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("source", "system", "created", "qrels_sha256", "run_sha256"), _TEXT),
-    **dict.fromkeys(("judge_lineage", "adapters", "lineage", "bases", "unknown_sources", "engines", "gate_queries"), _TEXTS),
+    **dict.fromkeys(
+        ("judge_lineage", "adapters", "lineage", "bases", "unknown_sources", "engines", "gate_queries"), _TEXTS
+    ),
     "invalid": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
     "counts": (_is_table(int), "a table of whole numbers"),
     "made_from": (_is_table(str), "a table of texts"),

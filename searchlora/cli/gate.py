@@ -85,9 +85,7 @@ def fit(
     typer.echo(f"Wrote {out}. Use it in the pipeline: fuse: {{gate: {out}, ...}}.")
 
 
-@app.command(
-    epilog=example("searchlora gate evaluate shop.yaml --gate gate.json --topics test.jsonl --qrels test.txt")
-)
+@app.command(epilog=example("searchlora gate evaluate shop.yaml --gate gate.json --topics test.jsonl --qrels test.txt"))
 @takes(PipelineOptions)
 @takes(EngineOptions, "engine")
 def evaluate(

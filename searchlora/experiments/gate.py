@@ -45,7 +45,8 @@ from searchlora.pipelines.stages import FUSED_QUERIES, RetrieveStage
 from searchlora.progress import Steps, unwatched
 from searchlora.records import SearchContext
 from searchlora.retrieval.fusion import Fused
-from searchlora.retrieval.gate import Gate, GateWeigher, features_of, learn, read_gatefrom searchlora.retrieval.retriever import Retriever
+from searchlora.retrieval.gate import Gate, GateWeigher, features_of, learn, read_gate
+from searchlora.retrieval.retriever import Retriever
 
 #: Systems of an evaluation besides the parts alone.
 GATE, FIXED, EQUAL = "gate", "best fixed mix of training", "equal weights"
@@ -181,7 +182,9 @@ def evaluate_gate(
     mixes, values = found.table(fitted.measure, steps)
     numbers = {mix: number for number, mix in enumerate(mixes)}
     here = int(np.argmax(values.mean(axis=0)))
-    taken = [_nearest(numbers, weights) for weights in GateWeigher(fitted, found.part_retrievers).weights(found.queries)]
+    taken = [
+        _nearest(numbers, weights) for weights in GateWeigher(fitted, found.part_retrievers).weights(found.queries)
+    ]
     rows = np.arange(len(values))
     systems = {
         GATE: values[rows, taken],

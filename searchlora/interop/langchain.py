@@ -1,5 +1,7 @@
 """A LangChain retriever that searches by a pipeline, in this process or on a server.
 
+It is made of a loaded pipeline, or of the address of a server:
+
     from searchlora.interop.langchain import SearchloraRetriever
 
     retriever = SearchloraRetriever.from_pipeline(Pipeline.load("product_search.yaml"), k=5)

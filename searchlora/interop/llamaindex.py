@@ -1,5 +1,7 @@
 """A LlamaIndex retriever that searches by a pipeline, in this process or on a server.
 
+It is made of a loaded pipeline, or of the address of a server:
+
     from searchlora.interop.llamaindex import SearchloraRetriever
 
     retriever = SearchloraRetriever.from_pipeline(Pipeline.load("product_search.yaml"), k=5)

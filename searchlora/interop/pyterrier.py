@@ -32,7 +32,6 @@ from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retriever
 from searchlora.pipelines.stage_settings import (
     MatchSettings,
     PassagesSettings,
-    RetrieveSettings,
     Settings,
     check_order,
     pinned,
@@ -136,9 +135,7 @@ class Stages(pt.Transformer):  # type: ignore[misc]
     @property
     def rewrites(self) -> bool:
         """Whether a stage rewrites the query."""
-        return any(
-            stage.task.writes == "query" for stage in self.pipeline.stages if isinstance(stage, AdapterStage)
-        )
+        return any(stage.task.writes == "query" for stage in self.pipeline.stages if isinstance(stage, AdapterStage))
 
     @property
     def reads_hits(self) -> bool:

@@ -183,13 +183,16 @@ def test_a_pipeline_without_a_part_keeps_the_gate_for_the_others(gated, tmp_path
 
 def test_groups_and_measures_are_those_asked_for(shop, tmp_path):
     fitted = fit_gate(
-        shop / "shop.yaml", shop / "train.jsonl", shop / "qrels.txt", tmp_path / "g.json", measure="MRR@10", cluster="family"
+        shop / "shop.yaml",
+        shop / "train.jsonl",
+        shop / "qrels.txt",
+        tmp_path / "g.json",
+        measure="MRR@10",
+        cluster="family",
     )
     assert fitted.gate.measure == "MRR@10" and fitted.gate.validation["fixed"] == pytest.approx(0.75)
     with pytest.raises(UsageError, match="no topic has the field 'session'"):
-        fit_gate(
-            shop / "shop.yaml", shop / "train.jsonl", shop / "qrels.txt", tmp_path / "g.json", cluster="session"
-        )
+        fit_gate(shop / "shop.yaml", shop / "train.jsonl", shop / "qrels.txt", tmp_path / "g.json", cluster="session")
 
 
 def test_what_cannot_be_fitted_is_refused(shop, tmp_path):

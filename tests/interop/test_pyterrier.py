@@ -227,10 +227,10 @@ def test_an_intent_is_a_column_that_a_later_stage_matches(models):
     intents = sl.Adapter("intents", models=models)
     found = intents.transform(TOPICS)
     assert list(found.columns) == ["qid", "query", "qintent", "qoutputs"]
-    assert [each.value for each in found["qintent"]] == [
-        outputs["intent"][0].value for outputs in found["qoutputs"]
-    ]
-    matched = (intents >> sl.BM25(DOCUMENTS) >> sl.Stage("match", DOCUMENTS, boost={"title": "intent"})).transform(TOPICS)
+    assert [each.value for each in found["qintent"]] == [outputs["intent"][0].value for outputs in found["qoutputs"]]
+    matched = (intents >> sl.BM25(DOCUMENTS) >> sl.Stage("match", DOCUMENTS, boost={"title": "intent"})).transform(
+        TOPICS
+    )
     assert set(matched["docno"]) == {"d1", "d2", "d3", "d4"}
 
 

@@ -128,7 +128,7 @@ def test_the_mix_that_a_query_needs_is_learned():
 
 
 def test_noise_leaves_the_fixed_mix():
-    text, values = made()
+    _, values = made()
     random = np.random.default_rng(1)
     learned = learn(random.normal(size=(60, 2)), np.zeros((60, 0)), values, [str(n) for n in range(60)])
     assert learned.coefficients == () and learned.validation["alpha"] is None
