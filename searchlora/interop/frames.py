@@ -75,7 +75,8 @@ def frame_of(
     Args:
         executed: What a pipeline made of `searches_of(received)`.
         received: The frame that the searches were made of.
-        retrieves: Whether the pipeline retrieves: then the columns of documents are `metadata`, else those of `received`.
+        retrieves: Whether the pipeline retrieves: then the columns of documents are `metadata`, else those that
+            `received` has.
         rewrites: Whether the pipeline rewrites queries: the earlier ones move to `query_0`, `query_1`, and so on, as by
             `pyterrier.model.push_queries`.
         metadata: Fields of documents that become columns, such as `title` and `text`.

@@ -320,6 +320,6 @@ def _retrievers(corpus: AnyCorpus | None, config: PipelineConfig | None = None) 
         return BuiltRetrievers(())
     if isinstance(corpus, str | Path | CorpusFile):
         return retrievers(corpus, config)
-    if isinstance(corpus, pd.DataFrame) or isinstance(corpus, Iterable):
+    if isinstance(corpus, Iterable):  # a frame is one, too
         return retrievers(documents_of(corpus), config)
     return corpus

@@ -40,8 +40,8 @@ class Found:
         query: The query as it was searched with.
         documents: At most k, best first.
         stages: Labels of the stages, with pinned versions of adapters.
-        fields: What the stages wrote, as JSON values: `intent`, `answer`, `grades`, and so on; and `invalid`, label of a
-            stage -> why outputs of its adapter do not parse, if there are any.
+        fields: What the stages wrote, as JSON values: `intent`, `answer`, `grades`, and so on; and `invalid`, label of
+            a stage -> why outputs of its adapter do not parse, if there are any.
     """
 
     query: str

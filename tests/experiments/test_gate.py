@@ -73,7 +73,7 @@ def fitted(shop):
 
 @pytest.fixture(scope="module")
 def gated(shop, fitted):
-    return write(shop / "gated.yaml", {**FUSE, "gate": "gate.json"})
+    return write(shop / "gated.yaml", {**FUSE, "gate": fitted.path.name})
 
 
 def searched(pipeline, topics):
@@ -81,7 +81,7 @@ def searched(pipeline, topics):
     return run_of(pipeline.execute([{"id": row["id"], "query": row["query"]} for row in rows]))
 
 
-def test_the_gate_tells_what_it_was_fitted_on(shop, fitted):
+def test_the_gate_tells_what_it_was_fitted_on(fitted):
     gate = read_gate(fitted.path)
     assert gate == fitted.gate and not gate.is_fixed
     assert len(gate.mixes) == 11 and gate.validation["queries"] == COUNT
