@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from searchlora.errors import UsageError
-from searchlora.eval.intervals import bootstrap_intervals
+from searchlora.eval.intervals import Floats, bootstrap_intervals
 from searchlora.eval.measures import parse_measure, retrieval_values
 from searchlora.eval.trec import Qrels
 from searchlora.pipelines.stage_settings import FuseSettings
@@ -113,36 +112,6 @@ def fused_by(hits: PartHits, settings: FuseSettings, weights: Sequence[float]) -
     return by_query[0] if len(by_query) == 1 else fuse(by_query)[: settings.k]
 
 
-def measure_mixes(
-    hits: Mapping[str, PartHits],
-    settings: FuseSettings,
-    qrels: Qrels,
-    *,
-    measure: str = "nDCG@10",
-    steps: int = TENTHS,
-    progress: Progress = silent,
-) -> list[Mix]:
-    """The measure of every mix of a fusion, over the topics of the qrels; a topic without hits counts 0.
-
-    Args:
-        hits: Topic -> the hits of the parts, see `part_hits`.
-        settings: Of the `fuse` stage: method, constant and k.
-        qrels: Topic -> document -> grade.
-
-    Returns:
-        The mixes in the order of `mixes`. The best of them was chosen on these topics: on others it is worse.
-
-    Raises:
-        UsageError: for another number of parts than two or three, an unknown measure, or empty qrels.
-    """
-    weightings, table = mix_table(hits, settings, qrels, measure=measure, steps=steps, progress=progress)
-    ends = bootstrap_intervals(table)
-    return [
-        Mix(weights, float(value), float(low), float(high), len(table))
-        for weights, value, (low, high) in zip(weightings, table.mean(axis=0), ends, strict=True)
-    ]
-
-
 def mix_table(
     hits: Mapping[str, PartHits],
     settings: FuseSettings,
@@ -151,16 +120,22 @@ def mix_table(
     measure: str = "nDCG@10",
     steps: int = TENTHS,
     progress: Progress = silent,
-) -> tuple[list[tuple[float, ...]], NDArray[np.float64]]:
-    """The mixes of a fusion, and the measure of each for each topic; arguments and errors as of `measure_mixes`.
+) -> tuple[list[tuple[float, ...]], Floats]:
+    """The measure of every mix of a fusion on every topic of the qrels; a topic without hits counts 0.
+
+    Args:
+        hits: Topic -> the hits of the parts, see `part_hits`.
+        settings: Of the `fuse` stage: method, constant and k.
+        qrels: Topic -> document -> grade.
 
     Returns:
-        The weights in the order of `mixes`, and the values, shape (topics of the qrels, mixes).
+        The weights, in the order of `mixes`; and the values, shape (topics of the qrels, mixes).
+
+    Raises:
+        UsageError: for an unknown measure, or empty qrels.
     """
-    if (parts := len(settings.of)) not in PARTS:
-        raise UsageError(f"the fusion has {parts} parts", fix="Mixes of two or three parts are measured.")
     parse_measure(measure)
-    weightings = list(mixes(parts, steps))
+    weightings = list(mixes(len(settings.of), steps))
     columns = []
     for number, weights in enumerate(weightings, 1):
         run = {
@@ -171,3 +146,30 @@ def mix_table(
         columns.append([values[topic] for topic in qrels])
         progress(number, len(weightings), "mixes")
     return weightings, np.array(columns).T
+
+
+def measure_mixes(
+    hits: Mapping[str, PartHits],
+    settings: FuseSettings,
+    qrels: Qrels,
+    *,
+    measure: str = "nDCG@10",
+    steps: int = TENTHS,
+    progress: Progress = silent,
+) -> list[Mix]:
+    """The mean measure of every mix of a fusion, with its interval. Arguments as for `mix_table`.
+
+    Returns:
+        The mixes in the order of `mixes`. The best of them was chosen on these topics: on others it is worse.
+
+    Raises:
+        UsageError: for another number of parts than two or three, an unknown measure, or empty qrels.
+    """
+    if (parts := len(settings.of)) not in PARTS:
+        raise UsageError(f"the fusion has {parts} parts", fix="Mixes of two or three parts are measured.")
+    weightings, table = mix_table(hits, settings, qrels, measure=measure, steps=steps, progress=progress)
+    ends = bootstrap_intervals(table)
+    return [
+        Mix(weights, float(value), float(low), float(high), len(table))
+        for weights, value, (low, high) in zip(weightings, table.mean(axis=0), ends, strict=True)
+    ]

@@ -25,7 +25,7 @@ from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import Qrels
-from searchlora.experiments.fixed_mixes import PartHits, fused_by, mix_table, part_hits
+from searchlora.experiments.fixed_mixes import PARTS, PartHits, fused_by, mix_table, part_hits
 from searchlora.experiments.result_files import versions
 from searchlora.experiments.run import with_history
 from searchlora.files import atomic_text, check_writable, file_sha256
@@ -353,6 +353,10 @@ def _fusion(config: PipelineConfig) -> tuple[int, FuseSettings]:
         )
     settings = config.stages[places[0]]
     assert isinstance(settings, FuseSettings)
+    if len(settings.of) not in PARTS:
+        raise PipelineError(
+            f"the fusion has {len(settings.of)} parts, and a gate weights two or three", where=config.source
+        )
     plain = {"weights": None, "gate": None, "gate_sha256": None, "gate_parts": None}
     return places[0], settings.model_copy(update=plain)
 

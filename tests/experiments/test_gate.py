@@ -201,6 +201,9 @@ def test_what_cannot_be_fitted_is_refused(shop, tmp_path):
     lexical.write_text("name: one\ncorpus: documents.jsonl\nstages:\n  - bm25: {}\n", encoding="utf-8")
     with pytest.raises(PipelineError, match="has 0 stages 'fuse'"):
         fit_gate(lexical, shop / "train.jsonl", shop / "qrels.txt", out)
+    single = write(shop / "single.yaml", {**FUSE, "of": FUSE["of"][:1]})
+    with pytest.raises(PipelineError, match="has 1 parts"):
+        fit_gate(single, shop / "train.jsonl", shop / "qrels.txt", out)
     (tmp_path / "few.txt").write_text("p0 0 a0 1\nw0 0 b0 1\n", encoding="utf-8")
     with pytest.raises(DataError, match="too few to learn from"):
         fit_gate(shop / "shop.yaml", shop / "train.jsonl", tmp_path / "few.txt", out)
@@ -208,6 +211,14 @@ def test_what_cannot_be_fitted_is_refused(shop, tmp_path):
     with pytest.raises(DataError, match="none of the judged topics"):
         fit_gate(shop / "shop.yaml", shop / "train.jsonl", tmp_path / "none.txt", out)
     assert not out.exists()
+
+
+def test_stages_before_the_fusion_are_executed(shop, tmp_path):
+    before = [{"bm25": {"k": 5}}, {"match": {"boost": {"title": "query"}}}]
+    pipeline = write(shop / "before.yaml", FUSE, before)
+    fitted = fit_gate(pipeline, shop / "train.jsonl", shop / "qrels.txt", tmp_path / "gate.json")
+    assert [kind for kind, _ in fitted.gate.origin["stages"]] == ["bm25", "match", "fuse"]
+    assert fitted.gate.validation["gate"] == 1.0
 
 
 @pytest.mark.slow
