@@ -401,7 +401,10 @@ def _gate_weigher(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> Gat
     from searchlora.retrieval.gate import GateWeigher, read_gate
 
     gate = read_gate(Path(settings.gate), settings.gate_sha256)
-    fitted = [("method", gate.method, settings.method), ("constant", gate.constant, settings.constant)]
+    fitted: list[tuple[str, object, object]] = [
+        ("method", gate.method, settings.method),
+        ("constant", gate.constant, settings.constant),
+    ]
     if settings.gate_parts is None:
         fitted.append(("of", gate.parts, part_keys(settings.of)))
     for key, of_gate, own in fitted:

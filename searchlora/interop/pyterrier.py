@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from searchlora.adapters.store import Store
@@ -49,7 +49,7 @@ with importing():
 if TYPE_CHECKING:
     #: Documents: a file or index folder, documents, dictionaries or a frame with `docno`, `text` and `title`, or what
     #: `pipelines.pipeline.retrievers` returns, which several transformers may share.
-    AnyCorpus = Corpus | pd.DataFrame | Iterable[Document | Mapping[str, Any]] | Retrievers
+    AnyCorpus: TypeAlias = Corpus | pd.DataFrame | Iterable[Document | Mapping[str, Any]] | Retrievers
 
 #: Fields of documents that become columns of what retrieves.
 METADATA = ("title", "text")
