@@ -88,7 +88,7 @@ class Fused:
         weigher: Chooses the weights of each query, in place of those of the sources.
 
     Attributes:
-        sources: As given.
+        sources, weigher: As given.
 
     Raises:
         UsageError: as `fuse`; also without a source, or for a depth below 1.
@@ -111,13 +111,13 @@ class Fused:
             check_k(source.depth)
         self._method = method
         self._constant = constant
-        self._weigher = weigher
+        self.weigher = weigher
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most `k` hits per query, best first. Raises `UsageError` if k is less than 1."""
         check_k(k)
         rankings_by_source = [source.retriever.search(queries, source.depth) for source in self.sources]
-        of_queries = self._weigher.weights(queries) if self._weigher is not None else [self._weights] * len(queries)
+        of_queries = self.weigher.weights(queries) if self.weigher is not None else [self._weights] * len(queries)
         return [
             self._fused(rankings, weights)[:k]
             for *rankings, weights in zip(*rankings_by_source, of_queries, strict=True)

@@ -17,6 +17,7 @@ from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.run import run
 from searchlora.experiments.slots import find_slots, without
 from searchlora.pipelines.config import read_pipeline
+from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
 from searchlora.pipelines.stage_settings import pinned
 from searchlora.retrieval.gate import read_gate
@@ -117,6 +118,14 @@ def test_the_pipeline_finds_what_the_evaluation_measured(shop, gated):
     assert set(retrieval_values(found, qrels, ["nDCG@10"])["nDCG@10"].values()) == {1.0}
     ungated = searched(Pipeline.load(shop / "shop.yaml"), shop / "test.jsonl")
     assert set(retrieval_values(ungated, qrels, ["nDCG@10"])["nDCG@10"].values()) == {SECOND}
+
+
+def test_an_explanation_tells_the_weights_of_the_query(gated):
+    pipeline = Pipeline.load(gated)
+    for query, weights in (("11q please", "1 : 0"), (f"{word(1)} please", "0 : 1")):
+        (stage,) = explain(pipeline, query, "a1").stages
+        taken = stage.notes[0].removeprefix("the gate weights the parts ").split(" : ")
+        assert (float(taken[0]) > float(taken[1])) is (weights == "1 : 0")
 
 
 def test_the_card_of_a_run_names_the_queries_of_its_gate(shop, fitted, gated, tmp_path):
