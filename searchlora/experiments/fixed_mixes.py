@@ -94,6 +94,7 @@ def fused_by(hits: PartHits, settings: FuseSettings, weights: Sequence[float]) -
     """What the fusion returns for a search under other weights; a part of weight 0 is left out.
 
     Examples:
+        >>> from searchlora.pipelines.stage_settings import RetrieveSettings
         >>> one, two = [Hit("a", 2.0), Hit("b", 1.0)], [Hit("b", 9.0)]
         >>> settings = FuseSettings(of=(RetrieveSettings(), RetrieveSettings()), k=5)
         >>> [hit.document for hit in fused_by([[one, two]], settings, (1.0, 0.0))]

@@ -105,9 +105,7 @@ class Gate(BaseModel):
         if self.is_fixed:
             return np.full(len(features), self.mixes.index(self.fixed), dtype=np.intp)
         scaled = (features - np.array(self.mean)) / np.array(self.scale)
-        chosen: NDArray[np.intp] = np.argmax(
-            scaled @ np.array(self.coefficients).T + np.array(self.intercepts), axis=1
-        )
+        chosen: NDArray[np.intp] = np.argmax(scaled @ np.array(self.coefficients).T + np.array(self.intercepts), axis=1)
         return chosen
 
 
