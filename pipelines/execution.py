@@ -13,6 +13,7 @@ from searchlora.errors import DeadlineExceeded, EngineError, RequestRefused, Sea
 from searchlora.inference.engine import Scored
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.conditions import values_at
 from searchlora.pipelines.results import plain, written
 from searchlora.pipelines.stage_settings import (
     HitsSettings,
@@ -31,7 +32,6 @@ from searchlora.pipelines.stages import (
     RetrieveStage,
     SimilarityStage,
     Stage,
-    values_at,
 )
 from searchlora.prompts import messages
 from searchlora.records import Hit, SearchContext
@@ -197,7 +197,7 @@ def _read(stage: Stage, search: SearchContext) -> Iterator[tuple[str, Any]]:
     if isinstance(stage, PassagesStage):
         yield "hits", [hit.document for hit in search.get("hits", ())][: stage.k]
     if isinstance(stage, MatchStage):
-        for path in dict.fromkeys([*stage.filter.values(), *stage.boost.values()]):
+        for path in stage.paths:
             yield path, sorted(values_at(search, path))
     if isinstance(stage, HitsStage) and stage.run is None:
         yield "hits", plain(search.get("hits"))

@@ -85,7 +85,7 @@ class Pipeline:
         engine: EngineSettings | None = None,
         store: Store | str | Path | None = None,
         tasks: str | Path | None = None,
-        cache: str | Path | None = None,
+        cache: str | Path | AnswerCache | None = None,
         steps: Steps = unwatched,
     ) -> Pipeline:
         """Load a pipeline: read its file, pin its adapters to versions, load them, and index the documents.
@@ -101,7 +101,8 @@ class Pipeline:
             store: The adapter store. Default: `SEARCHLORA_STORE`, else `./store`.
             tasks: A folder of task plugins.
             cache: A file in which the answers of adapter stages are kept, and looked up by prompt, engine, base, and
-                the hashes of the adapter's files. None: every answer is computed.
+                the hashes of the adapter's files; or an `AnswerCache` with another limit than a gibibyte. None: every
+                answer is computed.
 
         Raises:
             PipelineError: for an invalid file, or if a stage needs documents and there are none.
@@ -133,7 +134,7 @@ class Pipeline:
             store=store,
             documents=documents,
             tasks=tasks,
-            cache=AnswerCache(Path(cache)) if cache is not None else None,
+            cache=AnswerCache(Path(cache)) if isinstance(cache, str | Path) else cache,
             steps=steps,
         )
 
@@ -291,7 +292,7 @@ def build_pipeline(
         elif isinstance(settings, PassagesSettings):
             built.append(PassagesStage(source.documents, settings.k))
         elif isinstance(settings, MatchSettings):
-            built.append(MatchStage(source.documents, settings.filter, settings.boost, settings.factor, settings.k))
+            built.append(_match_stage(settings, source))
         elif isinstance(settings, SimilaritySettings):
             built.append(_similarity_stage(settings, encoders))
     return Pipeline(name, built, tuple(stages), source.documents)
@@ -323,6 +324,13 @@ def _unique(documents: Iterable[Document]) -> list[Document]:
             raise DataError(f"two documents have the id '{document.id}'")
         unique[document.id] = document
     return list(unique.values())
+
+
+def _match_stage(settings: MatchSettings, source: Retrievers) -> MatchStage:
+    filters, boosts = (
+        {field: each.condition for field, each in compared.items()} for compared in (settings.filter, settings.boost)
+    )
+    return MatchStage(source.documents, filters, boosts, settings.factor, settings.k)
 
 
 def _hits_stage(settings: HitsSettings) -> HitsStage:

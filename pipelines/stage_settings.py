@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
 from searchlora.errors import PipelineError
 from searchlora.files import file_sha256
 from searchlora.inference.settings import EngineSettings
+from searchlora.pipelines.conditions import Condition, Operator
 
 
 class Settings(BaseModel):
@@ -88,22 +89,56 @@ class SimilaritySettings(StageSettings):
     batch_size: int = Field(32, ge=1)
 
 
+class FieldSettings(Settings):
+    """`{max: intent.max_price}`: how a field is compared with the values at a path; all that are given must hold."""
+
+    equals: str | None = Field(None, description="the field is one of the values")
+    contains: str | None = Field(None, description="the words of a value stand together in the field")
+    prefix: str | None = Field(None, description="the field begins with a value")
+    min: str | None = Field(None, description="the field is a number, and this or more")
+    max: str | None = Field(None, description="the field is a number, and this or less")
+
+    @property
+    def condition(self) -> Condition:
+        """The comparison of a stage."""
+        paths = {operator: getattr(self, operator) for operator in get_args(Operator)}
+        return Condition({operator: path for operator, path in paths.items() if path is not None})
+
+
 class MatchSettings(StageSettings):
-    """`- match: {filter: {brand: intent.brand}, boost: {category: intent.category}}`: hits that fit earlier outputs.
+    """`- match: {filter: {brand: intent.brand, price: {max: intent.max_price}}}`: hits that fit earlier outputs.
 
     Each key is a field of the documents: title, text, or a further column of the corpus. Its value is the path of what
     a stage wrote: `intent` for labels, `intent.brand` for an attribute. A field matches if it equals that value, or one
-    of several, in upper or lower case. `filter` keeps the hits that match; `boost` raises their scores. Where nothing
-    was written, nothing is filtered or raised. The stage sees the hits of the stages before it only: let those return
-    more than are needed.
+    of several, in upper or lower case. Other comparisons name their paths: `{contains: PATH}` for words in the field,
+    `{prefix: PATH}` for its beginning, `{min: PATH, max: PATH}` for numbers. `filter` keeps the hits that match;
+    `boost` raises their scores. Where nothing was written, nothing is filtered or raised. The stage sees the hits of
+    the stages before it only: let those return more than are needed.
     """
 
-    filter: dict[str, str] = Field(
-        default_factory=dict, description="field -> path; hits that do not match are removed"
+    filter: dict[str, FieldSettings] = Field(
+        default_factory=dict, description="field -> path, or a comparison; hits that do not match are removed"
     )
-    boost: dict[str, str] = Field(default_factory=dict, description="field -> path; the scores of matches are raised")
+    boost: dict[str, FieldSettings] = Field(
+        default_factory=dict, description="field -> path, or a comparison; the scores of matches are raised"
+    )
     factor: float = Field(2.0, gt=1, description="what the score is multiplied by, for each field of `boost`")
     k: int | None = Field(None, ge=1, description="number of hits to keep; default: all")
+
+    @field_validator("filter", "boost", mode="before")
+    @classmethod
+    def _compared(cls, value: Any) -> Any:
+        """Each path as a comparison; the message of a wrong one names the field."""
+        if not isinstance(value, dict):
+            return value
+        compared = {field: {"equals": each} if isinstance(each, str) else each for field, each in value.items()}
+        for field, each in compared.items():
+            known = tuple(FieldSettings.model_fields)
+            if isinstance(each, FieldSettings):
+                continue
+            if not isinstance(each, dict) or not each or not each.keys() <= set(known):
+                raise ValueError(f"the field '{field}' needs a path, or one of {', '.join(known)} with a path")
+        return compared
 
     @model_validator(mode="after")
     def _of_something(self) -> MatchSettings:

@@ -12,7 +12,8 @@ import numpy as np
 from searchlora.errors import InvalidScores, PipelineError
 from searchlora.eval.trec import Run, ranked
 from searchlora.inference.engine import Completion, Engine, Request
-from searchlora.outputs import ClosedSet, Continued, InvalidOutput, Label, OutputSpec
+from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
+from searchlora.pipelines.conditions import Condition
 from searchlora.prompts import Message, messages
 from searchlora.records import Document, Hit, Record, SearchContext
 from searchlora.retrieval.fusion import fuse
@@ -352,12 +353,12 @@ def _document(documents: Mapping[str, Document], hit: Hit, search: SearchContext
 
 @dataclass(frozen=True)
 class MatchStage:
-    """`hits` -> `hits`: filtered and boosted by fields of the documents that equal what earlier stages wrote.
+    """`hits` -> `hits`: filtered and boosted by fields of the documents that fit what earlier stages wrote.
 
     Args:
-        filter: Field of a document -> path of the values in the search; hits that match none of them are removed. A
-            path without a value filters nothing.
-        boost: The same; the score s of a hit that matches becomes s + (factor - 1) · |s|, once for each field.
+        filter: Field of a document -> its condition; hits that do not fulfil one of them are removed. A condition whose
+            paths have no values in the search filters nothing.
+        boost: The same; the score s of a hit that fulfils it becomes s + (factor - 1) · |s|, once for each field.
         k: Number of hits to keep; None: all.
 
     Raises:
@@ -365,16 +366,26 @@ class MatchStage:
     """
 
     documents: Mapping[str, Document]
-    filter: Mapping[str, str]
-    boost: Mapping[str, str]
+    filter: Mapping[str, Condition]
+    boost: Mapping[str, Condition]
     factor: float = 2.0
     k: int | None = None
 
     @property
     def label(self) -> str:
-        parts = [f"filter={field}:{path}" for field, path in self.filter.items()]
-        parts += [f"boost={field}:{path}^{self.factor:g}" for field, path in self.boost.items()]
+        parts = [f"filter={each}" for field, condition in self.filter.items() for each in condition.described(field)]
+        parts += [
+            f"boost={each}^{self.factor:g}"
+            for field, condition in self.boost.items()
+            for each in condition.described(field)
+        ]
         return f"match({','.join(parts if self.k is None else [*parts, f'k={self.k}'])})"
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all values in a search that the stage reads."""
+        conditions = (*self.filter.values(), *self.boost.values())
+        return list(dict.fromkeys(path for condition in conditions for path in condition.paths.values()))
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         return [{**search, "hits": self._matching(search)[: self.k]} for search in searches]
@@ -384,42 +395,21 @@ class MatchStage:
             raise PipelineError(
                 "there are no hits to match", where=f"query {search['id']}", fix="Put a retrieval stage before 'match'."
             )
-        filters = {field: values for field, path in self.filter.items() if (values := values_at(search, path))}
-        boosts = {field: values for field, path in self.boost.items() if (values := values_at(search, path))}
+        filters = {field: test for field, each in self.filter.items() if (test := each.bound(search)) is not None}
+        boosts = {field: test for field, each in self.boost.items() if (test := each.bound(search)) is not None}
         if not filters and not boosts:
             return list(search["hits"])
         kept = {}
         for hit in search["hits"]:
             document = _document(self.documents, hit, search)
-            if all(_folded(document.field(field)) in values for field, values in filters.items()):
-                matches = sum(_folded(document.field(field)) in values for field, values in boosts.items())
+            if all(test(document.field(field)) for field, test in filters.items()):
+                matches = sum(test(document.field(field)) for field, test in boosts.items())
                 score = hit.score
                 for _ in range(matches):
                     score += (self.factor - 1) * abs(score)
                 kept[hit.document] = replace(hit, score=score)
         scores = {document: hit.score for document, hit in kept.items()}
         return [kept[document] for document in ranked(scores)]
-
-
-def values_at(search: SearchContext, path: str) -> frozenset[str]:
-    """The values at a path of a search, case-folded: a label, an attribute, or each of a list of them.
-
-    Examples:
-        >>> values_at({"intent": {"brand": "Acme", "colours": ["Red", "Blue"]}}, "intent.brand")
-        frozenset({'acme'})
-        >>> values_at({"intent": {"brand": "Acme"}}, "intent.size")
-        frozenset()
-    """
-    value: Any = search
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-    values = value if isinstance(value, list | tuple) else [value]
-    texts = [each.value if isinstance(each, Label) else each for each in values]
-    return frozenset(_folded(str(each)) for each in texts if each is not None and str(each).strip())
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)

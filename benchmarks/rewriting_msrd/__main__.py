@@ -52,7 +52,7 @@ def main() -> None:
         bm25 = retrieve_stage("bm25", documents, store, steps)
         records = dataset.records("test")
         words = listed_words(dataset, bm25.retriever.search)
-        task = load_prompted_task("rewriting")
+        task = load_prompted_task("rewriting").bound(dataset.settings)
         limit = int(stored.manifest.recipe["max_new_tokens"])
         trial = EvaluationRun(task, records, bm25, dataset.qrels(), max_new_tokens=limit)
         engine = LocalEngine(resolve(stored.manifest.base.name), store)
@@ -70,9 +70,10 @@ def main() -> None:
 
 
 def _dataset() -> Dataset:
-    folder = WORK / "msrd"
+    folder = WORK / "msrd_reduced"
     if not folder.is_dir():
-        build("rewriting", real_data() / "msrd", format="msrd", out=folder, shares=SHARES)
+        # A small model miscopies names: on validation queries, "legally blonde" became "lily blonde".
+        build("rewriting", real_data() / "msrd", format="msrd", out=folder, options={"words": "query"}, shares=SHARES)
     return load_dataset(folder)
 
 
@@ -80,7 +81,7 @@ def listed_words(dataset: Dataset, search: Any) -> list[str]:
     """Words whose removal raises the reward over the training queries that have them, most frequent first."""
     records = dataset.records("train")
     context = RewardContext(search, dataset.qrels() or {}, measure=HEADLINE)
-    task = load_prompted_task("rewriting")
+    task = load_prompted_task("rewriting").bound(dataset.settings)
     named = task.candidates(records, dataset.folder, context)
     pairs = [
         (record, name, text)

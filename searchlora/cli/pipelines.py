@@ -26,6 +26,7 @@ from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
+    from searchlora.inference.answer_cache import AnswerCache
 
 PipelineArgument = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a built-in pipeline (`pipelines list`).")
@@ -46,6 +47,22 @@ CacheOption = Annotated[
         "--cache", metavar="FILE", help="Keep answers of adapter stages in this file, by prompt and adapter version."
     ),
 ]
+CacheLimitOption = Annotated[
+    int,
+    typer.Option(
+        "--cache-mb",
+        metavar="MB",
+        min=1,
+        help="Size of the answers in --cache; those used least recently are evicted.",
+    ),
+]
+_CACHE_MB = 1024
+
+
+def _cache(file: Path | None, megabytes: int) -> AnswerCache | None:
+    from searchlora.inference.answer_cache import AnswerCache
+
+    return AnswerCache(file, megabytes << 20) if file is not None else None
 
 
 class PipelineOptions(NamedTuple):
@@ -89,6 +106,7 @@ def run(
     options: PipelineOptions,
     engine: EngineOptions,
     cache: CacheOption = None,
+    cache_mb: CacheLimitOption = _CACHE_MB,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -116,7 +134,7 @@ def run(
             engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
-            cache=cache,
+            cache=_cache(cache, cache_mb),
             steps=steps,
         )
     typer.echo(f"Wrote {count} topics as {tag} to {', '.join(map(str, out))}")
@@ -130,6 +148,7 @@ def search(
     options: PipelineOptions,
     engine: EngineOptions,
     cache: CacheOption = None,
+    cache_mb: CacheLimitOption = _CACHE_MB,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
     document: Annotated[
         str | None,
@@ -150,7 +169,7 @@ def search(
             engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
-            cache=cache,
+            cache=_cache(cache, cache_mb),
             steps=steps,
         )
     if document is not None:

@@ -25,8 +25,9 @@ from searchlora.task import PromptedTask, Task, load_task, load_tasks
 #: The task and the adapter of the demo without `--all`.
 TASK, ADAPTER = "rewriting", "shop-rewriter"
 
-#: Recipe overrides of that task, before the caller's: the adapter learns the shop's vocabulary in three epochs.
-TRAINING = ("optim.epochs=3",)
+#: Recipe overrides of that task, before the caller's: the adapter learns the shop's vocabulary in three epochs. The
+#: learning rate, twice the recipe's, is better on the validation queries (nDCG@10 .699 and .664, n = 240).
+TRAINING = ("optim.epochs=3", "optim.learning_rate=2e-3")
 
 #: System of the demo's table -> what it is.
 EXPLAINED = {

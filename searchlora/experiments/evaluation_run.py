@@ -23,9 +23,6 @@ from searchlora.task import EvaluationInput, PromptedTask
 #: The name of the base model without an adapter, as a system.
 BASE = "base zero-shot"
 
-#: Smallest number of records per call of the engine.
-_BATCH = 128
-
 
 @dataclass(frozen=True)
 class SystemResult:
@@ -117,9 +114,8 @@ class EvaluationRun:
     def _result(self, name: str, stage: Stage, progress: Progress, task: PromptedTask) -> SystemResult:
         stages = [stage] if self.retrieve is None else [stage, self.retrieve]
         started = time.monotonic()
-        batch = max(_BATCH, stage.engine.call_size) if isinstance(stage, AdapterStage) else _BATCH
         searches = Pipeline("evaluation", stages).execute(
-            [_search(self.task, record) for record in self.records], batch=batch, progress=progress
+            [_search(self.task, record) for record in self.records], progress=progress
         )
         seconds = time.monotonic() - started
         outputs = [search["outputs"][self.task.name][0] for search in searches]

@@ -21,6 +21,7 @@ from searchlora.eval.trec import is_word, run_lines
 from searchlora.experiments.kept_batches import kept_batches
 from searchlora.experiments.lineage import run_lineage
 from searchlora.files import check_writable, copy_text, file_sha256, read_rows
+from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
@@ -58,7 +59,7 @@ def run(
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    cache: str | Path | None = None,
+    cache: str | Path | AnswerCache | None = None,
     steps: Steps = unwatched,
 ) -> tuple[str, int]:
     """Execute a pipeline on queries, and write a TREC run with a card beside it, results as JSON lines, or both.

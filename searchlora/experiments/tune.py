@@ -22,9 +22,6 @@ from searchlora.progress import Progress, Steps, unwatched
 from searchlora.records import Record, SearchContext
 from searchlora.task import PromptedTask
 
-#: Smallest number of records per call of a stage.
-_BATCH = 128
-
 
 @dataclass(frozen=True)
 class TunedPipeline:
@@ -91,8 +88,9 @@ def tune(
     records = dataset.records("validation")
     if not records:
         raise DataError("has no validation records", where=str(dataset.folder))
-    seen = _through(built.stages[:-1], stage.task, records, steps("Judging"))
-    outputs = _asked(stage, seen, steps("Answering"))
+    size = built.batch_size
+    seen = _through(built.stages[:-1], stage.task, records, size, steps("Judging"))
+    outputs = _asked(stage, seen, size, steps("Answering"))
     task = stage.task.bound(stage.task.settings, {**stage.task.tuned, **asked.tuned})
     tuned = {**task.tune(seen, outputs), "origin": _origin(dataset, built)}
     _write(out, config.parameters, pipeline, stages, place, tuned)
@@ -113,11 +111,10 @@ def _tuned_stage(stages: Sequence[Settings], store: Store, task: str, where: str
 
 
 def _through(
-    stages: Sequence[Stage], task: PromptedTask, records: Sequence[Record], progress: Progress
+    stages: Sequence[Stage], task: PromptedTask, records: Sequence[Record], size: int, progress: Progress
 ) -> list[Record]:
     """The records with the fields that the stages write for the task; their own fields otherwise."""
     seen: list[Record] = []
-    size = max([_BATCH, *(stage.engine.call_size for stage in stages if isinstance(stage, AdapterStage))])
     for start in range(0, len(records), size):
         part = records[start : start + size]
         searches: list[SearchContext] = [_search(task, record) for record in part]
@@ -135,9 +132,8 @@ def _search(task: PromptedTask, record: Record) -> SearchContext:
     return {"query": "", **fields, "id": str(record["id"])}
 
 
-def _asked(stage: AdapterStage, records: Sequence[Record], progress: Progress) -> list[Any]:
+def _asked(stage: AdapterStage, records: Sequence[Record], size: int, progress: Progress) -> list[Any]:
     outputs: list[Any] = []
-    size = max(_BATCH, stage.engine.call_size)
     for start in range(0, len(records), size):
         outputs += stage.ask(records[start : start + size])
         progress(len(outputs), len(records))

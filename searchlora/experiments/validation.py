@@ -14,6 +14,7 @@ from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.inference.engine import Request
 from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel
+from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.prompts import messages
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from searchlora.inference.local import LocalEngine
 
 _CANDIDATE = "candidate"
-
-#: Rows answered between two reports of progress while tuning.
-_TUNING_BATCH = 128
 
 #: Training records that label validation records during training; an evaluation uses all of them.
 _MAX_LABELLED = 2000
@@ -85,8 +83,9 @@ class Validator:
         # Text after the choices, such as a reason, is not generated: no value is tuned on it and it takes longest.
         stage = AdapterStage(self.task, engine, name, max_new_tokens, rest=False)
         outputs: list[Any] = []
-        for start in range(0, len(records), _TUNING_BATCH):
-            outputs += stage.ask(records[start : start + _TUNING_BATCH])
+        size = Pipeline(name or "base", [stage]).batch_size
+        for start in range(0, len(records), size):
+            outputs += stage.ask(records[start : start + size])
             progress(len(outputs), len(records))
         return self.task.tune(records, outputs)
 

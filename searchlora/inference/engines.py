@@ -80,7 +80,8 @@ class Engines:
         settings: EngineSettings | None = None,
     ) -> LocalEngine | RemoteEngine:
         """The engine for a base. Arguments and errors as `make_engine`."""
-        settings = settings or self.settings
+        if settings is None:
+            return self.without_settings(base, precision, prompt_options)
         computed = "" if isinstance(settings, ServerSettings) else precision
         options = "" if prompt_options is None else prompt_options.model_dump_json()
         key = (base.path, settings.model_dump_json(), computed, options)
@@ -89,6 +90,12 @@ class Engines:
                 settings, base, self.store, precision=precision, prompt_options=prompt_options
             )
         return self._engines[key]
+
+    def without_settings(
+        self, base: BaseModel, precision: Precision, prompt_options: PromptOptions | None
+    ) -> LocalEngine | RemoteEngine:
+        """The engine that is asked for without settings; errors as `make_engine`."""
+        return self.get(base, precision, prompt_options=prompt_options, settings=self.settings)
 
     def made_by(
         self,

@@ -1,4 +1,4 @@
-"""Source formats of the rewriting task, and the option for protected words."""
+"""Source formats of the rewriting task, and their options for protected words and for reduced queries."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows, read_text
 from searchlora.records import Collection, Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.tasks.rewriting import reduction
 
 SHOP_RECORDS = "rewriting.jsonl"
 VOCABULARY = "vocabulary.json"
@@ -24,10 +25,11 @@ CAST = {
     2022: "TREC CAsT 2022 topics, tree or flattened (2022_evaluation_topics_tree_v1.0.json)",
 }
 
-#: The option of every format with a list of protected words.
+#: The options of every format: a list of protected words, and the words that a rewrite may have.
 PROTECTED = "protected"
 OPTIONS: Mapping[str, Option] = {
-    PROTECTED: Option("protected words such as brands, one per line; a rewrite must keep those in the query", "file")
+    PROTECTED: Option("protected words such as brands, one per line; a rewrite must keep those in the query", "file"),
+    reduction.WORDS: reduction.OPTION,
 }
 
 REQUIRED_FIELDS = ("id", "group", "query", "rewrite")
@@ -134,9 +136,15 @@ def _shop_collection(source: Path, options: Options) -> Collection:
     return Collection(read_documents(source / CORPUS_FILE), read_judgments(source / QRELS_FILE), relevant=2)
 
 
-def _protecting_words(options: Options) -> Callable[[SourceRow], SourceRow | RejectedRow]:
+def _by_options(options: Options) -> Callable[[SourceRow], SourceRow | RejectedRow]:
     words = read_words(Path(options[PROTECTED])) if PROTECTED in options else []
-    return lambda row: _with_protected(row, words)
+    reduced = bool(reduction.settings_of(options))
+
+    def convert(row: SourceRow) -> SourceRow | RejectedRow:
+        row = _with_protected(row, words)
+        return reduction.checked(row) if reduced else row
+
+    return convert
 
 
 def read_words(path: Path) -> list[str]:
@@ -155,7 +163,7 @@ def _with_protected(row: SourceRow, words: Sequence[str]) -> SourceRow:
 
 
 FORMATS: Mapping[str, Format] = {
-    format.name: with_options(format, OPTIONS, _protecting_words)
+    format.name: with_options(format, OPTIONS, _by_options)
     for format in (
         Format(
             name="native",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import FreeText, InvalidOutput, OutputSpec
-from searchlora.records import Record
+from searchlora.records import Options, Record
 from searchlora.rewards import RewardContext, retrieval_rewards
 from searchlora.task import EvaluationInput, PromptedTask
-from searchlora.tasks.rewriting import baselines, candidates, evaluator
+from searchlora.tasks.rewriting import baselines, candidates, evaluator, reduction
 from searchlora.tasks.rewriting.dataset import FORMATS
 
 #: The prompt keeps the opening turn, which names the subject, and this many of the latest turns.
@@ -49,8 +49,15 @@ class RewritingTask(PromptedTask):
     def has_target(self, record: Record) -> bool:
         return "rewrite" in record
 
+    def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
+        """`words: query` where rewrites only leave words out. Raises `UsageError` for an invalid option."""
+        del records
+        return reduction.settings_of(options)
+
     def output(self, record: Record) -> OutputSpec:
-        del record
+        """One line of text; with the setting `words: query`, words of the query in their order."""
+        if reduction.WORDS in self.settings:
+            return reduction.ReducedQuery(str(record["query"]))
         return FreeText(max_chars=400)
 
     def queries(self, record: Record) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """Kills, load, fuzzing, full disks and clock jumps; prints one Markdown table.
 
-python -m tests.chaos                                   everything, 20 kills of each job: at most 20 minutes
+python -m tests.chaos                                   everything, at least 20 kills of each job: at most 20 minutes
+python -m tests.chaos --only run,judge,index            a line for each job as it ends, and the table
 python -m tests.chaos --out chaos.md                    the table also in a file
 python -m tests.chaos --only train,store --times 5      jobs that are killed and resumed
 python -m tests.chaos --only fuzz,load --seconds 30     checks
@@ -39,7 +40,9 @@ def main() -> int:
     """Exit code 1 if a result differs, a job cannot be resumed, or a check finds a problem."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join([*JOBS, *CHECKS]), help="jobs and checks, separated by commas")
-    parser.add_argument("--times", type=int, default=20, help="kills of each job, and runs of each on a full disk")
+    parser.add_argument(
+        "--times", type=int, default=20, help="attempts and kills of each job, and runs of each on a full disk"
+    )
     parser.add_argument(
         "--seconds", type=float, default=60, help="of load, of generated requests; fuzzing takes four times as many"
     )
@@ -89,6 +92,7 @@ def _run(names: list[str], folder: Path, options: argparse.Namespace) -> list[Fi
             findings += serving.generated_requests(place, options.seconds, options.seed)
         for finding in findings[before:]:
             finding.seconds = time.monotonic() - started
+            print(finding.line(), file=sys.stderr, flush=True)
     return findings
 
 

@@ -28,6 +28,16 @@ class Finding:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def line(self) -> str:
+        """All of it in one line.
+
+        Examples:
+            >>> Finding("load", 100, "answers", "all equal", seconds=3.2).line()
+            'load: 100 answers, 0 failures; all equal; 3 s'
+        """
+        counts = f"{self.attempts:,} {self.unit}, {len(self.problems)} failures"
+        return f"{self.name}: {counts}; {self.seen}; {self.seconds:.0f} s"
+
 
 def report(findings: Sequence[Finding], seconds: float) -> str:
     """All findings as one Markdown table, and the problems as a list below it; `seconds` is the whole wall time."""

@@ -16,6 +16,9 @@ from tests.chaos.processes import Exit, execute
 #: Runs after the last kill until the job must have finished.
 _MAX_RESUMES = 3
 
+#: Attempts, as a multiple of those asked for, in which there must be as many kills.
+_MAX_ATTEMPTS = 3
+
 
 class Job(ABC):
     """A command that may be killed and started again.
@@ -47,6 +50,10 @@ class Job(ABC):
     def digest(self, folder: Path) -> object:
         """What must equal the same of an uninterrupted run."""
 
+    def has_begun(self, folder: Path) -> bool:
+        """Whether a killed process left something that the next one continues or replaces."""
+        return any(each.name not in ("stdout", "stderr", "tmp") and each.suffix != ".lock" for each in folder.iterdir())
+
     def leftovers(self, folder: Path) -> list[str]:
         """Files of killed processes that are still there after the job has finished."""
         del folder
@@ -70,6 +77,7 @@ class Outcome:
 
     Attributes:
         killed: Processes killed while they worked.
+        midway: Those of them that left something of their work.
         equal: Attempts with the result of the uninterrupted run.
         problems: Descriptions of the others.
         leftovers: Kind of leftover -> attempts.
@@ -79,6 +87,7 @@ class Outcome:
     name: str
     attempts: int = 0
     killed: int = 0
+    midway: int = 0
     resumes: int = 0
     equal: int = 0
     uninterrupted: float = 0.0
@@ -89,13 +98,14 @@ class Outcome:
         """The row of the table."""
         left = ", ".join(f"{kind} ({count})" for kind, count in sorted(self.leftovers.items())) or "nothing"
         seen = f"{self.equal} with the result of the run of {self.uninterrupted:.1f} s that was not killed"
-        unit = f"attempts, {self.killed} kills"
+        unit = f"attempts, {self.killed} kills, {self.midway} of them midway"
         return Finding(f"kill -9: {self.name}", self.attempts, unit, f"{seen}; left behind: {left}", self.problems)
 
 
 def kill_repeatedly(job: Job, folder: Path, times: int, seed: int) -> Outcome:
     """Kill a job at random times of its duration, run it again to its end, and compare the result.
 
+    There are at least `times` attempts, and further ones until as many processes were killed while they worked.
     Every second attempt is killed three times just before a random write instead: half a result is on disk for
     milliseconds only, which random times seldom meet. A third of the other attempts are killed twice.
     """
@@ -108,7 +118,9 @@ def kill_repeatedly(job: Job, folder: Path, times: int, seed: int) -> Outcome:
     outcome.uninterrupted = ended.seconds
     expected = job.digest(reference)
     generator = random.Random(f"{seed}/{job.name}")
-    for attempt in range(times):
+    for attempt in range(_MAX_ATTEMPTS * times):
+        if attempt >= times and outcome.killed >= times:
+            break
         place = folder / f"attempt-{attempt}"
         if attempt % 2:
             kills = [Kill(at=generator.randint(1, max(1, ended.writes // part))) for part in (1, 2, 3)]
@@ -122,8 +134,10 @@ def kill_repeatedly(job: Job, folder: Path, times: int, seed: int) -> Outcome:
             shutil.rmtree(place)
         else:
             outcome.problems.append(f"attempt {attempt}, killed {' and '.join(map(str, kills))}: {problem}")
-    if not outcome.killed:
-        outcome.problems.append("every process ended before its kill, so nothing was tested")
+    if outcome.killed < times:
+        outcome.problems.append(
+            f"only {outcome.killed} processes were killed in {outcome.attempts} attempts, the others ended before"
+        )
     return outcome
 
 
@@ -133,6 +147,7 @@ def _attempt(job: Job, folder: Path, kills: list[Kill], expected: object, outcom
         begin = job.resume if number else job.start
         ended = execute(begin(folder), folder, kill_after=kill.after, kill_at=kill.at)
         outcome.killed += ended.code == -9
+        outcome.midway += ended.code == -9 and job.has_begun(folder)
         if ended.code >= 0 and not job.is_finished(folder, ended):
             return f"exit {ended.code} before the kill: {_last_line(ended)}"
         finished = ended.code >= 0

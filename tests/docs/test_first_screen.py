@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 
 import pytest
 
+from benchmarks.common import RESULTS
+from benchmarks.summary import LINES
 from searchlora.cli.doctor import _DEFAULT_BASE
 from searchlora.cli.serve import serve
 from searchlora.pipelines.stage_settings import KINDS
@@ -33,6 +36,9 @@ ANSWERS = {
     "What is the dictionary in the demo's table?": r"\*dictionary\*: each word replaced .*an upper bound for rules",
     "How many adapters share a batch?": rf"adapters \(up to {SLOTS} at a time\) share a batch",
     "What is an alias?": r"`production` is an \*alias\*, a name that moves from one version to the next",
+    "What does an adapter write?": r'writes "cast iron pizza stone"\. It also errs',
+    "How much data do I need?": r"trained on 1,680 queries, those below on [\d,]+ to [\d,]+ rows",
+    "How fast is it?": r"on 2 CPU cores, one server gives 64 clients of 8 adapters \d+ answers",
     "Is my engine asked live?": r"OpenSearch, Elasticsearch or Solr over HTTP \(tested .* not with live servers\)",
     "How is it different from vLLM, LLaMA-Factory or PyTerrier?": r"LLaMA-Factory.*vLLM.*PyTerrier.*joins them",
 }
@@ -72,6 +78,35 @@ def test_every_task_and_every_kind_of_stage_is_named():
     assert STAGES.keys() == KINDS.keys()
     for words in (*TASKS.values(), *filter(None, STAGES.values())):
         assert words in SCREEN, words
+
+
+def test_the_speed_is_the_benchmarks():
+    results = json.loads((RESULTS / "serving_load.json").read_text(encoding="utf-8"))
+    values = {row["measure"]: row["value"] for row in results["rows"]}
+    form = r"(\d+) answers of at most (\d+) tokens .*at most ([\d.]+) s, 99% at most ([\d.]+) s \(n = ([\d,]+),"
+    said = re.search(form, SCREEN)
+    assert said is not None
+    assert said[1] == f"{values['answers per second']:.0f}"
+    assert said[2] == str(results["new_tokens"])
+    assert said[3] == f"{values['seconds to answer, p50']:.1f}"
+    assert said[4] == f"{values['seconds to answer, p99']:.1f}"
+    assert said[5] == f"{values['answers']:,}"
+    assert "64 clients, 8 adapters" in results["rows"][0]["system"]
+
+
+def test_the_numbers_of_training_rows_are_those_of_the_results():
+    counts = [rows for line in LINES for rows in training_rows(line.results)]
+    said = re.search(r"those below on ([\d,]+) to ([\d,]+) rows", SCREEN)
+    assert said is not None
+    assert [said[1], said[2]] == [f"{min(counts):,}", f"{max(counts):,}"]
+
+
+def training_rows(name: str) -> list[int]:
+    """How many rows each adapter of a results file was trained on."""
+    file = RESULTS / f"{name.removesuffix('_rerank')}.json"  # the same adapter, on another task
+    training = json.loads(file.read_text(encoding="utf-8"))["training"]
+    runs = training if isinstance(training, list) else [training] if "rows" in training else list(training.values())
+    return [run["rows"] for run in runs]
 
 
 def test_the_default_base_is_named():

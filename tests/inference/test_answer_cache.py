@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import sqlite3
+
 import pytest
 
-from searchlora.errors import DataError
+from searchlora.errors import DataError, UsageError
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.metered import MeteredEngine
@@ -69,3 +72,80 @@ def test_a_file_that_is_no_cache_is_refused_and_stays(tmp_path):
     with pytest.raises(DataError, match=r"run.trec: cannot be used as a cache"):
         AnswerCache(tmp_path / "run.trec")
     assert (tmp_path / "run.trec").read_text().startswith("q1 Q0 d1")
+
+
+def key(number: int) -> bytes:
+    return hashlib.sha256(str(number).encode()).digest()
+
+
+def answer(number: int) -> Completion:
+    return Completion(f"answer {number:04}", "stop", 7, 2)
+
+
+def test_the_answers_used_least_recently_are_evicted(tmp_path):
+    file = tmp_path / "answers.db"
+    cache = AnswerCache(file)
+    cache.write({key(0): answer(0)})
+    each = cache.bytes
+    limited = AnswerCache(file, max_bytes=10 * each)
+    for number in range(1, 10):
+        limited.write({key(number): answer(number)})
+    assert len(limited) == 10 and limited.bytes == 10 * each
+    assert limited.read(key(0)) == answer(0)  # the oldest, and now used
+    limited.write({key(10): answer(10)})
+    assert limited.read(key(1)) is None and limited.read(key(0)) == answer(0) and limited.read(key(10)) == answer(10)
+    for number in range(11, 200):
+        limited.write({key(number): answer(number)})
+        assert limited.bytes <= 10 * each
+    assert limited.read(key(199)) == answer(199) and limited.read(key(150)) is None
+    assert file.stat().st_size < 64 * 1024  # pages of evicted answers are used again
+
+
+def test_reads_are_noted_without_a_write_and_by_another_process(tmp_path):
+    file = tmp_path / "answers.db"
+    AnswerCache(file).write({key(number): answer(number) for number in range(300)})
+    reading = AnswerCache(file)
+    for number in range(256):  # as many as are noted together
+        assert reading.read(key(number)) == answer(number)
+    other = AnswerCache(file, max_bytes=reading.bytes)
+    other.write({key(1000): answer(1000)})
+    assert other.read(key(256)) is None and other.read(key(0)) == answer(0)
+
+
+def test_an_answer_that_is_written_again_is_counted_once(tmp_path):
+    cache = AnswerCache(tmp_path / "answers.db")
+    cache.write({key(0): answer(0)})
+    size = cache.bytes
+    cache.write({key(0): Completion("x" * 100 + "ä", "stop", 7, 2)})
+    stored = (
+        sqlite3.connect(cache.file).execute("SELECT length(key), length(CAST(answer AS BLOB)) FROM answers").fetchone()
+    )
+    assert cache.bytes == sum(stored) > size and len(cache) == 1
+
+
+def test_an_insertion_is_evicted_and_added_together_or_not_at_all(tmp_path):
+    cache = AnswerCache(tmp_path / "answers.db")
+    cache.write({key(number): answer(number) for number in range(20)})
+    limited, size = AnswerCache(cache.file, max_bytes=cache.bytes), cache.bytes
+    limited._database.execute(
+        "CREATE TRIGGER failing BEFORE DELETE ON answers BEGIN SELECT RAISE(ABORT, 'no room'); END"
+    )
+    with pytest.raises(DataError, match="no room"):
+        limited.write({key(20): answer(20)})
+    assert (len(cache), cache.bytes, limited.read(key(20))) == (20, size, None)
+
+
+def test_a_file_of_an_earlier_release_gets_a_limit(tmp_path):
+    file, engine = tmp_path / "answers.db", Echo()
+    MeteredEngine(engine, AnswerCache(file).answers({"adapter": "a"})).generate([asked("x")])
+    with sqlite3.connect(file) as database:
+        rows = database.execute("SELECT key, answer FROM answers").fetchall()
+    file.unlink()
+    with sqlite3.connect(file) as database:
+        database.execute("CREATE TABLE answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL)")
+        database.executemany("INSERT INTO answers VALUES (?, ?)", rows)
+    again = MeteredEngine(engine, AnswerCache(file).answers({"adapter": "a"}))
+    assert again.generate([asked("x")])[0].text == "x" and engine.asked == 1
+    assert AnswerCache(file).bytes > 32
+    with pytest.raises(UsageError, match="a cache of 0 bytes holds nothing"):
+        AnswerCache(file, max_bytes=0)

@@ -83,6 +83,53 @@ def test_the_trace_tells_the_values(tmp_path):
     assert [hit["document"] for hit in rows[1]["output"]["hits"]] == ["d2"]
 
 
+SHOP = [
+    Document("d1", "rain jacket", metadata={"price": "49.90", "kinds": "Rain Wear", "sku": "NV-12"}),
+    Document("d2", "rain jacket", metadata={"price": "120", "kinds": "Snow Rainwear", "sku": "AC-1"}),
+    Document("d3", "rain jacket", metadata={"price": "on request", "kinds": "Rain, wear", "sku": "nv-3"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("comparison", "intent", "expected"),
+    [
+        ({"price": {"max": "intent.price"}}, {"price": 50}, {"d1"}),
+        ({"price": {"min": "intent.price"}}, {"price": "49.9"}, {"d1", "d2"}),
+        ({"price": {"min": "intent.low", "max": "intent.high"}}, {"low": 50, "high": 200}, {"d2"}),
+        ({"price": {"min": "intent.low", "max": "intent.high"}}, {"high": 50}, {"d1"}),
+        ({"price": {"max": "intent.price"}}, {"price": "cheap"}, {"d1", "d2", "d3"}),
+        ({"price": {"max": "intent.price"}}, {"price": [10, 60]}, {"d1"}),
+        ({"kinds": {"contains": "intent.kind"}}, {"kind": "RAIN wear"}, {"d1", "d3"}),
+        ({"kinds": {"contains": "intent.kind"}}, {"kind": ["snow", "x"]}, {"d2"}),
+        ({"sku": {"prefix": "intent.sku"}}, {"sku": "NV"}, {"d1", "d3"}),
+        ({"sku": {"equals": "intent.sku"}}, {"sku": "nv-12"}, {"d1"}),
+    ],
+)
+def test_other_comparisons_filter_as_equality_does(tmp_path, comparison, intent, expected):
+    stages = parse_stages([{"bm25": {}}, {"match": {"filter": comparison}}], "here")
+    pipeline = build_pipeline("p", stages, store=Store(tmp_path), documents=SHOP)
+    (found,) = pipeline.execute([{"id": "q", "query": "rain jacket", "intent": intent}])
+    assert {hit.document for hit in found["hits"]} == expected
+
+
+def test_a_comparison_boosts_and_is_named_in_label_and_trace(tmp_path):
+    settings = {"boost": {"price": {"max": "intent.price"}}, "factor": 3}
+    stages = parse_stages([{"bm25": {}}, {"match": settings}], "here")
+    pipeline = build_pipeline("p", stages, store=Store(tmp_path), documents=SHOP)
+    rows = []
+    (found,) = pipeline.execute([{"id": "q", "query": "rain", "intent": {"price": 130}}], trace=rows.append)
+    scores = {hit.document: hit.score for hit in found["hits"]}
+    assert scores["d1"] == scores["d2"] == pytest.approx(3 * scores["d3"])
+    assert pipeline.labels[1] == "match(boost=price.max:intent.price^3)"
+    assert rows[1]["input"] == {"intent.price": ["130"]}
+
+
+@pytest.mark.parametrize("wrong", [{"mx": "intent"}, {}, {"max": 5}, 7])
+def test_an_unknown_comparison_is_refused(wrong):
+    with pytest.raises(PipelineError, match=r"'price' needs a path, or one of equals, .*max|filter.price.max"):
+        parse_stages([{"match": {"filter": {"price": wrong}}}], "here")
+
+
 def test_it_needs_hits_documents_and_something_to_match(tmp_path):
     match = {"match": {"filter": {"brand": "intent"}}}
     with pytest.raises(PipelineError, match="stage 1, match: no stage before it produces hits"):

@@ -16,7 +16,6 @@ from searchlora.errors import InvalidName, NotInStore, PipelineError, UsageError
 from searchlora.experiments.slots import Slot, find_slots, with_base, with_version, without
 from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
@@ -35,7 +34,6 @@ from searchlora.records import Document
 from searchlora.server.api.errors import ApiError
 
 if TYPE_CHECKING:
-    from searchlora.inference.remote.engine import RemoteEngine
     from searchlora.models.load import Precision
     from searchlora.models.resolve import BaseModel
     from searchlora.recipe import PromptOptions
@@ -58,21 +56,15 @@ class ServerEngines(Engines):
         super().__init__(store)
         self._own = own
 
-    def get(
-        self,
-        base: BaseModel,
-        precision: Precision,
-        *,
-        prompt_options: PromptOptions | None = None,
-        settings: EngineSettings | None = None,
-    ) -> LocalEngine | RemoteEngine:
-        """The engine of a stage.
+    def without_settings(
+        self, base: BaseModel, precision: Precision, prompt_options: PromptOptions | None
+    ) -> LocalEngine:
+        """The server's own engine.
 
         Raises:
-            PipelineError: for a stage without settings whose base is not the server's: the server loads no second one.
+            PipelineError: for another base than the server's, which loads no second one, or prompts of another form.
         """
-        if settings is not None:
-            return super().get(base, precision, prompt_options=prompt_options, settings=settings)
+        del precision
         own = self._own.base
         if base.path != own.path:
             raise PipelineError(

@@ -1,0 +1,1 @@
+"""BM25 over a million made documents: build, memory, and speed against rank-bm25; see `__main__`."""

@@ -1,0 +1,250 @@
+"""Queries per second of a pipeline with four LLM adapters, against the same pipeline on PEFT with `set_adapter`.
+
+    python -m benchmarks.pipeline                          everything, on an idle machine
+    python -m benchmarks.pipeline --queries 8 --repeats 2 --try    a part; nothing is stored
+    python -m benchmarks.pipeline --without-whole          without the run over all queries
+
+Queries and movies of MSRD, SmolLM2-135M in bf16, four adapters of rank 16 with random weights. `pipeline.yaml` rewrites
+each query, names its intent, retrieves 20 movies by BM25, grades them, and answers in at most 64 tokens from the best
+three. In each repeat, all systems execute each stage in turn on the same texts, 32 other queries each time. PEFT
+and the variants of the engine grade every fifth batch of 32 pairs, so that the five repeats together grade each place
+once; that time counts five-fold. The engine itself grades all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.common import WORK, as_called, real_data, save_figures, speed_ratio, speed_row
+from benchmarks.pipeline.adapters import stored_adapters
+from benchmarks.pipeline.measuring import STAGES, Block, agreement, complete_agreement, measured, with_engine
+from benchmarks.pipeline.peft_engine import PeftEngine
+from searchlora.data.formats.msrd import msrd_movies, read_msrd
+from searchlora.eval.formatting import markdown_table
+from searchlora.inference.local import LocalEngine
+from searchlora.inference.settings import LocalSettings
+from searchlora.models.resolve import BaseModel, resolve
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.stage_settings import adapters
+from searchlora.pipelines.stages import AdapterStage, Stage
+from searchlora.recipe import load_recipe
+from searchlora.records import Document, SearchContext
+
+HERE = Path(__file__).parent
+QUERIES, BATCH, GOAL = 200, 32, 5.0
+ENGINE, INVARIANT, NO_PREFIXES = "engine", "engine, batch invariant", "engine, no prefix cache"
+PEFT = "PEFT set_adapter"
+SPEED = "queries/s"
+
+#: A stage that asks its adapter twice about one prompt: the abstention is scored, then the answer is generated.
+TWICE = "answer, abstention scored first"
+
+
+def main() -> None:
+    options = _arguments()
+    data = real_data() / "msrd"
+    documents = list(msrd_movies(data))
+    searches = drawn(data, max(QUERIES, options.queries * options.repeats))
+    results = benchmark(resolve(load_recipe({}).base), WORK / "pipeline", documents, searches, options)
+    print(results["table"])
+    if not options.trial:
+        rows, comparisons = results.pop("rows"), results.pop("comparisons")
+        save_figures("pipeline", rows, comparisons, results, module=as_called("pipeline"))
+
+
+def _arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline")
+    parser.add_argument("--queries", type=int, default=BATCH, help="of each repeat")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", type=int, default=5, help="PEFT and variants grade one of so many batches of pairs")
+    parser.add_argument("--without-whole", action="store_true", help=f"do not run all {QUERIES} queries at once")
+    parser.add_argument("--try", dest="trial", action="store_true", help="print only")
+    return parser.parse_args(arguments)
+
+
+def drawn(data: Path, count: int) -> list[SearchContext]:
+    """Queries of MSRD with different texts."""
+    texts = sorted({str(row.data["query"]) for row in read_msrd(data)})
+    return [{"id": f"q{n}", "query": text} for n, text in enumerate(random.Random(13).sample(texts, count))]
+
+
+def benchmark(
+    base: BaseModel,
+    folder: Path,
+    documents: Sequence[Document],
+    searches: Sequence[SearchContext],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Measure all systems; `rows`, `comparisons`, `table` and what else the results file holds."""
+    store = stored_adapters(base, folder)
+    pipelines = {
+        name: Pipeline.load(HERE / "pipeline.yaml", corpus=documents, engine=settings, store=store)
+        for name, settings in {
+            ENGINE: LocalSettings(batch_rows=BATCH, batch_invariant=False),
+            INVARIANT: LocalSettings(batch_rows=BATCH),
+            NO_PREFIXES: LocalSettings(batch_rows=BATCH, batch_invariant=False, prefix_tokens=0),
+        }.items()
+    }
+    pinned = {name: store.get(name) for name in adapters(pipelines[ENGINE].settings)}
+    peft = PeftEngine(base, pinned, BATCH)
+    systems: dict[str, Sequence[Stage]] = {name: each.stages for name, each in pipelines.items()}
+    systems[PEFT] = with_engine(pipelines[ENGINE].stages, peft)
+    warm = measured(systems, searches[:2], batch=BATCH)  # compiles kernels and loads adapters
+    for name in (ENGINE, NO_PREFIXES):
+        _asked_twice(systems[name], warm)  # compiles the grammar
+    blocks, costs, twice = [], [], []
+    for repeat in range(options.repeats):
+        block = searches[repeat * options.queries : (repeat + 1) * options.queries]
+        before = _engine(systems[ENGINE]).stats()
+        blocks.append(measured(systems, block, part=repeat, parts=options.parts, batch=BATCH))
+        after = _engine(systems[ENGINE]).stats()
+        costs.append({name: getattr(after, name) - getattr(before, name) for name in _COUNTED})
+        twice.append({name: _asked_twice(systems[name], blocks[-1]) for name in (ENGINE, NO_PREFIXES)})
+        print(
+            f"repeat {repeat + 1}: " + ", ".join(f"{name} {blocks[-1].speed(name):.3f}" for name in systems), flush=True
+        )
+    results = _figures(systems, blocks, twice)
+    results["agreement"] = {
+        PEFT: agreement(blocks, ENGINE, PEFT),
+        INVARIANT: agreement(blocks, ENGINE, INVARIANT),
+        "PEFT, whole choices": _complete(systems[ENGINE], peft, blocks[0]),
+    }
+    results["per_query"] = {
+        name: sum(each[name] for each in costs) / (options.repeats * options.queries) for name in _COUNTED
+    }
+    results["judged_by_others"] = f"1 of {options.parts} batches of {BATCH} pairs"
+    if not options.without_whole:
+        begun = time.perf_counter()
+        pipelines[ENGINE].execute(searches[:QUERIES])
+        results["whole"] = {"queries": len(searches[:QUERIES]), "seconds": time.perf_counter() - begun}
+    results["table"] = _table(results)
+    return results
+
+
+_COUNTED = ("prompt_tokens", "cached_prompt_tokens", "generated_tokens")
+
+
+def _engine(stages: Sequence[Stage]) -> LocalEngine:
+    engine = next(stage.engine for stage in stages if isinstance(stage, AdapterStage))
+    assert isinstance(engine, LocalEngine)
+    return engine
+
+
+def _stage(stages: Sequence[Stage], name: str) -> AdapterStage:
+    return next(each for each in stages if isinstance(each, AdapterStage) and STAGES[each.task.name] == name)
+
+
+def _asked_twice(stages: Sequence[Stage], block: Block) -> float:
+    """Seconds for the answers where the abstention is scored first, as the stage does by default."""
+    stage = replace(_stage(stages, "answer"), constrained=True)
+    begun = time.perf_counter()
+    stage.ask(block.records["answer"])
+    return time.perf_counter() - begun
+
+
+def _complete(stages: Sequence[Stage], peft: PeftEngine, block: Block) -> dict[str, dict[str, float]]:
+    found = {}
+    for name in ("intent", "judge"):
+        records = block.records[name][:BATCH]
+        same = complete_agreement(_stage(stages, name), peft, records, block.outputs[ENGINE][name])
+        found[name] = {"n": len(records), "same": same}
+    return found
+
+
+def _figures(
+    systems: Mapping[str, Any], blocks: Sequence[Block], twice: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    speeds = {name: [block.speed(name) for block in blocks] for name in systems}
+    seconds = {
+        (name, stage): [block.seconds[name][stage] for block in blocks]
+        for name in systems
+        for stage in blocks[0].seconds[name]
+    }
+    rows = [speed_row(name, SPEED, values) for name, values in speeds.items()]
+    rows += [speed_row(name, f"{stage}, s", values) for (name, stage), values in seconds.items()]
+    rows += [speed_row(name, f"{TWICE}, s", [each[name] for each in twice]) for name in twice[0]]
+    pairs = [(ENGINE, PEFT), (INVARIANT, PEFT), (NO_PREFIXES, PEFT), (ENGINE, NO_PREFIXES)]
+    comparisons = [speed_ratio(a, b, SPEED, speeds[a], speeds[b]) for a, b in pairs]
+    for a, b in pairs:
+        comparisons += [speed_ratio(a, b, stage, seconds[b, stage], seconds[a, stage]) for stage in STAGES.values()]
+    slow, quick = ([each[name] for each in twice] for name in (NO_PREFIXES, ENGINE))
+    comparisons.append(speed_ratio(ENGINE, NO_PREFIXES, TWICE, slow, quick))
+    return {"rows": rows, "comparisons": comparisons, "goal": GOAL, "queries_of_a_repeat": blocks[0].queries}
+
+
+# The table of the README
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    rows, queries = results["rows"], results["queries_of_a_repeat"]
+    names = list(dict.fromkeys(row["system"] for row in rows))
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    cells = {(row["system"], row["measure"]): row for row in rows}
+    speeds = [[name, *(_cell(cells.get((name, measure))) for measure in measures)] for name in names]
+    ratios: dict[str, dict[str, str]] = {}
+    for pair in results["comparisons"]:
+        ratios.setdefault(f"{pair['a']} / {pair['b']}", {})[pair["measure"]] = _range(pair, "ratio", ".1f")
+    of = [SPEED, *STAGES.values(), TWICE]
+    compared = [[name, *(found.get(measure, "–") for measure in of)] for name, found in ratios.items()]
+    parts = [
+        markdown_table([f"{queries} queries", *measures], speeds),
+        markdown_table(["ratio of speeds", *of], compared),
+        _notes(results),
+    ]
+    return "\n\n".join(parts)
+
+
+def _notes(results: Mapping[str, Any]) -> str:
+    repeats, per_query = results["rows"][0]["n"], results["per_query"]
+    ratio = next(pair for pair in results["comparisons"] if (pair["a"], pair["b"]) == (ENGINE, PEFT))["ratio"]
+    notes = [
+        f"Medians of {repeats} repeats, with minimum and maximum. The goal of {results['goal']:g} times PEFT is"
+        f" {'reached' if ratio >= results['goal'] else 'missed'}.",
+        f"A query has {per_query['prompt_tokens']:,.0f} prompt tokens in all stages, of which the prefix cache holds"
+        f" {per_query['cached_prompt_tokens'] / per_query['prompt_tokens']:.0%}, and"
+        f" {per_query['generated_tokens']:.0f} generated tokens.",
+        "Same outputs of engine and PEFT: " + "; ".join(_agreements(results["agreement"][PEFT])) + ".",
+        "Labels and grades where PEFT scores whole choices, as the engine does: "
+        + "; ".join(_agreements(results["agreement"]["PEFT, whole choices"]))
+        + ".",
+    ]
+    if "whole" in results:
+        whole = results["whole"]
+        notes.append(
+            f"All {whole['queries']} queries in one call: {whole['seconds']:.0f} s,"
+            f" {whole['queries'] / whole['seconds']:.2f} queries/s."
+        )
+    return "\n".join(notes)
+
+
+def _agreements(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [
+        f"{stage} {each['same']:.0%} of {each['n']:,.0f}"
+        + (
+            f" ({each['same beginning']:.0%} of the words up to the first difference)"
+            if "same beginning" in each
+            else ""
+        )
+        for stage, each in found.items()
+    ]
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return _range(row, "value", ".2f" if median((row["low"], row["high"])) < 10 else ".1f")
+
+
+def _range(row: Mapping[str, Any], value: str, digits: str) -> str:
+    return f"{row[value]:{digits}} ({row['low']:{digits}}–{row['high']:{digits}})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Four stored adapters with random weights, one for each adapter stage: speed does not depend on what they learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.multi_adapter.systems import made_adapters
+from searchlora.adapters.operations import store_adapter
+from searchlora.adapters.store import Store
+from searchlora.models.resolve import BaseModel
+from searchlora.recipe import load_recipe
+from searchlora.task import PromptedTask, load_prompted_task
+
+RANK = 16
+
+#: What a movie query can ask for. The labels begin with different tokens, so PEFT scores them in one pass.
+INTENTS = ("actor", "director", "franchise", "genre", "plot", "title")
+
+#: A base that is nearly unchanged stops early unless it is asked for more: answers are to have 64 tokens.
+STYLE = "Answer in ten long sentences, and describe each movie."
+
+
+def stored_adapters(base: BaseModel, folder: Path) -> Store:
+    """The store with the adapters of `pipeline.yaml`; those that are there are reused."""
+    tasks = _tasks()
+    store = Store(folder / "store")
+    folders = made_adapters(base, folder, len(tasks), RANK)
+    recipe = load_recipe({}, overrides=["method=lora", f"lora.r={RANK}", f"base={base.name}"])
+    for (name, task), made in zip(tasks.items(), folders, strict=True):
+        if name not in store.names():
+            store_adapter(store, name, made, task=task, recipe=recipe, base=base)
+    return store
+
+
+def _tasks() -> dict[str, PromptedTask]:
+    """Name of an adapter -> its task with short texts, as a shop has them."""
+    answers, judge = load_prompted_task("rag_answer"), load_prompted_task("judgment")
+    return {
+        "bench-rewriter": load_prompted_task("rewriting"),
+        "bench-intent": load_prompted_task("intent").bound(
+            {"kind": "label", "labels": list(INTENTS), "out_of_scope": None}
+        ),
+        "bench-judge": judge.bound(judge.settings_of({"guideline": "products", "characters": "200"}, ())),
+        "bench-answers": answers.bound({**answers.settings_of({"words": "40"}, ()), "style": STYLE}),
+    }

@@ -1,0 +1,82 @@
+"""Reduced queries: rewrites that only leave words out, so that a small model cannot miscopy a name or make one up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from searchlora.errors import UsageError
+from searchlora.outputs import Grammar, InvalidOutput
+from searchlora.records import Option, Options, RejectedRow, SourceRow
+
+#: The option of every format, and the key of the task's settings.
+WORDS = "words"
+OPTION = Option(
+    "words of a rewrite: any, or query: those of the query in their order, some left out", "any or query", "any"
+)
+
+
+@dataclass(frozen=True)
+class ReducedQuery:
+    """Words of a query in their order, at least one of them; words are what blanks separate.
+
+    Examples:
+        >>> form = ReducedQuery("red tent full movie")
+        >>> form.parse(" red  tent ")
+        'red tent'
+        >>> form.parse("tent red").reason
+        'not words of the query in their order'
+    """
+
+    query: str
+    choices: None = None
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """A Lark grammar with two rules per word: `first_i` and `after_i` accept the words from the i-th on.
+
+        None for a query without words, to which every answer is invalid.
+        """
+        words = self.query.split()
+        if not words:
+            return None
+        last = len(words) - 1
+        rules = ["start: first_0", f"first_{last}: {_quoted(words[last])}", f'after_{last + 1}: ""']
+        rules += [f"first_{at}: {_quoted(words[at])} after_{at + 1} | first_{at + 1}" for at in range(last)]
+        rules += [
+            f"after_{at}: {_quoted(' ' + words[at])} after_{at + 1} | after_{at + 1}" for at in range(1, last + 1)
+        ]
+        return Grammar("lark", "\n".join(rules))
+
+    def parse(self, text: str) -> str | InvalidOutput:
+        """Parse a completion strictly: the query's words that it keeps, or `InvalidOutput`."""
+        words = text.split()
+        if not words:
+            return InvalidOutput(text, "empty")
+        left = iter(self.query.split())
+        if not all(word in left for word in words):
+            return InvalidOutput(text, "not words of the query in their order")
+        return " ".join(words)
+
+
+def settings_of(options: Options) -> dict[str, Any]:
+    """The task's settings by the builder's options; empty for rewrites of any words. Raises `UsageError`."""
+    words = options.get(WORDS, "any")
+    if words not in ("any", "query"):
+        raise UsageError(f"'{words}' is neither any nor query", where=f"--option {WORDS}")
+    return {WORDS: words} if words == "query" else {}
+
+
+def checked(row: SourceRow) -> SourceRow | RejectedRow:
+    """The row, rejected if its rewrite is no reduction of its query."""
+    query, rewrite = row.data.get("query"), row.data.get("rewrite")
+    if isinstance(query, str) and isinstance(rewrite, str):
+        parsed = ReducedQuery(query).parse(rewrite)
+        if isinstance(parsed, InvalidOutput):
+            return RejectedRow(row.where, f"field 'rewrite': {parsed.reason} (--option {WORDS}=query)", row.data)
+    return row
+
+
+def _quoted(word: str) -> str:
+    return json.dumps(word, ensure_ascii=False)
