@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from searchlora.errors import PipelineError
+from searchlora.files import as_text
 from searchlora.records import Document, Hit, SearchContext
 
 #: Fields of a search that are no columns of their own: rows are hits, and passages are made of hits again.
@@ -31,7 +32,7 @@ def searches_of(frame: pd.DataFrame, known: Container[str] = ()) -> list[SearchC
 
     Of a frame of queries, every column is a field of the search; of a frame of results, those that begin with `q`.
     Missing values are left out. Hits are ordered by `score`, else by `rank`, else as they are. With a column `text` or
-    `title`, each hit has its document, and the other columns with text are its metadata.
+    `title`, each hit has its document, and the other columns with texts and numbers are its metadata.
 
     Args:
         known: Ids of documents that need not be taken from the frame, since the corpus has them with all fields.
@@ -165,9 +166,12 @@ def _document(row: Mapping[str, Any]) -> Document:
         raise PipelineError("a document has no 'docno'", fix="Give documents with 'docno', 'text' and 'title'.")
     text, title = (str(row[name]) if not _is_missing(row.get(name)) else "" for name in ("text", "title"))
     others = {
-        name: value
+        name: as_text(value)
         for name, value in row.items()
-        if isinstance(value, str) and name not in (*_OF_HITS, "text", "title") and not name.startswith("q")
+        if isinstance(value, str | int | float)
+        and not _is_missing(value)
+        and name not in (*_OF_HITS, "text", "title")
+        and not name.startswith("q")
     }
     return Document(str(row["docno"]), text or title, title if text else "", others)
 

@@ -51,10 +51,10 @@ def test_queries_are_searches_with_a_field_for_each_column():
 
 
 def test_results_are_searches_with_hits_by_score_and_their_texts():
-    one, two = searches_of(RESULTS.assign(brand="Acme", qintent="buy"))
+    one, two = searches_of(RESULTS.assign(brand="Acme", price=49.9, size=float("nan"), qintent="buy"))
     assert (one["id"], one["query"], one["intent"]) == ("q1", "red", "buy")
     assert one["hits"] == [Hit("d8", 3.0), Hit("d9", 1.0)]
-    assert one["hits"][0].fetched == Document("d8", "a tent", "", {"brand": "Acme"})
+    assert one["hits"][0].fetched == Document("d8", "a tent", "", {"brand": "Acme", "price": "49.9"})
     assert [hit.document for hit in two["hits"]] == ["d9"]
 
 
