@@ -30,6 +30,7 @@ from searchlora.pipelines.pipeline import Pipeline as Loaded
 from searchlora.pipelines.pipeline import build_pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers
 from searchlora.pipelines.stage_settings import (
+    HitsSettings,
     MatchSettings,
     PassagesSettings,
     Settings,
@@ -38,7 +39,7 @@ from searchlora.pipelines.stage_settings import (
     produces_hits,
 )
 from searchlora.pipelines.stages import AdapterStage
-from searchlora.records import Document
+from searchlora.records import Document, Hit
 
 with importing():
     import pandas as pd
@@ -140,10 +141,17 @@ class Stages(pt.Transformer):  # type: ignore[misc]
     @property
     def reads_hits(self) -> bool:
         """Whether the stages need a frame of results."""
+        if self._takes_hits:
+            return True
         for number, stage in enumerate(self.pipeline.settings):
             if isinstance(stage, PassagesSettings | MatchSettings):
                 return not produces_hits(self.pipeline.settings[:number])
         return False
+
+    @property
+    def _takes_hits(self) -> bool:
+        """Whether a stage `hits` takes the hits of the frame."""
+        return any(isinstance(stage, HitsSettings) and stage.run is None for stage in self.pipeline.settings)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Execute the stages on the searches of a frame.
@@ -156,7 +164,9 @@ class Stages(pt.Transformer):  # type: ignore[misc]
         needed = ["qid", "query", *(["docno"] if self.reads_hits else [])]
         pt.validate.columns(inp, includes=needed, context=self)
         searches = searches_of(inp, self.pipeline.documents)
-        if self.retrieves:  # anew: the hits that the frame has are not those of this pipeline
+        if self._takes_hits:
+            searches = [{**each, "hits": [_supplied(hit) for hit in each["hits"]]} for each in searches]
+        elif self.retrieves:  # anew: the hits that the frame has are not those of this pipeline
             searches = [{name: value for name, value in each.items() if name != "hits"} for each in searches]
         return frame_of(
             self.pipeline.execute(searches),
@@ -313,6 +323,11 @@ class Answer(Adapter):
 
     def __init__(self, name: str, corpus: AnyCorpus | None = None, *, k: int = 5, **settings: Any) -> None:
         super().__init__(name, corpus, k=k, **settings)
+
+
+def _supplied(hit: Hit) -> dict[str, Any]:
+    """A hit as a stage `hits` reads it."""
+    return {"document": hit.document, "score": hit.score}
 
 
 def _retrievers(corpus: AnyCorpus | None, config: PipelineConfig | None = None) -> Retrievers:

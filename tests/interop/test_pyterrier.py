@@ -261,6 +261,17 @@ def test_a_pipeline_file_names_its_corpus(tmp_path, products):
         sl.Pipeline(file, products)
 
 
+def test_a_pipeline_takes_the_hits_of_another_retriever(tmp_path, products):
+    file = tmp_path / "taken.yaml"
+    file.write_text("name: taken\nstages:\n  - hits: {k: 2}\n  - passages: {k: 1}\n", encoding="utf-8")
+    taken = sl.Pipeline(file, products)
+    found = (sl.BM25(DOCUMENTS, metadata=[]) >> taken).transform(TOPICS)
+    assert list(found["docno"]) == ["d1", "d2", "d4"]
+    assert list(found["text"]) == [next(d.text for d in DOCUMENTS if d.id == id_) for id_ in found["docno"]]
+    with pytest.raises(pt.validate.InputValidationError, match="docno"):
+        taken.transform(TOPICS)
+
+
 # Experiment
 
 
