@@ -227,6 +227,9 @@ def _notes(
         reasons = dict.fromkeys(each.reason for each in outputs if isinstance(each, InvalidOutput))
         for reason in reasons:
             yield f"an output of {stage.label} is invalid: {reason}"
+    if isinstance(stage, RetrieveStage) and isinstance(stage.retriever, Fused) and stage.retriever.weigher is not None:
+        (weights,) = stage.retriever.weigher.weights([str(before["query"])])
+        yield f"the gate weights the parts {' : '.join(f'{weight:g}' for weight in weights)}"
     if isinstance(stage, RetrieveStage) and len(others := before.get(FUSED_QUERIES, ())) > 1:
         earlier = "', '".join(others[:-1])
         yield f"its hits are fused with those of the query '{earlier}'"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from searchlora.adapters.full_model import base_of
@@ -40,6 +40,7 @@ from searchlora.pipelines.stage_settings import (
     SimilaritySettings,
     StageSettings,
     check_order,
+    part_keys,
     pinned,
     reads_corpus,
 )
@@ -55,6 +56,9 @@ from searchlora.pipelines.stages import (
 from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.recipe import PromptOptions
 from searchlora.records import Document, SearchContext
+
+if TYPE_CHECKING:
+    from searchlora.retrieval.gate import GateWeigher
 
 
 @dataclass(frozen=True)
@@ -387,8 +391,38 @@ def fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> Retrie
 
     weights = settings.weights or (1.0,) * len(parts)
     sources = [Source(part.retriever, part.k, weight) for part, weight in zip(parts, weights, strict=True)]
-    fused = Fused(sources, method=settings.method, constant=settings.constant)
-    return RetrieveStage(fused, settings.k, _label(settings.method, settings, *(part.label for part in parts)))
+    weigher = _gate_weigher(settings, parts)
+    fused = Fused(sources, method=settings.method, constant=settings.constant, weigher=weigher)
+    gate = () if weigher is None else (f"gate={(settings.gate_sha256 or '')[:8]}",)
+    return RetrieveStage(fused, settings.k, _label(settings.method, settings, *(part.label for part in parts), *gate))
+
+
+def _gate_weigher(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> GateWeigher | None:
+    """The gate of a fusion; None without one, or where weights are given in its place.
+
+    Raises:
+        DataError: if the file is missing, is no gate, or has changed.
+        PipelineError: for a gate of another fusion.
+    """
+    if settings.gate is None or settings.weights is not None:
+        return None
+    from searchlora.retrieval.gate import GateWeigher, read_gate
+
+    gate = read_gate(Path(settings.gate), settings.gate_sha256)
+    fitted: list[tuple[str, object, object]] = [
+        ("method", gate.method, settings.method),
+        ("constant", gate.constant, settings.constant),
+    ]
+    if settings.gate_parts is None:
+        fitted.append(("of", gate.parts, part_keys(settings.of)))
+    for key, of_gate, own in fitted:
+        if of_gate != own:
+            raise PipelineError(
+                f"the gate was fitted with another '{key}': {of_gate}, and not {own}",
+                where=settings.gate,
+                fix="Fit it again with `searchlora gate fit`.",
+            )
+    return GateWeigher(gate, [part.retriever for part in parts], settings.gate_parts)
 
 
 _CLIENT = ("api_key_env", "auth", "concurrency", "timeout_s", "retries")
@@ -407,6 +441,9 @@ def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
         "url",
         "engine",
         "body",
+        "gate",
+        "gate_sha256",
+        "gate_parts",
         *StageSettings.model_fields,
         *_CLIENT,
         *_PATHS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
 )
 
 from searchlora.errors import PipelineError
+from searchlora.files import file_sha256
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.conditions import Condition, Operator
 
@@ -269,6 +271,19 @@ class FuseSettings(RetrieveSettings):
         60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
     )
     weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
+    gate: str | None = Field(
+        None,
+        description="file of `searchlora gate fit`, which chooses the weights for each query; relative to the pipeline"
+        " file",
+    )
+    gate_sha256: str | None = Field(
+        None, description="sha256 of the gate; another file is refused; default: that of the file when it is loaded"
+    )
+    gate_parts: tuple[int, ...] | None = Field(
+        None,
+        description="numbers from 0 of the gate's parts that stand under 'of', where they differ from those that it was"
+        " fitted with; default: all, unchanged",
+    )
 
     @field_validator("of")
     @classmethod
@@ -287,6 +302,16 @@ class FuseSettings(RetrieveSettings):
         if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
             raise ValueError("weights must be above 0")
         return weights
+
+    @model_validator(mode="after")
+    def _weights_or_gate(self) -> FuseSettings:
+        if self.weights is not None and self.gate is not None:
+            raise ValueError("'weights' are those of every query, and a 'gate' chooses them: give one of the two")
+        if self.gate is None and (self.gate_sha256 is not None or self.gate_parts is not None):
+            raise ValueError("'gate_sha256' and 'gate_parts' are keys of a 'gate'")
+        if self.gate_parts is not None and len(self.gate_parts) != len(self.of):
+            raise ValueError(f"there are {len(self.gate_parts)} gate_parts for {len(self.of)} stages")
+        return self
 
 
 def encoders(stages: Iterable[Settings]) -> tuple[str, ...]:
@@ -308,7 +333,7 @@ def zero_shot(stages: Iterable[Settings]) -> tuple[str, ...]:
 
 
 def pinned(stages: Iterable[Settings], pin: Callable[[str], str]) -> list[Settings]:
-    """The stages with every adapter reference resolved to a version.
+    """The stages with every adapter reference resolved to a version, and every gate to the sha256 of its file.
 
     Args:
         pin: Resolves a reference to `name@version` (`Store.pin`).
@@ -329,6 +354,11 @@ def with_engine(stages: Iterable[Settings], engine: EngineSettings) -> list[Sett
 def stage_kind(stage: Settings) -> str:
     """The key of a stage in a pipeline file."""
     return next(kind for kind, model in KINDS.items() if type(stage) is model)
+
+
+def part_keys(parts: Iterable[Settings]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """What a gate keeps of the parts of a fusion: kind and settings that differ from the defaults."""
+    return tuple((stage_kind(part), part.model_dump(mode="json", exclude_defaults=True)) for part in parts)
 
 
 def check_order(stages: Sequence[Settings], where: str) -> None:
@@ -385,7 +415,10 @@ def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
     if isinstance(stage, DenseSettings | SimilaritySettings) and stage.adapter is not None:
         return stage.model_copy(update={"adapter": pin(stage.adapter)})
     if isinstance(stage, FuseSettings):
-        return stage.model_copy(update={"of": tuple(_pinned(inner, pin) for inner in stage.of)})
+        parts = {"of": tuple(_pinned(inner, pin) for inner in stage.of)}
+        if stage.gate is not None and stage.gate_sha256 is None and Path(stage.gate).is_file():
+            return stage.model_copy(update={**parts, "gate_sha256": file_sha256(stage.gate)})
+        return stage.model_copy(update=parts)
     return stage
 
 

@@ -6,6 +6,8 @@ imports its libraries when it is called; where one is missing, the user is told 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from searchlora.errors import MissingExtra
@@ -17,6 +19,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "encoders": ("torch", "peft", "sentence_transformers", "faiss"),
     "serve": ("torch", "peft", "fastapi", "uvicorn", "prometheus_client", "starlette"),
     "train": ("torch", "peft", "accelerate", "bitsandbytes", "sentence_transformers", "matplotlib", "trl", "datasets"),
+    "pyterrier": ("pyterrier", "pandas"),
+    "langchain": ("langchain_core",),
+    "llamaindex": ("llama_index",),
 }
 
 
@@ -53,3 +58,16 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
         f"this needs the module '{error.name}', which is not installed",
         fix=f"Install it with: pip install 'searchlora[{extra}]'.",
     )
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Imports at the top of a module that a user imports, such as those of `searchlora.interop`.
+
+    Raises:
+        MissingExtra: instead of the failed import of a module that an extra installs.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from None

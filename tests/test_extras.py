@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 import searchlora.cli
-from searchlora.extras import EXTRAS, extra_for, missing_extra, missing_modules
+from searchlora.errors import MissingExtra
+from searchlora.extras import EXTRAS, extra_for, importing, missing_extra, missing_modules
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = {
     "sentence-transformers": "sentence_transformers",
     "faiss-cpu": "faiss",
     "prometheus-client": "prometheus_client",
+    "langchain-core": "langchain_core",
+    "llama-index-core": "llama_index",
 }
 
 
@@ -46,7 +49,10 @@ def test_every_optional_module_is_assigned_to_an_extra():
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("torch", "local"), ("matplotlib", "report"), ("trl", "train"), ("fastapi", "serve"), ("faiss", "encoders")],
+    [
+        *[("torch", "local"), ("matplotlib", "report"), ("trl", "train"), ("fastapi", "serve"), ("faiss", "encoders")],
+        ("pyterrier.io", "pyterrier"),
+    ],
 )
 def test_the_smallest_extra_is_named(module, extra):
     assert f"searchlora[{extra}]" in str(missing_extra(ModuleNotFoundError(f"No module named '{module}'", name=module)))
@@ -57,7 +63,9 @@ def test_a_missing_module_outside_the_extras_is_an_import_error():
 
 
 def test_all_extras_are_installed_in_the_test_environment():
-    assert {extra: missing_modules(extra) for extra in EXTRAS} == dict.fromkeys(EXTRAS, ())
+    # LangChain and LlamaIndex are in an environment of their own.
+    extras = EXTRAS.keys() - {"langchain", "llamaindex"}
+    assert {extra: missing_modules(extra) for extra in extras} == dict.fromkeys(extras, ())
 
 
 def test_the_command_line_names_the_extra(monkeypatch, capsys):
@@ -70,3 +78,10 @@ def test_the_command_line_names_the_extra(monkeypatch, capsys):
         searchlora.cli.main()
     assert ended.value.code == 1
     assert "pip install 'searchlora[encoders]'" in capsys.readouterr().err
+
+
+def test_a_module_that_a_user_imports_names_its_extra():
+    with pytest.raises(MissingExtra, match=r"searchlora\[langchain\]"), importing():
+        raise ModuleNotFoundError("No module named 'langchain_core'", name="langchain_core")
+    with pytest.raises(ModuleNotFoundError, match="nonsense"), importing():
+        raise ModuleNotFoundError("No module named 'nonsense'", name="nonsense")

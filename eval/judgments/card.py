@@ -79,6 +79,7 @@ class RunCard:
         run_sha256: sha256 of the run file, set when the card is written.
         unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
         engines: The engines that computed the adapter stages, see `Engine.made_by`.
+        gate_queries: Hashes of the queries on which the gates of its fusions were fitted.
     """
 
     system: str
@@ -90,6 +91,7 @@ class RunCard:
     run_sha256: str = ""
     unknown_sources: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
+    gate_queries: tuple[str, ...] = ()
 
 
 def card_path(path: str | Path) -> Path:
@@ -240,7 +242,7 @@ def read_run_card(path: str | Path) -> RunCard | None:
     if values is None:
         return None
     _check_hash(path, values["run_sha256"])
-    for name in ("adapters", "lineage", "bases", "unknown_sources", "engines"):
+    for name in ("adapters", "lineage", "bases", "unknown_sources", "engines", "gate_queries"):
         values[name] = tuple(values[name])
     return RunCard(**values)
 
@@ -281,7 +283,7 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise _malformed(path, f"its schema version is not {SCHEMA_VERSION}")
     names = {each.name for each in fields(card)}
-    for name, absent in (("unknown_sources", []), ("engines", []), ("engine", None)):
+    for name, absent in (("unknown_sources", []), ("engines", []), ("gate_queries", []), ("engine", None)):
         if name in names:
             values.setdefault(name, absent)
     if different := sorted(names ^ values.keys()):
@@ -317,7 +319,9 @@ _TEXTS: tuple[Callable[[Any], bool], str] = (_is_texts, "a list of texts")
 #: Field of a card -> its check and what it must be. A malformed lineage would never be found circular.
 _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("source", "system", "created", "qrels_sha256", "run_sha256"), _TEXT),
-    **dict.fromkeys(("judge_lineage", "adapters", "lineage", "bases", "unknown_sources", "engines"), _TEXTS),
+    **dict.fromkeys(
+        ("judge_lineage", "adapters", "lineage", "bases", "unknown_sources", "engines", "gate_queries"), _TEXTS
+    ),
     "invalid": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
     "counts": (_is_table(int), "a table of whole numbers"),
     "made_from": (_is_table(str), "a table of texts"),

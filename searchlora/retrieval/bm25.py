@@ -49,6 +49,9 @@ class _Scorer(Protocol):
     def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         """The scores of all documents, shape (documents,), for the term ids of a query."""
 
+    def document_frequency(self, term_id: int) -> int:
+        """The number of documents with the term."""
+
 
 class BM25Index:
     """A BM25 index: built in memory, or memory-mapped from a folder by `load`.
@@ -160,6 +163,17 @@ class BM25Index:
             hits.append(self._search(query, k))
             progress(done, len(queries))
         return hits
+
+    def document_frequencies(self, terms: Sequence[str]) -> list[int]:
+        """The number of documents with each term, as the analyser writes terms; 0 for a term of no document.
+
+        Examples:
+            >>> index = BM25Index([Document("1", "rain jacket"), Document("2", "wool jacket")])
+            >>> index.document_frequencies(["jacket", "wool", "tent"])
+            [2, 1, 0]
+        """
+        numbers = (self._vocabulary.get(term) for term in terms)
+        return [0 if number is None else self._scorer.document_frequency(number) for number in numbers]
 
     def contributions(self, query: str, document: str) -> dict[str, float]:
         """What each word of a query adds to the score of a document, in order; 0 for a word that it does not have.
@@ -276,6 +290,10 @@ class _Bm25s:
         scores: NDArray[np.floating[Any]] = self._index.get_scores_from_ids(list(term_ids))
         return scores
 
+    def document_frequency(self, term_id: int) -> int:
+        starts = self._index.scores["indptr"]  # of a term's column in the sparse matrix of scores
+        return int(starts[term_id + 1] - starts[term_id])
+
 
 class _RankBm25:
     def __init__(self, corpus: _TermLists, terms: int, k1: float, b: float, method: str) -> None:
@@ -290,6 +308,9 @@ class _RankBm25:
     def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         scores: NDArray[np.floating[Any]] = self._index.get_scores(term_ids) / self._factor
         return scores
+
+    def document_frequency(self, term_id: int) -> int:
+        return sum(term_id in counts for counts in self._index.doc_freqs)
 
 
 def _check(k1: float, b: float, method: str, backend: str) -> None:

@@ -138,12 +138,17 @@ class DenseIndex:
         for start in range(0, len(queries), self._query_batch_size):
             batch = queries[start : start + self._query_batch_size]
             texts = [query for query in batch if query.strip()]
-            vectors = iter(self._vectors(texts) if texts else ())
+            vectors = iter(self.query_vectors(texts) if texts else ())
             hits += [self._nearest_documents(next(vectors)[None], k) if query.strip() else [] for query in batch]
             progress(len(hits), len(queries))
         return hits
 
-    def _vectors(self, queries: Sequence[str]) -> Vectors:
+    def query_vectors(self, queries: Sequence[str]) -> Vectors:
+        """The vectors of queries with a text, shape (queries, dimensions).
+
+        Raises:
+            DataError: if the encoder returns a vector that is not finite.
+        """
         encoded = self.encoder.encode([self._prefix + query for query in queries])
         check_finite(encoded, [f"the query '{query}'" for query in queries])
         return normalised(encoded) if self._normalise else encoded

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from searchlora.errors import UsageError
 from searchlora.eval.trec import ranked
@@ -71,21 +72,36 @@ class Source:
     weight: float = 1.0
 
 
+class Weigher(Protocol):
+    """Chooses the weights of a fusion query by query."""
+
+    def weights(self, queries: Sequence[str]) -> Sequence[Sequence[float]]:
+        """For each query a weight of each source, at least 0 and not all 0; a source of weight 0 is left out."""
+
+
 class Fused:
     """A retriever that fuses several retrievers over the same documents.
 
     Args:
         sources: Each retrieves its own depth whatever k is, so that the hits for a smaller k are a prefix.
         method, constant: As in `fuse`.
+        weigher: Chooses the weights of each query, in place of those of the sources.
 
     Attributes:
-        sources: As given.
+        sources, weigher: As given.
 
     Raises:
         UsageError: as `fuse`; also without a source, or for a depth below 1.
     """
 
-    def __init__(self, sources: Sequence[Source], *, method: str = "rrf", constant: float = 60) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        method: str = "rrf",
+        constant: float = 60,
+        weigher: Weigher | None = None,
+    ) -> None:
         if not sources:
             raise UsageError("there is nothing to fuse", fix="Give at least one retriever.")
         self.sources = tuple(sources)
@@ -95,15 +111,26 @@ class Fused:
             check_k(source.depth)
         self._method = method
         self._constant = constant
+        self.weigher = weigher
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most `k` hits per query, best first. Raises `UsageError` if k is less than 1."""
         check_k(k)
         rankings_by_source = [source.retriever.search(queries, source.depth) for source in self.sources]
+        of_queries = self.weigher.weights(queries) if self.weigher is not None else [self._weights] * len(queries)
         return [
-            fuse(rankings, method=self._method, weights=self._weights, constant=self._constant)[:k]
-            for rankings in zip(*rankings_by_source, strict=True)
+            self._fused(rankings, weights)[:k]
+            for *rankings, weights in zip(*rankings_by_source, of_queries, strict=True)
         ]
+
+    def _fused(self, rankings: Sequence[Sequence[Hit]], weights: Sequence[float]) -> list[Hit]:
+        used = [place for place, weight in enumerate(weights) if weight != 0]
+        return fuse(
+            [rankings[place] for place in used],
+            method=self._method,
+            weights=[weights[place] for place in used],
+            constant=self._constant,
+        )
 
 
 _METHODS: dict[str, Callable[[Sequence[float]], float]] = {

@@ -77,7 +77,19 @@ def test_options_of_one_name_have_one_value_name():
 
 
 def test_every_verb_that_computes_adapters_takes_the_same_engine_options():
-    verbs = ("run", "search", "tune", "evaluate", "experiment", "promote", "judge", "improve", "demo")
+    verbs = (
+        "run",
+        "search",
+        "tune",
+        "evaluate",
+        "experiment",
+        "promote",
+        "judge",
+        "improve",
+        "demo",
+        "gate fit",
+        "gate evaluate",
+    )
     wanted = ("--engine", "--server", "--api-key-env")
     options = {
         verb: {option: (parameter.metavar, parameter.help) for parameter in LEAVES[verb].params

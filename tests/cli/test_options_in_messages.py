@@ -42,6 +42,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/data": ("data build",),
     "searchlora/experiments/encoder_train.py": ("train",),
     "searchlora/experiments/experiment": ("experiment",),
+    "searchlora/experiments/gate.py": ("gate fit", "gate evaluate"),
     "searchlora/experiments/judge": ("judge",),
     "searchlora/experiments/mixing.py": ("mix-qrels",),
     "searchlora/experiments/promote.py": ("promote",),

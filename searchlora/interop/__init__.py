@@ -1,0 +1,1 @@
+"""Pipelines and stages in other libraries: PyTerrier transformers, LangChain and LlamaIndex retrievers."""

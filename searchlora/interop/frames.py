@@ -1,0 +1,243 @@
+"""PyTerrier's data frames as searches of a pipeline, and back.
+
+A frame of queries has the columns `qid` and `query`; a frame of results has `docno`, `score` and `rank`, too, and a row
+for each hit. PyTerrier takes the columns of a result frame that begin with `q` for those of the query, so what stages
+write to a search is in columns of that form: the field `intent` in `qintent`, and `history` in `qhistory`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from searchlora.errors import PipelineError
+from searchlora.files import as_text
+from searchlora.records import Document, Hit, SearchContext
+
+#: Fields of a search that are no columns of their own: rows are hits, and passages are made of hits again.
+_NO_COLUMNS = ("id", "query", "hits", "passages")
+
+#: Columns of a result frame that are no field of the document.
+_OF_HITS = ("qid", "docno", "docid", "score", "rank", "features")
+
+_EARLIER_QUERY = re.compile(r"query_\d+")
+
+
+def searches_of(frame: pd.DataFrame, known: Container[str] = ()) -> list[SearchContext]:
+    """The searches of a frame, in the order in which their `qid` appears.
+
+    Of a frame of queries, every column is a field of the search; of a frame of results, those that begin with `q`.
+    Missing values are left out. Hits are ordered by `score`, else by `rank`, else as they are. With a column `text` or
+    `title`, each hit has its document, and the other columns with texts and numbers are its metadata.
+
+    Args:
+        known: Ids of documents that need not be taken from the frame, since the corpus has them with all fields.
+
+    Raises:
+        PipelineError: if a frame of queries repeats a `qid`, or one of results a `docno` of a query.
+
+    Examples:
+        >>> frame = pd.DataFrame([["q1", "red tent", "d1", 2.0]], columns=["qid", "query", "docno", "score"])
+        >>> searches_of(frame)
+        [{'id': 'q1', 'query': 'red tent', 'hits': [Hit(document='d1', score=2.0)]}]
+    """
+    of_results = "docno" in frame.columns
+    columns = query_columns(frame.columns) if of_results else list(frame.columns)
+    searches: dict[str, dict[str, Any]] = {}
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in frame.to_dict(orient="records"):
+        id_ = str(row["qid"])
+        if id_ not in searches:
+            searches[id_] = {"id": id_, **dict(_fields(row, columns))}
+        elif not of_results:
+            raise PipelineError(f"the qid '{id_}' is repeated in a frame without 'docno'")
+        rows.setdefault(id_, []).append(row)
+    if of_results:
+        for id_, search in searches.items():
+            search["hits"] = _hits(rows[id_], id_, known)
+    return list(searches.values())
+
+
+def frame_of(
+    executed: Sequence[SearchContext],
+    received: pd.DataFrame,
+    *,
+    retrieves: bool,
+    rewrites: bool,
+    metadata: Sequence[str] = (),
+    documents: Mapping[str, Document] | None = None,
+) -> pd.DataFrame:
+    """Executed searches as a frame, in the order of the searches, with a row for each hit if they have hits.
+
+    Args:
+        executed: What a pipeline made of `searches_of(received)`.
+        received: The frame that the searches were made of.
+        retrieves: Whether the pipeline retrieves: then the columns of documents are `metadata`, else those that
+            `received` has.
+        rewrites: Whether the pipeline rewrites queries: the earlier ones move to `query_0`, `query_1`, and so on, as by
+            `pyterrier.model.push_queries`.
+        metadata: Fields of documents that become columns, such as `title` and `text`.
+        documents: The corpus by id, for documents that the hits do not have.
+
+    Examples:
+        >>> topics = pd.DataFrame([["q1", "red couch"]], columns=["qid", "query"])
+        >>> executed = [{"id": "q1", "query": "red sofa", "hits": [Hit("d3", 2.5)]}]
+        >>> found = frame_of(executed, topics, retrieves=True, rewrites=True)
+        >>> found.to_dict(orient="records")
+        [{'qid': 'q1', 'query': 'red sofa', 'query_0': 'red couch', 'docno': 'd3', 'score': 2.5, 'rank': 0}]
+    """
+    of_results = retrieves or "docno" in received.columns
+    kept = query_columns(received.columns) if "docno" in received.columns else list(received.columns)
+    earlier = {str(row["qid"]): row for row in reversed(received.to_dict(orient="records"))}
+    queries = [_query_row(search, earlier[str(search["id"])], kept, rewrites) for search in executed]
+    of_query = list(dict.fromkeys(name for row in queries for name in row)) or _names(kept, rewrites)
+    if not of_results:
+        return _frame(queries, of_query)
+    if retrieves:
+        names, fields_of = list(metadata), _corpus_fields(metadata, documents or {})
+    else:
+        names = [name for name in received.columns if name not in ("docno", "score", "rank") and name not in kept]
+        fields_of = _received_fields(names, received)
+    rows = [
+        {**row, "docno": hit.document, **fields_of(str(search["id"]), hit), "score": float(hit.score), "rank": rank}
+        for row, search in zip(queries, executed, strict=True)
+        for rank, hit in enumerate(search["hits"])
+    ]
+    return _frame(rows, [*of_query, "docno", *names, "score", "rank"])
+
+
+def query_columns(columns: Iterable[str]) -> list[str]:
+    """The columns of a result frame that describe the query, as PyTerrier takes them: those that begin with `q`.
+
+    Examples:
+        >>> query_columns(["qid", "docno", "query", "text", "qhistory"])
+        ['qid', 'query', 'qhistory']
+    """
+    return [name for name in columns if name.startswith("q")]
+
+
+def documents_of(corpus: pd.DataFrame | Iterable[Document | Mapping[str, Any]]) -> list[Document]:
+    """Documents of a frame, or of dictionaries as PyTerrier indexes them, with `docno`, `text` and `title`.
+
+    Raises:
+        PipelineError: for a row without a `docno`.
+
+    Examples:
+        >>> documents_of([{"docno": "d1", "text": "A red tent.", "brand": "Acme"}])
+        [Document(id='d1', text='A red tent.', title='', metadata={'brand': 'Acme'})]
+    """
+    rows = corpus.to_dict(orient="records") if isinstance(corpus, pd.DataFrame) else corpus
+    return [each if isinstance(each, Document) else _document(each) for each in rows]
+
+
+def _fields(row: Mapping[str, Any], columns: Iterable[str]) -> Iterable[tuple[str, Any]]:
+    for name in columns:
+        if name == "qid" or _EARLIER_QUERY.fullmatch(name) or _is_missing(row[name]):
+            continue
+        field = name if name == "query" or not name.startswith("q") else name[1:]
+        if field not in _NO_COLUMNS or name == "query":
+            yield field, str(row[name]) if name == "query" else row[name]
+
+
+def _hits(rows: Sequence[Mapping[str, Any]], id_: str, known: Container[str]) -> list[Hit]:
+    if len({str(row["docno"]) for row in rows}) < len(rows):
+        raise PipelineError("a 'docno' is repeated", where=f"query {id_}")
+    if "score" in rows[0]:
+        rows = sorted(rows, key=lambda row: -float(row["score"]))
+    elif "rank" in rows[0]:
+        rows = sorted(rows, key=lambda row: float(row["rank"]))
+    with_text = "text" in rows[0] or "title" in rows[0]
+    return [
+        Hit(
+            str(row["docno"]),
+            float(row["score"]) if "score" in row else float(len(rows) - place),
+            _document(row) if with_text and str(row["docno"]) not in known else None,
+        )
+        for place, row in enumerate(rows)
+    ]
+
+
+def _document(row: Mapping[str, Any]) -> Document:
+    if _is_missing(row.get("docno")):
+        raise PipelineError("a document has no 'docno'", fix="Give documents with 'docno', 'text' and 'title'.")
+    text, title = (str(row[name]) if not _is_missing(row.get(name)) else "" for name in ("text", "title"))
+    others = {
+        name: as_text(value)
+        for name, value in row.items()
+        if isinstance(value, str | int | float)
+        and not _is_missing(value)
+        and name not in (*_OF_HITS, "text", "title")
+        and not name.startswith("q")
+    }
+    return Document(str(row["docno"]), text or title, title if text else "", others)
+
+
+def _query_row(
+    search: SearchContext, earlier: Mapping[str, Any], kept: Sequence[str], rewrites: bool
+) -> dict[str, Any]:
+    """The columns of a query: those it had, its query, and a column for each field that stages wrote."""
+    row: dict[str, Any] = {name: earlier[name] for name in kept if not _EARLIER_QUERY.fullmatch(name)}
+    row |= {"qid": str(search["id"]), "query": search["query"]}
+    pushed = ["query", *(name for name in kept if _EARLIER_QUERY.fullmatch(name))]
+    number = len(pushed)
+    if rewrites:
+        row |= {f"query_{place}": earlier[_earlier(place)] for place in range(number)}
+    else:
+        row |= {name: earlier[name] for name in pushed[1:]}
+    for field, value in search.items():
+        if field not in _NO_COLUMNS:
+            row[field if field in kept and not field.startswith("q") else f"q{field}"] = value
+    return row
+
+
+def _earlier(place: int) -> str:
+    return f"query_{place - 1}" if place else "query"
+
+
+def _names(kept: Sequence[str], rewrites: bool) -> list[str]:
+    """The columns of an empty frame."""
+    pushed = [f"query_{sum(bool(_EARLIER_QUERY.fullmatch(name)) for name in kept)}"] if rewrites else []
+    return [*kept, *pushed]
+
+
+def _corpus_fields(
+    names: Sequence[str], documents: Mapping[str, Document]
+) -> Callable[[str, Hit], Mapping[str, str | None]]:
+    def fields(id_: str, hit: Hit) -> Mapping[str, str | None]:
+        del id_
+        document = hit.fetched or (documents[hit.document] if names and hit.document in documents else None)
+        return {name: document.field(name) if document is not None else None for name in names}
+
+    return fields
+
+
+def _received_fields(names: Sequence[str], received: pd.DataFrame) -> Callable[[str, Hit], Mapping[str, Any]]:
+    rows = {(str(row["qid"]), str(row["docno"])): row for row in received.to_dict(orient="records")}
+
+    def fields(id_: str, hit: Hit) -> Mapping[str, Any]:
+        return {name: rows[id_, hit.document][name] for name in names}
+
+    return fields
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    frame = pd.DataFrame({name: _column([row.get(name) for row in rows], name) for name in columns})
+    return frame.reset_index(drop=True)
+
+
+def _column(values: Sequence[Any], name: str) -> pd.Series[Any]:
+    kinds = {"score": "float64", "rank": "int64"}
+    if name in kinds:
+        return pd.Series(values, dtype=kinds[name])
+    column = pd.Series([None] * len(values), dtype="object")
+    for place, value in enumerate(values):  # lists and mappings are values of cells, not columns
+        column.iat[place] = value
+    return column
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
