@@ -90,7 +90,7 @@ def demo(
         bool,
         typer.Option(
             "--all",
-            help="Run every task that reads the shop; then all adapters in one pipeline, with an ablation of its slots.",
+            help="Run every task that reads the shop, then all adapters in one pipeline with an ablation of its slots.",
         ),
     ] = False,
     serve_all: Annotated[

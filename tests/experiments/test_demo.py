@@ -208,7 +208,7 @@ def test_the_command_ends_with_the_table_and_the_address_and_reuses_the_runs(all
 @pytest.mark.slow
 def test_the_served_pipeline_answers_with_every_adapter(all_walked):
     """The command that the demo prints, in a process of its own."""
-    folder, found, _, _ = all_walked
+    _, found, _, _ = all_walked
     options = [word for pair in found.search.serve_options.items() for word in pair]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
