@@ -64,7 +64,8 @@ def ablated(test: TestSet, store: Store, work: Path, steps: Steps = unwatched) -
     for fold in test.folds:
         for overrides in (_overrides(fold), _overrides(fold, embedder=None)):  # the base encoder takes its place
             build_index(test.corpus, index, pipelines=[test.pipeline], overrides=overrides, store=store, steps=steps)
-    return merged(test, [_ablated(test, fold, index, store, work, steps) for fold in test.folds])
+    ablations = [_ablated(test, fold, index, store, work, steps) for fold in test.folds]
+    return merged(test, ablations, work / test.name / "runs")
 
 
 def _ablated(test: TestSet, fold: Fold, index: Path, store: Store, work: Path, steps: Steps) -> Ablation:

@@ -7,14 +7,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
+from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import Corpus
-from searchlora.eval.comparison import Comparison, compare
-from searchlora.eval.evaluation import evaluate_run
-from searchlora.eval.trec import Qrels, Run, read_run
+from searchlora.eval.trec import Qrels, read_run, write_run
 from searchlora.experiments.ablate import Ablation
-from searchlora.experiments.slots import FULL
+from searchlora.experiments.experiment import compare_runs
+from searchlora.experiments.result_files import file_name
+from searchlora.experiments.spec import Source
+from searchlora.experiments.systems import SystemRun
 
 SEED = 13
 
@@ -84,11 +86,15 @@ class TestSet:
         return replace(self, folds=[fold for fold in folds if fold.topics])
 
 
-def merged(test: TestSet, ablations: Sequence[Ablation]) -> Ablation:
+def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablation:
     """The ablations of the folds of a test set as one, over the topics of all folds.
 
     The variants are those that every fold has. Differences and tests are computed anew over all topics, and costs are
     means over them. Interactions are those of a single fold; of several folds there are none.
+
+    Args:
+        ablations: One for each fold of the test set.
+        folder: Folder for the runs over all topics.
     """
     first, *others = ablations
     if not others:
@@ -98,12 +104,17 @@ def merged(test: TestSet, ablations: Sequence[Ablation]) -> Ablation:
         for fold, ablation in zip(test.folds, ablations, strict=True)
     ]
     names = [name for name in named[0] if all(name in each for each in named)]
-    experimented = replace(
-        first.experimented,
-        comparison=_compared(test, ablations, [{name: each[name].name for name in names} for each in named]),
-        topics={topic: fields for each in ablations for topic, fields in each.experimented.topics.items()},
-        qrels={topic: grades for each in ablations for topic, grades in each.experimented.qrels.items()},
-    )
+    runs = {
+        name: _merged_run(
+            [each.experimented.runs[of_fold[name].name] for each, of_fold in zip(ablations, named, strict=True)],
+            folder / f"{file_name(name)}.trec",
+        )
+        for name in names
+    }
+    topics = {topic: fields for each in ablations for topic, fields in each.experimented.topics.items()}
+    qrels = {topic: grades for each in ablations for topic, grades in each.experimented.qrels.items()}
+    systems = {name: first.experimented.spec.systems[named[0][name].name] for name in names}
+    spec = first.experimented.spec.model_copy(update={"systems": systems})
     rename = test.folds[0].without_number
     return Ablation(
         slots=tuple(
@@ -113,36 +124,32 @@ def merged(test: TestSet, ablations: Sequence[Ablation]) -> Ablation:
         variants=tuple(
             replace(named[0][name], name=name, slots=tuple(map(rename, named[0][name].slots))) for name in names
         ),
-        experimented=experimented,
+        experimented=replace(
+            first.experimented,
+            spec=spec,
+            comparison=compare_runs(spec, topics, qrels, runs),
+            topics=topics,
+            qrels=qrels,
+            runs=runs,
+        ),
         interactions=(),
         costs=_mean_costs(test, ablations, names),
-        left_out={rename(name): why for each in ablations for name, why in each.left_out.items()},
+        left_out={
+            fold.without_number(name): why
+            for fold, each in zip(test.folds, ablations, strict=True)
+            for name, why in each.left_out.items()
+        },
     )
 
 
-def _compared(test: TestSet, ablations: Sequence[Ablation], names: Sequence[Mapping[str, str]]) -> Comparison:
-    """The comparison over all topics; `names`: for each fold, name of a variant -> its name in the fold."""
-    topics = {topic: fields for each in ablations for topic, fields in each.experimented.topics.items()}
-    qrels = {topic: grades for each in ablations for topic, grades in each.experimented.qrels.items()}
-    evaluations = {}
-    for name in names[0]:
-        run: dict[str, Mapping[str, float]] = {}
-        invalid: dict[str, str] = {}
-        for ablation, of_fold in zip(ablations, names, strict=True):
-            of_variant = ablation.experimented.runs[of_fold[name]]
-            part: Run = read_run(of_variant.source.path)
-            run.update(part)
-            invalid.update(of_variant.invalid or {})
-        evaluations[name] = evaluate_run(
-            run,
-            qrels,
-            measures=test.measures,
-            tested=test.measures[:1],
-            topics=topics,
-            cluster=test.cluster,
-            invalid=invalid,
-        )
-    return compare(evaluations, candidate=FULL)
+def _merged_run(runs: Sequence[SystemRun], path: Path) -> SystemRun:
+    """The runs of a variant in all folds as one."""
+    whole: dict[str, Mapping[str, float]] = {}
+    for run in runs:
+        whole.update(read_run(run.source.path))
+    write_run(path, whole, path.stem)
+    invalid = {topic: why for run in runs for topic, why in (run.invalid or {}).items()}
+    return SystemRun(Source(path=path, format="trec"), None, {}, invalid)
 
 
 def _mean_costs(test: TestSet, ablations: Sequence[Ablation], names: Sequence[str]) -> Costs:
