@@ -102,7 +102,7 @@ def _changed(config: PipelineConfig) -> list[str]:
 def table(found: Ablation, test: TestSet, topics: int) -> str:
     """The Markdown of the results file."""
     sample = f", a sample of {topics:,}" if test.topics < topics else ""
-    adapters = sorted({fold.without_number(str(name)) for fold in test.folds for name in _adapters(fold).values()})
+    adapters = sorted({fold.without_number(str(name)) for fold in test.folds for name in _adapters(test, fold).values()})
     folds = f", of {len(test.folds)} folds" if len(test.folds) > 1 else ""
     return (
         f"{ablation_markdown(found)}\n\nPipeline `{test.pipeline}` on {test.topics:,} test topics{sample}."
@@ -121,12 +121,12 @@ def about(found: Ablation, test: TestSet, topics: int) -> dict[str, Any]:
         "slots": kept["slots"],
         "interactions": kept["interactions"],
         "left_out": kept["left_out"],
-        "adapters": {f"fold {fold.number or 1}": _adapters(fold) for fold in test.folds},
+        "adapters": {f"fold {fold.number or 1}": _adapters(test, fold) for fold in test.folds},
     }
 
 
-def _adapters(fold: Fold) -> dict[str, str]:
-    return {slot: name for slot, name in fold.slots.items() if isinstance(name, str)}
+def _adapters(test: TestSet, fold: Fold) -> dict[str, str | int]:
+    return {slot: name for slot, name in fold.slots.items() if slot in TRAINED[test.name]}
 
 
 if __name__ == "__main__":

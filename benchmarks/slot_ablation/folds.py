@@ -147,6 +147,7 @@ def _merged_run(runs: Sequence[SystemRun], path: Path) -> SystemRun:
     whole: dict[str, Mapping[str, float]] = {}
     for run in runs:
         whole.update(read_run(run.source.path))
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_run(path, whole, path.stem)
     invalid = {topic: why for run in runs for topic, why in (run.invalid or {}).items()}
     return SystemRun(Source(path=path, format="trec"), None, {}, invalid)
