@@ -102,7 +102,9 @@ def _changed(config: PipelineConfig) -> list[str]:
 def table(found: Ablation, test: TestSet, topics: int) -> str:
     """The Markdown of the results file."""
     sample = f", a sample of {topics:,}" if test.topics < topics else ""
-    adapters = sorted({fold.without_number(str(name)) for fold in test.folds for name in _adapters(test, fold).values()})
+    adapters = sorted(
+        {fold.without_number(str(name)) for fold in test.folds for name in _adapters(test, fold).values()}
+    )
     folds = f", of {len(test.folds)} folds" if len(test.folds) > 1 else ""
     return (
         f"{ablation_markdown(found)}\n\nPipeline `{test.pipeline}` on {test.topics:,} test topics{sample}."

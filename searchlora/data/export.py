@@ -29,7 +29,7 @@ class Exported:
 
 
 def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> Exported:
-    """Write `topics.jsonl` (`id`, `query`, `history` of a conversation) and `qrels.txt` of the judged queries of a split.
+    """Write `topics.jsonl` (`id`, `query`, `history` if there is one) and `qrels.txt` of the judged queries of a split.
 
     The judgments are those of the dataset's collection, with their card, or else the records themselves, where each is
     a graded pair of query and document.
