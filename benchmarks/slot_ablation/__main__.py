@@ -1,6 +1,6 @@
 """What each slot of the ready pipelines brings, with adapters that other benchmarks train.
 
-    python -m benchmarks.slot_ablation chorus       product search: retrievers, judge
+    python -m benchmarks.slot_ablation chorus       product search: intent, retrievers, judge
     python -m benchmarks.slot_ablation msrd         movie search: rewriter, retrievers, embedding adapter
     python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, judge, answers
     python -m benchmarks.slot_ablation mtrag --without answers      leave a slot empty

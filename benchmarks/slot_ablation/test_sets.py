@@ -25,10 +25,16 @@ from searchlora.errors import UsageError
 #: Retrieval measures of the tables; the first is tested.
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
+#: Hits that the judges grade.
+DEPTH = 10
+
 #: Test set -> slot -> the store in `benchmarks/work` with its adapter, the adapter's name, and the benchmark that
 #: trains it; `{fold}` stands for the number of the fold.
 TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
-    "chorus": {"judge": ("judgment_chorus/store", "chorus-judge-{fold}", "judgment_chorus")},
+    "chorus": {
+        "intent": ("slot_ablation/intents/store", "chorus-intent", "slot_ablation.intents"),
+        "judge": ("judgment_chorus/store", "chorus-judge-{fold}", "judgment_chorus"),
+    },
     "msrd": {
         "rewriter": ("store", "msrd-rewriter", "rewriting_msrd"),
         "embedder": ("embedding_msrd/store", SYSTEMS[QUERY][0], "embedding_msrd"),
@@ -54,12 +60,13 @@ def chorus(data: Path, slots: Sequence[str]) -> TestSet:
         topics = {str(record["id"]).split()[0]: str(record["query"]) for record in pairs.of(groups)}
         qrels.update({topic: graded[query] for topic, query in topics.items() if query in graded})
         rows = [{"id": topic, "query": query} for topic, query in topics.items() if topic in qrels]
-        folds.append(Fold(number, {**_named("chorus", slots, number), "depth": 15}, rows))
+        folds.append(Fold(number, {**_named("chorus", slots, number), "depth": DEPTH}, rows))
     assert len(folds) == CHORUS_FOLDS
     columns = {"text": ("short_description",), "brand": ("supplier",), "category": ("attr_t_product_type",)}
     corpus = CorpusFile(data / "chorus" / "products.jsonl.gz", columns)
-    # 15 pairs of about 90 tokens, in the full pipeline, without each retriever, and by the base.
-    return TestSet("chorus", "product_search", corpus, folds, qrels, MEASURES, tokens=4 * 15 * 90)
+    # Pairs of about 90 tokens, in the full pipeline, without each retriever, by the base, and with two other intents.
+    tokens = 6 * DEPTH * 90 + 2 * 75
+    return TestSet("chorus", "product_search", corpus, folds, qrels, MEASURES, tokens=tokens)
 
 
 def msrd(data: Path, slots: Sequence[str]) -> TestSet:
@@ -103,7 +110,7 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
     folds = [
         Fold(
             number + 1,
-            _named("mtrag", slots, number + 1),
+            {**_named("mtrag", slots, number + 1), "depth": DEPTH},
             [
                 {**_conversation(questions[row["id"]]), "conversation": str(row["group"])}
                 for row in rows
@@ -113,8 +120,8 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
         for number in range(MTRAG_FOLDS)
     ]
     qrels = {topic: grades for topic, grades in (dataset.qrels() or {}).items() if topic in questions}
-    # 10 passages of about 200 tokens judged in five variants, 700 tokens of an answer in six, two rewrites of 300.
-    tokens = 5 * 10 * 200 + 6 * 700 + 2 * 300
+    # Passages of about 200 tokens judged in five variants, 700 tokens of an answer in six, two rewrites of 300.
+    tokens = 5 * DEPTH * 200 + 6 * 700 + 2 * 300
     return TestSet(
         "mtrag",
         "conversational_search",

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.judgment_chorus.folds import Chorus
 from benchmarks.slot_ablation import __main__ as benchmark
-from benchmarks.slot_ablation import test_sets
+from benchmarks.slot_ablation import intents, test_sets
 from benchmarks.slot_ablation.folds import TOKENS, Fold, TestSet
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
@@ -75,12 +75,34 @@ def test_every_topic_is_served_by_adapters_that_were_not_trained_on_it(
     mtrag = test_sets.mtrag(real_data, ["embedder", "answers"])
     rows = test_sets.MtRag.read(real_data)
     for number, each in enumerate(mtrag.folds):
-        assert each.slots == {"embedder": f"mtrag-embedder-{number + 1}", "answers": f"mtrag-answers-{number + 1}"}
+        assert each.slots["embedder"] == f"mtrag-embedder-{number + 1}"
+        assert each.slots["answers"] == f"mtrag-answers-{number + 1}"
         trained = {row["question"] for row in rows.training(number)}
         asked = {topic["query"] for topic in each.topics}
         assert asked and not asked & trained and all(topic["history"] for topic in each.topics)
     ids = [topic["id"] for each in mtrag.folds for topic in each.topics]
     assert len(ids) == len(set(ids)) and set(ids) <= set(mtrag.qrels)
+
+
+def test_intents_of_chorus_state_what_the_shown_words_name() -> None:
+    products = [
+        {"id": f"p{n}", "title": f"Acme X{n} Notebook black", "supplier": "Acme", "attr_t_product_type": "Notebook"}
+        for n in range(40)
+    ]
+    products += [{"id": f"s{n}", "title": f"Rare S{n} cable", "supplier": "Rare"} for n in range(3)]
+    schema, rows = intents.intents(products, 200)
+    assert schema["properties"]["brand"]["enum"] == ["Acme", None]  # Rare has too few products
+    assert schema["properties"]["category"]["enum"] == ["Notebook", None]
+    texts = [row["query"] for row in rows]
+    assert len(texts) == len(set(texts)) > 50
+    for row in rows:
+        words = row["query"].split()
+        assert row["object"] == {
+            "brand": "Acme" if "acme" in words else None,
+            "category": "Notebook" if "notebook" in words else None,
+        }
+    assert {row["object"]["brand"] for row in rows} == {"Acme", None}
+    assert intents.intents(products, 200) == (schema, rows)
 
 
 def test_a_missing_adapter_names_the_benchmark_that_trains_it(tmp_path: Path) -> None:
