@@ -34,6 +34,9 @@ PRODUCTS = 15
 #: Field of the intent -> column of the products.
 COLUMNS = {"brand": "supplier", "category": "attr_t_product_type"}
 
+#: Share of the queries that are drawn from titles with a product type: few products have one.
+TYPED = 0.4
+
 #: Longest query in words.
 WORDS = 5
 
@@ -65,18 +68,22 @@ def main() -> None:
 def intents(products: Sequence[Mapping[str, Any]], count: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The schema of the intents, and at most `count` records with different queries; the same call gives the same."""
     values = {field: _frequent(products, column) for field, column in COLUMNS.items()}
+    typed = [each for each in products if _named(each.get(COLUMNS["category"]), _lower(each), values["category"])]
     chance = random.Random(SEED)
     rows: dict[str, dict[str, Any]] = {}
     for _ in range(5 * count):
         if len(rows) == count:
             break
-        product = chance.choice(products)
-        words = str(product["title"]).casefold().split()
+        of_type = bool(typed) and chance.random() < TYPED
+        product = chance.choice(typed if of_type else products)
+        words = _lower(product).split()
         brand = str(product.get("supplier") or "").casefold().split()
         if chance.random() < 0.5:
             words = [word for word in words if word not in brand]
         length = chance.randint(1, WORDS)
         start = chance.choice([0, 0, max(0, len(words) - length)])
+        if of_type and (first := str(product[COLUMNS["category"]]).casefold().split()[0]) in words:
+            start = max(0, words.index(first) - chance.randint(0, length - 1))
         query = " ".join(words[start : start + length])
         if query:
             stated = {field: _named(product.get(column), query, values[field]) for field, column in COLUMNS.items()}
@@ -88,6 +95,10 @@ def intents(products: Sequence[Mapping[str, Any]], count: int) -> tuple[dict[str
         "properties": {field: {"enum": [*values[field], None]} for field in COLUMNS},
     }
     return schema, list(rows.values())
+
+
+def _lower(product: Mapping[str, Any]) -> str:
+    return " ".join(str(product["title"]).casefold().split())
 
 
 def _frequent(products: Sequence[Mapping[str, Any]], column: str) -> list[str]:
