@@ -102,7 +102,7 @@ def ready_pipelines() -> list[str]:
 
     Examples:
         >>> ready_pipelines()[:4]
-        ['answers', 'answers_judged', 'bm25', 'dense']
+        ['answers', 'answers_judged', 'bm25', 'conversational_search']
     """
     return sorted(file.stem for file in _READY.glob("*.yaml"))
 
@@ -190,7 +190,7 @@ def parse_stages(
     found = [
         _stage(stage, KINDS, parameters or {}, f"{where}, stage {number}")
         for number, stage in enumerate(stages, 1)
-        if not _is_empty_slot(stage, parameters or {})
+        if not is_empty_slot(stage, parameters or {})
     ]
     if stages and not found:
         raise PipelineError(
@@ -199,8 +199,13 @@ def parse_stages(
     return found
 
 
-def _is_empty_slot(stage: Any, parameters: Mapping[str, Any]) -> bool:
-    """Whether a stage is an adapter stage whose `name` is null, itself or by a parameter."""
+def is_empty_slot(stage: Any, parameters: Mapping[str, Any]) -> bool:
+    """Whether a stage of a pipeline file is an adapter stage whose `name` is null, itself or by a parameter.
+
+    Examples:
+        >>> is_empty_slot({"adapter": {"name": "$judge"}}, {"judge": None}), is_empty_slot({"bm25": {}}, {})
+        (True, False)
+    """
     settings = stage.get("adapter", {}) if isinstance(stage, Mapping) and len(stage) == 1 else None
     if not isinstance(settings, Mapping) or "name" not in settings:
         return False
