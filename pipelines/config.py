@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
@@ -27,6 +27,9 @@ from searchlora.pipelines.stage_settings import (
 )
 
 _READY = Path(__file__).parent
+
+#: Value of a parameter; None for an adapter leaves its slot empty.
+Parameter: TypeAlias = str | int | float | None
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -61,7 +64,7 @@ class PipelineFile(Settings):
     """The keys of a pipeline file; a value `$name` refers to a parameter."""
 
     name: str = Field(pattern=r"^[\w.-]+$", description="one word")
-    parameters: dict[str, str | int | float] = Field(
+    parameters: dict[str, Parameter] = Field(
         default_factory=dict, description="defaults of the values `$name`, changed by `--set name=value`"
     )
     corpus: str | dict[str, Any] | None = Field(
@@ -90,7 +93,7 @@ class PipelineConfig:
     source: str
     stages: Sequence[Settings]
     corpus: Corpus | None = None
-    parameters: Mapping[str, str | int | float] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
     overrides: Sequence[str] = ()
 
 
@@ -99,7 +102,7 @@ def ready_pipelines() -> list[str]:
 
     Examples:
         >>> ready_pipelines()[:4]
-        ['answers', 'answers_judged', 'bm25', 'dense']
+        ['answers', 'answers_judged', 'bm25', 'conversational_search']
     """
     return sorted(file.stem for file in _READY.glob("*.yaml"))
 
@@ -178,18 +181,46 @@ def pipeline_path(pipeline: str | Path) -> Path:
 def parse_stages(
     stages: Sequence[Mapping[str, Mapping[str, Any]]], where: str, parameters: Mapping[str, Any] | None = None
 ) -> list[Settings]:
-    """The settings of the stages in the list `stages` of a pipeline file.
+    """The settings of the stages in the list `stages` of a pipeline file, without adapter stages whose `name` is null.
 
     Args:
         where: The file, for error messages.
         parameters: Parameter name -> value.
 
     Raises:
-        PipelineError: for an invalid stage; names `where`, the stage and the key.
+        PipelineError: for an invalid stage; names `where`, the stage and the key. Also if no stage is left.
+
+    Examples:
+        >>> stages = [{"adapter": {"name": "$judge"}}, {"bm25": {"k": 10}}]
+        >>> [type(stage).__name__ for stage in parse_stages(stages, "example", {"judge": None})]
+        ['Bm25Settings']
     """
-    return [
-        _stage(stage, KINDS, parameters or {}, f"{where}, stage {number}") for number, stage in enumerate(stages, 1)
+    found = [
+        _stage(stage, KINDS, parameters or {}, f"{where}, stage {number}")
+        for number, stage in enumerate(stages, 1)
+        if not is_empty_slot(stage, parameters or {})
     ]
+    if stages and not found:
+        raise PipelineError(
+            "no stage is left without those that have no adapter", where=where, fix="Name an adapter with --set."
+        )
+    return found
+
+
+def is_empty_slot(stage: Any, parameters: Mapping[str, Any]) -> bool:
+    """Whether a stage of a pipeline file is an adapter stage whose `name` is null, itself or by a parameter.
+
+    Examples:
+        >>> is_empty_slot({"adapter": {"name": "$judge"}}, {"judge": None}), is_empty_slot({"bm25": {}}, {})
+        (True, False)
+    """
+    settings = stage.get("adapter", {}) if isinstance(stage, Mapping) and len(stage) == 1 else None
+    if not isinstance(settings, Mapping) or "name" not in settings:
+        return False
+    name = settings["name"]
+    if isinstance(name, str) and name.startswith("$"):
+        return name[1:] in parameters and parameters[name[1:]] is None
+    return name is None
 
 
 def bm25_settings(**settings: Any) -> Bm25Settings:

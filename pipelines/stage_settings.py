@@ -45,7 +45,10 @@ class StageSettings(Settings):
 
 
 class AdapterSettings(StageSettings):
-    """`- adapter: {name: shop-rewriter@production}`: generate with an adapter; its manifest has task and base."""
+    """`- adapter: {name: shop-rewriter@production}`: generate with an adapter; its manifest has task and base.
+
+    With `name: null`, also by a parameter, the stage is left out: the slot is empty.
+    """
 
     name: str
     max_new_tokens: int | None = Field(None, ge=1, description="default: that of the adapter's recipe")

@@ -44,7 +44,7 @@ LISTED_FROM = 30
 
 def main() -> None:
     with progress_bars() as steps:
-        dataset = _dataset()
+        dataset = dataset_of_queries()
         store = Store(WORK / "store")
         recipe = HERE / "recipe.yaml"
         stored = improve_or_reuse(None, dataset.folder, NAME, recipe=recipe, store=store, steps=steps)
@@ -69,7 +69,8 @@ def main() -> None:
         _report("rewriting_msrd_hybrid", again, about)
 
 
-def _dataset() -> Dataset:
+def dataset_of_queries() -> Dataset:
+    """The judged queries of MSRD, split by family; built in `benchmarks/work` if it does not exist."""
     folder = WORK / "msrd_reduced"
     if not folder.is_dir():
         # A small model miscopies names: on validation queries, "legally blonde" became "lily blonde".

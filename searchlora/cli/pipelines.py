@@ -228,9 +228,12 @@ def list_pipelines(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(rows)
         return
+    width = 2 + max(len(row["name"]) for row in rows)
     for row in rows:
-        parameters = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
-        typer.echo(f"{row['name']:<16}{' > '.join(row['stages'])}{f'  ({parameters})' if parameters else ''}")
+        parameters = ", ".join(
+            f"{key}={'null' if value is None else value}" for key, value in row["parameters"].items()
+        )
+        typer.echo(f"{row['name']:<{width}}{' > '.join(row['stages'])}{f'  ({parameters})' if parameters else ''}")
 
 
 @app.command(epilog=example("searchlora pipelines show rerank"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +21,7 @@ from searchlora.cli.options import (
     TrainedBaseOption,
     takes,
 )
+from searchlora.errors import UsageError
 
 
 def train(
@@ -78,25 +81,38 @@ def train(
 
 @takes(EngineOptions, "engine")
 def demo(
+    context: typer.Context,
     engine: EngineOptions,
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for shop, datasets, store and reports.")
     ] = Path("demo"),
     all_tasks: Annotated[
-        bool, typer.Option("--all", help="Run every task that reads the shop; one joint report.")
+        bool,
+        typer.Option(
+            "--all",
+            help="Run every task that reads the shop, then all adapters in one pipeline with an ablation of its slots.",
+        ),
+    ] = False,
+    serve_all: Annotated[
+        bool, typer.Option("--serve", help="At the end of --all, serve the pipeline with its playground.")
     ] = False,
 ) -> None:
     """Run the whole workflow on the synthetic shop: data, QLoRA training, evaluation by retrieval, report."""
+    from searchlora.cli.serve import serve
     from searchlora.cli.terminal import print_comparison, progress_bars
+    from searchlora.experiments.ablate_report import ablation_markdown
     from searchlora.experiments.demo import EXPLAINED, demo_all
     from searchlora.experiments.demo import demo as demo_one
     from searchlora.training.callbacks import peak_memory
 
-    started = time.monotonic()
+    if serve_all and not all_tasks:
+        raise UsageError("the pipeline has the adapters of all tasks", where="--serve", fix="Give --all, too.")
+    started, search = time.monotonic(), None
     with progress_bars() as steps:
         if all_tasks:
             results = demo_all(out, say=typer.echo, steps=steps, engine=engine.read())
             evaluated, report = {name: task.evaluated for name, task in results.tasks.items()}, results.report
+            search = results.search
         else:
             single = demo_one(out, say=typer.echo, steps=steps, engine=engine.read())
             evaluated, report = {"": single.evaluated}, single.report
@@ -107,7 +123,28 @@ def demo(
         for system in evaluation.comparison.systems:
             if name in ("", "rewriting") and system in EXPLAINED:
                 typer.echo(f"{system}: {EXPLAINED[system]}.")
+    if search is not None:
+        typer.echo(f"\n{search.pipeline}: all adapters in one pipeline, and without each of its slots\n")
+        typer.echo(ablation_markdown(search.ablation))
+        for name, why in search.ablation.left_out.items():
+            typer.echo(f"{name} is left out: {why}.")
+        typer.echo(f"Ablation: {search.report}\n")
     minutes = (time.monotonic() - started) / 60
     typer.echo(f"Took {minutes:.1f} minutes and at most {peak_memory():.1f} GB of memory.")
     typer.echo("Synthetic data: the figures show that the workflow runs, not how good an adapter is on a real shop.")
     typer.echo(f"Report: {report}")
+    if search is None:
+        return
+    if serve_all:
+        serve(
+            context,
+            base=search.base,
+            store=search.store,
+            pipeline=[str(search.pipeline)],
+            grades=search.grades,
+            topics=search.topics,
+            qrels=search.qrels,
+        )
+    else:
+        words = shlex.join(["searchlora", "serve", *chain.from_iterable(search.serve_options.items())])
+        typer.echo(f"See the adapters at work at http://127.0.0.1:8000/ after this command:\n  {words}")

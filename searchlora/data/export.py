@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Exported:
 
 
 def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> Exported:
-    """Write `topics.jsonl` (`id`, `query`) and `qrels.txt` of the judged queries of a split.
+    """Write `topics.jsonl` (`id`, `query`, `history` if there is one) and `qrels.txt` of the judged queries of a split.
 
     The judgments are those of the dataset's collection, with their card, or else the records themselves, where each is
     a graded pair of query and document.
@@ -47,7 +48,7 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
     judged = dataset.qrels()
     for record in dataset.iter_records(split):
         if judged is not None:
-            topics[str(record["id"])] = {"query": _query(task, record)}
+            topics[str(record["id"])] = _topic(task, record)
             continue
         judgment = task.judgment(record)
         if judgment is None:
@@ -56,7 +57,7 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
                 where=f"{dataset.folder}, record {record['id']}",
                 fix="Build the dataset with a corpus and judgments, or from judgments with document ids.",
             )
-        topics.setdefault(judgment.topic, {"query": _query(task, record)})
+        topics.setdefault(judgment.topic, _topic(task, record))
         qrels.setdefault(judgment.topic, {})[judgment.document] = judgment.grade
     if judged is not None:
         qrels = {topic: dict(judged[topic]) for topic in topics if judged.get(topic)}
@@ -69,6 +70,13 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
         if card is not None:
             write_card(folder / QRELS_FILE, card)
     return Exported(len(qrels), sum(map(len, qrels.values())), len(topics) - len(qrels))
+
+
+def _topic(task: Task, record: Record) -> dict[str, str | float]:
+    """The fields of a topic; the turns before the query as JSON, which `run` and `ablate` read."""
+    turns = record.get("history")
+    history = {"history": json.dumps(turns, ensure_ascii=False)} if turns else {}
+    return {"query": _query(task, record), **history}
 
 
 def _query(task: Task, record: Record) -> str:

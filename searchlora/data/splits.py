@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,3 +183,28 @@ def _matches(buffer: RowBuffer, other: RowBuffer, same: str) -> dict[int, int]:
 def _leaks(buffer: RowBuffer, other: RowBuffer, matches: Mapping[int, int], same: str) -> list[Leak]:
     places, other_places = buffer.places(set(matches)), other.places(set(matches.values()))
     return [Leak(buffer.name, *places[row], other.name, *other_places[match], same) for row, match in matches.items()]
+
+
+def connected(keys: Sequence[Iterable[str]]) -> list[int]:
+    """Connected components of rows that share keys: for each row, the number of the first row of its component.
+
+    Args:
+        keys: The keys of each row; rows that share a key belong to one group.
+
+    Examples:
+        >>> connected([["a"], ["b"], ["a", "c"], ["c"]])
+        [0, 1, 0, 0]
+    """
+    parent = list(range(len(keys)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = row = parent[parent[row]]
+        return row
+
+    owner: dict[str, int] = {}
+    for row, row_keys in enumerate(keys):
+        for key in row_keys:
+            one, other = root(owner.setdefault(key, row)), root(row)
+            parent[max(one, other)] = min(one, other)
+    return [root(row) for row in range(len(keys))]

@@ -11,6 +11,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.eval.report import Chapter, Stored, write_overview
+from searchlora.experiments.demo_search import PIPELINE, TOPICS, DemonstratedSearch, demo_search
 from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.result_files import header, provenance
@@ -24,6 +25,18 @@ from searchlora.task import PromptedTask, Task, load_task, load_tasks
 
 #: The task and the adapter of the demo without `--all`.
 TASK, ADAPTER = "rewriting", "shop-rewriter"
+
+#: Task -> its adapter in `demo --all`, as built-in pipelines name it; that of another task is `shop-` and its name.
+ADAPTERS = {
+    TASK: ADAPTER,
+    "intent": "shop-intent",
+    "judgment": "shop-judge",
+    "rag_answer": "shop-answers",
+    "embedding": "shop-embedder",
+}
+
+#: Folders in that of the demo.
+SHOP, DATASET = "shop", "dataset"
 
 #: Recipe overrides of that task, before the caller's: the adapter learns the shop's vocabulary in three epochs. The
 #: learning rate, twice the recipe's, is better on the validation queries (nDCG@10 .699 and .664, n = 240).
@@ -54,9 +67,10 @@ class Demonstrated:
 
 @dataclass(frozen=True)
 class DemonstratedAll:
-    """The evaluations of all tasks, and the path of the overview page."""
+    """The evaluations of all tasks, their adapters in one pipeline, and the path of the overview page."""
 
     tasks: dict[str, Demonstrated]
+    search: DemonstratedSearch
     report: Path
 
 
@@ -73,7 +87,7 @@ class _Demo:
 
     @property
     def shop(self) -> Path:
-        return self.root / "shop"
+        return self.root / SHOP
 
     def make_shop(self, products: int, queries: int) -> None:
         if self.shop.is_dir():
@@ -85,7 +99,7 @@ class _Demo:
     def run_task(self, task: Task, folder: Path, adapter: str) -> Demonstrated:
         """Build the dataset, train, evaluate and write the report of one task in `folder`."""
         store = Store(self.root / "store")
-        dataset = self._dataset(task, folder / "dataset")
+        dataset = self._dataset(task, folder / DATASET)
         overrides = (*TRAINING, *self.overrides) if task.name == TASK else self.overrides
         stored = train_or_reuse(
             task.name,
@@ -164,11 +178,13 @@ def demo_all(
     queries: int = 2400,
     overrides: Callable[[Task], tuple[str, ...]] = lambda _: (),
     engine: EngineSettings | None = None,
+    topics: int = TOPICS,
 ) -> DemonstratedAll:
-    """The demo for every installed task that reads the shop, and an overview page.
+    """The demo for every installed task that reads the shop, their adapters in one pipeline, and an overview page.
 
     Args:
-        overrides: Recipe overrides for a task; the other arguments are those of `demo`, whose work is reused.
+        overrides: Recipe overrides for a task.
+        topics: Number of test queries of the ablation. The other arguments are those of `demo`, whose work is reused.
     """
     root = Path(folder)
     results: dict[str, Demonstrated] = {}
@@ -179,16 +195,28 @@ def demo_all(
         first = name == TASK
         run = _Demo(root, say, steps, overrides(task), None if first else MAX_ROWS, engine)
         run.make_shop(products, queries)
-        task_folder, adapter = (root, ADAPTER) if first else (root / name, f"shop-{name.replace('_', '-')}")
-        results[name] = run.run_task(task, task_folder, adapter)
-    return DemonstratedAll(results, _overview(root, results))
+        adapter = ADAPTERS.get(name, f"shop-{name.replace('_', '-')}")
+        results[name] = run.run_task(task, root if first else root / name, adapter)
+    search = demo_search(
+        root,
+        root / SHOP,
+        {name: result.evaluated.adapter for name, result in results.items()},
+        load_dataset(root / DATASET),
+        topics=topics,
+        engine=engine,
+        say=say,
+        steps=steps,
+    )
+    return DemonstratedAll(results, search, _overview(root, results, search))
 
 
-def _overview(root: Path, results: dict[str, Demonstrated]) -> Path:
+def _overview(root: Path, results: dict[str, Demonstrated], search: DemonstratedSearch) -> Path:
     adapters = [result.evaluated.adapter for result in results.values()]
-    chapters: Sequence[Chapter] = [
-        Chapter(name, result.evaluated.comparison, result.report.relative_to(root).as_posix())
-        for name, result in results.items()
+    comparisons = {name: (result.evaluated.comparison, result.report) for name, result in results.items()}
+    comparisons[PIPELINE] = search.ablation.comparison, search.report
+    chapters = [
+        Chapter(name, comparison, report.relative_to(root).as_posix())
+        for name, (comparison, report) in comparisons.items()
     ]
     return write_overview(
         root / "report.html",

@@ -14,7 +14,7 @@ from searchlora.errors import DataError, PipelineError
 from searchlora.files import atomic_text, check_writable, read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.config import pipeline_path, read_pipeline
+from searchlora.pipelines.config import is_empty_slot, pipeline_path, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stage_settings import AdapterSettings, Settings, SimilaritySettings, pinned
 from searchlora.pipelines.stages import AdapterStage, Stage
@@ -160,7 +160,8 @@ def _write(
     source = pipeline_path(pipeline)
     content = parse_yaml(read_bytes(source))
     written = []
-    for number, (stage, settings) in enumerate(zip(content["stages"], stages, strict=True)):
+    filled = [stage for stage in content["stages"] if not is_empty_slot(stage, parameters)]
+    for number, (stage, settings) in enumerate(zip(filled, stages, strict=True)):
         ((kind, values),) = stage.items()
         if isinstance(settings, AdapterSettings):
             values = {**values, "name": settings.name, **({"tuned": dict(tuned)} if number == place else {})}

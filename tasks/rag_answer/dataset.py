@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -11,7 +10,8 @@ from typing import Any, TypeAlias
 
 from searchlora.data.formats import pairs, recognition, squad
 from searchlora.data.formats.common import NATIVE, native, native_columns
-from searchlora.data.formats.conversations import read_mtrag
+from searchlora.data.formats.conversations import mtrag_keys, read_mtrag
+from searchlora.data.splits import connected
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import CitedText, InvalidOutput
 from searchlora.records import Document, Format, Option, Options, RejectedRow, SourceReport, SourceRow
@@ -36,10 +36,6 @@ _READER_SETTINGS = ("words",)
 #: MT-RAG's answerability -> kind of record. Underspecified questions need a clarifying question and are left out.
 MTRAG_KINDS = {"ANSWERABLE": "answerable", "PARTIAL": "partly answerable", "UNANSWERABLE": "unanswerable"}
 UNDERSPECIFIED = "UNDERSPECIFIED"
-
-# MT-RAG's passage ids end with the offsets in the document: "ibmcld_03080-9575-11239". Wikipedia ids also have the
-# section before the offsets: "806502664_5333-5957-0-624".
-_OFFSETS = re.compile(r"(?:_\d+-\d+)?-\d+-\d+$")
 
 
 def _native(source: Path, options: Options) -> Rows:
@@ -95,7 +91,7 @@ def _from_mtrag(source: Path, options: Options) -> Rows:
             yield RejectedRow(row.where, problem, row.data)
         else:
             rows.append(row)
-    groups = connected([_mtrag_keys(row.data) for row in rows])
+    groups = connected([mtrag_keys(row.data) for row in rows])
     of_group: dict[int, set[str]] = defaultdict(set)
     pools: dict[str, dict[str, Document]] = defaultdict(dict)
     for row, group in zip(rows, groups, strict=True):
@@ -204,12 +200,6 @@ def _mtrag_problem(data: Mapping[str, Any]) -> str | None:
     return None if data["answer"] else "field 'targets': an answerable question has no target"
 
 
-def _mtrag_keys(data: Mapping[str, Any]) -> list[str]:
-    first = data["history"][0]["text"] if data["history"] else data["query"]
-    documents = [f"document {_OFFSETS.sub('', passage['id'])}" for passage in data["passages"]]
-    return [f"conversation {data['conversation']}", f"turn {normalised(first)}", *documents]
-
-
 def _passages(data: Mapping[str, Any]) -> Sequence[Document]:
     return [Document(passage["id"], passage["text"], passage["title"]) for passage in data["passages"]]
 
@@ -257,31 +247,6 @@ def _accepted(rows: Iterator[SourceRow | RejectedRow], rejected: list[RejectedRo
             yield row
         else:
             rejected.append(row)
-
-
-def connected(keys: Sequence[Iterable[str]]) -> list[int]:
-    """Connected components of rows that share keys: for each row, the number of the first row of its component.
-
-    Args:
-        keys: The keys of each row; rows that share a key belong to one group.
-
-    Examples:
-        >>> connected([["a"], ["b"], ["a", "c"], ["c"]])
-        [0, 1, 0, 0]
-    """
-    parent = list(range(len(keys)))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = row = parent[parent[row]]
-        return row
-
-    owner: dict[str, int] = {}
-    for row, row_keys in enumerate(keys):
-        for key in row_keys:
-            one, other = root(owner.setdefault(key, row)), root(row)
-            parent[max(one, other)] = min(one, other)
-    return [root(row) for row in range(len(keys))]
 
 
 def _format(

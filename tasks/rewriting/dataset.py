@@ -9,6 +9,7 @@ from typing import Any
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
 from searchlora.data.formats import conversations, msrd, pairs, query_log, recognition
 from searchlora.data.formats.common import NATIVE, mapped, native, native_columns, with_options
+from searchlora.data.splits import connected
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows, read_text
@@ -113,6 +114,24 @@ def _queries(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow
                 continue
             seen.add(text)
         yield row
+
+
+def _mtrag(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+    """MT-RAG's questions with passages, by which rewrites are measured; groups as of the rag_answer task."""
+    del options
+    rows: list[SourceRow] = []
+    left_out = 0
+    for row in conversations.read_mtrag(source):
+        if isinstance(row, RejectedRow):
+            yield row
+        elif row.data["passages"]:
+            rows.append(row)
+        else:
+            left_out += 1
+    for row, first in zip(rows, connected([conversations.mtrag_keys(row.data) for row in rows]), strict=True):
+        record = {name: row.data[name] for name in ("id", "query", "history")}
+        yield SourceRow({**record, "group": str(rows[first].data["id"])}, row.where)
+    yield SourceReport(("Questions without passages are left out.",), {"questions without passages left out": left_out})
 
 
 def _judged(data: Mapping[str, Any]) -> Record:
@@ -242,6 +261,14 @@ FORMATS: Mapping[str, Format] = {
             collection=lambda source, _: msrd.msrd_collection(source),
             passes=2,
             recognises=msrd.RECOGNISES,
+        ),
+        Format(
+            name="mtrag",
+            description="MT-RAG reference tasks (reference.jsonl): questions in conversations, without rewrites; their "
+            "passages become the collection",
+            read=_mtrag,
+            collection=lambda source, _: conversations.mtrag_collection(source),
+            passes=2,
         ),
         Format(
             name="querylog",

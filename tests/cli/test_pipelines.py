@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -77,8 +78,9 @@ def test_a_pipeline_without_hits_writes_results_only(refused, tmp_path):
 def test_list_names_every_ready_pipeline(cli):
     rows = json.loads(cli("pipelines", "list", "--json").out)
     assert [row["name"] for row in rows] == ready_pipelines()
-    assert rows[-1]["stages"] == ["adapter", "fuse"]
+    assert {row["name"]: row["stages"] for row in rows}["rewrite_hybrid"] == ["adapter", "fuse"]
     text = cli("pipelines", "list").out
+    assert re.search(r"^conversational_search +fuse > passages > passages  \(rewriter=null, ", text, re.M)
     assert "rerank_run" in text and "hits > passages > adapter" in text
 
 

@@ -13,7 +13,9 @@ from searchlora.data.export import export_split
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.card import JudgmentsCard, read_card, write_card
+from searchlora.experiments.run import with_history
 from searchlora.task import load_task
+from tests.tasks.rag_answer.made import mtrag_row, usual_rows, write_mtrag
 
 
 def write_pairs(path: Path, *, with_documents: bool = True) -> Path:
@@ -92,3 +94,38 @@ def test_an_unknown_split_and_a_folder_in_use_are_refused(graded: Dataset, tmp_p
     export_split(graded, load_task("judgment"), "test", tmp_path / "out")
     with pytest.raises(DataError, match="already exists"):
         export_split(graded, load_task("judgment"), "test", tmp_path / "out")
+
+
+def test_mtrag_is_a_source_of_conversations_whose_passages_are_relevant(tmp_path: Path) -> None:
+    rows = usual_rows()
+    source = write_mtrag(tmp_path / "reference.jsonl", rows)
+    build("rewriting", source, format="mtrag", out=tmp_path / "data", shares=(1.0, 0.0, 0.0))
+    dataset = load_dataset(tmp_path / "data")
+    asked = {row["task_id"]: row for row in rows if row["contexts"]}
+    assert {record["id"] for record in dataset.records("train")} == set(asked)
+    assert dataset.card.report["counts"]["questions without passages left out"] == len(rows) - len(asked)
+    documents = {document.id: document.text for document in dataset.documents() or []}
+    assert documents == {each["document_id"]: each["text"] for row in rows for each in row["contexts"]}
+    judged = {topic: {each["document_id"]: 1 for each in row["contexts"]} for topic, row in asked.items()}
+    assert dataset.qrels() == judged
+
+    export_split(dataset, load_task("rewriting"), "train", tmp_path / "out")
+    for topic, fields in read_topics(tmp_path / "out" / "topics.jsonl").items():
+        *before, last = asked[topic]["input"]
+        assert fields["query"] == last["text"]
+        search = with_history({"id": topic, **fields}, "here")
+        assert [turn["text"] for turn in search["history"]] == [turn["text"] for turn in before]
+
+
+def test_questions_of_one_conversation_or_document_are_one_group(tmp_path: Path) -> None:
+    rows = [
+        mtrag_row(1, "tents", document="a"),
+        mtrag_row(2, "boots", document="b"),
+        mtrag_row(3, "lamps", document="a"),
+        mtrag_row(4, "ropes", document="c", first="Tell me about boots 2"),
+    ]
+    source = write_mtrag(tmp_path / "reference.jsonl", rows)
+    build("rewriting", source, format="mtrag", out=tmp_path / "data", shares=(1.0, 0.0, 0.0))
+    groups = {record["id"]: record["group"] for record in load_dataset(tmp_path / "data").records("train")}
+    first, second, third, fourth = (groups[row["task_id"]] for row in rows)
+    assert first == third != second == fourth

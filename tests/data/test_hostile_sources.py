@@ -228,6 +228,7 @@ SOURCES: dict[tuple[str, str, str], Callable[[Path], Path]] = {
     ("rewriting", "cast2020", ""): cast(tree=False),
     ("rewriting", "cast2022", ""): cast(tree=True),
     ("rewriting", "pairs", ""): table("pairs.csv", PAIRS),
+    ("rewriting", "mtrag", ""): mtrag,
     **{("rewriting", "querylog", ending): table(f"log{ending}", LOG, 60) for ending in (".jsonl", ".csv", ".parquet")},
     ("intent", "clinc150", ""): clinc150,
     ("intent", "csv", ""): table("rows.csv", LABELLED),

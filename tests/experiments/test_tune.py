@@ -96,10 +96,13 @@ def test_the_judge_may_be_an_encoder(made, tmp_path):
     store, data = made
     encoder = build_tiny_encoder(tmp_path / "encoder")
     (tmp_path / "own.yaml").write_text(
-        f"name: own\nstages:\n  - bm25: {{k: 3}}\n  - passages: {{k: 3}}\n  - similarity: {{model: {encoder}}}\n"
+        "name: own\nparameters: {rewriter: null}\nstages:\n  - adapter: {name: $rewriter}\n"
+        f"  - bm25: {{k: 3}}\n  - passages: {{k: 3}}\n  - similarity: {{model: {encoder}}}\n"
         "  - adapter: {name: answerer, tuned: {abstain: judge, cite: judge}}\n"
     )
     done = tune(tmp_path / "own.yaml", data, tmp_path / "tuned.yaml", store=store)
+    kinds = [kind for stage in parse_yaml((tmp_path / "tuned.yaml").read_bytes())["stages"] for kind in stage]
+    assert kinds == ["bm25", "passages", "similarity", "adapter"]  # without the empty slot
     assert done.tuned["origin"]["adapters"][0].startswith("similarity(")
     pipeline = Pipeline.load(tmp_path / "tuned.yaml", corpus=CORPUS, store=store)
     deciding = replace(pipeline, stages=[*pipeline.stages[:3], replace(pipeline.stages[3], rest=False)])

@@ -8,7 +8,7 @@ import pytest
 
 from searchlora.errors import PipelineError
 from searchlora.pipelines.config import parse_stages, read_pipeline, ready_pipelines
-from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings, DenseSettings, FuseSettings
+from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings, DenseSettings, FuseSettings, adapters
 
 
 def written(folder: Path, stages: str, parameters: str = "") -> Path:
@@ -18,7 +18,8 @@ def written(folder: Path, stages: str, parameters: str = "") -> Path:
 
 
 def test_every_built_in_pipeline_is_valid():
-    names = "answers answers_judged bm25 dense hybrid rerank rerank_run rewrite_bm25 rewrite_hybrid"
+    names = """answers answers_judged bm25 conversational_search dense faq_answers hybrid movie_search product_search
+        rerank rerank_run rewrite_bm25 rewrite_hybrid shop_search"""
     assert ready_pipelines() == names.split()
     for name in ready_pipelines():
         assert read_pipeline(name).name == name
@@ -31,6 +32,33 @@ def test_a_built_in_pipeline_accepts_its_parameters():
     adapter, fused = read_pipeline("rewrite_hybrid", ["adapter=mine", "encoder=org/encoder"]).stages
     assert adapter.name == "mine"
     assert fused == FuseSettings(of=(Bm25Settings(), DenseSettings(model="org/encoder")))
+
+
+@pytest.mark.parametrize("name", ["product_search", "movie_search", "faq_answers", "conversational_search"])
+def test_a_slot_without_an_adapter_is_left_out_and_a_named_one_is_there(name):
+    empty = read_pipeline(name)
+    assert not [stage for stage in empty.stages if isinstance(stage, AdapterSettings)]
+    (fused,) = [stage for stage in empty.stages if isinstance(stage, FuseSettings)]
+    assert fused.of[1].adapter is None
+    slots = [key for key, value in empty.parameters.items() if value is None]
+    assert len(slots) >= 3
+    for slot in slots:
+        found = read_pipeline(name, [f"{slot}=mine@2"]).stages
+        assert adapters(found) == ("mine@2",)
+        assert len(found) == len(empty.stages) + (slot != "embedder")
+    full = read_pipeline(name, [f"{slot}={slot}@1" for slot in slots])
+    assert len(adapters(full.stages)) == len(slots)
+    assert read_pipeline(name, [f"{slot}=null" for slot in slots]).stages == empty.stages
+
+
+def test_a_literal_null_leaves_a_stage_out_and_a_pipeline_of_empty_slots_is_refused(tmp_path):
+    assert read_pipeline(written(tmp_path, "  - adapter: {name: null}\n  - bm25: {}\n")).stages == [Bm25Settings()]
+    with pytest.raises(PipelineError, match=r"mine\.yaml: no stage is left.*Name an adapter with --set"):
+        read_pipeline(written(tmp_path, "  - adapter: {name: $judge}\n", "parameters: {judge: null}"))
+    with pytest.raises(PipelineError, match="stage 1: 'name': field required"):
+        read_pipeline(written(tmp_path, "  - adapter: {}\n"))
+    with pytest.raises(PipelineError, match=r"stage 1: 'name' refers to the parameter '\$judge'"):
+        read_pipeline(written(tmp_path, "  - adapter: {name: $judge}\n"))
 
 
 def test_fuse_stages_can_be_nested(tmp_path):
@@ -104,7 +132,7 @@ def test_a_file_that_is_not_a_pipeline_is_an_error(tmp_path, text, says):
 
 def test_a_missing_pipeline_lists_the_built_in_ones():
     with pytest.raises(
-        PipelineError, match=r"no pipeline 'nope'.*hybrid, rerank, rerank_run, rewrite_bm25, rewrite_hybrid"
+        PipelineError, match=r"no pipeline 'nope'.*rerank, rerank_run, rewrite_bm25, rewrite_hybrid, shop_search"
     ):
         read_pipeline("nope")
 

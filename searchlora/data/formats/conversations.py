@@ -18,12 +18,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats.common import split_files
 from searchlora.errors import DataError
+from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows, check_file, numbered_lines, read_rows
 from searchlora.records import Collection, Document, Judgment, RejectedRow, SourceRow
 
@@ -288,6 +290,10 @@ def _qrecc_row(row: SourceRow, split: str | None) -> SourceRow | RejectedRow:
     return SourceRow(fields, row.where)
 
 
+# MT-RAG's passage ids end with the offsets in the document: "ibmcld_03080-9575-11239". Wikipedia ids also have the
+# section before the offsets: "806502664_5333-5957-0-624".
+_OFFSETS = re.compile(r"(?:_\d+-\d+)?-\d+-\d+$")
+
 _MTRAG_FIELDS = ("task_id", "conversation_id", "input", "contexts", "answerability")
 
 
@@ -326,6 +332,26 @@ def read_mtrag(path: Path) -> Iterator[SourceRow | RejectedRow]:
             },
             row.where,
         )
+
+
+def mtrag_collection(source: Path) -> Collection:
+    """The passages of all tasks; those of a task are relevant to its question, grade 1."""
+    tasks = [row.data for row in read_mtrag(source) if isinstance(row, SourceRow)]
+    documents = {
+        each["id"]: Document(each["id"], each["text"], each["title"]) for task in tasks for each in task["passages"]
+    }
+    relevant = {task["id"]: dict.fromkeys(each["id"] for each in task["passages"]) for task in tasks}
+    return Collection(
+        documents=documents.values(),
+        judgments=(Judgment(task, document, 1) for task, of_task in relevant.items() for document in of_task),
+    )
+
+
+def mtrag_keys(task: Mapping[str, Any]) -> list[str]:
+    """Keys of a task that another one of its group has, too: its conversation, first turn and documents."""
+    first = task["history"][0]["text"] if task["history"] else task["query"]
+    documents = [f"document {_OFFSETS.sub('', passage['id'])}" for passage in task["passages"]]
+    return [f"conversation {task['conversation']}", f"turn {normalised(first)}", *documents]
 
 
 def _malformed_field(data: Mapping[str, Any]) -> str | None:

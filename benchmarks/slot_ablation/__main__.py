@@ -1,0 +1,135 @@
+"""What each slot of the ready pipelines brings, with adapters that other benchmarks train.
+
+    python -m benchmarks.slot_ablation chorus       product search: intent, retrievers, judge
+    python -m benchmarks.slot_ablation msrd         movie search: rewriter, retrievers, embedding adapter
+    python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, judge, answers
+    python -m benchmarks.slot_ablation mtrag --without answers      leave a slot empty
+    python -m benchmarks.slot_ablation msrd --limit 20              trial; no results are written
+
+Each slot is left out, and its base model is put in the place of its adapter, on test topics only: no adapter was
+trained on a topic that it serves. Where all topics would take more than 15 minutes on two cores, a sample with a fixed
+seed is taken (`folds.TOKENS`). Indexes, runs and copies of the adapters are in `benchmarks/work/slot_ablation`, and an
+interrupted ablation goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import WORK, as_called, real_data, save, write_rows
+from benchmarks.slot_ablation.folds import SEED, Fold, TestSet, merged
+from benchmarks.slot_ablation.test_sets import TEST_SETS, TRAINED, gathered
+from searchlora.adapters.store import Store
+from searchlora.cli.terminal import progress_bars
+from searchlora.errors import UsageError
+from searchlora.eval.trec import write_qrels
+from searchlora.experiments.ablate import Ablation, ablate
+from searchlora.experiments.ablate_report import ablation_json, ablation_markdown, write_ablation
+from searchlora.experiments.slots import find_slots
+from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.index_build import build_index
+from searchlora.progress import Steps, unwatched
+
+NAME = "slot_ablation"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}")
+    parser.add_argument("test_set", choices=sorted(TEST_SETS))
+    parser.add_argument("--without", action="append", default=[], metavar="SLOT", help="leave a slot empty; repeatable")
+    parser.add_argument("--limit", type=int, metavar="N", help="number of topics, for a trial")
+    arguments = parser.parse_args()
+    slots = [slot for slot in TRAINED[arguments.test_set] if slot not in arguments.without]
+    whole = TEST_SETS[arguments.test_set](real_data(), slots)
+    test, work = whole.sampled(arguments.limit), WORK / NAME
+    try:
+        store = gathered(test, slots, work / "store")
+    except UsageError as error:
+        sys.exit(str(error))
+    with progress_bars() as steps:
+        found = ablated(test, store, work, steps)
+    print(ablation_markdown(found))
+    print(f"Report: {write_ablation(found, work / test.name)}")
+    if arguments.limit is None:
+        more = {"table": table(found, test, whole.topics), **about(found, test, whole.topics)}
+        save(f"{NAME}_{test.name}", found.comparison, more, module=as_called(NAME))
+
+
+def ablated(test: TestSet, store: Store, work: Path, steps: Steps = unwatched) -> Ablation:
+    """Build the index, ablate the pipeline in each fold, and merge the folds; finished work in `work` is reused."""
+    index = work / f"{test.name}_index"
+    for fold in test.folds:
+        for overrides in (_overrides(fold), _overrides(fold, embedder=None)):  # the base encoder takes its place
+            build_index(test.corpus, index, pipelines=[test.pipeline], overrides=overrides, store=store, steps=steps)
+    ablations = [_ablated(test, fold, index, store, work, steps) for fold in test.folds]
+    return merged(test, ablations, work / test.name / "runs")
+
+
+def _ablated(test: TestSet, fold: Fold, index: Path, store: Store, work: Path, steps: Steps) -> Ablation:
+    folder = work / test.name / (f"fold{fold.number}" if fold.number is not None else "all")
+    write_rows(folder / "topics.jsonl", fold.topics)
+    write_qrels(folder / "qrels.txt", {str(topic["id"]): test.qrels[str(topic["id"])] for topic in fold.topics})
+    config = read_pipeline(test.pipeline, _overrides(fold))
+    return ablate(
+        config,
+        folder / "topics.jsonl",
+        folder / "qrels.txt",
+        folder,
+        corpus=index,
+        only=_changed(config),
+        interacting=test.interacting,
+        measures=test.measures,
+        cluster=test.cluster,
+        store=store,
+        steps=steps,
+    )
+
+
+def _overrides(fold: Fold, **others: None) -> list[str]:
+    named = {**fold.slots, **{slot: "null" for slot in others if slot in fold.slots}}
+    return [f"{parameter}={value}" for parameter, value in named.items()]
+
+
+def _changed(config: PipelineConfig) -> list[str]:
+    """The slots to change: all, but a `match` without an intent before it, which matches nothing."""
+    empty = config.parameters.get("intent") is None
+    return [slot.name for slot in find_slots(config.stages) if not (empty and slot.name == "match")]
+
+
+def table(found: Ablation, test: TestSet, topics: int) -> str:
+    """The Markdown of the results file."""
+    sample = f", a sample of {topics:,}" if test.topics < topics else ""
+    adapters = sorted(
+        {fold.without_number(str(name)) for fold in test.folds for name in _adapters(test, fold).values()}
+    )
+    folds = f", of {len(test.folds)} folds" if len(test.folds) > 1 else ""
+    return (
+        f"{ablation_markdown(found)}\n\nPipeline `{test.pipeline}` on {test.topics:,} test topics{sample}."
+        f" Adapters: {', '.join(f'`{name}`' for name in adapters)}{folds}."
+    )
+
+
+def about(found: Ablation, test: TestSet, topics: int) -> dict[str, Any]:
+    """What the results file says beside the figures of the variants."""
+    kept = ablation_json(found)
+    return {
+        "pipeline": test.pipeline,
+        "topics": test.topics,
+        "of_topics": topics,
+        "seed": SEED,
+        "slots": kept["slots"],
+        "interactions": kept["interactions"],
+        "left_out": kept["left_out"],
+        "adapters": {f"fold {fold.number or 1}": _adapters(test, fold) for fold in test.folds},
+    }
+
+
+def _adapters(test: TestSet, fold: Fold) -> dict[str, str | int]:
+    return {slot: name for slot, name in fold.slots.items() if slot in TRAINED[test.name]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Test sets whose topics are served by the adapters of their fold, and the ablations of the folds as one ablation."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+from searchlora.data.collection import Corpus
+from searchlora.eval.trec import Qrels, read_run, write_run
+from searchlora.experiments.ablate import Ablation
+from searchlora.experiments.experiment import compare_runs
+from searchlora.experiments.result_files import file_name
+from searchlora.experiments.spec import Source
+from searchlora.experiments.systems import SystemRun
+
+SEED = 13
+
+#: Tokens that an LLM reads in one ablation at most: 15 minutes on two cores at 1,000 tokens a second.
+TOKENS = 900_000
+
+Costs = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Topics, and the adapters in the slots of the pipeline that were not trained on them.
+
+    Attributes:
+        number: Ends the names of the fold's adapters, as in `chorus-judge-1`; None where there is one fold only.
+        slots: Parameter of the pipeline -> its value, for adapters their name.
+        topics: Rows with `id`, `query` and what stages read.
+    """
+
+    number: int | None
+    slots: Mapping[str, str | int]
+    topics: Sequence[Mapping[str, Any]]
+
+    def without_number(self, name: str) -> str:
+        """The name of an adapter, or a text with such names, that is the same in all folds."""
+        return name if self.number is None else re.sub(rf"-{self.number}(?![\w-])", "", name)
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A public collection with test topics in folds.
+
+    Attributes:
+        pipeline: The built-in pipeline.
+        qrels: Judgments of all topics.
+        measures: The first is tested.
+        tokens: Estimate of the tokens per topic that an LLM reads in all variants together.
+        cluster: Field of the topics with the group of dependent topics.
+        interacting: Whether to execute the pipeline without each pair of slots.
+    """
+
+    name: str
+    pipeline: str
+    corpus: Corpus
+    folds: Sequence[Fold]
+    qrels: Qrels
+    measures: Sequence[str]
+    tokens: int
+    cluster: str | None = None
+    interacting: bool = False
+
+    __test__ = False  # no test of pytest
+
+    @property
+    def topics(self) -> int:
+        """Number of topics in all folds."""
+        return sum(len(fold.topics) for fold in self.folds)
+
+    def sampled(self, limit: int | None = None) -> TestSet:
+        """The test set with at most `limit` topics, drawn with a fixed seed; None: as many as `TOKENS` allows."""
+        count = min(self.topics, TOKENS // self.tokens if limit is None else limit)
+        ids = sorted(str(topic["id"]) for fold in self.folds for topic in fold.topics)
+        kept = set(random.Random(SEED).sample(ids, count))
+        folds = [
+            replace(fold, topics=[topic for topic in fold.topics if str(topic["id"]) in kept]) for fold in self.folds
+        ]
+        return replace(self, folds=[fold for fold in folds if fold.topics])
+
+
+def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablation:
+    """The ablations of the folds of a test set as one, over the topics of all folds.
+
+    The variants are those that every fold has. Differences and tests are computed anew over all topics, and costs are
+    means over them. Interactions are those of a single fold; of several folds there are none.
+
+    Args:
+        ablations: One for each fold of the test set.
+        folder: Folder for the runs over all topics.
+    """
+    first, *others = ablations
+    if not others:
+        return first
+    named = [
+        {fold.without_number(variant.name): variant for variant in ablation.variants}
+        for fold, ablation in zip(test.folds, ablations, strict=True)
+    ]
+    names = [name for name in named[0] if all(name in each for each in named)]
+    runs = {
+        name: _merged_run(
+            [each.experimented.runs[of_fold[name].name] for each, of_fold in zip(ablations, named, strict=True)],
+            folder / f"{file_name(name)}.trec",
+        )
+        for name in names
+    }
+    topics = {topic: fields for each in ablations for topic, fields in each.experimented.topics.items()}
+    qrels = {topic: grades for each in ablations for topic, grades in each.experimented.qrels.items()}
+    systems = {name: first.experimented.spec.systems[named[0][name].name] for name in names}
+    spec = first.experimented.spec.model_copy(update={"systems": systems})
+    rename = test.folds[0].without_number
+    return Ablation(
+        slots=tuple(
+            replace(slot, name=rename(slot.name), adapter=rename(slot.adapter.split("@")[0]) if slot.adapter else None)
+            for slot in first.slots
+        ),
+        variants=tuple(
+            replace(named[0][name], name=name, slots=tuple(map(rename, named[0][name].slots))) for name in names
+        ),
+        experimented=replace(
+            first.experimented,
+            spec=spec,
+            comparison=compare_runs(spec, topics, qrels, runs),
+            topics=topics,
+            qrels=qrels,
+            runs=runs,
+        ),
+        interactions=(),
+        costs=_mean_costs(test, ablations, names),
+        left_out={
+            fold.without_number(name): why
+            for fold, each in zip(test.folds, ablations, strict=True)
+            for name, why in each.left_out.items()
+        },
+    )
+
+
+def _merged_run(runs: Sequence[SystemRun], path: Path) -> SystemRun:
+    """The runs of a variant in all folds as one."""
+    whole: dict[str, Mapping[str, float]] = {}
+    for run in runs:
+        whole.update(read_run(run.source.path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_run(path, whole, path.stem)
+    invalid = {topic: why for run in runs for topic, why in (run.invalid or {}).items()}
+    return SystemRun(Source(path=path, format="trec"), None, {}, invalid)
+
+
+def _mean_costs(test: TestSet, ablations: Sequence[Ablation], names: Sequence[str]) -> Costs:
+    """Costs per topic over all folds; those that a fold did not measure are left out."""
+    parts: list[tuple[int, Costs]] = []
+    for fold, ablation in zip(test.folds, ablations, strict=True):
+        renamed = {
+            fold.without_number(variant): {fold.without_number(slot): costs for slot, costs in of_variant.items()}
+            for variant, of_variant in ablation.costs.items()
+        }
+        parts.append((len(ablation.experimented.qrels), renamed))
+    total = sum(count for count, _ in parts)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in names:
+        for slot in parts[0][1].get(name, {}):
+            each = [(count, costs.get(name, {}).get(slot, {})) for count, costs in parts]
+            kinds = [kind for kind in each[0][1] if all(kind in costs for _, costs in each)]
+            found.setdefault(name, {})[slot] = {
+                kind: fsum(count * costs[kind] for count, costs in each) / total for kind in kinds
+            }
+    return found

@@ -1,0 +1,176 @@
+"""Chorus, MSRD and MT-RAG with the adapters that other benchmarks train, in the slots of the ready pipelines."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import WORK
+from benchmarks.embedding_msrd.__main__ import QUERY, SYSTEMS
+from benchmarks.judgment_chorus.folds import FOLDS as CHORUS_FOLDS
+from benchmarks.judgment_chorus.folds import Chorus
+from benchmarks.rag_mtrag.data import FOLDS as MTRAG_FOLDS
+from benchmarks.rag_mtrag.data import MtRag, fold_of
+from benchmarks.rewriting_msrd.__main__ import dataset_of_queries
+from benchmarks.slot_ablation.folds import Fold, TestSet
+from searchlora.adapters.store import Store
+from searchlora.data.building import build
+from searchlora.data.collection import CorpusFile
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import UsageError
+
+#: Retrieval measures of the tables; the first is tested.
+MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
+
+#: Hits that the judges grade.
+DEPTH = 10
+
+#: Test set -> slot -> the store in `benchmarks/work` with its adapter, the adapter's name, and the benchmark that
+#: trains it; `{fold}` stands for the number of the fold.
+TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
+    "chorus": {
+        "intent": ("slot_ablation/intents/store", "chorus-intent", "slot_ablation.intents"),
+        "judge": ("judgment_chorus/store", "chorus-judge-{fold}", "judgment_chorus"),
+    },
+    "msrd": {
+        "rewriter": ("store", "msrd-rewriter", "rewriting_msrd"),
+        "embedder": ("embedding_msrd/store", SYSTEMS[QUERY][0], "embedding_msrd"),
+    },
+    "mtrag": {
+        "rewriter": ("store", "canard-rewriter", "rewriting_canard"),
+        "embedder": ("rag_mtrag/store", "mtrag-embedder-{fold}", "rag_mtrag"),
+        "judge": ("rag_mtrag/store", "question-judge", "rag_mtrag"),
+        "answers": ("rag_mtrag/store", "mtrag-answers-{fold}", "rag_mtrag"),
+    },
+}
+
+
+def chorus(data: Path, slots: Sequence[str]) -> TestSet:
+    """All judged queries of Chorus; each is judged by the adapter that was trained on the other folds."""
+    pairs = Chorus.read(data, WORK / "judgment_chorus" / "all")
+    graded: dict[str, dict[str, int]] = {}
+    with (data / "chorus" / "rated.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            graded.setdefault(row["query"], {})[row["docid"]] = int(row["rating"])
+    folds, qrels = [], {}
+    for number, groups in enumerate(pairs.folds(), 1):
+        topics = {str(record["id"]).split()[0]: str(record["query"]) for record in pairs.of(groups)}
+        qrels.update({topic: graded[query] for topic, query in topics.items() if query in graded})
+        rows = [{"id": topic, "query": query} for topic, query in topics.items() if topic in qrels]
+        folds.append(Fold(number, {**_named("chorus", slots, number), "depth": DEPTH}, rows))
+    assert len(folds) == CHORUS_FOLDS
+    columns = {"text": ("short_description",), "brand": ("supplier",), "category": ("attr_t_product_type",)}
+    corpus = CorpusFile(data / "chorus" / "products.jsonl.gz", columns)
+    # Pairs of about 90 tokens, in the full pipeline, without each retriever, by the base, and with two other intents.
+    tokens = 6 * DEPTH * 90 + 2 * 75
+    return TestSet("chorus", "product_search", corpus, folds, qrels, MEASURES, tokens=tokens)
+
+
+def msrd(data: Path, slots: Sequence[str]) -> TestSet:
+    """The test queries of MSRD that neither the rewriter nor the embedding adapter was trained on."""
+    del data  # the dataset of the rewriter is read
+    dataset = dataset_of_queries()
+    tested = {str(record["id"]) for record in dataset.records("test")}
+    if "embedder" in slots:
+        tested &= {str(record["id"]) for record in load_dataset(WORK / "embedding_msrd" / "data").records("test")}
+    qrels = {topic: grades for topic, grades in (dataset.qrels() or {}).items() if topic in tested}
+    topics = [
+        {"id": record["id"], "query": record["query"], "family": record["group"]}
+        for record in dataset.records("test")
+        if record["id"] in qrels
+    ]
+    fold = Fold(None, _named("msrd", slots), topics)
+    # A query of about 75 tokens with its instructions, rewritten by the adapter and by the base.
+    return TestSet(
+        "msrd",
+        "movie_search",
+        dataset.folder / "corpus.jsonl",
+        [fold],
+        qrels,
+        MEASURES,
+        tokens=2 * 75,
+        cluster="family",
+        interacting=True,
+    )
+
+
+def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
+    """MT-RAG's questions with a conversation before them; the adapters of a question were trained on other folds."""
+    folder = WORK / "slot_ablation" / "mtrag_questions"
+    if not folder.is_dir():
+        source = data / "mtrag" / "reference.jsonl"
+        build("rewriting", source, format="mtrag", out=folder, shares=(1.0, 0.0, 0.0))
+    dataset = load_dataset(folder)
+    questions = {record["id"]: record for record in dataset.records("train") if record["history"]}
+    # Underspecified questions have no fold, and no adapter was trained or tested on them.
+    rows = [row for row in MtRag.read(data).official if row["id"] in questions]
+    folds = [
+        Fold(
+            number + 1,
+            {**_named("mtrag", slots, number + 1), "depth": DEPTH},
+            [
+                {**_conversation(questions[row["id"]]), "conversation": str(row["group"])}
+                for row in rows
+                if fold_of(row) == number
+            ],
+        )
+        for number in range(MTRAG_FOLDS)
+    ]
+    qrels = {topic: grades for topic, grades in (dataset.qrels() or {}).items() if topic in questions}
+    # Passages of about 200 tokens judged in five variants, 700 tokens of an answer in six, two rewrites of 300.
+    tokens = 5 * DEPTH * 200 + 6 * 700 + 2 * 300
+    return TestSet(
+        "mtrag",
+        "conversational_search",
+        folder / "corpus.jsonl",
+        folds,
+        qrels,
+        MEASURES,
+        tokens=tokens,
+        cluster="conversation",
+    )
+
+
+TEST_SETS: Mapping[str, Callable[[Path, Sequence[str]], TestSet]] = {"chorus": chorus, "msrd": msrd, "mtrag": mtrag}
+
+
+def gathered(test: TestSet, slots: Sequence[str], store: Path, work: Path = WORK) -> Store:
+    """A store with copies of the adapters of all folds.
+
+    Raises:
+        UsageError: for an adapter that was not trained yet; names the benchmark that trains it.
+    """
+    for fold in test.folds:
+        for slot in slots:
+            place, name, benchmark = TRAINED[test.name][slot]
+            _copy(Store(work / place), name.format(fold=fold.number), store, slot, benchmark)
+    return Store(store)
+
+
+def _copy(source: Store, name: str, store: Path, slot: str, benchmark: str) -> None:
+    versions = source.versions(name)
+    if not versions:
+        raise UsageError(
+            f"there is no adapter '{name}' for the slot '{slot}'",
+            where=str(source.root),
+            fix=f"Train it: python -m benchmarks.{benchmark}. Or leave the slot empty: --without {slot}.",
+        )
+    for version in versions:
+        target = store / name / str(version)
+        if not target.is_dir():
+            partial = target.with_name(f".{version}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source.root / name / str(version), partial)
+            partial.rename(target)
+
+
+def _named(test: str, slots: Sequence[str], fold: int | None = None) -> dict[str, str | int]:
+    """Slot -> name of its adapter in a fold."""
+    return {slot: TRAINED[test][slot][1].format(fold=fold) for slot in slots}
+
+
+def _conversation(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in ("id", "query", "history")}

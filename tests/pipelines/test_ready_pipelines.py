@@ -1,0 +1,204 @@
+"""The built-in search pipelines on samples of the real data, built by commands, with tiny models."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.data.dataset import load_dataset
+from searchlora.files import open_text
+from searchlora.models.resolve import BaseModel
+from searchlora.task import load_prompted_task, load_task
+from tests.conftest import Called
+from tests.encoders import made_encoder_adapter
+from tests.made import made_adapter
+
+DOCUMENTS = 120
+QUERIES = 3
+
+Cli = Callable[..., Called]
+
+
+@pytest.fixture(scope="module")
+def store(tiny_base: BaseModel, encoder_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with an adapter of random weights for each slot but the intent, whose schema depends on the data."""
+    folder = tmp_path_factory.mktemp("ready")
+    store = Store(folder / "store")
+    for seed, (name, task) in enumerate(
+        {"rewriter": "rewriting", "judge": "judgment", "answers": "rag_answer"}.items(), 1
+    ):
+        made_adapter(store, name, load_prompted_task(task), tiny_base, folder / name, seed=seed)
+    made_encoder_adapter(store, "embedder", load_task("embedding"), encoder_base, folder / "embedder")  # type: ignore[arg-type]
+    return store.root
+
+
+@pytest.fixture
+def ready(cli: Cli, store: Path, encoder_base: BaseModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Index a corpus for a pipeline with adapters in its slots, and execute it over queries; returns the results."""
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def called(*words: object) -> Called:
+        done = cli(*words)
+        assert done.code == 0, done
+        return done
+
+    def execute(pipeline: str, queries: Path, corpus: Path, *columns: str, **slots: str | int) -> list[dict[str, Any]]:
+        settings = ["--store", str(store), "--set", f"encoder={encoder_base.path}"]
+        settings += [word for slot, value in slots.items() for word in ("--set", f"{slot}={value}")]
+        mapped = [word for column in columns for word in ("--map", column)]
+        called("index", "build", corpus, *mapped, "--out", "index", "--pipeline", pipeline, *settings)
+        out = ("--out", "run.trec", "--out", "results.jsonl", "--trace", "trace.jsonl")
+        called("run", pipeline, "--queries", queries, "--corpus", "index", *out, *settings)
+        return rows_of(Path("results.jsonl"))
+
+    execute.called = called  # type: ignore[attr-defined]
+    return execute
+
+
+def rows_of(path: Path, count: int | None = None) -> list[dict[str, Any]]:
+    """The first rows of a JSONL file, packed or not."""
+    with open_text(path) as lines:
+        return [json.loads(line) for line in islice(lines, count)]
+
+
+def written(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def check_stages(results: list[dict[str, Any]], adapters: list[str], *, graded: int, passages: int) -> None:
+    """Every query has the output of every stage; the trace and the run name the versions."""
+    trace = rows_of(Path("trace.jsonl"))
+    run = [line.split() for line in Path("run.trec").read_text(encoding="utf-8").splitlines()]
+    for result in results:
+        stages = [row for row in trace if row["id"] == result["id"]]
+        assert [row["label"] for row in stages] == result["stages"]
+        assert [row["adapter"] for row in stages if row["kind"] == "adapter"] == adapters
+        assert all(row["output"] or row["flags"] for row in stages), stages
+        assert len(result["hits"]) > passages and len(result["passages"]) == passages
+        assert len(result.get("grades", ())) == graded
+        hits = [(each["document"], each["rank"]) for each in result["hits"]]
+        assert [(line[2], int(line[3])) for line in run if line[0] == result["id"]] == hits
+        assert "embedder@1" in " ".join(result["stages"])
+    assert all(adapter in run[0][5] for adapter in [*adapters, "embedder@1"])
+
+
+@pytest.mark.slow
+def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel, real_data: Path) -> None:
+    products = rows_of(real_data / "chorus" / "products.jsonl.gz", DOCUMENTS)
+    corpus = written(Path("products.jsonl"), products)
+    brands, types = ({str(row[name]) for row in products if row.get(name)} for name in ("supplier", "attr_t_type"))
+    schema = {
+        "type": "object",
+        "properties": {"brand": {"enum": sorted(brands)}, "category": {"enum": [*sorted(types), None]}},
+        "required": ["brand", "category"],
+        "additionalProperties": False,
+    }
+    Path("schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    intents = written(
+        Path("intents.jsonl"),
+        (
+            {
+                "id": row["id"],
+                "group": row["title"],
+                "query": row["title"],
+                "object": {"brand": row["supplier"], "category": row.get("attr_t_type")},
+            }
+            for row in products
+        ),
+    )
+    ready.called(
+        "data", "build", "intent", intents, "--format", "native", "--out", "data", "--option", "schema=schema.json"
+    )
+    task = load_prompted_task("intent").bound(load_dataset(Path("data")).settings)
+    made_adapter(Store(store), "intent", task, tiny_base, Path("intent"), seed=4)
+    with (real_data / "chorus" / "rated.csv").open(encoding="utf-8") as file:
+        queries = list(dict.fromkeys(row["query"] for row in csv.DictReader(file)))[:QUERIES]
+    topics = written(Path("queries.jsonl"), ({"id": f"q{n}", "query": query} for n, query in enumerate(queries)))
+    columns = ("text=short_description", "brand=supplier", "category=attr_t_type")
+    slots = {"intent": "intent", "rewriter": "rewriter", "embedder": "embedder", "judge": "judge"}
+    results = ready("product_search", topics, corpus, *columns, **slots)
+    check_stages(results, ["intent@1", "rewriter@1", "judge@1"], graded=20, passages=20)
+    assert all(result["intent"]["brand"] in brands for result in results)
+
+    # The same attributes as a filter, in a file of one's own.
+    shown = ready.called("pipelines", "show", "product_search").out
+    boosted = "match: {boost: {brand: intent.brand, category: intent.category}, factor: $factor}"
+    assert boosted in shown
+    Path("mine.yaml").write_text(shown.replace(boosted, "match: {filter: {brand: intent.brand}}"), encoding="utf-8")
+    supplier = {row["id"]: row["supplier"] for row in products}
+    filtered = ready("mine.yaml", topics, Path("index"), **slots)
+    for result in filtered:
+        assert {supplier[hit["document"]] for hit in result["hits"]} == {result["intent"]["brand"]}
+
+
+@pytest.mark.slow
+def test_movie_search_on_msrd(ready: Any, real_data: Path) -> None:
+    movies = rows_of(real_data / "msrd" / "movies.jsonl.gz", DOCUMENTS)
+    written(Path("msrd/movies.jsonl"), movies)
+    known = {str(movie["id"]) for movie in movies}
+    with gzip.open(real_data / "msrd" / "judgments.tsv.gz", "rt", encoding="utf-8") as lines:
+        head, *judged = islice(lines, 20_000)
+    kept = [line for line in judged if line.split("\t")[2] in known]
+    Path("msrd/judgments.tsv").write_text("".join([head, *kept]), encoding="utf-8")
+    ready.called("data", "build", "rewriting", "msrd", "--format", "msrd", "--out", "data", "--shares", "0.5,0.1,0.4")
+    ready.called("data", "export", "data", "--split", "test", "--out", "test")
+    topics = written(Path("topics.jsonl"), rows_of(Path("test/topics.jsonl"), QUERIES))
+    slots = {"rewriter": "rewriter", "embedder": "embedder", "judge": "judge", "depth": 6}
+    results = ready("movie_search", topics, Path("data/corpus.jsonl"), **slots)
+    assert len(results) == QUERIES
+    check_stages(results, ["rewriter@1", "judge@1"], graded=6, passages=6)
+
+
+@pytest.mark.slow
+def test_faq_answers_on_the_perl_faq(ready: Any, real_data: Path) -> None:
+    faq = written(Path("perlfaq.jsonl"), rows_of(real_data / "perlfaq" / "perlfaq.jsonl")[::3])
+    ready.called("data", "build", "embedding", faq, "--format", "faq", "--out", "data", "--shares", "0.5,0.1,0.4")
+    ready.called("data", "export", "data", "--split", "test", "--out", "test")
+    topics = written(Path("topics.jsonl"), rows_of(Path("test/topics.jsonl"), QUERIES))
+    slots = {"embedder": "embedder", "judge": "judge", "answers": "answers", "depth": 5, "passages": 2}
+    results = ready("faq_answers", topics, Path("data/corpus.jsonl"), **slots)
+    check_stages(results, ["judge@1", "answers@1"], graded=5, passages=2)
+    for result in results:
+        graded = [grade["id"] for grade in result["grades"]]
+        assert [passage["id"] for passage in result["passages"]] == graded[:2]  # the best by expected grade
+        assert result["answer"].keys() >= {"text", "citations", "abstained"}
+
+
+@pytest.mark.slow
+def test_conversational_search_on_mtrag(ready: Any, real_data: Path) -> None:
+    rows = rows_of(real_data / "mtrag" / "reference.jsonl", 60)
+    source = written(Path("reference.jsonl"), rows)
+    ready.called("data", "build", "rewriting", source, "--format", "mtrag", "--out", "data", "--shares", "0.4,0.1,0.5")
+    ready.called("data", "export", "data", "--split", "test", "--out", "test")
+    asked = [topic for topic in rows_of(Path("test/topics.jsonl")) if topic.get("history")][:QUERIES]
+    assert len(asked) == QUERIES
+    topics = written(Path("topics.jsonl"), asked)
+    slots = {"rewriter": "rewriter", "embedder": "embedder", "judge": "judge", "answers": "answers", "depth": 4}
+    results = ready("conversational_search", topics, Path("data/corpus.jsonl"), **slots)
+    check_stages(results, ["rewriter@1", "judge@1", "answers@1"], graded=4, passages=3)
+    turns = json.loads(asked[0]["history"])
+    prompt = next(row for row in rows_of(Path("trace.jsonl")) if row["adapter"] == "rewriter@1")["requests"][0]
+    assert " ".join(turns[0]["text"].split()) in json.dumps(prompt, ensure_ascii=False)
+    assert all(result["answer"].keys() >= {"text", "citations", "abstained"} for result in results)
+
+
+@pytest.mark.slow
+def test_each_works_before_there_is_an_adapter(cli: Cli, encoder_base: BaseModel, tmp_path: Path) -> None:
+    documents = written(tmp_path / "documents.jsonl", ({"id": f"d{n}", "text": f"tent {n}"} for n in range(4)))
+    for name in ("product_search", "movie_search", "faq_answers", "conversational_search"):
+        found = cli("search", name, "tent", "--corpus", documents, "--set", f"encoder={encoder_base.path}", "--json")
+        assert found.code == 0, found.err
+        assert len(json.loads(found.out)["hits"]) == 4
+    command = ("search", "product_search", "tent", "--corpus", documents, "--store", tmp_path / "store")
+    assert "no adapter 'shop-judge'" in cli(*command, "--set", "judge=shop-judge").err
