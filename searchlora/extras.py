@@ -15,6 +15,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "report": ("matplotlib",),
     "local": ("torch", "peft", "accelerate", "bitsandbytes", "gguf"),
     "encoders": ("torch", "peft", "sentence_transformers", "faiss"),
+    "postgres": ("psycopg",),
+    "milvus": ("pymilvus", "milvus_lite", "grpc"),
+    "opensearch": ("opensearchpy",),
     "serve": ("torch", "peft", "fastapi", "uvicorn", "prometheus_client", "starlette"),
     "train": ("torch", "peft", "accelerate", "bitsandbytes", "sentence_transformers", "matplotlib", "trl", "datasets"),
 }

@@ -16,6 +16,9 @@ MODULES = {
     "sentence-transformers": "sentence_transformers",
     "faiss-cpu": "faiss",
     "prometheus-client": "prometheus_client",
+    "milvus-lite": "milvus_lite",
+    "grpcio": "grpc",
+    "opensearch-py": "opensearchpy",
 }
 
 
@@ -46,7 +49,14 @@ def test_every_optional_module_is_assigned_to_an_extra():
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("torch", "local"), ("matplotlib", "report"), ("trl", "train"), ("fastapi", "serve"), ("faiss", "encoders")],
+    [
+        ("torch", "local"),
+        ("matplotlib", "report"),
+        ("trl", "train"),
+        ("fastapi", "serve"),
+        ("faiss", "encoders"),
+        ("psycopg", "postgres"),
+    ],
 )
 def test_the_smallest_extra_is_named(module, extra):
     assert f"searchlora[{extra}]" in str(missing_extra(ModuleNotFoundError(f"No module named '{module}'", name=module)))
