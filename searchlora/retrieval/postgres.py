@@ -123,7 +123,7 @@ class Postgres:
         """Create an empty generation, a table; nothing if it exists."""
         from psycopg import sql
 
-        vector = sql.SQL("")
+        vector: sql.Composable = sql.SQL("")
         if layout.dimensions is not None:
             vector = sql.SQL(", vector vector({})").format(sql.Literal(layout.dimensions))
 
@@ -414,7 +414,8 @@ def _condition(where: Filter) -> tuple[str, dict[str, Any]]:
     """A condition on facets, which the index on them answers, and its parameters."""
     from psycopg.types.json import Jsonb
 
-    condition, parameters = "", {}
+    condition = ""
+    parameters: dict[str, Any] = {}
     for number, (field, values) in enumerate(where.items()):
         names = [f"filter_{number}_{place}" for place in range(len(values))]
         parameters |= {name: Jsonb({field: value}) for name, value in zip(names, values, strict=True)}
