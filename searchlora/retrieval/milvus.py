@@ -75,8 +75,10 @@ class Milvus:
         if self._is_embedded:
             import milvus_lite  # noqa: F401 (a missing one names the extra)
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # each error is raised, too
+        # Milvus Lite's server closes connections that it finds pinged too often, as a client's idle ones are.
+        options = {"grpc_options": {"grpc.keepalive_time_ms": 2**31 - 1}} if self._is_embedded else {}
         with _errors(self.where):
-            client = MilvusClient(self._address, token=self._token, timeout=self._timeout_s)
+            client = MilvusClient(self._address, token=self._token, timeout=self._timeout_s, **options)
         self._finalizer = finalize(self, client.close)
         return client
 
