@@ -19,6 +19,7 @@ from searchlora.pipelines.stage_settings import (
     KINDS,
     AdapterSettings,
     Bm25Settings,
+    EngineSearchSettings,
     FuseSettings,
     HttpSettings,
     RetrieveSettings,
@@ -244,6 +245,8 @@ def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[
             _stage(inner, retrieval_kinds, parameters, f"{where}, of {number}")
             for number, inner in enumerate(settings["of"], 1)
         ]
+    if issubclass(kinds[kind], EngineSearchSettings) and isinstance(settings.get("filter"), Mapping):
+        settings["filter"] = _substituted(settings["filter"], parameters, f"{where}, filter")
     if kinds[kind] is AdapterSettings and isinstance(settings.get("tuned"), Mapping):
         settings["tuned"] = _substituted(settings["tuned"], parameters, f"{where}, tuned")
     if kinds[kind] is AdapterSettings and settings.get("engine") is not None:
@@ -252,7 +255,7 @@ def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[
         substituted = _substituted(engine, parameters, inner) if isinstance(engine, Mapping) else engine
         settings["engine"] = engine_settings(substituted, inner)
     validated = _validated(kinds[kind], settings, where)
-    if isinstance(validated, HttpSettings):
+    if isinstance(validated, HttpSettings | EngineSearchSettings):
         check_key_variable(validated.api_key_env, where)
     return validated
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
-from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder, read_documents
+from searchlora.data.collection import INDEX_FILE, Corpus, corpus_path, index_folder, read_documents
 from searchlora.data.document_store import DocumentStore, write_documents
 from searchlora.errors import DataError
 from searchlora.files import atomic_text, file_sha256, replace_folder, resumable_folder
@@ -34,7 +34,7 @@ from searchlora.retrieval.index_folder import (
     IndexFolder,
     IndexManifest,
     VectorKeys,
-    corpus_identity,
+    identity_of,
     part_name,
     remember_sha256,
     write_manifest,
@@ -131,7 +131,7 @@ def build_index(
     out = Path(out).resolve()  # a symbolic link stays, and the folder that it names is replaced
     _check_target(out)
     encoders = Encoders(store if isinstance(store, Store) else Store(store))
-    source = _identity(corpus)
+    source = identity_of(corpus)
     wanted = _wanted(pipelines, overrides, encoders)
     present = _usable(out, source)
     if present is not None and wanted.is_in(present.manifest.bm25, present.manifest.dense):
@@ -335,14 +335,6 @@ def _check_target(out: Path) -> None:
         raise DataError(
             "already exists, and is not an index", where=str(out), fix="Choose another folder for --out, or remove it."
         )
-
-
-def _identity(corpus: Corpus) -> CorpusIdentity:
-    """The identity of a corpus; that of an index is the one of the file that it was built from."""
-    folder = index_folder(corpus)
-    if folder is not None:
-        return IndexFolder(folder).manifest.corpus
-    return corpus_identity(corpus_path(corpus), corpus.fields if isinstance(corpus, CorpusFile) else {})
 
 
 def _state_of(folder: Path, source: CorpusIdentity) -> _State | None:

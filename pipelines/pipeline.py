@@ -23,13 +23,15 @@ from searchlora.inference.metered import MeteredEngine
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.engine_indexes import SearchEngines
 from searchlora.pipelines.execution import Trace, execute_stage
 from searchlora.pipelines.results import result
-from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers
+from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers, pipeline_options
 from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     Bm25Settings,
     DenseSettings,
+    EngineSearchSettings,
     FuseSettings,
     HitsSettings,
     HttpSettings,
@@ -39,10 +41,12 @@ from searchlora.pipelines.stage_settings import (
     Settings,
     SimilaritySettings,
     StageSettings,
+    VectorSearchSettings,
     check_order,
     part_keys,
     pinned,
     reads_corpus,
+    stage_kind,
 )
 from searchlora.pipelines.stages import (
     AdapterStage,
@@ -56,6 +60,7 @@ from searchlora.pipelines.stages import (
 from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.recipe import PromptOptions
 from searchlora.records import Document, SearchContext
+from searchlora.retrieval.search_engine import folded_filter
 
 if TYPE_CHECKING:
     from searchlora.retrieval.gate import GateWeigher
@@ -135,6 +140,7 @@ class Pipeline:
             documents=documents,
             tasks=tasks,
             cache=AnswerCache(Path(cache)) if isinstance(cache, str | Path) else cache,
+            search_engines=SearchEngines(pipeline_options(config)),
             steps=steps,
         )
 
@@ -260,6 +266,7 @@ def build_pipeline(
     cache: AnswerCache | None = None,
     engines: Engines | None = None,
     encoders: Encoders | None = None,
+    search_engines: SearchEngines | None = None,
     steps: Steps = unwatched,
 ) -> Pipeline:
     """Build a pipeline: check and load adapters, index the documents, load encoders. Shared resources are loaded once.
@@ -272,6 +279,7 @@ def build_pipeline(
         cache: Answers of adapter stages, see `Pipeline.load`.
         engines: Engines that several pipelines share; None: of this pipeline alone.
         encoders: The same for encoders.
+        search_engines: The same for the search engines of text_search and vector_search stages.
 
     Raises:
         PipelineError: if a stage retrieves and there are no documents.
@@ -280,13 +288,14 @@ def build_pipeline(
     """
     engines = engines or Engines(store)
     encoders = encoders or Encoders(store)
+    searching = search_engines or SearchEngines()
     source: Retrievers = BuiltRetrievers(documents) if isinstance(documents, Sequence) else documents
     built: list[Stage] = []
     for settings in stages:
         if isinstance(settings, AdapterSettings):
             built.append(_adapter_stage(settings, store, engines, tasks, cache))
         elif isinstance(settings, RetrieveSettings):
-            built.append(_retrieve_stage(settings, source, encoders, steps))
+            built.append(_retrieve_stage(settings, source, encoders, searching, steps))
         elif isinstance(settings, HitsSettings):
             built.append(_hits_stage(settings))
         elif isinstance(settings, PassagesSettings):
@@ -344,9 +353,17 @@ def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: 
     return RetrieveStage(BuiltRetrievers(documents).bm25(settings, progress), settings.k, _label("bm25", settings))
 
 
-def _retrieve_stage(settings: RetrieveSettings, source: Retrievers, encoders: Encoders, steps: Steps) -> RetrieveStage:
+def _retrieve_stage(
+    settings: RetrieveSettings, source: Retrievers, encoders: Encoders, engines: SearchEngines, steps: Steps
+) -> RetrieveStage:
     if isinstance(settings, FuseSettings):
-        return fuse_stage(settings, [_retrieve_stage(inner, source, encoders, steps) for inner in settings.of])
+        return fuse_stage(settings, [_retrieve_stage(part, source, encoders, engines, steps) for part in settings.of])
+    if isinstance(settings, EngineSearchSettings):
+        inner = [f"{settings.engine}:{settings.index}"]
+        if isinstance(settings, VectorSearchSettings):
+            inner.append(public_name(encoders.get(settings).name))
+        retriever = engines.retriever(settings, encoders)
+        return RetrieveStage(retriever, settings.k, _label(stage_kind(settings), settings, *inner))
     if isinstance(settings, HttpSettings):
         return _http_stage(settings)
     if isinstance(settings, DenseSettings):
@@ -444,18 +461,23 @@ def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
         "gate",
         "gate_sha256",
         "gate_parts",
+        "filter",
         *StageSettings.model_fields,
         *_CLIENT,
         *_PATHS,
     }
+    if isinstance(settings, EngineSearchSettings):
+        excluded.add("index")
     changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
     shown = [*inner, *(f"{key}={_value(value)}" for key, value in changed.items())]
+    if isinstance(settings, EngineSearchSettings):
+        shown += [f"filter={name}:{'|'.join(values)}" for name, values in folded_filter(settings.filter).items()]
     return f"{name}({','.join(shown)})" if shown else name
 
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return ":".join(f"{key}^{boost}" for key, boost in value.items())
+        return ":".join(f"{key}^{boost:g}" for key, boost in value.items())
     return ":".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
 
 

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.pipelines.config import PipelineConfig
-from searchlora.pipelines.stage_settings import Bm25Settings, DenseSettings, SimilaritySettings, StageSettings
+from searchlora.pipelines.stage_settings import (
+    Bm25Settings,
+    DenseSettings,
+    EncodingSettings,
+    SimilaritySettings,
+    StageSettings,
+)
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 
@@ -31,7 +37,7 @@ class Encoders:
         self.store = store
         self._loaded: dict[tuple[str, str | None, int | None], Encoder] = {}
 
-    def get(self, settings: DenseSettings | SimilaritySettings) -> Encoder:
+    def get(self, settings: EncodingSettings | SimilaritySettings) -> Encoder:
         """The encoder of a stage.
 
         Raises:
@@ -45,11 +51,11 @@ class Encoders:
             self._loaded[key] = Encoder.load(settings.model, adapter=adapter, dimensions=settings.dimensions)
         return self._loaded[key]
 
-    def adapter(self, settings: DenseSettings | SimilaritySettings) -> StoredAdapter | None:
+    def adapter(self, settings: EncodingSettings | SimilaritySettings) -> StoredAdapter | None:
         """The adapter of a stage; None without one."""
         return self.store.get(settings.adapter) if settings.adapter is not None else None
 
-    def document_adapter(self, settings: DenseSettings) -> StoredAdapter | None:
+    def document_adapter(self, settings: EncodingSettings) -> StoredAdapter | None:
         """The adapter with which documents are encoded; None without one, and for one that is for queries only."""
         adapter = self.adapter(settings)
         return None if adapter is None or adapter.manifest.query_side_only else adapter
@@ -135,7 +141,7 @@ class SavedRetrievers:
     def __init__(self, folder: Path, config: PipelineConfig | None = None) -> None:
         from searchlora.retrieval.index_folder import IndexFolder
 
-        self._index = IndexFolder(folder, *([_options(config)] if config is not None else []))
+        self._index = IndexFolder(folder, *([pipeline_options(config)] if config is not None else []))
         self.documents: Mapping[str, Document] = self._index.documents
 
     def bm25(self, settings: Bm25Settings, progress: Progress = silent) -> BM25Index:
@@ -187,7 +193,7 @@ def bm25_keys(settings: Bm25Settings) -> Bm25Keys:
     return Bm25Keys(**settings.model_dump(exclude={"k", "backend", *StageSettings.model_fields}))
 
 
-def vector_keys(settings: DenseSettings, encoders: Encoders) -> VectorKeys:
+def vector_keys(settings: EncodingSettings, encoders: Encoders) -> VectorKeys:
     """What the document vectors of the stage depend on. Loads the encoder."""
     from searchlora.models.fingerprint import fingerprint
     from searchlora.retrieval.encoder import encoder_base
@@ -223,7 +229,7 @@ def effort(settings: DenseSettings) -> int:
     return settings.hnsw_ef_search if settings.index == "hnsw" else settings.ivf_probes
 
 
-def _options(config: PipelineConfig) -> str:
-    """The options of `searchlora index build` that name a pipeline."""
+def pipeline_options(config: PipelineConfig) -> str:
+    """The options of `searchlora index` that name a pipeline."""
     words = ["--pipeline", config.source, *(part for each in config.overrides for part in ("--set", each))]
     return shlex.join(words)

@@ -172,18 +172,29 @@ class Bm25Settings(RetrieveSettings):
     )
 
 
-class DenseSettings(RetrieveSettings):
-    """`- dense: {model: all-minilm-l6-v2, k: 100}`: dense search; the model is a catalogue name, a folder or a hub id.
-
-    `adapter: shop-embedder@production` adds an adapter to the model. The search is exact; `index: hnsw` and
-    `index: ivf` search large collections approximately.
-    """
+class EncodingSettings(RetrieveSettings):
+    """Settings of a stage that searches by the vectors of an encoder."""
 
     model: str
     adapter: str | None = None
     dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
     normalise: bool = True
     precision: Literal["fp32", "bf16"] = Field("fp32", description="precision in which documents are encoded")
+    query_prefix: str = ""
+    document_prefix: str = ""
+    query_batch_size: int = Field(
+        1, ge=1, description="queries per forward pass; 1: hits do not depend on other queries"
+    )
+    batch_size: int = Field(32, ge=1)
+
+
+class DenseSettings(EncodingSettings):
+    """`- dense: {model: all-minilm-l6-v2, k: 100}`: dense search; the model is a catalogue name, a folder or a hub id.
+
+    `adapter: shop-embedder@production` adds an adapter to the model. The search is exact; `index: hnsw` and
+    `index: ivf` search large collections approximately.
+    """
+
     index: Literal["flat", "hnsw", "ivf"] = Field(
         "flat", description="search: exact (flat), by a graph of neighbours (hnsw), or in lists of vectors (ivf)"
     )
@@ -194,12 +205,6 @@ class DenseSettings(RetrieveSettings):
         None, ge=1, description="ivf: number of lists; default: four times the square root of the number of documents"
     )
     ivf_probes: int = Field(16, ge=1, description="ivf: lists that are searched per query")
-    query_prefix: str = ""
-    document_prefix: str = ""
-    query_batch_size: int = Field(
-        1, ge=1, description="queries per forward pass; 1: hits do not depend on other queries"
-    )
-    batch_size: int = Field(32, ge=1)
 
     @model_validator(mode="after")
     def _of_the_index(self) -> DenseSettings:
@@ -248,6 +253,101 @@ class HttpSettings(RetrieveSettings):
         missing = [key for key in ("body", "hits", "id") if self.engine is None and getattr(self, key) is None]
         if missing:
             raise ValueError(f"'{missing[0]}' is needed, or an 'engine' that sets it")
+        return self
+
+
+class EngineSearchSettings(RetrieveSettings):
+    """Settings of a stage that searches an index in a search engine, which `searchlora index load` filled.
+
+    The texts come with the hits, so that no corpus is needed.
+    """
+
+    engine: Literal["postgres", "milvus", "opensearch", "elasticsearch"]
+    url: str = Field(
+        min_length=1,
+        description="address without a password: `postgresql://user@host/database`, `https://host:9200`,"
+        " `http://host:19530` for Milvus, or the path of a file `.db` of Milvus Lite, relative to the working folder",
+    )
+    index: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the index in the engine")
+    filter: dict[str, str | tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="field -> its value, or a list of values of which one is enough; in upper or lower case; fields"
+        " are further columns of the corpus",
+    )
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*$",
+        description="environment variable with the password or key; one that SEARCHLORA_API_KEY_VARIABLES lists",
+    )
+    auth: Literal["bearer", "apikey", "basic"] = Field(
+        "basic", description="OpenSearch, Elasticsearch: how the key is sent; for `basic` it is `user:password`"
+    )
+    concurrency: int = Field(8, ge=1, description="queries at a time")
+    timeout_s: float = Field(30, gt=0, description="time limit of a query in seconds")
+
+    @field_validator("filter")
+    @classmethod
+    def _with_values(cls, filter: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+        for name, values in filter.items():
+            if not values or not all(each.strip() for each in ((values,) if isinstance(values, str) else values)):
+                raise ValueError(f"the filter of '{name}' has no value")
+        return filter
+
+    @model_validator(mode="after")
+    def _of_the_engine(self) -> EngineSearchSettings:
+        if "auth" in self.model_fields_set and self.engine not in ("opensearch", "elasticsearch"):
+            raise ValueError(f"'auth' is not for '{self.engine}'")
+        return self
+
+
+class TextSearchSettings(EngineSearchSettings):
+    """`- text_search: {engine: postgres, url: "postgresql:///shop", index: products}`: full-text search.
+
+    The engine analyses the texts and scores them: OpenSearch, Elasticsearch and Milvus by BM25, PostgreSQL by cover
+    density. The score of a document is a sum over fields, weighted by their boosts.
+    """
+
+    fields: dict[str, float] | None = Field(
+        None,
+        description="field -> boost, as in `{title: 3, text: 1, brand: 0.5}`; fields are title, text and further"
+        " columns of the corpus, in PostgreSQL at most four; default: title and text",
+    )
+    analyzer: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*$",
+        description="the engine's name of the analyser of texts and queries, such as `english`; default: one without a"
+        " language, `simple` of PostgreSQL and `standard` of the others",
+    )
+
+    @field_validator("fields")
+    @classmethod
+    def _boosted(cls, fields: dict[str, float] | None) -> dict[str, float] | None:
+        if fields is not None and (not fields or min(fields.values()) <= 0):
+            raise ValueError("a field with a boost above 0 is needed")
+        return fields
+
+
+class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
+    """`- vector_search: {engine: milvus, url: shop.db, index: products, model: all-minilm-l6-v2}`: dense search.
+
+    Queries are encoded in this process, and their vectors sent. `adapter: shop-embedder@production` adds an adapter to
+    the model; the index is refused if it holds vectors of another model or adapter.
+    """
+
+    structure: Literal["flat", "hnsw"] = Field("flat", description="search: exact, or by a graph of neighbours (hnsw)")
+    hnsw_m: int = Field(16, ge=2, le=100, description="hnsw: neighbours per vector")
+    hnsw_ef_construction: int = Field(
+        200, ge=4, le=1000, description="hnsw: candidates per vector while the graph is built"
+    )
+    hnsw_ef_search: int = Field(64, ge=1, le=1000, description="hnsw: candidates per query")
+
+    @model_validator(mode="after")
+    def _of_the_structure(self) -> VectorSearchSettings:
+        for key in sorted(self.model_fields_set):
+            if key.startswith("hnsw_") and self.structure != "hnsw":
+                raise ValueError(f"'{key}' is for 'structure: hnsw'")
+        if self.hnsw_ef_construction < 2 * self.hnsw_m and self.structure == "hnsw":
+            raise ValueError("'hnsw_ef_construction' is at least twice 'hnsw_m'")
         return self
 
 
@@ -386,6 +486,17 @@ def searching(stages: Iterable[Settings]) -> list[Bm25Settings | DenseSettings]:
     return found
 
 
+def engine_searches(stages: Iterable[Settings]) -> list[EngineSearchSettings]:
+    """The stages that search an index in a search engine, including those under `fuse`."""
+    found: list[EngineSearchSettings] = []
+    for stage in stages:
+        if isinstance(stage, FuseSettings):
+            found += engine_searches(stage.of)
+        elif isinstance(stage, EngineSearchSettings):
+            found.append(stage)
+    return found
+
+
 def supplied_runs(stages: Iterable[Settings]) -> tuple[str, ...]:
     """The run files that stages take hits from."""
     return tuple(stage.run for stage in stages if isinstance(stage, HitsSettings) and stage.run is not None)
@@ -402,20 +513,20 @@ def reads_corpus(stages: Iterable[Settings]) -> bool:
     searches = [stage for stage in stages if not isinstance(stage, readers)]
     if any(_searches_corpus(stage) for stage in searches):
         return True
-    fetched = any(isinstance(stage, HttpSettings) for stage in searches)
+    fetched = any(isinstance(stage, RetrieveSettings) for stage in searches)  # in another engine, with the texts
     return any(isinstance(stage, readers) for stage in stages) and not fetched
 
 
 def _searches_corpus(stage: Settings) -> bool:
     if isinstance(stage, FuseSettings):
         return any(_searches_corpus(inner) for inner in stage.of)
-    return isinstance(stage, RetrieveSettings) and not isinstance(stage, HttpSettings)
+    return isinstance(stage, RetrieveSettings) and not isinstance(stage, REMOTE)
 
 
 def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
     if isinstance(stage, AdapterSettings):
         return stage.model_copy(update={"name": pin(stage.name)})
-    if isinstance(stage, DenseSettings | SimilaritySettings) and stage.adapter is not None:
+    if isinstance(stage, EncodingSettings | SimilaritySettings) and stage.adapter is not None:
         return stage.model_copy(update={"adapter": pin(stage.adapter)})
     if isinstance(stage, FuseSettings):
         parts = {"of": tuple(_pinned(inner, pin) for inner in stage.of)}
@@ -425,10 +536,10 @@ def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
     return stage
 
 
-def _dense(stages: Iterable[Settings]) -> Iterator[DenseSettings | SimilaritySettings]:
+def _dense(stages: Iterable[Settings]) -> Iterator[EncodingSettings | SimilaritySettings]:
     """The stages with an encoder."""
     for stage in stages:
-        if isinstance(stage, DenseSettings | SimilaritySettings):
+        if isinstance(stage, EncodingSettings | SimilaritySettings):
             yield stage
         elif isinstance(stage, FuseSettings):
             yield from _dense(stage.of)
@@ -445,4 +556,9 @@ KINDS: dict[str, type[Settings]] = {
     "match": MatchSettings,
     "passages": PassagesSettings,
     "similarity": SimilaritySettings,
+    "text_search": TextSearchSettings,
+    "vector_search": VectorSearchSettings,
 }
+
+#: Stages that search in another engine, whose hits come with their texts.
+REMOTE = (HttpSettings, EngineSearchSettings)

@@ -95,7 +95,7 @@ class HttpClient:
         self._timeout_s = timeout_s
         self._retries = retries
         self._client = httpx.AsyncClient(
-            headers={"Authorization": _authorization(api_key, auth)} if api_key else None,
+            headers={"Authorization": authorization(api_key, auth)} if api_key else None,
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_SECONDS), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
@@ -339,7 +339,13 @@ def _close_later(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> 
         asyncio.run_coroutine_threadsafe(client.aclose(), loop)
 
 
-def _authorization(key: str, auth: str) -> str:
+def authorization(key: str, auth: str) -> str:
+    """The `Authorization` header of a key: `bearer`, `apikey`, or `basic`, where the key is `user:password`.
+
+    Examples:
+        >>> authorization("user:password", "basic")
+        'Basic dXNlcjpwYXNzd29yZA=='
+    """
     if auth == "basic":
         return f"Basic {b64encode(key.encode()).decode()}"
     return f"{'Bearer' if auth == 'bearer' else 'ApiKey'} {key}"

@@ -15,6 +15,7 @@ from searchlora.cli import main
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.testing import build_tiny_base
 from searchlora.threads import choose_threads
+from tests.retrieval import postgres_server
 from tests.tiny_encoder import build_tiny_encoder
 
 choose_threads()  # before a test imports PyTorch, here and in child processes
@@ -132,3 +133,31 @@ def refused(cli: Callable[..., Called]) -> Callable[..., str]:
 def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     """A random encoder of texts."""
     return resolve(str(build_tiny_encoder(tmp_path_factory.mktemp("encoders"))))
+
+
+# Search engines
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Generator[str, None, None]:
+    """The address of a PostgreSQL with pgvector that this process of the tests starts."""
+    reason = postgres_server.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with postgres_server.running() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def milvus_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of the embedded Milvus."""
+    return str(tmp_path_factory.mktemp("milvus") / "engine.db")
+
+
+@pytest.fixture(scope="session")
+def opensearch_url() -> str:
+    """The address of a live OpenSearch, without a password."""
+    url = os.environ.get("OPENSEARCH_URL")
+    if not url:
+        pytest.skip("OPENSEARCH_URL names no OpenSearch; requests and answers are tested in tests/retrieval")
+    return url

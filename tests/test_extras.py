@@ -19,6 +19,9 @@ MODULES = {
     "prometheus-client": "prometheus_client",
     "langchain-core": "langchain_core",
     "llama-index-core": "llama_index",
+    "milvus-lite": "milvus_lite",
+    "grpcio": "grpc",
+    "opensearch-py": "opensearchpy",
 }
 
 
@@ -52,6 +55,7 @@ def test_every_optional_module_is_assigned_to_an_extra():
     [
         *[("torch", "local"), ("matplotlib", "report"), ("trl", "train"), ("fastapi", "serve"), ("faiss", "encoders")],
         ("pyterrier.io", "pyterrier"),
+        ("psycopg", "postgres"),
     ],
 )
 def test_the_smallest_extra_is_named(module, extra):

@@ -1,4 +1,4 @@
-"""`searchlora index`: save what pipelines need to search a corpus, and look at it."""
+"""`searchlora index`: save or load what pipelines need to search a corpus, and look at it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import typer
 from searchlora.cli.options import DeviceOption, JsonOption, MapOption, SetOption, StoreOption, corpus_of, example
 
 if TYPE_CHECKING:
+    from searchlora.retrieval.engine_index import LoadedIndex
     from searchlora.retrieval.index_folder import IndexManifest
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Index folder, from `index build`.")]
 
 app = typer.Typer(
-    no_args_is_help=True, help="Save indexes of a corpus, so that pipelines load at once.", rich_markup_mode=None
+    no_args_is_help=True,
+    help="Save indexes of a corpus, so that pipelines load at once, or load them into a search engine.",
+    rich_markup_mode=None,
 )
 
 
@@ -53,6 +56,39 @@ def build(
         typer.echo(f"{'Wrote' if built.built else 'Up to date:'} {out}\n{_lines(built.manifest)}")
 
 
+@app.command(epilog=example("searchlora index load products.jsonl --pipeline shop.yaml"))
+def load(
+    corpus: Annotated[
+        Path, typer.Argument(metavar="CORPUS", help="Documents: rows with id, text, title; or an index folder.")
+    ],
+    pipeline: Annotated[
+        list[str],
+        typer.Option("--pipeline", metavar="PIPELINE", help="Pipeline that will search the engine; repeatable."),
+    ],
+    columns: MapOption = [],  # noqa: B006
+    settings: SetOption = [],  # noqa: B006
+    store: StoreOption = None,
+    _device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a corpus into the search engines that the text_search and vector_search stages of pipelines name.
+
+    Documents are sent in batches, and encoded for vector_search. The engine keeps what the index was loaded from. A
+    killed load goes on where it was. An index that is there is searched until the new one is complete.
+    """
+    from searchlora.cli.terminal import print_json, progress_bars
+    from searchlora.pipelines.engine_indexes import load_corpus
+
+    with progress_bars() as steps:
+        indexes = load_corpus(
+            corpus_of(corpus, columns), pipelines=pipeline, overrides=settings, store=store, steps=steps
+        )
+    if as_json:
+        print_json([_loaded(each) for each in indexes])
+    else:
+        typer.echo("\n".join(_loaded_lines(each) for each in indexes))
+
+
 @app.command(epilog=example("searchlora index show products-index --json"))
 def show(index: IndexArgument, as_json: JsonOption = False) -> None:
     """Print what an index was built from, and its parts."""
@@ -76,6 +112,23 @@ def verify(index: IndexArgument) -> None:
     with progress_bars() as steps:
         opened.verify(steps("Hashing"))
     typer.echo(f"{index}: {len(opened.manifest.files)} files are as they were built")
+
+
+def _loaded(loaded: LoadedIndex) -> dict[str, Any]:
+    """A loaded index without the hashes of its model."""
+    record = loaded.record.model_dump(mode="json", exclude={"vectors": {"keys": {"encoder"}}})
+    return {"index": loaded.index, "loaded": loaded.loaded, "generation": loaded.generation, **record}
+
+
+def _loaded_lines(loaded: LoadedIndex) -> str:
+    record, vectors = loaded.record, loaded.record.vectors
+    lines = [f"{'Loaded' if loaded.loaded else 'Up to date:'} {loaded.index}", f"{record.documents:,} documents"]
+    if record.text is not None:
+        lines.append(f"full text: {', '.join(record.text.fields)} ({record.text.analyzer})")
+    if vectors is not None:
+        structure = "exact" if vectors.graph is None else "hnsw"
+        lines.append(f"vectors of {vectors.adapter or vectors.model}: {vectors.dimensions} dimensions ({structure})")
+    return "\n".join(lines)
 
 
 def _summary(manifest: IndexManifest) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from searchlora.errors import PipelineError
 from searchlora.experiments.stage_costs import Place
 from searchlora.pipelines.stage_settings import (
     AdapterSettings,
-    DenseSettings,
+    EncodingSettings,
     FuseSettings,
     MatchSettings,
     RetrieveSettings,
@@ -159,7 +159,7 @@ def _slots(stage: Settings, place: Place) -> Iterator[Slot]:
             yield from _slots(part, (*place, index))
     elif isinstance(stage, AdapterSettings):
         yield Slot(_short(parse_reference(stage.name).name), place, None if stage.bare else stage.name, not stage.bare)
-    elif isinstance(stage, DenseSettings | SimilaritySettings):
+    elif isinstance(stage, EncodingSettings | SimilaritySettings):
         adapter = stage.adapter
         of = f"({_short(parse_reference(adapter).name)})" if adapter else ""
         yield Slot(f"{stage_kind(stage)}{of}", place, adapter, adapter is not None)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from searchlora.data.collection import INDEX_FILE
+from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
 from searchlora.data.document_store import DocumentStore
 from searchlora.errors import DataError, StaleIndex
 from searchlora.files import atomic_text, file_sha256, read_bounded
@@ -133,9 +133,24 @@ class CorpusIdentity(_Frozen):
 
     def command(self, out: Path, pipeline: str) -> str:
         """The command that builds an index of this corpus."""
-        words = ["searchlora", "index", "build", self.path, "--out", str(out)]
-        words += [part for name, columns in self.columns.items() for part in ("--map", f"{name}={','.join(columns)}")]
+        words = ["searchlora", "index", "build", self.path, "--out", str(out), *self.map_options]
         return f"{shlex.join(words)} {pipeline}"
+
+    @property
+    def map_options(self) -> list[str]:
+        """The options of commands that name its columns."""
+        return [part for name, columns in self.columns.items() for part in ("--map", f"{name}={','.join(columns)}")]
+
+    def changed(self) -> bool:
+        """Whether the file is there and has another content. It is hashed only if its size or time differ."""
+        file = Path(self.path)
+        try:
+            stat = file.stat()
+        except OSError:
+            return False
+        if (stat.st_size, stat.st_mtime_ns) == (self.bytes, self.modified_ns):
+            return False
+        return stat.st_size != self.bytes or known_sha256(file) != self.sha256
 
 
 class FileIdentity(_Frozen):
@@ -247,14 +262,7 @@ class IndexFolder:
 
     def _check_corpus(self) -> None:
         corpus = self.manifest.corpus
-        file = Path(corpus.path)
-        try:
-            stat = file.stat()
-        except OSError:
-            return
-        if (stat.st_size, stat.st_mtime_ns) == (corpus.bytes, corpus.modified_ns):
-            return
-        if stat.st_size != corpus.bytes or known_sha256(file) != corpus.sha256:
+        if corpus.changed():
             raise self._stale(f"the corpus {corpus.path} was changed after the index was built")
 
     def _stale(self, what: str) -> StaleIndex:
@@ -305,6 +313,18 @@ def corpus_identity(file: Path, columns: Mapping[str, tuple[str, ...]]) -> Corpu
         modified_ns=stat.st_mtime_ns,
         columns=dict(columns),
     )
+
+
+def identity_of(corpus: Corpus) -> CorpusIdentity:
+    """The identity of a corpus; that of an index folder is the one of the file that it was built from.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    folder = index_folder(corpus)
+    if folder is not None:
+        return IndexFolder(folder).manifest.corpus
+    return corpus_identity(corpus_path(corpus), corpus.fields if isinstance(corpus, CorpusFile) else {})
 
 
 def part_name(kind: str, keys: BaseModel) -> str:

@@ -61,6 +61,8 @@ STAGES = {
     "match": "filters and boosts by intent",
     "passages": None,  # auxiliaries of the judge and of answers
     "similarity": None,
+    "text_search": "full text and vector search in PostgreSQL with pgvector and in Milvus",
+    "vector_search": "an encoder with its adapter",
 }
 
 

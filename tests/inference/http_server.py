@@ -13,11 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """What came in; no body with a GET."""
+    """What came in: JSON, a list of the objects of an NDJSON body, or None without a body."""
 
     path: str
     body: Any
     headers: Mapping[str, str]
+    method: str = "GET"
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,12 @@ def answering(answer: Answer) -> Iterator[Answering]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._reply(None)
+            self._reply(_parsed(self.rfile.read(int(self.headers.get("Content-Length") or 0))))
 
-        def do_POST(self) -> None:
-            self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        do_POST = do_PUT = do_DELETE = do_HEAD = do_GET
 
         def _reply(self, body: Any) -> None:
-            asked.append(ReceivedRequest(self.path, body, dict(self.headers)))
+            asked.append(ReceivedRequest(self.path, body, dict(self.headers), self.command))
             reply = answer(asked[-1])
             if not reply.status:
                 self.close_connection = True
@@ -68,7 +68,8 @@ def answering(answer: Answer) -> Iterator[Answering]:
             for name, value in {"Content-Length": str(len(content)), **reply.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            if self.command != "HEAD":
+                self.wfile.write(content)
 
         def log_message(self, *arguments: Any) -> None:
             del arguments
@@ -82,3 +83,12 @@ def answering(answer: Answer) -> Iterator[Answering]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _parsed(content: bytes) -> Any:
+    if not content:
+        return None
+    try:
+        return json.loads(content)
+    except ValueError:
+        return [json.loads(line) for line in content.splitlines()]

@@ -100,7 +100,7 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("fuse: {of: [{bm25: {}}, {dense: {model: m, k: x}}]}", r"stage 2, of 2: 'k': .*integer"),
         (
             "fuse: {of: [{adapter: {name: a}}]}",
-            r"stage 2, of 1: \['adapter'\] is not one kind.*bm25, dense, fuse, http, as",
+            r"stage 2, of 1: \['adapter'\] is not one kind.*bm25, dense, fuse, http, text_search, vector_search, as",
         ),
         ("fuse: {of: [bm25]}", r"stage 2, of 1: \['bm25'\] is not one kind"),
         ("fuse: {of: [{bm25: 3}]}", r"stage 2, of 1: \['bm25'\] is not one kind"),

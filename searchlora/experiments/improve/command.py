@@ -29,7 +29,7 @@ from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stage_settings import DenseSettings, FuseSettings, RetrieveSettings, pinned
+from searchlora.pipelines.stage_settings import EncodingSettings, FuseSettings, RetrieveSettings, pinned
 from searchlora.pipelines.stages import RetrieveStage
 from searchlora.progress import Steps, unwatched
 from searchlora.recipe import load_recipe, parse_recipe
@@ -207,7 +207,7 @@ def _in_batches(stage: RetrieveSettings, size: int) -> RetrieveSettings:
     """The settings of a stage, and of those that it fuses, with queries encoded in batches."""
     if isinstance(stage, FuseSettings):
         return stage.model_copy(update={"of": tuple(_in_batches(each, size) for each in stage.of)})
-    return stage.model_copy(update={"query_batch_size": size}) if isinstance(stage, DenseSettings) else stage
+    return stage.model_copy(update={"query_batch_size": size}) if isinstance(stage, EncodingSettings) else stage
 
 
 def _check_reward(task: PromptedTask, measure: str) -> None:

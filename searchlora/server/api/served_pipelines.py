@@ -18,6 +18,7 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.engine_indexes import SearchEngines
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import Encoders, Retrievers
 from searchlora.pipelines.stage_settings import (
@@ -156,6 +157,7 @@ class ServedPipelines:
         self._store, self._tasks = store, tasks
         self._engines = ServerEngines(store, engine)
         self._encoders = Encoders(store)
+        self._search_engines = SearchEngines()
         self._by_name: dict[str, ServedPipeline] = {}
         self._corpora: dict[str, SharedRetrievers] = {}
         self._variants: OrderedDict[tuple[str, frozenset[tuple[str, str]]], Pipeline] = OrderedDict()
@@ -250,6 +252,7 @@ class ServedPipelines:
             tasks=self._tasks,
             engines=self._engines,
             encoders=self._encoders,
+            search_engines=self._search_engines,
         )
 
     def _changed(self, served: ServedPipeline, slots: Mapping[str, str]) -> tuple[tuple[Settings, ...], dict[str, str]]:

@@ -1,0 +1,338 @@
+"""Index of a corpus in a search engine: loaded in batches, and tied by a record to everything that it depends on.
+
+The record names the corpus with its sha256, the fields and their analyser, and the hashes of the encoder and of its
+adapter, as the manifest of an index folder does. The engine keeps it beside the documents. A load goes into a
+generation of its own, named by a hash of the record, and is published when it is complete; so a killed load is
+continued by the same call, and searches go on in the index that was there before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from searchlora.data.collection import check_id
+from searchlora.errors import DataError, StaleIndex
+from searchlora.progress import Progress, silent
+from searchlora.records import Document
+from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.index_folder import CorpusIdentity, VectorKeys, differences
+from searchlora.retrieval.search_engine import (
+    Entry,
+    Graph,
+    Layout,
+    OpenIndex,
+    SearchEngine,
+    facets,
+    quoted_names,
+    storable,
+)
+from searchlora.retrieval.vector_file import check_finite, normalised
+
+#: Version of the record. Changes with what engines store of a document.
+SCHEMA: Literal[1] = 1
+
+#: Documents that are encoded and stored at once. Vectors depend on it in their last bits.
+BATCH = 512
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextKeys(_Frozen):
+    """What the full-text index depends on, besides the documents."""
+
+    fields: tuple[str, ...]
+    analyzer: str | None
+
+
+class EngineVectors(_Frozen):
+    """Vectors in an engine.
+
+    Attributes:
+        model: Name of the encoder.
+        adapter: Exact reference of its adapter, `name@version`.
+        keys: What the vectors depend on.
+        batch_size: Documents per forward pass; it changes the last bits of vectors.
+        graph: Of an approximate search; None: exact.
+    """
+
+    model: str
+    adapter: str | None
+    keys: VectorKeys
+    batch_size: int
+    dimensions: int
+    graph: Graph | None
+
+
+class EngineRecord(_Frozen):
+    """What an index in an engine was loaded from.
+
+    Attributes:
+        corpus: None for documents that were given from Python.
+        facets: Fields that filters can name.
+    """
+
+    schema_version: Literal[1] = SCHEMA
+    created: str
+    corpus: CorpusIdentity | None
+    documents: int
+    facets: tuple[str, ...]
+    text: TextKeys | None
+    vectors: EngineVectors | None
+
+    @property
+    def layout(self) -> Layout:
+        """What can be searched."""
+        text, vectors = self.text, self.vectors
+        return Layout(
+            text.fields if text else (),
+            text.analyzer if text else None,
+            vectors.dimensions if vectors else None,
+            vectors.graph if vectors else None,
+        )
+
+    def generation(self, index: str) -> str:
+        """The name of the generation: the index, and a hash of what its content depends on."""
+        content = self.model_dump(
+            mode="json", exclude={"created": True, "corpus": True, "vectors": {"adapter", "model"}}
+        )
+        content["corpus"] = self.corpus.content if self.corpus is not None else None
+        return f"{index}_{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class LoadedIndex:
+    """An index in an engine.
+
+    Attributes:
+        loaded: Whether this call loaded it; False: it was there, complete.
+    """
+
+    index: str
+    generation: str
+    record: EngineRecord
+    loaded: bool
+
+
+@dataclass(frozen=True)
+class Vectorizer:
+    """How documents are encoded for an engine: the encoder and what its vectors depend on."""
+
+    encoder: Encoder
+    vectors: EngineVectors
+
+    def encode(self, documents: Sequence[Document]) -> list[Entry]:
+        """The documents with their vectors; each text is encoded once."""
+        keys = self.vectors.keys
+        searchable = [storable(document.searchable) for document in documents]
+        texts = list(dict.fromkeys(text for text in searchable if text.strip()))
+        if not texts:
+            return [Entry(document, None) for document in documents]
+        encoded = self.encoder.encode_documents(
+            [keys.document_prefix + text for text in texts],
+            batch_size=self.vectors.batch_size,
+            precision=keys.precision,
+        )
+        check_finite(encoded, texts)
+        rows = np.asarray(normalised(encoded) if keys.normalise else encoded, dtype=np.float32)
+        of_text = dict(zip(texts, rows, strict=True))
+        return [Entry(document, of_text.get(text)) for document, text in zip(documents, searchable, strict=True)]
+
+
+def load_index(
+    engine: SearchEngine,
+    index: str,
+    documents: Callable[[], Iterable[Document]],
+    *,
+    corpus: CorpusIdentity | None = None,
+    text: TextKeys | None = None,
+    vectorizer: Vectorizer | None = None,
+    progress: Progress = silent,
+) -> LoadedIndex:
+    """Load documents into an engine, and publish them under the name of an index.
+
+    The same call continues a load that was killed: documents that are stored are not encoded again, except for a last
+    batch. An index that was published before is searched until then, and deleted.
+
+    Args:
+        documents: Returns the documents; called twice.
+        text: What full-text search needs; None: no full-text search.
+        vectorizer: Encodes documents for dense search; None: no dense search.
+
+    Raises:
+        DataError: for two documents with the same id, an id that is not one word, a collection without text, a field
+            that no document has, or a document that the engine cannot hold.
+        UsageError: for a layout that the engine cannot hold.
+        EngineError: if the engine cannot be reached, or refuses.
+    """
+    count, names = _scan(documents(), text.fields if text is not None else ())
+    record = EngineRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        corpus=corpus,
+        documents=count,
+        facets=names,
+        text=text,
+        vectors=vectorizer.vectors if vectorizer is not None else None,
+    )
+    engine.check(record.layout)
+    generation = record.generation(index)
+    published = engine.published(index)
+    if corpus is not None and published is not None and published.generation == generation:
+        return LoadedIndex(index, generation, parse_record(published.record, index, engine.where), loaded=False)
+    if corpus is None:  # without a hash of the documents, nothing that is there can be kept
+        for each in engine.generations(index):
+            engine.drop(each)
+    engine.create(index, generation, record.layout, record.model_dump_json())
+    done = 0
+    for batch in _batches(documents()):
+        if len(engine.present(generation, [document.id for document in batch])) < len(batch):
+            entries = [Entry(each, None) for each in batch] if vectorizer is None else vectorizer.encode(batch)
+            engine.put(generation, record.layout, entries)
+        done += len(batch)
+        progress(done, count, "documents loaded")
+    if done != count:
+        raise DataError("the corpus was changed while it was read", where=index, fix="Load it again.")
+    engine.publish(index, generation, record.layout)
+    for each in engine.generations(index):
+        if each != generation:
+            engine.drop(each)
+    return LoadedIndex(index, generation, record, loaded=True)
+
+
+def open_index(
+    engine: SearchEngine,
+    index: str,
+    *,
+    text: TextKeys | None = None,
+    vectors: VectorKeys | None = None,
+    graph: Graph | None = None,
+    filters: Iterable[str] = (),
+    pipeline: str = "--pipeline PIPELINE",
+) -> OpenIndex:
+    """Open an index for searching, if it fits what a search needs.
+
+    Args:
+        text: What a full-text search needs: fields among those that were loaded, and their analyser.
+        vectors: What the vectors of a dense search depend on.
+        graph: Of an approximate search over them.
+        filters: Fields that a filter names.
+        pipeline: Options of the command that loads it for the pipeline in use, for error messages.
+
+    Raises:
+        StaleIndex: if there is no such index, it was loaded from other settings, models or weights, or its corpus
+            changed since. A corpus that is no longer there is not compared.
+        DataError: if its record cannot be read.
+    """
+    where = f"{engine.where}, {index}"
+    published = engine.published(index)
+    if published is None:
+        raise StaleIndex(
+            "there is no such index, or it was not loaded completely",
+            where=where,
+            fix=f"Load it: {load_command(None, pipeline)}",
+        )
+    record = parse_record(published.record, index, engine.where)
+
+    def stale(what: str) -> StaleIndex:
+        return StaleIndex(what, where=where, fix=f"Load it again: {load_command(record.corpus, pipeline)}")
+
+    if record.corpus is not None and record.corpus.changed():
+        raise stale(f"the corpus {record.corpus.path} was changed after the index was loaded")
+    if text is not None:
+        _check_text(record, text, stale)
+    if vectors is not None:
+        if record.vectors is None:
+            raise stale("the index has no vectors")
+        different = differences(vectors, record.vectors.keys)
+        if record.vectors.graph != graph:
+            different.append(f"its search is {_described(record.vectors.graph)}, and {_described(graph)} here")
+        if different:
+            whose = record.vectors.adapter or record.vectors.model
+            raise stale(
+                f"the index does not fit this pipeline; its vectors are those of {whose}; {'; '.join(different)}"
+            )
+    unknown = set(filters) - set(record.facets)
+    if unknown:
+        raise stale(
+            f"the filter names {quoted_names(unknown)}, which no document of the index has; fields:"
+            f" {', '.join(record.facets) or 'none'}"
+        )
+    return OpenIndex(engine, published.generation, record.layout)
+
+
+def _check_text(record: EngineRecord, text: TextKeys, stale: Callable[[str], StaleIndex]) -> None:
+    if record.text is None:
+        raise stale("the index has no full-text search")
+    unknown = set(text.fields) - set(record.text.fields)
+    if unknown:
+        raise stale(
+            f"the index does not search {quoted_names(unknown)}; its fields are {', '.join(record.text.fields)}"
+        )
+    if record.text.analyzer != text.analyzer:
+        raise stale(f"its analyser is {record.text.analyzer}, and {text.analyzer} in the pipeline")
+
+
+def parse_record(record: str, index: str, where: str) -> EngineRecord:
+    """The record of an index. Raises `DataError` if it is damaged, or of another schema version."""
+    try:
+        return EngineRecord.model_validate_json(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(
+            f"the record of the index cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']})",
+            where=f"{where}, {index}",
+            fix="Load the index again with `searchlora index load`.",
+        ) from None
+
+
+def load_command(corpus: CorpusIdentity | None, pipeline: str) -> str:
+    """The command that loads an index of a corpus."""
+    if corpus is None:
+        return f"searchlora index load CORPUS {pipeline}"
+    return f"{shlex.join(['searchlora', 'index', 'load', corpus.path, *corpus.map_options])} {pipeline}"
+
+
+def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """The number of documents and the names of their further fields. Raises `DataError` as `load_index`."""
+    ids: set[str] = set()
+    names: dict[str, None] = {}
+    found: set[str] = set()
+    has_text = False
+    for document in documents:
+        check_id(document.id)
+        if document.id in ids:
+            raise DataError(f"two documents have the id '{document.id}'")
+        ids.add(document.id)
+        has_text = has_text or bool(document.searchable.strip())
+        names.update(dict.fromkeys(facets(document)))
+        found |= {field for field in fields if field not in found and document.field(field).strip()}
+    if not has_text:
+        raise DataError("no document contains text to search")
+    missing = set(fields) - found - {"title", "text"}
+    if missing:
+        raise DataError(
+            f"no document has the field {quoted_names(missing)}",
+            fix=f"Fields: {', '.join(['title', 'text', *names])}.",
+        )
+    return len(ids), tuple(sorted(names))
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    rest = iter(documents)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+def _described(graph: Graph | None) -> str:
+    return "exact" if graph is None else f"by a graph ({', '.join(f'{k}={v}' for k, v in graph._asdict().items())})"

@@ -1,0 +1,343 @@
+"""Milvus as a search engine: BM25 full text, and vectors; embedded by the path of a file, or a cluster by its URI.
+
+Each searched field has a sparse vector that Milvus' BM25 function makes of it; the score of a document is the sum of
+the fields' BM25 scores, weighted by their boosts. Milvus returns the best of one field at a time and breaks ties as it
+likes, so hits are requested until ties at rank k are settled, see `searchlora.retrieval.threshold`. BM25's statistics
+are those of a segment of the collection.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from weakref import finalize
+
+from searchlora.errors import DataError, EngineError, UsageError
+from searchlora.records import Document, Hit
+from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
+from searchlora.retrieval.threshold import best_by_sum
+
+#: Maximum length of a text in bytes, and number of hits of a search; limits of Milvus.
+_MOST_BYTES, _MOST_HITS = 65_535, 16_384
+
+#: Maximum length of an id in bytes.
+_ID_BYTES = 512
+
+#: Milvus' defaults; given, because the embedded version has others.
+_K1, _B = 1.2, 0.75
+
+#: Documents per request; one may have twice 64 kB, and a request 64 MB.
+_PUT = 128
+
+#: Ids in one filter.
+_IDS = 1_000
+
+_REGISTRY = "searchlora_indexes"
+_OUTPUT = ["id", "title", "text", "metadata"]
+
+
+class Milvus:
+    """A Milvus cluster, or a file of the embedded Milvus Lite, which one process at a time can open. Thread-safe.
+
+    Args:
+        url: `https://host:19530`, or the path of a file that ends with `.db`.
+        token: `user:password`, or an API key.
+        timeout_s: Time limit of a request in seconds.
+
+    Raises:
+        EngineError: for an address that is none, or that holds a password.
+    """
+
+    default_analyzer = "standard"
+
+    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 30.0) -> None:
+        if "://" not in url and not url.endswith(".db"):
+            raise EngineError(f"{url!r} is neither an address nor a file of Milvus Lite", fix="A file ends with .db.")
+        if "://" in url and "@" in url.partition("://")[2].partition("/")[0]:
+            raise EngineError("the address holds a password", fix="Give it in an environment variable: 'api_key_env'.")
+        self.where = url
+        self._is_embedded = "://" not in url
+        self._address = str(Path(url).resolve()) if self._is_embedded else url
+        self._token = token or ""
+        self._timeout_s = timeout_s
+
+    @cached_property
+    def _client(self) -> Any:
+        """The connection; a file that is not there is created."""
+        from pymilvus import MilvusClient
+
+        if self._is_embedded:
+            import milvus_lite  # noqa: F401 (a missing one names the extra)
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # each error is raised, too
+        # Milvus Lite's server closes connections that it finds pinged too often, as a client's idle ones are.
+        options = {"grpc_options": {"grpc.keepalive_time_ms": 2**31 - 1}} if self._is_embedded else {}
+        with _errors(self.where):
+            client = MilvusClient(self._address, token=self._token, timeout=self._timeout_s, **options)
+        self._finalizer = finalize(self, client.close)
+        return client
+
+    def check(self, layout: Layout) -> None:
+        """Raise `UsageError` for an index that searches nothing."""
+        if not layout.fields and layout.dimensions is None:
+            raise UsageError("there is nothing to search", fix="Load for a text_search or a vector_search.")
+
+    def published(self, index: str) -> Published | None:
+        """The generation that is published under a name; None if there is none."""
+        if self._is_embedded and not Path(self._address).exists():
+            return None
+        rows = [row for row in self._registered(index) if row["published"] > 0]
+        if not rows:
+            return None
+        latest = max(rows, key=lambda row: int(row["published"]))
+        return Published(latest["generation"], latest["record"])
+
+    def generations(self, index: str) -> list[str]:
+        """All generations of a name, complete or not."""
+        return sorted(row["generation"] for row in self._registered(index))
+
+    def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
+        """Create an empty generation, a collection; nothing if it exists."""
+        with _errors(self.where):
+            self._create_registry()
+            if not self._client.has_collection(generation):
+                schema, indexes = self._schema(layout)
+                self._client.create_collection(
+                    generation, schema=schema, index_params=indexes, consistency_level="Strong"
+                )
+        if generation not in self.generations(index):
+            self._register({"generation": generation, "index": index, "record": record, "published": 0})
+
+    def present(self, generation: str, ids: Sequence[str]) -> set[str]:
+        """Those of the documents that are stored."""
+        with _errors(self.where):
+            rows = self._client.get(generation, ids=list(ids), output_fields=["id"])
+        return {row["id"] for row in rows}
+
+    def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
+        """Store documents. Raises `DataError` for a field that is longer than Milvus takes."""
+        rows = [_row(layout, entry) for entry in entries]
+        with _errors(self.where):
+            for start in range(0, len(rows), _PUT):
+                self._client.upsert(generation, rows[start : start + _PUT])
+
+    def publish(self, index: str, generation: str, layout: Layout) -> None:
+        """Write the collection to disk, and let the name stand for it."""
+        del layout
+        with _errors(self.where):
+            self._client.flush(generation)
+        (row,) = [row for row in self._registered(index) if row["generation"] == generation]
+        self._register({**row, "published": time.time_ns()})
+
+    def drop(self, generation: str) -> None:
+        """Delete the collection of a generation."""
+        with _errors(self.where):
+            self._client.drop_collection(generation)
+            self._client.delete(_REGISTRY, ids=[generation])
+
+    def search_text(
+        self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
+    ) -> list[Hit]:
+        """The k best documents that contain a word of the query in one of the fields, with their texts."""
+        condition = _condition(where)
+
+        def best(field: str, count: int) -> list[Hit]:
+            return self._by_text(generation, layout, field, query, condition, count)
+
+        def scores(field: str, ids: Sequence[str]) -> dict[str, float]:
+            found: dict[str, float] = {}
+            for start in range(0, len(ids), _IDS):
+                part = ids[start : start + _IDS]
+                hits = self._by_text(generation, layout, field, query, f"id in {json.dumps(part)}", len(part))
+                found |= {hit.document: hit.score for hit in hits}
+            return found
+
+        return best_by_sum(boosts, best, scores, k, _MOST_HITS)
+
+    def search_vectors(
+        self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
+    ) -> list[Hit]:
+        """The k documents whose vectors have the largest inner products with a vector, with their texts."""
+        condition = " and ".join(filter(None, ["has_vector == true", _condition(where)]))
+
+        def best(_: str, count: int) -> list[Hit]:
+            parameters = {} if layout.graph is None else {"ef": max(effort, count)}
+            options = {"metric_type": "IP", "params": parameters}
+            return self._search(generation, vector.tolist(), "vector", options, condition, count)
+
+        return best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, _MOST_HITS)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.__dict__.pop("_client", None) is not None:
+            self._finalizer()
+
+    def _by_text(
+        self, generation: str, layout: Layout, field: str, query: str, condition: str, count: int
+    ) -> list[Hit]:
+        name = f"words_{layout.fields.index(field)}"
+        hits = self._search(generation, query, name, {"metric_type": "BM25"}, condition, count)
+        # Milvus Lite returns the negated score.
+        found = [Hit(hit.document, abs(hit.score), hit.fetched) for hit in hits]
+        return [hit for hit in found if hit.score > 0]
+
+    def _search(
+        self, generation: str, query: Any, field: str, options: Mapping[str, Any], condition: str, count: int
+    ) -> list[Hit]:
+        with _errors(self.where):
+            (rows,) = self._client.search(
+                generation,
+                data=[query],
+                anns_field=field,
+                search_params=dict(options),
+                filter=condition,
+                limit=count,
+                output_fields=_OUTPUT,
+                timeout=self._timeout_s,
+            )
+        return [_hit(row) for row in rows]
+
+    def _schema(self, layout: Layout) -> tuple[Any, Any]:
+        from pymilvus import DataType, Function, FunctionType, MilvusClient
+
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        indexes = MilvusClient.prepare_index_params()
+        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
+        for name in ("title", "text"):
+            schema.add_field(name, DataType.VARCHAR, max_length=_MOST_BYTES)
+        for name in ("metadata", "facets"):
+            schema.add_field(name, DataType.JSON)
+        for number in range(len(layout.fields)):
+            field, words = f"field_{number}", f"words_{number}"
+            analyzer = {"type": layout.analyzer or self.default_analyzer}
+            schema.add_field(
+                field, DataType.VARCHAR, max_length=_MOST_BYTES, enable_analyzer=True, analyzer_params=analyzer
+            )
+            schema.add_field(words, DataType.SPARSE_FLOAT_VECTOR)
+            schema.add_function(
+                Function(
+                    name=f"bm25_{number}",
+                    function_type=FunctionType.BM25,
+                    input_field_names=[field],
+                    output_field_names=[words],
+                )
+            )
+            indexes.add_index(
+                words,
+                index_type="SPARSE_INVERTED_INDEX",
+                metric_type="BM25",
+                params=self._index_parameters({"bm25_k1": _K1, "bm25_b": _B}),
+            )
+        if layout.dimensions is not None:
+            schema.add_field("has_vector", DataType.BOOL)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=layout.dimensions)
+            if layout.graph is None:
+                indexes.add_index("vector", index_type="FLAT", metric_type="IP")
+            else:
+                parameters = {"M": layout.graph.m, "efConstruction": layout.graph.ef_construction}
+                options = self._index_parameters(parameters)
+                indexes.add_index("vector", index_type="HNSW", metric_type="IP", params=options)
+        return schema, indexes
+
+    def _index_parameters(self, parameters: Mapping[str, float]) -> dict[str, Any]:
+        """Parameters of an index; Milvus Lite reads them as JSON under `params`, as older clients sent them."""
+        return {"params": dict(parameters)} if self._is_embedded else dict(parameters)
+
+    # The registry: a collection with a row for each generation.
+
+    def _registered(self, index: str) -> list[dict[str, Any]]:
+        with _errors(self.where):
+            if not self._client.has_collection(_REGISTRY):
+                return []
+            rows = self._client.query(
+                _REGISTRY,
+                filter=f"index == {json.dumps(index)}",
+                output_fields=["generation", "index", "record", "published"],
+            )
+        return [dict(row) for row in rows]
+
+    def _register(self, row: Mapping[str, Any]) -> None:
+        with _errors(self.where):
+            self._client.upsert(_REGISTRY, [{**row, "nothing": [0.0, 0.0]}])
+            self._client.flush(_REGISTRY)
+
+    def _create_registry(self) -> None:
+        from pymilvus import DataType, MilvusClient
+
+        if self._client.has_collection(_REGISTRY):
+            return
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("generation", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
+        schema.add_field("index", DataType.VARCHAR, max_length=_ID_BYTES)
+        schema.add_field("record", DataType.VARCHAR, max_length=_MOST_BYTES)
+        schema.add_field("published", DataType.INT64)
+        schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # a collection needs a vector
+        indexes = MilvusClient.prepare_index_params()
+        indexes.add_index("nothing", index_type="FLAT", metric_type="IP")
+        self._client.create_collection(_REGISTRY, schema=schema, index_params=indexes, consistency_level="Strong")
+
+
+def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
+    document = entry.document
+    row: dict[str, Any] = {
+        "id": document.id,
+        "title": storable(document.title),
+        "text": storable(document.text),
+        "metadata": {storable(name): storable(value) for name, value in document.metadata.items()},
+        "facets": facets(document),
+    }
+    for number, field in enumerate(layout.fields):
+        row[f"field_{number}"] = storable(document.field(field))
+    lengths = {name: len(value.encode()) for name, value in row.items() if isinstance(value, str)}
+    lengths |= {name: len(json.dumps(row[name], ensure_ascii=False).encode()) for name in ("metadata", "facets")}
+    longest = max(lengths, key=lambda name: lengths[name])
+    if lengths["id"] > _ID_BYTES or lengths[longest] > _MOST_BYTES:
+        most = _ID_BYTES if lengths["id"] > _ID_BYTES else _MOST_BYTES
+        raise DataError(
+            f"Milvus cannot hold the document: its {longest} has {lengths[longest]:,} bytes, more than {most:,}",
+            where=f"document {document.id}",
+            fix="Split it into passages.",
+        )
+    if layout.dimensions is not None:
+        row["has_vector"] = entry.vector is not None
+        row["vector"] = [0.0] * layout.dimensions if entry.vector is None else entry.vector.tolist()
+    return row
+
+
+def _condition(where: Filter) -> str:
+    """A filter as an expression of Milvus; JSON strings are strings of that language, too."""
+    return " and ".join(
+        "(" + " or ".join(f"facets[{_string(field)}] == {_string(value)}" for value in values) + ")"
+        for field, values in where.items()
+    )
+
+
+def _string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _hit(row: Any) -> Hit:
+    fields = row["entity"]
+    document = Document(row["id"], fields["text"], fields["title"], dict(fields["metadata"] or {}))
+    return Hit(document.id, float(row["distance"]), document)
+
+
+@contextmanager
+def _errors(where: str) -> Iterator[None]:
+    """Errors of pymilvus as `EngineError`."""
+    import grpc
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except (MilvusException, grpc.RpcError) as error:
+        message = " ".join(str(getattr(error, "message", "") or error).split())[:300]
+        fix = "Check the address, and that the server runs."
+        if "not found" in message or "not exist" in message:
+            fix = "If the index was loaded again, load the pipeline again, too."
+        raise EngineError(f"Milvus refuses or cannot be reached ({message})", where=where, fix=fix) from None

@@ -1,0 +1,381 @@
+"""OpenSearch and Elasticsearch as search engines: BM25 with boosted fields, and vectors.
+
+A query matches documents with any of its words; the score is the sum of the fields' BM25 scores, weighted by their
+boosts (`multi_match` of type `most_fields`), with the statistics of all shards. Vectors are compared by inner product:
+exactly by a script, or in a graph (HNSW). An index is published as an alias, and its mapping holds the record.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from searchlora.errors import DataError, DeadlineExceeded, EngineError, UsageError
+from searchlora.http_client import authorization
+from searchlora.records import Document, Hit
+from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
+from searchlora.retrieval.threshold import best_by_sum
+
+#: Largest number of hits of a search (`index.max_result_window`), and of characters of a value that filters compare.
+_MOST_HITS, _MOST_FACET = 10_000, 2_000
+
+#: Maximum length of an id in bytes.
+_ID_BYTES = 512
+
+#: Bytes of a bulk request; services refuse more than 10 MB.
+_BULK_BYTES = 5_000_000
+
+_SOURCE = ["title", "text", "metadata"]
+_META = "searchlora"
+
+
+class _Dialect(Protocol):
+    """What OpenSearch and Elasticsearch say differently: their plug-ins for vectors."""
+
+    def settings(self, layout: Layout) -> dict[str, Any]:
+        """The settings of an index."""
+
+    def vector(self, layout: Layout) -> dict[str, Any]:
+        """The mapping of the vectors."""
+
+    def exact(self, vector: Sequence[float]) -> dict[str, Any]:
+        """The script that scores a document by its vector, as the graph does."""
+
+    def nearest(self, vector: Sequence[float], count: int, effort: int, filters: list[Any]) -> dict[str, Any]:
+        """The body of an approximate search."""
+
+
+class _OpenSearchDialect:
+    def settings(self, layout: Layout) -> dict[str, Any]:
+        return {"index": {"knn": True}} if layout.graph is not None else {}  # exact search needs no graph
+
+    def vector(self, layout: Layout) -> dict[str, Any]:
+        mapping: dict[str, Any] = {"type": "knn_vector", "dimension": layout.dimensions}
+        if layout.graph is not None:
+            parameters = {"m": layout.graph.m, "ef_construction": layout.graph.ef_construction}
+            method = {"name": "hnsw", "engine": "faiss", "space_type": "innerproduct", "parameters": parameters}
+            mapping["method"] = method
+        return mapping
+
+    def exact(self, vector: Sequence[float]) -> dict[str, Any]:
+        parameters = {"field": "vector", "query_value": vector, "space_type": "innerproduct"}
+        return {"lang": "knn", "source": "knn_score", "params": parameters}
+
+    def nearest(self, vector: Sequence[float], count: int, effort: int, filters: list[Any]) -> dict[str, Any]:
+        knn: dict[str, Any] = {"vector": vector, "k": count, "method_parameters": {"ef_search": max(effort, count)}}
+        if filters:
+            knn["filter"] = {"bool": {"filter": filters}}
+        return {"query": {"knn": {"vector": knn}}}
+
+
+class _ElasticsearchDialect:
+    def settings(self, layout: Layout) -> dict[str, Any]:
+        del layout
+        return {}
+
+    def vector(self, layout: Layout) -> dict[str, Any]:
+        mapping: dict[str, Any] = {"type": "dense_vector", "dims": layout.dimensions, "index": layout.graph is not None}
+        if layout.graph is not None:
+            options = {"type": "hnsw", "m": layout.graph.m, "ef_construction": layout.graph.ef_construction}
+            mapping |= {"similarity": "max_inner_product", "index_options": options}
+        return mapping
+
+    def exact(self, vector: Sequence[float]) -> dict[str, Any]:
+        source = "double d = dotProduct(params.vector, 'vector'); return d < 0 ? 1 / (1 - d) : d + 1;"
+        return {"lang": "painless", "source": source, "params": {"vector": vector}}
+
+    def nearest(self, vector: Sequence[float], count: int, effort: int, filters: list[Any]) -> dict[str, Any]:
+        candidates = min(max(effort, count), _MOST_HITS)
+        knn = {"field": "vector", "query_vector": vector, "k": count, "num_candidates": candidates}
+        return {"knn": {**knn, **({"filter": filters} if filters else {})}}
+
+
+_DIALECTS: Mapping[str, _Dialect] = {
+    "opensearch": _OpenSearchDialect(),
+    "elasticsearch": _ElasticsearchDialect(),
+}
+
+
+class OpenSearch:
+    """A cluster of OpenSearch, or of Elasticsearch. Thread-safe.
+
+    Args:
+        url: `https://host:9200`, without a password.
+        flavour: The two differ in how vectors are stored and searched.
+        api_key: For `basic` it is `user:password`.
+        auth: How the key is sent.
+        connections: Number of requests at a time.
+        timeout_s: Time limit of a search in seconds.
+
+    Raises:
+        EngineError: for an address that is not http or https, or that contains a password.
+    """
+
+    default_analyzer = "standard"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        flavour: Literal["opensearch", "elasticsearch"] = "opensearch",
+        api_key: str | None = None,
+        auth: Literal["bearer", "apikey", "basic"] = "basic",
+        connections: int = 8,
+        timeout_s: float = 30.0,
+        retries: int = 4,
+    ) -> None:
+        import opensearchpy
+
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise EngineError(f"{url!r} is not the address of a server", fix="Write it as in https://localhost:9200.")
+        if "@" in parts.netloc:
+            raise EngineError("the address holds a password", fix="Give it in an environment variable: 'api_key_env'.")
+        self.where = url
+        self._dialect = _DIALECTS[flavour]
+        self._client = opensearchpy.OpenSearch(
+            hosts=[url],
+            headers={"Authorization": authorization(api_key, auth)} if api_key else {},
+            pool_maxsize=connections,
+            timeout=timeout_s,
+            max_retries=retries,
+            retry_on_status=(429, 502, 503),
+            verify_certs=True,
+        )
+
+    def check(self, layout: Layout) -> None:
+        """Raise `UsageError` for an index that searches nothing."""
+        if not layout.fields and layout.dimensions is None:
+            raise UsageError("there is nothing to search", fix="Load for a text_search or a vector_search.")
+
+    def published(self, index: str) -> Published | None:
+        """The generation that is published under a name; None if there is none.
+
+        Raises:
+            EngineError: if the name is that of an index that was not loaded by searchlora.
+        """
+        found = self._mappings(index)
+        if not found:
+            return None
+        if len(found) > 1 or index in found:
+            raise EngineError(
+                f"'{index}' is an index or alias that searchlora did not load",
+                where=self.where,
+                fix="Choose another name as 'index' of the stage, or search it by a stage 'http'.",
+            )
+        ((generation, record),) = found.items()
+        if record is None:
+            raise EngineError(f"the alias '{index}' is not of searchlora", where=self.where, fix="Choose another name.")
+        return Published(generation, record)
+
+    def generations(self, index: str) -> list[str]:
+        """All generations of a name, complete or not."""
+        own = re.compile(rf"{re.escape(index)}_[0-9a-f]{{12}}")  # and not those of an index with a longer name
+        found = self._mappings(f"{index}_*")
+        return sorted(name for name, record in found.items() if record is not None and own.fullmatch(name))
+
+    def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
+        """Create an empty generation, an index; nothing if it exists."""
+        del index
+        analyzed = {"type": "text", "analyzer": layout.analyzer or self.default_analyzer}
+        kept = {"type": "text", "index": False}
+        properties: dict[str, Any] = {"id": {"type": "keyword"}, "title": kept, "text": kept}
+        properties |= {"metadata": {"type": "object", "enabled": False}, "facets": {"type": "object", "dynamic": True}}
+        properties |= {f"field_{number}": analyzed for number in range(len(layout.fields))}
+        if layout.dimensions is not None:
+            properties["vector"] = self._dialect.vector(layout)
+        values = {"match_mapping_type": "string", "path_match": "facets.*"}
+        template = {"facets": {**values, "mapping": {"type": "keyword", "ignore_above": _MOST_FACET}}}
+        mappings = {
+            "_meta": {_META: record},
+            "dynamic": False,
+            "dynamic_templates": [template],
+            "properties": properties,
+        }
+        with _errors(self.where):
+            if not self._client.indices.exists(index=generation):
+                body = {"settings": self._dialect.settings(layout), "mappings": mappings}
+                self._client.indices.create(index=generation, body=body)
+
+    def present(self, generation: str, ids: Sequence[str]) -> set[str]:
+        """Those of the documents that are stored."""
+        with _errors(self.where):
+            response = self._client.mget(index=generation, body={"ids": list(ids)}, params={"_source": "false"})
+        return {row["_id"] for row in response["docs"] if row.get("found")}
+
+    def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
+        """Store documents by bulk requests. Raises `DataError` naming one that the engine refuses."""
+        from opensearchpy import helpers
+
+        actions = (
+            {"_op_type": "index", "_index": generation, "_id": entry.document.id, "_source": _row(layout, entry)}
+            for entry in entries
+        )
+        with _errors(self.where):
+            for succeeded, item in helpers.streaming_bulk(
+                self._client,
+                actions,
+                max_chunk_bytes=_BULK_BYTES,
+                max_retries=4,
+                raise_on_error=False,
+                raise_on_exception=True,
+            ):
+                if not succeeded:
+                    ((_, result),) = item.items()
+                    error = result.get("error") or {}
+                    reason = error.get("reason", "no reason given") if isinstance(error, Mapping) else str(error)
+                    raise DataError(f"the engine refuses the document ({reason})", where=f"document {result['_id']}")
+
+    def publish(self, index: str, generation: str, layout: Layout) -> None:
+        """Make the documents searchable, and let the alias name them."""
+        del layout
+        published = self.published(index)
+        actions: list[dict[str, Any]] = [{"add": {"index": generation, "alias": index}}]
+        if published is not None and published.generation != generation:
+            actions.insert(0, {"remove": {"index": published.generation, "alias": index}})
+        with _errors(self.where):
+            self._client.indices.refresh(index=generation)
+            self._client.indices.update_aliases(body={"actions": actions})
+
+    def drop(self, generation: str) -> None:
+        """Delete the index of a generation."""
+        with _errors(self.where):
+            self._client.indices.delete(index=generation, params={"ignore_unavailable": "true"})
+
+    def search_text(
+        self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
+    ) -> list[Hit]:
+        """The k best documents that contain a word of the query in one of the fields, with their texts."""
+        fields = [f"field_{layout.fields.index(field)}^{boost!r}" for field, boost in boosts.items()]
+        match = {"multi_match": {"query": query, "fields": fields, "type": "most_fields"}}
+        body = {"query": {"bool": {"must": [match], "filter": _filters(where)}}}
+        # Scores are those of one large shard, and ties are settled by the engine.
+        return self._search(generation, body, k, {"search_type": "dfs_query_then_fetch"})
+
+    def search_vectors(
+        self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
+    ) -> list[Hit]:
+        """The k documents whose vectors have the largest inner products with a vector, with their texts."""
+        filters, values = _filters(where), vector.tolist()
+        if layout.graph is None:
+            with_vector = {"bool": {"filter": [{"exists": {"field": "vector"}}, *filters]}}
+            scored = {"script_score": {"query": with_vector, "script": self._dialect.exact(values)}}
+            return _inner_products(self._search(generation, {"query": scored}, k))
+
+        def best(_: str, count: int) -> list[Hit]:
+            return self._search(generation, self._dialect.nearest(values, count, effort, filters), count)
+
+        return _inner_products(best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, _MOST_HITS))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _search(
+        self, generation: str, body: Mapping[str, Any], k: int, parameters: Mapping[str, Any] | None = None
+    ) -> list[Hit]:
+        if k > _MOST_HITS:
+            raise UsageError(f"{k} hits are requested, and the engine returns at most {_MOST_HITS:,}")
+        order = [{"_score": "desc"}, {"id": "desc"}]
+        request = {**body, "size": k, "sort": order, "_source": _SOURCE, "track_total_hits": False}
+        with _errors(self.where):
+            response = self._client.search(index=generation, body=request, params=dict(parameters or {}))
+        if response.get("timed_out"):
+            raise DeadlineExceeded("the search was not done in time", where=self.where, fix="Set a longer timeout_s.")
+        try:
+            return [_hit(row) for row in response["hits"]["hits"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"the answer is not that of a search ({type(error).__name__}: {error})",
+                where=self.where,
+                fix="Check the address.",
+            ) from None
+
+    def _mappings(self, name: str) -> dict[str, str | None]:
+        """Index -> its record; None for an index that is not of searchlora."""
+        with _errors(self.where):
+            options = {"ignore_unavailable": "true", "allow_no_indices": "true"}
+            found = self._client.indices.get_mapping(index=name, params=options)
+        return {each: content["mappings"].get("_meta", {}).get(_META) for each, content in found.items()}
+
+
+def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
+    document = entry.document
+    if len(document.id.encode()) > _ID_BYTES:
+        raise DataError(f"the id has more than {_ID_BYTES} bytes", where=f"document {document.id}")
+    row: dict[str, Any] = {
+        "id": document.id,
+        "title": storable(document.title),
+        "text": storable(document.text),
+        "metadata": {storable(name): storable(value) for name, value in document.metadata.items()},
+        "facets": {_key(name): value for name, value in facets(document).items()},
+    }
+    row |= {f"field_{number}": storable(document.field(field)) for number, field in enumerate(layout.fields)}
+    if entry.vector is not None:
+        row["vector"] = entry.vector.tolist()
+    return row
+
+
+def _filters(where: Filter) -> list[dict[str, Any]]:
+    return [{"terms": {f"facets.{_key(field)}": list(values)}} for field, values in where.items()]
+
+
+def _key(field: str) -> str:
+    """A field's name as a key, in which a dot would be a level."""
+    return field.replace(".", "_")
+
+
+def _hit(row: Mapping[str, Any]) -> Hit:
+    source, score = row["_source"], float(row["_score"])
+    if not math.isfinite(score):
+        raise ValueError("a score that is not finite")
+    document = Document(str(row["_id"]), str(source["text"]), str(source["title"]), dict(source["metadata"]))
+    return Hit(document.id, score, document)
+
+
+def _inner_products(hits: Sequence[Hit]) -> list[Hit]:
+    """Hits with the inner product d as score, which engines write as d + 1, or as 1 / (1 - d) where d is negative."""
+    return [Hit(hit.document, hit.score - 1 if hit.score >= 1 else 1 - 1 / hit.score, hit.fetched) for hit in hits]
+
+
+@contextmanager
+def _errors(where: str) -> Iterator[None]:
+    """Errors of opensearch-py as `EngineError`."""
+    from opensearchpy import exceptions
+
+    try:
+        yield
+    except exceptions.ConnectionTimeout:
+        raise DeadlineExceeded(
+            "the server did not answer in time", where=where, fix="Set a longer timeout_s."
+        ) from None
+    except exceptions.ConnectionError as error:
+        raise EngineError(
+            f"the server cannot be reached ({' '.join(str(error.error).split())[:300]})",
+            where=where,
+            fix="Check the address, and that the server runs.",
+        ) from None
+    except exceptions.TransportError as error:
+        fix = "Its log says more."
+        if error.status_code in (401, 403):
+            fix = "Name the environment variable with the key as 'api_key_env' of the stage."
+        if error.status_code == 404:
+            fix = "If the index was loaded again, load the pipeline again, too."
+        reason = f"{error.status_code}: {_reason(error)}"
+        raise EngineError(f"the server refuses ({reason})", where=where, fix=fix) from None
+    except exceptions.OpenSearchException as error:
+        raise EngineError(
+            f"the server's answer cannot be read ({error})", where=where, fix="Check the address."
+        ) from None
+
+
+def _reason(error: Any) -> str:
+    information = error.info
+    if isinstance(information, Mapping):
+        cause = information.get("error", information)
+        information = cause.get("reason", cause) if isinstance(cause, Mapping) else cause
+    return " ".join(str(information or error.error).split())[:300]

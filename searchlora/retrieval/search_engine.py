@@ -1,0 +1,294 @@
+"""Search engines that hold an index of ours: the protocol of an engine, and the retrievers that search in it.
+
+An engine stores documents with their fields, analyses texts, and searches by text or by vector. Each load of a corpus
+is a *generation*: a table, collection or index of its own, published under the name of the index when it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchlora.eval.trec import ranked
+from searchlora.records import Document, Hit
+from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.retriever import check_k
+from searchlora.retrieval.vector_file import check_finite, normalised
+
+Vector: TypeAlias = NDArray[np.float32]
+
+#: Field -> folded values, any of which a document must have there.
+Filter: TypeAlias = Mapping[str, Sequence[str]]
+
+Query = TypeVar("Query")
+
+
+class Graph(NamedTuple):
+    """A graph for approximate search (HNSW): neighbours per vector, and candidates per vector while it is built."""
+
+    m: int
+    ef_construction: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an index in an engine can search.
+
+    Attributes:
+        fields: Fields of the full-text search, in the order in which the engine numbers them; empty: none.
+        analyzer: The engine's name of the analyser of their texts; None: its default.
+        dimensions: Of the vectors; None: there are none.
+        graph: For approximate search; None: the search is exact.
+    """
+
+    fields: tuple[str, ...]
+    analyzer: str | None = None
+    dimensions: int | None = None
+    graph: Graph | None = None
+
+
+class Entry(NamedTuple):
+    """A document to store, with its vector; None for a document without text, or an index without vectors."""
+
+    document: Document
+    vector: Vector | None
+
+
+class Published(NamedTuple):
+    """The generation that an index name stands for, and the record that was given when it was created."""
+
+    generation: str
+    record: str
+
+
+class SearchEngine(Protocol):
+    """A search engine. Its methods are safe for threads, and raise `EngineError` naming the address if it fails.
+
+    Attributes:
+        where: Its address, for error messages.
+        default_analyzer: Its name of the analyser that splits any language into words.
+    """
+
+    where: str
+    default_analyzer: str
+
+    def check(self, layout: Layout) -> None:
+        """Raise `UsageError` for a layout that the engine cannot hold."""
+
+    def published(self, index: str) -> Published | None:
+        """The generation that is published under a name; None if there is none."""
+
+    def generations(self, index: str) -> list[str]:
+        """All generations of a name, complete or not."""
+
+    def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
+        """Create an empty generation; nothing if it exists."""
+
+    def present(self, generation: str, ids: Sequence[str]) -> set[str]:
+        """Those of the documents that are stored."""
+
+    def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
+        """Store documents; those with the same ids are replaced.
+
+        Raises:
+            DataError: naming a document that the engine cannot hold.
+        """
+
+    def publish(self, index: str, generation: str, layout: Layout) -> None:
+        """Let the name stand for a generation, at once for all who search, and index it completely."""
+
+    def drop(self, generation: str) -> None:
+        """Delete a generation."""
+
+    def search_text(
+        self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
+    ) -> list[Hit]:
+        """The k best documents that contain a word of the query in one of the fields, with their texts.
+
+        The score is a sum over fields, weighted by their boosts. Ties at rank k go by id in descending order.
+
+        Args:
+            query: Not blank.
+            boosts: Field -> boost above 0; fields are among those of the layout.
+        """
+
+    def search_vectors(
+        self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
+    ) -> list[Hit]:
+        """The k documents whose vectors have the largest inner products with a vector, with their texts.
+
+        Args:
+            vector: Shape (dimensions,).
+            effort: Number of candidates of an approximate search.
+        """
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+@dataclass(frozen=True)
+class OpenIndex:
+    """A generation of an index that is searched. A later load does not change it, but ends with its deletion."""
+
+    engine: SearchEngine
+    generation: str
+    layout: Layout
+
+
+class TextSearch:
+    """Full-text search in an engine, with boosted fields and filters. Thread-safe.
+
+    Args:
+        boosts: Field -> boost; None: all fields of the index, equally.
+        filter: Field -> value, or several of which one is enough; compared without regard to case.
+        concurrency: Number of queries that the engine searches at a time.
+    """
+
+    def __init__(
+        self,
+        index: OpenIndex,
+        *,
+        boosts: Mapping[str, float] | None = None,
+        filter: Mapping[str, str | Sequence[str]] | None = None,
+        concurrency: int = 8,
+    ) -> None:
+        self._index = index
+        self._boosts = dict(boosts or dict.fromkeys(index.layout.fields, 1.0))
+        self._filter = folded_filter(filter or {})
+        self._concurrency = concurrency
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most `k` hits per query, best first, with their texts; a blank query has no hits.
+
+        Raises:
+            UsageError: if k is less than 1.
+            EngineError: if the engine cannot be reached, refuses, or the index was replaced since it was opened.
+        """
+        check_k(k)
+        return _map(lambda query: self._search(storable(query), k), queries, self._concurrency)
+
+    def _search(self, query: str, k: int) -> list[Hit]:
+        if not query.strip():
+            return []
+        index = self._index
+        return in_order(
+            index.engine.search_text(index.generation, index.layout, query, self._boosts, self._filter, k), k
+        )
+
+
+class VectorSearch:
+    """Dense search in an engine: queries are encoded here, and their vectors sent. Arguments as of `DenseIndex`.
+
+    Args:
+        filter, concurrency: As of `TextSearch`.
+        effort: Number of candidates of an approximate search.
+    """
+
+    def __init__(
+        self,
+        index: OpenIndex,
+        encoder: Encoder,
+        *,
+        filter: Mapping[str, str | Sequence[str]] | None = None,
+        effort: int = 64,
+        query_batch_size: int = 1,
+        normalise: bool = True,
+        query_prefix: str = "",
+        concurrency: int = 8,
+    ) -> None:
+        self.encoder = encoder
+        self._index = index
+        self._filter = folded_filter(filter or {})
+        self._effort = effort
+        self._batch_size = query_batch_size
+        self._normalise = normalise
+        self._prefix = query_prefix
+        self._concurrency = concurrency
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most `k` hits per query, best first, with their texts; a blank query has no hits.
+
+        Raises:
+            UsageError: if k is less than 1.
+            DataError: if the encoder returns a vector that is not finite.
+            EngineError: as `TextSearch.search`.
+        """
+        check_k(k)
+        texts = [query for query in queries if query.strip()]
+        parts = [texts[start : start + self._batch_size] for start in range(0, len(texts), self._batch_size)]
+        vectors = [vector for part in parts for vector in self._vectors(part)]
+        found = iter(_map(lambda vector: self._search(vector, k), vectors, self._concurrency))
+        return [next(found) if query.strip() else [] for query in queries]
+
+    def _vectors(self, queries: Sequence[str]) -> Vectors:
+        encoded = self.encoder.encode([self._prefix + storable(query) for query in queries])
+        check_finite(encoded, [f"the query '{query}'" for query in queries])
+        return normalised(encoded) if self._normalise else encoded
+
+    def _search(self, vector: Vector, k: int) -> list[Hit]:
+        index = self._index
+        return in_order(
+            index.engine.search_vectors(index.generation, index.layout, vector, self._filter, k, self._effort), k
+        )
+
+
+def in_order(hits: Sequence[Hit], k: int) -> list[Hit]:
+    """The first k hits in the order of the retriever contract: by score in single precision, then by descending id."""
+    by_id = {hit.document: hit for hit in hits}
+    return [by_id[document] for document in ranked({hit.document: hit.score for hit in hits})[:k]]
+
+
+def folded(value: str) -> str:
+    """A value of a field as filters compare it: without regard to case and repeated blanks.
+
+    Examples:
+        >>> folded("  North  Face ")
+        'north face'
+    """
+    return " ".join(storable(value).casefold().split())
+
+
+def folded_filter(filter: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """A filter with folded values, each field with all values of which one is enough.
+
+    Examples:
+        >>> folded_filter({"brand": "Acme", "colour": ["Red", "BLUE"]})
+        {'brand': ('acme',), 'colour': ('red', 'blue')}
+    """
+    return {
+        field: tuple(folded(each) for each in ((values,) if isinstance(values, str) else values))
+        for field, values in filter.items()
+    }
+
+
+def facets(document: Document) -> dict[str, str]:
+    """Field -> folded value of the metadata that filters compare; empty values are left out."""
+    values = {name: folded(value) for name, value in document.metadata.items()}
+    return {name: value for name, value in values.items() if value}
+
+
+def storable(text: str) -> str:
+    """A text without what engines refuse to store: NUL characters, and halves of characters that no UTF-8 has.
+
+    Examples:
+        >>> storable("tent\\x00s \\ud83d")
+        'tent s ?'
+    """
+    return text.replace("\0", " ").encode("utf-8", "replace").decode()
+
+
+def quoted_names(names: Collection[str]) -> str:
+    """Names of fields for a message."""
+    return ", ".join(f"'{name}'" for name in sorted(names))
+
+
+def _map(search: Callable[[Query], list[Hit]], queries: Sequence[Query], concurrency: int) -> list[list[Hit]]:
+    if len(queries) < 2 or concurrency == 1:
+        return [search(query) for query in queries]
+    with ThreadPoolExecutor(min(concurrency, len(queries))) as pool:
+        return list(pool.map(search, queries))

@@ -1,0 +1,352 @@
+"""Indexes in PostgreSQL and Milvus: fields, filters, resumed loads, replacement, and what is refused.
+
+The retriever contract of the same engines is in `tests/contract`; OpenSearch's requests are in `test_opensearch.py`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.errors import DataError, EngineError, StaleIndex, UsageError
+from searchlora.records import Document
+from searchlora.retrieval.analysis import Analyzer
+from searchlora.retrieval.bm25 import BM25Index
+from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.engine_index import BATCH, TextKeys, load_index, open_index
+from searchlora.retrieval.index_folder import corpus_identity
+from searchlora.retrieval.milvus import Milvus
+from searchlora.retrieval.postgres import Postgres
+from searchlora.retrieval.search_engine import Graph, OpenIndex, TextSearch, VectorSearch
+from tests.retrieval.vectorizers import FINGERPRINT, vectorizer_of
+
+pytestmark = pytest.mark.slow
+
+FIELDS = ("title", "text", "brand")
+SHOP = [
+    Document("d1", "trail running shoes for women", "Swift tent", {"brand": "Acme", "colour": "Red"}),
+    Document("d2", "hiking boots, waterproof", metadata={"brand": "acme \\ \"x'", "size.eu": "42"}),
+    Document("d3", "a green tent for two", "Northway", {"brand": "North  Way"}),
+    Document("d4", "a tent, a tent, a tent", "", {"brand": "Acme"}),
+    Document("d5", "tent\0s o'neil \\x \ud83d", "it's & | ! <-> a/b:*"),
+    Document("blank", "  "),
+]
+
+
+@pytest.fixture(scope="module")
+def encoder(encoder_base) -> Encoder:
+    return Encoder.load(str(encoder_base.path))
+
+
+@pytest.fixture(scope="module", params=["postgres", "milvus"])
+def engine(request):
+    opened = {"postgres": Postgres, "milvus": Milvus}[request.param](request.getfixturevalue(f"{request.param}_url"))
+    yield opened
+    opened.close()
+
+
+def keys(engine, fields=FIELDS):
+    return TextKeys(fields=fields, analyzer=engine.default_analyzer)
+
+
+@pytest.fixture(scope="module")
+def shop(engine, encoder) -> OpenIndex:
+    """All of the shop, with full text and vectors."""
+    loaded = load_index(engine, "shop", lambda: SHOP, text=keys(engine), vectorizer=vectorizer_of(encoder))
+    assert loaded.loaded and (loaded.record.documents, loaded.record.facets) == (6, ("brand", "colour", "size.eu"))
+    return open_index(engine, "shop", text=keys(engine), vectors=loaded.record.vectors.keys, filters=["brand"])
+
+
+def found(search, query, k=9):
+    return [hit.document for hit in search.search([query], k)[0]]
+
+
+def test_boosts_decide_between_fields(shop):
+    assert found(TextSearch(shop, boosts={"title": 9, "text": 1}), "tent")[0] == "d1"
+    assert found(TextSearch(shop, boosts={"title": 0.1, "text": 1}), "tent")[0] == "d4"
+    assert found(TextSearch(shop, boosts={"title": 1}), "tent") == ["d1"]
+    assert set(found(TextSearch(shop, boosts={"brand": 1}), "acme")) == {"d1", "d2", "d4"}
+
+
+def test_the_score_is_a_weighted_sum_over_fields(shop):
+    def scores(**boosts):
+        return {hit.document: hit.score for hit in TextSearch(shop, boosts=boosts).search(["swift tent running"], 9)[0]}
+
+    title, text, both = scores(title=1), scores(text=1), scores(title=2, text=1)
+    largest = 2 if isinstance(shop.engine, Postgres) else 1  # ts_rank_cd takes weights up to 1
+    for document, score in both.items():
+        expected = (2 * title.get(document, 0) + text.get(document, 0)) / largest
+        assert score == pytest.approx(expected, rel=1e-5)
+
+
+def test_filters_compare_whole_values_in_any_case(shop, encoder):
+    cases = [
+        ({"brand": "ACME"}, {"d1", "d4"}),
+        ({"brand": "north way"}, {"d3"}),
+        ({"brand": "north"}, set()),
+        ({"brand": "Acme \\ \"X'"}, {"d2"}),
+        ({"brand": ["acme", "North Way"]}, {"d1", "d3", "d4"}),
+        ({"brand": "acme", "colour": "red"}, {"d1"}),
+        ({"size.eu": "42"}, {"d2"}),
+        ({"brand": 'x"] or true or facets["a'}, set()),
+    ]
+    for filter, expected in cases:
+        assert set(found(TextSearch(shop, filter=filter), "tent boots shoes")) == expected, filter
+        assert set(found(VectorSearch(shop, encoder, filter=filter), "tent boots shoes")) == expected, filter
+
+
+def test_a_query_is_words_and_never_syntax(shop):
+    search = TextSearch(shop)
+    assert found(search, "it's & | ! :* <-> o'neil \\x")[0] == "d5"
+    assert "d5" in found(search, "neil'; DROP TABLE x; --") or found(search, "o'neil")[0] == "d5"
+    for query in ("<->", "!", "& |", ":*", "\\", "'", '"', "()", "%s %(k)s {}", "\0", "\ud83d"):
+        search.search([query], 3)
+
+
+def test_texts_and_further_fields_come_with_the_hits(shop, encoder):
+    for search in (TextSearch(shop), VectorSearch(shop, encoder)):
+        fetched = {hit.document: hit.fetched for hit in search.search(["running shoes for women"], 9)[0]}
+        assert fetched["d1"] == SHOP[0] and fetched["d1"].field("brand") == "Acme"
+    (hit,) = TextSearch(shop).search(["neil"], 1)[0] or TextSearch(shop).search(["o'neil"], 1)[0]
+    assert hit.fetched.text == "tent s o'neil \\x ?"  # what no engine stores
+
+
+def test_vectors_are_compared_by_inner_product(shop, encoder):
+    hits = VectorSearch(shop, encoder).search(["hiking boots, waterproof", ""], 9)
+    assert hits[0][0].document == "d2" and hits[0][0].score == pytest.approx(1, abs=1e-5)
+    assert {hit.document for hit in hits[0]} == {"d1", "d2", "d3", "d4", "d5"} and hits[1] == []
+
+
+def test_milvus_scores_one_field_by_bm25_as_defined(milvus_url):
+    documents = [
+        Document(f"d{number}", "tent " * (number % 4) + "green boots " * (number % 3) + "x") for number in range(20)
+    ]
+    engine = Milvus(milvus_url)
+    load_index(engine, "defined", lambda: documents, text=keys(engine, ("text",)))
+    (hits,) = TextSearch(open_index(engine, "defined")).search(["green tent"], 20)
+    local = BM25Index(documents, k1=1.2, b=0.75, analyzer=Analyzer(stopwords=None, shortest=1))
+    (expected,) = local.search(["green tent"], 20)
+    scores = {hit.document: hit.score for hit in hits}
+    assert scores.keys() == {hit.document for hit in expected}
+    ratios = [scores[hit.document] / hit.score for hit in expected]
+    assert ratios == pytest.approx([1 + 1.2] * len(ratios), rel=1e-4)  # bm25s leaves the constant factor k1 + 1 out
+
+
+# Loading
+
+
+def numbered(count, word="tent"):
+    return [Document(f"d{number}", f"{word} {number % 7}") for number in range(count)]
+
+
+def test_a_killed_load_goes_on_without_encoding_again(engine, encoder, monkeypatch, tmp_path):
+    corpus = identity(tmp_path)
+    documents, vectorizer = numbered(BATCH + 10), vectorizer_of(encoder)
+    put, calls = engine.put, []
+
+    def killed(generation, layout, entries):
+        calls.append(len(entries))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        put(generation, layout, entries)
+
+    def load():
+        return load_index(engine, "resumed", lambda: documents, corpus=corpus, vectorizer=vectorizer)
+
+    monkeypatch.setattr(engine, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        load()
+    with pytest.raises(StaleIndex, match="there is no such index, or it was not loaded completely"):
+        open_index(engine, "resumed")
+    encoded = []
+    encode = encoder.encode_documents
+    monkeypatch.setattr(
+        encoder, "encode_documents", lambda texts, **more: encoded.extend(texts) or encode(texts, **more)
+    )
+    loaded = load()
+    assert loaded.loaded and calls == [BATCH, 10, 10] and len(encoded) == 7
+    assert not load().loaded
+    search = VectorSearch(open_index(engine, "resumed"), encoder)
+    assert len(found(search, "tent 3", BATCH + 10)) == BATCH + 10
+    assert engine.generations("resumed") == [loaded.generation]
+
+
+def test_an_index_is_searched_until_another_load_is_complete(engine, tmp_path):
+    load_index(engine, "replaced", lambda: numbered(3), corpus=identity(tmp_path), text=keys(engine, ("text",)))
+    old = open_index(engine, "replaced")
+    publish, seen = engine.publish, []
+
+    def looked(index, generation, layout):
+        seen.append(found(TextSearch(open_index(engine, index)), "tent"))
+        publish(index, generation, layout)
+
+    engine.publish = looked
+    try:
+        load_index(
+            engine,
+            "replaced",
+            lambda: numbered(2, "sofa"),
+            corpus=identity(tmp_path, "b", "b.jsonl"),
+            text=keys(engine, ("text",)),
+        )
+    finally:
+        del engine.publish
+    assert seen == [["d2", "d1", "d0"]]
+    assert found(TextSearch(open_index(engine, "replaced")), "sofa tent") == ["d1", "d0"]
+    with pytest.raises(EngineError, match="load the pipeline again, too"):
+        TextSearch(old).search(["tent"], 3)
+
+
+def identity(folder, content="a", name="corpus.jsonl"):
+    file = folder / name
+    file.write_text(content)
+    return corpus_identity(file, {"text": ("name", "description")})
+
+
+@pytest.mark.usefixtures("shop")
+def test_what_does_not_fit_is_refused_with_the_command(engine, encoder):
+    vectors = vectorizer_of(encoder).vectors.keys
+    other = vectors.model_copy(update={"encoder": FINGERPRINT.model_copy(update={"tensors": "1"})})
+    cases = [
+        ({"text": keys(engine, ("title", "colour"))}, "does not search 'colour'; its fields are title, text, brand"),
+        ({"text": TextKeys(fields=("title",), analyzer="english")}, "its analyser is .*, and english in the pipeline"),
+        ({"vectors": other}, r"the encoder is another one \(tensors differ\)"),
+        (
+            {"vectors": vectors.model_copy(update={"adapter": {"a": "1"}})},
+            "no adapter is used, and one in the pipeline",
+        ),
+        ({"vectors": vectors, "graph": Graph(16, 200)}, r"its search is exact, and by a graph \(m=16"),
+        (
+            {"filters": ["brand", "maker"]},
+            "the filter names 'maker', which no document of the index has; fields: brand",
+        ),
+    ]
+    for arguments, says in cases:
+        with pytest.raises(StaleIndex, match=f"shop: .*{says}.* searchlora index load CORPUS --pipeline p.yaml"):
+            open_index(engine, "shop", pipeline="--pipeline p.yaml", **arguments)
+    with pytest.raises(StaleIndex, match="there is no such index"):
+        open_index(engine, "nothing")
+
+
+def test_an_index_without_text_or_vectors_says_so(engine, encoder, tmp_path):
+    load_index(engine, "words", lambda: numbered(2), corpus=identity(tmp_path), text=keys(engine, ("text",)))
+    with pytest.raises(
+        StaleIndex, match=r"the index has no vectors.*index load .*corpus.jsonl --map text=name,description"
+    ):
+        open_index(engine, "words", vectors=vectorizer_of(encoder).vectors.keys)
+    identity(tmp_path, "changed")
+    with pytest.raises(StaleIndex, match="was changed after the index was loaded"):
+        open_index(engine, "words")
+    (tmp_path / "corpus.jsonl").unlink()
+    open_index(engine, "words")
+
+
+@pytest.mark.parametrize(
+    ("documents", "says"),
+    [
+        ([*SHOP, SHOP[0]], "two documents have the id 'd1'"),
+        ([Document("a b", "x")], "cannot be used in a TREC file"),
+        ([Document("a", " ")], "no document contains text"),
+        (
+            [Document("a", "x", metadata={"colour": "red"})],
+            "no document has the field 'brand'. Fields: title, text, colour",
+        ),
+    ],
+)
+def test_a_collection_that_cannot_be_searched_is_refused_before_the_engine_is_asked(documents, says):
+    with pytest.raises(DataError, match=says):
+        load_index(object(), "never", lambda: documents, text=TextKeys(fields=FIELDS, analyzer=None))
+
+
+def test_a_document_that_the_engine_cannot_hold_is_named(engine):
+    long = Document("long", " ".join(f"word{number}" for number in range(200_000)))
+    with pytest.raises(DataError, match=r"document long: .*cannot hold the document.*Split it into passages"):
+        load_index(engine, "toolong", lambda: [*numbered(3), long], text=keys(engine, ("text",)))
+
+
+def test_an_analyser_that_the_engine_does_not_have_is_refused(engine):
+    with pytest.raises((UsageError, EngineError), match="nonsense"):
+        load_index(engine, "unanalysed", lambda: numbered(2), text=TextKeys(fields=("text",), analyzer="nonsense"))
+
+
+def test_a_language_of_postgres_stems(postgres_url):
+    engine = Postgres(postgres_url)
+    english = TextKeys(fields=("text",), analyzer="english")
+    load_index(engine, "stemmed", lambda: [Document("d1", "the boots")], text=english)
+    search = TextSearch(open_index(engine, "stemmed", text=english))
+    assert (found(search, "boot"), found(search, "the")) == (["d1"], [])
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://host/shop", "is not the address of a database"),
+        ("postgresql://user:secret@host/shop", "the address holds a password"),
+        ("postgresql://host/shop?passfile=/etc/passwd", "the address sets 'passfile'"),
+        ("postgresql://host/shop?service=x", "the address sets 'service'"),
+        ("postgresql://[host/shop", "is not the address of a database"),
+    ],
+)
+def test_an_address_of_postgres_that_cannot_be_used(url, says):
+    with pytest.raises(EngineError, match=says) as raised:
+        Postgres(url)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [("http://user:secret@host:19530", "the address holds a password"), ("shop.sqlite", "A file ends with .db")],
+)
+def test_an_address_of_milvus_that_cannot_be_used(url, says):
+    with pytest.raises(EngineError, match=says) as raised:
+        Milvus(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_searching_creates_no_file_of_milvus(tmp_path):
+    with pytest.raises(StaleIndex, match="there is no such index"):
+        open_index(Milvus(str(tmp_path / "shop.db")), "shop")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_is_not_there(tmp_path):
+    with pytest.raises(EngineError, match="the database cannot be reached"):
+        Postgres(f"postgresql:///shop?host={tmp_path}").published("shop")
+
+
+def test_a_password_of_the_environment_is_not_sent_to_an_address_of_a_file(monkeypatch):
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    engine = Postgres("postgresql://user@localhost/shop")
+    assert engine._parameters["password"] == ""
+    assert Postgres("postgresql://user@localhost/shop", password="given")._parameters["password"] == "given"
+
+
+def test_too_many_fields_or_dimensions_of_postgres_are_refused(postgres_url, encoder):
+    engine = Postgres(postgres_url)
+    document = Document("d", "x", metadata=dict.fromkeys("abc", "x"))
+    with pytest.raises(UsageError, match="PostgreSQL weights 4 fields, and there are 5"):
+        load_index(engine, "many", lambda: [document], text=keys(engine, ("title", "text", "a", "b", "c")))
+    made = vectorizer_of(encoder, Graph(16, 64))
+    wide = made.vectors.model_copy(update={"dimensions": 2_001})
+    with pytest.raises(UsageError, match=r"at most 2,000 dimensions here, and there are 2,001"):
+        load_index(engine, "wide", lambda: [document], vectorizer=type(made)(made.encoder, wide))
+
+
+def test_a_connection_that_the_server_closed_is_opened_again(postgres_url):
+    engine = Postgres(postgres_url)
+    load_index(engine, "closed", lambda: numbered(2), text=keys(engine, ("text",)))
+    search = TextSearch(open_index(engine, "closed"))
+    (idle,) = engine._idle
+    process = idle.info.backend_pid
+    Postgres(postgres_url)._run(lambda other: other.execute("SELECT pg_terminate_backend(%s, 5000)", [process]))
+    assert found(search, "tent") == ["d1", "d0"]
+
+
+def test_a_search_that_takes_too_long_is_ended(postgres_url):
+    engine = Postgres(postgres_url, timeout_s=0.05)
+    from psycopg import sql
+
+    with pytest.raises(EngineError, match=r"did not answer within 0.05 seconds"):
+        engine._search(sql.SQL("SELECT pg_sleep(5)::text, '', '', '{{}}'::jsonb, 0").format(), {})
