@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.common import WORK, as_called, real_data, save, write_rows
 from benchmarks.slot_ablation.folds import SEED, Fold, TestSet, merged
-from benchmarks.slot_ablation.test_sets import TEST_SETS, TRAINED, gathered
+from benchmarks.slot_ablation.topic_sets import TEST_SETS, TRAINED, gathered
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
 from searchlora.errors import UsageError

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.judgment_chorus.folds import Chorus
 from benchmarks.slot_ablation import __main__ as benchmark
-from benchmarks.slot_ablation import intents, test_sets
+from benchmarks.slot_ablation import intents, topic_sets
 from benchmarks.slot_ablation.folds import TOKENS, Fold, TestSet
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
@@ -59,8 +59,8 @@ def test_a_sample_is_drawn_from_all_folds_as_large_as_the_tokens_allow() -> None
 def test_every_topic_is_served_by_adapters_that_were_not_trained_on_it(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(test_sets, "WORK", tmp_path)
-    chorus = test_sets.chorus(real_data, ["judge"])
+    monkeypatch.setattr(topic_sets, "WORK", tmp_path)
+    chorus = topic_sets.chorus(real_data, ["judge"])
     assert chorus.topics == 135 and [each.slots["judge"] for each in chorus.folds] == [
         "chorus-judge-1",
         "chorus-judge-2",
@@ -72,8 +72,8 @@ def test_every_topic_is_served_by_adapters_that_were_not_trained_on_it(
         assert trained and not trained & {topic["query"] for topic in each.topics}
         assert all(chorus.qrels[topic["id"]] for topic in each.topics)
 
-    mtrag = test_sets.mtrag(real_data, ["embedder", "answers"])
-    rows = test_sets.MtRag.read(real_data)
+    mtrag = topic_sets.mtrag(real_data, ["embedder", "answers"])
+    rows = topic_sets.MtRag.read(real_data)
     for number, each in enumerate(mtrag.folds):
         assert each.slots["embedder"] == f"mtrag-embedder-{number + 1}"
         assert each.slots["answers"] == f"mtrag-answers-{number + 1}"
@@ -107,7 +107,7 @@ def test_intents_of_chorus_state_what_the_shown_words_name() -> None:
 
 def test_a_missing_adapter_names_the_benchmark_that_trains_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no adapter 'chorus-judge-1'.*benchmarks\.judgment_chorus.*--without judge"):
-        test_sets.gathered(shop(fold(1, range(1))), ["judge"], tmp_path / "store", work=tmp_path)
+        topic_sets.gathered(shop(fold(1, range(1))), ["judge"], tmp_path / "store", work=tmp_path)
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
         for topic in of_fold.topics
     }
     test = TestSet("chorus", "product_search", corpus, folds, qrels, ("nDCG@5", "MRR@5"), tokens=100)
-    store = test_sets.gathered(test, ["judge"], tmp_path / "work" / "store", work=tmp_path)
+    store = topic_sets.gathered(test, ["judge"], tmp_path / "work" / "store", work=tmp_path)
     found = benchmark.ablated(test, store, tmp_path / "work")
 
     whole = fold(None, range(TOPICS), **folds[0].slots)
