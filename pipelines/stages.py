@@ -99,7 +99,7 @@ class AdapterStage:
         """The search after the stage, with the queries before it that retrievers search with, too."""
         if after["query"] == before["query"] or not (self.fuse_rewrite or FUSED_QUERIES in before):
             return after
-        others = _queries(before) if self.fuse_rewrite else _queries(before)[:-1]
+        others = searched_queries(before) if self.fuse_rewrite else searched_queries(before)[:-1]
         return {**after, FUSED_QUERIES: tuple(dict.fromkeys((*others, str(after["query"]))))}
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
@@ -228,7 +228,7 @@ class RetrieveStage:
     label: str
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        queries = [_queries(search) for search in searches]
+        queries = [searched_queries(search) for search in searches]
         rankings = iter(self.retriever.search([query for of_search in queries for query in of_search], self.k))
         found = [[next(rankings) for _ in of_search] for of_search in queries]
         return [
@@ -237,7 +237,7 @@ class RetrieveStage:
         ]
 
 
-def _queries(search: SearchContext) -> tuple[str, ...]:
+def searched_queries(search: SearchContext) -> tuple[str, ...]:
     """The queries with which retrievers search: the query, after those that a rewrite is fused with."""
     queries: tuple[str, ...] = search.get(FUSED_QUERIES, (str(search["query"]),))
     return queries
