@@ -66,7 +66,7 @@ function heatMap(result, choose) {
   );
   const listedMixes = made(
     "div", "",
-    details("", "As a table", table([...parts, measure, "95% interval"], listed.map((mix) => [
+    details("", "As a table", table([...parts, measure, "interval"], listed.map((mix) => [
       ...mix.weights.map((weight) => String(weight)), rounded(mix.value), mix.low === null ? null : `${rounded(mix.low)} to ${rounded(mix.high)}`,
     ]), `${measure} of each mix`)),
     ...notes.map((note) => made("p", "note", note)),
