@@ -34,7 +34,7 @@ from searchlora.pipelines.stages import (
     Stage,
 )
 from searchlora.prompts import messages
-from searchlora.records import Hit, SearchContext
+from searchlora.records import Hit, Record, SearchContext
 
 #: Takes the rows of a trace, one for each search and stage.
 Trace: TypeAlias = Callable[[Mapping[str, Any]], None]
@@ -163,7 +163,7 @@ def trace_row(
     }
     flags = []
     if isinstance(stage, AdapterStage):
-        asked = [messages(stage.task, record) for record in stage.task.records_from(before)]
+        asked = [messages(stage.task, record) for record in _records(stage, before)]
         own = [exchange for prompt in dict.fromkeys(map(repr, asked)) for exchange in exchanges.get(prompt, ())]
         distinct = list({(repr(each.request), each.choices): each for each in own}.values())
         row["adapter"] = stage.adapter
@@ -187,7 +187,7 @@ def trace_row(
 def _read(stage: Stage, search: SearchContext) -> Iterator[tuple[str, Any]]:
     """The fields that a stage reads; of passages and hits the ids."""
     if isinstance(stage, AdapterStage):
-        yield "records", plain(stage.task.records_from(search))
+        yield "records", plain(_records(stage, search))
     elif isinstance(stage, RetrieveStage | SimilarityStage):
         yield "query", search["query"]
     if isinstance(stage, RetrieveStage) and FUSED_QUERIES in search:
@@ -201,6 +201,14 @@ def _read(stage: Stage, search: SearchContext) -> Iterator[tuple[str, Any]]:
             yield path, sorted(values_at(search, path))
     if isinstance(stage, HitsStage) and stage.run is None:
         yield "hits", plain(search.get("hits"))
+
+
+def _records(stage: AdapterStage, search: SearchContext) -> list[Record]:
+    """The records of a stage; none where the search lacks what they need, so that the stage was skipped."""
+    try:
+        return list(stage.task.records_from(search))
+    except SearchloraError:
+        return []
 
 
 def _request(exchange: Exchange) -> dict[str, Any]:

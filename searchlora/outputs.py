@@ -368,6 +368,38 @@ class CitedAnswer:
 
 
 @dataclass(frozen=True)
+class PassageSpan:
+    """A part of a passage.
+
+    Attributes:
+        passage: Number of the passage, from 1.
+        start, end: Of the part in the text of the passage, in characters.
+    """
+
+    passage: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A sentence of an answer, and what supports it.
+
+    Attributes:
+        sentence: Without citation marks.
+        citations: Numbers of the passages that it cites.
+        supported: Whether a passage that it cites supports it, or, without citations, any passage; None where there
+            is nothing to support.
+        spans: Where cited passages support it.
+    """
+
+    sentence: str
+    citations: tuple[int, ...]
+    supported: bool | None
+    spans: tuple[PassageSpan, ...] = ()
+
+
+@dataclass(frozen=True)
 class CitedText:
     """An answer with citations of passages 1 to `passages`, or the abstention word for word.
 

@@ -28,7 +28,7 @@ from typing import Any, Self
 from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
-from searchlora.outputs import InvalidOutput, OutputSpec
+from searchlora.outputs import Evidence, InvalidOutput, OutputSpec
 from searchlora.recipe import read_recipe
 from searchlora.records import Format, Judgment, Options, Record, SearchContext
 from searchlora.rewards import INVALID, RewardContext
@@ -399,6 +399,16 @@ class PromptedTask(Task):
         """
         del context
         return {self.writes: outputs[0]}
+
+    def evidence(self, context: SearchContext, output: Any) -> tuple[Evidence, ...]:
+        """The sentences of an answer, each with what supports it; empty for a task that does not answer.
+
+        Args:
+            context: The search, with the `passages` that the answer was made from.
+            output: A valid output.
+        """
+        del context, output
+        return ()
 
 
 class EncoderTask(Task):

@@ -60,11 +60,11 @@ def serve(
     ] = None,
     topics: Annotated[
         Path | None,
-        typer.Option("--topics", metavar="FILE", help="Topics: grades of a query with the same text belong to them."),
+        typer.Option(
+            "--topics", metavar="FILE", help="Topics of a test collection, to compare systems on all of them."
+        ),
     ] = None,
-    qrels: Annotated[
-        Path | None, typer.Option("--qrels", metavar="FILE", help="Judgments of the topics, to measure hits with.")
-    ] = None,
+    qrels: Annotated[Path | None, typer.Option("--qrels", metavar="FILE", help="Judgments of the topics.")] = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     name: Annotated[
@@ -195,9 +195,9 @@ def serve(
         )
     check_proxies(trusted_proxy)
     pipelines = _with_corpora(pipeline, corpus)
-    if grades is None and (topics is not None or qrels is not None):
+    if grades is None and (topics is None) != (qrels is None):
         raise UsageError(
-            "topics and judgments are for grades of hits", where="--topics, --qrels", fix="Give --grades FOLDER, too."
+            "topics and judgments measure together", where="--topics, --qrels", fix="Give both, or --grades FOLDER."
         )
     flags = {
         "quantization": quantization,
@@ -228,7 +228,8 @@ def serve(
         max_connections=connections,
     )
     with bind(host, port) as listening:
-        collected = None if grades is None else SearchGrades(grades, topics, qrels)
+        measured = grades is not None or topics is not None
+        collected = SearchGrades(grades, topics, qrels) if measured else None
         service = make_service(
             base,
             Store(store),

@@ -94,9 +94,9 @@ def fused_by(hits: PartHits, settings: FuseSettings, weights: Sequence[float]) -
     """What the fusion returns for a search under other weights; a part of weight 0 is left out.
 
     Examples:
-        >>> from searchlora.pipelines.stage_settings import RetrieveSettings
         >>> one, two = [Hit("a", 2.0), Hit("b", 1.0)], [Hit("b", 9.0)]
-        >>> settings = FuseSettings(of=(RetrieveSettings(), RetrieveSettings()), k=5)
+        >>> from searchlora.pipelines.stage_settings import Bm25Settings
+        >>> settings = FuseSettings(of=(Bm25Settings(), Bm25Settings()), k=5)
         >>> [hit.document for hit in fused_by([[one, two]], settings, (1.0, 0.0))]
         ['a', 'b']
     """
@@ -146,7 +146,8 @@ def mix_table(
         values = retrieval_values(run, qrels, [measure])[measure]
         columns.append([values[topic] for topic in qrels])
         progress(number, len(weightings), "mixes")
-    return weightings, np.array(columns).T
+    table: Floats = np.array(columns).T
+    return weightings, table
 
 
 def measure_mixes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -113,6 +114,47 @@ def without(stages: Sequence[Settings], *slots: Slot) -> Variant:
         raise PipelineError("no other stage retrieves", where=name)
     check_order(left, name)
     return Variant(name, tuple(left), "off", tuple(slot.name for slot in slots), "nothing")
+
+
+def fusion_place(stages: Sequence[Settings]) -> int | None:
+    """Index of the first stage that fuses parts, whose weights `with_weights` changes; None if there is none."""
+    return next((index for index, stage in enumerate(stages) if isinstance(stage, FuseSettings)), None)
+
+
+def fusion_parts(settings: FuseSettings) -> tuple[str, ...]:
+    """The names of the parts of a fusion: those of their slots, and `fuse` for one that fuses again.
+
+    Examples:
+        >>> from searchlora.pipelines.config import parse_stages
+        >>> (stage,) = parse_stages([{"fuse": {"of": [{"bm25": {}}, {"dense": {"model": "m"}}]}}], "example")
+        >>> fusion_parts(stage)
+        ('bm25', 'dense')
+    """
+    names = ["fuse" if isinstance(part, FuseSettings) else next(_slots(part, ())).name for part in settings.of]
+    often = Counter(names)
+    return tuple(f"{name} ({place + 1})" if often[name] > 1 else name for place, name in enumerate(names))
+
+
+def with_weights(stages: Sequence[Settings], weights: Sequence[float], *off: Slot) -> tuple[Settings, ...]:
+    """The pipeline with other weights of its first fusion, and without some slots; a part of weight 0 is left out.
+
+    Raises:
+        PipelineError: if nothing fuses, for another number of weights than parts, for weights that are negative or all
+            0, and as `without`.
+    """
+    index = fusion_place(stages)
+    if index is None:
+        raise PipelineError("no stage fuses, so there are no weights to change")
+    settings = stages[index]
+    assert isinstance(settings, FuseSettings)
+    if len(weights) != len(settings.of):
+        raise PipelineError(f"there are {len(weights)} weights for {len(settings.of)} parts")
+    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise PipelineError("weights are numbers of at least 0, and one of them is above 0")
+    changed = [*stages]
+    changed[index] = settings.model_copy(update={"weights": tuple(map(float, weights))})
+    unused = [Slot(f"part {part + 1}", (index, part), None) for part, weight in enumerate(weights) if weight == 0]
+    return without(changed, *off, *unused).stages if off or unused else tuple(changed)
 
 
 def with_base(stages: Sequence[Settings], slot: Slot) -> Variant | None:

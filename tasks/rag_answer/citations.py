@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from searchlora.outputs import Evidence, PassageSpan
 from searchlora.retrieval.analysis import Analyzer
 
 #: The support from which a sentence counts as supported; `python -m benchmarks.rag_mtrag.evidence` derives it.
@@ -23,6 +24,9 @@ SUPPORTED = 0.65
 #: A second passage is cited where its support is at least this share of the best passage's.
 NEAR_BEST = 0.9
 MAX_CITATIONS = 2
+
+#: Longest part of a passage, in sentences, that is shown as what supports a sentence.
+MAX_SPAN = 3
 
 #: Translation of square to round brackets, for text outside answers: in an answer, square brackets cite.
 ROUND_BRACKETS = str.maketrans("[]", "()")
@@ -129,6 +133,66 @@ def unsupported_sentences(text: str, passages: Sequence[str]) -> list[str]:
         for sentence in sentences(text)
         if supported(sentence.text, [passages[n - 1] for n in sentence.citations] or passages) is False
     ]
+
+
+def evidence(text: str, passages: Sequence[Mapping[str, str]]) -> tuple[Evidence, ...]:
+    """Each sentence of an answer with its citations, whether they support it, and where in the cited passages.
+
+    Args:
+        passages: `text` and optionally `title` of each passage, in the order of their numbers.
+
+    Examples:
+        >>> tent = {"title": "Tent", "text": "It is green. It weighs 2 kg. It is new."}
+        >>> first, second = evidence("It weighs 2 kg [1]. It costs 9 euros [1].", [tent])
+        >>> first.supported, [tent["text"][span.start : span.end] for span in first.spans]
+        (True, ['It weighs 2 kg.'])
+        >>> second.supported, second.spans
+        (False, ())
+    """
+    full = [f"{passage.get('title') or ''} {passage['text']}" for passage in passages]
+    found = []
+    for sentence in sentences(text):
+        cited = [number for number in sentence.citations if 1 <= number <= len(passages)]
+        spans = [
+            PassageSpan(number, *span)
+            for number in cited
+            if supported(sentence.text, [full[number - 1]])
+            and (span := supporting_span(sentence.text, passages[number - 1]["text"])) is not None
+        ]
+        holds = supported(sentence.text, [full[number - 1] for number in cited] or full)
+        found.append(Evidence(sentence.text, sentence.citations, holds, tuple(spans)))
+    return tuple(found)
+
+
+def supporting_span(sentence: str, passage: str) -> tuple[int, int] | None:
+    """Start and end of the consecutive sentences of a passage that share most content words with a sentence.
+
+    At most three; of equal ones the shortest, then the first. None where no word is shared.
+
+    Examples:
+        >>> passage = "The tent is green. It weighs 2 kg. It is new."
+        >>> start, end = supporting_span("It weighs 2 kg.", passage)
+        >>> passage[start:end]
+        'It weighs 2 kg.'
+    """
+    words = _content_words(sentence)
+    pieces = _pieces(passage)
+    ends = [0]
+    for piece in pieces:
+        ends.append(ends[-1] + len(piece))
+    shared = [words & _content_words(piece) for piece in pieces]
+    best: tuple[int, int] | None = None
+    most = 0
+    for length in range(1, MAX_SPAN + 1):
+        for first in range(len(pieces) - length + 1):
+            count = len(frozenset().union(*shared[first : first + length]))
+            if count > most:
+                best, most = (first, first + length), count
+    if best is None:
+        return None
+    start, end = ends[best[0]], ends[best[1]]
+    part = passage[start:end]
+    return start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())
 
 
 def reference_sentences(reference: str) -> list[str]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from searchlora.errors import PipelineError
 from searchlora.eval.evaluation import Evaluation
-from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
+from searchlora.outputs import CitedAnswer, CitedText, Evidence, InvalidOutput
 from searchlora.records import Options, Record, SearchContext
 from searchlora.rewards import RewardContext
 from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.rag_answer import baselines, deciding, evaluator, settings, tuning
-from searchlora.tasks.rag_answer.citations import unsupported_sentences, without_marks
+from searchlora.tasks.rag_answer.citations import evidence, unsupported_sentences, without_marks
 from searchlora.tasks.rag_answer.dataset import FORMATS
 from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE, passage_texts, truncated_history
 
@@ -113,6 +113,10 @@ class RagAnswerTask(PromptedTask):
         passages = [f"{each.get('title') or ''} {each['text']}" for each in context.get("passages", ())]
         unsupported = [] if answer.abstained else unsupported_sentences(answer.text, passages)
         return {"answer": answer, **({"unsupported": unsupported} if unsupported else {})}
+
+    def evidence(self, context: SearchContext, output: CitedAnswer) -> tuple[Evidence, ...]:
+        """The sentences of an answer with their citations and what supports them; none of an abstention."""
+        return () if output.abstained else evidence(output.text, context.get("passages", ()))
 
     def fallback(self, record: Record) -> CitedAnswer:
         """The abstention."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -111,3 +112,20 @@ def test_requests_of_a_call_are_told_with_their_own_search():
     built(Rewriter()).execute(searches("kicks", "shelter", "kicks"), trace=rows.append)
     texts = [[request["text"] for request in row["requests"]] for row in rows if row["stage"] == 1]
     assert texts == [["boots"], ["tent"], ["boots"]]
+
+
+def test_the_trace_tells_of_a_stage_that_lacks_what_it_reads():
+    """A judge without passages is skipped, and its row says so instead of failing."""
+
+    class NoPassages(type(built(Rewriter()).stages[0].task)):
+        def records_from(self, context):
+            raise PipelineError("there are no passages to judge", where=f"query {context['id']}")
+
+    pipeline = built(Rewriter(), {"on_failure": "skip"})
+    rewrite, bm25 = pipeline.stages
+    lacking = Pipeline("p", [replace(rewrite, task=NoPassages()), bm25], pipeline.settings)
+    rows = []
+    (done,) = lacking.execute(searches("kicks"), trace=rows.append)
+    assert done["query"] == "kicks"
+    assert rows[0]["flags"] == ["skipped: query q0: there are no passages to judge."]
+    assert (rows[0]["input"], rows[0]["requests"]) == ({"records": []}, [])

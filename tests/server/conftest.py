@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
+from searchlora.adapters.aliases import Decision, Rule
+from searchlora.adapters.evaluations import EvaluationRecord
 from searchlora.adapters.store import Store
 from searchlora.server.grading.search_grades import SearchGrades
 from searchlora.task import load_task
 from tests.made import made_adapter
 from tests.server.api.serving import made_service
-from tests.server.searching import DOCUMENTS, STAGES
+from tests.server.searching import DOCUMENTS, STAGES, TOPICS, AnsweringEngine
+
+EVALUATION = EvaluationRecord(
+    version=2,
+    time="2026-11-01T10:00:00+00:00",
+    data="0123456789abcdef",
+    split="test",
+    measure="MRR@10",
+    value=0.41,
+    low=0.35,
+    high=0.47,
+    n=40,
+    loses_to=("query unchanged",),
+)
 
 
 @pytest.fixture(scope="session")
 def store_of_search(tmp_path_factory, tiny_base):
     folder = tmp_path_factory.mktemp("search")
     store = Store(folder / "store")
-    for seed, (name, task) in enumerate((("rewriter", "rewriting"), ("rewriter", "rewriting"), ("judge", "judgment"))):
+    made = (("rewriter", "rewriting"), ("rewriter", "rewriting"), ("judge", "judgment"), ("answerer", "rag_answer"))
+    for seed, (name, task) in enumerate(made):
         made_adapter(store, name, load_task(task).bound(None), tiny_base, folder / f"{name}{seed}", seed)
+    store.alias("rewriter", "production", 1, "the first one")
+    beaten = Rule(rule="beat incumbent", passed=False, finding="0.010 worse than rewriter@1")
+    row = {"system": "rewriter@2", "measure": "MRR@10", "value": 0.41, "low": 0.35, "high": 0.47, "n": 40}
+    evidence = {"rows": [row, row | {"system": "rewriter@1"}], "n": 40, "split": "test", "judgments": "human"}
+    refused = Decision(version=2, outcome="refused", rules=(beaten,), policy={}, evidence=evidence)
+    store.decide("rewriter", "production", refused, incumbent=1)
+    store.record_evaluation("rewriter", EVALUATION)
     return store
 
 
@@ -42,10 +66,12 @@ def pipeline_files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def grades_folder(tmp_path_factory):
-    """A test collection of one topic, and below it the folder `collected` of grades."""
+    """A test collection, and below it the folder `collected` of grades."""
     folder = tmp_path_factory.mktemp("grades")
-    (folder / "topics.jsonl").write_text('{"id": "t1", "query": "red couch"}\n', encoding="utf-8")
-    (folder / "qrels").write_text("t1 0 d1 2\n", encoding="utf-8")
+    rows = [json.dumps({"id": topic, "query": query}) for topic, (query, _) in TOPICS.items()]
+    (folder / "topics.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    judged = [f"{topic} 0 {each} {grade}" for topic, (_, grades) in TOPICS.items() for each, grade in grades.items()]
+    (folder / "qrels").write_text("".join(f"{line}\n" for line in judged), encoding="utf-8")
     return folder
 
 
@@ -53,4 +79,7 @@ def grades_folder(tmp_path_factory):
 def search_service(store_of_search, tiny_base, pipeline_files, corpus_of_search, grades_folder):
     pipelines = [(str(pipeline_files / f"{name}.yaml"), corpus_of_search) for name in STAGES]
     grades = SearchGrades(grades_folder / "collected", grades_folder / "topics.jsonl", grades_folder / "qrels")
-    return made_service(tiny_base, store_of_search, pipelines=pipelines, grades=grades, max_body_bytes=20_000)
+    service = made_service(tiny_base, store_of_search, pipelines=pipelines, grades=grades, max_body_bytes=20_000)
+    stages = service.pipelines.get("answered").pipeline.stages
+    stages[2] = replace(stages[2], engine=AnsweringEngine())
+    return service

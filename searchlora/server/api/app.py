@@ -11,7 +11,19 @@ from fastapi import APIRouter, FastAPI, Response
 
 from searchlora import __version__
 from searchlora.errors import EngineBusy
-from searchlora.server.api import chat, completions, embeddings, judgments, models, responses, score, search, tasks
+from searchlora.server.api import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    judgments,
+    models,
+    responses,
+    score,
+    search,
+    tasks,
+    topics,
+)
 from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
 from searchlora.server.api.metrics import RequestMetrics
 from searchlora.server.api.middleware import RequestGuard
@@ -37,7 +49,7 @@ def create_app(service: Service) -> FastAPI:
     document = openapi_document(__version__)
     add_error_handlers(app, service.check_store, list(document["paths"]))
     generating = (chat.routes, completions.routes, responses.routes)
-    searching = (search.routes, judgments.routes)
+    searching = (search.routes, judgments.routes, topics.routes, adapters.routes)
     answering = (*generating, score.routes, embeddings.routes, tasks.routes, *searching)
     for routes in (models.routes, *answering, _probe_routes):
         app.include_router(routes(service))
@@ -45,7 +57,11 @@ def create_app(service: Service) -> FastAPI:
     app.openapi = lambda: document  # type: ignore[method-assign]
     app.add_middleware(RequestGuard, settings=service.settings)
     app.add_middleware(UnexpectedErrors)
-    counted = frozenset(path for path in document["paths"] if "{" not in path) | {"/v1/tasks"}
+    counted = frozenset(path for path in document["paths"] if "{" not in path) | {
+        "/v1/tasks",
+        "/v1/jobs",
+        "/playground",
+    }
     app.add_middleware(RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log)
     return app
 

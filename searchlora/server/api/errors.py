@@ -223,10 +223,20 @@ class UnexpectedErrors:
             await api_error_of(error).response()(scope, receive, send)
 
 
+def without_folders(text: str) -> str:
+    """A text in which paths of this machine are reduced to their last part.
+
+    Examples:
+        >>> without_folders("'/srv/store/a/2/searchlora.json' is missing")
+        "'searchlora.json' is missing"
+    """
+    return _FOLDERS.sub("", text)
+
+
 def _message(error: SearchloraError) -> str:
     """The exception's message without folders of this machine, which store and base errors may contain."""
     has_paths = isinstance(error, (StoreError, BaseModelError)) and not isinstance(error, InvalidName)
-    what = _FOLDERS.sub("", error.what) if has_paths else error.what
+    what = without_folders(error.what) if has_paths else error.what
     if error.where and error.where != _ONLY_REQUEST:
         message = f"{error.where.rpartition(os.sep)[2] if has_paths else error.where}: {what}."
     else:
@@ -237,6 +247,7 @@ def _message(error: SearchloraError) -> str:
 def _http_error(error: HTTPException, path: str, paths: Sequence[str]) -> ApiError:
     """Starlette's own errors: an unknown path, or a method that a path does not have."""
     allow = (error.headers or {}).get("Allow")
+    allow = ", ".join(sorted(allow.split(", "))) if allow is not None else None
     if error.status_code == 405:
         return ApiError(405, "method_not_allowed", f"Method Not Allowed. This path takes {allow}.", allow=allow)
     if error.status_code != 404:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter
 
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.schemas import JudgmentRequest
+from searchlora.server.api.search_schemas import JudgmentRequest
 from searchlora.server.api.service import Service
 
 _BODY = TypeAdapter(JudgmentRequest)
@@ -22,7 +22,7 @@ def routes(service: Service) -> APIRouter:
     async def judgments(http: Request) -> Response:
         body = await service.body(http, _BODY)
         grades = service.grades
-        if grades is None:
+        if grades is None or not grades.collects:
             message = "This server collects no grades. Start it with --grades FOLDER."
             raise ApiError(404, "grades_not_collected", message)
 

@@ -20,10 +20,10 @@ from searchlora.server.api.errors import ApiError
 from searchlora.server.api.http_protocol import MAX_HEAD_BYTES
 from searchlora.server.api.service import Settings
 from searchlora.server.http import is_own_host
-from searchlora.server.playground.page import PAGE_FILES
+from searchlora.server.playground.page import is_page
 
-#: Paths that need no API key: probes of an orchestrator, and the files of the playground, which asks for the key.
-_PUBLIC_PATHS = ("/healthz", "/readyz", *PAGE_FILES)
+#: Paths that need no API key, as the files of the playground do, which asks for the key: probes of an orchestrator.
+_PROBES = ("/healthz", "/readyz")
 
 #: Seconds within which a whole body must arrive.
 _BODY_SECONDS = 30.0
@@ -55,7 +55,7 @@ class RequestGuard:
         if (error := _framing_error(scope["headers"])) is not None:
             await error.response()(scope, receive, send)
             return
-        if scope["path"] in _PUBLIC_PATHS:
+        if scope["path"] in _PROBES or is_page(scope["path"]):
             await self._forward(scope, receive, send)
             return
         self._active_requests += 1

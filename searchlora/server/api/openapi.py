@@ -9,21 +9,28 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from searchlora.server.api import openapi_search as of_search
 from searchlora.server.api.generation_schemas import ChatRequest, CompletionRequest, ResponseRequest
+from searchlora.server.api.openapi_parts import BOOLEAN, INTEGER, NULLABLE_STRING, NUMBER, STRING, a_list, an_object
 from searchlora.server.api.schemas import (
     AdapterRequest,
     AnswerRequest,
     ClassifyRequest,
     EmbeddingRequest,
-    JudgmentRequest,
     RerankRequest,
     RewriteRequest,
     ScoreRequest,
     ScoreRequests,
-    SearchRequest,
     TaskRequest,
 )
-from searchlora.server.playground.page import PAGE_FILES
+from searchlora.server.api.search_schemas import (
+    ComparisonRequest,
+    DisagreementsRequest,
+    JudgmentRequest,
+    SearchRequest,
+    WeightsRequest,
+)
+from searchlora.server.playground.page import FILES, MEDIA_TYPES, PAGE
 
 _TEMPLATE = "#/components/schemas/{model}"
 
@@ -32,8 +39,6 @@ _ALWAYS = (400, 408, 431, 500, 501, 503, 504)
 
 #: Statuses of every path except the health probes: authentication, body size, rate limit.
 _GUARDED = (401, 403, 413, 429)
-
-_STRING, _INTEGER, _NUMBER, _BOOLEAN = ({"type": kind} for kind in ("string", "integer", "number", "boolean"))
 
 
 def openapi_document(version: str) -> dict[str, Any]:
@@ -57,13 +62,13 @@ def openapi_document(version: str) -> dict[str, Any]:
             AdapterRequest,
         ),
         *(TaskRequest, RerankRequest, ClassifyRequest, RewriteRequest, AnswerRequest, SearchRequest, JudgmentRequest),
+        *(ComparisonRequest, WeightsRequest, DisagreementsRequest),
     )
     _, schemas = models_json_schema([(model, "validation") for model in bodies], ref_template=_TEMPLATE)
     chat, completion, response = (
-        {"application/json": schema, "text/event-stream": _STRING} for schema in (_CHAT, _COMPLETION, _RESPONSE)
+        {"application/json": schema, "text/event-stream": STRING} for schema in (_CHAT, _COMPLETION, _RESPONSE)
     )
-    search = {"application/json": {"oneOf": [_SEARCHED, _EXPLAINED]}, "text/event-stream": _STRING}
-    parameter = {"name": "model", "in": "path", "required": True, "schema": _STRING, "description": "A model id."}
+    parameter = {"name": "model", "in": "path", "required": True, "schema": STRING, "description": "A model id."}
     list_models, one_model = _get("List models", _LIST_OF_MODELS), _get("Describe a model", _MODEL, 404)
     # A model id may contain slashes, as hub ids do.
     one_model["parameters"] = [parameter | {"x-allow-slashes": True}]
@@ -80,23 +85,22 @@ def openapi_document(version: str) -> dict[str, Any]:
             "/v1/embeddings": {"post": _post("Embed texts", [EmbeddingRequest], {"application/json": _EMBEDDINGS})},
             "/v1/tasks/{task}": {
                 "post": _post("Run a task", [TaskRequest], {"application/json": _TASK_OUTPUT})
-                | {"parameters": [{"name": "task", "in": "path", "required": True, "schema": _STRING}]}
+                | {"parameters": [{"name": "task", "in": "path", "required": True, "schema": STRING}]}
             },
             "/v1/rerank": {"post": _post("Rerank documents", [RerankRequest], {"application/json": _RERANKED})},
             "/v1/classify": {"post": _post("Classify texts", [ClassifyRequest], {"application/json": _CLASSIFIED})},
             "/v1/rewrite": {"post": _post("Rewrite a query", [RewriteRequest], {"application/json": _REWRITTEN})},
             "/v1/answers": {"post": _post("Answer from passages", [AnswerRequest], {"application/json": _ANSWERED})},
-            "/v1/pipelines": {"get": _get("List the pipelines", _LIST_OF_PIPELINES)},
-            "/v1/search": {"post": _post("Search by a pipeline", [SearchRequest], search)},
-            "/v1/judgments": {"post": _post("Grade a hit", [JudgmentRequest], {"application/json": _JUDGMENT})},
+            **_searching(),
             "/v1/adapters/load": {"post": _post("Load an adapter", [AdapterRequest], {"application/json": _LOADED})},
             "/v1/adapters/unload": {
                 "post": _post("Unload an adapter", [AdapterRequest], {"application/json": _UNLOADED})
             },
-            **{path: {"get": _page(kind)} for path, kind in PAGE_FILES.items()},
+            PAGE: {"get": _operation("The playground", {"text/html": STRING}, ())},
+            f"{FILES}{{file}}": {"get": _page_file()},
             "/healthz": {"get": _get("Liveness probe", _STATUS, guarded=False)},
             "/readyz": {"get": _get("Readiness probe", _STATUS, guarded=False)},
-            "/metrics": {"get": _operation("Prometheus metrics", {"text/plain": _STRING}, _GUARDED)},
+            "/metrics": {"get": _operation("Prometheus metrics", {"text/plain": STRING}, _GUARDED)},
         },
         "components": {
             "schemas": schemas["$defs"] | {"Error": _ERROR},
@@ -106,26 +110,58 @@ def openapi_document(version: str) -> dict[str, Any]:
     }
 
 
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": dict(properties), "required": list(properties)}
+def _searching() -> dict[str, Any]:
+    """The paths that search and measure."""
+    search = {"application/json": {"oneOf": [of_search.SEARCHED, of_search.EXPLAINED]}, "text/event-stream": STRING}
+    job = {"application/json": of_search.JOB}
+    one_job = [{"name": "job", "in": "path", "required": True, "schema": STRING, "description": "Id of a job."}]
+    examples = of_search.EXAMPLES
 
+    def started(path: str, summary: str, body: type[BaseModel]) -> dict[str, Any]:
+        return {"post": _post(summary, [body], job, examples[path])}
 
-def _list(items: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": dict(items)}
+    return {
+        "/v1/pipelines": {"get": _get("List the pipelines", of_search.LIST_OF_PIPELINES)},
+        "/v1/search": {"post": _post("Search by a pipeline", [SearchRequest], search, examples["/v1/search"])},
+        "/v1/judgments": {
+            "post": _post(
+                "Grade a hit", [JudgmentRequest], {"application/json": of_search.JUDGMENT}, examples["/v1/judgments"]
+            )
+        },
+        "/v1/topics": {"get": _get("Describe the judged topics", of_search.TOPICS)},
+        **{
+            path: started(path, summary, body)
+            for path, summary, body in (
+                ("/v1/topics/compare", "Compare two systems on all topics", ComparisonRequest),
+                ("/v1/topics/weights", "Measure every mix of a fusion", WeightsRequest),
+                ("/v1/topics/disagreements", "Find where a judge and people disagree", DisagreementsRequest),
+            )
+        },
+        "/v1/jobs/{job}": {
+            "get": _get("Describe a background job", of_search.JOB, 404) | {"parameters": one_job},
+            "delete": _get("Cancel a background job", of_search.JOB, 404) | {"parameters": one_job},
+        },
+        "/v1/adapters": {"get": _get("List the adapters", of_search.LIST_OF_ADAPTERS)},
+    }
 
 
 def _get(summary: str, schema: Mapping[str, Any], *statuses: int, guarded: bool = True) -> dict[str, Any]:
     return _operation(summary, {"application/json": schema}, (*statuses, *(_GUARDED if guarded else ())))
 
 
-def _page(kind: str) -> dict[str, Any]:
-    return _operation("A file of the playground", {kind: _STRING}, ())
+def _page_file() -> dict[str, Any]:
+    file = {"name": "file", "in": "path", "required": True, "schema": STRING, "description": "Name of the file."}
+    content = dict.fromkeys(MEDIA_TYPES.values(), STRING)
+    return _operation("A file of the playground", content, (404,)) | {"parameters": [file]}
 
 
-def _post(summary: str, bodies: list[type[BaseModel]], content: Mapping[str, Any]) -> dict[str, Any]:
+def _post(
+    summary: str, bodies: list[type[BaseModel]], content: Mapping[str, Any], example: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     schemas = [{"$ref": _TEMPLATE.format(model=body.__name__)} for body in bodies]
     schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
-    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    sent = {"schema": schema} | ({"example": dict(example)} if example is not None else {})
+    body = {"required": True, "content": {"application/json": sent}}
     return _operation(summary, content, (*_GUARDED, 404, 409)) | {"requestBody": body}
 
 
@@ -139,47 +175,45 @@ def _operation(summary: str, content: Mapping[str, Any], statuses: tuple[int, ..
     return {"summary": summary, "responses": responses}
 
 
-_NULLABLE_STRING = {"type": ["string", "null"]}
+_ERROR = an_object({"error": an_object({"message": STRING, "type": STRING, "param": NULLABLE_STRING, "code": STRING})})
 
-_ERROR = _object({"error": _object({"message": _STRING, "type": _STRING, "param": _NULLABLE_STRING, "code": _STRING})})
+_STATUS = an_object({"status": STRING})
 
-_STATUS = _object({"status": _STRING})
-
-_MODEL = _object(
+_MODEL = an_object(
     {
-        "id": _STRING,
+        "id": STRING,
         "object": {"const": "model"},
-        "created": _INTEGER,
-        "owned_by": _STRING,
-        "root": _STRING,
-        "parent": _NULLABLE_STRING,
+        "created": INTEGER,
+        "owned_by": STRING,
+        "root": STRING,
+        "parent": NULLABLE_STRING,
     }
 )
 
-_MODEL["properties"] |= {"precision": _STRING, "batch_invariant": {"type": "boolean"}}  # of the base
+_MODEL["properties"] |= {"precision": STRING, "batch_invariant": {"type": "boolean"}}  # of the base
 
-_LIST_OF_MODELS = _object({"object": {"const": "list"}, "data": _list(_MODEL)})
+_LIST_OF_MODELS = an_object({"object": {"const": "list"}, "data": a_list(_MODEL)})
 
 _FINISH = {"enum": ["stop", "length"]}
 
-_USAGE = _object({"prompt_tokens": _INTEGER, "completion_tokens": _INTEGER, "total_tokens": _INTEGER})
+_USAGE = an_object({"prompt_tokens": INTEGER, "completion_tokens": INTEGER, "total_tokens": INTEGER})
 
-_TOP_LOGPROB = {"token": _STRING, "logprob": _NUMBER, "bytes": _list(_INTEGER)}
+_TOP_LOGPROB = {"token": STRING, "logprob": NUMBER, "bytes": a_list(INTEGER)}
 
-_LOGPROB = _object(_TOP_LOGPROB | {"top_logprobs": _list(_object(_TOP_LOGPROB))})
+_LOGPROB = an_object(_TOP_LOGPROB | {"top_logprobs": a_list(an_object(_TOP_LOGPROB))})
 
-_CHAT = _object(
+_CHAT = an_object(
     {
-        "id": _STRING,
+        "id": STRING,
         "object": {"const": "chat.completion"},
-        "created": _INTEGER,
-        "model": _STRING,
-        "choices": _list(
-            _object(
+        "created": INTEGER,
+        "model": STRING,
+        "choices": a_list(
+            an_object(
                 {
-                    "index": _INTEGER,
-                    "message": _object({"role": {"const": "assistant"}, "content": _STRING}),
-                    "logprobs": {"oneOf": [{"type": "null"}, _object({"content": _list(_LOGPROB)})]},
+                    "index": INTEGER,
+                    "message": an_object({"role": {"const": "assistant"}, "content": STRING}),
+                    "logprobs": {"oneOf": [{"type": "null"}, an_object({"content": a_list(_LOGPROB)})]},
                     "finish_reason": _FINISH,
                 }
             )
@@ -188,26 +222,26 @@ _CHAT = _object(
     }
 )
 
-_LOGPROB_LISTS = _object(
+_LOGPROB_LISTS = an_object(
     {
-        "tokens": _list(_STRING),
-        "token_logprobs": _list(_NUMBER),
-        "top_logprobs": _list({"type": "object", "additionalProperties": _NUMBER}),
-        "text_offset": _list(_INTEGER),
+        "tokens": a_list(STRING),
+        "token_logprobs": a_list(NUMBER),
+        "top_logprobs": a_list({"type": "object", "additionalProperties": NUMBER}),
+        "text_offset": a_list(INTEGER),
     }
 )
 
-_COMPLETION = _object(
+_COMPLETION = an_object(
     {
-        "id": _STRING,
+        "id": STRING,
         "object": {"const": "text_completion"},
-        "created": _INTEGER,
-        "model": _STRING,
-        "choices": _list(
-            _object(
+        "created": INTEGER,
+        "model": STRING,
+        "choices": a_list(
+            an_object(
                 {
-                    "index": _INTEGER,
-                    "text": _STRING,
+                    "index": INTEGER,
+                    "text": STRING,
                     "logprobs": {"oneOf": [{"type": "null"}, _LOGPROB_LISTS]},
                     "finish_reason": _FINISH,
                 }
@@ -217,170 +251,102 @@ _COMPLETION = _object(
     }
 )
 
-_OUTPUT_TEXT = _object({"type": {"const": "output_text"}, "text": _STRING, "logprobs": _list(_LOGPROB)})
+_OUTPUT_TEXT = an_object({"type": {"const": "output_text"}, "text": STRING, "logprobs": a_list(_LOGPROB)})
 
-_RESPONSE = _object(
+_RESPONSE = an_object(
     {
-        "id": _STRING,
+        "id": STRING,
         "object": {"const": "response"},
-        "created_at": _INTEGER,
-        "model": _STRING,
+        "created_at": INTEGER,
+        "model": STRING,
         "status": {"enum": ["completed", "incomplete"]},
-        "output": _list(
-            _object(
+        "output": a_list(
+            an_object(
                 {
-                    "id": _STRING,
+                    "id": STRING,
                     "type": {"const": "message"},
                     "role": {"const": "assistant"},
-                    "content": _list(_OUTPUT_TEXT),
+                    "content": a_list(_OUTPUT_TEXT),
                 }
             )
         ),
-        "usage": _object({"input_tokens": _INTEGER, "output_tokens": _INTEGER, "total_tokens": _INTEGER}),
+        "usage": an_object({"input_tokens": INTEGER, "output_tokens": INTEGER, "total_tokens": INTEGER}),
     }
 )
 
-_SCORED = _object(
+_SCORED = an_object(
     {
         "object": {"const": "score"},
-        "model": _STRING,
-        "log_probabilities": _list(_NUMBER),
-        "probabilities": _list(_NUMBER),
-        "usage": _object({"prompt_tokens": _INTEGER, "scored_tokens": _INTEGER}),
+        "model": STRING,
+        "log_probabilities": a_list(NUMBER),
+        "probabilities": a_list(NUMBER),
+        "usage": an_object({"prompt_tokens": INTEGER, "scored_tokens": INTEGER}),
     }
 )
 
-_SCORE = {"oneOf": [_SCORED, _object({"results": _list(_SCORED)})]}
+_SCORE = {"oneOf": [_SCORED, an_object({"results": a_list(_SCORED)})]}
 
-_EMBEDDINGS = _object(
+_EMBEDDINGS = an_object(
     {
         "object": {"const": "list"},
-        "model": _STRING,
-        "data": _list(
-            _object(
+        "model": STRING,
+        "data": a_list(
+            an_object(
                 {
                     "object": {"const": "embedding"},
-                    "index": _INTEGER,
-                    "embedding": {"oneOf": [_list(_NUMBER), _STRING]},
+                    "index": INTEGER,
+                    "embedding": {"oneOf": [a_list(NUMBER), STRING]},
                 }
             )
         ),
-        "usage": _object({"prompt_tokens": _INTEGER, "total_tokens": _INTEGER}),
+        "usage": an_object({"prompt_tokens": INTEGER, "total_tokens": INTEGER}),
     }
 )
 
-_OUTPUT = _object({"valid": _BOOLEAN, "value": {}})
+_OUTPUT = an_object({"valid": BOOLEAN, "value": {}})
 
-_TASK_HEAD = {"object": {"const": "task_output"}, "model": _STRING, "task": _STRING}
+_TASK_HEAD = {"object": {"const": "task_output"}, "model": STRING, "task": STRING}
 
-_TASK_OUTPUT = {"oneOf": [_object(_TASK_HEAD | {"output": _OUTPUT}), _object(_TASK_HEAD | {"outputs": _list(_OUTPUT)})]}
+_TASK_OUTPUT = {
+    "oneOf": [an_object(_TASK_HEAD | {"output": _OUTPUT}), an_object(_TASK_HEAD | {"outputs": a_list(_OUTPUT)})]
+}
 
-_RERANKED = _object(
-    {"id": _STRING, "model": _STRING, "results": _list(_object({"index": _INTEGER, "relevance_score": _NUMBER}))}
+_RERANKED = an_object(
+    {"id": STRING, "model": STRING, "results": a_list(an_object({"index": INTEGER, "relevance_score": NUMBER}))}
 )
 
-_CLASSIFIED = _object(
+_CLASSIFIED = an_object(
     {
-        "id": _STRING,
+        "id": STRING,
         "object": {"const": "list"},
-        "created": _INTEGER,
-        "model": _STRING,
-        "data": _list(
-            _object(
+        "created": INTEGER,
+        "model": STRING,
+        "data": a_list(
+            an_object(
                 {
-                    "index": _INTEGER,
-                    "label": _NULLABLE_STRING,
-                    "probs": _list(_NUMBER),
-                    "num_classes": _INTEGER,
-                    "labels": _list(_STRING),
+                    "index": INTEGER,
+                    "label": NULLABLE_STRING,
+                    "probs": a_list(NUMBER),
+                    "num_classes": INTEGER,
+                    "labels": a_list(STRING),
                 }
             )
         ),
     }
 )
 
-_REWRITTEN = _object({"object": {"const": "rewrite"}, "model": _STRING, "query": _STRING})
+_REWRITTEN = an_object({"object": {"const": "rewrite"}, "model": STRING, "query": STRING})
 
-_ANSWERED = _object(
+_ANSWERED = an_object(
     {
         "object": {"const": "answer"},
-        "model": _STRING,
-        "answer": _NULLABLE_STRING,
-        "valid": _BOOLEAN,
-        "citations": _list(_object({"number": _INTEGER, "id": _STRING})),
+        "model": STRING,
+        "answer": NULLABLE_STRING,
+        "valid": BOOLEAN,
+        "citations": a_list(an_object({"number": INTEGER, "id": STRING})),
     }
 )
 
-_PIPELINE = _object(
-    {
-        "id": _STRING,
-        "object": {"const": "pipeline"},
-        "stages": _list(_STRING),
-        "slots": _list(_object({"name": _STRING, "adapter": _NULLABLE_STRING, "choices": _list(_STRING)})),
-        "fields": _list(_STRING),
-        "documents": _INTEGER,
-    }
-)
+_LOADED = an_object({"adapter": STRING, "loaded": BOOLEAN})
 
-_LIST_OF_PIPELINES = _object({"object": {"const": "list"}, "data": _list(_PIPELINE)})
-
-_STAGE = _object(
-    {
-        "index": _INTEGER,
-        "stage": _STRING,
-        "adapter": _NULLABLE_STRING,
-        "output": {"type": "object"},
-        "milliseconds": _NUMBER,
-    }
-)
-
-_SEARCHED = _object(
-    {
-        "object": {"const": "search"},
-        "pipeline": _STRING,
-        "query": _STRING,
-        "hits": _list(
-            _object(
-                {
-                    "rank": _INTEGER,
-                    "document": _STRING,
-                    "score": _NUMBER,
-                    "title": _NULLABLE_STRING,
-                    "text": _NULLABLE_STRING,
-                }
-            )
-        ),
-        "total": _INTEGER,
-        "output": {"type": "object"},
-        "stages": _list(_STAGE),
-        "milliseconds": _NUMBER,
-    }
-)
-
-_EXPLAINED = _object(
-    {
-        "object": {"const": "explanation"},
-        "pipeline": _STRING,
-        "document": _STRING,
-        "query": _STRING,
-        "stages": _list({"type": "object"}),
-        "missing_at": {"type": ["integer", "null"]},
-        "verdict": _STRING,
-    }
-)
-
-_MEASURED = _object({"measure": _STRING, "value": {"type": ["number", "null"]}, "judged": _INTEGER, "of": _INTEGER})
-
-_JUDGMENT = _object(
-    {
-        "object": {"const": "judgment"},
-        "topic": _STRING,
-        "document": _STRING,
-        "grade": {"type": ["integer", "null"]},
-        "measured": _list(_MEASURED),
-    }
-)
-
-_LOADED = _object({"adapter": _STRING, "loaded": _BOOLEAN})
-
-_UNLOADED = _object({"adapter": _STRING, "loaded": _BOOLEAN, "was_loaded": _BOOLEAN})
+_UNLOADED = an_object({"adapter": STRING, "loaded": BOOLEAN, "was_loaded": BOOLEAN})

@@ -17,9 +17,8 @@ from searchlora.errors import DeadlineExceeded
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import api_error_of
 from searchlora.server.api.generation import sent_event
-from searchlora.server.api.schemas import SearchRequest
 from searchlora.server.api.search_execution import SearchJob
-from searchlora.server.api.served_pipelines import ServedPipeline
+from searchlora.server.api.search_schemas import SearchRequest
 from searchlora.server.api.service import Service
 from searchlora.server.api.work_queue import run_in_new_thread
 
@@ -35,7 +34,7 @@ def routes(service: Service) -> APIRouter:
     @router.get("/v1/pipelines")
     async def pipelines(http: Request) -> Response:
         def content() -> dict[str, Any]:
-            return {"object": "list", "data": [_described(name, served) for name, served in service.pipelines]}
+            return {"object": "list", "data": [served.described() for _, served in service.pipelines]}
 
         return await service.json(http.state.caller, content)
 
@@ -136,17 +135,3 @@ def _graded(service: Service, body: SearchRequest, found: dict[str, Any]) -> dic
     if service.grades is None or "hits" not in found:
         return found
     return found | service.grades.of_search(body.query, found["hits"])
-
-
-def _described(name: str, served: ServedPipeline) -> dict[str, Any]:
-    return {
-        "id": name,
-        "object": "pipeline",
-        "stages": served.pipeline.labels,
-        "slots": [
-            {"name": slot.name, "adapter": slot.adapter, "choices": ["on", *choices]}
-            for slot, choices in served.slots.items()
-        ],
-        "fields": served.fields,
-        "documents": len(served.pipeline.documents),
-    }

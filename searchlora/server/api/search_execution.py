@@ -1,17 +1,18 @@
-"""Execution of a served pipeline on one query, with a trace of each stage: what it wrote, asked and took."""
+"""Execution of a served pipeline on one query, with the trace of each stage, and the evidence of an answer.
+
+The rows of the trace are those of `pipelines.execution.trace_row`, as `searchlora run --trace` writes them.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import PipelineError, RenderError
-from searchlora.inference.engine import Completion
-from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.explain import explain
@@ -21,32 +22,17 @@ from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.model_task import CallerEngine
-from searchlora.server.api.score import probabilities
 from searchlora.server.api.served_pipelines import pipeline_message
 
 if TYPE_CHECKING:
-    from searchlora.server.api.schemas import SearchRequest
+    from searchlora.server.api.search_schemas import SearchRequest
     from searchlora.server.api.service import Service
 
-#: Prompts of a stage that a trace holds; a stage that grades a hundred passages asks a hundred.
-MAX_CALLS = 50
+#: Requests of a stage that a trace holds; a stage that grades a hundred passages makes a hundred.
+MAX_REQUESTS = 50
 
 #: Errors of a stage that reads a field of the request of another form than it expects.
 _UNREADABLE_FIELDS = (TypeError, KeyError, ValueError, AttributeError, IndexError)
-
-
-def call_json(call: Exchange, base: str) -> dict[str, Any]:
-    """A request to an engine with its answer, as JSON values; `base` is the model of a request without an adapter."""
-    content: dict[str, Any] = {
-        "model": call.request.adapter or base,
-        "messages": [dict(message) for message in call.request.messages],
-        "answer_prefix": call.request.answer_prefix,
-        "prompt_tokens": call.answer.prompt_tokens,
-    }
-    if isinstance(call.answer, Completion):
-        return content | {"output": call.answer.text, "completion_tokens": call.answer.completion_tokens}
-    shares = probabilities(call.answer.log_probabilities)
-    return content | {"choices": dict(zip(call.choices, shares, strict=True))}
 
 
 @dataclass
@@ -86,7 +72,7 @@ class SearchJob:
                 fields that a stage cannot read.
             SearchloraError: what engines and retrievers raise.
         """
-        pipeline = self.service.pipelines.variant(self.body.pipeline, self.body.slots)
+        pipeline = self.service.pipelines.variant(self.body.pipeline, self.body.slots, self.body.weights)
         try:
             return self._searched(pipeline) if self.body.explain is None else self._explained(pipeline)
         except PipelineError as error:
@@ -103,17 +89,16 @@ class SearchJob:
     def _searched(self, pipeline: Pipeline) -> dict[str, Any]:
         search = before = self._search
         began = time.perf_counter()
-        stages = []
-        for index, (stage, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings)):
+        stages: list[dict[str, Any]] = []
+        evidence: dict[str, Any] | None = None
+        for number, (stage, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
             if self._cancelled.is_set():
                 raise ApiError(499, "client_disconnected", "The client has disconnected.")
-            of_caller, calls = self._of_caller(stage)
-            started = time.perf_counter()
-            (after,) = execute_stage(of_caller, settings, [before], index + 1)
-            seconds = time.perf_counter() - started
-            row = self._trace(index, stage, before, after, calls)
-            stages.append(row | {"milliseconds": _milliseconds(seconds)})
-            self.on_stage(stages[-1])
+            rows: list[Mapping[str, Any]] = []
+            (after,) = execute_stage(self._of_caller(stage), settings, [before], number, rows.append)
+            stages.append(self._shown(rows[0]))
+            self.on_stage({"type": "stage", **stages[-1]})
+            evidence = _evidence(stage, before, after) or evidence
             before = after
         written = result(search, before, ())
         hits = [hit for hit in before.get("hits", ()) if isinstance(hit, Hit)]
@@ -124,8 +109,9 @@ class SearchJob:
             "hits": [self._hit(pipeline, rank, hit) for rank, hit in enumerate(hits[: self.body.top], 1)],
             "total": len(hits),
             "output": {name: value for name, value in written.items() if name not in _NOT_OUTPUT},
+            "evidence": evidence,
             "stages": stages,
-            "milliseconds": _milliseconds(time.perf_counter() - began),
+            "milliseconds": round(1000 * (time.perf_counter() - began), 2),
         }
 
     def _explained(self, pipeline: Pipeline) -> dict[str, Any]:
@@ -133,7 +119,7 @@ class SearchJob:
         if pipeline.documents and document not in pipeline.documents:
             message = f"There is no document '{document[:64]}' in the corpus."
             raise ApiError(400, "invalid_value", message, param="explain")
-        stages = [self._of_caller(stage)[0] for stage in pipeline.stages]
+        stages = [self._of_caller(stage) for stage in pipeline.stages]
         explained = explain(replace(pipeline, stages=stages), self.body.query, document, **self.body.fields)
         return {"object": "explanation", "pipeline": pipeline.name, **explained.to_json()}
 
@@ -141,41 +127,23 @@ class SearchJob:
     def _search(self) -> SearchContext:
         return {"id": "1", "query": self.body.query, **self.body.fields}
 
-    def _of_caller(self, stage: Stage) -> tuple[Stage, list[Exchange]]:
-        """The stage as it is executed for this caller, and its requests, which are added as they are answered."""
-        calls: list[Exchange] = []
-        if not isinstance(stage, AdapterStage):
-            return stage, calls
-        engine = self._engine if stage.engine is self.service.engine else stage.engine
-        return replace(stage, engine=MeteredEngine(engine, listener=calls.append)), calls
+    def _of_caller(self, stage: Stage) -> Stage:
+        """The stage as it is executed for this caller."""
+        if isinstance(stage, AdapterStage) and stage.engine is self.service.engine:
+            return replace(stage, engine=self._engine)
+        return stage
 
-    def _trace(
-        self, index: int, stage: Stage, before: SearchContext, after: SearchContext, calls: Sequence[Exchange]
-    ) -> dict[str, Any]:
-        written = result(before, after, ())
-        output = {name: value for name, value in written.items() if name not in _NOT_OUTPUT}
-        if after["query"] != before["query"]:
-            output["query"] = after["query"]
-        row: dict[str, Any] = {
-            "type": "stage",
-            "index": index,
-            "stage": stage.label,
-            "adapter": stage.adapter if isinstance(stage, AdapterStage) else None,
-            "output": output,
-        }
-        if "hits" in written:
-            row["hits"] = written["hits"][: self.body.top]
-        if isinstance(stage, AdapterStage):
-            outputs = after.get("outputs", {}).get(stage.task.name, ())
-            row["invalid"] = list(dict.fromkeys(each.reason for each in outputs if isinstance(each, InvalidOutput)))
-            row["tokens"] = {
-                "prompt": sum(call.answer.prompt_tokens for call in calls),
-                "completion": sum(getattr(call.answer, "completion_tokens", 0) for call in calls),
-            }
-            row["requests"] = len(calls)
-            if self.body.trace:
-                row["calls"] = [call_json(call, self.service.base) for call in calls[:MAX_CALLS]]
-        return row
+    def _shown(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row of the trace: `top` hits of its output, and inputs and requests only if the caller asks for them."""
+        output = dict(row["output"])
+        if "hits" in output:
+            output["hits"] = output["hits"][: self.body.top]
+        shown = {**row, "output": output, "milliseconds": round(row["milliseconds"], 2)}
+        if not self.body.trace:
+            return {key: value for key, value in shown.items() if key not in ("input", "requests")}
+        if len(requests := row.get("requests", ())) > MAX_REQUESTS:
+            shown |= {"requests": requests[:MAX_REQUESTS], "requests_left_out": len(requests) - MAX_REQUESTS}
+        return shown
 
     def _hit(self, pipeline: Pipeline, rank: int, hit: Hit) -> dict[str, Any]:
         document = hit.fetched or pipeline.documents.get(hit.document)
@@ -192,5 +160,31 @@ class SearchJob:
 _NOT_OUTPUT = ("id", "query", "stages", "input", "hits", "invalid")
 
 
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 2)
+def _evidence(stage: Stage, before: SearchContext, after: SearchContext) -> dict[str, Any] | None:
+    """The sentences of the answer that a stage wrote, with what supports them, and the passages that they cite."""
+    if not isinstance(stage, AdapterStage) or after is before:
+        return None
+    outputs = after.get("outputs", {}).get(stage.task.name, ())
+    sentences = [
+        each
+        for output in outputs
+        if not isinstance(output, InvalidOutput)
+        for each in stage.task.evidence(before, output)
+    ]
+    if not sentences:
+        return None
+    cited = sorted({number for each in sentences for number in each.citations})
+    passages = list(before.get("passages", ()))
+    return {
+        "sentences": [plain(each) for each in sentences],
+        "passages": [
+            {
+                "number": number,
+                "document": str(passages[number - 1]["id"]),
+                "title": passages[number - 1].get("title") or "",
+                "text": passages[number - 1]["text"],
+            }
+            for number in cited
+            if number <= len(passages)
+        ],
+    }

@@ -7,16 +7,26 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus
 from searchlora.errors import InvalidName, NotInStore, PipelineError, UsageError
-from searchlora.experiments.slots import Slot, find_slots, with_base, with_version, without
+from searchlora.experiments.slots import (
+    Slot,
+    find_slots,
+    fusion_parts,
+    fusion_place,
+    with_base,
+    with_version,
+    with_weights,
+    without,
+)
 from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
+from searchlora.outputs import Graded
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.engine_indexes import SearchEngines
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
@@ -25,6 +35,7 @@ from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     Bm25Settings,
     DenseSettings,
+    FuseSettings,
     Settings,
     check_order,
     pinned,
@@ -33,6 +44,7 @@ from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.server.api.errors import ApiError
+from searchlora.task import PromptedTask
 
 if TYPE_CHECKING:
     from searchlora.models.load import Precision
@@ -42,7 +54,11 @@ if TYPE_CHECKING:
     from searchlora.retrieval.dense import DenseIndex
 
 #: Pipelines with changed slots that stay loaded; they share engine, encoders and indexes with the unchanged ones.
-_VARIANTS = 64
+_VARIANTS = 256
+
+
+#: What a variant is made of: the pipeline, each changed slot with its exact version, and the weights of its fusion.
+VariantKey: TypeAlias = tuple[str, frozenset[tuple[str, str]], tuple[float, ...]]
 
 
 class ServerEngines(Engines):
@@ -143,6 +159,52 @@ class ServedPipeline:
                 written.add(stage.task.writes)
         return list(read)
 
+    @property
+    def fusion(self) -> tuple[int, FuseSettings] | None:
+        """Index and settings of the stage whose weights a request can change; None if no stage fuses."""
+        index = fusion_place(self.pipeline.settings)
+        if index is None:
+            return None
+        settings = self.pipeline.settings[index]
+        assert isinstance(settings, FuseSettings)
+        return index, settings
+
+    @property
+    def judges(self) -> dict[str, int]:
+        """Name of the slot of each stage that grades passages -> the index of the stage."""
+        found = {}
+        for slot in self.slots:
+            stage = self.pipeline.stages[slot.place[0]]
+            if len(slot.place) == 1 and isinstance(stage, AdapterStage) and _grades(stage.task):
+                found[slot.name] = slot.place[0]
+        return found
+
+    def described(self) -> dict[str, Any]:
+        """The pipeline as `GET /v1/pipelines` lists it."""
+        fusion = None
+        if self.fusion is not None:
+            index, settings = self.fusion
+            parts = fusion_parts(settings)
+            fusion = {
+                "stage": index + 1,
+                "method": settings.method,
+                "parts": list(parts),
+                "weights": list(settings.weights or (1.0,) * len(parts)),
+            }
+        return {
+            "id": self.pipeline.name,
+            "object": "pipeline",
+            "stages": self.pipeline.labels,
+            "slots": [
+                {"name": slot.name, "adapter": slot.adapter, "choices": ["on", *choices]}
+                for slot, choices in self.slots.items()
+            ],
+            "fusion": fusion,
+            "judges": list(self.judges),
+            "fields": self.fields,
+            "documents": len(self.pipeline.documents),
+        }
+
 
 class ServedPipelines:
     """The pipelines of a server by name, and their variants with changed slots. Thread-safe.
@@ -160,7 +222,7 @@ class ServedPipelines:
         self._search_engines = SearchEngines()
         self._by_name: dict[str, ServedPipeline] = {}
         self._corpora: dict[str, SharedRetrievers] = {}
-        self._variants: OrderedDict[tuple[str, frozenset[tuple[str, str]]], Pipeline] = OrderedDict()
+        self._variants: OrderedDict[VariantKey, Pipeline] = OrderedDict()
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[tuple[str, ServedPipeline]]:
@@ -202,33 +264,37 @@ class ServedPipelines:
             raise ApiError(404, "pipeline_not_found", message, param="pipeline")
         return self._by_name[name]
 
-    def variant(self, name: str, slots: Mapping[str, str]) -> Pipeline:
-        """A pipeline with changed slots. It may load adapters: call it in a worker thread.
+    def variant(self, name: str, slots: Mapping[str, str], weights: Sequence[float] = ()) -> Pipeline:
+        """A pipeline with changed slots and weights. It may load adapters: call it in a worker thread.
 
         Args:
             name: The pipeline.
             slots: Name of a slot -> `on` (as loaded), `off`, `base`, or a version or alias of its adapter.
+            weights: Of the parts of its first fusion; empty: as loaded.
 
         Raises:
-            ApiError: 400, for a slot or a choice that the pipeline does not have; 404 for an unknown pipeline.
+            ApiError: 400, for a slot, a choice or weights that the pipeline does not have; 404 for an unknown pipeline.
             LoadCheckFailed: for a version that fails its load check.
         """
+        return self.variant_with_key(name, slots, weights)[1]
+
+    def variant_with_key(
+        self, name: str, slots: Mapping[str, str], weights: Sequence[float] = ()
+    ) -> tuple[VariantKey, Pipeline]:
+        """As `variant`, with what the variant is made of: equal keys are equal pipelines."""
         served = self.get(name)
         changes = {slot: choice for slot, choice in slots.items() if choice != "on"}
-        if not changes:
-            return served.pipeline
-        try:
-            stages, exact = self._changed(served, changes)
-            key = name, frozenset(exact.items())
-            with self._lock:
-                if key not in self._variants:
-                    self._variants[key] = self._build(name, stages, served.source)
-                    if len(self._variants) > _VARIANTS:
-                        self._variants.popitem(last=False)
-                self._variants.move_to_end(key)
-                return self._variants[key]
-        except PipelineError as error:
-            raise _refused(pipeline_message(error)) from None
+        if not changes and not weights:
+            return (name, frozenset(), ()), served.pipeline
+        stages, exact = self._changed(served, changes, weights)
+        key = name, frozenset(exact.items()), tuple(map(float, weights))
+        with self._lock:
+            if key not in self._variants:
+                self._variants[key] = self._build(name, stages, served.source)
+                if len(self._variants) > _VARIANTS:
+                    self._variants.popitem(last=False)
+            self._variants.move_to_end(key)
+            return key, self._variants[key]
 
     def close(self, seconds: float) -> None:
         """Close the engines that stages named."""
@@ -255,8 +321,10 @@ class ServedPipelines:
             search_engines=self._search_engines,
         )
 
-    def _changed(self, served: ServedPipeline, slots: Mapping[str, str]) -> tuple[tuple[Settings, ...], dict[str, str]]:
-        """The stages with changed slots, and each change with its exact version."""
+    def _changed(
+        self, served: ServedPipeline, slots: Mapping[str, str], weights: Sequence[float]
+    ) -> tuple[tuple[Settings, ...], dict[str, str]]:
+        """The stages with changed slots and weights, and each slot with its exact version."""
         by_name = {slot.name: slot for slot in served.slots}
         stages = tuple(served.pipeline.settings)
         off: list[Slot] = []
@@ -273,7 +341,12 @@ class ServedPipelines:
                 stages = variant.stages if variant is not None else stages
             else:
                 stages = with_version(stages, slot, choice).stages
-        return without(stages, *off).stages if off else stages, exact
+        try:
+            if weights:
+                return with_weights(stages, weights, *off), exact
+            return without(stages, *off).stages if off else stages, exact
+        except PipelineError as error:
+            raise _refused(pipeline_message(error), "weights" if weights else "slots") from None
 
     def _exact(self, slot: Slot, choice: str, choices: Collection[str]) -> str:
         """`off`, `base`, or the version that a choice means."""
@@ -304,10 +377,14 @@ class ServedPipelines:
         return choices
 
 
+def _grades(task: PromptedTask) -> bool:
+    return bool(task.examples) and isinstance(task.output(task.examples[0]), Graded)
+
+
 def pipeline_message(error: PipelineError) -> str:
     """What is wrong and what to do, without the place in a file of the server."""
     return " ".join(filter(None, [f"{error.what[:1].upper()}{error.what[1:]}.", error.fix]))
 
 
-def _refused(message: str) -> ApiError:
-    return ApiError(400, "invalid_value", message, param="slots")
+def _refused(message: str, param: str = "slots") -> ApiError:
+    return ApiError(400, "invalid_value", message, param=param)

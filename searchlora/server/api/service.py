@@ -23,6 +23,7 @@ from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.adapter_tasks import AdapterTasks
 from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.errors import ApiError
+from searchlora.server.api.jobs import Jobs
 from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.schemas import parse_body
 from searchlora.server.api.served_pipelines import ServedPipelines
@@ -91,12 +92,13 @@ class Service:
 
     Attributes:
         pipelines: The pipelines of `/v1/search`.
-        grades: Where grades of hits are saved; None: nowhere.
+        grades: Topics with judgments, and where grades of hits are saved; None: nothing is measured.
         threads: Worker threads for blocking work of requests, shared fairly between callers.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
         task_threads: Threads in which task requests wait for the engine.
         tasks: A folder of further task plugins.
         access_log: Where requests are logged; None: nowhere.
+        jobs: Background jobs.
     """
 
     engine: LocalEngine
@@ -111,6 +113,7 @@ class Service:
     task_threads: FairThreads = field(default_factory=lambda: FairThreads(_TASK_THREADS, "searchlora-task"))
     tasks: Path | None = None
     access_log: AccessLog | None = None
+    jobs: Jobs = field(default_factory=Jobs)
     _in_progress: Counter[str] = field(default_factory=Counter)  # of the event loop's thread
     _had_store: bool = field(init=False)
 
@@ -172,7 +175,8 @@ class Service:
         return [path for path in (*(base.path for base in bases), *store) if not path.exists()]
 
     def close(self) -> None:
-        """Complete or fail the engine's requests, and end the threads."""
+        """Stop background jobs, complete or fail the engine's requests, and end the threads."""
+        self.jobs.close()
         self.engine.close(self.settings.timeout)
         self.pipelines.close(self.settings.timeout)
         self.threads.shutdown()

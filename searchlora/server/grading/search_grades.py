@@ -1,4 +1,4 @@
-"""Grades of hits that people give while they search, beside the judgments of a test collection."""
+"""Judgments of a test collection, and grades of hits that people give while they search."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats import read_topics
-from searchlora.eval.judgments.ratings import Rating, check_rater, merged
+from searchlora.eval.formats import read_qrels, read_topics
+from searchlora.eval.judgments.card import read_card
+from searchlora.eval.judgments.ratings import Rating, by_pair, check_rater, merged
 from searchlora.eval.measures import retrieval_values
-from searchlora.eval.trec import is_word, read_qrels
+from searchlora.eval.trec import Qrels, is_word
 from searchlora.files import json_object
 from searchlora.server.grading.ratings_log import RatingsLog
 
@@ -26,30 +28,92 @@ MEASURE = "nDCG@10"
 HIGHEST_GRADE = 3
 
 
+@dataclass(frozen=True)
+class HumanGrade:
+    """A pair that people judged.
+
+    Attributes:
+        fields: Of the topic; `query` is its text.
+        raters: Who graded it here; empty for a judgment of the test collection.
+    """
+
+    topic: str
+    fields: Mapping[str, Any]
+    document: str
+    grade: int
+    raters: tuple[str, ...] = ()
+
+
 class SearchGrades:
-    """Grades of hits by query, in a folder as the grading page writes it. Thread-safe.
+    """Judgments of a test collection, and grades of hits in a folder as the grading page writes it. Thread-safe.
 
     A query gets the id of the topic with the same text, or `q-` and a hash of its text. `ratings.jsonl` holds the
     ratings with their raters, and `topics.jsonl` the queries without a topic in `topics`.
 
     Args:
-        folder: For both files.
+        folder: For both files; None: no grades are collected.
         topics: Topics of a test collection.
         qrels: Its judgments. A grade of a rater replaces the judgment of the same pair.
+
+    Attributes:
+        card: Where the judgments come from; None if unknown.
 
     Raises:
         UsageError: when another process holds the folder.
         DataError: for a malformed file.
     """
 
-    def __init__(self, folder: Path, topics: Path | None = None, qrels: Path | None = None) -> None:
-        self._log = RatingsLog(folder)
-        self._topics_file = folder / "topics.jsonl"
-        self._qrels = read_qrels(qrels) if qrels is not None else {}
-        given = read_topics(topics) if topics is not None else {}
-        self._ids = {str(fields["query"]): topic for topic, fields in given.items()}
-        self._ids |= _own_topics(self._topics_file)
+    def __init__(self, folder: Path | None, topics: Path | None = None, qrels: Path | None = None) -> None:
+        self._topics: dict[str, Mapping[str, Any]] = dict(read_topics(topics)) if topics is not None else {}
+        self._qrels = read_qrels(qrels, topics=self._topics or None) if qrels is not None else {}
+        self.card = read_card(qrels) if qrels is not None else None
+        self._ids = {str(fields["query"]): topic for topic, fields in self._topics.items()}
+        self._log = RatingsLog(folder) if folder is not None else None
+        self._topics_file = folder / "topics.jsonl" if folder is not None else None
+        for query, topic in (_own_topics(self._topics_file) if self._topics_file is not None else {}).items():
+            self._ids[query] = topic
+            self._topics.setdefault(topic, {"query": query})
         self._lock = threading.Lock()
+
+    @property
+    def collects(self) -> bool:
+        """Whether grades are saved."""
+        return self._log is not None
+
+    def judged(self) -> tuple[dict[str, Mapping[str, Any]], dict[str, dict[str, int]]]:
+        """The topics with judgments, topic -> fields, and their judgments, topic -> document -> grade.
+
+        A topic counts as judged once a document is relevant: without one it is 0 for every system.
+        """
+        with self._lock:
+            topics = dict(self._topics)
+        merged_grades = merged(self._ratings)
+        qrels = {topic: {**self._qrels.get(topic, {}), **merged_grades.get(topic, {})} for topic in topics}
+        judged = {topic: grades for topic, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+        return {topic: topics[topic] for topic in judged}, judged
+
+    def human_grades(self) -> list[HumanGrade]:
+        """Each judged pair with its grade and who gave it: first those of raters, then those of the judgments.
+
+        Judgments of an LLM are left out; they are no human's.
+        """
+        with self._lock:
+            topics = dict(self._topics)
+        raters = by_pair(self._ratings)
+        found = []
+        for (topic, document), grade in _pairs(merged(self._ratings)):
+            by = tuple(sorted(raters[topic, document]))
+            found.append(HumanGrade(topic, topics.get(topic, {}), document, grade, by))
+        if self.card is None or self.card.source == "human":
+            rated = {(each.topic, each.document) for each in found}
+            for (topic, document), grade in _pairs(self._qrels):
+                if topic in topics and (topic, document) not in rated:
+                    found.append(HumanGrade(topic, topics[topic], document, grade))
+        return found
+
+    @property
+    def _ratings(self) -> tuple[Rating, ...]:
+        return tuple(self._log.ratings) if self._log is not None else ()
 
     def of_search(self, query: str, hits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The hits with their grades, and the measure of their ranking.
@@ -77,9 +141,11 @@ class SearchGrades:
             `topic`, `document`, `grade`, and the measure of each ranking with the new grade.
 
         Raises:
-            UsageError: for an invalid rater, document or grade.
+            UsageError: for an invalid rater, document or grade, and where no grades are collected.
             DataError: when it cannot be written.
         """
+        if self._log is None:
+            raise UsageError("no grades are collected", fix="Give a folder for them.")
         check_rater(rater)
         if not is_word(document):
             raise UsageError("the id of a document is one word", where="document")
@@ -99,16 +165,17 @@ class SearchGrades:
 
     def close(self) -> None:
         """Close the file and release the folder."""
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
 
     def _grades(self, topic: str) -> dict[str, int]:
-        ratings = [rating for rating in tuple(self._log.ratings) if rating.topic == topic]
+        ratings = [rating for rating in self._ratings if rating.topic == topic]
         return {**self._qrels.get(topic, {}), **merged(ratings).get(topic, {})}
 
     def _with_id(self, query: str) -> str:
         """The id of a query, which is written to the file of topics if it is new. Needs the lock."""
         topic = self.topic(query)
-        if query not in self._ids:
+        if query not in self._ids and self._topics_file is not None:
             line = json.dumps({"id": topic, "query": query}, ensure_ascii=False).encode() + b"\n"
             try:
                 with self._topics_file.open("ab") as file:
@@ -119,7 +186,14 @@ class SearchGrades:
                 where = str(self._topics_file)
                 raise DataError(f"the query could not be saved ({error.strerror})", where=where) from None
             self._ids[query] = topic
+            self._topics.setdefault(topic, {"query": query})
         return topic
+
+
+def _pairs(qrels: Qrels) -> Iterator[tuple[tuple[str, str], int]]:
+    for topic, grades in qrels.items():
+        for document, grade in grades.items():
+            yield (topic, document), grade
 
 
 def _own_topics(path: Path) -> dict[str, str]:

@@ -1,36 +1,60 @@
-"""The files of the playground: one page with its script and style, without any other address."""
+"""The files of the playground: one page with its scripts and styles, without any other address."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 from fastapi import APIRouter, Response
 
+from searchlora.server.api.errors import ApiError
 from searchlora.server.http import PAGE_HEADERS
 
-#: Path -> media type of the files.
-PAGE_FILES = {
-    "/": "text/html",
-    "/playground.css": "text/css",
-    "/playground.js": "text/javascript",
-    "/playground.svg": "image/svg+xml",
-}
+#: The path of the page, and the one below which its files are.
+PAGE, FILES = "/", "/playground/"
+
+#: Suffix of a file -> its media type.
+MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+_ASSETS = files("searchlora.server.playground").joinpath("assets")
+
+
+def page_files() -> dict[str, str]:
+    """Name -> media type of the files that the page loads.
+
+    Examples:
+        >>> page_files()["main.js"]
+        'text/javascript'
+    """
+    names = sorted(file.name for file in _ASSETS.iterdir())
+    suffixes = {name: name[name.rfind(".") :] for name in names}
+    return {name: MEDIA_TYPES[suffix] for name, suffix in suffixes.items() if suffix in MEDIA_TYPES}
+
+
+def is_page(path: str) -> bool:
+    """Whether a path is that of the page or of one of its files; they need no API key.
+
+    Examples:
+        >>> is_page("/"), is_page("/playground/main.js"), is_page("/v1/search")
+        (True, True, False)
+    """
+    return path == PAGE or path.startswith(FILES)
 
 
 def routes() -> APIRouter:
-    """`GET` of each file."""
+    """`GET` of the page and of its files."""
     router = APIRouter()
-    for path in PAGE_FILES:
-        router.add_api_route(path, _file(path), methods=["GET"])
+    page = _ASSETS.joinpath("playground.html").read_bytes()
+    contents = {name: (_ASSETS.joinpath(name).read_bytes(), kind) for name, kind in page_files().items()}
+
+    @router.get(PAGE)
+    async def the_page() -> Response:
+        return Response(page, media_type="text/html", headers=PAGE_HEADERS)
+
+    @router.get(f"{FILES}{{file}}")
+    async def one_file(file: str) -> Response:
+        if file not in contents:
+            raise ApiError(404, "not_found", "The playground has no such file.")
+        content, kind = contents[file]
+        return Response(content, media_type=kind, headers=PAGE_HEADERS)
+
     return router
-
-
-def _file(path: str) -> Callable[[], Awaitable[Response]]:
-    name = "playground.html" if path == "/" else path.removeprefix("/")
-    content = files("searchlora.server.playground").joinpath("assets", name).read_bytes()
-
-    async def file() -> Response:
-        return Response(content, media_type=PAGE_FILES[path], headers=PAGE_HEADERS)
-
-    return file

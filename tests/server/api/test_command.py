@@ -118,6 +118,22 @@ def test_limits_of_the_engine_are_options(tiny_base, store, monkeypatch):
         assert known == wanted
 
 
+def test_topics_and_judgments_are_given_together_or_with_a_folder_for_grades(tmp_path, monkeypatch, refused):
+    given = {}
+    monkeypatch.setattr("searchlora.server.api.serve.make_service", lambda *_, **more: given.update(more) or 1 / 0)
+    topics, qrels = tmp_path / "topics.jsonl", tmp_path / "qrels.txt"
+    topics.write_text('{"id": "t1", "query": "red couch"}\n', encoding="utf-8")
+    qrels.write_text("t1 0 d1 2\n", encoding="utf-8")
+    for options in (["--topics", topics], ["--qrels", qrels]):
+        assert "topics and judgments measure together" in refused("serve", *map(str, options))
+    for more, collects in (([], False), (["--grades", tmp_path / "grades"], True)):
+        with pytest.raises(ZeroDivisionError):
+            words = ["serve", "--port", "0", "--topics", topics, "--qrels", qrels, *more]
+            CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+        assert (given["grades"].collects, set(given["grades"].judged()[0])) == (collects, {"t1"})
+        given["grades"].close()
+
+
 def test_settings_of_the_engine_are_those_of_every_verb(tmp_path, monkeypatch, refused):
     """`--engine` takes the settings that other verbs take; options of the command line are laid over them."""
     given = {}

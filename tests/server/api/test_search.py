@@ -57,7 +57,7 @@ def test_hits_are_those_of_the_pipeline_with_their_texts(client, corpus_of_searc
     assert all((hit["title"], hit["text"]) == texts[hit["document"]] for hit in found["hits"])
     assert (found["total"], found["pipeline"], found["query"]) == (3, "lexical", "red couch")
     (stage,) = found["stages"]
-    assert (stage["stage"], stage["adapter"], len(stage["hits"])) == ("bm25(k=3)", None, 2)
+    assert (stage["label"], stage["stage"], len(stage["output"]["hits"])) == ("bm25(k=3)", 1, 2)
     assert 0 < stage["milliseconds"] <= found["milliseconds"]
 
 
@@ -67,23 +67,33 @@ def test_an_adapter_stage_uses_the_servers_engine_and_tells_prompt_output_versio
     (_, served_pipeline), *_ = [each for each in service.pipelines if each[0] == "rewritten"]
     assert served_pipeline.pipeline.stages[0].engine is service.engine
     stage = found["stages"][0]
-    assert stage["adapter"] == stage["stage"] == "rewriter@2"
-    (call,) = stage["calls"]
-    assert call["model"] == "rewriter@2"
-    assert "red couch" in call["messages"][-1]["content"]
-    assert stage["tokens"] == {"prompt": call["prompt_tokens"], "completion": call["completion_tokens"]}
+    assert stage["adapter"] == stage["label"] == "rewriter@2"
+    (request,) = stage["requests"]
+    assert "red couch" in request["prompt"][-1]["content"]
+    assert stage["tokens"] == request["tokens"]
     own = LocalEngine(service.engine.base, service.store, precision="fp32")
     task, _ = service.adapter_tasks.required("rewriter@2")
     (output,) = AdapterStage(task, own, "rewriter@2", 4).ask(task.records_from({"id": "1", "query": "red couch"}))
-    invalid = [] if isinstance(output, str) else [output.reason]
-    assert stage["invalid"] == invalid
+    assert stage["flags"] == ([] if isinstance(output, str) else [f"invalid: {output.reason}"])
     assert stage["output"].get("query", "red couch") == (output if isinstance(output, str) else "red couch")
-    assert "calls" not in searched(client, "rewritten")["stages"][0]
+    assert not {"requests", "input"} & searched(client, "rewritten")["stages"][0].keys()
     graded = searched(client, "judged", trace=True)
     judge = graded["stages"][2]
-    assert judge["requests"] == len(judge["calls"]) >= len(graded["hits"])
-    scored = [call["choices"] for call in judge["calls"] if "choices" in call]
-    assert all(sum(choices.values()) == pytest.approx(1) for choices in scored)
+    assert len(judge["requests"]) >= len(graded["hits"])
+    assert any(request.get("log_probabilities") for request in judge["requests"])
+
+
+@pytest.mark.slow
+def test_rows_of_the_trace_are_those_of_a_run_with_trace(client, service):
+    for name in ("rewritten", "judged", "mixed"):
+        rows = []
+        pipeline = service.pipelines.get(name).pipeline
+        pipeline.execute([{"id": "1", "query": "red couch"}], trace=rows.append)
+        found = searched(client, name, trace=True, top=100)
+        assert len(rows) == len(found["stages"]) == len(pipeline.stages)
+        for expected, row in zip(rows, found["stages"], strict=True):
+            assert list(row) == list(expected)
+            assert row | {"milliseconds": 0} == json.loads(json.dumps({**expected, "milliseconds": 0}))
 
 
 @pytest.mark.slow
@@ -91,7 +101,7 @@ def test_stages_are_sent_as_they_finish_and_the_result_is_that_of_a_whole_answer
     whole = searched(client, "judged")
     *stages, (last, result) = streamed(client, pipeline="judged")
     assert [name for name, _ in stages] == ["stage"] * 3
-    assert [event["stage"] for _, event in stages] == [stage["stage"] for stage in whole["stages"]]
+    assert [event["label"] for _, event in stages] == [stage["label"] for stage in whole["stages"]]
     assert last == "result"
     assert [hit["document"] for hit in result["hits"]] == [hit["document"] for hit in whole["hits"]]
     released = threading.Event()
@@ -107,7 +117,7 @@ def test_stages_are_sent_as_they_finish_and_the_result_is_that_of_a_whole_answer
     with client.stream("POST", "/v1/search", json=body) as response:
         lines = response.iter_lines()
         assert next(lines) == "event: stage"  # the first stage is here, and the second has not begun
-        assert json.loads(next(lines).removeprefix("data: "))["stage"] == "bm25(k=3)"
+        assert json.loads(next(lines).removeprefix("data: "))["label"] == "bm25(k=3)"
         released.set()
         assert "event: result" in list(lines)
 
@@ -115,7 +125,7 @@ def test_stages_are_sent_as_they_finish_and_the_result_is_that_of_a_whole_answer
 def test_a_stage_that_takes_too_long_is_skipped_where_the_pipeline_says_so(client):
     found = searched(client, "careful")
     first, second = found["stages"]
-    assert "budget" in first["output"]["skipped"][first["stage"]] and "skipped" not in second["output"]
+    assert first["flags"][0].startswith("skipped: ") and "budget" in first["flags"][0] and second["flags"] == []
     assert found["hits"] == searched(client, "lexical")["hits"] != []
 
 
@@ -123,7 +133,7 @@ def test_a_stage_that_fails_ends_the_stream_and_before_the_first_stage_the_error
     def fails(_, stage):
         if stage.label.startswith("passages"):
             raise KeyError("secret")
-        return stage, []
+        return stage
 
     monkeypatch.setattr(search_execution.SearchJob, "_of_caller", fails)
     *_, (name, error) = streamed(client, pipeline="judged")
@@ -184,7 +194,7 @@ def test_slots_are_switched_for_one_request(client):
     )
     assert bm25["choices"] == ["on"]
     labels = {
-        choice: [stage["stage"] for stage in searched(client, "rewritten", slots={"rewriter": choice})["stages"]]
+        choice: [stage["label"] for stage in searched(client, "rewritten", slots={"rewriter": choice})["stages"]]
         for choice in rewriter["choices"]
     }
     assert labels == {
@@ -197,8 +207,29 @@ def test_slots_are_switched_for_one_request(client):
     parts = next(each for each in client.get("/v1/pipelines").json()["data"] if each["id"] == "mixed")["slots"]
     assert [part["choices"] for part in parts] == [["on", "off"]] * 2
     one = searched(client, "mixed", slots={parts[0]["name"]: "off"})
-    assert one["stages"][0]["stage"] != searched(client, "mixed")["stages"][0]["stage"]
+    assert one["stages"][0]["label"] != searched(client, "mixed")["stages"][0]["label"]
     searched(client, "mixed", status=400, slots={part["name"]: "off" for part in parts})
+
+
+def test_weights_of_a_fusion_are_changed_for_one_request(client):
+    by_id = {each["id"]: each for each in client.get("/v1/pipelines").json()["data"]}
+    assert by_id["lexical"]["fusion"] is None
+    assert by_id["mixed"]["fusion"] == {
+        "stage": 1,
+        "method": "rrf",
+        "parts": ["bm25 (1)", "bm25 (2)"],
+        "weights": [1.0, 1.0],
+    }
+    shifted = searched(client, "mixed", weights=[1, 9])
+    assert shifted["stages"][0]["label"].endswith("weights=1:9)")
+    assert shifted["hits"][0]["score"] != searched(client, "mixed")["hits"][0]["score"]
+    parts = by_id["mixed"]["slots"]
+    one = searched(client, "mixed", weights=[0, 1])
+    off = searched(client, "mixed", slots={parts[0]["name"]: "off"})
+    assert [hit["document"] for hit in one["hits"]] == [hit["document"] for hit in off["hits"]]
+    for weights, pipeline in (([0, 0], "mixed"), ([1], "mixed"), ([-1, 2], "mixed"), ([1, 2], "lexical")):
+        refused = searched(client, pipeline, status=400, weights=weights)
+        assert refused["error"]["param"].partition(".")[0] == "weights"
 
 
 def test_explain_says_why_a_document_is_missing(client):

@@ -1,14 +1,15 @@
-// Runs the playground's script on a small DOM, against a running server: node run_page.mjs SCRIPT TREE URL STEPS
+// Runs the playground's scripts on a small DOM, against a running server: node run_page.mjs MAIN TREE URL STEPS
 // TREE is the page as JSON: {tag, attributes, children}, texts as strings. STEPS is the code of the test, which may
 // use `page` and returns what the test looks at. The DOM has no parser: what is inserted stays text.
 
 import { readFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
 
 const [, , scriptFile, treeFile, url, stepsFile] = process.argv;
 
 class Node {
   constructor(tag, text = "") {
-    Object.assign(this, { tag, text, attributes: {}, childNodes: [], parent: null, listeners: {}, dataset: {}, typed: null });
+    Object.assign(this, { tag, text, attributes: {}, childNodes: [], parent: null, listeners: {}, dataset: {}, typed: null, style: { setProperty() {} } });
     const names = () => (this.attributes.class || "").split(/\s+/).filter(Boolean);
     this.classList = {
       contains: (name) => names().includes(name),
@@ -38,6 +39,7 @@ class Node {
   }
   set value(value) { this.typed = String(value); }
   setAttribute(name, value) { this.attributes[name] = String(value); }
+  removeAttribute(name) { delete this.attributes[name]; }
   getAttribute(name) { return name in this.attributes ? this.attributes[name] : null; }
   append(...children) {
     for (const child of children) {
@@ -90,6 +92,7 @@ const storage = () => {
 const realFetch = globalThis.fetch;
 const state = { url };
 Object.assign(globalThis, {
+  window: { addEventListener() {} },
   document: {
     activeElement: null,
     getElementById: (id) => root.all().find((node) => node.id === id) || null,
@@ -97,7 +100,7 @@ Object.assign(globalThis, {
     addEventListener() {},
   },
   location: { hash: "" },
-  history: { replaceState() {} },
+  history: { replaceState() {}, pushState() {} },
   sessionStorage: storage(),
   localStorage: storage(),
   fetch: (path, request) => {
@@ -130,8 +133,7 @@ const texts = (node, selector) => node.querySelectorAll(selector).map((each) => 
 const named = (label) => root.all().find((node) => node.getAttribute("aria-label") === label);
 const page = { root, element, until, search, choose, sides, texts, named, requested, state };
 
-// An indirect call: the script runs at the top level, as in a browser.
-(0, eval)(`(() => { ${readFileSync(scriptFile, "utf-8")} })()`);
+await import(pathToFileURL(scriptFile));
 const AsyncFunction = (async () => {}).constructor;
 await until(() => sides().length || !element("none").hidden || !element("problem").hidden, "start");
 console.log(JSON.stringify(await new AsyncFunction("page", readFileSync(stepsFile, "utf-8"))(page)));

@@ -12,11 +12,14 @@ from searchlora.tasks.rag_answer import task
 from searchlora.tasks.rag_answer.citations import (
     Sentence,
     cited,
+    evidence,
     leading_supported,
     reference_sentences,
     sentences,
     support,
     supported,
+    supporting_span,
+    unsupported_sentences,
     with_marks,
     without_marks,
 )
@@ -133,3 +136,26 @@ def test_citations_can_be_disabled() -> None:
     assert quiet.target(record) == without_marks(record["answer"])
     assert quiet.output(record).parse(quiet.target(record)) == CitedAnswer(quiet.target(record), (), abstained=False)
     assert quiet.fallback(record).text == "No."
+
+
+def test_evidence_agrees_with_the_unsupported_sentences_and_marks_parts_of_the_text():
+    passages = [
+        {"title": "Tent", "text": "\U0001f3d5 It is green. It weighs 2 kg. Rain is no problem for it."},
+        {"title": "", "text": "Lamps are blue."},
+    ]
+    text = "It weighs 2 kg [1][2]. Rain is no problem. It costs 9 euros [1]. The green lamp weighs 2 kg [2]."
+    found = evidence(text, passages)
+    full = [f"{each['title']} {each['text']}" for each in passages]
+    assert [each.sentence for each in found if each.supported is False] == unsupported_sentences(text, full)
+    assert [each.citations for each in found] == [(1, 2), (), (1,), (2,)]
+    first = found[0].spans
+    assert [(span.passage, passages[0]["text"][span.start : span.end]) for span in first] == [(1, "It weighs 2 kg.")]
+    assert all(not each.spans for each in found[1:])
+
+
+def test_a_supporting_part_has_at_most_three_sentences_and_is_the_shortest():
+    passage = "Red tents. Green couches. Blue lamps. Grey chairs. Red tents again."
+    start, end = supporting_span("Red tents, green couches, blue lamps and grey chairs.", passage)
+    assert passage[start:end] == "Red tents. Green couches. Blue lamps."
+    assert supporting_span("Red tents.", passage) == (0, len("Red tents."))
+    assert supporting_span("A bicycle.", passage) is None

@@ -1,0 +1,127 @@
+"""`/v1/adapters`: the stored adapters with lineage, measures, decisions and aliases, and their slots in pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from searchlora.adapters.aliases import AliasMove, Decision
+from searchlora.adapters.ancestry import ancestors
+from searchlora.adapters.evaluations import EvaluationRecord
+from searchlora.adapters.references import parse_reference
+from searchlora.adapters.store import Entry
+from searchlora.errors import SearchloraError
+from searchlora.models.resolve import public_name
+from searchlora.server.api.errors import without_folders
+from searchlora.server.api.service import Service
+
+
+def routes(service: Service) -> APIRouter:
+    """`GET /v1/adapters`."""
+    router = APIRouter()
+
+    @router.get("/v1/adapters")
+    async def adapters(http: Request) -> Response:
+        return await service.json(http.state.caller, lambda: {"object": "list", "data": _adapters(service)})
+
+    return router
+
+
+def _adapters(service: Service) -> list[dict[str, Any]]:
+    service.check_store()
+    by_name: dict[str, list[Entry]] = {}
+    for entry in service.store.list():
+        by_name.setdefault(entry.name, []).append(entry)
+    return [_described(service, name, entries) for name, entries in by_name.items()]
+
+
+def _described(service: Service, name: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    versions = [entry for entry in entries if entry.version]
+    try:
+        evaluations, history = service.store.evaluations(name), service.store.history(name)
+        problem = next((entry.problem for entry in entries if not entry.version), None)
+    except SearchloraError as error:  # a damaged file of this name; the others are shown
+        evaluations, history, problem = (), (), error.what
+    newest = next((entry.manifest for entry in reversed(versions) if entry.manifest is not None), None)
+    return {
+        "id": name,
+        "object": "adapter",
+        "task": newest.task if newest is not None else None,
+        "base": public_name(newest.base.name) if newest is not None else None,
+        "problem": without_folders(problem) if problem is not None else None,
+        "aliases": {
+            alias: {"version": entry.version, "forced": alias in entry.forced, "by_hand": alias in entry.by_hand}
+            for entry in versions
+            for alias in entry.aliases
+        },
+        "versions": [_version(service, entry, evaluations) for entry in reversed(versions)],
+        "history": [_move(move) for move in reversed(history)],
+        "slots": _slots(service, name),
+    }
+
+
+def _version(service: Service, entry: Entry, evaluations: Sequence[EvaluationRecord]) -> dict[str, Any]:
+    manifest = entry.manifest
+    problem = without_folders(entry.problem) if entry.problem is not None else None
+    head: dict[str, Any] = {"version": entry.version, "reference": entry.reference, "problem": problem}
+    if manifest is None:
+        return head | {"created": None, "method": None, "lineage": [], "data": None, "metrics": {}, "evaluations": []}
+    figures = {
+        key: value
+        for key, value in manifest.metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return head | {
+        "created": manifest.created,
+        "method": manifest.method,
+        "lineage": list(ancestors(service.store, entry.reference)),
+        "data": manifest.dataset.fingerprint if manifest.dataset is not None else None,
+        "metrics": figures,
+        "evaluations": [
+            record.model_dump(include={"time", "data", "split", "measure", "value", "low", "high", "n", "loses_to"})
+            for record in reversed(evaluations)
+            if record.version == entry.version
+        ],
+    }
+
+
+def _move(move: AliasMove) -> dict[str, Any]:
+    return {
+        "alias": move.alias,
+        "time": move.time,
+        "from": move.source,
+        "to": move.target,
+        "reason": move.reason,
+        "rollback": move.rollback,
+        "decision": _decision(move.decision) if move.decision is not None else None,
+    }
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    """A decision with its rules, and the figures of the candidate that it rests on."""
+    rows = decision.evidence.get("rows", ())
+    return {
+        "version": decision.version,
+        "outcome": decision.outcome,
+        "rules": [rule.model_dump(include={"rule", "passed", "finding"}) for rule in decision.rules],
+        "n": decision.evidence.get("n"),
+        "split": decision.evidence.get("split"),
+        "judgments": decision.evidence.get("judgments"),
+        "figures": [
+            {key: row.get(key) for key in ("measure", "value", "low", "high", "n")}
+            for row in rows
+            if str(row.get("system", "")).endswith(f"@{decision.version}")
+        ],
+    }
+
+
+def _slots(service: Service, name: str) -> list[dict[str, Any]]:
+    """The slots of served pipelines in which the adapter stands, and what they can be changed to."""
+    return [
+        {"pipeline": pipeline, "slot": slot.name, "adapter": slot.adapter, "choices": ["on", *choices]}
+        for pipeline, served in service.pipelines
+        for slot, choices in served.slots.items()
+        if slot.adapter is not None and parse_reference(slot.adapter).name == name
+    ]

@@ -1,0 +1,131 @@
+"""The server's engine as background jobs use it: in a line of their own, a few requests at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from searchlora.errors import EngineBusy
+from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.records import SearchContext
+from searchlora.server.api.jobs import BackgroundJob
+from searchlora.server.api.model_task import CallerEngine
+from searchlora.server.api.service import Service
+
+T = TypeVar("T")
+
+#: Searches of one call of a stage: few, so that a job moves on often and stops soon.
+_BATCH = 8
+
+#: Requests that a job has in the engine's queue at once.
+_REQUESTS = 32
+
+#: Seconds between two attempts where the queue is full.
+_PAUSE = 0.2
+
+
+@dataclass(eq=False)
+class JobEngine:
+    """The server's engine as a background job uses it: few requests at a time, in a line of their own.
+
+    Each group of requests has the time limit of a request of its own, and waits where the queue is full.
+    """
+
+    service: Service
+    job: BackgroundJob
+    _current: CallerEngine | None = None
+
+    def __post_init__(self) -> None:
+        self.job.on_cancel(self.cancel)
+
+    @property
+    def made_by(self) -> str:
+        """See `Engine.made_by`."""
+        return self.service.engine.made_by
+
+    @property
+    def call_size(self) -> int:
+        """See `Engine.call_size`."""
+        return self.service.engine.call_size
+
+    def pin(self, adapter: str) -> str:
+        """See `Engine.pin`."""
+        return self.service.engine.pin(adapter)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """See `Engine.generate`."""
+        found: list[Completion] = []
+        for start in range(0, len(requests), _REQUESTS):
+            found += self._patiently(partial(_generated, requests[start : start + _REQUESTS]))
+        return found
+
+    def score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
+    ) -> list[Scored]:
+        """See `Engine.score`."""
+        found: list[Scored] = []
+        for start in range(0, len(requests), _REQUESTS):
+            part = slice(start, start + _REQUESTS)
+            found += self._patiently(partial(_scored, requests[part], choices[part], prune_margin))
+        return found
+
+    def cancel(self) -> None:
+        """Withdraw the requests in the queue."""
+        if self._current is not None:
+            self._current.cancel()
+
+    def _patiently(self, ask: Callable[[CallerEngine], list[T]]) -> list[T]:
+        while True:
+            self._current = CallerEngine(self.service, f"{self.job.caller}, background")
+            self.job.check()  # after this, `cancel` finds the engine that is asked
+            try:
+                return ask(self._current)
+            except EngineBusy:
+                self._current.cancel()
+                time.sleep(_PAUSE)
+
+
+def _generated(requests: Sequence[Request], engine: CallerEngine) -> list[Completion]:
+    return engine.generate(requests)
+
+
+def _scored(
+    requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None, engine: CallerEngine
+) -> list[Scored]:
+    return engine.score(requests, choices, prune_margin=prune_margin)
+
+
+def executed(
+    engine: JobEngine, pipeline: Pipeline, searches: Sequence[SearchContext], step: str, before: int, units: int
+) -> list[SearchContext]:
+    """The searches after a pipeline, in small batches; the server's engine is asked in the job's own line.
+
+    Args:
+        before, units: Units of the job that are done, and all of them; a search is one unit.
+
+    Raises:
+        JobCancelled: when the job was cancelled.
+        SearchloraError: what a stage raises.
+    """
+
+    def progress(done: int, total: int | None, note: str = "") -> None:
+        del total
+        engine.job.progress(before + done, units, note or step)
+
+    progress(0, None)
+    return for_job(engine, pipeline).execute(searches, batch=_BATCH, progress=progress)
+
+
+def for_job(engine: JobEngine, pipeline: Pipeline) -> Pipeline:
+    """A pipeline whose stages ask the server's engine in the job's own line."""
+    own = engine.service.engine
+    stages = [
+        replace(stage, engine=engine) if isinstance(stage, AdapterStage) and stage.engine is own else stage
+        for stage in pipeline.stages
+    ]
+    return replace(pipeline, stages=stages)

@@ -1,0 +1,155 @@
+"""Background jobs of the server: one runs at a time, with progress, and can be cancelled; searches go on beside it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from searchlora.server.api.errors import ApiError, api_error_of
+from searchlora.server.api.work_queue import Job, JobCancelled, JobFuture, WorkQueue
+
+_LOG = logging.getLogger(__name__)
+
+#: Jobs that wait or run at most, those of one caller, and finished ones whose results are kept.
+_CAPACITY, _PER_CALLER, _KEPT = 16, 4, 32
+
+Status: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
+
+
+@dataclass(eq=False)
+class BackgroundJob:
+    """A job of a caller.
+
+    Attributes:
+        kind: What it computes.
+        done, total: Progress in units; `step` says which.
+        result: Set when it is done.
+        error: The body of the error, when it has failed.
+    """
+
+    id: str
+    kind: str
+    caller: str
+    status: Status = "waiting"
+    step: str = ""
+    done: int = 0
+    total: int = 0
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    _future: JobFuture[Any] | None = None
+    _job: Job | None = None
+    _on_cancel: list[Callable[[], object]] = field(default_factory=list)
+
+    def on_cancel(self, function: Callable[[], object]) -> None:
+        """Call a function when the job is cancelled, such as one that withdraws requests to an engine."""
+        self._on_cancel.append(function)
+
+    def progress(self, done: int, total: int | None, note: str = "") -> None:
+        """Report progress. Raises `JobCancelled` when the job was cancelled."""
+        self.check()
+        self.done, self.total, self.step = done, total or 0, note or self.step
+
+    def check(self) -> None:
+        """Raise `JobCancelled` when the job was cancelled."""
+        if self._job is not None:
+            self._job.check()
+
+    def json(self) -> dict[str, Any]:
+        """The job as its endpoint answers."""
+        return {
+            "object": "job",
+            "id": self.id,
+            "kind": self.kind,
+            "status": self.status,
+            "step": self.step,
+            "done": self.done,
+            "total": self.total,
+            "result": self.result,
+            "error": self.error,
+        }
+
+
+class Jobs:
+    """The jobs of a server. Thread-safe. Callers take turns, and see and cancel their own jobs only."""
+
+    def __init__(self) -> None:
+        self._queue = WorkQueue(_CAPACITY, _PER_CALLER)
+        self._jobs: OrderedDict[str, BackgroundJob] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def start(self, caller: str, kind: str, function: Callable[[BackgroundJob], dict[str, Any]]) -> BackgroundJob:
+        """Queue a job.
+
+        Args:
+            function: Computes the result. It calls `progress` or `check` often.
+
+        Raises:
+            EngineBusy: when too many jobs wait.
+        """
+        job = BackgroundJob(secrets.token_hex(8), kind, caller)
+
+        def run(running: Job) -> None:
+            job._job = running
+            _run(job, function)
+
+        with self._lock:
+            job._future = self._queue.put(run, None, caller)
+            self._jobs[job.id] = job
+            finished = [each for each in self._jobs.values() if each.status not in ("waiting", "running")]
+            for each in finished[: max(0, len(finished) - _KEPT)]:
+                del self._jobs[each.id]
+        return job
+
+    def get(self, caller: str, id_: str) -> BackgroundJob:
+        """A job of a caller. Raises `ApiError` 404."""
+        with self._lock:
+            job = self._jobs.get(id_)
+        if job is None or job.caller != caller:
+            raise ApiError(404, "job_not_found", "This server has no such job of yours, or no longer.")
+        return job
+
+    def cancel(self, caller: str, id_: str) -> BackgroundJob:
+        """Stop a job of a caller at its next step. Raises `ApiError` 404."""
+        job = self.get(caller, id_)
+        self._stop(job)
+        return job
+
+    def close(self) -> None:
+        """Stop all jobs."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            self._stop(job)
+
+    def _stop(self, job: BackgroundJob) -> None:
+        if job.status not in ("waiting", "running") or job._future is None:
+            return
+        if job._future.cancel() or job.status == "waiting":
+            job.status = "cancelled"
+        for function in job._on_cancel:
+            function()
+
+
+def _run(job: BackgroundJob, function: Callable[[BackgroundJob], dict[str, Any]]) -> None:
+    if job.status == "cancelled":
+        return
+    job.status = "running"
+    try:
+        result = function(job)
+        job.check()
+        job.result, job.status = result, "done"
+    except JobCancelled:
+        job.status = "cancelled"
+    except Exception as error:
+        if job._future is not None and job._future.stop_requested:  # its engine requests were withdrawn
+            job.status = "cancelled"
+            return
+        api_error = error if isinstance(error, ApiError) else api_error_of(error)
+        if api_error.code == "internal_error":
+            _LOG.exception("a background job failed")
+        job.error, job.status = api_error.body["error"], "failed"

@@ -1,0 +1,110 @@
+"""Pydantic schemas of the requests that search, grade hits, and measure on all topics."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from searchlora.server.api.schemas import Body, Fields, Text
+
+Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _own_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    if reserved := sorted({"id", "query", "outputs"} & fields.keys()):
+        raise PydanticCustomError("reserved", "'{name}' is not a field of your own", {"name": reserved[0]})
+    return fields
+
+
+class SearchRequest(Body):
+    """Body of `/v1/search`.
+
+    Attributes:
+        fields: Further fields that stages read, such as `history`.
+        top: Number of hits in the answer.
+        slots: Slot -> `off`, `base`, or a version of its adapter.
+        weights: Of the parts of the pipeline's first fusion; empty: its own.
+        explain: A document: the answer says why it is where it is, or why it is missing.
+        trace: Whether stages tell their prompts and answers.
+    """
+
+    pipeline: str
+    query: Text = Field(min_length=1)
+    fields: Annotated[Fields, AfterValidator(_own_fields)] = Field({})
+    top: int = Field(10, ge=1, le=1000)
+    slots: dict[str, str] = Field({}, max_length=64)
+    weights: list[Weight] = Field([], max_length=16)
+    explain: Text | None = None
+    trace: bool = False
+    stream: bool = False
+
+
+class JudgmentRequest(Body):
+    """Body of `/v1/judgments`.
+
+    Attributes:
+        query: The query as it was sent to `/v1/search`.
+        document: Id of the document.
+        grade: From 0; null: "cannot tell", which is no judgment.
+        rater: Who grades.
+        seconds: Time that the document was on the screen.
+        rankings: Rankings of documents, best first, to measure with the new grade.
+    """
+
+    query: Text = Field(min_length=1)
+    document: Text = Field(min_length=1)
+    grade: int | None
+    rater: str
+    seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    rankings: list[Annotated[list[Text], Field(max_length=1000)]] = Field([], max_length=8)
+
+
+class SystemRequest(Body):
+    """A pipeline of the server as it is to be executed.
+
+    Attributes:
+        slots, weights: As in `SearchRequest`.
+    """
+
+    pipeline: str
+    slots: dict[str, str] = Field({}, max_length=64)
+    weights: list[Weight] = Field([], max_length=16)
+
+
+class ComparisonRequest(Body):
+    """Body of `/v1/topics/compare`.
+
+    Attributes:
+        measure: Its name; the topics are ordered by the difference in it.
+        allow_circular: Accept a judge that took part in a system; the figures are marked.
+    """
+
+    system: SystemRequest
+    baseline: SystemRequest
+    measure: str = Field("nDCG@10", max_length=64)
+    allow_circular: bool = False
+
+
+class WeightsRequest(Body):
+    """Body of `/v1/topics/weights`: the measure under each mix of a pipeline's fusion."""
+
+    system: SystemRequest
+    measure: str = Field("nDCG@10", max_length=64)
+    allow_circular: bool = False
+
+
+class DisagreementsRequest(Body):
+    """Body of `/v1/topics/disagreements`: where a judge of a pipeline and people grade differently.
+
+    Attributes:
+        judge: The slot of the judge.
+        version: A version or alias of its adapter, or `base`; `on`: the one that is served.
+        limit: Number of judged pairs that are graded at most.
+    """
+
+    pipeline: str
+    judge: str
+    version: str = "on"
+    limit: int = Field(500, ge=1, le=10_000)

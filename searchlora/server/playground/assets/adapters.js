@@ -1,0 +1,70 @@
+// The adapters view: versions with lineage and measures, decisions, aliases, and the queries where an adapter helps and
+// hurts.
+
+import { button, details, element, figure, made, rounded, table } from "./elements.js";
+import { attempt, send } from "./requests.js";
+import { state } from "./state.js";
+import { compareOnTopics } from "./topics.js";
+
+export const showAdapters = () => attempt(async () => {
+  const { data } = await (await send("GET", "/v1/adapters")).json();
+  element("adapters").replaceChildren(...(data.length ? data.map(shownAdapter) : [made("p", "card", "The store has no adapters.")]));
+});
+
+function shownAdapter(adapter) {
+  const { id, task, base, problem, versions, history } = adapter;
+  const section = made("section", "card adapter");
+  section.setAttribute("aria-label", id);
+  section.append(
+    made("h2", "", id),
+    made("p", "", [task && `Task ${task}`, base && `base ${base}`].filter(Boolean).join(", ")),
+    ...(problem ? [made("p", "invalid", problem)] : []),
+    versions.length ? table(["Version", "Aliases", "Measured", "Stored", "Made by", "From", "Data"], versions.map((version) => versionRow(version, adapter)), `Versions of ${id}`) : "",
+    ...impact(adapter),
+    history.length ? details("history", `Aliases and decisions (${history.length})`, made("ol", "moves", ...history.map((move) => made("li", "", ...shownMove(move))))) : "",
+  );
+  return section;
+}
+
+function versionRow({ reference, version, problem, created, method, lineage, data, metrics, evaluations }, { aliases }) {
+  const names = Object.entries(aliases).filter(([, alias]) => alias.version === version)
+    .map(([name, { forced, by_hand: byHand }]) => `${name}${forced ? " (by force)" : byHand ? " (by hand)" : ""}`);
+  if (problem) return [made("code", "", reference), names.join(", ") || null, made("span", "invalid", problem), null, null, null, null];
+  return [
+    made("code", "", reference), names.join(", ") || null, measures(evaluations, metrics), created.slice(0, 10), method,
+    lineage.join(", ") || null, data ? made("code", "", data.slice(0, 12)) : null,
+  ];
+}
+
+// Each evaluation with its interval; without one, what the training run measured.
+function measures(evaluations, metrics) {
+  if (evaluations.length) {
+    return made("ul", "", ...evaluations.map((each) => made("li", "", `${each.measure} ${figure(each)}, n = ${each.n}, ${each.split}`,
+      each.loses_to.length ? made("span", "invalid", ` loses to ${each.loses_to.join(", ")}`) : null)));
+  }
+  const trained = Object.entries(metrics).slice(0, 3);
+  return trained.length ? made("ul", "", ...trained.map(([name, value]) => made("li", "", `${name} ${rounded(value)} (training)`))) : null;
+}
+
+// For each slot that the adapter stands in: what it brings, topic by topic.
+function impact({ id, slots }) {
+  if (!slots.length) return [made("p", "note", "No served pipeline has it.")];
+  return slots.map(({ pipeline, slot, adapter, choices }) => {
+    const others = choices.filter((choice) => choice !== "on" && choice !== adapter);
+    const buttons = state.topics.judged ? others.map((choice) => button(`against ${choice}`, () => compareOnTopics({ pipeline }, { pipeline, slots: { [slot]: choice } }),
+      `Queries that ${adapter} helps and hurts in ${pipeline}, against ${choice}`)) : [];
+    const why = buttons.length ? "Queries that it helps and hurts:" : state.topics.judged ? "Its slot cannot be changed." : "There are no judged topics to compare on.";
+    return made("p", "impact", made("span", "", `${adapter || id} in ${pipeline}. ${why}`), ...buttons);
+  });
+}
+
+function shownMove({ alias, time, from, to, reason, rollback, decision }) {
+  const what = decision && decision.outcome === "refused" ? `version ${decision.version} was refused for ${alias}`
+    : `${alias}: ${from === null ? "" : `version ${from} → `}${to === null ? "removed" : `version ${to}`}`;
+  const how = decision ? { promoted: "by its policy", refused: "", forced: "against its policy" }[decision.outcome] : rollback ? "a rollback" : "by hand";
+  const head = made("p", "", made("span", "time", `${time.slice(0, 16).replace("T", " ")} `), [what, how, reason].filter(Boolean).join(", "));
+  if (!decision) return [head];
+  const rules = made("ul", "rules", ...decision.rules.map(({ rule, passed, finding }) => made("li", passed ? "" : "invalid", `${passed ? "✓ met" : "✗ not met"}: ${rule}. ${finding}`)));
+  const figures = decision.figures.map((each) => made("p", "", `${each.measure} ${figure(each)}, n = ${each.n}`));
+  return [head, details("", `Decision: ${decision.rules.length} ${decision.rules.length === 1 ? "rule" : "rules"}`, rules, ...figures)];
+}

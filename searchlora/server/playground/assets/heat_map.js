@@ -1,0 +1,108 @@
+// The measure under each mix of a fusion: a strip for two parts, a triangle for three. The server measures the mixes.
+
+import { announce, button, details, figure, made, rounded, table } from "./elements.js";
+import { JobBox } from "./jobs.js";
+import { attempt } from "./requests.js";
+import { state } from "./state.js";
+import { mixText } from "./system.js";
+
+const STEPS = 10;
+
+// Below the sliders of a system, a button that measures all mixes on the judged topics.
+export function offerMixes(system, chosen) {
+  const box = system.part(".mixes");
+  const { fusion } = system.pipeline;
+  box.replaceChildren();
+  if (!fusion || !state.topics.judged || fusion.parts.length < 2 || fusion.parts.length > 3) return;
+  const job = new JobBox();
+  const map = made("div", "");
+  const measure = button(`Measure all mixes on ${state.topics.judged} topics`, () => attempt(async () => {
+    map.replaceChildren();
+    const { pipeline, slots } = system.request;
+    const body = { system: { pipeline, slots }, measure: state.topics.measure };
+    const result = await job.run("/v1/topics/weights", body);
+    if (!result) return;
+    map.replaceChildren(heatMap(result, (weights) => {
+      if (!result.parts.every((part) => fusion.parts.includes(part))) {
+        announce("A part is switched off. Switch all parts on to take a mix.");
+        return;
+      }
+      system.setWeights(fusion.parts.map((part) => weights[result.parts.indexOf(part)] || 0));
+      chosen();
+    }));
+    announce(`Measured ${result.mixes.length} mixes on ${result.n} topics. The best is ${named(result, result.mixes[result.best])}.`);
+  }));
+  box.append(measure, job.root, map);
+}
+
+const named = ({ measure, parts }, mix) => `${mixText(parts, mix.weights)}: ${measure} ${figure(mix)}`;
+
+function heatMap(result, choose) {
+  const { mixes, best, parts, measure, n, notes } = result;
+  const values = mixes.map(({ value }) => value);
+  const least = Math.min(...values);
+  const width = Math.max(...values) - least;
+  const text = made("p", "mix", `Best: ${named(result, mixes[best])}`);
+  const cells = mixes.map((mix, place) => {
+    const cell = button("", () => choose(mix.weights), `${named(result, mix)}${place === best ? ", the best" : ""}`);
+    cell.className = place === best ? "cell best" : "cell";
+    cell.style.setProperty("--share", String(width ? (mix.value - least) / width : 1));
+    cell.tabIndex = place === best ? 0 : -1;
+    const show = () => { text.textContent = named(result, mix); };
+    cell.addEventListener("focus", show);
+    cell.addEventListener("mouseenter", show);
+    return cell;
+  });
+  const rows = arranged(mixes, cells, parts.length);
+  const map = made("div", "heat", ...rows.map((row) => made("div", "heat-row", ...row)));
+  map.setAttribute("role", "group");
+  map.setAttribute("aria-label", `${measure} of each mix of ${parts.join(", ")}. Arrow keys move, Enter chooses.`);
+  map.addEventListener("keydown", (event) => moveFocus(event, rows));
+  const listed = [...mixes].sort((one, other) => other.value - one.value);
+  const shownMap = made(
+    "div", "",
+    made("p", "", `${measure} over ${n} topics, ${width ? `from ${rounded(least)} (light) to ${rounded(least + width)} (dark)` : `${rounded(least)} for every mix`}`),
+    corners(parts, "top"), map, corners(parts, "bottom"), text,
+  );
+  const listedMixes = made(
+    "div", "",
+    details("", "As a table", table([...parts, measure, "interval"], listed.map((mix) => [
+      ...mix.weights.map((weight) => String(weight)), rounded(mix.value), mix.low === null ? null : `${rounded(mix.low)} to ${rounded(mix.high)}`,
+    ]), `${measure} of each mix`)),
+    ...notes.map((note) => made("p", "note", note)),
+  );
+  return made("div", "mixes-shown", shownMap, listedMixes);
+}
+
+// Which part counts alone at each corner of the strip or triangle.
+function corners(parts, where) {
+  const [first, second, third] = parts;
+  if (parts.length === 2) return where === "top" ? null : made("p", "corners", made("span", "", `only ${first}`), made("span", "", `only ${second}`));
+  return where === "top" ? made("p", "corners top", `only ${third}`) : made("p", "corners", made("span", "", `only ${first}`), made("span", "", `only ${second}`));
+}
+
+// The cells by row. A strip goes from the first part to the second. In a triangle the weight of the third part falls
+// from row to row, and that of the second grows from left to right.
+function arranged(mixes, cells, parts) {
+  const tenths = mixes.map(({ weights }) => weights.map((weight) => Math.round(weight * STEPS)));
+  const order = mixes.map((_, place) => place).sort((one, other) => tenths[one][1] - tenths[other][1]);
+  if (parts === 2) return [order.map((place) => cells[place])];
+  const rows = [];
+  for (let third = STEPS; third >= 0; third -= 1) rows.push(order.filter((place) => tenths[place][2] === third).map((place) => cells[place]));
+  return rows;
+}
+
+function moveFocus(event, rows) {
+  const row = rows.findIndex((cells) => cells.includes(event.target));
+  if (row < 0) return;
+  const column = rows[row].indexOf(event.target);
+  const to = { ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1], ArrowUp: [row - 1, column], ArrowDown: [row + 1, column] }[event.key];
+  if (!to) return;
+  event.preventDefault();
+  const cells = rows[to[0]];
+  const cell = cells && cells[Math.max(0, Math.min(to[1], cells.length - 1))];
+  if (!cell) return;
+  event.target.tabIndex = -1;
+  cell.tabIndex = 0;
+  cell.focus();
+}

@@ -1,0 +1,66 @@
+// The start of the page, and its keyboard.
+
+import { showAdapters } from "./adapters.js";
+import { element } from "./elements.js";
+import { findDisagreements, startJudges } from "./judges.js";
+import { attempt, send, useKey } from "./requests.js";
+import { compare, searchAll } from "./search.js";
+import { Side } from "./side.js";
+import { state } from "./state.js";
+import { compareTopics, startTopics } from "./topics.js";
+import { onShow, show, viewOf } from "./views.js";
+
+async function start() {
+  ({ data: state.pipelines } = await (await send("GET", "/v1/pipelines")).json());
+  state.topics = await (await send("GET", "/v1/topics")).json();
+  element("key-form").hidden = true;
+  element("none").hidden = Boolean(state.pipelines.length);
+  if (state.pipelines.length) startPipelines();
+  onShow("adapters", showAdapters);
+  show(viewOf(location.hash), false);
+}
+
+function startPipelines() {
+  const names = [...new Set(state.pipelines.flatMap(({ fields }) => fields))];
+  element("more").hidden = !names.length;
+  element("field-names").textContent = names.join(", ");
+  state.sides = [new Side("A")];
+  element("sides").replaceChildren(state.sides[0].root);
+  startTopics();
+  startJudges();
+  const query = new URLSearchParams(location.hash.slice(1)).get("q");
+  if (query) {
+    element("query").value = query;
+    searchAll();
+  }
+  if (viewOf(location.hash) === "search") element("query").focus();
+}
+
+function onSubmit(form, action) {
+  element(form).addEventListener("submit", (event) => {
+    event.preventDefault();
+    action();
+  });
+}
+
+onSubmit("search", () => {
+  history.replaceState(null, "", `#${new URLSearchParams({ q: element("query").value })}`);
+  searchAll();
+});
+onSubmit("compare-form", compareTopics);
+onSubmit("judge-form", findDisagreements);
+onSubmit("key-form", () => {
+  useKey(element("key").value.trim());
+  attempt(start);
+});
+element("compare").addEventListener("click", () => { if (state.pipelines.length) compare(); });
+element("rater").value = localStorage.getItem("rater") || "";
+window.addEventListener("hashchange", () => show(viewOf(location.hash), false));
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.target.matches("input, textarea, select")) return;
+  event.preventDefault();
+  show("search");
+  element("query").focus();
+});
+attempt(start);

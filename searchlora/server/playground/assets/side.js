@@ -1,0 +1,196 @@
+// One system on the screen: what it is, the stages of its search as they finish, and its hits.
+
+import { shownAnswer } from "./answer.js";
+import { announce, button, element, made, milliseconds, rounded, shown, table, written } from "./elements.js";
+import { rate } from "./grades.js";
+import { offerMixes } from "./heat_map.js";
+import { pin } from "./pins.js";
+import { attempt, events, send } from "./requests.js";
+import { searchAgain, showResults } from "./search.js";
+import { state } from "./state.js";
+import { SystemChoice } from "./system.js";
+import { shownStage } from "./trace.js";
+
+const TOP = 10;
+const GRADES = [0, 1, 2, 3];
+
+export class Side {
+  constructor(name) {
+    this.name = name;
+    this.result = null;
+    this.stages = [];
+    this.aborting = null;
+    this.root = element("side").content.firstElementChild.cloneNode(true);
+    this.part = (selector) => this.root.querySelector(selector);
+    this.root.setAttribute("aria-label", `System ${name}`);
+    this.system = new SystemChoice(searchAgain, () => this.weightsMoved());
+    this.part(".settings").append(this.system.root);
+    this.part(".pin").addEventListener("click", () => pin(this));
+    this.part(".why").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.explain(this.part(".missing").value.trim());
+    });
+    offerMixes(this.system, searchAgain);
+    this.system.part(".pipeline").addEventListener("change", () => offerMixes(this.system, searchAgain));
+  }
+
+  get label() {
+    return this.system.label;
+  }
+
+  set(request) {
+    this.system.set(request);
+    offerMixes(this.system, searchAgain);
+  }
+
+  get documents() {
+    return this.result ? this.result.hits.map(({ document }) => document) : [];
+  }
+
+  // The current search with the new weights, as soon as the slider rests.
+  weightsMoved() {
+    clearTimeout(this.moved);
+    if (this.query) this.moved = setTimeout(() => attempt(async () => {
+      await this.search(this.query, this.fields);
+      showResults();
+      announce(`System ${this.name}: ${this.part(".summary").textContent}`);
+    }), 120);
+  }
+
+  async search(query, fields) {
+    if (this.aborting) this.aborting.abort();
+    const aborting = this.aborting = new AbortController();
+    this.result = null;
+    this.stages = [];
+    this.part(".stages").replaceChildren();
+    this.part(".hits").replaceChildren();
+    this.part(".output").replaceChildren();
+    this.part(".explanation").hidden = true;
+    this.part(".actions").hidden = true;
+    this.part(".summary").textContent = "Searching …";
+    const body = { ...this.system.request, query, fields, top: TOP, trace: true, stream: true };
+    this.query = query;
+    this.fields = fields;
+    try {
+      const response = await send("POST", "/v1/search", body, aborting.signal);
+      for await (const { name, data } of events(response)) {
+        if (name === "stage") this.showStage(data);
+        else this.result = data;
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") this.part(".summary").textContent = "Failed.";
+      throw error;
+    }
+    this.shownAt = performance.now();
+    this.showOutput();
+    this.part(".actions").hidden = false;
+  }
+
+  showStage(stage) {
+    this.stages.push(stage);
+    this.part(".stages").append(made("li", "", shownStage(stage)));
+    // The first hits are on the screen before later stages have finished.
+    const { hits } = stage.output;
+    if (hits && !this.result) this.showHits(hits.map((hit) => ({ ...hit, title: hit.title || hit.document, text: null })));
+  }
+
+  showOutput() {
+    const { output, evidence } = this.result;
+    const box = this.part(".output");
+    if (this.result.query !== this.query) box.append(made("p", "", "Searched with: ", made("bdi", "", this.result.query)));
+    const { answer } = output;
+    const text = answer && typeof answer === "object" ? answer.text : answer;
+    if (typeof text === "string") box.append(shownAnswer(text, evidence));
+    this.showSummary();
+  }
+
+  showSummary() {
+    const { hits, total, milliseconds: time, measured } = this.result;
+    const judged = measured ? ` · ${measured.measure} ${rounded(measured.value)} (${measured.judged} of ${measured.of} judged)` : "";
+    this.part(".summary").textContent = `${hits.length} of ${total} hits in ${milliseconds(time)}${judged}`;
+  }
+
+  showHits(hits, other = null) {
+    const list = this.part(".hits");
+    list.replaceChildren(...hits.map((hit) => this.shownHit(hit, other)));
+    if (!hits.length) list.append(made("li", "hit", "No hits."));
+  }
+
+  shownHit(hit, other) {
+    const meta = made("p", "meta", made("span", "rank", `${hit.rank}.`), move(hit.rank, hit.document, other),
+      made("code", "", hit.document), made("span", "score", rounded(hit.score)));
+    const title = written("h3", "", hit.title || "");
+    title.hidden = !hit.title;
+    const text = written("p", "text", hit.text || "");
+    text.hidden = !hit.text;
+    const buttons = made("div", "buttons");
+    if (hit.text && hit.text.length > 280) buttons.append(this.expander(text, hit));
+    if (this.result) buttons.append(button("Why here?", () => this.explain(hit.document), `Why is ${hit.document} here?`));
+    if (this.result && this.result.measured && state.topics.collects_grades) buttons.append(this.gradeButtons(hit));
+    return made("li", "hit", meta, title, text, buttons);
+  }
+
+  expander(text, hit) {
+    text.classList.add("short");
+    const expand = button("Show all", () => {
+      const short = text.classList.toggle("short");
+      expand.textContent = short ? "Show all" : "Show less";
+      expand.setAttribute("aria-expanded", String(!short));
+    });
+    expand.setAttribute("aria-expanded", "false");
+    expand.setAttribute("aria-label", `Text of ${hit.document}: show all or less`);
+    return expand;
+  }
+
+  gradeButtons(hit) {
+    const group = made("span", "grades", "Grade ");
+    group.setAttribute("role", "group");
+    group.setAttribute("aria-label", `Grade of ${hit.document}`);
+    for (const grade of GRADES) {
+      const choice = button(String(grade), () => attempt(() => rate(this, hit, grade)), `Grade ${grade} for ${hit.document}`);
+      choice.setAttribute("aria-pressed", String(hit.grade === grade));
+      group.append(choice);
+    }
+    return group;
+  }
+
+  explain(documentId) {
+    return attempt(async () => {
+      if (!documentId || !this.query) return;
+      const body = { ...this.system.request, query: this.query, fields: this.fields, explain: documentId };
+      const explanation = await (await send("POST", "/v1/search", body)).json();
+      const rows = explanation.stages.map((stage) => [
+        stage.stage,
+        stage.rank === null ? null : String(stage.rank),
+        stage.hits === null ? null : String(stage.hits),
+        [...stage.notes, ...terms(stage.retrieved), ...Object.entries(stage.wrote).map((entry) => entry.map(shown).join(": "))].join("; "),
+      ]);
+      const box = this.part(".explanation");
+      box.replaceChildren(made("h3", "", `Document ${documentId}`), made("p", "verdict", `${explanation.verdict}.`),
+        table(["Stage", "Rank", "Hits", "Why"], rows));
+      box.hidden = false;
+      box.focus();
+      announce(explanation.verdict);
+    });
+  }
+}
+
+function terms(retrieved) {
+  if (!retrieved) return [];
+  const words = Object.entries(retrieved.terms).map(([word, score]) => (score ? `${word} adds ${rounded(score)}` : `${word} does not occur`));
+  const beyond = retrieved.rank !== null && retrieved.rank > retrieved.k ? [`${retrieved.retriever}: rank ${retrieved.rank}`] : [];
+  return [...beyond, ...words, ...retrieved.parts.flatMap(terms)];
+}
+
+// How a document's rank differs from its rank in another ranking.
+export function move(rank, documentId, other) {
+  if (!other) return null;
+  const before = other.indexOf(documentId) + 1;
+  if (!before) return made("span", "gone", "only here");
+  if (before === rank) return made("span", "", "same rank");
+  const by = Math.abs(before - rank);
+  const up = before > rank;
+  const arrow = made("span", "", up ? "▲ " : "▼ ");
+  arrow.setAttribute("aria-hidden", "true");
+  return made("span", up ? "up" : "down", arrow, made("span", "visually-hidden", up ? "up " : "down "), String(by));
+}

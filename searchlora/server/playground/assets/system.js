@@ -1,0 +1,138 @@
+// The choice of a system: a pipeline, what stands in its slots, and the weights of its fusion.
+
+import { announce, element, made, option } from "./elements.js";
+import { pipelineOf, state } from "./state.js";
+
+const STEPS = 10; // weights are set in tenths
+
+export class SystemChoice {
+  // onChange is called when another system was chosen, onWeights when only the weights were.
+  constructor(onChange, onWeights = onChange) {
+    this.root = element("system").content.firstElementChild.cloneNode(true);
+    this.part = (selector) => this.root.querySelector(selector);
+    this.onWeights = onWeights;
+    this.onChange = onChange;
+    this.sliders = [];
+    this.changed = false; // whether the weights are other than the pipeline's
+    for (const { id } of state.pipelines) this.part(".pipeline").append(option(id, id));
+    this.part(".pipeline").addEventListener("change", () => {
+      this.show();
+      onChange();
+    });
+    this.show();
+  }
+
+  get pipeline() {
+    return pipelineOf(this.part(".pipeline").value);
+  }
+
+  get slots() {
+    const chosen = [...this.root.querySelectorAll(".slots select")].map((select) => [select.dataset.slot, select.value]);
+    return Object.fromEntries(chosen.filter(([, choice]) => choice !== "on"));
+  }
+
+  get shares() {
+    const values = this.sliders.map((slider) => Number(slider.value));
+    if (values.length === 1) return [1 - values[0] / STEPS, values[0] / STEPS].map((share) => Number(share.toFixed(2)));
+    const sum = values.reduce((one, other) => one + other, 0);
+    return values.map((value) => (sum ? Number((value / sum).toFixed(4)) : 0));
+  }
+
+  get weights() {
+    return this.changed ? this.shares : [];
+  }
+
+  get request() {
+    return { pipeline: this.pipeline.id, slots: this.slots, weights: this.weights };
+  }
+
+  get label() {
+    return labelOf(this.request);
+  }
+
+  set({ pipeline, slots, weights }) {
+    this.part(".pipeline").value = pipeline;
+    this.show();
+    for (const select of this.root.querySelectorAll(".slots select")) select.value = (slots || {})[select.dataset.slot] || "on";
+    if (weights && weights.length) this.setWeights(weights);
+  }
+
+  setWeights(weights) {
+    const sum = weights.reduce((one, other) => one + other, 0);
+    const tenths = weights.map((weight) => Math.round((STEPS * weight) / sum));
+    if (this.sliders.length === 1) this.sliders[0].value = String(tenths[1]);
+    else this.sliders.forEach((slider, place) => { slider.value = String(tenths[place]); });
+    this.changed = true;
+    this.showShares();
+  }
+
+  show() {
+    this.showSlots();
+    this.showWeights();
+  }
+
+  showSlots() {
+    const box = this.part(".slots");
+    box.replaceChildren(box.firstElementChild);
+    const slots = this.pipeline.slots.filter(({ choices }) => choices.length > 1);
+    for (const { name, adapter, choices } of slots) {
+      const select = made("select", "", ...choices.map((choice) => option(choice === "on" && adapter ? `on (${adapter})` : choice, choice)));
+      select.dataset.slot = name;
+      select.addEventListener("change", this.onChange);
+      box.append(made("label", "", `${name} `, select));
+    }
+    box.hidden = !slots.length;
+  }
+
+  showWeights() {
+    const { fusion } = this.pipeline;
+    const box = this.part(".weights");
+    this.changed = false;
+    this.sliders = [];
+    box.hidden = !fusion || fusion.parts.length < 2;
+    this.part(".sliders").replaceChildren();
+    this.part(".mixes").replaceChildren();
+    if (box.hidden) return;
+    const sum = fusion.weights.reduce((one, other) => one + other, 0);
+    const tenths = fusion.weights.map((weight) => Math.round((STEPS * weight) / sum));
+    const two = fusion.parts.length === 2;
+    for (const [place, name] of two ? [[1, `${fusion.parts[0]} – ${fusion.parts[1]}`]] : fusion.parts.entries()) {
+      const slider = made("input", "slider");
+      slider.type = "range";
+      slider.min = "0";
+      slider.max = String(STEPS);
+      slider.value = String(tenths[place]);
+      slider.addEventListener("input", () => this.moved());
+      this.sliders.push(slider);
+      this.part(".sliders").append(made("label", "", made("span", "", `${name} `), slider));
+    }
+    this.showShares();
+  }
+
+  moved() {
+    if (!this.shares.some((share) => share > 0)) {
+      announce("One weight must be above 0.");
+      return;
+    }
+    this.changed = true;
+    this.showShares();
+    this.onWeights();
+  }
+
+  showShares() {
+    const text = this.changed ? mixText(this.pipeline.fusion.parts, this.shares) : mixText(this.pipeline.fusion.parts, ownShares(this.pipeline.fusion));
+    this.part(".shares").textContent = text;
+    for (const slider of this.sliders) slider.setAttribute("aria-valuetext", text);
+  }
+}
+
+const ownShares = ({ weights }) => weights.map((weight) => weight / weights.reduce((one, other) => one + other, 0));
+
+export const mixText = (parts, weights) => parts.map((part, place) => `${part} ${Number(weights[place].toFixed(2))}`).join(", ");
+
+export function labelOf({ pipeline, slots, weights }) {
+  const changes = Object.entries(slots || {}).map(([slot, choice]) => `${slot}: ${choice}`);
+  const { fusion } = pipelineOf(pipeline) || {};
+  if (weights && weights.length && fusion) changes.push(mixText(fusion.parts, weights));
+  return [pipeline, ...changes].join(", ");
+}

@@ -1,0 +1,56 @@
+"""`/v1/adapters`: versions, measures with intervals, decisions, aliases, and slots of served pipelines."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from searchlora.server.api.openapi import openapi_document
+from tests.server.api.serving import served
+
+
+@pytest.fixture(scope="module")
+def client(search_service):
+    with served(search_service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def test_an_adapter_has_versions_measures_decisions_aliases_and_slots(client, search_service):
+    text = client.get("/v1/adapters").text
+    assert str(search_service.store.root) not in text
+    by_id = {each["id"]: each for each in json.loads(text)["data"]}
+    assert set(by_id) == {"rewriter", "judge", "answerer"}
+    rewriter = by_id["rewriter"]
+    assert rewriter["aliases"] == {"production": {"version": 1, "forced": False, "by_hand": False}}
+    newest, oldest = rewriter["versions"]
+    assert (newest["reference"], oldest["reference"]) == ("rewriter@2", "rewriter@1")
+    (evaluation,) = newest["evaluations"]
+    assert (evaluation["value"], evaluation["low"], evaluation["high"], evaluation["n"]) == (0.41, 0.35, 0.47, 40)
+    assert oldest["evaluations"] == []
+    refused, first = rewriter["history"]
+    assert (first["from"], first["to"], first["reason"], first["decision"]) == (None, 1, "the first one", None)
+    assert refused["decision"]["outcome"] == "refused"
+    assert [rule["passed"] for rule in refused["decision"]["rules"]] == [False]
+    assert [row["value"] for row in refused["decision"]["figures"]] == [0.41]  # the candidate's alone
+    assert {(slot["pipeline"], slot["slot"]) for slot in rewriter["slots"]} == {
+        ("rewritten", "rewriter"),
+        ("careful", "rewriter"),
+    }
+    assert rewriter["slots"][0]["choices"] == ["on", "off", "base", "rewriter@1", "rewriter@2"]
+
+
+def test_every_request_example_of_the_document_is_valid():
+    """The examples fit their schemas; on a server with these pipelines they work."""
+    import jsonschema
+
+    document = openapi_document("test")
+    checked = 0
+    for path, methods in document["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {})
+        if "example" in content:
+            schema = content["schema"] | {"components": document["components"]}
+            jsonschema.Draft202012Validator(schema).validate(content["example"])
+            checked += path.startswith(("/v1/search", "/v1/topics", "/v1/judgments"))
+    assert checked == 5
