@@ -152,8 +152,8 @@ def postgres_url() -> Generator[str, None, None]:
 def milvus_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of the embedded Milvus.
 
-    When pymilvus is imported it configures logging anew and so closes all handlers. absl's closes its stream unless that
-    is the present sys.stderr; absl was imported in another test, whose sys.stderr is pytest's capture.
+    When pymilvus is imported it configures logging anew and so closes all handlers. absl's closes its stream unless
+    that is the present sys.stderr; absl was imported in another test, whose sys.stderr is pytest's capture.
     """
     if (absl := sys.modules.get("absl.logging")) is not None:
         absl.get_absl_handler().python_handler.stream = sys.__stderr__
