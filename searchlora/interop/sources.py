@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 #: Keys of a result that are no field which a stage wrote.
 _NO_FIELDS = ("id", "query", "stages", "input", "hits", "invalid")
 
+#: Beginning of the flag of a stage whose output does not parse, see `pipelines.execution.trace_row`.
+_INVALID = "invalid: "
+
 
 @dataclass(frozen=True)
 class FoundDocument:
@@ -174,8 +177,11 @@ class ServerSource:
             FoundDocument(hit["document"], hit["title"] or "", hit["text"] or "", float(hit["score"]), hit["rank"])
             for hit in answer["hits"]
         )
-        stages = tuple(stage["stage"] for stage in answer["stages"])
-        invalid = {stage["stage"]: stage.get("invalid", ()) for stage in answer["stages"]}
+        stages = tuple(stage["label"] for stage in answer["stages"])
+        invalid = {
+            stage["label"]: [flag.removeprefix(_INVALID) for flag in stage["flags"] if flag.startswith(_INVALID)]
+            for stage in answer["stages"]
+        }
         return Found(answer["query"], documents, stages, _fields(answer["output"], invalid))
 
 
