@@ -173,6 +173,22 @@ class OneLabel:
         return Label(self.labels[best], probabilities)
 
 
+def subsequence_rules(literals: Sequence[str], separator: str) -> list[str]:
+    """Lark rules of which `first_0` accepts some of the literals, at least one, in order, with a separator between.
+
+    Two rules per literal: `first_i` and `after_i` accept the literals from the i-th on.
+
+    Examples:
+        >>> subsequence_rules(['"a"', '"b"'], ",")[2]
+        'first_0: "a" after_1 | first_1'
+    """
+    last = len(literals)
+    rules = [f"first_{last - 1}: {literals[-1]}", f'after_{last}: ""']
+    rules += [f"first_{at}: {literals[at]} after_{at + 1} | first_{at + 1}" for at in range(last - 1)]
+    rules += [f'after_{at}: "{separator}" {literals[at]} after_{at + 1} | after_{at + 1}' for at in range(1, last)]
+    return rules
+
+
 @dataclass(frozen=True)
 class LabelSet:
     """Output form: a JSON list of distinct labels of a closed set. The value is in the order of the set.
@@ -200,13 +216,9 @@ class LabelSet:
 
     @property
     def grammar(self) -> Grammar:
-        """A Lark grammar with two rules per label: `first_i` and `after_i` accept the labels from the i-th on."""
+        """A Lark grammar of a list of labels, see `subsequence_rules`."""
         names = [json.dumps(json.dumps(label, ensure_ascii=False), ensure_ascii=False) for label in self.labels]
-        last = len(names)
-        rules = ['start: "[]" | "[" first_0 "]"', f"first_{last - 1}: {names[-1]}", f'after_{last}: ""']
-        rules += [f"first_{at}: {names[at]} after_{at + 1} | first_{at + 1}" for at in range(last - 1)]
-        rules += [f'after_{at}: "," {names[at]} after_{at + 1} | after_{at + 1}' for at in range(1, last)]
-        return Grammar("lark", "\n".join(rules))
+        return Grammar("lark", "\n".join(['start: "[]" | "[" first_0 "]"', *subsequence_rules(names, ",")]))
 
     def parse(self, text: str) -> list[str] | InvalidOutput:
         """Parse a completion strictly: a list of labels, or `InvalidOutput`."""

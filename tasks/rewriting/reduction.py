@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchlora.errors import UsageError
-from searchlora.outputs import Grammar, InvalidOutput
+from searchlora.outputs import Grammar, InvalidOutput, subsequence_rules
 from searchlora.records import Option, Options, RejectedRow, SourceRow
 
 #: The option of every format, and the key of the task's settings.
@@ -34,20 +34,15 @@ class ReducedQuery:
 
     @property
     def grammar(self) -> Grammar | None:
-        """A Lark grammar with two rules per word: `first_i` and `after_i` accept the words from the i-th on.
+        """A Lark grammar of words with blanks between, see `searchlora.outputs.subsequence_rules`.
 
         None for a query without words, to which every answer is invalid.
         """
         words = self.query.split()
         if not words:
             return None
-        last = len(words) - 1
-        rules = ["start: first_0", f"first_{last}: {_quoted(words[last])}", f'after_{last + 1}: ""']
-        rules += [f"first_{at}: {_quoted(words[at])} after_{at + 1} | first_{at + 1}" for at in range(last)]
-        rules += [
-            f"after_{at}: {_quoted(' ' + words[at])} after_{at + 1} | after_{at + 1}" for at in range(1, last + 1)
-        ]
-        return Grammar("lark", "\n".join(rules))
+        literals = [json.dumps(word, ensure_ascii=False) for word in words]
+        return Grammar("lark", "\n".join(["start: first_0", *subsequence_rules(literals, " ")]))
 
     def parse(self, text: str) -> str | InvalidOutput:
         """Parse a completion strictly: the query's words that it keeps, or `InvalidOutput`."""
@@ -76,7 +71,3 @@ def checked(row: SourceRow) -> SourceRow | RejectedRow:
         if isinstance(parsed, InvalidOutput):
             return RejectedRow(row.where, f"field 'rewrite': {parsed.reason} (--option {WORDS}=query)", row.data)
     return row
-
-
-def _quoted(word: str) -> str:
-    return json.dumps(word, ensure_ascii=False)
