@@ -11,6 +11,9 @@ from searchlora.errors import DataError
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Hit, SearchContext
 
+#: Keys of a result that are no field which a stage wrote, and `hits`, which are shown in a form of their own.
+NOT_FIELDS = ("id", "query", "stages", "input", "hits", "invalid")
+
 
 def result(search: SearchContext, executed: SearchContext, stages: Sequence[str]) -> dict[str, Any]:
     """What a pipeline did with one search, as a JSON object.

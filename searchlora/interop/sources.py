@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from searchlora.pipelines.pipeline import Pipeline
 
-#: Keys of a result that are no field which a stage wrote.
-_NO_FIELDS = ("id", "query", "stages", "input", "hits", "invalid")
-
 #: Beginning of the flag of a stage whose output does not parse, see `pipelines.execution.trace_row`.
 _INVALID = "invalid: "
 
@@ -186,7 +183,9 @@ class ServerSource:
 
 
 def _fields(written: Mapping[str, Any], invalid: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    fields = {name: value for name, value in written.items() if name not in _NO_FIELDS}
+    from searchlora.pipelines.results import NOT_FIELDS
+
+    fields = {name: value for name, value in written.items() if name not in NOT_FIELDS}
     reasons = {stage: list(dict.fromkeys(why)) for stage, why in invalid.items() if why}
     return {**fields, "invalid": reasons} if reasons else fields
 

@@ -17,7 +17,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.results import plain, result
+from searchlora.pipelines.results import NOT_FIELDS, plain, result
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.server.api.errors import ApiError
@@ -108,7 +108,7 @@ class SearchJob:
             "query": str(before["query"]),
             "hits": [self._hit(pipeline, rank, hit) for rank, hit in enumerate(hits[: self.body.top], 1)],
             "total": len(hits),
-            "output": {name: value for name, value in written.items() if name not in _NOT_OUTPUT},
+            "output": {name: value for name, value in written.items() if name not in NOT_FIELDS},
             "evidence": evidence,
             "stages": stages,
             "milliseconds": round(1000 * (time.perf_counter() - began), 2),
@@ -154,10 +154,6 @@ class SearchJob:
             "title": document.title if document is not None else None,
             "text": document.text if document is not None else None,
         }
-
-
-#: Keys of a result that are no field which a stage wrote.
-_NOT_OUTPUT = ("id", "query", "stages", "input", "hits", "invalid")
 
 
 def _evidence(stage: Stage, before: SearchContext, after: SearchContext) -> dict[str, Any] | None:
