@@ -113,6 +113,18 @@ def fused_by(hits: PartHits, settings: FuseSettings, weights: Sequence[float]) -
     return by_query[0] if len(by_query) == 1 else fuse(by_query)[: settings.k]
 
 
+def values_under(
+    weights: Sequence[float], hits: Mapping[str, PartHits], settings: FuseSettings, qrels: Qrels, measure: str
+) -> list[float]:
+    """The measure of each topic of the qrels under one weighting; a topic without hits counts 0. See `mix_table`."""
+    run = {
+        topic: {hit.document: hit.score for hit in fused_by(of_parts, settings, weights)}
+        for topic, of_parts in hits.items()
+    }
+    values = retrieval_values(run, qrels, [measure])[measure]
+    return [values[topic] for topic in qrels]
+
+
 def mix_table(
     hits: Mapping[str, PartHits],
     settings: FuseSettings,
@@ -139,12 +151,7 @@ def mix_table(
     weightings = list(mixes(len(settings.of), steps))
     columns = []
     for number, weights in enumerate(weightings, 1):
-        run = {
-            topic: {hit.document: hit.score for hit in fused_by(of_parts, settings, weights)}
-            for topic, of_parts in hits.items()
-        }
-        values = retrieval_values(run, qrels, [measure])[measure]
-        columns.append([values[topic] for topic in qrels])
+        columns.append(values_under(weights, hits, settings, qrels, measure))
         progress(number, len(weightings), "mixes")
     table: Floats = np.array(columns).T
     return weightings, table

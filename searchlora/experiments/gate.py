@@ -23,9 +23,8 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.lineage import query_hash
-from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import Qrels
-from searchlora.experiments.fixed_mixes import PARTS, PartHits, fused_by, mix_table, part_hits
+from searchlora.experiments.fixed_mixes import PARTS, PartHits, mix_table, part_hits, values_under
 from searchlora.experiments.result_files import versions
 from searchlora.experiments.run import with_history
 from searchlora.files import atomic_text, check_writable, file_sha256
@@ -303,12 +302,7 @@ class _Searched:
 
     def under(self, weights: Sequence[float], measure: str) -> NDArray[np.float64]:
         """The measure of each query under other weights."""
-        run = {
-            topic: {hit.document: hit.score for hit in fused_by(of_parts, self.settings, weights)}
-            for topic, of_parts in self.hits.items()
-        }
-        values = retrieval_values(run, self.qrels, [measure])[measure]
-        return np.array([values[topic] for topic in self.topics])
+        return np.array(values_under(weights, self.hits, self.settings, self.qrels, measure))
 
     def alone(self, mixes: Sequence[tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
         """Kind of a part -> the mix that takes this part only."""
