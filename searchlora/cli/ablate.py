@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from searchlora.cli.options import AllowCircularOption, EngineOptions, JsonOption, TopicsOption, takes
+from searchlora.cli.options import (
+    AllowCircularOption,
+    ClusterOption,
+    EngineOptions,
+    JsonOption,
+    JudgmentsOption,
+    TopicsOption,
+    takes,
+)
 from searchlora.cli.pipelines import PipelineArgument, PipelineOptions
 
 if TYPE_CHECKING:
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 def ablate(
     pipeline: PipelineArgument,
     topics: TopicsOption,
-    qrels: Annotated[Path, typer.Option("--qrels", metavar="FILE", help="Judgments of the topics.")],
+    qrels: JudgmentsOption,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for runs, figures and report.html.")],
     options: PipelineOptions,
     engine: EngineOptions,
@@ -40,9 +48,7 @@ def ablate(
     relevant: Annotated[
         int, typer.Option("--relevant", metavar="GRADE", min=1, help="Lowest relevant grade of binary measures.")
     ] = 1,
-    cluster: Annotated[
-        str | None, typer.Option("--cluster", metavar="FIELD", help="Topic field with the group of dependent topics.")
-    ] = None,
+    cluster: ClusterOption = None,
     allow_circular: AllowCircularOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from searchlora.cli.options import EngineOptions, JsonOption, MeasureOption, TopicsOption, example, takes
+from searchlora.cli.options import (
+    ClusterOption,
+    EngineOptions,
+    JsonOption,
+    JudgmentsOption,
+    MeasureOption,
+    TopicsOption,
+    example,
+    takes,
+)
 from searchlora.cli.pipelines import PipelineArgument, PipelineOptions
 
 if TYPE_CHECKING:
     from searchlora.experiments.gate import GateEvaluation
     from searchlora.retrieval.gate import Gate
-
-JudgedOption = Annotated[Path, typer.Option("--qrels", metavar="FILE", help="Judgments of the topics.")]
-ClusterOption = Annotated[
-    str | None, typer.Option("--cluster", metavar="FIELD", help="Topic field with the group of dependent topics.")
-]
 
 app = typer.Typer(
     no_args_is_help=True, help="Weight the parts of a hybrid search for each query.", rich_markup_mode=None
@@ -30,7 +34,7 @@ app = typer.Typer(
 def fit(
     pipeline: PipelineArgument,
     topics: TopicsOption,
-    qrels: JudgedOption,
+    qrels: JudgmentsOption,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")],
     options: PipelineOptions,
     engine: EngineOptions,
@@ -92,7 +96,7 @@ def evaluate(
     pipeline: PipelineArgument,
     gate: Annotated[Path, typer.Option("--gate", metavar="FILE", help="The gate, from `gate fit`.")],
     topics: TopicsOption,
-    qrels: JudgedOption,
+    qrels: JudgmentsOption,
     options: PipelineOptions,
     engine: EngineOptions,
     cluster: ClusterOption = None,

@@ -92,6 +92,10 @@ SetOption = Annotated[
 QrelsOption = Annotated[
     Path | None, typer.Option("--qrels", metavar="FILE", help="Judgments to use instead of the dataset's own.")
 ]
+JudgmentsOption = Annotated[Path, typer.Option("--qrels", metavar="FILE", help="Judgments of the topics.")]
+ClusterOption = Annotated[
+    str | None, typer.Option("--cluster", metavar="FIELD", help="Topic field with the group of dependent topics.")
+]
 JunitOption = Annotated[
     Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit XML file with one test case per rule.")
 ]
