@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -160,6 +160,21 @@ def _below(stage: Settings, folder: Path) -> Settings:
         return stage
     update: dict[str, Any] = {"of": tuple(_below(part, folder) for part in stage.of)}
     return stage.model_copy(update=update | ({"gate": str(folder / stage.gate)} if stage.gate is not None else {}))
+
+
+def read_pipelines(
+    pipelines: Sequence[str | Path], overrides: Sequence[str] = ()
+) -> Iterator[tuple[str | Path, PipelineConfig]]:
+    """Read several pipelines; an override is for those that have its parameter. Arguments as `read_pipeline`.
+
+    Raises:
+        PipelineError: as `read_pipeline`, and for an override of a parameter that none has.
+    """
+    parameters = {pipeline: read_pipeline(pipeline).parameters.keys() for pipeline in pipelines}
+    for pipeline in pipelines:
+        others = set().union(*(keys for each, keys in parameters.items() if each != pipeline)) - parameters[pipeline]
+        own = [override for override in overrides if override.partition("=")[0] not in others]
+        yield pipeline, read_pipeline(pipeline, own)
 
 
 def _corpus(value: str | dict[str, Any] | None, path: Path, parameters: Mapping[str, Any]) -> Corpus | None:

@@ -11,7 +11,7 @@ from searchlora.data.collection import Corpus, read_documents
 from searchlora.errors import PipelineError
 from searchlora.http_client import api_key
 from searchlora.models.resolve import public_name
-from searchlora.pipelines.config import read_pipeline
+from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.retrievers import Encoders, vector_keys
 from searchlora.pipelines.stage_settings import (
     EngineSearchSettings,
@@ -216,13 +216,8 @@ def _wanted(
     pipelines: Sequence[str | Path], overrides: Sequence[str], encoders: Encoders, engines: SearchEngines
 ) -> Mapping[tuple[int, str], _Wanted]:
     wanted: dict[tuple[int, str], _Wanted] = {}
-    parameters = {pipeline: read_pipeline(pipeline).parameters.keys() for pipeline in pipelines}
-    known = set().union(*parameters.values())
-    for pipeline in pipelines:
-        own = [
-            each for each in overrides if (name := each.partition("=")[0]) in parameters[pipeline] or name not in known
-        ]
-        stages = engine_searches(read_pipeline(pipeline, own).stages)
+    for pipeline, config in read_pipelines(pipelines, overrides):
+        stages = engine_searches(config.stages)
         if not stages:
             raise PipelineError(
                 "no stage searches in an engine that is loaded from here",

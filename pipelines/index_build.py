@@ -20,7 +20,7 @@ from searchlora.data.document_store import DocumentStore, write_documents
 from searchlora.errors import DataError
 from searchlora.files import atomic_text, file_sha256, replace_folder, resumable_folder
 from searchlora.models.resolve import public_name
-from searchlora.pipelines.config import read_pipeline
+from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.retrievers import Encoders, bm25_keys, structure, vector_keys
 from searchlora.pipelines.stage_settings import Bm25Settings, DenseSettings, pinned, searching
 from searchlora.progress import Steps, unwatched
@@ -312,11 +312,8 @@ def _stages(
     pipelines: Sequence[str | Path], overrides: Sequence[str], store: Store
 ) -> Iterator[Bm25Settings | DenseSettings]:
     """The searching stages of all pipelines, with pinned adapters; adapters of other stages need not exist."""
-    parameters = {pipeline: read_pipeline(pipeline).parameters.keys() for pipeline in pipelines}
-    for pipeline in pipelines:
-        others = set().union(*(keys for each, keys in parameters.items() if each != pipeline)) - parameters[pipeline]
-        own = [override for override in overrides if override.partition("=")[0] not in others]
-        yield from searching(pinned(searching(read_pipeline(pipeline, own).stages), store.pin))
+    for _, config in read_pipelines(pipelines, overrides):
+        yield from searching(pinned(searching(config.stages), store.pin))
 
 
 def _usable(out: Path, source: CorpusIdentity) -> IndexFolder | None:
