@@ -26,6 +26,7 @@ from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings, engine_settings
 from searchlora.pipelines.config import PipelineConfig, parse_stages, read_pipeline
+from searchlora.pipelines.engine_indexes import SearchEngines
 from searchlora.pipelines.pipeline import Pipeline as Loaded
 from searchlora.pipelines.pipeline import build_pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers
@@ -85,6 +86,7 @@ class Models:
         self.tasks = tasks
         self._engines = Engines(self.store, settings)
         self._encoders = Encoders(self.store)
+        self._search_engines = SearchEngines()
         self._cache = AnswerCache(Path(cache)) if cache is not None else None
 
     def build(self, name: str, stages: Sequence[Settings], documents: Retrievers) -> Loaded:
@@ -98,6 +100,7 @@ class Models:
             cache=self._cache,
             engines=self._engines,
             encoders=self._encoders,
+            search_engines=self._search_engines,
         )
 
 
