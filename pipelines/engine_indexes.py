@@ -214,8 +214,8 @@ class _Wanted:
 
 def _wanted(
     pipelines: Sequence[str | Path], overrides: Sequence[str], encoders: Encoders, engines: SearchEngines
-) -> Mapping[tuple[int, str], _Wanted]:
-    wanted: dict[tuple[int, str], _Wanted] = {}
+) -> Mapping[tuple[str, str], _Wanted]:
+    wanted: dict[tuple[str, str], _Wanted] = {}
     for pipeline, config in read_pipelines(pipelines, overrides):
         stages = engine_searches(config.stages)
         if not stages:
@@ -225,9 +225,9 @@ def _wanted(
                 fix="Give a pipeline with a stage 'text_search' or 'vector_search'.",
             )
         for stage in engine_searches(pinned(stages, encoders.store.pin)):
-            engine = engines.get(stage)
-            key = (id(engine), stage.index)
-            wanted.setdefault(key, _Wanted(engine, stage.index)).add(stage, encoders)
+            # By address: stages with other time limits or connections have the same index.
+            each = wanted.setdefault((stage.url, stage.index), _Wanted(engines.get(stage), stage.index))
+            each.add(stage, encoders)
     return wanted
 
 

@@ -129,7 +129,9 @@ def test_pipelines_of_one_index_are_loaded_together(tmp_path, postgres_url, prod
     stage = {"engine": "postgres", "url": postgres_url, "index": "together"}
     products.write_text("".join(json.dumps({"id": row["sku"], "text": row["name"], **row}) + "\n" for row in CORPUS))
     one = write(tmp_path / "one.yaml", {"text_search": {**stage, "fields": {"text": 1}}})
-    two = write(tmp_path / "two.yaml", {"text_search": {**stage, "fields": {"brand": 2}}}, parameters={"k": 3})
+    other_limits = {"timeout_s": 9, "concurrency": 2}  # of the connection, not of the index
+    searched = {"text_search": {**stage, **other_limits, "fields": {"brand": 2}}}
+    two = write(tmp_path / "two.yaml", searched, parameters={"k": 3})
     (loaded,) = load_corpus(products, pipelines=[one, two], overrides=["k=5"])
     assert loaded.record.text.fields == ("text", "brand")
     assert ids(Pipeline.load(one).search("tent acme")) == ["p3", "p2"]
