@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.retrievers import Encoders, vector_keys
 from searchlora.pipelines.stage_settings import (
     EngineSearchSettings,
+    Settings,
     TextSearchSettings,
     VectorSearchSettings,
     engine_searches,
@@ -100,6 +101,25 @@ class SearchEngines:
         for engine in self._open.values():
             engine.close()
         self._open.clear()
+
+
+def generations(stages: Iterable[Settings]) -> dict[str, str | None]:
+    """Index -> the generation that is published now, for the indexes in search engines that stages search.
+
+    Hits depend on it: another load of an index is another collection under the same name.
+
+    Raises:
+        EngineError: if an engine cannot be reached.
+        As `SearchEngines.get`.
+    """
+    engines, found = SearchEngines(), {}
+    try:
+        for stage in engine_searches(stages):
+            published = engines.get(stage).published(stage.index)
+            found[f"{stage.url} {stage.index}"] = published.generation if published is not None else None
+    finally:
+        engines.close()
+    return found
 
 
 def load_corpus(

@@ -25,6 +25,7 @@ from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
 from searchlora.pipelines.stage_settings import (
@@ -161,6 +162,7 @@ def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, 
         "adapters": {reference: dict(store.get(reference).manifest.files) for reference in used},
         "encoders": {name: fingerprint(resolve(name).path).model_dump() for name in encoders(config.stages)},
         "documents": documents,
+        "indexes": generations(built.settings),
         "runs": {run: file_sha256(run) for run in supplied_runs(config.stages)},
     }
 

@@ -28,6 +28,7 @@ from searchlora.models.load import Precision
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import parse_stages, read_pipeline
+from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
 from searchlora.pipelines.retrievers import Retrievers
 from searchlora.pipelines.stage_settings import (
@@ -52,7 +53,8 @@ class Plan:
     Attributes:
         pipeline: The name of the pipeline.
         stages: The settings of its stages, with pinned adapters.
-        sha256: Hash of the settings, the weights of adapters and encoders, and the versions of the adapters' tasks.
+        sha256: Hash of the settings, the weights of adapters and encoders, the versions of the adapters' tasks, and the
+            generations of indexes in search engines.
     """
 
     pipeline: str
@@ -217,7 +219,7 @@ def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: 
 
     Raises:
         InvalidName, NotInStore, BaseModelError: for a missing adapter or encoder.
-        EngineError: if a server cannot say what it serves.
+        EngineError: if a server cannot say what it serves, or a search engine which index it holds.
     """
     store = engines.store
     stages = pinned(stages, store.pin)
@@ -231,7 +233,7 @@ def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: 
     encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
     settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
     supplied = [file_sha256(run) for run in supplied_runs(stages)]
-    more = [part for part in (supplied, bases) if part]
+    more = [part for part in (supplied, bases, generations(stages)) if part]
     identity = [pipeline, settings, weights, versions, encoder_hashes, *more]
     parts = json.dumps(identity, sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
