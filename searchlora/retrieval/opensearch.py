@@ -193,6 +193,7 @@ class OpenSearch:
         mappings = {
             "_meta": {_META: record},
             "dynamic": False,
+            "date_detection": False,  # a facet whose first value is a date would refuse any other text
             "dynamic_templates": [template],
             "properties": properties,
         }

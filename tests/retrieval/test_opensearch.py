@@ -96,6 +96,15 @@ def test_the_index_that_is_created(server, cluster):
     assert cluster.aliases == {"products": loaded.generation}
 
 
+def test_a_field_that_begins_with_a_date_takes_any_text(server):
+    released = ["2024-01-05", "unknown", "2024-01"]
+    documents = [Document(f"d{number}", "tent", metadata={"released": text}) for number, text in enumerate(released)]
+    engine, loaded = load(server, documents)
+    assert loaded.record.facets == ("released",)
+    search = TextSearch(open_index(engine, "products"), filter={"released": ["Unknown", "2024-01-05"]})
+    assert [hit.document for hit in search.search(["tent"], 9)[0]] == ["d1", "d0"]
+
+
 @pytest.mark.parametrize(
     ("flavour", "graph", "settings", "mapping"),
     [
