@@ -71,7 +71,7 @@ class SystemRun:
         card: The adapters and encoders that took part; None if unknown.
         costs: Costs per query, if the run was computed on this machine.
         parts: Part of the pipeline -> its costs per query, where they were measured one by one, likewise.
-        invalid: Topic -> why an output of an adapter is invalid; None if unknown.
+        invalid: Topic -> why an output of an adapter is invalid, or a stage was skipped; None if unknown.
         reused: Whether the run was computed by an earlier call from the same inputs and versions.
     """
 
@@ -169,8 +169,7 @@ class SystemRuns:
         if (cached := _cached(path, metadata, key)) is not None:
             return cached
         done = self._executed(name, plan, self.searches)
-        built, generates = done.pipeline, any(isinstance(stage, AdapterSettings) for stage in plan.stages)
-        invalid = _invalid(done.searches) if generates else {}
+        built, invalid = done.pipeline, _invalid(done.searches)
         write_json(metadata, {})  # an interruption leaves a run that is computed again
         card = write_run_with_card(path, run_of(done.searches), built.tag, run_card(name, built, self.store))
         kept = {"key": key, "machine": machine(), "costs": done.costs, "parts": done.parts, "invalid": invalid}
@@ -275,11 +274,12 @@ def _cached(path: Path, metadata: Path, key: str) -> SystemRun | None:
 
 
 def _invalid(searches: Sequence[SearchContext]) -> dict[str, str]:
-    """Topic -> why an output is invalid."""
-    return {
-        str(search["id"]): output.reason
-        for search in searches
-        for outputs in search["outputs"].values()
-        for output in outputs
-        if isinstance(output, InvalidOutput)
-    }
+    """Topic -> why an output is invalid, or a stage was skipped."""
+    found: dict[str, str] = {}
+    for search in searches:
+        outputs = (output for of_task in search.get("outputs", {}).values() for output in of_task)
+        reasons = [output.reason for output in outputs if isinstance(output, InvalidOutput)]
+        reasons += [f"{stage} was skipped: {reason}" for stage, reason in search.get("skipped", {}).items()]
+        if reasons:
+            found[str(search["id"])] = reasons[-1]
+    return found
