@@ -131,6 +131,15 @@ def test_milvus_scores_one_field_by_bm25_as_defined(milvus_url):
     assert ratios == pytest.approx([1 + 1.2] * len(ratios), rel=1e-4)  # bm25s leaves the constant factor k1 + 1 out
 
 
+def test_ids_of_any_alphabet_are_looked_up(milvus_url):
+    titles = [Document(f"титул{number}", "sofa", "tent") for number in range(40)]
+    texts = [Document(f"текст{number}", "tent", "sofa") for number in range(40)]
+    engine = Milvus(milvus_url)
+    load_index(engine, "alphabets", lambda: [*titles, *texts], text=keys(engine, ("title", "text")))
+    search = TextSearch(open_index(engine, "alphabets"), boosts={"title": 2, "text": 1})
+    assert found(search, "tent", 3) == ["титул9", "титул8", "титул7"]
+
+
 # Loading
 
 
