@@ -5,6 +5,7 @@ The retriever contract of the same engines is in `tests/contract`; OpenSearch's 
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from searchlora.errors import DataError, EngineError, StaleIndex, UsageError
@@ -270,6 +271,16 @@ def test_a_document_that_the_engine_cannot_hold_is_named(engine):
     long = Document("long", " ".join(f"word{number}" for number in range(200_000)))
     with pytest.raises(DataError, match=r"document long: .*cannot hold the document.*Split it into passages"):
         load_index(engine, "toolong", lambda: [*numbered(3), long], text=keys(engine, ("text",)))
+
+
+def test_a_document_whose_vector_is_not_finite_is_named(encoder, monkeypatch):
+    def encode(texts, **_):
+        return np.array([[np.nan if "bad" in text else 1.0] for text in texts], dtype=np.float32)
+
+    monkeypatch.setattr(encoder, "encode_documents", encode)
+    documents = [Document("d1", "good"), Document("d2", " "), Document("d3", "bad"), Document("d4", "bad")]
+    with pytest.raises(DataError, match="document d3: the encoder returns a vector that is not finite"):
+        vectorizer_of(encoder).encode(documents)
 
 
 def test_an_analyser_that_the_engine_does_not_have_is_refused(engine):
