@@ -192,6 +192,7 @@ def load_index(
     generation = record.generation(index)
     published = engine.published(index)
     if corpus is not None and published is not None and published.generation == generation:
+        _drop_others(engine, index, generation)  # those of a load that was killed after it was published
         return LoadedIndex(index, generation, parse_record(published.record, index, engine.where), loaded=False)
     if corpus is None:  # without a hash of the documents, nothing that is there can be kept
         for each in engine.generations(index):
@@ -207,10 +208,14 @@ def load_index(
     if done != count:
         raise DataError("the corpus was changed while it was read", where=index, fix="Load it again.")
     engine.publish(index, generation, record.layout)
+    _drop_others(engine, index, generation)
+    return LoadedIndex(index, generation, record, loaded=True)
+
+
+def _drop_others(engine: SearchEngine, index: str, generation: str) -> None:
     for each in engine.generations(index):
         if each != generation:
             engine.drop(each)
-    return LoadedIndex(index, generation, record, loaded=True)
 
 
 def open_index(

@@ -13,6 +13,7 @@ import pytest
 from searchlora.errors import DataError, EngineError, StaleIndex, UsageError
 from searchlora.records import Document
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
+from searchlora.retrieval.index_folder import corpus_identity
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.search_engine import Entry, Graph, Layout, TextSearch
 from tests.inference.http_server import Reply, answering
@@ -180,6 +181,26 @@ def test_another_load_replaces_the_alias_at_once_and_the_index_after_it(server, 
             {"add": {"index": "products_ffffffffffff", "alias": "products"}},
         ]
     }
+
+
+def test_a_load_that_was_killed_after_it_was_published_leaves_nothing(server, cluster, tmp_path, monkeypatch):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    engine = OpenSearch(server.url)
+
+    def load_of(content):
+        (tmp_path / "corpus.jsonl").write_text(content)
+        corpus = corpus_identity(tmp_path / "corpus.jsonl", {})
+        return load_index(engine, "products", lambda: PRODUCTS, corpus=corpus, text=KEYS)
+
+    load_of("first")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine, "drop", killed)
+        load_of("second")
+    assert len(cluster.indexes) == 2
+    again = load_of("second")
+    assert not again.loaded and list(cluster.indexes) == [again.generation]
 
 
 def test_an_index_of_the_team_is_never_touched(server, cluster):
