@@ -74,8 +74,16 @@ def test_filters(server):
     assert [hit.document for hit in found] == ["p1"]
     assert asked_of(server, "_search")[-1].body["query"]["bool"]["filter"] == [
         {"terms": {"facets.brand": ["acme", "nobody"]}},
-        {"terms": {"facets.size_eu": ["l"]}},
+        {"terms": {"facets.size%2Eeu": ["l"]}},
     ]
+
+
+def test_a_dot_in_the_name_of_a_field_is_not_another_field(server):
+    sizes = [{"size.eu": "42", "size_eu": "8"}, {"size.eu": "8", "size_eu": "42"}]
+    engine, _ = load(server, [Document(f"d{number}", "boot", metadata=size) for number, size in enumerate(sizes)])
+    for field, expected in (("size.eu", "d0"), ("size_eu", "d1")):
+        search = TextSearch(open_index(engine, "products", filters=[field]), filter={field: "42"})
+        assert [hit.document for hit in search.search(["boot"], 9)[0]] == [expected]
 
 
 def test_the_index_that_is_created(server, cluster):
@@ -90,7 +98,7 @@ def test_the_index_that_is_created(server, cluster):
         "title": "Red couch",
         "text": "for two",
         "metadata": {"brand": "Acme", "size.eu": "L"},
-        "facets": {"brand": "acme", "size_eu": "l"},
+        "facets": {"brand": "acme", "size%2Eeu": "l"},
         "field_0": "Red couch",
         "field_1": "for two",
     }
