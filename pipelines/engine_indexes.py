@@ -112,7 +112,8 @@ def generations(stages: Iterable[Settings]) -> dict[str, str | None]:
         EngineError: if an engine cannot be reached.
         As `SearchEngines.get`.
     """
-    engines, found = SearchEngines(), {}
+    engines = SearchEngines()
+    found: dict[str, str | None] = {}
     try:
         for stage in engine_searches(stages):
             published = engines.get(stage).published(stage.index)

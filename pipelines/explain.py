@@ -55,9 +55,7 @@ class Retrieved:
             return f"at rank {self.rank}, and the first {self.k} are kept"
         if self.parts:
             left_out = "at rank {}, with weight 0"  # by a gate
-            return "; ".join(
-                f"{part.retriever} ({part.reason or left_out.format(part.rank)})" for part in self.parts
-            )
+            return "; ".join(f"{part.retriever} ({part.reason or left_out.format(part.rank)})" for part in self.parts)
         return f"not among the first {self.searched}"
 
 

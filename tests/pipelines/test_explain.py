@@ -123,7 +123,7 @@ def test_a_hit_of_the_rewritten_query_that_fusion_drops_is_told(tmp_path):
     assert explanation.verdict.endswith("bm25(k=2): at rank 2, and not among the first 2 of the fused hits")
 
 
-def test_a_part_that_a_gate_leaves_out_is_told(tmp_path):
+def test_a_part_that_a_gate_leaves_out_is_told():
     class First:
         def weights(self, queries):
             return [(1.0, 0.0)] * len(queries)
