@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.retrievers import Encoders, vector_keys
 from searchlora.pipelines.stage_settings import (
     EngineSearchSettings,
+    Settings,
     TextSearchSettings,
     VectorSearchSettings,
     engine_searches,
@@ -100,6 +101,26 @@ class SearchEngines:
         for engine in self._open.values():
             engine.close()
         self._open.clear()
+
+
+def generations(stages: Iterable[Settings]) -> dict[str, str | None]:
+    """Index -> the generation that is published now, for the indexes in search engines that stages search.
+
+    Hits depend on it: another load of an index is another collection under the same name.
+
+    Raises:
+        EngineError: if an engine cannot be reached.
+        As `SearchEngines.get`.
+    """
+    engines = SearchEngines()
+    found: dict[str, str | None] = {}
+    try:
+        for stage in engine_searches(stages):
+            published = engines.get(stage).published(stage.index)
+            found[f"{stage.url} {stage.index}"] = published.generation if published is not None else None
+    finally:
+        engines.close()
+    return found
 
 
 def load_corpus(
@@ -214,8 +235,8 @@ class _Wanted:
 
 def _wanted(
     pipelines: Sequence[str | Path], overrides: Sequence[str], encoders: Encoders, engines: SearchEngines
-) -> Mapping[tuple[int, str], _Wanted]:
-    wanted: dict[tuple[int, str], _Wanted] = {}
+) -> Mapping[tuple[str, str], _Wanted]:
+    wanted: dict[tuple[str, str], _Wanted] = {}
     for pipeline, config in read_pipelines(pipelines, overrides):
         stages = engine_searches(config.stages)
         if not stages:
@@ -225,9 +246,9 @@ def _wanted(
                 fix="Give a pipeline with a stage 'text_search' or 'vector_search'.",
             )
         for stage in engine_searches(pinned(stages, encoders.store.pin)):
-            engine = engines.get(stage)
-            key = (id(engine), stage.index)
-            wanted.setdefault(key, _Wanted(engine, stage.index)).add(stage, encoders)
+            # By address: stages with other time limits or connections have the same index.
+            each = wanted.setdefault((stage.url, stage.index), _Wanted(engines.get(stage), stage.index))
+            each.add(stage, encoders)
     return wanted
 
 

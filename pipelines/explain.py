@@ -54,7 +54,8 @@ class Retrieved:
         if self.rank is not None:
             return f"at rank {self.rank}, and the first {self.k} are kept"
         if self.parts:
-            return "; ".join(f"{part.retriever} ({part.reason})" for part in self.parts)
+            left_out = "at rank {}, with weight 0"  # by a gate
+            return "; ".join(f"{part.retriever} ({part.reason or left_out.format(part.rank)})" for part in self.parts)
         return f"not among the first {self.searched}"
 
 
@@ -236,7 +237,8 @@ def _notes(
     if isinstance(stage, PassagesStage) and rank is not None and rank > stage.k:
         yield f"at rank {rank}; later stages read the first {stage.k} only"
     if rank is None and retrieved is not None:
-        yield retrieved.reason
+        behind = f"at rank {retrieved.rank}, and not among the first {retrieved.k} of the fused hits"
+        yield retrieved.reason or behind
     elif rank is None and _retrieved(after):
         was, _ = _place(before["hits"] if _retrieved(before) else (), document)
         if was is not None:

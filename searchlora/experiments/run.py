@@ -15,7 +15,7 @@ import numpy as np
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
-from searchlora.errors import PipelineError, RowError
+from searchlora.errors import PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import RunCard, publish_run, read_run_card
 from searchlora.eval.trec import is_word, run_lines
 from searchlora.experiments.kept_batches import kept_batches
@@ -25,6 +25,7 @@ from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
 from searchlora.pipelines.stage_settings import (
@@ -85,6 +86,7 @@ def run(
         The tag of the run, with the pinned version of each adapter, and the number of queries.
 
     Raises:
+        UsageError: if two outputs have the same file.
         PipelineError: if the pipeline cannot be built, a query lacks id or text, or no stage produces hits for a run.
         RowError, DataError: for an invalid row, with its location, or if a file of `out` cannot be written.
     """
@@ -97,6 +99,11 @@ def run(
             fix="Write what the stages produce: --out results.jsonl.",
         )
     traced = [] if trace is None else [Path(trace)]
+    named: set[Path] = set()
+    for path in (*outs, *traced):
+        if path.resolve() in named:
+            raise UsageError("two outputs are written to this file", where=str(path), fix="Name another one.")
+        named.add(path.resolve())
     check_writable(*outs, *traced)
     count = _check_queries(Path(queries))
     store = store if isinstance(store, Store) else Store(store)
@@ -161,6 +168,7 @@ def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, 
         "adapters": {reference: dict(store.get(reference).manifest.files) for reference in used},
         "encoders": {name: fingerprint(resolve(name).path).model_dump() for name in encoders(config.stages)},
         "documents": documents,
+        "indexes": generations(built.settings),
         "runs": {run: file_sha256(run) for run in supplied_runs(config.stages)},
     }
 

@@ -28,6 +28,7 @@ from searchlora.models.load import Precision
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import parse_stages, read_pipeline
+from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
 from searchlora.pipelines.retrievers import Retrievers
 from searchlora.pipelines.stage_settings import (
@@ -52,7 +53,8 @@ class Plan:
     Attributes:
         pipeline: The name of the pipeline.
         stages: The settings of its stages, with pinned adapters.
-        sha256: Hash of the settings, the weights of adapters and encoders, and the versions of the adapters' tasks.
+        sha256: Hash of the settings, the weights of adapters and encoders, the versions of the adapters' tasks, and the
+            generations of indexes in search engines.
     """
 
     pipeline: str
@@ -69,7 +71,7 @@ class SystemRun:
         card: The adapters and encoders that took part; None if unknown.
         costs: Costs per query, if the run was computed on this machine.
         parts: Part of the pipeline -> its costs per query, where they were measured one by one, likewise.
-        invalid: Topic -> why an output of an adapter is invalid; None if unknown.
+        invalid: Topic -> why an output of an adapter is invalid, or a stage was skipped; None if unknown.
         reused: Whether the run was computed by an earlier call from the same inputs and versions.
     """
 
@@ -167,8 +169,7 @@ class SystemRuns:
         if (cached := _cached(path, metadata, key)) is not None:
             return cached
         done = self._executed(name, plan, self.searches)
-        built, generates = done.pipeline, any(isinstance(stage, AdapterSettings) for stage in plan.stages)
-        invalid = _invalid(done.searches) if generates else {}
+        built, invalid = done.pipeline, _invalid(done.searches)
         write_json(metadata, {})  # an interruption leaves a run that is computed again
         card = write_run_with_card(path, run_of(done.searches), built.tag, run_card(name, built, self.store))
         kept = {"key": key, "machine": machine(), "costs": done.costs, "parts": done.parts, "invalid": invalid}
@@ -217,7 +218,7 @@ def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: 
 
     Raises:
         InvalidName, NotInStore, BaseModelError: for a missing adapter or encoder.
-        EngineError: if a server cannot say what it serves.
+        EngineError: if a server cannot say what it serves, or a search engine which index it holds.
     """
     store = engines.store
     stages = pinned(stages, store.pin)
@@ -231,7 +232,7 @@ def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: 
     encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
     settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
     supplied = [file_sha256(run) for run in supplied_runs(stages)]
-    more = [part for part in (supplied, bases) if part]
+    more = [part for part in (supplied, bases, generations(stages)) if part]
     identity = [pipeline, settings, weights, versions, encoder_hashes, *more]
     parts = json.dumps(identity, sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
@@ -273,11 +274,12 @@ def _cached(path: Path, metadata: Path, key: str) -> SystemRun | None:
 
 
 def _invalid(searches: Sequence[SearchContext]) -> dict[str, str]:
-    """Topic -> why an output is invalid."""
-    return {
-        str(search["id"]): output.reason
-        for search in searches
-        for outputs in search["outputs"].values()
-        for output in outputs
-        if isinstance(output, InvalidOutput)
-    }
+    """Topic -> why an output is invalid, or a stage was skipped."""
+    found: dict[str, str] = {}
+    for search in searches:
+        outputs = (output for of_task in search.get("outputs", {}).values() for output in of_task)
+        reasons = [output.reason for output in outputs if isinstance(output, InvalidOutput)]
+        reasons += [f"{stage} was skipped: {reason}" for stage, reason in search.get("skipped", {}).items()]
+        if reasons:
+            found[str(search["id"])] = reasons[-1]
+    return found

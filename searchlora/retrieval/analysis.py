@@ -17,6 +17,9 @@ _LUCENE = (
 ENGLISH = frozenset(_LUCENE.split())
 _STOPWORDS = {"english": ENGLISH}
 
+#: Maximum number of stems that are kept, since the queries of a server bring new words for ever.
+_MOST_STEMS = 1_000_000
+
 
 @dataclass(frozen=True)
 class Analyzer:
@@ -76,5 +79,7 @@ class Analyzer:
     def _stem(self, word: str) -> str:
         stem = self._stems.get(word)
         if stem is None:
+            if len(self._stems) >= _MOST_STEMS:
+                self._stems.clear()
             stem = self._stems[word] = str(self._snowball.stemWord(word))
         return stem

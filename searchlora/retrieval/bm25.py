@@ -73,7 +73,7 @@ class BM25Index:
         progress: Called for every thousand documents.
 
     Raises:
-        DataError: if there are no documents, or two have the same id.
+        DataError: if there are no documents, two have the same id, or no document has one of the fields.
         UsageError: for an unknown method or backend, or k1 or b out of range.
 
     Examples:
@@ -223,13 +223,21 @@ class BM25Index:
     ) -> tuple[list[str], _TermLists]:
         ids: dict[str, None] = {}
         corpus = _TermLists(file)
+        missing = set(self._fields or ()) - {"title", "text"}
         for document in documents:
             if document.id in ids:
                 raise DataError(f"two documents have the id '{document.id}'")
             ids[document.id] = None
+            if missing:
+                missing -= document.metadata.keys()
             corpus.append(array("i", [vocabulary.setdefault(term, len(vocabulary)) for term in self._terms(document)]))
             if len(ids) % _STEP == 0:
                 progress(len(ids), None, "documents indexed")
+        if ids and missing:
+            raise DataError(
+                f"no document has the field '{min(missing)}'",
+                fix=f"Fields of the last document: {', '.join(['title', 'text', *document.metadata])}.",
+            )
         if not vocabulary:
             raise DataError("no document contains a term to search")
         progress(len(ids), len(ids), "documents indexed")

@@ -160,7 +160,8 @@ class DenseIndex:
         vectors = self.vectors[found].astype(np.float64)
         scores = (vectors * vector[0].astype(np.float64)).sum(axis=1)
         documents = found if self._rows is None else self._rows[found]
-        best = np.lexsort((self._order[documents], -scores))[:k]
+        # Scores that are equal in single precision are ties, as in `eval.trec.ranked`.
+        best = np.lexsort((self._order[documents], -scores.astype(np.float32)))[:k]
         return [Hit(self._ids[documents[index]], float(scores[index])) for index in best]
 
 

@@ -136,17 +136,20 @@ class Vectorizer:
         """The documents with their vectors; each text is encoded once."""
         keys = self.vectors.keys
         searchable = [storable(document.searchable) for document in documents]
-        texts = list(dict.fromkeys(text for text in searchable if text.strip()))
-        if not texts:
+        first: dict[str, str] = {}  # text -> the first document with it
+        for document, text in zip(documents, searchable, strict=True):
+            if text.strip():
+                first.setdefault(text, document.id)
+        if not first:
             return [Entry(document, None) for document in documents]
         encoded = self.encoder.encode_documents(
-            [keys.document_prefix + text for text in texts],
+            [keys.document_prefix + text for text in first],
             batch_size=self.vectors.batch_size,
             precision=keys.precision,
         )
-        check_finite(encoded, texts)
+        check_finite(encoded, (f"document {name}" for name in first.values()))
         rows = np.asarray(normalised(encoded) if keys.normalise else encoded, dtype=np.float32)
-        of_text = dict(zip(texts, rows, strict=True))
+        of_text = dict(zip(first, rows, strict=True))
         return [Entry(document, of_text.get(text)) for document, text in zip(documents, searchable, strict=True)]
 
 
@@ -189,6 +192,7 @@ def load_index(
     generation = record.generation(index)
     published = engine.published(index)
     if corpus is not None and published is not None and published.generation == generation:
+        _drop_others(engine, index, generation)  # those of a load that was killed after it was published
         return LoadedIndex(index, generation, parse_record(published.record, index, engine.where), loaded=False)
     if corpus is None:  # without a hash of the documents, nothing that is there can be kept
         for each in engine.generations(index):
@@ -204,10 +208,14 @@ def load_index(
     if done != count:
         raise DataError("the corpus was changed while it was read", where=index, fix="Load it again.")
     engine.publish(index, generation, record.layout)
+    _drop_others(engine, index, generation)
+    return LoadedIndex(index, generation, record, loaded=True)
+
+
+def _drop_others(engine: SearchEngine, index: str, generation: str) -> None:
     for each in engine.generations(index):
         if each != generation:
             engine.drop(each)
-    return LoadedIndex(index, generation, record, loaded=True)
 
 
 def open_index(

@@ -213,7 +213,8 @@ class Learned:
         mean, scale, coefficients, intercepts: See `Gate`; the coefficients are empty for a fixed mix.
         fixed: Number of the best fixed mix.
         validation: `alpha`, null for a fixed mix; the cross-validated measure of the best fixed mix (`fixed`) and of
-            the best gate (`gate`), the standard error of their difference, and the numbers of queries and folds.
+            the best gate (`gate`), the standard error of their difference by groups, and the numbers of queries and
+            folds.
     """
 
     with_vectors: bool
@@ -272,7 +273,7 @@ def learn(text: Floats, vectors: Floats, values: Floats, groups: Sequence[str]) 
             tried.append((float(found.mean()), with_vectors, alpha, found))
     best, with_vectors, alpha, found = max(tried, key=lambda each: each[0])  # the first of equal ones
     gain = found - fixed
-    error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
+    error = _standard_error(gain, groups)
     learned = gain.mean() > error
     features = np.hstack([text, vectors]) if with_vectors and learned else text
     mean, scale, coefficients, intercepts = _ridge(features, values, alpha)
@@ -292,6 +293,16 @@ def learn(text: Floats, vectors: Floats, values: Floats, groups: Sequence[str]) 
             "folds": folds,
         },
     )
+
+
+def _standard_error(gain: Floats, groups: Sequence[str]) -> float:
+    """The standard error of the mean gain, shape (queries,), where queries of a group depend on each other.
+
+    The ratio estimator of single-stage cluster sampling: Cochran, Sampling Techniques (3rd edition, 1977), chapter 9A.
+    """
+    names, of_query = np.unique(list(groups), return_inverse=True)
+    deviations = np.bincount(of_query, gain - gain.mean())
+    return float(np.sqrt(len(names) / (len(names) - 1) * (deviations**2).sum()) / len(gain))
 
 
 def _ridge(features: Floats, values: Floats, alpha: float) -> tuple[Floats, Floats, Floats, Floats]:

@@ -304,11 +304,13 @@ def write_manifest(folder: Path, manifest: IndexManifest) -> None:
 
 def corpus_identity(file: Path, columns: Mapping[str, tuple[str, ...]]) -> CorpusIdentity:
     """The identity of a corpus file. Raises `DataError` if it cannot be read."""
-    digest = file_sha256(file)
-    stat = file.stat()
+    try:
+        stat = file.stat()  # before it is hashed: a file that changes meanwhile does not seem to be the hashed one
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(file)) from None
     return CorpusIdentity(
         path=str(file.resolve()),
-        sha256=digest,
+        sha256=file_sha256(file),
         bytes=stat.st_size,
         modified_ns=stat.st_mtime_ns,
         columns=dict(columns),
@@ -363,13 +365,17 @@ def known_sha256(file: Path) -> str:
         if len(known) == 64:
             return known
     digest = file_sha256(file)
-    remember_sha256(file, digest)
+    _keep(memo, digest)  # of the file as it was before it was hashed
     return digest
 
 
 def remember_sha256(file: Path, digest: str) -> None:
     """Keep the sha256 of a file for `known_sha256`; a cache that cannot be written only costs hashing again."""
-    with suppress(DataError), atomic_text(_memo(file)) as out:
+    _keep(_memo(file), digest)
+
+
+def _keep(memo: Path, digest: str) -> None:
+    with suppress(DataError), atomic_text(memo) as out:
         out.write(digest)
 
 

@@ -153,7 +153,8 @@ class Milvus:
             found: dict[str, float] = {}
             for start in range(0, len(ids), _IDS):
                 part = ids[start : start + _IDS]
-                hits = self._by_text(generation, layout, field, query, f"id in {json.dumps(part)}", len(part))
+                listed = f"id in [{', '.join(map(_string, part))}]"
+                hits = self._by_text(generation, layout, field, query, listed, len(part))
                 found |= {hit.document: hit.score for hit in hits}
             return found
 

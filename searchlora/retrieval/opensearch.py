@@ -193,6 +193,7 @@ class OpenSearch:
         mappings = {
             "_meta": {_META: record},
             "dynamic": False,
+            "date_detection": False,  # a facet whose first value is a date would refuse any other text
             "dynamic_templates": [template],
             "properties": properties,
         }
@@ -325,8 +326,8 @@ def _filters(where: Filter) -> list[dict[str, Any]]:
 
 
 def _key(field: str) -> str:
-    """A field's name as a key, in which a dot would be a level."""
-    return field.replace(".", "_")
+    """A field's name as a key, in which a dot would be a level; other names have other keys."""
+    return field.replace("%", "%25").replace(".", "%2E")
 
 
 def _hit(row: Mapping[str, Any]) -> Hit:

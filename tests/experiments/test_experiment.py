@@ -21,7 +21,7 @@ from searchlora.experiments.experiment import experiment
 from searchlora.experiments.experiment_report import write
 from searchlora.experiments.spec import read_experiment
 from searchlora.task import load_prompted_task
-from tests.made import made_folder
+from tests.made import made_adapter, made_folder
 
 WORDS = ["tent", "shoes", "lamp", "stove", "rope", "bottle", "jacket", "gloves", "map", "knife"]
 COLOURS = ["red", "green", "blue", "black"]
@@ -277,6 +277,19 @@ def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base
         assert broken["invalid rate"] > 0.5
         assert broken["held out"] == 4  # each of the two is asked twice
     assert len(found.comparison.invalid["rewriter"]) > TOPICS / 2
+
+
+@pytest.mark.slow
+def test_a_stage_that_was_skipped_counts_as_invalid(folder, tiny_base):
+    store, judgment = Store(folder / "store"), load_prompted_task("judgment")
+    task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
+    made_adapter(store, "judge", task, tiny_base, folder / "made", seed=1)
+    skipped = "{adapter: {name: judge, on_failure: skip}}"  # no stage before it has fetched passages
+    (folder / "skips.yaml").write_text(f"name: skips\nstages: [{skipped}, {{bm25: {{k: 20}}}}]\n")
+    systems = {"faulty": {"run": "faulty.trec"}, "skips": {"pipeline": "skips.yaml"}}
+    found = experiment(write_spec(folder, systems=systems, candidate="skips"), folder / "out", store=store)
+    invalid = found.comparison.invalid["skips"]
+    assert len(invalid) == TOPICS and "judge@1 was skipped: " in invalid["q0"]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from searchlora.errors import DataError, PipelineError, RowError
+from searchlora.errors import DataError, PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
 from searchlora.experiments import kept_batches
@@ -141,6 +141,14 @@ def test_batches_of_other_inputs_are_not_used(made, executed, monkeypatch, chang
     found = _run(made, made / "out", pipeline)
     assert executed[0][0] == "q0"
     assert found == _run(made, made / "fresh", pipeline)
+
+
+def test_two_outputs_in_one_file_are_refused(made):
+    outs, queries = [made / "a.jsonl", made / "b.trec"], made / "queries.jsonl"
+    for again, trace in ((outs[1], None), (made / ".." / made.name / "a.jsonl", None), (made / "c.trec", outs[0])):
+        with pytest.raises(UsageError, match="two outputs are written to this file"):
+            run("bm25", queries, made / "docs.jsonl", [*outs, again], trace=trace)
+    assert not outs[0].exists()
 
 
 def test_nothing_is_left_of_a_run_that_fails_in_its_first_batch(made):

@@ -8,8 +8,13 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PipelineError, StaleIndex
+from searchlora.eval.trec import read_run
+from searchlora.experiments import kept_batches
 from searchlora.experiments.run import run
 from searchlora.experiments.slots import find_slots
+from searchlora.experiments.systems import plan_of
+from searchlora.inference.engines import Engines
+from searchlora.pipelines import pipeline as pipelines
 from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_indexes import load_corpus
 from searchlora.pipelines.pipeline import Pipeline
@@ -129,7 +134,9 @@ def test_pipelines_of_one_index_are_loaded_together(tmp_path, postgres_url, prod
     stage = {"engine": "postgres", "url": postgres_url, "index": "together"}
     products.write_text("".join(json.dumps({"id": row["sku"], "text": row["name"], **row}) + "\n" for row in CORPUS))
     one = write(tmp_path / "one.yaml", {"text_search": {**stage, "fields": {"text": 1}}})
-    two = write(tmp_path / "two.yaml", {"text_search": {**stage, "fields": {"brand": 2}}}, parameters={"k": 3})
+    other_limits = {"timeout_s": 9, "concurrency": 2}  # of the connection, not of the index
+    searched = {"text_search": {**stage, **other_limits, "fields": {"brand": 2}}}
+    two = write(tmp_path / "two.yaml", searched, parameters={"k": 3})
     (loaded,) = load_corpus(products, pipelines=[one, two], overrides=["k=5"])
     assert loaded.record.text.fields == ("text", "brand")
     assert ids(Pipeline.load(one).search("tent acme")) == ["p3", "p2"]
@@ -139,6 +146,45 @@ def test_pipelines_of_one_index_are_loaded_together(tmp_path, postgres_url, prod
         load_corpus(products, pipelines=[one, english])
     with pytest.raises(PipelineError, match="no stage searches in an engine"):
         load_corpus(products, pipelines=["bm25"])
+
+
+@pytest.mark.slow
+def test_what_was_computed_on_an_index_is_not_used_for_the_next_load_of_it(
+    tmp_path, postgres_url, products, monkeypatch
+):
+    stage = {"engine": "postgres", "url": postgres_url, "index": "loaded_again"}
+    shop = write(tmp_path / "shop.yaml", {"text_search": stage})
+    (tmp_path / "queries.tsv").write_text("id\tquery\nq1\ttent\nq2\ttent\n")
+
+    def load(*texts):
+        rows = [{"id": f"d{number}", "text": text} for number, text in enumerate(texts)]
+        products.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        load_corpus(products, pipelines=[shop])
+
+    def planned():
+        return plan_of("shop", read_pipeline(shop).stages, Engines(Store())).sha256
+
+    load("tent", "sofa")
+    first = planned()
+    assert planned() == first
+    append = kept_batches.KeptBatches.append
+
+    def stops(self, rows, texts):
+        append(self, rows, texts)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipelines, "_BATCH", 1)
+        with patch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr(kept_batches.KeptBatches, "append", stops)
+            run(shop, tmp_path / "queries.tsv", out=tmp_path / "run.trec")
+        load("sofa", "tent")
+        run(shop, tmp_path / "queries.tsv", out=tmp_path / "run.trec")
+    assert {topic: list(hits) for topic, hits in read_run(tmp_path / "run.trec").items()} == {
+        "q1": ["d1"],
+        "q2": ["d1"],
+    }
+    assert planned() != first
 
 
 def test_questions_about_stages():

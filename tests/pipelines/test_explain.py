@@ -13,7 +13,9 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.pipelines.stages import FUSED_QUERIES, RetrieveStage
 from searchlora.records import Document
+from searchlora.retrieval import BM25Index, Fused, Source
 from searchlora.task import load_prompted_task
 from tests.made import made_adapter
 
@@ -109,6 +111,27 @@ def test_a_changed_query_and_a_stage_that_removes_the_document_are_told(tmp_path
         "d5 is missing since stage 3, filter, after rank 1 before it: the stage removed it from rank 1"
     )
     assert explain(Pipeline("p", [rewrites]), QUERY, "x").verdict.startswith("no stage retrieves")
+
+
+def test_a_hit_of_the_rewritten_query_that_fusion_drops_is_told(tmp_path):
+    documents = [Document("a", "alpha alpha"), Document("b", "alpha beta beta"), Document("c", "beta gamma")]
+    bm25 = build_pipeline("p", parse_stages([{"bm25": {"k": 2}}], "p"), store=Store(tmp_path), documents=documents)
+    queries = {"query": lambda _: "beta", FUSED_QUERIES: lambda search: (search["query"], "beta")}
+    pipeline = Pipeline("p", [Changes("rewriter@1", queries), *bm25.stages], (), bm25.documents)
+    explanation = explain(pipeline, "alpha", "c")
+    assert explanation.stages[1].retrieved.rank == 2
+    assert explanation.verdict.endswith("bm25(k=2): at rank 2, and not among the first 2 of the fused hits")
+
+
+def test_a_part_that_a_gate_leaves_out_is_told():
+    class First:
+        def weights(self, queries):
+            return [(1.0, 0.0)] * len(queries)
+
+    words, titles = (BM25Index([Document("a", "alpha"), Document("b", text)]) for text in ("beta", "alpha"))
+    fused = Fused([Source(words), Source(titles)], weigher=First())
+    explanation = explain(Pipeline("p", [RetrieveStage(fused, 5, "fuse")]), "alpha", "b")
+    assert "BM25Index (at rank 1, with weight 0)" in explanation.verdict
 
 
 def test_a_later_stage_that_retrieves_again_decides(tmp_path):

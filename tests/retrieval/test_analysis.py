@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchlora.errors import UsageError
+from searchlora.retrieval import analysis
 from searchlora.retrieval.analysis import ENGLISH, Analyzer
 
 
@@ -37,3 +38,11 @@ def test_unknown_options_are_errors():
         Analyzer(stemmer="klingon")
     with pytest.raises(UsageError, match="at least 1"):
         Analyzer(shortest=0)
+
+
+def test_stems_that_are_kept_are_bounded(monkeypatch):
+    monkeypatch.setattr(analysis, "_MOST_STEMS", 3)
+    analyzer = Analyzer(stemmer="english")
+    for _ in range(2):
+        assert analyzer("boots tents lamps ropes maps") == ["boot", "tent", "lamp", "rope", "map"]
+        assert len(analyzer._stems) <= 3

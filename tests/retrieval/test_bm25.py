@@ -126,6 +126,13 @@ def test_invalid_documents_are_errors():
         BM25Index([Document("a", "x1"), Document("a", "x2")])
 
 
+def test_a_field_that_no_document_has_is_an_error():
+    documents = [Document("a", "tent"), Document("b", "boot", metadata={"brand": "Acme", "colour": "red"})]
+    BM25Index(documents, fields={"title": 2, "brand": 1})
+    with pytest.raises(DataError, match=r"no document has the field 'brnd'\. Fields .*: title, text, brand, colour"):
+        BM25Index(documents, fields={"text": 1, "brnd": 2})
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

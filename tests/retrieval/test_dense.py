@@ -51,6 +51,14 @@ def test_search_equals_sorting_all_inner_products(vectors, query, k):
     assert {hit.document: hit.score for hit in hits} == {hit.document: products[hit.document] for hit in hits}
 
 
+def test_scores_that_are_equal_in_single_precision_are_ties():
+    given_ = Given({"first": [1, 0], "second": [1, 1e-5], "q": [1, 1e-4]})
+    index = DenseIndex([Document("b", "first"), Document("a", "second")], given_, normalise=False)
+    for k in (1, 2):
+        hits = index.search(["q"], k)[0]
+        assert [hit.document for hit in hits] == ["b", "a"][:k] == ranked({"a": 1 + 1e-9, "b": 1.0})[:k]
+
+
 def test_normalised_scores_are_cosines():
     given_ = Given({"long": [10, 0], "near": [3, 4], "none": [0, 0], "q": [5, 0]})
     index = DenseIndex([Document(text, text) for text in ("long", "near", "none")], given_)

@@ -156,6 +156,14 @@ def test_groups_are_never_divided():
     assert together.validation["gate"] < 0.8
 
 
+def test_repeated_queries_of_a_group_add_no_certainty():
+    text, values = made()
+    names = [str(n) for n in range(60)]
+    once = learn(text, np.zeros((60, 0)), values, names).validation["standard_error"]
+    times = learn(np.tile(text, (4, 1)), np.zeros((240, 0)), np.tile(values, (4, 1)), names * 4)
+    assert times.validation["standard_error"] == pytest.approx(once, rel=0.02)
+
+
 @pytest.mark.parametrize(("count", "groups"), [(9, 9), (60, 1)])
 def test_too_few_queries_are_refused(count, groups):
     text, values = made(count)

@@ -83,6 +83,22 @@ def test_files_are_hashed_once(folder, monkeypatch):
     assert hashed == [folder / "documents.jsonl"]
 
 
+def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(corpus, monkeypatch):
+    hashed, contents = index_folder.file_sha256, iter(["sku,text\n1,red couch\n2,green sofa\n", "sku,text\n3,lamp\n"])
+
+    def changes(file):
+        digest = hashed(file)
+        corpus.write_text(next(contents))
+        return digest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_folder, "file_sha256", changes)
+        identity = index_folder.corpus_identity(corpus, {})
+        assert index_folder.known_sha256(corpus) != identity.sha256
+    assert index_folder.known_sha256(corpus) == hashed(corpus)
+    assert identity.changed()
+
+
 def test_a_changed_corpus_is_refused_with_the_command_that_builds_again(folder, corpus):
     times = corpus.stat()
     corpus.write_text("sku,text\n1,red couch\n2,green boot\n")

@@ -13,6 +13,7 @@ import pytest
 from searchlora.errors import DataError, EngineError, StaleIndex, UsageError
 from searchlora.records import Document
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
+from searchlora.retrieval.index_folder import corpus_identity
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.search_engine import Entry, Graph, Layout, TextSearch
 from tests.inference.http_server import Reply, answering
@@ -73,8 +74,16 @@ def test_filters(server):
     assert [hit.document for hit in found] == ["p1"]
     assert asked_of(server, "_search")[-1].body["query"]["bool"]["filter"] == [
         {"terms": {"facets.brand": ["acme", "nobody"]}},
-        {"terms": {"facets.size_eu": ["l"]}},
+        {"terms": {"facets.size%2Eeu": ["l"]}},
     ]
+
+
+def test_a_dot_in_the_name_of_a_field_is_not_another_field(server):
+    sizes = [{"size.eu": "42", "size_eu": "8"}, {"size.eu": "8", "size_eu": "42"}]
+    engine, _ = load(server, [Document(f"d{number}", "boot", metadata=size) for number, size in enumerate(sizes)])
+    for field, expected in (("size.eu", "d0"), ("size_eu", "d1")):
+        search = TextSearch(open_index(engine, "products", filters=[field]), filter={field: "42"})
+        assert [hit.document for hit in search.search(["boot"], 9)[0]] == [expected]
 
 
 def test_the_index_that_is_created(server, cluster):
@@ -89,11 +98,20 @@ def test_the_index_that_is_created(server, cluster):
         "title": "Red couch",
         "text": "for two",
         "metadata": {"brand": "Acme", "size.eu": "L"},
-        "facets": {"brand": "acme", "size_eu": "l"},
+        "facets": {"brand": "acme", "size%2Eeu": "l"},
         "field_0": "Red couch",
         "field_1": "for two",
     }
     assert cluster.aliases == {"products": loaded.generation}
+
+
+def test_a_field_that_begins_with_a_date_takes_any_text(server):
+    released = ["2024-01-05", "unknown", "2024-01"]
+    documents = [Document(f"d{number}", "tent", metadata={"released": text}) for number, text in enumerate(released)]
+    engine, loaded = load(server, documents)
+    assert loaded.record.facets == ("released",)
+    search = TextSearch(open_index(engine, "products"), filter={"released": ["Unknown", "2024-01-05"]})
+    assert [hit.document for hit in search.search(["tent"], 9)[0]] == ["d1", "d0"]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +189,26 @@ def test_another_load_replaces_the_alias_at_once_and_the_index_after_it(server, 
             {"add": {"index": "products_ffffffffffff", "alias": "products"}},
         ]
     }
+
+
+def test_a_load_that_was_killed_after_it_was_published_leaves_nothing(server, cluster, tmp_path, monkeypatch):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    engine = OpenSearch(server.url)
+
+    def load_of(content):
+        (tmp_path / "corpus.jsonl").write_text(content)
+        corpus = corpus_identity(tmp_path / "corpus.jsonl", {})
+        return load_index(engine, "products", lambda: PRODUCTS, corpus=corpus, text=KEYS)
+
+    load_of("first")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine, "drop", killed)
+        load_of("second")
+    assert len(cluster.indexes) == 2
+    again = load_of("second")
+    assert not again.loaded and list(cluster.indexes) == [again.generation]
 
 
 def test_an_index_of_the_team_is_never_touched(server, cluster):

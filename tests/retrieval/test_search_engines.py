@@ -5,6 +5,7 @@ The retriever contract of the same engines is in `tests/contract`; OpenSearch's 
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from searchlora.errors import DataError, EngineError, StaleIndex, UsageError
@@ -129,6 +130,15 @@ def test_milvus_scores_one_field_by_bm25_as_defined(milvus_url):
     assert scores.keys() == {hit.document for hit in expected}
     ratios = [scores[hit.document] / hit.score for hit in expected]
     assert ratios == pytest.approx([1 + 1.2] * len(ratios), rel=1e-4)  # bm25s leaves the constant factor k1 + 1 out
+
+
+def test_ids_of_any_alphabet_are_looked_up(milvus_url):
+    titles = [Document(f"титул{number}", "sofa", "tent") for number in range(40)]
+    texts = [Document(f"текст{number}", "tent", "sofa") for number in range(40)]
+    engine = Milvus(milvus_url)
+    load_index(engine, "alphabets", lambda: [*titles, *texts], text=keys(engine, ("title", "text")))
+    search = TextSearch(open_index(engine, "alphabets"), boosts={"title": 2, "text": 1})
+    assert found(search, "tent", 3) == ["титул9", "титул8", "титул7"]
 
 
 # Loading
@@ -261,6 +271,16 @@ def test_a_document_that_the_engine_cannot_hold_is_named(engine):
     long = Document("long", " ".join(f"word{number}" for number in range(200_000)))
     with pytest.raises(DataError, match=r"document long: .*cannot hold the document.*Split it into passages"):
         load_index(engine, "toolong", lambda: [*numbered(3), long], text=keys(engine, ("text",)))
+
+
+def test_a_document_whose_vector_is_not_finite_is_named(encoder, monkeypatch):
+    def encode(texts, **_):
+        return np.array([[np.nan if "bad" in text else 1.0] for text in texts], dtype=np.float32)
+
+    monkeypatch.setattr(encoder, "encode_documents", encode)
+    documents = [Document("d1", "good"), Document("d2", " "), Document("d3", "bad"), Document("d4", "bad")]
+    with pytest.raises(DataError, match="document d3: the encoder returns a vector that is not finite"):
+        vectorizer_of(encoder).encode(documents)
 
 
 def test_an_analyser_that_the_engine_does_not_have_is_refused(engine):
