@@ -105,7 +105,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             self.optimizer: Any = lora_fa_optimizer(self.model, self.recipe)
         else:
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = lora_plus_optimizer(self.model, optimizer_class, lora.plus_ratio or 1.0, settings)
+            self.optimizer = lora_plus_optimizer(self.model, optimizer_class, self.recipe, settings)
         return self.optimizer
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:

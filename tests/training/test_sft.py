@@ -188,6 +188,19 @@ def test_each_lora_variant_reduces_the_loss(tiny_base, tmp_path, overrides):
 
 
 @pytest.mark.slow
+def test_lora_plus_keeps_the_weight_decay_of_the_recipe(tiny_base, tmp_path):
+    """PEFT's optimiser has an argument of its own for it; without it, A and B never decay."""
+    task, records = first_word(tmp_path / "task"), word_records(8)
+    settings = [*SHORT, "optim.max_steps=2", "method=lora", "precision=fp32", "lora.plus_ratio=2"]
+    norms = []
+    for decay in (0, 10):
+        recipe = load_recipe({}, overrides=[*settings, f"optim.weight_decay={decay}", "optim.schedule=constant"])
+        trained = train_adapter(task, recipe, tiny_base, records, tmp_path / f"decay {decay}")
+        norms.append(sum(float(value.norm()) for key, value in weights(trained.adapter).items() if "lora_A" in key))
+    assert norms[1] < 0.95 * norms[0]
+
+
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_large_batch(tiny_base, tmp_path):
     """The loss is a mean over all completion tokens of a step, however the step is cut."""
     task, records = first_word(tmp_path / "task"), word_records(16)
