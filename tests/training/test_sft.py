@@ -201,6 +201,18 @@ def test_lora_plus_keeps_the_weight_decay_of_the_recipe(tiny_base, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_model_whose_own_loss_takes_no_count_of_tokens_is_trained(tiny_base, tmp_path, monkeypatch):
+    """Gemma 4 is one: transformers then counts no tokens for `compute_loss`, unless the trainer asks for it."""
+    from transformers import LlamaForCausalLM
+
+    task, recipe = first_word(tmp_path / "task"), load_recipe({}, overrides=[*SHORT, "optim.max_steps=1"])
+    usual = train_adapter(task, recipe, tiny_base, word_records(8), tmp_path / "usual")
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
+    other = train_adapter(task, recipe, tiny_base, word_records(8), tmp_path / "other")
+    assert other.summary["final_loss"] == usual.summary["final_loss"]
+
+
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_large_batch(tiny_base, tmp_path):
     """The loss is a mean over all completion tokens of a step, however the step is cut."""
     task, records = first_word(tmp_path / "task"), word_records(16)
