@@ -213,6 +213,18 @@ def test_a_model_whose_own_loss_takes_no_count_of_tokens_is_trained(tiny_base, t
 
 
 @pytest.mark.slow
+def test_a_new_run_in_the_folder_of_an_old_one_keeps_nothing_of_it(tiny_base, tmp_path):
+    task, folder = first_word(tmp_path / "task"), tmp_path / "run"
+    recipe = load_recipe({}, overrides=[*SHORT, "optim.max_steps=4", "validation.every_steps=2"])
+    for loss in (1.0, 5.0):  # the older loss would be the best of both runs
+        losses = iter([loss, loss + 1])
+        trained = train_adapter(
+            task, recipe, tiny_base, word_records(64), folder, validate=lambda _: {"loss": next(losses)}  # noqa: B023
+        )
+        assert trained.summary["best"] == {"step": 2, "loss": loss}
+
+
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_large_batch(tiny_base, tmp_path):
     """The loss is a mean over all completion tokens of a step, however the step is cut."""
     task, records = first_word(tmp_path / "task"), word_records(16)
