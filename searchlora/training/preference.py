@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.attach import load_weights, new_adapter, save_adapter
+from searchlora.errors import TrainingError
 from searchlora.models.libraries import quiet
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
@@ -49,6 +50,9 @@ def train_dpo(
         recipe: `improve.then_steps`, `improve.then_learning_rate` and `improve.beta` apply.
         start: The adapter to train further, a plain PEFT folder; also the reference.
         folder: Folder of this training run; emptied first.
+
+    Raises:
+        TrainingError: for no pair, or none that fits `max_length`; also as `TrainingRun.execute`.
     """
     from datasets import Dataset
     from trl import DPOConfig
@@ -69,6 +73,13 @@ def train_dpo(
         for row in rows
         if len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= recipe.max_length
     ]
+    if not fitting:
+        reason = f": all {len(rows)} have more than max_length = {recipe.max_length} tokens" if rows else ""
+        raise TrainingError(
+            f"there is no pair to train on{reason}",
+            where="DPO",
+            fix="Raise max_length." if rows else "Sample candidates, so that some are worse than the best of their row.",
+        )
     with quiet():
         trainer = RenderedDpoTrainer(
             model=model,
@@ -100,14 +111,22 @@ def train_grpo(
         records: Records to answer; `improve.samples` answers are a group.
         reward: The reward of each completion of a record.
         Otherwise as `train_dpo`.
+
+    Raises:
+        TrainingError: for no record; also as `TrainingRun.execute`.
     """
     from datasets import Dataset
     from trl import GRPOConfig
 
     from searchlora.training.preference_trainers import RenderedGrpoTrainer
 
+    if not records:
+        raise TrainingError("there is no record to train on", where="GRPO")
     run, model, renderer = _started(recipe, base, start, folder, progress)
     settings = recipe.improve
+    # TRL leaves out the records that do not fill a step: of few records, no step would be left.
+    accumulated = min(recipe.optim.gradient_accumulation, len(records))
+    rows = min(2, len(records) // accumulated) * settings.samples
     rendered = [renderer.prompt_ids(messages(task, record)) for record in records]
 
     def rewards(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
@@ -118,7 +137,11 @@ def train_grpo(
             model=model,
             reward_funcs=rewards,
             args=GRPOConfig(
-                **{**_arguments(run), "per_device_train_batch_size": 2 * settings.samples},
+                **{
+                    **_arguments(run),
+                    "per_device_train_batch_size": rows,
+                    "gradient_accumulation_steps": accumulated,
+                },
                 beta=settings.beta,
                 num_generations=settings.samples,
                 max_completion_length=recipe.max_new_tokens,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from searchlora.errors import TrainingError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.prompts import messages
@@ -74,3 +75,26 @@ def test_grpo_makes_rewarded_answers_likelier(started, tmp_path):
         for folder in (adapter, result.adapter)
     ]
     assert early[1] > early[0]
+
+
+@pytest.mark.slow
+def test_no_pair_to_train_on_is_an_error_with_counts(started, tmp_path):
+    task, recipe, base, records, adapter = started
+    with pytest.raises(TrainingError, match="there is no pair to train on"):
+        train_dpo(task, recipe, base, [], adapter, tmp_path / "none")
+    long = [Preference(records[0], "yes", "no " * 2000)]
+    with pytest.raises(TrainingError, match="no pair to train on: all 1 have more than max_length = 1024 tokens"):
+        train_dpo(task, recipe, base, long, adapter, tmp_path / "long")
+
+
+@pytest.mark.slow
+def test_grpo_trains_on_fewer_records_than_a_step_has_room_for(started, tmp_path):
+    task, recipe, base, records, adapter = started
+
+    def reward(of: list, completions: list[str]) -> list[float]:
+        return [float(len(text)) for text in completions]
+
+    result = train_grpo(task, recipe, base, records[:1], reward, adapter, tmp_path / "grpo")
+    assert result.summary["steps"] == 6
+    with pytest.raises(TrainingError, match="no record to train on"):
+        train_grpo(task, recipe, base, [], reward, adapter, tmp_path / "none")
