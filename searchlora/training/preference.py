@@ -22,6 +22,7 @@ from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer, messages
 from searchlora.recipe import Recipe
 from searchlora.records import Record
+from searchlora.rewards import INVALID
 from searchlora.task import PromptedTask
 from searchlora.training.training_run import TrainingResult, TrainingRun
 
@@ -109,7 +110,8 @@ def train_grpo(
 
     Args:
         records: Records to answer; `improve.samples` answers are a group.
-        reward: The reward of each completion of a record.
+        reward: The reward of each completion of a record. A completion that `max_new_tokens` cut off gets
+            `rewards.INVALID` in place of it: it is invalid at inference, too.
         Otherwise as `train_dpo`.
 
     Raises:
@@ -129,8 +131,17 @@ def train_grpo(
     rows = min(2, len(records) // accumulated) * settings.samples
     rendered = [renderer.prompt_ids(messages(task, record)) for record in records]
 
-    def rewards(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
-        return list(reward([records[int(prompt)] for prompt in prompts], [text.strip() for text in completions]))
+    stop_id = renderer.stop_id
+    model.generation_config.eos_token_id = stop_id  # which need not be the tokenizer's
+
+    def rewards(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any
+    ) -> list[float | None]:
+        values = reward([records[int(prompt)] for prompt in prompts], [text.strip() for text in completions])
+        return [
+            value if value is None or ids[-1:] == [stop_id] else INVALID
+            for value, ids in zip(values, completion_ids, strict=True)
+        ]
 
     with quiet():
         trainer = RenderedGrpoTrainer(
