@@ -346,6 +346,24 @@ def test_a_judge_is_improved_by_its_agreement_and_the_base_may_sample(tiny_base,
     assert stored.manifest.training["improve"]["retriever"] is None
 
 
+@pytest.mark.slow
+def test_a_classifier_is_improved_by_its_headline_measure(tiny_base, tmp_path):
+    """It has no unchanged input to reward, and a round whose candidates are all known rewards nothing."""
+    splits = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4
+    rows = [
+        {"id": f"q{n}", "group": f"g{n}", "query": f"tent {n}", "label": ("buy", "return")[n % 2], "split": split}
+        for n, split in enumerate(splits)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    build("intent", tmp_path / "rows.jsonl", format="native", out=tmp_path / "data")
+    settings = ("improve.samples=0", "improve.rounds=2", "improve.patience=9", "optim.max_steps=3", "max_length=4000")
+    overrides = (*SHORT, f"base={tiny_base.name}", *settings)
+    stored = improve(None, tmp_path / "data", "intents", overrides=overrides, store=Store(tmp_path / "store"))
+    about = stored.manifest.training["improve"]
+    assert [each["winners"]["kinds"] for each in about["rounds"]] == [{"reference": 12}] * 2
+    assert about["start"]["fixed"] == {"unchanged": None, "reference": 1.0}
+
+
 CHILD = """
 import os, signal, sys
 from searchlora.experiments.improve import rounds
