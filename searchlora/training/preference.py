@@ -79,7 +79,7 @@ def train_dpo(
         raise TrainingError(
             f"there is no pair to train on{reason}",
             where="DPO",
-            fix="Raise max_length." if rows else "Sample candidates, so that some are worse than the best of their row.",
+            fix="Raise max_length." if rows else "Sample candidates, so that some are worse than others.",
         )
     with quiet():
         trainer = RenderedDpoTrainer(

@@ -48,7 +48,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         for name, value in _trainable(self.model) if adapter else ():
             value.data = adapter[name].to(value.device)
         self.tokens_seen = 0
-        self.model_accepts_loss_kwargs = True  # count tokens: `compute_loss` needs it, whatever the model's own loss does
+        self.model_accepts_loss_kwargs = True  # else no tokens are counted, which `compute_loss` needs
         self._loss_shifts_labels = False  # `collate` aligns labels with the logits that predict them
 
     def compute_loss(

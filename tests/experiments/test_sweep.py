@@ -195,13 +195,11 @@ def test_the_cheapest_setting_is_not_significantly_below_the_best():
 
 def test_a_setting_whose_measure_is_undefined_is_never_chosen():
     """A measure such as kappa is undefined where all grades are equal; it is not tested then, and wins nothing."""
-    for less in (False, True):
-        assert _best({"undefined": math.nan, "low": 0.1, "high": 0.3}, less_is_better=less) == ("low" if less else "high")
-    rows = [f"q{n}" for n in range(8)]
-    systems = {
-        "good": Evaluation("kappa", {}, {}, aggregates={"kappa": Aggregate({r: (1.0, 1.0) for r in rows}, _ratio)}),
-        "undefined": Evaluation("kappa", {}, {}, aggregates={"kappa": Aggregate({r: (0.0, 0.0) for r in rows}, _ratio)}),
-    }
+    values = {"undefined": math.nan, "low": 0.1, "high": 0.3}
+    assert [_best(values, less_is_better=less) for less in (False, True)] == ["high", "low"]
+    rows, cells_of = [f"q{n}" for n in range(8)], {"good": (1.0, 1.0), "undefined": (0.0, 0.0)}
+    kappas = {name: Aggregate(dict.fromkeys(rows, cells), _ratio) for name, cells in cells_of.items()}
+    systems = {name: Evaluation("kappa", {}, {}, aggregates={"kappa": kappa}) for name, kappa in kappas.items()}
     settings = [setting("undefined", math.nan, 1), setting("good", 1.0, 10)]
     assert pareto_front(settings, PARAMETERS) == ("good",)
     assert cheapest_equal(settings, compare(systems, candidate="good", resamples=50), PARAMETERS) == ("good", "good")

@@ -93,7 +93,7 @@ def test_no_pair_to_train_on_is_an_error_with_counts(started, tmp_path):
 def test_grpo_trains_on_fewer_records_than_a_step_has_room_for(started, tmp_path):
     task, recipe, base, records, adapter = started
 
-    def reward(of: list, completions: list[str]) -> list[float]:
+    def reward(_: list, completions: list[str]) -> list[float]:
         return [float(len(text)) for text in completions]
 
     result = train_grpo(task, recipe, base, records[:1], reward, adapter, tmp_path / "grpo")
@@ -119,9 +119,11 @@ def test_an_answer_that_was_cut_off_is_not_rewarded(started, tmp_path, monkeypat
 
     monkeypatch.setattr(preference_trainers.RenderedGrpoTrainer, "__init__", noting)
     short = recipe.model_copy(update={"max_new_tokens": 1})
-    result = train_grpo(
-        task, short, base, records, lambda of, texts: [1.0 + bool(text) for text in texts], adapter, tmp_path / "grpo"
-    )
+
+    def reward(_: list, completions: list[str]) -> list[float]:
+        return [1.0 + bool(text) for text in completions]
+
+    result = train_grpo(task, short, base, records, reward, adapter, tmp_path / "grpo")
     whole = sum(value != INVALID for value in rewarded)
     assert rewarded and whole < len(rewarded) / 4  # only an answer that stops at once is whole
     assert {value for value in rewarded if value != INVALID} <= {1.0}

@@ -219,7 +219,12 @@ def test_a_new_run_in_the_folder_of_an_old_one_keeps_nothing_of_it(tiny_base, tm
     for loss in (1.0, 5.0):  # the older loss would be the best of both runs
         losses = iter([loss, loss + 1])
         trained = train_adapter(
-            task, recipe, tiny_base, word_records(64), folder, validate=lambda _: {"loss": next(losses)}  # noqa: B023
+            task,
+            recipe,
+            tiny_base,
+            word_records(64),
+            folder,
+            validate=lambda _: {"loss": next(losses)},  # noqa: B023
         )
         assert trained.summary["best"] == {"step": 2, "loss": loss}
 
