@@ -30,6 +30,8 @@ class Setting:
 def pareto_front(settings: Sequence[Setting], cost: str, *, less_is_better: bool = False) -> tuple[str, ...]:
     """Names of the settings that no other setting beats in quality at the same or a lower cost, cheapest first.
 
+    A setting whose quality is undefined (nan) is left out.
+
     Examples:
         >>> def made(name, quality, cost):
         ...     return Setting(name, quality, quality, quality, {"parameters": cost})
@@ -38,7 +40,8 @@ def pareto_front(settings: Sequence[Setting], cost: str, *, less_is_better: bool
     """
     sign = -1 if less_is_better else 1
     front, best = [], -math.inf
-    for each in sorted(settings, key=lambda each: (each.costs[cost], -sign * each.quality)):
+    known = [each for each in settings if not math.isnan(each.quality)]
+    for each in sorted(known, key=lambda each: (each.costs[cost], -sign * each.quality)):
         if sign * each.quality > best:
             front.append(each.name)
             best = sign * each.quality
@@ -49,6 +52,8 @@ def cheapest_equal(
     settings: Sequence[Setting], comparison: Comparison, cost: str, *, less_is_better: bool = False
 ) -> tuple[str, str]:
     """The best setting, and the cheapest one that is not significantly below it.
+
+    A setting whose quality is undefined (nan) was not tested, so it is not the cheapest.
 
     Args:
         comparison: Has the best setting as its candidate; its tests are corrected for their number.
@@ -64,5 +69,5 @@ def cheapest_equal(
         for pair in comparison.comparisons
         if pair.a == best and pair.measure == measure and sign * pair.difference > 0 and pair.p_corrected < LEVEL
     }
-    equal = [each for each in settings if each.name not in worse]
+    equal = [each for each in settings if each.name == best or not (each.name in worse or math.isnan(each.quality))]
     return best, min(equal, key=lambda each: (each.costs[cost], -sign * each.quality)).name

@@ -226,11 +226,13 @@ class LabelSet:
             value = json.loads(text)
         except ValueError as error:
             return InvalidOutput(text, f"not JSON: {error}")
+        except RecursionError:
+            return InvalidOutput(text, "not JSON: nested too deeply")
         if not isinstance(value, list):
             return InvalidOutput(text, "not a list")
-        unknown = next((label for label in value if label not in self.labels), None)
-        if unknown is not None:
-            return InvalidOutput(text, f"{json.dumps(unknown)} is not one of the labels")
+        unknown = [label for label in value if label not in self.labels]  # null, too
+        if unknown:
+            return InvalidOutput(text, f"{json.dumps(unknown[0])} is not one of the labels")
         if len(set(value)) != len(value):
             return InvalidOutput(text, "a label is repeated")
         return [label for label in self.labels if label in value]

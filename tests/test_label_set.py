@@ -54,6 +54,10 @@ def test_other_text_is_not_admitted(admits, text):
     assert not admits(text)
 
 
-@pytest.mark.parametrize("text", ['"a"', "a", '{"a": 1}', '[["a"]]', "[1]", '["a"] and more'])
+@pytest.mark.parametrize(
+    "text",
+    ['"a"', "a", '{"a": 1}', '[["a"]]', "[1]", '["a"] and more', "[null]", "[null, {}]", "[" * 100_000],
+    ids=lambda text: text[:12],
+)
 def test_other_text_is_invalid(text):
     assert isinstance(FORM.parse(text), InvalidOutput)

@@ -31,8 +31,8 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
             changed in place. PiSSA changes the weights of the base.
 
     Returns:
-        A `peft.PeftModel` whose A and B are fp32 and require gradients; all other parameters are frozen. For EVA, A is
-        set later, by `training.eva.initialize_eva`.
+        A `peft.PeftModel` whose A and B are fp32 and require gradients, of LoRA-FA B alone; all other parameters are
+        frozen. For EVA, A is set later, by `training.eva.initialize_eva`.
 
     Raises:
         RecipeError: for target modules that the base does not have, or PiSSA on a 4-bit base.
@@ -67,6 +67,10 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
             where="recipe",
             fix="Give 'all-linear', or names such as q_proj.",
         ) from error
+    if lora.variant == "lora_fa":
+        for name, value in adapted.named_parameters():
+            if "lora_A" in name:
+                value.requires_grad_(False)
     if lora.variant == "pissa":
         setattr(adapted, _PISSA_START, {key: value.clone() for key, value in _tensors(adapted).items()})
     return adapted

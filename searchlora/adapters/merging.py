@@ -32,6 +32,9 @@ COMBINATIONS = ("cat", "linear", "ties", "dare_ties")
 #: Report of `export_merged`, in the folder of the merged model.
 REPORT = "merged.json"
 
+#: Before the names of modules in a file; configurations name modules without it.
+_PEFT_PREFIX = "base_model.model."
+
 #: Seed of the random choice that `dare_ties` makes.
 _SEED = 13
 
@@ -92,7 +95,7 @@ def combine_folders(
         density: Share of the values that `ties` and `dare_ties` keep.
 
     Raises:
-        UnexpectedKey: if the adapters do not cover the same modules in the same shapes.
+        UnexpectedKey: if the adapters do not cover the same modules; or, except for `cat`, with the same ranks.
     """
     import torch
 
@@ -102,22 +105,37 @@ def combine_folders(
         if extra := sorted(half.keys() ^ halves[0].keys()):
             raise UnexpectedKey(f"covers other modules than the first, such as {extra[0]}", where=str(folder))
     tensors = {}
+    ranks: dict[str, int] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         for module in sorted(halves[0]):
             parts = [half[module] for half in halves]
+            if combination != "cat":
+                _check_ranks(module, parts, folders)
             scales = [
                 weight * scaling(config, module, len(a))
                 for weight, config, (a, _) in zip(weights, configs, parts, strict=True)
             ]
             a, b = _combine(parts, scales, combination, density)
             tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a.contiguous(), b.contiguous()
+            ranks[module.removeprefix(_PEFT_PREFIX)] = len(a)
     rank = sum(config["r"] for config in configs) if combination == "cat" else configs[0]["r"]
-    # The scaling is in the factors, so alpha / r must be one.
-    plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+    # The scaling is in the factors, so alpha / r must be one. EVA gives layers ranks of their own.
+    own = {module: of_module for module, of_module in ranks.items() if of_module != rank}
+    plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": own, "alpha_pattern": own}
     config = {**configs[0], **plain}
     write_folder(out, config, tensors)
     return config
+
+
+def _check_ranks(module: str, parts: Sequence[tuple[Any, Any]], folders: Sequence[Path]) -> None:
+    for folder, (a, _) in zip(folders, parts, strict=True):
+        if len(a) != len(parts[0][0]):
+            raise UnexpectedKey(
+                f"{module} has the rank {len(a)}, in the first adapter {len(parts[0][0])}",
+                where=str(folder),
+                fix="Use 'cat'.",
+            )
 
 
 def _base_identity(manifest: Manifest) -> dict[str, Any]:

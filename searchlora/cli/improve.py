@@ -74,5 +74,7 @@ def improve(
         )
     if before is not None and before >= stored.manifest.training["best"]["reward"]:
         typer.echo(f"No round has a higher validation reward than what it started from, {before:.4f}.")
+    if "left out" in about:
+        typer.echo(f"Left out: {about['left out']}.")
     typer.echo(f"Stored {stored.reference} (round {about['chosen round']}) in {stored.path}")
     typer.echo(f"Report: {stored.path / 'improve.md'}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -302,7 +303,7 @@ def _compared(trials: Sequence[Trial], evaluated: Evaluated) -> Swept:
     measure = next(iter(systems.values())).headline
     less = measure in evaluated.comparison.less_is_better
     rows = {row.system: row for row in evaluated.comparison.rows if row.measure == measure and row.system in systems}
-    best = max(rows, key=lambda name: -rows[name].value if less else rows[name].value)
+    best = _best({name: row.value for name, row in rows.items()}, less_is_better=less)
     tested = {name: replace(each, tested=(measure,)) for name, each in systems.items()}
     comparison = compare(tested, candidate=best)
     settings = [Setting(name, row.value, row.low, row.high, _costs(stored[name])) for name, row in rows.items()]
@@ -310,6 +311,12 @@ def _compared(trials: Sequence[Trial], evaluated: Evaluated) -> Swept:
     front = {cost: pareto_front(settings, cost, less_is_better=less) for cost in known}
     _, cheapest = cheapest_equal(settings, comparison, PARAMETERS, less_is_better=less)
     return Swept(trials, evaluated, comparison, settings, front, best, cheapest)
+
+
+def _best(values: Mapping[str, float], *, less_is_better: bool) -> str:
+    """The name with the best value; an undefined one (nan), such as kappa of constant grades, is the worst."""
+    sign = -1 if less_is_better else 1
+    return max(values, key=lambda name: (not math.isnan(values[name]), sign * values[name]))
 
 
 def _costs(stored: StoredAdapter) -> dict[str, float]:

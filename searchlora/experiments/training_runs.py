@@ -35,6 +35,9 @@ from searchlora.training.training_run import TrainingResult
 
 _RUN = "run.json"
 
+#: Environment variable with the folder of TensorBoard's files, which transformers reads.
+_TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+
 #: Key of `training` in a manifest: the id of the training run, by which a resumed run finds what it already stored.
 TRAINING_RUN = "training_run"
 
@@ -184,8 +187,13 @@ def train_in(
     job: TrainingJob, store: Store, name: str, folder: TrainingRunFolder, options: TrainingOptions
 ) -> TrainingResult:
     """Train in the folder of a run. TensorBoard files outlive it in `.logs/NAME` unless the user chose a folder."""
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(store.root / ".logs" / name))
-    return job.train(folder.path, options.resume)
+    chosen = os.environ.get(_TENSORBOARD)
+    os.environ.setdefault(_TENSORBOARD, str(store.root / ".logs" / name))
+    try:
+        return job.train(folder.path, options.resume)
+    finally:
+        if chosen is None:  # else it would be the folder of the next name, too
+            os.environ.pop(_TENSORBOARD, None)
 
 
 def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, run_id: str) -> StoredAdapter:

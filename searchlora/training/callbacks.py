@@ -18,8 +18,8 @@ from searchlora.progress import Progress
 from searchlora.recipe import AnyRecipe
 from searchlora.training.metrics import MetricsLog, read_metrics
 
-#: File in a training run's folder that says after which step it stopped early.
-_STOPPED = "stopped_after.txt"
+#: Files in a training run's folder: step and measures of the best validation, and after which step it stopped early.
+BEST, STOPPED = "best.json", "stopped_after.txt"
 
 #: Called with a plain PEFT folder of the current adapter (a model folder where all weights are trained). Returns
 #: measures by name, `loss` among them. It must not use the model being trained: bitsandbytes repacks 4-bit weights in
@@ -137,7 +137,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     @property
     def best(self) -> dict[str, Any] | None:
         """Step and measures of the best validation so far."""
-        file = self.folder / "best.json"
+        file = self.folder / BEST
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
     def on_step_end(
@@ -187,19 +187,19 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         best = self.folder / "best"
         shutil.rmtree(best, ignore_errors=True)
         current.replace(best)
-        temporary = self.folder / "best.json.tmp"
+        temporary = self.folder / f"{BEST}.tmp"
         temporary.write_text(json.dumps(measured), encoding="utf-8")
-        temporary.replace(self.folder / "best.json")
+        temporary.replace(self.folder / BEST)
 
 
 def _mark_stopped(folder: Path, step: int) -> None:
     """Record that training stopped early after this step, so that resuming does not continue it."""
-    (folder / _STOPPED).write_text(str(step), encoding="utf-8")
+    (folder / STOPPED).write_text(str(step), encoding="utf-8")
 
 
 def stopped_step(folder: Path) -> int | None:
     """The step after which training stopped early; None where it did not."""
     try:
-        return int((folder / _STOPPED).read_text(encoding="utf-8"))
+        return int((folder / STOPPED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

@@ -60,10 +60,10 @@ def train_encoder(
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     model = load_encoder(base, quantization=recipe.quantization)
     parameters = number_of_parameters(model)
-    save = _prepare(model, recipe, base, rows)
+    adapted, save = _prepare(model, recipe, base, rows)
     with quiet():
         loss = _loss(model, recipe) if recipe.sides == "both" else _query_loss(model, recipe, rows, encode_documents)
-        trainer = PairTrainer(model, _arguments(recipe, run), rows, loss, recipe)
+        trainer = PairTrainer(model, _arguments(recipe, run), rows, loss, recipe, adapted)
     result = run.execute(
         trainer,
         save,
@@ -76,8 +76,12 @@ def train_encoder(
 
 def _prepare(
     model: SentenceTransformer, recipe: EncoderRecipe, base: BaseModel, rows: Sequence[PairRow]
-) -> Callable[[Path], None]:
-    """Set the length limit and add the adapter, or unfreeze all weights. Returns the function that saves them."""
+) -> tuple[Any | None, Callable[[Path], None]]:
+    """Set the length limit and add the adapter, or unfreeze all weights.
+
+    Returns:
+        The `peft.PeftModel`, None if all weights are trained; and the function that saves the trained weights.
+    """
     from searchlora.adapters.attach import new_adapter, save_adapter
     from searchlora.training.eva import initialize_eva
 
@@ -91,7 +95,7 @@ def _prepare(
             batches = (model.preprocess(texts[start : start + size]) for start in range(0, len(texts), size))
             plain = new_adapter(load_encoder(base), recipe) if recipe.quantization == "nf4" else adapted
             initialize_eva(adapted, plain, batches, recipe)
-        return lambda target: save_adapter(adapted, target, recipe, base.revision)
+        return adapted, lambda target: save_adapter(adapted, target, recipe, base.revision)
     model.requires_grad_(True)
 
     def save(target: Path) -> None:
@@ -99,7 +103,7 @@ def _prepare(
         model.save_pretrained(str(target), create_model_card=False, safe_serialization=True)
         model.max_seq_length = training_limit
 
-    return save
+    return None, save
 
 
 def _query_loss(

@@ -34,15 +34,25 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
     * Each column of texts has its own forward pass. In a merged pass, short texts are padded to the longest column,
       which on a CPU costs more than merging saves.
 
+    Args:
+        adapted: The `peft.PeftModel` around the encoder's transformer; None if all weights are trained.
+
     Attributes:
         tokens_seen: Tokens trained on in this process.
     """
 
     def __init__(
-        self, model: Any, arguments: Any, rows: Sequence[PairRow], loss: torch.nn.Module, recipe: EncoderRecipe
+        self,
+        model: Any,
+        arguments: Any,
+        rows: Sequence[PairRow],
+        loss: torch.nn.Module,
+        recipe: EncoderRecipe,
+        adapted: Any | None,
     ) -> None:
         self.rows = rows
         self.recipe = recipe
+        self.adapted = adapted
         self.tokens_seen = 0
         super().__init__(model=model, args=arguments, train_dataset=_dataset(rows, recipe), loss=loss)
 
@@ -54,9 +64,9 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """AdamW, or LoRA-FA's optimiser for its variant."""
-        if self.recipe.is_full or self.recipe.lora.variant != "lora_fa":
+        if self.adapted is None or self.recipe.lora.variant != "lora_fa":
             return super().create_optimizer(*args, **kwargs)
-        self.optimizer: Any = lora_fa_optimizer(self.model.transformers_model, self.recipe)
+        self.optimizer: Any = lora_fa_optimizer(self.adapted, self.recipe)
         return self.optimizer
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> DuplicateFreeBatchSampler:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.attach import load_weights, new_adapter, save_adapter
+from searchlora.errors import TrainingError
 from searchlora.models.libraries import quiet
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
@@ -21,6 +22,7 @@ from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer, messages
 from searchlora.recipe import Recipe
 from searchlora.records import Record
+from searchlora.rewards import INVALID
 from searchlora.task import PromptedTask
 from searchlora.training.training_run import TrainingResult, TrainingRun
 
@@ -49,6 +51,9 @@ def train_dpo(
         recipe: `improve.then_steps`, `improve.then_learning_rate` and `improve.beta` apply.
         start: The adapter to train further, a plain PEFT folder; also the reference.
         folder: Folder of this training run; emptied first.
+
+    Raises:
+        TrainingError: for no pair, or none that fits `max_length`; also as `TrainingRun.execute`.
     """
     from datasets import Dataset
     from trl import DPOConfig
@@ -69,6 +74,13 @@ def train_dpo(
         for row in rows
         if len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= recipe.max_length
     ]
+    if not fitting:
+        reason = f": all {len(rows)} have more than max_length = {recipe.max_length} tokens" if rows else ""
+        raise TrainingError(
+            f"there is no pair to train on{reason}",
+            where="DPO",
+            fix="Raise max_length." if rows else "Sample candidates, so that some are worse than others.",
+        )
     with quiet():
         trainer = RenderedDpoTrainer(
             model=model,
@@ -98,27 +110,49 @@ def train_grpo(
 
     Args:
         records: Records to answer; `improve.samples` answers are a group.
-        reward: The reward of each completion of a record.
+        reward: The reward of each completion of a record. A completion that `max_new_tokens` cut off gets
+            `rewards.INVALID` in place of it: it is invalid at inference, too.
         Otherwise as `train_dpo`.
+
+    Raises:
+        TrainingError: for no record; also as `TrainingRun.execute`.
     """
     from datasets import Dataset
     from trl import GRPOConfig
 
     from searchlora.training.preference_trainers import RenderedGrpoTrainer
 
+    if not records:
+        raise TrainingError("there is no record to train on", where="GRPO")
     run, model, renderer = _started(recipe, base, start, folder, progress)
     settings = recipe.improve
+    # TRL leaves out the records that do not fill a step: of few records, no step would be left.
+    accumulated = min(recipe.optim.gradient_accumulation, len(records))
+    rows = min(2, len(records) // accumulated) * settings.samples
     rendered = [renderer.prompt_ids(messages(task, record)) for record in records]
 
-    def rewards(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
-        return list(reward([records[int(prompt)] for prompt in prompts], [text.strip() for text in completions]))
+    stop_id = renderer.stop_id
+    model.generation_config.eos_token_id = stop_id  # which need not be the tokenizer's
+
+    def rewards(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any
+    ) -> list[float | None]:
+        values = reward([records[int(prompt)] for prompt in prompts], [text.strip() for text in completions])
+        return [
+            value if value is None or ids[-1:] == [stop_id] else INVALID
+            for value, ids in zip(values, completion_ids, strict=True)
+        ]
 
     with quiet():
         trainer = RenderedGrpoTrainer(
             model=model,
             reward_funcs=rewards,
             args=GRPOConfig(
-                **{**_arguments(run), "per_device_train_batch_size": 2 * settings.samples},
+                **{
+                    **_arguments(run),
+                    "per_device_train_batch_size": rows,
+                    "gradient_accumulation_steps": accumulated,
+                },
                 beta=settings.beta,
                 num_generations=settings.samples,
                 max_completion_length=recipe.max_new_tokens,

@@ -48,6 +48,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         for name, value in _trainable(self.model) if adapter else ():
             value.data = adapter[name].to(value.device)
         self.tokens_seen = 0
+        self.model_accepts_loss_kwargs = True  # else no tokens are counted, which `compute_loss` needs
         self._loss_shifts_labels = False  # `collate` aligns labels with the logits that predict them
 
     def compute_loss(
@@ -105,7 +106,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             self.optimizer: Any = lora_fa_optimizer(self.model, self.recipe)
         else:
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = lora_plus_optimizer(self.model, optimizer_class, lora.plus_ratio or 1.0, settings)
+            self.optimizer = lora_plus_optimizer(self.model, optimizer_class, self.recipe, settings)
         return self.optimizer
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:

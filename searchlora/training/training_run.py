@@ -48,7 +48,8 @@ class TrainingRun:
     Args:
         folder: Holds checkpoints, metrics and the result. Nothing is written elsewhere.
         validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
-        resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
+        resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none. Otherwise
+            what an earlier run has left in `folder` is deleted.
         progress: Receives steps, loss, speed and memory.
     """
 
@@ -67,6 +68,8 @@ class TrainingRun:
         self.folder = folder
         self.validate = validate
         self.progress = progress
+        if not resume:
+            _remove_earlier_run(folder)
         self.checkpoint = last_complete_checkpoint(folder) if resume else None
         folder.mkdir(parents=True, exist_ok=True)
         set_seed(recipe.seed)
@@ -178,6 +181,16 @@ def _write_errors(folder: Path) -> Iterator[None]:
             where=str(folder),
             fix="Make room, then continue with --resume.",
         ) from error
+
+
+def _remove_earlier_run(folder: Path) -> None:
+    """Delete the checkpoints and the best step of an earlier run, which would count as those of the next one."""
+    from searchlora.training.callbacks import BEST, STOPPED
+
+    for name in ("checkpoints", "best", "current", "adapter"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (BEST, STOPPED):
+        (folder / name).unlink(missing_ok=True)
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

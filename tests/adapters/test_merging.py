@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 from searchlora.adapters import merging
+from searchlora.adapters.attach import attach
 from searchlora.adapters.merging import combine_folders, export_merged
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.peft_folder import CONFIG, relative_distance
 from searchlora.adapters.store import Store, StoredAdapter
-from searchlora.errors import NameTaken, TamperedAdapter
+from searchlora.errors import NameTaken, TamperedAdapter, UnexpectedKey
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from tests.adapters.factories import EchoTask, edit_weights, made_adapter, recipe_for
@@ -91,6 +93,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from searchlora.adapters import merging
+from searchlora.adapters.attach import attach
 from searchlora.adapters.peft_folder import read_config, read_weights, write_folder
 from searchlora.adapters.store import Store
 from searchlora.errors import StoreError
@@ -157,6 +160,38 @@ def test_cat_is_the_exact_weighted_sum(pair: list[Path], tmp_path: Path) -> None
     combine_folders([tmp_path / "difference", pair[1]], [0.5, 1.0], tmp_path / "back", combination="cat")
     assert relative_distance(pair[0], tmp_path / "back") == pytest.approx(0, abs=1e-5)
     assert relative_distance(pair[0], pair[1]) > 0.1  # type: ignore[operator]
+
+
+def with_ranks_of_its_own(adapter: Path, folder: Path) -> Path:
+    """A copy in which one layer has half the rank, as EVA distributes ranks over layers."""
+    shutil.copytree(adapter, folder)
+    module = "model.layers.0.self_attn.q_proj"
+    config = json.loads((folder / CONFIG).read_text())
+    config |= {"rank_pattern": {module: 2}, "alpha_pattern": {module: config["lora_alpha"] / 2}}
+    (folder / CONFIG).write_text(json.dumps(config))
+
+    def halved(tensors: dict[str, Any]) -> dict[str, Any]:
+        a, b = (f"base_model.model.{module}.lora_{factor}.weight" for factor in "AB")
+        return {**tensors, a: tensors[a][:2].contiguous(), b: tensors[b][:, :2].contiguous()}
+
+    edit_weights(folder, halved)
+    return folder
+
+
+@pytest.mark.slow
+def test_layers_with_ranks_of_their_own_keep_them_in_a_combination(base: BaseModel, tmp_path: Path) -> None:
+    whole = made_adapter(base, tmp_path / "whole")
+    one = with_ranks_of_its_own(whole, tmp_path / "one")
+    for combination, weights in (("cat", [0.25, 0.75]), ("linear", [0.5, 0.5])):
+        combine_folders([one, one], weights, tmp_path / combination, combination=combination)
+    ids = torch.arange(4, 40)[None]
+    adapters = (one, tmp_path / "cat", tmp_path / "linear")
+    with torch.no_grad():
+        wanted, *found = (attach(load_model(base, precision="fp32"), each)(ids).logits for each in adapters)
+    assert torch.allclose(found[0], wanted, atol=1e-5)
+    assert found[1].shape == wanted.shape
+    with pytest.raises(UnexpectedKey, match=r"layers\.0\.self_attn\.q_proj has the rank 2, in the first adapter 4"):
+        combine_folders([whole, one], [0.5, 0.5], tmp_path / "mixed", combination="linear")
 
 
 @pytest.mark.slow

@@ -311,23 +311,57 @@ def test_preferences_are_trained_after_the_rounds_and_stored_only_if_they_are_be
     assert "## The 20 longest winners" in (stored.path / "improve.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_a_judge_is_improved_by_its_agreement_and_the_base_may_sample(tiny_base, tmp_path):
+def graded(folder: Path) -> Path:
+    """A dataset of the judgment task."""
     rows = [
         {"id": f"q{n} d{n}", "group": f"g{n}", "query": f"tent {n}", "passage": f"passage {n}", "grade": n % 4}
         for n in range(24)
     ]
     splits = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4
     lines = [json.dumps({**row, "split": split}) + "\n" for row, split in zip(rows, splits, strict=True)]
-    (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
-    build("judgment", tmp_path / "rows.jsonl", format="native", out=tmp_path / "data")
+    (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    build("judgment", folder / "rows.jsonl", format="native", out=folder / "data")
+    return folder / "data"
+
+
+@pytest.mark.slow
+def test_without_a_worse_candidate_dpo_is_left_out_and_the_rounds_are_stored(tiny_base, tmp_path):
+    """A bare base samples nothing in its first round, and a row has its reference alone."""
+    settings = ("improve.rounds=1", "improve.then=dpo", "optim.max_steps=3", "max_length=4000")
+    overrides = (*SHORT, f"base={tiny_base.name}", *settings)
+    stored = improve(None, graded(tmp_path), "judge", overrides=overrides, store=Store(tmp_path / "store"))
+    about = stored.manifest.training["improve"]
+    assert len(about["rounds"]) == 1 and about["left out"].startswith("dpo: no training row")
+    assert "Left out: dpo" in (stored.path / "improve.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_judge_is_improved_by_its_agreement_and_the_base_may_sample(tiny_base, tmp_path):
     settings = ("improve.sample_base=true", "improve.samples=2", "improve.rounds=1", "optim.max_steps=3")
     overrides = (*SHORT, f"base={tiny_base.name}", *settings, "max_length=4000")
-    stored = improve(None, tmp_path / "data", "judge", overrides=overrides, store=Store(tmp_path / "store"))
+    stored = improve(None, graded(tmp_path), "judge", overrides=overrides, store=Store(tmp_path / "store"))
     (only,) = stored.manifest.training["improve"]["rounds"]
     assert only["candidates"]["valid"] is not None and only["winners"]["kinds"] == {"reference": 16}
     assert 0 <= only["validation"]["reward"] <= 1 and only["validation"]["invalid"] == 0
     assert stored.manifest.training["improve"]["retriever"] is None
+
+
+@pytest.mark.slow
+def test_a_classifier_is_improved_by_its_headline_measure(tiny_base, tmp_path):
+    """It has no unchanged input to reward, and a round whose candidates are all known rewards nothing."""
+    splits = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4
+    rows = [
+        {"id": f"q{n}", "group": f"g{n}", "query": f"tent {n}", "label": ("buy", "return")[n % 2], "split": split}
+        for n, split in enumerate(splits)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    build("intent", tmp_path / "rows.jsonl", format="native", out=tmp_path / "data")
+    settings = ("improve.samples=0", "improve.rounds=2", "improve.patience=9", "optim.max_steps=3", "max_length=4000")
+    overrides = (*SHORT, f"base={tiny_base.name}", *settings)
+    stored = improve(None, tmp_path / "data", "intents", overrides=overrides, store=Store(tmp_path / "store"))
+    about = stored.manifest.training["improve"]
+    assert [each["winners"]["kinds"] for each in about["rounds"]] == [{"reference": 12}] * 2
+    assert about["start"]["fixed"] == {"unchanged": None, "reference": 1.0}
 
 
 CHILD = """

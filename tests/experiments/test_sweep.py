@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import RecipeError, TrainingError, UsageError
+from searchlora.eval.aggregate import Aggregate
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
-from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, planned, sweep, train_trials
+from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, _best, planned, sweep, train_trials
 from searchlora.experiments.sweep_report import sweep_markdown, write_sweep
 from tests.child_scripts import Script
 
@@ -189,3 +191,20 @@ def test_the_cheapest_setting_is_not_significantly_below_the_best():
     name = max(settings, key=lambda each: each.quality).name
     _, cheapest = cheapest_equal(settings, compare(systems, candidate=name), PARAMETERS)
     assert cheapest == "small"
+
+
+def test_a_setting_whose_measure_is_undefined_is_never_chosen():
+    """A measure such as kappa is undefined where all grades are equal; it is not tested then, and wins nothing."""
+    values = {"undefined": math.nan, "low": 0.1, "high": 0.3}
+    assert [_best(values, less_is_better=less) for less in (False, True)] == ["high", "low"]
+    rows, cells_of = [f"q{n}" for n in range(8)], {"good": (1.0, 1.0), "undefined": (0.0, 0.0)}
+    kappas = {name: Aggregate(dict.fromkeys(rows, cells), _ratio) for name, cells in cells_of.items()}
+    systems = {name: Evaluation("kappa", {}, {}, aggregates={"kappa": kappa}) for name, kappa in kappas.items()}
+    settings = [setting("undefined", math.nan, 1), setting("good", 1.0, 10)]
+    assert pareto_front(settings, PARAMETERS) == ("good",)
+    assert cheapest_equal(settings, compare(systems, candidate="good", resamples=50), PARAMETERS) == ("good", "good")
+
+
+def _ratio(sums):
+    with np.errstate(invalid="ignore"):
+        return sums[..., 0] / sums[..., 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from searchlora.adapters.stored import check_hashes
 from searchlora.data.building import build
 from searchlora.errors import TrainingError
 from searchlora.experiments.train import train, train_or_reuse
+from searchlora.experiments.training_runs import TrainingOptions, TrainingRunFolder, train_in
 from tests.child_scripts import run_script
 
 SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.every_steps=1")
@@ -107,3 +109,26 @@ def test_a_damaged_run_file_is_an_error(tiny_base, data, tmp_path):
     with pytest.raises(TrainingError, match=r"run\.json: cannot be read.*--restart"):
         train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, resume=True, store=store)
     train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, restart=True, store=store)
+
+
+class Noting:
+    """A training job that notes where TensorBoard's files go: that library is not installed for tests."""
+
+    def __init__(self) -> None:
+        self.folders: list[str] = []
+
+    def train(self, folder: Path, resume: bool) -> None:
+        del folder, resume
+        self.folders.append(os.environ["TENSORBOARD_LOGGING_DIR"])
+
+
+def test_each_name_has_a_folder_for_tensorboard_unless_the_user_chose_one(tmp_path, monkeypatch):
+    """A sweep trains several names in one process."""
+    store, job = Store(tmp_path / "store"), Noting()
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    for name in ("one", "two"):
+        train_in(job, store, name, TrainingRunFolder(tmp_path, "id"), TrainingOptions())
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
+    train_in(job, store, "three", TrainingRunFolder(tmp_path, "id"), TrainingOptions())
+    assert job.folders == [str(store.root / ".logs" / "one"), str(store.root / ".logs" / "two"), "mine"]
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"

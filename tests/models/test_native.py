@@ -72,6 +72,22 @@ def test_batched_lora_matches_pytorch(dtype, size_in, outs, ranks, rows, tokens,
         assert torch.equal(found[bare], y[bare])
 
 
+@KINDS
+def test_an_adapter_that_does_not_change_these_layers_shares_their_batch(dtype):
+    """The kernels read the rank of every slot in the batch: none may lie behind the end of the table."""
+    like, spans = torch.empty(0, dtype=dtype), [slice(0, 12)]
+    tables = [TorchSlots(8, spans, like), PackedSlots(8, spans, like, native.kernels(like))]
+    for each in tables:
+        torch.manual_seed(0)
+        each.put(1, [LoraWeights(torch.randn(4, 8), torch.randn(12, 4))])
+        each.put(9, [None])
+    assert tables[1]._tables.addresses.shape[1] > 9
+    x, y = torch.randn(2, 1, 8).to(dtype), torch.randn(2, 1, 12).to(dtype)
+    wanted, found = (each.add(x, y.clone(), map_rows([1, 9], "cpu")) for each in tables)
+    near(found, wanted)
+    assert torch.equal(found[1], y[1])
+
+
 @pytest.mark.slow
 @KINDS
 @settings(max_examples=40, deadline=None)

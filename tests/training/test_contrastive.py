@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -194,8 +195,6 @@ def test_cached_and_plain_loss_are_the_same(task, encoder_base, tmp_path):
 
 
 def without_dropout(base, folder):
-    import shutil
-
     shutil.copytree(base.path, folder)
     file = folder / "config.json"
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -244,6 +243,25 @@ def test_a_finished_run_is_not_trained_further(task, encoder_base, tmp_path):
     again = train_encoder(recipe, encoder_base, rows, tmp_path / "run", resume=True)
     assert again.summary["steps"] == whole.summary["steps"] == 3
     assert again.summary["final_loss"] == whole.summary["final_loss"]
+
+
+@pytest.mark.slow
+def test_a_run_of_lora_fa_is_resumed_with_its_frozen_a(task, encoder_base, tmp_path):
+    """The optimiser, which is made after a checkpoint is loaded, must not decide which weights a checkpoint has."""
+    base = without_dropout(encoder_base, tmp_path / "base")
+    rows = pair_rows(task, records(48))
+    recipe = fast(base, "lora.variant=lora_fa", "optim.max_steps=4", "checkpoints.every_steps=2")
+    whole = train_encoder(recipe, base, rows, tmp_path / "run")
+    again = train_encoder(recipe, base, rows, tmp_path / "run", resume=True)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
+    resumed = train_encoder(recipe, base, rows, tmp_path / "run", resume=True)
+    assert (again.summary["resumed_from_step"], resumed.summary["resumed_from_step"]) == (4, 2)
+    trained = 3 * 2 * 4 * 16 // 2  # B of query, key and value in two layers
+    assert [each.summary["parameters_trained"] for each in (whole, again, resumed)] == [trained] * 3
+    models = [load_encoder(base, device="cpu") for _ in range(2)]
+    for model, run in zip(models, (whole, resumed), strict=True):
+        attach(model, run.adapter)
+    assert np.allclose(models[0].encode(["tent"]), models[1].encode(["tent"]), atol=1e-5)
 
 
 @pytest.mark.slow

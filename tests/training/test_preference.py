@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from searchlora.errors import TrainingError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.prompts import messages
 from searchlora.recipe import load_recipe
+from searchlora.rewards import INVALID
+from searchlora.training import preference_trainers
 from searchlora.training.preference import Preference, train_dpo, train_grpo
 from searchlora.training.sft import train_adapter
 from tests.words import first_word, word_records
@@ -74,3 +77,54 @@ def test_grpo_makes_rewarded_answers_likelier(started, tmp_path):
         for folder in (adapter, result.adapter)
     ]
     assert early[1] > early[0]
+
+
+@pytest.mark.slow
+def test_no_pair_to_train_on_is_an_error_with_counts(started, tmp_path):
+    task, recipe, base, records, adapter = started
+    with pytest.raises(TrainingError, match="there is no pair to train on"):
+        train_dpo(task, recipe, base, [], adapter, tmp_path / "none")
+    long = [Preference(records[0], "yes", "no " * 2000)]
+    with pytest.raises(TrainingError, match="no pair to train on: all 1 have more than max_length = 1024 tokens"):
+        train_dpo(task, recipe, base, long, adapter, tmp_path / "long")
+
+
+@pytest.mark.slow
+def test_grpo_trains_on_fewer_records_than_a_step_has_room_for(started, tmp_path):
+    task, recipe, base, records, adapter = started
+
+    def reward(_: list, completions: list[str]) -> list[float]:
+        return [float(len(text)) for text in completions]
+
+    result = train_grpo(task, recipe, base, records[:1], reward, adapter, tmp_path / "grpo")
+    assert result.summary["steps"] == 6
+    with pytest.raises(TrainingError, match="no record to train on"):
+        train_grpo(task, recipe, base, [], reward, adapter, tmp_path / "none")
+
+
+@pytest.mark.slow
+def test_an_answer_that_was_cut_off_is_not_rewarded(started, tmp_path, monkeypatch):
+    """One token is never a letter and the stop token: all answers are cut off, and none is better than another."""
+    task, recipe, base, records, adapter = started
+    rewarded: list[float | None] = []
+    made = preference_trainers.RenderedGrpoTrainer.__init__
+
+    def noting(self, *args, reward_funcs, **kwargs):
+        def rewards(**given):
+            values = reward_funcs(**given)
+            rewarded.extend(values)
+            return values
+
+        made(self, *args, reward_funcs=rewards, **kwargs)
+
+    monkeypatch.setattr(preference_trainers.RenderedGrpoTrainer, "__init__", noting)
+    short = recipe.model_copy(update={"max_new_tokens": 1})
+
+    def reward(_: list, completions: list[str]) -> list[float]:
+        return [1.0 + bool(text) for text in completions]
+
+    result = train_grpo(task, short, base, records, reward, adapter, tmp_path / "grpo")
+    whole = sum(value != INVALID for value in rewarded)
+    assert rewarded and whole < len(rewarded) / 4  # only an answer that stops at once is whole
+    assert {value for value in rewarded if value != INVALID} <= {1.0}
+    assert result.summary["steps"] == 6

@@ -188,6 +188,48 @@ def test_each_lora_variant_reduces_the_loss(tiny_base, tmp_path, overrides):
 
 
 @pytest.mark.slow
+def test_lora_plus_keeps_the_weight_decay_of_the_recipe(tiny_base, tmp_path):
+    """PEFT's optimiser has an argument of its own for it; without it, A and B never decay."""
+    task, records = first_word(tmp_path / "task"), word_records(8)
+    settings = [*SHORT, "optim.max_steps=2", "method=lora", "precision=fp32", "lora.plus_ratio=2"]
+    norms = []
+    for decay in (0, 10):
+        recipe = load_recipe({}, overrides=[*settings, f"optim.weight_decay={decay}", "optim.schedule=constant"])
+        trained = train_adapter(task, recipe, tiny_base, records, tmp_path / f"decay {decay}")
+        norms.append(sum(float(value.norm()) for key, value in weights(trained.adapter).items() if "lora_A" in key))
+    assert norms[1] < 0.95 * norms[0]
+
+
+@pytest.mark.slow
+def test_a_model_whose_own_loss_takes_no_count_of_tokens_is_trained(tiny_base, tmp_path, monkeypatch):
+    """Gemma 4 is one: transformers then counts no tokens for `compute_loss`, unless the trainer asks for it."""
+    from transformers import LlamaForCausalLM
+
+    task, recipe = first_word(tmp_path / "task"), load_recipe({}, overrides=[*SHORT, "optim.max_steps=1"])
+    usual = train_adapter(task, recipe, tiny_base, word_records(8), tmp_path / "usual")
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
+    other = train_adapter(task, recipe, tiny_base, word_records(8), tmp_path / "other")
+    assert other.summary["final_loss"] == usual.summary["final_loss"]
+
+
+@pytest.mark.slow
+def test_a_new_run_in_the_folder_of_an_old_one_keeps_nothing_of_it(tiny_base, tmp_path):
+    task, folder = first_word(tmp_path / "task"), tmp_path / "run"
+    recipe = load_recipe({}, overrides=[*SHORT, "optim.max_steps=4", "validation.every_steps=2"])
+    for loss in (1.0, 5.0):  # the older loss would be the best of both runs
+        losses = iter([loss, loss + 1])
+        trained = train_adapter(
+            task,
+            recipe,
+            tiny_base,
+            word_records(64),
+            folder,
+            validate=lambda _: {"loss": next(losses)},  # noqa: B023
+        )
+        assert trained.summary["best"] == {"step": 2, "loss": loss}
+
+
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_large_batch(tiny_base, tmp_path):
     """The loss is a mean over all completion tokens of a step, however the step is cut."""
     task, records = first_word(tmp_path / "task"), word_records(16)

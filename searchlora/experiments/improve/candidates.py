@@ -52,7 +52,8 @@ class Rewarder:
         keys = [(str(record["id"]), text) for record, text in zip(records, texts, strict=True)]
         new = {key: record for key, record in zip(keys, records, strict=True) if key not in self._known}
         outputs = [self.task.parse(text, record) for (_, text), record in new.items()]
-        self._known.update(zip(new, self.task.reward(list(new.values()), outputs, self.context), strict=True))
+        if new:  # no measure is defined over no rows
+            self._known.update(zip(new, self.task.reward(list(new.values()), outputs, self.context), strict=True))
         return [self._known[key] for key in keys]
 
 

@@ -35,7 +35,7 @@ def write_report(
     Args:
         records: The training records.
         start: Validation figures before the first round, and under `fixed` rewards of candidates that need no model.
-        about: What else the JSON says: parent, retriever, the chosen round.
+        about: What else the JSON says: parent, retriever, the chosen round, what was left out.
 
     Returns:
         The three files.
@@ -91,6 +91,7 @@ def _lines(
         "",
         f"![Rewards per round]({PLOT_FILE})",
         "",
+        *([f"Left out: {about['left out']}.", ""] if "left out" in about else []),
         f"Winners of round {chosen.number} by kind: {kinds}.",
         "",
         *_winners(task, recipe, records, next((each for each in (chosen, *rounds[::-1]) if each.rows()), chosen)),

@@ -98,7 +98,8 @@ class Rounds:
         """Execute the rounds that are not complete.
 
         Returns:
-            All rounds, and the validation figures before the first one.
+            All rounds, DPO or GRPO as the last one unless there is nothing to compare; and the validation figures
+            before the first one.
 
         Raises:
             TrainingError: if no row can be rewarded.
@@ -117,8 +118,8 @@ class Rounds:
             highest = max(highest, done.reward)
             if without_gain >= settings.patience:
                 break
-        if settings.then != "nothing":
-            rounds.append(self._preference(rounds))
+        if settings.then != "nothing" and (done := self._preference(rounds)) is not None:
+            rounds.append(done)
         return rounds, start
 
     def unload(self) -> None:
@@ -131,8 +132,8 @@ class Rounds:
         """Name of the adapter of the last round in the engine; no other run on the same server has it."""
         return f"candidate-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]}"
 
-    def _preference(self, rounds: Sequence[Round]) -> Round:
-        """DPO or GRPO from the best round, as a round of its own."""
+    def _preference(self, rounds: Sequence[Round]) -> Round | None:
+        """DPO or GRPO from the best round, as a round of its own; None for DPO where no row has a worse candidate."""
         from searchlora.training.preference import Preference, train_dpo, train_grpo
 
         settings, number = self.recipe.improve, len(rounds) + 1
@@ -152,6 +153,8 @@ class Rounds:
                 for row, winner in zip(rows, chosen, strict=True)
                 if winner is not None and (loser := worst(row)) is not None and _is_worse(loser, winner)
             ]
+            if not pairs:
+                return None
             result = train_dpo(*arguments, pairs, source.adapter, target, progress)
         else:
             records = [by_id[row.id] for row, winner in zip(rows, chosen, strict=True) if winner is not None]

@@ -201,6 +201,7 @@ class PackedSlots:
 
     def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
         self._tables.clear(slot)
+        self._tables.cover(slot)
         rank = padded_rank(_highest_rank(weights))
         if not rank:
             return

@@ -51,6 +51,14 @@ class LoraTables(ctypes.Structure):
         self._ends, self._layers, self._in = ends.data_ptr(), len(ends), size_in
         self._set_addresses()
 
+    def cover(self, slot: int) -> None:
+        """Have an entry for a slot: the kernels read those of all slots in a batch, also where it changes nothing."""
+        if slot >= self.addresses.shape[1]:
+            grown = torch.zeros(3, 2 * slot + 1, dtype=torch.int64)
+            grown[:, : self.addresses.shape[1]] = self.addresses
+            self.addresses = grown
+            self._set_addresses()
+
     def put(self, slot: int, a: torch.Tensor, b: torch.Tensor) -> None:
         """Set the weights of a slot.
 
@@ -59,11 +67,7 @@ class LoraTables(ctypes.Structure):
             a: Packed from (layers * rank, in).
             b: Packed from (out, rank), each layer padded to whole blocks.
         """
-        if slot >= self.addresses.shape[1]:
-            grown = torch.zeros(3, 2 * slot + 1, dtype=torch.int64)
-            grown[:, : self.addresses.shape[1]] = self.addresses
-            self.addresses = grown
-            self._set_addresses()
+        self.cover(slot)
         self.weights[slot] = (a, b)
         self.addresses[:, slot] = torch.tensor([a.data_ptr(), b.data_ptr(), b.shape[-3] * b.shape[-1]])
 
