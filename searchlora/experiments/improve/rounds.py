@@ -118,8 +118,8 @@ class Rounds:
             highest = max(highest, done.reward)
             if without_gain >= settings.patience:
                 break
-        if settings.then != "nothing" and (done := self._preference(rounds)) is not None:
-            rounds.append(done)
+        if settings.then != "nothing" and (last := self._preference(rounds)) is not None:
+            rounds.append(last)
         return rounds, start
 
     def unload(self) -> None:
