@@ -57,7 +57,10 @@ export const compareTopics = () => attempt(async () => {
 });
 
 const headline = ({ measure, difference, low, high, p, n, wins, losses, ties }) =>
-  `${measure} ${figure({ value: difference, low, high }, signed)}, p ${p < 0.001 ? "< 0.001" : `= ${rounded(p)}`}, over ${n} topics: ${wins} better, ${losses} worse, ${ties} equal.`;
+  `${measure} ${figure({ value: difference, low, high }, signed)}, ${significance(p)}, over ${n} ${n === 1 ? "topic" : "topics"}: ${wins} better, ${losses} worse, ${ties} equal.`;
+
+// Without two independent topics there is no test, and no p.
+const significance = (p) => (p === null ? "p –" : p < 0.001 ? "p < 0.001" : `p = ${rounded(p)}`);
 
 function showGains() {
   const { result, losses } = view;
