@@ -61,3 +61,47 @@ def test_a_difference_without_a_p_value_claims_no_significance(run):
         return page.texts(page.element("gains"), "h2");
     """)
     assert heading == ["nDCG@10 +0.100, p –, over 1 topic: 1 better, 0 worse, 0 equal."]
+
+
+# Old answers
+
+
+def test_an_explanation_of_an_earlier_search_is_not_shown_over_a_later_one(run):
+    found = run("""
+        await page.search("red");
+        const [side] = page.sides();
+        const search = page.answers["/v1/search"];
+        const explained = (body) => ({ verdict: `about ${body.explain}`, stages: [] });
+        page.answers["/v1/search"] = (body) => (body.explain ? page.hold(explained)(body) : search(body));
+        page.named("Why is d1 here?").click();
+        await page.until(() => page.held.length === 1, "the first explanation");
+        await page.search("blue");
+        page.held[0]();
+        await page.settled();
+        const afterSearch = side.querySelector(".explanation").hidden;
+        page.named("Why is d1 here?").click();
+        page.named("Why is d2 here?").click();
+        await page.until(() => page.held.length === 3, "both explanations");
+        page.held[2]();
+        await page.until(() => page.texts(side, ".verdict").length, "the second");
+        page.held[1]();
+        await page.settled();
+        return { afterSearch, verdict: page.texts(side, ".verdict"), problem: page.element("problem").textContent };
+    """)
+    assert found == {"afterSearch": True, "verdict": ["about d2."], "problem": ""}
+
+
+def test_a_system_that_is_taken_away_is_not_waited_for(run):
+    found = run("""
+        await page.search("red");
+        const search = page.answers["/v1/search"];
+        page.answers["/v1/search"] = (body) => (body.pipeline === "plain"
+          ? page.hold(() => Response.json({ error: { message: "plain failed" } }, { status: 500 }))(body) : search(body));
+        page.element("compare").click();
+        await page.until(() => page.held.length === 1, "system B");
+        page.element("compare").click();
+        page.held[0]();
+        await page.settled();
+        return { sides: page.sides().length, problem: page.element("problem").textContent };
+    """)
+    assert found == {"sides": 1, "problem": ""}

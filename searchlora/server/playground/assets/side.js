@@ -19,7 +19,8 @@ export class Side {
     this.name = name;
     this.result = null;
     this.stages = [];
-    this.aborting = null;
+    this.aborting = null; // the search that is under way, and the explanation
+    this.explaining = null;
     this.root = element("side").content.firstElementChild.cloneNode(true);
     this.part = (selector) => this.root.querySelector(selector);
     this.root.setAttribute("aria-label", `System ${name}`);
@@ -47,6 +48,13 @@ export class Side {
     return this.result ? this.result.hits.map(({ document }) => document) : [];
   }
 
+  // Give up what was asked for: its answer would be one to an earlier search.
+  stop() {
+    clearTimeout(this.moved);
+    if (this.aborting) this.aborting.abort();
+    if (this.explaining) this.explaining.abort();
+  }
+
   // The current search with the new weights, as soon as the slider rests.
   weightsMoved() {
     clearTimeout(this.moved);
@@ -58,8 +66,8 @@ export class Side {
   }
 
   async search(query, fields) {
-    if (this.aborting) this.aborting.abort();
-    const aborting = this.aborting = new AbortController();
+    this.stop();
+    const { signal } = this.aborting = new AbortController();
     this.result = null;
     this.stages = [];
     this.part(".stages").replaceChildren();
@@ -72,8 +80,9 @@ export class Side {
     this.query = query;
     this.fields = fields;
     try {
-      const response = await send("POST", "/v1/search", body, aborting.signal);
+      const response = await send("POST", "/v1/search", body, signal);
       for await (const { name, data } of events(response)) {
+        signal.throwIfAborted(); // what had arrived before
         if (name === "stage") this.showStage(data);
         else this.result = data;
       }
@@ -157,8 +166,11 @@ export class Side {
   explain(documentId) {
     return attempt(async () => {
       if (!documentId || !this.query) return;
+      if (this.explaining) this.explaining.abort();
+      const { signal } = this.explaining = new AbortController();
       const body = { ...this.system.request, query: this.query, fields: this.fields, explain: documentId };
-      const explanation = await (await send("POST", "/v1/search", body)).json();
+      const explanation = await (await send("POST", "/v1/search", body, signal)).json();
+      signal.throwIfAborted();
       const rows = explanation.stages.map((stage) => [
         stage.stage,
         stage.rank === null ? null : String(stage.rank),
