@@ -38,7 +38,7 @@ BEFORE = """
 
 @pytest.fixture
 def run(own_steps):
-    return lambda code: own_steps(BEFORE, code)
+    return lambda code, judged=5: own_steps(BEFORE.replace("judged: 5", f"judged: {judged}"), code)
 
 
 #: A comparison of two systems, as `/v1/topics/compare` computes it.
@@ -105,3 +105,89 @@ def test_a_system_that_is_taken_away_is_not_waited_for(run):
         return { sides: page.sides().length, problem: page.element("problem").textContent };
     """)
     assert found == {"sides": 1, "problem": ""}
+
+
+def test_a_grade_of_an_earlier_search_leaves_a_later_one_as_it_is(run):
+    found = run("""
+        await page.search("red");
+        page.answers["/v1/judgments"] = page.hold(({ grade }) => ({ grade, measured: [page.measured(1)] }));
+        page.element("rater").value = "carla";
+        page.named("Grade 3 for d1").click();
+        await page.until(() => page.held.length === 1, "the grade");
+        const search = page.answers["/v1/search"];
+        page.answers["/v1/search"] = page.hold(search);
+        page.element("query").value = "blue";
+        page.element("search").dispatch("submit");
+        await page.until(() => page.held.length === 2, "the search");
+        page.held[0]();
+        await page.until(() => page.element("status").textContent.startsWith("Saved"), "saved");
+        const meanwhile = page.texts(page.sides()[0], ".summary");
+        page.held[1]();
+        await page.until(() => page.texts(page.sides()[0], ".hit h3").length, "the hits");
+        return { meanwhile, status: page.element("problem").textContent, summary: page.texts(page.sides()[0], ".summary"),
+          pressed: page.named("Grade 3 for d1").getAttribute("aria-pressed") };
+    """)
+    assert (found["meanwhile"], found["status"], found["pressed"]) == (["Searching …"], "", "false")
+    assert "nDCG@10 0.500" in found["summary"][0]
+
+
+def test_grades_are_saved_one_after_another_and_take_no_focus_and_no_text_away(run):
+    found = run("""
+        const [side] = page.sides();
+        const long = { ...page.found("red", "d1", "d2") };
+        long.hits[1].text = "long ".repeat(100);
+        page.answers["/v1/search"] = () => page.stream(long);
+        await page.search("red");
+        const graded = [];
+        page.answers["/v1/judgments"] = page.hold(({ document, grade }) => {
+          graded.push(document);
+          return { grade, measured: [page.measured(graded.length / 10)] };
+        });
+        page.element("rater").value = "carla";
+        page.named("Text of d2: show all or less").click();
+        page.named("Grade 3 for d1").click();
+        page.named("Grade 2 for d2").click();
+        await page.settled();
+        const atOnce = page.held.length;
+        page.element("query").focus();
+        page.held[0]();
+        await page.until(() => page.held.length === 2, "the second grade");
+        const focus = document.activeElement.id;
+        page.named("Grade 2 for d2").focus();
+        page.held[1]();
+        await page.until(() => page.texts(side, ".summary")[0].includes("nDCG@10 0.200"), "the second measure");
+        const held = document.activeElement;
+        return { atOnce, graded, focus, kept: held === page.named("Grade 2 for d2") && held.getAttribute("aria-label"),
+          short: side.querySelectorAll(".short").length, whole: page.named("Text of d2: show all or less").textContent };
+    """)
+    assert found == {
+        "atOnce": 1,
+        "graded": ["d1", "d2"],
+        "focus": "query",
+        "kept": "Grade 2 for d2",
+        "short": 0,
+        "whole": "Show less",
+    }
+
+
+def test_the_first_relevant_grade_opens_the_comparison_on_topics(run):
+    found = run(
+        """
+        const shown = () => [page.element("compare-form").hidden, page.element("no-topics").hidden,
+          page.element("judged-topics").textContent, ...page.texts(page.sides()[0], ".mixes button").slice(0, 1)];
+        const before = shown();
+        await page.search("red");
+        page.answers["/v1/judgments"] = ({ grade }) => ({ grade, measured: [page.measured(1)] });
+        page.topics = { ...page.topics, judged: 1 };
+        page.element("rater").value = "carla";
+        page.named("Grade 3 for d1").click();
+        await page.until(() => page.element("status").textContent.startsWith("Saved"), "saved");
+        await page.settled();
+        return { before, after: shown() };
+        """,
+        judged=0,
+    )
+    assert found == {
+        "before": [True, False, "0 judged topics"],
+        "after": [False, True, "1 judged topic", "Measure all mixes on 1 topic"],
+    }

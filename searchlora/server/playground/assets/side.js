@@ -19,6 +19,7 @@ export class Side {
     this.name = name;
     this.result = null;
     this.stages = [];
+    this.expanded = new Set(); // documents whose whole text is shown
     this.aborting = null; // the search that is under way, and the explanation
     this.explaining = null;
     this.root = element("side").content.firstElementChild.cloneNode(true);
@@ -32,7 +33,11 @@ export class Side {
       this.explain(this.part(".missing").value.trim());
     });
     offerMixes(this.system, searchAgain);
-    this.system.part(".pipeline").addEventListener("change", () => offerMixes(this.system, searchAgain));
+    this.system.part(".pipeline").addEventListener("change", () => this.offerMixes());
+  }
+
+  offerMixes() {
+    offerMixes(this.system, searchAgain);
   }
 
   get label() {
@@ -70,6 +75,7 @@ export class Side {
     const { signal } = this.aborting = new AbortController();
     this.result = null;
     this.stages = [];
+    this.expanded.clear();
     this.part(".stages").replaceChildren();
     this.part(".hits").replaceChildren();
     this.part(".output").replaceChildren();
@@ -119,9 +125,13 @@ export class Side {
     this.part(".summary").textContent = `${hits.length} of ${total} hits in ${milliseconds(time)}${judged}`;
   }
 
+  // The button that has the focus keeps it when hits are shown anew, after a grade for example.
   showHits(hits, other = null) {
     const list = this.part(".hits");
+    const focused = [...list.querySelectorAll("button")].find((each) => each === document.activeElement);
     list.replaceChildren(...hits.map((hit) => this.shownHit(hit, other)));
+    const same = focused && [...list.querySelectorAll("button")].find((each) => each.getAttribute("aria-label") === focused.getAttribute("aria-label"));
+    if (same) same.focus();
     if (!hits.length) list.append(made("li", "hit", "No hits."));
   }
 
@@ -140,13 +150,17 @@ export class Side {
   }
 
   expander(text, hit) {
-    text.classList.add("short");
-    const expand = button("Show all", () => {
-      const short = text.classList.toggle("short");
-      expand.textContent = short ? "Show all" : "Show less";
-      expand.setAttribute("aria-expanded", String(!short));
+    const expand = button("", () => {
+      if (!this.expanded.delete(hit.document)) this.expanded.add(hit.document);
+      show();
     });
-    expand.setAttribute("aria-expanded", "false");
+    const show = () => {
+      const whole = this.expanded.has(hit.document);
+      text.className = whole ? "text" : "text short";
+      expand.textContent = whole ? "Show less" : "Show all";
+      expand.setAttribute("aria-expanded", String(whole));
+    };
+    show();
     expand.setAttribute("aria-label", `Text of ${hit.document}: show all or less`);
     return expand;
   }
