@@ -191,3 +191,61 @@ def test_the_first_relevant_grade_opens_the_comparison_on_topics(run):
         "before": [True, False, "0 judged topics"],
         "after": [False, True, "1 judged topic", "Measure all mixes on 1 topic"],
     }
+
+
+def test_only_the_last_of_several_comparisons_is_shown(run):
+    """Three clicks: the second waits until the first is cancelled, and the third comes meanwhile."""
+    found = run(f"""{COMPARED}
+        let jobs = 0;
+        page.answers["/v1/topics/compare"] = () => ({{ status: "running", id: `${{jobs += 1}}`, step: "", done: 0, total: 9 }});
+        for (const id of [1, 2, 3]) {{
+          page.answers[`/v1/jobs/${{id}}`] = () => page.compared(id, {{ n: id }});
+        }}
+        page.answers["/v1/jobs/1"] = page.hold(() => ({{ status: "cancelled" }}));
+        const click = () => page.element("compare-form").dispatch("submit");
+        click();
+        await page.until(() => jobs === 1, "the first");
+        await page.settled();
+        click();
+        click();
+        await page.settled();
+        page.held.forEach((release) => release());
+        await page.until(() => page.texts(page.element("gains"), "h2").length, "a comparison");
+        await new Promise((resolve) => setTimeout(resolve, 400));
+        return {{ jobs, heading: page.texts(page.element("gains"), "h2") }};
+    """)
+    assert found["jobs"] == 2
+    assert "over 2 topics" in found["heading"][0]
+
+
+WEIGHED = """
+    page.weighed = () => ({ status: "done", id: "1", result: { measure: "nDCG@10", parts: ["bm25", "dense"], n: 5, best: 0,
+      notes: [], mixes: Array.from({ length: 11 }, (_, place) => (
+        { weights: [1 - place / 10, place / 10], value: place, low: null, high: null })) } });
+"""
+
+
+def test_the_heat_map_of_a_system_goes_when_a_slot_is_changed(run):
+    found = run(f"""{WEIGHED}
+        page.answers["/v1/topics/weights"] = page.weighed;
+        await page.search("red");
+        const [side] = page.sides();
+        const cells = () => side.querySelectorAll(".cell").length;
+        side.querySelector(".mixes button").click();
+        await page.until(() => cells(), "the mixes");
+        const measured = cells();
+        await page.choose(side.querySelectorAll(".slots select")[0], "off");
+        await page.until(() => page.element("status").textContent.startsWith("System A"), "the search");
+        const left = cells();
+        page.answers["/v1/topics/weights"] = () => ({{ status: "running", id: "9", step: "", done: 0, total: 9 }});
+        page.answers["/v1/jobs/9"] = () => {{ page.asked.push("job 9"); return {{ status: "running", step: "", done: 0, total: 9 }}; }};
+        side.querySelector(".mixes button").click();
+        await page.until(() => page.requested.includes("/v1/topics/weights") && !side.querySelector(".job").hidden, "a job");
+        await page.settled();
+        side.querySelectorAll(".slots select")[0].value = "on";
+        side.querySelectorAll(".slots select")[0].dispatch("change");
+        await page.settled();
+        return {{ measured, left, stopped: page.asked.filter((each) => each === "job 9").length,
+          job: side.querySelector(".job").hidden }};
+    """)
+    assert found == {"measured": 11, "left": 0, "stopped": 1, "job": True}

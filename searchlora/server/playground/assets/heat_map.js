@@ -13,8 +13,10 @@ export function offerMixes(system, chosen) {
   const box = system.part(".mixes");
   const { fusion } = system.pipeline;
   box.replaceChildren();
+  if (system.measuring) system.measuring.cancel(); // of another system
+  system.measuring = null;
   if (!fusion || !state.topics.judged || fusion.parts.length < 2 || fusion.parts.length > 3) return;
-  const job = new JobBox();
+  const job = system.measuring = new JobBox();
   const map = made("div", "");
   const measure = button(`Measure all mixes on ${counted(state.topics.judged, "topic")}`, () => attempt(async () => {
     map.replaceChildren();

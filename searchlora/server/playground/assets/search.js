@@ -55,7 +55,7 @@ export function compare() {
     side.set({ pipeline: next.id });
     state.sides.push(side);
   } else {
-    state.sides.pop().stop();
+    state.sides.pop().remove();
   }
   state.sides.forEach((side) => { side.part("h2").textContent = two ? side.name : ""; });
   element("sides").replaceChildren(...state.sides.map(({ root }) => root));

@@ -25,15 +25,20 @@ export class Side {
     this.root = element("side").content.firstElementChild.cloneNode(true);
     this.part = (selector) => this.root.querySelector(selector);
     this.root.setAttribute("aria-label", `System ${name}`);
-    this.system = new SystemChoice(searchAgain, () => this.weightsMoved());
+    this.system = new SystemChoice(() => this.systemChanged(), () => this.weightsMoved());
     this.part(".settings").append(this.system.root);
     this.part(".pin").addEventListener("click", () => pin(this));
     this.part(".why").addEventListener("submit", (event) => {
       event.preventDefault();
       this.explain(this.part(".missing").value.trim());
     });
-    offerMixes(this.system, searchAgain);
-    this.system.part(".pipeline").addEventListener("change", () => this.offerMixes());
+    this.offerMixes();
+  }
+
+  // The mixes on the screen are those of the system as it was.
+  systemChanged() {
+    this.offerMixes();
+    searchAgain();
   }
 
   offerMixes() {
@@ -46,11 +51,16 @@ export class Side {
 
   set(request) {
     this.system.set(request);
-    offerMixes(this.system, searchAgain);
+    this.offerMixes();
   }
 
   get documents() {
     return this.result ? this.result.hits.map(({ document }) => document) : [];
+  }
+
+  remove() {
+    this.stop();
+    if (this.system.measuring) this.system.measuring.cancel();
   }
 
   // Give up what was asked for: its answer would be one to an earlier search.

@@ -14,6 +14,7 @@ export class SystemChoice {
     this.onChange = onChange;
     this.sliders = [];
     this.changed = false; // whether the weights are other than the pipeline's
+    this.measuring = null; // the job that measures all mixes of it
     for (const { id } of state.pipelines) this.part(".pipeline").append(option(id, id));
     this.part(".pipeline").addEventListener("change", () => {
       this.show();
