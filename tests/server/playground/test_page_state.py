@@ -249,3 +249,28 @@ def test_the_heat_map_of_a_system_goes_when_a_slot_is_changed(run):
           job: side.querySelector(".job").hidden }};
     """)
     assert found == {"measured": 11, "left": 0, "stopped": 1, "job": True}
+
+
+# What is shown
+
+
+def test_a_part_of_a_passage_may_support_several_sentences(run):
+    found = run("""
+        const text = "A\\u{1f3d5} weighs 2 kg and is red. New.";
+        const sentence = (words, start, end) => (
+          { sentence: words, citations: [1], supported: true, spans: [{ passage: 1, start, end }] });
+        const answered = { ...page.found("tent", "d1"), output: { answer: { text: "It is light. It is red. It is light." } }, evidence: {
+          sentences: [sentence("It is light.", 0, 14), sentence("It is red.", 10, 26), sentence("It is light.", 0, 14)],
+          passages: [{ number: 1, document: "d1", title: "", text }] } };
+        page.answers["/v1/search"] = () => page.stream(answered);
+        await page.search("tent");
+        const [side] = page.sides();
+        const opened = side.querySelectorAll(".cite").map((cite) => {
+          cite.click();
+          return [page.element("status").textContent, page.texts(side, ".now").join("|")];
+        });
+        return { opened, whole: page.texts(side, ".passage p")[0] === text, marks: page.texts(side, "mark") };
+    """)
+    light = ["Passage 1: A\U0001f3d5 weighs 2 kg", "A\U0001f3d5 weighs |2 kg"]
+    assert found["opened"] == [light, ["Passage 1: 2 kg and is red.", "2 kg| and is red."], light]
+    assert found["whole"] and found["marks"] == ["A\U0001f3d5 weighs ", "2 kg", " and is red."]
