@@ -274,3 +274,36 @@ def test_a_part_of_a_passage_may_support_several_sentences(run):
     light = ["Passage 1: A\U0001f3d5 weighs 2 kg", "A\U0001f3d5 weighs |2 kg"]
     assert found["opened"] == [light, ["Passage 1: 2 kg and is red.", "2 kg| and is red."], light]
     assert found["whole"] and found["marks"] == ["A\U0001f3d5 weighs ", "2 kg", " and is red."]
+
+
+def test_a_document_below_the_top_of_a_ranking_is_not_called_missing_from_it(run):
+    """Ten hits are shown; the eleventh of the other system is not "only here"."""
+    found = run("""
+        const search = (total) => (body) => page.stream({
+          ...page.found(body.query, ...(body.pipeline === "plain" || body.query === "blue" ? ["d1", "d2"] : ["d2", "d3"])), total });
+        const moves = async (total) => {
+          page.answers["/v1/search"] = search(total);
+          await page.search("red");
+          await page.until(() => page.element("status").textContent.includes("System B"), "both");
+          return page.sides().map((side) => side.querySelectorAll(".meta").map((meta) => meta.children[1].textContent));
+        };
+        page.element("compare").click();
+        const deep = await moves(40);
+        const whole = await moves(2);
+        const pinned = async (total) => {
+          page.answers["/v1/search"] = search(total);
+          await page.search("red");
+          page.sides()[0].querySelector(".pin").click();
+          await page.search("blue");
+          page.element("pins").querySelectorAll("button")[page.element("pins").children.length * 3 - 3].click();
+          return page.element("difference").querySelectorAll("tr").slice(1).map((row) => row.children.map((each) => each.textContent).join(" "));
+        };
+        return { deep, whole, pins: [await pinned(40), await pinned(2)] };
+    """)
+    below = "not in the other's top 2"
+    assert found["deep"] == [["▲ up 1", below], [below, "▼ down 1"]]
+    assert found["whole"] == [["▲ up 1", "only here"], ["only here", "▼ down 1"]]
+    assert found["pins"] == [
+        ["d1 – 1 new in the top 2", "d2 1 2 ▼ down 1", "d3 2 – below the top 2"],
+        ["d1 – 1 new", "d2 1 2 ▼ down 1", "d3 2 – gone"],
+    ]

@@ -1,14 +1,14 @@
 // Pinned results, and their difference from the results on the screen.
 
 import { announce, button, element, made, table } from "./elements.js";
-import { move } from "./side.js";
+import { moved } from "./side.js";
 import { state } from "./state.js";
 
 const pins = [];
 
 export function pin(side) {
   if (!side.result) return;
-  pins.push({ label: side.label, query: side.query, documents: side.documents, stages: side.stages.map(({ label }) => label) });
+  pins.push({ label: side.label, query: side.query, ranking: side.ranking });
   showPins();
   announce(`Pinned the results of ${side.label}.`);
 }
@@ -30,12 +30,14 @@ export function showPins() {
 
 function showDifference(each, side) {
   if (!side.result) return;
-  const now = side.documents;
-  const rows = [...new Set([...now, ...each.documents])].map((id) => {
-    const rank = now.indexOf(id) + 1;
-    const was = each.documents.indexOf(id) + 1;
-    const change = rank ? move(rank, id, each.documents) : made("span", "gone", "gone");
-    return [made("code", "", id), was ? String(was) : null, rank ? String(rank) : null, rank && !was ? made("span", "up", "new") : change];
+  const now = side.ranking;
+  const then = each.ranking;
+  const rows = [...new Set([...now.documents, ...then.documents])].map((id) => {
+    const rank = now.documents.indexOf(id) + 1;
+    const was = then.documents.indexOf(id) + 1;
+    const change = !was ? made("span", "up", then.more ? `new in the top ${now.documents.length}` : "new")
+      : !rank ? made("span", "gone", now.more ? `below the top ${now.documents.length}` : "gone") : moved(rank, was);
+    return [made("code", "", id), was ? String(was) : null, rank ? String(rank) : null, change];
   });
   const changed = rows.filter(([, was, rank]) => was !== rank).length;
   const heading = made("h3", "", `${each.query} (${each.label}) and ${side.query} (${side.label}): ${changed} of ${rows.length} documents differ`);

@@ -40,7 +40,7 @@ export function showResults() {
   const both = two && one.result && two.result;
   for (const side of state.sides) {
     if (!side.result) continue;
-    const other = both ? (side === one ? two : one).documents : null;
+    const other = both ? (side === one ? two : one).ranking : null;
     side.showHits(side.result.hits, other);
     side.showSummary();
   }

@@ -58,6 +58,11 @@ export class Side {
     return this.result ? this.result.hits.map(({ document }) => document) : [];
   }
 
+  // The documents, best first, and whether there are more than these.
+  get ranking() {
+    return { documents: this.documents, more: Boolean(this.result) && this.result.total > this.result.hits.length };
+  }
+
   remove() {
     this.stop();
     if (this.system.measuring) this.system.measuring.cancel();
@@ -218,11 +223,15 @@ function terms(retrieved) {
   return [...beyond, ...words, ...retrieved.parts.flatMap(terms)];
 }
 
-// How a document's rank differs from its rank in another ranking.
-export function move(rank, documentId, other) {
+// How a document's rank differs from its rank in another ranking, of which only the top may be known.
+function move(rank, documentId, other) {
   if (!other) return null;
-  const before = other.indexOf(documentId) + 1;
-  if (!before) return made("span", "gone", "only here");
+  const before = other.documents.indexOf(documentId) + 1;
+  if (!before) return made("span", "gone", other.more ? `not in the other's top ${other.documents.length}` : "only here");
+  return moved(rank, before);
+}
+
+export function moved(rank, before) {
   if (before === rank) return made("span", "", "same rank");
   const by = Math.abs(before - rank);
   const up = before > rank;
