@@ -307,3 +307,47 @@ def test_a_document_below_the_top_of_a_ranking_is_not_called_missing_from_it(run
         ["d1 – 1 new in the top 2", "d2 1 2 ▼ down 1", "d3 2 – below the top 2"],
         ["d1 – 1 new", "d2 1 2 ▼ down 1", "d3 2 – gone"],
     ]
+
+
+# Focus
+
+
+def test_what_is_pressed_and_goes_away_hands_the_focus_on(run):
+    found = run(f"""{COMPARED}
+        const {{ element, until }} = page;
+        page.answers["/v1/topics/compare"] = () => page.compared(250);
+        element("compare-form").dispatch("submit");
+        const more = () => element("gains").children.find((each) => each.tag === "button");
+        await until(more, "the topics");
+        const focused = [];
+        for (let pressed = 0; pressed < 2; pressed += 1) {{
+          more().click();
+          focused.push(page.texts(document.activeElement, ".topic-query"));
+        }}
+        const listed = element("gains").querySelectorAll(".topics li").length;
+        for (const query of ["red", "blue"]) {{
+          await page.search(query);
+          page.sides()[0].querySelector(".pin").click();
+        }}
+        const label = () => document.activeElement.getAttribute("aria-label");
+        page.named("Remove pin 1: red (mixed)").click();
+        const left = label();
+        page.named("Remove pin 1: blue (mixed)").click();
+        return {{ focused, listed, more: Boolean(more()), left, last: document.activeElement.id }};
+    """)
+    assert found == {
+        "focused": [["query 100"], ["query 200"]],
+        "listed": 250,
+        "more": False,
+        "left": "Compare pin 1: blue (mixed) with system A",
+        "last": "results",
+    }
+
+
+def test_the_skip_link_stays_in_its_view(run):
+    found = run("""
+        page.follow("#view=topics");
+        page.element("skip").click();
+        return [page.element("view-topics").hidden, document.activeElement.id];
+    """)
+    assert found == [False, "results"]

@@ -55,6 +55,10 @@ onSubmit("key-form", () => {
 });
 element("compare").addEventListener("click", () => { if (state.pipelines.length) compare(); });
 element("rater").value = localStorage.getItem("rater") || "";
+element("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says which view is shown
+  element("results").focus();
+});
 window.addEventListener("hashchange", () => show(viewOf(location.hash), false));
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.altKey || event.metaKey) return;

@@ -1,6 +1,7 @@
 // Pinned results, and their difference from the results on the screen.
 
 import { announce, button, element, made, table } from "./elements.js";
+import { attempt } from "./requests.js";
 import { moved } from "./side.js";
 import { state } from "./state.js";
 
@@ -18,18 +19,22 @@ export function showPins() {
   element("pins").replaceChildren(...pins.map((each, index) => {
     const name = `${index + 1}: ${each.query} (${each.label})`;
     const row = made("li", "", made("bdi", "", name));
-    for (const side of state.sides) row.append(button(`Compare with ${side.name}`, () => showDifference(each, side), `Compare pin ${name} with system ${side.name}`));
+    for (const side of state.sides) row.append(button(`Compare with ${side.name}`, () => attempt(() => showDifference(each, side)), `Compare pin ${name} with system ${side.name}`));
     row.append(button("Remove", () => {
       pins.splice(index, 1);
       element("difference").replaceChildren();
       showPins();
+      announce(`Removed pin ${name}.`);
+      // The button is gone: the focus moves to the next pin, or back to the results.
+      const rows = element("pins").children;
+      (rows.length ? rows[Math.min(index, rows.length - 1)].querySelector("button") : element("results")).focus();
     }, `Remove pin ${name}`));
     return row;
   }));
 }
 
 function showDifference(each, side) {
-  if (!side.result) return;
+  if (!side.result) throw new Error(`System ${side.name} has no results to compare with.`);
   const now = side.ranking;
   const then = each.ranking;
   const rows = [...new Set([...now.documents, ...then.documents])].map((id) => {

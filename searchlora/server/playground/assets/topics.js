@@ -91,8 +91,10 @@ function showGains() {
   });
   const list = made("ol", "topics", ...topics.slice(0, view.shown).map((topic) => shownTopic(topic, greatest)));
   const more = topics.length > view.shown ? button(`Show ${Math.min(MORE, topics.length - view.shown)} more`, () => {
+    const first = view.shown;
     view.shown += MORE;
     showGains();
+    element("gains").querySelectorAll(".topics button")[first].focus(); // the button that was pressed is gone
   }) : null;
   element("gains").replaceChildren(
     made("h2", "", headline(result)),
