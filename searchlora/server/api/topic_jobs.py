@@ -284,6 +284,7 @@ class Disagreeing:
         ]
         found = disagreements(valid, scale)
         by_pair = {(pair.topic, pair.document): pair for pair in pairs}
+        read = set(self.service.pipelines.get(self.body.pipeline).fields)
         rows = []
         for each in found[:_SHOWN]:
             pair, document = by_pair[each.topic, each.document], documents[each.document]
@@ -291,6 +292,7 @@ class Disagreeing:
                 {
                     "topic": each.topic,
                     "query": str(pair.fields.get("query", "")),
+                    "fields": _shown_fields(each.topic, pair.fields, read),
                     "document": each.document,
                     "title": document.title,
                     "text": document.text,

@@ -147,7 +147,7 @@ def test_disagreements_of_a_judge_come_largest_first_with_its_probabilities(clie
     texts = {row["id"]: row["text"] for row in DOCUMENTS}
     for row in found["rows"]:
         assert row["judge_grade"] - row["grade"] == row["difference"] != 0
-        assert row["query"] == TOPICS[row["topic"]][0]
+        assert (row["query"], row["fields"]) == (TOPICS[row["topic"]][0], {})
         assert row["text"] == texts[row["document"]]
         assert sum(each["probability"] for each in row["probabilities"]) == pytest.approx(1)
         assert [each["grade"] for each in row["probabilities"]] == found["scale"]

@@ -309,6 +309,32 @@ def test_a_document_below_the_top_of_a_ranking_is_not_called_missing_from_it(run
     ]
 
 
+def test_a_query_is_searched_with_its_own_fields_and_they_are_seen(run):
+    found = run(f"""{COMPARED}
+        const {{ element, until, asked }} = page;
+        const history = [{{ role: "user", text: "tents" }}];
+        const compared = page.compared(1);
+        compared.result.topics[0].fields = {{ history }};
+        page.answers["/v1/topics/compare"] = () => compared;
+        element("compare-form").dispatch("submit");
+        await until(() => element("gains").querySelector(".topics button"), "the topic");
+        element("gains").querySelector(".topics button").click();
+        await until(() => asked.length === 2, "the searches");
+        const opened = element("more").open;
+        const row = {{ query: "a lamp?", fields: {{}}, topic: "t", document: "d1", title: "", text: "", grade: 1, raters: [],
+          judge_grade: 2, probabilities: [], reason: null }};
+        page.answers["/v1/topics/disagreements"] = () => (
+          {{ status: "done", id: "1", result: {{ judge: "judge@1", differing: 1, pairs: 1, rows: [row] }} }});
+        element("judge-form").dispatch("submit");
+        await until(() => page.named("Search: a lamp?"), "the disagreement");
+        page.named("Search: a lamp?").click();
+        await until(() => asked.length === 4, "the searches");
+        return {{ opened, shut: element("more").open, fields: asked.map(({{ fields }}) => fields) }};
+    """)
+    history = {"history": [{"role": "user", "text": "tents"}]}
+    assert found == {"opened": True, "shut": False, "fields": [history, history, {}, {}]}
+
+
 # Focus
 
 

@@ -70,12 +70,14 @@ export function openPair(one, two, query, fields) {
   if (state.sides.length === 1) compare();
   state.sides[0].set(one);
   state.sides[1].set(two);
-  element("query").value = query;
-  element("fields").value = Object.keys(fields).length ? JSON.stringify(fields) : "";
-  return searchAll();
+  return searchFor(query, fields);
 }
 
-export function searchFor(query) {
+// Search with the fields that belong to the query, and no others. Fields that are sent are seen.
+export function searchFor(query, fields) {
+  const text = Object.keys(fields).length ? JSON.stringify(fields) : "";
   element("query").value = query;
+  element("fields").value = text;
+  element("more").open = Boolean(text);
   return searchAll();
 }
