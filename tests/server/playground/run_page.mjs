@@ -94,14 +94,14 @@ const realFetch = globalThis.fetch;
 const state = { url };
 const listeners = {};
 const changeAddress = (_, __, hash) => { location.hash = hash; };
-// Path -> an answer that the test gives in place of a server: a function of the body of the request, which returns JSON,
-// a `Response`, or a promise of one.
+// Path -> an answer that the test gives in place of a server: a function of body and method of the request, which returns
+// JSON, a `Response`, or a promise of one.
 const answers = {};
 const aborted = (signal) => new Promise((_, reject) => {
   if (signal) signal.addEventListener("abort", () => reject(signal.reason));
 });
-const answered = async (answer, { body, signal }) => {
-  const found = await Promise.race([answer(body && JSON.parse(body)), aborted(signal)]);
+const answered = async (answer, { method, body, signal }) => {
+  const found = await Promise.race([answer(body && JSON.parse(body), method), aborted(signal)]);
   return found instanceof Response ? found : Response.json(found);
 };
 // The answer to a search: its events.
@@ -127,7 +127,7 @@ Object.assign(globalThis, {
 
 const element = (id) => document.getElementById(id);
 const until = async (condition, what) => {
-  for (let tries = 0; tries < 3000; tries += 1) {
+  for (let tries = 0; tries < 1000; tries += 1) {
     if (condition()) return;
     await new Promise((resolve) => setTimeout(resolve, 10));
   }

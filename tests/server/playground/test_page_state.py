@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+
+pytestmark = pytest.mark.slow
 
 #: Two pipelines on a server with judged topics, whose answers a test can hold back and release one by one.
 BEFORE = """
@@ -38,7 +42,11 @@ BEFORE = """
 
 @pytest.fixture
 def run(own_steps):
-    return lambda code, judged=5: own_steps(BEFORE.replace("judged: 5", f"judged: {judged}"), code)
+    def run(code, judged=5, address=""):
+        before = BEFORE.replace("judged: 5", f"judged: {judged}")
+        return own_steps(f"location.hash = {json.dumps(address)}; {before}", code)
+
+    return run
 
 
 #: A comparison of two systems, as `/v1/topics/compare` computes it.
@@ -238,17 +246,19 @@ def test_the_heat_map_of_a_system_goes_when_a_slot_is_changed(run):
         await page.until(() => page.element("status").textContent.startsWith("System A"), "the search");
         const left = cells();
         page.answers["/v1/topics/weights"] = () => ({{ status: "running", id: "9", step: "", done: 0, total: 9 }});
-        page.answers["/v1/jobs/9"] = () => {{ page.asked.push("job 9"); return {{ status: "running", step: "", done: 0, total: 9 }}; }};
+        page.answers["/v1/jobs/9"] = (body, method) => {{
+          page.asked.push(method);
+          return {{ status: "running", step: "", done: 0, total: 9 }};
+        }};
         side.querySelector(".mixes button").click();
         await page.until(() => page.requested.includes("/v1/topics/weights") && !side.querySelector(".job").hidden, "a job");
         await page.settled();
         side.querySelectorAll(".slots select")[0].value = "on";
         side.querySelectorAll(".slots select")[0].dispatch("change");
         await page.settled();
-        return {{ measured, left, stopped: page.asked.filter((each) => each === "job 9").length,
-          job: side.querySelector(".job").hidden }};
+        return {{ measured, left, stopped: page.asked.includes("DELETE"), job: side.querySelector(".job").hidden }};
     """)
-    assert found == {"measured": 11, "left": 0, "stopped": 1, "job": True}
+    assert found == {"measured": 11, "left": 0, "stopped": True, "job": True}
 
 
 # What is shown
@@ -377,3 +387,76 @@ def test_the_skip_link_stays_in_its_view(run):
         return [page.element("view-topics").hidden, document.activeElement.id];
     """)
     assert found == [False, "results"]
+
+
+# Addresses
+
+TWO_SYSTEMS = """
+    await page.search("red couch");
+    page.element("compare").click();
+    await page.until(() => page.element("status").textContent.includes("System B"), "both");
+    await page.choose(page.sides()[0].querySelectorAll(".slots select")[0], "off");
+    await page.until(() => page.element("status").textContent.includes("System B"), "both again");
+    const [slider] = page.sides()[0].querySelectorAll(".slider");
+    slider.value = "3";
+    slider.dispatch("input");
+    await page.until(() => page.asked.length === 6, "the weights");
+"""
+
+
+def test_the_address_holds_the_search_with_its_systems(run):
+    """A copied address and a reload show the same: query, fields, both systems, slots and weights."""
+    address = run(f"""page.element("fields").value = '{{"history": []}}'; {TWO_SYSTEMS} return location.hash;""")
+    again = run(
+        """
+        await page.until(() => page.element("status").textContent.includes("System B"), "both");
+        return { asked: page.asked, query: page.element("query").value, address: location.hash };
+        """,
+        address=address,
+    )
+    common = {"query": "red couch", "fields": {"history": []}, "top": 10, "trace": True, "stream": True}
+    assert again["asked"] == [
+        {"pipeline": "mixed", "slots": {"rewriter": "off"}, "weights": [0.7, 0.3], **common},
+        {"pipeline": "plain", "slots": {}, "weights": [], **common},
+    ]
+    assert (again["query"], again["address"]) == ("red couch", address)
+
+
+def test_the_links_of_the_views_keep_the_search_and_an_edited_address_searches(run):
+    found = run(f"""{TWO_SYSTEMS}
+        const kept = location.hash;
+        page.follow("#view=topics");
+        page.follow("#view=search");
+        const back = location.hash === kept && page.asked.length === 6;
+        page.follow("#q=lamp");
+        await page.until(() => page.asked.length === 7, "the lamp");
+        await page.settled();
+        return {{ back, address: location.hash, sides: page.sides().length, last: page.asked[6] }};
+    """)
+    assert (found["back"], found["address"], found["sides"]) == (True, "#q=lamp", 1)
+    assert (found["last"]["query"], found["last"]["slots"], found["last"]["weights"]) == ("lamp", {}, [])
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("#q=red&systems=%5B%7B%22pip", "The address of this page is incomplete"),
+        ('#q=red&systems=[{"pipeline":"gone"}]', "names a pipeline that this server does not have"),
+        (
+            '#q=red&systems=[{"pipeline":"mixed","slots":{"rewriter":"rewriter@9"}}]',
+            "On this server rewriter in mixed cannot be rewriter@9.",
+        ),
+        ('#q=red&systems=[{"pipeline":"plain","weights":[1,2]}]', "On this server plain has other weights."),
+    ],
+)
+def test_an_address_that_the_server_cannot_follow_says_so(run, address, problem):
+    found = run(
+        """
+        await page.settled();
+        const [{ textContent: problem }] = [page.element("problem")];
+        await page.search("red");
+        return { problem, asked: page.asked.length };
+        """,
+        address=address,
+    )
+    assert problem in found["problem"] and found["asked"] == 1

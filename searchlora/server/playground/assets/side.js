@@ -6,7 +6,7 @@ import { rate } from "./grades.js";
 import { offerMixes } from "./heat_map.js";
 import { pin } from "./pins.js";
 import { attempt, events, send } from "./requests.js";
-import { searchAgain, showResults } from "./search.js";
+import { keepAddress, searchAgain, showResults } from "./search.js";
 import { state } from "./state.js";
 import { SystemChoice } from "./system.js";
 import { shownStage } from "./trace.js";
@@ -79,6 +79,7 @@ export class Side {
   weightsMoved() {
     clearTimeout(this.moved);
     if (this.query) this.moved = setTimeout(() => attempt(async () => {
+      keepAddress(this.query, this.fields);
       await this.search(this.query, this.fields);
       showResults();
       announce(`System ${this.name}: ${this.part(".summary").textContent}`);
