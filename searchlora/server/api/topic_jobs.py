@@ -38,8 +38,8 @@ from searchlora.server.api.served_pipelines import VariantKey
 from searchlora.server.api.service import Service
 from searchlora.server.grading.search_grades import HumanGrade, SearchGrades
 
-#: Pipelines whose runs over the topics stay in memory.
-_RUNS = 32
+#: Scores of documents that stay in memory as runs over the topics: about a gigabyte.
+_SCORES = 5_000_000
 
 #: Disagreements that a result holds.
 _SHOWN = 500
@@ -51,13 +51,18 @@ Topics: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
 class TopicRuns:
-    """Runs over the judged topics by pipeline: a topic is executed once. Thread-safe."""
+    """Runs over the judged topics by pipeline: a topic is executed once. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        scores: Scores that are kept; beyond it the runs that were used the longest ago are dropped, but not the newest.
+    """
+
+    def __init__(self, scores: int = _SCORES) -> None:
+        self._scores = scores
         self._runs: OrderedDict[VariantKey, dict[str, Mapping[str, float]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def known(self, key: VariantKey) -> Mapping[str, Mapping[str, float]]:
+    def known(self, key: VariantKey) -> dict[str, Mapping[str, float]]:
         """Topic -> document -> score, of the topics that were executed."""
         with self._lock:
             return dict(self._runs.get(key, {}))
@@ -67,8 +72,12 @@ class TopicRuns:
         with self._lock:
             self._runs.setdefault(key, {}).update(run)
             self._runs.move_to_end(key)
-            if len(self._runs) > _RUNS:
+            while len(self._runs) > 1 and sum(map(_scores, self._runs.values())) > self._scores:
                 self._runs.popitem(last=False)
+
+
+def _scores(run: Run) -> int:
+    return sum(map(len, run.values()))
 
 
 @dataclass(frozen=True)
@@ -125,19 +134,20 @@ class Comparing:
     def __call__(self, job: BackgroundJob) -> dict[str, Any]:
         """Execute both pipelines on all topics, and compare them."""
         engine = JobEngine(self.service, job)
-        missing = {
-            name: [topic for topic in self.topics if topic not in self.runs.known(system.key)]
-            for name, system in self.systems.items()
-        }
-        if self.systems[SYSTEM].key == self.systems[BASELINE].key:
+        runs = {name: self.runs.known(system.key) for name, system in self.systems.items()}
+        missing = {name: [topic for topic in self.topics if topic not in run] for name, run in runs.items()}
+        same = self.systems[SYSTEM].key == self.systems[BASELINE].key
+        if same:
             missing[BASELINE] = []
         total, done = sum(map(len, missing.values())), 0
         for name, system in self.systems.items():
             searches = [_search(topic, self.topics[topic]) for topic in missing[name]]
             found = executed(engine, system.pipeline, searches, f"topics, {name}", done, total)
-            self.runs.add(system.key, _run_of(found))
+            runs[name].update(_run_of(found))
+            self.runs.add(system.key, runs[name])
             done += len(searches)
-        runs = {name: self.runs.known(system.key) for name, system in self.systems.items()}
+        if same:
+            runs[BASELINE] = runs[SYSTEM]
         gains = topic_gains(
             runs[SYSTEM],
             runs[BASELINE],

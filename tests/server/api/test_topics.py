@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import httpx
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from searchlora.eval.measures import retrieval_values
 from searchlora.pipelines.pipeline import run_of
 from searchlora.server.api import job_engine, topic_jobs
-from searchlora.server.api.jobs import Jobs
+from searchlora.server.api.jobs import BackgroundJob, Jobs
+from searchlora.server.api.search_schemas import ComparisonRequest, SystemRequest
 from tests.server.api.serving import made_service, served
 from tests.server.searching import DOCUMENTS, TOPICS
 
@@ -94,6 +97,17 @@ def test_a_pipeline_is_executed_once_on_each_topic(client, monkeypatch):
     again = result(client, "compare", **body | {"baseline": {"pipeline": "triple", "weights": [1, 0, 0]}})
     assert executed == [len(TOPICS), 0, 0, len(TOPICS)]
     assert again["system"]["value"] == same["system"]["value"]
+
+
+@pytest.mark.slow
+def test_runs_that_stay_in_memory_are_bounded_and_a_comparison_needs_none_of_them(search_service):
+    runs = topic_jobs.TopicRuns(scores=5)
+    for name, documents in (("a", 3), ("b", 3), ("c", 9)):
+        runs.add((name, frozenset(), ()), {"t": {f"d{each}": 1.0 for each in range(documents)}})
+    assert [len(runs.known((name, frozenset(), ()))) for name in "abc"] == [0, 0, 1]
+    body = ComparisonRequest(system=SystemRequest(pipeline="lexical"), baseline=SystemRequest(pipeline="mixed"))
+    found = topic_jobs.Comparing.of(search_service, runs, body)(BackgroundJob("1", "comparison", "anna"))
+    assert found["n"] == len(TOPICS)
 
 
 @pytest.mark.slow
@@ -224,6 +238,23 @@ def test_jobs_belong_to_their_caller_and_are_bounded(client):
     while first.status == "running":
         time.sleep(0.01)
     assert first.status == "cancelled"
+
+
+def test_a_job_that_is_over_keeps_its_result_only():
+    class Work:
+        def __call__(self, job):
+            return {"n": 1}
+
+    work, jobs = Work(), Jobs()
+    held = weakref.ref(work)
+    job = jobs.start("anna", "comparison", work)
+    del work
+    deadline = time.monotonic() + 10
+    while job.status != "done" or held() is not None:
+        assert time.monotonic() < deadline, "the work is still held"
+        gc.collect()
+        time.sleep(0.01)
+    assert jobs.get("anna", job.id).result == {"n": 1}
 
 
 def test_a_server_without_topics_says_so(store_of_search, tiny_base):
