@@ -18,7 +18,7 @@ from searchlora.eval.trec import Run
 from searchlora.experiments.fixed_mixes import PARTS, Mix, PartHits, measure_mixes, part_hits
 from searchlora.experiments.judge.disagreements import disagreements
 from searchlora.experiments.run import with_history
-from searchlora.experiments.slots import fusion_parts, fusion_place
+from searchlora.experiments.slots import fusion_parts, fusion_place, kept_parts
 from searchlora.experiments.topic_gains import BASELINE, SYSTEM, circular_pipelines, topic_gains
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.pipelines.pipeline import Pipeline, run_of
@@ -230,7 +230,7 @@ class Weighing:
             "measure": self.body.measure,
             "system": self.system.json(),
             "stage": stage.label,
-            "parts": list(fusion_parts(settings)),
+            "parts": self._parts(settings),
             "n": mixes[0].n,
             "mixes": [{"weights": list(mix.weights), **_figure(mix)} for mix in mixes],
             "best": best,
@@ -240,6 +240,13 @@ class Weighing:
                 "The best mix was chosen on these topics: on others it is worse.",
             ],
         }
+
+    def _parts(self, settings: FuseSettings) -> list[str]:
+        """The names of the parts that are fused, as in the unchanged pipeline: parts of one kind are numbered there."""
+        served = self.service.pipelines.get(self.body.system.pipeline)
+        off = [slot for slot in served.slots if self.body.system.slots.get(slot.name) == "off"]
+        kept = kept_parts(served.pipeline.settings, *off)
+        return list(kept if len(kept) == len(settings.of) else fusion_parts(settings))
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,15 @@ def test_every_mix_is_measured_as_the_pipeline_with_its_weights(client, search_s
 
 
 @pytest.mark.slow
+def test_parts_keep_their_names_when_one_is_off(client):
+    """They are the names of the weights of a request, which has one for each part of the unchanged pipeline."""
+    found = result(client, "weights", system={"pipeline": "triple", "slots": {"bm25 (stage 1, part 1)": "off"}})
+    assert found["parts"] == ["bm25 (2)", "bm25 (3)"]
+    (triple,) = [each for each in client.get("/v1/pipelines").json()["data"] if each["id"] == "triple"]
+    assert triple["fusion"]["parts"] == ["bm25 (1)", "bm25 (2)", "bm25 (3)"]
+
+
+@pytest.mark.slow
 def test_parts_are_searched_once_for_all_mixes(client, search_service, monkeypatch):
     stage = search_service.pipelines.get("triple").pipeline.stages[0]
     calls = []
