@@ -147,4 +147,4 @@ def _graded(service: Service, body: SearchRequest, found: dict[str, Any]) -> dic
     """The answer with the grades of its hits and the measure of its ranking, if the server collects grades."""
     if service.grades is None or "hits" not in found:
         return found
-    return found | service.grades.of_search(body.query, found["hits"])
+    return found | service.grades.of_search(body.query, found["hits"], body.fields)

@@ -15,10 +15,10 @@ export function rate(side, hit, grade) {
     throw new Error("Write your name first: a to z, digits, _ and -.");
   }
   localStorage.setItem("rater", rater);
-  const { query } = side;
+  const { query, fields } = side;
   const measured = state.sides.filter((each) => each.result && each.query === query).map((each) => ({ side: each, result: each.result }));
   const seconds = Math.min((performance.now() - side.shownAt) / 1000, 3600);
-  const body = { query, document: hit.document, grade, rater, seconds, rankings: measured.map((each) => each.side.documents) };
+  const body = { query, fields, document: hit.document, grade, rater, seconds, rankings: measured.map((each) => each.side.documents) };
   saving = saving.catch(() => {}).then(() => save(side, body, measured));
   return saving;
 }
