@@ -97,6 +97,34 @@ def test_every_control_has_a_label_and_every_landmark_a_name():
     assert len(ids) == len(set(ids))
 
 
+def luminance(colour):
+    """Relative luminance of `#rrggbb` (WCAG 2)."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("page", ["playground/assets/playground.css", "grading/assets/page.css"])
+def test_texts_and_the_edges_of_controls_stand_out_in_light_and_dark(page):
+    """WCAG 2.1: 4.5 for text, 3 for what shows where a control is. axe-core does not look at edges."""
+    style = files("searchlora.server").joinpath(page).read_text("utf-8")
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{[^}]*\}", style)[:2])
+    for colours in (light, dark):
+        for ground in ("paper", "card"):
+            for text in {"ink", "muted", "accent", "bad", "good"} & colours.keys():
+                assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground, colours)
+            assert contrast(colours["edge"], colours[ground]) >= 3, (ground, colours)
+        assert contrast(colours["on-accent"], colours["accent"]) >= 4.5
+    for control in ("button", "input, textarea"):
+        (rule,) = re.findall(rf"^{control}(?:, select)? \{{[^}}]*border: 1px[^}}]*\}}", style, re.MULTILINE)
+        assert "border: 1px solid var(--edge)" in rule
+
+
 @pytest.mark.slow
 def test_a_search_shows_hits_stages_and_markup_as_text(steps):
     found = steps("""
