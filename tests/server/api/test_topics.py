@@ -251,7 +251,7 @@ def test_jobs_belong_to_their_caller_and_are_bounded(client):
 
 def test_a_job_that_is_over_keeps_its_result_only():
     class Work:
-        def __call__(self, job):
+        def __call__(self, _):
             return {"n": 1}
 
     work, jobs = Work(), Jobs()

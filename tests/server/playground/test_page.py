@@ -21,6 +21,7 @@ STYLES = {name: ASSETS.joinpath(name).read_text("utf-8") for name in page_files(
 SCRIPT = "\n".join(SCRIPTS.values())
 STYLE = "\n".join(STYLES.values())
 
+
 def test_the_files_are_served_with_the_headers_of_a_page(url):
     assert httpx.get(f"{url}/playground/none.js").status_code == 404
     kinds = {"/": "text/html"} | {f"/playground/{name}": kind for name, kind in page_files().items()}
@@ -113,7 +114,9 @@ def contrast(one, other):
 def test_texts_and_the_edges_of_controls_stand_out_in_light_and_dark(page):
     """WCAG 2.1: 4.5 for text, 3 for what shows where a control is. axe-core does not look at edges."""
     style = files("searchlora.server").joinpath(page).read_text("utf-8")
-    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{[^}]*\}", style)[:2])
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{[^}]*\}", style)[:2]
+    )
     for colours in (light, dark):
         for ground in ("paper", "card"):
             for text in {"ink", "muted", "accent", "bad", "good"} & colours.keys():

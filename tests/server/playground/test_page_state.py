@@ -56,7 +56,8 @@ COMPARED = """
       baseline: { pipeline: "plain", slots: {}, weights: [], value: 0.4, low: null, high: null }, difference: 0.1,
       low: null, high: null, p: null, n: topics, wins: topics, losses: 0, ties: 0, circular: {}, notes: [],
       topics: Array.from({ length: topics }, (_, place) => (
-        { topic: `t${place}`, query: `query ${place}`, fields: {}, system: 0.5, baseline: 0.4, gain: 0.1 })), ...more } });
+        { topic: `t${place}`, query: `query ${place}`, fields: {}, system: 0.5, baseline: 0.4, gain: 0.1 })),
+      ...more } });
 """
 
 
@@ -103,8 +104,8 @@ def test_a_system_that_is_taken_away_is_not_waited_for(run):
     found = run("""
         await page.search("red");
         const search = page.answers["/v1/search"];
-        page.answers["/v1/search"] = (body) => (body.pipeline === "plain"
-          ? page.hold(() => Response.json({ error: { message: "plain failed" } }, { status: 500 }))(body) : search(body));
+        const failed = page.hold(() => Response.json({ error: { message: "plain failed" } }, { status: 500 }));
+        page.answers["/v1/search"] = (body) => (body.pipeline === "plain" ? failed(body) : search(body));
         page.element("compare").click();
         await page.until(() => page.held.length === 1, "system B");
         page.element("compare").click();
@@ -132,7 +133,8 @@ def test_a_grade_of_an_earlier_search_leaves_a_later_one_as_it_is(run):
         const meanwhile = page.texts(page.sides()[0], ".summary");
         page.held[1]();
         await page.until(() => page.texts(page.sides()[0], ".hit h3").length, "the hits");
-        return { meanwhile, status: page.element("problem").textContent, summary: page.texts(page.sides()[0], ".summary"),
+        return { meanwhile, status: page.element("problem").textContent,
+          summary: page.texts(page.sides()[0], ".summary"),
           pressed: page.named("Grade 3 for d1").getAttribute("aria-pressed") };
     """)
     assert (found["meanwhile"], found["status"], found["pressed"]) == (["Searching …"], "", "false")
@@ -165,8 +167,9 @@ def test_grades_are_saved_one_after_another_and_take_no_focus_and_no_text_away(r
         page.held[1]();
         await page.until(() => page.texts(side, ".summary")[0].includes("nDCG@10 0.200"), "the second measure");
         const held = document.activeElement;
-        return { atOnce, graded, focus, kept: held === page.named("Grade 2 for d2") && held.getAttribute("aria-label"),
-          short: side.querySelectorAll(".short").length, whole: page.named("Text of d2: show all or less").textContent };
+        return { atOnce, graded, focus, short: side.querySelectorAll(".short").length,
+          kept: held === page.named("Grade 2 for d2") && held.getAttribute("aria-label"),
+          whole: page.named("Text of d2: show all or less").textContent };
     """)
     assert found == {
         "atOnce": 1,
@@ -205,7 +208,8 @@ def test_only_the_last_of_several_comparisons_is_shown(run):
     """Three clicks: the second waits until the first is cancelled, and the third comes meanwhile."""
     found = run(f"""{COMPARED}
         let jobs = 0;
-        page.answers["/v1/topics/compare"] = () => ({{ status: "running", id: `${{jobs += 1}}`, step: "", done: 0, total: 9 }});
+        page.answers["/v1/topics/compare"] = () => (
+          {{ status: "running", id: `${{jobs += 1}}`, step: "", done: 0, total: 9 }});
         for (const id of [1, 2, 3]) {{
           page.answers[`/v1/jobs/${{id}}`] = () => page.compared(id, {{ n: id }});
         }}
@@ -227,8 +231,9 @@ def test_only_the_last_of_several_comparisons_is_shown(run):
 
 
 WEIGHED = """
-    page.weighed = () => ({ status: "done", id: "1", result: { measure: "nDCG@10", parts: ["bm25", "dense"], n: 5, best: 0,
-      notes: [], mixes: Array.from({ length: 11 }, (_, place) => (
+    page.weighed = () => ({ status: "done", id: "1", result: {
+      measure: "nDCG@10", parts: ["bm25", "dense"], n: 5, best: 0, notes: [],
+      mixes: Array.from({ length: 11 }, (_, place) => (
         { weights: [1 - place / 10, place / 10], value: place, low: null, high: null })) } });
 """
 
@@ -251,7 +256,7 @@ def test_the_heat_map_of_a_system_goes_when_a_slot_is_changed(run):
           return {{ status: "running", step: "", done: 0, total: 9 }};
         }};
         side.querySelector(".mixes button").click();
-        await page.until(() => page.requested.includes("/v1/topics/weights") && !side.querySelector(".job").hidden, "a job");
+        await page.until(() => !side.querySelector(".job").hidden, "a job");
         await page.settled();
         side.querySelectorAll(".slots select")[0].value = "on";
         side.querySelectorAll(".slots select")[0].dispatch("change");
@@ -269,7 +274,8 @@ def test_a_part_of_a_passage_may_support_several_sentences(run):
         const text = "A\\u{1f3d5} weighs 2 kg and is red. New.";
         const sentence = (words, start, end) => (
           { sentence: words, citations: [1], supported: true, spans: [{ passage: 1, start, end }] });
-        const answered = { ...page.found("tent", "d1"), output: { answer: { text: "It is light. It is red. It is light." } }, evidence: {
+        const output = { answer: { text: "It is light. It is red. It is light." } };
+        const answered = { ...page.found("tent", "d1"), output, evidence: {
           sentences: [sentence("It is light.", 0, 14), sentence("It is red.", 10, 26), sentence("It is light.", 0, 14)],
           passages: [{ number: 1, document: "d1", title: "", text }] } };
         page.answers["/v1/search"] = () => page.stream(answered);
@@ -289,8 +295,8 @@ def test_a_part_of_a_passage_may_support_several_sentences(run):
 def test_a_document_below_the_top_of_a_ranking_is_not_called_missing_from_it(run):
     """Ten hits are shown; the eleventh of the other system is not "only here"."""
     found = run("""
-        const search = (total) => (body) => page.stream({
-          ...page.found(body.query, ...(body.pipeline === "plain" || body.query === "blue" ? ["d1", "d2"] : ["d2", "d3"])), total });
+        const search = (total) => ({ pipeline, query }) => page.stream({
+          ...page.found(query, ...(pipeline === "plain" || query === "blue" ? ["d1", "d2"] : ["d2", "d3"])), total });
         const moves = async (total) => {
           page.answers["/v1/search"] = search(total);
           await page.search("red");
@@ -306,7 +312,8 @@ def test_a_document_below_the_top_of_a_ranking_is_not_called_missing_from_it(run
           page.sides()[0].querySelector(".pin").click();
           await page.search("blue");
           page.element("pins").querySelectorAll("button")[page.element("pins").children.length * 3 - 3].click();
-          return page.element("difference").querySelectorAll("tr").slice(1).map((row) => row.children.map((each) => each.textContent).join(" "));
+          const rows = page.element("difference").querySelectorAll("tr").slice(1);
+          return rows.map((row) => row.children.map((each) => each.textContent).join(" "));
         };
         return { deep, whole, pins: [await pinned(40), await pinned(2)] };
     """)
@@ -331,8 +338,8 @@ def test_a_query_is_searched_with_its_own_fields_and_they_are_seen(run):
         element("gains").querySelector(".topics button").click();
         await until(() => asked.length === 2, "the searches");
         const opened = element("more").open;
-        const row = {{ query: "a lamp?", fields: {{}}, topic: "t", document: "d1", title: "", text: "", grade: 1, raters: [],
-          judge_grade: 2, probabilities: [], reason: null }};
+        const row = {{ query: "a lamp?", fields: {{}}, topic: "t", document: "d1", title: "", text: "", raters: [],
+          grade: 1, judge_grade: 2, probabilities: [], reason: null }};
         page.answers["/v1/topics/disagreements"] = () => (
           {{ status: "done", id: "1", result: {{ judge: "judge@1", differing: 1, pairs: 1, rows: [row] }} }});
         element("judge-form").dispatch("submit");
