@@ -135,6 +135,24 @@ def fusion_parts(settings: FuseSettings) -> tuple[str, ...]:
     return tuple(f"{name} ({place + 1})" if often[name] > 1 else name for place, name in enumerate(names))
 
 
+def kept_parts(stages: Sequence[Settings], *off: Slot) -> tuple[str, ...]:
+    """The names of the parts of the first fusion that are left without some slots, as `fusion_parts` has them.
+
+    Examples:
+        >>> from searchlora.pipelines.config import parse_stages
+        >>> stages = parse_stages([{"fuse": {"of": [{"bm25": {}}, {"bm25": {"b": 0}}]}}], "example")
+        >>> kept_parts(stages, find_slots(stages)[0])
+        ('bm25 (2)',)
+    """
+    index = fusion_place(stages)
+    if index is None:
+        return ()
+    settings, places = stages[index], {slot.place for slot in off}
+    assert isinstance(settings, FuseSettings)
+    names = enumerate(fusion_parts(settings))
+    return tuple(name for part, name in names if _without(settings.of[part], (index, part), places) is not None)
+
+
 def with_weights(stages: Sequence[Settings], weights: Sequence[float], *off: Slot) -> tuple[Settings, ...]:
     """The pipeline with other weights of its first fusion, and without some slots; a part of weight 0 is left out.
 

@@ -153,3 +153,6 @@ def _run(job: BackgroundJob, function: Callable[[BackgroundJob], dict[str, Any]]
         if api_error.code == "internal_error":
             _LOG.exception("a background job failed")
         job.error, job.status = api_error.body["error"], "failed"
+    finally:
+        # The result of a job is kept for long; the topics and judgments that it was computed from are not.
+        job._job, job._on_cancel = None, []

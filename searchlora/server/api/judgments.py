@@ -27,7 +27,9 @@ def routes(service: Service) -> APIRouter:
             raise ApiError(404, "grades_not_collected", message)
 
         def content() -> dict[str, Any]:
-            saved = grades.rate(body.query, body.document, body.grade, body.rater, body.seconds, body.rankings)
+            saved = grades.rate(
+                body.query, body.document, body.grade, body.rater, body.seconds, body.rankings, body.fields
+            )
             return {"object": "judgment", **saved}
 
         return await service.json(http.state.caller, content)

@@ -197,6 +197,7 @@ _DISAGREEMENTS = an_object(
                 {
                     "topic": STRING,
                     "query": STRING,
+                    "fields": _OBJECT,
                     "document": STRING,
                     "title": STRING,
                     "text": STRING,

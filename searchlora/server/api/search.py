@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -73,17 +74,25 @@ async def _executed(service: Service, job: SearchJob) -> dict[str, Any]:
     return await service.in_task_thread(job.caller, lambda: run_in_new_thread(job.run).result())
 
 
+@dataclass(frozen=True)
+class _Event:
+    """A server-sent event, encoded: traces with prompts are large, so that the event loop does not encode them."""
+
+    text: str
+    last: bool = False
+
+
 class _SearchStream:
     """The events of a search, passed from the job's thread to the event loop. Create it in the event loop."""
 
     def __init__(self, service: Service, body: SearchRequest, caller: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + service.settings.timeout
-        self._events: asyncio.Queue[dict[str, Any] | BaseException] = asyncio.Queue()
+        self._events: asyncio.Queue[_Event | BaseException] = asyncio.Queue()
         self._job = SearchJob(service, body, caller, self._put)
         self._running = asyncio.ensure_future(self._run(service, body))
 
-    async def next(self) -> dict[str, Any]:
+    async def next(self) -> _Event:
         """The next event. Raises what the job raises, and `DeadlineExceeded` at the time limit."""
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -102,25 +111,29 @@ class _SearchStream:
 
     async def _run(self, service: Service, body: SearchRequest) -> None:
         try:
-            found = _graded(service, body, await _executed(service, self._job))
+            found = await _executed(service, self._job)
+            result = await service.in_thread(
+                self._job.caller, lambda: sent_event({"type": "result", **_graded(service, body, found)})
+            )
         except Exception as error:
             self._events.put_nowait(error)
         else:
-            self._events.put_nowait({"type": "result", **found})
+            self._events.put_nowait(_Event(result, last=True))
 
     def _put(self, event: dict[str, Any]) -> None:
+        encoded = _Event(sent_event(event))
         with suppress(RuntimeError):  # the loop is closed: the server has stopped
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._events.put_nowait, encoded)
 
 
-async def _events(stream: _SearchStream, first: dict[str, Any], admission: ExitStack) -> AsyncIterator[str]:
+async def _events(stream: _SearchStream, first: _Event, admission: ExitStack) -> AsyncIterator[str]:
     """Server-sent events: `stage` for each stage, then `result`. An error in the middle is the last event, `error`."""
     try:
         event = first
-        yield sent_event(event)
-        while event["type"] != "result":
+        yield event.text
+        while not event.last:
             event = await stream.next()
-            yield sent_event(event)
+            yield event.text
     except Exception as error:
         api_error = api_error_of(error)
         if api_error.code == "internal_error":
@@ -134,4 +147,4 @@ def _graded(service: Service, body: SearchRequest, found: dict[str, Any]) -> dic
     """The answer with the grades of its hits and the measure of its ranking, if the server collects grades."""
     if service.grades is None or "hits" not in found:
         return found
-    return found | service.grades.of_search(body.query, found["hits"])
+    return found | service.grades.of_search(body.query, found["hits"], body.fields)

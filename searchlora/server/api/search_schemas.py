@@ -45,7 +45,7 @@ class JudgmentRequest(Body):
     """Body of `/v1/judgments`.
 
     Attributes:
-        query: The query as it was sent to `/v1/search`.
+        query, fields: The query and its fields as they were sent to `/v1/search`.
         document: Id of the document.
         grade: From 0; null: "cannot tell", which is no judgment.
         rater: Who grades.
@@ -59,6 +59,7 @@ class JudgmentRequest(Body):
     rater: str
     seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     rankings: list[Annotated[list[Text], Field(max_length=1000)]] = Field([], max_length=8)
+    fields: Annotated[Fields, AfterValidator(_own_fields)] = Field({})
 
 
 class SystemRequest(Body):

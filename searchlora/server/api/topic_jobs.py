@@ -18,7 +18,7 @@ from searchlora.eval.trec import Run
 from searchlora.experiments.fixed_mixes import PARTS, Mix, PartHits, measure_mixes, part_hits
 from searchlora.experiments.judge.disagreements import disagreements
 from searchlora.experiments.run import with_history
-from searchlora.experiments.slots import fusion_parts, fusion_place
+from searchlora.experiments.slots import fusion_parts, fusion_place, kept_parts
 from searchlora.experiments.topic_gains import BASELINE, SYSTEM, circular_pipelines, topic_gains
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.pipelines.pipeline import Pipeline, run_of
@@ -38,8 +38,8 @@ from searchlora.server.api.served_pipelines import VariantKey
 from searchlora.server.api.service import Service
 from searchlora.server.grading.search_grades import HumanGrade, SearchGrades
 
-#: Pipelines whose runs over the topics stay in memory.
-_RUNS = 32
+#: Scores of documents that stay in memory as runs over the topics: about a gigabyte.
+_SCORES = 5_000_000
 
 #: Disagreements that a result holds.
 _SHOWN = 500
@@ -51,13 +51,18 @@ Topics: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
 class TopicRuns:
-    """Runs over the judged topics by pipeline: a topic is executed once. Thread-safe."""
+    """Runs over the judged topics by pipeline: a topic is executed once. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        scores: Scores that are kept; beyond it the runs that were used the longest ago are dropped, but not the newest.
+    """
+
+    def __init__(self, scores: int = _SCORES) -> None:
+        self._scores = scores
         self._runs: OrderedDict[VariantKey, dict[str, Mapping[str, float]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def known(self, key: VariantKey) -> Mapping[str, Mapping[str, float]]:
+    def known(self, key: VariantKey) -> dict[str, Mapping[str, float]]:
         """Topic -> document -> score, of the topics that were executed."""
         with self._lock:
             return dict(self._runs.get(key, {}))
@@ -67,8 +72,12 @@ class TopicRuns:
         with self._lock:
             self._runs.setdefault(key, {}).update(run)
             self._runs.move_to_end(key)
-            if len(self._runs) > _RUNS:
+            while len(self._runs) > 1 and sum(map(_scores, self._runs.values())) > self._scores:
                 self._runs.popitem(last=False)
+
+
+def _scores(run: Run) -> int:
+    return sum(map(len, run.values()))
 
 
 @dataclass(frozen=True)
@@ -125,19 +134,20 @@ class Comparing:
     def __call__(self, job: BackgroundJob) -> dict[str, Any]:
         """Execute both pipelines on all topics, and compare them."""
         engine = JobEngine(self.service, job)
-        missing = {
-            name: [topic for topic in self.topics if topic not in self.runs.known(system.key)]
-            for name, system in self.systems.items()
-        }
-        if self.systems[SYSTEM].key == self.systems[BASELINE].key:
+        runs = {name: self.runs.known(system.key) for name, system in self.systems.items()}
+        missing = {name: [topic for topic in self.topics if topic not in run] for name, run in runs.items()}
+        same = self.systems[SYSTEM].key == self.systems[BASELINE].key
+        if same:
             missing[BASELINE] = []
         total, done = sum(map(len, missing.values())), 0
         for name, system in self.systems.items():
             searches = [_search(topic, self.topics[topic]) for topic in missing[name]]
             found = executed(engine, system.pipeline, searches, f"topics, {name}", done, total)
-            self.runs.add(system.key, _run_of(found))
+            runs[name].update(_run_of(found))
+            self.runs.add(system.key, runs[name])
             done += len(searches)
-        runs = {name: self.runs.known(system.key) for name, system in self.systems.items()}
+        if same:
+            runs[BASELINE] = runs[SYSTEM]
         gains = topic_gains(
             runs[SYSTEM],
             runs[BASELINE],
@@ -220,7 +230,7 @@ class Weighing:
             "measure": self.body.measure,
             "system": self.system.json(),
             "stage": stage.label,
-            "parts": list(fusion_parts(settings)),
+            "parts": self._parts(settings),
             "n": mixes[0].n,
             "mixes": [{"weights": list(mix.weights), **_figure(mix)} for mix in mixes],
             "best": best,
@@ -230,6 +240,13 @@ class Weighing:
                 "The best mix was chosen on these topics: on others it is worse.",
             ],
         }
+
+    def _parts(self, settings: FuseSettings) -> list[str]:
+        """The names of the parts that are fused, as in the unchanged pipeline: parts of one kind are numbered there."""
+        served = self.service.pipelines.get(self.body.system.pipeline)
+        off = [slot for slot in served.slots if self.body.system.slots.get(slot.name) == "off"]
+        kept = kept_parts(served.pipeline.settings, *off)
+        return list(kept if len(kept) == len(settings.of) else fusion_parts(settings))
 
 
 @dataclass(frozen=True)
@@ -284,6 +301,7 @@ class Disagreeing:
         ]
         found = disagreements(valid, scale)
         by_pair = {(pair.topic, pair.document): pair for pair in pairs}
+        read = set(self.service.pipelines.get(self.body.pipeline).fields)
         rows = []
         for each in found[:_SHOWN]:
             pair, document = by_pair[each.topic, each.document], documents[each.document]
@@ -291,6 +309,7 @@ class Disagreeing:
                 {
                     "topic": each.topic,
                     "query": str(pair.fields.get("query", "")),
+                    "fields": _shown_fields(each.topic, pair.fields, read),
                     "document": each.document,
                     "title": document.title,
                     "text": document.text,

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.ratings import Rating, by_pair, check_rater, merged
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import Qrels, is_word
+from searchlora.experiments.run import with_history
 from searchlora.files import json_object
 from searchlora.server.grading.ratings_log import RatingsLog
 
@@ -47,8 +48,9 @@ class HumanGrade:
 class SearchGrades:
     """Judgments of a test collection, and grades of hits in a folder as the grading page writes it. Thread-safe.
 
-    A query gets the id of the topic with the same text, or `q-` and a hash of its text. `ratings.jsonl` holds the
-    ratings with their raters, and `topics.jsonl` the queries without a topic in `topics`.
+    A query gets the id of the topic with the same text, or `q-` and a hash of its text. Of several topics with that
+    text, such as turns of conversations, it is the one whose fields are those of the query. `ratings.jsonl` holds the
+    ratings with their raters, and `topics.jsonl` the queries that had no topic when they were graded.
 
     Args:
         folder: For both files; None: no grades are collected.
@@ -67,12 +69,18 @@ class SearchGrades:
         self._topics: dict[str, Mapping[str, Any]] = dict(read_topics(topics)) if topics is not None else {}
         self._qrels = read_qrels(qrels, topics=self._topics or None) if qrels is not None else {}
         self.card = read_card(qrels) if qrels is not None else None
-        self._ids = {str(fields["query"]): topic for topic, fields in self._topics.items()}
+        self._ids: dict[str, list[str]] = {}  # query -> topics with that text
+        for topic, fields in self._topics.items():
+            self._ids.setdefault(str(fields["query"]), []).append(topic)
         self._log = RatingsLog(folder) if folder is not None else None
         self._topics_file = folder / "topics.jsonl" if folder is not None else None
+        self._renamed: dict[str, str] = {}  # id of a query that was graded before it had a topic -> that topic
         for query, topic in (_own_topics(self._topics_file) if self._topics_file is not None else {}).items():
-            self._ids[query] = topic
-            self._topics.setdefault(topic, {"query": query})
+            if query in self._ids:
+                self._renamed[topic] = self._ids[query][0]
+            else:
+                self._ids[query] = [topic]
+                self._topics.setdefault(topic, {"query": query})
         self._lock = threading.Lock()
 
     @property
@@ -113,15 +121,23 @@ class SearchGrades:
 
     @property
     def _ratings(self) -> tuple[Rating, ...]:
-        return tuple(self._log.ratings) if self._log is not None else ()
+        ratings = tuple(self._log.ratings) if self._log is not None else ()
+        if not self._renamed:
+            return ratings
+        return tuple(replace(each, topic=self._renamed.get(each.topic, each.topic)) for each in ratings)
 
-    def of_search(self, query: str, hits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def of_search(
+        self, query: str, hits: Sequence[Mapping[str, Any]], fields: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The hits with their grades, and the measure of their ranking.
+
+        Args:
+            fields: Further fields of the query, such as `history`.
 
         Returns:
             `hits`, each with `grade` (None: not judged), `topic`, and `measured`, see `measured`.
         """
-        topic = self.topic(query)
+        topic = self.topic(query, fields)
         grades = self._grades(topic)
         graded = [{**hit, "grade": grades.get(hit["document"])} for hit in hits]
         return {"hits": graded, "topic": topic, "measured": _measured(grades, [hit["document"] for hit in hits])}
@@ -134,6 +150,7 @@ class SearchGrades:
         rater: str,
         seconds: float,
         rankings: Sequence[Sequence[str]],
+        fields: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Save a grade; on return it is on disk.
 
@@ -152,16 +169,19 @@ class SearchGrades:
         if grade is not None and not 0 <= grade <= HIGHEST_GRADE:
             raise UsageError(f"{grade} is no grade", where="grade", fix=f"Grades are 0 to {HIGHEST_GRADE}, or null.")
         with self._lock:
-            topic = self._with_id(query)
+            topic = self._with_id(query, fields)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._log.append(Rating(topic, document, grade, rater, now, round(seconds, 1)))
         grades = self._grades(topic)
         measured = [_measured(grades, ranking) for ranking in rankings]
         return {"topic": topic, "document": document, "grade": grades.get(document), "measured": measured}
 
-    def topic(self, query: str) -> str:
-        """The id of a query."""
-        return self._ids.get(query) or f"q-{hashlib.sha256(query.encode()).hexdigest()[:16]}"
+    def topic(self, query: str, fields: Mapping[str, Any] | None = None) -> str:
+        """The id of a query. Of several topics with its text the first one, if its fields are those of none."""
+        topics = self._ids.get(query) or [f"q-{hashlib.sha256(query.encode()).hexdigest()[:16]}"]
+        if len(topics) == 1 or not fields:
+            return topics[0]
+        return next((topic for topic in topics if _has(self._topics[topic], fields)), topics[0])
 
     def close(self) -> None:
         """Close the file and release the folder."""
@@ -172,9 +192,9 @@ class SearchGrades:
         ratings = [rating for rating in self._ratings if rating.topic == topic]
         return {**self._qrels.get(topic, {}), **merged(ratings).get(topic, {})}
 
-    def _with_id(self, query: str) -> str:
+    def _with_id(self, query: str, fields: Mapping[str, Any] | None) -> str:
         """The id of a query, which is written to the file of topics if it is new. Needs the lock."""
-        topic = self.topic(query)
+        topic = self.topic(query, fields)
         if query not in self._ids and self._topics_file is not None:
             line = json.dumps({"id": topic, "query": query}, ensure_ascii=False).encode() + b"\n"
             try:
@@ -185,9 +205,15 @@ class SearchGrades:
             except OSError as error:
                 where = str(self._topics_file)
                 raise DataError(f"the query could not be saved ({error.strerror})", where=where) from None
-            self._ids[query] = topic
+            self._ids[query] = [topic]
             self._topics.setdefault(topic, {"query": query})
         return topic
+
+
+def _has(topic: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    """Whether a topic has the fields of a request."""
+    own = with_history(dict(topic), "topics")
+    return all(own.get(name) == value for name, value in fields.items())
 
 
 def _pairs(qrels: Qrels) -> Iterator[tuple[tuple[str, str], int]]:

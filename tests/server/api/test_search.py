@@ -14,7 +14,7 @@ from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.inference.local import LocalEngine
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages import AdapterStage
-from searchlora.server.api import search_execution
+from searchlora.server.api import search, search_execution
 from searchlora.server.api.served_pipelines import ServerEngines
 from searchlora.server.grading.search_grades import SearchGrades
 from tests.server.api.serving import served
@@ -94,6 +94,25 @@ def test_rows_of_the_trace_are_those_of_a_run_with_trace(client, service):
         for expected, row in zip(rows, found["stages"], strict=True):
             assert list(row) == list(expected)
             assert row | {"milliseconds": 0} == json.loads(json.dumps({**expected, "milliseconds": 0}))
+
+
+def test_a_streamed_search_is_graded_and_encoded_outside_the_event_loop(client, monkeypatch):
+    loops, workers = set(), set()
+    next_event, encoded, graded = search._SearchStream.next, search.sent_event, SearchGrades.of_search
+
+    def recorded(function):
+        return lambda *given: workers.add(threading.get_ident()) or function(*given)
+
+    async def next_(self):
+        loops.add(threading.get_ident())
+        return await next_event(self)
+
+    monkeypatch.setattr(search._SearchStream, "next", next_)
+    monkeypatch.setattr(search, "sent_event", recorded(encoded))
+    monkeypatch.setattr(SearchGrades, "of_search", recorded(graded))
+    *_, (last, result) = streamed(client, pipeline="lexical")
+    assert last == "result" and result["measured"]["measure"] == "nDCG@10"
+    assert workers and loops and not loops & workers
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import httpx
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from searchlora.eval.measures import retrieval_values
 from searchlora.pipelines.pipeline import run_of
 from searchlora.server.api import job_engine, topic_jobs
-from searchlora.server.api.jobs import Jobs
+from searchlora.server.api.jobs import BackgroundJob, Jobs
+from searchlora.server.api.search_schemas import ComparisonRequest, SystemRequest
 from tests.server.api.serving import made_service, served
 from tests.server.searching import DOCUMENTS, TOPICS
 
@@ -97,6 +100,17 @@ def test_a_pipeline_is_executed_once_on_each_topic(client, monkeypatch):
 
 
 @pytest.mark.slow
+def test_runs_that_stay_in_memory_are_bounded_and_a_comparison_needs_none_of_them(search_service):
+    runs = topic_jobs.TopicRuns(scores=5)
+    for name, documents in (("a", 3), ("b", 3), ("c", 9)):
+        runs.add((name, frozenset(), ()), {"t": {f"d{each}": 1.0 for each in range(documents)}})
+    assert [len(runs.known((name, frozenset(), ()))) for name in "abc"] == [0, 0, 1]
+    body = ComparisonRequest(system=SystemRequest(pipeline="lexical"), baseline=SystemRequest(pipeline="mixed"))
+    found = topic_jobs.Comparing.of(search_service, runs, body)(BackgroundJob("1", "comparison", "anna"))
+    assert found["n"] == len(TOPICS)
+
+
+@pytest.mark.slow
 def test_adapter_stages_of_a_job_use_the_servers_engine(client):
     body = {"system": {"pipeline": "rewritten"}, "baseline": {"pipeline": "rewritten", "slots": {"rewriter": "off"}}}
     found = result(client, "compare", **body)
@@ -118,6 +132,15 @@ def test_every_mix_is_measured_as_the_pipeline_with_its_weights(client, search_s
         assert mix["value"] == pytest.approx(sum(values.values()) / len(values))
         assert mix["low"] <= mix["value"] <= mix["high"]
     assert found["mixes"][found["best"]]["value"] == max(mix["value"] for mix in found["mixes"])
+
+
+@pytest.mark.slow
+def test_parts_keep_their_names_when_one_is_off(client):
+    """They are the names of the weights of a request, which has one for each part of the unchanged pipeline."""
+    found = result(client, "weights", system={"pipeline": "triple", "slots": {"bm25 (stage 1, part 1)": "off"}})
+    assert found["parts"] == ["bm25 (2)", "bm25 (3)"]
+    (triple,) = [each for each in client.get("/v1/pipelines").json()["data"] if each["id"] == "triple"]
+    assert triple["fusion"]["parts"] == ["bm25 (1)", "bm25 (2)", "bm25 (3)"]
 
 
 @pytest.mark.slow
@@ -147,7 +170,7 @@ def test_disagreements_of_a_judge_come_largest_first_with_its_probabilities(clie
     texts = {row["id"]: row["text"] for row in DOCUMENTS}
     for row in found["rows"]:
         assert row["judge_grade"] - row["grade"] == row["difference"] != 0
-        assert row["query"] == TOPICS[row["topic"]][0]
+        assert (row["query"], row["fields"]) == (TOPICS[row["topic"]][0], {})
         assert row["text"] == texts[row["document"]]
         assert sum(each["probability"] for each in row["probabilities"]) == pytest.approx(1)
         assert [each["grade"] for each in row["probabilities"]] == found["scale"]
@@ -224,6 +247,23 @@ def test_jobs_belong_to_their_caller_and_are_bounded(client):
     while first.status == "running":
         time.sleep(0.01)
     assert first.status == "cancelled"
+
+
+def test_a_job_that_is_over_keeps_its_result_only():
+    class Work:
+        def __call__(self, _):
+            return {"n": 1}
+
+    work, jobs = Work(), Jobs()
+    held = weakref.ref(work)
+    job = jobs.start("anna", "comparison", work)
+    del work
+    deadline = time.monotonic() + 10
+    while job.status != "done" or held() is not None:
+        assert time.monotonic() < deadline, "the work is still held"
+        gc.collect()
+        time.sleep(0.01)
+    assert jobs.get("anna", job.id).result == {"n": 1}
 
 
 def test_a_server_without_topics_says_so(store_of_search, tiny_base):

@@ -51,6 +51,36 @@ def test_grades_of_people_are_those_of_raters_and_of_human_judgments(tmp_path, t
     assert SearchGrades(None, topics, judged).human_grades() == []
 
 
+def test_a_query_that_was_graded_before_it_was_a_topic_is_that_topic(tmp_path, topics, qrels):
+    early = SearchGrades(tmp_path / "grades")
+    early.rate("red couch", "d9", 3, "anna", 1.0, [])
+    early.close()
+    grades = SearchGrades(tmp_path / "grades", topics, qrels)
+    assert grades.topic("red couch") == "t1"
+    assert grades.judged()[1] == {"t1": {"d1": 2, "d9": 3}}
+    found = grades.of_search("red couch", [{"document": "d9"}, {"document": "d1"}])
+    assert [hit["grade"] for hit in found["hits"]] == [3, 2]
+    assert ("t1", "d9", ("anna",)) in [(each.topic, each.document, each.raters) for each in grades.human_grades()]
+    grades.close()
+
+
+def test_of_several_topics_with_one_text_a_query_is_the_one_with_its_fields(tmp_path):
+    """Turns of conversations: the same words after another history are another information need."""
+    turns = {topic: [{"role": "user", "text": text}] for topic, text in (("t1", "tents"), ("t2", "couches"))}
+    rows = [{"id": topic, "query": "is it red?", "history": history} for topic, history in turns.items()]
+    path = tmp_path / "topics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "qrels.txt").write_text("t1 0 d1 2\nt2 0 d2 1\n", encoding="utf-8")
+    grades = SearchGrades(tmp_path / "grades", path, tmp_path / "qrels.txt")
+    for topic, history in turns.items():
+        found = grades.of_search("is it red?", [{"document": "d1"}], {"history": history})
+        assert (found["topic"], found["measured"]["value"]) == (topic, 1.0 if topic == "t1" else 0.0)
+    saved = grades.rate("is it red?", "d1", 0, "anna", 1.0, [], {"history": turns["t2"]})
+    assert (saved["topic"], grades.judged()[1]) == ("t2", {"t1": {"d1": 2}, "t2": {"d1": 0, "d2": 1}})
+    assert grades.topic("is it red?") == grades.topic("is it red?", {"history": []}) == "t1"
+    grades.close()
+
+
 def test_without_a_folder_nothing_is_collected(topics, qrels):
     grades = SearchGrades(None, topics, qrels)
     assert not grades.collects

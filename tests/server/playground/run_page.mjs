@@ -1,11 +1,12 @@
-// Runs the playground's scripts on a small DOM, against a running server: node run_page.mjs MAIN TREE URL STEPS
+// Runs the playground's scripts on a small DOM, against a running server: node run_page.mjs MAIN TREE URL STEPS [BEFORE]
 // TREE is the page as JSON: {tag, attributes, children}, texts as strings. STEPS is the code of the test, which may
-// use `page` and returns what the test looks at. The DOM has no parser: what is inserted stays text.
+// use `page` and returns what the test looks at. BEFORE is code that runs before the page starts; it may fill `answers`.
+// The DOM has no parser: what is inserted stays text.
 
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
-const [, , scriptFile, treeFile, url, stepsFile] = process.argv;
+const [, , scriptFile, treeFile, url, stepsFile, beforeFile] = process.argv;
 
 class Node {
   constructor(tag, text = "") {
@@ -91,8 +92,23 @@ const storage = () => {
 };
 const realFetch = globalThis.fetch;
 const state = { url };
+const listeners = {};
+const changeAddress = (_, __, hash) => { location.hash = hash; };
+// Path -> an answer that the test gives in place of a server: a function of body and method of the request, which returns
+// JSON, a `Response`, or a promise of one.
+const answers = {};
+const aborted = (signal) => new Promise((_, reject) => {
+  if (signal) signal.addEventListener("abort", () => reject(signal.reason));
+});
+const answered = async (answer, { method, body, signal }) => {
+  const found = await Promise.race([answer(body && JSON.parse(body), method), aborted(signal)]);
+  return found instanceof Response ? found : Response.json(found);
+};
+// The answer to a search: its events.
+const stream = (result, ...stages) => new Response([...stages.map((stage) => ["stage", stage]), ["result", result]]
+  .map(([name, data]) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`).join(""));
 Object.assign(globalThis, {
-  window: { addEventListener() {} },
+  window: { addEventListener: (type, listener) => { (listeners[type] ||= []).push(listener); } },
   document: {
     activeElement: null,
     getElementById: (id) => root.all().find((node) => node.id === id) || null,
@@ -100,18 +116,18 @@ Object.assign(globalThis, {
     addEventListener() {},
   },
   location: { hash: "" },
-  history: { replaceState() {}, pushState() {} },
+  history: { replaceState: changeAddress, pushState: changeAddress },
   sessionStorage: storage(),
   localStorage: storage(),
   fetch: (path, request) => {
     requested.push(path);
-    return realFetch(state.url + path, request);
+    return answers[path] ? answered(answers[path], request) : realFetch(state.url + path, request);
   },
 });
 
 const element = (id) => document.getElementById(id);
 const until = async (condition, what) => {
-  for (let tries = 0; tries < 3000; tries += 1) {
+  for (let tries = 0; tries < 1000; tries += 1) {
     if (condition()) return;
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
@@ -131,10 +147,16 @@ const choose = async (select, value) => {
 const sides = () => root.querySelectorAll(".side").filter((side) => side.parent.id === "sides");
 const texts = (node, selector) => node.querySelectorAll(selector).map((each) => each.textContent);
 const named = (label) => root.all().find((node) => node.getAttribute("aria-label") === label);
-const page = { root, element, until, search, choose, sides, texts, named, requested, state };
+// What follows a link to a part of the page, a step back, or an edit of the address.
+const follow = (hash) => {
+  location.hash = hash;
+  for (const listener of listeners.hashchange) listener();
+};
+const page = { root, element, until, search, choose, sides, texts, named, requested, state, follow, answers, stream };
 
-await import(pathToFileURL(scriptFile));
 const AsyncFunction = (async () => {}).constructor;
+if (beforeFile) await new AsyncFunction("page", readFileSync(beforeFile, "utf-8"))(page);
+await import(pathToFileURL(scriptFile));
 await until(() => sides().length || !element("none").hidden || !element("problem").hidden, "start");
 console.log(JSON.stringify(await new AsyncFunction("page", readFileSync(stepsFile, "utf-8"))(page)));
 process.exit(0);

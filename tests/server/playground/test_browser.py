@@ -14,19 +14,12 @@ from pathlib import Path
 import pytest
 
 from searchlora.server.api import search_execution, topic_jobs
-from tests.server.api.serving import served
 from tests.server.playground.browser import chromium
 from tests.server.searching import ATTACK, DOCUMENTS
 
 pytestmark = pytest.mark.slow
 
 SEARCHED = "document.getElementById('status').textContent.startsWith('System A')"
-
-
-@pytest.fixture(scope="module")
-def url(search_service):
-    with served(search_service) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from importlib.resources import files
-from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +11,7 @@ import pytest
 from searchlora.server.http import PAGE_HEADERS
 from searchlora.server.playground.page import page_files
 from tests.server.api.serving import made_service, served
+from tests.server.playground.tree import nodes, parsed
 from tests.server.searching import ATTACK, DOCUMENTS
 
 ASSETS = files("searchlora.server.playground").joinpath("assets")
@@ -24,70 +20,6 @@ SCRIPTS = {name: ASSETS.joinpath(name).read_text("utf-8") for name in page_files
 STYLES = {name: ASSETS.joinpath(name).read_text("utf-8") for name in page_files() if name.endswith(".css")}
 SCRIPT = "\n".join(SCRIPTS.values())
 STYLE = "\n".join(STYLES.values())
-
-#: Elements without an end tag.
-VOID = {"meta", "link", "input", "br", "img"}
-
-
-class Tree(HTMLParser):
-    """The page as nested objects."""
-
-    def __init__(self):
-        super().__init__()
-        self.root = {"tag": "#document", "attributes": {}, "children": []}
-        self._open = [self.root]
-
-    def handle_starttag(self, tag, attrs):
-        node = {"tag": tag, "attributes": {name: value or "" for name, value in attrs}, "children": []}
-        self._open[-1]["children"].append(node)
-        if tag not in VOID:
-            self._open.append(node)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        self._open[-1]["children"].append(data)
-
-
-def parsed():
-    tree = Tree()
-    tree.feed(PAGE)
-    assert len(tree._open) == 1
-    return tree.root
-
-
-def nodes(node, *above):
-    yield node, above
-    for child in node["children"]:
-        if isinstance(child, dict):
-            yield from nodes(child, node, *above)
-
-
-@pytest.fixture(scope="module")
-def url(search_service):
-    with served(search_service) as url:
-        yield url
-
-
-@pytest.fixture
-def steps(url, tmp_path):
-    """Runs the page's script and the steps of a test; what they return."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no node on the path")
-
-    def run(code, address=url):
-        (tmp_path / "tree.json").write_text(json.dumps(parsed()), encoding="utf-8")
-        (tmp_path / "steps.js").write_text(code, encoding="utf-8")
-        script = Path(str(ASSETS.joinpath("main.js")))
-        runner = Path(__file__).with_name("run_page.mjs")
-        command = [node, runner, script, tmp_path / "tree.json", address, tmp_path / "steps.js"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run
 
 
 def test_the_files_are_served_with_the_headers_of_a_page(url):
@@ -146,7 +78,7 @@ def test_text_is_inserted_as_text():
 
 
 def test_every_control_has_a_label_and_every_landmark_a_name():
-    tree = parsed()
+    tree = parsed(PAGE)
     all_nodes = list(nodes(tree))
     labelled = {node["attributes"].get("for") for node, _ in all_nodes if node["tag"] == "label"}
     controls = [(node, above) for node, above in all_nodes if node["tag"] in ("input", "select", "textarea", "button")]
@@ -164,6 +96,36 @@ def test_every_control_has_a_label_and_every_landmark_a_name():
     assert "prefers-color-scheme: dark" in STYLE
     ids = re.findall(r'\bid="([^"]+)"', PAGE)
     assert len(ids) == len(set(ids))
+
+
+def luminance(colour):
+    """Relative luminance of `#rrggbb` (WCAG 2)."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("page", ["playground/assets/playground.css", "grading/assets/page.css"])
+def test_texts_and_the_edges_of_controls_stand_out_in_light_and_dark(page):
+    """WCAG 2.1: 4.5 for text, 3 for what shows where a control is. axe-core does not look at edges."""
+    style = files("searchlora.server").joinpath(page).read_text("utf-8")
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{[^}]*\}", style)[:2]
+    )
+    for colours in (light, dark):
+        for ground in ("paper", "card"):
+            for text in {"ink", "muted", "accent", "bad", "good"} & colours.keys():
+                assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground, colours)
+            assert contrast(colours["edge"], colours[ground]) >= 3, (ground, colours)
+        assert contrast(colours["on-accent"], colours["accent"]) >= 4.5
+    for control in ("button", "input, textarea"):
+        (rule,) = re.findall(rf"^{control}(?:, select)? \{{[^}}]*border: 1px[^}}]*\}}", style, re.MULTILINE)
+        assert "border: 1px solid var(--edge)" in rule
 
 
 @pytest.mark.slow

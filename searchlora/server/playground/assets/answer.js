@@ -8,7 +8,7 @@ export function shownAnswer(text, evidence) {
   const passages = new Map();
   for (const passage of evidence.passages) passages.set(passage.number, shownPassage(passage, evidence.sentences));
   const sentences = written("p", "", "");
-  for (const each of evidence.sentences) sentences.append(shownSentence(each, passages), " ");
+  evidence.sentences.forEach((each, place) => sentences.append(shownSentence(each, place, passages), " "));
   const box = made("section", "answer card", made("h3", "", "Answer"), sentences);
   const unsupported = evidence.sentences.filter(({ supported }) => supported === false).length;
   if (unsupported) box.append(made("p", "unsupported-count", `${unsupported} of ${evidence.sentences.length} sentences have no support in the passages.`));
@@ -16,7 +16,7 @@ export function shownAnswer(text, evidence) {
   return box;
 }
 
-function shownSentence({ sentence, citations, supported, spans }, passages) {
+function shownSentence({ sentence, citations, supported, spans }, place, passages) {
   const node = made("span", "sentence");
   const text = made("span", supported === false ? "unsupported" : "", sentence);
   node.append(text);
@@ -25,40 +25,41 @@ function shownSentence({ sentence, citations, supported, spans }, passages) {
     const passage = passages.get(number);
     if (!passage) continue;
     const holds = spans.some((span) => span.passage === number);
-    const cite = button(`[${number}]`, () => open(passage, sentence), `Passage ${number}, ${passage.document}: ${holds ? "supports this sentence" : "does not support this sentence"}`);
+    const cite = button(`[${number}]`, () => open(passage, place), `Passage ${number}, ${passage.document}: ${holds ? "supports this sentence" : "does not support this sentence"}`);
     cite.className = holds ? "cite" : "cite weak";
     node.append(" ", cite);
   }
   return node;
 }
 
-function open({ root, marks, number }, sentence) {
+function open({ root, marks, parts, number }, sentence) {
   root.open = true;
-  for (const { node, of } of marks) node.className = of === sentence ? "now" : "";
+  for (const { node, of } of marks) node.className = of.has(sentence) ? "now" : "";
   root.querySelector("summary").focus();
-  const mark = marks.find(({ of }) => of === sentence);
+  const mark = marks.find(({ of }) => of.has(sentence));
   if (mark && mark.node.scrollIntoView) mark.node.scrollIntoView({ block: "nearest" });
-  announce(mark ? `Passage ${number}: ${mark.node.textContent}` : `Passage ${number} does not support this sentence.`);
+  const supporting = parts.filter(({ of }) => of === sentence).map(({ text }) => text).join(" … ");
+  announce(supporting ? `Passage ${number}: ${supporting}` : `Passage ${number} does not support this sentence.`);
 }
 
-// A passage with the parts marked that support a sentence. Overlapping parts are marked once, from the first on.
+// A passage with the parts marked that support sentences. Parts of several sentences may overlap, or be the same: a mark
+// goes from one end of a part to the next, and knows all sentences that it supports.
 function shownPassage({ number, document: id, title, text }, sentences) {
   const characters = Array.from(text); // places count characters, not UTF-16 units
-  const spans = sentences.flatMap(({ sentence, spans: own }) => own.filter((span) => span.passage === number).map((span) => ({ ...span, of: sentence })));
-  spans.sort((one, other) => one.start - other.start);
+  const between = (start, end) => characters.slice(start, end).join("");
+  const parts = sentences.flatMap(({ spans }, of) => spans.filter((span) => span.passage === number)
+    .map(({ start, end }) => ({ of, start, end, text: between(start, end) })));
+  const ends = new Set([0, characters.length, ...parts.flatMap(({ start, end }) => [start, end])]);
+  const places = [...ends].sort((one, other) => one - other);
   const body = written("p", "text", "");
   const marks = [];
-  let at = 0;
-  for (const span of spans) {
-    const start = Math.max(span.start, at);
-    if (start >= span.end) continue;
-    body.append(characters.slice(at, start).join(""));
-    const node = made("mark", "", characters.slice(start, span.end).join(""));
-    marks.push({ node, of: span.of });
-    body.append(node);
-    at = span.end;
+  for (let place = 1; place < places.length; place += 1) {
+    const [from, to] = [places[place - 1], places[place]];
+    const of = new Set(parts.filter(({ start, end }) => start <= from && to <= end).map((part) => part.of));
+    const piece = between(from, to);
+    if (of.size) marks.push({ node: made("mark", "", piece), of });
+    body.append(of.size ? marks[marks.length - 1].node : piece);
   }
-  body.append(characters.slice(at).join(""));
   const root = details("passage", made("span", "", `[${number}] `, made("code", "", id), ` ${title}`), body);
-  return { root, marks, number, document: id };
+  return { root, marks, parts, number, document: id };
 }

@@ -4,28 +4,39 @@ import { announce, element, rounded } from "./elements.js";
 import { send } from "./requests.js";
 import { showResults } from "./search.js";
 import { state } from "./state.js";
+import { refreshTopics } from "./topics.js";
 
-export async function rate(side, hit, grade) {
+let saving = Promise.resolve(); // one after another, so that the last answer holds all grades
+
+export function rate(side, hit, grade) {
   const rater = element("rater").value.trim();
   if (!rater || !element("rater").checkValidity()) {
     element("rater").focus();
     throw new Error("Write your name first: a to z, digits, _ and -.");
   }
   localStorage.setItem("rater", rater);
-  const measuredSides = state.sides.filter(({ result, query }) => result && query === side.query);
-  const before = side.result.measured.value;
+  const { query, fields } = side;
+  const measured = state.sides.filter((each) => each.result && each.query === query).map((each) => ({ side: each, result: each.result }));
   const seconds = Math.min((performance.now() - side.shownAt) / 1000, 3600);
-  const body = { query: side.query, document: hit.document, grade, rater, seconds, rankings: measuredSides.map(({ documents }) => documents) };
+  const body = { query, fields, document: hit.document, grade, rater, seconds, rankings: measured.map((each) => each.side.documents) };
+  saving = saving.catch(() => {}).then(() => save(side, body, measured));
+  return saving;
+}
+
+// The results on the screen may be those of a later search by now; then they stay as they are.
+async function save(side, body, measured) {
+  const own = measured.find((each) => each.side === side).result;
+  const before = own.measured.value;
   const saved = await (await send("POST", "/v1/judgments", body)).json();
-  measuredSides.forEach((each, index) => {
-    each.result.measured = saved.measured[index];
-    for (const other of each.result.hits) if (other.document === hit.document) other.grade = saved.grade;
+  measured.forEach(({ result }, index) => {
+    result.measured = saved.measured[index];
+    for (const hit of result.hits) if (hit.document === body.document) hit.grade = saved.grade;
   });
-  showResults();
-  const { measure, value } = side.result.measured;
-  announce(`Saved grade ${grade}. ${measure} was ${rounded(before)} and is ${rounded(value)}.`);
-  side.part(".summary").append(` (was ${rounded(before)})`);
-  const again = [...side.root.querySelectorAll(".grades button")];
-  const same = again.find((each) => each.getAttribute("aria-label") === `Grade ${grade} for ${hit.document}`);
-  if (same) same.focus();
+  const { measure, value } = own.measured;
+  announce(`Saved grade ${body.grade}. ${measure} was ${rounded(before)} and is ${rounded(value)}.`);
+  if (side.result === own) {
+    showResults();
+    side.part(".summary").append(` (was ${rounded(before)})`);
+  }
+  await refreshTopics();
 }

@@ -1,6 +1,6 @@
 // The measure under each mix of a fusion: a strip for two parts, a triangle for three. The server measures the mixes.
 
-import { announce, button, details, figure, made, rounded, table } from "./elements.js";
+import { announce, button, counted, details, figure, made, rounded, table } from "./elements.js";
 import { JobBox } from "./jobs.js";
 import { attempt } from "./requests.js";
 import { state } from "./state.js";
@@ -13,10 +13,12 @@ export function offerMixes(system, chosen) {
   const box = system.part(".mixes");
   const { fusion } = system.pipeline;
   box.replaceChildren();
+  if (system.measuring) system.measuring.cancel(); // of another system
+  system.measuring = null;
   if (!fusion || !state.topics.judged || fusion.parts.length < 2 || fusion.parts.length > 3) return;
-  const job = new JobBox();
+  const job = system.measuring = new JobBox();
   const map = made("div", "");
-  const measure = button(`Measure all mixes on ${state.topics.judged} topics`, () => attempt(async () => {
+  const measure = button(`Measure all mixes on ${counted(state.topics.judged, "topic")}`, () => attempt(async () => {
     map.replaceChildren();
     const { pipeline, slots } = system.request;
     const body = { system: { pipeline, slots }, measure: state.topics.measure };

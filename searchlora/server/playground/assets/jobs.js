@@ -18,8 +18,10 @@ export class JobBox {
 
   // The result of a job; null if it was cancelled.
   async run(path, body) {
-    await this.cancel();
+    const before = this.cancel();
     const current = this.current = { id: null, cancelled: false };
+    await before;
+    if (current.cancelled) return null;
     this.show({ status: "waiting", step: "", done: 0, total: 0 });
     this.root.hidden = false;
     try {

@@ -70,7 +70,7 @@ function shownPair(row) {
     rows.length ? table(["Grade", "Probability"], rows, `Probabilities of the judge for ${row.document}`) : null,
     row.reason ? written("p", "", `The judge's reason: ${row.reason}`) : null,
     button("Search this query", () => {
-      searchFor(row.query);
+      searchFor(row.query, row.fields);
       show("search");
       element("results").focus();
     }, `Search: ${row.query}`),

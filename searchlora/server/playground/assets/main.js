@@ -4,11 +4,11 @@ import { showAdapters } from "./adapters.js";
 import { element } from "./elements.js";
 import { findDisagreements, startJudges } from "./judges.js";
 import { attempt, send, useKey } from "./requests.js";
-import { compare, searchAll } from "./search.js";
+import { compare, openAddress, searchAll } from "./search.js";
 import { Side } from "./side.js";
 import { state } from "./state.js";
 import { compareTopics, startTopics } from "./topics.js";
-import { onShow, show, viewOf } from "./views.js";
+import { isKept, onShow, show, viewOf } from "./views.js";
 
 async function start() {
   ({ data: state.pipelines } = await (await send("GET", "/v1/pipelines")).json());
@@ -17,7 +17,9 @@ async function start() {
   element("none").hidden = Boolean(state.pipelines.length);
   if (state.pipelines.length) startPipelines();
   onShow("adapters", showAdapters);
-  show(viewOf(location.hash), false);
+  const { hash } = location;
+  show(viewOf(hash), false);
+  if (state.pipelines.length) openAddress(hash);
 }
 
 function startPipelines() {
@@ -28,11 +30,6 @@ function startPipelines() {
   element("sides").replaceChildren(state.sides[0].root);
   startTopics();
   startJudges();
-  const query = new URLSearchParams(location.hash.slice(1)).get("q");
-  if (query) {
-    element("query").value = query;
-    searchAll();
-  }
   if (viewOf(location.hash) === "search") element("query").focus();
 }
 
@@ -43,10 +40,7 @@ function onSubmit(form, action) {
   });
 }
 
-onSubmit("search", () => {
-  history.replaceState(null, "", `#${new URLSearchParams({ q: element("query").value })}`);
-  searchAll();
-});
+onSubmit("search", searchAll);
 onSubmit("compare-form", compareTopics);
 onSubmit("judge-form", findDisagreements);
 onSubmit("key-form", () => {
@@ -55,7 +49,15 @@ onSubmit("key-form", () => {
 });
 element("compare").addEventListener("click", () => { if (state.pipelines.length) compare(); });
 element("rater").value = localStorage.getItem("rater") || "";
-window.addEventListener("hashchange", () => show(viewOf(location.hash), false));
+element("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says which view is shown
+  element("results").focus();
+});
+window.addEventListener("hashchange", () => attempt(async () => {
+  const { hash } = location;
+  if (state.pipelines.length && !isKept(hash)) openAddress(hash);
+  show(viewOf(hash), false);
+}));
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.target.matches("input, textarea, select")) return;

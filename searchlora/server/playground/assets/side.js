@@ -6,7 +6,7 @@ import { rate } from "./grades.js";
 import { offerMixes } from "./heat_map.js";
 import { pin } from "./pins.js";
 import { attempt, events, send } from "./requests.js";
-import { searchAgain, showResults } from "./search.js";
+import { keepAddress, searchAgain, showResults } from "./search.js";
 import { state } from "./state.js";
 import { SystemChoice } from "./system.js";
 import { shownStage } from "./trace.js";
@@ -19,19 +19,30 @@ export class Side {
     this.name = name;
     this.result = null;
     this.stages = [];
-    this.aborting = null;
+    this.expanded = new Set(); // documents whose whole text is shown
+    this.aborting = null; // the search that is under way, and the explanation
+    this.explaining = null;
     this.root = element("side").content.firstElementChild.cloneNode(true);
     this.part = (selector) => this.root.querySelector(selector);
     this.root.setAttribute("aria-label", `System ${name}`);
-    this.system = new SystemChoice(searchAgain, () => this.weightsMoved());
+    this.system = new SystemChoice(() => this.systemChanged(), () => this.weightsMoved());
     this.part(".settings").append(this.system.root);
     this.part(".pin").addEventListener("click", () => pin(this));
     this.part(".why").addEventListener("submit", (event) => {
       event.preventDefault();
       this.explain(this.part(".missing").value.trim());
     });
+    this.offerMixes();
+  }
+
+  // The mixes on the screen are those of the system as it was.
+  systemChanged() {
+    this.offerMixes();
+    searchAgain();
+  }
+
+  offerMixes() {
     offerMixes(this.system, searchAgain);
-    this.system.part(".pipeline").addEventListener("change", () => offerMixes(this.system, searchAgain));
   }
 
   get label() {
@@ -40,17 +51,35 @@ export class Side {
 
   set(request) {
     this.system.set(request);
-    offerMixes(this.system, searchAgain);
+    this.offerMixes();
   }
 
   get documents() {
     return this.result ? this.result.hits.map(({ document }) => document) : [];
   }
 
+  // The documents, best first, and whether there are more than these.
+  get ranking() {
+    return { documents: this.documents, more: Boolean(this.result) && this.result.total > this.result.hits.length };
+  }
+
+  remove() {
+    this.stop();
+    if (this.system.measuring) this.system.measuring.cancel();
+  }
+
+  // Give up what was asked for: its answer would be one to an earlier search.
+  stop() {
+    clearTimeout(this.moved);
+    if (this.aborting) this.aborting.abort();
+    if (this.explaining) this.explaining.abort();
+  }
+
   // The current search with the new weights, as soon as the slider rests.
   weightsMoved() {
     clearTimeout(this.moved);
     if (this.query) this.moved = setTimeout(() => attempt(async () => {
+      keepAddress(this.query, this.fields);
       await this.search(this.query, this.fields);
       showResults();
       announce(`System ${this.name}: ${this.part(".summary").textContent}`);
@@ -58,10 +87,11 @@ export class Side {
   }
 
   async search(query, fields) {
-    if (this.aborting) this.aborting.abort();
-    const aborting = this.aborting = new AbortController();
+    this.stop();
+    const { signal } = this.aborting = new AbortController();
     this.result = null;
     this.stages = [];
+    this.expanded.clear();
     this.part(".stages").replaceChildren();
     this.part(".hits").replaceChildren();
     this.part(".output").replaceChildren();
@@ -72,8 +102,9 @@ export class Side {
     this.query = query;
     this.fields = fields;
     try {
-      const response = await send("POST", "/v1/search", body, aborting.signal);
+      const response = await send("POST", "/v1/search", body, signal);
       for await (const { name, data } of events(response)) {
+        signal.throwIfAborted(); // what had arrived before
         if (name === "stage") this.showStage(data);
         else this.result = data;
       }
@@ -110,9 +141,13 @@ export class Side {
     this.part(".summary").textContent = `${hits.length} of ${total} hits in ${milliseconds(time)}${judged}`;
   }
 
+  // The button that has the focus keeps it when hits are shown anew, after a grade for example.
   showHits(hits, other = null) {
     const list = this.part(".hits");
+    const focused = [...list.querySelectorAll("button")].find((each) => each === document.activeElement);
     list.replaceChildren(...hits.map((hit) => this.shownHit(hit, other)));
+    const same = focused && [...list.querySelectorAll("button")].find((each) => each.getAttribute("aria-label") === focused.getAttribute("aria-label"));
+    if (same) same.focus();
     if (!hits.length) list.append(made("li", "hit", "No hits."));
   }
 
@@ -131,13 +166,17 @@ export class Side {
   }
 
   expander(text, hit) {
-    text.classList.add("short");
-    const expand = button("Show all", () => {
-      const short = text.classList.toggle("short");
-      expand.textContent = short ? "Show all" : "Show less";
-      expand.setAttribute("aria-expanded", String(!short));
+    const expand = button("", () => {
+      if (!this.expanded.delete(hit.document)) this.expanded.add(hit.document);
+      show();
     });
-    expand.setAttribute("aria-expanded", "false");
+    const show = () => {
+      const whole = this.expanded.has(hit.document);
+      text.className = whole ? "text" : "text short";
+      expand.textContent = whole ? "Show less" : "Show all";
+      expand.setAttribute("aria-expanded", String(whole));
+    };
+    show();
     expand.setAttribute("aria-label", `Text of ${hit.document}: show all or less`);
     return expand;
   }
@@ -157,8 +196,11 @@ export class Side {
   explain(documentId) {
     return attempt(async () => {
       if (!documentId || !this.query) return;
+      if (this.explaining) this.explaining.abort();
+      const { signal } = this.explaining = new AbortController();
       const body = { ...this.system.request, query: this.query, fields: this.fields, explain: documentId };
-      const explanation = await (await send("POST", "/v1/search", body)).json();
+      const explanation = await (await send("POST", "/v1/search", body, signal)).json();
+      signal.throwIfAborted();
       const rows = explanation.stages.map((stage) => [
         stage.stage,
         stage.rank === null ? null : String(stage.rank),
@@ -182,11 +224,15 @@ function terms(retrieved) {
   return [...beyond, ...words, ...retrieved.parts.flatMap(terms)];
 }
 
-// How a document's rank differs from its rank in another ranking.
-export function move(rank, documentId, other) {
+// How a document's rank differs from its rank in another ranking, of which only the top may be known.
+function move(rank, documentId, other) {
   if (!other) return null;
-  const before = other.indexOf(documentId) + 1;
-  if (!before) return made("span", "gone", "only here");
+  const before = other.documents.indexOf(documentId) + 1;
+  if (!before) return made("span", "gone", other.more ? `not in the other's top ${other.documents.length}` : "only here");
+  return moved(rank, before);
+}
+
+export function moved(rank, before) {
   if (before === rank) return made("span", "", "same rank");
   const by = Math.abs(before - rank);
   const up = before > rank;

@@ -14,6 +14,7 @@ export class SystemChoice {
     this.onChange = onChange;
     this.sliders = [];
     this.changed = false; // whether the weights are other than the pipeline's
+    this.measuring = null; // the job that measures all mixes of it
     for (const { id } of state.pipelines) this.part(".pipeline").append(option(id, id));
     this.part(".pipeline").addEventListener("change", () => {
       this.show();
@@ -53,8 +54,14 @@ export class SystemChoice {
   set({ pipeline, slots, weights }) {
     this.part(".pipeline").value = pipeline;
     this.show();
+    for (const [name, choice] of Object.entries(slots || {})) {
+      const slot = this.pipeline.slots.find((each) => each.name === name);
+      if (!slot || !slot.choices.includes(choice)) throw new Error(`On this server ${name} in ${pipeline} cannot be ${choice}.`);
+    }
     for (const select of this.root.querySelectorAll(".slots select")) select.value = (slots || {})[select.dataset.slot] || "on";
-    if (weights && weights.length) this.setWeights(weights);
+    if (!weights || !weights.length) return;
+    if (weights.length !== (this.pipeline.fusion || { parts: [] }).parts.length) throw new Error(`On this server ${pipeline} has other weights.`);
+    this.setWeights(weights);
   }
 
   setWeights(weights) {

@@ -1,8 +1,8 @@
 // The topics view: all judged topics ordered by gain or loss of a system against a baseline.
 
-import { announce, button, element, figure, made, rounded, signed, written } from "./elements.js";
+import { announce, button, counted, element, figure, made, rounded, signed, written } from "./elements.js";
 import { JobBox } from "./jobs.js";
-import { attempt } from "./requests.js";
+import { attempt, send } from "./requests.js";
 import { openPair } from "./search.js";
 import { state } from "./state.js";
 import { SystemChoice, labelOf } from "./system.js";
@@ -13,8 +13,6 @@ const MORE = 100; // topics that are added at once
 const view = { system: null, baseline: null, job: null, result: null, losses: false, shown: MORE };
 
 export function startTopics() {
-  element("no-topics").hidden = Boolean(state.topics.judged);
-  element("compare-form").hidden = !state.topics.judged;
   view.system = new SystemChoice(() => {});
   view.baseline = new SystemChoice(() => {});
   element("compared-system").replaceChildren(view.system.root);
@@ -22,7 +20,23 @@ export function startTopics() {
   presetBaseline();
   view.job = new JobBox();
   element("compare-job").replaceChildren(view.job.root);
-  element("judged-topics").textContent = `${state.topics.judged} judged topics`;
+  showJudged();
+}
+
+function showJudged() {
+  const { judged } = state.topics;
+  element("no-topics").hidden = Boolean(judged);
+  element("compare-form").hidden = !judged;
+  element("judged-topics").textContent = counted(judged, "judged topic");
+}
+
+// A grade may have made its query a judged topic.
+export async function refreshTopics() {
+  const topics = await (await send("GET", "/v1/topics")).json();
+  if (topics.judged === state.topics.judged) return;
+  state.topics = topics;
+  showJudged();
+  for (const side of state.sides) side.offerMixes();
 }
 
 // The first comparison that says something: the second pipeline, or the first one without a slot.
@@ -57,7 +71,10 @@ export const compareTopics = () => attempt(async () => {
 });
 
 const headline = ({ measure, difference, low, high, p, n, wins, losses, ties }) =>
-  `${measure} ${figure({ value: difference, low, high }, signed)}, p ${p < 0.001 ? "< 0.001" : `= ${rounded(p)}`}, over ${n} topics: ${wins} better, ${losses} worse, ${ties} equal.`;
+  `${measure} ${figure({ value: difference, low, high }, signed)}, ${significance(p)}, over ${counted(n, "topic")}: ${wins} better, ${losses} worse, ${ties} equal.`;
+
+// Without two independent topics there is no test, and no p.
+const significance = (p) => (p === null ? "p –" : p < 0.001 ? "p < 0.001" : `p = ${rounded(p)}`);
 
 function showGains() {
   const { result, losses } = view;
@@ -74,8 +91,10 @@ function showGains() {
   });
   const list = made("ol", "topics", ...topics.slice(0, view.shown).map((topic) => shownTopic(topic, greatest)));
   const more = topics.length > view.shown ? button(`Show ${Math.min(MORE, topics.length - view.shown)} more`, () => {
+    const first = view.shown;
     view.shown += MORE;
     showGains();
+    element("gains").querySelectorAll(".topics button")[first].focus(); // the button that was pressed is gone
   }) : null;
   element("gains").replaceChildren(
     made("h2", "", headline(result)),

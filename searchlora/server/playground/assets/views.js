@@ -1,13 +1,22 @@
-// The views of the page. The address says which is shown: #view=topics, or #q=QUERY for a search.
+// The views of the page. The address says which is shown: #view=topics, or #q=QUERY and more for a search.
 
 import { element } from "./elements.js";
 
 const VIEWS = ["search", "topics", "judges", "adapters"];
 const opened = {}; // view -> what happens when it is shown
+let searched = ""; // the address of the search that the search view holds
 
 export function onShow(view, action) {
   opened[view] = action;
 }
+
+// The address of the search view from now on.
+export function keepSearch(address) {
+  searched = address;
+  if (!element("view-search").hidden) history.replaceState(null, "", address);
+}
+
+export const isKept = (address) => address === searched;
 
 // Show a view. It becomes a step of the browser's history, unless the address led here.
 export function show(view, step = true) {
@@ -19,9 +28,11 @@ export function show(view, step = true) {
   }
   element("search").hidden = view !== "search";
   document.title = `${view === "search" ? "" : `${element(`to-${view}`).textContent} – `}searchlora playground`;
-  const query = element("query").value;
-  const hash = `#${new URLSearchParams(view === "search" && query ? { q: query } : { view })}`;
-  if (step && location.hash !== hash) history.pushState(null, "", hash);
+  const hash = (view === "search" && searched) || `#${new URLSearchParams({ view })}`;
+  if (location.hash !== hash) {
+    if (step) history.pushState(null, "", hash);
+    else if (view === "search" && searched) history.replaceState(null, "", hash);
+  }
   if (opened[view]) opened[view]();
 }
 

@@ -1,0 +1,469 @@
+"""The state of the playground, with answers that arrive when a test wants: old answers, addresses, focus, figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+#: Two pipelines on a server with judged topics, whose answers a test can hold back and release one by one.
+BEFORE = """
+    const slot = { name: "rewriter", adapter: "rewriter@2", choices: ["on", "off", "base", "rewriter@1"] };
+    const fusion = { stage: 1, method: "rrf", parts: ["bm25", "dense"], weights: [1, 1] };
+    const common = { object: "pipeline", stages: [], judges: ["judge"], fields: ["history"], documents: 9 };
+    const judge = { name: "judge", adapter: "judge@1", choices: ["on", "base"] };
+    page.topics = { judged: 5, measure: "nDCG@10", collects_grades: true };
+    page.measured = (value) => ({ measure: "nDCG@10", value, judged: 1, of: 2 });
+    page.found = (query, ...documents) => ({
+      query, total: documents.length, output: {}, evidence: null, stages: [], milliseconds: 1, topic: "t",
+      hits: documents.map((document, place) => (
+        { rank: place + 1, document, score: 1, title: document, text: document, grade: null })),
+      measured: page.measured(0.5),
+    });
+    page.asked = [];
+    page.held = [];
+    page.hold = (answer) => (body) => new Promise((resolve) => page.held.push(() => resolve(answer(body))));
+    page.settled = () => new Promise((resolve) => setTimeout(resolve, 50));
+    Object.assign(page.answers, {
+      "/v1/pipelines": () => ({ data: [
+        { id: "mixed", ...common, slots: [slot, judge], fusion },
+        { id: "plain", ...common, slots: [], judges: [], fusion: null },
+      ] }),
+      "/v1/topics": () => page.topics,
+      "/v1/search": (body) => {
+        page.asked.push(body);
+        return page.stream(page.found(body.query, "d1", "d2"));
+      },
+    });
+"""
+
+
+@pytest.fixture
+def run(own_steps):
+    def run(code, judged=5, address=""):
+        before = BEFORE.replace("judged: 5", f"judged: {judged}")
+        return own_steps(f"location.hash = {json.dumps(address)}; {before}", code)
+
+    return run
+
+
+#: A comparison of two systems, as `/v1/topics/compare` computes it.
+COMPARED = """
+    page.compared = (topics, more = {}) => ({ status: "done", id: "1", result: {
+      measure: "nDCG@10", system: { pipeline: "mixed", slots: {}, weights: [], value: 0.5, low: null, high: null },
+      baseline: { pipeline: "plain", slots: {}, weights: [], value: 0.4, low: null, high: null }, difference: 0.1,
+      low: null, high: null, p: null, n: topics, wins: topics, losses: 0, ties: 0, circular: {}, notes: [],
+      topics: Array.from({ length: topics }, (_, place) => (
+        { topic: `t${place}`, query: `query ${place}`, fields: {}, system: 0.5, baseline: 0.4, gain: 0.1 })),
+      ...more } });
+"""
+
+
+def test_a_difference_without_a_p_value_claims_no_significance(run):
+    """One judged topic: there is no test. `null < 0.001` is true in JavaScript."""
+    heading = run(f"""{COMPARED}
+        page.answers["/v1/topics/compare"] = () => page.compared(1);
+        page.element("compare-form").dispatch("submit");
+        await page.until(() => page.texts(page.element("gains"), "h2").length, "the comparison");
+        return page.texts(page.element("gains"), "h2");
+    """)
+    assert heading == ["nDCG@10 +0.100, p –, over 1 topic: 1 better, 0 worse, 0 equal."]
+
+
+# Old answers
+
+
+def test_an_explanation_of_an_earlier_search_is_not_shown_over_a_later_one(run):
+    found = run("""
+        await page.search("red");
+        const [side] = page.sides();
+        const search = page.answers["/v1/search"];
+        const explained = (body) => ({ verdict: `about ${body.explain}`, stages: [] });
+        page.answers["/v1/search"] = (body) => (body.explain ? page.hold(explained)(body) : search(body));
+        page.named("Why is d1 here?").click();
+        await page.until(() => page.held.length === 1, "the first explanation");
+        await page.search("blue");
+        page.held[0]();
+        await page.settled();
+        const afterSearch = side.querySelector(".explanation").hidden;
+        page.named("Why is d1 here?").click();
+        page.named("Why is d2 here?").click();
+        await page.until(() => page.held.length === 3, "both explanations");
+        page.held[2]();
+        await page.until(() => page.texts(side, ".verdict").length, "the second");
+        page.held[1]();
+        await page.settled();
+        return { afterSearch, verdict: page.texts(side, ".verdict"), problem: page.element("problem").textContent };
+    """)
+    assert found == {"afterSearch": True, "verdict": ["about d2."], "problem": ""}
+
+
+def test_a_system_that_is_taken_away_is_not_waited_for(run):
+    found = run("""
+        await page.search("red");
+        const search = page.answers["/v1/search"];
+        const failed = page.hold(() => Response.json({ error: { message: "plain failed" } }, { status: 500 }));
+        page.answers["/v1/search"] = (body) => (body.pipeline === "plain" ? failed(body) : search(body));
+        page.element("compare").click();
+        await page.until(() => page.held.length === 1, "system B");
+        page.element("compare").click();
+        page.held[0]();
+        await page.settled();
+        return { sides: page.sides().length, problem: page.element("problem").textContent };
+    """)
+    assert found == {"sides": 1, "problem": ""}
+
+
+def test_a_grade_of_an_earlier_search_leaves_a_later_one_as_it_is(run):
+    found = run("""
+        await page.search("red");
+        page.answers["/v1/judgments"] = page.hold(({ grade }) => ({ grade, measured: [page.measured(1)] }));
+        page.element("rater").value = "carla";
+        page.named("Grade 3 for d1").click();
+        await page.until(() => page.held.length === 1, "the grade");
+        const search = page.answers["/v1/search"];
+        page.answers["/v1/search"] = page.hold(search);
+        page.element("query").value = "blue";
+        page.element("search").dispatch("submit");
+        await page.until(() => page.held.length === 2, "the search");
+        page.held[0]();
+        await page.until(() => page.element("status").textContent.startsWith("Saved"), "saved");
+        const meanwhile = page.texts(page.sides()[0], ".summary");
+        page.held[1]();
+        await page.until(() => page.texts(page.sides()[0], ".hit h3").length, "the hits");
+        return { meanwhile, status: page.element("problem").textContent,
+          summary: page.texts(page.sides()[0], ".summary"),
+          pressed: page.named("Grade 3 for d1").getAttribute("aria-pressed") };
+    """)
+    assert (found["meanwhile"], found["status"], found["pressed"]) == (["Searching …"], "", "false")
+    assert "nDCG@10 0.500" in found["summary"][0]
+
+
+def test_grades_are_saved_one_after_another_and_take_no_focus_and_no_text_away(run):
+    found = run("""
+        const [side] = page.sides();
+        const long = { ...page.found("red", "d1", "d2") };
+        long.hits[1].text = "long ".repeat(100);
+        page.answers["/v1/search"] = () => page.stream(long);
+        await page.search("red");
+        const graded = [];
+        page.answers["/v1/judgments"] = page.hold(({ document, grade }) => {
+          graded.push(document);
+          return { grade, measured: [page.measured(graded.length / 10)] };
+        });
+        page.element("rater").value = "carla";
+        page.named("Text of d2: show all or less").click();
+        page.named("Grade 3 for d1").click();
+        page.named("Grade 2 for d2").click();
+        await page.settled();
+        const atOnce = page.held.length;
+        page.element("query").focus();
+        page.held[0]();
+        await page.until(() => page.held.length === 2, "the second grade");
+        const focus = document.activeElement.id;
+        page.named("Grade 2 for d2").focus();
+        page.held[1]();
+        await page.until(() => page.texts(side, ".summary")[0].includes("nDCG@10 0.200"), "the second measure");
+        const held = document.activeElement;
+        return { atOnce, graded, focus, short: side.querySelectorAll(".short").length,
+          kept: held === page.named("Grade 2 for d2") && held.getAttribute("aria-label"),
+          whole: page.named("Text of d2: show all or less").textContent };
+    """)
+    assert found == {
+        "atOnce": 1,
+        "graded": ["d1", "d2"],
+        "focus": "query",
+        "kept": "Grade 2 for d2",
+        "short": 0,
+        "whole": "Show less",
+    }
+
+
+def test_the_first_relevant_grade_opens_the_comparison_on_topics(run):
+    found = run(
+        """
+        const shown = () => [page.element("compare-form").hidden, page.element("no-topics").hidden,
+          page.element("judged-topics").textContent, ...page.texts(page.sides()[0], ".mixes button").slice(0, 1)];
+        const before = shown();
+        await page.search("red");
+        page.answers["/v1/judgments"] = ({ grade }) => ({ grade, measured: [page.measured(1)] });
+        page.topics = { ...page.topics, judged: 1 };
+        page.element("rater").value = "carla";
+        page.named("Grade 3 for d1").click();
+        await page.until(() => page.element("status").textContent.startsWith("Saved"), "saved");
+        await page.settled();
+        return { before, after: shown() };
+        """,
+        judged=0,
+    )
+    assert found == {
+        "before": [True, False, "0 judged topics"],
+        "after": [False, True, "1 judged topic", "Measure all mixes on 1 topic"],
+    }
+
+
+def test_only_the_last_of_several_comparisons_is_shown(run):
+    """Three clicks: the second waits until the first is cancelled, and the third comes meanwhile."""
+    found = run(f"""{COMPARED}
+        let jobs = 0;
+        page.answers["/v1/topics/compare"] = () => (
+          {{ status: "running", id: `${{jobs += 1}}`, step: "", done: 0, total: 9 }});
+        for (const id of [1, 2, 3]) {{
+          page.answers[`/v1/jobs/${{id}}`] = () => page.compared(id, {{ n: id }});
+        }}
+        page.answers["/v1/jobs/1"] = page.hold(() => ({{ status: "cancelled" }}));
+        const click = () => page.element("compare-form").dispatch("submit");
+        click();
+        await page.until(() => jobs === 1, "the first");
+        await page.settled();
+        click();
+        click();
+        await page.settled();
+        page.held.forEach((release) => release());
+        await page.until(() => page.texts(page.element("gains"), "h2").length, "a comparison");
+        await new Promise((resolve) => setTimeout(resolve, 400));
+        return {{ jobs, heading: page.texts(page.element("gains"), "h2") }};
+    """)
+    assert found["jobs"] == 2
+    assert "over 2 topics" in found["heading"][0]
+
+
+WEIGHED = """
+    page.weighed = () => ({ status: "done", id: "1", result: {
+      measure: "nDCG@10", parts: ["bm25", "dense"], n: 5, best: 0, notes: [],
+      mixes: Array.from({ length: 11 }, (_, place) => (
+        { weights: [1 - place / 10, place / 10], value: place, low: null, high: null })) } });
+"""
+
+
+def test_the_heat_map_of_a_system_goes_when_a_slot_is_changed(run):
+    found = run(f"""{WEIGHED}
+        page.answers["/v1/topics/weights"] = page.weighed;
+        await page.search("red");
+        const [side] = page.sides();
+        const cells = () => side.querySelectorAll(".cell").length;
+        side.querySelector(".mixes button").click();
+        await page.until(() => cells(), "the mixes");
+        const measured = cells();
+        await page.choose(side.querySelectorAll(".slots select")[0], "off");
+        await page.until(() => page.element("status").textContent.startsWith("System A"), "the search");
+        const left = cells();
+        page.answers["/v1/topics/weights"] = () => ({{ status: "running", id: "9", step: "", done: 0, total: 9 }});
+        page.answers["/v1/jobs/9"] = (body, method) => {{
+          page.asked.push(method);
+          return {{ status: "running", step: "", done: 0, total: 9 }};
+        }};
+        side.querySelector(".mixes button").click();
+        await page.until(() => !side.querySelector(".job").hidden, "a job");
+        await page.settled();
+        side.querySelectorAll(".slots select")[0].value = "on";
+        side.querySelectorAll(".slots select")[0].dispatch("change");
+        await page.settled();
+        return {{ measured, left, stopped: page.asked.includes("DELETE"), job: side.querySelector(".job").hidden }};
+    """)
+    assert found == {"measured": 11, "left": 0, "stopped": True, "job": True}
+
+
+# What is shown
+
+
+def test_a_part_of_a_passage_may_support_several_sentences(run):
+    found = run("""
+        const text = "A\\u{1f3d5} weighs 2 kg and is red. New.";
+        const sentence = (words, start, end) => (
+          { sentence: words, citations: [1], supported: true, spans: [{ passage: 1, start, end }] });
+        const output = { answer: { text: "It is light. It is red. It is light." } };
+        const answered = { ...page.found("tent", "d1"), output, evidence: {
+          sentences: [sentence("It is light.", 0, 14), sentence("It is red.", 10, 26), sentence("It is light.", 0, 14)],
+          passages: [{ number: 1, document: "d1", title: "", text }] } };
+        page.answers["/v1/search"] = () => page.stream(answered);
+        await page.search("tent");
+        const [side] = page.sides();
+        const opened = side.querySelectorAll(".cite").map((cite) => {
+          cite.click();
+          return [page.element("status").textContent, page.texts(side, ".now").join("|")];
+        });
+        return { opened, whole: page.texts(side, ".passage p")[0] === text, marks: page.texts(side, "mark") };
+    """)
+    light = ["Passage 1: A\U0001f3d5 weighs 2 kg", "A\U0001f3d5 weighs |2 kg"]
+    assert found["opened"] == [light, ["Passage 1: 2 kg and is red.", "2 kg| and is red."], light]
+    assert found["whole"] and found["marks"] == ["A\U0001f3d5 weighs ", "2 kg", " and is red."]
+
+
+def test_a_document_below_the_top_of_a_ranking_is_not_called_missing_from_it(run):
+    """Ten hits are shown; the eleventh of the other system is not "only here"."""
+    found = run("""
+        const search = (total) => ({ pipeline, query }) => page.stream({
+          ...page.found(query, ...(pipeline === "plain" || query === "blue" ? ["d1", "d2"] : ["d2", "d3"])), total });
+        const moves = async (total) => {
+          page.answers["/v1/search"] = search(total);
+          await page.search("red");
+          await page.until(() => page.element("status").textContent.includes("System B"), "both");
+          return page.sides().map((side) => side.querySelectorAll(".meta").map((meta) => meta.children[1].textContent));
+        };
+        page.element("compare").click();
+        const deep = await moves(40);
+        const whole = await moves(2);
+        const pinned = async (total) => {
+          page.answers["/v1/search"] = search(total);
+          await page.search("red");
+          page.sides()[0].querySelector(".pin").click();
+          await page.search("blue");
+          page.element("pins").querySelectorAll("button")[page.element("pins").children.length * 3 - 3].click();
+          const rows = page.element("difference").querySelectorAll("tr").slice(1);
+          return rows.map((row) => row.children.map((each) => each.textContent).join(" "));
+        };
+        return { deep, whole, pins: [await pinned(40), await pinned(2)] };
+    """)
+    below = "not in the other's top 2"
+    assert found["deep"] == [["▲ up 1", below], [below, "▼ down 1"]]
+    assert found["whole"] == [["▲ up 1", "only here"], ["only here", "▼ down 1"]]
+    assert found["pins"] == [
+        ["d1 – 1 new in the top 2", "d2 1 2 ▼ down 1", "d3 2 – below the top 2"],
+        ["d1 – 1 new", "d2 1 2 ▼ down 1", "d3 2 – gone"],
+    ]
+
+
+def test_a_query_is_searched_with_its_own_fields_and_they_are_seen(run):
+    found = run(f"""{COMPARED}
+        const {{ element, until, asked }} = page;
+        const history = [{{ role: "user", text: "tents" }}];
+        const compared = page.compared(1);
+        compared.result.topics[0].fields = {{ history }};
+        page.answers["/v1/topics/compare"] = () => compared;
+        element("compare-form").dispatch("submit");
+        await until(() => element("gains").querySelector(".topics button"), "the topic");
+        element("gains").querySelector(".topics button").click();
+        await until(() => asked.length === 2, "the searches");
+        const opened = element("more").open;
+        const row = {{ query: "a lamp?", fields: {{}}, topic: "t", document: "d1", title: "", text: "", raters: [],
+          grade: 1, judge_grade: 2, probabilities: [], reason: null }};
+        page.answers["/v1/topics/disagreements"] = () => (
+          {{ status: "done", id: "1", result: {{ judge: "judge@1", differing: 1, pairs: 1, rows: [row] }} }});
+        element("judge-form").dispatch("submit");
+        await until(() => page.named("Search: a lamp?"), "the disagreement");
+        page.named("Search: a lamp?").click();
+        await until(() => asked.length === 4, "the searches");
+        return {{ opened, shut: element("more").open, fields: asked.map(({{ fields }}) => fields) }};
+    """)
+    history = {"history": [{"role": "user", "text": "tents"}]}
+    assert found == {"opened": True, "shut": False, "fields": [history, history, {}, {}]}
+
+
+# Focus
+
+
+def test_what_is_pressed_and_goes_away_hands_the_focus_on(run):
+    found = run(f"""{COMPARED}
+        const {{ element, until }} = page;
+        page.answers["/v1/topics/compare"] = () => page.compared(250);
+        element("compare-form").dispatch("submit");
+        const more = () => element("gains").children.find((each) => each.tag === "button");
+        await until(more, "the topics");
+        const focused = [];
+        for (let pressed = 0; pressed < 2; pressed += 1) {{
+          more().click();
+          focused.push(page.texts(document.activeElement, ".topic-query"));
+        }}
+        const listed = element("gains").querySelectorAll(".topics li").length;
+        for (const query of ["red", "blue"]) {{
+          await page.search(query);
+          page.sides()[0].querySelector(".pin").click();
+        }}
+        const label = () => document.activeElement.getAttribute("aria-label");
+        page.named("Remove pin 1: red (mixed)").click();
+        const left = label();
+        page.named("Remove pin 1: blue (mixed)").click();
+        return {{ focused, listed, more: Boolean(more()), left, last: document.activeElement.id }};
+    """)
+    assert found == {
+        "focused": [["query 100"], ["query 200"]],
+        "listed": 250,
+        "more": False,
+        "left": "Compare pin 1: blue (mixed) with system A",
+        "last": "results",
+    }
+
+
+def test_the_skip_link_stays_in_its_view(run):
+    found = run("""
+        page.follow("#view=topics");
+        page.element("skip").click();
+        return [page.element("view-topics").hidden, document.activeElement.id];
+    """)
+    assert found == [False, "results"]
+
+
+# Addresses
+
+TWO_SYSTEMS = """
+    await page.search("red couch");
+    page.element("compare").click();
+    await page.until(() => page.element("status").textContent.includes("System B"), "both");
+    await page.choose(page.sides()[0].querySelectorAll(".slots select")[0], "off");
+    await page.until(() => page.element("status").textContent.includes("System B"), "both again");
+    const [slider] = page.sides()[0].querySelectorAll(".slider");
+    slider.value = "3";
+    slider.dispatch("input");
+    await page.until(() => page.asked.length === 6, "the weights");
+"""
+
+
+def test_the_address_holds_the_search_with_its_systems(run):
+    """A copied address and a reload show the same: query, fields, both systems, slots and weights."""
+    address = run(f"""page.element("fields").value = '{{"history": []}}'; {TWO_SYSTEMS} return location.hash;""")
+    again = run(
+        """
+        await page.until(() => page.element("status").textContent.includes("System B"), "both");
+        return { asked: page.asked, query: page.element("query").value, address: location.hash };
+        """,
+        address=address,
+    )
+    common = {"query": "red couch", "fields": {"history": []}, "top": 10, "trace": True, "stream": True}
+    assert again["asked"] == [
+        {"pipeline": "mixed", "slots": {"rewriter": "off"}, "weights": [0.7, 0.3], **common},
+        {"pipeline": "plain", "slots": {}, "weights": [], **common},
+    ]
+    assert (again["query"], again["address"]) == ("red couch", address)
+
+
+def test_the_links_of_the_views_keep_the_search_and_an_edited_address_searches(run):
+    found = run(f"""{TWO_SYSTEMS}
+        const kept = location.hash;
+        page.follow("#view=topics");
+        page.follow("#view=search");
+        const back = location.hash === kept && page.asked.length === 6;
+        page.follow("#q=lamp");
+        await page.until(() => page.asked.length === 7, "the lamp");
+        await page.settled();
+        return {{ back, address: location.hash, sides: page.sides().length, last: page.asked[6] }};
+    """)
+    assert (found["back"], found["address"], found["sides"]) == (True, "#q=lamp", 1)
+    assert (found["last"]["query"], found["last"]["slots"], found["last"]["weights"]) == ("lamp", {}, [])
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("#q=red&systems=%5B%7B%22pip", "The address of this page is incomplete"),
+        ('#q=red&systems=[{"pipeline":"gone"}]', "names a pipeline that this server does not have"),
+        (
+            '#q=red&systems=[{"pipeline":"mixed","slots":{"rewriter":"rewriter@9"}}]',
+            "On this server rewriter in mixed cannot be rewriter@9.",
+        ),
+        ('#q=red&systems=[{"pipeline":"plain","weights":[1,2]}]', "On this server plain has other weights."),
+    ],
+)
+def test_an_address_that_the_server_cannot_follow_says_so(run, address, problem):
+    found = run(
+        """
+        await page.settled();
+        const [{ textContent: problem }] = [page.element("problem")];
+        await page.search("red");
+        return { problem, asked: page.asked.length };
+        """,
+        address=address,
+    )
+    assert problem in found["problem"] and found["asked"] == 1
