@@ -80,6 +80,24 @@ def test_files_of_the_reading_order_exist():
     assert [file for file in files if not (ROOT / "searchlora" / file).is_file()] == []
 
 
+def test_every_command_stage_and_pipeline_is_on_the_overview_page():
+    import typer.main
+
+    from searchlora.cli.app import app
+    from searchlora.pipelines.config import ready_pipelines
+    from searchlora.pipelines.stage_settings import KINDS
+
+    text = (ROOT / "docs" / "reference" / "overview.md").read_text(encoding="utf-8")
+    commands, stages, pipelines = text.split("\n## ")[1:]
+    cells = {row.split("|")[1] for row in commands.splitlines() if row.startswith("| `")}
+    for name, command in typer.main.get_command(app).commands.items():
+        for verb in getattr(command, "commands", ("",)):
+            row = next((cell for cell in cells if f"`{name}" in cell and (f" {verb}`" in cell or f"`{verb}`" in cell)), "")
+            assert row or (not verb and any(f"`{name}`" in cell for cell in cells)), (name, verb)
+    assert [kind for kind in KINDS if f"`{kind}`" not in stages] == []
+    assert [name for name in ready_pipelines() if f"`{name}`" not in pipelines] == []
+
+
 def test_every_page_is_in_the_navigation():
     named = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):
