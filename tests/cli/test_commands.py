@@ -169,3 +169,9 @@ def test_the_made_shop_is_reported_line_by_line(cli, tmp_path):
     splits = {name: int(count) for name, count in re.findall(r"(train|validation|test) (\d+)", records)}
     assert int(records.split()[1]) == sum(splits.values()) == 100
     assert "{" not in called.out
+
+
+def test_the_module_is_the_command_line():
+    command = [sys.executable, "-m", "searchlora", "pipelines", "list", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "bm25" in {each["name"] for each in json.loads(ended.stdout)}
