@@ -238,7 +238,7 @@ class HttpSettings(RetrieveSettings):
     id: str | None = Field(None, description="path of the id in a hit")
     score: str | None = Field(None, description="path of the score in a hit; without it, the order of the hits counts")
     title: str | None = Field(None, description="path of the title in a hit")
-    text: tuple[str, ...] | None = Field(None, description="paths of the text in a hit, joined by a blank")
+    text: tuple[str, ...] | None = Field(None, description="paths of the text in a hit, joined by a space")
     api_key_env: str | None = Field(
         None,
         pattern=r"^[A-Za-z_]\w*$",
