@@ -44,7 +44,7 @@ def cli() -> str:
 
 def _example(epilog: str) -> str:
     """The command of an epilog such as `Example: searchlora demo`."""
-    return inspect.cleandoc(epilog.replace("\b", "")).removeprefix("Example:").strip()
+    return inspect.cleandoc(inspect.cleandoc(epilog.replace("\b", "")).removeprefix("Example:"))
 
 
 def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -56,7 +56,10 @@ def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
 
 
 def _metavar(parameter: Any) -> str:
-    return str(parameter.metavar or parameter.name.upper())
+    """The name of a value; an optional argument stands in brackets."""
+    name = str(parameter.metavar or parameter.name.upper())
+    optional = parameter.param_type_name == "argument" and not parameter.required and not name.startswith("[")
+    return f"[{name}]" if optional else name
 
 
 def _flag(option: Any) -> str:
@@ -68,9 +71,9 @@ def _default(option: Any) -> str:
     if option.required:
         return "required"
     default = option.default
-    if default is None or default == [] or default is False or callable(default):
+    if default in (None, "", [], ()) or default is False or callable(default):
         return ""
-    return f"`{default}`"
+    return f"`{' '.join(map(str, default)) if isinstance(default, list | tuple) else default}`"
 
 
 def recipe() -> str:

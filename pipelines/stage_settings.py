@@ -34,62 +34,66 @@ class StageSettings(Settings):
 
     on_failure: Literal["raise", "skip"] = Field(
         "raise",
-        description="an error of the stage: end with it, or go on without the stage and write the reason as `skipped`",
+        description="raise: an error of the stage ends the pipeline; skip: the pipeline continues without the stage,"
+        " and `skipped` holds the reason",
     )
     budget_s: float | None = Field(
         None,
         gt=0,
-        description="time budget in seconds for each search; a call with n searches may take n times as long; what"
+        description="time limit in seconds per query; a call with n queries may take n times as long; a stage that"
         " takes longer has failed",
     )
 
 
 class AdapterSettings(StageSettings):
-    """`- adapter: {name: shop-rewriter@production}`: generate with an adapter; its manifest has task and base.
+    """`- adapter: {name: shop-rewriter@production}`: run an adapter on each query; its manifest names task and base.
 
-    With `name: null`, also by a parameter, the stage is left out: the slot is empty.
+    With `name: null`, also as the value of a parameter, the stage is left out: the slot is empty.
     """
 
-    name: str
-    max_new_tokens: int | None = Field(None, ge=1, description="default: that of the adapter's recipe")
-    constrained: bool = Field(True, description="constrain the output to the task's output form")
-    rest: bool = Field(True, description="generate the text after a scored choice, such as the reason of a grade")
+    name: str = Field(description="adapter: `name`, `name@3` or `name@alias`")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="maximum number of generated tokens; default: that of the adapter's recipe"
+    )
+    constrained: bool = Field(True, description="constrain the output to the output form of the task")
+    rest: bool = Field(
+        True, description="also generate the text that follows a scored choice, such as the reason for a grade"
+    )
     engine: EngineSettings | None = Field(
         None, description="see [engine](#engine); default: the file's engine, else this process"
     )
-    bare: bool = Field(
-        False, description="generate with the adapter's base model, zero-shot: the same prompt without the adapter"
-    )
+    bare: bool = Field(False, description="use the base model without the adapter, zero-shot, with the same prompt")
     rewrite: Literal["replace", "fuse"] = Field(
         "replace",
-        description="of a task that rewrites the query: later stages search with the rewritten query, or with both and"
-        " fuse their hits by reciprocal rank fusion",
+        description="for rewriting tasks; replace: later stages search with the rewritten query; fuse: they search with"
+        " the query and its rewrite, and fuse the hits by reciprocal rank fusion",
     )
     tuned: dict[str, Any] = Field(
         default_factory=dict,
-        description="values of the task in place of those tuned when the adapter was trained, as `{abstain: judge}` of"
+        description="tuned values that replace those in the adapter's manifest, such as `{abstain: judge}` for"
         " rag_answer; `searchlora tune` fits them",
     )
 
 
 class PassagesSettings(StageSettings):
-    """`- passages: {k: 10}`: fetch the texts of the first k hits for stages that read `passages`."""
+    """`- passages: {k: 10}`: fetch the texts of the first k hits, for stages that read `passages`."""
 
-    k: int = Field(10, ge=1)
+    k: int = Field(10, ge=1, description="number of hits whose texts are fetched")
 
 
 class SimilaritySettings(StageSettings):
-    """`- similarity: {model: all-minilm-l6-v2}`: grade `passages` by their cosine with the query; their order stays.
+    """`- similarity: {model: all-minilm-l6-v2}`: grade `passages` by their cosine similarity to the query.
 
-    A judge without an LLM, for stages that decide by `grades`. `adapter: shop-embedder` adds an adapter to the model.
+    The order of the hits does not change. It is a judge without an LLM, for later stages that read `grades`.
+    `adapter: shop-embedder` adds an adapter to the encoder.
     """
 
-    model: str
-    adapter: str | None = None
+    model: str = Field(description="encoder: catalogue name, folder or hub id")
+    adapter: str | None = Field(None, description="adapter of the encoder")
     dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
-    query_prefix: str = ""
-    document_prefix: str = ""
-    batch_size: int = Field(32, ge=1)
+    query_prefix: str = Field("", description="text before each query, as some encoders expect it")
+    document_prefix: str = Field("", description="text before each document")
+    batch_size: int = Field(32, ge=1, description="texts per forward pass")
 
 
 class FieldSettings(Settings):
@@ -109,14 +113,14 @@ class FieldSettings(Settings):
 
 
 class MatchSettings(StageSettings):
-    """`- match: {filter: {brand: intent.brand, price: {max: intent.max_price}}}`: hits that fit earlier outputs.
+    """`- match: {filter: {brand: intent.brand, price: {max: intent.max_price}}}`: filter or boost hits.
 
-    Each key is a field of the documents: title, text, or a further column of the corpus. Its value is the path of what
-    a stage wrote: `intent` for labels, `intent.brand` for an attribute. A field matches if it equals that value, or one
-    of several, in upper or lower case. Other comparisons name their paths: `{contains: PATH}` for words in the field,
-    `{prefix: PATH}` for its beginning, `{min: PATH, max: PATH}` for numbers. `filter` keeps the hits that match;
-    `boost` raises their scores. Where nothing was written, nothing is filtered or raised. The stage sees the hits of
-    the stages before it only: let those return more than are needed.
+    Hits are compared with earlier outputs. Each key is a field of the documents: title, text, or another column of the
+    corpus. Its value is the path of an output: `intent` for labels, `intent.brand` for an attribute. A field matches if
+    it equals the output, or one of several, ignoring case. Other comparisons take a path too: `{contains: PATH}` for
+    words in the field, `{prefix: PATH}` for its beginning, `{min: PATH, max: PATH}` for numbers. `filter` keeps the
+    hits that match; `boost` raises their scores. A path without an output has no effect. The stage sees only the hits
+    of earlier stages, so those must return more hits than needed.
     """
 
     filter: dict[str, FieldSettings] = Field(
@@ -125,7 +129,7 @@ class MatchSettings(StageSettings):
     boost: dict[str, FieldSettings] = Field(
         default_factory=dict, description="field -> path, or a comparison; the scores of matches are raised"
     )
-    factor: float = Field(2.0, gt=1, description="what the score is multiplied by, for each field of `boost`")
+    factor: float = Field(2.0, gt=1, description="factor of the score of a hit, for each field of `boost` that matches")
     k: int | None = Field(None, ge=1, description="number of hits to keep; default: all")
 
     @field_validator("filter", "boost", mode="before")
@@ -153,39 +157,41 @@ class MatchSettings(StageSettings):
 class RetrieveSettings(StageSettings):
     """Settings of a stage that searches the corpus; `k` is the number of hits."""
 
-    k: int = Field(100, ge=1)
+    k: int = Field(100, ge=1, description="number of hits")
 
 
 class Bm25Settings(RetrieveSettings):
-    """`- bm25: {k: 100}`: lexical search."""
+    """`- bm25: {k: 100}`: lexical search with BM25."""
 
-    k1: float = Field(0.9, ge=0)
-    b: float = Field(0.4, ge=0, le=1)
-    stopwords: Literal["english"] | None = "english"
-    stemmer: Literal["english"] | None = None
+    k1: float = Field(0.9, ge=0, description="saturation of term frequencies")
+    b: float = Field(0.4, ge=0, le=1, description="normalisation by document length: 0 none, 1 full")
+    stopwords: Literal["english"] | None = Field("english", description="stop words to remove")
+    stemmer: Literal["english"] | None = Field(None, description="Snowball stemmer")
     shortest: int = Field(2, ge=1, description="minimum length of a term in characters")
-    backend: Literal["bm25s", "rank-bm25"] = "bm25s"
+    backend: Literal["bm25s", "rank-bm25"] = Field(
+        "bm25s", description="library: bm25s (Lucene's variant) or rank-bm25 (Robertson's)"
+    )
     fields: dict[str, int] | None = Field(
         None,
         description="field -> boost, a whole number, as in `{title: 3, text: 1, brand: 2}`; fields are title, text and"
-        " further columns of the corpus; default: title and text",
+        " other columns of the corpus; default: title and text",
     )
 
 
 class EncodingSettings(RetrieveSettings):
     """Settings of a stage that searches by the vectors of an encoder."""
 
-    model: str
-    adapter: str | None = None
+    model: str = Field(description="encoder: catalogue name, folder or hub id")
+    adapter: str | None = Field(None, description="adapter of the encoder")
     dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
-    normalise: bool = True
+    normalise: bool = Field(True, description="normalise vectors to length 1, so that inner products are cosines")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="precision in which documents are encoded")
-    query_prefix: str = ""
-    document_prefix: str = ""
+    query_prefix: str = Field("", description="text before each query, as some encoders expect it")
+    document_prefix: str = Field("", description="text before each document")
     query_batch_size: int = Field(
-        1, ge=1, description="queries per forward pass; 1: hits do not depend on other queries"
+        1, ge=1, description="queries per forward pass; with 1, hits do not depend on other queries"
     )
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="documents per forward pass")
 
 
 class DenseSettings(EncodingSettings):
@@ -196,7 +202,7 @@ class DenseSettings(EncodingSettings):
     """
 
     index: Literal["flat", "hnsw", "ivf"] = Field(
-        "flat", description="search: exact (flat), by a graph of neighbours (hnsw), or in lists of vectors (ivf)"
+        "flat", description="exact search (flat), or approximate search in a graph (hnsw) or in lists of vectors (ivf)"
     )
     hnsw_m: int = Field(32, ge=2, description="hnsw: neighbours per vector")
     hnsw_ef_construction: int = Field(200, ge=1, description="hnsw: candidates per vector while the graph is built")
@@ -216,32 +222,34 @@ class DenseSettings(EncodingSettings):
 
 
 class HttpSettings(RetrieveSettings):
-    """`- http: {url: http://localhost:9200/products/_search, engine: opensearch, k: 100}`: a search engine by HTTP.
+    """`- http: {url: http://localhost:9200/products/_search, engine: opensearch, k: 100}`: query an engine by HTTP.
 
-    `engine` sets the other keys to what OpenSearch, Elasticsearch and Solr expect; each may be set. In `body`,
-    `{query}` stands for the query, and a value that is just `{k}` for the number of hits. Paths such as
-    `_source.title` lead through the JSON of the response. The texts come with the hits, so that no corpus is needed.
+    `engine` sets the other keys to the defaults of OpenSearch, Elasticsearch or Solr; each key can be overridden. In
+    `body`, `{query}` stands for the query, and the value `{k}` for the number of hits. Paths such as `_source.title`
+    address fields in the JSON response. The texts come with the hits, so no corpus is needed.
     """
 
-    url: str = Field(description="address that searches, without a query string")
-    engine: Literal["opensearch", "elasticsearch", "solr"] | None = Field(None, description="sets the keys below")
+    url: str = Field(description="search endpoint, without a query string")
+    engine: Literal["opensearch", "elasticsearch", "solr"] | None = Field(
+        None, description="sets the defaults of the keys below"
+    )
     body: dict[str, Any] | None = Field(None, description="JSON body of the request")
     hits: str | None = Field(None, description="path of the list of hits in the response")
     id: str | None = Field(None, description="path of the id in a hit")
-    score: str | None = Field(None, description="path of the score in a hit; without a score the order counts")
+    score: str | None = Field(None, description="path of the score in a hit; without it, the order of the hits counts")
     title: str | None = Field(None, description="path of the title in a hit")
-    text: tuple[str, ...] | None = Field(None, description="paths of the text in a hit, joined by a blank")
+    text: tuple[str, ...] | None = Field(None, description="paths of the text in a hit, joined by a space")
     api_key_env: str | None = Field(
         None,
         pattern=r"^[A-Za-z_]\w*$",
-        description="environment variable with the key; one that SEARCHLORA_API_KEY_VARIABLES lists",
+        description="environment variable that holds the key; SEARCHLORA_API_KEY_VARIABLES must list it",
     )
     auth: Literal["bearer", "apikey", "basic"] = Field(
         "bearer", description="how the key is sent; for `basic` it is `user:password`"
     )
-    concurrency: int = Field(8, ge=1)
+    concurrency: int = Field(8, ge=1, description="maximum number of queries in flight")
     timeout_s: float = Field(30, gt=0, description="time limit of one attempt in seconds")
-    retries: int = Field(4, ge=0)
+    retries: int = Field(4, ge=0, description="attempts after the first")
 
     @field_validator("text", mode="before")
     @classmethod
@@ -262,7 +270,7 @@ class EngineSearchSettings(RetrieveSettings):
     The texts come with the hits, so that no corpus is needed.
     """
 
-    engine: Literal["postgres", "milvus", "opensearch", "elasticsearch"]
+    engine: Literal["postgres", "milvus", "opensearch", "elasticsearch"] = Field(description="kind of search engine")
     url: str = Field(
         min_length=1,
         description="address without a password: `postgresql://user@host/database`, `https://host:9200`,"
@@ -271,18 +279,18 @@ class EngineSearchSettings(RetrieveSettings):
     index: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the index in the engine")
     filter: dict[str, str | tuple[str, ...]] = Field(
         default_factory=dict,
-        description="field -> its value, or a list of values of which one is enough; in upper or lower case; fields"
-        " are further columns of the corpus",
+        description="field -> value, or a list of values of which one must match, ignoring case; fields are other"
+        " columns of the corpus",
     )
     api_key_env: str | None = Field(
         None,
         pattern=r"^[A-Za-z_]\w*$",
-        description="environment variable with the password or key; one that SEARCHLORA_API_KEY_VARIABLES lists",
+        description="environment variable that holds the password or key; SEARCHLORA_API_KEY_VARIABLES must list it",
     )
     auth: Literal["bearer", "apikey", "basic"] = Field(
         "basic", description="OpenSearch, Elasticsearch: how the key is sent; for `basic` it is `user:password`"
     )
-    concurrency: int = Field(8, ge=1, description="queries at a time")
+    concurrency: int = Field(8, ge=1, description="maximum number of queries in flight")
     timeout_s: float = Field(30, gt=0, description="time limit of a query in seconds")
 
     @field_validator("filter")
@@ -309,14 +317,14 @@ class TextSearchSettings(EngineSearchSettings):
 
     fields: dict[str, float] | None = Field(
         None,
-        description="field -> boost, as in `{title: 3, text: 1, brand: 0.5}`; fields are title, text and further"
+        description="field -> boost, as in `{title: 3, text: 1, brand: 0.5}`; fields are title, text and other"
         " columns of the corpus, in PostgreSQL at most four; default: title and text",
     )
     analyzer: str | None = Field(
         None,
         pattern=r"^[A-Za-z_][\w.]*$",
-        description="the engine's name of the analyser of texts and queries, such as `english`; default: one without a"
-        " language, `simple` of PostgreSQL and `standard` of the others",
+        description="the engine's name of the analyser, such as `english`; default: an analyser without a language,"
+        " `simple` in PostgreSQL and `standard` in the others",
     )
 
     @field_validator("fields")
@@ -330,11 +338,13 @@ class TextSearchSettings(EngineSearchSettings):
 class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
     """`- vector_search: {engine: milvus, url: shop.db, index: products, model: all-minilm-l6-v2}`: dense search.
 
-    Queries are encoded in this process, and their vectors sent. `adapter: shop-embedder@production` adds an adapter to
-    the model; the index is refused if it holds vectors of another model or adapter.
+    Queries are encoded in this process, and their vectors are sent. `adapter: shop-embedder@production` adds an adapter
+    to the encoder. An index with vectors of another encoder or adapter is refused.
     """
 
-    structure: Literal["flat", "hnsw"] = Field("flat", description="search: exact, or by a graph of neighbours (hnsw)")
+    structure: Literal["flat", "hnsw"] = Field(
+        "flat", description="exact search (flat), or approximate search in a graph (hnsw)"
+    )
     hnsw_m: int = Field(16, ge=2, le=100, description="hnsw: neighbours per vector")
     hnsw_ef_construction: int = Field(
         200, ge=4, le=1000, description="hnsw: candidates per vector while the graph is built"
@@ -352,9 +362,9 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
 
 
 class HitsSettings(StageSettings):
-    """`- hits: {run: bm25.trec, k: 100}`: the hits of another search engine, from a TREC run.
+    """`- hits: {run: bm25.trec, k: 100}`: take the hits of another search engine, from a TREC run.
 
-    Without `run`: the field `hits` of each query row, a list of document ids, best first, or of
+    Without `run`, the hits are the field `hits` of each query row: a list of document ids, best first, or of
     `{"document": "d1", "score": 12.5}`.
     """
 
@@ -368,24 +378,27 @@ class FuseSettings(RetrieveSettings):
     The `k` of a stage under `of` is the number of its hits that are fused.
     """
 
-    of: tuple[SerializeAsAny[RetrieveSettings], ...] = Field(min_length=1)
-    method: Literal["rrf", "combsum", "combmnz"] = "rrf"
+    of: tuple[SerializeAsAny[RetrieveSettings], ...] = Field(min_length=1, description="stages whose hits are fused")
+    method: Literal["rrf", "combsum", "combmnz"] = Field(
+        "rrf",
+        description="reciprocal rank fusion (rrf), the sum of scaled scores (combsum), or that sum times the number of"
+        " lists that contain the document (combmnz)",
+    )
     constant: float = Field(
         60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
     )
     weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
     gate: str | None = Field(
         None,
-        description="file of `searchlora gate fit`, which chooses the weights for each query; relative to the pipeline"
-        " file",
+        description="gate file, from `searchlora gate fit`, that chooses the weights for each query; relative to the"
+        " pipeline file",
     )
     gate_sha256: str | None = Field(
         None, description="sha256 of the gate; another file is refused; default: that of the file when it is loaded"
     )
     gate_parts: tuple[int, ...] | None = Field(
         None,
-        description="numbers from 0 of the gate's parts that stand under 'of', where they differ from those that it was"
-        " fitted with; default: all, unchanged",
+        description="indices, from 0, of the gate's parts under 'of', if some are left out; default: all parts",
     )
 
     @field_validator("of")

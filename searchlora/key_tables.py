@@ -26,7 +26,7 @@ def key_rows(model: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
     Examples:
         >>> from searchlora.pipelines.stage_settings import PassagesSettings
         >>> key_rows(PassagesSettings)[-1]
-        ('`k`', 'whole number (≥ 1)', '`10`', '')
+        ('`k`', 'whole number (≥ 1)', '`10`', 'number of hits whose texts are fetched')
     """
     return list(_rows(model, prefix))
 

@@ -55,8 +55,8 @@ class Lora(_Section):
     """The adapter: ΔW = (alpha / r) · B · A (Hu et al. 2021, arXiv:2106.09685)."""
 
     r: int = Field(16, ge=1, le=MAX_RANK, description="rank of the update")
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1, description="0 is fastest: it needs no mask and no copy")
+    alpha: float = Field(32, gt=0, description="scale of the update, which is alpha / r times B · A")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of A; 0 is fastest")
     target_modules: TargetGroup | list[ModuleName] = Field(
         "all-linear",
         description="a group (`qv` and `qkv`: projections of attention; `attention`: also its output; `mlp`; "
@@ -137,16 +137,20 @@ class PromptOptions(_Section):
 class Optim(_Section):
     """The optimiser and its schedule."""
 
-    learning_rate: float = Field(5e-4, gt=0, description="for LoRA; about ten times that of full fine-tuning")
+    learning_rate: float = Field(
+        5e-4, gt=0, description="learning rate for LoRA; about ten times that of full fine-tuning"
+    )
     full_learning_rate: float = Field(5e-5, gt=0, description="learning rate if all weights are trained")
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="schedule of the learning rate"
+    )
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimiser")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     batch_size: int = Field(16, ge=1, description="rows per step and device")
-    gradient_accumulation: int = Field(1, ge=1)
-    gradient_checkpointing: bool = Field(False, description="saves memory on large models, costs a forward pass")
-    epochs: float = Field(1.0, gt=0)
+    gradient_accumulation: int = Field(1, ge=1, description="batches per optimiser step")
+    gradient_checkpointing: bool = Field(False, description="save memory by computing activations twice")
+    epochs: float = Field(1.0, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="number of optimiser steps; overrides `epochs`")
 
 
@@ -161,7 +165,9 @@ class Loss(_Section):
 
     label: float = Field(1.0, ge=0, description="weight of the label loss")
     ranking: float = Field(0.0, ge=0, description="weight of the ranking loss over rows of one group; 0: none")
-    ranking_loss: Literal["ranknet", "listnet"] = Field("ranknet", description="pairwise or listwise")
+    ranking_loss: Literal["ranknet", "listnet"] = Field(
+        "ranknet", description="ranking loss: pairwise (ranknet) or listwise (listnet)"
+    )
     temperature: float = Field(0.5, gt=0, description="divisor of the expected grades in the ranking loss")
     group_size: int = Field(4, ge=2, description="rows of one group that share a batch, with a ranking loss")
     soft_labels: bool = Field(
@@ -180,7 +186,7 @@ class Validation(_Section):
     """Validation during training, on a separate copy of the model."""
 
     every_steps: int | None = Field(
-        None, ge=1, description="steps between validations; None: four validations per training run"
+        None, ge=1, description="steps between validations; null: four validations per training run"
     )
     rows: int = Field(64, ge=1, description="validation rows for the loss")
     generate_rows: int = Field(
@@ -193,8 +199,8 @@ class Validation(_Section):
 class Checkpoints(_Section):
     """Checkpoints with optimiser state, for `--resume`."""
 
-    every_steps: int = Field(50, ge=1)
-    keep: int = Field(2, ge=1)
+    every_steps: int = Field(50, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="number of checkpoints to keep")
 
 
 class _WithMethod(_Section):
@@ -220,14 +226,14 @@ class _WithMethod(_Section):
 class Improve(_Section):
     """Rejection-sampling fine-tuning by `searchlora improve`: sample, reward, keep the best, train, repeat."""
 
-    rounds: int = Field(2, ge=1, le=99)
+    rounds: int = Field(2, ge=1, le=99, description="maximum number of rounds")
     samples: int = Field(8, ge=0, le=64, description="sampled candidates per row; they share one prefill")
-    temperature: float = Field(1.0, gt=0, le=2, description="of the samples")
-    top_p: float = Field(0.95, gt=0, le=1, description="of the samples")
+    temperature: float = Field(1.0, gt=0, le=2, description="temperature of the samples")
+    top_p: float = Field(0.95, gt=0, le=1, description="nucleus (top-p) of the samples")
     sample_base: bool = Field(
-        False, description="sample in the first round also without an adapter; False: it takes the rules' best"
+        False, description="sample in the first round also without an adapter; false: use the best outputs of the rules"
     )
-    rows: int | None = Field(None, ge=1, description="training rows of a round, drawn by the seed; None: all")
+    rows: int | None = Field(None, ge=1, description="training rows per round, drawn at random; null: all")
     reward: str | None = Field(None, description="a measure, such as nDCG@10, in place of the task's own reward")
     min_reward: float = Field(0.0, description="rows whose best candidate has no higher reward are skipped")
     min_gain: float = Field(0.0, ge=0, description="a query stays unchanged unless a candidate gains more than this")
@@ -236,23 +242,25 @@ class Improve(_Section):
     )
     titles: bool = Field(True, description="titles of relevant documents are candidates, if the input names them")
     start: Literal["base", "adapter"] = Field(
-        "base", description="each round trains a new adapter from the base, or goes on from the adapter that sampled"
+        "base", description="train each round from the base, or from the adapter that sampled"
     )
-    validation_rows: int = Field(256, ge=1, description="validation rows that are answered greedily after each round")
-    patience: int = Field(1, ge=1, description="number of rounds without a higher validation reward before it stops")
+    validation_rows: int = Field(256, ge=1, description="validation rows with greedy outputs after each round")
+    patience: int = Field(1, ge=1, description="stop after this number of rounds without a higher validation reward")
     then: Literal["nothing", "dpo", "grpo"] = Field(
         "nothing",
         description="after the rounds: DPO (arXiv:2305.18290) on best against worst, or GRPO (arXiv:2402.03300)",
     )
     then_steps: int = Field(50, ge=1, description="optimiser steps of DPO or GRPO")
-    then_learning_rate: float = Field(5e-5, gt=0)
-    beta: float = Field(0.1, ge=0, description="weight of the divergence from the adapter before DPO or GRPO")
+    then_learning_rate: float = Field(5e-5, gt=0, description="learning rate of DPO or GRPO")
+    beta: float = Field(0.1, ge=0, description="weight of the divergence from the adapter that DPO or GRPO starts from")
 
 
 class Recipe(_WithMethod):
     """Recipe of a prompted task: base model, method, prompt, LoRA, optimiser, validation."""
 
-    base: str = "smollm2-135m-instruct-q4_1"
+    base: str = Field(
+        "smollm2-135m-instruct-q4_1", description="base model: hub id, folder, GGUF file or catalogue name"
+    )
     method: Method = Field("qlora", description=_WithMethod.model_fields["method"].description)
     precision: Literal["bf16", "fp32"] = Field(
         "bf16", description="precision of the base model; trained weights are held in fp32"
@@ -269,8 +277,10 @@ class Recipe(_WithMethod):
         "error", description="rows longer than max_length: an error, or dropped and counted"
     )
     max_new_tokens: int = Field(64, ge=1, description="maximum number of generated tokens at inference")
-    seed: int = Field(13, ge=0, lt=2**32)
-    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
+    seed: int = Field(13, ge=0, lt=2**32, description="random seed of the training run")
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
+        [], description="services that log the training run"
+    )
 
     @model_validator(mode="after")
     def _batches_hold_groups(self) -> Recipe:
@@ -291,9 +301,9 @@ class EncoderLora(Lora):
 class EncoderOptim(Optim):
     """As `Optim`, with larger batches: in a contrastive loss, the other rows of a batch are negatives."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="for LoRA")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate for LoRA")
     batch_size: int = Field(64, ge=2, description="rows per step and device")
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
 
 
 class HardNegatives(_Section):
@@ -316,7 +326,7 @@ class EncoderValidation(_Section):
     """Validation during training, on a separate copy of the model."""
 
     every_steps: int | None = Field(
-        None, ge=1, description="steps between validations; None: four validations per training run"
+        None, ge=1, description="steps between validations; null: four validations per training run"
     )
     rows: int = Field(256, ge=2, description="validation rows; each ranks the texts of all of them")
     metric: str = Field("loss", description="measure that selects the best step: 'loss' or a measure of the task")
@@ -326,7 +336,7 @@ class EncoderValidation(_Section):
 class EncoderRecipe(_WithMethod):
     """Recipe of an encoder task: base encoder, method, LoRA, loss, optimiser, validation. Training is in float32."""
 
-    base: str = "all-minilm-l6-v2"
+    base: str = Field("all-minilm-l6-v2", description="encoder: hub id, folder or catalogue name")
     sides: Literal["both", "query"] = Field(
         "both",
         description="query: the adapter encodes queries only; documents stay as the base encodes them, so an index is "
@@ -352,8 +362,10 @@ class EncoderRecipe(_WithMethod):
     max_tokens: int = Field(
         256, ge=8, description="maximum number of tokens of a text in training; longer texts are truncated"
     )
-    seed: int = Field(13, ge=0, lt=2**32)
-    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
+    seed: int = Field(13, ge=0, lt=2**32, description="random seed of the training run")
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
+        [], description="services that log the training run"
+    )
 
     @model_validator(mode="after")
     def _known_combination(self) -> EncoderRecipe:

@@ -33,28 +33,33 @@ def ablate(
     engine: EngineOptions,
     slot: Annotated[
         list[str],
-        typer.Option("--slot", metavar="NAME", help="Slot to change, such as shop-rewriter or bm25; default: all."),
+        typer.Option(
+            "--slot",
+            metavar="NAME",
+            help="Slot to vary, such as shop-rewriter or bm25; repeatable. Default: all slots.",
+        ),
     ] = [],  # noqa: B006 (typer copies it)
-    older: Annotated[
-        bool, typer.Option("--older", help="Also try the previous version of each adapter in the store.")
-    ] = False,
+    older: Annotated[bool, typer.Option("--older", help="Also measure the previous version of each adapter.")] = False,
     no_interactions: Annotated[
-        bool, typer.Option("--no-interactions", help="Do not execute the pipeline without each pair of slots.")
+        bool, typer.Option("--no-interactions", help="Do not measure the interaction of each pair of slots.")
     ] = False,
     measure: Annotated[
         list[str],
-        typer.Option("--measure", metavar="MEASURE", help="Measure of the runs; the first is tested. Repeatable."),
+        typer.Option("--measure", metavar="MEASURE", help="Retrieval measure; the first is tested. Repeatable."),
     ] = [],  # noqa: B006
     relevant: Annotated[
-        int, typer.Option("--relevant", metavar="GRADE", min=1, help="Lowest relevant grade of binary measures.")
+        int,
+        typer.Option(
+            "--relevant", metavar="GRADE", min=1, help="Lowest grade that counts as relevant in binary measures."
+        ),
     ] = 1,
     cluster: ClusterOption = None,
     allow_circular: AllowCircularOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what each slot of a pipeline brings: without it, with the base model, with an older version.
+    """Measure what each slot contributes: without it, with the base model, or with an older version in its place.
 
-    An ablation that was interrupted goes on when it is called again.
+    The same command continues an interrupted ablation.
     """
     import json
 

@@ -104,12 +104,14 @@ def path(
     reference: AdapterArgument,
     of: Annotated[
         Literal["adapter", "base"],
-        typer.Option("--of", metavar="adapter|base", help="adapter: for AutoPeftModel; base: its base model."),
+        typer.Option(
+            "--of", metavar="adapter|base", help="adapter: folder for AutoPeftModel; base: folder of the base model."
+        ),
     ] = "adapter",
     base: BaseOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Print the folder that PEFT's AutoPeftModel and other tools load, or that of the base model."""
+    """Print the folder of the adapter, as PEFT's AutoPeftModel loads it, or the folder of its base model."""
     from searchlora.adapters import base_path
     from searchlora.adapters import path as verb
 
@@ -134,11 +136,15 @@ def alias(
     reason: _ReasonOption = None,
     force: Annotated[
         str | None,
-        typer.Option("--force", metavar="REASON", help="Move an alias about which a policy decides, without it."),
+        typer.Option(
+            "--force",
+            metavar="REASON",
+            help="Move the alias by hand even if a policy decides about it; the reason is recorded.",
+        ),
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Point an alias to a version. Once a policy has decided about an alias, `promote` moves it."""
+    """Point an alias to a version. An alias that a policy has decided about needs --force."""
     from searchlora.adapters import alias as verb
 
     typer.echo(str(verb(reference, to, reason=reason, force=force, store=_store(store))))
@@ -168,7 +174,7 @@ def diff(a: AdapterArgument, b: AdapterArgument, store: StoreOption = None, as_j
 @app.command(epilog=example("searchlora adapters remove shop-rewriter@1"))
 def remove(
     reference: _VersionArgument,
-    force: Annotated[bool, typer.Option("--force", help="Remove it although an alias points to it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Remove the version even if an alias points to it.")] = False,
     store: StoreOption = None,
 ) -> None:
     """Remove a version permanently; its number is never used again."""
@@ -180,11 +186,14 @@ def remove(
 @app.command(epilog=example("searchlora adapters merge first@1 second@1 --name both --weights 0.5,0.5"))
 def merge(
     references: Annotated[
-        list[str], typer.Argument(metavar="ADAPTER", help="Two or more adapters of one base and task.")
+        list[str], typer.Argument(metavar="ADAPTER", help="Two or more adapters with the same base and task.")
     ],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new adapter.")],
     weights: Annotated[
-        str, typer.Option("--weights", metavar="NUMBERS", help="One weight per adapter, as 0.5,0.5. Default: equal.")
+        str,
+        typer.Option(
+            "--weights", metavar="NUMBERS", help="One weight per adapter, for example 0.5,0.5. Default: equal."
+        ),
     ] = "",
     method: Annotated[
         str, typer.Option("--method", metavar="METHOD", help="cat (exact, larger rank), linear, ties or dare_ties.")
@@ -193,7 +202,7 @@ def merge(
     store: StoreOption = None,
     tasks: TasksOption = None,
 ) -> None:
-    """Combine adapters into a new one."""
+    """Merge several adapters into a new one by a weighted combination of their updates."""
     from searchlora.adapters import merge as verb
 
     shares = parse_numbers(weights, "--weights") if weights else None
@@ -229,13 +238,15 @@ def push(
 
 @app.command(epilog=example("searchlora adapters pull s3://bucket/adapters --name shop-rewriter"))
 def pull(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where `push` copied it to.")],
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="New name. Default: its name.")] = None,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Folder or URL that `push` copied the version to.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name in the store. Default: its own name.")
+    ] = None,
     base: BaseOption = None,
     tasks: TasksOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Copy a version into the store, after its hashes and load check pass."""
+    """Copy a version from a folder or URL into the store, if its hashes and its load check pass."""
     from searchlora.adapters import pull as verb
 
     typer.echo(str(verb(url, name=name, base=base, tasks=tasks, store=_store(store))))

@@ -187,7 +187,10 @@ def root(
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", metavar="N", min=1, help="CPU threads. Default: OMP_NUM_THREADS, else one per CPU or by quota."
+            "--threads",
+            metavar="N",
+            min=1,
+            help="CPU threads. Default: OMP_NUM_THREADS, or one per CPU within the container's quota.",
         ),
     ] = None,
 ) -> None:

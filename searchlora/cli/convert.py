@@ -34,15 +34,21 @@ def qrels(
     thresholds: Annotated[
         str | None,
         typer.Option(
-            "--thresholds", metavar="NUMBERS", help="As 0.25,0.5,0.75: a rating becomes the number it reaches."
+            "--thresholds",
+            metavar="NUMBERS",
+            help="Thresholds that turn ratings into grades, such as 0.25,0.5,0.75; the grade is the number reached.",
         ),
     ] = None,
     topics: Annotated[
         Path | None,
-        typer.Option("--topics", metavar="FILE", help="Topics, for quepid and opensearch, which store query texts."),
+        typer.Option(
+            "--topics",
+            metavar="FILE",
+            help="Topics file, needed for quepid and opensearch, which store query texts instead of ids.",
+        ),
     ] = None,
 ) -> None:
-    """Convert judgments: trec, beir, jsonl, parquet, ranx, quepid, opensearch."""
+    """Convert judgments. Formats: trec, beir, jsonl, parquet, ranx, quepid, opensearch."""
     from searchlora.eval.formats import read_topics
     from searchlora.eval.judgments.card import convert_qrels
 
@@ -60,10 +66,10 @@ def run(
     from_: _FromOption = None,
     to: _ToOption = None,
     tag: Annotated[
-        str, typer.Option("--tag", metavar="NAME", help="Name of the run, on every line of a TREC run.")
+        str, typer.Option("--tag", metavar="NAME", help="Name of the run, the last column of a TREC run.")
     ] = "searchlora",
 ) -> None:
-    """Convert runs: trec, jsonl, parquet, ranx."""
+    """Convert runs. Formats: trec, jsonl, parquet, ranx."""
     from searchlora.eval.judgments.card import convert_run
 
     read_from, write_to = _formats("run", source, from_, target, to)
@@ -73,7 +79,7 @@ def run(
 
 @app.command(epilog=example("searchlora convert topics topics.xml topics.jsonl"))
 def topics(source: _SourceArgument, target: _TargetArgument, from_: _FromOption = None, to: _ToOption = None) -> None:
-    """Convert topics: trec, beir, jsonl, parquet, csv."""
+    """Convert topics. Formats: trec, beir, jsonl, parquet, csv."""
     from searchlora.eval.formats import read_topics, write_topics
 
     read_from, write_to = _formats("topics", source, from_, target, to)

@@ -10,7 +10,7 @@ import typer
 from searchlora.cli.options import JsonOption, SeedOption, TaskArgument, TasksOption, example, parse_key_values
 from searchlora.errors import UsageError
 
-app = typer.Typer(help="Build datasets from source files.", no_args_is_help=True)
+app = typer.Typer(help="Inspect source files, build datasets, and export them.", no_args_is_help=True)
 
 
 @app.command(epilog=example("searchlora data build rewriting pairs.csv --format pairs --out data/rewriting"))
@@ -26,13 +26,15 @@ def build(
         typer.Option(
             "--map",
             metavar="FIELD=COLUMN",
-            help="Column of the source that holds a field, as query=q, or several: passage=title,text; of the corpus, "
-            "as corpus.id=sku; of the judgments, as qrels.document=docid. Repeatable.",
+            help="Column that holds a field: query=q. Several are joined: passage=title,text. Columns of the corpus: "
+            "corpus.id=sku; of the judgments: qrels.document=docid. Repeatable.",
         ),
     ] = [],  # noqa: B006 (typer copies it)
     grades: Annotated[
         str | None,
-        typer.Option("--grades", metavar="MAP", help="Numbers of the source's grades, as E=3,S=2,C=1,I=0."),
+        typer.Option(
+            "--grades", metavar="MAP", help="Number of each grade in the source, for example E=3,S=2,C=1,I=0."
+        ),
     ] = None,
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the format's reader; repeatable.")
@@ -44,32 +46,43 @@ def build(
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N rows.")] = None,
     on_leak: Annotated[
         Literal["refuse", "drop"],
-        typer.Option("--on-leak", metavar="refuse|drop", help="Inputs in two splits: refuse, or drop them from train."),
+        typer.Option(
+            "--on-leak",
+            metavar="refuse|drop",
+            help="If an input is in two splits: refuse the dataset, or drop the training row.",
+        ),
     ] = "refuse",
     corpus: Annotated[
         Path | None,
-        typer.Option("--corpus", metavar="FILE", help="Documents (id, text, title) of the judgments."),
+        typer.Option("--corpus", metavar="FILE", help="Documents of the judgments: rows with id, title and text."),
     ] = None,
     qrels: Annotated[
         Path | None,
         typer.Option(
             "--qrels",
             metavar="FILE",
-            help="Judgments for evaluation by retrieval: of the records' ids, or by query (query, document, grade).",
+            help="Judgments for evaluation by retrieval: qrels by record id, or rows with query, document and grade.",
         ),
     ] = None,
     topics: Annotated[
         Path | None,
-        typer.Option("--topics", metavar="FILE", help="Queries with their ids, where judgments have ids only."),
+        typer.Option("--topics", metavar="FILE", help="Queries with their ids, if the judgments have ids only."),
     ] = None,
     relevant: Annotated[
         int | None,
-        typer.Option("--relevant", metavar="GRADE", min=1, help="Lowest relevant grade of MRR and Recall. Default: 1."),
+        typer.Option(
+            "--relevant",
+            metavar="GRADE",
+            min=1,
+            help="Lowest grade that counts as relevant in MRR and Recall. Default: 1.",
+        ),
     ] = None,
-    allow_rejects: Annotated[bool, typer.Option("--allow-rejects", help="Build although rows were rejected.")] = False,
+    allow_rejects: Annotated[
+        bool, typer.Option("--allow-rejects", help="Build the dataset even if rows are rejected.")
+    ] = False,
     tasks: TasksOption = None,
 ) -> None:
-    """Read, validate, split by group, check for leaks, and write train, validation and test with a card."""
+    """Build a dataset from a file: validate its rows, split them by group, check for leaks, and write a card."""
     from searchlora.cli.terminal import progress_bars
     from searchlora.data.building import build as verb
     from searchlora.files import parse_field_map
@@ -206,7 +219,7 @@ def export(
     split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="train, validation or test.")] = "test",
     tasks: TasksOption = None,
 ) -> None:
-    """Write the queries and judgments of a split as topics.jsonl and qrels.txt, for run, judge and experiment."""
+    """Export the queries and judgments of a split as topics.jsonl and qrels.txt, for run, judge and experiment."""
     from searchlora.data.dataset import load_dataset
     from searchlora.data.export import export_split
     from searchlora.task import load_task

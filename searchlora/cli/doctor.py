@@ -56,15 +56,15 @@ def doctor(
         typer.Option(
             "--base",
             metavar="MODEL",
-            help=f"Base model to look for, and to compute the memory of. Default: {_DEFAULT_BASE}.",
+            help=f"Base model to check, with the memory that it needs. Default: {_DEFAULT_BASE}.",
         ),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check Python, packages, extras, CPU kernels, GPU, 4-bit, vLLM, base model, store and server.
+    """Check the installation: Python, packages, extras, CPU kernels, GPU, 4-bit, vLLM, base model, store, server.
 
-    With --base it also computes the memory that the weights of this base need for training and serving.
+    With --base it also prints the memory that this base model needs for training and serving.
 
     The exit code is 0 unless something required is broken: Python, a core package, or a base, store or server that was
     given as an option.

@@ -33,18 +33,18 @@ def evaluate(
     ],
     engine: EngineOptions,
     beside: Annotated[
-        list[str], typer.Option("--beside", metavar="ADAPTER", help="Further adapter to compare; repeatable.")
+        list[str], typer.Option("--beside", metavar="ADAPTER", help="Another adapter to compare; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)
     encoder: Annotated[
         list[Path],
-        typer.Option("--beside-encoder", metavar="FOLDER", help="Further encoder to compare; repeatable."),
+        typer.Option("--beside-encoder", metavar="FOLDER", help="Another encoder to compare; repeatable."),
     ] = [],  # noqa: B006
     split: SplitOption = "test",
     qrels: QrelsOption = None,
     allow_circular: AllowCircularOption = False,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use the first N records.")] = None,
     unconstrained: Annotated[
-        bool, typer.Option("--unconstrained", help="Evaluate base and adapter also without the output grammar.")
+        bool, typer.Option("--unconstrained", help="Also evaluate the base and the adapter without the output grammar.")
     ] = False,
     stemmer: Annotated[
         str | None, typer.Option("--stemmer", metavar="LANGUAGE", help="Snowball stemmer of BM25, for example english.")
@@ -56,7 +56,7 @@ def evaluate(
     tasks: TasksOption = None,
     _device: DeviceOption = None,
 ) -> None:
-    """Compare an adapter with its base and the task's baselines, with intervals, and write a report."""
+    """Compare an adapter with its base model and the task's baselines, and write a report with intervals."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, progress_bars
     from searchlora.experiments.evaluate import evaluate as verb
@@ -98,7 +98,7 @@ def experiment(
     engine: EngineOptions,
     since: Annotated[
         Path | None,
-        typer.Option("--since", metavar="FILE", help="Earlier experiment.json; its inputs must be the same."),
+        typer.Option("--since", metavar="FILE", help="Earlier experiment.json whose inputs must be the same."),
     ] = None,
     accept_changes: AcceptChangesOption = False,
     allow_circular: AllowCircularOption = False,
@@ -108,7 +108,7 @@ def experiment(
     tasks: TasksOption = None,
     _device: DeviceOption = None,
 ) -> None:
-    """Compare systems over topics with intervals and paired tests. Exits with 1 if the policy refuses."""
+    """Compare systems over topics, with intervals and paired tests. Exits with 1 if a policy rule is broken."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.experiment import experiment as verb
@@ -152,7 +152,9 @@ def promote(
     qrels: QrelsOption = None,
     force: Annotated[
         str | None,
-        typer.Option("--force", metavar="REASON", help="Move the alias against the policy; the reason is recorded."),
+        typer.Option(
+            "--force", metavar="REASON", help="Move the alias even if the policy refuses; the reason is recorded."
+        ),
     ] = None,
     accept_changes: AcceptChangesOption = False,
     out: Annotated[
@@ -164,7 +166,7 @@ def promote(
     tasks: TasksOption = None,
     _device: DeviceOption = None,
 ) -> None:
-    """Move an alias to a version if the policy passes. Exits with 1 if it does not. Both decisions are recorded."""
+    """Move an alias to a version if it meets the policy; otherwise exit with 1. Either decision is recorded."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.evaluation_report import write

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from searchlora.retrieval.gate import Gate
 
 app = typer.Typer(
-    no_args_is_help=True, help="Weight the parts of a hybrid search for each query.", rich_markup_mode=None
+    no_args_is_help=True, help="Choose the weights of a hybrid search for each query.", rich_markup_mode=None
 )
 
 
@@ -35,20 +35,20 @@ def fit(
     pipeline: PipelineArgument,
     topics: TopicsOption,
     qrels: JudgmentsOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Gate file (JSON) to write.")],
     options: PipelineOptions,
     engine: EngineOptions,
     measure: MeasureOption = "nDCG@10",
     cluster: ClusterOption = None,
     no_vectors: Annotated[
-        bool, typer.Option("--no-vectors", help="Do not use the vector of the query, only its text.")
+        bool, typer.Option("--no-vectors", help="Use only the text of the query as features, not its vector.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn from training queries which weights a query needs, and write them for the stage `fuse`.
+    """Learn to choose the weights of a `fuse` stage for each query, from judged training queries.
 
-    Weights in tenths are compared, 11 mixes of two parts and 66 of three. Cross-validation decides whether the gate
-    takes one fixed mix for all queries.
+    The gate chooses among weights in tenths: 11 mixes of two parts, 66 of three. If cross-validation shows no gain, it
+    uses the best fixed mix for all queries.
     """
     import json
 
@@ -94,7 +94,7 @@ def fit(
 @takes(EngineOptions, "engine")
 def evaluate(
     pipeline: PipelineArgument,
-    gate: Annotated[Path, typer.Option("--gate", metavar="FILE", help="The gate, from `gate fit`.")],
+    gate: Annotated[Path, typer.Option("--gate", metavar="FILE", help="Gate file, from `gate fit`.")],
     topics: TopicsOption,
     qrels: JudgmentsOption,
     options: PipelineOptions,
@@ -104,7 +104,7 @@ def evaluate(
 ) -> None:
     """Compare a gate with the best fixed mix of its training queries, with each part alone, and with the oracle.
 
-    The queries must not be those that the gate was fitted on.
+    Queries that the gate was fitted on are refused.
     """
     from searchlora.cli.terminal import print_comparison, print_json, progress_bars
     from searchlora.eval.formatting import to_plain

@@ -20,17 +20,27 @@ def improve(
     engine: EngineOptions,
     adapter: Annotated[
         str | None,
-        typer.Argument(metavar="[ADAPTER]", help="Adapter to improve: name, name@3 or name@alias. Default: the base."),
+        typer.Argument(
+            metavar="[ADAPTER]", help="Adapter to improve: name, name@3 or name@alias. Default: the base model."
+        ),
     ] = None,
     reward: Annotated[
         str | None,
-        typer.Option("--reward", metavar="MEASURE", help="A measure such as nDCG@10. Default: the task's own reward."),
+        typer.Option(
+            "--reward",
+            metavar="MEASURE",
+            help="Measure to use as the reward, such as nDCG@10. Default: the reward of the task.",
+        ),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option("--rounds", metavar="N", min=1, help="Rounds; short for --set improve.rounds=N.")
+        int | None,
+        typer.Option("--rounds", metavar="N", min=1, help="Number of rounds; short for --set improve.rounds=N."),
     ] = None,
     pipeline: Annotated[
-        str, typer.Option("--pipeline", metavar="PIPELINE", help="Pipeline whose retriever rewards rewrites.")
+        str,
+        typer.Option(
+            "--pipeline", metavar="PIPELINE", help="Pipeline that retrieves with each rewrite to compute its reward."
+        ),
     ] = "bm25",
     recipe: Annotated[
         Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the adapter's recipe.")
@@ -42,7 +52,7 @@ def improve(
     tasks: TasksOption = None,
     _device: DeviceOption = None,
 ) -> None:
-    """Train an adapter on the best of its own outputs, by the task's reward, round by round; needs no references."""
+    """Train an adapter on its own best outputs, as the task's reward ranks them. Needs no reference outputs."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.improve.command import improve as verb

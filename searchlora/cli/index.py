@@ -1,4 +1,4 @@
-"""`searchlora index`: save or load what pipelines need to search a corpus, and look at it."""
+"""`searchlora index`: build an index folder, load a corpus into a search engine, and inspect both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from searchlora.cli.options import DeviceOption, JsonOption, MapOption, SetOption, StoreOption, corpus_of, example
+from searchlora.cli.options import (
+    DeviceOption,
+    JsonOption,
+    MapOption,
+    ParametersOption,
+    StoreOption,
+    corpus_of,
+    example,
+)
 
 if TYPE_CHECKING:
     from searchlora.retrieval.engine_index import LoadedIndex
@@ -17,31 +25,33 @@ IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Index fold
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Save indexes of a corpus, so that pipelines load at once, or load them into a search engine.",
+    help="Build an index folder of a corpus, or load the corpus into a search engine.",
     rich_markup_mode=None,
 )
 
 
 @app.command(epilog=example("searchlora index build products.jsonl --out products-index --pipeline hybrid"))
 def build(
-    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Documents: rows with id, text, title.")],
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Documents: rows with id, title and text.")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Index folder to write.")],
     pipeline: Annotated[
         list[str],
         typer.Option(
-            "--pipeline", metavar="PIPELINE", help="YAML file or built-in pipeline that will search; repeatable."
+            "--pipeline",
+            metavar="PIPELINE",
+            help="Pipeline that will search the index: YAML file or built-in name; repeatable.",
         ),
     ] = ["bm25"],  # noqa: B006 (typer copies it)
     columns: MapOption = [],  # noqa: B006
-    settings: SetOption = [],  # noqa: B006
+    settings: ParametersOption = [],  # noqa: B006
     store: StoreOption = None,
     _device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Save the documents of a corpus, and the BM25 matrices and vectors that pipelines search.
+    """Build an index folder: the documents of a corpus, with the BM25 matrices and vectors that pipelines search.
 
-    Give the folder as the corpus of `run`, `search`, an experiment or a pipeline file. A killed build goes on where it
-    was. An index that is there already gets what it lacks; if its corpus has changed, it is built again.
+    Pass the folder as the corpus of `run`, `search`, an experiment or a pipeline file. The same command continues a
+    killed build. It adds missing parts to an existing index, and rebuilds the index if the corpus has changed.
     """
     from searchlora.cli.terminal import print_json, progress_bars
     from searchlora.pipelines.index_build import build_index
@@ -59,22 +69,26 @@ def build(
 @app.command(epilog=example("searchlora index load products.jsonl --pipeline shop.yaml"))
 def load(
     corpus: Annotated[
-        Path, typer.Argument(metavar="CORPUS", help="Documents: rows with id, text, title; or an index folder.")
+        Path, typer.Argument(metavar="CORPUS", help="Documents: rows with id, title and text, or an index folder.")
     ],
     pipeline: Annotated[
         list[str],
-        typer.Option("--pipeline", metavar="PIPELINE", help="Pipeline that will search the engine; repeatable."),
+        typer.Option(
+            "--pipeline",
+            metavar="PIPELINE",
+            help="Pipeline that will search the engine: YAML file or built-in name; repeatable.",
+        ),
     ],
     columns: MapOption = [],  # noqa: B006
-    settings: SetOption = [],  # noqa: B006
+    settings: ParametersOption = [],  # noqa: B006
     store: StoreOption = None,
     _device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Load a corpus into the search engines that the text_search and vector_search stages of pipelines name.
 
-    Documents are sent in batches, and encoded for vector_search. The engine keeps what the index was loaded from. A
-    killed load goes on where it was. An index that is there is searched until the new one is complete.
+    Documents are sent in batches, with their vectors for vector_search. The same command continues a killed load. The
+    engine searches the old index until the new one is complete.
     """
     from searchlora.cli.terminal import print_json, progress_bars
     from searchlora.pipelines.engine_indexes import load_corpus
@@ -91,7 +105,7 @@ def load(
 
 @app.command(epilog=example("searchlora index show products-index --json"))
 def show(index: IndexArgument, as_json: JsonOption = False) -> None:
-    """Print what an index was built from, and its parts."""
+    """Print the corpus, the parts and the settings of an index."""
     from searchlora.cli.terminal import print_json
     from searchlora.retrieval.index_folder import read_manifest
 
@@ -104,7 +118,7 @@ def show(index: IndexArgument, as_json: JsonOption = False) -> None:
 
 @app.command(epilog=example("searchlora index verify products-index"))
 def verify(index: IndexArgument) -> None:
-    """Hash every file of an index, and compare its corpus, if that is still there."""
+    """Verify the hash of every file of an index, and of its corpus if the file still exists."""
     from searchlora.cli.terminal import progress_bars
     from searchlora.retrieval.index_folder import IndexFolder
 

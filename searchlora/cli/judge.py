@@ -1,4 +1,4 @@
-"""`searchlora judge`, `judge-card` and `prediction-powered`: an LLM as judge, and how far to rely on it."""
+"""`searchlora judge`, `judge-card` and `prediction-powered`: LLM judges and their agreement with people."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from searchlora.cli.options import (
 
 _TrainingTopicsOption = Annotated[
     Path | None,
-    typer.Option("--topics", metavar="FILE", help="Topics, to detect a judge that was trained on them."),
+    typer.Option("--topics", metavar="FILE", help="Topics file, to detect a judge that was trained on these topics."),
 ]
 
 
@@ -40,35 +40,48 @@ def judge(
     engine: EngineOptions,
     columns: MapOption = [],  # noqa: B006 (typer copies it)
     adapter: Annotated[
-        str | None, typer.Argument(metavar="ADAPTER", help="Judge: name, name@3 or name@alias; or give --base.")
+        str | None, typer.Argument(metavar="ADAPTER", help="Judge adapter: name, name@3 or name@alias; or use --base.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="MODEL", help="Base model as a zero-shot judge, without adapter.")
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="Base model to use as a zero-shot judge, without an adapter."),
     ] = None,
     task: Annotated[
-        str | None, typer.Option("--task", metavar="TASK", help="Task whose answer is a grade. Default: the adapter's.")
+        str | None,
+        typer.Option("--task", metavar="TASK", help="Task whose output is a grade. Default: the task of the adapter."),
     ] = None,
     settings: Annotated[
         Path | None,
-        typer.Option("--settings", metavar="FOLDER", help="With --base: dataset folder with the grades and guideline."),
+        typer.Option(
+            "--settings", metavar="FOLDER", help="With --base: dataset folder that holds the grades and the guideline."
+        ),
     ] = None,
     pool: Annotated[
-        list[Path], typer.Option("--pool", metavar="FILE", help="Run whose top documents are judged; repeatable.")
+        list[Path], typer.Option("--pool", metavar="FILE", help="TREC run whose top documents are judged; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)
     depth: Annotated[int, typer.Option("--depth", metavar="N", min=1, help="Pool depth: documents per run.")] = 10,
     pairs: Annotated[
         Path | None,
-        typer.Option("--pairs", metavar="FILE", help="Pairs, instead of a pool: 'topic document', qrels or JSONL."),
+        typer.Option(
+            "--pairs", metavar="FILE", help="Pairs to judge, instead of a pool: 'topic document' lines, qrels or JSONL."
+        ),
     ] = None,
     generate: Annotated[
-        bool, typer.Option("--generate", help="Generate the grade as text; an invalid answer gives no grade.")
+        bool,
+        typer.Option(
+            "--generate",
+            help="Generate the grade as text instead of scoring the grades; an invalid output gives no grade.",
+        ),
     ] = False,
     allow_circular: AllowCircularOption = False,
     store: StoreOption = None,
     tasks: TasksOption = None,
     _device: DeviceOption = None,
 ) -> None:
-    """Grade query-passage pairs with an LLM and write qrels that are marked as such. Continues an interrupted run."""
+    """Grade pairs of query and passage with an LLM, and write qrels that are marked as made by an LLM.
+
+    The same command continues an interrupted run.
+    """
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.judge.command import judge as verb
@@ -102,8 +115,8 @@ def judge(
 
 
 def judge_card(
-    human: Annotated[Path, typer.Option("--human", metavar="FILE", help="Qrels of people.")],
-    judges: Annotated[list[str], typer.Option("--judge", metavar="NAME=FILE", help="Qrels of a judge; repeatable.")],
+    human: Annotated[Path, typer.Option("--human", metavar="FILE", help="Qrels by people.")],
+    judges: Annotated[list[str], typer.Option("--judge", metavar="NAME=FILE", help="Qrels by a judge; repeatable.")],
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for judge_card.json, judge_card.md and .html.")
     ],
@@ -114,13 +127,20 @@ def judge_card(
     ] = [],  # noqa: B006 (typer copies it)
     variants: Annotated[
         list[str],
-        typer.Option("--variant", metavar="JUDGE=FILE", help="Labels of a judge with another prompt; repeatable."),
+        typer.Option(
+            "--variant", metavar="JUDGE=FILE", help="Qrels by the same judge with another prompt; repeatable."
+        ),
     ] = [],  # noqa: B006
     runs: Annotated[
-        list[str], typer.Option("--run", metavar="NAME=FILE", help="Run to rank by both judgments; repeatable.")
+        list[str],
+        typer.Option(
+            "--run",
+            metavar="NAME=FILE",
+            help="TREC run, to compare the order of systems under both judgments; repeatable.",
+        ),
     ] = [],  # noqa: B006
     measure: MeasureOption = "nDCG@10",
-    top: Annotated[int, typer.Option("--top", metavar="N", min=2, help="Number of best runs compared.")] = 5,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=2, help="Number of best runs to compare.")] = 5,
     topics: _TrainingTopicsOption = None,
     allow_circular: AllowCircularOption = False,
     correction: Annotated[
@@ -172,12 +192,12 @@ def judge_card(
 
 
 def prediction_powered(
-    human: Annotated[Path, typer.Option("--human", metavar="FILE", help="Qrels of people, for 10 or more topics.")],
+    human: Annotated[Path, typer.Option("--human", metavar="FILE", help="Qrels by people, for at least 10 topics.")],
     judged: Annotated[
-        Path, typer.Option("--judged", metavar="FILE", help="Qrels of a judge, for those topics and many more.")
+        Path, typer.Option("--judged", metavar="FILE", help="Qrels by a judge, for the same topics and many more.")
     ],
     runs: Annotated[
-        list[str], typer.Option("--run", metavar="NAME=FILE", help="Run; repeatable; the first is the baseline.")
+        list[str], typer.Option("--run", metavar="NAME=FILE", help="TREC run; repeatable. The first is the baseline.")
     ],
     measure: MeasureOption = "nDCG@10",
     scale: ScaleOption = "0,1,2,3",

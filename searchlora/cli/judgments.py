@@ -42,14 +42,16 @@ def serve(
         Path,
         typer.Option("--guideline", metavar="FILE", help="Markdown; lines such as '* 3: Perfect' define the grades."),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for ratings.jsonl; continues it.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for ratings.jsonl; an existing file is continued.")
+    ],
     columns: MapOption = [],  # noqa: B006 (typer copies it)
     pairs: Annotated[
         Path | None,
         typer.Option("--pairs", metavar="FILE", help="Pairs to grade: 'topic document' lines, qrels or JSONL."),
     ] = None,
     runs: Annotated[
-        list[Path], typer.Option("--runs", metavar="FILE", help="Run to pool pairs from; repeatable.")
+        list[Path], typer.Option("--runs", metavar="FILE", help="TREC run to pool pairs from; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)
     depth: Annotated[int, typer.Option("--depth", metavar="N", help="Pool depth: documents per run.")] = 10,
     scale: ScaleOption = "0,1,2,3",
@@ -66,7 +68,7 @@ def serve(
     port: PortOption = 8765,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of each rater's order.")] = 0,
 ) -> None:
-    """Serve the grading page until Ctrl+C."""
+    """Serve a page on which people grade pairs, until Ctrl+C."""
     from searchlora.cli.terminal import warnings_on_stderr
     from searchlora.experiments.judge.pairs import load_texts, pairs_to_judge
     from searchlora.server.grading.app import serve as run_server
@@ -140,7 +142,10 @@ def clicks(
         Path,
         typer.Argument(metavar="LOG", help="Click log, one row per shown document: .jsonl, .csv, .tsv or .parquet."),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Qrels to write, with card and figures beside.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FILE", help="Qrels to write, with a card and the click statistics beside them."),
+    ],
     query: Annotated[str, typer.Option("--query-column", metavar="COLUMN", help="Column of the query.")] = "query",
     document: Annotated[
         str, typer.Option("--document-column", metavar="COLUMN", help="Column of the document id.")
@@ -153,17 +158,21 @@ def clicks(
     ] = "clicked",
     topics: Annotated[
         Path | None,
-        typer.Option("--topics", metavar="FILE", help="Topics to judge. Default: every query, its id as in a URL."),
+        typer.Option(
+            "--topics", metavar="FILE", help="Topics to judge. Default: every query; its id is the URL-encoded query."
+        ),
     ] = None,
     minimum: Annotated[int, typer.Option("--minimum", metavar="N", help="Impressions required to judge a pair.")] = 10,
     thresholds: Annotated[
         str,
         typer.Option(
-            "--thresholds", metavar="NUMBERS", help="Increasing ratios of clicks to expected clicks, one per grade."
+            "--thresholds",
+            metavar="NUMBERS",
+            help="Ratios of clicks to expected clicks, in increasing order, one for each grade above 0.",
         ),
     ] = "0.5,1,2",
 ) -> None:
-    """Derive judgments from clicks, corrected for position bias. They are marked as weaker than human judgments."""
+    """Derive judgments from clicks, corrected for position bias. Their card names clicks as the source."""
     from datetime import UTC, datetime
 
     from searchlora.cli.terminal import progress_bars
@@ -191,29 +200,31 @@ def clicks(
 
 
 def mix_qrels(
-    human: Annotated[Path, typer.Argument(metavar="HUMAN", help="Qrels of people; they take precedence.")],
+    human: Annotated[Path, typer.Argument(metavar="HUMAN", help="Qrels by people; they take precedence.")],
     other: Annotated[
-        Path, typer.Argument(metavar="OTHER", help="Qrels of an LLM or of clicks, for pairs without human grade.")
+        Path, typer.Argument(metavar="OTHER", help="Qrels from an LLM or from clicks, for pairs without a human grade.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Qrels to write, with a card beside them.")],
     source: Annotated[
         Literal["llm", "clicks"] | None,
-        typer.Option("--source", metavar="llm|clicks", help="Source of OTHER, if it has no card."),
+        typer.Option("--source", metavar="llm|clicks", help="Source of OTHER if it has no card."),
     ] = None,
     scale: Annotated[
         str | None,
-        typer.Option("--scale", metavar="GRADES", help="Grades of the scale, as 0,1,2,3; others are invalid."),
+        typer.Option("--scale", metavar="GRADES", help="Grades of the scale, for example 0,1,2,3; others are invalid."),
     ] = None,
     grades: Annotated[
         str | None,
-        typer.Option("--grades", metavar="MAP", help="OTHER's grades on the human scale, as 0=0,1=2."),
+        typer.Option("--grades", metavar="MAP", help="Grades of OTHER on the human scale, for example 0=0,1=2."),
     ] = None,
     calibrate: Annotated[
         Literal["shift", "isotonic"] | None,
-        typer.Option("--calibrate", metavar="shift|isotonic", help="Calibration, fitted on pairs with both grades."),
+        typer.Option(
+            "--calibrate", metavar="shift|isotonic", help="Calibration of OTHER, fitted on pairs with both grades."
+        ),
     ] = None,
 ) -> None:
-    """Merge judgments of an LLM or of clicks with human ones. Where both exist, the human grade is kept."""
+    """Merge judgments from an LLM or from clicks with human judgments; the human grade takes precedence."""
     from searchlora.eval.formatting import figure
     from searchlora.experiments.mixing import mix_qrels as verb
 

@@ -68,16 +68,17 @@ def use_device(device: str | None) -> str | None:
 
 StoreOption = Annotated[
     Path | None,
-    typer.Option("--store", metavar="FOLDER", help="Adapter store. Default: SEARCHLORA_STORE, else ./store."),
+    typer.Option("--store", metavar="FOLDER", help="Adapter store. Default: SEARCHLORA_STORE, or ./store."),
 ]
 TasksOption = Annotated[
-    Path | None, typer.Option("--tasks", metavar="FOLDER", help="Folder of further task plugins, without packaging.")
+    Path | None,
+    typer.Option("--tasks", metavar="FOLDER", help="Folder with task plugins of your own. Default: SEARCHLORA_TASKS."),
 ]
 DataOption = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="Dataset folder, from `data build`.")]
 SplitOption = Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split to evaluate on.")]
 BaseOption = Annotated[
     str | None,
-    typer.Option("--base", metavar="MODEL", help="Where the base model is, if it moved since training."),
+    typer.Option("--base", metavar="MODEL", help="Location of the base model, if it has moved since training."),
 ]
 TrainedBaseOption = Annotated[
     str | None,
@@ -87,14 +88,27 @@ RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the task's recipe.")
 ]
 SetOption = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one key, for example lora.r=8; repeatable.")
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, for example lora.r=8; repeatable."),
+]
+ParametersOption = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a parameter of the pipeline, for example adapter=shop-rewriter@2; repeatable.",
+    ),
 ]
 QrelsOption = Annotated[
-    Path | None, typer.Option("--qrels", metavar="FILE", help="Judgments to use instead of the dataset's own.")
+    Path | None,
+    typer.Option("--qrels", metavar="FILE", help="Relevance judgments (qrels) that replace those of the dataset."),
 ]
-JudgmentsOption = Annotated[Path, typer.Option("--qrels", metavar="FILE", help="Judgments of the topics.")]
+JudgmentsOption = Annotated[
+    Path, typer.Option("--qrels", metavar="FILE", help="Relevance judgments of the topics (qrels).")
+]
 ClusterOption = Annotated[
-    str | None, typer.Option("--cluster", metavar="FIELD", help="Topic field with the group of dependent topics.")
+    str | None,
+    typer.Option("--cluster", metavar="FIELD", help="Topic field that groups dependent topics, such as a session."),
 ]
 JunitOption = Annotated[
     Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit XML file with one test case per rule.")
@@ -103,7 +117,7 @@ SummaryOption = Annotated[
     Path | None, typer.Option("--summary", metavar="FILE", help="Write a Markdown summary for a pull request.")
 ]
 AcceptChangesOption = Annotated[
-    bool, typer.Option("--accept-changes", help="Accept inputs that differ from the earlier result's.")
+    bool, typer.Option("--accept-changes", help="Continue although inputs differ from those of the earlier result.")
 ]
 AllowCircularOption = Annotated[
     bool,
@@ -117,13 +131,19 @@ MapOption = Annotated[
     typer.Option(
         "--map",
         metavar="FIELD=COLUMN",
-        help="Column of the corpus that holds a field, as id=sku, or several: text=title,description; repeatable.",
+        help="Column of the corpus that holds a field: id=sku. Several are joined: text=title,description. Repeatable.",
     ),
 ]
-CorpusOption = Annotated[Path, typer.Option("--corpus", metavar="FILE", help="Documents: rows with id, text, title.")]
+CorpusOption = Annotated[
+    Path, typer.Option("--corpus", metavar="FILE", help="Documents: rows with id, title and text.")
+]
 TopicsOption = Annotated[Path, typer.Option("--topics", metavar="FILE", help="Topics: rows with id and query.")]
-ScaleOption = Annotated[str, typer.Option("--scale", metavar="GRADES", help="Grades of the scale, as 0,1,2,3.")]
-MeasureOption = Annotated[str, typer.Option("--measure", metavar="MEASURE", help="Measure of the runs.")]
+ScaleOption = Annotated[
+    str, typer.Option("--scale", metavar="GRADES", help="Grades of the scale, for example 0,1,2,3.")
+]
+MeasureOption = Annotated[
+    str, typer.Option("--measure", metavar="MEASURE", help="Retrieval measure, for example nDCG@10.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Random seed.")]
 HostOption = Annotated[
     str, typer.Option("--host", metavar="HOST", help="Address to listen on; 0.0.0.0 accepts other machines.")
@@ -136,7 +156,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="cpu, cuda or cuda:N. Default: a GPU if PyTorch sees one.",
+        help="cpu, cuda or cuda:N. Default: the first GPU that PyTorch sees, or the CPU.",
         callback=use_device,
     ),
 ]
@@ -145,15 +165,18 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         metavar="SETTINGS",
-        help="What computes LLM adapters: a YAML file, or '{quantization: nf4}'. Default: this process.",
+        help="Engine that runs LLM adapters: a YAML file, or '{quantization: nf4}'. Default: this process.",
     ),
 ]
 ServerOption = Annotated[
-    str | None, typer.Option("--server", metavar="URL", help="Inference server that computes LLM adapters.")
+    str | None,
+    typer.Option("--server", metavar="URL", help="Inference server that runs LLM adapters, instead of this process."),
 ]
 KeyOption = Annotated[
     str | None,
-    typer.Option("--api-key-env", metavar="VARIABLE", help="Environment variable with the server's API key."),
+    typer.Option(
+        "--api-key-env", metavar="VARIABLE", help="Environment variable that holds the API key of the server."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Adapter: name, name@3 or name@alias.")]

@@ -1,4 +1,4 @@
-"""`searchlora run`, `search` and `pipelines`: execute search pipelines, and see what they can consist of."""
+"""`searchlora run`, `search`, `tune` and `pipelines`: execute, tune, list and check search pipelines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from searchlora.cli.options import (
     EngineOptions,
     JsonOption,
     MapOption,
-    SetOption,
+    ParametersOption,
     StoreOption,
     TasksOption,
     corpus_of,
@@ -36,7 +36,7 @@ CorpusOption = Annotated[
     typer.Option(
         "--corpus",
         metavar="FILE",
-        help="Documents: rows with id, text, title, or an index folder. Default: the pipeline's own corpus.",
+        help="Documents: rows with id, title and text, or an index folder. Default: the pipeline's own corpus.",
     ),
 ]
 
@@ -44,7 +44,9 @@ CorpusOption = Annotated[
 CacheOption = Annotated[
     Path | None,
     typer.Option(
-        "--cache", metavar="FILE", help="Keep answers of adapter stages in this file, by prompt and adapter version."
+        "--cache",
+        metavar="FILE",
+        help="Cache the outputs of adapter stages in this file, by prompt and adapter version.",
     ),
 ]
 CacheLimitOption = Annotated[
@@ -53,7 +55,7 @@ CacheLimitOption = Annotated[
         "--cache-mb",
         metavar="MB",
         min=1,
-        help="Size of the answers in --cache; those used least recently are evicted.",
+        help="Maximum size of --cache; the least recently used outputs are evicted.",
     ),
 ]
 _CACHE_MB = 1024
@@ -70,7 +72,7 @@ class PipelineOptions(NamedTuple):
 
     corpus: CorpusOption = None
     columns: MapOption = []  # noqa: RUF012 (typer copies it)
-    settings: SetOption = []  # noqa: RUF012
+    settings: ParametersOption = []  # noqa: RUF012
     store: StoreOption = None
     tasks: TasksOption = None
     device: DeviceOption = None
@@ -93,14 +95,14 @@ def run(
     pipeline: PipelineArgument,
     queries: Annotated[
         Path,
-        typer.Option("--queries", metavar="FILE", help="JSON lines with id, query and further fields, or TSV."),
+        typer.Option("--queries", metavar="FILE", help="Queries: JSON lines or TSV with id, query and further fields."),
     ],
     out: Annotated[
         list[Path],
         typer.Option(
             "--out",
             metavar="FILE",
-            help="A .jsonl file gets everything that the stages wrote, any other name the TREC run; repeatable.",
+            help="Output: a .jsonl file gets every output of the stages, any other file the TREC run; repeatable.",
         ),
     ],
     options: PipelineOptions,
@@ -112,13 +114,13 @@ def run(
         typer.Option(
             "--trace",
             metavar="FILE",
-            help="JSON lines for what each stage did with each query: input, prompt, output, version, time, tokens.",
+            help="Write a JSON line per query and stage: input, prompt, output, adapter version, time, tokens.",
         ),
     ] = None,
 ) -> None:
-    """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions.
+    """Execute a pipeline over a file of queries, and write a TREC run, the results, or both.
 
-    After a kill, the same command continues after the last complete batch of queries.
+    The outputs name the exact adapter versions. The same command continues a killed run.
     """
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.run import run as verb
@@ -152,11 +154,11 @@ def search(
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
     document: Annotated[
         str | None,
-        typer.Option("--explain", metavar="ID", help="Say why this document is where it is, or why it is missing."),
+        typer.Option("--explain", metavar="ID", help="Explain the rank of this document, or why it is missing."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Execute a pipeline on one query, and print what each stage wrote and the hits."""
+    """Execute a pipeline on one query, and print the output of each stage and the hits."""
     from searchlora.cli.terminal import print_explanation, print_json, print_result, progress_bars
     from searchlora.pipelines.explain import explain
     from searchlora.pipelines.pipeline import Pipeline
@@ -192,12 +194,12 @@ def tune(
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Pipeline file (YAML) to write.")],
     engine: EngineOptions,
-    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    settings: ParametersOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
     tasks: TasksOption = None,
     _device: DeviceOption = None,
 ) -> None:
-    """Fit the thresholds of a pipeline's adapter stage on validation records, and write the pipeline with them."""
+    """Fit the thresholds of a pipeline's adapter stage on validation records, and write the tuned pipeline."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.tune import tune as verb
@@ -238,7 +240,7 @@ def list_pipelines(as_json: JsonOption = False) -> None:
 
 @app.command(epilog=example("searchlora pipelines show rerank"))
 def show(pipeline: PipelineArgument) -> None:
-    """Print the file of a pipeline, for example to start one of your own from it."""
+    """Print the file of a pipeline, for example as a template for your own."""
     from searchlora.files import read_text
     from searchlora.pipelines.config import pipeline_path, read_pipeline
 
@@ -249,7 +251,7 @@ def show(pipeline: PipelineArgument) -> None:
 @app.command(epilog=example("searchlora pipelines validate shop.yaml --store store"))
 def validate(
     pipeline: PipelineArgument,
-    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    settings: ParametersOption = [],  # noqa: B006 (typer copies it)
     store: StoreOption = None,
 ) -> None:
     """Check a pipeline without executing it: keys, parameters, the order of stages, and that its adapters exist."""
@@ -267,7 +269,7 @@ def validate(
 
 @app.command(epilog=example("searchlora pipelines stages bm25"))
 def stages(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="A kind of stage. Default: all.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Kind of stage. Default: all kinds.")] = None,
 ) -> None:
     """Print every kind of stage with its keys, their types and defaults."""
     from searchlora.key_tables import key_rows

@@ -25,7 +25,7 @@ def serve(
         typer.Option(
             "--base",
             metavar="MODEL",
-            help="Base model: hub id, folder, GGUF file, catalogue name, or NAME@VERSION of a fully trained one.",
+            help="Base model: hub id, folder, GGUF file, catalogue name, or NAME@VERSION of a fully fine-tuned model.",
         ),
     ] = "smollm2-135m-instruct-q4_1",
     store: StoreOption = None,
@@ -50,25 +50,32 @@ def serve(
         typer.Option(
             "--corpus",
             metavar="FILE",
-            help="Documents of the pipelines: a file or an index folder, once for all of them or once for each, in"
-            " their order. Default: the corpus that each names.",
+            help="Documents: a file or an index folder. Once for all pipelines, or once for each, in their order."
+            " Default: the corpus that each pipeline names.",
         ),
     ] = [],  # noqa: B006
     grades: Annotated[
         Path | None,
-        typer.Option("--grades", metavar="FOLDER", help="Save grades that people give to hits in the playground."),
+        typer.Option(
+            "--grades", metavar="FOLDER", help="Folder for the grades that people give to hits in the playground."
+        ),
     ] = None,
     topics: Annotated[
         Path | None,
         typer.Option(
-            "--topics", metavar="FILE", help="Topics of a test collection, to compare systems on all of them."
+            "--topics", metavar="FILE", help="Topics of a test collection, on which the playground compares systems."
         ),
     ] = None,
-    qrels: Annotated[Path | None, typer.Option("--qrels", metavar="FILE", help="Judgments of the topics.")] = None,
+    qrels: Annotated[
+        Path | None, typer.Option("--qrels", metavar="FILE", help="Relevance judgments of the topics (qrels).")
+    ] = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     name: Annotated[
-        list[str], typer.Option("--name", metavar="HOST", help="Further host name of this server; repeatable.")
+        list[str],
+        typer.Option(
+            "--name", metavar="HOST", help="Another host name under which this server is reached; repeatable."
+        ),
     ] = [],  # noqa: B006
     trusted_proxy: Annotated[
         list[str],
@@ -104,13 +111,18 @@ def serve(
         Literal["bf16", "fp32"],
         typer.Option("--precision", metavar="bf16|fp32", help="Precision of the computation."),
     ] = "bf16",
-    adapters: Annotated[int, typer.Option("--adapters", metavar="N", min=1, help="Adapter slots.")] = 16,
+    adapters: Annotated[
+        int,
+        typer.Option("--adapters", metavar="N", min=1, help="LoRA slots: number of adapters that are loaded at once."),
+    ] = 16,
     max_rank: Annotated[
-        int, typer.Option("--max-rank", metavar="N", min=1, help="Rank of an adapter; larger ones are refused.")
+        int, typer.Option("--max-rank", metavar="N", min=1, help="Maximum rank of an adapter; a larger one is refused.")
     ] = 1024,
     adapter_bytes: Annotated[
         int,
-        typer.Option("--adapter-bytes", metavar="BYTES", min=1, help="Memory for the weights of the loaded adapters."),
+        typer.Option(
+            "--adapter-bytes", metavar="BYTES", min=1, help="Maximum memory for the weights of all loaded adapters."
+        ),
     ] = 4 << 30,
     batch_invariant: Annotated[
         bool,
@@ -132,7 +144,10 @@ def serve(
         int, typer.Option("--prefix-tokens", metavar="TOKENS", min=0, help="Prefix cache shared by prompts.")
     ] = 16384,
     waiting: Annotated[
-        int, typer.Option("--waiting", metavar="N", min=1, help="Queue length; further requests get 503.")
+        int,
+        typer.Option(
+            "--waiting", metavar="N", min=1, help="Maximum number of requests in the queue; further requests get 503."
+        ),
     ] = 1024,
     waiting_per_caller: Annotated[
         int | None,
@@ -140,7 +155,8 @@ def serve(
             "--waiting-per-caller",
             metavar="N",
             min=1,
-            help="Requests of one caller in the queue; then 503. Default: a quarter of --waiting, at least 256.",
+            help="Maximum number of queued requests of one caller; further requests get 503. Default: a quarter of"
+            " --waiting, at least 256.",
         ),
     ] = None,
     per_caller: Annotated[
@@ -149,38 +165,60 @@ def serve(
             "--per-caller",
             metavar="N",
             min=1,
-            help="Requests of one caller in progress; then 429. Default: half of --waiting.",
+            help="Maximum number of requests of one caller in progress; further requests get 429. Default: half of"
+            " --waiting.",
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", metavar="SECONDS", min=0.001, help="Time limit of a request; then 504.")
+        float,
+        typer.Option("--seconds", metavar="SECONDS", min=0.001, help="Time limit of a request; a slower one gets 504."),
     ] = 120.0,
     grace: Annotated[
         float,
-        typer.Option("--grace", metavar="SECONDS", min=0, help="Time for requests in progress when the server stops."),
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            min=0,
+            help="Time that requests in progress get to finish when the server stops.",
+        ),
     ] = 60.0,
     per_minute: Annotated[
-        int | None, typer.Option("--per-minute", metavar="N", min=1, help="POST requests per caller; then 429.")
+        int | None,
+        typer.Option(
+            "--per-minute",
+            metavar="N",
+            min=1,
+            help="Maximum number of POST requests of one caller per minute; further requests get 429.",
+        ),
     ] = None,
     max_body: Annotated[
-        int, typer.Option("--max-body", metavar="BYTES", min=1, help="Size of a request body; beyond it 413.")
+        int,
+        typer.Option(
+            "--max-body", metavar="BYTES", min=1, help="Maximum size of a request body; a larger one gets 413."
+        ),
     ] = 1_000_000,
     max_prompt: Annotated[
-        int, typer.Option("--max-prompt", metavar="TOKENS", min=1, help="Length of a prompt; beyond it 400.")
+        int,
+        typer.Option(
+            "--max-prompt", metavar="TOKENS", min=1, help="Maximum length of a prompt; a longer one gets 400."
+        ),
     ] = 8192,
     max_answer: Annotated[
-        int, typer.Option("--max-answer", metavar="TOKENS", min=1, help="Length of an answer; beyond it 400.")
+        int,
+        typer.Option(
+            "--max-answer", metavar="TOKENS", min=1, help="Maximum length of an answer; a request for more gets 400."
+        ),
     ] = 1024,
     access_log: Annotated[
         str | None,
         typer.Option(
             "--access-log",
             metavar="FILE",
-            help="Append caller, method, path, status and seconds of each request to a file; -: standard output.",
+            help="Append a JSON line per request: time, caller, method, path, status, seconds; `-` is standard output.",
         ),
     ] = None,
 ) -> None:
-    """Serve a base model, its adapters and pipelines until Ctrl+C or SIGTERM: OpenAI's API, and a playground."""
+    """Serve a base model, its adapters and pipelines by HTTP: OpenAI's API, search, and the playground at `/`."""
     from searchlora.adapters.store import Store
     from searchlora.server.api.access_log import AccessLog
     from searchlora.server.api.serve import check_proxies, make_service, max_connections

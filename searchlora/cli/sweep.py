@@ -24,10 +24,12 @@ from searchlora.cli.options import (
 def sweep(
     task: TaskArgument,
     data: DataOption,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Beginning of the adapters' names.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Prefix of the adapters' names.")],
     grid: Annotated[
         list[str],
-        typer.Option("--grid", metavar="KEY=VALUES", help="Values of a key, as lora.r=1,4,16; repeatable."),
+        typer.Option(
+            "--grid", metavar="KEY=VALUES", help="Values of a recipe key, for example lora.r=1,4,16; repeatable."
+        ),
     ],
     base: TrainedBaseOption = None,
     recipe: RecipeOption = None,
@@ -44,9 +46,9 @@ def sweep(
     tasks: TasksOption = None,
     _device: DeviceOption = None,
 ) -> None:
-    """Train every combination of recipe values, and compare quality with parameters, memory and time.
+    """Train every combination of recipe values, and compare quality, parameters, memory and time.
 
-    A sweep that was interrupted goes on when it is called again. Exits with 1 if a trial failed.
+    The same command continues an interrupted sweep. Exits with 1 if a trial fails.
     """
     import json
 

@@ -73,7 +73,7 @@ def new(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of task plugins, for --tasks.")],
 ) -> None:
-    """Write a plugin folder with schema, prompt, recipe, examples, card, code and a passing test."""
+    """Generate a task plugin: a folder with schema, prompt, recipe, examples, card, code and a passing test."""
     from searchlora.scaffold import new_task
 
     folder = new_task(name, kind, out)

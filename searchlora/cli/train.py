@@ -31,8 +31,8 @@ def train(
         typer.Option(
             "--data",
             metavar="FOLDER[=WEIGHT]",
-            help="Dataset folder, from `data build`. Further folders add training rows, whose loss counts with the "
-            "weight; validation is that of the first.",
+            help="Dataset folder, from `data build`. Each further folder adds training rows, and WEIGHT scales their "
+            "loss; validation uses the first folder.",
         ),
     ],
     name: Annotated[
@@ -90,11 +90,11 @@ def demo(
         bool,
         typer.Option(
             "--all",
-            help="Run every task that reads the shop, then all adapters in one pipeline with an ablation of its slots.",
+            help="Run all five tasks, then their adapters in one pipeline, and an ablation of its slots.",
         ),
     ] = False,
     serve_all: Annotated[
-        bool, typer.Option("--serve", help="At the end of --all, serve the pipeline with its playground.")
+        bool, typer.Option("--serve", help="With --all: serve the pipeline and the playground at the end.")
     ] = False,
 ) -> None:
     """Run the whole workflow on the synthetic shop: data, QLoRA training, evaluation by retrieval, report."""

@@ -41,10 +41,10 @@ class LocalSettings(_Settings):
     )
     batch_rows: int = Field(32, ge=1, description="rows of one batch, for decoding and prefill")
     batch_tokens: int = Field(8192, ge=1, description="rows times longest row of one prefill")
-    max_prompt_tokens: int = Field(8192, ge=1, description="length of a prompt; a longer one is an error")
+    max_prompt_tokens: int = Field(8192, ge=1, description="maximum length of a prompt; a longer one is an error")
     adapters: int = Field(16, ge=1, description="LoRA slots: adapters that are loaded at once")
-    max_rank: int = Field(MAX_RANK, ge=1, description="rank of an adapter; larger ones are refused")
-    adapter_bytes: int = Field(4 << 30, ge=1, description="memory for the weights of the loaded adapters")
+    max_rank: int = Field(MAX_RANK, ge=1, description="maximum rank of an adapter; a larger one is refused")
+    adapter_bytes: int = Field(4 << 30, ge=1, description="maximum memory for the weights of all loaded adapters")
     cache_tokens: int = Field(65536, ge=1, description="KV cache: rows times longest sequence")
     prefix_tokens: int = Field(16384, ge=0, description="prefix cache shared by prompts; 0 turns it off")
     batch_invariant: bool = Field(
@@ -81,7 +81,7 @@ class ServerSettings(_Settings):
         None, description="kind of server; default: detected"
     )
     load: bool = Field(False, description="load adapters on vLLM from the store's folder")
-    concurrency: int = Field(256, ge=1, description="most requests in flight at once; a slow server gets fewer")
+    concurrency: int = Field(256, ge=1, description="maximum number of requests in flight; a slow server gets fewer")
     timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
     retries: int = Field(4, ge=0, description="attempts after the first")
 

@@ -80,6 +80,29 @@ def test_files_of_the_reading_order_exist():
     assert [file for file in files if not (ROOT / "searchlora" / file).is_file()] == []
 
 
+def test_every_command_stage_and_pipeline_is_on_the_overview_page():
+    import typer.main
+
+    from searchlora.cli.app import app
+    from searchlora.pipelines.config import ready_pipelines
+    from searchlora.pipelines.stage_settings import KINDS
+
+    text = (ROOT / "docs" / "reference" / "overview.md").read_text(encoding="utf-8")
+    commands, stages, pipelines = text.split("\n## ")[1:]
+    named: set[str] = set()
+    for row in commands.splitlines():
+        if names := re.findall(r"`([^`]+)`", row.split("|")[1]) if row.startswith("| `") else []:
+            named |= {*names, *(f"{names[0].split()[0]} {name}" for name in names)}  # `index build`, `show`
+    wanted = {
+        f"{name} {verb}".strip()
+        for name, command in typer.main.get_command(app).commands.items()
+        for verb in getattr(command, "commands", ("",))
+    }
+    assert sorted(wanted - named) == []
+    assert [kind for kind in KINDS if f"`{kind}`" not in stages] == []
+    assert [name for name in ready_pipelines() if f"`{name}`" not in pipelines] == []
+
+
 def test_every_page_is_in_the_navigation():
     named = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):
