@@ -33,11 +33,12 @@ SPLIT_NAMES: Mapping[str, str] = {
 
 def check_shares(shares: tuple[float, float, float]) -> None:
     """Raise `UsageError` unless these are three shares that add up to 1, with some training data."""
-    if len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6 or shares[0] == 0:
-        listed = ", ".join(f"{share:g}" for share in shares)
-        raise UsageError(
-            f"the shares {listed} do not add up to 1", fix="Give train, validation and test, for example 0.8,0.1,0.1."
-        )
+    listed = ", ".join(f"{share:g}" for share in shares)
+    fix = "Give train, validation and test, for example 0.8,0.1,0.1."
+    if len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
+        raise UsageError(f"the shares {listed} are not three that add up to 1", fix=fix)
+    if shares[0] == 0:
+        raise UsageError(f"the shares {listed} leave nothing for training", fix=fix)
 
 
 class Splitter:

@@ -66,8 +66,9 @@ def seen_in_training(
     """Ids of the records whose query the adapter was trained on; None if unknown.
 
     The builder ensures that the test split of the training dataset shares no input with its other splits. In other
-    datasets records are compared by their query. Records with further input, such as a conversation, are skipped, since
-    the same short question in another conversation is another input; if all are skipped, the result is unknown.
+    datasets records are compared by their query. Of records with further input, such as a conversation or a passage,
+    only those of new queries are known to be new, since the same query with other input is another record. Those of
+    known queries are skipped; if every record has further input and some queries are known, the result is unknown.
     """
     trained_on = adapter.manifest.dataset
     if trained_on is not None and trained_on.fingerprint == dataset.fingerprint:
@@ -81,14 +82,16 @@ def seen_in_training(
     seen = set(trained)
     reads = task.reads if isinstance(task, PromptedTask) else {}
     other_fields = [field for field, source in reads.items() if source != "query"]
-    hashes = {
-        str(record["id"]): query_hash(query)
-        for record in records
-        if (query := task.query(record)) is not None and not any(record.get(field) for field in other_fields)
-    }
-    if seen and not hashes:
+
+    def is_whole_input(record: Record) -> bool:
+        """Whether the query is all that the record has as input."""
+        return not any(record.get(field) for field in other_fields)
+
+    queried = [record for record in records if task.query(record) is not None]
+    known = [record for record in queried if query_hash(str(task.query(record))) in seen]
+    if seen and (known or not queried) and not any(map(is_whole_input, queried)):
         return None
-    return tuple(id_ for id_, hashed in hashes.items() if hashed in seen)
+    return tuple(str(record["id"]) for record in known if is_whole_input(record))
 
 
 def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...] | None:

@@ -221,7 +221,7 @@ def test_a_build_without_usable_rows_is_one_data_error(tmp_path: Path) -> None:
 )
 def test_shares_that_are_not_shares_are_refused(tmp_path: Path, shares: tuple[float, float, float]) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(map(record, range(30))), encoding="utf-8")
-    with pytest.raises(UsageError, match="do not add up to 1"):
+    with pytest.raises(UsageError, match="are not three that add up to 1"):
         build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out", shares=shares)
 
 
