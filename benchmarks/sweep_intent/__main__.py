@@ -4,8 +4,8 @@
     python -m benchmarks.sweep_intent --train        train only; a killed sweep is resumed by the next call
     python -m benchmarks.sweep_intent --rows 40 --set optim.max_steps=2     trial; no results are written
 
-Each of the 20 settings trains on the same rows, a quarter of an epoch, and is compared on validation records that no setting
-was trained on; the test set takes no part. The plots are `docs/images/sweep-*.svg`.
+Each of the 20 settings trains on the same rows, a quarter of an epoch, and is compared on validation records that no
+setting was trained on; the test set takes no part. The plots are `docs/images/sweep-*.svg`.
 """
 
 from __future__ import annotations
