@@ -66,6 +66,7 @@ class Milvus:
         self._address = str(Path(url).resolve()) if self._is_embedded else url
         self._token = token or ""
         self._timeout_s = timeout_s
+        self._in_memory: set[str] = set()
 
     @cached_property
     def _client(self) -> Any:
@@ -116,6 +117,7 @@ class Milvus:
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
         """Those of the documents that are stored."""
         with _errors(self.where):
+            self._load(generation)
             rows = self._client.get(generation, ids=list(ids), output_fields=["id"])
         return {row["id"] for row in rows}
 
@@ -138,6 +140,7 @@ class Milvus:
         """Delete the collection of a generation."""
         with _errors(self.where):
             self._client.drop_collection(generation)
+            self._in_memory.discard(generation)
             self._client.delete(_REGISTRY, ids=[generation])
 
     def search_text(
@@ -177,6 +180,13 @@ class Milvus:
         """Close the connection."""
         if self.__dict__.pop("_client", None) is not None:
             self._finalizer()
+            self._in_memory.clear()
+
+    def _load(self, collection: str) -> None:
+        """Load a collection into the memory of the server: in a file that another process wrote none is loaded."""
+        if collection not in self._in_memory:
+            self._client.load_collection(collection)
+            self._in_memory.add(collection)
 
     def _by_text(
         self, generation: str, layout: Layout, field: str, query: str, condition: str, count: int
@@ -191,6 +201,7 @@ class Milvus:
         self, generation: str, query: Any, field: str, options: Mapping[str, Any], condition: str, count: int
     ) -> list[Hit]:
         with _errors(self.where):
+            self._load(generation)
             (rows,) = self._client.search(
                 generation,
                 data=[query],
@@ -255,6 +266,7 @@ class Milvus:
         with _errors(self.where):
             if not self._client.has_collection(_REGISTRY):
                 return []
+            self._load(_REGISTRY)
             rows = self._client.query(
                 _REGISTRY,
                 filter=f"index == {json.dumps(index)}",

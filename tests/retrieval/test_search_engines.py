@@ -5,6 +5,10 @@ The retriever contract of the same engines is in `tests/contract`; OpenSearch's 
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -329,6 +333,19 @@ def test_searching_creates_no_file_of_milvus(tmp_path):
     with pytest.raises(StaleIndex, match="there is no such index"):
         open_index(Milvus(str(tmp_path / "shop.db")), "shop")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_milvus_is_searched_by_a_process_that_did_not_load_it(tmp_path):
+    pipeline = tmp_path / "files.yaml"
+    stage = f"  - text_search: {{engine: milvus, url: {tmp_path}/shop.db, index: shop, fields: {{text: 1}}, k: 5}}"
+    pipeline.write_text(f"name: files\nstages:\n{stage}\n", encoding="utf-8")
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "a", "text": "a red couch"}\n{"id": "b", "text": "a green tent"}\n', encoding="utf-8")
+    for command in (["index", "load", corpus, "--pipeline", pipeline], ["search", pipeline, "tent", "--json"]):
+        program = [sys.executable, "-m", "searchlora", *map(str, command)]
+        ended = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+    assert [hit["document"] for hit in json.loads(ended.stdout)["hits"]] == ["b"]
 
 
 def test_a_server_that_is_not_there(tmp_path):
