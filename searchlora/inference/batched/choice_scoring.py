@@ -51,19 +51,23 @@ def score_choices(
     """
     trees = {each: _tree(each) for each in set(choices)}
     searches = [PrunedSearch(trees[each], margin) for each in choices]
-    nodes = [search.first_nodes(_EXACT_NODES) for search in searches]
     prefiller.compute_shared_prefixes(prompts)
-    batch = _TreeBatch(prefiller, prompts, searches)
+    # Prompts of similar length are computed in one pass.
+    order = sorted(range(len(prompts)), key=lambda place: prefiller.left(prompts[place]))
+    batch = _TreeBatch(prefiller, [prompts[place] for place in order], [searches[place] for place in order])
+    nodes = [search.first_nodes(_EXACT_NODES) for search in batch.searches]
     while batch.rows:
         batch.compute(nodes)
-        candidates = [searches[row].next_nodes() for row in batch.rows]
+        candidates = [batch.searches[row].next_nodes() for row in batch.rows]
         batch.keep([place for place, each in enumerate(candidates) if len(each)])
         candidates = [each for each in candidates if len(each)]
         if margin is None:
             limit = _EXACT_NODES
         else:
             limit = _INVARIANT_NODES if prefiller.forward.batch_invariant else _max_nodes(list(map(len, candidates)))
-        nodes = [searches[row].mark_computed(each[:limit]) for row, each in zip(batch.rows, candidates, strict=True)]
+        nodes = [
+            batch.searches[row].mark_computed(each[:limit]) for row, each in zip(batch.rows, candidates, strict=True)
+        ]
     return [
         Scored(tuple(search.scores().tolist()), len(prompt.ids), search.known_steps)
         for search, prompt in zip(searches, prompts, strict=True)
@@ -94,10 +98,11 @@ class _TreeBatch:
 
     def __init__(self, prefiller: Prefiller, prompts: Sequence[Prompt], searches: Sequence[PrunedSearch]) -> None:
         self.rows = list(range(len(prompts)))
+        self.searches = searches
+        self._prefiller = prefiller
         self._forward = prefiller.forward
         self._prefixes = prefiller.prefixes
         self._prompts = prompts
-        self._searches = searches
         self._cache = prefiller.scratch
         longest = max(len(prompt.ids) for prompt in prompts)
         self._cache.reserve(len(prompts), longest, prefiller.limits.cache_tokens)
@@ -109,7 +114,7 @@ class _TreeBatch:
         ]
 
     def compute(self, chosen: Sequence[Ints]) -> None:
-        """Compute nodes of each remaining row, with the prompts in the first pass, and record the steps after them.
+        """Compute nodes of each remaining row, the first time after the prompts, and record the steps after them.
 
         Args:
             chosen: Nodes of each remaining row.
@@ -117,11 +122,21 @@ class _TreeBatch:
         Raises:
             NonFinitePrompts: if hidden states of some rows are not finite.
         """
-        starts = [self._computed[row] for row in self.rows]
-        ids, positions, visible = self._inputs(chosen)
+        lengths = [len(self._left(row)) + len(nodes) for row, nodes in zip(self.rows, chosen, strict=True)]
+        for places in self._prefiller.passes(lengths):
+            self._compute_pass(places, chosen[places.start : places.stop])
+
+    def _left(self, row: int) -> TokenIds:
+        """The tokens of a row's prompt that are not computed."""
+        return self._prompts[row].ids[self._computed[row] :]
+
+    def _compute_pass(self, places: range, chosen: Sequence[Ints]) -> None:
+        rows = self.rows[places.start : places.stop]
+        starts = [self._computed[row] for row in rows]
+        ids, positions, visible = self._inputs(rows, chosen)
         start = starts[0] if len(set(starts)) == 1 else torch.tensor(starts, device=self._forward.device)
-        self._cache.begin_pass(slice(0, len(self.rows)), start, visible.shape[2])
-        prompts = [self._prompts[row] for row in self.rows]
+        self._cache.begin_pass(slice(places.start, places.stop), start, visible.shape[2])
+        prompts = [self._prompts[row] for row in rows]
         try:
             hidden = self._forward.hidden_states(
                 torch.from_numpy(ids),
@@ -132,10 +147,9 @@ class _TreeBatch:
             )
         except NonFiniteOutput as error:
             raise NonFinitePrompts([prompts[row] for row in error.rows]) from None
-        self._record(chosen, hidden, starts)
-        for place, row in enumerate(self.rows):
-            prompt = self._prompts[row]
-            if starts[place] < len(prompt.ids) and prompt.keep_prefix:
+        self._record(rows, chosen, hidden, starts)
+        for place, prompt, begun in zip(places, prompts, starts, strict=True):
+            if begun < len(prompt.ids) and prompt.keep_prefix:
                 self._cache_prompt(place, prompt)
 
     def keep(self, places: Sequence[int]) -> None:
@@ -151,16 +165,16 @@ class _TreeBatch:
             columns = self._cache.copy_columns(place, slice(len(prompt.ids) - 1))
             self._prefixes.add(prompt.adapter, prompt.ids[:-1], columns)
 
-    def _inputs(self, chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
+    def _inputs(self, rows: Sequence[int], chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
         """Token ids and positions (rows, new) of a pass, and the columns visible to each (rows, new, columns)."""
-        left = [self._prompts[row].ids[self._computed[row] :] for row in self.rows]
+        left = [self._left(row) for row in rows]
         new = max(len(prompt) + len(nodes) for prompt, nodes in zip(left, chosen, strict=True))
-        starts = np.array([self._computed[row] for row in self.rows])
-        ids = np.zeros((len(self.rows), new), dtype=np.int64)
-        positions = np.zeros((len(self.rows), new), dtype=np.int64)
-        visible = np.zeros((len(self.rows), new, int(starts.max()) + new), dtype=bool)
-        for place, (row, prompt, nodes) in enumerate(zip(self.rows, left, chosen, strict=True)):
-            tree, columns, start = self._searches[row].tree, self._columns[row], int(starts[place])
+        starts = np.array([self._computed[row] for row in rows])
+        ids = np.zeros((len(rows), new), dtype=np.int64)
+        positions = np.zeros((len(rows), new), dtype=np.int64)
+        visible = np.zeros((len(rows), new, int(starts.max()) + new), dtype=bool)
+        for place, (row, prompt, nodes) in enumerate(zip(rows, left, chosen, strict=True)):
+            tree, columns, start = self.searches[row].tree, self._columns[row], int(starts[place])
             lead, end = len(prompt), len(prompt) + len(nodes)
             ids[place, :lead], ids[place, lead:end] = prompt, tree.tokens[nodes]
             length = len(self._prompts[row].ids)
@@ -176,11 +190,11 @@ class _TreeBatch:
             self._computed[row] = start + end
         return ids, positions, visible
 
-    def _record(self, chosen: Sequence[Ints], hidden: torch.Tensor, starts: Sequence[int]) -> None:
+    def _record(self, rows: Sequence[int], chosen: Sequence[Ints], hidden: torch.Tensor, starts: Sequence[int]) -> None:
         """Record the log-probabilities that follow from the hidden states (rows, new, hidden size) in each search."""
         steps_of_rows, places, targets = [], [], []
-        for place, (row, nodes, start) in enumerate(zip(self.rows, chosen, starts, strict=True)):
-            search = self._searches[row]
+        for place, (row, nodes, start) in enumerate(zip(rows, chosen, starts, strict=True)):
+            search = self.searches[row]
             steps = search.steps_after(nodes, prompt=start < len(self._prompts[row].ids))
             columns = self._columns[row][search.tree.sources[steps]] - start
             steps_of_rows.append(steps)
@@ -188,8 +202,8 @@ class _TreeBatch:
             targets.append(search.tree.targets[steps])
         values = self._log_probabilities(hidden.flatten(0, 1), np.concatenate(places), np.concatenate(targets))
         ends = np.cumsum([len(steps) for steps in steps_of_rows])[:-1]
-        for row, steps, of_row in zip(self.rows, steps_of_rows, np.split(values, ends), strict=True):
-            self._searches[row].record(steps, of_row)
+        for row, steps, of_row in zip(rows, steps_of_rows, np.split(values, ends), strict=True):
+            self.searches[row].record(steps, of_row)
 
     def _log_probabilities(self, hidden: torch.Tensor, places: Ints, targets: Ints) -> NDArray[np.float64]:
         """Log-probability of each target token after the hidden state (all, hidden size) in its place.

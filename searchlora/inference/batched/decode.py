@@ -56,11 +56,10 @@ class DecodeBatch:
     def add(self, rows: Sequence[Row]) -> None:
         """Prefill new rows and generate the first token of each.
 
-        Rows of one adapter are placed together if no row is generating yet, as `lora_mapping` prefers them. After an
-        error no new row has joined, and the others are unchanged.
+        Rows of one adapter are placed together, as `lora_mapping` prefers them, those with fewer tokens to compute
+        first. After an error no new row has joined, and the others are unchanged.
         """
-        if not self.rows:
-            rows = sorted(rows, key=lambda row: row.prompt.slot)
+        rows = sorted(rows, key=lambda row: (row.prompt.slot, self._prefiller.left(row.prompt)))
         joined = [*self.rows, *rows]
         self._cache.reserve(len(joined), max(row.max_length for row in joined), self._prefiller.limits.cache_tokens)
         hidden = self._prefiller.prefill([row.prompt for row in rows], self._cache, len(self.rows))

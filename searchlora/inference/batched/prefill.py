@@ -16,6 +16,9 @@ from searchlora.inference.scheduling.requests import Limits, TokenIds
 #: Tokens of one chunk of a long prompt, on a CPU (about 0.1 s for a model of 135M parameters) and on a GPU.
 CPU_CHUNK, GPU_CHUNK = 256, 1024
 
+#: Tokens of a pass from which a CPU computes no faster: more rows would only be padded to the longest.
+_CPU_PASS = 512
+
 
 @dataclass(frozen=True)
 class Head:
@@ -73,6 +76,7 @@ class Prefiller:
         forward, prefixes, limits, counts: The model, the prefix cache, the limits of a pass, the counters to update.
         scratch: KV cache for prompts that are not generated from, such as those whose choices are scored.
         chunk: Tokens of one chunk of a long prompt. Longer prompts are not computed here, but their last chunk.
+        pass_tokens: Tokens of one pass, padding included; a single prompt may have more.
     """
 
     forward: Forward
@@ -82,10 +86,12 @@ class Prefiller:
 
     def __post_init__(self) -> None:
         self.scratch = self.forward.new_cache()
-        self.chunk = CPU_CHUNK if self.forward.device.type == "cpu" else GPU_CHUNK
+        on_cpu = self.forward.device.type == "cpu"
+        self.chunk = CPU_CHUNK if on_cpu else GPU_CHUNK
+        self.pass_tokens = min(self.limits.pass_tokens, _CPU_PASS) if on_cpu else self.limits.pass_tokens
 
     def prefill(self, prompts: Sequence[Prompt], cache: KVCache, first: int) -> torch.Tensor:
-        """Compute prompts into the rows of a cache from `first` on.
+        """Compute prompts into the rows of a cache from `first` on; prompts of similar length are best neighbours.
 
         Returns:
             The hidden state of each prompt's last token, shape (prompts, hidden size).
@@ -96,7 +102,7 @@ class Prefiller:
         self.compute_shared_prefixes(prompts)
         starts = self.paste_prefixes(prompts, cache, first)
         hidden: list[torch.Tensor] = []
-        for rows in self._passes([len(prompt.ids) - start for prompt, start in zip(prompts, starts, strict=True)]):
+        for rows in self.passes([len(prompt.ids) - start for prompt, start in zip(prompts, starts, strict=True)]):
             hidden += self.forward_pass(
                 [prompts[row] for row in rows], [starts[row] for row in rows], cache, first + rows.start
             )
@@ -132,10 +138,10 @@ class Prefiller:
                 self._cache_prefixes(short)
 
     def _cache_prefixes(self, prefixes: Sequence[Prompt]) -> None:
-        cache = self.scratch
+        prefixes, cache = sorted(prefixes, key=self.left), self.scratch
         cache.reserve(len(prefixes), max(len(prefix.ids) for prefix in prefixes), self.limits.cache_tokens)
         starts = [self._paste_prefix(prefix, cache, row) for row, prefix in enumerate(prefixes)]
-        for rows in self._passes([len(prefix.ids) - start for prefix, start in zip(prefixes, starts, strict=True)]):
+        for rows in self.passes([len(prefix.ids) - start for prefix, start in zip(prefixes, starts, strict=True)]):
             self.forward_pass([prefixes[row] for row in rows], [starts[row] for row in rows], cache, rows.start)
         for row, prefix in enumerate(prefixes):
             self.prefixes.add(prefix.adapter, prefix.ids, cache.copy_columns(row, slice(len(prefix.ids))))
@@ -149,12 +155,13 @@ class Prefiller:
             cache.paste_columns(row, columns)
         return length
 
-    def _passes(self, lengths: Sequence[int]) -> Iterator[range]:
-        """Adjacent rows, as many as one forward pass may hold."""
+    def passes(self, lengths: Sequence[int]) -> Iterator[range]:
+        """Adjacent rows with so many tokens, as many as one forward pass may hold."""
         start, longest = 0, 0
         for row, length in enumerate(lengths):
             longest = max(longest, length)
-            if row > start and not self.limits.pass_holds(row + 1 - start, longest):
+            count = row + 1 - start
+            if row > start and (count > self.limits.rows or count * longest > self.pass_tokens):
                 yield range(start, row)
                 start, longest = row, length
         if lengths:
