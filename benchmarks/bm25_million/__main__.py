@@ -28,7 +28,7 @@ from benchmarks.common import WORK, as_called, save_figures, speed_ratio, speed_
 from searchlora.eval.formatting import markdown_table
 
 SIZES, RIVALS, STREAMED = (10_000, 100_000, 1_000_000), (10_000, 100_000), (10_000, 1_000_000)
-QUERIES, OF_RIVAL, REPEATS, GOAL = 1_000, 30, 5, 100.0
+QUERIES, OF_RIVAL, OF_ENGINES, REPEATS, GOAL = 1_000, 30, 100, 5, 100.0
 RATE = "queries/s"
 
 
@@ -60,9 +60,10 @@ def _arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--through",
         action="append",
         default=[],
-        metavar="PIPELINE",
-        help="a pipeline of another search engine that holds the documents of the largest size of --rival",
+        metavar="PIPELINE[@DOCUMENTS]",
+        help="a pipeline of another search engine that holds so many documents, else the largest size of --rival",
     )
+    parser.add_argument("--of-engines", type=int, default=OF_ENGINES, help="queries that each of them answers")
     parser.add_argument("--load", action="store_true", help="fill those engines by `searchlora index load` before")
     parser.add_argument("--keep", action="store_true", help="keep corpora and indexes, for --through of another call")
     parser.add_argument("--try", dest="trial", action="store_true", help="print only")
@@ -71,9 +72,11 @@ def _arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def benchmark(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure; `rows`, `comparisons`, `table` and what else the results file holds."""
-    indexes = {size: _index(size, work, options) for size in sorted({*options.documents, *options.rival})}
+    through = [(file, int(size or max(options.rival))) for file, _, size in (x.partition("@") for x in options.through)]
+    sizes = sorted({*options.documents, *options.rival, *(size for _, size in through)})
+    indexes = {size: _index(size, work, options) for size in sizes}
     rivals = {size: _compared(size, work, options) for size in options.rival}
-    others = [_through(each, max(options.rival), work, options) for each in options.through]
+    others = [_through(file, size, work, options) for file, size in through]
     streamed = list(_streamed(work, options.streamed))
     rows = [
         speed_row(system, f"{RATE}, {size:,} documents", found[key])
@@ -122,11 +125,20 @@ def _compared(size: int, work: Path, options: argparse.Namespace) -> dict[str, A
 
 
 def _through(pipeline: str, size: int, work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    asked = queries(options.queries, size)
-    how = {"index": str(work / f"index-{size}"), "queries": asked, "repeats": options.repeats}
-    loaded = in_a_process("load", corpus=str(work / f"corpus-{size}.jsonl"), pipeline=pipeline) if options.load else {}
-    found = {"documents": size, **loaded, **in_a_process("through", pipeline=pipeline, **how)}
-    _say(pipeline, found)
+    """The figures of another engine, or why there are none: the other figures of a long run are not lost then."""
+    how = {
+        "index": str(work / f"index-{size}"),
+        "queries": queries(options.of_engines, size),
+        "repeats": options.repeats,
+    }
+    found: dict[str, Any] = {"label": Path(pipeline).stem, "documents": size}
+    try:
+        if options.load:
+            found |= in_a_process("load", corpus=str(work / f"corpus-{size}.jsonl"), pipeline=pipeline)
+        found |= in_a_process("through", pipeline=pipeline, **how)
+    except RuntimeError as error:
+        found["failed"] = str(error).splitlines()[-1]
+    _say(found.get("failed", pipeline), found)
     return found
 
 
@@ -208,8 +220,8 @@ def _of_engines(engines: Sequence[Mapping[str, Any]]) -> str:
             each["label"],
             f"{each['documents']:,}",
             f"{each['load_seconds']:.1f}" if "load_seconds" in each else "–",
-            *(_rate(each[key]) for key in ("queries_per_second", "batched_queries_per_second")),
-            f"{each['same_hits']:.1%}",
+            *(_rate(each[key]) if key in each else "–" for key in ("queries_per_second", "batched_queries_per_second")),
+            each["failed"] if "failed" in each else f"{each['same_hits']:.1%}",
         ]
         for each in engines
     ]

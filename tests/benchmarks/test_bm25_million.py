@@ -46,6 +46,9 @@ def test_queries_have_two_to_five_words_of_one_document():
 def test_a_whole_run_measures_each_process(tmp_path):
     pipeline = tmp_path / "other.yaml"
     pipeline.write_text(json.dumps({"name": "other", "stages": [{"bm25": {"k": 10}}]}), encoding="utf-8")
+    missing = tmp_path / "missing.yaml"
+    stage = {"text_search": {"engine": "milvus", "url": str(tmp_path / "none.db"), "index": "none"}}
+    missing.write_text(json.dumps({"name": "missing", "stages": [stage]}), encoding="utf-8")
     options = argparse.Namespace(
         documents=[300],
         rival=[200],
@@ -53,13 +56,16 @@ def test_a_whole_run_measures_each_process(tmp_path):
         queries=20,
         of_rival=5,
         repeats=2,
-        through=[str(pipeline)],
+        of_engines=4,
+        through=[str(pipeline), f"{missing}@300"],
         load=False,
     )
     results = benchmark.benchmark(tmp_path / "work", options)
     assert {size: each["build"]["documents"] for size, each in results["indexes"].items()} == {200: 200, 300: 300}
     assert results["rank_bm25"][200]["same_hits"] > 0.9 and len(results["rank_bm25"][200]["ours"]) == 2
-    assert results["engines"][0]["same_hits"] == 1.0
+    found, failed = results["engines"]
+    assert (found["documents"], found["same_hits"]) == (200, 1.0)
+    assert failed["documents"] == 300 and failed["failed"] in results["table"]
     few, many = results["streamed"]
     assert (few["queries"], many["queries"]) == (20, 600) and many["lines"] == pytest.approx(30 * few["lines"], rel=0.2)
     ratio = results["comparisons"][0]["ratio"]
