@@ -1,9 +1,9 @@
-"""Writes the tables of results into the READMEs, from the JSON files in `benchmarks/results`.
+"""Writes the tables of results into the READMEs and the pages of `docs`, from the JSON files in `benchmarks/results`.
 
     python -m benchmarks.tables          write
-    python -m benchmarks.tables --check  exit with 1 if a README differs from the results
+    python -m benchmarks.tables --check  exit with 1 if a file differs from the results
 
-The text between `<!-- results NAME -->` and `<!-- end -->` in a README is generated.
+The text between `<!-- results NAME -->` and `<!-- end -->` is generated.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def main() -> None:
         ROOT / "eval" / "README.md",
         *sorted(ROOT.glob("tasks/*/README.md")),
         *sorted(ROOT.glob("benchmarks/**/README.md")),
+        *sorted(ROOT.glob("docs/*/*.md")),
     ]:
         text = readme.read_text(encoding="utf-8")
         written = _BLOCK.sub(lambda match: match[1] + table(match["name"]) + match[3], text)

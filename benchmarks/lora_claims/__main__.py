@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.common import WORK, real_data, save_figures
 from benchmarks.embedding_msrd.__main__ import HERE as MSRD
 from benchmarks.embedding_msrd.__main__ import NAME as MSRD_NAME
+from benchmarks.lora_claims.report import tables
 from benchmarks.lora_claims.timing import MERGED, UNMERGED, ratios
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -115,9 +116,9 @@ def main() -> None:
             comparisons += [{**each, "collection": collection.title} for each in times]
             claims += _claims(collection, compared, models, times)
     if not trial and not arguments.train and not arguments.collections:
-        save_figures(NAME, rows, comparisons, {"claims": claims})
-    for claim in claims:
-        print(f"{'met    ' if claim['met'] else 'NOT met'}  {claim['collection']}: {claim['claim']}: {claim['figure']}")
+        save_figures(NAME, rows, comparisons, {"claims": claims, "table": tables(rows, comparisons, claims)})
+    if claims:
+        print(tables(rows, comparisons, claims))
 
 
 def _arguments() -> argparse.Namespace:

@@ -19,7 +19,7 @@ from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
 from searchlora.data.building import build
 from searchlora.experiments.sweep import sweep, train_trials
-from searchlora.experiments.sweep_report import conclusion, sweep_json, sweep_markdown, write_sweep
+from searchlora.experiments.sweep_report import sweep_json, sweep_markdown, write_sweep
 
 NAME = "sweep_intent"
 GRID = ("lora.r=1,4,16,64", "lora.target_modules=qv,qkv,attention,mlp,all-linear")
@@ -73,7 +73,7 @@ def main() -> None:
     measure = swept.comparison.measures[0]
     rows = [row for row in map(vars, swept.evaluated.comparison.rows) if row["measure"] == measure]
     comparisons = list(map(vars, swept.comparison.comparisons))
-    save_figures(NAME, rows, comparisons, {"conclusion": conclusion(swept), "sweep": sweep_json(swept)})
+    save_figures(NAME, rows, comparisons, {"sweep": sweep_json(swept), "table": sweep_markdown(swept)})
     for plot in (work / "report").glob("*.svg"):
         shutil.copyfile(plot, ROOT / "docs" / "images" / f"sweep-{plot.name}")
 

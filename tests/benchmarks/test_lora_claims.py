@@ -1,0 +1,42 @@
+"""The tables of the benchmark of LoRA's claims: each figure stands beside its method and its claim."""
+
+from __future__ import annotations
+
+from benchmarks.lora_claims.report import tables
+
+TITLE = "MSRD, all-MiniLM-L6-v2"
+
+
+def row(system: str, measure: str, value: float, low: float | None = None, high: float | None = None, n: int = 1):
+    return {
+        "system": system,
+        "measure": measure,
+        "value": value,
+        "low": low,
+        "high": high,
+        "n": n,
+        "collection": TITLE,
+    }
+
+
+def test_methods_have_their_costs_and_claims_their_figures():
+    rows = [
+        row("zero-shot", "nDCG@10", 0.5, 0.45, 0.55, 260),
+        row("adapter, LoRA", "nDCG@10", 0.625, 0.6, 0.65, 260),
+        row("adapter, LoRA", "parameters trained", 1_179_648),
+        row("adapter, LoRA", "share of parameters", 0.0493),
+    ]
+    pair = {"a": "adapter, LoRA", "b": "zero-shot", "measure": "nDCG@10", "difference": 0.125, "low": 0.1, "high": 0.15}
+    time = {"a": "msrd, merged", "b": "msrd, base", "measure": "seconds", "ratio": 1.004, "low": 0.99, "high": 1.02}
+    comparisons = [{**pair, "p_corrected": 0.0004, "collection": TITLE}, {**time, "n": 7, "collection": TITLE}]
+    claims = [
+        {"collection": TITLE, "claim": "trains 0.1 to 1% of the parameters", "figure": "4.93%", "met": False},
+        {"collection": "BANKING77", "claim": "trains 0.1 to 1% of the parameters", "figure": "0.9%", "met": True},
+    ]
+    lines = tables(rows, comparisons, claims).splitlines()
+    assert lines[0] == f"**{TITLE}**: n = 260; nDCG@10 with its 95% interval."
+    assert "| zero-shot | 0.500 (0.450 to 0.550) | – | – | – | – | – |" in lines
+    assert "| adapter, LoRA | 0.625 (0.600 to 0.650) | 1,179,648 | 4.93% | – | – | – |" in lines
+    assert "| adapter, LoRA − zero-shot | +0.125 (+0.100 to +0.150) | <0.001 |" in lines
+    assert "| msrd, merged | 1.004 (0.990–1.020) | 7 |" in lines
+    assert "| trains 0.1 to 1% of the parameters | **no**: 4.93% | yes: 0.9% |" in lines
