@@ -100,6 +100,25 @@ def test_two_systems_slots_a_missing_document_and_a_grade(page):
     assert page.js("document.activeElement.getAttribute('aria-pressed')") == "true"
 
 
+def test_a_query_that_comes_before_the_pipelines_is_searched(browser, url):
+    late = (
+        "const at = window.fetch; window.fetch = async (...all) => {"
+        " if (String(all[0]).includes('pipelines')) await new Promise((done) => setTimeout(done, 1500));"
+        " return at(...all); };"
+    )
+    script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=late)["identifier"]
+    try:
+        browser.open(f"{url}/")
+        browser.js("document.getElementById('query').focus()")
+        browser.type("red couch")
+        browser.press("Enter")
+        assert browser.js("!document.querySelector('.pipeline option')")
+        browser.until(SEARCHED)
+    finally:
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+    assert texts(browser, ".hit")
+
+
 def test_markup_is_text_and_long_mirrored_and_pictured_texts_fit(page):
     page.size(390)
     search(page, f"couch {ATTACK} \u05d0\u05d3\u05d5\u05de\u05d4 \U0001f6cb\ufe0f {'verylong' * 100}", "lexical")

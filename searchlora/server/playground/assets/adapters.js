@@ -43,7 +43,7 @@ function measures(evaluations, metrics) {
       each.loses_to.length ? made("span", "invalid", ` loses to ${each.loses_to.join(", ")}`) : null)));
   }
   const trained = Object.entries(metrics).slice(0, 3);
-  return trained.length ? made("ul", "", ...trained.map(([name, value]) => made("li", "", `${name} ${rounded(value)} (training)`))) : null;
+  return trained.length ? made("ul", "", ...trained.map(([name, value]) => made("li", "", `${name} ${Number.isInteger(value) ? value : rounded(value)} (training)`))) : null;
 }
 
 // For each slot that the adapter stands in: what it brings, topic by topic.

@@ -10,6 +10,8 @@ import { state } from "./state.js";
 import { compareTopics, startTopics } from "./topics.js";
 import { isKept, onShow, show, viewOf } from "./views.js";
 
+let isAsked = false; // a query was submitted before the page had its pipelines
+
 async function start() {
   ({ data: state.pipelines } = await (await send("GET", "/v1/pipelines")).json());
   state.topics = await (await send("GET", "/v1/topics")).json();
@@ -19,7 +21,9 @@ async function start() {
   onShow("adapters", showAdapters);
   const { hash } = location;
   show(viewOf(hash), false);
-  if (state.pipelines.length) openAddress(hash);
+  if (!state.pipelines.length) return;
+  openAddress(hash);
+  if (isAsked) searchAll();
 }
 
 function startPipelines() {
@@ -40,7 +44,10 @@ function onSubmit(form, action) {
   });
 }
 
-onSubmit("search", searchAll);
+onSubmit("search", () => {
+  isAsked = !state.sides.length;
+  searchAll();
+});
 onSubmit("compare-form", compareTopics);
 onSubmit("judge-form", findDisagreements);
 onSubmit("key-form", () => {
