@@ -38,7 +38,7 @@ QUERY_SIDE = ("sides=query", "validation.every_steps=400")
 
 #: System -> its name in the store, and what its recipe changes.
 SYSTEMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    QUERY: ("msrd-query-1-0e-3", QUERY_SIDE),
+    QUERY: ("msrd-query-2-0e-3", (*QUERY_SIDE, "optim.learning_rate=2.0e-3")),
     BOTH: ("msrd-method-lora", ("method=lora",)),
     FULL: ("msrd-method-full", ("method=full",)),
 }
