@@ -68,6 +68,7 @@ def main() -> None:
             data,
             beside=[trained[system].reference for system in (BOTH, FULL)],
             limit=arguments.limit,
+            keep=work / "outputs",
             store=store,
             steps=steps,
         )

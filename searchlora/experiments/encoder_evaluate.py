@@ -13,7 +13,8 @@ from searchlora.data.dataset import Dataset
 from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
-from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
+from searchlora.experiments.encoder_cache import EncoderCache
+from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, Found, encoder_evaluation_run
 from searchlora.experiments.evaluation_run import BASE, SystemResult
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
@@ -38,17 +39,20 @@ def evaluate_encoders(
     models: Sequence[str | Path] = (),
     retrieval: Bm25Settings | None = None,
     allow_circular: bool = False,
+    keep: Path | None = None,
     store: Store,
     steps: Steps = unwatched,
-) -> tuple[dict[str, SystemResult], Comparison]:
+) -> tuple[dict[str, SystemResult], Comparison, tuple[str, ...]]:
     """Compare the first adapter with its base zero-shot, the others, whole models, and what works without a model.
 
     Args:
         models: Folders of encoders, each shown by the name of its folder.
         retrieval: Settings of BM25, the baseline of encoders evaluated by retrieval.
+        keep: Folder where hits and classes of the base and of adapters are cached, and reused if nothing has changed.
 
     Returns:
-        Systems by name, and the figures. The costs include those of training an encoder.
+        Systems by name, the figures, and the names of the systems whose hits or classes were reused. The costs include
+        those of training an encoder.
 
     Raises:
         UsageError: when an adapter is of another task, two systems have one name, or the judge is circular.
@@ -70,14 +74,15 @@ def evaluate_encoders(
     queries = {str(record["id"]): task.query(record) for record in records}
     circular = refuse_circular(judgments.card, lineages, queries, allow=allow_circular)
     results = _without_model(trial, dataset, retrieval, steps)
+    cache = EncoderCache(keep, trial)
     for system in systems:
-        found = trial.evaluate_encoder(system.name, system.encoder(), steps(f"Encoding: {system.name}"))
+        found = trial.evaluate(system.name, _found(system, candidate, trial, cache, steps))
         costs = {**found.evaluation.costs, **system.costs}
         results[system.name] = replace(found, evaluation=replace(found.evaluation, costs=costs))
     evaluations = {
         name: replace(result.evaluation, circular=circular.get(name, "")) for name, result in results.items()
     }
-    return results, compare(evaluations, candidate=candidate.reference)
+    return results, compare(evaluations, candidate=candidate.reference), tuple(cache.reused)
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,20 @@ def _systems(adapters: Sequence[StoredAdapter], models: Sequence[str | Path]) ->
         yield _System(public_name(str(model)), str(model))
     for each in (*others, candidate):
         yield _System(each.reference, each.manifest.base.name, each)
+
+
+def _found(
+    system: _System, candidate: StoredAdapter, trial: EncoderEvaluationRun, cache: EncoderCache, steps: Steps
+) -> Found:
+    """What a system finds, from the cache where it can be. A whole model from a folder is not cached."""
+    known = system.adapter or (candidate if system.name == BASE else None)
+    bare = system.adapter is None
+    found = cache.found(system.name, known, bare=bare) if known else None
+    if found is None:
+        found = trial.find(system.encoder(), steps(f"Encoding: {system.name}"))
+        if known:
+            cache.save(system.name, known, found, bare=bare)
+    return found
 
 
 def _without_model(

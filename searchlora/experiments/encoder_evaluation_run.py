@@ -12,7 +12,7 @@ from searchlora.errors import DataError
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.evaluation_run import SystemResult
 from searchlora.progress import Progress, silent
-from searchlora.records import Document, Record, SearchContext
+from searchlora.records import Document, Hit, Record, SearchContext
 from searchlora.retrieval.classifying import classify
 from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
@@ -21,6 +21,21 @@ from searchlora.task import EncoderTask, EvaluationInput
 
 #: Hits per query: the depth of the deepest measure.
 DEPTH = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a system found for the records.
+
+    Attributes:
+        seconds: Time for all records, without the encoding of documents or labelled records.
+        hits: Ranked documents of each record; empty for records with labels.
+        classes: Class of each record with a label.
+    """
+
+    seconds: float
+    hits: Sequence[Sequence[Hit]] = ()
+    classes: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,39 +61,46 @@ class EncoderEvaluationRun:
 
     def evaluate_encoder(self, name: str, encoder: Encoder, progress: Progress = silent) -> SystemResult:
         """Evaluate the retrieval, or the classes, of an encoder."""
-        if not self.documents:
-            return self._classified(name, encoder, progress)
-        return self.evaluate_retriever(name, DenseIndex(self.documents, encoder, progress=progress))
+        return self.evaluate(name, self.find(encoder, progress))
 
     def evaluate_retriever(self, name: str, retriever: Retriever) -> SystemResult:
         """Evaluate a retriever over the documents."""
-        started = time.monotonic()
-        hits = retriever.search([self.task.query(record) for record in self.records], DEPTH)
-        seconds = time.monotonic() - started
-        searches: list[SearchContext] = [
-            {**self._search(record), "hits": ranked} for record, ranked in zip(self.records, hits, strict=True)
-        ]
-        run = {str(search["id"]): {hit.document: hit.score for hit in search["hits"]} for search in searches}
-        no_outputs = [None] * len(self.records)
-        evaluation = self.task.evaluate(EvaluationInput(self.records, no_outputs, run, self.qrels, self.relevant))
-        costs = {"ms per query": 1000 * seconds / len(self.records)}
-        return SystemResult(name, [""] * len(searches), searches, replace(evaluation, costs=costs), seconds)
+        return self.evaluate(name, self._retrieved(retriever))
 
     def evaluate_labels(self, name: str, outputs: Sequence[Any]) -> SystemResult:
         """Evaluate classes that were predicted elsewhere, for example by a baseline."""
         evaluation = self.task.evaluate(EvaluationInput(self.records, outputs))
         return SystemResult(name, list(outputs), [self._search(record) for record in self.records], evaluation, 0.0)
 
-    def _classified(self, name: str, encoder: Encoder, progress: Progress) -> SystemResult:
+    def find(self, encoder: Encoder, progress: Progress = silent) -> Found:
+        """Search the documents, or predict the classes of the records, with an encoder."""
+        if self.documents:
+            return self._retrieved(DenseIndex(self.documents, encoder, progress=progress))
         known = encoder.encode([self.task.query(record) for record in self.labelled], progress=progress)
         labels = [str(self.task.label(record)) for record in self.labelled]
         started = time.monotonic()
         vectors = encoder.encode([self.task.query(record) for record in self.records], progress=progress)
-        outputs = classify(known, labels, vectors, self.classifier)
-        seconds = time.monotonic() - started
-        result = self.evaluate_labels(name, outputs)
-        costs = {"ms per query": 1000 * seconds / len(self.records)}
-        return replace(result, evaluation=replace(result.evaluation, costs=costs), seconds=seconds)
+        classes = classify(known, labels, vectors, self.classifier)
+        return Found(time.monotonic() - started, classes=classes)
+
+    def evaluate(self, name: str, found: Found) -> SystemResult:
+        """The measures of what was found."""
+        costs = {"ms per query": 1000 * found.seconds / len(self.records)}
+        if found.classes is not None:
+            result = self.evaluate_labels(name, found.classes)
+            return replace(result, evaluation=replace(result.evaluation, costs=costs), seconds=found.seconds)
+        searches: list[SearchContext] = [
+            {**self._search(record), "hits": ranked} for record, ranked in zip(self.records, found.hits, strict=True)
+        ]
+        run = {str(search["id"]): {hit.document: hit.score for hit in search["hits"]} for search in searches}
+        no_outputs = [None] * len(self.records)
+        evaluation = self.task.evaluate(EvaluationInput(self.records, no_outputs, run, self.qrels, self.relevant))
+        return SystemResult(name, [""] * len(searches), searches, replace(evaluation, costs=costs), found.seconds)
+
+    def _retrieved(self, retriever: Retriever) -> Found:
+        started = time.monotonic()
+        hits = retriever.search([self.task.query(record) for record in self.records], DEPTH)
+        return Found(time.monotonic() - started, hits=hits)
 
     def _search(self, record: Record) -> SearchContext:
         return {"id": str(record["id"]), "query": self.task.query(record)}

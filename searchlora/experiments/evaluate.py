@@ -105,7 +105,8 @@ def evaluate(
         store: The adapter store; None: the default store.
         retrieval: Settings of BM25.
         unconstrained: Also evaluate base and adapter without constrained decoding, to measure their valid outputs.
-        keep: Folder of cached outputs, reused if prompts, base, adapter, settings and engine are the same.
+        keep: Folder of cached outputs, reused if prompts, base, adapter, settings and engine are the same; of an
+            encoder, hits and classes.
         models: Fully trained encoders to compare an encoder adapter with.
         engine: Where the models of a prompted task are computed; None: in this process, in the precision of the recipe.
         tasks: A folder of task plugins.
@@ -134,7 +135,7 @@ def evaluate(
                 where=candidate.reference,
                 fix="Leave the engine out.",
             )
-        systems, comparison = evaluate_encoders(
+        systems, comparison, reused = evaluate_encoders(
             task,
             dataset,
             records,
@@ -143,10 +144,11 @@ def evaluate(
             models=models,
             retrieval=retrieval,
             allow_circular=allow_circular,
+            keep=Path(keep) if keep is not None else None,
             store=store,
             steps=steps,
         )
-        evaluated = Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, ())
+        evaluated = Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, reused)
         names = [*(each.reference for each in adapters), *(public_name(str(model)) for model in models)]
         return _finished(evaluated, names, store, whole=limit is None)
     if models:
