@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -14,12 +15,17 @@ from searchlora.data.building import build
 from searchlora.errors import BaseMismatch, DataError, NotInStore, PipelineError, TamperedAdapter, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
+from searchlora.experiments import encoder_cache, encoder_evaluate
+from searchlora.experiments.encoder_cache import EncoderCache
+from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, Found
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.run import run
 from searchlora.experiments.train import train, train_or_reuse
 from searchlora.inference.settings import LocalSettings
+from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder
+from searchlora.task import load_task
 from tests.tiny_encoder import build_tiny_encoder
 
 WORDS = ("tent", "boot", "stove", "rope", "lamp", "sock", "axe", "map", "cup", "bag")
@@ -135,10 +141,52 @@ def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stored")
+def test_what_encoders_found_is_kept_and_reused_until_something_changes(full, place, data, tmp_path, monkeypatch):
+    keep = tmp_path / "outputs"
+    names = ["base zero-shot", "finder-full@1", "finder@1"]
+
+    def evaluated(folder=data / "pairs", **options):
+        return evaluate("finder", folder, beside=[full.reference], store=place, keep=keep, **options)
+
+    first = evaluated()
+    assert first.reused == ()
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder_evaluate.Encoder, "load", lambda *_, **__: pytest.fail("an encoder was loaded"))
+        again = evaluated()
+    assert list(again.reused) == names
+    for name in names:
+        assert vars(again.systems[name]) == vars(first.systems[name])
+    assert evaluated(limit=5).reused == ()
+    assert list(evaluated(limit=5).reused) == names
+    monkeypatch.setattr(encoder_cache, "machine", lambda: "another")
+    assert evaluated(limit=5).reused == ()
+
+
+def test_hits_are_reused_for_the_same_documents_and_queries_only(stored, tmp_path):
+    documents = (Document("d1", "a tent"), Document("d2", "a boot"))
+    trial = EncoderEvaluationRun(load_task("embedding"), [{"id": "q1", "query": "tent"}], documents, {"q1": {"d1": 1}})
+    found = Found(0.5, hits=[[Hit("d1", 0.75), Hit("d2", 0.25)]])
+    EncoderCache(tmp_path, trial).save("finder@1", stored, found)
+    assert EncoderCache(tmp_path, trial).found("finder@1", stored) == found
+    assert EncoderCache(tmp_path, trial).found("finder@1", stored, bare=True) is None
+    for changed in (
+        replace(trial, documents=(documents[0], Document("d2", "a boots"))),
+        replace(trial, records=[{"id": "q1", "query": "tents"}]),
+    ):
+        assert EncoderCache(tmp_path, changed).found("finder@1", stored) is None
+    (tmp_path / "finder@1.json").write_text("{}")
+    assert EncoderCache(tmp_path, trial).found("finder@1", stored) is None
+
+
+@pytest.mark.slow
 def test_classification_is_evaluated(place, data, fast, tmp_path):
     train("embedding", data / "labels", "sorter", overrides=(*fast, "classifier=knn"), store=place)
-    found = evaluate("sorter", data / "labels", store=place)
+    found = evaluate("sorter", data / "labels", store=place, keep=tmp_path / "outputs")
     assert list(found.systems) == ["commonest class", "base zero-shot", "sorter@1"]
+    again = evaluate("sorter", data / "labels", store=place, keep=tmp_path / "outputs")
+    assert again.reused == ("base zero-shot", "sorter@1")
+    assert again.systems["sorter@1"].outputs == found.systems["sorter@1"].outputs
     assert found.comparison.measures[0] == "macro-F1"
     assert set(found.systems["sorter@1"].outputs) <= set(WORDS[:3])
     write(found, tmp_path / "report")
