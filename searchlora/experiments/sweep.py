@@ -9,15 +9,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -290,11 +292,26 @@ def _trained(
 
 
 def _in_own_process(train: Callable[[], Trial], trial: Trial) -> Trial:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             return pool.submit(train).result()
         except BrokenProcessPool:
             return replace(trial, error="its process ended: killed, or out of memory")
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it ends, also by SIGKILL.
+
+    Otherwise it would train on beside the next sweep, which wants to resume its trial.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="searchlora-parent", daemon=True).start()
 
 
 def _compared(trials: Sequence[Trial], evaluated: Evaluated) -> Swept:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -143,6 +146,40 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     assert any("Reusing tried-seed-1@1" in text for text in said)
     assert any("Resuming" in text for text in said)
     assert found.trials[1].stored.manifest.training["resumed_from_step"] > 0
+
+
+def waits(file: str) -> None:
+    """A trial that takes two minutes."""
+    Path(file).write_text(str(os.getpid()), encoding="utf-8")
+    time.sleep(120)
+
+
+ISOLATED = """
+from functools import partial
+from searchlora.experiments.sweep import Trial, _in_own_process
+from tests.experiments.test_sweep import waits
+_in_own_process(partial(waits, {file!r}), Trial("waits", {{}}))
+"""
+
+
+@pytest.mark.slow
+def test_the_process_of_a_trial_ends_with_a_killed_sweep(tmp_path):
+    file = tmp_path / "pid"
+    program = ISOLATED.format(file=str(file))
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
+    try:
+        wait_until(lambda: file.is_file() and file.read_text())
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not Path("/proc", file.read_text(), "cmdline").exists())
+
+
+def wait_until(condition, seconds: float = 60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
