@@ -126,7 +126,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("collections", nargs="*", help=f"any of {', '.join(COLLECTIONS)}; default: all")
     parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
     parser.add_argument("--limit", type=int, help="number of test records, for a trial")
-    parser.add_argument("--timed", type=int, default=256, help="number of records of which inference is timed")
+    parser.add_argument("--timed", type=int, default=64, help="number of records of which inference is timed")
     parser.add_argument("--set", action="append", default=[], help="key=value that overrides each recipe, for a trial")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.collections if name not in COLLECTIONS]:
