@@ -115,10 +115,12 @@ def main() -> None:
             comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]
             comparisons += [{**each, "collection": collection.title} for each in times]
             claims += _claims(collection, compared, models, times)
-    if not trial and not arguments.train and not arguments.collections:
-        save_figures(NAME, rows, comparisons, {"claims": claims, "table": tables(rows, comparisons, claims)})
-    if claims:
-        print(tables(rows, comparisons, claims))
+    if not claims:
+        return
+    shown = tables(rows, comparisons, claims)
+    if not trial and not arguments.collections:
+        save_figures(NAME, rows, comparisons, {"claims": claims, "table": shown})
+    print(shown)
 
 
 def _arguments() -> argparse.Namespace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -76,7 +76,7 @@ class Prefiller:
         forward, prefixes, limits, counts: The model, the prefix cache, the limits of a pass, the counters to update.
         scratch: KV cache for prompts that are not generated from, such as those whose choices are scored.
         chunk: Tokens of one chunk of a long prompt. Longer prompts are not computed here, but their last chunk.
-        pass_tokens: Tokens of one pass, padding included; a single prompt may have more.
+        pass_limits: The limits of one pass on this device; a single prompt may have more tokens.
     """
 
     forward: Forward
@@ -88,7 +88,8 @@ class Prefiller:
         self.scratch = self.forward.new_cache()
         on_cpu = self.forward.device.type == "cpu"
         self.chunk = CPU_CHUNK if on_cpu else GPU_CHUNK
-        self.pass_tokens = min(self.limits.pass_tokens, _CPU_PASS) if on_cpu else self.limits.pass_tokens
+        tokens = min(self.limits.pass_tokens, _CPU_PASS) if on_cpu else self.limits.pass_tokens
+        self.pass_limits = replace(self.limits, pass_tokens=tokens)
 
     def prefill(self, prompts: Sequence[Prompt], cache: KVCache, first: int) -> torch.Tensor:
         """Compute prompts into the rows of a cache from `first` on; prompts of similar length are best neighbours.
@@ -160,8 +161,7 @@ class Prefiller:
         start, longest = 0, 0
         for row, length in enumerate(lengths):
             longest = max(longest, length)
-            count = row + 1 - start
-            if row > start and (count > self.limits.rows or count * longest > self.pass_tokens):
+            if row > start and not self.pass_limits.pass_holds(row + 1 - start, longest):
                 yield range(start, row)
                 start, longest = row, length
         if lengths:

@@ -22,8 +22,8 @@ async function start() {
   const { hash } = location;
   show(viewOf(hash), false);
   if (!state.pipelines.length) return;
-  openAddress(hash);
   if (isAsked) searchAll();
+  else openAddress(hash);
 }
 
 function startPipelines() {
