@@ -111,7 +111,7 @@ def train_or_reuse(
     say: Callable[[str], None] = print,
     steps: Steps = unwatched,
 ) -> StoredAdapter:
-    """The newest version of `name` if it came from these datasets, recipe, prompt and base; else train one.
+    """The newest version of `name` if it came from these datasets, recipe, task version and base; else train one.
 
     An unfinished run of the name is resumed.
 

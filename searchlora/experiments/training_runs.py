@@ -128,10 +128,11 @@ class TrainingJob(ABC):
             return None
 
     def produced(self, stored: StoredAdapter) -> bool:
-        """Whether a stored version came from this task, recipe, dataset and base."""
+        """Whether a stored version came from this version of the task, recipe, dataset and base."""
         manifest = stored.manifest
         return (
             manifest.task == self.task.name
+            and manifest.task_version == self.task.version
             and manifest.dataset is not None
             and manifest.dataset.fingerprint == self.dataset.fingerprint
             and _more_data(manifest.dataset.card) == self.mixture.identity()
