@@ -38,6 +38,7 @@ def page(browser, url):
     browser.open(f"{url}/")
     browser.until("document.querySelector('.pipeline option')")
     yield browser
+    browser.js("sessionStorage.clear()")
     assert browser.errors == []
 
 
@@ -117,6 +118,23 @@ def test_a_query_that_comes_before_the_pipelines_is_searched(browser, url):
     finally:
         browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
     assert texts(browser, ".hit")
+
+
+def test_pinned_results_outlive_a_reload_and_not_their_removal(page, url):
+    def reloaded():
+        page.open(f"{url}/")
+        page.until("document.querySelector('.pipeline option')")
+        return texts(page, "#pins bdi")
+
+    for query in ("red couch", "red tent"):
+        search(page, query, "lexical")
+        page.js("document.querySelector('.pin').click()")
+    assert reloaded() == ["1: red couch (lexical)", "2: red tent (lexical)"]
+    search(page, "red couch", "lexical")
+    page.js("document.querySelector('#pins button').click()")
+    assert "0 of" in texts(page, "#difference h3")[0]
+    page.js("document.querySelector('#pins li button:last-child').click()")
+    assert reloaded() == ["1: red tent (lexical)"]
 
 
 def test_markup_is_text_and_long_mirrored_and_pictured_texts_fit(page):

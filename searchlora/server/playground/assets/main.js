@@ -3,6 +3,7 @@
 import { showAdapters } from "./adapters.js";
 import { element } from "./elements.js";
 import { findDisagreements, startJudges } from "./judges.js";
+import { showPins } from "./pins.js";
 import { attempt, send, useKey } from "./requests.js";
 import { compare, openAddress, searchAll } from "./search.js";
 import { Side } from "./side.js";
@@ -32,6 +33,7 @@ function startPipelines() {
   element("field-names").textContent = names.join(", ");
   state.sides = [new Side("A")];
   element("sides").replaceChildren(state.sides[0].root);
+  showPins();
   startTopics();
   startJudges();
   if (viewOf(location.hash) === "search") element("query").focus();

@@ -5,13 +5,18 @@ import { attempt } from "./requests.js";
 import { moved } from "./side.js";
 import { state } from "./state.js";
 
-const pins = [];
+const pins = JSON.parse(sessionStorage.getItem("pins") || "[]"); // as long as the tab is open, also over a reload
 
 export function pin(side) {
   if (!side.result) return;
   pins.push({ label: side.label, query: side.query, ranking: side.ranking });
-  showPins();
+  keepPins();
   announce(`Pinned the results of ${side.label}.`);
+}
+
+function keepPins() {
+  sessionStorage.setItem("pins", JSON.stringify(pins));
+  showPins();
 }
 
 export function showPins() {
@@ -23,7 +28,7 @@ export function showPins() {
     row.append(button("Remove", () => {
       pins.splice(index, 1);
       element("difference").replaceChildren();
-      showPins();
+      keepPins();
       announce(`Removed pin ${name}.`);
       // The button is gone: the focus moves to the next pin, or back to the results.
       const rows = element("pins").children;
