@@ -35,7 +35,7 @@ def train_encoder(
     resume: bool = False,
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train with sentence-transformers' trainer and the multiple negatives ranking loss (arXiv:1705.00652).
+    """Train with sentence-transformers' trainer and the multiple negatives ranking loss, see `ranking_loss`.
 
     Args:
         rows: Training rows, see `pairs.pair_rows`.
@@ -62,7 +62,9 @@ def train_encoder(
     parameters = number_of_parameters(model)
     adapted, save = _prepare(model, recipe, base, rows)
     with quiet():
-        loss = _loss(model, recipe) if recipe.sides == "both" else _query_loss(model, recipe, rows, encode_documents)
+        loss = (
+            _loss(model, recipe, rows) if recipe.sides == "both" else _query_loss(model, recipe, rows, encode_documents)
+        )
         trainer = PairTrainer(model, _arguments(recipe, run), rows, loss, recipe, adapted)
     result = run.execute(
         trainer,
@@ -120,15 +122,16 @@ def _query_loss(
     return FrozenDocumentsLoss(model, encode, rows, recipe.temperature)
 
 
-def _loss(model: SentenceTransformer, recipe: EncoderRecipe) -> torch.nn.Module:
+def _loss(model: SentenceTransformer, recipe: EncoderRecipe, rows: Sequence[PairRow]) -> torch.nn.Module:
     from sentence_transformers.sentence_transformer import losses
 
-    scale = 1 / recipe.temperature
+    from searchlora.training.ranking_loss import CachedRankingLoss, RankingLoss
+
     loss: Any
     if recipe.loss == "cached_mnrl":
-        loss = losses.CachedMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=recipe.mini_batch_size)
+        loss = CachedRankingLoss(model, rows, recipe.temperature, recipe.mini_batch_size)
     else:
-        loss = losses.MultipleNegativesRankingLoss(model, scale=scale)
+        loss = RankingLoss(model, rows, recipe.temperature)
     if recipe.matryoshka is None:
         return loss  # type: ignore[no-any-return]
     largest = model.get_embedding_dimension()

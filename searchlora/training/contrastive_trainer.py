@@ -1,4 +1,4 @@
-"""sentence-transformers' trainer with duplicate-free batches and checkpoints of the trained weights only."""
+"""sentence-transformers' trainer with each document of a batch once, and checkpoints of the trained weights only."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 
 from searchlora.recipe import EncoderRecipe
-from searchlora.training.duplicate_free_sampler import DuplicateFreeBatchSampler
 from searchlora.training.optimizers import lora_fa_optimizer
+from searchlora.training.pair_batches import PairBatchSampler, PairCollator
 from searchlora.training.pairs import PairRow
 
 if TYPE_CHECKING:
-    import datasets
     import torch
 
 _TRAINED = "trained.safetensors"
@@ -27,7 +27,7 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
     Differences from the base class:
 
-    * Batches come from `DuplicateFreeBatchSampler`.
+    * Batches come from `PairBatchSampler`, and are tokenised by `PairCollator` where documents are encoded.
     * Checkpoints hold the trained weights as safetensors. The base class saves and loads a whole model, which lacks
       the adapter's modules.
     * No model card is written: the store writes one from the manifest.
@@ -54,7 +54,9 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         self.recipe = recipe
         self.adapted = adapted
         self.tokens_seen = 0
-        super().__init__(model=model, args=arguments, train_dataset=_dataset(rows, recipe), loss=loss)
+        # The loss finds a row by its index, and its documents by the row.
+        dataset = Dataset.from_dict({"anchor": [row.anchor for row in rows], "label": list(range(len(rows)))})
+        super().__init__(model=model, args=arguments, train_dataset=dataset, loss=loss)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Mean loss of a batch in nats per row."""
@@ -69,10 +71,20 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         self.optimizer: Any = lora_fa_optimizer(self.adapted, self.recipe)
         return self.optimizer
 
-    def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> DuplicateFreeBatchSampler:
+    def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> PairBatchSampler:
         """The batches of the rows, which are in the order of the dataset."""
         del args, kwargs
-        return DuplicateFreeBatchSampler(self.rows, dataset, batch_size, self.args.seed)
+        return PairBatchSampler(self.rows, dataset, batch_size, self.args.seed, by_length=self._encodes_documents)
+
+    def get_data_collator(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """The collator that tokenises a batch."""
+        if not self._encodes_documents:
+            return super().get_data_collator(model, *args, **kwargs)
+        return PairCollator(model.preprocess, rows=self.rows)
+
+    @property
+    def _encodes_documents(self) -> bool:
+        return self.recipe.sides == "both"
 
     def add_model_card_callback(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing."""
@@ -93,15 +105,3 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
     def _trained(self) -> list[tuple[str, Any]]:
         return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
-
-
-def _dataset(rows: Sequence[PairRow], recipe: EncoderRecipe) -> datasets.Dataset:
-    """Texts of the rows; where only queries are encoded, the queries and the indices of the rows."""
-    from datasets import Dataset
-
-    if recipe.sides == "query":
-        return Dataset.from_dict({"anchor": [row.anchor for row in rows], "label": list(range(len(rows)))})
-    columns: dict[str, list[str]] = {"anchor": [row.anchor for row in rows], "positive": [row.positive for row in rows]}
-    for index in range(len(rows[0].negatives)):
-        columns[f"negative_{index + 1}"] = [row.negatives[index] for row in rows]
-    return Dataset.from_dict(columns)

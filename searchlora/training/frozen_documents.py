@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from searchlora.training.pairs import PairRow, text_key
+from searchlora.training.ranking_loss import cosines, masked_cross_entropy
 
 EncodeDocuments: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -40,8 +41,7 @@ class FrozenDocumentsLoss(torch.nn.Module):
         self.temperature = temperature
         texts = dict.fromkeys(text for row in rows for text in (row.positive, *row.negatives))
         numbers = {text: number for number, text in enumerate(texts)}
-        vectors = torch.from_numpy(encode(list(numbers)))
-        self.documents = torch.nn.functional.normalize(vectors, dim=1).to(model.device)
+        self.documents = torch.from_numpy(encode(list(numbers))).to(model.device)
         by_key: dict[int, list[int]] = {}
         for text, number in numbers.items():
             by_key.setdefault(text_key(text), []).append(number)
@@ -57,15 +57,13 @@ class FrozenDocumentsLoss(torch.nn.Module):
             labels: Index of each row among the rows, shape (batch,).
         """
         (features,) = sentence_features
-        queries = torch.nn.functional.normalize(self.model(features)["sentence_embedding"], dim=1)
+        scores = cosines(self.model(features)["sentence_embedding"], self.documents) / self.temperature
         rows = labels.tolist()
-        positives = self.positives[rows].to(queries.device)
-        scores = queries @ self.documents.T / self.temperature
+        positives = self.positives[rows].to(scores.device)
         masked = torch.zeros_like(scores, dtype=torch.bool)
         for place, row in enumerate(rows):
             masked[place, self.relevant[row]] = True
         if len(self.documents) > MAX_DOCUMENTS:
             left_out = torch.rand(len(self.documents), device=scores.device) > MAX_DOCUMENTS / len(self.documents)
             masked |= left_out
-        masked[torch.arange(len(rows)), positives] = False
-        return torch.nn.functional.cross_entropy(scores.masked_fill(masked, float("-inf")), positives)
+        return masked_cross_entropy(scores, masked, positives)

@@ -21,7 +21,8 @@ class PairRow:
         positive: A text that the anchor should rank first.
         negatives: Texts that the anchor should rank below the positive.
         relevant: Keys of all positives of the anchor in the dataset, or the key of its label.
-        shown: Keys of the texts that the anchors of other rows of a batch see: positive and negatives.
+        shown: Keys of the positive and of each negative, in this order; a text whose key is relevant to the anchor of
+            another row is no negative of it.
         labelled: Whether the positive is another text of the same label, not a document.
     """
 
@@ -29,20 +30,8 @@ class PairRow:
     positive: str
     negatives: tuple[str, ...]
     relevant: frozenset[int]
-    shown: frozenset[int]
+    shown: tuple[int, ...]
     labelled: bool = False
-
-    def clashes(self, relevant: set[int], shown: set[int]) -> bool:
-        """Whether this row and rows with these keys would be false negatives of each other in one batch.
-
-        Examples:
-            >>> row = PairRow("tents", "a tent", (), relevant=frozenset({1, 2}), shown=frozenset({1}))
-            >>> row.clashes(relevant={7}, shown={2})
-            True
-            >>> row.clashes(relevant={7}, shown={7})
-            False
-        """
-        return not self.relevant.isdisjoint(shown) or not self.shown.isdisjoint(relevant)
 
 
 def text_key(text: str) -> int:
@@ -98,7 +87,7 @@ def _rows_by_text(
         relevant = frozenset(map(text_key, task.positives(record)))
         for positive in task.positives(record):
             chosen = fillers.complete(texts, count, relevant)
-            shown = frozenset(map(text_key, [positive, *chosen]))
+            shown = tuple(map(text_key, [positive, *chosen]))
             rows.append(PairRow(task.query(record), positive, tuple(chosen), relevant, shown))
     return rows
 
@@ -133,5 +122,5 @@ def _rows_by_label(task: EncoderTask, records: Sequence[Record], seed: int) -> I
         label, text = str(task.label(record)), task.query(record)
         others = [other for other in texts_by_label[label] if other != text]
         if others:  # a text that is alone in its class has no positive
-            key = frozenset([fingerprint(label)])
-            yield PairRow(text, generator.choice(others), (), key, key, labelled=True)
+            key = fingerprint(label)
+            yield PairRow(text, generator.choice(others), (), frozenset([key]), (key,), labelled=True)

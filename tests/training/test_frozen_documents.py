@@ -31,7 +31,7 @@ FAST = ("optim.batch_size=8", "optim.max_steps=60", "max_tokens=24", "validation
 
 def pair(anchor, positive, *negatives, relevant=()):
     keys = frozenset(map(text_key, (positive, *relevant)))
-    return PairRow(anchor, positive, negatives, keys, frozenset(map(text_key, (positive, *negatives))))
+    return PairRow(anchor, positive, negatives, keys, tuple(map(text_key, (positive, *negatives))))
 
 
 @pytest.fixture(scope="module")
