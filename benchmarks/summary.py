@@ -33,6 +33,14 @@ LINES = (
         *("first question + question", "base zero-shot", "adapter"),
     ),
     Line(
+        *("rewriting", "MT-RAG, with the adapter of CANARD", "rewriting_mtrag", "MRR@10", "questions"),
+        *("question alone", "base zero-shot", "adapter"),
+    ),
+    Line(
+        *("rewriting", "MSRD", "rewriting_msrd", "nDCG@10", "queries"),
+        *("without listed words", "base zero-shot", "adapter"),
+    ),
+    Line(
         *("intent", "BANKING77", "intent_banking77", "accuracy", "queries"),
         *("TF-IDF + logistic regression", "base zero-shot", "adapter"),
     ),
@@ -41,12 +49,20 @@ LINES = (
         *("BM25", "base zero-shot", "adapter"),
     ),
     Line(
+        *("judgment", "Chorus", "judgment_chorus", "kappa quadratic", "pairs"),
+        *("BM25 score, cut", "base zero-shot", "adapter"),
+    ),
+    Line(
         *("rag_answer", "MT-RAG", "rag_mtrag", "answerability F1", "questions"),
         *("BM25 threshold", "MiniLM, quoting", "adapter, quoting"),
     ),
     Line(
         *("embedding", "SQuAD 1.1", "embedding_squad", "nDCG@10", "questions"),
         *("BM25", "zero-shot", "LoRA"),
+    ),
+    Line(
+        *("embedding", "MSRD", "embedding_msrd", "nDCG@10", "queries"),
+        *("BM25", "zero-shot", "adapter, both sides"),
     ),
 )
 
@@ -68,7 +84,8 @@ def summary() -> str:
 def _row(line: Line) -> list[str]:
     results = json.loads((RESULTS / f"{line.results}.json").read_text(encoding="utf-8"))
     rows = {row["system"]: row for row in results["rows"] if row["measure"] == line.measure}
-    pairs = {(pair["a"], pair["b"]): pair for pair in results["comparisons"] if pair["measure"] == line.measure}
+    compared = [*results["comparisons"], *results.get("more_comparisons", ())]
+    pairs = {(pair["a"], pair["b"]): pair for pair in compared if pair["measure"] == line.measure}
     rule, base, adapter = (figure_of(rows[name], "value") for name in (line.rule, line.base, line.adapter))
     pair = pairs[line.adapter, line.rule]
     return [

@@ -106,7 +106,10 @@ def test_the_numbers_of_training_rows_are_those_of_the_results():
 def training_rows(name: str) -> list[int]:
     """How many rows each adapter of a results file was trained on."""
     file = RESULTS / f"{name.removesuffix('_rerank')}.json"  # the same adapter, on another task
-    training = json.loads(file.read_text(encoding="utf-8"))["training"]
+    results = json.loads(file.read_text(encoding="utf-8"))
+    if "improve" in results:  # rounds on all rows of the dataset
+        return [results["trained_on"]["rows"]["train"]]
+    training = results["training"]
     runs = training if isinstance(training, list) else [training] if "rows" in training else list(training.values())
     return [run["rows"] for run in runs]
 
