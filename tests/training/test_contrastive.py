@@ -207,8 +207,15 @@ def loss_of(model) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("loss=cached_mnrl", "mini_batch_size=3"), ("matryoshka=[16,4]",), ("method=full",), ("method=qlora",)],
-    ids=["mnrl", "cached", "matryoshka", "full", "qlora"],
+    [
+        (),
+        ("loss=cached_mnrl", "mini_batch_size=3"),
+        ("matryoshka=[16,4]",),
+        ("loss=cached_mnrl", "mini_batch_size=3", "matryoshka=[16,4]"),
+        ("method=full",),
+        ("method=qlora",),
+    ],
+    ids=["mnrl", "cached", "matryoshka", "cached matryoshka", "full", "qlora"],
 )
 def test_training_reduces_the_loss_and_saves_the_trained_weights(overrides, task, encoder_base, tmp_path):
     base = without_dropout(encoder_base, tmp_path / "base")
