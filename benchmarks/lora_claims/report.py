@@ -66,13 +66,13 @@ def _times(pairs: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         [
             pair["a"],
-            f"{pair['ratio']:.3f} ({pair['low']:.3f}–{pair['high']:.3f})",
+            figure(pair["ratio"], pair["low"], pair["high"]),
             str(pair["n"]),
         ]
         for pair in pairs
         if pair["measure"] == "seconds"
     ]
-    return markdown_table(["inference", "time, as a ratio to the base's (min–max)", "repeats"], lines)
+    return markdown_table(["inference", "time, as a ratio to the base's, median", "repeats"], lines)
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.lora_claims.report import tables
+from benchmarks.lora_claims.timing import median_ratio
 
 TITLE = "MSRD, all-MiniLM-L6-v2"
 
@@ -38,5 +41,13 @@ def test_methods_have_their_costs_and_claims_their_figures():
     assert "| zero-shot | 0.500 (0.450 to 0.550) | – | – | – | – | – |" in lines
     assert "| adapter, LoRA | 0.625 (0.600 to 0.650) | 1,179,648 | 4.93% | – | – | – |" in lines
     assert "| adapter, LoRA − zero-shot | +0.125 (+0.100 to +0.150) | <0.001 |" in lines
-    assert "| msrd, merged | 1.004 (0.990–1.020) | 7 |" in lines
+    assert "| msrd, merged | 1.004 (0.990 to 1.020) | 7 |" in lines
     assert "| trains 0.1 to 1% of the parameters | **no**: 4.93% | yes: 0.9% |" in lines
+
+
+def test_one_slow_repeat_does_not_move_the_ratio():
+    base = [1.0, 1.02, 0.98, 1.01, 0.99] * 4
+    found = median_ratio([1.05 * second for second in base[:-1]] + [9.0], base)
+    assert found["ratio"] == pytest.approx(1.05)
+    assert found["low"] == pytest.approx(1.05) and found["high"] == pytest.approx(1.05)
+    assert median_ratio([1.0, 1.1, 1.2], [1.0, 1.0, 1.0]) == {"ratio": 1.1, "low": 1.0, "high": 1.2}
