@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
-from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 
 from searchlora.recipe import EncoderRecipe
 from searchlora.training.optimizers import lora_fa_optimizer
@@ -31,8 +30,6 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
     * Checkpoints hold the trained weights as safetensors. The base class saves and loads a whole model, which lacks
       the adapter's modules.
     * No model card is written: the store writes one from the manifest.
-    * Each column of texts has its own forward pass. In a merged pass, short texts are padded to the longest column,
-      which on a CPU costs more than merging saves.
 
     Args:
         adapted: The `peft.PeftModel` around the encoder's transformer; None if all weights are trained.
@@ -61,8 +58,7 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Mean loss of a batch in nats per row."""
         self.tokens_seen += sum(int(value.sum()) for name, value in inputs.items() if name.endswith("attention_mask"))
-        with column_merging_disabled():
-            return super().compute_loss(model, inputs, *args, **kwargs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """AdamW, or LoRA-FA's optimiser for its variant."""

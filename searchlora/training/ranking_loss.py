@@ -39,6 +39,7 @@ class RankingLoss(torch.nn.Module):
             sentence_features: The tokenised queries, and the distinct documents of the batch.
             labels: Index of each row among the rows, shape (batch,).
         """
+        # Two passes: in one, queries would be padded to the length of documents.
         queries, documents = (self.model(features)["sentence_embedding"] for features in sentence_features)
         return ranking_loss(queries, documents, [self.rows[row] for row in labels.tolist()], self.temperature)
 
