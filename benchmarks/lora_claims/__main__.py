@@ -1,6 +1,7 @@
 """LoRA's claims, measured: full fine-tuning, LoRA and QLoRA on BANKING77 (LLM) and MSRD (encoder).
 
     python -m benchmarks.lora_claims                 train what is missing, measure, write `results/lora_claims.json`
+    python -m benchmarks.lora_claims llm             one collection; the results keep those of the other
     python -m benchmarks.lora_claims encoder --train     train the encoder's models only; resumed by the next call
     python -m benchmarks.lora_claims --limit 20 --set optim.max_steps=3     trial; no results are written
 
@@ -12,12 +13,13 @@ nothing. Times of training and inference belong to an idle machine. The encoders
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, real_data, save_figures
+from benchmarks.common import RESULTS, WORK, real_data, save_figures
 from benchmarks.embedding_msrd.__main__ import HERE as MSRD
 from benchmarks.embedding_msrd.__main__ import NAME as MSRD_NAME
 from benchmarks.lora_claims.report import tables
@@ -77,6 +79,7 @@ COLLECTIONS: Mapping[str, Collection] = {
         32,
     ),
 }
+TITLES = [collection.title for collection in COLLECTIONS.values()]
 
 
 def main() -> None:
@@ -122,10 +125,23 @@ def main() -> None:
             claims += _claims(collection, compared, models, times)
     if not claims:
         return
-    shown = tables(rows, comparisons, claims)
-    if not trial and not arguments.collections:
-        save_figures(NAME, rows, comparisons, {"claims": claims, "table": shown})
-    print(shown)
+    print(tables(rows, comparisons, claims))
+    if not trial:
+        _save(rows, comparisons, claims)
+
+
+def _save(rows: list[dict[str, Any]], comparisons: list[dict[str, Any]], claims: list[dict[str, Any]]) -> None:
+    """Write the results, with those of the collections that were not measured now."""
+    file = RESULTS / f"{NAME}.json"
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    measured = {row["collection"] for row in rows}
+
+    def whole(part: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        found = [*(row for row in earlier.get(part, ()) if row["collection"] not in measured), *new]
+        return sorted(found, key=lambda row: TITLES.index(row["collection"]))
+
+    rows, comparisons, claims = whole("rows", rows), whole("comparisons", comparisons), whole("claims", claims)
+    save_figures(NAME, rows, comparisons, {"claims": claims, "table": tables(rows, comparisons, claims)})
 
 
 def _arguments() -> argparse.Namespace:
