@@ -20,7 +20,7 @@ from searchlora.progress import Progress, silent
 from searchlora.prompts import messages
 from searchlora.recipe import EncoderRecipe
 from searchlora.records import Document, Record
-from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.task import EncoderTask, PromptedTask, Task
 from searchlora.training.pairs import PairRow, pair_rows, text_key
 
@@ -157,13 +157,19 @@ def _encoder_evaluation_run(
     return EncoderEvaluationRun(task, records, list(documents.values()), qrels)
 
 
+def _encoded(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Vectors:
+    """The vector of each text; equal texts, as popular documents are, are encoded once."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return encode(list(places))[[places[text] for text in texts]]
+
+
 def _contrastive_loss(encoder: Encoder, rows: Sequence[PairRow], temperature: float) -> float:
     """Mean over rows of -log softmax of the score of the row's positive among the positives of all rows."""
     anchors, positives = (
         vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         for vectors in (
-            encoder.encode([row.anchor for row in rows]),
-            encoder.encode_documents([row.positive for row in rows]),
+            _encoded(encoder.encode, [row.anchor for row in rows]),
+            _encoded(encoder.encode_documents, [row.positive for row in rows]),
         )
     )
     scores = (anchors @ positives.T).astype(np.float64) / temperature

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchlora.training.pairs import PairRow, text_key
-from searchlora.training.ranking_loss import cosines, masked_cross_entropy
+from searchlora.training.pair_batches import documents_of
+from searchlora.training.pairs import PairRow
+from searchlora.training.ranking_loss import masked_cross_entropy
 
 EncodeDocuments: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -39,12 +40,13 @@ class FrozenDocumentsLoss(torch.nn.Module):
         super().__init__()
         self.model = model
         self.temperature = temperature
-        texts = dict.fromkeys(text for row in rows for text in (row.positive, *row.negatives))
+        texts = documents_of(rows)
         numbers = {text: number for number, text in enumerate(texts)}
-        self.documents = torch.from_numpy(encode(list(numbers))).to(model.device)
+        vectors = torch.from_numpy(encode(list(texts)))
+        self.documents = torch.nn.functional.normalize(vectors, dim=1).to(model.device)
         by_key: dict[int, list[int]] = {}
-        for text, number in numbers.items():
-            by_key.setdefault(text_key(text), []).append(number)
+        for number, key in enumerate(texts.values()):
+            by_key.setdefault(key, []).append(number)
         self.positives = torch.tensor([numbers[row.positive] for row in rows])
         #: Numbers of all positives of a row's query.
         self.relevant = [[number for key in row.relevant for number in by_key.get(key, ())] for row in rows]
@@ -57,7 +59,8 @@ class FrozenDocumentsLoss(torch.nn.Module):
             labels: Index of each row among the rows, shape (batch,).
         """
         (features,) = sentence_features
-        scores = cosines(self.model(features)["sentence_embedding"], self.documents) / self.temperature
+        queries = torch.nn.functional.normalize(self.model(features)["sentence_embedding"], dim=1)
+        scores = queries @ self.documents.T / self.temperature
         rows = labels.tolist()
         positives = self.positives[rows].to(scores.device)
         masked = torch.zeros_like(scores, dtype=torch.bool)

@@ -87,13 +87,9 @@ def ranking_loss(
     false_negatives = torch.tensor(
         [[key in row.relevant for key in shown.values()] for row in rows], device=queries.device
     )
-    return masked_cross_entropy(cosines(queries, documents) / temperature, false_negatives, positives)
-
-
-def cosines(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
-    """Cosine similarities, shape (queries, documents)."""
     normalize = torch.nn.functional.normalize
-    return normalize(queries, dim=1) @ normalize(documents, dim=1).T
+    scores = normalize(queries, dim=1) @ normalize(documents, dim=1).T / temperature
+    return masked_cross_entropy(scores, false_negatives, positives)
 
 
 def masked_cross_entropy(scores: torch.Tensor, masked: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
