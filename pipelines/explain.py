@@ -9,6 +9,7 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import plain
 from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_kind
@@ -134,7 +135,7 @@ def explain(pipeline: Pipeline, query: str, document: str, **fields: Any) -> Exp
 
     Raises:
         UsageError: if the pipeline has documents, and this is none of them.
-        What `Pipeline.execute` raises.
+        What `Pipeline.execute` raises. A stage that is skipped there is skipped here, and a note says why.
 
     Examples:
         >>> from searchlora.records import Document
@@ -146,8 +147,8 @@ def explain(pipeline: Pipeline, query: str, document: str, **fields: Any) -> Exp
         raise UsageError(f"there is no document '{document}' in the corpus", where="--explain")
     search: SearchContext = {"id": "1", "query": query, **fields}
     explained = []
-    for stage, settings in zip_longest(pipeline.stages, pipeline.settings):
-        (after,) = stage([search])
+    for number, (stage, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
+        (after,) = execute_stage(stage, settings, [search], number)
         explained.append(_explained(stage, settings, search, after, document))
         search = after
     return Explanation(document, query, tuple(explained))
@@ -159,12 +160,18 @@ def _explained(
     hits: Sequence[Hit] | None = after.get("hits") if _retrieved(after) else None
     rank, score = _place(hits or (), document)
     retrieved = None
-    if isinstance(stage, RetrieveStage):
+    if isinstance(stage, RetrieveStage) and _skipped(stage, before, after) is None:
         retrieved = _look(stage.retriever, stage.k, settings, str(before["query"]), document)
     wrote = dict(_about(before, after, document))
     notes = tuple(_notes(stage, before, after, document, rank, retrieved))
     count = None if hits is None else len(hits)
     return StageExplanation(stage.label, str(after["query"]), count, rank, score, retrieved, wrote, notes)
+
+
+def _skipped(stage: Stage, before: SearchContext, after: SearchContext) -> str | None:
+    """Why the stage was skipped; None if it was not."""
+    reason: str | None = after.get("skipped", {}).get(stage.label)
+    return reason if after.get("skipped") is not before.get("skipped") else None
 
 
 def _retrieved(search: SearchContext) -> bool:
@@ -221,6 +228,9 @@ def _notes(
     rank: int | None,
     retrieved: Retrieved | None,
 ) -> Iterator[str]:
+    if (reason := _skipped(stage, before, after)) is not None:
+        yield f"the stage was skipped: {reason}"
+        return
     if after["query"] != before["query"]:
         yield f"the query '{before['query']}' became '{after['query']}'"
     if isinstance(stage, AdapterStage):

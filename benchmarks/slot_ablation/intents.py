@@ -19,6 +19,7 @@ from benchmarks.common import WORK, real_data, write_rows
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
 from searchlora.data.building import build
+from searchlora.eval.text_identity import normalised
 from searchlora.experiments.train import train_or_reuse
 from searchlora.files import atomic_text, read_rows, strict
 
@@ -87,7 +88,8 @@ def intents(products: Sequence[Mapping[str, Any]], count: int) -> tuple[dict[str
         query = " ".join(words[start : start + length])
         if query:
             stated = {field: _named(product.get(column), query, values[field]) for field, column in COLUMNS.items()}
-            rows.setdefault(query, {"id": f"i{len(rows)}", "group": query, "query": query, "object": stated})
+            row = {"id": f"i{len(rows)}", "group": normalised(query), "query": query, "object": stated}
+            rows.setdefault(query, row)
     schema = {
         "type": "object",
         "additionalProperties": False,

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from searchlora.adapters.store import Store
 from searchlora.inference.metered import Answer, MeteredEngine
+from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, fuse_stage
 from searchlora.pipelines.retrievers import Retrievers
 from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_kind
@@ -129,7 +130,7 @@ class SharedStages:
             The searches with what the stages wrote, and the cost of each stage and of each part of a `fuse`.
 
         Raises:
-            PipelineError: as the stages.
+            As `Pipeline.execute`: where `on_failure` is `skip`, a search goes on without the stage.
         """
         path = tuple(map(_identity, stages))
         known = max(length for length in range(len(path) + 1) if not length or path[:length] in self._done)
@@ -173,7 +174,7 @@ class SharedStages:
         done: list[SearchContext] = []
         size = Pipeline(stage.label, [stage]).batch_size
         for start in range(0, len(searches), size):
-            done += stage(searches[start : start + size])
+            done += execute_stage(stage, settings, searches[start : start + size], index + 1)
             progress(len(done))
         taken = time.perf_counter() - started
         reused = any(meter.reused for meter in meters.values())

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from searchlora.adapters.store import Store
+from searchlora.errors import EngineError
 from searchlora.experiments.stage_costs import Cost, MeteredRetriever, SharedStages
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.metered import MeteredEngine
@@ -132,6 +133,23 @@ def test_pipelines_with_the_same_stages_execute_them_once_and_equal_each_by_itse
         shared.pipeline("x", FUSED).labels
         == build_pipeline("x", FUSED, store=Store(tmp_path), documents=DOCUMENTS).labels
     )
+
+
+def test_a_failure_is_skipped_as_the_stage_says(tmp_path, monkeypatch):
+    def broken(self, queries, k):
+        del self, k
+        raise EngineError(f"index lost for {len(queries)} queries")
+
+    monkeypatch.setattr(BM25Index, "search", broken)
+    strict = parse_stages([{"bm25": {"k": 3}}, {"passages": {"k": 2}}], "x")
+    lenient = [strict[0].model_copy(update={"on_failure": "skip"}), strict[1]]
+    shared = SharedStages([lenient, strict], store=Store(tmp_path), documents=DOCUMENTS)
+    done, costs = shared.execute(lenient, SEARCHES, silent)
+    assert done == alone(lenient, tmp_path)
+    assert [each["skipped"] for each in done] == [{"bm25(k=3)": "index lost for 2 queries."}] * 2
+    assert costs.keys() == {(0,), (1,)}
+    with pytest.raises(EngineError, match="index lost"):
+        shared.execute(strict, SEARCHES, silent)
 
 
 def test_results_that_no_later_pipeline_needs_are_forgotten(tmp_path):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import UsageError
+from searchlora.errors import EngineError, RequestRefused, UsageError
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.index_build import build_index
@@ -18,6 +18,7 @@ from searchlora.records import Document
 from searchlora.retrieval import BM25Index, Fused, Source
 from searchlora.task import load_prompted_task
 from tests.made import made_adapter
+from tests.pipelines import rewriting
 
 DOCUMENTS = [
     Document("d1", "red couch for two"),
@@ -55,6 +56,24 @@ def test_a_hit_has_the_rank_and_score_of_the_search_and_its_words_add_up_to_it(t
         assert explanation.missing_at is None
         assert list(stage.retrieved.terms) == ["red", "couch"]
         assert sum(stage.retrieved.terms.values()) == pytest.approx(hit["score"], rel=1e-5)
+
+
+def test_a_stage_that_was_skipped_says_why():
+    class Lost:
+        def search(self, *_):
+            raise EngineError("index lost")
+
+    found = explain(rewriting.built(rewriting.Rewriter(), {"on_failure": "skip"}), "too long", "d1")
+    assert found.stages[0].notes == ("the stage was skipped: does not fit.",)
+    assert found.stages[1].notes == ("it contains no word of the query: too, long",)
+    with pytest.raises(RequestRefused, match="does not fit"):
+        explain(rewriting.built(rewriting.Rewriter()), "too long", "d1")
+
+    pipeline = rewriting.built(rewriting.Rewriter(), bm25={"on_failure": "skip"})
+    lost = replace(pipeline, stages=[pipeline.stages[0], RetrieveStage(Lost(), 10, "bm25")])
+    found = explain(lost, "kicks", "d1")
+    assert found.stages[0].notes == ("the query 'kicks' became 'boots'",)
+    assert found.verdict == "d1 is missing since stage 2, bm25: the stage was skipped: index lost."
 
 
 def test_a_document_behind_the_hits_has_its_rank_and_one_without_a_word_of_the_query_says_so(tmp_path):
