@@ -5,6 +5,7 @@
     python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, judge, answers
     python -m benchmarks.slot_ablation mtrag --without answers      leave a slot empty
     python -m benchmarks.slot_ablation msrd --limit 20              trial; no results are written
+    python -m benchmarks.slot_ablation chorus --set first_stage_weight=0    another value of a parameter, likewise
 
 Each slot is left out, and its base model is put in the place of its adapter, on test topics only: no adapter was
 trained on a topic that it serves. Where all topics would take more than 15 minutes on two cores, a sample with a fixed
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("test_set", choices=sorted(TEST_SETS))
     parser.add_argument("--without", action="append", default=[], metavar="SLOT", help="leave a slot empty; repeatable")
     parser.add_argument("--limit", type=int, metavar="N", help="number of topics, for a trial")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
     arguments = parser.parse_args()
     slots = [slot for slot in TRAINED[arguments.test_set] if slot not in arguments.without]
     whole = TEST_SETS[arguments.test_set](real_data(), slots)
@@ -50,29 +53,37 @@ def main() -> None:
     except UsageError as error:
         sys.exit(str(error))
     with progress_bars() as steps:
-        found = ablated(test, store, work, steps)
+        found = ablated(test, store, work, steps, arguments.set)
     print(ablation_markdown(found))
     print(f"Report: {write_ablation(found, work / test.name)}")
-    if arguments.limit is None:
+    if arguments.limit is None and not arguments.set:
         more = {"table": table(found, test, whole.topics), **about(found, test, whole.topics)}
         save(f"{NAME}_{test.name}", found.comparison, more, module=as_called(NAME))
 
 
-def ablated(test: TestSet, store: Store, work: Path, steps: Steps = unwatched) -> Ablation:
-    """Build the index, ablate the pipeline in each fold, and merge the folds; finished work in `work` is reused."""
+def ablated(
+    test: TestSet, store: Store, work: Path, steps: Steps = unwatched, overrides: Sequence[str] = ()
+) -> Ablation:
+    """Build the index, ablate the pipeline in each fold, and merge the folds; finished work in `work` is reused.
+
+    Args:
+        overrides: Parameters of the pipeline, `name=value`, beside those of the folds.
+    """
     index = work / f"{test.name}_index"
     for fold in test.folds:
-        for overrides in (_overrides(fold), _overrides(fold, embedder=None)):  # the base encoder takes its place
-            build_index(test.corpus, index, pipelines=[test.pipeline], overrides=overrides, store=store, steps=steps)
-    ablations = [_ablated(test, fold, index, store, work, steps) for fold in test.folds]
+        for named in (_overrides(fold), _overrides(fold, embedder=None)):  # the base encoder takes its place
+            build_index(test.corpus, index, pipelines=[test.pipeline], overrides=named, store=store, steps=steps)
+    ablations = [_ablated(test, fold, index, store, work, steps, overrides) for fold in test.folds]
     return merged(test, ablations, work / test.name / "runs")
 
 
-def _ablated(test: TestSet, fold: Fold, index: Path, store: Store, work: Path, steps: Steps) -> Ablation:
+def _ablated(
+    test: TestSet, fold: Fold, index: Path, store: Store, work: Path, steps: Steps, overrides: Sequence[str]
+) -> Ablation:
     folder = work / test.name / (f"fold{fold.number}" if fold.number is not None else "all")
     write_rows(folder / "topics.jsonl", fold.topics)
     write_qrels(folder / "qrels.txt", {str(topic["id"]): test.qrels[str(topic["id"])] for topic in fold.topics})
-    config = read_pipeline(test.pipeline, _overrides(fold))
+    config = read_pipeline(test.pipeline, [*_overrides(fold), *overrides])
     return ablate(
         config,
         folder / "topics.jsonl",
