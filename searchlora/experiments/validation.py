@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from searchlora.adapters.attach import attach
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun
@@ -20,7 +19,7 @@ from searchlora.progress import Progress, silent
 from searchlora.prompts import messages
 from searchlora.recipe import EncoderRecipe
 from searchlora.records import Document, Record
-from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.encoder import Encoder
 from searchlora.task import EncoderTask, PromptedTask, Task
 from searchlora.training.pairs import PairRow, pair_rows, text_key
 
@@ -125,11 +124,12 @@ class EncoderValidator:
     ) -> None:
         self.recipe = recipe
         self.base = base
-        self.rows = pair_rows(task, records, seed=recipe.seed)
+        rows = pair_rows(task, records, seed=recipe.seed)
+        self.rows = [replace(row, negatives=(), shown=row.shown[:1]) for row in rows]
         self.evaluation_run = _encoder_evaluation_run(task, recipe, records, labelled[:_MAX_LABELLED])
 
     def __call__(self, folder: Path) -> dict[str, float]:
-        """`loss` in nats per row, all rows as one batch with false negatives masked, and the task's measures."""
+        """The training loss of all rows and their positives as one batch, in nats, and the task's measures."""
         encoder = self._encoder(folder)
         evaluation = self.evaluation_run.evaluate_encoder(_CANDIDATE, encoder).evaluation
         return {"loss": _contrastive_loss(encoder, self.rows, self.recipe.temperature), **evaluation.figures()}
@@ -157,24 +157,14 @@ def _encoder_evaluation_run(
     return EncoderEvaluationRun(task, records, list(documents.values()), qrels)
 
 
-def _encoded(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Vectors:
-    """The vector of each text; equal texts, as popular documents are, are encoded once."""
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    return encode(list(places))[[places[text] for text in texts]]
-
-
 def _contrastive_loss(encoder: Encoder, rows: Sequence[PairRow], temperature: float) -> float:
-    """Mean over rows of -log softmax of the score of the row's positive among the positives of all rows."""
-    anchors, positives = (
-        vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        for vectors in (
-            _encoded(encoder.encode, [row.anchor for row in rows]),
-            _encoded(encoder.encode_documents, [row.positive for row in rows]),
-        )
-    )
-    scores = (anchors @ positives.T).astype(np.float64) / temperature
-    positive_scores = scores.diagonal().copy()
-    false_negatives = np.array([[not row.relevant.isdisjoint(other.shown) for other in rows] for row in rows])
-    np.fill_diagonal(false_negatives, False)
-    scores[false_negatives] = -np.inf
-    return float((np.logaddexp.reduce(scores, axis=1) - positive_scores).mean())
+    """The training loss of rows as one batch; equal texts, as popular documents are, are encoded once."""
+    import torch
+
+    from searchlora.training.pair_batches import documents_of
+    from searchlora.training.ranking_loss import ranking_loss
+
+    anchors = {anchor: place for place, anchor in enumerate(dict.fromkeys(row.anchor for row in rows))}
+    queries = torch.from_numpy(encoder.encode(list(anchors)))[[anchors[row.anchor] for row in rows]]
+    documents = torch.from_numpy(encoder.encode_documents(list(documents_of(rows))))
+    return float(ranking_loss(queries.double(), documents.double(), rows, temperature))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from searchlora.adapters.ancestry import training_queries
@@ -22,10 +24,12 @@ from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.run import run
 from searchlora.experiments.train import train, train_or_reuse
+from searchlora.experiments.validation import _contrastive_loss
 from searchlora.inference.settings import LocalSettings
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder
 from searchlora.task import load_task
+from searchlora.training.pairs import PairRow, text_key
 from tests.tiny_encoder import build_tiny_encoder
 
 WORDS = ("tent", "boot", "stove", "rope", "lamp", "sock", "axe", "map", "cup", "bag")
@@ -212,6 +216,27 @@ def test_hard_negatives_are_mined_from_both(place, data, fast):
     overrides = (*fast, "negatives.source=both", "negatives.margin=1.0")
     found = train("embedding", data / "pairs", "miner", overrides=overrides, store=place)
     assert found.manifest.training["negatives_per_row"] == 1
+
+
+def test_the_validation_loss_is_the_loss_of_training_in_one_batch():
+    """By hand, over the two distinct documents: a popular document counts once, and a false negative not at all."""
+    vectors = {"red": [1, 0], "crimson": [0, 1], "lamp": [3, 4], "a red tent": [2, 0], "a lamp": [0, 5]}
+
+    class Fixed:
+        def encode(self, texts):
+            assert len(texts) == len(set(texts))
+            return np.array([vectors[text] for text in texts], dtype=np.float32)
+
+        encode_documents = encode
+
+    tent, lamp = text_key("a red tent"), text_key("a lamp")
+    pairs = [
+        PairRow("red", "a red tent", (), frozenset({tent}), (tent,)),
+        PairRow("crimson", "a red tent", (), frozenset({tent}), (tent,)),
+        PairRow("lamp", "a lamp", (), frozenset({lamp, tent}), (lamp,)),
+    ]
+    by_hand = [math.log(1 + math.exp((0 - 1) / 0.5)), math.log(1 + math.exp((1 - 0) / 0.5)), 0.0]
+    assert _contrastive_loss(Fixed(), pairs, 0.5) == pytest.approx(sum(by_hand) / 3)
 
 
 @pytest.mark.slow
