@@ -41,7 +41,12 @@ Trace: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 
 def execute_stage(
-    stage: Stage, settings: Settings | None, searches: Sequence[SearchContext], number: int, trace: Trace | None = None
+    stage: Stage,
+    settings: Settings | None,
+    searches: Sequence[SearchContext],
+    number: int,
+    trace: Trace | None = None,
+    earlier: float = 0.0,
 ) -> list[SearchContext]:
     """Apply a stage to searches, as its settings say about failures and time.
 
@@ -52,6 +57,7 @@ def execute_stage(
         settings: None: the stage may take any time, and an error is raised.
         number: Number of the stage in its pipeline, from 1, for the trace.
         trace: Gets a row for each search, see `trace_row`. None: nothing is kept.
+        earlier: Milliseconds that were spent for the stage before, see `SharedBatches`.
 
     Raises:
         DeadlineExceeded: if the stage takes longer than its budget, unless failures are skipped.
@@ -66,7 +72,7 @@ def execute_stage(
         watched = replace(stage, engine=engine.heard_by(exchanges.append))
     started = time.perf_counter()
     done = _applied(watched, settings, searches)
-    taken = 1000 * (time.perf_counter() - started)
+    taken = earlier + 1000 * (time.perf_counter() - started)
     of_prompt: dict[str, list[Exchange]] = {}
     for exchange in exchanges:
         of_prompt.setdefault(repr(exchange.request.messages), []).append(exchange)

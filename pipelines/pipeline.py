@@ -27,6 +27,7 @@ from searchlora.pipelines.engine_indexes import SearchEngines
 from searchlora.pipelines.execution import Trace, execute_stage
 from searchlora.pipelines.results import result
 from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers, pipeline_options
+from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     Bm25Settings,
@@ -185,7 +186,7 @@ class Pipeline:
         progress: Progress = silent,
         trace: Trace | None = None,
     ) -> list[SearchContext]:
-        """Apply all stages to searches.
+        """Apply all stages to searches. Adapter stages that do not depend on each other generate in one batch.
 
         Args:
             searches: Each has `id` and `query`, and further fields that stages read.
@@ -207,8 +208,10 @@ class Pipeline:
         for start in range(0, len(searches), batch):
             part = list(searches[start : start + batch])
             rows: list[Mapping[str, Any]] = []
-            for number, (stage, settings) in enumerate(zip_longest(self.stages, self.settings), 1):
-                part = execute_stage(stage, settings, part, number, rows.append if trace is not None else None)
+            shared = SharedBatches(self.stages, self.settings)
+            for number, (_, settings) in enumerate(zip_longest(self.stages, self.settings), 1):
+                stage, earlier = shared.stage(number - 1, part)
+                part = execute_stage(stage, settings, part, number, rows.append if trace is not None else None, earlier)
             if trace is not None:
                 order = {str(search["id"]): place for place, search in enumerate(part)}
                 for row in sorted(rows, key=lambda row: order[row["id"]]):  # stable: stages stay in order

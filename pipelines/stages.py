@@ -96,6 +96,11 @@ class AdapterStage:
         ]
         return [self._with_queries(before, after) for before, after in zip(searches, done, strict=True)]
 
+    def generated(self, searches: Sequence[SearchContext]) -> list[Request]:
+        """The requests with which the stage generates for searches; none for outputs that it scores."""
+        asked = [self._asked(record) for search in searches for record in self.task.records_from(search)]
+        return [self._request(each) for each in asked if self._scored(each) is None]
+
     def _with_queries(self, before: SearchContext, after: SearchContext) -> SearchContext:
         """The search after the stage, with the queries before it that retrievers search with, too."""
         if after["query"] == before["query"] or not (self.fuse_rewrite or FUSED_QUERIES in before):
@@ -109,16 +114,22 @@ class AdapterStage:
         if self.rest and len(records) > size and self._continues(records[0]):
             parts = [records[start : start + size] for start in range(0, len(records), size)]
             return [output for part in parts for output in self.ask(part)]
-        asked = [_Asked(record, messages(self.task, record), self.task.output(record)) for record in records]
-        scored = {
-            index: spec
-            for index, each in enumerate(asked)
-            if self.constrained and isinstance(spec := each.spec, ClosedSet)
-        }
+        asked = [self._asked(record) for record in records]
+        scored = {index: spec for index, each in enumerate(asked) if (spec := self._scored(each)) is not None}
         generated = [index for index in range(len(asked)) if index not in scored]
         outputs = {**self._score(asked, scored), **self._generate(asked, generated)}
         tuned = [self._apply_tuning(outputs[index], record) for index, record in enumerate(records)]
         return self._with_continuations(asked, scored, tuned) if self.rest else tuned
+
+    def _asked(self, record: Record) -> _Asked:
+        return _Asked(record, messages(self.task, record), self.task.output(record))
+
+    def _scored(self, asked: _Asked) -> ClosedSet | None:
+        """The choices that are scored; None for an output that is generated."""
+        return asked.spec if self.constrained and isinstance(asked.spec, ClosedSet) else None
+
+    def _request(self, asked: _Asked) -> Request:
+        return Request(asked.chat, self.adapter, self.max_new_tokens, asked.spec.grammar if self.constrained else None)
 
     def _continues(self, record: Record) -> bool:
         spec = self.task.output(record)
@@ -142,15 +153,7 @@ class AdapterStage:
         }
 
     def _generate(self, asked: Sequence[_Asked], indices: Sequence[int]) -> dict[int, Any]:
-        requests = [
-            Request(
-                asked[index].chat,
-                self.adapter,
-                self.max_new_tokens,
-                asked[index].spec.grammar if self.constrained else None,
-            )
-            for index in indices
-        ]
+        requests = [self._request(asked[index]) for index in indices]
         completions = self.engine.generate(requests) if requests else []
         return {
             index: text

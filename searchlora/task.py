@@ -386,6 +386,12 @@ class PromptedTask(Task):
             for row, output in enumerate(outputs)
         ]
 
+    @property
+    def reads_as_declared(self) -> bool:
+        """Whether a stage reads and writes what `reads` and `writes` say, and nothing else of a search."""
+        own = type(self)
+        return own.records_from is PromptedTask.records_from and own.updates is PromptedTask.updates
+
     def records_from(self, context: SearchContext) -> list[Record]:
         """The records of one search: a single record, or one per hit for a task that judges hits."""
         fields = {field: context[source] for field, source in self.reads.items() if source in context}

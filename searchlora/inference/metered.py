@@ -79,7 +79,7 @@ class MeteredEngine:
         """See `Engine.generate`."""
 
         def keys() -> list[bytes]:
-            return [_hash(request) for request in requests]
+            return [request_key(request) for request in requests]
 
         def answer(new: Sequence[int]) -> list[Completion]:
             return self.engine.generate([requests[index] for index in new])
@@ -95,7 +95,7 @@ class MeteredEngine:
         scored = [tuple(each) for each in choices]
 
         def keys() -> list[bytes]:
-            return [_hash(request, each, prune_margin) for request, each in zip(requests, scored, strict=True)]
+            return [request_key(request, each, prune_margin) for request, each in zip(requests, scored, strict=True)]
 
         def answer(new: Sequence[int]) -> list[Scored]:
             chosen = [scored[index] for index in new]
@@ -148,6 +148,6 @@ class MeteredEngine:
         return known, [found[key] for key in keys]
 
 
-def _hash(request: Request, *more: Hashable) -> bytes:
-    """Hash of all that an answer depends on; `keep_prefix` is a hint."""
+def request_key(request: Request, *more: Hashable) -> bytes:
+    """Hash of all that an answer of an engine depends on; `keep_prefix` is a hint."""
     return hashlib.sha256(repr((replace(request, keep_prefix=False), *more)).encode("utf-8", "surrogatepass")).digest()

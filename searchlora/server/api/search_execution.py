@@ -18,6 +18,7 @@ from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import NOT_FIELDS, plain, result
+from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.server.api.errors import ApiError
@@ -91,11 +92,13 @@ class SearchJob:
         began = time.perf_counter()
         stages: list[dict[str, Any]] = []
         evidence: dict[str, Any] | None = None
-        for number, (stage, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
+        shared = SharedBatches([self._of_caller(stage) for stage in pipeline.stages], pipeline.settings)
+        for number, (_, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
             if self._cancelled.is_set():
                 raise ApiError(499, "client_disconnected", "The client has disconnected.")
             rows: list[Mapping[str, Any]] = []
-            (after,) = execute_stage(self._of_caller(stage), settings, [before], number, rows.append)
+            stage, earlier = shared.stage(number - 1, [before])
+            (after,) = execute_stage(stage, settings, [before], number, rows.append, earlier)
             stages.append(self._shown(rows[0]))
             self.on_stage({"type": "stage", **stages[-1]})
             evidence = _evidence(stage, before, after) or evidence

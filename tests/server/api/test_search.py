@@ -124,14 +124,14 @@ def test_stages_are_sent_as_they_finish_and_the_result_is_that_of_a_whole_answer
     assert last == "result"
     assert [hit["document"] for hit in result["hits"]] == [hit["document"] for hit in whole["hits"]]
     released = threading.Event()
-    original = search_execution.SearchJob._of_caller
+    original = search_execution.execute_stage
 
-    def held(self, stage):
+    def held(stage, *more):
         if stage.label == "passages(3)":
             assert released.wait(20)
-        return original(self, stage)
+        return original(stage, *more)
 
-    monkeypatch.setattr(search_execution.SearchJob, "_of_caller", held)
+    monkeypatch.setattr(search_execution, "execute_stage", held)
     body = {"pipeline": "judged", "query": "red couch", "stream": True}
     with client.stream("POST", "/v1/search", json=body) as response:
         lines = response.iter_lines()
@@ -149,16 +149,18 @@ def test_a_stage_that_takes_too_long_is_skipped_where_the_pipeline_says_so(clien
 
 
 def test_a_stage_that_fails_ends_the_stream_and_before_the_first_stage_the_error_has_its_status(client, monkeypatch):
-    def fails(_, stage):
+    original = search_execution.execute_stage
+
+    def fails(stage, *more):
         if stage.label.startswith("passages"):
             raise KeyError("secret")
-        return stage
+        return original(stage, *more)
 
-    monkeypatch.setattr(search_execution.SearchJob, "_of_caller", fails)
+    monkeypatch.setattr(search_execution, "execute_stage", fails)
     *_, (name, error) = streamed(client, pipeline="judged")
     assert (name, error["error"]["code"]) == ("error", "internal_error")
     assert "secret" not in json.dumps(error)
-    monkeypatch.setattr(search_execution.SearchJob, "_of_caller", lambda *_: 1 / 0)
+    monkeypatch.setattr(search_execution, "execute_stage", lambda *_: 1 / 0)
     response = client.post("/v1/search", json={"pipeline": "lexical", "query": "x", "stream": True})
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
 

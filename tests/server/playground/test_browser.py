@@ -210,14 +210,14 @@ class Relay:
 def test_stages_appear_as_they_finish_and_a_server_that_dies_meanwhile_is_told(browser, url, monkeypatch):
     relay = Relay(int(url.rpartition(":")[2]))
     released = threading.Event()
-    original = search_execution.SearchJob._of_caller
+    original = search_execution.execute_stage
 
-    def held(self, stage):
+    def held(stage, *more):
         if stage.label == "passages(3)":
             assert released.wait(30)
-        return original(self, stage)
+        return original(stage, *more)
 
-    monkeypatch.setattr(search_execution.SearchJob, "_of_caller", held)
+    monkeypatch.setattr(search_execution, "execute_stage", held)
     browser.open(f"http://127.0.0.1:{relay.port}/")
     browser.until("document.querySelector('.pipeline option')")
     choose(browser, ".side .pipeline", "judged")

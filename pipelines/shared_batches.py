@@ -1,0 +1,124 @@
+"""Adapter stages that do not depend on each other: what they generate is generated in one batch of mixed adapters.
+
+An intent and a rewrite, for example, both read the query as it was typed. A decoding step for two sequences takes about
+as long as for one, so the shorter output costs little more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+
+from searchlora.errors import SearchloraError
+from searchlora.inference.engine import Completion, Engine, Request, Scored
+from searchlora.inference.metered import MeteredEngine, request_key
+from searchlora.pipelines.stage_settings import Settings, StageSettings
+from searchlora.pipelines.stages import AdapterStage, Stage
+from searchlora.records import SearchContext
+
+
+class SharedBatches:
+    """The stages of a pipeline for one batch of searches; neighbours that are independent generate together.
+
+    Args:
+        stages: In their order.
+        settings: Their settings; fewer, or none, where stages were built without.
+    """
+
+    def __init__(self, stages: Sequence[Stage], settings: Sequence[Settings]) -> None:
+        self._stages = list(stages)
+        self._ends = _groups(stages, settings)
+        self._milliseconds = [0.0] * len(self._stages)
+
+    def stage(self, index: int, searches: Sequence[SearchContext]) -> tuple[Stage, float]:
+        """A stage, which knows the answers that were generated for it with those of an earlier one.
+
+        Args:
+            searches: What the stage is about to be applied to.
+
+        Returns:
+            The stage, and its share of the time that generating them took, in milliseconds.
+        """
+        if index in self._ends:
+            self._generate(index, self._ends[index], searches)
+        return self._stages[index], self._milliseconds[index]
+
+    def _generate(self, start: int, end: int, searches: Sequence[SearchContext]) -> None:
+        stages = [stage for stage in self._stages[start:end] if isinstance(stage, AdapterStage)]
+        if len(searches) >= stages[0].engine.call_size:
+            return  # each stage fills the batches of the engine by itself
+        try:
+            asked = [list(stage.generated(searches)) for stage in stages]
+            if sum(map(bool, asked)) < 2:
+                return
+            began = time.perf_counter()
+            answers = iter(stages[0].engine.generate([request for of_stage in asked for request in of_stage]))
+        except SearchloraError:
+            return  # each stage asks for itself, and fails as its settings say
+        known = [{request_key(request): next(answers) for request in of_stage} for of_stage in asked]
+        taken = 1000 * (time.perf_counter() - began)
+        tokens = [sum(each.prompt_tokens + each.completion_tokens for each in of_stage.values()) for of_stage in known]
+        for index, stage, of_stage, count in zip(range(start, end), stages, known, tokens, strict=True):
+            self._stages[index] = replace(stage, engine=_Answered(stage.engine, of_stage))
+            self._milliseconds[index] = taken * count / sum(tokens)
+
+
+class _Answered:
+    """An engine with answers to requests that it was asked before."""
+
+    def __init__(self, engine: Engine, answers: Mapping[bytes, Completion]) -> None:
+        self.engine = engine
+        self._answers = answers
+
+    @property
+    def made_by(self) -> str:
+        """See `Engine.made_by`."""
+        return self.engine.made_by
+
+    @property
+    def call_size(self) -> int:
+        """See `Engine.call_size`."""
+        return self.engine.call_size
+
+    def pin(self, adapter: str) -> str:
+        """See `Engine.pin`."""
+        return self.engine.pin(adapter)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """See `Engine.generate`."""
+        keys = [request_key(request) for request in requests]
+        missing = [request for key, request in zip(keys, requests, strict=True) if key not in self._answers]
+        computed = iter(self.engine.generate(missing) if missing else ())
+        return [self._answers[key] if key in self._answers else next(computed) for key in keys]
+
+    def score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
+    ) -> list[Scored]:
+        """See `Engine.score`."""
+        return self.engine.score(requests, choices, prune_margin=prune_margin)
+
+
+def _groups(stages: Sequence[Stage], settings: Sequence[Settings]) -> dict[int, int]:
+    """Index of a stage -> end of the stages from there on of which none reads what an earlier one of them writes."""
+    groups: dict[int, int] = {}
+    start = 0
+    group: list[AdapterStage] = []
+    for index, (stage, policy) in enumerate(zip_longest(stages, settings)):
+        if not (isinstance(stage, AdapterStage) and _may_share(stage, policy)):
+            group = []
+            continue
+        written = {each.task.writes for each in group}
+        if group and stage.engine is group[0].engine and written.isdisjoint(stage.task.reads.values()):
+            groups[start] = index + 1
+        else:
+            start, group = index, []
+        group.append(stage)
+    return groups
+
+
+def _may_share(stage: AdapterStage, policy: Settings | None) -> bool:
+    """Whether what a stage reads and writes is known, its time need not be told apart, and it looks up no answers."""
+    timed = isinstance(policy, StageSettings) and policy.budget_s is not None
+    return stage.task.reads_as_declared and not timed and not isinstance(stage.engine, MeteredEngine)
