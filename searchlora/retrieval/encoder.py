@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ _FIRST_CHARACTERS, _MAX_CHARACTERS = 16, 256
 
 
 class Encoder:
-    """A sentence-transformers model that turns texts into vectors.
+    """A sentence-transformers model that turns texts into vectors. Safe for threads: forward passes take turns.
 
     Args:
         model: A loaded `SentenceTransformer`, with or without an adapter on it.
@@ -48,6 +49,8 @@ class Encoder:
         self.query_adapter = query_adapter
         self.name = name
         self.dimensions = dimensions
+        # A call of the model changes settings of its tokenizer, and an adapter for queries is off for documents.
+        self._lock = threading.RLock()
         largest = model.get_embedding_dimension()
         if dimensions is not None and not 1 <= dimensions <= largest:
             raise UsageError(f"vectors of {largest} dimensions cannot be truncated to {dimensions}", where=name)
@@ -94,13 +97,13 @@ class Encoder:
         return None if limit is None else int(limit)
 
     def tokens(self, text: str) -> int:
-        """Length of a text in tokens before truncation, including special tokens. Safe for threads."""
+        """Length of a text in tokens before truncation, including special tokens."""
         if self._tokenizer is None:
             return len(self.model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
         return len(self._tokenizer.encode(text).ids)
 
     def readable(self, text: str) -> tuple[str, int]:
-        """The beginning of a text that the encoder reads, without tokenising the rest. Safe for threads.
+        """The beginning of a text that the encoder reads, without tokenising the rest.
 
         The text is cut where it has more than twice `max_tokens`, between two words if there are any, so the tokens
         that are left after truncation are those of the whole text; else at 256 characters per token of `max_tokens`.
@@ -141,18 +144,22 @@ class Encoder:
         precision: Precision = "fp32",
         progress: Progress = silent,
     ) -> Vectors:
-        """Encode documents: as `encode`, but without an adapter that is for queries only. Not safe for threads.
+        """Encode documents: as `encode`, but without an adapter that is for queries only.
 
         Args:
             precision: Of the matrix products; with bf16 a component of a vector differs by up to about 1% of the
                 largest. The vectors are float32.
         """
-        query_adapter = self.query_adapter
-        unadapted: AbstractContextManager[Any] = (
-            nullcontext() if query_adapter is None else query_adapter.disable_adapter()
-        )
-        with unadapted, self._computing_in(precision):
+        with self._as_for_documents(), self._computing_in(precision):
             return self.encode(texts, batch_size=batch_size, progress=progress)
+
+    @contextmanager
+    def _as_for_documents(self) -> Iterator[None]:
+        if self.query_adapter is None:
+            yield
+            return
+        with self._lock, self.query_adapter.disable_adapter():
+            yield
 
     def _computing_in(self, precision: Precision) -> AbstractContextManager[Any]:
         if precision == "fp32":
@@ -178,15 +185,16 @@ class Encoder:
         vectors: Vectors = np.zeros((0, 0), dtype=np.float32)
         for start in range(0, len(texts), batch_size):
             places = order[start : start + batch_size]
-            part = self.model.encode(
-                [texts[index] for index in places],
-                prompt="",
-                batch_size=batch_size,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-                truncate_dim=self.dimensions,
-                normalize_embeddings=self.dimensions is not None,
-            )
+            with self._lock:
+                part = self.model.encode(
+                    [texts[index] for index in places],
+                    prompt="",
+                    batch_size=batch_size,
+                    show_progress_bar=False,
+                    convert_to_numpy=True,
+                    truncate_dim=self.dimensions,
+                    normalize_embeddings=self.dimensions is not None,
+                )
             if not len(vectors):
                 vectors = np.zeros((len(texts), part.shape[1]), dtype=np.float32)
             vectors[places] = part

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,6 +53,37 @@ def test_search_equals_sorting_all_inner_products(vectors, query, k):
     products = {str(place): float(np.dot(vector, query)) for place, vector in enumerate(vectors)}
     assert [hit.document for hit in hits] == ranked(products)[:k]
     assert {hit.document: hit.score for hit in hits} == {hit.document: products[hit.document] for hit in hits}
+
+
+def test_threads_take_turns_and_queries_are_encoded_with_their_adapter():
+    class Model:
+        max_seq_length = None
+        calls, adapted = 0, True
+
+        def get_embedding_dimension(self):
+            return 1
+
+        def encode(self, texts, **_):
+            self.calls += 1
+            assert self.calls == 1  # nobody else is in here
+            time.sleep(0.002)
+            self.calls -= 1
+            return np.full((len(texts), 1), float(self.adapted), dtype=np.float32)
+
+        @contextmanager
+        def disable_adapter(self):
+            self.adapted = False
+            yield
+            self.adapted = True
+
+    model = Model()
+    encoder = Encoder(model, "m", query_adapter=model)
+    texts = ["a"] * 8
+    with ThreadPoolExecutor(4) as pool:
+        queries = [pool.submit(encoder.encode, texts, batch_size=1) for _ in range(6)]
+        documents = [pool.submit(encoder.encode_documents, texts, batch_size=1) for _ in range(6)]
+    assert all((each.result() == 1).all() for each in queries)
+    assert all((each.result() == 0).all() for each in documents)
 
 
 def test_scores_that_are_equal_in_single_precision_are_ties():
