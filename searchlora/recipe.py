@@ -194,6 +194,9 @@ class Validation(_Section):
     )
     metric: str = Field("loss", description="measure that selects the best step: 'loss' or a measure of the task")
     patience: int | None = Field(None, ge=1, description="early stopping: number of validations without improvement")
+    tune_rows: int | None = Field(
+        None, ge=0, description="validation rows on which values are tuned after training; null: all; 0: none are tuned"
+    )
 
 
 class Checkpoints(_Section):

@@ -23,7 +23,8 @@ from searchlora.pipelines.pipeline import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record
-from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.dense import DenseIndex
+from searchlora.retrieval.encoder import Encoder, encoder_base
 from searchlora.task import EncoderTask
 
 BM25 = "BM25"
@@ -75,8 +76,9 @@ def evaluate_encoders(
     circular = refuse_circular(judgments.card, lineages, queries, allow=allow_circular)
     results = _without_model(trial, dataset, retrieval, steps)
     cache = EncoderCache(keep, trial)
+    indexes: dict[Path, DenseIndex] = {}
     for system in systems:
-        found = trial.evaluate(system.name, _found(system, candidate, trial, cache, steps))
+        found = trial.evaluate(system.name, _found(system, candidate, trial, cache, indexes, steps))
         costs = {**found.evaluation.costs, **system.costs}
         results[system.name] = replace(found, evaluation=replace(found.evaluation, costs=costs))
     evaluations = {
@@ -129,14 +131,28 @@ def _systems(adapters: Sequence[StoredAdapter], models: Sequence[str | Path]) ->
 
 
 def _found(
-    system: _System, candidate: StoredAdapter, trial: EncoderEvaluationRun, cache: EncoderCache, steps: Steps
+    system: _System,
+    candidate: StoredAdapter,
+    trial: EncoderEvaluationRun,
+    cache: EncoderCache,
+    indexes: dict[Path, DenseIndex],
+    steps: Steps,
 ) -> Found:
-    """What a system finds, from the cache where it can be. A whole model from a folder is not cached."""
+    """What a system finds, from the cache where it can be. A whole model from a folder is not cached.
+
+    Args:
+        indexes: Folder of a model -> index of the documents that it encoded without an adapter; new ones are added.
+            Adapters for queries only search in them, too.
+    """
     known = system.adapter or (candidate if system.name == BASE else None)
     bare = system.adapter is None
     found = cache.found(system.name, known, bare=bare) if known else None
     if found is None:
-        found = trial.find(system.encoder(), steps(f"Encoding: {system.name}"))
+        encoder, progress = system.encoder(), steps(f"Encoding: {system.name}")
+        model, unadapted = encoder_base(system.model, system.adapter).path, bare or encoder.query_adapter is not None
+        if trial.documents and unadapted and model not in indexes:
+            indexes[model] = trial.indexed(encoder, progress)
+        found = trial.find(encoder, progress, indexes.get(model) if unadapted else None)
         if known:
             cache.save(system.name, known, found, bare=bare)
     return found

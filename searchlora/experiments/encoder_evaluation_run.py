@@ -72,16 +72,25 @@ class EncoderEvaluationRun:
         evaluation = self.task.evaluate(EvaluationInput(self.records, outputs))
         return SystemResult(name, list(outputs), [self._search(record) for record in self.records], evaluation, 0.0)
 
-    def find(self, encoder: Encoder, progress: Progress = silent) -> Found:
-        """Search the documents, or predict the classes of the records, with an encoder."""
+    def find(self, encoder: Encoder, progress: Progress = silent, index: DenseIndex | None = None) -> Found:
+        """Search the documents, or predict the classes of the records, with an encoder.
+
+        Args:
+            index: The documents as this encoder encodes them; None: they are encoded.
+        """
         if self.documents:
-            return self._retrieved(DenseIndex(self.documents, encoder, progress=progress))
+            index = index.searched_by(encoder) if index is not None else self.indexed(encoder, progress)
+            return self._retrieved(index)
         known = encoder.encode([self.task.query(record) for record in self.labelled], progress=progress)
         labels = [str(self.task.label(record)) for record in self.labelled]
         started = time.monotonic()
         vectors = encoder.encode([self.task.query(record) for record in self.records], progress=progress)
         classes = classify(known, labels, vectors, self.classifier)
         return Found(time.monotonic() - started, classes=classes)
+
+    def indexed(self, encoder: Encoder, progress: Progress = silent) -> DenseIndex:
+        """An index of the documents."""
+        return DenseIndex(self.documents, encoder, progress=progress)
 
     def evaluate(self, name: str, found: Found) -> SystemResult:
         """The measures of what was found."""

@@ -167,9 +167,9 @@ class PromptedJob(TrainingJob):
         )
 
     def tune(self, adapter: Path) -> Mapping[str, Any]:
-        if self._validator is None:
+        records = self.dataset.records("validation")[: self.recipe.validation.tune_rows]
+        if self._validator is None or not records:
             return {}
-        records = self.dataset.records("validation")
         return self._validator.tune(adapter, records, self.recipe.max_new_tokens, self.steps("Tuning"))
 
     def queries(self) -> Iterator[str] | None:

@@ -5,6 +5,7 @@ Source: Karpukhin et al., "Dense Passage Retrieval for Open-Domain Question Answ
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -115,6 +116,12 @@ class DenseIndex:
         index.vectors = saved.file.vectors
         index._ids, index._order, index._rows = saved.ids, saved.order, saved.file.rows
         index._nearest = saved.nearest
+        return index
+
+    def searched_by(self, encoder: Encoder) -> DenseIndex:
+        """The same vectors, with queries by another encoder, which must encode documents as the first one does."""
+        index = copy.copy(self)
+        index.encoder = encoder
         return index
 
     def _set_query(self, encoder: Encoder, batch_size: int, normalise: bool, prefix: str) -> None:
