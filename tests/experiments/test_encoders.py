@@ -14,6 +14,7 @@ from searchlora.adapters.ancestry import training_queries
 from searchlora.adapters.operations import export, path, pull, push, verify
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
 from searchlora.errors import BaseMismatch, DataError, NotInStore, PipelineError, TamperedAdapter, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
@@ -165,6 +166,30 @@ def test_what_encoders_found_is_kept_and_reused_until_something_changes(full, pl
     assert list(evaluated(limit=5).reused) == names
     monkeypatch.setattr(encoder_cache, "machine", lambda: "another")
     assert evaluated(limit=5).reused == ()
+
+
+@pytest.mark.slow
+def test_documents_are_encoded_once_for_the_base_and_an_adapter_of_queries_only(place, data, fast, monkeypatch):
+    asker = train("embedding", data / "pairs", "asker", overrides=(*fast, "sides=query"), store=place)
+    encoded = []
+    encode = Encoder.encode_documents
+    monkeypatch.setattr(
+        Encoder,
+        "encode_documents",
+        lambda self, *given, **more: encoded.append(self.name) or encode(self, *given, **more),
+    )
+    found = evaluate("asker", data / "pairs", store=place)
+    assert len(encoded) == 1 and asker.reference not in encoded
+    trial = EncoderEvaluationRun(load_task("embedding"), *_searched(data))
+    alone = trial.find(Encoder.load(asker.manifest.base.name, adapter=asker))
+    assert len(encoded) == 2
+    assert [each["hits"] for each in found.systems["asker@1"].searches] == alone.hits
+    assert found.systems["asker@1"].searches != found.systems["base zero-shot"].searches
+
+
+def _searched(data):
+    dataset = load_dataset(data / "pairs")
+    return dataset.records("test"), dataset.documents(), dataset.qrels()
 
 
 def test_hits_are_reused_for_the_same_documents_and_queries_only(stored, tmp_path):
