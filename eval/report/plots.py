@@ -197,10 +197,12 @@ def order_plot(order: SystemOrder, judge: str) -> Markup:
 
 @_needs_matplotlib
 def cost_plot(settings: Sequence[Setting], front: Collection[str], measure: str, cost: str) -> Markup:
-    """Quality of each setting with its interval against a cost, on a logarithmic axis; the Pareto front is a line.
+    """Quality of each setting with its interval against a cost; the Pareto front is a line.
+
+    The axis of the cost is logarithmic where the highest cost is at least ten times the lowest.
 
     Args:
-        settings: At least one, with positive costs.
+        settings: At least one.
         front: Names of the settings on the front.
         measure, cost: Labels of the axes; `cost` is a key of `Setting.costs`.
     """
@@ -211,7 +213,12 @@ def cost_plot(settings: Sequence[Setting], front: Collection[str], measure: str,
         axes.plot([x], [each.quality], "o", color=colour, markersize=4.5)
     line = sorted((each.costs[cost], each.quality) for each in settings if each.name in front)
     axes.plot([x for x, _ in line], [y for _, y in line], color=ACCENT, linewidth=1.0)
-    axes.set_xscale("log")
+    costs = [each.costs[cost] for each in settings]
+    if 0 < 10 * min(costs) <= max(costs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.12g}")  # the default is TeX, shown as it is
+        axes.xaxis.set_minor_formatter(lambda *_: "")
+        axes.tick_params(which="minor", length=0)
     axes.set_xlabel(cost, color=MUTED, fontsize=8)
     axes.set_ylabel(measure, color=MUTED, fontsize=8)
     axes.grid(color=LINE, linewidth=0.6)
