@@ -5,7 +5,7 @@
     python -m benchmarks.sweep_intent --rows 40 --set optim.max_steps=2     trial; no results are written
 
 Each of the 20 settings trains on the same rows, a fifth of an epoch, and is compared on 400 validation records that
-no setting was trained on; the test set takes no part. The plots are `docs/images/sweep-*.svg`.
+no setting was trained on; the test set takes no part. The plots are in `docs/images/sweep`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main() -> None:
     comparisons = list(map(vars, swept.comparison.comparisons))
     save_figures(NAME, rows, comparisons, {"sweep": sweep_json(swept), "table": sweep_markdown(swept)})
     for plot in (work / "report").glob("*.svg"):
-        shutil.copyfile(plot, ROOT / "docs" / "images" / f"sweep-{plot.name}")
+        shutil.copyfile(plot, ROOT / "docs" / "images" / "sweep" / plot.name)
 
 
 if __name__ == "__main__":
