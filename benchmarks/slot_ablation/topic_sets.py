@@ -121,7 +121,8 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
     ]
     qrels = {topic: grades for topic, grades in (dataset.qrels() or {}).items() if topic in questions}
     # Passages of about 200 tokens judged in five variants, 700 tokens of an answer in six, two rewrites of 300.
-    tokens = 5 * DEPTH * 200 + 6 * 700 + 2 * 300
+    of_slot = {"judge": 5 * DEPTH * 200, "answers": 6 * 700, "rewriter": 2 * 300}
+    tokens = max(1, sum(count for slot, count in of_slot.items() if slot in slots))
     return TestSet(
         "mtrag",
         "conversational_search",
