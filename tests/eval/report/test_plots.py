@@ -54,7 +54,11 @@ def test_colours_follow_the_page_and_text_stays_text():
 
 @pytest.mark.parametrize(
     ("costs", "shown"),
-    [((1e5, 1e7), {"100,000", "1,000,000", "10,000,000"}), ((100, 150), {"100", "120", "140"}), ((0, 10), {"0.0", "10.0"})],
+    [
+        ((1e5, 1e7), {"100,000", "1,000,000", "10,000,000"}),
+        ((100, 150), {"100", "120", "140"}),
+        ((0, 10), {"0.0", "10.0"}),
+    ],
 )
 def test_costs_are_labelled_by_plain_numbers(costs, shown):
     settings = [Setting(f"s{cost}", 0.5 + place / 10, 0.4, 0.7, {"n": cost}) for place, cost in enumerate(costs)]
