@@ -7,13 +7,12 @@ as long as for one, so the shorter output costs little more.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
 from searchlora.errors import SearchloraError
-from searchlora.inference.engine import Completion, Engine, Request, Scored
-from searchlora.inference.metered import MeteredEngine, request_key
+from searchlora.inference.metered import Answer, MeteredEngine, request_key
 from searchlora.pipelines.stage_settings import Settings, StageSettings
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.records import SearchContext
@@ -54,50 +53,16 @@ class SharedBatches:
             if sum(map(bool, asked)) < 2:
                 return
             began = time.perf_counter()
-            answers = iter(stages[0].engine.generate([request for of_stage in asked for request in of_stage]))
+            completions = iter(stages[0].engine.generate([request for of_stage in asked for request in of_stage]))
         except SearchloraError:
             return  # each stage asks for itself, and fails as its settings say
-        known = [{request_key(request): next(answers) for request in of_stage} for of_stage in asked]
         taken = 1000 * (time.perf_counter() - began)
+        known = [{request_key(request): next(completions) for request in of_stage} for of_stage in asked]
         tokens = [sum(each.prompt_tokens + each.completion_tokens for each in of_stage.values()) for of_stage in known]
         for index, stage, of_stage, count in zip(range(start, end), stages, known, tokens, strict=True):
-            self._stages[index] = replace(stage, engine=_Answered(stage.engine, of_stage))
+            answers: dict[bytes, Answer] = {**of_stage}
+            self._stages[index] = replace(stage, engine=MeteredEngine(stage.engine, answers, ahead=of_stage.keys()))
             self._milliseconds[index] = taken * count / sum(tokens)
-
-
-class _Answered:
-    """An engine with answers to requests that it was asked before."""
-
-    def __init__(self, engine: Engine, answers: Mapping[bytes, Completion]) -> None:
-        self.engine = engine
-        self._answers = answers
-
-    @property
-    def made_by(self) -> str:
-        """See `Engine.made_by`."""
-        return self.engine.made_by
-
-    @property
-    def call_size(self) -> int:
-        """See `Engine.call_size`."""
-        return self.engine.call_size
-
-    def pin(self, adapter: str) -> str:
-        """See `Engine.pin`."""
-        return self.engine.pin(adapter)
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """See `Engine.generate`."""
-        keys = [request_key(request) for request in requests]
-        missing = [request for key, request in zip(keys, requests, strict=True) if key not in self._answers]
-        computed = iter(self.engine.generate(missing) if missing else ())
-        return [self._answers[key] if key in self._answers else next(computed) for key in keys]
-
-    def score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
-        """See `Engine.score`."""
-        return self.engine.score(requests, choices, prune_margin=prune_margin)
 
 
 def _groups(stages: Sequence[Stage], settings: Sequence[Settings]) -> dict[int, int]:

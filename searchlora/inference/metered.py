@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Hashable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
@@ -39,6 +39,7 @@ class MeteredEngine:
         engine: Answers; its answers depend on the request alone.
         answers: Answers to earlier requests of the same engine; new ones are added. None: every request is computed.
         listener: Called with each request and its answer, in order.
+        ahead: Keys of the answers that were computed ahead for requests of this engine: they do not count as known.
 
     Attributes:
         prompt_tokens, output_tokens: Of all requests.
@@ -50,16 +51,18 @@ class MeteredEngine:
         engine: Engine,
         answers: Answers | None = None,
         listener: Callable[[Exchange], None] | None = None,
+        ahead: Collection[bytes] = (),
     ) -> None:
         self.engine = engine
         self.prompt_tokens = self.output_tokens = self.reused = 0
         self._answers = answers
         self._listener = listener
-        self._own: set[bytes] = set()
+        self._ahead = ahead
+        self._own = set(ahead)
 
     def heard_by(self, listener: Callable[[Exchange], None]) -> MeteredEngine:
         """The same engine with the same answers, and a listener; its tokens are counted on their own."""
-        return MeteredEngine(self.engine, self._answers, listener)
+        return MeteredEngine(self.engine, self._answers, listener, self._ahead)
 
     @property
     def made_by(self) -> str:
