@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from searchlora.outputs import Label
 from searchlora.records import SearchContext
-
-Operator: TypeAlias = Literal["equals", "contains", "prefix", "min", "max"]
-
-#: Takes the text of a field.
-Test: TypeAlias = Callable[[str], bool]
+from searchlora.retrieval.field_filter import FieldFilter, FieldTest, Operator, case_folded
 
 
 @dataclass(frozen=True)
@@ -36,14 +30,10 @@ class Condition:
 
     paths: Mapping[Operator, str]
 
-    def bound(self, search: SearchContext) -> Test | None:
+    def bound(self, search: SearchContext) -> FieldTest | None:
         """The test with the values of a search; None where nothing was written, so that there is nothing to test."""
-        tests = [
-            test
-            for operator, path in self.paths.items()
-            if (values := values_at(search, path)) and (test := _TESTS[operator](values)) is not None
-        ]
-        return (lambda text: all(test(text) for test in tests)) if tests else None
+        found = ((operator, values_at(search, path)) for operator, path in self.paths.items())
+        return FieldTest(tuple((operator, values) for operator, values in found if values)) or None
 
     def described(self, field: str) -> list[str]:
         """The condition in labels of stages, one phrase for each operator.
@@ -56,6 +46,22 @@ class Condition:
             f"{field}:{path}" if operator == "equals" else f"{field}.{operator}:{path}"
             for operator, path in self.paths.items()
         ]
+
+
+def bound(conditions: Mapping[str, Condition], search: SearchContext) -> FieldFilter:
+    """The tests of fields with the values of a search; those without a value are left out."""
+    return {field: test for field, each in conditions.items() if (test := each.bound(search)) is not None}
+
+
+def paths_of(*conditions: Mapping[str, Condition]) -> list[str]:
+    """The paths of all values in a search that conditions read."""
+    of_fields = (condition for each in conditions for condition in each.values())
+    return list(dict.fromkeys(path for condition in of_fields for path in condition.paths.values()))
+
+
+def described(conditions: Mapping[str, Condition]) -> list[str]:
+    """Conditions in labels of stages."""
+    return [phrase for field, each in conditions.items() for phrase in each.described(field)]
 
 
 def values_at(search: SearchContext, path: str) -> frozenset[str]:
@@ -72,60 +78,4 @@ def values_at(search: SearchContext, path: str) -> frozenset[str]:
         value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     values = value if isinstance(value, list | tuple) else [value]
     texts = [each.value if isinstance(each, Label) else each for each in values]
-    return frozenset(_folded(str(each)) for each in texts if each is not None and str(each).strip())
-
-
-def _equal(values: frozenset[str]) -> Test:
-    return lambda text: _folded(text) in values
-
-
-def _containing(values: frozenset[str]) -> Test | None:
-    """The words of a value stand together in the field."""
-    wanted = [f" {words} " for value in values if (words := _words(value))]
-    return (lambda text: any(each in f" {_words(text)} " for each in wanted)) if wanted else None
-
-
-def _beginning(values: frozenset[str]) -> Test:
-    beginnings = tuple(values)
-    return lambda text: _folded(text).startswith(beginnings)
-
-
-def _at_least(values: frozenset[str]) -> Test | None:
-    """The lowest of several bounds counts, as a field equals one of several values."""
-    bounds = _numbers(values)
-    return (lambda text: any(number >= min(bounds) for number in _numbers([text]))) if bounds else None
-
-
-def _at_most(values: frozenset[str]) -> Test | None:
-    bounds = _numbers(values)
-    return (lambda text: any(number <= max(bounds) for number in _numbers([text]))) if bounds else None
-
-
-_TESTS: Mapping[Operator, Callable[[frozenset[str]], Test | None]] = {
-    "equals": _equal,
-    "contains": _containing,
-    "prefix": _beginning,
-    "min": _at_least,
-    "max": _at_most,
-}
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-def _numbers(texts: Iterable[str]) -> list[float]:
-    """The finite numbers among texts, written with a decimal point and without separators."""
-    found = []
-    for text in texts:
-        try:
-            number = float(text)
-        except ValueError:
-            continue
-        if math.isfinite(number):
-            found.append(number)
-    return found
+    return frozenset(case_folded(str(each)) for each in texts if each is not None and str(each).strip())

@@ -29,8 +29,8 @@ from searchlora.pipelines.stage_settings import (
 
 _READY = Path(__file__).parent
 
-#: Value of a parameter; None for an adapter leaves its slot empty.
-Parameter: TypeAlias = str | int | float | None
+#: Value of a parameter; None for an adapter leaves its slot empty. An object is for keys such as `filter_by`.
+Parameter: TypeAlias = str | int | float | dict[str, Any] | None
 
 Model = TypeVar("Model", bound=BaseModel)
 

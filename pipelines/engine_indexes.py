@@ -76,7 +76,7 @@ class SearchEngines:
                 settings.index,
                 vectors=vector_keys(settings, encoders),
                 graph=_graph(settings),
-                filters=settings.filter,
+                filters={*settings.filter, *settings.filter_by},
                 pipeline=self.pipeline,
             )
             return VectorSearch(
@@ -91,7 +91,11 @@ class SearchEngines:
             )
         assert isinstance(settings, TextSearchSettings)
         index = open_index(
-            engine, settings.index, text=_text_keys(settings, engine), filters=settings.filter, pipeline=self.pipeline
+            engine,
+            settings.index,
+            text=_text_keys(settings, engine),
+            filters={*settings.filter, *settings.filter_by},
+            pipeline=self.pipeline,
         )
         boosts = settings.fields or dict.fromkeys(DEFAULT_FIELDS, 1.0)
         return TextSearch(index, boosts=boosts, filter=settings.filter, concurrency=settings.concurrency)

@@ -13,7 +13,7 @@ from searchlora.errors import DeadlineExceeded, EngineError, RequestRefused, Sea
 from searchlora.inference.engine import Scored
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.conditions import values_at
+from searchlora.pipelines.conditions import paths_of, values_at
 from searchlora.pipelines.results import plain, written
 from searchlora.pipelines.stage_settings import (
     HitsSettings,
@@ -196,8 +196,11 @@ def _read(stage: Stage, search: SearchContext) -> Iterator[tuple[str, Any]]:
         yield "records", plain(_records(stage, search))
     elif isinstance(stage, RetrieveStage | SimilarityStage):
         yield "query", search["query"]
-    if isinstance(stage, RetrieveStage) and FUSED_QUERIES in search:
-        yield FUSED_QUERIES, list(search[FUSED_QUERIES])
+    if isinstance(stage, RetrieveStage):
+        if FUSED_QUERIES in search:
+            yield FUSED_QUERIES, list(search[FUSED_QUERIES])
+        for path in paths_of(stage.filter_by):
+            yield path, sorted(values_at(search, path))
     if isinstance(stage, SimilarityStage):
         yield "passages", [passage["id"] for passage in search.get("passages", ())]
     if isinstance(stage, PassagesStage):

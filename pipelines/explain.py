@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.conditions import Condition, bound
 from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import plain
 from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_kind
-from searchlora.pipelines.stages import FUSED_QUERIES, AdapterStage, PassagesStage, RetrieveStage, Stage
-from searchlora.records import Hit, SearchContext
+from searchlora.pipelines.stages import (
+    FUSED_QUERIES,
+    AdapterStage,
+    MatchStage,
+    PassagesStage,
+    RetrieveStage,
+    Stage,
+    searched_queries,
+)
+from searchlora.records import Document, Hit, SearchContext
 from searchlora.retrieval.bm25 import BM25Index
-from searchlora.retrieval.fusion import Fused
-from searchlora.retrieval.retriever import Retriever
+from searchlora.retrieval.field_filter import FieldFilter
+from searchlora.retrieval.fusion import Fused, fuse
+from searchlora.retrieval.retriever import Retriever, search_filtered
+from searchlora.retrieval.search_engine import TextSearch, VectorSearch
 
 #: How many hits of an index are looked through for a document that is not among those that the stage keeps.
 _DEEPEST = 10_000
+
+#: The same for an index in a search engine, which sends the texts of its hits.
+_DEEPEST_IN_ENGINE = 1_000
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,7 @@ class Retrieved:
         score: None without a rank.
         searched: Number of hits that were looked through.
         terms: Word of the query -> what it adds to the score; 0: the document does not contain it. For BM25 only.
-        parts: The retrievers that it fuses.
+        parts: The retrievers that it fuses, or the queries whose hits are fused.
     """
 
     retriever: str
@@ -123,11 +137,11 @@ class Explanation:
         return {**content, "missing_at": self.missing_at, "verdict": self.verdict}
 
 
-def explain(pipeline: Pipeline, query: str, document: str, **fields: Any) -> Explanation:
+def explain(pipeline: Pipeline, query: str, document: str, /, **fields: Any) -> Explanation:
     """Execute a pipeline on one query, and look after each stage where a document is.
 
     Retrievers are asked a second time for more hits than they return in the pipeline, so that a document behind those
-    has a rank, too: an index for at most 10,000, a search engine for none.
+    has a rank, too: an index for at most 10,000, an index in a search engine for 1,000, a query by HTTP for none.
 
     Args:
         document: Its id.
@@ -149,21 +163,27 @@ def explain(pipeline: Pipeline, query: str, document: str, **fields: Any) -> Exp
     explained = []
     for number, (stage, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
         (after,) = execute_stage(stage, settings, [search], number)
-        explained.append(_explained(stage, settings, search, after, document))
+        explained.append(_explained(stage, settings, search, after, document, pipeline.documents.get(document)))
         search = after
     return Explanation(document, query, tuple(explained))
 
 
 def _explained(
-    stage: Stage, settings: Settings | None, before: SearchContext, after: SearchContext, document: str
+    stage: Stage,
+    settings: Settings | None,
+    before: SearchContext,
+    after: SearchContext,
+    document: str,
+    content: Document | None,
 ) -> StageExplanation:
+    """What a stage did with a document, whose content is None where only a search engine has it."""
     hits: Sequence[Hit] | None = after.get("hits") if _retrieved(after) else None
     rank, score = _place(hits or (), document)
     retrieved = None
     if isinstance(stage, RetrieveStage) and _skipped(stage, before, after) is None:
-        retrieved = _look(stage.retriever, stage.k, settings, str(before["query"]), document)
+        retrieved = _look_for_all(stage, settings, before, document)
     wrote = dict(_about(before, after, document))
-    notes = tuple(_notes(stage, before, after, document, rank, retrieved))
+    notes = tuple(_notes(stage, before, after, document, content, rank, retrieved))
     count = None if hits is None else len(hits)
     return StageExplanation(stage.label, str(after["query"]), count, rank, score, retrieved, wrote, notes)
 
@@ -183,18 +203,41 @@ def _place(hits: Sequence[Hit], document: str) -> tuple[int | None, float | None
     return next(((rank, hit.score) for rank, hit in enumerate(hits, 1) if hit.document == document), (None, None))
 
 
-def _look(retriever: Retriever, k: int, settings: Settings | None, query: str, document: str) -> Retrieved:
+def _look_for_all(stage: RetrieveStage, settings: Settings | None, search: SearchContext, document: str) -> Retrieved:
+    """Where a stage ranks the document, and, where it searches with several queries, where each of them does."""
+    queries, filters = searched_queries(search), stage.filters([search])
+    looked = [
+        _look(stage.retriever, stage.k, settings, query, filter, document)
+        for query, filter in zip(queries, filters, strict=True)
+    ]
+    if len(looked) == 1:
+        return looked[0]
+    named = tuple(replace(each, retriever=f"'{query}'") for each, query in zip(looked, queries, strict=True))
+    fused = fuse(search_filtered(stage.retriever, queries, stage.k, filters))
+    return Retrieved(looked[0].retriever, stage.k, *_place(fused, document), len(fused), parts=named)
+
+
+def _look(
+    retriever: Retriever,
+    k: int,
+    settings: Settings | None,
+    query: str,
+    filter: FieldFilter,
+    document: str,
+) -> Retrieved:
     """Where a retriever ranks the document, and where those that it fuses do."""
     kind = stage_kind(settings) if settings is not None else type(retriever).__name__
     if isinstance(retriever, Fused):
         of: Sequence[Settings | None] = settings.of if isinstance(settings, FuseSettings) else ()
         parts = tuple(
-            _look(source.retriever, source.depth, part, query, document)
+            _look(source.retriever, source.depth, part, query, filter, document)
             for source, part in zip_longest(retriever.sources, of)
         )
         deepest = max(k, sum(source.depth for source in retriever.sources))
-        return Retrieved(kind, k, *_ranked(retriever, query, document, deepest), deepest, parts=parts)
+        return Retrieved(kind, k, *_ranked(retriever, query, filter, document, deepest), deepest, parts=parts)
     indexed = len(retriever) if isinstance(retriever, Sized) else 0
+    if isinstance(retriever, TextSearch | VectorSearch):
+        indexed = _DEEPEST_IN_ENGINE
     deepest = max(k, min(indexed, _DEEPEST))
     terms = {}
     if isinstance(retriever, BM25Index):
@@ -202,12 +245,26 @@ def _look(retriever: Retriever, k: int, settings: Settings | None, query: str, d
             terms = retriever.contributions(query, document)
         except ValueError:  # the document has no text, or belongs to another collection
             terms = {}
-    return Retrieved(kind, k, *_ranked(retriever, query, document, deepest), deepest, terms)
+    return Retrieved(kind, k, *_ranked(retriever, query, filter, document, deepest), deepest, terms)
 
 
-def _ranked(retriever: Retriever, query: str, document: str, deepest: int) -> tuple[int | None, float | None]:
-    (hits,) = retriever.search([query], deepest)
+def _ranked(
+    retriever: Retriever, query: str, filter: FieldFilter, document: str, deepest: int
+) -> tuple[int | None, float | None]:
+    (hits,) = search_filtered(retriever, [query], deepest, [filter])
     return _place(hits, document)
+
+
+def _failed(conditions: Mapping[str, Condition], search: SearchContext, content: Document | None) -> str:
+    """What a document does not fulfil of the conditions of a filter; empty if it fulfils all, or is not known."""
+    if content is None:
+        return ""
+    return "; ".join(
+        f"its {field} is '{content.field(field)}', and the search asks for "
+        + " and ".join(f"{operator} {' or '.join(sorted(values))}" for operator, values in test.values)
+        for field, test in bound(conditions, search).items()
+        if not test(content.field(field))
+    )
 
 
 def _about(before: SearchContext, after: SearchContext, document: str) -> Iterator[tuple[str, Any]]:
@@ -225,6 +282,7 @@ def _notes(
     before: SearchContext,
     after: SearchContext,
     document: str,
+    content: Document | None,
     rank: int | None,
     retrieved: Retrieved | None,
 ) -> Iterator[str]:
@@ -246,12 +304,16 @@ def _notes(
         yield f"its hits are fused with those of the query '{earlier}'"
     if isinstance(stage, PassagesStage) and rank is not None and rank > stage.k:
         yield f"at rank {rank}; later stages read the first {stage.k} only"
-    if rank is None and retrieved is not None:
+    filters = stage.filter_by if isinstance(stage, RetrieveStage) else {}
+    if rank is None and (failed := _failed(filters, before, content)):
+        yield f"it was not searched: {failed}"
+    elif rank is None and retrieved is not None:
         behind = f"at rank {retrieved.rank}, and not among the first {retrieved.k} of the fused hits"
         yield retrieved.reason or behind
     elif rank is None and _retrieved(after):
         was, _ = _place(before["hits"] if _retrieved(before) else (), document)
         if was is not None:
-            yield f"the stage removed it from rank {was}"
+            failed = _failed(stage.filter if isinstance(stage, MatchStage) else {}, before, content)
+            yield f"the stage removed it from rank {was}{f': {failed}' if failed else ''}"
         elif not _retrieved(before):
             yield f"not among the {len(after['hits'])} hits that the stage takes"

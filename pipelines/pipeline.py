@@ -22,6 +22,7 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.metered import MeteredEngine
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
+from searchlora.pipelines.conditions import described
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.engine_indexes import SearchEngines
 from searchlora.pipelines.execution import Trace, execute_stage
@@ -44,6 +45,7 @@ from searchlora.pipelines.stage_settings import (
     StageSettings,
     VectorSearchSettings,
     check_order,
+    conditions,
     part_keys,
     pinned,
     reads_corpus,
@@ -61,6 +63,7 @@ from searchlora.pipelines.stages import (
 from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.recipe import PromptOptions
 from searchlora.records import Document, SearchContext
+from searchlora.retrieval.retriever import Retriever
 from searchlora.retrieval.search_engine import folded_filter
 
 if TYPE_CHECKING:
@@ -339,10 +342,9 @@ def _unique(documents: Iterable[Document]) -> list[Document]:
 
 
 def _match_stage(settings: MatchSettings, source: Retrievers) -> MatchStage:
-    filters, boosts = (
-        {field: each.condition for field, each in compared.items()} for compared in (settings.filter, settings.boost)
+    return MatchStage(
+        source.documents, conditions(settings.filter), conditions(settings.boost), settings.factor, settings.k
     )
-    return MatchStage(source.documents, filters, boosts, settings.factor, settings.k)
 
 
 def _hits_stage(settings: HitsSettings) -> HitsStage:
@@ -353,7 +355,7 @@ def _hits_stage(settings: HitsSettings) -> HitsStage:
 
 def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: Progress = silent) -> RetrieveStage:
     """A BM25 stage over the documents. Raises `PipelineError` if there are none."""
-    return RetrieveStage(BuiltRetrievers(documents).bm25(settings, progress), settings.k, _label("bm25", settings))
+    return _searched_by(BuiltRetrievers(documents).bm25(settings, progress), settings, _label("bm25", settings))
 
 
 def _retrieve_stage(
@@ -366,14 +368,18 @@ def _retrieve_stage(
         if isinstance(settings, VectorSearchSettings):
             inner.append(public_name(encoders.get(settings).name))
         retriever = engines.retriever(settings, encoders)
-        return RetrieveStage(retriever, settings.k, _label(stage_kind(settings), settings, *inner))
+        return _searched_by(retriever, settings, _label(stage_kind(settings), settings, *inner))
     if isinstance(settings, HttpSettings):
         return _http_stage(settings)
     if isinstance(settings, DenseSettings):
         dense = source.dense(settings, encoders, steps("Encoding"))
-        return RetrieveStage(dense, settings.k, _label("dense", settings, public_name(dense.encoder.name)))
+        return _searched_by(dense, settings, _label("dense", settings, public_name(dense.encoder.name)))
     assert isinstance(settings, Bm25Settings)
-    return RetrieveStage(source.bm25(settings, steps("Indexing")), settings.k, _label("bm25", settings))
+    return _searched_by(source.bm25(settings, steps("Indexing")), settings, _label("bm25", settings))
+
+
+def _searched_by(retriever: Retriever, settings: RetrieveSettings, label: str) -> RetrieveStage:
+    return RetrieveStage(retriever, settings.k, label, conditions(settings.filter_by))
 
 
 def _http_stage(settings: HttpSettings) -> RetrieveStage:
@@ -391,7 +397,7 @@ def _http_stage(settings: HttpSettings) -> RetrieveStage:
         timeout_s=settings.timeout_s,
         retries=settings.retries,
     )
-    return RetrieveStage(retriever, settings.k, _label("http", settings, urlsplit(settings.url).path.strip("/")))
+    return _searched_by(retriever, settings, _label("http", settings, urlsplit(settings.url).path.strip("/")))
 
 
 def _similarity_stage(settings: SimilaritySettings, encoders: Encoders) -> SimilarityStage:
@@ -414,7 +420,7 @@ def fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> Retrie
     weigher = _gate_weigher(settings, parts)
     fused = Fused(sources, method=settings.method, constant=settings.constant, weigher=weigher)
     gate = () if weigher is None else (f"gate={(settings.gate_sha256 or '')[:8]}",)
-    return RetrieveStage(fused, settings.k, _label(settings.method, settings, *(part.label for part in parts), *gate))
+    return _searched_by(fused, settings, _label(settings.method, settings, *(part.label for part in parts), *gate))
 
 
 def _gate_weigher(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> GateWeigher | None:
@@ -465,6 +471,7 @@ def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
         "gate_sha256",
         "gate_parts",
         "filter",
+        "filter_by",
         *StageSettings.model_fields,
         *_CLIENT,
         *_PATHS,
@@ -475,6 +482,8 @@ def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
     shown = [*inner, *(f"{key}={_value(value)}" for key, value in changed.items())]
     if isinstance(settings, EngineSearchSettings):
         shown += [f"filter={name}:{'|'.join(values)}" for name, values in folded_filter(settings.filter).items()]
+    if not isinstance(settings, FuseSettings):  # its parts tell it
+        shown += [f"filter_by={each}" for each in described(conditions(settings.filter_by))]
     return f"{name}({','.join(shown)})" if shown else name
 
 

@@ -14,11 +14,12 @@ from searchlora.pipelines.stage_settings import (
     Bm25Settings,
     DenseSettings,
     EncodingSettings,
+    RetrieveSettings,
     SimilaritySettings,
-    StageSettings,
 )
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
+from searchlora.retrieval.field_filter import FieldColumns
 
 if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
@@ -91,7 +92,7 @@ class BuiltRetrievers:
         from searchlora.retrieval.bm25 import BM25Index
 
         self._check()
-        return BM25Index(
+        index = BM25Index(
             self._rows,
             k1=settings.k1,
             b=settings.b,
@@ -101,13 +102,14 @@ class BuiltRetrievers:
             fields=settings.fields,
             progress=progress,
         )
+        return index.filterable(FieldColumns(self._rows, settings.filter_by)) if settings.filter_by else index
 
     def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
         """Encode the documents for a stage."""
         from searchlora.retrieval.dense import DenseIndex
 
         self._check()
-        return DenseIndex(
+        index = DenseIndex(
             self._rows,
             encoders.get(settings),
             batch_size=settings.batch_size,
@@ -120,6 +122,7 @@ class BuiltRetrievers:
             effort=effort(settings),
             progress=progress,
         )
+        return index.filterable(FieldColumns(self._rows, settings.filter_by)) if settings.filter_by else index
 
     def _check(self) -> None:
         if not self._rows:
@@ -143,11 +146,13 @@ class SavedRetrievers:
 
         self._index = IndexFolder(folder, *([pipeline_options(config)] if config is not None else []))
         self.documents: Mapping[str, Document] = self._index.documents
+        self._read: dict[tuple[str, ...], FieldColumns] = {}
 
     def bm25(self, settings: Bm25Settings, progress: Progress = silent) -> BM25Index:
         """Load the BM25 index of a stage."""
         del progress
-        return self._index.bm25(bm25_keys(settings))
+        index = self._index.bm25(bm25_keys(settings))
+        return index.filterable(self._columns(settings)) if settings.filter_by else index
 
     def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
         """Load the vectors of a stage, and its encoder for queries."""
@@ -162,13 +167,21 @@ class SavedRetrievers:
         else:
             opened = read_structure(searched, self._index.structure_file(part, searched))
             nearest = ApproximateSearch(searched, opened, effort(settings), part.longest)
-        return DenseIndex.load(
+        index = DenseIndex.load(
             SavedVectors(self._index.documents.ids, self._index.order, file, nearest),
             encoder,
             query_batch_size=settings.query_batch_size,
             normalise=settings.normalise,
             query_prefix=settings.query_prefix,
         )
+        return index.filterable(self._columns(settings)) if settings.filter_by else index
+
+    def _columns(self, settings: Bm25Settings | DenseSettings) -> FieldColumns:
+        """The fields that a stage filters by, which are read once for all stages with the same."""
+        fields = tuple(sorted(settings.filter_by))
+        if fields not in self._read:
+            self._read[fields] = FieldColumns(self._index.documents.in_order(), fields)
+        return self._read[fields]
 
 
 # Settings of stages as those of indexes
@@ -190,7 +203,7 @@ def bm25_keys(settings: Bm25Settings) -> Bm25Keys:
             "an index of the backend rank-bm25 cannot be saved",
             fix="Use the backend bm25s, or give the file of the documents as the corpus.",
         )
-    return Bm25Keys(**settings.model_dump(exclude={"k", "backend", *StageSettings.model_fields}))
+    return Bm25Keys(**settings.model_dump(exclude={"backend", *RetrieveSettings.model_fields}))
 
 
 def vector_keys(settings: EncodingSettings, encoders: Encoders) -> VectorKeys:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializeAsAny,
@@ -20,7 +21,8 @@ from pydantic import (
 from searchlora.errors import PipelineError
 from searchlora.files import file_sha256
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.conditions import Condition, Operator
+from searchlora.pipelines.conditions import Condition
+from searchlora.retrieval.field_filter import Operator
 
 
 class Settings(BaseModel):
@@ -112,6 +114,29 @@ class FieldSettings(Settings):
         return Condition({operator: path for operator, path in paths.items() if path is not None})
 
 
+def _compared(value: Any) -> Any:
+    """Each path as a comparison; the message of a wrong one names the field. None, as a parameter may be, is none."""
+    if not isinstance(value, dict):
+        return {} if value is None else value
+    compared = {field: {"equals": each} if isinstance(each, str) else each for field, each in value.items()}
+    for field, each in compared.items():
+        known = tuple(FieldSettings.model_fields)
+        if isinstance(each, FieldSettings):
+            continue
+        if not isinstance(each, dict) or not each or not each.keys() <= set(known):
+            raise ValueError(f"the field '{field}' needs a path, or one of {', '.join(known)} with a path")
+    return compared
+
+
+#: Field of the documents -> how it is compared; a path alone stands for `{equals: PATH}`.
+Fields: TypeAlias = Annotated[dict[str, FieldSettings], BeforeValidator(_compared)]
+
+
+def conditions(fields: Fields) -> dict[str, Condition]:
+    """The conditions of a stage."""
+    return {field: each.condition for field, each in fields.items()}
+
+
 class MatchSettings(StageSettings):
     """`- match: {filter: {brand: intent.brand, price: {max: intent.max_price}}}`: filter or boost hits.
 
@@ -120,32 +145,17 @@ class MatchSettings(StageSettings):
     it equals the output, or one of several, ignoring case. Other comparisons take a path too: `{contains: PATH}` for
     words in the field, `{prefix: PATH}` for its beginning, `{min: PATH, max: PATH}` for numbers. `filter` keeps the
     hits that match; `boost` raises their scores. A path without an output has no effect. The stage sees only the hits
-    of earlier stages, so those must return more hits than needed.
+    of earlier stages, so those must return more hits than needed; `filter_by` of a retriever searches all documents.
     """
 
-    filter: dict[str, FieldSettings] = Field(
+    filter: Fields = Field(
         default_factory=dict, description="field -> path, or a comparison; hits that do not match are removed"
     )
-    boost: dict[str, FieldSettings] = Field(
+    boost: Fields = Field(
         default_factory=dict, description="field -> path, or a comparison; the scores of matches are raised"
     )
     factor: float = Field(2.0, gt=1, description="factor of the score of a hit, for each field of `boost` that matches")
     k: int | None = Field(None, ge=1, description="number of hits to keep; default: all")
-
-    @field_validator("filter", "boost", mode="before")
-    @classmethod
-    def _compared(cls, value: Any) -> Any:
-        """Each path as a comparison; the message of a wrong one names the field."""
-        if not isinstance(value, dict):
-            return value
-        compared = {field: {"equals": each} if isinstance(each, str) else each for field, each in value.items()}
-        for field, each in compared.items():
-            known = tuple(FieldSettings.model_fields)
-            if isinstance(each, FieldSettings):
-                continue
-            if not isinstance(each, dict) or not each or not each.keys() <= set(known):
-                raise ValueError(f"the field '{field}' needs a path, or one of {', '.join(known)} with a path")
-        return compared
 
     @model_validator(mode="after")
     def _of_something(self) -> MatchSettings:
@@ -158,6 +168,21 @@ class RetrieveSettings(StageSettings):
     """Settings of a stage that searches the corpus; `k` is the number of hits."""
 
     k: int = Field(100, ge=1, description="number of hits")
+    filter_by: Fields = Field(
+        default_factory=dict,
+        description="field -> path, or a comparison, as `filter` of [match](#match): only documents that match are"
+        " searched; search engines compare by `equals` only",
+    )
+
+    @model_validator(mode="after")
+    def _filters(self) -> RetrieveSettings:
+        if self.filter_by and isinstance(self, HttpSettings):
+            raise ValueError("a query by HTTP takes no 'filter_by'; use a stage 'match'")
+        if isinstance(self, EngineSearchSettings):
+            for name, each in self.filter_by.items():
+                if each.model_fields_set != {"equals"}:
+                    raise ValueError(f"a search engine compares '{name}' by 'equals' only; use a stage 'match'")
+        return self
 
 
 class Bm25Settings(RetrieveSettings):
@@ -403,11 +428,15 @@ class FuseSettings(RetrieveSettings):
 
     @field_validator("of")
     @classmethod
-    def _without_policies(cls, of: tuple[RetrieveSettings, ...]) -> tuple[RetrieveSettings, ...]:
+    def _without_policies(cls, of: tuple[RetrieveSettings, ...], info: ValidationInfo) -> tuple[RetrieveSettings, ...]:
         for key in sorted(StageSettings.model_fields):
             if any(key in stage.model_fields_set for stage in of):
                 raise ValueError(f"'{key}' is a key of the fusion, not of its parts")
-        return of
+        filter_by = info.data.get("filter_by", {})
+        if any(stage.filter_by not in ({}, filter_by) for stage in of):
+            raise ValueError("'filter_by' is a key of the fusion, not of its parts")
+        # Parts know what they are filtered by, so that each can be built without the fusion.
+        return tuple(_filtered_by(stage, filter_by) for stage in of)
 
     @field_validator("weights")
     @classmethod
@@ -428,6 +457,13 @@ class FuseSettings(RetrieveSettings):
         if self.gate_parts is not None and len(self.gate_parts) != len(self.of):
             raise ValueError(f"there are {len(self.gate_parts)} gate_parts for {len(self.of)} stages")
         return self
+
+
+def _filtered_by(stage: RetrieveSettings, filter_by: Fields) -> RetrieveSettings:
+    if not filter_by:
+        return stage
+    values = {name: getattr(stage, name) for name in stage.model_fields_set}
+    return type(stage)(**{**values, "filter_by": filter_by})
 
 
 def encoders(stages: Iterable[Settings]) -> tuple[str, ...]:
@@ -474,7 +510,9 @@ def stage_kind(stage: Settings) -> str:
 
 def part_keys(parts: Iterable[Settings]) -> tuple[tuple[str, dict[str, Any]], ...]:
     """What a gate keeps of the parts of a fusion: kind and settings that differ from the defaults."""
-    return tuple((stage_kind(part), part.model_dump(mode="json", exclude_defaults=True)) for part in parts)
+    return tuple(
+        (stage_kind(part), part.model_dump(mode="json", exclude_defaults=True, exclude={"filter_by"})) for part in parts
+    )
 
 
 def check_order(stages: Sequence[Settings], where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,11 +13,12 @@ from searchlora.errors import InvalidScores, PipelineError
 from searchlora.eval.trec import Run, ranked
 from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
-from searchlora.pipelines.conditions import Condition
+from searchlora.pipelines.conditions import Condition, bound, described, paths_of
 from searchlora.prompts import Message, messages
 from searchlora.records import Document, Hit, Record, SearchContext
+from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.fusion import fuse
-from searchlora.retrieval.retriever import Retriever
+from searchlora.retrieval.retriever import Retriever, search_filtered
 from searchlora.task import PromptedTask
 
 if TYPE_CHECKING:
@@ -225,20 +226,31 @@ class RetrieveStage:
     """`query` -> `hits`, at most k. The label names what searches, and its settings.
 
     Where an earlier stage lets several queries be searched, their hits are fused by reciprocal rank fusion.
+
+    Args:
+        filter_by: Field of a document -> its condition; only documents that fulfil all of them are searched. A
+            condition whose paths have no values in the search filters nothing.
     """
 
     retriever: Retriever
     k: int
     label: str
+    filter_by: Mapping[str, Condition] = field(default_factory=dict)
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         queries = [searched_queries(search) for search in searches]
-        rankings = iter(self.retriever.search([query for of_search in queries for query in of_search], self.k))
+        flat = [query for of_search in queries for query in of_search]
+        rankings = iter(search_filtered(self.retriever, flat, self.k, self.filters(searches)))
         found = [[next(rankings) for _ in of_search] for of_search in queries]
         return [
             {**search, "hits": hits[0] if len(hits) == 1 else fuse(hits)[: self.k]}
             for search, hits in zip(searches, found, strict=True)
         ]
+
+    def filters(self, searches: Sequence[SearchContext]) -> list[FieldFilter]:
+        """The filter of each query that is searched; those of one search have the same."""
+        of_searches = [bound(self.filter_by, search) for search in searches]
+        return [filter for search, filter in zip(searches, of_searches, strict=True) for _ in searched_queries(search)]
 
 
 def searched_queries(search: SearchContext) -> tuple[str, ...]:
@@ -376,19 +388,14 @@ class MatchStage:
 
     @property
     def label(self) -> str:
-        parts = [f"filter={each}" for field, condition in self.filter.items() for each in condition.described(field)]
-        parts += [
-            f"boost={each}^{self.factor:g}"
-            for field, condition in self.boost.items()
-            for each in condition.described(field)
-        ]
+        parts = [f"filter={each}" for each in described(self.filter)]
+        parts += [f"boost={each}^{self.factor:g}" for each in described(self.boost)]
         return f"match({','.join(parts if self.k is None else [*parts, f'k={self.k}'])})"
 
     @property
     def paths(self) -> list[str]:
         """The paths of all values in a search that the stage reads."""
-        conditions = (*self.filter.values(), *self.boost.values())
-        return list(dict.fromkeys(path for condition in conditions for path in condition.paths.values()))
+        return paths_of(self.filter, self.boost)
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         return [{**search, "hits": self._matching(search)[: self.k]} for search in searches]
@@ -398,15 +405,14 @@ class MatchStage:
             raise PipelineError(
                 "there are no hits to match", where=f"query {search['id']}", fix="Put a retrieval stage before 'match'."
             )
-        filters = {field: test for field, each in self.filter.items() if (test := each.bound(search)) is not None}
-        boosts = {field: test for field, each in self.boost.items() if (test := each.bound(search)) is not None}
+        filters, boosts = bound(self.filter, search), bound(self.boost, search)
         if not filters and not boosts:
             return list(search["hits"])
         kept = {}
         for hit in search["hits"]:
             document = _document(self.documents, hit, search)
-            if all(test(document.field(field)) for field, test in filters.items()):
-                matches = sum(test(document.field(field)) for field, test in boosts.items())
+            if all(test(document.field(name)) for name, test in filters.items()):
+                matches = sum(test(document.field(name)) for name, test in boosts.items())
                 score = hit.score
                 for _ in range(matches):
                     score += (self.factor - 1) * abs(score)

@@ -266,7 +266,9 @@ class Recipe(_WithMethod):
     )
     method: Method = Field("qlora", description=_WithMethod.model_fields["method"].description)
     precision: Literal["bf16", "fp32"] = Field(
-        "bf16", description="precision of the base model; trained weights are held in fp32"
+        "bf16",
+        description="precision of the base model; trained weights are held in fp32. A processor that cannot multiply"
+        " bf16 computes in fp32",
     )
     prompt: PromptOptions = PromptOptions()
     lora: Lora = Lora()

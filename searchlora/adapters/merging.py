@@ -233,7 +233,7 @@ def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = 
 
 
 def _merge_llm(stored: StoredAdapter, base: BaseModel, new: Path, out: Path) -> MergeReport:
-    model = attach(load_model(base, quantization="none", precision="bf16"), stored)
+    model = attach(load_model(base, quantization="none", precision="bf16", to_write=True), stored)
     with quiet():
         model.merge_and_unload(safe_merge=True).save_pretrained(new)
         _save_tokenizer(load_tokenizer(base), new)

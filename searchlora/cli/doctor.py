@@ -104,6 +104,7 @@ def diagnose(
     yield _core_packages()
     yield from _extras()
     yield _cpu()
+    yield from _bf16()
     yield _threads()
     yield from _kernels()
     yield _gpu()
@@ -169,6 +170,17 @@ def _cpu() -> Check:
         pass  # not Linux
     present = [feature for feature in _CPU_FEATURES if feature in flags]
     return Check("CPU", "ok", f"{os.cpu_count()} cores, {', '.join(present) or 'no AVX2 reported'}")
+
+
+def _bf16() -> Iterator[Check]:
+    if find_spec("torch") is None:
+        return
+    from searchlora.models.load import multiplies_bf16
+
+    if multiplies_bf16():
+        yield Check("bf16", "ok", "this processor multiplies in bf16")
+    else:
+        yield Check("bf16", "ok", "not by this processor, so fp32 is computed instead, with twice the memory")
 
 
 def _threads() -> Check:

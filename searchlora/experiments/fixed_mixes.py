@@ -21,6 +21,7 @@ from searchlora.pipelines.stages import RetrieveStage, searched_queries
 from searchlora.progress import Progress, silent
 from searchlora.records import Hit, SearchContext
 from searchlora.retrieval.fusion import Fused, fuse
+from searchlora.retrieval.retriever import search_filtered
 
 #: Weights are multiples of one part in so many.
 TENTHS = 10
@@ -86,7 +87,8 @@ def part_hits(stage: RetrieveStage, searches: Sequence[SearchContext]) -> list[P
         raise UsageError(f"the stage {stage.label} fuses nothing")
     queries = [searched_queries(search) for search in searches]
     flat = [query for of_search in queries for query in of_search]
-    of_parts = [iter(source.retriever.search(flat, source.depth)) for source in fused.sources]
+    filters = stage.filters(searches)
+    of_parts = [iter(search_filtered(source.retriever, flat, source.depth, filters)) for source in fused.sources]
     return [[[next(hits) for hits in of_parts] for _ in of_search] for of_search in queries]
 
 

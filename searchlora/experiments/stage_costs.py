@@ -21,10 +21,14 @@ from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_ki
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
 from searchlora.progress import Progress, Steps, unwatched
 from searchlora.records import Document, Hit, SearchContext
-from searchlora.retrieval.retriever import Retriever
+from searchlora.retrieval.field_filter import FieldFilter, FieldTest
+from searchlora.retrieval.retriever import Retriever, search_filtered
 
 #: Where a stage stands in a pipeline: its index, followed by its index under each `fuse` that it stands under.
 Place: TypeAlias = tuple[int, ...]
+
+#: Queries, k and filters of a call of a retriever.
+_Call: TypeAlias = tuple[tuple[str, ...], int, tuple[tuple[tuple[str, FieldTest], ...], ...]]
 
 
 @dataclass(frozen=True)
@@ -62,27 +66,29 @@ class MeteredRetriever:
     """A retriever that measures its time and repeats no call.
 
     Args:
-        found: Queries and k of a call -> its hits, of earlier calls of the same retriever; new ones are added. Whole
-            calls are compared, since the vector of a query may depend on those beside it in its last bits.
+        found: Queries, k and filters of a call -> its hits, of earlier calls of the same retriever; new ones are added.
+            Whole calls are compared, since the vector of a query may depend on those beside it in its last bits.
 
     Attributes:
         seconds: Time of all calls that were not made before.
         reused: Number of calls that were made before.
     """
 
-    def __init__(self, retriever: Retriever, found: dict[tuple[tuple[str, ...], int], list[list[Hit]]]) -> None:
+    def __init__(self, retriever: Retriever, found: dict[_Call, list[list[Hit]]]) -> None:
         self.retriever = retriever
         self.seconds, self.reused = 0.0, 0
         self._found = found
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
+    ) -> list[list[Hit]]:
         """See `Retriever.search`."""
-        key = (tuple(queries), k)
+        key = (tuple(queries), k, tuple(tuple(filter.items()) for filter in filters or ()))
         if key in self._found:
             self.reused += 1
         else:
             started = time.perf_counter()
-            self._found[key] = self.retriever.search(queries, k)
+            self._found[key] = search_filtered(self.retriever, queries, k, filters)
             self.seconds += time.perf_counter() - started
         return self._found[key]
 
@@ -114,7 +120,7 @@ class SharedStages:
         self._built: dict[str, Stage] = dict(zip(leaves, built.stages, strict=True))
         self._done: dict[tuple[str, ...], tuple[list[SearchContext], Mapping[Place, Cost]]] = {}
         self._answers: dict[int, dict[bytes, Answer]] = {}
-        self._found: dict[int, dict[tuple[tuple[str, ...], int], list[list[Hit]]]] = {}
+        self._found: dict[int, dict[_Call, list[list[Hit]]]] = {}
 
     def pipeline(self, name: str, stages: Sequence[Settings]) -> Pipeline:
         """A pipeline of these stages."""

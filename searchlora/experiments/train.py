@@ -25,6 +25,7 @@ from searchlora.experiments.training_runs import (
     train_or_find,
 )
 from searchlora.experiments.validation import Validator
+from searchlora.models.load import computed_in
 from searchlora.models.memory import base_memory
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, unwatched
@@ -90,7 +91,8 @@ def _memory(job: TrainingJob) -> str:
     """The memory of a training run, from the headers of its base's files."""
     memory, recipe = base_memory(job.base.path), job.recipe
     # An encoder is held in fp32, and so is the copy that validation loads.
-    size = memory.training_by(recipe.method) + (2 * memory.bf16 if isinstance(recipe, EncoderRecipe) else 0)
+    precision = "fp32" if isinstance(recipe, EncoderRecipe) else computed_in(recipe.precision)
+    size = memory.training_by(recipe.method, precision)
     what = "all weights" if recipe.is_full else f"A and B of rank {recipe.lora.r}"
     return (
         f"Training {what} of {public_name(job.base.name)} ({memory.parameters:,} parameters, method {recipe.method}): "

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from searchlora.models.fingerprint import tensor_shapes
 from searchlora.models.resolve import read_json_object
@@ -40,8 +40,8 @@ class BaseMemory:
         """QLoRA with validation: the trained copy in nf4, and the copy in bf16 that validation loads."""
         return self.training_by("qlora")
 
-    def training_by(self, method: Method) -> int:
-        """A method with validation, which loads a copy in bf16.
+    def training_by(self, method: Method, precision: Literal["bf16", "fp32"] = "bf16") -> int:
+        """A method with validation, which loads a copy in `precision`.
 
         A full fine-tune holds weights, gradients and AdamW's two moments in fp32: 16 bytes per parameter.
 
@@ -49,7 +49,8 @@ class BaseMemory:
             >>> BaseMemory(parameters=1000, bf16=2000, nf4=600, kv_token=None).training_by("full")
             18000
         """
-        return {"qlora": self.nf4, "lora": self.bf16, "full": 16 * self.parameters}[method] + self.bf16
+        copy = self.bf16 if precision == "bf16" else 2 * self.bf16
+        return {"qlora": self.nf4, "lora": copy, "full": 16 * self.parameters}[method] + copy
 
     def serving(self, cache_tokens: int) -> int | None:
         """Weights in bf16 and a KV cache of `cache_tokens` tokens; None where the cache's shape is unknown."""

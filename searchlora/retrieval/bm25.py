@@ -13,6 +13,7 @@ Vries, Boytsov and Lin, "Which BM25 Do You Mean?" (ECIR 2020).
 
 from __future__ import annotations
 
+import copy
 import io
 import tempfile
 from array import array
@@ -29,6 +30,7 @@ from searchlora.files.string_table import StringTable, write_string_table
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.analysis import Analyzer
+from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
 from searchlora.retrieval.retriever import check_k, tie_order
 
 METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
@@ -110,6 +112,7 @@ class BM25Index:
         self._vocabulary: _Vocabulary = vocabulary
         self._ids: Sequence[str] = ids
         self._order = tie_order(ids)
+        self._columns: FieldColumns | None = None
 
     @classmethod
     def load(cls, folder: Path, ids: Sequence[str], order: NDArray[np.intp], analyzer: Analyzer) -> BM25Index:
@@ -129,6 +132,7 @@ class BM25Index:
         index._vocabulary = StringTable(folder / _TERMS)
         index._ids = ids
         index._order = order
+        index._columns = None
         index._scorer = _Bm25s.load(folder, len(ids))
         return index
 
@@ -151,17 +155,30 @@ class BM25Index:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def search(self, queries: Sequence[str], k: int, progress: Progress = silent) -> list[list[Hit]]:
+    def filterable(self, columns: FieldColumns) -> BM25Index:
+        """The same index, whose searches can be filtered by the fields of its documents."""
+        index = copy.copy(self)
+        index._columns = columns
+        return index
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        progress: Progress = silent,
+        *,
+        filters: Sequence[FieldFilter] | None = None,
+    ) -> list[list[Hit]]:
         """At most `k` hits per query, best first; a document without a query term is never a hit.
 
         Raises:
-            UsageError: if k is less than 1.
+            UsageError: if k is less than 1; for a filter of an index that is not `filterable`.
         """
         check_k(k)
         hits = []
-        for done, query in enumerate(queries, start=1):
-            hits.append(self._search(query, k))
-            progress(done, len(queries))
+        for query, rows in zip(queries, rows_of(self._columns, filters, len(queries)), strict=True):
+            hits.append(self._search(query, k, rows))
+            progress(len(hits), len(queries))
         return hits
 
     def document_frequencies(self, terms: Sequence[str]) -> list[int]:
@@ -200,12 +217,12 @@ class BM25Index:
         numbers = (self._vocabulary.get(term) for term in self.analyzer(text))
         return [number for number in numbers if number is not None]
 
-    def _search(self, query: str, k: int) -> list[Hit]:
+    def _search(self, query: str, k: int, rows: NDArray[np.bool_] | None) -> list[Hit]:
         term_ids = self._term_ids(query)
         if not term_ids:
             return []
         scores = self._scorer.scores(term_ids)
-        matching = np.flatnonzero(scores > 0)
+        matching = np.flatnonzero(scores > 0 if rows is None else (scores > 0) & rows)
         if len(matching) > k:
             # Ties with the k-th best are kept, so that they are broken by id.
             threshold = np.partition(scores[matching], len(matching) - k)[len(matching) - k]

@@ -16,6 +16,7 @@ from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
 from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure
 from searchlora.retrieval.retriever import check_k, tie_order
 from searchlora.retrieval.vector_file import VectorFile, check_finite, longest_of, normalised
@@ -82,7 +83,7 @@ class DenseIndex:
         progress: Progress = silent,
     ) -> None:
         self._set_query(encoder, query_batch_size, normalise, query_prefix)
-        texts = _texts(documents)
+        ids, texts = _texts(documents)
         # A text encoded in another batch differs in its last bits, so each text is encoded once.
         distinct = {text: index for index, text in enumerate(dict.fromkeys(texts.values()))}
         prefixed = [document_prefix + text for text in distinct]
@@ -90,9 +91,12 @@ class DenseIndex:
         check_finite(encoded, _first_with_each(texts))
         vectors = encoded[[distinct[text] for text in texts.values()]]
         self.vectors: Vectors = normalised(vectors) if normalise else vectors
-        self._ids: Sequence[str] = list(texts)
-        self._order: NDArray[np.intp] = tie_order(self._ids)
-        self._rows: NDArray[np.int64] | None = None
+        self._ids: Sequence[str] = ids
+        self._order: NDArray[np.intp] = tie_order(ids)
+        self._rows: NDArray[np.int64] | None = (
+            np.array([row for row, name in enumerate(ids) if name in texts]) if len(texts) < len(ids) else None
+        )
+        self._columns: FieldColumns | None = None
         longest = longest_of(self.vectors)
         self._nearest: Nearest = (
             ExactSearch(self.vectors, longest)
@@ -116,12 +120,19 @@ class DenseIndex:
         index.vectors = saved.file.vectors
         index._ids, index._order, index._rows = saved.ids, saved.order, saved.file.rows
         index._nearest = saved.nearest
+        index._columns = None
         return index
 
     def searched_by(self, encoder: Encoder) -> DenseIndex:
         """The same vectors, with queries by another encoder, which must encode documents as the first one does."""
         index = copy.copy(self)
         index.encoder = encoder
+        return index
+
+    def filterable(self, columns: FieldColumns) -> DenseIndex:
+        """The same index, whose searches can be filtered by the fields of its documents, those without text too."""
+        index = copy.copy(self)
+        index._columns = columns
         return index
 
     def _set_query(self, encoder: Encoder, batch_size: int, normalise: bool, prefix: str) -> None:
@@ -133,20 +144,32 @@ class DenseIndex:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def search(self, queries: Sequence[str], k: int, progress: Progress = silent) -> list[list[Hit]]:
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        progress: Progress = silent,
+        *,
+        filters: Sequence[FieldFilter] | None = None,
+    ) -> list[list[Hit]]:
         """At most `k` hits per query, best first; a blank query has no hits.
 
+        A filtered search is exact, also where the index has a structure for approximate search: that would miss
+        documents behind those that the filter removes.
+
         Raises:
-            UsageError: if k is less than 1.
+            UsageError: if k is less than 1; for a filter of an index that is not `filterable`.
             DataError: if the encoder returns a vector that is not finite.
         """
         check_k(k)
+        passing = rows_of(self._columns, filters, len(queries))
         hits: list[list[Hit]] = []
         for start in range(0, len(queries), self._query_batch_size):
             batch = queries[start : start + self._query_batch_size]
             texts = [query for query in batch if query.strip()]
             vectors = iter(self.query_vectors(texts) if texts else ())
-            hits += [self._nearest_documents(next(vectors)[None], k) if query.strip() else [] for query in batch]
+            for query, rows in zip(batch, passing[start : start + len(batch)], strict=True):
+                hits.append(self._nearest_documents(next(vectors)[None], k, rows) if query.strip() else [])
             progress(len(hits), len(queries))
         return hits
 
@@ -160,9 +183,13 @@ class DenseIndex:
         check_finite(encoded, [f"the query '{query}'" for query in queries])
         return normalised(encoded) if self._normalise else encoded
 
-    def _nearest_documents(self, vector: Vectors, k: int) -> list[Hit]:
-        """The k documents nearest to a vector of shape (1, dimensions)."""
-        found = self._nearest.candidates(vector, k)
+    def _nearest_documents(self, vector: Vectors, k: int, rows: NDArray[np.bool_] | None) -> list[Hit]:
+        """The k documents nearest to a vector of shape (1, dimensions), among those of some rows of the documents."""
+        if rows is None:
+            found = self._nearest.candidates(vector, k)
+        else:
+            passing = rows if self._rows is None else rows[self._rows]
+            found = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
         vectors = self.vectors[found].astype(np.float64)
         scores = (vectors * vector[0].astype(np.float64)).sum(axis=1)
@@ -172,8 +199,8 @@ class DenseIndex:
         return [Hit(self._ids[documents[index]], float(scores[index])) for index in best]
 
 
-def _texts(documents: Iterable[Document]) -> dict[str, str]:
-    """Id -> text of all documents with text."""
+def _texts(documents: Iterable[Document]) -> tuple[list[str], dict[str, str]]:
+    """The ids of all documents, and id -> text of those with text."""
     texts: dict[str, str] = {}
     for document in documents:
         if document.id in texts:
@@ -182,7 +209,7 @@ def _texts(documents: Iterable[Document]) -> dict[str, str]:
     found = {name: text for name, text in texts.items() if text.strip()}
     if not found:
         raise DataError("no document contains text to search")
-    return found
+    return list(texts), found
 
 
 def _first_with_each(texts: dict[str, str]) -> list[str]:

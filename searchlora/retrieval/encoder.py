@@ -166,6 +166,11 @@ class Encoder:
             return nullcontext()
         import torch
 
+        from searchlora.models.load import computed_in
+
+        if computed_in(precision, self.model.device.type) == "fp32":
+            return nullcontext()
+
         # Weights stay float32, so that the same model encodes queries.
         autocast: AbstractContextManager[Any] = torch.autocast(self.model.device.type, dtype=torch.bfloat16)
         return autocast

@@ -14,7 +14,8 @@ from typing import Protocol
 from searchlora.errors import UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Hit
-from searchlora.retrieval.retriever import Retriever, check_k
+from searchlora.retrieval.field_filter import FieldFilter
+from searchlora.retrieval.retriever import Retriever, check_k, search_filtered
 
 #: Document -> its contribution from one list.
 _Shares = Mapping[str, float]
@@ -113,10 +114,14 @@ class Fused:
         self._constant = constant
         self.weigher = weigher
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
+    ) -> list[list[Hit]]:
         """At most `k` hits per query, best first. Raises `UsageError` if k is less than 1."""
         check_k(k)
-        rankings_by_source = [source.retriever.search(queries, source.depth) for source in self.sources]
+        rankings_by_source = [
+            search_filtered(source.retriever, queries, source.depth, filters) for source in self.sources
+        ]
         of_queries = self.weigher.weights(queries) if self.weigher is not None else [self._weights] * len(queries)
         return [
             self._fused(rankings, weights)[:k]

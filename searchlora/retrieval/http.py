@@ -13,10 +13,11 @@ from math import isfinite
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from searchlora.errors import EngineError
+from searchlora.errors import EngineError, UsageError
 from searchlora.eval.trec import ranked
 from searchlora.http_client import HttpClient
 from searchlora.records import Document, Hit
+from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.retriever import check_k
 
 
@@ -108,14 +109,18 @@ class HttpRetriever:
             retries=retries,
         )
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
+    ) -> list[list[Hit]]:
         """At most `k` hits per query, best first, each with the document that the engine returned.
 
         Raises:
-            UsageError: if k is less than 1.
+            UsageError: if k is less than 1, or for a filter, since the request is the user's own.
             EngineError: if the engine cannot be reached, refuses, or answers in another form; names the URL.
         """
         check_k(k)
+        if filters and any(filters):
+            raise UsageError("a query by HTTP takes no filters", fix="Put a filter into its body, or match its hits.")
         with ThreadPoolExecutor(self._concurrency) as pool:
             return list(pool.map(lambda query: self._search(query, k), queries))
 

@@ -50,12 +50,35 @@ class Nearest:
             vector: Shape (1, dimensions).
         """
         count = min(k + _MARGIN, self._total)
-        error = 2 * vector.shape[1] * float(np.finfo(np.float32).eps) * float(np.linalg.norm(vector)) * self._longest
+        error = self._error(vector)
         while True:
             scores, rows = self._search(vector, count)
             if count == self._total or rows[-1] < 0 or scores[-1] < scores[k - 1] - error:
                 return rows[rows >= 0]
             count = min(2 * count, self._total)
+
+    def among(self, vectors: Vectors, rows: NDArray[np.int64], vector: Vectors, k: int) -> NDArray[np.int64]:
+        """Those of some rows that may be among their k nearest; all of them are compared.
+
+        Args:
+            vectors: All vectors, in memory or memory-mapped.
+            rows: Distinct.
+            vector: Shape (1, dimensions).
+        """
+        if len(rows) <= k:
+            return rows
+        scores = np.empty(len(rows), dtype=np.float32)
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            scores[start : start + len(block)] = vectors[block] @ vector[0]
+        threshold = np.partition(scores, len(rows) - k)[len(rows) - k]
+        found: NDArray[np.int64] = rows[scores >= threshold - self._error(vector)]
+        return found
+
+    def _error(self, vector: Vectors) -> float:
+        """Bound of the difference of two scores by rounding."""
+        eps = float(np.finfo(np.float32).eps)
+        return 2 * int(vector.shape[1]) * eps * float(np.linalg.norm(vector)) * self._longest
 
     def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and rows, best first, shape (count,); rows are -1 where no more are found."""

@@ -10,16 +10,30 @@ from numpy.typing import NDArray
 
 from searchlora.errors import UsageError
 from searchlora.records import Hit
+from searchlora.retrieval.field_filter import FieldFilter
 
 
 class Retriever(Protocol):
     """Searches a collection of documents."""
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
+    ) -> list[list[Hit]]:
         """At most `k` hits per query, best first, with ties ordered as in `searchlora.eval.trec.ranked`.
 
         A query without a match has no hits. The outer list has the length of `queries`.
+
+        Args:
+            filters: One for each query: only documents that pass it are hits, and k of them if there are so many. None:
+                every document may be a hit.
         """
+
+
+def search_filtered(
+    retriever: Retriever, queries: Sequence[str], k: int, filters: Sequence[FieldFilter] | None
+) -> list[list[Hit]]:
+    """The hits of a retriever; one that knows no filters is asked without, where no query has one."""
+    return retriever.search(queries, k, filters=filters) if filters and any(filters) else retriever.search(queries, k)
 
 
 def tie_order(ids: Sequence[str]) -> NDArray[np.intp]:

@@ -6,7 +6,7 @@ is a *generation*: a table, collection or index of its own, published under the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
@@ -14,9 +14,11 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from searchlora.errors import UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.retriever import check_k
 from searchlora.retrieval.vector_file import check_finite, normalised
 
@@ -162,23 +164,28 @@ class TextSearch:
         self._filter = folded_filter(filter or {})
         self._concurrency = concurrency
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
+    ) -> list[list[Hit]]:
         """At most `k` hits per query, best first, with their texts; a blank query has no hits.
 
         Raises:
-            UsageError: if k is less than 1.
+            UsageError: if k is less than 1; for a filter that tests more than whether a field equals a value.
             EngineError: if the engine cannot be reached, refuses, or the index was replaced since it was opened.
         """
         check_k(k)
-        return _map(lambda query: self._search(storable(query), k), queries, self._concurrency)
+        wheres = _wheres(self._filter, filters, len(queries))
+        return _map(
+            lambda each: self._search(storable(each[0]), each[1], k),
+            list(zip(queries, wheres, strict=True)),
+            self._concurrency,
+        )
 
-    def _search(self, query: str, k: int) -> list[Hit]:
-        if not query.strip():
+    def _search(self, query: str, where: Filter | None, k: int) -> list[Hit]:
+        if not query.strip() or where is None:
             return []
         index = self._index
-        return in_order(
-            index.engine.search_text(index.generation, index.layout, query, self._boosts, self._filter, k), k
-        )
+        return in_order(index.engine.search_text(index.generation, index.layout, query, self._boosts, where, k), k)
 
 
 class VectorSearch:
@@ -210,19 +217,24 @@ class VectorSearch:
         self._prefix = query_prefix
         self._concurrency = concurrency
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
+    ) -> list[list[Hit]]:
         """At most `k` hits per query, best first, with their texts; a blank query has no hits.
 
         Raises:
-            UsageError: if k is less than 1.
+            UsageError: as `TextSearch.search`.
             DataError: if the encoder returns a vector that is not finite.
             EngineError: as `TextSearch.search`.
         """
         check_k(k)
+        wheres = _wheres(self._filter, filters, len(queries))
         texts = [query for query in queries if query.strip()]
         parts = [texts[start : start + self._batch_size] for start in range(0, len(texts), self._batch_size)]
         vectors = [vector for part in parts for vector in self._vectors(part)]
-        found = iter(_map(lambda vector: self._search(vector, k), vectors, self._concurrency))
+        of_texts = [where for query, where in zip(queries, wheres, strict=True) if query.strip()]
+        pairs = list(zip(vectors, of_texts, strict=True))
+        found = iter(_map(lambda pair: self._search(*pair, k), pairs, self._concurrency))
         return [next(found) if query.strip() else [] for query in queries]
 
     def _vectors(self, queries: Sequence[str]) -> Vectors:
@@ -230,11 +242,34 @@ class VectorSearch:
         check_finite(encoded, [f"the query '{query}'" for query in queries])
         return normalised(encoded) if self._normalise else encoded
 
-    def _search(self, vector: Vector, k: int) -> list[Hit]:
+    def _search(self, vector: Vector, where: Filter | None, k: int) -> list[Hit]:
+        if where is None:
+            return []
         index = self._index
-        return in_order(
-            index.engine.search_vectors(index.generation, index.layout, vector, self._filter, k, self._effort), k
-        )
+        return in_order(index.engine.search_vectors(index.generation, index.layout, vector, where, k, self._effort), k)
+
+
+def _wheres(constant: Filter, filters: Sequence[FieldFilter] | None, queries: int) -> Iterable[Filter | None]:
+    """For each query the filter of the engine; None if no document can pass both filters of a field.
+
+    Raises:
+        UsageError: as `TextSearch.search`.
+    """
+    return [_where(constant, filter) for filter in filters] if filters is not None else [constant] * queries
+
+
+def _where(constant: Filter, filter: FieldFilter) -> Filter | None:
+    where = dict(constant)
+    for field, test in filter.items():
+        if test.equals is None:
+            raise UsageError(
+                f"a search engine can only test whether '{field}' equals a value", fix="Use a stage 'match' for others."
+            )
+        values = {folded(value) for value in test.equals}
+        where[field] = tuple(sorted(values.intersection(where[field]) if field in where else values))
+        if not where[field]:
+            return None
+    return where
 
 
 def in_order(hits: Sequence[Hit], k: int) -> list[Hit]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.models.batch import collate
 from searchlora.models.libraries import quiet
-from searchlora.models.load import load_model, load_tokenizer, number_of_parameters
+from searchlora.models.load import computed_in, load_model, load_tokenizer, number_of_parameters
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Example, Renderer
@@ -139,7 +139,7 @@ def _arguments(recipe: Recipe, run: TrainingRun) -> trl.SFTConfig:
     return SFTConfig(
         **run.arguments(),
         activation_checkpointing=recipe.optim.gradient_checkpointing,
-        bf16=recipe.precision == "bf16" and (torch.cuda.is_available() or recipe.is_full),
+        bf16=computed_in(recipe.precision) == "bf16" and (torch.cuda.is_available() or recipe.is_full),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,

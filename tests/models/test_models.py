@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from searchlora.errors import BaseModelError, BaseModelMoved
 from searchlora.models.fingerprint import fingerprint
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.load import computed_in, load_model, load_tokenizer, multiplies_bf16
 from searchlora.models.resolve import CATALOGUE, PackagedWeights, public_name, resolve
 from searchlora.prompts import Renderer
 from searchlora.testing import build_tiny_base
@@ -372,3 +372,15 @@ def test_the_packaged_base_has_the_fingerprint_recorded_in_adapters():
     found = fingerprint(resolve(SMALL).path)
     assert found.architecture == "LlamaForCausalLM"
     assert found.tensors == "5fdcab4789f1a995287ddba5c1bde4d37ad53acdd25c6b6f970c39292ddd6375"
+
+
+def test_bf16_is_computed_in_fp32_where_the_processor_cannot_multiply_it(tiny_base, monkeypatch):
+    import torch
+
+    assert multiplies_bf16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    for able, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("searchlora.models.load.multiplies_bf16", lambda able=able: able)
+        assert load_model(tiny_base, device="cpu").dtype == expected
+        assert load_model(tiny_base, device="cpu", to_write=True).dtype == torch.bfloat16
+        assert load_model(tiny_base, precision="fp32", device="cpu").dtype == torch.float32
+    assert (computed_in("bf16", "cpu"), computed_in("bf16", "cuda")) == ("fp32", "bf16")

@@ -84,7 +84,7 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("bm25: {k: 0}", r"mine\.yaml, stage 2: 'k': .*greater than or equal to 1"),
         (
             "bm25: {colour: red}",
-            r"stage 2: 'colour'.*Known keys: b, backend, budget_s, fields, k, k1, on_failure, shortest, stemmer",
+            r"stage 2: 'colour'.*Known keys: b, backend, budget_s, fields, filter_by, k, k1, on_failure, shortest",
         ),
         ("bm25: {shortest: 0}", r"stage 2: 'shortest'"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),

@@ -138,8 +138,10 @@ def test_a_hit_of_the_rewritten_query_that_fusion_drops_is_told(tmp_path):
     queries = {"query": lambda _: "beta", FUSED_QUERIES: lambda search: (search["query"], "beta")}
     pipeline = Pipeline("p", [Changes("rewriter@1", queries), *bm25.stages], (), bm25.documents)
     explanation = explain(pipeline, "alpha", "c")
-    assert explanation.stages[1].retrieved.rank == 2
-    assert explanation.verdict.endswith("bm25(k=2): at rank 2, and not among the first 2 of the fused hits")
+    looked = explanation.stages[1].retrieved
+    assert [(part.retriever, part.rank) for part in looked.parts] == [("'alpha'", None), ("'beta'", 2)]
+    assert looked.rank == 3
+    assert explanation.verdict.endswith("bm25(k=2): at rank 3, and the first 2 are kept")
 
 
 def test_a_part_that_a_gate_leaves_out_is_told():

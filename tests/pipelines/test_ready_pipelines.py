@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -139,7 +140,14 @@ def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel,
     supplier = {row["id"]: row["supplier"] for row in products}
     filtered = ready("mine.yaml", topics, Path("index"), **slots)
     for result in filtered:
-        assert {supplier[hit["document"]] for hit in result["hits"]} == {result["intent"]["brand"]}
+        assert {supplier[hit["document"]] for hit in result["hits"]} <= {result["intent"]["brand"]}
+
+    # The whole corpus filtered, by a parameter: as many hits of the brand as it has products, up to k.
+    of_brand = Counter(supplier.values())
+    for result in ready("product_search", topics, Path("index"), **slots, filter_by="{brand: intent.brand}"):
+        brand = result["intent"]["brand"]
+        assert {supplier[hit["document"]] for hit in result["hits"]} == {brand}
+        assert len(result["hits"]) == min(of_brand[brand], 100)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.engine_index import BATCH, TextKeys, load_index, open_index
+from searchlora.retrieval.field_filter import FieldTest
 from searchlora.retrieval.index_folder import corpus_identity
 from searchlora.retrieval.milvus import Milvus
 from searchlora.retrieval.postgres import Postgres
@@ -97,6 +98,22 @@ def test_filters_compare_whole_values_in_any_case(shop, encoder):
     for filter, expected in cases:
         assert set(found(TextSearch(shop, filter=filter), "tent boots shoes")) == expected, filter
         assert set(found(VectorSearch(shop, encoder, filter=filter), "tent boots shoes")) == expected, filter
+
+
+def test_each_query_has_its_filter_beside_that_of_the_stage(shop, encoder):
+    acme, north = ({"brand": FieldTest((("equals", frozenset({value})),))} for value in ("acme", "north way"))
+    for searching in (
+        TextSearch(shop, filter={"brand": ["ACME", "x"]}),
+        VectorSearch(shop, encoder, filter={"brand": ["ACME", "x"]}),
+    ):
+        queries, filters = ["tent shoes", "tent", " ", "tent shoes"], [acme, north, acme, {}]
+        first, second, blank, last = searching.search(queries, 10, filters=filters)
+        assert {hit.document for hit in first} == {hit.document for hit in last} == {"d1", "d4"}
+        assert second == blank == []  # no document can be of both brands; a blank query
+        with pytest.raises(UsageError, match="can only test whether 'brand' equals a value"):
+            searching.search(["tent"], 10, filters=[{"brand": FieldTest((("prefix", frozenset({"a"})),))}])
+    plain = TextSearch(shop)
+    assert {hit.document for hit in plain.search(["tent boots shoes"], 10, filters=[north])[0]} == {"d3"}
 
 
 def test_a_query_is_words_and_never_syntax(shop):

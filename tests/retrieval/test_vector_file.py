@@ -46,7 +46,7 @@ def test_vectors_equal_those_of_the_index_in_memory(tmp_path, encoder, options):
     file, index = VectorFile.open(tmp_path), DenseIndex(DOCUMENTS, encoder, **options)
     assert (file.vectors == index.vectors).all()
     assert file.vectors.dtype == np.float32
-    assert [f"d{row}" for row in file.rows] == index._ids
+    assert (file.rows == index._rows).all()
     assert longest == pytest.approx(np.linalg.norm(index.vectors, axis=1).max(), rel=1e-6)
 
 
@@ -104,13 +104,16 @@ def test_only_the_texts_of_one_part_are_read_at_a_time(tmp_path, encoder):
     )
 
 
-def test_bf16_is_close_to_fp32_and_not_equal(encoder):
+def test_bf16_is_close_to_fp32_and_not_equal(encoder, monkeypatch):
+    monkeypatch.setattr("searchlora.models.load.multiplies_bf16", lambda: True)
     texts = [text for text in TEXTS if text.strip()]
     fp32, bf16 = (encoder.encode_documents(texts, precision=precision) for precision in ("fp32", "bf16"))
     difference = abs(fp32 - bf16).max() / abs(fp32).max()
     assert 0 < difference < 0.05
     assert bf16.dtype == np.float32
     assert (encoder.encode(texts) == fp32).all()  # queries stay in fp32
+    monkeypatch.setattr("searchlora.models.load.multiplies_bf16", lambda: False)
+    assert (encoder.encode_documents(texts, precision="bf16") == fp32).all()  # the processor would be slower in bf16
 
 
 def test_a_collection_without_text_is_refused(tmp_path, encoder):

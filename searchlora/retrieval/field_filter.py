@@ -1,0 +1,168 @@
+"""Filters by fields of documents, for the hits of a search, and for an index while it is searched."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchlora.errors import DataError, UsageError
+from searchlora.records import Document
+
+Operator: TypeAlias = Literal["equals", "contains", "prefix", "min", "max"]
+
+
+@dataclass(frozen=True)
+class FieldTest:
+    """What the text of a field must be.
+
+    Attributes:
+        values: Operator -> case-folded values, one of which must be fulfilled, as pairs; all operators must hold. A
+            bound that is no number is left out.
+
+    Examples:
+        >>> test = FieldTest((("max", frozenset({"50"})),))
+        >>> test("49.9"), test("50.5"), test("on request")
+        (True, False, False)
+    """
+
+    values: tuple[tuple[Operator, frozenset[str]], ...]
+
+    def __call__(self, text: str) -> bool:
+        return all(test(text) for test in self._tests)
+
+    def __bool__(self) -> bool:
+        """Whether anything is tested."""
+        return bool(self._tests)
+
+    @property
+    def equals(self) -> frozenset[str] | None:
+        """The values of which the field must be one, if nothing else is tested."""
+        ((operator, values), *rest) = self.values
+        return values if operator == "equals" and not rest else None
+
+    @cached_property
+    def _tests(self) -> list[Callable[[str], bool]]:
+        tests = (_TESTS[operator](values) for operator, values in self.values)
+        return [test for test in tests if test is not None]
+
+
+#: Field -> its test; a document that fails one of them is not found. Empty: every document may be found.
+FieldFilter: TypeAlias = Mapping[str, FieldTest]
+
+
+class FieldColumns:
+    """Fields of all documents of an index, for filters. In memory are 4 bytes per document and field, and each value.
+
+    Args:
+        documents: In the order of the index.
+        fields: The fields by which searches are filtered.
+
+    Raises:
+        DataError: if no document has one of the fields.
+
+    Examples:
+        >>> documents = [Document("1", "jacket", metadata={"brand": "Acme"}), Document("2", "socks")]
+        >>> columns = FieldColumns(documents, ["brand"])
+        >>> columns.rows({"brand": FieldTest((("equals", frozenset({"acme"})),))}).tolist()
+        [True, False]
+    """
+
+    def __init__(self, documents: Iterable[Document], fields: Iterable[str]) -> None:
+        values: dict[str, dict[str, int]] = {field: {} for field in fields}
+        numbers: dict[str, list[int]] = {field: [] for field in values}
+        for document in documents:
+            for field, known in values.items():
+                numbers[field].append(known.setdefault(document.field(field), len(known)))
+        for field, known in values.items():
+            if not any(known):
+                raise DataError(f"no document has the field '{field}', by which a stage filters")
+        self._values = {field: list(known) for field, known in values.items()}
+        self._numbers = {field: np.array(each, dtype=np.int32) for field, each in numbers.items()}
+
+    def rows(self, filter: FieldFilter) -> NDArray[np.bool_]:
+        """Which documents pass a filter, shape (documents,). Each distinct value of a field is tested once."""
+        passing = [
+            np.array([test(value) for value in self._values[field]], dtype=bool)[self._numbers[field]]
+            for field, test in filter.items()
+        ]
+        found: NDArray[np.bool_] = np.logical_and.reduce(passing)
+        return found
+
+
+def rows_of(
+    columns: FieldColumns | None, filters: Sequence[FieldFilter] | None, queries: int
+) -> list[NDArray[np.bool_] | None]:
+    """For each query which documents it may find; None: all.
+
+    Raises:
+        UsageError: for a filter of an index without columns.
+    """
+    if filters is None or not any(filters):
+        return [None] * queries
+    if columns is None:
+        raise UsageError("the index has no fields to filter by", fix="Give it columns: `index.filterable(columns)`.")
+    return [columns.rows(filter) if filter else None for filter in filters]
+
+
+def case_folded(text: str) -> str:
+    """A text as values are compared: without regard to case and repeated blanks."""
+    return " ".join(text.casefold().split())
+
+
+def _equal(values: frozenset[str]) -> Callable[[str], bool]:
+    return lambda text: case_folded(text) in values
+
+
+def _containing(values: frozenset[str]) -> Callable[[str], bool] | None:
+    """The words of a value stand together in the field."""
+    wanted = [f" {words} " for value in values if (words := _words(value))]
+    return (lambda text: any(each in f" {_words(text)} " for each in wanted)) if wanted else None
+
+
+def _beginning(values: frozenset[str]) -> Callable[[str], bool]:
+    beginnings = tuple(values)
+    return lambda text: case_folded(text).startswith(beginnings)
+
+
+def _at_least(values: frozenset[str]) -> Callable[[str], bool] | None:
+    """The lowest of several bounds counts, as a field equals one of several values."""
+    bounds = _numbers(values)
+    return (lambda text: any(number >= min(bounds) for number in _numbers([text]))) if bounds else None
+
+
+def _at_most(values: frozenset[str]) -> Callable[[str], bool] | None:
+    bounds = _numbers(values)
+    return (lambda text: any(number <= max(bounds) for number in _numbers([text]))) if bounds else None
+
+
+_TESTS: Mapping[Operator, Callable[[frozenset[str]], Callable[[str], bool] | None]] = {
+    "equals": _equal,
+    "contains": _containing,
+    "prefix": _beginning,
+    "min": _at_least,
+    "max": _at_most,
+}
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _numbers(texts: Iterable[str]) -> list[float]:
+    """The finite numbers among texts, written with a decimal point and without separators."""
+    found = []
+    for text in texts:
+        try:
+            number = float(text)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            found.append(number)
+    return found
