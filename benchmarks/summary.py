@@ -78,7 +78,8 @@ def summary() -> str:
         "same groups, corrected for all comparisons of the benchmark. *adapter is*: better or worse at corrected\n"
         "p ≤ 0.05. Where it is not better, use the system without a neural model."
     )
-    return markdown_table(header, rows) + f"\n\n{note}\n"
+    exceptions = [f"*{line.task}*, {line.data}: {where}" for line in LINES if (where := _base_is_as_good(line))]
+    return markdown_table(header, rows) + f"\n\n{note}\n" + "".join(f"\n{each}\n" for each in exceptions)
 
 
 def _row(line: Line) -> list[str]:
@@ -96,8 +97,23 @@ def _row(line: Line) -> list[str]:
         base,
         adapter,
         f"{figure_of(pair, 'difference', '+')}, p {p_value(pair['p_corrected'])}",
-        _verdict(pair),
+        _verdict(pair) + (", but not than its base" if _base_is_as_good(line) else ""),
     ]
+
+
+def _base_is_as_good(line: Line) -> str | None:
+    """What the table's verdict hides: the adapter is better than the rule, but its base scores at least as high."""
+    results = json.loads((RESULTS / f"{line.results}.json").read_text(encoding="utf-8"))
+    values = {row["system"]: row["value"] for row in results["rows"] if row["measure"] == line.measure}
+    pairs = {(pair["a"], pair["b"]): pair for pair in results["comparisons"] if pair["measure"] == line.measure}
+    if values[line.adapter] > values[line.base] or _verdict(pairs[line.adapter, line.rule]) != "better":
+        return None
+    pair = pairs[line.adapter, line.base]
+    return (
+        "the adapter is better than the system without a neural model, but not better than its base. Adapter minus\n"
+        f"base is {figure_of(pair, 'difference', '+')}, p {p_value(pair['p_corrected'])}.\n"
+        "Use the base without an adapter."
+    )
 
 
 def _verdict(pair: Mapping[str, Any]) -> str:

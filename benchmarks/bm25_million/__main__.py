@@ -1,4 +1,4 @@
-"""BM25 over a million made documents: build time, memory, size, and queries per second, against rank-bm25.
+"""BM25 over a million synthetic documents: build time, memory, size, and queries per second, against rank-bm25.
 
     python -m benchmarks.bm25_million                         everything, on an idle machine
     python -m benchmarks.bm25_million --documents 100000 --streamed 10000,100000 --try    a part; nothing is stored
@@ -178,7 +178,7 @@ def _table(results: Mapping[str, Any]) -> str:
 
 def _of_indexes(indexes: Mapping[int, Mapping[str, Any]]) -> str:
     header = ["documents", "build, s", "peak of the build, GB", "index, GB", "texts, GB", "open, s"]
-    header += ["first hits, s", "peak of a search process, GB", "of it not mapped files, GB"]
+    header += ["first hits, s", "peak of a search process, GB", "excluding mapped files, GB"]
     header += ["queries/s, one at a time", "queries/s, one call", "p50, ms", "p99, ms"]
     rows = []
     for size, found in indexes.items():

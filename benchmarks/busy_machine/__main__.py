@@ -6,7 +6,7 @@ Each job runs in two processes on real weights (SmolLM2-135M in bf16): one start
 chooses, the other has OpenMP's default, in which idle threads always spin. The processes take turns.
 A few minutes; the machine must be idle otherwise.
 
-Goals: at least .4 of the idle speed beside the busy process, and at most 3% lost on the idle machine.
+Goals: at least 0.4 of the idle speed beside the busy process, and at most 3% lost on the idle machine.
 """
 
 from __future__ import annotations

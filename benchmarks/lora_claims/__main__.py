@@ -38,8 +38,12 @@ HERE = Path(__file__).parent
 #: Method -> name of the system in results.
 SYSTEMS = {"full": "full fine-tuning", "lora": "adapter, LoRA", "qlora": "adapter, QLoRA"}
 
-#: Share of parameters that a small adapter trains, at most, and the interval in which merged inference equals the base.
-SMALL_SHARE, SAME_TIME = 0.01, (0.97, 1.03)
+#: Share of parameters that a small adapter trains, at most, and the largest ratio of times that costs no time.
+SMALL_SHARE, SAME_TIME = 0.01, 1.03
+
+#: Smallest and largest ratio of the seconds of two single training runs that the variation of the machine explains: on
+#: MSRD, QLoRA took 0.81 of LoRA's time, although it does at least the same work.
+SAME_TRAINING_TIME = (0.75, 1 / 0.75)
 
 #: Largest loss of quality that still counts as near-equal, in the headline measure.
 NEAR = 0.01
@@ -202,13 +206,13 @@ def _claims(
     models: Mapping[str, StoredAdapter],
     times: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Each claim with the figure that bears it out or does not."""
+    """Each claim with its figure and whether it is met; None: the figure does not show it."""
     training = {method: stored.manifest.training for method, stored in models.items()}
     small, whole = models["lora"].weight_bytes, models["full"].weight_bytes
     measure = compared.measures[0]
     found = []
 
-    def add(claim: str, figure: str, met: bool) -> None:
+    def add(claim: str, figure: str, met: bool | None) -> None:
         found.append({"collection": collection.title, "claim": claim, "figure": figure, "met": met})
 
     for method in ("lora", "qlora"):
@@ -218,7 +222,7 @@ def _claims(
         memory = own["peak_memory_gb"] / training["full"]["peak_memory_gb"]
         add(f"{system} needs less memory than full fine-tuning", f"{memory:.2f} of its peak", bool(memory < 1))
         seconds = own["seconds"] / training["full"]["seconds"]
-        add(f"{system} trains faster than full fine-tuning", f"{seconds:.2f} of its time", bool(seconds < 1))
+        add(f"{system} trains faster than full fine-tuning", f"{seconds:.2f} of its time", is_faster(seconds))
     pair = next(pair for pair in compared.comparisons if pair.b == SYSTEMS["full"] and pair.measure == measure)
     add(
         f"LoRA is at most {NEAR} below full fine-tuning in {measure}",
@@ -229,11 +233,24 @@ def _claims(
     add(f"one base and {MANY} adapters are smaller than {MANY} models", f"{many:.1f} times", bool(many > 1))
     for way in (MERGED, UNMERGED):
         for each in (each for each in times if each["a"].endswith(f", {way}") and "qlora" not in each["a"]):
-            low, high = SAME_TIME
-            met = bool(low <= each["low"] and each["high"] <= high) if way == MERGED else bool(each["low"] > high)
-            claim = "merged, it costs no time" if way == MERGED else "unmerged, it costs time"
-            add(claim, f"ratio {each['ratio']:.3f} ({each['low']:.3f} to {each['high']:.3f})", met)
+            slower = is_slower(each["low"], each["high"])
+            figure = f"ratio {each['ratio']:.3f} ({each['low']:.3f} to {each['high']:.3f})"
+            if way == MERGED:
+                add("merged, it costs no time", figure, None if slower is None else not slower)
+            else:
+                add("unmerged, it costs time", figure, slower)
     return found
+
+
+def is_faster(ratio: float) -> bool | None:
+    """Whether a single training run took less time than another one; None if the ratio shows neither."""
+    low, high = SAME_TRAINING_TIME
+    return True if ratio < low else False if ratio > high else None
+
+
+def is_slower(low: float, high: float) -> bool | None:
+    """Whether the interval of a ratio of times is above `SAME_TIME`; None if it is on both sides: neither is shown."""
+    return True if low > SAME_TIME else False if high <= SAME_TIME else None
 
 
 if __name__ == "__main__":

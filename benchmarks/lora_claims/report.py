@@ -16,6 +16,9 @@ COSTS: Mapping[str, str] = {
     "on disk, MB": ",.1f",
 }
 
+#: Whether a claim is met -> the word in the table. None: the measurement shows neither.
+_VERDICTS: Mapping[bool | None, str] = {True: "yes", False: "**no**", None: "not shown"}
+
 
 def tables(
     rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]
@@ -79,8 +82,6 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
     found: dict[str, dict[str, str]] = {}
     titles = list(dict.fromkeys(each["collection"] for each in claims))
     for each in claims:
-        found.setdefault(each["claim"], {})[each["collection"]] = (
-            f"{'yes' if each['met'] else '**no**'}: {each['figure']}"
-        )
+        found.setdefault(each["claim"], {})[each["collection"]] = f"{_VERDICTS[each['met']]}: {each['figure']}"
     lines = [[claim, *(by_title.get(title, "–") for title in titles)] for claim, by_title in found.items()]
     return markdown_table(["claim", *titles], lines, words=len(titles) + 1)

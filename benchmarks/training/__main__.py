@@ -5,7 +5,7 @@
 SmolLM2-135M, LoRA of rank 16 on all linear layers, rows of about 60, 200 and 600 tokens. Each system trains each
 length in a process of its own, through its whole trainer; the first step of a run is not counted. Both take the same
 rows in the same order. TRL and PEFT have the defaults of `SFTConfig` (gradient checkpointing among them), and with
-4-bit weights the dropout of .05 of PEFT's and QLoRA's examples; ours has the defaults of a recipe. Without dropout,
+4-bit weights the dropout of 0.05 of PEFT's and QLoRA's examples; searchlora uses its default recipe. Without dropout,
 both must have the same losses: `loss_difference` is the largest difference of a run's mean loss, over three seeds.
 
 Rows are rewriting records of the synthetic shop; longer ones have a long turn before the query. About ten minutes, on
@@ -41,13 +41,13 @@ from searchlora.training.rows import LengthGroupedBatches
 from searchlora.training.sft import train_adapter
 
 BASE = "smollm2-135m-instruct-q4_1"
-OURS, TRL = "ours", "TRL + PEFT"
+OURS, TRL = "searchlora", "TRL + PEFT"
 SYSTEMS = tuple(f"{system}, {kind}" for kind in ("nf4", "bf16") for system in (OURS, TRL))
 
 #: Tokens of a row -> rows of a step, steps of a run, and seeds.
 LENGTHS = {60: (16, 4, (0, 1, 2)), 200: (8, 6, (0,)), 600: (3, 6, (0,))}
 
-#: One more system, at the shortest length only: without gradient checkpointing, as ours.
+#: One more system, at the shortest length only: without gradient checkpointing, as in searchlora.
 WITHOUT_CHECKPOINTING = "TRL + PEFT without checkpointing, bf16"
 
 
@@ -69,11 +69,12 @@ def main() -> None:
             speeds = [of_system[system]["speeds"] for system in (ours, other)]
             comparisons.append(speed_ratio(a, b, "tokens a second", *speeds))
     dense = measured[60][WITHOUT_CHECKPOINTING]["speeds"]
-    a, b = _name("ours, bf16", 60), _name(WITHOUT_CHECKPOINTING, 60)
-    comparisons.append(speed_ratio(a, b, "tokens a second", measured[60]["ours, bf16"]["speeds"], dense))
+    ours, other = f"{OURS}, bf16", f"{TRL}, bf16"
+    a, b = _name(ours, 60), _name(WITHOUT_CHECKPOINTING, 60)
+    comparisons.append(speed_ratio(a, b, "tokens a second", measured[60][ours]["speeds"], dense))
     losses = {system: [statistics.mean(each) for each in measured[60][system]["losses"]] for system in SYSTEMS}
-    differences = [one - other for one, other in zip(losses["ours, bf16"], losses["TRL + PEFT, bf16"], strict=True)]
-    shares = {str(length): of_system["ours, bf16"]["computed"] for length, of_system in measured.items()}
+    differences = [one - other for one, other in zip(losses[ours], losses[other], strict=True)]
+    shares = {str(length): of_system[ours]["computed"] for length, of_system in measured.items()}
     shown = table(rows, comparisons)
     save_figures(
         "training",

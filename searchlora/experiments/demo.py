@@ -53,7 +53,7 @@ EXPLAINED = {
 #: Tasks that read this format, the folder of the synthetic shop, take part in `demo --all`.
 FORMAT = "shop"
 
-#: Maximum number of training rows per task in `demo --all`, except `TASK`, so that it takes about an hour on two cores.
+#: Maximum number of training rows per task in `demo --all`, except `TASK`: it then takes about 35 minutes on two cores.
 MAX_ROWS = 2048
 
 

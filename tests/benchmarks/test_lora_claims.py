@@ -39,6 +39,7 @@ def test_methods_have_their_costs_and_claims_their_figures():
     claims = [
         {"collection": TITLE, "claim": "trains 0.1 to 1% of the parameters", "figure": "4.93%", "met": False},
         {"collection": "BANKING77", "claim": "trains 0.1 to 1% of the parameters", "figure": "0.9%", "met": True},
+        {"collection": TITLE, "claim": "trains faster", "figure": "0.98", "met": None},
     ]
     lines = tables(rows, comparisons, claims).splitlines()
     assert lines[0] == f"**{TITLE}**: n = 260; nDCG@10 with its 95% interval."
@@ -47,6 +48,13 @@ def test_methods_have_their_costs_and_claims_their_figures():
     assert "| adapter, LoRA − zero-shot | +0.125 (+0.100 to +0.150) | <0.001 |" in lines
     assert "| msrd, merged | 1.004 (0.990 to 1.020) | 7 |" in lines
     assert "| trains 0.1 to 1% of the parameters | **no**: 4.93% | yes: 0.9% |" in lines
+    assert "| trains faster | not shown: 0.98 | – |" in lines
+
+
+def test_a_time_within_the_variation_shows_neither():
+    assert [lora_claims.is_faster(ratio) for ratio in (0.41, 0.79, 0.98, 1.5)] == [True, None, None, False]
+    intervals = [(1.055, 1.116), (0.917, 1.049), (0.992, 1.02)]
+    assert [lora_claims.is_slower(*interval) for interval in intervals] == [True, None, False]
 
 
 def test_one_slow_repeat_does_not_move_the_ratio():
