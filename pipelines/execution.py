@@ -90,13 +90,13 @@ def _applied(stage: Stage, settings: Settings | None, searches: Sequence[SearchC
     except SearchloraError as error:
         if policy.on_failure == "raise":
             raise
-        if len(searches) == 1 or _concerns_all(error):
+        if len(searches) == 1 or concerns_all(error):
             return [_skipped(stage, settings, search, error) for search in searches]
     half = len(searches) // 2
     return _applied(stage, settings, searches[:half]) + _applied(stage, settings, searches[half:])
 
 
-def _concerns_all(error: SearchloraError) -> bool:
+def concerns_all(error: SearchloraError) -> bool:
     """Whether other searches would fail as well: an engine that cannot be asked, and no single bad request."""
     return isinstance(error, EngineError) and not isinstance(error, RequestRefused)
 
@@ -131,8 +131,9 @@ def _within(seconds: float, stage: Stage, searches: Sequence[SearchContext]) -> 
 def _skipped(stage: Stage, settings: Settings | None, search: SearchContext, error: SearchloraError) -> SearchContext:
     nothing: dict[str, Any] = {}
     if isinstance(settings, RetrieveSettings | HitsSettings):
-        earlier = search.get("hits", ())
-        nothing["hits"] = list(earlier) if all(isinstance(hit, Hit) for hit in earlier) else []
+        earlier = search.get("hits")  # those of a query row may be anything
+        own = isinstance(earlier, list | tuple) and all(isinstance(hit, Hit) for hit in earlier)
+        nothing["hits"] = list(earlier or ()) if own else []
     elif isinstance(settings, PassagesSettings):
         nothing["passages"] = []
     return {**search, **nothing, "skipped": {**search.get("skipped", {}), stage.label: str(error)}}

@@ -196,7 +196,8 @@ def _skipped(stage: Stage, before: SearchContext, after: SearchContext) -> str |
 
 def _retrieved(search: SearchContext) -> bool:
     """Whether `hits` are those of a stage, and not those that a query row holds."""
-    return "hits" in search and all(isinstance(hit, Hit) for hit in search["hits"])
+    hits = search.get("hits")
+    return isinstance(hits, list | tuple) and all(isinstance(hit, Hit) for hit in hits)
 
 
 def _place(hits: Sequence[Hit], document: str) -> tuple[int | None, float | None]:

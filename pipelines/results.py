@@ -8,7 +8,6 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from searchlora.errors import DataError
-from searchlora.outputs import InvalidOutput
 from searchlora.records import Hit, SearchContext
 
 #: Keys of a result that are no field which a stage wrote, and `hits`, which are shown in a form of their own.
@@ -43,7 +42,7 @@ def result(search: SearchContext, executed: SearchContext, stages: Sequence[str]
         "input": {field: value for field, value in search.items() if field not in ("id", "hits")},
         **{field: value for field, value in written(search, executed) if field != "query"},
     }
-    if invalid := _invalid(executed.get("outputs", {})):
+    if invalid := _invalid(executed.get("invalid_outputs", ())):
         row["invalid"] = invalid
     return row
 
@@ -51,7 +50,7 @@ def result(search: SearchContext, executed: SearchContext, stages: Sequence[str]
 def written(before: SearchContext, after: SearchContext) -> Iterator[tuple[str, Any]]:
     """The fields that stages wrote, as JSON: `hits` as `rank`, `document`, `score`; `passages` without their texts."""
     for field, value in after.items():
-        if field not in ("id", "outputs") and (field not in before or before[field] is not value):
+        if field not in ("id", "outputs", "invalid_outputs") and (field not in before or before[field] is not value):
             yield field, _FORMS.get(field, plain)(value)
 
 
@@ -93,10 +92,9 @@ def plain(value: Any) -> Any:
 _FORMS: dict[str, Callable[[Any], Any]] = {"hits": _hits, "passages": _passages}
 
 
-def _invalid(outputs: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+def _invalid(invalid: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     """Task -> why its outputs are invalid, for tasks with an invalid output."""
-    reasons = {
-        task: [output.reason for output in values if isinstance(output, InvalidOutput)]
-        for task, values in outputs.items()
-    }
-    return {task: why for task, why in reasons.items() if why}
+    reasons: dict[str, list[str]] = {}
+    for task, reason in invalid:
+        reasons.setdefault(task, []).append(reason)
+    return reasons

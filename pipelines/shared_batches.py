@@ -7,12 +7,15 @@ as long as for one, so the shorter output costs little more.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
+from typing import Any, NoReturn
 
 from searchlora.errors import SearchloraError
-from searchlora.inference.metered import Answer, MeteredEngine, request_key
+from searchlora.inference.engine import Engine
+from searchlora.inference.metered import Answer, Exchange, MeteredEngine, request_key
+from searchlora.pipelines.execution import concerns_all
 from searchlora.pipelines.stage_settings import Settings, StageSettings
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.records import SearchContext
@@ -54,8 +57,12 @@ class SharedBatches:
                 return
             began = time.perf_counter()
             completions = iter(stages[0].engine.generate([request for of_stage in asked for request in of_stage]))
-        except SearchloraError:
-            return  # each stage asks for itself, and fails as its settings say
+        except SearchloraError as error:
+            # One bad request fails in its own stage only. An engine that cannot be asked is not asked a second time.
+            if concerns_all(error):
+                for index, stage in zip(range(start, end), stages, strict=True):
+                    self._stages[index] = replace(stage, engine=_Failed(stage.engine, error))
+            return
         taken = 1000 * (time.perf_counter() - began)
         known = [{request_key(request): next(completions) for request in of_stage} for of_stage in asked]
         tokens = [sum(each.prompt_tokens + each.completion_tokens for each in of_stage.values()) for of_stage in known]
@@ -63,6 +70,21 @@ class SharedBatches:
             answers: dict[bytes, Answer] = {**of_stage}
             self._stages[index] = replace(stage, engine=MeteredEngine(stage.engine, answers, ahead=of_stage.keys()))
             self._milliseconds[index] = taken * count / sum(tokens)
+
+
+class _Failed(MeteredEngine):
+    """An engine that could not be asked: each stage that shared the call fails by its error, as its settings say."""
+
+    def __init__(self, engine: Engine, error: SearchloraError) -> None:
+        super().__init__(engine)
+        self._error = error
+
+    def heard_by(self, listener: Callable[[Exchange], None]) -> MeteredEngine:
+        del listener  # there is no answer to hear
+        return self
+
+    def _answered(self, *_: Any) -> NoReturn:
+        raise self._error
 
 
 def _groups(stages: Sequence[Stage], settings: Sequence[Settings]) -> dict[int, int]:

@@ -115,9 +115,9 @@ class FieldSettings(Settings):
 
 
 def _compared(value: Any) -> Any:
-    """Each path as a comparison; the message of a wrong one names the field. None, as a parameter may be, is none."""
+    """Each path as a comparison; the message of a wrong one names the field."""
     if not isinstance(value, dict):
-        return {} if value is None else value
+        return value
     compared = {field: {"equals": each} if isinstance(each, str) else each for field, each in value.items()}
     for field, each in compared.items():
         known = tuple(FieldSettings.model_fields)

@@ -48,6 +48,9 @@ SCORING_BATCH = 16
 #: Field of a search with the queries whose hits retrievers fuse: those before a rewrite, and last `query`.
 FUSED_QUERIES = "fused_queries"
 
+#: Field of a search with the task and the reason of each output so far that is invalid.
+INVALID = "invalid_outputs"
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -218,7 +221,10 @@ def with_outputs(
     ]
     changes = task.updates(search, usable) if all(value is not None for value in usable) else {}
     kept = {**search.get("outputs", {}), task.name: list(outputs)}
-    return {**search, **changes, "outputs": kept}
+    # Apart from `outputs`, in which a later stage of the same task replaces those of an earlier one.
+    invalid = [(task.name, output.reason) for output in outputs if isinstance(output, InvalidOutput)]
+    told = {INVALID: (*search.get(INVALID, ()), *invalid)} if invalid else {}
+    return {**search, **changes, "outputs": kept, **told}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
-from searchlora.data.collection import Corpus, CorpusFile
-from searchlora.errors import LoadCheckFailed, PipelineError, UsageError
+from searchlora.data.collection import Corpus, CorpusFile, index_folder
+from searchlora.errors import LoadCheckFailed, PipelineError, StaleIndex, UsageError
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.evaluation import evaluate_run
 from searchlora.eval.formats import read_run, read_topics
@@ -32,16 +32,25 @@ from searchlora.experiments.judge.judgments import experiment_qrels
 from searchlora.experiments.run import run_card
 from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, full, with_base, with_older, without
 from searchlora.experiments.spec import Experiment, Source, System
-from searchlora.experiments.stage_costs import Cost, SharedStages
+from searchlora.experiments.stage_costs import Cost, Place, SharedStages
 from searchlora.experiments.systems import Executed, Plan, SystemRun, SystemRuns, plan_of
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
-from searchlora.pipelines.pipeline import Pipeline, own_corpus, retrievers
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import BuiltRetrievers, Retrievers
-from searchlora.pipelines.stage_settings import Settings, check_order, pinned, produces_hits, reads_corpus
+from searchlora.pipelines.stage_settings import (
+    DenseSettings,
+    FuseSettings,
+    Settings,
+    VectorSearchSettings,
+    check_order,
+    pinned,
+    produces_hits,
+    reads_corpus,
+)
 from searchlora.progress import Steps, unwatched
 from searchlora.prompts import Renderer
 from searchlora.records import SearchContext
@@ -138,6 +147,7 @@ def ablate(
     stages = pinned(config.stages, store.pin)
     slots = _chosen(find_slots(stages), only, config.source)
     variants, left_out = _variants(stages, slots, kinds, store, tasks)
+    variants = _with_vectors(variants, slots, corpus, store, left_out)
     if len(variants) == 1:
         raise UsageError(
             f"no slot of {', '.join(slot.name for slot in slots) or 'the pipeline'} can be changed"
@@ -228,6 +238,37 @@ def _check_loads(adapter: str, store: Store, tasks: str | Path | None) -> None:
     task = load_task(stored.manifest.task, tasks)
     if isinstance(task, PromptedTask):
         check_renders(stored, task, Renderer(load_tokenizer(base)))
+
+
+def _with_vectors(
+    variants: Sequence[Variant],
+    slots: Sequence[Slot],
+    corpus: Corpus | None,
+    store: Store,
+    left_out: dict[str, str],
+) -> list[Variant]:
+    """The variants without those whose encoder the index has no vectors of; they are added to `left_out`.
+
+    A corpus that is no index folder is encoded by each encoder, so that nothing can be missing.
+    """
+    places = {slot.name: slot.place for slot in slots}
+    kept, indexed = [], corpus is not None and index_folder(corpus) is not None
+    for variant in variants:
+        leaf = _at(variant.stages, places[variant.slots[0]]) if variant.kind in ("base", "older") else None
+        if isinstance(leaf, VectorSearchSettings) or (isinstance(leaf, DenseSettings) and indexed):
+            try:
+                build_pipeline("vectors", [leaf], store=store, documents=retrievers(corpus or ()))
+            except StaleIndex as error:
+                left_out[variant.name] = f"{error.what} ({error.where})"
+                continue
+        kept.append(variant)
+    return kept
+
+
+def _at(stages: Sequence[Settings], place: Place) -> Settings:
+    first, *rest = place
+    stage = stages[first]
+    return _at(stage.of, tuple(rest)) if rest and isinstance(stage, FuseSettings) else stage
 
 
 def _pairs(

@@ -94,9 +94,10 @@ class _System:
     name: str
     model: str
     adapter: StoredAdapter | None = None
+    revision: str | None = None
 
     def encoder(self) -> Encoder:
-        return Encoder.load(self.model, adapter=self.adapter)
+        return Encoder.load(self.model, adapter=self.adapter, revision=self.revision)
 
     def lineage(self, store: Store) -> RunLineage:
         if self.adapter is not None:
@@ -111,7 +112,7 @@ class _System:
             size = self.adapter.weight_bytes
         else:
             training = {}
-            size = sum(file.stat().st_size for file in resolve(self.model).path.rglob("*.safetensors"))
+            size = sum(file.stat().st_size for file in resolve(self.model, self.revision).path.rglob("*.safetensors"))
         costs = {
             "parameters trained": training.get("parameters_trained"),
             "training, s": training.get("seconds"),
@@ -123,7 +124,8 @@ class _System:
 def _systems(adapters: Sequence[StoredAdapter], models: Sequence[str | Path]) -> Iterator[_System]:
     """The base of the adapter under test, whole models, the adapters beside it, and at last itself."""
     candidate, *others = adapters
-    yield _System(BASE, candidate.manifest.base.name)
+    base = candidate.manifest.base
+    yield _System(BASE, base.name, revision=base.revision)
     for model in models:
         yield _System(public_name(str(model)), str(model))
     for each in (*others, candidate):
@@ -149,7 +151,10 @@ def _found(
     found = cache.found(system.name, known, bare=bare) if known else None
     if found is None:
         encoder, progress = system.encoder(), steps(f"Encoding: {system.name}")
-        model, unadapted = encoder_base(system.model, system.adapter).path, bare or encoder.query_adapter is not None
+        model, unadapted = (
+            encoder_base(system.model, system.adapter, system.revision).path,
+            bare or encoder.query_adapter is not None,
+        )
         if trial.documents and unadapted and model not in indexes:
             indexes[model] = trial.indexed(encoder, progress)
         found = trial.find(encoder, progress, indexes.get(model) if unadapted else None)

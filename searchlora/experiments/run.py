@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
@@ -39,8 +40,10 @@ from searchlora.pipelines.stage_settings import (
     supplied_runs,
     zero_shot,
 )
+from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record, RejectedRow, SearchContext
+from searchlora.task import PromptedTask, Task
 
 #: Names of files that hold results as JSON lines; any other name is a TREC run.
 _RESULTS = (".jsonl", ".jsonl.gz")
@@ -148,6 +151,11 @@ def _run_lines(built: Pipeline, searches: Sequence[SearchContext], done: Sequenc
         yield from run_lines(topic, scores, built.tag)
 
 
+def task_identity(task: Task) -> list[Any]:
+    """The version and the prompt of a task, which identify its code."""
+    return [task.version, prompt_hash(task) if isinstance(task, PromptedTask) else None]
+
+
 def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, store: Store) -> dict[str, Any]:
     """All that the output for a query depends on, as JSON: batches of a killed run are used for the same only."""
     from searchlora.models.fingerprint import fingerprint
@@ -166,6 +174,7 @@ def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, 
         "batch": built.batch_size,
         "engines": built.made_by,
         "adapters": {reference: dict(store.get(reference).manifest.files) for reference in used},
+        "tasks": [task_identity(stage.task) for stage in built.stages if isinstance(stage, AdapterStage)],
         "encoders": {name: fingerprint(resolve(name).path).model_dump() for name in encoders(config.stages)},
         "documents": documents,
         "indexes": generations(built.settings),
@@ -220,6 +229,9 @@ def _queries(path: Path) -> Iterator[Record]:
     for row in read_rows(path, ("id", "query")):
         if isinstance(row, RejectedRow):
             raise RowError(row.reason, where=row.where, fix="Each row needs an id and a query.")
+        if row.data["id"] is None or not isinstance(row.data["query"], str):
+            key = "id" if row.data["id"] is None else "query"
+            raise RowError(f"'{key}' is {row.data[key]!r}", where=row.where, fix="Each row needs an id and a query.")
         if not is_word(str(row.data["id"])):
             raise RowError(
                 f"the id '{row.data['id']}' cannot be used in a TREC file", where=row.where, fix="It must be one word."

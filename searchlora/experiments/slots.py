@@ -109,11 +109,17 @@ def without(stages: Sequence[Settings], *slots: Slot) -> Variant:
         kept = _without(stage, (index,), {slot.place for slot in slots})
         if kept is not None:
             left.append(kept)
-    name = f"without {' and '.join(slot.name for slot in slots)}"
+    name = f"without {' and '.join(_clipped(slot.name, len(slots)) for slot in slots)}"
     if not produces_hits(left):
         raise PipelineError("no other stage retrieves", where=name)
     check_order(left, name)
     return Variant(name, tuple(left), "off", tuple(slot.name for slot in slots), "nothing")
+
+
+def _clipped(name: str, names: int) -> str:
+    """The name of a slot for that of a variant with so many; an experiment takes names of 100 characters."""
+    most = 90 if names == 1 else 80 // names
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
 
 
 def fusion_place(stages: Sequence[Settings]) -> int | None:

@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.full_model import base_of
-from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_with_card
 from searchlora.eval.judgments.lineage import RunLineage, lineage_of
 from searchlora.experiments.result_files import file_name, machine
-from searchlora.experiments.run import run_card, with_history
+from searchlora.experiments.run import run_card, task_identity, with_history
 from searchlora.experiments.spec import Experiment, Source, System
 from searchlora.files import file_sha256, parse_json, tree_sha256
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.load import Precision
 from searchlora.models.resolve import resolve
-from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
@@ -41,9 +39,10 @@ from searchlora.pipelines.stage_settings import (
     supplied_runs,
     zero_shot,
 )
+from searchlora.pipelines.stages import INVALID
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Document, SearchContext
-from searchlora.task import PromptedTask, load_task
+from searchlora.task import load_task
 
 
 @dataclass(frozen=True)
@@ -226,9 +225,8 @@ def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: 
     without_adapter = [store.get(adapter).manifest for adapter in zero_shot(stages)]
     bases = [manifest.base.fingerprint.model_dump() for manifest in without_adapter]
     weights = [manifest.files for manifest in manifests]
-    # The version and the prompt of a task identify its code.
     plugins = [load_task(manifest.task, tasks).bound(manifest.settings) for manifest in [*manifests, *without_adapter]]
-    versions = [[task.version, prompt_hash(task) if isinstance(task, PromptedTask) else None] for task in plugins]
+    versions = [task_identity(task) for task in plugins]
     encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
     settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
     supplied = [file_sha256(run) for run in supplied_runs(stages)]
@@ -277,8 +275,7 @@ def _invalid(searches: Sequence[SearchContext]) -> dict[str, str]:
     """Topic -> why an output is invalid, or a stage was skipped."""
     found: dict[str, str] = {}
     for search in searches:
-        outputs = (output for of_task in search.get("outputs", {}).values() for output in of_task)
-        reasons = [output.reason for output in outputs if isinstance(output, InvalidOutput)]
+        reasons = [reason for _, reason in search.get(INVALID, ())]
         reasons += [f"{stage} was skipped: {reason}" for stage, reason in search.get("skipped", {}).items()]
         if reasons:
             found[str(search["id"])] = reasons[-1]

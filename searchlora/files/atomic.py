@@ -144,6 +144,11 @@ def resumable_folder(out: Path) -> Iterator[Path]:
         finally:
             _unlock(lock)
     except OSError as error:
+        elsewhere = error.filename is not None and not Path(error.filename).absolute().is_relative_to(
+            out.parent.absolute()
+        )
+        if elsewhere or isinstance(error, TimeoutError | ConnectionError):
+            raise  # of what is done in the block, such as a corpus that vanished
         raise _cannot_write(out, error) from None
 
 

@@ -82,7 +82,7 @@ class Engines:
         """The engine for a base. Arguments and errors as `make_engine`."""
         if settings is None:
             return self.without_settings(base, precision, prompt_options)
-        computed = "" if isinstance(settings, ServerSettings) else precision
+        computed = "" if isinstance(settings, ServerSettings) else settings.precision or precision
         options = "" if prompt_options is None else prompt_options.model_dump_json()
         key = (base.path, settings.model_dump_json(), computed, options)
         if key not in self._engines:

@@ -63,10 +63,12 @@ class Encoder:
         adapter: StoredAdapter | None = None,
         dimensions: int | None = None,
         device: str | None = None,
+        revision: str | None = None,
     ) -> Encoder:
         """Load an encoder by catalogue name, folder or hub id, see `searchlora.models.resolve`.
 
         Args:
+            revision: Of a model of the hub without an adapter; an adapter names its own.
             adapter: An adapter of this encoder, or a version that is a whole encoder, loaded after its load check.
 
         Raises:
@@ -75,7 +77,7 @@ class Encoder:
         """
         from searchlora.models.load import load_encoder
 
-        base = encoder_base(name, adapter)
+        base = encoder_base(name, adapter, revision)
         if adapter is None:
             pinned = f"{name}@{base.revision[:12]}" if base.revision else name
             return cls(load_encoder(base, device=device), pinned, dimensions)
@@ -220,8 +222,11 @@ def by_length(lengths: NDArray[np.int64]) -> NDArray[np.intp]:
     return np.argsort(-lengths, kind="stable")
 
 
-def encoder_base(name: str, adapter: StoredAdapter | None = None) -> BaseModel:
+def encoder_base(name: str, adapter: StoredAdapter | None = None, revision: str | None = None) -> BaseModel:
     """The model folder that `Encoder.load` loads: the base, or the version if it is a whole encoder.
+
+    Args:
+        revision: Of a model of the hub without an adapter; an adapter names its own.
 
     Raises:
         BaseModelError: if the model does not exist.
@@ -233,7 +238,7 @@ def encoder_base(name: str, adapter: StoredAdapter | None = None) -> BaseModel:
         return model_of(adapter)
     from searchlora.models.resolve import resolve
 
-    return resolve(name, adapter.manifest.base.revision if adapter is not None else None)
+    return resolve(name, adapter.manifest.base.revision if adapter is not None else revision)
 
 
 def _cut(text: str, characters: int) -> str:

@@ -186,7 +186,9 @@ class GateWeigher:
             features = np.zeros((len(queries), 0))
         else:
             _, values, vectors = features_of(queries, self._retrievers, vectors=self._gate.dimensions > 0)
-            features = np.hstack([values, vectors.reshape(len(queries), self._gate.dimensions)])
+            if not vectors.size:  # no query has a text, or the gate wants no vectors
+                vectors = np.zeros((len(queries), self._gate.dimensions))
+            features = np.hstack([values, vectors])
         chosen = [self._gate.mixes[number] for number in self._gate.choose(features)]
         kept = [[mix[place] for place in self._places] for mix in chosen]
         return [

@@ -147,6 +147,7 @@ class Milvus:
         self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
     ) -> list[Hit]:
         """The k best documents that contain a word of the query in one of the fields, with their texts."""
+        _check_count(k)
         condition = _condition(where)
 
         def best(field: str, count: int) -> list[Hit]:
@@ -167,6 +168,7 @@ class Milvus:
         self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
     ) -> list[Hit]:
         """The k documents whose vectors have the largest inner products with a vector, with their texts."""
+        _check_count(k)
         condition = " and ".join(filter(None, ["has_vector == true", _condition(where)]))
 
         def best(_: str, count: int) -> list[Hit]:
@@ -354,3 +356,8 @@ def _errors(where: str) -> Iterator[None]:
         if "not found" in message or "not exist" in message:
             fix = "If the index was loaded again, load the pipeline again, too."
         raise EngineError(f"Milvus refuses or cannot be reached ({message})", where=where, fix=fix) from None
+
+
+def _check_count(k: int) -> None:
+    if k > _MOST_HITS:
+        raise UsageError(f"{k} hits are requested, and Milvus returns at most {_MOST_HITS:,}")

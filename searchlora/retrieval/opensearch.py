@@ -267,6 +267,8 @@ class OpenSearch:
             scored = {"script_score": {"query": with_vector, "script": self._dialect.exact(values)}}
             return _inner_products(self._search(generation, {"query": scored}, k))
 
+        _check_count(k)
+
         def best(_: str, count: int) -> list[Hit]:
             return self._search(generation, self._dialect.nearest(values, count, effort, filters), count)
 
@@ -279,8 +281,7 @@ class OpenSearch:
     def _search(
         self, generation: str, body: Mapping[str, Any], k: int, parameters: Mapping[str, Any] | None = None
     ) -> list[Hit]:
-        if k > _MOST_HITS:
-            raise UsageError(f"{k} hits are requested, and the engine returns at most {_MOST_HITS:,}")
+        _check_count(k)
         order = [{"_score": "desc"}, {"id": "desc"}]
         request = {**body, "size": k, "sort": order, "_source": _SOURCE, "track_total_hits": False}
         with _errors(self.where):
@@ -380,3 +381,8 @@ def _reason(error: Any) -> str:
         cause = information.get("error", information)
         information = cause.get("reason", cause) if isinstance(cause, Mapping) else cause
     return " ".join(str(information or error.error).split())[:300]
+
+
+def _check_count(k: int) -> None:
+    if k > _MOST_HITS:
+        raise UsageError(f"{k} hits are requested, and the engine returns at most {_MOST_HITS:,}")

@@ -19,10 +19,12 @@ from searchlora.eval.trec import read_qrels, read_run, write_qrels
 from searchlora.experiments import stage_costs
 from searchlora.experiments.ablate import ablate
 from searchlora.experiments.ablate_report import ablation_json, write_ablation
-from searchlora.experiments.slots import FULL
+from searchlora.experiments.slots import FULL, find_slots, without
+from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import build_pipeline, run_of
-from searchlora.task import load_prompted_task
+from searchlora.task import load_prompted_task, load_task
+from tests.encoders import made_encoder_adapter
 from tests.made import made_adapter
 
 KINDS = ["tent", "boots", "lamp", "stove", "rope", "bottle"]
@@ -314,6 +316,33 @@ def test_an_index_folder_gives_the_figures_of_its_corpus(made, tmp_path, monkeyp
     build_index(made / "corpus.jsonl", tmp_path / "index", pipelines=[made / "hybrid.yaml"])
     indexed = run(made, "hybrid.yaml", tmp_path / "indexed", corpus=tmp_path / "index")
     assert indexed.comparison.rows == run(made, "hybrid.yaml", tmp_path / "read").comparison.rows
+
+
+@pytest.mark.slow
+def test_a_base_whose_vectors_the_index_lacks_is_left_out_with_the_reason(made, encoder_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    folder = shutil.copytree(made, tmp_path / "shop")
+    made_encoder_adapter(
+        Store(folder / "store"), "embedder", load_task("embedding"), encoder_base, tmp_path / "embedder"
+    )
+    adapted = (folder / "hybrid.yaml").read_text().replace("k: 6}}]", "k: 6, adapter: embedder}}]")
+    (folder / "adapted.yaml").write_text(adapted)
+    build_index(
+        folder / "corpus.jsonl", tmp_path / "index", pipelines=[folder / "adapted.yaml"], store=folder / "store"
+    )
+    found = run(folder, "adapted.yaml", tmp_path / "out", corpus=tmp_path / "index", interacting=False)
+    assert [variant.name for variant in found.variants] == [FULL, "without bm25", "without dense(embedder)"]
+    assert "has no vectors for this pipeline" in found.left_out["base instead of dense(embedder)"]
+    in_memory = run(folder, "adapted.yaml", tmp_path / "read", interacting=False)
+    assert "base instead of dense(embedder)" in [variant.name for variant in in_memory.variants]
+
+
+def test_names_of_pairs_are_not_too_long():
+    named = {"adapter": {"name": f"{'very-' * 7}long@1"}}
+    stages = parse_stages([named, named, {"bm25": {}}], "here")
+    pair = without(stages, *find_slots(stages)[:2])
+    assert len(pair.name) < 100 and "… (stage 1) and very" in pair.name
+    assert pair.slots == tuple(slot.name for slot in find_slots(stages)[:2])
 
 
 @pytest.mark.slow

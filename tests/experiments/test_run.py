@@ -165,6 +165,10 @@ def test_all_queries_are_checked_before_the_first_is_searched(made, executed):
     _rows(made / "bad.jsonl", [{"id": f"q{n}", "query": "tent"} for n in range(11)] + [{"id": "a b", "query": "x"}])
     with pytest.raises(RowError, match="'a b' cannot be used in a TREC file"):
         _run(made, made / "out", queries="bad.jsonl")
+    for row, says in (({"id": "q", "query": None}, "'query' is None"), ({"id": None, "query": "x"}, "'id' is None")):
+        _rows(made / "null.jsonl", [{"id": "q0", "query": "tent"}, row])
+        with pytest.raises(RowError, match=f"null.jsonl, line 2: {says}"):
+            _run(made, made / "out", queries="null.jsonl")
     assert executed == []
 
 

@@ -144,7 +144,8 @@ def test_a_server_gives_the_answers_of_the_local_engine(tiny_base, store, tmp_pa
             found["outputs"] for found in here.execute(searches)
         ]
         called = cli(*command, "--server", url, "--api-key-env", "THE_KEY")
-        assert (called.code, len((tmp_path / "run.trec").read_text().splitlines())) == (0, 3), called
+        assert called.code == 0, called
+        assert len((tmp_path / "run.trec").read_text().splitlines()) == 3
         assert "refuses with 401" in refused(*command, "--server", url)
     assert "there is no server for the key" in refused(*command, "--api-key-env", "THE_KEY")
     assert "'api_key_env'" in refused(*command, "--server", url, "--api-key-env", "no name")

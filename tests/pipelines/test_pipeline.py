@@ -9,6 +9,7 @@ from searchlora.inference.engine import Completion
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import bm25_settings
 from searchlora.pipelines.pipeline import Pipeline, bm25_stage, run_of
+from searchlora.pipelines.results import result
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.records import Document
 from searchlora.task import load_task
@@ -63,6 +64,15 @@ def test_an_invalid_output_is_kept_and_the_original_query_is_searched(pipeline):
     assert isinstance(cut["outputs"]["rewriting"][0], InvalidOutput)
     assert cut["query"] == "tent"
     assert {hit.document for hit in cut["hits"]} == {"d2", "d3"}
+
+
+def test_an_invalid_output_is_told_after_a_later_stage_of_the_same_task(pipeline):
+    rewrite, bm25 = pipeline.stages
+    second = AdapterStage(rewrite.task, Scripted({"shelter": ("tent", "stop")}), "other@1")
+    search = {"id": "1", "query": "shelter"}
+    (found,) = Pipeline("p", [rewrite, second, bm25]).execute([search])
+    assert (found["query"], found["outputs"]) == ("tent", {"rewriting": ["tent"]})
+    assert result(search, found, pipeline.labels)["invalid"] == {"rewriting": ["empty"]}
 
 
 def test_the_run_contains_every_topic_and_its_tag_the_pinned_version(pipeline):

@@ -32,6 +32,7 @@ def test_everything_that_stages_wrote_is_in_the_result():
         "intent": Label("buy", (0.9, 0.1)),
         "answer": CitedAnswer("Yes [1].", (1,), False, 0.1),
         "outputs": {"rewriting": ["boots"], "judgment": [Grade(2), InvalidOutput("??", "no grade")]},
+        "invalid_outputs": (("judgment", "no grade"),),
     }
     assert result(search, executed, ["a@1", "bm25"]) == {
         "id": "q1",

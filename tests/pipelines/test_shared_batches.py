@@ -103,8 +103,16 @@ def test_after_a_failure_each_stage_is_asked_for_itself():
     assert [each["intent"]["brand"] for each in done] == ["tent Ltd", "too long Ltd"]
     assert [each["query"] for each in done] == ["tent rewritten", "too long"]
     assert [each.get("skipped") for each in done] == [None, {"rewriter@1": "does not fit."}]
+
+
+def test_an_engine_that_cannot_be_asked_is_not_asked_again():
     with pytest.raises(EngineError, match="does not answer"):
         built(Table()).execute(searches("server"))
+    engine, rows = Table(), []
+    done = built(engine, on_failure="skip").execute(searches("server", "tent"), trace=rows.append)
+    assert len(engine.calls) == 1
+    assert [set(each["skipped"]) for each in done] == [{"intent@1", "rewriter@1"}] * 2
+    assert [row["flags"] for row in rows] == [["skipped: the server does not answer."]] * 4
 
 
 def test_stages_that_are_no_neighbours_are_not_mixed():

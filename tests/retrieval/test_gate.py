@@ -180,6 +180,16 @@ def test_each_query_gets_the_weights_that_its_features_choose(index):
     assert weigher.weights([]) == []
 
 
+@pytest.mark.slow
+def test_blank_queries_have_a_vector_of_zeros(index, encoder_base):
+    dense = DenseIndex([Document("1", "red couch")], Encoder.load(str(encoder_base.path)))
+    size = dense.vectors.shape[1]
+    wide = {"mean": [0.0] * (8 + size), "scale": [1.0] * (8 + size)}
+    rows = [[0.0] * (8 + size), [0.0] * (8 + size), [0.0, 0.0, 10.0, *[0.0] * (5 + size)]]
+    weigher = GateWeigher(gate(dimensions=size, coefficients=rows, **wide), [index, dense])
+    assert weigher.weights(["", " "]) == [weigher.weights(["lamp", ""])[1]] * 2
+
+
 def test_a_fixed_gate_needs_no_features():
     class Anything:
         def search(self, queries, k):
