@@ -22,7 +22,7 @@ from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.model_task import CallerEngine
+from searchlora.server.api.model_task import CallerEngine, asking
 from searchlora.server.api.served_pipelines import pipeline_message
 
 if TYPE_CHECKING:
@@ -132,9 +132,7 @@ class SearchJob:
 
     def _of_caller(self, stage: Stage) -> Stage:
         """The stage as it is executed for this caller."""
-        if isinstance(stage, AdapterStage) and stage.engine is self.service.engine:
-            return replace(stage, engine=self._engine)
-        return stage
+        return asking(stage, self.service.engine, self._engine)
 
     def _shown(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row of the trace: `top` hits of its output, and inputs and requests only if the caller asks for them."""
