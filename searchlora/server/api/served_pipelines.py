@@ -43,7 +43,7 @@ from searchlora.pipelines.stage_settings import (
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
-from searchlora.server.api.errors import ApiError
+from searchlora.server.api.errors import ApiError, public_text
 from searchlora.task import PromptedTask
 
 if TYPE_CHECKING:
@@ -424,7 +424,8 @@ def _grades(task: PromptedTask) -> bool:
 
 def pipeline_message(error: PipelineError) -> str:
     """What is wrong and what to do, without the place in a file of the server."""
-    return " ".join(filter(None, [f"{error.what[:1].upper()}{error.what[1:]}.", error.fix]))
+    what = public_text(error.what)
+    return " ".join(filter(None, [f"{what[:1].upper()}{what[1:]}.", error.fix and public_text(error.fix)]))
 
 
 def _refused(message: str, param: str = "slots") -> ApiError:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 
-from searchlora.errors import PipelineError, UsageError
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.local import LocalEngine
@@ -148,6 +148,19 @@ def test_a_stage_that_takes_too_long_is_skipped_where_the_pipeline_says_so(clien
     first, second = found["stages"]
     assert first["flags"][0].startswith("skipped: ") and "budget" in first["flags"][0] and second["flags"] == []
     assert found["hits"] == searched(client, "lexical")["hits"] != []
+
+
+@pytest.mark.slow
+def test_reasons_of_skipped_stages_name_no_path(client, service, monkeypatch):
+    def fails(*_):
+        raise DataError("cannot be read", where="/srv/shop/index/vectors.npy")
+
+    monkeypatch.setattr(AdapterStage, "__call__", fails)
+    settings = service.pipelines.get("careful").pipeline.settings[0]
+    monkeypatch.setitem(settings.__dict__, "budget_s", None)
+    found, explained = searched(client, "careful"), searched(client, "careful", explain="d5")
+    assert found["stages"][0]["flags"] == ["skipped: vectors.npy: cannot be read."]
+    assert "/srv" not in json.dumps([found, explained]) and "vectors.npy" in json.dumps(explained)
 
 
 def test_a_stage_that_fails_ends_the_stream_and_before_the_first_stage_the_error_has_its_status(client, monkeypatch):
