@@ -190,6 +190,7 @@ _DISAGREEMENTS = an_object(
         "pairs": INTEGER,
         "left_out": INTEGER,
         "missing": INTEGER,
+        "unknown": INTEGER,
         "invalid": INTEGER,
         "differing": INTEGER,
         "rows": a_list(
@@ -202,6 +203,7 @@ _DISAGREEMENTS = an_object(
                     "title": STRING,
                     "text": STRING,
                     "grade": INTEGER,
+                    "given": INTEGER,
                     "raters": a_list(STRING),
                     "judge_grade": INTEGER,
                     "expected": NUMBER,
