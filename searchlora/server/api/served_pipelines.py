@@ -229,11 +229,13 @@ class ServedPipeline:
         if self.fusion is not None:
             index, settings = self.fusion
             parts = fusion_parts(settings)
+            gate = settings.gate is not None and settings.weights is None  # it chooses the weights of each query
             fusion = {
                 "stage": index + 1,
                 "method": settings.method,
                 "parts": list(parts),
-                "weights": list(settings.weights or (1.0,) * len(parts)),
+                "weights": None if gate else list(settings.weights or (1.0,) * len(parts)),
+                "gate": (settings.gate_sha256 or "")[:8] if gate else None,
             }
         return {
             "id": self.pipeline.name,

@@ -255,6 +255,7 @@ def test_weights_of_a_fusion_are_changed_for_one_request(client):
         "method": "rrf",
         "parts": ["bm25 (1)", "bm25 (2)"],
         "weights": [1.0, 1.0],
+        "gate": None,
     }
     shifted = searched(client, "mixed", weights=[1, 9])
     assert shifted["stages"][0]["label"].endswith("weights=1:9)")
