@@ -237,6 +237,37 @@ def test_stages_appear_as_they_finish_and_a_server_that_dies_meanwhile_is_told(b
     browser.errors.clear()
 
 
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_problem_is_seen_wherever_the_page_is_scrolled_to(page, width):
+    page.size(width, 500)
+    search(page, "red couch", "lexical")
+    page.js("localStorage.clear(); document.getElementById('rater').value = ''")
+    page.js("window.scrollTo(0, document.documentElement.scrollHeight)")
+    page.js("[...document.querySelectorAll('.grades button')].at(-1).click()")
+    page.until("!document.getElementById('problem').hidden")
+    page.js("window.scrollTo(0, document.documentElement.scrollHeight)")
+    place = page.js("(({ top, bottom }) => [top, bottom])(document.getElementById('problem').getBoundingClientRect())")
+    assert page.js("window.scrollY") > 0 and 0 <= place[0] < place[1] <= 500
+    assert "lowercase letters" in texts(page, "#problem")[0]
+
+
+def test_long_words_fit_in_pins_answers_and_comparisons(page):
+    page.size(390)
+    word = "verylong" * 60
+    for query, pipeline in ((f"red couch {word}", "lexical"), (f"tent {word}", "answered")):
+        search(page, query, pipeline)
+        page.js("document.querySelector('.pin').click()")
+        assert page.fits()
+    page.js(f"""
+        const paragraph = document.createElement("p");
+        paragraph.textContent = "{word}";
+        document.querySelector(".answer").append(paragraph, paragraph.cloneNode(true));
+        document.getElementById("to-topics").click();
+        document.getElementById("gains").append(paragraph);
+        undefined""")
+    assert page.fits()
+
+
 # The features that measure, by keyboard
 
 
