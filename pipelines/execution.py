@@ -36,6 +36,9 @@ from searchlora.pipelines.stages import (
 from searchlora.prompts import messages
 from searchlora.records import Hit, Record, SearchContext
 
+#: The message of an error.
+Describe: TypeAlias = Callable[[SearchloraError], str]
+
 #: Takes the rows of a trace, one for each search and stage.
 Trace: TypeAlias = Callable[[Mapping[str, Any]], None]
 
@@ -47,6 +50,7 @@ def execute_stage(
     number: int,
     trace: Trace | None = None,
     earlier: float = 0.0,
+    describe: Describe = str,
 ) -> list[SearchContext]:
     """Apply a stage to searches, as its settings say about failures and time.
 
@@ -58,20 +62,21 @@ def execute_stage(
         number: Number of the stage in its pipeline, from 1, for the trace.
         trace: Gets a row for each search, see `trace_row`. None: nothing is kept.
         earlier: Milliseconds that were spent for the stage before, see `SharedBatches`.
+        describe: The reason why a stage is skipped, of the error. A server leaves paths and addresses out.
 
     Raises:
         DeadlineExceeded: if the stage takes longer than its budget, unless failures are skipped.
         SearchloraError: whatever the stage raises, unless failures are skipped.
     """
     if trace is None:
-        return _applied(stage, settings, searches)
+        return _applied(stage, settings, searches, describe)
     exchanges: list[Exchange] = []
     watched = stage
     if isinstance(stage, AdapterStage):
         engine = stage.engine if isinstance(stage.engine, MeteredEngine) else MeteredEngine(stage.engine)
         watched = replace(stage, engine=engine.heard_by(exchanges.append))
     started = time.perf_counter()
-    done = _applied(watched, settings, searches)
+    done = _applied(watched, settings, searches, describe)
     taken = earlier + 1000 * (time.perf_counter() - started)
     of_prompt: dict[str, list[Exchange]] = {}
     for exchange in exchanges:
@@ -82,7 +87,9 @@ def execute_stage(
     return done
 
 
-def _applied(stage: Stage, settings: Settings | None, searches: Sequence[SearchContext]) -> list[SearchContext]:
+def _applied(
+    stage: Stage, settings: Settings | None, searches: Sequence[SearchContext], describe: Describe
+) -> list[SearchContext]:
     policy = settings if isinstance(settings, StageSettings) else StageSettings()
     budget = policy.budget_s * len(searches) if policy.budget_s is not None else None
     try:
@@ -91,9 +98,10 @@ def _applied(stage: Stage, settings: Settings | None, searches: Sequence[SearchC
         if policy.on_failure == "raise":
             raise
         if len(searches) == 1 or concerns_all(error):
-            return [_skipped(stage, settings, search, error) for search in searches]
+            return [_skipped(stage, settings, search, describe(error)) for search in searches]
     half = len(searches) // 2
-    return _applied(stage, settings, searches[:half]) + _applied(stage, settings, searches[half:])
+    halves = searches[:half], searches[half:]
+    return [search for part in halves for search in _applied(stage, settings, part, describe)]
 
 
 def concerns_all(error: SearchloraError) -> bool:
@@ -128,7 +136,7 @@ def _within(seconds: float, stage: Stage, searches: Sequence[SearchContext]) -> 
         ) from None
 
 
-def _skipped(stage: Stage, settings: Settings | None, search: SearchContext, error: SearchloraError) -> SearchContext:
+def _skipped(stage: Stage, settings: Settings | None, search: SearchContext, reason: str) -> SearchContext:
     nothing: dict[str, Any] = {}
     if isinstance(settings, RetrieveSettings | HitsSettings):
         earlier = search.get("hits")  # those of a query row may be anything
@@ -136,7 +144,7 @@ def _skipped(stage: Stage, settings: Settings | None, search: SearchContext, err
         nothing["hits"] = list(earlier or ()) if own else []
     elif isinstance(settings, PassagesSettings):
         nothing["passages"] = []
-    return {**search, **nothing, "skipped": {**search.get("skipped", {}), stage.label: str(error)}}
+    return {**search, **nothing, "skipped": {**search.get("skipped", {}), stage.label: reason}}
 
 
 # Traces

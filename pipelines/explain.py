@@ -10,7 +10,7 @@ from typing import Any
 from searchlora.errors import UsageError
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.conditions import Condition, bound
-from searchlora.pipelines.execution import execute_stage
+from searchlora.pipelines.execution import Describe, execute_stage
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import plain
 from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_kind
@@ -137,7 +137,7 @@ class Explanation:
         return {**content, "missing_at": self.missing_at, "verdict": self.verdict}
 
 
-def explain(pipeline: Pipeline, query: str, document: str, /, **fields: Any) -> Explanation:
+def explain(pipeline: Pipeline, query: str, document: str, describe: Describe = str, /, **fields: Any) -> Explanation:
     """Execute a pipeline on one query, and look after each stage where a document is.
 
     Retrievers are asked a second time for more hits than they return in the pipeline, so that a document behind those
@@ -145,6 +145,7 @@ def explain(pipeline: Pipeline, query: str, document: str, /, **fields: Any) -> 
 
     Args:
         document: Its id.
+        describe: See `execution.execute_stage`.
         fields: Further fields that stages read, as in `Pipeline.search`.
 
     Raises:
@@ -162,7 +163,7 @@ def explain(pipeline: Pipeline, query: str, document: str, /, **fields: Any) -> 
     search: SearchContext = {"id": "1", "query": query, **fields}
     explained = []
     for number, (stage, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
-        (after,) = execute_stage(stage, settings, [search], number)
+        (after,) = execute_stage(stage, settings, [search], number, describe=describe)
         explained.append(_explained(stage, settings, search, after, document, pipeline.documents.get(document)))
         search = after
     return Explanation(document, query, tuple(explained))

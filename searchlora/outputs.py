@@ -404,13 +404,16 @@ class Evidence:
         citations: Numbers of the passages that it cites.
         supported: Whether a passage that it cites supports it, or, without citations, any passage; None where there
             is nothing to support.
-        spans: Where cited passages support it.
+        spans: Where cited passages support it; none in a passage that does so by its title.
+        support: Whether the passage of each citation supports it by itself; None where there is nothing to support, or
+            no such passage.
     """
 
     sentence: str
     citations: tuple[int, ...]
     supported: bool | None
     spans: tuple[PassageSpan, ...] = ()
+    support: tuple[bool | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
+    from searchlora.inference.answer_cache import AnswerCache
     from searchlora.inference.settings import EngineSettings
 
 
@@ -99,6 +100,26 @@ ParametersOption = Annotated[
         help="Set a parameter of the pipeline, for example adapter=shop-rewriter@2; repeatable.",
     ),
 ]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="FILE",
+        help="Cache the outputs of adapter stages in this file, by prompt and adapter version.",
+    ),
+]
+CacheLimitOption = Annotated[
+    int,
+    typer.Option(
+        "--cache-mb",
+        metavar="MB",
+        min=1,
+        help="Maximum size of --cache; the least recently used outputs are evicted.",
+    ),
+]
+
+#: Default of `CacheLimitOption`, in megabytes.
+CACHE_MB = 1024
 QrelsOption = Annotated[
     Path | None,
     typer.Option("--qrels", metavar="FILE", help="Relevance judgments (qrels) that replace those of the dataset."),
@@ -351,6 +372,13 @@ def parse_grade_map(text: str, option: str) -> dict[int, int]:
     if len(dict(pairs)) < len(pairs):
         raise UsageError("one grade has two meanings", where=option)
     return dict(pairs)
+
+
+def cache_of(file: Path | None, megabytes: int) -> AnswerCache | None:
+    """The cache in a file, of at most so many megabytes; None without a file."""
+    from searchlora.inference.answer_cache import AnswerCache
+
+    return AnswerCache(file, megabytes << 20) if file is not None else None
 
 
 def corpus_of(corpus: Path, columns: Sequence[str]) -> Corpus:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from searchlora.cli.options import (
+    CACHE_MB,
+    CacheLimitOption,
+    CacheOption,
     DataOption,
     DeviceOption,
     EngineOptions,
@@ -18,6 +21,7 @@ from searchlora.cli.options import (
     ParametersOption,
     StoreOption,
     TasksOption,
+    cache_of,
     corpus_of,
     example,
     takes,
@@ -26,7 +30,6 @@ from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
-    from searchlora.inference.answer_cache import AnswerCache
 
 PipelineArgument = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a built-in pipeline (`pipelines list`).")
@@ -39,32 +42,6 @@ CorpusOption = Annotated[
         help="Documents: rows with id, title and text, or an index folder. Default: the pipeline's own corpus.",
     ),
 ]
-
-
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache",
-        metavar="FILE",
-        help="Cache the outputs of adapter stages in this file, by prompt and adapter version.",
-    ),
-]
-CacheLimitOption = Annotated[
-    int,
-    typer.Option(
-        "--cache-mb",
-        metavar="MB",
-        min=1,
-        help="Maximum size of --cache; the least recently used outputs are evicted.",
-    ),
-]
-_CACHE_MB = 1024
-
-
-def _cache(file: Path | None, megabytes: int) -> AnswerCache | None:
-    from searchlora.inference.answer_cache import AnswerCache
-
-    return AnswerCache(file, megabytes << 20) if file is not None else None
 
 
 class PipelineOptions(NamedTuple):
@@ -108,7 +85,7 @@ def run(
     options: PipelineOptions,
     engine: EngineOptions,
     cache: CacheOption = None,
-    cache_mb: CacheLimitOption = _CACHE_MB,
+    cache_mb: CacheLimitOption = CACHE_MB,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -136,7 +113,7 @@ def run(
             engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
-            cache=_cache(cache, cache_mb),
+            cache=cache_of(cache, cache_mb),
             steps=steps,
         )
     typer.echo(f"Wrote {count} topics as {tag} to {', '.join(map(str, out))}")
@@ -150,7 +127,7 @@ def search(
     options: PipelineOptions,
     engine: EngineOptions,
     cache: CacheOption = None,
-    cache_mb: CacheLimitOption = _CACHE_MB,
+    cache_mb: CacheLimitOption = CACHE_MB,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
     document: Annotated[
         str | None,
@@ -171,7 +148,7 @@ def search(
             engine=engine.read(),
             store=options.store,
             tasks=options.tasks,
-            cache=_cache(cache, cache_mb),
+            cache=cache_of(cache, cache_mb),
             steps=steps,
         )
     if document is not None:

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from searchlora.cli.options import DeviceOption, HostOption, PortOption, StoreOption, TasksOption
+from searchlora.cli.options import (
+    CACHE_MB,
+    CacheLimitOption,
+    CacheOption,
+    DeviceOption,
+    HostOption,
+    ParametersOption,
+    PortOption,
+    StoreOption,
+    TasksOption,
+    cache_of,
+)
 from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +65,9 @@ def serve(
             " Default: the corpus that each pipeline names.",
         ),
     ] = [],  # noqa: B006
+    parameters: ParametersOption = [],  # noqa: B006
+    cache: CacheOption = None,
+    cache_mb: CacheLimitOption = CACHE_MB,
     grades: Annotated[
         Path | None,
         typer.Option(
@@ -279,6 +293,8 @@ def serve(
             engine=local,
             waiting_per_caller=waiting_per_caller,
             pipelines=pipelines,
+            overrides=parameters,
+            cache=cache_of(cache, cache_mb),
             grades=collected,
         )
         if not api_key and not is_loopback(host):

@@ -64,6 +64,10 @@ class MeteredEngine:
         """The same engine with the same answers, and a listener; its tokens are counted on their own."""
         return MeteredEngine(self.engine, self._answers, listener, self._ahead)
 
+    def asking(self, engine: Engine) -> MeteredEngine:
+        """Another engine with the same answers, for one that computes the same, such as for one caller of a server."""
+        return MeteredEngine(engine, self._answers, self._listener, self._ahead)
+
     @property
     def made_by(self) -> str:
         """See `Engine.made_by`."""

@@ -148,19 +148,22 @@ def evidence(text: str, passages: Sequence[Mapping[str, str]]) -> tuple[Evidence
         (True, ['It weighs 2 kg.'])
         >>> second.supported, second.spans
         (False, ())
+        >>> first.support, second.support
+        ((True,), (False,))
     """
     full = [f"{passage.get('title') or ''} {passage['text']}" for passage in passages]
     found = []
     for sentence in sentences(text):
         cited = [number for number in sentence.citations if 1 <= number <= len(passages)]
+        alone = {number: supported(sentence.text, [full[number - 1]]) for number in cited}
         spans = [
             PassageSpan(number, *span)
             for number in cited
-            if supported(sentence.text, [full[number - 1]])
-            and (span := supporting_span(sentence.text, passages[number - 1]["text"])) is not None
+            if alone[number] and (span := supporting_span(sentence.text, passages[number - 1]["text"])) is not None
         ]
         holds = supported(sentence.text, [full[number - 1] for number in cited] or full)
-        found.append(Evidence(sentence.text, sentence.citations, holds, tuple(spans)))
+        support = tuple(alone.get(number) for number in sentence.citations)
+        found.append(Evidence(sentence.text, sentence.citations, holds, tuple(spans), support))
     return tuple(found)
 
 

@@ -120,8 +120,8 @@ def _decision(decision: Decision) -> dict[str, Any]:
 def _slots(service: Service, name: str) -> list[dict[str, Any]]:
     """The slots of served pipelines in which the adapter stands, and what they can be changed to."""
     return [
-        {"pipeline": pipeline, "slot": slot.name, "adapter": slot.adapter, "choices": ["on", *choices]}
+        {"pipeline": pipeline, "slot": slot.name, "adapter": slot.adapter, "choices": ["on", *served.choices(slot)]}
         for pipeline, served in service.pipelines
-        for slot, choices in served.slots.items()
+        for slot in served.slots
         if slot.adapter is not None and parse_reference(slot.adapter).name == name
     ]

@@ -26,8 +26,8 @@ from searchlora.errors import (
     PromptTooLong,
     RequestRefused,
     SearchloraError,
-    StoreError,
     UsageError,
+    printable,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +48,16 @@ _STATUS: tuple[tuple[type[SearchloraError], int, str], ...] = (
 )
 
 #: The folders of an absolute path, all but its last part.
-_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])*")
+_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?!v1/)(?:[^/\\\s'\"]+[/\\])*")
+
+#: The address of another server, with its scheme.
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\",)]*")
+
+#: Details in brackets, such as what a database reported.
+_DETAIL = re.compile(r"\s*\(.*\)", re.DOTALL)
+
+#: Exceptions that quote the request of the client.
+_OF_REQUEST = (InvalidName, RequestRefused)
 
 #: Seconds after which a client may retry a 503: a busy engine has room as soon as one row ends.
 _RETRY_AFTER = 1
@@ -140,7 +149,7 @@ def api_error_of(error: BaseException) -> ApiError:
     if not isinstance(error, SearchloraError):
         return ApiError(500, "internal_error", "The server failed at this request; its log says why.")
     status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (500, "failed"))
-    return ApiError(status, code, _message(error), retry_after=_RETRY_AFTER if status == 503 else None)
+    return ApiError(status, code, public_message(error), retry_after=_RETRY_AFTER if status == 503 else None)
 
 
 def api_error_at(error: BaseException, index: int, name: str = "Request", field: str = "requests") -> ApiError:
@@ -233,15 +242,36 @@ def without_folders(text: str) -> str:
     return _FOLDERS.sub("", text)
 
 
-def _message(error: SearchloraError) -> str:
-    """The exception's message without folders of this machine, which store and base errors may contain."""
-    has_paths = isinstance(error, (StoreError, BaseModelError)) and not isinstance(error, InvalidName)
-    what = without_folders(error.what) if has_paths else error.what
-    if error.where and error.where != _ONLY_REQUEST:
-        message = f"{error.where.rpartition(os.sep)[2] if has_paths else error.where}: {what}."
-    else:
-        message = f"{what[:1].upper()}{what[1:]}."
-    return f"{message} {error.fix}" if error.fix else message
+def public_text(text: str) -> str:
+    """A part of a message without paths of this machine and addresses of other servers.
+
+    Examples:
+        >>> public_text("the corpus /srv/shop/corpus.jsonl was changed after postgresql://db:5432/shop was loaded")
+        'the corpus corpus.jsonl was changed after another server was loaded'
+    """
+    return without_folders(_ADDRESS.sub("another server", text))
+
+
+def public_message(error: SearchloraError) -> str:
+    """The exception's message for clients: no path of this machine, and nothing about servers that it asks.
+
+    What is left out of an error of another server, such as a database, is logged.
+
+    Examples:
+        >>> public_message(SearchloraError("is damaged", where="/srv/shop/index/vectors.npy", fix="Build it again."))
+        'vectors.npy: is damaged. Build it again.'
+    """
+    where, what, fix = error.where, error.what, error.fix
+    if where and "://" in where:
+        _LOG.error("another server failed: %s", printable(str(error)))
+        where, what = None, _DETAIL.sub("", what)
+    elif where == _ONLY_REQUEST:
+        where = None
+    if not isinstance(error, _OF_REQUEST):  # these quote the request, which may hold slashes
+        where = where and where.rpartition(os.sep)[2]
+        what, fix = public_text(what), fix and public_text(fix)
+    message = f"{where}: {what}." if where else f"{what[:1].upper()}{what[1:]}."
+    return f"{message} {fix}" if fix else message
 
 
 def _http_error(error: HTTPException, path: str, paths: Sequence[str]) -> ApiError:

@@ -11,10 +11,9 @@ from typing import TypeVar
 from searchlora.errors import EngineBusy
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages import AdapterStage
 from searchlora.records import SearchContext
 from searchlora.server.api.jobs import BackgroundJob
-from searchlora.server.api.model_task import CallerEngine
+from searchlora.server.api.model_task import CallerEngine, asking
 from searchlora.server.api.service import Service
 
 T = TypeVar("T")
@@ -123,9 +122,4 @@ def executed(
 
 def for_job(engine: JobEngine, pipeline: Pipeline) -> Pipeline:
     """A pipeline whose stages ask the server's engine in the job's own line."""
-    own = engine.service.engine
-    stages = [
-        replace(stage, engine=engine) if isinstance(stage, AdapterStage) and stage.engine is own else stage
-        for stage in pipeline.stages
-    ]
-    return replace(pipeline, stages=stages)
+    return replace(pipeline, stages=[asking(stage, engine.service.engine, engine) for stage in pipeline.stages])

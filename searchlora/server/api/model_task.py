@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from searchlora.errors import RenderError
-from searchlora.inference.engine import Completion, Scored
+from searchlora.inference.engine import Completion, Engine, Scored
 from searchlora.inference.engine import Request as EngineRequest
-from searchlora.pipelines.stages import AdapterStage, with_outputs
+from searchlora.inference.metered import MeteredEngine
+from searchlora.pipelines.stages import AdapterStage, Stage, with_outputs
 from searchlora.records import Record, SearchContext
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.service import Service
@@ -93,6 +94,17 @@ class CallerEngine:
         if cancelled:
             self.cancel()
         return futures
+
+
+def asking(stage: Stage, own: Engine, engine: Engine) -> Stage:
+    """A stage with `engine` in the place of the server's `own`, below the cache of its answers if it has one."""
+    if not isinstance(stage, AdapterStage):
+        return stage
+    if stage.engine is own:
+        return replace(stage, engine=engine)
+    if isinstance(stage.engine, MeteredEngine) and stage.engine.engine is own:
+        return replace(stage, engine=stage.engine.asking(engine))
+    return stage
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,15 @@ _OBJECT = {"type": "object"}
 
 _SLOT = an_object({"name": STRING, "adapter": NULLABLE_STRING, "choices": a_list(STRING)})
 
-_FUSION = an_object({"stage": INTEGER, "method": STRING, "parts": a_list(STRING), "weights": a_list(NUMBER)})
+_FUSION = an_object(
+    {
+        "stage": INTEGER,
+        "method": STRING,
+        "parts": a_list(STRING),
+        "weights": {"oneOf": [{"type": "null"}, a_list(NUMBER)]},
+        "gate": NULLABLE_STRING,
+    }
+)
 
 _PIPELINE = an_object(
     {
@@ -83,6 +91,7 @@ _SENTENCE = an_object(
         "citations": a_list(INTEGER),
         "supported": {"type": ["boolean", "null"]},
         "spans": a_list(_SPAN),
+        "support": a_list({"type": ["boolean", "null"]}),
     }
 )
 
@@ -190,6 +199,7 @@ _DISAGREEMENTS = an_object(
         "pairs": INTEGER,
         "left_out": INTEGER,
         "missing": INTEGER,
+        "unknown": INTEGER,
         "invalid": INTEGER,
         "differing": INTEGER,
         "rows": a_list(
@@ -202,6 +212,7 @@ _DISAGREEMENTS = an_object(
                     "title": STRING,
                     "text": STRING,
                     "grade": INTEGER,
+                    "given": INTEGER,
                     "raters": a_list(STRING),
                     "judge_grade": INTEGER,
                     "expected": NUMBER,

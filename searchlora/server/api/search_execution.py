@@ -21,8 +21,8 @@ from searchlora.pipelines.results import NOT_FIELDS, plain, result
 from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.records import Hit, SearchContext
-from searchlora.server.api.errors import ApiError
-from searchlora.server.api.model_task import CallerEngine
+from searchlora.server.api.errors import ApiError, public_message
+from searchlora.server.api.model_task import CallerEngine, asking
 from searchlora.server.api.served_pipelines import pipeline_message
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class SearchJob:
                 raise ApiError(499, "client_disconnected", "The client has disconnected.")
             rows: list[Mapping[str, Any]] = []
             stage, earlier = shared.stage(number - 1, [before])
-            (after,) = execute_stage(stage, settings, [before], number, rows.append, earlier)
+            (after,) = execute_stage(stage, settings, [before], number, rows.append, earlier, public_message)
             stages.append(self._shown(rows[0]))
             self.on_stage({"type": "stage", **stages[-1]})
             evidence = _evidence(stage, before, after) or evidence
@@ -123,7 +123,8 @@ class SearchJob:
             message = f"There is no document '{document[:64]}' in the corpus."
             raise ApiError(400, "invalid_value", message, param="explain")
         stages = [self._of_caller(stage) for stage in pipeline.stages]
-        explained = explain(replace(pipeline, stages=stages), self.body.query, document, **self.body.fields)
+        executed = replace(pipeline, stages=stages)
+        explained = explain(executed, self.body.query, document, public_message, **self.body.fields)
         return {"object": "explanation", "pipeline": pipeline.name, **explained.to_json()}
 
     @property
@@ -132,9 +133,7 @@ class SearchJob:
 
     def _of_caller(self, stage: Stage) -> Stage:
         """The stage as it is executed for this caller."""
-        if isinstance(stage, AdapterStage) and stage.engine is self.service.engine:
-            return replace(stage, engine=self._engine)
-        return stage
+        return asking(stage, self.service.engine, self._engine)
 
     def _shown(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row of the trace: `top` hits of its output, and inputs and requests only if the caller asks for them."""

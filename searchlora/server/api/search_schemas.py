@@ -7,7 +7,13 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from searchlora.eval.trec import GREATEST_GRADE
 from searchlora.server.api.schemas import Body, Fields, Text
+
+Grade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
+
+#: A grade as a key of a JSON object, which is a text.
+GradeKey: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE, strict=False)]
 
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -103,9 +109,11 @@ class DisagreementsRequest(Body):
         judge: The slot of the judge.
         version: A version or alias of its adapter, or `base`; `on`: the one that is served.
         limit: Number of judged pairs that are graded at most.
+        grades: Grade of people -> grade of the judge's scale; others stay as they are.
     """
 
     pipeline: str
     judge: str
     version: str = "on"
     limit: int = Field(500, ge=1, le=10_000)
+    grades: dict[GradeKey, Grade] = Field({}, max_length=16)

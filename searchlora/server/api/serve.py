@@ -8,6 +8,7 @@ import math
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -18,6 +19,7 @@ from searchlora.inference.engines import make_engine
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import BaseModel, public_name, resolve
+from searchlora.pipelines.config import PipelineConfig, read_pipelines
 from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.app import create_app
 from searchlora.server.api.encoders import Encoders
@@ -27,6 +29,9 @@ from searchlora.server.api.service import Service, Settings
 from searchlora.server.api.work_queue import run_in_new_thread
 from searchlora.server.grading.search_grades import SearchGrades
 from searchlora.server.http import QUIET_SERVER
+
+if TYPE_CHECKING:
+    from searchlora.inference.answer_cache import AnswerCache
 
 #: Settings of a server's engine: it prefers speed, see `LocalEngine`.
 DEFAULT_ENGINE = LocalSettings(batch_invariant=False)
@@ -50,6 +55,8 @@ def make_service(
     engine: LocalSettings | None = None,
     waiting_per_caller: int | None = None,
     pipelines: Sequence[tuple[str, Path | None]] = (),
+    overrides: Sequence[str] = (),
+    cache: AnswerCache | None = None,
     grades: SearchGrades | None = None,
 ) -> Service:
     """Load the base model, adapters before their first request, and pipelines.
@@ -65,6 +72,8 @@ def make_service(
         engine: Settings of the engine; None: the defaults, not batch invariant.
         waiting_per_caller: See `LocalEngine`.
         pipelines: Pipelines to serve, each with its corpus or None, see `ServedPipelines.add`.
+        overrides: Parameters, `name=value`, each for the pipelines that have it.
+        cache: Answers of the adapter stages of pipelines; None: every answer is computed.
         grades: Where grades of hits are saved.
 
     Raises:
@@ -72,6 +81,7 @@ def make_service(
         UsageError: for two models or two pipelines with one name.
         PipelineError, DataError, StaleIndex: for a pipeline or a corpus that cannot be loaded.
     """
+    configs = _configs([pipeline for pipeline, _ in pipelines], overrides)
     loaded_encoders = Encoders(encoders, store)
     if (name := public_name(base)) in loaded_encoders.bases:
         raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
@@ -87,13 +97,24 @@ def make_service(
         assert isinstance(local, LocalEngine)
         for adapter in load:
             local.load(adapter)
-        served = ServedPipelines(store, local, tasks)
-        for pipeline, corpus in pipelines:
-            served.add(pipeline, corpus)
+        served = ServedPipelines(store, local, tasks, cache)
+        for config, (_, corpus) in zip(configs, pipelines, strict=True):
+            served.add(config, corpus)
         return local, served
 
     local, served = run_in_new_thread(loaded).result()
     return Service(local, store, loaded_encoders, settings, served, grades=grades, tasks=tasks, access_log=access_log)
+
+
+def _configs(pipelines: Sequence[str], overrides: Sequence[str]) -> list[PipelineConfig]:
+    """The pipelines with their parameters. Raises `UsageError` for parameters without a pipeline."""
+    if overrides and not pipelines:
+        raise UsageError(
+            f"there is no pipeline whose parameter '{overrides[0].partition('=')[0]}' could be set",
+            where="--set",
+            fix="Give --pipeline, too.",
+        )
+    return [config for _, config in read_pipelines(pipelines, overrides)]
 
 
 def _base(name: str, store: Store) -> BaseModel:

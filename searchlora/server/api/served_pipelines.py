@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus
-from searchlora.errors import InvalidName, NotInStore, PipelineError, UsageError
+from searchlora.errors import InvalidName, NotInStore, PipelineError, StoreError, UsageError
 from searchlora.experiments.slots import (
     Slot,
     find_slots,
@@ -43,10 +43,11 @@ from searchlora.pipelines.stage_settings import (
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
-from searchlora.server.api.errors import ApiError
+from searchlora.server.api.errors import ApiError, public_text
 from searchlora.task import PromptedTask
 
 if TYPE_CHECKING:
+    from searchlora.inference.answer_cache import AnswerCache
     from searchlora.models.load import Precision
     from searchlora.models.resolve import BaseModel
     from searchlora.recipe import PromptOptions
@@ -109,6 +110,7 @@ class SharedRetrievers:
         self._source = source
         self._bm25: dict[str, BM25Index] = {}
         self._dense: dict[str, DenseIndex] = {}
+        self._vectors: dict[str, DenseIndex] = {}  # by what documents are encoded with
 
     @property
     def documents(self) -> Mapping[str, Document]:
@@ -126,8 +128,17 @@ class SharedRetrievers:
         """See `Retrievers.dense`."""
         key = _without_k(settings)
         if key not in self._dense:
-            self._dense[key] = self._source.dense(settings, encoders, progress)
+            self._dense[key] = self._searching(settings, encoders, progress)
         return self._dense[key]
+
+    def _searching(self, settings: DenseSettings, encoders: Encoders, progress: Progress) -> DenseIndex:
+        """A new index, or vectors of another one: adapters of queries search the vectors of their base."""
+        adapter = encoders.document_adapter(settings)
+        key = _without_k(settings.model_copy(update={"adapter": adapter.reference if adapter is not None else None}))
+        if key in self._vectors:
+            return self._vectors[key].searched_by(encoders.get(settings))
+        self._vectors[key] = self._source.dense(settings, encoders, progress)
+        return self._vectors[key]
 
 
 def _without_k(settings: Settings) -> str:
@@ -141,12 +152,45 @@ class ServedPipeline:
     Attributes:
         pipeline: As it was loaded, with adapters pinned at the start of the server.
         source: Its retrievers.
-        slots: Slot -> what it can be changed to.
+        store: The adapter store.
+        slots: What requests can change.
     """
 
     pipeline: Pipeline
     source: Retrievers
-    slots: Mapping[Slot, Sequence[str]] = field(default_factory=dict)
+    store: Store
+    slots: tuple[Slot, ...]
+
+    def choices(self, slot: Slot) -> list[str]:
+        """What a slot can be changed to in a request, besides `on`, with the versions that the store has now.
+
+        An adapter of an encoder can be exchanged only where it encodes queries alone, for versions that do so, too:
+        otherwise the whole corpus would be encoded in the request.
+        """
+        stages = self.pipeline.settings
+        choices = []
+        try:
+            without(stages, slot)
+            choices.append("off")
+        except PipelineError:  # without it nothing retrieves
+            pass
+        if slot.adapter is None:
+            return choices
+        name = parse_reference(slot.adapter).name
+        versions = [f"{name}@{version}" for version in self.store.versions(name)]
+        settings = _settings_at(stages, slot)
+        if isinstance(settings, AdapterSettings):
+            choices += ["base", *versions]
+        elif isinstance(settings, DenseSettings) and self._is_for_queries(slot.adapter):
+            choices += ["base", *filter(self._is_for_queries, versions)]
+        return choices
+
+    def _is_for_queries(self, reference: str) -> bool:
+        """Whether a version encodes queries only, so that it searches the vectors of its base."""
+        try:
+            return self.store.get(reference).manifest.query_side_only
+        except StoreError:  # a damaged or removed version cannot be selected
+            return False
 
     @property
     def fields(self) -> list[str]:
@@ -185,19 +229,21 @@ class ServedPipeline:
         if self.fusion is not None:
             index, settings = self.fusion
             parts = fusion_parts(settings)
+            gate = settings.gate is not None and settings.weights is None  # it chooses the weights of each query
             fusion = {
                 "stage": index + 1,
                 "method": settings.method,
                 "parts": list(parts),
-                "weights": list(settings.weights or (1.0,) * len(parts)),
+                "weights": None if gate else list(settings.weights or (1.0,) * len(parts)),
+                "gate": (settings.gate_sha256 or "")[:8] if gate else None,
             }
         return {
             "id": self.pipeline.name,
             "object": "pipeline",
             "stages": self.pipeline.labels,
             "slots": [
-                {"name": slot.name, "adapter": slot.adapter, "choices": ["on", *choices]}
-                for slot, choices in self.slots.items()
+                {"name": slot.name, "adapter": slot.adapter, "choices": ["on", *self.choices(slot)]}
+                for slot in self.slots
             ],
             "fusion": fusion,
             "judges": list(self.judges),
@@ -213,10 +259,13 @@ class ServedPipelines:
         store: The adapter store.
         engine: The server's engine.
         tasks: A folder of further task plugins.
+        cache: Answers of adapter stages, see `Pipeline.load`; None: every answer is computed.
     """
 
-    def __init__(self, store: Store, engine: LocalEngine, tasks: Path | None = None) -> None:
-        self._store, self._tasks = store, tasks
+    def __init__(
+        self, store: Store, engine: LocalEngine, tasks: Path | None = None, cache: AnswerCache | None = None
+    ) -> None:
+        self._store, self._tasks, self._cache = store, tasks, cache
         self._engines = ServerEngines(store, engine)
         self._encoders = Encoders(store)
         self._search_engines = SearchEngines()
@@ -233,18 +282,18 @@ class ServedPipelines:
         """The names of the pipelines."""
         return list(self._by_name)
 
-    def add(self, pipeline: str, corpus: Path | None = None) -> None:
+    def add(self, pipeline: str | PipelineConfig, corpus: Path | None = None) -> None:
         """Load a pipeline.
 
         Args:
-            pipeline: A file, or the name of a built-in pipeline.
+            pipeline: A file, the name of a built-in pipeline, or what `read_pipeline` made of one.
             corpus: Its documents; None: the corpus that the pipeline names.
 
         Raises:
             UsageError: for a second pipeline of the same name.
             What `Pipeline.load` raises, and `PipelineError` for an adapter of another base.
         """
-        config = read_pipeline(pipeline)
+        config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
         if config.name in self._by_name:
             raise UsageError(
                 f"two pipelines are called '{config.name}'", where="--pipeline", fix="Change the 'name' in one file."
@@ -253,8 +302,7 @@ class ServedPipelines:
         stages = pinned(config.stages, self._store.pin)
         source = self._retrievers(config, corpus)
         loaded = self._build(config.name, stages, source)
-        slots = {slot: self._choices(stages, slot) for slot in find_slots(stages)}
-        self._by_name[config.name] = ServedPipeline(loaded, source, slots)
+        self._by_name[config.name] = ServedPipeline(loaded, source, self._store, find_slots(stages))
 
     def get(self, name: str) -> ServedPipeline:
         """A pipeline by name. Raises `ApiError` 404 for an unknown one."""
@@ -316,6 +364,7 @@ class ServedPipelines:
             store=self._store,
             documents=source,
             tasks=self._tasks,
+            cache=self._cache,
             engines=self._engines,
             encoders=self._encoders,
             search_engines=self._search_engines,
@@ -333,7 +382,7 @@ class ServedPipelines:
             if name not in by_name:
                 raise _refused(f"There is no slot '{name[:64]}'. Slots: {', '.join(by_name)}.")
             slot = by_name[name]
-            choice = exact[name] = self._exact(slot, choice, served.slots[slot])
+            choice = exact[name] = self._exact(slot, choice, served.choices(slot))
             if choice == "off":
                 off.append(slot)
             elif choice == "base":
@@ -353,28 +402,22 @@ class ServedPipelines:
         if choice in choices and choice in ("off", "base"):
             return choice
         try:
-            version = self._store.pin(choice) if slot.adapter is not None and len(choices) > 1 else ""
-            if version and parse_reference(version).name == parse_reference(slot.adapter or "").name:
+            version = self._store.pin(choice) if slot.adapter is not None else ""
+            if version in choices:
                 return version
         except (InvalidName, NotInStore):
             pass
         raise _refused(f"The slot '{slot.name}' cannot be '{choice[:64]}'. It can be: {', '.join(['on', *choices])}.")
 
-    def _choices(self, stages: Sequence[Settings], slot: Slot) -> list[str]:
-        """What a slot can be changed to in a request, besides `on`.
 
-        An adapter of an encoder cannot be exchanged: the whole corpus would be encoded in the request.
-        """
-        choices = []
-        try:
-            without(stages, slot)
-            choices.append("off")
-        except PipelineError:  # without it nothing retrieves
-            pass
-        if slot.adapter is not None and len(slot.place) == 1 and isinstance(stages[slot.place[0]], AdapterSettings):
-            name = parse_reference(slot.adapter).name
-            choices += ["base", *(f"{name}@{version}" for version in self._store.versions(name))]
-        return choices
+def _settings_at(stages: Sequence[Settings], slot: Slot) -> Settings:
+    """The settings of the stage, or of the part of a fusion, that a slot is."""
+    index, *parts = slot.place
+    settings = stages[index]
+    for part in parts:
+        assert isinstance(settings, FuseSettings)
+        settings = settings.of[part]
+    return settings
 
 
 def _grades(task: PromptedTask) -> bool:
@@ -383,7 +426,8 @@ def _grades(task: PromptedTask) -> bool:
 
 def pipeline_message(error: PipelineError) -> str:
     """What is wrong and what to do, without the place in a file of the server."""
-    return " ".join(filter(None, [f"{error.what[:1].upper()}{error.what[1:]}.", error.fix]))
+    what = public_text(error.what)
+    return " ".join(filter(None, [f"{what[:1].upper()}{what[1:]}.", error.fix and public_text(error.fix)]))
 
 
 def _refused(message: str, param: str = "slots") -> ApiError:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -46,6 +46,8 @@ _SHOWN = 500
 
 #: Pairs that a judge grades in one step of a job.
 _PAIRS = 32
+
+_UNGRADED = "People have graded nothing yet."
 
 Topics: TypeAlias = Mapping[str, Mapping[str, Any]]
 
@@ -140,11 +142,15 @@ class Comparing:
         if same:
             missing[BASELINE] = []
         total, done = sum(map(len, missing.values())), 0
+        skips: list[str] = []
         for name, system in self.systems.items():
             searches = [_search(topic, self.topics[topic]) for topic in missing[name]]
             found = executed(engine, system.pipeline, searches, f"topics, {name}", done, total)
             runs[name].update(_run_of(found))
-            self.runs.add(system.key, runs[name])
+            # A skip may be a matter of the moment: such a topic is executed again by the next comparison.
+            skipped = {str(search["id"]) for search in found if search.get("skipped")}
+            self.runs.add(system.key, {topic: hits for topic, hits in runs[name].items() if topic not in skipped})
+            skips += _skip_notes(found, f"{name.capitalize()}: ")
             done += len(searches)
         if same:
             runs[BASELINE] = runs[SYSTEM]
@@ -166,7 +172,7 @@ class Comparing:
             **{key: _number(getattr(pair, key)) for key in ("difference", "low", "high", "p")},
             **{key: getattr(pair, key) for key in ("n", "wins", "losses", "ties")},
             "circular": dict(self.circular),
-            "notes": list(gains.comparison.notes),
+            "notes": [*gains.comparison.notes, *skips],
             "topics": [
                 {
                     "topic": each.topic,
@@ -218,10 +224,12 @@ class Weighing:
         assert isinstance(settings, FuseSettings) and isinstance(stage, RetrieveStage)
         before = replace(pipeline, stages=pipeline.stages[:place], settings=pipeline.settings[:place])
         hits: dict[str, PartHits] = {}
+        executed_before: list[SearchContext] = []
         searches = [_search(topic, fields) for topic, fields in self.topics.items()]
         for start in range(0, len(searches), _PAIRS):
             job.progress(start, len(searches), "topics")
             part = before.execute(searches[start : start + _PAIRS])
+            executed_before += part
             hits |= {str(search["id"]): found for search, found in zip(part, part_hits(stage, part), strict=True)}
         mixes = measure_mixes(hits, settings, self.qrels, measure=self.body.measure, progress=job.progress)
         best = max(range(len(mixes)), key=lambda place: mixes[place].value)
@@ -236,8 +244,9 @@ class Weighing:
             "best": best,
             "circular": dict(self.circular),
             "notes": [
-                "Measured are the fused hits, before later stages.",
-                "The best mix was chosen on these topics: on others it is worse.",
+                "The figures are for the fused hits, before later stages.",
+                "The best mix was chosen on these topics: expect less on other topics.",
+                *_skip_notes(executed_before),
             ],
         }
 
@@ -251,13 +260,21 @@ class Weighing:
 
 @dataclass(frozen=True)
 class Disagreeing:
-    """Where a judge and people grade differently, over pairs that people graded."""
+    """Where a judge and people grade differently, over pairs that people graded.
+
+    Args:
+        pairs: Those whose query is known.
+        scale: The judge's grades.
+        unknown: Number of pairs whose query is not.
+    """
 
     service: Service
     body: DisagreementsRequest
     stage: AdapterStage
     pipeline: Pipeline
     pairs: Sequence[HumanGrade]
+    scale: Sequence[int]
+    unknown: int
 
     @classmethod
     def of(cls, service: Service, body: DisagreementsRequest) -> Disagreeing:
@@ -274,11 +291,15 @@ class Disagreeing:
         pipeline = service.pipelines.variant(body.pipeline, {body.judge: body.version})
         stage = pipeline.stages[place]
         assert isinstance(stage, AdapterStage)
-        pairs = grades.human_grades()
+        graded = grades.human_grades()
+        pairs = [pair for pair in graded if "query" in pair.fields]
         if not pairs:
-            message = "People have graded nothing yet. Start the server with --topics and --qrels, or grade hits."
+            nothing = f"The queries of all {len(graded)} graded pairs are unknown." if graded else _UNGRADED
+            message = f"{nothing} Start the server with --topics and --qrels, or grade hits."
             raise ApiError(400, "no_grades", message)
-        return cls(service, body, stage, pipeline, pairs)
+        scale = _scale(stage)
+        _check_scale(scale, {body.grades.get(pair.grade, pair.grade) for pair in pairs})
+        return cls(service, body, stage, pipeline, pairs, scale, len(graded) - len(pairs))
 
     def __call__(self, job: BackgroundJob) -> dict[str, Any]:
         """Let the judge grade each pair."""
@@ -288,18 +309,16 @@ class Disagreeing:
         (judge,) = for_job(JobEngine(self.service, job), replace(self.pipeline, stages=[self.stage])).stages
         assert isinstance(judge, AdapterStage)
         outputs: list[Any] = []
-        scale: list[int] = []
         for start in range(0, len(pairs), _PAIRS):
             job.progress(start, len(pairs), "pairs")
             records = [record for pair in pairs[start : start + _PAIRS] for record in self._records(pair)]
-            scale = scale or _scale(judge, records[0])
             outputs += judge.ask(records)
         valid = [
-            (pair.topic, pair.document, pair.grade, output)
+            (pair.topic, pair.document, self.body.grades.get(pair.grade, pair.grade), output)
             for pair, output in zip(pairs, outputs, strict=True)
             if not isinstance(output, InvalidOutput)
         ]
-        found = disagreements(valid, scale)
+        found = disagreements(valid, self.scale)
         by_pair = {(pair.topic, pair.document): pair for pair in pairs}
         read = set(self.service.pipelines.get(self.body.pipeline).fields)
         rows = []
@@ -314,6 +333,7 @@ class Disagreeing:
                     "title": document.title,
                     "text": document.text,
                     "grade": each.human,
+                    "given": pair.grade,
                     "raters": list(pair.raters),
                     "judge_grade": each.judge,
                     "expected": each.expected,
@@ -326,10 +346,11 @@ class Disagreeing:
             "object": "disagreements",
             "pipeline": self.body.pipeline,
             "judge": judge.label,
-            "scale": scale,
+            "scale": list(self.scale),
             "pairs": len(pairs),
             "left_out": len(there) - len(pairs),
             "missing": len(self.pairs) - len(there),
+            "unknown": self.unknown,
             "invalid": len(pairs) - len(valid),
             "differing": len(found),
             "rows": rows,
@@ -339,14 +360,37 @@ class Disagreeing:
         """The record of a pair, as the judge's stage makes it in a pipeline."""
         document = self.pipeline.documents[pair.document]
         passage = {"id": document.id, "title": document.title, "text": document.text, "score": 0.0}
-        search = _search(pair.topic, {"query": "", **pair.fields})
+        search = _search(pair.topic, pair.fields)
         return list(self.stage.task.records_from({**search, "passages": [passage]}))
 
 
-def _scale(judge: AdapterStage, record: Mapping[str, Any]) -> list[int]:
-    spec = judge.task.output(record)
+def _scale(judge: AdapterStage) -> list[int]:
+    """The grades of a judge."""
+    spec = judge.task.output(judge.task.examples[0])
     assert isinstance(spec, Graded)
     return list(spec.scale.values())
+
+
+def _check_scale(scale: Sequence[int], grades: Collection[int]) -> None:
+    """Refuse grades of people that the judge cannot give: each would count as a difference."""
+    others = sorted({*grades} - {*scale})
+    if not others:
+        return
+    judged, example = ", ".join(map(str, sorted(scale))), ",".join(f"{grade}={max(scale)}" for grade in others)
+    message = (
+        f"The judge's grades are {judged}, and people gave {', '.join(map(str, others))} as well."
+        f" Map grades of people to the judge's, for example {example}."
+    )
+    raise ApiError(400, "other_scale", message, param="grades")
+
+
+def _skip_notes(searches: Iterable[SearchContext], system: str = "") -> list[str]:
+    """A note for each stage without which topics ran."""
+    counts = Counter(stage for search in searches for stage in search.get("skipped", ()))
+    return [
+        f"{system}{count} {'topic' if count == 1 else 'topics'} ran without stage {stage}."
+        for stage, count in counts.items()
+    ]
 
 
 def _judged(service: Service) -> tuple[Topics, Mapping[str, Mapping[str, int]]]:

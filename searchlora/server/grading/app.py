@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
@@ -54,6 +55,13 @@ RESPONSE_SECONDS = 60.0
 MAX_CONNECTIONS = 500
 
 
+def _no_nul(text: str) -> str:
+    """The text. A NUL would make its line in the ratings file malformed, and the file unreadable at the next start."""
+    if "\0" in text:
+        raise PydanticCustomError("nul", "contains a NUL character")
+    return text
+
+
 class RatingRequest(BaseModel):
     """Body of a rating. `grade` is null for "cannot tell"."""
 
@@ -62,7 +70,7 @@ class RatingRequest(BaseModel):
     pair: str
     grade: int | None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    note: Annotated[str, Field(max_length=MAX_NOTE_CHARACTERS)] = ""
+    note: Annotated[str, Field(max_length=MAX_NOTE_CHARACTERS), AfterValidator(_no_nul)] = ""
 
 
 def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,9 +49,10 @@ class HumanGrade:
 class SearchGrades:
     """Judgments of a test collection, and grades of hits in a folder as the grading page writes it. Thread-safe.
 
-    A query gets the id of the topic with the same text, or `q-` and a hash of its text. Of several topics with that
-    text, such as turns of conversations, it is the one whose fields are those of the query. `ratings.jsonl` holds the
-    ratings with their raters, and `topics.jsonl` the queries that had no topic when they were graded.
+    A query is a topic of the test collection with the same text, whose fields are those of the query: turns of
+    conversations may have one text. Any other query gets an id of its own, `q-` and a hash of its text and fields.
+    `ratings.jsonl` holds the ratings with their raters, and `topics.jsonl` the queries that had no topic when they were
+    graded, with their fields.
 
     Args:
         folder: For both files; None: no grades are collected.
@@ -69,18 +71,18 @@ class SearchGrades:
         self._topics: dict[str, Mapping[str, Any]] = dict(read_topics(topics)) if topics is not None else {}
         self._qrels = read_qrels(qrels, topics=self._topics or None) if qrels is not None else {}
         self.card = read_card(qrels) if qrels is not None else None
-        self._ids: dict[str, list[str]] = {}  # query -> topics with that text
+        self._by_text: dict[str, list[str]] = {}  # query -> topics of the test collection with that text
         for topic, fields in self._topics.items():
-            self._ids.setdefault(str(fields["query"]), []).append(topic)
+            self._by_text.setdefault(str(fields["query"]), []).append(topic)
         self._log = RatingsLog(folder) if folder is not None else None
         self._topics_file = folder / "topics.jsonl" if folder is not None else None
         self._renamed: dict[str, str] = {}  # id of a query that was graded before it had a topic -> that topic
-        for query, topic in (_own_topics(self._topics_file) if self._topics_file is not None else {}).items():
-            if query in self._ids:
-                self._renamed[topic] = self._ids[query][0]
+        for topic, fields in (_own_topics(self._topics_file) if self._topics_file is not None else {}).items():
+            given = self._given(str(fields["query"]), {name: fields[name] for name in fields if name != "query"})
+            if given is not None:
+                self._renamed[topic] = given
             else:
-                self._ids[query] = [topic]
-                self._topics.setdefault(topic, {"query": query})
+                self._topics.setdefault(topic, fields)
         self._lock = threading.Lock()
 
     @property
@@ -177,11 +179,9 @@ class SearchGrades:
         return {"topic": topic, "document": document, "grade": grades.get(document), "measured": measured}
 
     def topic(self, query: str, fields: Mapping[str, Any] | None = None) -> str:
-        """The id of a query. Of several topics with its text the first one, if its fields are those of none."""
-        topics = self._ids.get(query) or [f"q-{hashlib.sha256(query.encode()).hexdigest()[:16]}"]
-        if len(topics) == 1 or not fields:
-            return topics[0]
-        return next((topic for topic in topics if _has(self._topics[topic], fields)), topics[0])
+        """The id of a query: of the first topic with its text and fields, else its own. An empty field is none."""
+        filled = _filled(fields or {})
+        return self._given(query, filled) or _own_id(query, filled)
 
     def close(self) -> None:
         """Close the file and release the folder."""
@@ -192,22 +192,45 @@ class SearchGrades:
         ratings = [rating for rating in self._ratings if rating.topic == topic]
         return {**self._qrels.get(topic, {}), **merged(ratings).get(topic, {})}
 
+    def _given(self, query: str, fields: Mapping[str, Any]) -> str | None:
+        """The topic of the test collection that a query is; None if it is none."""
+        return next((topic for topic in self._by_text.get(query, ()) if _has(self._topics[topic], fields)), None)
+
     def _with_id(self, query: str, fields: Mapping[str, Any] | None) -> str:
         """The id of a query, which is written to the file of topics if it is new. Needs the lock."""
         topic = self.topic(query, fields)
-        if query not in self._ids and self._topics_file is not None:
-            line = json.dumps({"id": topic, "query": query}, ensure_ascii=False).encode() + b"\n"
-            try:
-                with self._topics_file.open("ab") as file:
-                    file.write(line)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                where = str(self._topics_file)
-                raise DataError(f"the query could not be saved ({error.strerror})", where=where) from None
-            self._ids[query] = [topic]
-            self._topics.setdefault(topic, {"query": query})
+        if topic not in self._topics and self._topics_file is not None:
+            new = {"query": query, **_filled(fields or {})}
+            _append(self._topics_file, json.dumps({"id": topic, **new}, ensure_ascii=False).encode() + b"\n")
+            self._topics[topic] = new
         return topic
+
+
+def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without empty ones, such as a history without turns."""
+    return {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+
+
+def _own_id(query: str, fields: Mapping[str, Any]) -> str:
+    """The id of a query that is no topic of the test collection; the same words with another history have another."""
+    content = json.dumps([query, fields], sort_keys=True) if fields else query
+    return f"q-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line and sync the file. Raises `DataError` if it cannot be saved; a part of it is removed."""
+    size: int | None = None
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if file.write(line) != len(line):
+                raise OSError(28, "only a part could be written")
+            os.fsync(file.fileno())
+    except OSError as error:
+        if size is not None:
+            with suppress(OSError):  # for example a file system that became read-only
+                os.truncate(path, size)
+        raise DataError(f"the query could not be saved ({error.strerror})", where=str(path)) from None
 
 
 def _has(topic: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
@@ -222,8 +245,8 @@ def _pairs(qrels: Qrels) -> Iterator[tuple[tuple[str, str], int]]:
             yield (topic, document), grade
 
 
-def _own_topics(path: Path) -> dict[str, str]:
-    """Query -> id of the queries in the file of topics. An incomplete last line is removed; its grade was not saved."""
+def _own_topics(path: Path) -> dict[str, dict[str, Any]]:
+    """Id -> fields of the queries in the file of topics. A partial last line is removed; its grade was not saved."""
     if not path.exists():
         return {}
     data = path.read_bytes()
@@ -234,7 +257,11 @@ def _own_topics(path: Path) -> dict[str, str]:
         json_object(line.decode("utf-8"), f"{path}, line {number}")
         for number, line in enumerate(data[:whole].splitlines(), 1)
     ]
-    return {str(row["query"]): str(row["id"]) for row in rows if "query" in row and "id" in row}
+    return {
+        str(row["id"]): {name: value for name, value in row.items() if name != "id"}
+        for row in rows
+        if "query" in row and "id" in row
+    }
 
 
 def _measured(grades: Mapping[str, int], ranking: Sequence[str]) -> dict[str, Any]:

@@ -200,10 +200,14 @@ class Session:
         if self._allowed is not None or rater in self._ratings or any(rater in names for names in self._names.values()):
             return
         names = self._names.setdefault(address, set())
-        if len(names) >= NAMES_PER_ADDRESS or sum(map(len, self._names.values())) >= MAX_RATERS:
+        listing = "list the raters with --rater when starting the server."
+        if len(names) >= NAMES_PER_ADDRESS:
             raise UsageError(
-                f"too many names from this address (at most {NAMES_PER_ADDRESS})",
-                fix="Use one of them; or list the raters with --rater when starting the server.",
+                f"too many names from this address (at most {NAMES_PER_ADDRESS})", fix=f"Use one of them; or {listing}"
+            )
+        if sum(map(len, self._names.values())) >= MAX_RATERS:
+            raise UsageError(
+                f"too many names in this session (at most {MAX_RATERS})", fix=f"Use one that has grades; or {listing}"
             )
         names.add(rater)
 

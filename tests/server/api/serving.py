@@ -13,7 +13,9 @@ from searchlora.server.api.service import Service, Settings
 from searchlora.server.http import address, bind
 
 
-def made_service(base, store, encoder=None, engine=None, pipelines=(), grades=None, **settings) -> Service:
+def made_service(
+    base, store, encoder=None, engine=None, pipelines=(), overrides=(), cache=None, grades=None, **settings
+) -> Service:
     """A service with an engine of its own."""
     own = {"precision": "fp32", "adapters": 3, "batch_rows": 8, "batch_invariant": False} | (engine or {})
     per_caller = own.pop("waiting_per_caller", None)
@@ -26,6 +28,8 @@ def made_service(base, store, encoder=None, engine=None, pipelines=(), grades=No
         engine=LocalSettings(**own),
         waiting_per_caller=per_caller,
         pipelines=pipelines,
+        overrides=overrides,
+        cache=cache,
         grades=grades,
     )
 

@@ -134,6 +134,31 @@ def test_topics_and_judgments_are_given_together_or_with_a_folder_for_grades(tmp
         given["grades"].close()
 
 
+def test_parameters_of_pipelines_and_the_cache_are_passed_on(tmp_path, monkeypatch, refused):
+    given = {}
+    with monkeypatch.context() as patched:
+        patched.setattr("searchlora.server.api.serve.make_service", lambda *_, **more: given.update(more) or 1 / 0)
+        words = [
+            "serve",
+            "--port",
+            "0",
+            "--pipeline",
+            "product_search",
+            "--set",
+            "judge=shop-judge",
+            "--set",
+            "depth=5",
+        ]
+        with pytest.raises(ZeroDivisionError):
+            CliRunner().invoke(
+                app, [*words, "--cache", str(tmp_path / "answers"), "--cache-mb", "3"], catch_exceptions=False
+            )
+    assert given["overrides"] == ["judge=shop-judge", "depth=5"]
+    assert (given["cache"].file, given["cache"].max_bytes) == (tmp_path / "answers", 3 << 20)
+    assert "sets no parameter" in refused("serve", "--port", "0", "--pipeline", "product_search", "--set", "jugde=x")
+    assert "Give --pipeline, too." in refused("serve", "--port", "0", "--set", "judge=x")
+
+
 def test_settings_of_the_engine_are_those_of_every_verb(tmp_path, monkeypatch, refused):
     """`--engine` takes the settings that other verbs take; options of the command line are laid over them."""
     given = {}

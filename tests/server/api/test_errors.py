@@ -9,7 +9,9 @@ import httpx
 import pytest
 
 from searchlora.adapters.store import Store
+from searchlora.errors import DataError, DeadlineExceeded, EngineError, PipelineError, RequestRefused, StaleIndex
 from searchlora.models.resolve import BaseModel
+from searchlora.server.api.errors import api_error_of, public_message
 from tests.made import made_adapter
 from tests.server.api.serving import asked, made_service, served
 from tests.words import first_word
@@ -267,3 +269,30 @@ def test_a_base_moved_while_serving_has_its_own_error(store, tiny_base, tmp_path
         assert error["code"] == "base_moved" and str(tmp_path) not in error["message"]
         (tmp_path / "elsewhere").rename(folder)
         assert httpx.post(url + CHAT, json=asked()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            DataError("cannot be read", where="/srv/shop/topics.jsonl, row 3"),
+            "topics.jsonl, row 3: cannot be read.",
+        ),
+        (
+            StaleIndex("the corpus /srv/shop/corpus.jsonl was changed", where="/srv/shop/index", fix="Build: /srv/x y"),
+            "index: the corpus corpus.jsonl was changed. Build: x y",
+        ),
+        (
+            EngineError("PostgreSQL cannot be reached (host 10.0.0.5, port 5432)", where="postgresql://db:5432/shop"),
+            "PostgreSQL cannot be reached.",
+        ),
+        (
+            DeadlineExceeded("took longer (1 s)", where="stage bm25", fix="Raise 'budget_s'."),
+            "stage bm25: took longer (1 s). Raise 'budget_s'.",
+        ),
+        (PipelineError("http://db:9200 refuses", where="/srv/shop/own.yaml"), "own.yaml: another server refuses."),
+        (RequestRefused("the grammar /a/b/ is invalid", where="request 1"), "The grammar /a/b/ is invalid."),
+    ],
+)
+def test_no_message_holds_a_path_of_the_server_or_an_address_of_another(error, message):
+    assert public_message(error) == message == api_error_of(error).message

@@ -8,16 +8,18 @@ from dataclasses import replace
 
 import httpx
 import pytest
+import yaml
 
-from searchlora.errors import PipelineError, UsageError
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.judgments.ratings import read_ratings
+from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.local import LocalEngine
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.server.api import search, search_execution
 from searchlora.server.api.served_pipelines import ServerEngines
 from searchlora.server.grading.search_grades import SearchGrades
-from tests.server.api.serving import served
+from tests.server.api.serving import made_service, served
 from tests.server.searching import DOCUMENTS
 
 
@@ -148,6 +150,19 @@ def test_a_stage_that_takes_too_long_is_skipped_where_the_pipeline_says_so(clien
     assert found["hits"] == searched(client, "lexical")["hits"] != []
 
 
+@pytest.mark.slow
+def test_reasons_of_skipped_stages_name_no_path(client, service, monkeypatch):
+    def fails(*_):
+        raise DataError("cannot be read", where="/srv/shop/index/vectors.npy")
+
+    monkeypatch.setattr(AdapterStage, "__call__", fails)
+    settings = service.pipelines.get("careful").pipeline.settings[0]
+    monkeypatch.setitem(settings.__dict__, "budget_s", None)
+    found, explained = searched(client, "careful"), searched(client, "careful", explain="d5")
+    assert found["stages"][0]["flags"] == ["skipped: vectors.npy: cannot be read."]
+    assert "/srv" not in json.dumps([found, explained]) and "vectors.npy" in json.dumps(explained)
+
+
 def test_a_stage_that_fails_ends_the_stream_and_before_the_first_stage_the_error_has_its_status(client, monkeypatch):
     original = search_execution.execute_stage
 
@@ -240,6 +255,7 @@ def test_weights_of_a_fusion_are_changed_for_one_request(client):
         "method": "rrf",
         "parts": ["bm25 (1)", "bm25 (2)"],
         "weights": [1.0, 1.0],
+        "gate": None,
     }
     shifted = searched(client, "mixed", weights=[1, 9])
     assert shifted["stages"][0]["label"].endswith("weights=1:9)")
@@ -315,6 +331,30 @@ def test_pipelines_that_cannot_be_served_are_refused_at_start(service, pipeline_
     other.write_text("name: other\nstages: [{bm25: {k: 3}}]\n", encoding="utf-8")
     with pytest.raises(PipelineError, match="needs documents"):
         pipelines.add(str(other))
+
+
+@pytest.mark.slow
+def test_slots_are_filled_at_start_and_answers_are_cached(store_of_search, tiny_base, corpus_of_search, tmp_path):
+    slotted = {"name": "slotted", "parameters": {"rewriter": None}, "stages": [
+        {"adapter": {"name": "$rewriter", "max_new_tokens": 4}}, {"bm25": {"k": 3}}]}  # fmt: skip
+    plain = {"name": "plain", "parameters": {"depth": 3}, "stages": [{"bm25": {"k": "$depth"}}]}
+    pipelines = []
+    for content in (slotted, plain):
+        pipelines.append((str(tmp_path / f"{content['name']}.yaml"), corpus_of_search))
+        (tmp_path / f"{content['name']}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    cache = AnswerCache(tmp_path / "answers.sqlite")
+    own = {"pipelines": pipelines, "overrides": ["rewriter=rewriter@1", "depth=2"], "cache": cache}
+    service = made_service(tiny_base, store_of_search, **own)
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        stages = [each["stages"] for each in client.get("/v1/pipelines").json()["data"]]
+        first, again = (searched(client, "slotted", trace=True) for _ in range(2))
+    assert stages == [["rewriter@1", "bm25(k=3)"], ["bm25(k=2)"]]
+    assert "cached" not in first["stages"][0]["flags"] and "cached" in again["stages"][0]["flags"]
+    assert first["hits"] == again["hits"] and len(cache) == 1
+    with pytest.raises(PipelineError, match="'judge=judge@1' sets no parameter"):
+        made_service(tiny_base, store_of_search, pipelines=pipelines, overrides=["judge=judge@1"])
+    with pytest.raises(UsageError, match="no pipeline whose parameter 'judge' could be set"):
+        made_service(tiny_base, store_of_search, overrides=["judge=judge@1"])
 
 
 def test_an_adapter_of_another_base_is_refused_and_no_second_base_is_loaded(service, tmp_path):

@@ -15,6 +15,7 @@ from searchlora.pipelines.pipeline import run_of
 from searchlora.server.api import job_engine, topic_jobs
 from searchlora.server.api.jobs import BackgroundJob, Jobs
 from searchlora.server.api.search_schemas import ComparisonRequest, SystemRequest
+from searchlora.server.grading.search_grades import HumanGrade
 from tests.server.api.serving import made_service, served
 from tests.server.searching import DOCUMENTS, TOPICS
 
@@ -174,6 +175,43 @@ def test_disagreements_of_a_judge_come_largest_first_with_its_probabilities(clie
         assert row["text"] == texts[row["document"]]
         assert sum(each["probability"] for each in row["probabilities"]) == pytest.approx(1)
         assert [each["grade"] for each in row["probabilities"]] == found["scale"]
+
+
+@pytest.mark.slow
+def test_grades_of_people_are_those_of_the_judge_or_are_mapped_to_them(client, search_service, monkeypatch):
+    monkeypatch.setattr(topic_jobs, "_scale", lambda _: [0, 1])
+    monkeypatch.setattr(topic_jobs, "disagreements", lambda valid, _: seen.extend(valid) or ())
+    seen = []
+    body = {"pipeline": "judged", "judge": "judge"}
+    error = started(client, "disagreements", 400, **body)["error"]
+    assert (error["code"], error["param"]) == ("other_scale", "grades")
+    assert "grades are 0, 1, and people gave 2, 3 as well" in error["message"] and "2=1,3=1" in error["message"]
+    result(client, "disagreements", **body, grades={"2": 1, "3": 1})
+    assert {grade for _, _, grade, _ in seen} == {0, 1}
+    assert max(pair.grade for pair in search_service.grades.human_grades()) == 3
+
+
+@pytest.mark.slow
+def test_pairs_whose_query_is_unknown_are_not_graded_and_are_counted(client, search_service, monkeypatch):
+    pairs = search_service.grades.human_grades()
+    unknown = HumanGrade("gone", {}, "d1", 1, ("anna",))
+    monkeypatch.setattr(search_service.grades, "human_grades", lambda: [*pairs, unknown])
+    found = result(client, "disagreements", pipeline="judged", judge="judge")
+    assert (found["unknown"], found["pairs"]) == (1, len(pairs))
+    assert all(row["query"] for row in found["rows"])
+    monkeypatch.setattr(search_service.grades, "human_grades", lambda: [unknown])
+    error = started(client, "disagreements", 400, pipeline="judged", judge="judge")["error"]
+    assert error["message"].startswith("The queries of all 1 graded pairs are unknown.")
+
+
+@pytest.mark.slow
+def test_topics_for_which_a_stage_was_skipped_are_noted_and_not_remembered(client):
+    """The stage's budget is too short for any topic; at another time it may not be."""
+    body = {"system": {"pipeline": "careful"}, "baseline": LEXICAL}
+    for _ in range(2):
+        found = result(client, "compare", **body)
+        assert found["notes"][-1] == f"System: {len(TOPICS)} topics ran without stage rewriter@2."
+    assert result(client, "compare", system=LEXICAL, baseline=LEXICAL)["notes"] == []
 
 
 @pytest.mark.parametrize(

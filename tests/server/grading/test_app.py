@@ -101,6 +101,7 @@ def test_pair_ids_do_not_reveal_pool_positions():
         {"seconds": -1},
         {"seconds": "1"},
         {"note": "x" * 4001},
+        {"note": "a\0b"},
         {"system": "bm25"},
     ],
 )

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
+from searchlora.server.grading import search_grades
 from searchlora.server.grading.search_grades import SearchGrades
 
 
@@ -79,6 +80,44 @@ def test_of_several_topics_with_one_text_a_query_is_the_one_with_its_fields(tmp_
     assert (saved["topic"], grades.judged()[1]) == ("t2", {"t1": {"d1": 2}, "t2": {"d1": 0, "d2": 1}})
     assert grades.topic("is it red?") == grades.topic("is it red?", {"history": []}) == "t1"
     grades.close()
+
+
+def test_the_same_words_after_another_history_are_another_query(tmp_path):
+    turns = [{"history": [{"role": "user", "text": text}]} for text in ("tents", "couches")]
+    grades = SearchGrades(tmp_path)
+    ids = [grades.rate("is it red?", "d1", 2, "anna", 1.0, [], fields)["topic"] for fields in (None, *turns)]
+    assert len(set(ids)) == 3 and ids[0] == grades.topic("is it red?", {"history": []})
+    grades.rate("is it red?", "d1", 0, "anna", 1.0, [], turns[1])
+    grades.close()
+    again = SearchGrades(tmp_path)
+    topics, judged = again.judged()
+    assert topics == {ids[0]: {"query": "is it red?"}, ids[1]: {"query": "is it red?", **turns[0]}}
+    assert judged == {ids[0]: {"d1": 2}, ids[1]: {"d1": 2}}
+    assert [again.topic("is it red?", fields) for fields in (None, *turns)] == ids
+    again.close()
+    given = tmp_path / "given.jsonl"
+    given.write_text(json.dumps({"id": "t1", "query": "is it red?", **turns[0]}) + "\n", encoding="utf-8")
+    with_topics = SearchGrades(tmp_path, given)
+    assert [with_topics.topic("is it red?", fields) for fields in turns] == ["t1", ids[2]]
+    with_topics.close()
+
+
+def test_a_query_that_was_written_in_part_leaves_the_file_readable(tmp_path, monkeypatch):
+    grades = SearchGrades(tmp_path)
+    first = grades.rate("red couch", "d1", 2, "anna", 1.0, [])["topic"]
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search_grades.os, "fsync", full)
+        with pytest.raises(DataError, match="No space left"):
+            grades.rate("tent", "d2", 1, "anna", 1.0, [])
+    second = grades.rate("lamp", "d3", 1, "anna", 1.0, [])["topic"]
+    grades.close()
+    again = SearchGrades(tmp_path)
+    assert set(again.judged()[0]) == {first, second}
+    again.close()
 
 
 def test_without_a_folder_nothing_is_collected(topics, qrels):

@@ -177,7 +177,7 @@ def test_the_number_of_names_is_bounded_over_all_addresses(tmp_path):
     session = synthetic_session(tmp_path)
     for number in range(MAX_RATERS):
         session.next(f"fake-{number}", f"address {number}")
-    with pytest.raises(UsageError, match="too many names"):
+    with pytest.raises(UsageError, match="too many names in this session"):
         session.next("one-more", "another address")
 
 

@@ -34,15 +34,15 @@ def own_steps(tmp_path):
     return lambda before, code: run_page(tmp_path, "http://127.0.0.1:9", code, before)
 
 
-def run_page(folder, url, code, before=""):
+def run_page(folder, url, code, before="", assets=ASSETS, page="playground.html", main="main.js"):
     node = shutil.which("node")
     if node is None:
         pytest.skip("no node on the path")
-    tree = parsed(ASSETS.joinpath("playground.html").read_text("utf-8"))
+    tree = parsed(assets.joinpath(page).read_text("utf-8"))
     (folder / "tree.json").write_text(json.dumps(tree), encoding="utf-8")
     (folder / "steps.js").write_text(code, encoding="utf-8")
     (folder / "before.js").write_text(before, encoding="utf-8")
-    script = Path(str(ASSETS.joinpath("main.js")))
+    script = Path(str(assets.joinpath(main)))
     runner = Path(__file__).with_name("run_page.mjs")
     command = [node, runner, script, folder / "tree.json", url, folder / "steps.js", folder / "before.js"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

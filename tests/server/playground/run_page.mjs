@@ -50,6 +50,7 @@ class Node {
       this.childNodes.push(node);
     }
   }
+  appendChild(node) { this.append(node); return node; }
   prepend(node) { this.append(node); this.childNodes.unshift(this.childNodes.pop()); }
   replaceChildren(...children) {
     for (const child of this.childNodes) child.parent = null;
@@ -68,7 +69,10 @@ class Node {
   focus() { document.activeElement = this; }
   checkValidity() { return !this.attributes.pattern || new RegExp(`^(?:${this.attributes.pattern})$`, "v").test(this.value); }
   matches(selectors) { return selectors.split(",").some((selector) => this.fits(selector.trim())); }
-  fits(selector) { return selector.startsWith(".") ? this.classList.contains(selector.slice(1)) : this.tag === selector; }
+  fits(selector) {
+    if (selector.startsWith("[data-")) return selector.slice(6, -1) in this.dataset;
+    return selector.startsWith(".") ? this.classList.contains(selector.slice(1)) : this.tag === selector;
+  }
   all() { return this.children.flatMap((child) => [child, ...child.all()]); }
   querySelectorAll(selector) {
     return selector.split(" ").reduce((found, part) => found.flatMap((node) => node.all()).filter((node) => node.fits(part)), [this]);
@@ -88,7 +92,11 @@ const root = built(JSON.parse(readFileSync(treeFile, "utf-8")));
 const requested = [];
 const storage = () => {
   const values = {};
-  return { getItem: (name) => (name in values ? values[name] : null), setItem: (name, value) => { values[name] = value; } };
+  return {
+    getItem: (name) => (name in values ? values[name] : null),
+    setItem: (name, value) => { values[name] = value; },
+    removeItem: (name) => { delete values[name]; },
+  };
 };
 const realFetch = globalThis.fetch;
 const state = { url };
@@ -108,11 +116,12 @@ const answered = async (answer, { method, body, signal }) => {
 const stream = (result, ...stages) => new Response([...stages.map((stage) => ["stage", stage]), ["result", result]]
   .map(([name, data]) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`).join(""));
 Object.assign(globalThis, {
-  window: { addEventListener: (type, listener) => { (listeners[type] ||= []).push(listener); } },
+  window: { scrollTo() {}, addEventListener: (type, listener) => { (listeners[type] ||= []).push(listener); } },
   document: {
     activeElement: null,
     getElementById: (id) => root.all().find((node) => node.id === id) || null,
     createElement: (tag) => new Node(tag),
+    querySelectorAll: (selector) => root.querySelectorAll(selector),
     addEventListener() {},
   },
   location: { hash: "" },
@@ -157,6 +166,7 @@ const page = { root, element, until, search, choose, sides, texts, named, reques
 const AsyncFunction = (async () => {}).constructor;
 if (beforeFile) await new AsyncFunction("page", readFileSync(beforeFile, "utf-8"))(page);
 await import(pathToFileURL(scriptFile));
-await until(() => sides().length || !element("none").hidden || !element("problem").hidden, "start");
+const started = page.started || (() => sides().length || !element("none").hidden);
+await until(() => started() || !element("problem").hidden, "start");
 console.log(JSON.stringify(await new AsyncFunction("page", readFileSync(stepsFile, "utf-8"))(page)));
 process.exit(0);

@@ -183,7 +183,7 @@ def test_a_missing_document_is_explained_and_pinned_results_are_compared(steps):
         const [side] = sides();
         side.querySelector(".missing").value = "d5";
         side.querySelector(".why").dispatch("submit");
-        await until(() => !side.querySelector(".explanation").hidden, "explanation");
+        await until(() => side.querySelector(".verdict"), "explanation");
         side.querySelector(".pin").click();
         await search("blue lamp");
         element("pins").querySelectorAll("button")[0].click();
@@ -225,4 +225,7 @@ def test_a_server_that_is_gone_is_told(steps):
         await page.search("red couch");
         return { problem: page.element("problem").textContent, summary: page.texts(page.sides()[0], ".summary") };
     """)
-    assert found == {"problem": "The server does not respond. Check that it is still running.", "summary": ["Failed."]}
+    assert found == {
+        "problem": "The server does not respond. Check that it is still running.",
+        "summary": ["Search failed."],
+    }

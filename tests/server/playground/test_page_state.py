@@ -42,8 +42,8 @@ BEFORE = """
 
 @pytest.fixture
 def run(own_steps):
-    def run(code, judged=5, address=""):
-        before = BEFORE.replace("judged: 5", f"judged: {judged}")
+    def run(code, judged=5, address="", more=""):
+        before = BEFORE.replace("judged: 5", f"judged: {judged}") + more
         return own_steps(f"location.hash = {json.dumps(address)}; {before}", code)
 
     return run
@@ -69,7 +69,81 @@ def test_a_difference_without_a_p_value_claims_no_significance(run):
         await page.until(() => page.texts(page.element("gains"), "h2").length, "the comparison");
         return page.texts(page.element("gains"), "h2");
     """)
-    assert heading == ["nDCG@10 +0.100, p –, over 1 topic: 1 better, 0 worse, 0 equal."]
+    assert heading == ["nDCG@10 +0.100, no p-value, over 1 topic: 1 better, 0 worse, 0 equal."]
+
+
+# Jobs
+
+
+def test_a_reload_finds_its_job_again_and_a_server_that_fails_for_a_while_is_asked_again(run):
+    found = run(
+        f"""{COMPARED}
+        const states = [() => new Response("", {{ status: 502 }}), () => page.running, () => page.compared(1)];
+        page.answers["/v1/jobs/7"] = () => (states.length > 1 ? states.shift() : states[0])();
+        await page.until(() => page.texts(page.element("gains"), "h2").length, "the comparison");
+        return {{ kept: sessionStorage.getItem("job: comparison"),
+          asked: page.requested.filter((path) => path.includes("topics/compare")),
+          heading: page.texts(page.element("gains"), "h2"), problem: page.element("problem").textContent }};
+        """,
+        more="""
+        page.running = { status: "running", id: "7", step: "topics", done: 1, total: 5 };
+        sessionStorage.setItem("job: comparison", JSON.stringify({ id: "7", body: {} }));
+        sessionStorage.setItem("job: disagreements", JSON.stringify({ id: "8", body: {} }));
+        page.answers["/v1/jobs/7"] = () => page.running;
+        page.answers["/v1/jobs/8"] = () => Response.json({ error: { message: "no such job" } }, { status: 404 });
+        """,
+    )
+    assert (found["kept"], found["asked"], found["problem"]) == (None, [], "")
+    assert "over 1 topic:" in found["heading"][0]
+
+
+def test_a_reload_finds_the_measurement_of_the_system_in_the_address(run):
+    address = '#q=red&systems=[{"pipeline":"mixed","slots":{"rewriter":"off"},"weights":[]}]'
+    found = run(
+        """
+        const [side] = page.sides();
+        await page.until(() => side.querySelectorAll(".cell").length, "the mixes");
+        return [side.querySelectorAll(".cell").length, sessionStorage.getItem("job: mixes of A"), page.deleted];
+        """,
+        address=address,
+        more=f"""{WEIGHED}
+        page.deleted = 0;
+        const body = {{ system: {{ pipeline: "mixed", slots: {{ rewriter: "off" }} }}, measure: "nDCG@10" }};
+        sessionStorage.setItem("job: mixes of A", JSON.stringify({{ id: "7", body }}));
+        page.answers["/v1/jobs/7"] = (_, method) => {{
+          page.deleted += method === "DELETE";
+          return page.weighed();
+        }};
+        """,
+    )
+    assert found == [11, None, 0]
+
+
+def test_a_grade_leaves_a_measurement_under_way(run):
+    found = run("""
+        await page.search("red");
+        const [side] = page.sides();
+        page.answers["/v1/topics/weights"] = () => ({ status: "running", id: "9", step: "", done: 0, total: 9 });
+        const methods = [];
+        page.answers["/v1/jobs/9"] = (body, method) => {
+          methods.push(method);
+          return { status: "running", id: "9", step: "", done: 0, total: 9 };
+        };
+        side.querySelector(".mixes button").click();
+        await page.until(() => methods.length, "a look at the job");
+        page.answers["/v1/judgments"] = ({ grade }) => ({ grade, measured: [page.measured(1)] });
+        page.topics = { ...page.topics, judged: 6 };
+        page.element("rater").value = "carla";
+        page.named("Grade 3 for d1").click();
+        await page.until(() => page.texts(side, ".mixes button")[0].includes("6 topics"), "the number of topics");
+        await page.settled();
+        const cancel = side.querySelector(".job button");
+        const shown = !side.querySelector(".job").hidden;
+        cancel.focus();
+        cancel.click();
+        return { methods: [...new Set(methods.slice(0, -1))], shown, focus: document.activeElement.textContent };
+    """)
+    assert found == {"methods": ["GET"], "shown": True, "focus": "Measure all mixes on 6 topics"}
 
 
 # Old answers
@@ -82,14 +156,14 @@ def test_an_explanation_of_an_earlier_search_is_not_shown_over_a_later_one(run):
         const search = page.answers["/v1/search"];
         const explained = (body) => ({ verdict: `about ${body.explain}`, stages: [] });
         page.answers["/v1/search"] = (body) => (body.explain ? page.hold(explained)(body) : search(body));
-        page.named("Why is d1 here?").click();
+        page.named("Explain this rank: d1").click();
         await page.until(() => page.held.length === 1, "the first explanation");
         await page.search("blue");
         page.held[0]();
         await page.settled();
         const afterSearch = side.querySelector(".explanation").hidden;
-        page.named("Why is d1 here?").click();
-        page.named("Why is d2 here?").click();
+        page.named("Explain this rank: d1").click();
+        page.named("Explain this rank: d2").click();
         await page.until(() => page.held.length === 3, "both explanations");
         page.held[2]();
         await page.until(() => page.texts(side, ".verdict").length, "the second");
@@ -273,7 +347,7 @@ def test_a_part_of_a_passage_may_support_several_sentences(run):
     found = run("""
         const text = "A\\u{1f3d5} weighs 2 kg and is red. New.";
         const sentence = (words, start, end) => (
-          { sentence: words, citations: [1], supported: true, spans: [{ passage: 1, start, end }] });
+          { sentence: words, citations: [1], supported: true, support: [true], spans: [{ passage: 1, start, end }] });
         const output = { answer: { text: "It is light. It is red. It is light." } };
         const answered = { ...page.found("tent", "d1"), output, evidence: {
           sentences: [sentence("It is light.", 0, 14), sentence("It is red.", 10, 26), sentence("It is light.", 0, 14)],
@@ -339,9 +413,10 @@ def test_a_query_is_searched_with_its_own_fields_and_they_are_seen(run):
         await until(() => asked.length === 2, "the searches");
         const opened = element("more").open;
         const row = {{ query: "a lamp?", fields: {{}}, topic: "t", document: "d1", title: "", text: "", raters: [],
-          grade: 1, judge_grade: 2, probabilities: [], reason: null }};
+          grade: 1, given: 1, judge_grade: 2, probabilities: [], reason: null }};
         page.answers["/v1/topics/disagreements"] = () => (
-          {{ status: "done", id: "1", result: {{ judge: "judge@1", differing: 1, pairs: 1, rows: [row] }} }});
+          {{ status: "done", id: "1", result: {{
+            judge: "judge@1", differing: 1, pairs: 1, invalid: 0, rows: [row] }} }});
         element("judge-form").dispatch("submit");
         await until(() => page.named("Search: a lamp?"), "the disagreement");
         page.named("Search: a lamp?").click();
@@ -352,7 +427,96 @@ def test_a_query_is_searched_with_its_own_fields_and_they_are_seen(run):
     assert found == {"opened": True, "shut": False, "fields": [history, history, {}, {}]}
 
 
+def test_a_finished_system_of_two_is_shown_while_the_other_searches(run):
+    found = run("""
+        page.element("compare").click();
+        const search = page.answers["/v1/search"];
+        page.answers["/v1/search"] = (body) => (body.pipeline === "plain" ? page.hold(search)(body) : search(body));
+        page.element("query").value = "red";
+        page.element("search").dispatch("submit");
+        await page.until(() => page.named("Grade 3 for d1"), "the first system");
+        const texts = page.sides().map((side) => page.texts(side, ".text").length);
+        page.held[0]();
+        await page.until(() => page.element("status").textContent.includes("System B"), "both");
+        return { texts, moves: page.texts(page.sides()[1], ".meta").map((each) => each.includes("same rank")) };
+    """)
+    assert found == {"texts": [2, 0], "moves": [True, True]}
+
+
+def test_an_explanation_that_is_computed_says_so_and_one_that_fails_goes(run):
+    found = run("""
+        await page.search("red");
+        const box = page.sides()[0].querySelector(".explanation");
+        const failed = () => Response.json({ error: { message: "no such document" } }, { status: 400 });
+        page.answers["/v1/search"] = page.hold(failed);
+        page.named("Explain this rank: d1").click();
+        await page.until(() => page.held.length, "the request");
+        const pending = [box.hidden, page.texts(box, "p")];
+        page.held[0]();
+        await page.until(() => !page.element("problem").hidden, "the problem");
+        return { pending, hidden: box.hidden };
+    """)
+    assert found == {"pending": [False, ["Explaining …"]], "hidden": True}
+
+
+def test_support_is_that_of_each_citation(run):
+    """By the title alone, by none, and of a sentence without content words."""
+    found = run("""
+        const sentence = (supported, support) => (
+          { sentence: "Words.", citations: [1], supported, support: [support], spans: [] });
+        const evidence = { sentences: [sentence(true, true), sentence(false, false), sentence(null, null)],
+          passages: [{ number: 1, document: "d1", title: "Red tent", text: "New." }] };
+        page.answers["/v1/search"] = () => page.stream(
+          { ...page.found("tent", "d1"), output: { answer: { text: "Words." } }, evidence });
+        await page.search("tent");
+        return page.sides()[0].querySelectorAll(".cite").map((cite) => {
+          cite.click();
+          return [cite.className, cite.getAttribute("aria-label"), page.element("status").textContent];
+        });
+    """)
+    title, none, empty = found
+    assert title == [
+        "cite",
+        "Passage 1, d1: supports this sentence",
+        "Passage 1: supports this sentence by its title.",
+    ]
+    assert none[0] == "cite weak" and none[2] == "Passage 1: does not support this sentence."
+    assert empty[0] == "cite" and empty[1].endswith("this sentence states nothing to support")
+
+
+def test_weights_of_a_gate_are_chosen_per_query_until_a_slider_moves(run):
+    found = run(
+        """
+        const [side] = page.sides();
+        const shares = () => page.texts(side, ".shares")[0];
+        const before = shares();
+        const [slider] = side.querySelectorAll(".slider");
+        slider.value = "3";
+        slider.dispatch("input");
+        return [before, shares()];
+        """,
+        more="Object.assign(fusion, { weights: null, gate: '01234567' });",
+    )
+    assert found == ["chosen per query by the gate 01234567", "bm25 0.7, dense 0.3"]
+
+
 # Focus
+
+
+def test_a_comparison_that_an_adapter_opens_has_the_focus_in_its_view(run):
+    found = run(f"""{COMPARED}
+        const slot = {{ pipeline: "mixed", slot: "rewriter", adapter: "rewriter@2", choices: ["on", "off"] }};
+        page.answers["/v1/adapters"] = () => ({{ data: [
+          {{ id: "rewriter", versions: [], history: [], slots: [slot], aliases: {{}} }}] }});
+        page.answers["/v1/topics/compare"] = page.hold(() => page.compared(1));
+        page.follow("#view=adapters");
+        const name = "Compare with off: queries that rewriter@2 helps and hurts in mixed";
+        await page.until(() => page.named(name), "the adapter");
+        page.named(name).click();
+        await page.until(() => page.held.length, "the comparison");
+        return document.activeElement.id;
+    """)
+    assert found == "results"
 
 
 def test_what_is_pressed_and_goes_away_hands_the_focus_on(run):
@@ -429,6 +593,24 @@ def test_the_address_holds_the_search_with_its_systems(run):
     assert (again["query"], again["address"]) == ("red couch", address)
 
 
+def test_weights_of_an_address_stay_as_they_are_until_a_slider_moves(run):
+    address = '#q=red&systems=[{"pipeline":"mixed","slots":{},"weights":[0.3333,0.6667]}]'
+    found = run(
+        """
+        await page.until(() => page.asked.length === 1, "the search");
+        const kept = decodeURIComponent(location.hash);
+        const [slider] = page.sides()[0].querySelectorAll(".slider");
+        slider.value = "4";
+        slider.dispatch("input");
+        await page.until(() => page.asked.length === 2, "the new weights");
+        return { kept, weights: page.asked.map(({ weights }) => weights) };
+        """,
+        address=address,
+    )
+    assert "0.3333,0.6667" in found["kept"]
+    assert found["weights"] == [[0.3333, 0.6667], [0.6, 0.4]]
+
+
 def test_the_links_of_the_views_keep_the_search_and_an_edited_address_searches(run):
     found = run(f"""{TWO_SYSTEMS}
         const kept = location.hash;
@@ -453,7 +635,10 @@ def test_the_links_of_the_views_keep_the_search_and_an_edited_address_searches(r
             '#q=red&systems=[{"pipeline":"mixed","slots":{"rewriter":"rewriter@9"}}]',
             "On this server rewriter in mixed cannot be rewriter@9.",
         ),
-        ('#q=red&systems=[{"pipeline":"plain","weights":[1,2]}]', "On this server plain has other weights."),
+        (
+            '#q=red&systems=[{"pipeline":"plain","weights":[1,2]}]',
+            "The weights in the address do not fit pipeline plain.",
+        ),
     ],
 )
 def test_an_address_that_the_server_cannot_follow_says_so(run, address, problem):

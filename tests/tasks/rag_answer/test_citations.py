@@ -151,6 +151,15 @@ def test_evidence_agrees_with_the_unsupported_sentences_and_marks_parts_of_the_t
     first = found[0].spans
     assert [(span.passage, passages[0]["text"][span.start : span.end]) for span in first] == [(1, "It weighs 2 kg.")]
     assert all(not each.spans for each in found[1:])
+    assert [each.support for each in found] == [(True, False), (), (False,), (False,)]
+
+
+def test_a_title_supports_a_sentence_without_a_part_of_the_text_and_an_empty_sentence_needs_no_support():
+    passages = [{"title": "Red tent", "text": "It is new."}]
+    by_title, empty, missing = evidence("A red tent [1]. It is [1]. A red tent [2].", passages)
+    assert (by_title.supported, by_title.spans, by_title.support) == (True, (), (True,))
+    assert (empty.supported, empty.support) == (None, (None,))
+    assert missing.support == (None,)
 
 
 def test_a_supporting_part_has_at_most_three_sentences_and_is_the_shortest():

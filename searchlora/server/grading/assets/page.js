@@ -9,6 +9,7 @@ let progress = { done: 0, total: 0 };
 let scale = [];
 const drafts = new Map(); // pair id -> note that is not saved yet
 let busy = false; // a request is pending: a second key press must not grade the next, unseen pair
+let visit = 0; // counts the raters at this page: an answer to an earlier one is not shown to the next
 const timer = { seconds: 0, since: null };
 
 // --- requests to the server
@@ -27,20 +28,24 @@ async function send(method, path, body) {
   }
   if (response.ok) return response.json();
   const { detail } = await response.json().catch(() => ({}));
-  throw new Error(typeof detail === "string" ? detail : `The server refused the request (${response.status}).`);
+  const what = response.status >= 500 ? "failed" : "refused the request";
+  throw new Error(typeof detail === "string" ? detail : `The server ${what} (${response.status}).`);
 }
 
-// Run one task at a time and show its error on the page.
+// Run one task at a time and show its error on the page. The task gets a function that says whether its rater is still
+// here.
 async function run(task) {
   if (busy) return;
+  const own = visit;
+  const isHere = () => own === visit;
   busy = true;
   showProblem("");
   try {
-    await task();
+    await task(isHere);
   } catch (error) {
-    showProblem(error.message);
+    if (isHere()) showProblem(error.message);
   } finally {
-    busy = false;
+    if (isHere()) busy = false;
   }
 }
 
@@ -51,14 +56,21 @@ function showProblem(problem) {
 
 const raterPath = (rest) => `/api/raters/${encodeURIComponent(rater)}/${rest}`;
 
-const nextPair = () => run(async () => show(await send("POST", raterPath("next"))));
+const showAnswer = (method, path) => run(async (isHere) => {
+  if (!scale.length) await loadTask();
+  const view = await send(method, path);
+  if (isHere()) show(view);
+});
 
-const previousPair = () => run(async () => show(await send("GET", raterPath(`before/${pair ? pair.id : "none"}`))));
+const nextPair = () => showAnswer("POST", raterPath("next"));
 
-const rate = (grade) => run(async () => {
+const previousPair = () => showAnswer("GET", raterPath(`before/${pair ? pair.id : "none"}`));
+
+const rate = (grade) => run(async (isHere) => {
   if (!pair) return;
   const rating = { pair: pair.id, grade, seconds: secondsOnScreen(), note: element("note").value };
   const view = await send("POST", raterPath("ratings"), rating);
+  if (!isHere()) return;
   element("note").value = "";
   show(view, `Saved: ${gradeLabel(grade)}.`);
 });
@@ -181,9 +193,21 @@ function renderGradeButtons() {
 
 // --- start, end and keyboard
 
+// The guideline and its grades; without them no pair is shown.
+async function loadTask() {
+  const task = await send("GET", "/api/task");
+  if (scale.length) return; // another request has brought it
+  scale = task.scale;
+  element("note").maxLength = task.max_note_characters;
+  renderGuideline(task.guideline);
+  renderGradeButtons();
+}
+
 function begin(name) {
   rater = name;
+  const own = visit;
   nextPair().then(() => {
+    if (own !== visit) return;
     if (element("grading").hidden && element("end").hidden) showStart(); // refused; the page shows the reason
     else history.replaceState(null, "", `#${rater}`); // reloading or bookmarking the page keeps the name
   });
@@ -196,6 +220,9 @@ function showStart() {
 
 function leave() {
   history.replaceState(null, "", "/");
+  visit += 1;
+  busy = false;
+  rater = "";
   drafts.clear();
   pair = null;
   element("note").value = "";
@@ -248,13 +275,7 @@ element("add-note").addEventListener("click", toggleNote);
 element("leave").addEventListener("click", leave);
 element("end-leave").addEventListener("click", leave);
 
-run(async () => {
-  const task = await send("GET", "/api/task");
-  scale = task.scale;
-  element("note").maxLength = task.max_note_characters;
-  renderGuideline(task.guideline);
-  renderGradeButtons();
-}).then(() => {
+run(loadTask).then(() => {
   const name = location.hash.slice(1);
   if (name) begin(name);
   else showStart();

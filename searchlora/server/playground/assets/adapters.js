@@ -28,7 +28,7 @@ function shownAdapter(adapter) {
 
 function versionRow({ reference, version, problem, created, method, lineage, data, metrics, evaluations }, { aliases }) {
   const names = Object.entries(aliases).filter(([, alias]) => alias.version === version)
-    .map(([name, { forced, by_hand: byHand }]) => `${name}${forced ? " (by force)" : byHand ? " (by hand)" : ""}`);
+    .map(([name, { forced, by_hand: byHand }]) => `${name}${forced ? " (forced)" : byHand ? " (set manually)" : ""}`);
   if (problem) return [made("code", "", reference), names.join(", ") || null, made("span", "invalid", problem), null, null, null, null];
   return [
     made("code", "", reference), names.join(", ") || null, measures(evaluations, metrics), created.slice(0, 10), method,
@@ -48,11 +48,11 @@ function measures(evaluations, metrics) {
 
 // For each slot that the adapter stands in: what it brings, topic by topic.
 function impact({ id, slots }) {
-  if (!slots.length) return [made("p", "note", "No served pipeline has it.")];
+  if (!slots.length) return [made("p", "note", "No served pipeline uses this adapter.")];
   return slots.map(({ pipeline, slot, adapter, choices }) => {
     const others = choices.filter((choice) => choice !== "on" && choice !== adapter);
-    const buttons = state.topics.judged ? others.map((choice) => button(`against ${choice}`, () => compareOnTopics({ pipeline }, { pipeline, slots: { [slot]: choice } }),
-      `Queries that ${adapter} helps and hurts in ${pipeline}, against ${choice}`)) : [];
+    const buttons = state.topics.judged ? others.map((choice) => button(`Compare with ${choice}`, () => compareOnTopics({ pipeline }, { pipeline, slots: { [slot]: choice } }),
+      `Compare with ${choice}: queries that ${adapter} helps and hurts in ${pipeline}`)) : [];
     const why = buttons.length ? "Queries that it helps and hurts:" : state.topics.judged ? "Its slot cannot be changed." : "There are no judged topics to compare on.";
     return made("p", "impact", made("span", "", `${adapter || id} in ${pipeline}. ${why}`), ...buttons);
   });
@@ -61,7 +61,7 @@ function impact({ id, slots }) {
 function shownMove({ alias, time, from, to, reason, rollback, decision }) {
   const what = decision && decision.outcome === "refused" ? `version ${decision.version} was refused for ${alias}`
     : `${alias}: ${from === null ? "" : `version ${from} → `}${to === null ? "removed" : `version ${to}`}`;
-  const how = decision ? { promoted: "by its policy", refused: "", forced: "against its policy" }[decision.outcome] : rollback ? "a rollback" : "by hand";
+  const how = decision ? { promoted: "by its policy", refused: "", forced: "against its policy" }[decision.outcome] : rollback ? "a rollback" : "set manually";
   const head = made("p", "", made("span", "time", `${time.slice(0, 16).replace("T", " ")} `), [what, how, reason].filter(Boolean).join(", "));
   if (!decision) return [head];
   const rules = made("ul", "rules", ...decision.rules.map(({ rule, passed, finding }) => made("li", passed ? "" : "invalid", `${passed ? "✓ met" : "✗ not met"}: ${rule}. ${finding}`)));

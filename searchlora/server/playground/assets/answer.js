@@ -16,30 +16,34 @@ export function shownAnswer(text, evidence) {
   return box;
 }
 
-function shownSentence({ sentence, citations, supported, spans }, place, passages) {
+function shownSentence({ sentence, citations, supported, support }, place, passages) {
   const node = made("span", "sentence");
   const text = made("span", supported === false ? "unsupported" : "", sentence);
   node.append(text);
   if (supported === false) node.append(" ", made("span", "badge", "⚠ no support"));
-  for (const number of citations) {
+  for (const [index, number] of citations.entries()) {
     const passage = passages.get(number);
     if (!passage) continue;
-    const holds = spans.some((span) => span.passage === number);
-    const cite = button(`[${number}]`, () => open(passage, place), `Passage ${number}, ${passage.document}: ${holds ? "supports this sentence" : "does not support this sentence"}`);
-    cite.className = holds ? "cite" : "cite weak";
+    const how = SUPPORT.get(support[index]);
+    const cite = button(`[${number}]`, () => open(passage, place, support[index]), `Passage ${number}, ${passage.document}: ${how}`);
+    cite.className = support[index] === false ? "cite weak" : "cite";
     node.append(" ", cite);
   }
   return node;
 }
 
-function open({ root, marks, parts, number }, sentence) {
+// What a passage does for a sentence that cites it; null where the sentence has no content words.
+const SUPPORT = new Map([[true, "supports this sentence"], [false, "does not support this sentence"], [null, "this sentence states nothing to support"]]);
+
+function open({ root, marks, parts, number }, sentence, support) {
   root.open = true;
   for (const { node, of } of marks) node.className = of.has(sentence) ? "now" : "";
   root.querySelector("summary").focus();
   const mark = marks.find(({ of }) => of.has(sentence));
   if (mark && mark.node.scrollIntoView) mark.node.scrollIntoView({ block: "nearest" });
   const supporting = parts.filter(({ of }) => of === sentence).map(({ text }) => text).join(" … ");
-  announce(supporting ? `Passage ${number}: ${supporting}` : `Passage ${number} does not support this sentence.`);
+  const without = support ? "supports this sentence by its title" : SUPPORT.get(support);
+  announce(`Passage ${number}: ${supporting || `${without}.`}`);
 }
 
 // A passage with the parts marked that support sentences. Parts of several sentences may overlap, or be the same: a mark

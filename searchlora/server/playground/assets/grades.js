@@ -12,7 +12,7 @@ export function rate(side, hit, grade) {
   const rater = element("rater").value.trim();
   if (!rater || !element("rater").checkValidity()) {
     element("rater").focus();
-    throw new Error("Write your name first: a to z, digits, _ and -.");
+    throw new Error("Write your name first: lowercase letters, digits, _ and -, starting with a letter.");
   }
   localStorage.setItem("rater", rater);
   const { query, fields } = side;

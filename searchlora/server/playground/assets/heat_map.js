@@ -9,32 +9,48 @@ import { mixText } from "./system.js";
 const STEPS = 10;
 
 // Below the sliders of a system, a button that measures all mixes on the judged topics.
-export function offerMixes(system, chosen) {
+export function offerMixes(system, name, chosen) {
   const box = system.part(".mixes");
   const { fusion } = system.pipeline;
   box.replaceChildren();
   if (system.measuring) system.measuring.cancel(); // of another system
-  system.measuring = null;
+  system.measuring = system.mixes = null;
   if (!fusion || !state.topics.judged || fusion.parts.length < 2 || fusion.parts.length > 3) return;
-  const job = system.measuring = new JobBox();
   const map = made("div", "");
-  const measure = button(`Measure all mixes on ${counted(state.topics.judged, "topic")}`, () => attempt(async () => {
+  const measure = button("", () => attempt(async () => {
     map.replaceChildren();
-    const { pipeline, slots } = system.request;
-    const body = { system: { pipeline, slots }, measure: state.topics.measure };
-    const result = await job.run("/v1/topics/weights", body);
+    show(await job.run("/v1/topics/weights", request(system)));
+  }));
+  const job = system.measuring = new JobBox(`mixes of ${name}`, () => measure);
+  const show = (result) => {
     if (!result) return;
-    map.replaceChildren(heatMap(result, (weights) => {
-      if (!result.parts.every((part) => fusion.parts.includes(part))) {
-        announce("A part is switched off. Switch all parts on to take a mix.");
-        return;
-      }
+    map.replaceChildren(heatMap(result, (weights) => attempt(async () => {
+      if (!result.parts.every((part) => fusion.parts.includes(part))) throw new Error("A part is switched off. Switch all parts on to take a mix.");
       system.setWeights(fusion.parts.map((part) => weights[result.parts.indexOf(part)] || 0));
       chosen();
-    }));
+    })));
     announce(`Measured ${result.mixes.length} mixes on ${result.n} topics. The best is ${named(result, result.mixes[result.best])}.`);
-  }));
+  };
+  system.mixes = { measure, job, show };
+  showJudged(system);
   box.append(measure, job.root, map);
+}
+
+function request(system) {
+  const { pipeline, slots } = system.request;
+  return { system: { pipeline, slots }, measure: state.topics.measure };
+}
+
+// Say on how many topics the mixes are measured. False where they are not offered.
+export function showJudged({ mixes }) {
+  if (mixes) mixes.measure.textContent = `Measure all mixes on ${counted(state.topics.judged, "topic")}`;
+  return Boolean(mixes);
+}
+
+// Watch the measurement of this system that an earlier load of the page had begun.
+export function resumeMixes(system) {
+  const kept = system.mixes && system.mixes.job.kept;
+  if (kept && JSON.stringify(kept.body) === JSON.stringify(request(system))) attempt(async () => system.mixes.show(await system.mixes.job.resume()));
 }
 
 const named = ({ measure, parts }, mix) => `${mixText(parts, mix.weights)}: ${measure} ${figure(mix)}`;
@@ -63,7 +79,7 @@ function heatMap(result, choose) {
   const listed = [...mixes].sort((one, other) => other.value - one.value);
   const shownMap = made(
     "div", "",
-    made("p", "", `${measure} over ${n} topics, ${width ? `from ${rounded(least)} (light) to ${rounded(least + width)} (dark)` : `${rounded(least)} for every mix`}`),
+    made("p", "", `${measure} over ${n} topics, ${width ? `from ${rounded(least)} to ${rounded(least + width)}. The stronger the colour, the higher.` : `${rounded(least)} for every mix`}`),
     corners(parts, "top"), map, corners(parts, "bottom"), text,
   );
   const listedMixes = made(

@@ -17,7 +17,7 @@ export function startJudges() {
   element("judge-form").hidden = !known.length;
   element("judge").replaceChildren(...known.map(({ pipeline, judge }, place) => option(`${judge} in ${pipeline}`, String(place))));
   element("judge").addEventListener("change", showVersions);
-  view.job = new JobBox();
+  view.job = new JobBox("disagreements", () => element("judge-form").querySelector("button"));
   element("judge-job").replaceChildren(view.job.root);
   if (known.length) showVersions();
 }
@@ -30,33 +30,50 @@ function showVersions() {
   const { pipeline, judge } = chosen();
   const slot = pipelineOf(pipeline).slots.find(({ name }) => name === judge);
   const versions = slot.choices.filter((choice) => choice !== "off");
-  element("judge-version").replaceChildren(...versions.map((choice) => option(choice === "on" ? `on (${slot.adapter})` : choice, choice)));
+  element("judge-version").replaceChildren(...versions.map((choice) => option(choice === "on" && slot.adapter ? `on (${slot.adapter})` : choice, choice)));
 }
 
 export const findDisagreements = () => attempt(async () => {
   element("disagreements").replaceChildren();
-  const body = { ...chosen(), version: element("judge-version").value, limit: Number(element("judge-limit").value) };
-  const result = await view.job.run("/v1/topics/disagreements", body);
-  if (!result) return;
-  element("disagreements").replaceChildren(made("h2", "", headline(result)), ...remarks(result), made("ol", "pairs", ...result.rows.map((row) => made("li", "", shownPair(row)))));
-  announce(headline(result));
-  element("disagreements").focus();
+  const body = { ...chosen(), version: element("judge-version").value, limit: Number(element("judge-limit").value), grades: gradeMap() };
+  if (showFound(await view.job.run("/v1/topics/disagreements", body))) element("disagreements").focus();
 });
 
-const headline = ({ judge, differing, pairs }) => `${judge} and people differ on ${differing} of ${pairs} pairs.`;
+// Watch the search for disagreements that an earlier load of the page had begun.
+export function resumeDisagreements() {
+  if (view.job.kept) attempt(async () => showFound(await view.job.resume()));
+}
 
-function remarks({ rows, differing, left_out: leftOut, missing, invalid }) {
+// Grade of people -> grade of the judge, as it is written: 2=1,3=1.
+function gradeMap() {
+  const pairs = element("judge-grades").value.split(",").map((each) => each.trim()).filter(Boolean).map((each) => each.match(/^(\d+) *= *(\d+)$/));
+  if (pairs.includes(null)) throw new Error("Write grades of people and of the judge in pairs, such as 2=1,3=1.");
+  return Object.fromEntries(pairs.map(([, people, judge]) => [people, Number(judge)]));
+}
+
+function showFound(result) {
+  if (!result) return false;
+  element("disagreements").replaceChildren(made("h2", "", headline(result)), ...remarks(result), made("ol", "pairs", ...result.rows.map((row) => made("li", "", shownPair(row)))));
+  announce(headline(result));
+  return true;
+}
+
+const headline = ({ judge, differing, pairs, invalid }) => `${judge} and people differ on ${differing} of ${pairs - invalid} pairs.`;
+
+function remarks({ rows, differing, left_out: leftOut, missing, unknown, invalid }) {
   const notes = [];
   if (rows.length < differing) notes.push(`The ${rows.length} largest differences are shown.`);
   if (leftOut) notes.push(`${leftOut} further pairs were not graded: raise the limit.`);
   if (missing) notes.push(`${missing} judged documents are not in the corpus.`);
+  if (unknown) notes.push(`The queries of ${unknown} graded pairs are unknown: start the server with their topics.`);
   if (invalid) notes.push(`${invalid} outputs of the judge are invalid.`);
   return notes.map((note) => made("p", "note", note));
 }
 
 function shownPair(row) {
   const people = row.raters.length ? row.raters.join(", ") : "judgments";
-  const summary = made("span", "", made("span", "grades-of", `judge ${row.judge_grade}, ${people} ${row.grade}`), " ", written("span", "topic-query", row.query), " – ", written("span", "", row.title || row.document));
+  const given = row.given === row.grade ? row.grade : `${row.given} (as ${row.grade})`;
+  const summary = made("span", "", made("span", "grades-of", `judge ${row.judge_grade}, ${people} ${given}`), " ", written("span", "topic-query", row.query), " – ", written("span", "", row.title || row.document));
   const rows = row.probabilities.map(({ grade, probability }) => [
     `${grade}${grade === row.judge_grade ? " (judge)" : ""}${grade === row.grade ? " (people)" : ""}`, rounded(probability),
   ]);

@@ -2,13 +2,13 @@
 
 import { showAdapters } from "./adapters.js";
 import { element } from "./elements.js";
-import { findDisagreements, startJudges } from "./judges.js";
+import { findDisagreements, resumeDisagreements, startJudges } from "./judges.js";
 import { showPins } from "./pins.js";
 import { attempt, send, useKey } from "./requests.js";
 import { compare, openAddress, searchAll } from "./search.js";
 import { Side } from "./side.js";
 import { state } from "./state.js";
-import { compareTopics, startTopics } from "./topics.js";
+import { compareTopics, resumeComparison, startTopics } from "./topics.js";
 import { isKept, onShow, show, viewOf } from "./views.js";
 
 let isAsked = false; // a query was submitted before the page had its pipelines
@@ -23,8 +23,18 @@ async function start() {
   const { hash } = location;
   show(viewOf(hash), false);
   if (!state.pipelines.length) return;
-  if (isAsked) searchAll();
-  else openAddress(hash);
+  try {
+    if (isAsked) searchAll();
+    else openAddress(hash);
+  } finally {
+    resumeJobs(); // once the systems are those of the address
+  }
+}
+
+function resumeJobs() {
+  resumeComparison();
+  resumeDisagreements();
+  for (const side of state.sides) side.resumeMixes();
 }
 
 function startPipelines() {

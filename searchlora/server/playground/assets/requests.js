@@ -21,7 +21,7 @@ export async function send(method, path, body, signal) {
     response = await fetch(path, request);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server does not respond. Check that it is still running.");
+    throw failure("The server does not respond. Check that it is still running.", 0);
   }
   if (response.ok) return response;
   if (response.status === 401) {
@@ -29,8 +29,12 @@ export async function send(method, path, body, signal) {
     element("key").focus();
   }
   const { error } = await response.json().catch(() => ({}));
-  throw new Error(error && typeof error.message === "string" ? error.message : `The server refused (${response.status}).`);
+  const { status } = response;
+  throw failure(error && typeof error.message === "string" ? error.message : `The server ${status >= 500 ? "failed" : "refused"} (${status}).`, status);
 }
+
+// An error with the status of the response; 0 without one.
+const failure = (message, status) => Object.assign(new Error(message), { status });
 
 // The events of a stream: {name, data}. A stream that breaks off is an error.
 export async function* events(response) {
@@ -45,7 +49,7 @@ export async function* events(response) {
       if (error.name === "AbortError") throw error;
       throw new Error("The connection to the server broke off. These results are incomplete.");
     }
-    if (piece.done) throw new Error("The server ended before the result. These results are incomplete.");
+    if (piece.done) throw new Error("The server closed the connection before the search finished. These results are incomplete.");
     rest += piece.value;
     const blocks = rest.split("\n\n");
     rest = blocks.pop();

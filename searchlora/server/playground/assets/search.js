@@ -26,7 +26,7 @@ export const searchAll = () => attempt(async () => {
   const fields = fieldsOfRequest();
   keepAddress(query, fields);
   announce("Searching.");
-  const found = await Promise.allSettled(state.sides.map((side) => side.search(query, fields)));
+  const found = await Promise.allSettled(state.sides.map((side) => side.search(query, fields).then(showResults)));
   showResults();
   const failed = found.find(({ status, reason }) => status === "rejected" && reason.name !== "AbortError");
   if (failed) throw failed.reason;

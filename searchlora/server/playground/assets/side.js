@@ -1,9 +1,10 @@
 // One system on the screen: what it is, the stages of its search as they finish, and its hits.
 
 import { shownAnswer } from "./answer.js";
-import { announce, button, element, made, milliseconds, rounded, shown, table, written } from "./elements.js";
+import { announce, button, element, made, milliseconds, rounded, written } from "./elements.js";
+import { explain } from "./explanation.js";
 import { rate } from "./grades.js";
-import { offerMixes } from "./heat_map.js";
+import { offerMixes, resumeMixes, showJudged } from "./heat_map.js";
 import { pin } from "./pins.js";
 import { attempt, events, send } from "./requests.js";
 import { keepAddress, searchAgain, showResults } from "./search.js";
@@ -30,7 +31,7 @@ export class Side {
     this.part(".pin").addEventListener("click", () => pin(this));
     this.part(".why").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.explain(this.part(".missing").value.trim());
+      explain(this, this.part(".missing").value.trim());
     });
     this.offerMixes();
   }
@@ -42,7 +43,17 @@ export class Side {
   }
 
   offerMixes() {
-    offerMixes(this.system, searchAgain);
+    offerMixes(this.system, this.name, searchAgain);
+  }
+
+  // Take up the measurement of the mixes that an earlier load of the page had begun.
+  resumeMixes() {
+    resumeMixes(this.system);
+  }
+
+  // The number of judged topics has changed; a measurement that is under way goes on.
+  showJudged() {
+    if (!showJudged(this.system)) this.offerMixes();
   }
 
   get label() {
@@ -109,7 +120,7 @@ export class Side {
         else this.result = data;
       }
     } catch (error) {
-      if (error.name !== "AbortError") this.part(".summary").textContent = "Failed.";
+      if (error.name !== "AbortError") this.part(".summary").textContent = "Search failed.";
       throw error;
     }
     this.shownAt = performance.now();
@@ -160,7 +171,7 @@ export class Side {
     text.hidden = !hit.text;
     const buttons = made("div", "buttons");
     if (hit.text && hit.text.length > 280) buttons.append(this.expander(text, hit));
-    if (this.result) buttons.append(button("Why here?", () => this.explain(hit.document), `Why is ${hit.document} here?`));
+    if (this.result) buttons.append(button("Explain this rank", () => explain(this, hit.document), `Explain this rank: ${hit.document}`));
     if (this.result && this.result.measured && state.topics.collects_grades) buttons.append(this.gradeButtons(hit));
     return made("li", "hit", meta, title, text, buttons);
   }
@@ -192,36 +203,6 @@ export class Side {
     }
     return group;
   }
-
-  explain(documentId) {
-    return attempt(async () => {
-      if (!documentId || !this.query) return;
-      if (this.explaining) this.explaining.abort();
-      const { signal } = this.explaining = new AbortController();
-      const body = { ...this.system.request, query: this.query, fields: this.fields, explain: documentId };
-      const explanation = await (await send("POST", "/v1/search", body, signal)).json();
-      signal.throwIfAborted();
-      const rows = explanation.stages.map((stage) => [
-        stage.stage,
-        stage.rank === null ? null : String(stage.rank),
-        stage.hits === null ? null : String(stage.hits),
-        [...stage.notes, ...terms(stage.retrieved), ...Object.entries(stage.wrote).map((entry) => entry.map(shown).join(": "))].join("; "),
-      ]);
-      const box = this.part(".explanation");
-      box.replaceChildren(made("h3", "", `Document ${documentId}`), made("p", "verdict", `${explanation.verdict}.`),
-        table(["Stage", "Rank", "Hits", "Why"], rows));
-      box.hidden = false;
-      box.focus();
-      announce(explanation.verdict);
-    });
-  }
-}
-
-function terms(retrieved) {
-  if (!retrieved) return [];
-  const words = Object.entries(retrieved.terms).map(([word, score]) => (score ? `${word} adds ${rounded(score)}` : `${word} does not occur`));
-  const beyond = retrieved.rank !== null && retrieved.rank > retrieved.k ? [`${retrieved.retriever}: rank ${retrieved.rank}`] : [];
-  return [...beyond, ...words, ...retrieved.parts.flatMap(terms)];
 }
 
 // How a document's rank differs from its rank in another ranking, of which only the top may be known.

@@ -13,7 +13,7 @@ export class SystemChoice {
     this.onWeights = onWeights;
     this.onChange = onChange;
     this.sliders = [];
-    this.changed = false; // whether the weights are other than the pipeline's
+    this.chosen = null; // weights other than the pipeline's, as they were set: sliders have tenths only
     this.measuring = null; // the job that measures all mixes of it
     for (const { id } of state.pipelines) this.part(".pipeline").append(option(id, id));
     this.part(".pipeline").addEventListener("change", () => {
@@ -40,7 +40,7 @@ export class SystemChoice {
   }
 
   get weights() {
-    return this.changed ? this.shares : [];
+    return this.chosen || [];
   }
 
   get request() {
@@ -60,16 +60,16 @@ export class SystemChoice {
     }
     for (const select of this.root.querySelectorAll(".slots select")) select.value = (slots || {})[select.dataset.slot] || "on";
     if (!weights || !weights.length) return;
-    if (weights.length !== (this.pipeline.fusion || { parts: [] }).parts.length) throw new Error(`On this server ${pipeline} has other weights.`);
+    const fits = weights.length === (this.pipeline.fusion || { parts: [] }).parts.length;
+    if (!fits || !(sumOf(weights) > 0)) throw new Error(`The weights in the address do not fit pipeline ${pipeline}.`);
     this.setWeights(weights);
   }
 
   setWeights(weights) {
-    const sum = weights.reduce((one, other) => one + other, 0);
-    const tenths = weights.map((weight) => Math.round((STEPS * weight) / sum));
+    const tenths = inTenths(weights);
     if (this.sliders.length === 1) this.sliders[0].value = String(tenths[1]);
     else this.sliders.forEach((slider, place) => { slider.value = String(tenths[place]); });
-    this.changed = true;
+    this.chosen = weights;
     this.showShares();
   }
 
@@ -94,14 +94,13 @@ export class SystemChoice {
   showWeights() {
     const { fusion } = this.pipeline;
     const box = this.part(".weights");
-    this.changed = false;
+    this.chosen = null;
     this.sliders = [];
     box.hidden = !fusion || fusion.parts.length < 2;
     this.part(".sliders").replaceChildren();
     this.part(".mixes").replaceChildren();
     if (box.hidden) return;
-    const sum = fusion.weights.reduce((one, other) => one + other, 0);
-    const tenths = fusion.weights.map((weight) => Math.round((STEPS * weight) / sum));
+    const tenths = inTenths(ownWeights(fusion));
     const two = fusion.parts.length === 2;
     for (const [place, name] of two ? [[1, `${fusion.parts[0]} – ${fusion.parts[1]}`]] : fusion.parts.entries()) {
       const slider = made("input", "slider");
@@ -118,22 +117,30 @@ export class SystemChoice {
 
   moved() {
     if (!this.shares.some((share) => share > 0)) {
+      this.part(".shares").textContent = "One weight must be above 0.";
       announce("One weight must be above 0.");
       return;
     }
-    this.changed = true;
+    this.chosen = this.shares;
     this.showShares();
     this.onWeights();
   }
 
   showShares() {
-    const text = this.changed ? mixText(this.pipeline.fusion.parts, this.shares) : mixText(this.pipeline.fusion.parts, ownShares(this.pipeline.fusion));
+    const { fusion } = this.pipeline;
+    const weights = this.chosen || ownWeights(fusion);
+    const byGate = !this.chosen && fusion.weights === null;
+    const text = byGate ? `chosen per query by the gate ${fusion.gate}` : mixText(fusion.parts, weights.map((weight) => weight / sumOf(weights)));
     this.part(".shares").textContent = text;
     for (const slider of this.sliders) slider.setAttribute("aria-valuetext", text);
   }
 }
 
-const ownShares = ({ weights }) => weights.map((weight) => weight / weights.reduce((one, other) => one + other, 0));
+const sumOf = (weights) => weights.reduce((one, other) => one + other, 0);
+const inTenths = (weights) => weights.map((weight) => Math.round((STEPS * weight) / sumOf(weights)));
+
+// The weights of a pipeline; equal ones where a gate chooses them for each query.
+const ownWeights = ({ parts, weights }) => weights || parts.map(() => 1);
 
 export const mixText = (parts, weights) => parts.map((part, place) => `${part} ${Number(weights[place].toFixed(2))}`).join(", ");
 

@@ -18,7 +18,7 @@ export function startTopics() {
   element("compared-system").replaceChildren(view.system.root);
   element("compared-baseline").replaceChildren(view.baseline.root);
   presetBaseline();
-  view.job = new JobBox();
+  view.job = new JobBox("comparison", () => element("compare-form").querySelector("button"));
   element("compare-job").replaceChildren(view.job.root);
   showJudged();
 }
@@ -36,7 +36,7 @@ export async function refreshTopics() {
   if (topics.judged === state.topics.judged) return;
   state.topics = topics;
   showJudged();
-  for (const side of state.sides) side.offerMixes();
+  for (const side of state.sides) side.showJudged();
 }
 
 // The first comparison that says something: the second pipeline, or the first one without a slot.
@@ -54,27 +54,36 @@ export function compareOnTopics(system, baseline) {
   view.system.set(system);
   view.baseline.set(baseline);
   show("topics");
+  element("results").focus(); // the button that was pressed is hidden
   return compareTopics();
 }
 
 export const compareTopics = () => attempt(async () => {
   element("gains").replaceChildren();
   const body = { system: view.system.request, baseline: view.baseline.request, measure: state.topics.measure };
-  const result = await view.job.run("/v1/topics/compare", body);
-  if (!result) return;
+  if (showCompared(await view.job.run("/v1/topics/compare", body))) element("gains").focus();
+});
+
+// Watch the comparison that an earlier load of the page had begun.
+export function resumeComparison() {
+  if (view.job.kept) attempt(async () => showCompared(await view.job.resume()));
+}
+
+function showCompared(result) {
+  if (!result) return false;
   view.result = result;
   view.shown = MORE;
   view.losses = result.difference < 0;
   showGains();
   announce(headline(result));
-  element("gains").focus();
-});
+  return true;
+}
 
 const headline = ({ measure, difference, low, high, p, n, wins, losses, ties }) =>
   `${measure} ${figure({ value: difference, low, high }, signed)}, ${significance(p)}, over ${counted(n, "topic")}: ${wins} better, ${losses} worse, ${ties} equal.`;
 
 // Without two independent topics there is no test, and no p.
-const significance = (p) => (p === null ? "p –" : p < 0.001 ? "p < 0.001" : `p = ${rounded(p)}`);
+const significance = (p) => (p === null ? "no p-value" : p < 0.001 ? "p < 0.001" : `p = ${rounded(p)}`);
 
 function showGains() {
   const { result, losses } = view;
