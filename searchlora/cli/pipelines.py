@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -128,6 +129,14 @@ def search(
     engine: EngineOptions,
     cache: CacheOption = None,
     cache_mb: CacheLimitOption = CACHE_MB,
+    fields: Annotated[
+        list[str],
+        typer.Option(
+            "--field",
+            metavar="NAME=VALUE",
+            help="Further field of the query, such as history: text, or JSON for a list or an object; repeatable.",
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
     document: Annotated[
         str | None,
@@ -135,11 +144,14 @@ def search(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Execute a pipeline on one query, and print the output of each stage and the hits."""
-    from searchlora.cli.terminal import print_explanation, print_json, print_result, progress_bars
+    """Execute a pipeline on one query, and print the output of each stage, its time and tokens, and the hits."""
+    from searchlora.cli.terminal import print_explanation, print_json, print_result, print_stages, progress_bars
+    from searchlora.experiments.run import with_history
     from searchlora.pipelines.explain import explain
     from searchlora.pipelines.pipeline import Pipeline
+    from searchlora.pipelines.results import result
 
+    search = with_history({**_fields(fields), "id": "1", "query": query}, "--field")
     with progress_bars() as steps:
         loaded = Pipeline.load(
             pipeline,
@@ -152,17 +164,38 @@ def search(
             steps=steps,
         )
     if document is not None:
-        explanation = explain(loaded, query, document)
+        more = {name: value for name, value in search.items() if name not in ("id", "query")}
+        explanation = explain(loaded, query, document, **more)
         if as_json:
             print_json(explanation.to_json())
         else:
             print_explanation(explanation)
         return
-    found = loaded.search(query)
+    rows: list[Mapping[str, Any]] = []
+    (executed,) = loaded.execute([search], trace=rows.append)
+    found = result(search, executed, loaded.labels)
     if as_json:
         print_json(found)
     else:
+        print_stages(rows)
         print_result(found, loaded.documents, top)
+
+
+def _fields(values: Sequence[str]) -> dict[str, Any]:
+    """The fields of the options `--field NAME=VALUE`. Raises `UsageError` for one without a name."""
+    found: dict[str, Any] = {}
+    for each in values:
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            raise UsageError(f"'{each}' is not NAME=VALUE", where="--field")
+        if value.startswith(("[", "{")):
+            try:
+                found[name] = json.loads(value)
+            except ValueError:
+                raise UsageError(f"the value of '{name}' is not JSON", where="--field") from None
+        else:
+            found[name] = value
+    return found
 
 
 @takes(EngineOptions, "engine")

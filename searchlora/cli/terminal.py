@@ -124,8 +124,27 @@ def print_rules(results: Sequence[RuleResult]) -> None:
     table_console(120).print(table)
 
 
+def print_stages(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the stages of one search, with the time and the tokens of each and what it has to tell.
+
+    Args:
+        rows: Of the trace, see `pipelines.execution.trace_row`.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("", "stage", "ms", "prompt tokens", "output tokens", "", box=None, style="dim")
+    for number, row in enumerate(rows, 1):
+        tokens = row.get("tokens", {})
+        counts = (str(tokens.get(key, "")) for key in ("prompt", "output"))
+        table.add_row(
+            str(number), escape(row["label"]), f"{row['milliseconds']:.1f}", *counts, escape("; ".join(row["flags"]))
+        )
+    table_console(120).print(table)
+
+
 def print_result(result: Mapping[str, Any], documents: Mapping[str, Document], top: int) -> None:
-    """Print the result of one search: its stages, what they wrote, and the first hits with titles and grades.
+    """Print the result of one search: what its stages wrote, and the first hits with titles and grades.
 
     Args:
         result: In the form of `pipelines.results.result`.
@@ -136,7 +155,6 @@ def print_result(result: Mapping[str, Any], documents: Mapping[str, Document], t
     from rich.table import Table
 
     console = table_console(120)
-    console.print(escape(" > ".join(result["stages"])), style="dim")
     if result["query"] != result["input"]["query"]:
         console.print(escape(f"{result['input']['query']} -> {result['query']}"))
     shown = ("id", "query", "stages", "input", "hits", "passages", "grades")

@@ -103,6 +103,7 @@ def demo(
     from searchlora.experiments.ablate_report import ablation_markdown
     from searchlora.experiments.demo import EXPLAINED, demo_all
     from searchlora.experiments.demo import demo as demo_one
+    from searchlora.inference.settings import LocalSettings
     from searchlora.training.callbacks import peak_memory
 
     if serve_all and not all_tasks:
@@ -135,6 +136,9 @@ def demo(
     typer.echo(f"Report: {report}")
     if search is None:
         return
+    # A server elsewhere computed the evaluation only; the playground's server loads the base itself.
+    local = engine.engine is not None and isinstance(engine.read(), LocalSettings)
+    served_by = {"--engine": engine.engine} if local and engine.engine is not None else {}
     if serve_all:
         serve(
             context,
@@ -144,7 +148,8 @@ def demo(
             grades=search.grades,
             topics=search.topics,
             qrels=search.qrels,
+            engine=served_by.get("--engine"),
         )
     else:
-        words = shlex.join(["searchlora", "serve", *chain.from_iterable(search.serve_options.items())])
+        words = shlex.join(["searchlora", "serve", *chain.from_iterable({**search.serve_options, **served_by}.items())])
         typer.echo(f"See the adapters at work at http://127.0.0.1:8000/ after this command:\n  {words}")

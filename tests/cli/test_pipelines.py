@@ -25,11 +25,12 @@ def test_search_prints_stages_and_hits(cli, corpus):
     called = cli("search", "bm25", "red green couch", "--corpus", corpus)
     assert called.code == 0, called
     lines = called.out.splitlines()
-    assert lines[0] == "bm25"
+    assert lines[0].split() == ["stage", "ms", "prompt", "tokens", "output", "tokens"]
+    assert lines[1].split()[:2] == ["1", "bm25"] and float(lines[1].split()[2]) > 0
     assert lines[-1] == "2 hits"
     (first,) = [line for line in lines if "Red couch" in line]
     assert first.split()[:2] == ["1", "d1"]
-    assert len(cli("search", "bm25", "red green couch", "--corpus", corpus, "--top", 1).out.splitlines()) == 4
+    assert len(cli("search", "bm25", "red green couch", "--corpus", corpus, "--top", 1).out.splitlines()) == 5
     found = json.loads(cli("search", "bm25", "green", "--corpus", corpus, "--json").out)
     assert found["hits"][0]["document"] == "d2"
 
@@ -38,6 +39,25 @@ def test_search_prints_stages_and_hits(cli, corpus):
 def test_search_prints_what_stages_wrote(cli, tmp_path):
     (tmp_path / "p.yaml").write_text("name: p\ncorpus: corpus.jsonl\nstages: [{bm25: {}}, {passages: {k: 1}}]\n")
     assert "passages(1)" in cli("search", tmp_path / "p.yaml", "tent").out
+
+
+@pytest.mark.usefixtures("corpus")
+def test_search_takes_further_fields(cli, refused, tmp_path):
+    stages = "[{bm25: {filter_by: {title: wanted}}}]"
+    (tmp_path / "p.yaml").write_text(f"name: p\ncorpus: corpus.jsonl\nstages: {stages}\n")
+    command = ("search", tmp_path / "p.yaml", "couch tent")
+    everything = json.loads(cli(*command, "--json").out)["hits"]
+    title = "Red couch"
+    for value in (f"wanted={title}", f'wanted=["{title}", "x"]'):
+        found = json.loads(cli(*command, "--field", value, "--json").out)
+        assert [hit["document"] for hit in found["hits"]] == ["d1"] and len(everything) > 1
+    explained = cli(*command, "--field", f"wanted={title}", "--explain", "d2").out
+    assert "it was not searched: its title is" in " ".join(explained.split())
+    history = cli(*command, "--field", 'history=[{"role": "user", "text": "hi"}]', "--json")
+    assert json.loads(history.out)["input"]["history"] == [{"role": "user", "text": "hi"}]
+    assert "'history' is not a list of turns" in refused(*command, "--field", "history=hello")
+    assert "'wanted' is not NAME=VALUE" in refused(*command, "--field", "wanted")
+    assert "the value of 'wanted' is not JSON" in refused(*command, "--field", "wanted=[x")
 
 
 def test_run_writes_results_and_run_in_one_call(cli, corpus, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
-from searchlora.data.collection import Corpus
+from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.errors import InvalidName, NotInStore, PipelineError, StoreError, UsageError
 from searchlora.experiments.slots import (
     Slot,
@@ -352,7 +353,8 @@ class ServedPipelines:
         documents: Corpus | None = corpus if corpus is not None else own_corpus(config)
         if documents is None:
             return retrievers((), config)
-        key = str(documents)
+        columns = documents.fields if isinstance(documents, CorpusFile) else {}
+        key = json.dumps([str(documents), {name: list(each) for name, each in columns.items()}], sort_keys=True)
         if key not in self._corpora:
             self._corpora[key] = SharedRetrievers(retrievers(documents, config))
         return self._corpora[key]
