@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -15,6 +16,7 @@ from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Retriever, Source
 from searchlora.retrieval.dense import SavedVectors
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
+from searchlora.retrieval.field_filter import FieldColumns, FieldTest
 from searchlora.retrieval.milvus import Milvus
 from searchlora.retrieval.nearest import ExactSearch, Ivf
 from searchlora.retrieval.opensearch import OpenSearch
@@ -236,3 +238,35 @@ def test_k_below_one_is_refused(retriever):
             retriever.search(["tent"], k)
         with pytest.raises(UsageError, match="cannot be requested"):
             retriever.search([], k)
+
+
+COLOURED = [
+    Document(each.id, each.text, each.title, {"colour": "red"} if n % 2 else {}) for n, each in enumerate(DOCUMENTS)
+]
+
+
+def filterable(retriever):
+    """The retriever with the columns that an index of ours needs for filters; a search engine has them."""
+    if isinstance(retriever, Fused):
+        retriever.sources = tuple(
+            replace(source, retriever=filterable(source.retriever)) for source in retriever.sources
+        )
+        return retriever
+    if isinstance(retriever, BM25Index | DenseIndex):
+        return retriever.filterable(FieldColumns(COLOURED, ["colour"]))
+    return retriever
+
+
+def test_a_filter_leaves_the_documents_that_pass_it_in_their_order(kind, make):
+    retriever = filterable(make(kind, COLOURED))
+    red, none = ({"colour": FieldTest((("equals", frozenset({value})),))} for value in ("red", "green"))
+    passing = {document.id for document in COLOURED if document.metadata}
+    queries = ["green tent", "running boots"]
+    everything = retriever.search(queries, len(COLOURED))
+    for k in (1, 2, len(COLOURED)):
+        found = retriever.search(queries, k, filters=[red, red])
+        for hits, all_hits in zip(found, everything, strict=True):
+            assert set(ids(hits)) <= passing
+            if kind in {*LEXICAL, *BM25_AND_DENSE} - MISSING:
+                assert hits == [hit for hit in all_hits if hit.document in passing][:k]
+    assert retriever.search(queries, 3, filters=[none, {}]) == [[], retriever.search(queries, 3)[1]]
