@@ -135,6 +135,12 @@ def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     return resolve(str(build_tiny_encoder(tmp_path_factory.mktemp("encoders"))))
 
 
+@pytest.fixture
+def computes_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 is computed in bf16, even by a processor that is slow at it."""
+    monkeypatch.setattr("searchlora.models.load.multiplies_bf16", lambda: True)
+
+
 # Search engines
 
 

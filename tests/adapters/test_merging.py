@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from searchlora.adapters import merging
 from searchlora.adapters.attach import attach
@@ -29,7 +30,8 @@ def test_merging_writes_a_bf16_model_and_reports_the_numerical_change(stored: St
     assert report.relative_error is not None and 0 < report.relative_error < 0.02
     assert report.effect_error is not None and report.effect_error < 0.1
     merged = resolve(str(tmp_path / "out" / "merged"))
-    assert load_model(merged).dtype == torch.bfloat16
+    assert load_model(merged, to_write=True).dtype == torch.bfloat16
+    assert all(each.dtype == torch.bfloat16 for each in load_file(merged.path / "model.safetensors").values())
     assert load_tokenizer(merged).chat_template
     reported = json.loads((merged.path / "merged.json").read_text())
     assert reported["adapter"] == "echo@1"

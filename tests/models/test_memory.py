@@ -15,14 +15,17 @@ from tests.docs.blocks import ROOT
 
 
 @pytest.mark.slow
-def test_weights_take_the_computed_memory(tiny_base: BaseModel) -> None:
+def test_weights_take_the_computed_memory(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = base_memory(tiny_base.path)
-    model = load_model(tiny_base)
+    model = load_model(tiny_base, to_write=True)
     assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert memory.bf16 == sum(parameter.nbytes for parameter in model.parameters())
     assert memory.training == memory.bf16 + memory.nf4
     assert memory.training_by("lora") == 2 * memory.bf16
     assert memory.training_by("full") == 16 * memory.parameters + memory.bf16
+    monkeypatch.setattr("searchlora.models.load.multiplies_bf16", lambda: False)
+    assert 2 * memory.bf16 == sum(parameter.nbytes for parameter in load_model(tiny_base, device="cpu").parameters())
+    assert memory.training_by("lora", "fp32") == 4 * memory.bf16
 
 
 @pytest.mark.slow
@@ -32,7 +35,7 @@ def test_nf4_takes_the_computed_memory_of_the_weights_and_scales(tmp_path) -> No
 
     base = resolve(str(build_tiny_base(tmp_path / "wide", hidden=256)))
     measured = 0
-    for parameter in load_model(base, quantization="nf4").parameters():
+    for parameter in load_model(base, quantization="nf4", to_write=True).parameters():
         measured += parameter.nbytes
         state = getattr(parameter, "quant_state", None)
         if state is not None:
