@@ -179,8 +179,9 @@ def test_engine_scores_of_mixed_adapters_equal_full_sequence_scores(sharp_base, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("computes_bf16")
 @pytest.mark.parametrize("within", [None, 12.0])
-def test_bf16_scores_deviate_from_fp32_about_as_much_as_peft(sharp_base, store, within, computes_bf16):
+def test_bf16_scores_deviate_from_fp32_about_as_much_as_peft(sharp_base, store, within):
     """The two round at other places: as far apart as each of them is from the same weights in fp32."""
     engine = LocalEngine(sharp_base, store, precision="bf16", batch_rows=3)
     rounded = {adapter: with_adapter(sharp_base, store, adapter, "bf16") for adapter in ADAPTERS}
