@@ -44,10 +44,11 @@ def main() -> None:
     parser.add_argument("--without", action="append", default=[], metavar="SLOT", help="leave a slot empty; repeatable")
     parser.add_argument("--limit", type=int, metavar="N", help="number of topics, for a trial")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
+    parser.add_argument("--name", metavar="NAME", help="name of the results, beside those of all slots: mtrag_judge")
     arguments = parser.parse_args()
     slots = [slot for slot in TRAINED[arguments.test_set] if slot not in arguments.without]
     whole = TEST_SETS[arguments.test_set](real_data(), slots)
-    test, work = whole.sampled(arguments.limit), WORK / NAME
+    test, work = whole.sampled(arguments.limit), WORK / NAME / (arguments.name or "")
     try:
         store = gathered(test, slots, work / "store")
     except UsageError as error:
@@ -58,7 +59,7 @@ def main() -> None:
     print(f"Report: {write_ablation(found, work / test.name)}")
     if arguments.limit is None and not arguments.set:
         more = {"table": table(found, test, whole.topics), **about(found, test, whole.topics)}
-        save(f"{NAME}_{test.name}", found.comparison, more, module=as_called(NAME))
+        save(f"{NAME}_{arguments.name or test.name}", found.comparison, more, module=as_called(NAME))
 
 
 def ablated(
