@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from searchlora.errors import DeadlineExceeded, EngineError, RequestRefused, SearchloraError
+from searchlora.errors import DeadlineExceeded, SearchloraError, concerns_all
 from searchlora.inference.engine import Scored
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.outputs import InvalidOutput
@@ -24,6 +24,7 @@ from searchlora.pipelines.stage_settings import (
     stage_kind,
 )
 from searchlora.pipelines.stages import (
+    FAILED_PARTS,
     FUSED_QUERIES,
     AdapterStage,
     HitsStage,
@@ -93,7 +94,8 @@ def _applied(
     policy = settings if isinstance(settings, StageSettings) else StageSettings()
     budget = policy.budget_s * len(searches) if policy.budget_s is not None else None
     try:
-        return stage(searches) if budget is None else _within(budget, stage, searches)
+        done = stage(searches) if budget is None else _within(budget, stage, searches)
+        return [_without_failed_parts(search, describe) for search in done]
     except SearchloraError as error:
         if policy.on_failure == "raise":
             raise
@@ -104,9 +106,13 @@ def _applied(
     return [search for part in halves for search in _applied(stage, settings, part, describe)]
 
 
-def concerns_all(error: SearchloraError) -> bool:
-    """Whether other searches would fail as well: an engine that cannot be asked, and no single bad request."""
-    return isinstance(error, EngineError) and not isinstance(error, RequestRefused)
+def _without_failed_parts(search: SearchContext, describe: Describe) -> SearchContext:
+    """The search after a stage, with the parts of a fusion that failed among what was skipped."""
+    if FAILED_PARTS not in search:
+        return search
+    failed = {label: describe(error) for label, error in search[FAILED_PARTS].items()}
+    rest = {name: value for name, value in search.items() if name != FAILED_PARTS}
+    return {**rest, "skipped": {**search.get("skipped", {}), **failed}}
 
 
 def _within(seconds: float, stage: Stage, searches: Sequence[SearchContext]) -> list[SearchContext]:
@@ -168,7 +174,8 @@ def trace_row(
         generated, null for a bare base, for adapter stages only; `input`, the fields that the stage reads; `requests`
         of an adapter stage: prompt, answer and tokens of each; `output`, the fields that it wrote, in the form of
         `pipelines.results.result`; `tokens`, if there are any, those of cached answers included; and `flags`:
-        `invalid: REASON`, `skipped: REASON`, and `cached` if no answer was computed.
+        `invalid: REASON`, `skipped: REASON`, of a part of a fusion `skipped: PART: REASON`, and `cached` if no answer
+        was computed.
     """
     row: dict[str, Any] = {
         "id": str(before["id"]),
@@ -193,9 +200,12 @@ def trace_row(
         reasons = dict.fromkeys(output.reason for output in outputs if isinstance(output, InvalidOutput))
         flags += [f"invalid: {reason}" for reason in reasons]
     output = dict(written(before, after))
-    reason = output.pop("skipped", {}).get(stage.label)
+    skipped = {label: why for label, why in output.pop("skipped", {}).items() if label not in before.get("skipped", {})}
     row["output"] = output
-    row["flags"] = flags if reason is None else [f"skipped: {reason}"]
+    if stage.label in skipped:
+        row["flags"] = [f"skipped: {skipped[stage.label]}"]
+    else:
+        row["flags"] = [*flags, *(f"skipped: {label}: {reason}" for label, reason in skipped.items())]
     return row
 
 

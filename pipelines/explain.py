@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
-from searchlora.errors import UsageError
+from searchlora.errors import SearchloraError, UsageError
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.conditions import Condition, bound
 from searchlora.pipelines.execution import Describe, execute_stage
@@ -26,7 +26,7 @@ from searchlora.pipelines.stages import (
 from searchlora.records import Document, Hit, SearchContext
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.field_filter import FieldFilter
-from searchlora.retrieval.fusion import Fused, fuse
+from searchlora.retrieval.fusion import Fused, Source, fuse
 from searchlora.retrieval.retriever import Retriever, search_filtered
 from searchlora.retrieval.search_engine import TextSearch, VectorSearch
 
@@ -49,6 +49,7 @@ class Retrieved:
         searched: Number of hits that were looked through.
         terms: Word of the query -> what it adds to the score; 0: the document does not contain it. For BM25 only.
         parts: The retrievers that it fuses, or the queries whose hits are fused.
+        failed: Why it could not be asked; empty if it could.
     """
 
     retriever: str
@@ -58,10 +59,13 @@ class Retrieved:
     searched: int
     terms: Mapping[str, float] = field(default_factory=dict)
     parts: tuple[Retrieved, ...] = ()
+    failed: str = ""
 
     @property
     def reason(self) -> str:
         """Why the document is not among the hits; empty if it is."""
+        if self.failed:
+            return f"it failed: {self.failed}"
         if self.rank is not None and self.rank <= self.k:
             return ""
         if self.terms and not any(self.terms.values()):
@@ -164,7 +168,9 @@ def explain(pipeline: Pipeline, query: str, document: str, describe: Describe = 
     explained = []
     for number, (stage, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
         (after,) = execute_stage(stage, settings, [search], number, describe=describe)
-        explained.append(_explained(stage, settings, search, after, document, pipeline.documents.get(document)))
+        explained.append(
+            _explained(stage, settings, search, after, document, pipeline.documents.get(document), describe)
+        )
         search = after
     return Explanation(document, query, tuple(explained))
 
@@ -176,13 +182,14 @@ def _explained(
     after: SearchContext,
     document: str,
     content: Document | None,
+    describe: Describe,
 ) -> StageExplanation:
     """What a stage did with a document, whose content is None where only a search engine has it."""
     hits: Sequence[Hit] | None = after.get("hits") if _retrieved(after) else None
     rank, score = _place(hits or (), document)
     retrieved = None
     if isinstance(stage, RetrieveStage) and _skipped(stage, before, after) is None:
-        retrieved = _look_for_all(stage, settings, before, document)
+        retrieved = _look_for_all(stage, settings, before, document, describe)
     wrote = dict(_about(before, after, document))
     notes = tuple(_notes(stage, before, after, document, content, rank, retrieved))
     count = None if hits is None else len(hits)
@@ -205,11 +212,13 @@ def _place(hits: Sequence[Hit], document: str) -> tuple[int | None, float | None
     return next(((rank, hit.score) for rank, hit in enumerate(hits, 1) if hit.document == document), (None, None))
 
 
-def _look_for_all(stage: RetrieveStage, settings: Settings | None, search: SearchContext, document: str) -> Retrieved:
+def _look_for_all(
+    stage: RetrieveStage, settings: Settings | None, search: SearchContext, document: str, describe: Describe
+) -> Retrieved:
     """Where a stage ranks the document, and, where it searches with several queries, where each of them does."""
     queries, filters = searched_queries(search), stage.filters([search])
     looked = [
-        _look(stage.retriever, stage.k, settings, query, filter, document)
+        _look(stage.retriever, stage.k, settings, query, filter, document, describe)
         for query, filter in zip(queries, filters, strict=True)
     ]
     if len(looked) == 1:
@@ -226,13 +235,14 @@ def _look(
     query: str,
     filter: FieldFilter,
     document: str,
+    describe: Describe,
 ) -> Retrieved:
     """Where a retriever ranks the document, and where those that it fuses do."""
     kind = stage_kind(settings) if settings is not None else type(retriever).__name__
     if isinstance(retriever, Fused):
         of: Sequence[Settings | None] = settings.of if isinstance(settings, FuseSettings) else ()
         parts = tuple(
-            _look(source.retriever, source.depth, part, query, filter, document)
+            _look_in_part(source, part, query, filter, document, describe)
             for source, part in zip_longest(retriever.sources, of)
         )
         deepest = max(k, sum(source.depth for source in retriever.sources))
@@ -248,6 +258,23 @@ def _look(
         except ValueError:  # the document has no text, or belongs to another collection
             terms = {}
     return Retrieved(kind, k, *_ranked(retriever, query, filter, document, deepest), deepest, terms)
+
+
+def _look_in_part(
+    source: Source,
+    settings: Settings | None,
+    query: str,
+    filter: FieldFilter,
+    document: str,
+    describe: Describe,
+) -> Retrieved:
+    try:
+        return _look(source.retriever, source.depth, settings, query, filter, document, describe)
+    except SearchloraError as error:
+        if not source.optional:
+            raise
+        kind = stage_kind(settings) if settings is not None else source.label
+        return Retrieved(kind, source.depth, None, None, 0, failed=describe(error))
 
 
 def _ranked(

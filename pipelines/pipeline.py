@@ -416,7 +416,10 @@ def fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> Retrie
     from searchlora.retrieval.fusion import Fused, Source
 
     weights = settings.weights or (1.0,) * len(parts)
-    sources = [Source(part.retriever, part.k, weight) for part, weight in zip(parts, weights, strict=True)]
+    sources = [
+        Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip")
+        for part, weight, own in zip(parts, weights, settings.of, strict=True)
+    ]
     weigher = _gate_weigher(settings, parts)
     fused = Fused(sources, method=settings.method, constant=settings.constant, weigher=weigher)
     gate = () if weigher is None else (f"gate={(settings.gate_sha256 or '')[:8]}",)

@@ -12,10 +12,9 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, NoReturn
 
-from searchlora.errors import SearchloraError
+from searchlora.errors import SearchloraError, concerns_all
 from searchlora.inference.engine import Engine
 from searchlora.inference.metered import Answer, Exchange, MeteredEngine, request_key
-from searchlora.pipelines.execution import concerns_all
 from searchlora.pipelines.stage_settings import Settings, StageSettings
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.records import SearchContext

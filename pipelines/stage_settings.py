@@ -32,7 +32,7 @@ class Settings(BaseModel):
 
 
 class StageSettings(Settings):
-    """Keys of every stage; under `fuse` they are keys of the fusion, not of its parts."""
+    """Keys of every stage. The parts of a `fuse` take `on_failure` only: with skip, the others are fused without it."""
 
     on_failure: Literal["raise", "skip"] = Field(
         "raise",
@@ -429,9 +429,8 @@ class FuseSettings(RetrieveSettings):
     @field_validator("of")
     @classmethod
     def _without_policies(cls, of: tuple[RetrieveSettings, ...], info: ValidationInfo) -> tuple[RetrieveSettings, ...]:
-        for key in sorted(StageSettings.model_fields):
-            if any(key in stage.model_fields_set for stage in of):
-                raise ValueError(f"'{key}' is a key of the fusion, not of its parts")
+        if any("budget_s" in stage.model_fields_set for stage in of):
+            raise ValueError("'budget_s' is a key of the fusion, not of its parts")
         filter_by = info.data.get("filter_by", {})
         if any(stage.filter_by not in ({}, filter_by) for stage in of):
             raise ValueError("'filter_by' is a key of the fusion, not of its parts")
@@ -511,7 +510,8 @@ def stage_kind(stage: Settings) -> str:
 def part_keys(parts: Iterable[Settings]) -> tuple[tuple[str, dict[str, Any]], ...]:
     """What a gate keeps of the parts of a fusion: kind and settings that differ from the defaults."""
     return tuple(
-        (stage_kind(part), part.model_dump(mode="json", exclude_defaults=True, exclude={"filter_by"})) for part in parts
+        (stage_kind(part), part.model_dump(mode="json", exclude_defaults=True, exclude={"filter_by", "on_failure"}))
+        for part in parts
     )
 
 

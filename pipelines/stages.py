@@ -17,7 +17,7 @@ from searchlora.pipelines.conditions import Condition, bound, described, paths_o
 from searchlora.prompts import Message, messages
 from searchlora.records import Document, Hit, Record, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter
-from searchlora.retrieval.fusion import fuse
+from searchlora.retrieval.fusion import Failure, Fused, fuse
 from searchlora.retrieval.retriever import Retriever, search_filtered
 from searchlora.task import PromptedTask
 
@@ -47,6 +47,9 @@ SCORING_BATCH = 16
 
 #: Field of a search with the queries whose hits retrievers fuse: those before a rewrite, and last `query`.
 FUSED_QUERIES = "fused_queries"
+
+#: Field of a search with the parts of a fusion that failed, label -> error, until the stage is executed.
+FAILED_PARTS = "failed_parts"
 
 #: Field of a search with the task and the reason of each output so far that is invalid.
 INVALID = "invalid_outputs"
@@ -246,12 +249,19 @@ class RetrieveStage:
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         queries = [searched_queries(search) for search in searches]
         flat = [query for of_search in queries for query in of_search]
-        rankings = iter(search_filtered(self.retriever, flat, self.k, self.filters(searches)))
-        found = [[next(rankings) for _ in of_search] for of_search in queries]
-        return [
-            {**search, "hits": hits[0] if len(hits) == 1 else fuse(hits)[: self.k]}
-            for search, hits in zip(searches, found, strict=True)
-        ]
+        found = iter(self._search(flat, self.filters(searches)))
+        done: list[SearchContext] = []
+        for search, of_search in zip(searches, queries, strict=True):
+            rankings, failures = zip(*(next(found) for _ in of_search), strict=True)
+            hits = rankings[0] if len(rankings) == 1 else fuse(rankings)[: self.k]
+            failed = dict(failure for of_query in failures for failure in of_query)
+            done.append({**search, "hits": hits, **({FAILED_PARTS: failed} if failed else {})})
+        return done
+
+    def _search(self, queries: Sequence[str], filters: Sequence[FieldFilter]) -> list[tuple[list[Hit], list[Failure]]]:
+        if isinstance(self.retriever, Fused):
+            return self.retriever.search_with_failures(queries, self.k, filters)
+        return [(hits, []) for hits in search_filtered(self.retriever, queries, self.k, filters)]
 
     def filters(self, searches: Sequence[SearchContext]) -> list[FieldFilter]:
         """The filter of each query that is searched; those of one search have the same."""

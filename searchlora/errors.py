@@ -232,3 +232,8 @@ class PromptTooLong(RequestRefused):
             where=f"request {request + 1}",
             fix="Shorten the texts in the prompt, or take a base with a longer context.",
         )
+
+
+def concerns_all(error: SearchloraError) -> bool:
+    """Whether other requests would fail as well: an engine that cannot be asked, and no single bad request."""
+    return isinstance(error, EngineError) and not isinstance(error, RequestRefused)

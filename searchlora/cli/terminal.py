@@ -199,7 +199,9 @@ def print_explanation(explanation: Explanation) -> None:
 
 def _retrieved_lines(retrieved: Retrieved, indent: str = "") -> list[str]:
     """One line for each retriever, with the words of the query by what they add to the score."""
-    if retrieved.rank is None:
+    if retrieved.failed:
+        place = f"failed: {retrieved.failed}"
+    elif retrieved.rank is None:
         place = f"not among the first {retrieved.searched}"
     else:
         place = f"rank {retrieved.rank}, score {retrieved.score:.4g}"

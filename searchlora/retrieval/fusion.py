@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from searchlora.errors import UsageError
+from searchlora.errors import SearchloraError, UsageError, concerns_all
 from searchlora.eval.trec import ranked
 from searchlora.records import Hit
 from searchlora.retrieval.field_filter import FieldFilter
@@ -66,11 +66,22 @@ def fuse(
 
 @dataclass(frozen=True)
 class Source:
-    """A retriever of a fusion, with the number of hits that are fused and its weight."""
+    """A retriever of a fusion, with the number of hits that are fused and its weight.
+
+    Attributes:
+        label: Its name, for failures.
+        optional: Whether the others are fused without it where it fails.
+    """
 
     retriever: Retriever
     depth: int = 100
     weight: float = 1.0
+    label: str = ""
+    optional: bool = False
+
+
+#: The label of a source that failed for a query, and the error.
+Failure: TypeAlias = tuple[str, SearchloraError]
 
 
 class Weigher(Protocol):
@@ -118,14 +129,49 @@ class Fused:
         self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
     ) -> list[list[Hit]]:
         """At most `k` hits per query, best first. Raises `UsageError` if k is less than 1."""
+        return [hits for hits, _ in self.search_with_failures(queries, k, filters)]
+
+    def search_with_failures(
+        self, queries: Sequence[str], k: int, filters: Sequence[FieldFilter] | None = None
+    ) -> list[tuple[list[Hit], list[Failure]]]:
+        """For each query the hits as of `search`, and the optional sources that failed, which are not among them.
+
+        Raises:
+            UsageError: if k is less than 1.
+            SearchloraError: of a source that is not optional, or if all sources fail for a query.
+        """
         check_k(k)
-        rankings_by_source = [
-            search_filtered(source.retriever, queries, source.depth, filters) for source in self.sources
-        ]
+        by_source = [self._rankings(source, queries, filters) for source in self.sources]
         of_queries = self.weigher.weights(queries) if self.weigher is not None else [self._weights] * len(queries)
+        found = []
+        for *rankings, weights in zip(*by_source, of_queries, strict=True):
+            failures = [
+                (source.label, ranking)
+                for source, ranking in zip(self.sources, rankings, strict=True)
+                if isinstance(ranking, SearchloraError)
+            ]
+            if len(failures) == len(self.sources):
+                raise failures[0][1]
+            lists = [() if isinstance(ranking, SearchloraError) else ranking for ranking in rankings]
+            found.append((self._fused(lists, weights)[:k], failures))
+        return found
+
+    def _rankings(
+        self, source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None
+    ) -> Sequence[Sequence[Hit] | SearchloraError]:
+        """The hits of a source for each query, or the error of an optional one."""
+        try:
+            return search_filtered(source.retriever, queries, source.depth, filters)
+        except SearchloraError as error:
+            if not source.optional:
+                raise
+            # An engine that cannot be asked fails for all queries; one bad query fails alone.
+            if len(queries) == 1 or concerns_all(error):
+                return [error] * len(queries)
         return [
-            self._fused(rankings, weights)[:k]
-            for *rankings, weights in zip(*rankings_by_source, of_queries, strict=True)
+            hits
+            for index, query in enumerate(queries)
+            for hits in self._rankings(source, [query], None if filters is None else [filters[index]])
         ]
 
     def _fused(self, rankings: Sequence[Sequence[Hit]], weights: Sequence[float]) -> list[Hit]:

@@ -10,9 +10,13 @@ import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineError, PipelineError, RequestRefused
 from searchlora.pipelines.config import parse_stages
-from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.explain import explain
+from searchlora.pipelines.pipeline import Pipeline, bm25_stage, fuse_stage, run_of
 from searchlora.pipelines.results import result, result_line
-from tests.pipelines.rewriting import Rewriter, built, searches
+from searchlora.pipelines.stages import RetrieveStage
+from searchlora.records import Hit
+from searchlora.retrieval.fusion import Fused, Source
+from tests.pipelines.rewriting import DOCUMENTS, Rewriter, built, searches
 
 
 def test_an_error_ends_the_pipeline_unless_it_is_skipped():
@@ -71,10 +75,62 @@ def test_errors_within_a_budget_are_those_of_the_stage():
         built(Rewriter(), {"budget_s": 30}).execute(searches("too long"))
 
 
-def test_parts_of_a_fusion_have_no_policy_of_their_own():
-    fused = {"fuse": {"of": [{"bm25": {"on_failure": "skip"}}]}}
-    with pytest.raises(PipelineError, match="'on_failure' is a key of the fusion"):
-        parse_stages([fused], "here")
+class Sometimes:
+    """A retriever of documents that refuses one query, and cannot be asked about another."""
+
+    def __init__(self, *documents):
+        self.hits = [Hit(document, 1.0) for document in documents]
+        self.calls = []
+
+    def search(self, queries, k):
+        self.calls.append(len(queries))
+        if "too long" in queries:
+            raise RequestRefused("does not fit")
+        if "server" in queries:
+            raise EngineError("the index is gone", where="http://db:9200")
+        return [self.hits[:k] for _ in queries]
+
+
+def fusion(optional, broken):
+    bm25, *_ = built(Rewriter()).stages[1:]
+    sources = [Source(bm25.retriever, label="bm25"), Source(broken, label="engine", optional=optional)]
+    return Pipeline("p", [RetrieveStage(Fused(sources), 10, "rrf")])
+
+
+def test_the_other_parts_of_a_fusion_are_fused_where_an_optional_one_fails():
+    broken, rows = Sometimes("d9"), []
+    pipeline = fusion(True, broken)
+    done = pipeline.execute(searches("tent", "too long", "boots"), trace=rows.append)
+    assert broken.calls == [3, 1, 1, 1]  # one bad request fails alone
+    assert ["d9" in [hit.document for hit in search["hits"]] for search in done] == [True, False, True]
+    assert [search.get("skipped") for search in done] == [None, {"engine": "does not fit."}, None]
+    assert [row["flags"] for row in rows] == [[], ["skipped: engine: does not fit."], []]
+    assert all("failed_parts" not in search for search in done)
+    broken = Sometimes("d9")
+    done = fusion(True, broken).execute(searches("tent", "server"))
+    assert broken.calls == [2]
+    assert [list(search["skipped"]) for search in done] == [["engine"]] * 2
+    assert {hit.document for hit in done[0]["hits"]} == {"d2", "d3"}
+    with pytest.raises(EngineError, match="the index is gone"):
+        fusion(False, Sometimes("d9")).execute(searches("tent", "server"))
+    nothing = Fused([Source(Sometimes(), label="engine", optional=True)])
+    with pytest.raises(EngineError, match="the index is gone"):
+        nothing.search(["server"], 3)
+
+
+def test_an_explanation_tells_the_part_that_failed():
+    pipeline = fusion(True, Sometimes("d9"))
+    explanation = explain(pipeline, "server", "d9", lambda error: error.what)
+    assert explanation.stages[0].retrieved.parts[1].failed == "the index is gone"
+    assert explanation.verdict.endswith("(it failed: the index is gone)")
+
+
+def test_parts_of_a_fusion_have_no_time_budget_of_their_own():
+    with pytest.raises(PipelineError, match="'budget_s' is a key of the fusion"):
+        parse_stages([{"fuse": {"of": [{"bm25": {"budget_s": 2}}]}}], "here")
+    (fused,) = parse_stages([{"fuse": {"of": [{"bm25": {"on_failure": "skip"}}, {"bm25": {"k": 5}}]}}], "here")
+    stage = fuse_stage(fused, [bm25_stage(part, DOCUMENTS) for part in fused.of])
+    assert [source.optional for source in stage.retriever.sources] == [True, False]
     (stage,) = parse_stages([{"fuse": {"on_failure": "skip", "budget_s": 2, "of": [{"bm25": {}}]}}], "here")
     assert (stage.on_failure, stage.budget_s) == ("skip", 2)
     for wrong in ({"on_failure": "ignore"}, {"budget_s": 0}):

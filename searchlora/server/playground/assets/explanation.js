@@ -32,6 +32,7 @@ function row({ stage, rank, hits, notes, retrieved, wrote }) {
 
 function terms(retrieved) {
   if (!retrieved) return [];
+  if (retrieved.failed) return [`${retrieved.retriever} failed: ${retrieved.failed}`];
   const words = Object.entries(retrieved.terms).map(([word, score]) => (score ? `${word} adds ${rounded(score)}` : `${word} does not occur`));
   const beyond = retrieved.rank !== null && retrieved.rank > retrieved.k ? [`${retrieved.retriever}: rank ${retrieved.rank}`] : [];
   return [...beyond, ...words, ...retrieved.parts.flatMap(terms)];
