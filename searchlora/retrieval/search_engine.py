@@ -231,13 +231,18 @@ class VectorSearch:
         wheres = _wheres(self._filter, filters, len(queries))
         texts = [query for query in queries if query.strip()]
         parts = [texts[start : start + self._batch_size] for start in range(0, len(texts), self._batch_size)]
-        vectors = [vector for part in parts for vector in self._vectors(part)]
+        vectors = [vector for part in parts for vector in self.query_vectors(part)]
         of_texts = [where for query, where in zip(queries, wheres, strict=True) if query.strip()]
         pairs = list(zip(vectors, of_texts, strict=True))
         found = iter(_map(lambda pair: self._search(*pair, k), pairs, self._concurrency))
         return [next(found) if query.strip() else [] for query in queries]
 
-    def _vectors(self, queries: Sequence[str]) -> Vectors:
+    def query_vectors(self, queries: Sequence[str]) -> Vectors:
+        """The vectors of queries with a text, shape (queries, dimensions).
+
+        Raises:
+            DataError: if the encoder returns a vector that is not finite.
+        """
         encoded = self.encoder.encode([self._prefix + storable(query) for query in queries])
         check_finite(encoded, [f"the query '{query}'" for query in queries])
         return normalised(encoded) if self._normalise else encoded
