@@ -262,6 +262,12 @@ def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[
         ]
     if issubclass(kinds[kind], EngineSearchSettings) and isinstance(settings.get("filter"), Mapping):
         settings["filter"] = _substituted(settings["filter"], parameters, f"{where}, filter")
+    if issubclass(kinds[kind], RetrieveSettings) and isinstance(settings.get("filter_by"), Mapping):
+        inner = f"{where}, filter_by"
+        settings["filter_by"] = {
+            field: _substituted(each, parameters, inner) if isinstance(each, Mapping) else each
+            for field, each in _substituted(settings["filter_by"], parameters, inner).items()
+        }
     if kinds[kind] is AdapterSettings and isinstance(settings.get("tuned"), Mapping):
         settings["tuned"] = _substituted(settings["tuned"], parameters, f"{where}, tuned")
     if kinds[kind] is AdapterSettings and settings.get("engine") is not None:

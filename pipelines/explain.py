@@ -26,7 +26,7 @@ from searchlora.pipelines.stages import (
 from searchlora.records import Document, Hit, SearchContext
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.field_filter import FieldFilter
-from searchlora.retrieval.fusion import Fused, Source, fuse
+from searchlora.retrieval.fusion import Fused, fuse
 from searchlora.retrieval.retriever import Retriever, search_filtered
 from searchlora.retrieval.search_engine import TextSearch, VectorSearch
 
@@ -218,7 +218,7 @@ def _look_for_all(
     """Where a stage ranks the document, and, where it searches with several queries, where each of them does."""
     queries, filters = searched_queries(search), stage.filters([search])
     looked = [
-        _look(stage.retriever, stage.k, settings, query, filter, document, describe)
+        _look_or_failure(stage.retriever, stage.k, settings, query, filter, document, describe)
         for query, filter in zip(queries, filters, strict=True)
     ]
     if len(looked) == 1:
@@ -242,7 +242,7 @@ def _look(
     if isinstance(retriever, Fused):
         of: Sequence[Settings | None] = settings.of if isinstance(settings, FuseSettings) else ()
         parts = tuple(
-            _look_in_part(source, part, query, filter, document, describe)
+            _look_or_failure(source.retriever, source.depth, part, query, filter, document, describe)
             for source, part in zip_longest(retriever.sources, of)
         )
         deepest = max(k, sum(source.depth for source in retriever.sources))
@@ -260,21 +260,21 @@ def _look(
     return Retrieved(kind, k, *_ranked(retriever, query, filter, document, deepest), deepest, terms)
 
 
-def _look_in_part(
-    source: Source,
+def _look_or_failure(
+    retriever: Retriever,
+    k: int,
     settings: Settings | None,
     query: str,
     filter: FieldFilter,
     document: str,
     describe: Describe,
 ) -> Retrieved:
+    """As `_look`; an engine that was searched may still fail when it is asked for more hits."""
     try:
-        return _look(source.retriever, source.depth, settings, query, filter, document, describe)
+        return _look(retriever, k, settings, query, filter, document, describe)
     except SearchloraError as error:
-        if not source.optional:
-            raise
-        kind = stage_kind(settings) if settings is not None else source.label
-        return Retrieved(kind, source.depth, None, None, 0, failed=describe(error))
+        kind = stage_kind(settings) if settings is not None else type(retriever).__name__
+        return Retrieved(kind, k, None, None, 0, failed=describe(error))
 
 
 def _ranked(
@@ -289,7 +289,7 @@ def _failed(conditions: Mapping[str, Condition], search: SearchContext, content:
     if content is None:
         return ""
     return "; ".join(
-        f"its {field} is '{content.field(field)}', and the search asks for "
+        f"its {field} does not fulfil "
         + " and ".join(f"{operator} {' or '.join(sorted(values))}" for operator, values in test.values)
         for field, test in bound(conditions, search).items()
         if not test(content.field(field))

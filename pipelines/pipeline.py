@@ -355,7 +355,7 @@ def _hits_stage(settings: HitsSettings) -> HitsStage:
 
 def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: Progress = silent) -> RetrieveStage:
     """A BM25 stage over the documents. Raises `PipelineError` if there are none."""
-    return _searched_by(BuiltRetrievers(documents).bm25(settings, progress), settings, _label("bm25", settings))
+    return _bm25_stage(settings, BuiltRetrievers(documents), progress)
 
 
 def _retrieve_stage(
@@ -373,9 +373,18 @@ def _retrieve_stage(
         return _http_stage(settings)
     if isinstance(settings, DenseSettings):
         dense = source.dense(settings, encoders, steps("Encoding"))
+        if settings.filter_by:
+            dense = dense.filterable(source.columns(settings.filter_by))
         return _searched_by(dense, settings, _label("dense", settings, public_name(dense.encoder.name)))
     assert isinstance(settings, Bm25Settings)
-    return _searched_by(source.bm25(settings, steps("Indexing")), settings, _label("bm25", settings))
+    return _bm25_stage(settings, source, steps("Indexing"))
+
+
+def _bm25_stage(settings: Bm25Settings, source: Retrievers, progress: Progress) -> RetrieveStage:
+    index = source.bm25(settings, progress)
+    if settings.filter_by:
+        index = index.filterable(source.columns(settings.filter_by))
+    return _searched_by(index, settings, _label("bm25", settings))
 
 
 def _searched_by(retriever: Retriever, settings: RetrieveSettings, label: str) -> RetrieveStage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -75,6 +75,9 @@ class Retrievers(Protocol):
     def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
         """The dense index of a stage."""
 
+    def columns(self, fields: Iterable[str]) -> FieldColumns:
+        """The fields of all documents, in the order of the indexes, for filters."""
+
 
 class BuiltRetrievers:
     """Retrievers that are built in memory.
@@ -86,13 +89,14 @@ class BuiltRetrievers:
     def __init__(self, documents: Sequence[Document]) -> None:
         self._rows = documents
         self.documents: Mapping[str, Document] = {document.id: document for document in documents}
+        self._columns = _Columns()
 
     def bm25(self, settings: Bm25Settings, progress: Progress = silent) -> BM25Index:
         """Index the documents for a stage."""
         from searchlora.retrieval.bm25 import BM25Index
 
         self._check()
-        index = BM25Index(
+        return BM25Index(
             self._rows,
             k1=settings.k1,
             b=settings.b,
@@ -102,14 +106,13 @@ class BuiltRetrievers:
             fields=settings.fields,
             progress=progress,
         )
-        return index.filterable(FieldColumns(self._rows, settings.filter_by)) if settings.filter_by else index
 
     def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
         """Encode the documents for a stage."""
         from searchlora.retrieval.dense import DenseIndex
 
         self._check()
-        index = DenseIndex(
+        return DenseIndex(
             self._rows,
             encoders.get(settings),
             batch_size=settings.batch_size,
@@ -122,7 +125,10 @@ class BuiltRetrievers:
             effort=effort(settings),
             progress=progress,
         )
-        return index.filterable(FieldColumns(self._rows, settings.filter_by)) if settings.filter_by else index
+
+    def columns(self, fields: Iterable[str]) -> FieldColumns:
+        """See `Retrievers.columns`."""
+        return self._columns.get(fields, lambda: self._rows)
 
     def _check(self) -> None:
         if not self._rows:
@@ -146,13 +152,12 @@ class SavedRetrievers:
 
         self._index = IndexFolder(folder, *([pipeline_options(config)] if config is not None else []))
         self.documents: Mapping[str, Document] = self._index.documents
-        self._read: dict[tuple[str, ...], FieldColumns] = {}
+        self._columns = _Columns()
 
     def bm25(self, settings: Bm25Settings, progress: Progress = silent) -> BM25Index:
         """Load the BM25 index of a stage."""
         del progress
-        index = self._index.bm25(bm25_keys(settings))
-        return index.filterable(self._columns(settings)) if settings.filter_by else index
+        return self._index.bm25(bm25_keys(settings))
 
     def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
         """Load the vectors of a stage, and its encoder for queries."""
@@ -167,21 +172,30 @@ class SavedRetrievers:
         else:
             opened = read_structure(searched, self._index.structure_file(part, searched))
             nearest = ApproximateSearch(searched, opened, effort(settings), part.longest)
-        index = DenseIndex.load(
+        return DenseIndex.load(
             SavedVectors(self._index.documents.ids, self._index.order, file, nearest),
             encoder,
             query_batch_size=settings.query_batch_size,
             normalise=settings.normalise,
             query_prefix=settings.query_prefix,
         )
-        return index.filterable(self._columns(settings)) if settings.filter_by else index
 
-    def _columns(self, settings: Bm25Settings | DenseSettings) -> FieldColumns:
-        """The fields that a stage filters by, which are read once for all stages with the same."""
-        fields = tuple(sorted(settings.filter_by))
-        if fields not in self._read:
-            self._read[fields] = FieldColumns(self._index.documents.in_order(), fields)
-        return self._read[fields]
+    def columns(self, fields: Iterable[str]) -> FieldColumns:
+        """See `Retrievers.columns`."""
+        return self._columns.get(fields, self._index.documents.in_order)
+
+
+class _Columns:
+    """The columns of a corpus by their fields, read once for all stages with the same."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, ...], FieldColumns] = {}
+
+    def get(self, fields: Iterable[str], documents: Callable[[], Iterable[Document]]) -> FieldColumns:
+        key = tuple(sorted(fields))
+        if key not in self._read:
+            self._read[key] = FieldColumns(documents(), key)
+        return self._read[key]
 
 
 # Settings of stages as those of indexes

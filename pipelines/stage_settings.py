@@ -180,7 +180,7 @@ class RetrieveSettings(StageSettings):
             raise ValueError("a query by HTTP takes no 'filter_by'; use a stage 'match'")
         if isinstance(self, EngineSearchSettings):
             for name, each in self.filter_by.items():
-                if each.model_fields_set != {"equals"}:
+                if set(each.condition.paths) != {"equals"}:
                     raise ValueError(f"a search engine compares '{name}' by 'equals' only; use a stage 'match'")
         return self
 
@@ -505,6 +505,20 @@ def with_engine(stages: Iterable[Settings], engine: EngineSettings) -> list[Sett
 def stage_kind(stage: Settings) -> str:
     """The key of a stage in a pipeline file."""
     return next(kind for kind, model in KINDS.items() if type(stage) is model)
+
+
+def dumped(stage: Settings) -> dict[str, Any]:
+    """The settings of a stage on which its hits and outputs depend, as JSON. What filters nothing is left out, so that
+    runs that were kept before there were filters are still those of the stage."""
+    content = stage.model_dump(mode="json")
+    return _without_empty_filters(content)
+
+
+def _without_empty_filters(content: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in content.items() if key != "filter_by" or value}
+    if isinstance(kept.get("of"), list):
+        kept["of"] = [_without_empty_filters(part) for part in kept["of"]]
+    return kept
 
 
 def part_keys(parts: Iterable[Settings]) -> tuple[tuple[str, dict[str, Any]], ...]:

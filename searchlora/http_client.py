@@ -43,6 +43,10 @@ _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NEVER = Event()
 
 
+#: HTTP statuses by which a server refuses one request, and may take another: it is malformed, too large or too long.
+OF_ONE_REQUEST = (400, 413, 414, 422)
+
+
 class Refused(EngineError):
     """The server understood the request and refused it.
 

@@ -33,6 +33,7 @@ from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     Settings,
     adapters,
+    dumped,
     encoders,
     pinned,
     reads_corpus,
@@ -238,7 +239,7 @@ def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: 
 
 def _identity(stage: Settings, engines: Engines) -> dict[str, Any]:
     """The settings of a stage on which its outputs depend; of an engine, what distinguishes its outputs."""
-    settings = stage.model_dump(mode="json")
+    settings = dumped(stage)
     if isinstance(stage, AdapterSettings) and stage.engine is not None:
         stored = engines.store.get(stage.name)
         manifest = stored.manifest

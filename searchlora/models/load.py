@@ -64,6 +64,8 @@ def multiplies_bf16() -> bool:
     """Whether the matrix products of PyTorch use instructions of this processor for bf16."""
     import torch
 
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # PyTorch has no types here
+        return False  # a build without oneDNN, which has no such operator
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

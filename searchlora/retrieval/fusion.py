@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from searchlora.errors import SearchloraError, UsageError, concerns_all
 from searchlora.eval.trec import ranked
@@ -141,47 +141,51 @@ class Fused:
             SearchloraError: of a source that is not optional, or if all sources fail for a query.
         """
         check_k(k)
-        by_source = [self._rankings(source, queries, filters) for source in self.sources]
+        by_source = [self._asked(source, queries, filters) for source in self.sources]
         of_queries = self.weigher.weights(queries) if self.weigher is not None else [self._weights] * len(queries)
         found = []
-        for *rankings, weights in zip(*by_source, of_queries, strict=True):
-            failures = [
-                (source.label, ranking)
-                for source, ranking in zip(self.sources, rankings, strict=True)
-                if isinstance(ranking, SearchloraError)
-            ]
-            if len(failures) == len(self.sources):
+        for *asked, weights in zip(*by_source, of_queries, strict=True):
+            failures = [failure for each in asked for failure in each.failures]
+            if all(each.hits is None for each in asked):
                 raise failures[0][1]
-            lists = [() if isinstance(ranking, SearchloraError) else ranking for ranking in rankings]
-            found.append((self._fused(lists, weights)[:k], failures))
+            found.append((self._fused([each.hits for each in asked], weights)[:k], failures))
         return found
 
-    def _rankings(
-        self, source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None
-    ) -> Sequence[Sequence[Hit] | SearchloraError]:
-        """The hits of a source for each query, or the error of an optional one."""
+    def _asked(self, source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Asked]:
+        """What a source has for each query."""
         try:
-            return search_filtered(source.retriever, queries, source.depth, filters)
+            if isinstance(source.retriever, Fused):
+                return [_Asked(*each) for each in source.retriever.search_with_failures(queries, source.depth, filters)]
+            return [_Asked(hits) for hits in search_filtered(source.retriever, queries, source.depth, filters)]
         except SearchloraError as error:
             if not source.optional:
                 raise
             # An engine that cannot be asked fails for all queries; one bad query fails alone.
             if len(queries) == 1 or concerns_all(error):
-                return [error] * len(queries)
+                return [_Asked(None, [(source.label, error)])] * len(queries)
         return [
-            hits
+            asked
             for index, query in enumerate(queries)
-            for hits in self._rankings(source, [query], None if filters is None else [filters[index]])
+            for asked in self._asked(source, [query], None if filters is None else [filters[index]])
         ]
 
-    def _fused(self, rankings: Sequence[Sequence[Hit]], weights: Sequence[float]) -> list[Hit]:
-        used = [place for place, weight in enumerate(weights) if weight != 0]
+    def _fused(self, rankings: Sequence[Sequence[Hit] | None], weights: Sequence[float]) -> list[Hit]:
+        """The fused hits of the sources that did not fail; equally weighted if the weigher wants none of these."""
+        there = [(hits, weight) for hits, weight in zip(rankings, weights, strict=True) if hits is not None]
+        used = [(hits, weight) for hits, weight in there if weight != 0] or [(hits, 1.0) for hits, _ in there]
         return fuse(
-            [rankings[place] for place in used],
+            [hits for hits, _ in used],
             method=self._method,
-            weights=[weights[place] for place in used],
+            weights=[weight for _, weight in used],
             constant=self._constant,
         )
+
+
+class _Asked(NamedTuple):
+    """What a source has for a query: its hits, None if it failed, and what failed of it or in it."""
+
+    hits: list[Hit] | None
+    failures: Sequence[Failure] = ()
 
 
 _METHODS: dict[str, Callable[[Sequence[float]], float]] = {

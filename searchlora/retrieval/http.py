@@ -13,9 +13,9 @@ from math import isfinite
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from searchlora.errors import EngineError, UsageError
+from searchlora.errors import EngineError, RequestRefused, UsageError
 from searchlora.eval.trec import ranked
-from searchlora.http_client import HttpClient
+from searchlora.http_client import OF_ONE_REQUEST, HttpClient, Refused
 from searchlora.records import Document, Hit
 from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.retriever import check_k
@@ -125,7 +125,12 @@ class HttpRetriever:
             return list(pool.map(lambda query: self._search(query, k), queries))
 
     def _search(self, query: str, k: int) -> list[Hit]:
-        response = self._client.post(self._path, _filled(self._body, query, k))
+        try:
+            response = self._client.post(self._path, _filled(self._body, query, k))
+        except Refused as error:
+            if error.status in OF_ONE_REQUEST:
+                raise RequestRefused(error.what, where=error.where, fix=error.fix) from None
+            raise
         rows = _at(response, self._paths.hits)
         if not isinstance(rows, list):
             raise self._unexpected(f"has no list at '{self._paths.hits}'")

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from searchlora.errors import DataError, DeadlineExceeded, EngineError, UsageError
-from searchlora.http_client import authorization
+from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestRefused, UsageError
+from searchlora.http_client import OF_ONE_REQUEST, authorization
 from searchlora.records import Document, Hit
 from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
 from searchlora.retrieval.threshold import best_by_sum
@@ -368,7 +368,8 @@ def _errors(where: str) -> Iterator[None]:
         if error.status_code == 404:
             fix = "If the index was loaded again, load the pipeline again, too."
         reason = f"{error.status_code}: {_reason(error)}"
-        raise EngineError(f"the server refuses ({reason})", where=where, fix=fix) from None
+        kind = RequestRefused if error.status_code in OF_ONE_REQUEST else EngineError
+        raise kind(f"the server refuses ({reason})", where=where, fix=fix) from None
     except exceptions.OpenSearchException as error:
         raise EngineError(
             f"the server's answer cannot be read ({error})", where=where, fix="Check the address."

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import finalize
 
-from searchlora.errors import DataError, DeadlineExceeded, EngineError, UsageError
+from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestRefused, UsageError
 from searchlora.records import Document, Hit
 from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
 
@@ -444,6 +444,8 @@ def _errors(where: str, timeout_s: float) -> Iterator[None]:
         raise DeadlineExceeded(
             f"the database did not answer within {timeout_s:g} seconds", where=where, fix="Set a longer timeout_s."
         ) from None
+    except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded) as error:
+        raise RequestRefused(f"the database refuses the query ({_said(error)})", where=where) from None
     except psycopg.errors.UndefinedTable as error:
         raise EngineError(
             f"the index is no longer there ({_said(error)})",

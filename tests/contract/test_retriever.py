@@ -267,6 +267,7 @@ def test_a_filter_leaves_the_documents_that_pass_it_in_their_order(kind, make):
         found = retriever.search(queries, k, filters=[red, red])
         for hits, all_hits in zip(found, everything, strict=True):
             assert set(ids(hits)) <= passing
+            assert hits or passing.isdisjoint(ids(all_hits))
             if kind in {*LEXICAL, *BM25_AND_DENSE} - MISSING:
                 assert hits == [hit for hit in all_hits if hit.document in passing][:k]
     assert retriever.search(queries, 3, filters=[none, {}]) == [[], retriever.search(queries, 3)[1]]

@@ -12,6 +12,7 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.pipelines.stage_settings import dumped
 from searchlora.records import Document
 from searchlora.retrieval.field_filter import FieldColumns, FieldTest
 
@@ -105,15 +106,13 @@ def test_trace_and_explanation_tell_the_filter(tmp_path):
     assert rows[0]["input"] == {"query": "jacket", "intent.brand": ["north way"]}
     fields = {"intent": NORTH["intent"]}
     assert explain(pipeline, "jacket", "a07", **fields).verdict == (
-        f"a07 is missing since stage 1, {pipeline.labels[0]}: it was not searched: its brand is 'Acme', and the search"
-        " asks for equals north way"
+        f"a07 is missing since stage 1, {pipeline.labels[0]}: it was not searched: its brand does not fulfil"
+        " equals north way"
     )
     assert explain(pipeline, "jacket", "n1", **fields).verdict == "n1 is at rank 1 of 2"
     matched = built(tmp_path, {"bm25": {"k": 99}}, {"match": {"filter": BRAND}})
     assert "removed it from rank" in explain(matched, "jacket", "a07", **fields).verdict
-    assert explain(matched, "jacket", "a07", **fields).verdict.endswith(
-        ": its brand is 'Acme', and the search asks for equals north way"
-    )
+    assert explain(matched, "jacket", "a07", **fields).verdict.endswith(": its brand does not fulfil equals north way")
 
 
 @pytest.mark.parametrize("hits", [None, "d1", 7])
@@ -156,10 +155,24 @@ def test_a_field_that_no_document_has_is_refused(tmp_path):
         built(tmp_path, {"bm25": {"filter_by": {"maker": "intent.brand"}}})
 
 
-def test_each_value_is_tested_once():
-    columns = FieldColumns(DOCUMENTS, ["brand"])
+def test_each_value_is_tested_once(monkeypatch):
+    tested = []
     test = FieldTest((("equals", frozenset({"acme"})),))
-    assert columns.rows({"brand": test}).sum() == 60
-    assert test.equals == {"acme"}
-    assert FieldTest((("min", frozenset({"5"})),)).equals is None
+    monkeypatch.setattr(FieldTest, "__call__", lambda _, text: tested.append(text) or text == "Acme")
+    assert FieldColumns(DOCUMENTS, ["brand"]).rows({"brand": test}).sum() == 60
+    assert tested == ["Acme", "North  Way", "north way"]
+    assert test.equals == {"acme"} and FieldTest((("min", frozenset({"5"})),)).equals is None
     assert not FieldTest((("min", frozenset({"cheap"})),))
+
+
+def test_paths_may_be_parameters():
+    stage = {"bm25": {"filter_by": {"brand": "$path", "price": {"max": "$path"}}}}
+    (settings,) = parse_stages([stage], "here", {"path": "intent.x"})
+    assert {field: dict(each.condition.paths) for field, each in settings.filter_by.items()} == {
+        "brand": {"equals": "intent.x"},
+        "price": {"max": "intent.x"},
+    }
+    with pytest.raises(PipelineError, match=r"filter_by: 'brand' refers to the parameter '\$path'"):
+        parse_stages([stage], "here")
+    again = type(settings).model_validate(settings.model_dump())
+    assert again == settings and "filter_by" in dumped(settings) and "filter_by" not in dumped(type(settings)())

@@ -268,7 +268,7 @@ def public_message(error: SearchloraError) -> str:
     elif where == _ONLY_REQUEST:
         where = None
     if not isinstance(error, _OF_REQUEST):  # these quote the request, which may hold slashes
-        where = where and where.rpartition(os.sep)[2]
+        where = where and (public_text(where) if "(" in where else where.rpartition(os.sep)[2])
         what, fix = public_text(what), fix and public_text(fix)
     message = f"{where}: {what}." if where else f"{what[:1].upper()}{what[1:]}."
     return f"{message} {fix}" if fix else message

@@ -7,20 +7,30 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
+from searchlora.experiments.run import with_history
+from searchlora.pipelines.stages import FAILED_PARTS, INVALID
 from searchlora.server.api.schemas import Body, Fields, Text
 
 Grade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
 
 #: A grade as a key of a JSON object, which is a text.
-GradeKey: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE, strict=False)]
+GradeKey: TypeAlias = Annotated[int, Field(ge=-GREATEST_GRADE, le=GREATEST_GRADE, strict=False)]
+
+#: Fields that stages write, and a query cannot bring.
+_RESERVED = frozenset({"id", "query", "outputs", "skipped", FAILED_PARTS, INVALID})
 
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _own_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    if reserved := sorted({"id", "query", "outputs"} & fields.keys()):
+    if reserved := sorted(_RESERVED & fields.keys()):
         raise PydanticCustomError("reserved", "'{name}' is not a field of your own", {"name": reserved[0]})
+    try:
+        with_history(fields, "fields")
+    except RowError as error:
+        raise PydanticCustomError("history", "{what}", {"what": f"{error.what}. {error.fix}"}) from None
     return fields
 
 

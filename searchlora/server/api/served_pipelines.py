@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -37,6 +37,7 @@ from searchlora.pipelines.stage_settings import (
     Bm25Settings,
     DenseSettings,
     FuseSettings,
+    RetrieveSettings,
     Settings,
     check_order,
     pinned,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from searchlora.recipe import PromptOptions
     from searchlora.retrieval.bm25 import BM25Index
     from searchlora.retrieval.dense import DenseIndex
+    from searchlora.retrieval.field_filter import FieldColumns
 
 #: Pipelines with changed slots that stay loaded; they share engine, encoders and indexes with the unchanged ones.
 _VARIANTS = 256
@@ -120,30 +122,35 @@ class SharedRetrievers:
 
     def bm25(self, settings: Bm25Settings, progress: Progress = silent) -> BM25Index:
         """See `Retrievers.bm25`."""
-        key = _without_k(settings)
+        key = _of_index(settings)
         if key not in self._bm25:
             self._bm25[key] = self._source.bm25(settings, progress)
         return self._bm25[key]
 
     def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
         """See `Retrievers.dense`."""
-        key = _without_k(settings)
+        key = _of_index(settings)
         if key not in self._dense:
             self._dense[key] = self._searching(settings, encoders, progress)
         return self._dense[key]
 
+    def columns(self, fields: Iterable[str]) -> FieldColumns:
+        """See `Retrievers.columns`."""
+        return self._source.columns(fields)
+
     def _searching(self, settings: DenseSettings, encoders: Encoders, progress: Progress) -> DenseIndex:
         """A new index, or vectors of another one: adapters of queries search the vectors of their base."""
         adapter = encoders.document_adapter(settings)
-        key = _without_k(settings.model_copy(update={"adapter": adapter.reference if adapter is not None else None}))
+        key = _of_index(settings.model_copy(update={"adapter": adapter.reference if adapter is not None else None}))
         if key in self._vectors:
             return self._vectors[key].searched_by(encoders.get(settings))
         self._vectors[key] = self._source.dense(settings, encoders, progress)
         return self._vectors[key]
 
 
-def _without_k(settings: Settings) -> str:
-    return settings.model_dump_json(exclude={"k"})
+def _of_index(settings: Settings) -> str:
+    """The settings on which an index depends: not how many hits are wanted, by what, and what happens on failure."""
+    return settings.model_dump_json(exclude=set(RetrieveSettings.model_fields))
 
 
 @dataclass(frozen=True)

@@ -234,9 +234,9 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _has(topic: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
-    """Whether a topic has the fields of a request."""
-    own = with_history(dict(topic), "topics")
-    return all(own.get(name) == value for name, value in fields.items())
+    """Whether a topic has the fields of a request. It may have more, but a history only if the request has the same."""
+    own, asked = with_history(dict(topic), "topics"), with_history(dict(fields), "fields")
+    return own.get("history") == asked.get("history") and all(own.get(name) == asked[name] for name in asked)
 
 
 def _pairs(qrels: Qrels) -> Iterator[tuple[tuple[str, str], int]]:

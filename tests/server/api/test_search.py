@@ -316,7 +316,11 @@ def test_a_query_without_a_topic_gets_one_that_lasts(client, grades_folder, tmp_
 
 
 @pytest.mark.parametrize(
-    "change", [{"grade": 4}, {"grade": -1}, {"grade": "1"}, {"rater": "A B"}, {"document": "a b"}, {"more": 1}]
+    "change",
+    [
+        *({"grade": 4}, {"grade": -1}, {"grade": "1"}, {"rater": "A B"}, {"document": "a b"}, {"more": 1}),
+        *({"fields": {"history": 5}}, {"fields": {"skipped": {}}}),  # else the topic could not be executed later
+    ],
 )
 def test_invalid_grades_are_refused(client, change):
     body = {"query": "red couch", "document": "d1", "grade": 1, "rater": "anna"} | change

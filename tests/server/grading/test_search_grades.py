@@ -78,7 +78,8 @@ def test_of_several_topics_with_one_text_a_query_is_the_one_with_its_fields(tmp_
         assert (found["topic"], found["measured"]["value"]) == (topic, 1.0 if topic == "t1" else 0.0)
     saved = grades.rate("is it red?", "d1", 0, "anna", 1.0, [], {"history": turns["t2"]})
     assert (saved["topic"], grades.judged()[1]) == ("t2", {"t1": {"d1": 2}, "t2": {"d1": 0, "d2": 1}})
-    assert grades.topic("is it red?") == grades.topic("is it red?", {"history": []}) == "t1"
+    own = grades.topic("is it red?")  # without a history, it is none of the two
+    assert own == grades.topic("is it red?", {"history": []}) and own.startswith("q-")
     grades.close()
 
 

@@ -46,7 +46,7 @@ export function resumeDisagreements() {
 
 // Grade of people -> grade of the judge, as it is written: 2=1,3=1.
 function gradeMap() {
-  const pairs = element("judge-grades").value.split(",").map((each) => each.trim()).filter(Boolean).map((each) => each.match(/^(\d+) *= *(\d+)$/));
+  const pairs = element("judge-grades").value.split(",").map((each) => each.trim()).filter(Boolean).map((each) => each.match(/^(-?\d+) *= *(\d+)$/));
   if (pairs.includes(null)) throw new Error("Write grades of people and of the judge in pairs, such as 2=1,3=1.");
   return Object.fromEntries(pairs.map(([, people, judge]) => [people, Number(judge)]));
 }
