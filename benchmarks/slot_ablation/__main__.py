@@ -44,11 +44,13 @@ def main() -> None:
     parser.add_argument("--without", action="append", default=[], metavar="SLOT", help="leave a slot empty; repeatable")
     parser.add_argument("--limit", type=int, metavar="N", help="number of topics, for a trial")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
+    parser.add_argument("--topics", type=int, metavar="N", help="at most N topics, for a slow machine; results say so")
     parser.add_argument("--name", metavar="NAME", help="name of the results, beside those of all slots: mtrag_judge")
     arguments = parser.parse_args()
     slots = [slot for slot in TRAINED[arguments.test_set] if slot not in arguments.without]
     whole = TEST_SETS[arguments.test_set](real_data(), slots)
-    test, work = whole.sampled(arguments.limit), WORK / NAME / (arguments.name or "")
+    limits = [each for each in (arguments.limit, arguments.topics) if each is not None]
+    test, work = whole.sampled(min(limits, default=None)), WORK / NAME / (arguments.name or "")
     try:
         store = gathered(test, slots, work / "store")
     except UsageError as error:
