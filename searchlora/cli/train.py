@@ -137,8 +137,7 @@ def demo(
     if search is None:
         return
     # A server elsewhere computed the evaluation only; the playground's server loads the base itself.
-    local = engine.engine is not None and isinstance(engine.read(), LocalSettings)
-    served_by = {"--engine": engine.engine} if local and engine.engine is not None else {}
+    own = engine.engine if isinstance(engine.read(), LocalSettings) else None
     if serve_all:
         serve(
             context,
@@ -148,8 +147,9 @@ def demo(
             grades=search.grades,
             topics=search.topics,
             qrels=search.qrels,
-            engine=served_by.get("--engine"),
+            engine=own,
         )
     else:
-        words = shlex.join(["searchlora", "serve", *chain.from_iterable({**search.serve_options, **served_by}.items())])
+        options = {**search.serve_options, **({"--engine": own} if own is not None else {})}
+        words = shlex.join(["searchlora", "serve", *chain.from_iterable(options.items())])
         typer.echo(f"See the adapters at work at http://127.0.0.1:8000/ after this command:\n  {words}")

@@ -203,8 +203,14 @@ def test_the_command_ends_with_the_table_and_the_address_and_reuses_the_runs(all
     assert again.code == 0, again.err
     words = shlex.split(command)
     assert words[:2] == ["searchlora", "serve"]
+    assert served.pop("engine") is None
     given = {f"--{name}": str(value[0] if isinstance(value, list) else value) for name, value in served.items()}
     assert dict(zip(words[2::2], words[3::2], strict=True)) == given
+    local = "{batch_invariant: true}"  # the default: its runs are those that are there
+    assert cli("demo", "--all", "--out", folder, "--serve", "--engine", local).code == 0
+    assert served["engine"] == local
+    printed = cli("demo", "--all", "--out", folder, "--engine", local).out.rstrip().splitlines()[-1]
+    assert shlex.split(printed)[-2:] == ["--engine", local]
 
 
 @pytest.mark.slow
