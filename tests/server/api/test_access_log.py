@@ -65,7 +65,9 @@ def test_a_stuck_reader_delays_nobody(tmp_path, monkeypatch):
     ready.join()
     scope = {"method": "GET", "path": "/" + "x" * 199}
     added = 0
-    while not log._dropped:  # more than a pipe holds: the thread that writes waits. Until then it tells what was dropped
+    while (
+        not log._dropped
+    ):  # more than a pipe holds: the thread that writes waits. Until then it tells what was dropped
         for _ in range(2000):
             log.add(scope, 200, 0.1)
         added += 2000
