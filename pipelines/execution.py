@@ -33,9 +33,10 @@ from searchlora.pipelines.stages import (
     RetrieveStage,
     SimilarityStage,
     Stage,
+    has_own_hits,
 )
 from searchlora.prompts import messages
-from searchlora.records import Hit, Record, SearchContext
+from searchlora.records import Record, SearchContext
 
 #: The message of an error.
 Describe: TypeAlias = Callable[[SearchloraError], str]
@@ -145,9 +146,7 @@ def _within(seconds: float, stage: Stage, searches: Sequence[SearchContext]) -> 
 def _skipped(stage: Stage, settings: Settings | None, search: SearchContext, reason: str) -> SearchContext:
     nothing: dict[str, Any] = {}
     if isinstance(settings, RetrieveSettings | HitsSettings):
-        earlier = search.get("hits")  # those of a query row may be anything
-        own = isinstance(earlier, list | tuple) and all(isinstance(hit, Hit) for hit in earlier)
-        nothing["hits"] = list(earlier or ()) if own else []
+        nothing["hits"] = list(search["hits"]) if has_own_hits(search) else []
     elif isinstance(settings, PassagesSettings):
         nothing["passages"] = []
     return {**search, **nothing, "skipped": {**search.get("skipped", {}), stage.label: reason}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from searchlora.errors import SearchloraError, UsageError
 from searchlora.outputs import InvalidOutput
@@ -21,6 +21,7 @@ from searchlora.pipelines.stages import (
     PassagesStage,
     RetrieveStage,
     Stage,
+    has_own_hits,
     searched_queries,
 )
 from searchlora.records import Document, Hit, SearchContext
@@ -185,7 +186,7 @@ def _explained(
     describe: Describe,
 ) -> StageExplanation:
     """What a stage did with a document, whose content is None where only a search engine has it."""
-    hits: Sequence[Hit] | None = after.get("hits") if _retrieved(after) else None
+    hits: Sequence[Hit] | None = after.get("hits") if has_own_hits(after) else None
     rank, score = _place(hits or (), document)
     retrieved = None
     if isinstance(stage, RetrieveStage) and _skipped(stage, before, after) is None:
@@ -202,14 +203,17 @@ def _skipped(stage: Stage, before: SearchContext, after: SearchContext) -> str |
     return reason if after.get("skipped") is not before.get("skipped") else None
 
 
-def _retrieved(search: SearchContext) -> bool:
-    """Whether `hits` are those of a stage, and not those that a query row holds."""
-    hits = search.get("hits")
-    return isinstance(hits, list | tuple) and all(isinstance(hit, Hit) for hit in hits)
-
-
 def _place(hits: Sequence[Hit], document: str) -> tuple[int | None, float | None]:
     return next(((rank, hit.score) for rank, hit in enumerate(hits, 1) if hit.document == document), (None, None))
+
+
+class _Sought(NamedTuple):
+    """What retrievers are asked for: a document, by a query and its filter; and how their errors are told."""
+
+    query: str
+    filter: FieldFilter
+    document: str
+    describe: Describe
 
 
 def _look_for_all(
@@ -218,7 +222,7 @@ def _look_for_all(
     """Where a stage ranks the document, and, where it searches with several queries, where each of them does."""
     queries, filters = searched_queries(search), stage.filters([search])
     looked = [
-        _look_or_failure(stage.retriever, stage.k, settings, query, filter, document, describe)
+        _look_or_failure(stage.retriever, stage.k, settings, _Sought(query, filter, document, describe))
         for query, filter in zip(queries, filters, strict=True)
     ]
     if len(looked) == 1:
@@ -228,25 +232,17 @@ def _look_for_all(
     return Retrieved(looked[0].retriever, stage.k, *_place(fused, document), len(fused), parts=named)
 
 
-def _look(
-    retriever: Retriever,
-    k: int,
-    settings: Settings | None,
-    query: str,
-    filter: FieldFilter,
-    document: str,
-    describe: Describe,
-) -> Retrieved:
+def _look(retriever: Retriever, k: int, settings: Settings | None, sought: _Sought) -> Retrieved:
     """Where a retriever ranks the document, and where those that it fuses do."""
     kind = stage_kind(settings) if settings is not None else type(retriever).__name__
     if isinstance(retriever, Fused):
         of: Sequence[Settings | None] = settings.of if isinstance(settings, FuseSettings) else ()
         parts = tuple(
-            _look_or_failure(source.retriever, source.depth, part, query, filter, document, describe)
+            _look_or_failure(source.retriever, source.depth, part, sought)
             for source, part in zip_longest(retriever.sources, of)
         )
         deepest = max(k, sum(source.depth for source in retriever.sources))
-        return Retrieved(kind, k, *_ranked(retriever, query, filter, document, deepest), deepest, parts=parts)
+        return Retrieved(kind, k, *_ranked(retriever, sought, deepest), deepest, parts=parts)
     indexed = len(retriever) if isinstance(retriever, Sized) else 0
     if isinstance(retriever, TextSearch | VectorSearch):
         indexed = _DEEPEST_IN_ENGINE
@@ -254,34 +250,24 @@ def _look(
     terms = {}
     if isinstance(retriever, BM25Index):
         try:
-            terms = retriever.contributions(query, document)
+            terms = retriever.contributions(sought.query, sought.document)
         except ValueError:  # the document has no text, or belongs to another collection
             terms = {}
-    return Retrieved(kind, k, *_ranked(retriever, query, filter, document, deepest), deepest, terms)
+    return Retrieved(kind, k, *_ranked(retriever, sought, deepest), deepest, terms)
 
 
-def _look_or_failure(
-    retriever: Retriever,
-    k: int,
-    settings: Settings | None,
-    query: str,
-    filter: FieldFilter,
-    document: str,
-    describe: Describe,
-) -> Retrieved:
+def _look_or_failure(retriever: Retriever, k: int, settings: Settings | None, sought: _Sought) -> Retrieved:
     """As `_look`; an engine that was searched may still fail when it is asked for more hits."""
     try:
-        return _look(retriever, k, settings, query, filter, document, describe)
+        return _look(retriever, k, settings, sought)
     except SearchloraError as error:
         kind = stage_kind(settings) if settings is not None else type(retriever).__name__
-        return Retrieved(kind, k, None, None, 0, failed=describe(error))
+        return Retrieved(kind, k, None, None, 0, failed=sought.describe(error))
 
 
-def _ranked(
-    retriever: Retriever, query: str, filter: FieldFilter, document: str, deepest: int
-) -> tuple[int | None, float | None]:
-    (hits,) = search_filtered(retriever, [query], deepest, [filter])
-    return _place(hits, document)
+def _ranked(retriever: Retriever, sought: _Sought, deepest: int) -> tuple[int | None, float | None]:
+    (hits,) = search_filtered(retriever, [sought.query], deepest, [sought.filter])
+    return _place(hits, sought.document)
 
 
 def _failed(conditions: Mapping[str, Condition], search: SearchContext, content: Document | None) -> str:
@@ -339,10 +325,10 @@ def _notes(
     elif rank is None and retrieved is not None:
         behind = f"at rank {retrieved.rank}, and not among the first {retrieved.k} of the fused hits"
         yield retrieved.reason or behind
-    elif rank is None and _retrieved(after):
-        was, _ = _place(before["hits"] if _retrieved(before) else (), document)
+    elif rank is None and has_own_hits(after):
+        was, _ = _place(before["hits"] if has_own_hits(before) else (), document)
         if was is not None:
             failed = _failed(stage.filter if isinstance(stage, MatchStage) else {}, before, content)
             yield f"the stage removed it from rank {was}{f': {failed}' if failed else ''}"
-        elif not _retrieved(before):
+        elif not has_own_hits(before):
             yield f"not among the {len(after['hits'])} hits that the stage takes"

@@ -8,6 +8,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from searchlora.errors import DataError
+from searchlora.pipelines.stages import INVALID
 from searchlora.records import Hit, SearchContext
 
 #: Keys of a result that are no field which a stage wrote, and `hits`, which are shown in a form of their own.
@@ -42,7 +43,7 @@ def result(search: SearchContext, executed: SearchContext, stages: Sequence[str]
         "input": {field: value for field, value in search.items() if field not in ("id", "hits")},
         **{field: value for field, value in written(search, executed) if field != "query"},
     }
-    if invalid := _invalid(executed.get("invalid_outputs", ())):
+    if invalid := _invalid(executed.get(INVALID, ())):
         row["invalid"] = invalid
     return row
 
@@ -50,7 +51,7 @@ def result(search: SearchContext, executed: SearchContext, stages: Sequence[str]
 def written(before: SearchContext, after: SearchContext) -> Iterator[tuple[str, Any]]:
     """The fields that stages wrote, as JSON: `hits` as `rank`, `document`, `score`; `passages` without their texts."""
     for field, value in after.items():
-        if field not in ("id", "outputs", "invalid_outputs") and (field not in before or before[field] is not value):
+        if field not in ("id", "outputs", INVALID) and (field not in before or before[field] is not value):
             yield field, _FORMS.get(field, plain)(value)
 
 

@@ -510,8 +510,7 @@ def stage_kind(stage: Settings) -> str:
 def dumped(stage: Settings) -> dict[str, Any]:
     """The settings of a stage on which its hits and outputs depend, as JSON. What filters nothing is left out, so that
     runs that were kept before there were filters are still those of the stage."""
-    content = stage.model_dump(mode="json")
-    return _without_empty_filters(content)
+    return _without_empty_filters(stage.model_dump(mode="json"))
 
 
 def _without_empty_filters(content: dict[str, Any]) -> dict[str, Any]:

@@ -269,6 +269,12 @@ class RetrieveStage:
         return [filter for search, filter in zip(searches, of_searches, strict=True) for _ in searched_queries(search)]
 
 
+def has_own_hits(search: SearchContext) -> bool:
+    """Whether `hits` are those of a stage, and not those that a query row holds, which may be anything."""
+    hits = search.get("hits")
+    return isinstance(hits, list | tuple) and all(isinstance(hit, Hit) for hit in hits)
+
+
 def searched_queries(search: SearchContext) -> tuple[str, ...]:
     """The queries with which retrievers search: the query, after those that a rewrite is fused with."""
     queries: tuple[str, ...] = search.get(FUSED_QUERIES, (str(search["query"]),))

@@ -252,12 +252,14 @@ def _with_vectors(
     A corpus that is no index folder is encoded by each encoder, so that nothing can be missing.
     """
     places = {slot.name: slot.place for slot in slots}
-    kept, indexed = [], corpus is not None and index_folder(corpus) is not None
+    indexed = corpus is not None and index_folder(corpus) is not None
+    source = retrievers(corpus) if corpus is not None and indexed else BuiltRetrievers(())
+    kept = []
     for variant in variants:
         leaf = _at(variant.stages, places[variant.slots[0]]) if variant.kind in ("base", "older") else None
         if isinstance(leaf, VectorSearchSettings) or (isinstance(leaf, DenseSettings) and indexed):
             try:
-                build_pipeline("vectors", [leaf], store=store, documents=retrievers(corpus or ()))
+                build_pipeline("vectors", [leaf], store=store, documents=source)
             except StaleIndex as error:
                 left_out[variant.name] = f"{error.what} ({error.where})"
                 continue

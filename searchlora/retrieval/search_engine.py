@@ -18,7 +18,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
-from searchlora.retrieval.field_filter import FieldFilter
+from searchlora.retrieval.field_filter import FieldFilter, case_folded
 from searchlora.retrieval.retriever import check_k
 from searchlora.retrieval.vector_file import check_finite, normalised
 
@@ -290,7 +290,7 @@ def folded(value: str) -> str:
         >>> folded("  North  Face ")
         'north face'
     """
-    return " ".join(storable(value).casefold().split())
+    return case_folded(storable(value))
 
 
 def folded_filter(filter: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
