@@ -15,6 +15,7 @@ from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.http_client import check_key_variable
 from searchlora.inference.settings import EngineSettings, engine_settings
+from searchlora.pipelines.stage_lists import with_engine
 from searchlora.pipelines.stage_settings import (
     KINDS,
     AdapterSettings,
@@ -24,7 +25,6 @@ from searchlora.pipelines.stage_settings import (
     HttpSettings,
     RetrieveSettings,
     Settings,
-    with_engine,
 )
 
 _READY = Path(__file__).parent

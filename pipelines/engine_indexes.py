@@ -13,13 +13,12 @@ from searchlora.http_client import api_key
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.retrievers import Encoders, vector_keys
+from searchlora.pipelines.stage_lists import engine_searches, pinned
 from searchlora.pipelines.stage_settings import (
     EngineSearchSettings,
     Settings,
     TextSearchSettings,
     VectorSearchSettings,
-    engine_searches,
-    pinned,
 )
 from searchlora.progress import Steps, unwatched
 from searchlora.retrieval.engine_index import (

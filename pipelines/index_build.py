@@ -22,7 +22,8 @@ from searchlora.files import atomic_text, file_sha256, replace_folder, resumable
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.retrievers import Encoders, bm25_keys, structure, vector_keys
-from searchlora.pipelines.stage_settings import Bm25Settings, DenseSettings, pinned, searching
+from searchlora.pipelines.stage_lists import pinned, searching
+from searchlora.pipelines.stage_settings import Bm25Settings, DenseSettings
 from searchlora.progress import Steps, unwatched
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.index_folder import (

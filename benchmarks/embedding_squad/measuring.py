@@ -14,7 +14,7 @@ from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import write_json
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
-from searchlora.pipelines.pipeline import bm25_stage
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.retrieval.classifying import classify

@@ -32,7 +32,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stage_settings import adapters
+from searchlora.pipelines.stage_lists import adapters
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.recipe import load_recipe
 from searchlora.records import Document, SearchContext

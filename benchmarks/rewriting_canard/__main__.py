@@ -30,7 +30,7 @@ from searchlora.experiments.improve.command import improve_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.pipeline import bm25_stage
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.records import Document, Record, RejectedRow

@@ -267,7 +267,8 @@ def validate(
     """Check a pipeline without executing it: keys, parameters, the order of stages, and that its adapters exist."""
     from searchlora.adapters.store import Store
     from searchlora.pipelines.config import read_pipeline
-    from searchlora.pipelines.stage_settings import check_order, pinned, stage_kind
+    from searchlora.pipelines.stage_lists import check_order, pinned
+    from searchlora.pipelines.stage_settings import stage_kind
 
     config = read_pipeline(pipeline, settings)
     check_order(config.stages, pipeline)

@@ -41,16 +41,8 @@ from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import BuiltRetrievers, Retrievers
-from searchlora.pipelines.stage_settings import (
-    DenseSettings,
-    FuseSettings,
-    Settings,
-    VectorSearchSettings,
-    check_order,
-    pinned,
-    produces_hits,
-    reads_corpus,
-)
+from searchlora.pipelines.stage_lists import check_order, pinned, produces_hits, reads_corpus
+from searchlora.pipelines.stage_settings import DenseSettings, FuseSettings, Settings, VectorSearchSettings
 from searchlora.progress import Steps, unwatched
 from searchlora.prompts import Renderer
 from searchlora.records import SearchContext

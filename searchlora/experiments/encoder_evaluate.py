@@ -19,7 +19,7 @@ from searchlora.experiments.evaluation_run import BASE, SystemResult
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
 from searchlora.models.resolve import public_name, resolve
-from searchlora.pipelines.pipeline import bm25_stage
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record

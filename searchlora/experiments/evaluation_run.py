@@ -13,7 +13,8 @@ from searchlora.eval.trec import Qrels
 from searchlora.inference.engine import Engine
 from searchlora.inference.metered import MeteredEngine
 from searchlora.outputs import Grade, Label
-from searchlora.pipelines.pipeline import Pipeline, bm25_stage, run_of
+from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
 from searchlora.progress import Progress, silent

@@ -31,15 +31,8 @@ from searchlora.files import atomic_text, check_writable, file_sha256
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
-from searchlora.pipelines.stage_settings import (
-    FuseSettings,
-    Settings,
-    adapters,
-    check_order,
-    encoders,
-    part_keys,
-    pinned,
-)
+from searchlora.pipelines.stage_lists import adapters, check_order, encoders, part_keys, pinned
+from searchlora.pipelines.stage_settings import FuseSettings, Settings
 from searchlora.pipelines.stages import FUSED_QUERIES, RetrieveStage
 from searchlora.progress import Steps, unwatched
 from searchlora.records import SearchContext

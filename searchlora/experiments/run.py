@@ -29,18 +29,8 @@ from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
-from searchlora.pipelines.stage_settings import (
-    FuseSettings,
-    HitsSettings,
-    Settings,
-    adapters,
-    dumped,
-    encoders,
-    produces_hits,
-    stage_kind,
-    supplied_runs,
-    zero_shot,
-)
+from searchlora.pipelines.stage_lists import adapters, encoders, produces_hits, supplied_runs, zero_shot
+from searchlora.pipelines.stage_settings import FuseSettings, HitsSettings, Settings, dumped, stage_kind
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record, RejectedRow, SearchContext

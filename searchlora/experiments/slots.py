@@ -12,6 +12,7 @@ from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.experiments.stage_costs import Place
+from searchlora.pipelines.stage_lists import check_order, produces_hits
 from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     EncodingSettings,
@@ -20,8 +21,6 @@ from searchlora.pipelines.stage_settings import (
     RetrieveSettings,
     Settings,
     SimilaritySettings,
-    check_order,
-    produces_hits,
     stage_kind,
 )
 

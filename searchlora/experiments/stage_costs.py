@@ -15,8 +15,9 @@ from typing import TypeAlias
 from searchlora.adapters.store import Store
 from searchlora.inference.metered import Answer, MeteredEngine
 from searchlora.pipelines.execution import execute_stage
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, fuse_stage
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.retrievers import Retrievers
+from searchlora.pipelines.stage_building import fuse_stage
 from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_kind
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
 from searchlora.progress import Progress, Steps, unwatched

@@ -29,17 +29,8 @@ from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
 from searchlora.pipelines.retrievers import Retrievers
-from searchlora.pipelines.stage_settings import (
-    AdapterSettings,
-    Settings,
-    adapters,
-    dumped,
-    encoders,
-    pinned,
-    reads_corpus,
-    supplied_runs,
-    zero_shot,
-)
+from searchlora.pipelines.stage_lists import adapters, encoders, pinned, reads_corpus, supplied_runs, zero_shot
+from searchlora.pipelines.stage_settings import AdapterSettings, Settings, dumped
 from searchlora.pipelines.stages import INVALID
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Document, SearchContext

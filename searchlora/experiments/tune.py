@@ -16,7 +16,8 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import is_empty_slot, pipeline_path, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stage_settings import AdapterSettings, Settings, SimilaritySettings, pinned
+from searchlora.pipelines.stage_lists import pinned
+from searchlora.pipelines.stage_settings import AdapterSettings, Settings, SimilaritySettings
 from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.progress import Progress, Steps, unwatched
 from searchlora.records import Record, SearchContext

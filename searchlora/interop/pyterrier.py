@@ -30,15 +30,8 @@ from searchlora.pipelines.engine_indexes import SearchEngines
 from searchlora.pipelines.pipeline import Pipeline as Loaded
 from searchlora.pipelines.pipeline import build_pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers
-from searchlora.pipelines.stage_settings import (
-    HitsSettings,
-    MatchSettings,
-    PassagesSettings,
-    Settings,
-    check_order,
-    pinned,
-    produces_hits,
-)
+from searchlora.pipelines.stage_lists import check_order, pinned, produces_hits
+from searchlora.pipelines.stage_settings import HitsSettings, MatchSettings, PassagesSettings, Settings
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.records import Document, Hit
 

@@ -19,7 +19,7 @@ from searchlora.experiments.slots import find_slots, without
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
-from searchlora.pipelines.stage_settings import pinned
+from searchlora.pipelines.stage_lists import pinned
 from searchlora.retrieval.gate import read_gate
 
 COUNT = 40

@@ -8,7 +8,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.experiments.slots import find_slots, with_base, with_older, without
 from searchlora.pipelines.config import parse_stages
-from searchlora.pipelines.stage_settings import adapters, zero_shot
+from searchlora.pipelines.stage_lists import adapters, zero_shot
 from tests.made import made_adapter
 from tests.words import first_word
 

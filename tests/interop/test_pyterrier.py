@@ -9,7 +9,8 @@ import pytest
 from searchlora.errors import PipelineError, RequestRefused
 from searchlora.outputs import Label
 from searchlora.pipelines.config import parse_stages
-from searchlora.pipelines.pipeline import Pipeline, bm25_stage, build_pipeline, retrievers
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.records import Document, Hit
 from tests.interop.shop import DOCUMENTS, GRADES, QUERIES
 from tests.pipelines.rewriting import DOCUMENTS as GEAR

@@ -7,7 +7,8 @@ import time
 from searchlora.errors import EngineError, RequestRefused
 from searchlora.inference.engine import Completion
 from searchlora.pipelines.config import parse_stages
-from searchlora.pipelines.pipeline import Pipeline, bm25_stage
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stages import AdapterStage, PassagesStage
 from searchlora.records import Document
 from searchlora.task import load_task

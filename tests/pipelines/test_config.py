@@ -8,7 +8,8 @@ import pytest
 
 from searchlora.errors import PipelineError
 from searchlora.pipelines.config import parse_stages, read_pipeline, ready_pipelines
-from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings, DenseSettings, FuseSettings, adapters
+from searchlora.pipelines.stage_lists import adapters
+from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings, DenseSettings, FuseSettings
 
 
 def written(folder: Path, stages: str, parameters: str = "") -> Path:

@@ -18,7 +18,7 @@ from searchlora.pipelines import pipeline as pipelines
 from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_indexes import load_corpus
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stage_settings import adapters, encoders, pinned, reads_corpus
+from searchlora.pipelines.stage_lists import adapters, encoders, pinned, reads_corpus
 from tests.encoders import made_encoder_adapter, shout
 
 CORPUS = [

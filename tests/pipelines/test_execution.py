@@ -11,8 +11,9 @@ import pytest
 from searchlora.errors import DeadlineExceeded, EngineError, PipelineError, RequestRefused
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.explain import explain
-from searchlora.pipelines.pipeline import Pipeline, bm25_stage, fuse_stage, run_of
+from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
+from searchlora.pipelines.stage_building import bm25_stage, fuse_stage
 from searchlora.pipelines.stages import RetrieveStage
 from searchlora.records import Hit
 from searchlora.retrieval.fusion import Fused, Source

@@ -6,7 +6,8 @@ import pytest
 
 from searchlora.inference.engine import Completion
 from searchlora.pipelines.config import parse_stages
-from searchlora.pipelines.pipeline import Pipeline, bm25_stage
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.records import Document
 from tests.pipelines.rewriting import DOCUMENTS, Rewriter, built, searches

@@ -10,7 +10,7 @@ from searchlora.experiments.slots import find_slots, without
 from searchlora.outputs import Label
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stage_settings import check_order, reads_corpus
+from searchlora.pipelines.stage_lists import check_order, reads_corpus
 from searchlora.records import Document, Hit
 from searchlora.retrieval.bm25 import BM25Index
 

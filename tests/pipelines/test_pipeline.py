@@ -8,8 +8,9 @@ from searchlora.errors import PipelineError
 from searchlora.inference.engine import Completion
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import bm25_settings
-from searchlora.pipelines.pipeline import Pipeline, bm25_stage, run_of
+from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.records import Document
 from searchlora.task import load_task

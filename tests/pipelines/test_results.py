@@ -12,8 +12,9 @@ from searchlora.inference.engine import Completion
 from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label
 from searchlora.pipelines import config
 from searchlora.pipelines.config import bm25_settings
-from searchlora.pipelines.pipeline import Pipeline, bm25_stage
+from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import result, result_line
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.records import Document, Hit
 from searchlora.task import load_task

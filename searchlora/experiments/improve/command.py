@@ -29,7 +29,8 @@ from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stage_settings import EncodingSettings, FuseSettings, RetrieveSettings, pinned
+from searchlora.pipelines.stage_lists import pinned
+from searchlora.pipelines.stage_settings import EncodingSettings, FuseSettings, RetrieveSettings
 from searchlora.pipelines.stages import RetrieveStage
 from searchlora.progress import Steps, unwatched
 from searchlora.recipe import load_recipe, parse_recipe

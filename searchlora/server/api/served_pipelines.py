@@ -32,6 +32,7 @@ from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.engine_indexes import SearchEngines
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import Encoders, Retrievers
+from searchlora.pipelines.stage_lists import check_order, pinned
 from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     Bm25Settings,
@@ -39,8 +40,6 @@ from searchlora.pipelines.stage_settings import (
     FuseSettings,
     RetrieveSettings,
     Settings,
-    check_order,
-    pinned,
 )
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
