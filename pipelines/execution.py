@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from searchlora.errors import DeadlineExceeded, SearchloraError, concerns_all
+from searchlora.errors import SearchloraError, concerns_all
 from searchlora.inference.engine import Scored
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.outputs import InvalidOutput
@@ -37,6 +35,7 @@ from searchlora.pipelines.stages import (
 )
 from searchlora.prompts import messages
 from searchlora.records import Record, SearchContext
+from searchlora.time_limit import within_budget
 
 #: The message of an error.
 Describe: TypeAlias = Callable[[SearchloraError], str]
@@ -93,9 +92,11 @@ def _applied(
     stage: Stage, settings: Settings | None, searches: Sequence[SearchContext], describe: Describe
 ) -> list[SearchContext]:
     policy = settings if isinstance(settings, StageSettings) else StageSettings()
-    budget = policy.budget_s * len(searches) if policy.budget_s is not None else None
     try:
-        done = stage(searches) if budget is None else _within(budget, stage, searches)
+        if policy.budget_s is None:
+            done = stage(searches)
+        else:
+            done = within_budget(lambda: stage(searches), policy.budget_s, len(searches), f"stage {stage.label}")
         return [_without_failed_parts(search, describe) for search in done]
     except SearchloraError as error:
         if policy.on_failure == "raise":
@@ -114,33 +115,6 @@ def _without_failed_parts(search: SearchContext, describe: Describe) -> SearchCo
     failed = {label: describe(error) for label, error in search[FAILED_PARTS].items()}
     rest = {name: value for name, value in search.items() if name != FAILED_PARTS}
     return {**rest, "skipped": {**search.get("skipped", {}), **failed}}
-
-
-def _within(seconds: float, stage: Stage, searches: Sequence[SearchContext]) -> list[SearchContext]:
-    """What a stage returns within a time; after it, its computation goes on unheard.
-
-    Raises:
-        DeadlineExceeded: when the time is over.
-    """
-    found: Future[list[SearchContext]] = Future()
-
-    def work() -> None:
-        try:
-            found.set_result(stage(searches))
-        except BaseException as error:
-            found.set_exception(error)
-
-    threading.Thread(target=work, name=f"stage {stage.label}", daemon=True).start()
-    try:
-        return found.result(seconds)
-    except TimeoutError:
-        if found.done():  # the stage itself raised it, or ended just now
-            return found.result()
-        raise DeadlineExceeded(
-            f"took longer than its budget of {seconds / len(searches):g} s for each of {len(searches)} searches",
-            where=f"stage {stage.label}",
-            fix="Raise 'budget_s', or let the pipeline go on without the stage: 'on_failure: skip'.",
-        ) from None
 
 
 def _skipped(stage: Stage, settings: Settings | None, search: SearchContext, reason: str) -> SearchContext:

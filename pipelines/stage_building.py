@@ -185,7 +185,7 @@ def fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> Retrie
 
     weights = settings.weights or (1.0,) * len(parts)
     sources = [
-        Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip")
+        Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip", own.budget_s)
         for part, weight, own in zip(parts, weights, settings.of, strict=True)
     ]
     weigher = _gate_weigher(settings, parts)

@@ -23,6 +23,7 @@ from searchlora.pipelines.stage_settings import (
     RetrieveSettings,
     Settings,
     SimilaritySettings,
+    StageSettings,
     stage_kind,
 )
 
@@ -70,7 +71,10 @@ def with_engine(stages: Iterable[Settings], engine: EngineSettings) -> list[Sett
 def part_keys(parts: Iterable[Settings]) -> tuple[tuple[str, dict[str, Any]], ...]:
     """What a gate keeps of the parts of a fusion: kind and settings that differ from the defaults."""
     return tuple(
-        (stage_kind(part), part.model_dump(mode="json", exclude_defaults=True, exclude={"filter_by", "on_failure"}))
+        (
+            stage_kind(part),
+            part.model_dump(mode="json", exclude_defaults=True, exclude={"filter_by", *StageSettings.model_fields}),
+        )
         for part in parts
     )
 

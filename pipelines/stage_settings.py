@@ -28,7 +28,7 @@ class Settings(BaseModel):
 
 
 class StageSettings(Settings):
-    """Keys of every stage. The parts of a `fuse` take `on_failure` only: with skip, the others are fused without it."""
+    """Keys of every stage, also of the parts of a `fuse`: with skip, the others are fused without the part."""
 
     on_failure: Literal["raise", "skip"] = Field(
         "raise",
@@ -424,9 +424,7 @@ class FuseSettings(RetrieveSettings):
 
     @field_validator("of")
     @classmethod
-    def _without_policies(cls, of: tuple[RetrieveSettings, ...], info: ValidationInfo) -> tuple[RetrieveSettings, ...]:
-        if any("budget_s" in stage.model_fields_set for stage in of):
-            raise ValueError("'budget_s' is a key of the fusion, not of its parts")
+    def _filtered_alike(cls, of: tuple[RetrieveSettings, ...], info: ValidationInfo) -> tuple[RetrieveSettings, ...]:
         filter_by = info.data.get("filter_by", {})
         if any(stage.filter_by not in ({}, filter_by) for stage in of):
             raise ValueError("'filter_by' is a key of the fusion, not of its parts")

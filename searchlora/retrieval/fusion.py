@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
 from searchlora.errors import SearchloraError, UsageError, concerns_all
@@ -16,6 +17,7 @@ from searchlora.eval.trec import ranked
 from searchlora.records import Hit
 from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.retriever import Retriever, check_k, search_filtered
+from searchlora.time_limit import within_budget
 
 #: Document -> its contribution from one list.
 _Shares = Mapping[str, float]
@@ -71,6 +73,7 @@ class Source:
     Attributes:
         label: Its name, for failures.
         optional: Whether the others are fused without it where it fails.
+        budget_s: Seconds per query, after which it has failed; None: no limit.
     """
 
     retriever: Retriever
@@ -78,6 +81,7 @@ class Source:
     weight: float = 1.0
     label: str = ""
     optional: bool = False
+    budget_s: float | None = None
 
 
 #: The label of a source that failed for a query, and the error.
@@ -154,9 +158,10 @@ class Fused:
     def _asked(self, source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Asked]:
         """What a source has for each query."""
         try:
-            if isinstance(source.retriever, Fused):
-                return [_Asked(*each) for each in source.retriever.search_with_failures(queries, source.depth, filters)]
-            return [_Asked(hits) for hits in search_filtered(source.retriever, queries, source.depth, filters)]
+            if source.budget_s is None:
+                return _found(source, queries, filters)
+            called = partial(_found, source, queries, filters)
+            return within_budget(called, source.budget_s, len(queries), source.label or "a part of the fusion")
         except SearchloraError as error:
             if not source.optional:
                 raise
@@ -186,6 +191,12 @@ class _Asked(NamedTuple):
 
     hits: list[Hit] | None
     failures: Sequence[Failure] = ()
+
+
+def _found(source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Asked]:
+    if isinstance(source.retriever, Fused):
+        return [_Asked(*each) for each in source.retriever.search_with_failures(queries, source.depth, filters)]
+    return [_Asked(hits) for hits in search_filtered(source.retriever, queries, source.depth, filters)]
 
 
 _METHODS: dict[str, Callable[[Sequence[float]], float]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import replace
 
@@ -119,6 +120,28 @@ def test_the_other_parts_of_a_fusion_are_fused_where_an_optional_one_fails():
         nothing.search(["server"], 3)
 
 
+def test_the_other_parts_of_a_fusion_do_not_wait_for_a_late_one():
+    class Late(Sometimes):
+        def search(self, queries, k):
+            released.wait(60)
+            return super().search(queries, k)
+
+    def with_late(optional):
+        in_time = fusion(True, None).stages[0].retriever.sources[0]
+        late = Source(Late("d9"), label="slow", optional=optional, budget_s=0.01)
+        return Pipeline("p", [RetrieveStage(Fused([in_time, late]), 10, "rrf")])
+
+    released = threading.Event()
+    begun = time.perf_counter()
+    done = with_late(True).execute(searches("tent", "boots"))
+    with pytest.raises(DeadlineExceeded, match="slow"):
+        with_late(False).execute(searches("tent"))
+    assert time.perf_counter() - begun < 50
+    released.set()
+    assert all("longer than its budget of 0.01 s" in search["skipped"]["slow"] for search in done)
+    assert {hit.document for search in done for hit in search["hits"]} == {"d1", "d2", "d3"}
+
+
 def test_failures_in_a_fusion_of_a_fusion_are_told():
     (inner,) = fusion(True, Sometimes("d9")).stages
     outer = Pipeline("p", [RetrieveStage(Fused([Source(inner.retriever, label="rrf")]), 10, "outer")])
@@ -147,12 +170,12 @@ def test_an_explanation_tells_the_part_that_failed():
     assert explanation.verdict.endswith("(it failed: the index is gone)")
 
 
-def test_parts_of_a_fusion_have_no_time_budget_of_their_own():
-    with pytest.raises(PipelineError, match="'budget_s' is a key of the fusion"):
-        parse_stages([{"fuse": {"of": [{"bm25": {"budget_s": 2}}]}}], "here")
-    (fused,) = parse_stages([{"fuse": {"of": [{"bm25": {"on_failure": "skip"}}, {"bm25": {"k": 5}}]}}], "here")
+def test_a_part_of_a_fusion_has_a_failure_policy_and_a_time_budget():
+    (fused,) = parse_stages(
+        [{"fuse": {"of": [{"bm25": {"on_failure": "skip"}}, {"bm25": {"k": 5, "budget_s": 2}}]}}], "here"
+    )
     stage = fuse_stage(fused, [bm25_stage(part, DOCUMENTS) for part in fused.of])
-    assert [source.optional for source in stage.retriever.sources] == [True, False]
+    assert [(source.optional, source.budget_s) for source in stage.retriever.sources] == [(True, None), (False, 2.0)]
     (stage,) = parse_stages([{"fuse": {"on_failure": "skip", "budget_s": 2, "of": [{"bm25": {}}]}}], "here")
     assert (stage.on_failure, stage.budget_s) == ("skip", 2)
     for wrong in ({"on_failure": "ignore"}, {"budget_s": 0}):

@@ -1,0 +1,48 @@
+"""A time limit for a call that cannot be interrupted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from searchlora.errors import DeadlineExceeded
+
+_Result = TypeVar("_Result")
+
+
+def within_budget(call: Callable[[], _Result], budget_s: float, queries: int, name: str) -> _Result:
+    """What a call returns, or raises, within the time budget of its queries. After that its work goes on unheard.
+
+    Args:
+        budget_s: Seconds per query.
+        queries: Number of queries of the call.
+        name: Who is called, for the error and the thread.
+
+    Raises:
+        DeadlineExceeded: when the time is over.
+
+    Examples:
+        >>> within_budget(lambda: ["d1"], budget_s=10, queries=2, name="stage bm25")
+        ['d1']
+    """
+    found: Future[_Result] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(call())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    try:
+        return found.result(budget_s * queries)
+    except TimeoutError:
+        if found.done():  # the call itself raised it, or ended just now
+            return found.result()
+        raise DeadlineExceeded(
+            f"took longer than its budget of {budget_s:g} s for each of {queries} searches",
+            where=name,
+            fix="Raise 'budget_s', or let the pipeline go on without it: 'on_failure: skip'.",
+        ) from None
