@@ -1,4 +1,4 @@
-"""Adapter stages that do not depend on each other: what they generate is generated in one batch of mixed adapters.
+"""Adapter stages that do not depend on each other: their requests are answered in one batch of mixed adapters.
 
 An intent and a rewrite, for example, both read the query as it was typed. A decoding step for two sequences takes about
 as long as for one, so the shorter output costs little more.
@@ -7,21 +7,24 @@ as long as for one, so the shorter output costs little more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from searchlora.errors import SearchloraError, concerns_all
-from searchlora.inference.engine import Engine
+from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.inference.metered import Answer, Exchange, MeteredEngine, request_key
 from searchlora.pipelines.stage_settings import Settings, StageSettings
-from searchlora.pipelines.stages import AdapterStage, Stage
+from searchlora.pipelines.stages import PRUNE_MARGIN, AdapterStage, Stage
 from searchlora.records import SearchContext
+
+#: A request, and its choices if they are scored.
+_Asked: TypeAlias = tuple[Request, tuple[str, ...]]
 
 
 class SharedBatches:
-    """The stages of a pipeline for one batch of searches; neighbours that are independent generate together.
+    """The stages of a pipeline for one batch of searches; neighbours that are independent share calls of the engine.
 
     Args:
         stages: In their order.
@@ -34,41 +37,68 @@ class SharedBatches:
         self._milliseconds = [0.0] * len(self._stages)
 
     def stage(self, index: int, searches: Sequence[SearchContext]) -> tuple[Stage, float]:
-        """A stage, which knows the answers that were generated for it with those of an earlier one.
+        """A stage, which knows the answers that were computed for it with those of an earlier one.
 
         Args:
             searches: What the stage is about to be applied to.
 
         Returns:
-            The stage, and its share of the time that generating them took, in milliseconds.
+            The stage, and its share of the time that computing them took, in milliseconds.
         """
         if index in self._ends:
-            self._generate(index, self._ends[index], searches)
+            self._ask(index, self._ends[index], searches)
         return self._stages[index], self._milliseconds[index]
 
-    def _generate(self, start: int, end: int, searches: Sequence[SearchContext]) -> None:
+    def _ask(self, start: int, end: int, searches: Sequence[SearchContext]) -> None:
         stages = [stage for stage in self._stages[start:end] if isinstance(stage, AdapterStage)]
         if len(searches) >= stages[0].engine.call_size:
             return  # each stage fills the batches of the engine by itself
+        known: list[dict[bytes, Answer]] = [{} for _ in stages]
         try:
-            asked = [list(stage.generated(searches)) for stage in stages]
-            if sum(map(bool, asked)) < 2:
-                return
-            began = time.perf_counter()
-            completions = iter(stages[0].engine.generate([request for of_stage in asked for request in of_stage]))
+            asked = [stage.requests(searches) for stage in stages]
+            for scored in (True, False):
+                of_kind = [[each for each in of_stage if bool(each[1]) is scored] for of_stage in asked]
+                if sum(map(bool, of_kind)) > 1:
+                    self._answer(start, stages[0].engine, of_kind, known)
         except SearchloraError as error:
             # One bad request fails in its own stage only. An engine that cannot be asked is not asked a second time.
             if concerns_all(error):
                 for index, stage in zip(range(start, end), stages, strict=True):
                     self._stages[index] = replace(stage, engine=_Failed(stage.engine, error))
-            return
+                return
+        for index, stage, answers in zip(range(start, end), stages, known, strict=True):
+            if answers:
+                engine = MeteredEngine(stage.engine, answers, ahead=frozenset(answers))
+                self._stages[index] = replace(stage, engine=engine)
+
+    def _answer(
+        self, start: int, engine: Engine, asked: Sequence[Sequence[_Asked]], known: Sequence[dict[bytes, Answer]]
+    ) -> None:
+        """Ask for all stages at once; keep the answers of each, and its share of the time, by tokens."""
+        began = time.perf_counter()
+        answers: Iterator[Answer] = iter(_answers(engine, [each for of_stage in asked for each in of_stage]))
         taken = 1000 * (time.perf_counter() - began)
-        known = [{request_key(request): next(completions) for request in of_stage} for of_stage in asked]
-        tokens = [sum(each.prompt_tokens + each.completion_tokens for each in of_stage.values()) for of_stage in known]
-        for index, stage, of_stage, count in zip(range(start, end), stages, known, tokens, strict=True):
-            answers: dict[bytes, Answer] = {**of_stage}
-            self._stages[index] = replace(stage, engine=MeteredEngine(stage.engine, answers, ahead=of_stage.keys()))
-            self._milliseconds[index] = taken * count / sum(tokens)
+        found = [{_key(*each): next(answers) for each in of_stage} for of_stage in asked]
+        tokens = [sum(map(_tokens, of_stage.values())) for of_stage in found]
+        for number, (of_stage, count) in enumerate(zip(found, tokens, strict=True)):
+            known[number].update(of_stage)
+            self._milliseconds[start + number] += taken * count / sum(tokens)
+
+
+def _answers(engine: Engine, asked: Sequence[_Asked]) -> Sequence[Answer]:
+    requests, choices = [request for request, _ in asked], [scored for _, scored in asked]
+    if not any(choices):
+        return engine.generate(requests)
+    return engine.score(requests, choices, prune_margin=PRUNE_MARGIN)
+
+
+def _key(request: Request, choices: tuple[str, ...]) -> bytes:
+    """The key by which the engine of a stage looks the answer up, see `MeteredEngine`."""
+    return request_key(request, choices, PRUNE_MARGIN) if choices else request_key(request)
+
+
+def _tokens(answer: Answer) -> int:
+    return answer.prompt_tokens + (answer.completion_tokens if isinstance(answer, Completion) else answer.scored_tokens)
 
 
 class _Failed(MeteredEngine):

@@ -103,10 +103,15 @@ class AdapterStage:
         ]
         return [self._with_queries(before, after) for before, after in zip(searches, done, strict=True)]
 
-    def generated(self, searches: Sequence[SearchContext]) -> list[Request]:
-        """The requests with which the stage generates for searches; none for outputs that it scores."""
+    def requests(self, searches: Sequence[SearchContext]) -> list[tuple[Request, tuple[str, ...]]]:
+        """The first request for each record of the searches, with its choices; none where it generates."""
         asked = [self._asked(record) for search in searches for record in self.task.records_from(search)]
-        return [self._request(each) for each in asked if self._scored(each) is None]
+        return [
+            (self._request(each), ())
+            if (spec := self._scored(each)) is None
+            else (self._scoring_request(each, spec), tuple(spec.choices or ()))
+            for each in asked
+        ]
 
     def _with_queries(self, before: SearchContext, after: SearchContext) -> SearchContext:
         """The search after the stage, with the queries before it that retrievers search with, too."""
@@ -138,20 +143,20 @@ class AdapterStage:
     def _request(self, asked: _Asked) -> Request:
         return Request(asked.chat, self.adapter, self.max_new_tokens, asked.spec.grammar if self.constrained else None)
 
+    def _scoring_request(self, asked: _Asked, spec: ClosedSet) -> Request:
+        return Request(
+            asked.chat,
+            self.adapter,
+            choice_suffix=spec.choice_suffix if isinstance(spec, Continued) else None,
+            keep_prefix=self.rest and isinstance(spec, Continued) and spec.continues,
+        )
+
     def _continues(self, record: Record) -> bool:
         spec = self.task.output(record)
         return self.constrained and isinstance(spec, Continued) and spec.continues
 
     def _score(self, asked: Sequence[_Asked], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
-        requests = [
-            Request(
-                asked[index].chat,
-                self.adapter,
-                choice_suffix=spec.choice_suffix if isinstance(spec, Continued) else None,
-                keep_prefix=self.rest and isinstance(spec, Continued) and spec.continues,
-            )
-            for index, spec in specs.items()
-        ]
+        requests = [self._scoring_request(asked[index], spec) for index, spec in specs.items()]
         choices = [spec.choices or () for spec in specs.values()]
         scores = self.engine.score(requests, choices, prune_margin=PRUNE_MARGIN) if requests else []
         return {

@@ -1,4 +1,4 @@
-"""Adapter stages that are independent of each other generate in one batch, with the same results."""
+"""Adapter stages that are independent of each other share batches, with the same results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from searchlora.errors import EngineError, RequestRefused
-from searchlora.inference.engine import Completion
+from searchlora.inference.engine import Completion, Scored
 from searchlora.inference.metered import MeteredEngine
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline
@@ -44,7 +44,8 @@ class Table:
         return Completion(text, "stop", 10, 5)
 
     def score(self, requests, choices, **_):
-        raise NotImplementedError
+        self.calls.append([request.adapter for request in requests])
+        return [Scored(tuple(-float(n) for n in range(len(each))), 10, len(each)) for each in choices]
 
 
 def built(engine, order=("intent", "rewriter"), **policy):
@@ -75,24 +76,45 @@ def test_an_intent_and_a_rewrite_share_a_batch_and_their_results_are_the_same():
     assert engine.calls == [["intent@1"] * 2 + ["rewriter@1"] * 2]
 
 
+def labelled(stage, labels, adapter="intent@1"):
+    """The stage with an intent of labels, whose first is the likeliest."""
+    return replace(stage, task=stage.task.bound({"kind": "label", "labels": labels}), adapter=adapter)
+
+
+def test_stages_that_score_choices_share_a_batch():
+    engine, rows = Table(), []
+    intent, rewriter = built(engine).stages
+    stages = [labelled(intent, ["buy", "help"]), labelled(intent, ["tents", "shoes"], "topic@1"), rewriter]
+    done = Pipeline("p", stages).execute(searches("tent", "boots"), trace=rows.append)
+    assert engine.calls == [["intent@1"] * 2 + ["topic@1"] * 2, ["rewriter@1"] * 2]
+    assert [each["intent"].value for each in done] == ["tents"] * 2
+    assert [each["query"] for each in done] == ["tent rewritten", "boots rewritten"]
+    assert [row["flags"] for row in rows] == [[]] * 6
+    assert [row["output"]["intent"]["value"] for row in rows if row["stage"] < 3] == ["buy", "tents"] * 2
+    assert [row["tokens"] for row in rows if row["stage"] == 1] == [{"prompt": 10, "output": 2}] * 2
+    alone = Pipeline("p", [replace(stage, engine=MeteredEngine(Table())) for stage in stages])
+    assert alone.execute(searches("tent", "boots")) == done
+
+
 @pytest.mark.parametrize(
     "case",
-    ["the second reads what the first writes", "a time budget", "calls that one stage fills", "two engines", "scored"],
+    [
+        "the second reads the first",
+        "a time budget",
+        "calls that one stage fills",
+        "two engines",
+        "one scores",
+    ],
 )
 def test_other_stages_are_asked_one_after_the_other(case):
     engine = Table(2 if case == "calls that one stage fills" else 8)
-    order = ("rewriter", "intent") if case == "the second reads what the first writes" else ("intent", "rewriter")
+    order = ("rewriter", "intent") if case == "the second reads the first" else ("intent", "rewriter")
     pipeline = built(engine, order, **({"budget_s": 30} if case == "a time budget" else {}))
     first, second = pipeline.stages
     if case == "two engines":
         pipeline = replace(pipeline, stages=[first, replace(second, engine=Table())])
-    if case == "scored":
-        labels = first.task.bound({"kind": "label", "labels": ["buy", "help"]})
-        pipeline = replace(pipeline, stages=[replace(first, task=labels, constrained=True), second])
-        with pytest.raises(NotImplementedError):  # by `score`, before anything is generated
-            pipeline.execute(searches("tent", "boots"))
-        assert engine.calls == []
-        return
+    if case == "one scores":
+        pipeline = replace(pipeline, stages=[labelled(first, ["buy", "help"]), second])
     pipeline.execute(searches("tent", "boots"))
     assert all(len(set(call)) == 1 for call in engine.calls)
 
