@@ -150,10 +150,11 @@ class WrappedLinear:
 
 
 class BlockedLinear:
-    """A batch-invariant linear layer: rows are computed in blocks of one fixed size, the last one padded.
+    """A batch-invariant linear layer: rows are computed in blocks of fixed sizes, the last one padded.
 
     A library's matrix product chooses its algorithm, and with it the order of its sums, by the shapes of its operands.
-    With fixed shapes a row's result depends on that row only.
+    With fixed shapes a row's result depends on that row only. On a CPU, several blocks are computed in one product
+    where that gives the same result to the last bit: 512 rows take half the time of 16 products of 32 in fp32.
 
     Args:
         linear: The layer that computes a block.
@@ -165,8 +166,13 @@ class BlockedLinear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         size = block_rows(x.device)
-        padded = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % size))
-        output = torch.cat([self._linear(block) for block in torch.split(padded, size)])
+        padded = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % size)) if len(flat) % size else flat
+        if len(padded) <= size or x.device.type != "cpu":
+            sizes = [size] * (len(padded) // size)
+        else:
+            sizes = _in_powers(len(padded), _largest_product(self._linear, x.shape[-1], x.dtype))
+        blocks = [self._linear(block) for block in torch.split(padded, sizes)]
+        output = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         return output[: len(flat)].view(*x.shape[:-1], -1)
 
     def dense(self) -> torch.Tensor:
@@ -179,6 +185,42 @@ class BlockedLinear:
 def block_rows(device: torch.device) -> int:
     """Rows of a block of a batch-invariant product: a product with fewer rows hardly costs less."""
     return 32 if device.type == "cpu" else 256
+
+
+#: Rows of the largest product of several blocks; passes have no more tokens on a CPU.
+_MOST_ROWS = 512
+
+#: Kind of layer, shapes of its weights, dtype and threads -> what `_largest_product` found.
+_LARGEST: dict[tuple[object, ...], int] = {}
+
+
+def _largest_product(linear: FrozenLinear, size_in: int, dtype: torch.dtype) -> int:
+    """Rows of the largest product on the CPU whose rows are those of products of one block, to the last bit.
+
+    The order of sums depends on shapes, not on values, so that random rows show whether it is the same.
+    """
+    shapes = [tensor.shape for tensor in linear.tensors()]
+    key = (type(linear), *shapes, dtype, torch.get_num_threads())
+    if key not in _LARGEST:
+        largest = size = block_rows(torch.device("cpu"))
+        x = torch.randn(_MOST_ROWS, size_in, generator=torch.Generator().manual_seed(0)).to(dtype)
+        blocks = torch.cat([linear(block) for block in torch.split(x, size)])
+        while largest < _MOST_ROWS and torch.equal(linear(x[: 2 * largest]), blocks[: 2 * largest]):
+            largest *= 2
+        _LARGEST[key] = largest
+    return _LARGEST[key]
+
+
+def _in_powers(rows: int, largest: int) -> list[int]:
+    """`rows` as a sum of numbers of which each is `largest`, or half of one before."""
+    sizes = [largest] * (rows // largest)
+    rest = rows % largest
+    while rest:
+        largest //= 2
+        if rest >= largest:
+            sizes.append(largest)
+            rest -= largest
+    return sizes
 
 
 def frozen_linear(

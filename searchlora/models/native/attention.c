@@ -7,7 +7,7 @@ enum {
     KEYS = 4,       /* keys computed together */
     KEY_BLOCK = 64, /* keys per softmax block */
     PIECE = 64,     /* elements of a head per accumulator */
-    UNROLL = 32,    /* elements of a piece that stay in registers */
+    UNROLL = 2 * VECTOR, /* elements of a piece that stay in registers */
 };
 
 #ifdef AVX512
@@ -23,6 +23,28 @@ static inline __m512 horizontal_sums(__m512 v[16]) {
         v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0x88),
                              _mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0xdd));
     return _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x88), _mm512_shuffle_f32x4(v[0], v[1], 0xdd));
+}
+#else
+/* The sums of the elements of two vectors, and of the two after them. */
+static inline void horizontal_sums(const vector v[4], float first[2], float second[2]) {
+    quad quads[4];
+    for (int i = 0; i < 4; i++) {
+        memcpy(&quads[i], &v[i], sizeof *quads);
+        for (int j = 1; j < VECTOR / 4; j++) {
+            quad more;
+            memcpy(&more, (const char *)&v[i] + j * sizeof more, sizeof more);
+            quads[i] += more;
+        }
+    }
+#ifdef __SSE3__
+    quad sums = _mm_hadd_ps(_mm_hadd_ps(quads[0], quads[1]), _mm_hadd_ps(quads[2], quads[3]));
+#else
+    quad sums;
+    for (int i = 0; i < 4; i++)
+        sums[i] = (quads[i][0] + quads[i][1]) + (quads[i][2] + quads[i][3]);
+#endif
+    memcpy(first, &sums, 2 * sizeof *first);
+    memcpy(second, (const char *)&sums + 2 * sizeof *first, 2 * sizeof *second);
 }
 #endif
 
@@ -51,22 +73,21 @@ static inline void dot_products(const element *const *q, const element *keys, in
     }
     _mm512_storeu_ps(&sums[0][0], horizontal_sums(lanes));
 #else
-    float lanes[QUERIES][KEYS][LANES] = {0};
-    for (; i + LANES <= size; i += LANES)
-        for (int k = 0; k < KEYS; k++) {
-            float vector[LANES];
-            for (int j = 0; j < LANES; j++)
-                vector[j] = to_float(key[k][i + j]);
-            for (int r = 0; r < QUERIES; r++)
-                for (int j = 0; j < LANES; j++)
-                    lanes[r][k][j] += vector[j] * to_float(q[r][i + j]);
-        }
-    for (int r = 0; r < QUERIES; r++)
-        for (int k = 0; k < KEYS; k++) {
-            sums[r][k] = 0;
-            for (int j = 0; j < LANES; j++)
-                sums[r][k] += lanes[r][k][j];
-        }
+    i = size / VECTOR * VECTOR;
+    for (int half = 0; half < KEYS; half += KEYS / 2) { /* so that the sums stay in registers */
+        vector lanes[QUERIES][KEYS / 2];
+        for (int r = 0; r < QUERIES; r++)
+            for (int k = 0; k < KEYS / 2; k++)
+                lanes[r][k] = (vector){0};
+        for (int j = 0; j + VECTOR <= size; j += VECTOR)
+            for (int k = 0; k < KEYS / 2; k++) {
+                vector elements = load_vector(key[half + k] + j);
+                for (int r = 0; r < QUERIES; r++)
+                    lanes[r][k] += elements * load_vector(q[r] + j);
+            }
+        for (int r = 0; r < QUERIES; r += 2)
+            horizontal_sums(lanes[r], &sums[r][half], &sums[r + 1][half]);
+    }
 #endif
     for (int r = 0; r < QUERIES; r++)
         for (int k = 0; k < count; k++) {

@@ -12,13 +12,15 @@ enum {
 };
 
 #ifndef AVX512
-/* a * b + c, with one rounding where the processor supports it. Left to itself, the compiler fuses some loops and not
- * others, and a row's result would depend on the number of rows computed with it. */
-static inline float multiply_add(float a, float b, float c) {
-#ifdef __FP_FAST_FMAF
-    return __builtin_fmaf(a, b, c);
+/* Element `part` of each of VECTOR adjacent groups of PAIR elements, as floats. */
+static inline vector load_packed(const element *w, int part) {
+#ifdef BF16
+    vector_of_words pairs;
+    memcpy(&pairs, w, sizeof pairs);
+    return (vector)(part ? pairs & 0xffff0000 : pairs << 16);
 #else
-    return a * b + c;
+    (void)part;
+    return load_vector(w);
 #endif
 }
 #endif
@@ -55,13 +57,21 @@ static inline __attribute__((always_inline)) void vector_product(int rows, int b
             _mm512_storeu_ps(sums[b][r], _mm512_add_ps(even[r][b], odd[r][b]));
 #else
     for (int b = 0; b < blocks; b++, w += (size + PAIR - 1) / PAIR * PAIR * COLUMNS) {
-        float block[ROWS][COLUMNS] = {0};
-        for (int64_t k = 0; k < size; k++)
+        vector block[ROWS][VECTORS];
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < VECTORS; v++)
+                block[r][v] = (vector){0};
+        for (int64_t k = 0; k < size; k++) {
+            vector weights[VECTORS];
+            for (int v = 0; v < VECTORS; v++)
+                weights[v] = load_packed(w + k / PAIR * PAIR * COLUMNS + v * VECTOR * PAIR, k % PAIR);
             for (int r = 0; r < rows; r++)
-                for (int j = 0; j < COLUMNS; j++)
-                    block[r][j] = multiply_add(to_float(x[r * stride + k]),
-                                               to_float(w[(k / PAIR * COLUMNS + j) * PAIR + k % PAIR]), block[r][j]);
-        memcpy(sums[b], block, rows * sizeof *block);
+                for (int v = 0; v < VECTORS; v++)
+                    block[r][v] += to_float(x[r * stride + k]) * weights[v];
+        }
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < VECTORS; v++)
+                store_floats(&sums[b][r][v * VECTOR], block[r][v]);
     }
 #endif
 }

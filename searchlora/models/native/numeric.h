@@ -2,9 +2,11 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __SSE3__
+#include <immintrin.h>
+#endif
 #if defined(BF16) && defined(__AVX512BF16__)
 #define AVX512 /* the processor multiplies 32 pairs of bfloat16 per instruction */
-#include <immintrin.h>
 #endif
 
 enum {
@@ -33,6 +35,42 @@ typedef float element;
 enum { PAIR = 1 };
 static inline float to_float(element v) { return v; }
 static inline element from_float(float f) { return f; }
+#endif
+
+/* Floats in one vector register. The compiler computes with vectors of this size on any processor. */
+enum {
+#if defined(__AVX512F__)
+    VECTOR = 16,
+#elif defined(__AVX__)
+    VECTOR = 8,
+#else
+    VECTOR = 4,
+#endif
+    VECTORS = LANES / VECTOR,
+};
+typedef float vector __attribute__((vector_size(VECTOR * sizeof(float))));
+typedef float quad __attribute__((vector_size(4 * sizeof(float))));
+
+static inline vector load_floats(const float *x) {
+    vector v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+static inline void store_floats(float *x, vector v) { memcpy(x, &v, sizeof v); }
+
+#ifdef BF16
+typedef uint16_t vector_of_halves __attribute__((vector_size(VECTOR * sizeof(uint16_t))));
+typedef uint32_t vector_of_words __attribute__((vector_size(VECTOR * sizeof(uint32_t))));
+
+/* VECTOR adjacent elements as floats. */
+static inline vector load_vector(const element *x) {
+    vector_of_halves halves;
+    memcpy(&halves, x, sizeof halves);
+    return (vector)(__builtin_convertvector(halves, vector_of_words) << 16);
+}
+#else
+static inline vector load_vector(const element *x) { return load_floats(x); }
 #endif
 
 /* exp(x) for x <= 0 (Cephes' expf); 0 below the smallest normal float. */
