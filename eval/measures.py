@@ -19,6 +19,7 @@ from subprocess import SubprocessError
 from typing import Any
 
 from searchlora.errors import UsageError, some
+from searchlora.eval.text_identity import words
 from searchlora.eval.trec import Qrels, Run, ranked
 
 #: The default retrieval measures.
@@ -237,7 +238,7 @@ class _WordTokenizer:
     """Tokenizer for words of any alphabet; rouge-score's own one keeps the letters a to z only."""
 
     def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"[^\W_]+", text.lower())
+        return [part for word in words(text) for part in word.split("_") if part]
 
 
 def _check_texts(outputs: Sequence[str], references: Sequence[str]) -> None:

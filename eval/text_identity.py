@@ -1,12 +1,26 @@
-"""Identity of texts: the normalised form under which two texts count as the same, and 64-bit fingerprints."""
+"""Words of texts, the normalised form under which two texts count as the same, and 64-bit fingerprints."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from hashlib import blake2b
 
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
+import regex
+
+# Marks belong to the letter before them: without vowel signs, different words of Hindi or Thai would look the same.
+_WORD = regex.compile(r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_]*")
+_PART = regex.compile(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*")
+
+
+def words(text: str) -> list[str]:
+    """The words and numbers of a text in lower case, with underscores and the marks of their letters.
+
+    Examples:
+        >>> words("Red SHOES, size-42!")
+        ['red', 'shoes', 'size', '42']
+    """
+    found: list[str] = _WORD.findall(text.lower())
+    return found
 
 
 def normalised(text: str) -> str:
@@ -20,7 +34,7 @@ def normalised(text: str) -> str:
         'red shoes size 42'
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return _BETWEEN_WORDS.sub(" ", folded).strip() or folded.strip()
+    return " ".join(_PART.findall(folded)) or folded.strip()
 
 
 def fingerprint(text: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.text_identity import words
 from searchlora.records import Document
 
 Operator: TypeAlias = Literal["equals", "contains", "prefix", "min", "max"]
@@ -152,7 +152,7 @@ _TESTS: Mapping[Operator, Callable[[frozenset[str]], Callable[[str], bool] | Non
 
 
 def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    return " ".join(words(text.casefold()))
 
 
 def _numbers(texts: Iterable[str]) -> list[float]:

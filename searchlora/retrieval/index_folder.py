@@ -32,7 +32,7 @@ from searchlora.retrieval.nearest import Hnsw, Ivf, Structure
 from searchlora.retrieval.vector_file import VectorFile
 
 #: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 
 _MAX_MANIFEST = 16 * 2**20
 
@@ -163,7 +163,7 @@ class FileIdentity(_Frozen):
 class IndexManifest(_Frozen):
     """`index.json`."""
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     created: str
     versions: dict[str, str]
     corpus: CorpusIdentity

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from random import Random
 from typing import Any
 
+from searchlora.eval.text_identity import words
 from searchlora.shop.catalogue import Catalogue, Product
 from searchlora.shop.tables import Tables
 
@@ -22,8 +22,6 @@ IDENTIFYING_FACTS = ("brand", "line", "sku")
 
 #: Consecutive draws without a new row after which a writer counts as exhausted.
 _MAX_IDLE_DRAWS = 500
-
-_WORD = re.compile(r"\w+")
 
 
 def portions(total: int, shares: Mapping[str, int]) -> dict[str, int]:
@@ -52,7 +50,7 @@ def deal(topics: Iterable[str], *, seed: str) -> dict[str, list[str]]:
 
 def word_bag(*texts: str) -> tuple[str, ...]:
     """The sorted words of texts in lower case, without punctuation: the key by which duplicates are detected."""
-    return tuple(sorted(_WORD.findall(" ".join(texts).lower())))
+    return tuple(sorted(words(" ".join(texts))))
 
 
 def distinct(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from searchlora.eval.text_identity import words
 from searchlora.records import Record
 from searchlora.rewards import RewardContext
 from searchlora.task import REFERENCE, UNCHANGED
@@ -23,7 +24,6 @@ MAX_REDUCED = 12
 TITLES = 2
 
 _DISAMBIGUATION = re.compile(r" \([^()]*\)$")
-_WORD = re.compile(r"\w+")
 
 
 def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardContext) -> list[dict[str, str]]:
@@ -66,20 +66,20 @@ def keeps_protected(record: Record, rewrite: str) -> bool:
         >>> keeps_protected({"query": "acme tnt 500 manual"}, "acme tnt manual")
         False
     """
-    text = f" {' '.join(_words(rewrite))} "
-    codes = [word for word in _words(str(record["query"])) if any(map(str.isdigit, word))]
-    return all(f" {' '.join(_words(phrase))} " in text for phrase in (*record.get("protected", ()), *codes))
+    text = f" {' '.join(words(rewrite))} "
+    codes = [word for word in words(str(record["query"])) if any(map(str.isdigit, word))]
+    return all(f" {' '.join(words(phrase))} " in text for phrase in (*record.get("protected", ()), *codes))
 
 
 def _reduced(query: str) -> Iterator[tuple[str, str]]:
-    words = query.split()
-    if len(words) > MAX_REDUCED:
+    tokens = query.split()
+    if len(tokens) > MAX_REDUCED:
         return
     for size in (1, 2):
-        for left_out in combinations(range(len(words)), size):
-            rest = [word for place, word in enumerate(words) if place not in left_out]
+        for left_out in combinations(range(len(tokens)), size):
+            rest = [word for place, word in enumerate(tokens) if place not in left_out]
             if rest:
-                yield f"without: {', '.join(words[place] for place in left_out)}", " ".join(rest)
+                yield f"without: {', '.join(tokens[place] for place in left_out)}", " ".join(rest)
 
 
 def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]:
@@ -87,15 +87,15 @@ def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]
     grades = context.qrels.get(str(record["id"]), {})
     best = sorted((each for each, grade in grades.items() if grade >= context.relevant), key=lambda each: -grades[each])
     known = {
-        *_words(str(record["query"])),
-        *(word for turn in record.get("history", ()) for word in _words(turn["text"])),
+        *words(str(record["query"])),
+        *(word for turn in record.get("history", ()) for word in words(turn["text"])),
     }
     titles = dict.fromkeys(
         title
         for each in best
         if each in context.documents and (title := _DISAMBIGUATION.sub("", context.documents[each].title).strip())
     )
-    named = [each for each in titles if (words := _words(each)) and known.issuperset(words)]
+    named = [each for each in titles if (of_title := words(each)) and known.issuperset(of_title)]
     for number, title in enumerate(named[:TITLES], 1):
         yield f"title: {number}", title
         yield f"query + title: {number}", f"{record['query']} {title}"
@@ -111,7 +111,3 @@ def _distinct(named: Mapping[str, str]) -> dict[str, str]:
         if text:
             texts.setdefault(text, name)
     return {name: text for text, name in texts.items()}
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())

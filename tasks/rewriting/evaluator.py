@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.measures import corpus_bleu, retrieval_notes, retrieval_values, rouge_l, with_relevant
+from searchlora.eval.text_identity import words
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
 from searchlora.task import EvaluationInput
 
 MEASURES = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
-_WORD = re.compile(r"\w+")
 
 
 def evaluate(inputs: EvaluationInput) -> Evaluation:
@@ -55,7 +53,7 @@ def evaluate(inputs: EvaluationInput) -> Evaluation:
         values["ROUGE-L"] = dict(zip([ids[row] for row in referenced], rouge_l(rewrites, references), strict=True))
         totals["BLEU"] = corpus_bleu(rewrites, references)
     values["left alone"] = {
-        id_: float(_words(text) == _words(record["query"]))
+        id_: float(words(text) == words(record["query"]))
         for id_, record, text in zip(ids, records, texts, strict=True)
         if record.get("needs_rewrite") is False
     }
@@ -98,16 +96,12 @@ def _slice_values(record: Record) -> dict[str, str]:
 
 def _protected(record: Record) -> list[str]:
     """The record's protected words, and the words with a digit that query and reference share."""
-    reference = set(_words(record.get("rewrite", "")))
-    codes = [word for word in _words(record["query"]) if word in reference and any(map(str.isdigit, word))]
+    reference = set(words(record.get("rewrite", "")))
+    codes = [word for word in words(record["query"]) if word in reference and any(map(str.isdigit, word))]
     return list(dict.fromkeys([*map(str.lower, record.get("protected", [])), *codes]))
 
 
 def _kept(protected: Sequence[str], text: str) -> float:
     """The share of protected words or phrases that a text contains, ignoring case."""
-    words = f" {' '.join(_words(text))} "
-    return sum(f" {' '.join(_words(phrase))} " in words for phrase in protected) / len(protected)
-
-
-def _words(text: Any) -> list[str]:
-    return _WORD.findall(str(text).lower())
+    found = f" {' '.join(words(text))} "
+    return sum(f" {' '.join(words(phrase))} " in found for phrase in protected) / len(protected)

@@ -46,3 +46,8 @@ def test_stems_that_are_kept_are_bounded(monkeypatch):
     for _ in range(2):
         assert analyzer("boots tents lamps ropes maps") == ["boot", "tent", "lamp", "rope", "map"]
         assert len(analyzer._stems) <= 3
+
+
+def test_marks_do_not_cut_words():
+    assert Analyzer()("दिन में दान x") == ["दिन", "में", "दान"]
+    assert Analyzer()("The m² of a room_é9 x") == ["m²", "room_é9"]

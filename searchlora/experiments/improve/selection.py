@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from searchlora.eval.text_identity import words
 from searchlora.recipe import Improve
 from searchlora.task import UNCHANGED
 
@@ -19,8 +19,6 @@ MANY = 30
 
 #: Iterations of the fit of kinds.
 _ITERATIONS = 30
-
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -161,10 +159,10 @@ def oddness(text: str, known: Iterable[str]) -> float:
         >>> oddness("red tent tent zzz", ["a red tent"])
         0.5
     """
-    words = _WORD.findall(text.lower())
-    expected = {word for each in known for word in _WORD.findall(each.lower())}
-    odd = sum(word not in expected or word in words[:place] for place, word in enumerate(words))
-    return odd / max(1, len(words))
+    own = words(text)
+    expected = {word for each in known for word in words(each)}
+    odd = sum(word not in expected or word in own[:place] for place, word in enumerate(own))
+    return odd / max(1, len(own))
 
 
 def mean(values: Sequence[float]) -> float | None:
