@@ -136,10 +136,13 @@ class Format:
         options: Name -> `Option` of the reader; a plain description is taken as an option of text.
         sidecars: Names of files in the source folder that are copied into the dataset folder unchanged.
         passes: Number of times that `read` reads its source, for the estimate of the remaining time.
-        implied: Returns options found in the source (such as a schema in its folder); the user's options override them.
+        implied: Returns options found in the source (such as a schema in its folder), from the source and the user's
+            options, which override them.
         needs: Fields from `options` without which nothing is read, for `searchlora data inspect`.
         recognises: Returns the source to build from (the file, or its folder) if a sample has the published layout of
             this format, else None; for `searchlora data inspect`.
+        own_texts: Returns the documents and judgments of the accepted records, where the documents are texts in them.
+            Each call of its argument yields all records.
 
     Examples:
         >>> own = Format("own", "our export", lambda path, options: iter(()), options={"language": "the one to keep"})
@@ -154,9 +157,10 @@ class Format:
     options: Mapping[str, Option] = field(default_factory=dict)
     sidecars: tuple[str, ...] = ()
     passes: int = 1
-    implied: Callable[[Path], Options] | None = None
+    implied: Callable[[Path, Options], Options] | None = None
     needs: tuple[str, ...] = ()
     recognises: Callable[[Sample], Path | None] | None = None
+    own_texts: Callable[[Callable[[], Iterator[Record]]], Collection] | None = None
 
     def __post_init__(self) -> None:
         options = {name: Option(each) if isinstance(each, str) else each for name, each in (self.options or {}).items()}

@@ -32,10 +32,12 @@ from searchlora.files.rows import parquet_rows, write_delimited
 from searchlora.files.text import is_gzip
 
 _PARQUET = (".parquet",)
+TOPIC_COLUMNS = ("id", "query")
 
 
-def _csv_topic_rows(path: Path) -> Iterator[TopicRow]:
-    rows = list(table_rows(path, ",", ("id", "query")))
+def topic_table(path: Path, delimiter: str = ",") -> Iterator[TopicRow]:
+    """The topics of a table with a header."""
+    rows = list(table_rows(path, delimiter, TOPIC_COLUMNS))
     columns = {name: _typed([row[name] for _, row in rows]) for name in (rows[0][1] if rows else ())}
     for number, (where, row) in enumerate(rows):
         fields = {name: column[number] for name, column in columns.items() if name not in ("id", "query")}
@@ -144,7 +146,7 @@ CSV = Format(
         shape="a header with id, query and further fields",
         recognises=lambda head: {"id", "query"} <= set(first_fields(head.line, ",")),
         suffixes=(".csv",),
-        rows=_csv_topic_rows,
+        rows=topic_table,
         write=_write_csv_topics,
     ),
 )

@@ -1,6 +1,7 @@
 """TREC files: qrels and runs as trec_eval reads them, topics as tab-separated lines or as `<top>` blocks.
 
-Tab-separated topics, `id<tab>query`, are those of the Deep Learning track; the blocks are those of the ad hoc tracks
+Tab-separated topics, `id<tab>query`, are those of the Deep Learning track; with a header, further columns are fields of
+the topics. The blocks are those of the ad hoc tracks
 (https://trec.nist.gov/data/topics_eng/). In a block, `num` is the id, `title` the query, `desc` and `narr` become the
 fields `description` and `narrative`, any other tag a field of the same name.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from searchlora.errors import DataError
 from searchlora.eval.formats.base import Format, QrelsForm, Row, RunForm, TopicRow, Topics, TopicsForm
+from searchlora.eval.formats.tables import TOPIC_COLUMNS, topic_table
 from searchlora.eval.trec import QRELS_LINE, RUN_LINE, read_run, split_line, write_qrels, write_run
 from searchlora.files import Head, atomic_text, numbered_lines, open_text
 
@@ -36,6 +38,9 @@ def _topic_rows(path: Path) -> Iterator[TopicRow]:
     first = next(numbered_lines(path), None)
     if first is not None and first[1].lstrip().lower().startswith("<top"):
         yield from _blocks(path)
+        return
+    if first is not None and _is_header(first[1]):
+        yield from topic_table(path, "\t")
         return
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
@@ -91,7 +96,12 @@ def _looks_like(line: str, names: str, number: int) -> bool:
 
 
 def _looks_like_topics(head: Head) -> bool:
-    return head.text[:5].lower() == "<top>" or (head.line.count("\t") == 1 and head.line[0] != "{")
+    is_pair = head.line.count("\t") == 1 and head.line[0] != "{"
+    return head.text[:5].lower() == "<top>" or is_pair or _is_header(head.line)
+
+
+def _is_header(line: str) -> bool:
+    return set(TOPIC_COLUMNS) <= {name.strip() for name in line.split("\t")}
 
 
 TREC = Format(

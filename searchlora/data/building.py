@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 from unicodedata import category
@@ -113,7 +114,7 @@ def build(
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
     inputs = Inputs(corpus, qrels, topics, relevant, fields or {}, grades)
     reader, given, judged_by = inputs.applied(task, reader, options or {})
-    merged_options = {**(reader.implied(source) if reader.implied is not None else {}), **given}
+    merged_options = {**(reader.implied(source, given) if reader.implied is not None else {}), **given}
     with atomic_folder(out) as folder:
         builder = _Build(
             task, reader, source, folder, out, merged_options, seed, shares, ReadProgress(progress=progress)
@@ -156,7 +157,7 @@ class _Build:
             finally:
                 buffers = splitter.close()
                 self.rejected.close()
-            self._check_rows(buffers, allow_rejects)
+            self._check_rows(buffers, bool(splitter.official), allow_rejects)
             leaks = self._check_leaks(buffers, bool(splitter.official), on_leak)
             counts = self._write_collection(buffers)
         self._copy_sidecars()
@@ -229,13 +230,15 @@ class _Build:
             notes.append(f"columns that are no field of the task were ignored: {names}")
         return notes
 
-    def _check_rows(self, buffers: Mapping[str, RowBuffer], allow_rejects: bool) -> None:
+    def _check_rows(self, buffers: Mapping[str, RowBuffer], official: bool, allow_rejects: bool) -> None:
         self.rejected.check(self.source, self.out, self.reading.rows, self.reports, allow_rejects)
         if not len(buffers["train"]):
             raise DataError(
                 "no row is left for training",
                 where=str(self.source),
-                fix="Use other shares, another seed, or more data.",
+                fix="Its official splits have none. Give one of its files, or name that file 'train'."
+                if official
+                else "Use other shares, another seed, or more data.",
             )
 
     def _check_leaks(self, buffers: Mapping[str, RowBuffer], official: bool, on_leak: OnLeak) -> list[Leak]:
@@ -255,6 +258,8 @@ class _Build:
         if self.supplied is not None:
             records = (record for buffer in buffers.values() for record in buffer.records())
             collection = self.supplied.collection((str(record["id"]), self.task.queries(record)) for record in records)
+        elif self.format.own_texts is not None:
+            collection = self.format.own_texts(lambda: chain.from_iterable(map(RowBuffer.records, buffers.values())))
         elif self.format.collection is not None:
             collection = self.format.collection(self.source, self.options)
         else:

@@ -175,6 +175,12 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
                 others += 1
                 continue
             judged.add(topic)
+            if not is_word(judgment.topic):
+                raise DataError(
+                    "the record id cannot be used in a TREC file",
+                    where=f"record '{judgment.topic}'",
+                    fix="A record with judgments needs an id of one word without white space.",
+                )
             check_id(judgment.document)
             pair = fingerprint(f"{judgment.topic}\n{judgment.document}")
             if pair in pairs:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from searchlora.data.collection import Corpus, CorpusFile, read_documents, read_judgments
 from searchlora.data.formats.judged_collections import CORPUS_HINT
 from searchlora.data.formats.judgments import judged_queries
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import format_of_file, read_qrels
 from searchlora.eval.formats.base import first_fields, has_keys
 from searchlora.eval.judgments.card import JudgmentsCard
@@ -81,14 +81,31 @@ def _by_id(qrels: Qrels) -> Iterator[Judgment]:
 
 
 def _by_query(qrels: Qrels, records: Iterable[tuple[str, Sequence[str]]]) -> Iterator[Judgment]:
-    """Judgments of the records whose query is judged. Queries that differ in case or punctuation only are one."""
-    judged: dict[str, Mapping[str, int]] = {}
+    """Judgments of the records whose query is judged. Queries that differ in case or punctuation only are one.
+
+    Judgments of other queries follow, with a topic that is no id of a record, so that they are counted.
+
+    Raises:
+        DataError: for a document with two grades for one query.
+    """
+    judged: dict[str, dict[str, int]] = {}
     for query, grades in qrels.items():
-        judged.setdefault(normalised(query), grades)
+        known = judged.setdefault(normalised(query), {})
+        for document, grade in grades.items():
+            if known.setdefault(document, grade) != grade:
+                raise DataError(
+                    f"the document '{document}' has the grades {known[document]} and {grade}",
+                    where=f"query '{query}'",
+                    fix="The same query has them in another spelling. Leave one of the judgments.",
+                )
+    found: set[str] = set()
     for topic, queries in records:
-        found = next((judged[key] for query in queries if (key := normalised(query)) in judged), {})
-        for document, grade in found.items():
-            yield Judgment(topic, document, grade)
+        key = next((key for query in queries if (key := normalised(query)) in judged), None)
+        if key is not None:
+            found.add(key)
+            yield from (Judgment(topic, document, grade) for document, grade in judged[key].items())
+    for key in judged.keys() - found:
+        yield from (Judgment(f"\n{key}", document, grade) for document, grade in judged[key].items())
 
 
 @dataclass(frozen=True)
@@ -134,8 +151,10 @@ class Inputs:
         """The options of the reader that stand for files and grades."""
         given = {"corpus": self.corpus, "qrels": self.qrels, "topics": self.topics}
         files = {name: str(path) for name, path in given.items() if path is not None and name in format.options}
-        if self.corpus is not None and self.qrels is None and "documents" in format.options:
-            return {"documents": str(self.corpus), **self._grades(task, format)}
+        if self.corpus is not None and "documents" in format.options:
+            files["documents"] = str(self.corpus)
+            if self.qrels is None:
+                return {**files, **self._grades(task, format)}
         missing = {name for name, path in given.items() if path is not None and name not in files}
         if "topics" in missing:
             raise UsageError(f"format '{format.name}' reads no topics", where="--topics", fix=_with(task, "topics"))

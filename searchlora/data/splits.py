@@ -26,6 +26,7 @@ SPLIT_NAMES: Mapping[str, str] = {
     "training": "train",
     "validation": "validation",
     "valid": "validation",
+    "val": "validation",
     "dev": "validation",
     "test": "test",
 }

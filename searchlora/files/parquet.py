@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import io
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from typing import IO, Any
 
 from searchlora.errors import DataError
@@ -53,11 +54,14 @@ def parquet_values(
 
 
 def without_nulls(cell: Any) -> Any:
-    """A cell without the nulls that Parquet writes for fields of other rows; times as ISO 8601 text."""
+    """A cell without the nulls that Parquet writes for fields of other rows; times as ISO 8601 text, decimals as
+    numbers."""
     if isinstance(cell, dict):
         return {key: without_nulls(member) for key, member in cell.items() if member is not None}
     if isinstance(cell, datetime.date | datetime.time):
         return cell.isoformat()
+    if isinstance(cell, Decimal):
+        return int(cell) if cell == cell.to_integral_value() else float(cell)
     return [without_nulls(member) for member in cell] if isinstance(cell, list) else cell
 
 

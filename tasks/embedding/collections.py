@@ -14,7 +14,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, ClickJudgments, clean_query, click_qrels, topic_id
 from searchlora.eval.text_identity import normalised
-from searchlora.files import Rows, file_sha256
+from searchlora.files import file_sha256
 from searchlora.records import (
     Collection,
     Document,
@@ -44,16 +44,12 @@ CLICKS_OPTIONS: Mapping[str, Option] = {
 }
 
 
-def own_texts(read: Callable[[Path, Options], Found]) -> Callable[[Path, Options], Collection]:
-    """The collection of a format without documents: the distinct positives and negatives of all records.
+def own_texts(records: Callable[[], Iterator[Record]]) -> Collection:
+    """The collection of records without documents: their distinct positives and negatives.
 
     The id of a document is the `document_id` of its text.
     """
-
-    def collection(source: Path, options: Options) -> Collection:
-        return Collection(_documents(read(source, options)), _judgments(read(source, options)))
-
-    return collection
+    return Collection(_documents(records()), _judgments(records()))
 
 
 def collection_of(judged: Judged, relevant: int) -> Collection:
@@ -155,24 +151,20 @@ def _distinct(texts: dict[str, str], ids: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(texts[id_] for id_ in ids if id_ in texts))
 
 
-def _documents(rows: Rows | Found) -> Iterator[Document]:
+def _documents(records: Iterable[Record]) -> Iterator[Document]:
     seen: set[str] = set()
-    for record in _records(rows):
+    for record in records:
         for text in (*record.get("positives", ()), *record.get("negatives", ())):
             if (name := document_id(text)) not in seen:
                 seen.add(name)
                 yield Document(name, text)
 
 
-def _judgments(rows: Rows | Found) -> Iterator[Judgment]:
-    for record in _records(rows):
+def _judgments(records: Iterable[Record]) -> Iterator[Judgment]:
+    for record in records:
         positives = dict.fromkeys(map(document_id, record.get("positives", ())))
         for name in positives:
             yield Judgment(str(record["id"]), name, 1)
         for name in dict.fromkeys(map(document_id, record.get("negatives", ()))):
             if name not in positives:
                 yield Judgment(str(record["id"]), name, 0)
-
-
-def _records(rows: Rows | Found) -> Iterator[Record]:
-    return (row.data for row in rows if isinstance(row, SourceRow))

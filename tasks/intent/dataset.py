@@ -122,7 +122,8 @@ def _labelled(data: Mapping[str, Any]) -> Record:
     return {**record, "split": data["split"]} if data["split"] is not None else record
 
 
-def _shop_options(source: Path) -> Options:
+def _shop_options(source: Path, given: Options) -> Options:
+    del given
     from searchlora.shop.intents import OUT_OF_SCOPE
 
     return {"schema": str(source / SHOP_SCHEMA), "out_of_scope": OUT_OF_SCOPE}

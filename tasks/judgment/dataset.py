@@ -133,9 +133,9 @@ def _collection(judged: Callable[[Path, Options], Judged]) -> FormatReader:
     return _pairs(lambda source, options: graded_pairs(judged(source, options), unjudged=_count(options, "unjudged")))
 
 
-def _of_products(source: Path) -> Options:
+def _of_products(source: Path, given: Options) -> Options:
     del source
-    return {"guideline": "products"}
+    return {} if "grades" in given else {"guideline": "products"}
 
 
 def _count(options: Options, name: str) -> int:

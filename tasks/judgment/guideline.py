@@ -46,6 +46,7 @@ REASON_OPTION: Mapping[str, Option] = {
 }
 
 _BUILT_IN = Path(__file__).parent
+_PRODUCTS = "products"  # a built-in guideline
 _MARKDOWN_GRADE = re.compile(r"\s*[*+-]\s+\**(\d+)\**\s*[:=]\**\s*([^:.(–—]+)[:.(–—]*\s*(.*)")
 _KEYS = {"grade", "name", "meaning", "from"}
 
@@ -101,8 +102,8 @@ def guideline_of(options: Options) -> Guideline:
         raise UsageError("a guideline defines the grades itself", where="--option grades", fix="Leave it out.")
     if grades not in (None, "2", "3", "4"):
         raise UsageError(f"'{grades}' is not 2, 3 or 4", where="--option grades")
-    built_in = _BUILT_IN / f"guideline_{'products' if name == 'products' else grades or 4}.yaml"
-    guideline = read_guideline(built_in if name in (None, "products") else Path(str(name)))
+    built_in = _BUILT_IN / f"guideline_{name if name == _PRODUCTS else grades or 4}.yaml"
+    guideline = read_guideline(built_in if name in (None, _PRODUCTS) else Path(str(name)))
     if "relevant" not in options:
         return guideline
     relevant = _number(options["relevant"], "--option relevant")

@@ -202,10 +202,15 @@ def _collapsed(text: Any) -> str:
     return " ".join(str(text).split())
 
 
+#: Characters from which on a word is truncated.
+_LONG_WORD = 40
+
+
 def _truncated(text: str, max_characters: int) -> str:
-    """At most `max_characters` characters, with "…" appended where text was removed. Words stay whole, except a text
-    that is a single word."""
+    """At most `max_characters` characters, with "…" appended where text was removed. Words stay whole, except very long
+    ones: Japanese is written without blanks."""
     if len(text) <= max_characters:
         return text
-    whole, blank, _ = text[: max_characters + 1].rpartition(" ")
-    return f"{whole if blank else text[:max_characters]} …"
+    whole = text[: max_characters + 1].rpartition(" ")[0]
+    is_near = max_characters - len(whole) <= max(_LONG_WORD, max_characters // 5)
+    return f"{whole if whole and is_near else text[:max_characters]} …"

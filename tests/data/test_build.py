@@ -316,3 +316,30 @@ print(peak())
         peaks[rows] = float(done.stdout)
     per_row = (peaks[60_000] - peaks[10_000]) / 50_000
     assert peaks[10_000] + per_row * 1_000_000 < 1024
+
+
+def test_rows_of_a_conversation_stay_in_one_split(tmp_path: Path) -> None:
+    """Without a column `group`."""
+    rows = []
+    for talk in range(40):
+        turns = [{"role": "user", "text": f"first {talk}"}, {"role": "assistant", "text": "yes"}]
+        rows += [
+            {"id": f"{talk}.{n}", "query": f"q {talk} {n}", "history": turns * n, "rewrite": f"better {talk} {n}"}
+            for n in (1, 2, 3)
+        ]
+    splits = _built(_source(tmp_path, rows), tmp_path / "out", shares=(0.4, 0.3, 0.3))
+    talks = {name: {row["id"].partition(".")[0] for row in rows} for name, rows in splits.items()}
+    assert sum(map(len, talks.values())) == 40 and sum(map(len, splits.values())) == 120
+
+
+def test_a_file_named_val_is_the_validation_split(tmp_path: Path) -> None:
+    for name, start in (("train", 0), ("val", 30), ("test", 60)):
+        _source(tmp_path, [_row(start + number) for number in range(9)], f"{name}.jsonl")
+    splits = _built(tmp_path, tmp_path / "out")
+    assert [row["id"] for row in splits["validation"]] == [f"r{number}" for number in range(30, 39)]
+
+
+def test_official_splits_without_training_rows_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    _source(tmp_path, [_row(number) for number in range(9)], "test.jsonl")
+    with pytest.raises(DataError, match="Give one of its files"):
+        build(task, tmp_path, format="native", out=tmp_path / "out")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from searchlora.data.collection import CorpusFile
 from searchlora.data.formats import judged_collections, judged_pairs
-from searchlora.data.formats.judged_collections import Judged, graded_pairs
+from searchlora.data.formats.judged_collections import Judged, graded_pairs, trec_documents
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Document, RejectedRow, SourceReport, SourceRow
 
@@ -362,3 +364,20 @@ def test_the_published_pools_are_read(real_data, folder, corpus, pairs):
     judged = judged_collections.read_trec(real_data / folder, {"runs": "runs", "corpus": corpus})
     found = list(graded_pairs(judged))
     assert len(rows(found)) == pairs and not [each for each in found if isinstance(each, RejectedRow)]
+
+
+def test_a_judged_topic_that_no_run_has_gets_no_unjudged_documents():
+    judged = collection({"t1": {"d1": 1}, "t2": {"d2": 1}})
+    judged = replace(judged, queries={"t1": "tent", "t2": "boots"}, pool={"t1": ["d1", "d3", "d4"]})
+    found = rows(graded_pairs(judged, unjudged=1))
+    assert [(row["topic"], row["grade"]) for row in found] == [("t1", 1), ("t1", 0), ("t2", 1)]
+
+
+@pytest.mark.parametrize("first", ["\ufeffid\ttext", "docid\ttext"])
+def test_a_header_of_a_tab_separated_corpus_is_no_document(tmp_path, first):
+    (tmp_path / "collection.tsv").write_text(f"{first}\nd1\ta tent\n", encoding="utf-8")
+    corpus = CorpusFile(tmp_path / "collection.tsv", {} if "docid" not in first else {"id": ("docid",)})
+    assert [document.id for document in trec_documents(corpus)] == ["d1"]
+    if "docid" in first:
+        with pytest.raises(DataError, match="id"):
+            list(trec_documents(CorpusFile(tmp_path / "collection.tsv", {})))

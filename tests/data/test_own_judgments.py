@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from searchlora.data import build, load_dataset
+from searchlora.data.collection import read_documents
 from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError, RejectedRows, UsageError
 from searchlora.eval.trec import read_qrels
@@ -407,3 +409,40 @@ def test_msrd_judgments_with_its_movies(tmp_path, real_data):
         allow_rejects=True,
     )
     assert sum(card.rows.values()) == 500
+
+
+def test_grades_of_a_query_in_two_spellings_are_one_and_other_queries_are_counted(tmp_path: Path) -> None:
+    rows = [{"id": f"r{n}", "group": str(n), "query": f"tent {n}", "rewrite": "dome"} for n in range(3)]
+    source = written(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    documents = written(tmp_path / "c.csv", "id,text\nd0,x\nd1,x\nd2,x\n")
+    graded = "query,document,grade\nTent 0,d0,1\ntent 0!,d1,2\nstove,d2,1\n"
+    given = {"corpus": documents, "qrels": written(tmp_path / "graded.csv", graded), "shares": TRAIN}
+    card = build("rewriting", source, format="native", out=tmp_path / "data", **given)
+    assert load_dataset(tmp_path / "data").qrels() == {"r0": {"d0": 1, "d1": 2}}
+    assert card.collection is not None and card.collection["judgments of other topics"] == 1
+    written(tmp_path / "graded.csv", graded + "TENT 0,d0,3\n")
+    with pytest.raises(DataError, match="the grade 3 here and 1"):
+        build("rewriting", source, format="native", out=tmp_path / "again", **given)
+
+
+def test_a_judged_record_needs_an_id_for_trec_files(tmp_path: Path) -> None:
+    source = written(tmp_path / "rows.csv", "id,group,query,passage,grade\na b,g,tent,x,1\n")
+    documents = written(tmp_path / "c.csv", "id,text\nd0,x\n")
+    qrels = written(tmp_path / "graded.csv", "query,document,grade\ntent,d0,1\n")
+    with pytest.raises(DataError, match="record 'a b': the record id cannot be used in a TREC file"):
+        build("judgment", source, format="native", out=tmp_path / "d", corpus=documents, qrels=qrels, shares=TRAIN)
+
+
+def test_decimals_of_parquet_files_are_numbers(tmp_path: Path) -> None:
+    columns = {"id": ["d0", "d1"], "text": ["x", "y"], "price": pyarrow.array([Decimal("19.90"), Decimal("5.00")])}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "c.parquet")
+    found = list(read_documents(tmp_path / "c.parquet"))
+    assert [document.field("price") for document in found] == ["19.9", "5"]
+
+
+def test_contradictory_ratings_of_one_query_in_two_spellings_are_refused(tmp_path: Path) -> None:
+    source = written(tmp_path / "rows.csv", "id,group,query,rewrite\nr0,g,tent,dome\n")
+    documents = written(tmp_path / "c.csv", "id,text\nd0,x\n")
+    ratings = written(tmp_path / "quepid.csv", "query,docid,rating\ntent,d0,1\nTent!,d0,3\n")
+    with pytest.raises(DataError, match="document 'd0' has the grades 1 and 3"):
+        build("rewriting", source, format="native", out=tmp_path / "d", corpus=documents, qrels=ratings, shares=TRAIN)

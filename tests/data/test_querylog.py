@@ -228,3 +228,16 @@ except DataError as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "cannot be sorted on disk" in done.stdout
+
+
+def test_a_column_clicked_is_read_only_where_it_is_named(tmp_path: Path) -> None:
+    rows = _users("a", (0, "red trainers", "0,0"), (20, "red running shoes", "2,1"))
+    log = _log(tmp_path / "log.csv", rows, "session,time,query,clicks,clicked,user")
+    assert _mined(log)[0] == {"red trainers": "red running shoes"}
+    named, _ = _mined(log, clicked="clicked")
+    assert named == {"red trainers": "red trainers", "red running shoes": "red running shoes"}
+
+
+def test_times_in_milliseconds_are_read(tmp_path: Path) -> None:
+    rows = _users("a", (1_700_000_000_000, "red trainers", 0), (1_700_000_020_000, "red running shoes", 1))
+    assert _mined(_log(tmp_path / "log.csv", rows))[0] == {"red trainers": "red running shoes"}

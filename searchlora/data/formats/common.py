@@ -112,7 +112,7 @@ def native_columns(*fields: str) -> Mapping[str, Option]:
     """The options of `native`: each field of a record may be read from other columns."""
     defaults = {
         "id": "id if present, else the number of the row",
-        "group": "group if present, else the normalised text",
+        "group": "group if present, else the normalised first turn, or text",
     }
     return {name: Option(f"the field {name} of the record", "columns", defaults.get(name, name)) for name in fields}
 
@@ -122,8 +122,9 @@ def native(
 ) -> Iterator[SourceRow | RejectedRow]:
     """Rows that are records of the task already; in a folder with a file per split, each gets its split.
 
-    A file whose first row has no id gets ids by the number of the row; without a group, rows with one text (the first
-    required field beside the two, such as the query) form a group.
+    A file whose first row has no id gets ids by the number of the row. Without a group, the rows of a conversation form
+    one, which are those with the same first turn; of the others, rows with one text (the first required field beside
+    the two, such as the query).
 
     Args:
         options: Field -> its columns, if different.
@@ -151,7 +152,9 @@ def native(
 
 
 def _derive(record: Record, derived: Set[str], needed: Sequence[str], number: int, split: str | None) -> Record:
-    text = as_text(record.get(needed[0]))
+    history = record.get("history")
+    first = history[0] if isinstance(history, list) and history else None
+    text = as_text(first.get("text") if isinstance(first, Mapping) else record.get(needed[0]))
     values = {"id": f"{split or 'row'}-{number}", "group": normalised(text) or text}
     return {name: value for name, value in values.items() if name in derived}
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import codecs
 import random
 import re
 import sys
@@ -126,6 +127,8 @@ def _draw_unjudged(collection: Judged, count: int) -> dict[str, list[str]]:
     unjudged = {}
     for topic, known in judged.items():
         ids = everything
+        if collection.pool is not None and topic not in collection.pool:
+            continue  # no system searched for it
         if collection.pool is not None:
             ids = [document for document in collection.pool.get(topic, ()) if document in known_ids]
             known = known & set(ids)
@@ -308,7 +311,9 @@ def _file(source: Path, name: str, file: str | None) -> Path:
 
 def _has_header(path: Path) -> bool:
     with open_bytes(path) as file:
-        return {b"id", b"text"} <= set(file.readline().strip().split(b"\t"))
+        fields = file.readline().removeprefix(codecs.BOM_UTF8).strip().split(b"\t")
+    # The id has other names in some files, and `read_documents` says so.
+    return fields[1:] == [b"text"] or {b"id", b"text"} <= set(fields)
 
 
 def _documents_without_header(path: Path) -> Iterator[Document]:

@@ -52,9 +52,6 @@ def read_banking77(source: Path) -> Rows:
 
 CLINC150_OOS = "oos"
 
-#: CLINC150 calls validation `val`.
-_SPLITS = {**SPLIT_NAMES, "val": "validation"}
-
 
 def read_clinc150(source: Path) -> Iterator[SourceRow | RejectedRow]:
     """CLINC150 (Larson et al. 2019, arXiv:1909.02027): 150 intents, and queries of none of them.
@@ -68,7 +65,7 @@ def read_clinc150(source: Path) -> Iterator[SourceRow | RejectedRow]:
         DataError: if the file is missing, not JSON, or not of this layout.
     """
     for name, rows in _clinc150_parts(source).items():
-        split = _SPLITS.get(name.removeprefix(f"{CLINC150_OOS}_"))
+        split = SPLIT_NAMES.get(name.removeprefix(f"{CLINC150_OOS}_"))
         if split is None or not isinstance(rows, list):
             raise DataError(
                 f"'{name}' is not a list of a split",

@@ -28,7 +28,7 @@ from searchlora.records import Collection, Judgment, Option, RejectedRow, Source
 #: Options that name the columns of the log.
 COLUMNS: Mapping[str, Option] = {
     "session": Option("the session", "column", "session"),
-    "time": Option("the time, in seconds or ISO 8601", "column", "time"),
+    "time": Option("the time, in seconds or milliseconds since 1970, or ISO 8601", "column", "time"),
     "query": Option("the query", "column", "query"),
     "clicks": Option("number of clicks, or the clicked ids separated by blanks or commas", "column", "clicks"),
     "clicked": Option("ids of the clicked documents, separated by blanks or commas, in place of clicks", "column"),
@@ -63,9 +63,12 @@ OPTIONS: Mapping[str, Option] = {
 #: Option -> lowest and highest value of a threshold, if not 1 to 2**31 - 1.
 _RANGES = {"window": (0, 1e9), "similarity": (0, 1)}
 
-#: Clicks of a log row, and seconds since 1970 (which may be milliseconds), beyond which a value is an error.
+#: Clicks of a log row, and milliseconds since 1970, beyond which a value is an error.
 MAX_CLICKS = 2**31 - 1
 MAX_TIME = 1e14
+
+#: Seconds since 1970 beyond which a time is in milliseconds: the year 5138.
+_MOST_SECONDS = 1e11
 
 #: Characters of a query, beyond which it is an error: two queries are compared by their letter triples.
 MAX_QUERY = 10_000
@@ -148,9 +151,9 @@ def _fill(
     order_pattern: re.Pattern[str] | None,
     counts: Counter[str],
 ) -> Iterator[RejectedRow]:
-    names = {name: options.get(name, name) for name in COLUMNS}
+    names = {name: options.get(name, name) for name in COLUMNS if name != "clicked" or name in options}
     optional = ("user", "clicked", *(("clicks",) if "clicked" in options else ()))
-    required = [names[name] for name in COLUMNS if name not in optional or name in options]
+    required = [column for name, column in names.items() if name not in optional or name in options]
     rejects = MaskedRejects(names["time"], order_pattern)
     batch: list[LogRow] = []
     for row in rows_with_columns(source, required):
@@ -182,8 +185,7 @@ def _log_row(
         excerpt = _shortened(str(rejects.moment(data["time"])))
         return rejects.row(row.where, f"field 'time': '{excerpt}' is neither seconds nor ISO 8601", row.data)
     try:
-        ids = _clicked_ids(data["clicked"])
-        clicks = _clicks(data["clicks"]) if data["clicked"] is None else len(ids)
+        clicks = _clicks(data["clicks"]) if data.get("clicked") is None else len(_clicked_ids(data["clicked"]))
     except ValueError:
         excerpt = _shortened(mask(str(data["clicks"]), rejects.order_pattern))
         return rejects.row(row.where, f"field 'clicks': {excerpt} is not a number of clicks", row.data)
@@ -217,7 +219,7 @@ def _seconds(value: Any) -> float:
     try:
         seconds = float(value)
         if abs(seconds) <= MAX_TIME:
-            return seconds
+            return seconds if abs(seconds) <= _MOST_SECONDS else seconds / 1000
     except (TypeError, ValueError, OverflowError):
         pass
     if isinstance(value, datetime):

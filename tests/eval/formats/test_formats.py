@@ -245,3 +245,11 @@ def test_an_unknown_file_extension_is_refused(tmp_path):
         write_run(tmp_path / "run.csv", {"1": {"a": 1.0}}, "t")
     with pytest.raises(UsageError, match="does not imply a format of topics"):
         write_topics(tmp_path / "t.xml", {"1": {"query": "a"}})
+
+
+def test_a_tab_separated_table_of_topics_has_a_header(tmp_path):
+    path = tmp_path / "queries.tsv"
+    path.write_text("\ufeffid\tquery\tmarket\nq1\ta tent\tus\n", encoding="utf-8")
+    assert read_topics(path) == {"q1": {"query": "a tent", "market": "us"}}
+    path.write_text("id\tquery\nq1\ta tent\n", encoding="utf-8")
+    assert read_topics(path) == {"q1": {"query": "a tent"}}

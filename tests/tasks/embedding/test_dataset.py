@@ -225,3 +225,25 @@ def test_published_collections_are_read(real_data, tmp_path):
     )
     assert banking.card.rows["test"] == 3080
     assert len({record["label"] for record in banking.records("train")}) == 77
+
+
+def test_rejected_rows_leave_no_texts_in_the_collection(tmp_path):
+    rows = [
+        {"id": "r0", "group": "a", "query": "tent", "positives": ["good"]},
+        {"id": "r0", "group": "b", "query": "boots", "positives": ["good", "wrong"]},
+        {"id": "r1", "group": "c", "query": "stove", "positives": ["fine", None]},
+    ]
+    data = built(lines(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out", how={"allow_rejects": True})
+    assert [document.text for document in data.documents()] == ["good"]
+    assert data.qrels() == {"r0": {document_id("good"): 1}}
+
+
+def test_a_click_log_takes_the_judgments_of_people_for_evaluation(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("query,document,position,clicked\n" + "tent,d1,1,1\ntent,d2,2,0\n" * 20, encoding="utf-8")
+    documents = lines(tmp_path / "c.jsonl", [{"id": "d1", "text": "a tent"}, {"id": "d2", "text": "boots"}])
+    judged = tmp_path / "judged.csv"
+    judged.write_text("query,document,grade\ntent,d2,3\n", encoding="utf-8")
+    data = built(log, "clicks", tmp_path / "out", how={"corpus": documents, "qrels": judged})
+    assert list(data.qrels().values()) == [{"d2": 3}]
+    assert [record["positives"] for record in data.records("train")] == [["a tent"]]

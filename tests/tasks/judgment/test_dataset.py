@@ -16,6 +16,7 @@ from searchlora.experiments.train import train
 from searchlora.records import Record
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.guideline import settings_of
+from searchlora.tasks.judgment.task import _truncated
 from tests.data.test_judged_formats import beir_folder, cranfield_folder, esci_folder, trecdl_folder
 
 ALL_IN_TRAIN = (1.0, 0.0, 0.0)
@@ -154,3 +155,16 @@ def test_published_collections_are_read(tmp_path, real_data):
     assert len({each["group"] for each in found.values()}) == 43
     cranfield = records(real_data / "cranfield", "cranfield", tmp_path / "cranfield")
     assert len(cranfield) == 1612 - 1  # one of the graded pairs is with an empty abstract
+
+
+def test_grades_that_are_given_replace_the_guideline_of_products(tmp_path):
+    records(esci_folder(tmp_path), "esci", tmp_path / "data", options={"grades": "2"})
+    assert len(load_dataset(tmp_path / "data").settings["scale"]) == 2
+
+
+def test_a_passage_without_blanks_is_cut_at_a_character():
+    title, text = "标题.", "字" * 600
+    shown = _truncated(f"{title} {text}", 480)
+    assert shown == f"{title} {text}"[:480] + " …"
+    assert _truncated("a tent of green cloth", 12) == "a tent of …"
+    assert _truncated("x" * 90, 50) == "x" * 50 + " …"
