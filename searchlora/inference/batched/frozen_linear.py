@@ -190,6 +190,9 @@ def block_rows(device: torch.device) -> int:
 #: Rows of the largest product of several blocks; passes have no more tokens on a CPU.
 _MOST_ROWS = 512
 
+#: Numbers that a product of several blocks has at most, so that those of the output layer need little memory.
+_MOST_OUTPUTS = 1 << 22
+
 #: Kind of layer, shapes of its weights, dtype and threads -> what `_largest_product` found.
 _LARGEST: dict[tuple[object, ...], int] = {}
 
@@ -204,8 +207,10 @@ def _largest_product(linear: FrozenLinear, size_in: int, dtype: torch.dtype) -> 
     if key not in _LARGEST:
         largest = size = block_rows(torch.device("cpu"))
         x = torch.randn(_MOST_ROWS, size_in, generator=torch.Generator().manual_seed(0)).to(dtype)
+        size_out = linear(x[:size]).shape[-1]
+        x = x[: max(size, min(_MOST_ROWS, _MOST_OUTPUTS // size_out))]
         blocks = torch.cat([linear(block) for block in torch.split(x, size)])
-        while largest < _MOST_ROWS and torch.equal(linear(x[: 2 * largest]), blocks[: 2 * largest]):
+        while 2 * largest <= len(x) and torch.equal(linear(x[: 2 * largest]), blocks[: 2 * largest]):
             largest *= 2
         _LARGEST[key] = largest
     return _LARGEST[key]
