@@ -206,6 +206,10 @@ class RequestRefused(EngineError):
     """A request whose grammar, choices or length cannot be served."""
 
 
+class UnusableAnswer(EngineError):
+    """An answer to one request that cannot be used: no finite numbers, or text that a server withheld."""
+
+
 class EngineBusy(EngineError):
     """The engine accepts no requests now: the queue is full, all slots are in use, or it is closing."""
 
@@ -236,4 +240,4 @@ class PromptTooLong(RequestRefused):
 
 def concerns_all(error: SearchloraError) -> bool:
     """Whether other requests would fail as well: an engine that cannot be asked, and no single bad request."""
-    return isinstance(error, EngineError) and not isinstance(error, RequestRefused)
+    return isinstance(error, EngineError) and not isinstance(error, RequestRefused | UnusableAnswer)

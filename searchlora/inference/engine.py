@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from searchlora.errors import EngineError, RequestRefused
+from searchlora.errors import RequestRefused, UnusableAnswer
 from searchlora.inference.sampling import GREEDY, Sampling
 from searchlora.outputs import Grammar
 from searchlora.prompts import Message
@@ -109,9 +109,9 @@ class Scored:
     scored_tokens: int
 
 
-def non_finite_error(adapter: str | None) -> EngineError:
+def non_finite_error(adapter: str | None) -> UnusableAnswer:
     """The error of a request whose hidden states or log-probabilities are NaN or infinite."""
-    return EngineError(
+    return UnusableAnswer(
         "computes no finite numbers for this prompt",
         where=adapter or "the base model",
         fix="Train it again at a lower learning rate, or serve it in fp32.",

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, UsageError
+from searchlora.errors import EngineError, RequestRefused, UnusableAnswer, UsageError
 from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.judge.grade_log import grade_records
 from searchlora.experiments.judge.llm_judge import load_judge
@@ -128,7 +128,7 @@ def test_unsupported_requests_to_other_servers_are_refused(tiny_base, request_, 
 
 def test_an_unknown_finish_reason_is_an_error(tiny_base):
     for finish, says in (("content_filter", "ended an answer with 'content_filter'"), (None, "'None'")):
-        with answering(chats(finish=finish)) as server, pytest.raises(EngineError, match=says):
+        with answering(chats(finish=finish)) as server, pytest.raises(UnusableAnswer, match=says):
             RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
 
 
@@ -349,7 +349,7 @@ def test_errors_name_their_request(tiny_base):
     with answering(answer) as server:
         engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any")
         requests = [Request(({"role": "user", "content": text},)) for text in ("a", "b", "long")]
-        with pytest.raises(EngineError, match=r"completions, request 3: the server refuses with 400 \(too long\)"):
+        with pytest.raises(RequestRefused, match=r"completions, request 3: the server refuses with 400 \(too long\)"):
             engine.generate(requests)
 
 

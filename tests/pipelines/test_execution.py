@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineError, PipelineError, RequestRefused
+from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline, run_of
@@ -18,7 +19,10 @@ from searchlora.pipelines.stage_building import bm25_stage, fuse_stage
 from searchlora.pipelines.stages import RetrieveStage
 from searchlora.records import Hit
 from searchlora.retrieval.fusion import Fused, Source
+from tests.inference.http_server import Reply, answering
 from tests.pipelines.rewriting import DOCUMENTS, Rewriter, built, searches
+
+CHOICE = {"message": {"role": "assistant", "content": "tent"}, "finish_reason": "stop"}
 
 
 def test_an_error_ends_the_pipeline_unless_it_is_skipped():
@@ -36,6 +40,23 @@ def test_only_the_refused_search_goes_on_without_the_stage():
     assert [search.get("skipped") for search in done] == [None, {"rewriter@3": "does not fit."}, None]
     assert "outputs" not in done[1]
     assert result(given[1], done[1], pipeline.labels)["skipped"] == {"rewriter@3": "does not fit."}
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (Reply({"error": {"message": "no"}}, 400), "the server refuses with 400 (no)"),
+        (Reply({"choices": [CHOICE | {"finish_reason": "content_filter"}], "usage": {}}), "'content_filter'"),
+    ],
+)
+def test_what_a_server_refuses_concerns_one_search(tiny_base, bad, reason):
+    good = Reply({"choices": [CHOICE], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+    with answering(lambda asked: bad if "kicks" in str(asked.body) else good) as server:
+        engine = RemoteEngine(server.url, tiny_base, names={"rewriter@3": "any"}, dialect="openai")
+        done = built(engine, {"on_failure": "skip", "constrained": False}).execute(searches("kicks", "shelter"))
+    assert [search["query"] for search in done] == ["kicks", "tent"]
+    assert reason in done[0]["skipped"]["rewriter@3"]
+    assert "skipped" not in done[1]
 
 
 def test_an_engine_that_cannot_be_asked_is_asked_once():

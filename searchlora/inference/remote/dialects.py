@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
-from searchlora.errors import EngineError
+from searchlora.errors import EngineError, UnusableAnswer
 from searchlora.inference.answer_text import AnswerText
 from searchlora.inference.engine import Completion, Request, Scored, TokenLogprob
 from searchlora.inference.sampling import GREEDY, Sampling
@@ -336,16 +336,18 @@ def _completion(
         raise TypeError(f"a text that is a {type(text).__name__}")
     text.encode()  # a lone surrogate could be stored nowhere
     if finish not in ("stop", "length"):
-        raise EngineError(f"the server ended an answer with '{finish}', neither at its end nor at its length")
+        raise UnusableAnswer(f"the server ended an answer with '{finish}', neither at its end nor at its length")
     ended: Literal["stop", "length"] = "stop" if finish == "stop" else "length"
     return Completion(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]), logprobs)
 
 
 def _finite(scores: Iterable[float]) -> tuple[float, ...]:
-    """The scores. Raises `EngineError` if one is NaN or infinite: there is no best choice then."""
+    """The scores. Raises `UnusableAnswer` if one is NaN or infinite: there is no best choice then."""
     values = tuple(scores)
     if not all(map(math.isfinite, values)):
-        raise EngineError("the server's log-probabilities are not all finite", fix="Check the adapter on the server.")
+        raise UnusableAnswer(
+            "the server's log-probabilities are not all finite", fix="Check the adapter on the server."
+        )
     return values
 
 

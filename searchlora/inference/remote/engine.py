@@ -13,7 +13,7 @@ from typing import TypeVar
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, NotInStore, PromptTooLong, RequestRefused, UsageError
-from searchlora.http_client import HttpClient, Refused
+from searchlora.http_client import OF_ONE_REQUEST, HttpClient, Refused
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.remote.dialects import Dialect, DialectName
@@ -170,6 +170,8 @@ class RemoteEngine:
             NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
             PromptTooLong: for the first request that exceeds the context, if the server reports its length; nothing is
                 sent then.
+            RequestRefused: if the server refuses one request, for example as too long for its context.
+            UnusableAnswer: for an answer that the server withheld, such as by a content filter.
             EngineBusy, DeadlineExceeded: if the server is too busy, or does not answer in time.
             EngineError: for the first request with an unusable grammar, before anything is sent; with the server's
                 message; or if the engine is closed, also meanwhile.
@@ -246,16 +248,19 @@ class RemoteEngine:
         where = f"{self._client.url}, request {row + 1}"
         post = partial(self._client.post, cancelled=cancelled, request=row)
         try:
+            model = self._models.name(adapter)
             try:
-                return job(post, model=self._models.name(adapter))
+                return job(post, model=model)
             except Refused as error:
+                if error.status in OF_ONE_REQUEST:
+                    raise RequestRefused(error.what, where=error.where, fix=error.fix) from None
                 if error.status != 404 or not self._models.reload(adapter):
                     raise
                 return job(post, model=self._models.name(adapter))
         except EngineError as error:
             if error.where is not None:
                 raise
-            raise EngineError(error.what, where=where, fix=error.fix) from None
+            raise type(error)(error.what, where=where, fix=error.fix) from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise EngineError(
                 f"the server's answer is not understood ({type(error).__name__}: {error})",
