@@ -175,7 +175,7 @@ def load_index(
 
     Raises:
         DataError: for two documents with the same id, an id that is not one word, a collection without text, a field
-            that no document has, or a document that the engine cannot hold.
+            that no document has, a document that the engine cannot hold, or a corpus that changes meanwhile.
         UsageError: for a layout that the engine cannot hold.
         EngineError: if the engine cannot be reached, or refuses.
     """
@@ -205,7 +205,8 @@ def load_index(
             engine.put(generation, record.layout, entries)
         done += len(batch)
         progress(done, count, "documents loaded")
-    if done != count:
+    if done != count or (corpus is not None and corpus.changed()):
+        engine.drop(generation)  # its documents are not those of the record
         raise DataError("the corpus was changed while it was read", where=index, fix="Load it again.")
     engine.publish(index, generation, record.layout)
     _drop_others(engine, index, generation)

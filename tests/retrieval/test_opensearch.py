@@ -211,6 +211,24 @@ def test_a_load_that_was_killed_after_it_was_published_leaves_nothing(server, cl
     assert not again.loaded and list(cluster.indexes) == [again.generation]
 
 
+def test_a_corpus_that_changes_while_it_is_loaded_leaves_the_old_index(server, cluster, tmp_path, monkeypatch):
+    file = tmp_path / "corpus.jsonl"
+    file.write_text("first")
+    engine = OpenSearch(server.url)
+    first = load_index(engine, "products", lambda: PRODUCTS, corpus=corpus_identity(file, {}), text=KEYS)
+    file.write_text("second")
+    put = engine.put
+
+    def changing(*stored):
+        put(*stored)
+        file.write_text("others")
+
+    monkeypatch.setattr(engine, "put", changing)
+    with pytest.raises(DataError, match="products: the corpus was changed while it was read"):
+        load_index(engine, "products", lambda: PRODUCTS, corpus=corpus_identity(file, {}), text=KEYS)
+    assert list(cluster.indexes) == [first.generation] == list(cluster.aliases.values())
+
+
 def test_an_index_of_the_team_is_never_touched(server, cluster):
     cluster.indexes["products"] = {"mappings": {"properties": {}}}
     cluster.indexes["products_archive"] = {"mappings": {"properties": {}}}
