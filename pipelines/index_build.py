@@ -135,7 +135,11 @@ def build_index(
     source = identity_of(corpus)
     wanted = _wanted(pipelines, overrides, encoders)
     present = _usable(out, source)
-    if present is not None and wanted.is_in(present.manifest.bm25, present.manifest.dense):
+    if (
+        present is not None
+        and present.manifest.corpus.path == source.path  # else the manifest gets the new one
+        and wanted.is_in(present.manifest.bm25, present.manifest.dense)
+    ):
         return BuiltIndex(out, present.manifest, built=False)
     with resumable_folder(out) as folder:
         build = _Build(folder, source, steps)

@@ -192,8 +192,12 @@ def load_index(
     generation = record.generation(index)
     published = engine.published(index)
     if corpus is not None and published is not None and published.generation == generation:
+        loaded = parse_record(published.record, index, engine.where)
+        if loaded.corpus != corpus:  # a file that was moved is compared where it is now
+            loaded = loaded.model_copy(update={"corpus": corpus})
+            engine.create(index, generation, loaded.layout, loaded.model_dump_json())
         _drop_others(engine, index, generation)  # those of a load that was killed after it was published
-        return LoadedIndex(index, generation, parse_record(published.record, index, engine.where), loaded=False)
+        return LoadedIndex(index, generation, loaded, loaded=False)
     if corpus is None:  # without a hash of the documents, nothing that is there can be kept
         for each in engine.generations(index):
             engine.drop(each)

@@ -103,7 +103,7 @@ class Milvus:
         return sorted(row["generation"] for row in self._registered(index))
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation, a collection; nothing if it exists."""
+        """Create an empty generation, a collection; of one that exists, only the record is replaced."""
         with _errors(self.where):
             self._create_registry()
             if not self._client.has_collection(generation):
@@ -111,8 +111,9 @@ class Milvus:
                 self._client.create_collection(
                     generation, schema=schema, index_params=indexes, consistency_level="Strong"
                 )
-        if generation not in self.generations(index):
-            self._register({"generation": generation, "index": index, "record": record, "published": 0})
+        registered = {row["generation"]: row["published"] for row in self._registered(index)}
+        published = registered.get(generation, 0)
+        self._register({"generation": generation, "index": index, "record": record, "published": published})
 
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
         """Those of the documents that are stored."""

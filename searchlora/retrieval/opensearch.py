@@ -179,7 +179,7 @@ class OpenSearch:
         return sorted(name for name, record in found.items() if record is not None and own.fullmatch(name))
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation, an index; nothing if it exists."""
+        """Create an empty generation, an index; of one that exists, only the record is replaced."""
         del index
         analyzed = {"type": "text", "analyzer": layout.analyzer or self.default_analyzer}
         kept = {"type": "text", "index": False}
@@ -198,7 +198,9 @@ class OpenSearch:
             "properties": properties,
         }
         with _errors(self.where):
-            if not self._client.indices.exists(index=generation):
+            if self._client.indices.exists(index=generation):
+                self._client.indices.put_mapping(index=generation, body={"_meta": mappings["_meta"]})
+            else:
                 body = {"settings": self._dialect.settings(layout), "mappings": mappings}
                 self._client.indices.create(index=generation, body=body)
 

@@ -120,7 +120,7 @@ class Postgres:
         return self._run(read)
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation, a table; nothing if it exists."""
+        """Create an empty generation, a table; of one that exists, only the record is replaced."""
         from psycopg import sql
 
         vector: sql.Composable = sql.SQL("")
@@ -142,7 +142,7 @@ class Postgres:
                 )
                 connection.execute(
                     "INSERT INTO searchlora_indexes (generation, index, record) VALUES (%s, %s, %s)"
-                    " ON CONFLICT DO NOTHING",
+                    " ON CONFLICT (generation) DO UPDATE SET record = excluded.record",
                     [generation, index, record],
                 )
 

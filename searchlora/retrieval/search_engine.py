@@ -62,7 +62,7 @@ class Entry(NamedTuple):
 
 
 class Published(NamedTuple):
-    """The generation that an index name stands for, and the record that was given when it was created."""
+    """The generation that an index name stands for, and its record."""
 
     generation: str
     record: str
@@ -89,7 +89,7 @@ class SearchEngine(Protocol):
         """All generations of a name, complete or not."""
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation; nothing if it exists."""
+        """Create an empty generation; of one that exists, only the record is replaced."""
 
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
         """Those of the documents that are stored."""

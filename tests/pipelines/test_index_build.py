@@ -131,6 +131,20 @@ def test_another_corpus_replaces_the_index(tmp_path, corpus, pipelines):
 
 
 @pytest.mark.slow
+def test_the_index_of_a_moved_corpus_names_its_new_place(tmp_path, corpus, pipelines, monkeypatch):
+    out = tmp_path / "index"
+    files = build_index(corpus, out, pipelines=[pipelines["hnsw"]]).manifest.files
+    moved = corpus.rename(tmp_path / "moved.jsonl")
+    monkeypatch.setattr(Encoder, "encode_documents", lambda *_, **__: pytest.fail("encoded again"))
+    built = build_index(moved, out, pipelines=[pipelines["hnsw"]])
+    assert (built.manifest.corpus.path, built.manifest.files) == (str(moved), files)
+    assert not build_index(moved, out, pipelines=[pipelines["hnsw"]]).built
+    write_corpus(moved, more=" purple")
+    with pytest.raises(StaleIndex, match=r"moved\.jsonl was changed after the index was built"):
+        Pipeline.load(pipelines["hnsw"], corpus=out)
+
+
+@pytest.mark.slow
 def test_a_damaged_index_is_built_again(tmp_path, corpus):
     out = tmp_path / "index"
     build_index(corpus, out)

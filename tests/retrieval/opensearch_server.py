@@ -1,8 +1,9 @@
 """What OpenSearch and Elasticsearch answer to the requests of `searchlora.retrieval.opensearch`, in memory.
 
-The forms are those of their published APIs (create index, get mapping, bulk, mget, search, aliases, delete index). The
-score of a text is the number of its words that the query has, times the boost of the field. A facet whose first value
-looks like a date is mapped as a date, and refuses other values, unless the mapping says `date_detection: false`.
+The forms are those of their published APIs (create index, get and put mapping, bulk, mget, search, aliases, delete
+index). The score of a text is the number of its words that the query has, times the boost of the field. A facet whose
+first value looks like a date is mapped as a date, and refuses other values, unless the mapping says
+`date_detection: false`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class Cluster:
         if path[-1] == "_bulk":
             return self._bulk(asked.body)
         name, *verb = path
+        if verb == ["_mapping"] and asked.method == "PUT":
+            self.indexes[name]["mappings"] |= asked.body
+            return Reply({"acknowledged": True})
         if verb == ["_mapping"]:
             return Reply({each: self._mapping(each) for each in self._named(name)})
         if asked.method == "HEAD":

@@ -229,6 +229,23 @@ def test_a_corpus_that_changes_while_it_is_loaded_leaves_the_old_index(server, c
     assert list(cluster.indexes) == [first.generation] == list(cluster.aliases.values())
 
 
+def test_the_record_of_a_moved_corpus_names_its_new_place(server, tmp_path):
+    engine, old, new = OpenSearch(server.url), tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+
+    def load_of(file):
+        return load_index(engine, "products", lambda: PRODUCTS, corpus=corpus_identity(file, {}), text=KEYS)
+
+    old.write_text("first")
+    first = load_of(old)
+    old.rename(new)
+    again = load_of(new)
+    assert not again.loaded and again.record == first.record.model_copy(update={"corpus": corpus_identity(new, {})})
+    open_index(engine, "products", text=KEYS)
+    new.write_text("second")
+    with pytest.raises(StaleIndex, match=r"new\.jsonl was changed after the index was loaded"):
+        open_index(engine, "products", text=KEYS)
+
+
 def test_an_index_of_the_team_is_never_touched(server, cluster):
     cluster.indexes["products"] = {"mappings": {"properties": {}}}
     cluster.indexes["products_archive"] = {"mappings": {"properties": {}}}

@@ -235,6 +235,20 @@ def test_an_index_is_searched_until_another_load_is_complete(engine, tmp_path):
         TextSearch(old).search(["tent"], 3)
 
 
+def test_the_record_of_a_moved_corpus_names_its_new_place(engine, tmp_path):
+    def load(name):
+        corpus = identity(tmp_path, name=name)
+        return load_index(engine, "moved", lambda: numbered(3), corpus=corpus, text=keys(engine, ("text",)))
+
+    load("old.jsonl")
+    (tmp_path / "old.jsonl").unlink()
+    again = load("new.jsonl")
+    assert not again.loaded and len(found(TextSearch(open_index(engine, "moved")), "tent")) == 3
+    (tmp_path / "new.jsonl").write_text("another")
+    with pytest.raises(StaleIndex, match=r"new\.jsonl was changed after the index was loaded"):
+        open_index(engine, "moved")
+
+
 def identity(folder, content="a", name="corpus.jsonl"):
     file = folder / name
     file.write_text(content)
