@@ -286,8 +286,10 @@ class OpenSearch:
         _check_count(k)
         order = [{"_score": "desc"}, {"id": "desc"}]
         request = {**body, "size": k, "sort": order, "_source": _SOURCE, "track_total_hits": False}
+        # Without this, the hits of a shard that failed are missing without an error.
+        whole = {"allow_partial_search_results": "false", **(parameters or {})}
         with _errors(self.where):
-            response = self._client.search(index=generation, body=request, params=dict(parameters or {}))
+            response = self._client.search(index=generation, body=request, params=whole)
         if response.get("timed_out"):
             raise DeadlineExceeded("the search was not done in time", where=self.where, fix="Set a longer timeout_s.")
         try:

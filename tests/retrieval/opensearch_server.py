@@ -25,6 +25,7 @@ class Cluster:
         dates: (index, facet) -> whether it is mapped as a date.
         refused: Id of a document that a bulk request refuses -> the reason.
         unready: Number of requests that are answered with 503 first.
+        failed_shard: Why one shard answers no search; empty if all do. It holds no document.
     """
 
     indexes: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Cluster:
     dates: dict[tuple[str, str], bool] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     unready: int = 0
+    failed_shard: str = ""
 
     def __call__(self, asked: ReceivedRequest) -> Reply:
         return json_of(self._answer(asked))
@@ -71,6 +73,9 @@ class Cluster:
             rows = [{"_index": name, "_id": each, "found": each in held} for each in asked.body["ids"]]
             return Reply({"docs": rows})
         assert verb == ["_search"], asked
+        if self.failed_shard and "allow_partial_search_results=false" in asked.path:
+            error = {"type": "search_phase_execution_exception", "reason": "Partial shards failure"}
+            return Reply({"error": {**error, "caused_by": {"reason": self.failed_shard}}, "status": 500}, 500)
         return self._search(name, asked.body)
 
     def _named(self, name: str) -> list[str]:

@@ -56,7 +56,8 @@ def test_full_text_of_a_loaded_index(server):
     assert [(hit.document, hit.score) for hit in hits] == [("p2", 3.5), ("p3", 3.0)] and nothing == []
     assert hits[0].fetched == PRODUCTS[1]
     (request,) = [each for each in asked_of(server, "_search") if "zebra" not in str(each.body)]
-    assert request.path == f"/{loaded.generation}/_search?search_type=dfs_query_then_fetch"
+    options = "allow_partial_search_results=false&search_type=dfs_query_then_fetch"
+    assert request.path == f"/{loaded.generation}/_search?{options}"
     match = {"query": "green four", "fields": ["field_0^3", "field_1^0.5"], "type": "most_fields"}
     assert request.body == {
         "query": {"bool": {"must": [{"multi_match": match}], "filter": []}},
@@ -291,6 +292,14 @@ def test_an_index_that_was_deleted(server, cluster):
     del cluster.indexes[loaded.generation]
     with pytest.raises(EngineError, match=r"404: no such index \[products_.*load the pipeline again, too"):
         TextSearch(index).search(["couch"], 1)
+
+
+def test_hits_without_those_of_a_failed_shard_are_an_error(server, cluster):
+    engine, _ = load(server)
+    search = TextSearch(open_index(engine, "products"))
+    cluster.failed_shard = "corrupt index"
+    with pytest.raises(EngineError, match=r"500: .*Partial shards failure"):
+        search.search(["couch"], 1)
 
 
 @pytest.mark.parametrize(
