@@ -38,6 +38,9 @@ _PUT = 128
 #: Ids in one filter.
 _IDS = 1_000
 
+#: Least time limit of a write, and of loading a collection into memory, in seconds: they may take long.
+_WRITE_S = 600.0
+
 _REGISTRY = "searchlora_indexes"
 _OUTPUT = ["id", "title", "text", "metadata"]
 
@@ -48,7 +51,7 @@ class Milvus:
     Args:
         url: `https://host:19530`, or the path of a file that ends with `.db`.
         token: `user:password`, or an API key.
-        timeout_s: Time limit of a request in seconds.
+        timeout_s: Time limit of a search in seconds; loading documents may take ten minutes per request.
 
     Raises:
         EngineError: for an address that is none, or that holds a password.
@@ -66,6 +69,7 @@ class Milvus:
         self._address = str(Path(url).resolve()) if self._is_embedded else url
         self._token = token or ""
         self._timeout_s = timeout_s
+        self._write_s = max(timeout_s, _WRITE_S)
         self._in_memory: set[str] = set()
 
     @cached_property
@@ -106,11 +110,8 @@ class Milvus:
         """Create an empty generation, a collection; of one that exists, only the record is replaced."""
         with _errors(self.where):
             self._create_registry()
-            if not self._client.has_collection(generation):
-                schema, indexes = self._schema(layout)
-                self._client.create_collection(
-                    generation, schema=schema, index_params=indexes, consistency_level="Strong"
-                )
+            if not self._client.has_collection(generation, timeout=self._timeout_s):
+                self._create(generation, *self._schema(layout))
         registered = {row["generation"]: row["published"] for row in self._registered(index)}
         published = registered.get(generation, 0)
         self._register({"generation": generation, "index": index, "record": record, "published": published})
@@ -118,8 +119,8 @@ class Milvus:
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
         """Those of the documents that are stored."""
         with _errors(self.where):
-            self._load(generation)
-            rows = self._client.get(generation, ids=list(ids), output_fields=["id"])
+            self._load(generation, self._write_s)
+            rows = self._client.get(generation, ids=list(ids), output_fields=["id"], timeout=self._timeout_s)
         return {row["id"] for row in rows}
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
@@ -127,22 +128,22 @@ class Milvus:
         rows = [_row(layout, entry) for entry in entries]
         with _errors(self.where):
             for start in range(0, len(rows), _PUT):
-                self._client.upsert(generation, rows[start : start + _PUT])
+                self._client.upsert(generation, rows[start : start + _PUT], timeout=self._write_s)
 
     def publish(self, index: str, generation: str, layout: Layout) -> None:
         """Write the collection to disk, and let the name stand for it."""
         del layout
         with _errors(self.where):
-            self._client.flush(generation)
+            self._client.flush(generation, timeout=self._write_s)
         (row,) = [row for row in self._registered(index) if row["generation"] == generation]
         self._register({**row, "published": time.time_ns()})
 
     def drop(self, generation: str) -> None:
         """Delete the collection of a generation."""
         with _errors(self.where):
-            self._client.drop_collection(generation)
+            self._client.drop_collection(generation, timeout=self._write_s)
             self._in_memory.discard(generation)
-            self._client.delete(_REGISTRY, ids=[generation])
+            self._client.delete(_REGISTRY, ids=[generation], timeout=self._write_s)
 
     def search_text(
         self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
@@ -185,10 +186,10 @@ class Milvus:
             self._finalizer()
             self._in_memory.clear()
 
-    def _load(self, collection: str) -> None:
+    def _load(self, collection: str, timeout_s: float) -> None:
         """Load a collection into the memory of the server: in a file that another process wrote none is loaded."""
         if collection not in self._in_memory:
-            self._client.load_collection(collection)
+            self._client.load_collection(collection, timeout=timeout_s)
             self._in_memory.add(collection)
 
     def _by_text(
@@ -204,7 +205,7 @@ class Milvus:
         self, generation: str, query: Any, field: str, options: Mapping[str, Any], condition: str, count: int
     ) -> list[Hit]:
         with _errors(self.where):
-            self._load(generation)
+            self._load(generation, self._timeout_s)
             (rows,) = self._client.search(
                 generation,
                 data=[query],
@@ -267,25 +268,26 @@ class Milvus:
 
     def _registered(self, index: str) -> list[dict[str, Any]]:
         with _errors(self.where):
-            if not self._client.has_collection(_REGISTRY):
+            if not self._client.has_collection(_REGISTRY, timeout=self._timeout_s):
                 return []
-            self._load(_REGISTRY)
+            self._load(_REGISTRY, self._timeout_s)
             rows = self._client.query(
                 _REGISTRY,
                 filter=f"index == {json.dumps(index)}",
                 output_fields=["generation", "index", "record", "published"],
+                timeout=self._timeout_s,
             )
         return [dict(row) for row in rows]
 
     def _register(self, row: Mapping[str, Any]) -> None:
         with _errors(self.where):
-            self._client.upsert(_REGISTRY, [{**row, "nothing": [0.0, 0.0]}])
-            self._client.flush(_REGISTRY)
+            self._client.upsert(_REGISTRY, [{**row, "nothing": [0.0, 0.0]}], timeout=self._write_s)
+            self._client.flush(_REGISTRY, timeout=self._write_s)
 
     def _create_registry(self) -> None:
         from pymilvus import DataType, MilvusClient
 
-        if self._client.has_collection(_REGISTRY):
+        if self._client.has_collection(_REGISTRY, timeout=self._timeout_s):
             return
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("generation", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
@@ -295,7 +297,12 @@ class Milvus:
         schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # a collection needs a vector
         indexes = MilvusClient.prepare_index_params()
         indexes.add_index("nothing", index_type="FLAT", metric_type="IP")
-        self._client.create_collection(_REGISTRY, schema=schema, index_params=indexes, consistency_level="Strong")
+        self._create(_REGISTRY, schema, indexes)
+
+    def _create(self, collection: str, schema: Any, indexes: Any) -> None:
+        self._client.create_collection(
+            collection, schema=schema, index_params=indexes, consistency_level="Strong", timeout=self._write_s
+        )
 
 
 def _row(layout: Layout, entry: Entry) -> dict[str, Any]:

@@ -374,6 +374,31 @@ def test_searching_creates_no_file_of_milvus(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_each_request_to_milvus_has_a_time_limit(tmp_path):
+    engine = Milvus(str(tmp_path / "limits.db"), timeout_s=20)
+    client, limits = engine._client, {}
+
+    class Limited:
+        def __getattr__(self, name):
+            def call(*given, **more):
+                limits.setdefault(name, set()).add(more.get("timeout"))
+                return getattr(client, name)(*given, **more)
+
+            return call
+
+    engine.__dict__["_client"] = Limited()
+    load_index(engine, "limits", lambda: numbered(3), text=keys(engine, ("text",)))
+    load_index(engine, "limits", lambda: numbered(2), text=keys(engine, ("text",)))
+    assert len(found(TextSearch(open_index(engine, "limits")), "tent")) == 2
+    engine.close()
+    lookups, writes = ("has_collection", "query", "get", "search"), ("upsert", "flush", "delete")
+    assert limits == {
+        **{name: {20} for name in lookups},
+        **{name: {600} for name in (*writes, "create_collection", "drop_collection")},
+        "load_collection": {20, 600},
+    }
+
+
 def test_a_file_of_milvus_is_searched_by_a_process_that_did_not_load_it(tmp_path):
     pipeline = tmp_path / "files.yaml"
     stage = f"  - text_search: {{engine: milvus, url: {tmp_path}/shop.db, index: shop, fields: {{text: 1}}, k: 5}}"
