@@ -168,7 +168,8 @@ class DenseIndex:
             batch = queries[start : start + self._query_batch_size]
             texts = [query for query in batch if query.strip()]
             vectors = iter(self.query_vectors(texts) if texts else ())
-            for query, rows in zip(batch, passing[start : start + len(batch)], strict=True):
+            for query in batch:
+                rows = next(passing)
                 hits.append(self._nearest_documents(next(vectors)[None], k, rows) if query.strip() else [])
             progress(len(hits), len(queries))
         return hits

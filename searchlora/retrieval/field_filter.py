@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -98,17 +99,27 @@ class FieldColumns:
 
 def rows_of(
     columns: FieldColumns | None, filters: Sequence[FieldFilter] | None, queries: int
-) -> list[NDArray[np.bool_] | None]:
-    """For each query which documents it may find; None: all.
+) -> Iterator[NDArray[np.bool_] | None]:
+    """For each query which documents it may find; None: all. Computed one after the other, as they are needed.
 
     Raises:
         UsageError: for a filter of an index without columns.
     """
     if filters is None or not any(filters):
-        return [None] * queries
+        return repeat(None, queries)
     if columns is None:
         raise UsageError("the index has no fields to filter by", fix="Give it columns: `index.filterable(columns)`.")
-    return [columns.rows(filter) if filter else None for filter in filters]
+    return _rows(columns, filters)
+
+
+def _rows(columns: FieldColumns, filters: Sequence[FieldFilter]) -> Iterator[NDArray[np.bool_] | None]:
+    """Equal filters in a row, such as those of the queries of one search, share their rows."""
+    filter: FieldFilter = {}
+    rows = None
+    for each in filters:
+        if each != filter:
+            filter, rows = each, columns.rows(each) if each else None
+        yield rows
 
 
 def case_folded(text: str) -> str:

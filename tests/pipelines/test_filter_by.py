@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import pytest
 
@@ -14,6 +15,7 @@ from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stage_settings import dumped
 from searchlora.records import Document
+from searchlora.retrieval import BM25Index, DenseIndex, Encoder
 from searchlora.retrieval.field_filter import FieldColumns, FieldTest
 
 #: 60 jackets of one brand before two of another: a filter of ten hits would keep none of those.
@@ -91,6 +93,28 @@ def test_comparisons_other_than_equality(tmp_path):
     search = {"id": "q", "query": "jacket", "intent": {"low": 4, "high": "5", "brand": "NORTH"}}
     assert ids(pipeline, search) == ["n1"]
     assert sorted(ids(pipeline, {**search, "intent": {"low": 4, "high": "5"}})) == ["a04", "a05", "n1"]
+
+
+@pytest.mark.parametrize("kind", [BM25Index, DenseIndex])
+def test_one_filter_at_a_time_is_in_memory_and_equal_ones_are_evaluated_once(encoder_base, monkeypatch, kind):
+    more = [Encoder.load(str(encoder_base.path))] if kind is DenseIndex else []
+    index = kind(DOCUMENTS, *more).filterable(FieldColumns(DOCUMENTS, BRAND))
+    evaluated, alive = [], []
+    rows = FieldColumns.rows
+
+    def counted(columns, filter):
+        evaluated.append(filter)
+        found = rows(columns, filter)
+        alive.append(weakref.ref(found))
+        assert sum(each() is not None for each in alive) <= 2  # this one and the one before
+        return found
+
+    monkeypatch.setattr(FieldColumns, "rows", counted)
+    acme, north = ({"brand": FieldTest((("equals", frozenset({value})),))} for value in ("acme", "north way"))
+    filters = [acme, dict(acme), north, {}, acme, north]
+    found = index.search(["jacket"] * 6, 99, filters=filters)
+    assert [len(hits) for hits in found] == [60, 60, 2, 62, 60, 2]
+    assert evaluated == [acme, north, acme, north]
 
 
 def test_both_queries_of_a_fused_rewrite_are_filtered(tmp_path):
