@@ -227,7 +227,7 @@ class DenseSettings(EncodingSettings):
     )
     hnsw_m: int = Field(32, ge=2, description="hnsw: neighbours per vector")
     hnsw_ef_construction: int = Field(200, ge=1, description="hnsw: candidates per vector while the graph is built")
-    hnsw_ef_search: int = Field(64, ge=1, description="hnsw: candidates per query")
+    hnsw_ef_search: int = Field(64, ge=1, description="hnsw: candidates per query, at least its hits")
     ivf_lists: int | None = Field(
         None, ge=1, description="ivf: number of lists; default: four times the square root of the number of documents"
     )
@@ -370,7 +370,7 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
     hnsw_ef_construction: int = Field(
         200, ge=4, le=1000, description="hnsw: candidates per vector while the graph is built"
     )
-    hnsw_ef_search: int = Field(64, ge=1, le=1000, description="hnsw: candidates per query")
+    hnsw_ef_search: int = Field(64, ge=1, le=1000, description="hnsw: candidates per query, at least its hits")
 
     @model_validator(mode="after")
     def _of_the_structure(self) -> VectorSearchSettings:

@@ -130,12 +130,13 @@ class Hnsw(BaseModel):
         index.hnsw.efConstruction = self.ef_construction
         return _filled(index, vectors, progress)
 
-    def effort(self, index: Any, amount: int) -> Any:
-        """Search parameters that consider `amount` candidates per query."""
+    def effort(self, index: Any, amount: int, count: int) -> Any:
+        """Search parameters for `count` hits that consider `amount` candidates per query, and no fewer than hits."""
         import faiss
 
         del index
-        return faiss.SearchParametersHNSW(efSearch=amount)  # type: ignore[attr-defined]  # its stubs are incomplete
+        # faiss itself finds at most as many as it considers, and the last of these are not the nearest.
+        return faiss.SearchParametersHNSW(efSearch=max(amount, count))  # type: ignore[attr-defined]  # stubs
 
 
 class Ivf(BaseModel):
@@ -167,10 +168,11 @@ class Ivf(BaseModel):
         index.train(np.ascontiguousarray(vectors[::step]))
         return _filled(index, vectors, progress)
 
-    def effort(self, index: Any, amount: int) -> Any:
+    def effort(self, index: Any, amount: int, count: int) -> Any:
         """Search parameters that look into `amount` lists per query."""
         import faiss
 
+        del count
         return faiss.SearchParametersIVF(nprobe=min(amount, index.nlist))  # type: ignore[call-arg]
 
 
@@ -183,16 +185,19 @@ class ApproximateSearch(Nearest):
 
     Args:
         index: What `Structure.build` or `read_structure` returned.
-        effort: Candidates per query for HNSW, lists per query for IVF: more find more, and take longer.
+        effort: Candidates per query for HNSW, at least as many as hits; lists per query for IVF. More find more, and
+            take longer.
     """
 
     def __init__(self, structure: Structure, index: Any, effort: int, longest: float) -> None:
         super().__init__(index.ntotal, longest)
+        self._structure = structure
         self._index = index
-        self._parameters = structure.effort(index, effort)
+        self._effort = effort
 
     def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        scores, rows = self._index.search(vector, count, params=self._parameters)
+        parameters = self._structure.effort(self._index, self._effort, count)
+        scores, rows = self._index.search(vector, count, params=parameters)
         return scores[0], rows[0]
 
 

@@ -64,6 +64,15 @@ def test_more_effort_finds_more(vectors):
     assert recall(1) < recall(4) <= recall(30) == 10 * 30
 
 
+def test_many_hits_of_a_graph_are_found(vectors):
+    structure = Hnsw(m=8, ef_construction=40)
+    search, exact = ApproximateSearch(structure, structure.build(vectors), 16, 1.0), ExactSearch(vectors, 1.0)
+    for query in vectors[::300]:
+        found = best(search, vectors, query, 500)
+        assert len(found) == 500
+        assert len(set(found) & set(best(exact, vectors, query, 500))) >= 0.95 * 500
+
+
 class Vectors:
     """An encoder whose vectors are those of the fixture, for the text `n`."""
 
