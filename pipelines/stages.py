@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
@@ -465,7 +465,6 @@ class SimilarityStage:
     batch_size: int = 32
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        texts: list[str] = []
         for search in searches:
             if "passages" not in search:
                 raise PipelineError(
@@ -473,22 +472,28 @@ class SimilarityStage:
                     where=f"query {search['id']}",
                     fix="Put a stage 'passages' before 'similarity'.",
                 )
-            texts.append(self.query_prefix + str(search["query"]))
-            texts += [self.document_prefix + _searchable(passage) for passage in search["passages"]]
+        queries = [self.query_prefix + str(search["query"]) for search in searches]
+        passages = [[self.document_prefix + _searchable(each) for each in search["passages"]] for search in searches]
+        of_query = self._units(self.encoder.encode, queries)
+        of_passage = self._units(self.encoder.encode_documents, [text for texts in passages for text in texts])
+        grades = [
+            _cosine_grades(search["passages"], of_query[query], [of_passage[text] for text in texts])
+            for search, query, texts in zip(searches, queries, passages, strict=True)
+        ]
+        return [{**search, "grades": each} for search, each in zip(searches, grades, strict=True)]
+
+    def _units(self, encode: Callable[..., Any], texts: Sequence[str]) -> dict[str, Any]:
+        """Text -> its vector, of length 1. Each text is encoded once."""
         distinct = list(dict.fromkeys(texts))
-        vectors = self.encoder.encode(distinct, batch_size=self.batch_size)
+        vectors = encode(distinct, batch_size=self.batch_size)
         units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        of_text = dict(zip(distinct, units, strict=True))
-        encoded = iter(of_text[text] for text in texts)
-        return [{**search, "grades": _cosine_grades(search["passages"], encoded)} for search in searches]
+        return dict(zip(distinct, units, strict=True))
 
 
-def _cosine_grades(passages: Sequence[Mapping[str, Any]], encoded: Iterator[Any]) -> list[dict[str, Any]]:
-    query = next(encoded)
+def _cosine_grades(passages: Sequence[Mapping[str, Any]], query: Any, vectors: Sequence[Any]) -> list[dict[str, Any]]:
     return [
         {"id": passage["id"], "relevance": min(max((1 + float(vector @ query)) / 2, 0.0), 1.0)}
-        for passage in passages
-        for vector in [next(encoded)]
+        for passage, vector in zip(passages, vectors, strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
+from tests.encoders import made_encoder_adapter, recipe_for, shout
 from tests.tiny_encoder import build_tiny_encoder
 
 DOCUMENTS = [Document("d1", "a green tent", "Tent"), Document("d2", "pegs for a tent"), Document("d3", "boots")]
@@ -50,6 +51,22 @@ def test_similarity_grades_each_passage_by_its_cosine_with_the_query(tmp_path):
         assert [grade["id"] for grade in search["grades"]] == [passage["id"] for passage in search["passages"]]
         assert [grade["relevance"] for grade in search["grades"]] == pytest.approx(expected, abs=1e-5)
     assert "similarity(" in pipeline.labels[2]
+
+
+@pytest.mark.slow
+def test_similarity_encodes_passages_without_an_adapter_for_queries(tmp_path, encoder_base, monkeypatch):
+    monkeypatch.setattr("tests.encoders.recipe_for", lambda base: recipe_for(base, "sides=query"))
+    store = Store(tmp_path)
+    asker = made_encoder_adapter(store, "asker", shout(tmp_path / "task"), encoder_base, tmp_path / "made", seed=1)
+    stage = {"similarity": {"model": str(encoder_base.path), "adapter": "asker@1"}}
+    search = {"id": "q", "query": "boots", "passages": [{"id": "d3", "text": "boots"}, {"id": "none", "text": ""}]}
+    (found, empty) = built(tmp_path, stage).execute([search, {**search, "id": "r", "passages": []}])
+    adapted, plain = (Encoder.load(str(encoder_base.path), adapter=each) for each in (asker, None))
+    (query,), (passage,) = adapted.encode(["boots"]), plain.encode(["boots"])
+    cosine = passage @ query / np.linalg.norm(passage) / np.linalg.norm(query)
+    assert cosine < 0.99  # of the same text, which the adapter encodes as a query
+    assert found["grades"][0] == {"id": "d3", "relevance": pytest.approx((1 + cosine) / 2, abs=1e-5)}
+    assert empty["grades"] == []
 
 
 def test_similarity_without_passages_is_refused(tmp_path):
