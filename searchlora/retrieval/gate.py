@@ -7,7 +7,7 @@ about queries takes the best fixed mix for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +159,7 @@ class GateWeigher:
         places: Which of the gate's parts they are; the weights of the others are left out.
 
     Raises:
-        PipelineError: if the parts do not allow a feature that the gate needs, or for a part that it does not have.
+        PipelineError: if a part that the gate's features come from is left out, or for a part that it does not have.
     """
 
     def __init__(self, gate: Gate, retrievers: Sequence[Retriever], places: Sequence[int] | None = None) -> None:
@@ -168,15 +168,25 @@ class GateWeigher:
         self._places = list(range(len(gate.parts)) if places is None else places)
         if len(self._places) != len(self._retrievers) or not all(0 <= each < len(gate.parts) for each in self._places):
             raise PipelineError(f"the gate is for {len(gate.parts)} parts", fix="Fit a gate for these parts.")
-        inner = [_unwrapped(retriever) for retriever in retrievers]
-        missing = {
-            "a BM25 index": bool(set(gate.features) & set(OF_TERMS))
-            and not any(isinstance(each, TermStatistics) for each in inner),
-            "an encoder": gate.dimensions > 0 and not any(isinstance(each, QueryVectors) for each in inner),
-        }
-        if not gate.is_fixed and len(self._places) > 1 and any(missing.values()):
-            what = next(name for name, is_missing in missing.items() if is_missing)
-            raise PipelineError(f"the gate needs {what} among the parts of the fusion")
+        self._sources = list(self._feature_sources()) if len(self._places) > 1 and not gate.is_fixed else []
+
+    def _feature_sources(self) -> Iterator[Retriever]:
+        """The parts that the gate's features come from, as when it was fitted: the first that has them."""
+        of_place = dict(zip(self._places, self._retrievers, strict=True))
+        for what, is_needed, kinds, interface in (
+            ("BM25 index", bool(set(self._gate.features) & set(OF_TERMS)), ("bm25",), TermStatistics),
+            ("encoder", self._gate.dimensions > 0, ("dense", "vector_search"), QueryVectors),
+        ):
+            if not is_needed:
+                continue
+            first = next((place for place, (kind, _) in enumerate(self._gate.parts) if kind in kinds), None)
+            source = None if first is None else of_place.get(first)
+            if source is None or not isinstance(_unwrapped(source), interface):
+                raise PipelineError(
+                    f"the gate needs the first {what} that it was fitted with among the parts of the fusion",
+                    fix="Fit a gate for these parts, or fuse them with fixed weights.",
+                )
+            yield source
 
     def weights(self, queries: Sequence[str]) -> list[tuple[float, ...]]:
         """The weights of the parts for each query, adding up to 1; equal ones if the gate wants none of these parts."""
@@ -185,7 +195,7 @@ class GateWeigher:
         if self._gate.is_fixed:
             features = np.zeros((len(queries), 0))
         else:
-            _, values, vectors = features_of(queries, self._retrievers, vectors=self._gate.dimensions > 0)
+            _, values, vectors = features_of(queries, self._sources, vectors=self._gate.dimensions > 0)
             if not vectors.size:  # no query has a text, or the gate wants no vectors
                 vectors = np.zeros((len(queries), self._gate.dimensions))
             features = np.hstack([values, vectors])

@@ -186,7 +186,8 @@ def test_blank_queries_have_a_vector_of_zeros(index, encoder_base):
     size = dense.vectors.shape[1]
     wide = {"mean": [0.0] * (8 + size), "scale": [1.0] * (8 + size)}
     rows = [[0.0] * (8 + size), [0.0] * (8 + size), [0.0, 0.0, 10.0, *[0.0] * (5 + size)]]
-    weigher = GateWeigher(gate(dimensions=size, coefficients=rows, **wide), [index, dense])
+    parts = [["bm25", {}], ["dense", {}]]
+    weigher = GateWeigher(gate(parts=parts, dimensions=size, coefficients=rows, **wide), [index, dense])
     assert weigher.weights(["", " "]) == [weigher.weights(["lamp", ""])[1]] * 2
 
 
@@ -197,13 +198,13 @@ def test_a_fixed_gate_needs_no_features():
 
     fixed = GateWeigher(gate(coefficients=()), [Anything(), Anything()])
     assert fixed.weights(["lamp 40w"]) == [(0.5, 0.5)]
-    with pytest.raises(PipelineError, match="needs a BM25 index"):
+    with pytest.raises(PipelineError, match="needs the first BM25 index that it was fitted with"):
         GateWeigher(gate(), [Anything(), Anything()])
 
 
 def test_parts_that_are_left_share_the_weights(index):
     three = gate(
-        parts=[["bm25", {}], ["bm25", {"b": 0.0}], ["bm25", {"b": 1.0}]],
+        parts=[["dense", {}], ["bm25", {"b": 0.0}], ["bm25", {"b": 1.0}]],
         mixes=[(0.2, 0.3, 0.5), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)],
         fixed=(0.2, 0.3, 0.5),
         intercepts=[0.1, 0.0, 0.2],
@@ -215,6 +216,40 @@ def test_parts_that_are_left_share_the_weights(index):
     assert GateWeigher(three, [index], (1,)).weights(["red"]) == [(1.0,)]
     with pytest.raises(PipelineError, match="for 3 parts"):
         GateWeigher(three, [index] * 2)
+
+
+class Turned:
+    """A dense part whose query vectors are (1, 0) or (0, 1)."""
+
+    def __init__(self, place):
+        self.vector = np.eye(2, dtype=np.float32)[place]
+
+    def search(self, queries, k):
+        raise NotImplementedError
+
+    def query_vectors(self, queries):
+        return np.tile(self.vector, (len(queries), 1))
+
+
+def test_features_come_from_the_parts_that_the_gate_was_fitted_with(index):
+    made = gate(
+        parts=[["bm25", {}], ["dense", {"model": "a"}], ["dense", {"model": "b"}]],
+        mixes=[(0.0, 1.0, 1.0), (1.0, 1.0, 0.0)],
+        fixed=(0.0, 1.0, 1.0),
+        dimensions=2,
+        mean=[0.0] * 10,
+        scale=[1.0] * 10,
+        coefficients=[[*[0.0] * 8, 1.0, 0.0], [*[0.0] * 8, 0.0, 1.0]],
+        intercepts=[0.0, 0.0],
+    )
+    first, second = Turned(0), Turned(1)
+    assert GateWeigher(made, [index, first, second]).weights(["red"]) == [(0.0, 0.5, 0.5)]
+    assert GateWeigher(made, [second, first, index], (2, 1, 0)).weights(["red"]) == [(0.5, 0.5, 0.0)]
+    assert GateWeigher(made, [index, first], (0, 1)).weights(["red"]) == [(0.0, 1.0)]
+    assert GateWeigher(made, [second], (2,)).weights(["red"]) == [(1.0,)]
+    for what, parts, places in (("encoder", [index, second], (0, 2)), ("BM25 index", [first, second], (1, 2))):
+        with pytest.raises(PipelineError, match=f"needs the first {what} that it was fitted with"):
+            GateWeigher(made, parts, places)
 
 
 def test_a_fusion_takes_the_weights_of_each_query():

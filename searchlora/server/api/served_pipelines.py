@@ -345,7 +345,10 @@ class ServedPipelines:
         key = name, frozenset(exact.items()), tuple(map(float, weights))
         with self._lock:
             if key not in self._variants:
-                self._variants[key] = self._build(name, stages, served.source)
+                try:
+                    self._variants[key] = self._build(name, stages, served.source)
+                except PipelineError as error:  # such as a gate whose features come from a part that is off
+                    raise _refused(pipeline_message(error)) from None
                 if len(self._variants) > _VARIANTS:
                     self._variants.popitem(last=False)
             self._variants.move_to_end(key)

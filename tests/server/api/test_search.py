@@ -49,6 +49,16 @@ def streamed(client, **body):
     return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in named]
 
 
+def test_slots_without_which_the_pipeline_cannot_be_built_are_refused(client, monkeypatch):
+    def refused(*_, **__):
+        raise PipelineError("the gate needs the first encoder", where="/srv/gate.json", fix="Fit a gate.")
+
+    monkeypatch.setattr("searchlora.server.api.served_pipelines.build_pipeline", refused)
+    part = next(each for each in client.get("/v1/pipelines").json()["data"] if each["id"] == "triple")["slots"][0]
+    error = searched(client, "triple", status=400, slots={part["name"]: "off"})["error"]
+    assert (error["message"], error["param"]) == ("The gate needs the first encoder. Fit a gate.", "slots")
+
+
 def test_hits_are_those_of_the_pipeline_with_their_texts(client, corpus_of_search, pipeline_files):
     found = searched(client, top=2)
     expected = Pipeline.load(pipeline_files / "lexical.yaml", corpus=corpus_of_search).search("red couch")["hits"]
