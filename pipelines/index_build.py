@@ -41,7 +41,7 @@ from searchlora.retrieval.index_folder import (
     write_manifest,
 )
 from searchlora.retrieval.nearest import Structure, write_structure
-from searchlora.retrieval.vector_file import VectorFile, remove_parts, write_vectors
+from searchlora.retrieval.vector_file import ROWS, VECTORS, VectorFile, remove_parts, write_vectors
 
 _STATE = "building.json"
 _PACKAGES = ("searchlora", "bm25s", "faiss-cpu", "sentence-transformers", "torch")
@@ -226,6 +226,11 @@ class _Build:
         for each in self.folder.iterdir():
             if each.is_dir() and each.name not in kept:  # of a killed build for another pipeline
                 shutil.rmtree(each)
+        for part in self.state.dense:  # of which a killed build left more, such as half a structure
+            complete = {VECTORS, ROWS, *(structure.file for structure in part.structures)}
+            for file in (self.folder / part.folder).iterdir():
+                if file.name not in complete:
+                    file.unlink()
         files = {
             file.relative_to(self.folder).as_posix(): FileIdentity(sha256=file_sha256(file), bytes=file.stat().st_size)
             for file in sorted(self.folder.rglob("*"))
@@ -281,7 +286,9 @@ class _Build:
         if structure in part.structures:
             return
         index = structure.build(VectorFile.open(folder).vectors, self.steps(f"Indexing: {structure.kind}"))
-        write_structure(index, folder / structure.file)
+        file = folder / structure.file
+        file.unlink(missing_ok=True)  # it may be a link to a file of an index in use
+        write_structure(index, file)
         more = part.model_copy(update={"structures": (*part.structures, structure)})
         self._note(dense=tuple(more if each is part else each for each in self.state.dense))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 
@@ -15,7 +16,8 @@ from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.retrieval import Encoder
-from searchlora.retrieval.index_folder import read_manifest
+from searchlora.retrieval.index_folder import FileIdentity, read_manifest, write_manifest
+from searchlora.retrieval.nearest import write_structure
 from searchlora.testing import build_tiny_encoder
 from tests.child_scripts import Script
 from tests.encoders import made_encoder_adapter, recipe_for, shout
@@ -265,6 +267,51 @@ def test_a_killed_build_is_continued_to_the_same_bytes(tmp_path, encoder_base):
     assert min(done for _, done in reported) > kept
     assert built.manifest.files == read_manifest(whole).files
     assert not (tmp_path / ".index.building").exists()
+
+
+@pytest.mark.slow
+def test_half_a_structure_of_a_killed_build_is_never_part_of_an_index(tmp_path, corpus, pipelines, monkeypatch):
+    out = tmp_path / "index"
+
+    def killed(_, file):
+        with file.open("wb") as half:
+            half.write(b"half")
+        raise KeyboardInterrupt
+
+    def kill(pipeline):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("searchlora.pipelines.index_build.write_structure", killed)
+            build_index(corpus, out, pipelines=[pipelines[pipeline]])
+
+    kill("hnsw")
+    (dense,) = (tmp_path / ".index.building").glob("dense-*")
+    (dense / "encoded.f32").write_bytes(b"left")
+    built = build_index(corpus, out, pipelines=[pipelines["bm25"]])
+    in_dense = {name.partition("/")[2] for name in built.manifest.files if name.startswith("dense-")}
+    assert in_dense == {"vectors.npy", "rows.npy"} == {file.name for file in out.glob("dense-*/*")}
+    build_index(corpus, out, pipelines=[pipelines["hnsw"]])
+    for name in ("hnsw", "bm25"):
+        Pipeline.load(pipelines[name], corpus=out)
+
+
+@pytest.mark.slow
+def test_a_structure_is_not_written_into_a_file_of_the_index_in_use(tmp_path, corpus, pipelines, monkeypatch):
+    out = tmp_path / "index"
+    build_index(corpus, out, pipelines=[pipelines["dense"]])
+    (dense,) = out.glob("dense-*")
+    manifest = read_manifest(out)
+    (dense / "hnsw-4-200.faiss").write_bytes(b"half")  # as versions before left it, listed among the files
+    listed = FileIdentity(sha256=hashlib.sha256(b"half").hexdigest(), bytes=4)
+    files = {**manifest.files, f"{dense.name}/hnsw-4-200.faiss": listed}
+    write_manifest(out, manifest.model_copy(update={"files": files}))
+
+    def looked(index, file):
+        write_structure(index, file)
+        Pipeline.load(pipelines["dense"], corpus=out)  # as before
+
+    monkeypatch.setattr("searchlora.pipelines.index_build.write_structure", looked)
+    build_index(corpus, out, pipelines=[pipelines["hnsw"]])
+    Pipeline.load(pipelines["hnsw"], corpus=out)
 
 
 @pytest.mark.slow
