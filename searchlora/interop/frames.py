@@ -16,6 +16,7 @@ import pandas as pd
 
 from searchlora.errors import PipelineError
 from searchlora.files import as_text
+from searchlora.pipelines.stages import FUSED_QUERIES
 from searchlora.records import Document, Hit, SearchContext
 
 #: Fields of a search that are no columns of their own: rows are hits, and passages are made of hits again.
@@ -52,7 +53,7 @@ def searches_of(frame: pd.DataFrame, known: Container[str] = ()) -> list[SearchC
     for row in frame.to_dict(orient="records"):
         id_ = str(row["qid"])
         if id_ not in searches:
-            searches[id_] = {"id": id_, **dict(_fields(row, columns))}
+            searches[id_] = _search(id_, dict(_fields(row, columns)))
         elif not of_results:
             raise PipelineError(f"the qid '{id_}' is repeated in a frame without 'docno'")
         rows.setdefault(id_, []).append(row)
@@ -132,6 +133,15 @@ def documents_of(corpus: pd.DataFrame | Iterable[Document | Mapping[str, Any]]) 
     """
     rows = corpus.to_dict(orient="records") if isinstance(corpus, pd.DataFrame) else corpus
     return [each if isinstance(each, Document) else _document(each) for each in rows]
+
+
+def _search(id_: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A search. A query that another transformer changed after a fused rewrite takes the place of the rewritten one."""
+    search = {"id": id_, **fields}
+    fused = search.get(FUSED_QUERIES)
+    if fused and "query" in search and fused[-1] != search["query"]:
+        search[FUSED_QUERIES] = tuple(dict.fromkeys((*fused[:-1], search["query"])))
+    return search
 
 
 def _fields(row: Mapping[str, Any], columns: Iterable[str]) -> Iterable[tuple[str, Any]]:

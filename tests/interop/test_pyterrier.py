@@ -183,6 +183,20 @@ def test_both_queries_are_searched_by_the_retriever_behind_it():
     assert list(apart["score"]) == list(together["score"])
 
 
+def test_a_query_that_another_transformer_changes_is_searched_with_the_one_before_the_rewrite():
+    fused = built(Rewriter(), adapter={"rewrite": "fuse"})
+    rewrite = sl.Stages(Pipeline("rewrite", fused.stages[:1], fused.settings[:1]))
+    bm25 = sl.BM25(GEAR, k=10)
+    expanded = pt.apply.query(lambda row: f"{row['query']} waterproof boots")
+    changed = (rewrite >> expanded >> bm25).transform(queries("shelter"))
+    assert set(changed["docno"]) == {"d1", "d2", "d3"}
+    assert set(changed["query"]) == {"tent waterproof boots"}
+    (search,) = searches_of((rewrite >> expanded).transform(queries("shelter")))
+    assert search["fused_queries"] == ("shelter", "tent waterproof boots")
+    (search,) = searches_of((rewrite >> pt.apply.query(lambda _: "shelter")).transform(queries("shelter")))
+    assert search["fused_queries"] == ("shelter",)
+
+
 def test_what_a_stage_raises_or_skips_is_the_pipelines_rule():
     with pytest.raises(RequestRefused):
         sl.Pipeline(built(Rewriter())).transform(queries("kicks", "too long"))
