@@ -108,13 +108,12 @@ class LocalSource:
     def search(self, query: str, k: int, fields: Mapping[str, Any]) -> Found:
         """The first k hits of a query, see `Source`."""
         from searchlora.errors import PipelineError
-        from searchlora.outputs import InvalidOutput
         from searchlora.pipelines.results import result
-        from searchlora.pipelines.stages import AdapterStage
         from searchlora.records import Document
 
         search = {"id": "1", "query": query, **fields}
-        (executed,) = self.pipeline.execute([search])
+        rows: list[Mapping[str, Any]] = []
+        (executed,) = self.pipeline.execute([search], trace=rows.append)
         if "hits" not in executed:
             raise PipelineError("the pipeline finds no documents: no stage retrieves", where=self.pipeline.name)
         found = result(search, executed, self.pipeline.labels)
@@ -125,13 +124,8 @@ class LocalSource:
             documents.append(
                 FoundDocument(document.id, document.title, document.text, float(hit.score), rank, document.metadata)
             )
-        outputs = executed.get("outputs", {})
-        invalid = {
-            stage.label: [each.reason for each in outputs.get(stage.task.name, ()) if isinstance(each, InvalidOutput)]
-            for stage in self.pipeline.stages
-            if isinstance(stage, AdapterStage)
-        }
-        return Found(str(executed["query"]), tuple(documents), tuple(self.pipeline.labels), _fields(found, invalid))
+        labels = tuple(self.pipeline.labels)
+        return Found(str(executed["query"]), tuple(documents), labels, _fields(found, _invalid(rows)))
 
 
 class ServerSource:
@@ -175,11 +169,16 @@ class ServerSource:
             for hit in answer["hits"]
         )
         stages = tuple(stage["label"] for stage in answer["stages"])
-        invalid = {
-            stage["label"]: [flag.removeprefix(_INVALID) for flag in stage["flags"] if flag.startswith(_INVALID)]
-            for stage in answer["stages"]
-        }
-        return Found(answer["query"], documents, stages, _fields(answer["output"], invalid))
+        return Found(answer["query"], documents, stages, _fields(answer["output"], _invalid(answer["stages"])))
+
+
+def _invalid(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Label of a stage -> why outputs of its adapter do not parse, of the rows of a trace."""
+    reasons: dict[str, list[str]] = {}
+    for stage in stages:
+        flags = [flag.removeprefix(_INVALID) for flag in stage["flags"] if flag.startswith(_INVALID)]
+        reasons.setdefault(stage["label"], []).extend(flags)
+    return reasons
 
 
 def _fields(written: Mapping[str, Any], invalid: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PipelineError
+from searchlora.inference.engine import Completion
 from searchlora.inference.settings import LocalSettings
 from searchlora.interop.sources import LocalSource, ServerSource
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
+from tests.pipelines.rewriting import Rewriter, built
 from tests.server.api.serving import made_service, served
 from tests.server.searching import DOCUMENTS, STAGES
 
@@ -54,6 +57,17 @@ def test_documents_have_their_metadata_and_what_stages_wrote(local):
     metadata = found.metadata(document)
     assert metadata["brand"] == "Acme" and metadata["search"] == {"query": "couch", "stages": shop.labels}
     assert len(local("lexical").search("red couch", 1, {}).documents) == 1
+
+
+def test_an_invalid_output_is_told_of_the_stage_that_wrote_it():
+    class Tent(Rewriter):
+        def generate(self, requests):
+            return [Completion("tent", "stop", 1, 1) for _ in requests]
+
+    first, bm25 = built(Rewriter()).stages
+    second = replace(first, adapter="other@1", engine=Tent())  # of the same task, and with a valid output
+    found = LocalSource(Pipeline("two", [first, second, bm25])).search("empty", 2, {})
+    assert found.query == "tent" and list(found.fields["invalid"]) == ["rewriter@3"]
 
 
 @pytest.mark.slow
