@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from searchlora.errors import SearchloraError, UsageError
+from searchlora.errors import EngineError, SearchloraError, UsageError
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.conditions import Condition, bound
 from searchlora.pipelines.execution import Describe, execute_stage
@@ -51,6 +52,8 @@ class Retrieved:
         terms: Word of the query -> what it adds to the score; 0: the document does not contain it. For BM25 only.
         parts: The retrievers that it fuses, or the queries whose hits are fused.
         failed: Why it could not be asked; empty if it could.
+        skipped: Why the fusion went on without it for this query, such as for being late; its rank is that of the
+            explanation, which waits for it. Empty if its hits were fused.
     """
 
     retriever: str
@@ -61,12 +64,15 @@ class Retrieved:
     terms: Mapping[str, float] = field(default_factory=dict)
     parts: tuple[Retrieved, ...] = ()
     failed: str = ""
+    skipped: str = ""
 
     @property
     def reason(self) -> str:
         """Why the document is not among the hits; empty if it is."""
         if self.failed:
             return f"it failed: {self.failed}"
+        if self.skipped:
+            return f"it was skipped: {self.skipped}{f'; else at rank {self.rank}' if self.rank is not None else ''}"
         if self.rank is not None and self.rank <= self.k:
             return ""
         if self.terms and not any(self.terms.values()):
@@ -190,7 +196,8 @@ def _explained(
     rank, score = _place(hits or (), document)
     retrieved = None
     if isinstance(stage, RetrieveStage) and _skipped(stage, before, after) is None:
-        retrieved = _look_for_all(stage, settings, before, document, describe)
+        skipped = _skipped_parts(before, after)
+        retrieved = _look_for_all(stage, settings, before, document, skipped, describe)
     wrote = dict(_about(before, after, document))
     notes = tuple(_notes(stage, before, after, document, content, rank, retrieved))
     count = None if hits is None else len(hits)
@@ -203,32 +210,48 @@ def _skipped(stage: Stage, before: SearchContext, after: SearchContext) -> str |
     return reason if after.get("skipped") is not before.get("skipped") else None
 
 
+def _skipped_parts(before: SearchContext, after: SearchContext) -> dict[str, str]:
+    """Label -> reason of the parts of a fusion that a stage, which was not skipped itself, went on without."""
+    earlier = before.get("skipped", {})
+    return {label: reason for label, reason in after.get("skipped", {}).items() if label not in earlier}
+
+
 def _place(hits: Sequence[Hit], document: str) -> tuple[int | None, float | None]:
     return next(((rank, hit.score) for rank, hit in enumerate(hits, 1) if hit.document == document), (None, None))
 
 
 class _Sought(NamedTuple):
-    """What retrievers are asked for: a document, by a query and its filter; and how their errors are told."""
+    """What retrievers are asked for: a document, by a query and its filter; and how their errors are told.
+
+    Attributes:
+        skipped: Label -> reason of the parts of a fusion that were skipped.
+    """
 
     query: str
     filter: FieldFilter
     document: str
+    skipped: Mapping[str, str]
     describe: Describe
 
 
 def _look_for_all(
-    stage: RetrieveStage, settings: Settings | None, search: SearchContext, document: str, describe: Describe
+    stage: RetrieveStage,
+    settings: Settings | None,
+    search: SearchContext,
+    document: str,
+    skipped: Mapping[str, str],
+    describe: Describe,
 ) -> Retrieved:
     """Where a stage ranks the document, and, where it searches with several queries, where each of them does."""
     queries, filters = searched_queries(search), stage.filters([search])
     looked = [
-        _look_or_failure(stage.retriever, stage.k, settings, _Sought(query, filter, document, describe))
+        _look_or_failure(stage.retriever, stage.k, settings, _Sought(query, filter, document, skipped, describe))
         for query, filter in zip(queries, filters, strict=True)
     ]
     if len(looked) == 1:
         return looked[0]
     named = tuple(replace(each, retriever=f"'{query}'") for each, query in zip(looked, queries, strict=True))
-    fused = fuse(search_filtered(stage.retriever, queries, stage.k, filters))
+    fused = fuse(search_filtered(_as_executed(stage.retriever, skipped), queries, stage.k, filters))
     return Retrieved(looked[0].retriever, stage.k, *_place(fused, document), len(fused), parts=named)
 
 
@@ -238,11 +261,15 @@ def _look(retriever: Retriever, k: int, settings: Settings | None, sought: _Soug
     if isinstance(retriever, Fused):
         of: Sequence[Settings | None] = settings.of if isinstance(settings, FuseSettings) else ()
         parts = tuple(
-            _look_or_failure(source.retriever, source.depth, part, sought)
+            replace(
+                _look_or_failure(source.retriever, source.depth, part, sought),
+                skipped=sought.skipped.get(source.label, ""),
+            )
             for source, part in zip_longest(retriever.sources, of)
         )
         deepest = max(k, sum(source.depth for source in retriever.sources))
-        return Retrieved(kind, k, *_ranked(retriever, sought, deepest), deepest, parts=parts)
+        executed = _as_executed(retriever, sought.skipped)
+        return Retrieved(kind, k, *_ranked(executed, sought, deepest), deepest, parts=parts)
     indexed = len(retriever) if isinstance(retriever, Sized) else 0
     if isinstance(retriever, TextSearch | VectorSearch):
         indexed = _DEEPEST_IN_ENGINE
@@ -254,6 +281,33 @@ def _look(retriever: Retriever, k: int, settings: Settings | None, sought: _Soug
         except ValueError:  # the document has no text, or belongs to another collection
             terms = {}
     return Retrieved(kind, k, *_ranked(retriever, sought, deepest), deepest, terms)
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """A part of a fusion that was skipped: it is not asked again, as it might answer in time now."""
+
+    reason: str
+
+    def search(
+        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
+    ) -> list[list[Hit]]:
+        del queries, k, filters
+        raise EngineError(self.reason)
+
+
+def _as_executed(retriever: Retriever, skipped: Mapping[str, str]) -> Retriever:
+    """The retriever without the parts of a fusion that were skipped."""
+    if not isinstance(retriever, Fused) or not skipped:
+        return retriever
+    executed = copy(retriever)
+    executed.sources = tuple(
+        replace(source, retriever=_Skipped(skipped[source.label]), budget_s=None)
+        if source.label in skipped
+        else replace(source, retriever=_as_executed(source.retriever, skipped))
+        for source in retriever.sources
+    )
+    return executed
 
 
 def _look_or_failure(retriever: Retriever, k: int, settings: Settings | None, sought: _Sought) -> Retrieved:
@@ -306,6 +360,8 @@ def _notes(
         return
     if after["query"] != before["query"]:
         yield f"the query '{before['query']}' became '{after['query']}'"
+    for label, reason in _skipped_parts(before, after).items():
+        yield f"the part {label} was skipped: {reason}"
     if isinstance(stage, AdapterStage):
         outputs = after.get("outputs", {}).get(stage.task.name, ())
         reasons = dict.fromkeys(each.reason for each in outputs if isinstance(each, InvalidOutput))

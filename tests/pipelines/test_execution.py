@@ -191,6 +191,30 @@ def test_an_explanation_tells_the_part_that_failed():
     assert explanation.verdict.endswith("(it failed: the index is gone)")
 
 
+def test_an_explanation_tells_the_part_that_was_late():
+    class Late(Sometimes):
+        """Late for the search, and in time when it is asked again."""
+
+        def search(self, queries, k):
+            found = super().search(queries, k)
+            if len(self.calls) == 1:
+                released.wait(60)
+            return found
+
+    released = threading.Event()
+    in_time = fusion(True, None).stages[0].retriever.sources[0]
+    late = Source(Late("d9", "d2"), label="slow", optional=True, budget_s=0.5)
+    pipeline = Pipeline("p", [RetrieveStage(Fused([in_time, late]), 10, "rrf")])
+    explanation = explain(pipeline, "tent", "d9", lambda error: error.what)
+    released.set()
+    (stage,) = explanation.stages
+    assert stage.notes[0].startswith("the part slow was skipped: ") and "its budget of 0.5 s" in stage.notes[0]
+    assert stage.retrieved.rank is None and stage.retrieved.parts[1].rank == 1
+    assert "BM25Index (not among the first" in explanation.verdict
+    assert explanation.verdict.endswith("for each of 1 searches; else at rank 1)")
+    assert [part.skipped != "" for part in stage.retrieved.parts] == [False, True]
+
+
 def test_a_part_of_a_fusion_has_a_failure_policy_and_a_time_budget():
     (fused,) = parse_stages(
         [{"fuse": {"of": [{"bm25": {"on_failure": "skip"}}, {"bm25": {"k": 5, "budget_s": 2}}]}}], "here"
