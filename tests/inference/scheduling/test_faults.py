@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
+from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, UnusableAnswer, concerns_all
 from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, empty_slots
 from searchlora.inference.batched.lora_mapping import map_rows
 from searchlora.inference.local import LocalEngine
@@ -338,8 +338,9 @@ def test_a_prompt_with_nan_activations_fails_alone(tiny_base):
     embedding.weight = torch.nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)  # not the head's
     embedding.weight[token] = float("nan")
     futures = [engine.submit(each) for each in (asked("~"), *requests)]
-    with pytest.raises(EngineError, match="the base model: computes no finite numbers for this prompt"):
+    with pytest.raises(UnusableAnswer, match="the base model: computes no finite numbers for this prompt") as raised:
         futures[0].result(10)
+    assert not concerns_all(raised.value)
     assert [future.result(10) for future in futures[1:]] == wanted
     found = engine.submit_scores([(each, ["a", "b"], None) for each in (asked("~"), *requests)])
     with pytest.raises(EngineError, match="computes no finite numbers"):
