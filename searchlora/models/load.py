@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,8 +119,7 @@ def load_model(
             )
     except Exception as error:  # a folder with odd files makes transformers raise any type
         raise BaseModelError(f"cannot be loaded ({error})", where=str(base.path)) from error
-    if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers
-        raise BaseModelError(f"the weights lack {len(missing)} tensors: {some(missing)}", where=str(base.path))
+    _check_complete(report["missing_keys"], base.path)
     model.requires_grad_(False)
     _contiguous_head_input(model)
     return model.eval()
@@ -150,7 +151,7 @@ def load_encoder(base: BaseModel, *, quantization: Quantization = "none", device
     Raises:
         BaseModelMoved: if the folder is not there.
         BaseModelError: for a folder that names a module other than the usual ones of sentence-transformers, has
-            weights that are not safetensors, or cannot be loaded.
+            weights that are not safetensors, lacks weights, or cannot be loaded.
     """
     choose_threads()
     import torch
@@ -173,12 +174,45 @@ def load_encoder(base: BaseModel, *, quantization: Quantization = "none", device
                     **({"quantization_config": _nf4(torch.float32)} if quantization == "nf4" else {}),
                 },
             )
+            missing = _missing_weights(model, base.path, quantization)
         except Exception as error:  # a folder with odd files makes the libraries raise any type
             raise BaseModelError(f"cannot be loaded as an encoder ({error})", where=str(base.path)) from error
+    _check_complete(missing, base.path)
     if model.tokenizer is not None:
         model.tokenizer.split_special_tokens = True  # a text that holds "[SEP]" gives the tokens of these characters
     model.requires_grad_(False)
     return model.eval()
+
+
+def _check_complete(missing: Iterable[str], folder: Path) -> None:
+    """Refuse weights that lack tensors: transformers fills them with random numbers."""
+    if names := sorted(missing):
+        raise BaseModelError(f"the weights lack {len(names)} tensors: {some(names)}", where=str(folder))
+
+
+def _missing_weights(encoder: Any, folder: Path, quantization: Quantization) -> list[str]:
+    """The tensors of an encoder's transformer that the folder lacks, without those of a pooler, which nothing reads.
+
+    sentence-transformers does not return what transformers reports, so the headers of the files are read once more
+    into a model without memory.
+    """
+    transformer = getattr(encoder, "transformers_model", None)
+    if transformer is None:  # static embeddings, whose loading is strict
+        return []
+    config = copy.deepcopy(transformer.config)
+    if quantization == "nf4":
+        del config.quantization_config
+    paths = [module.path for module in read_modules(folder) if module.type.endswith(".Transformer")]
+    _, report = type(transformer).from_pretrained(
+        folder / (paths[0] if paths else ""),
+        config=config,
+        device_map="meta",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    return [name for name in report["missing_keys"] if not name.startswith("pooler.")]
 
 
 def _contiguous_head_input(model: Any) -> None:

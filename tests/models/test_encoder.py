@@ -7,6 +7,7 @@ import shutil
 import socket
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from searchlora.errors import BaseModelError
 from searchlora.files import file_sha256
@@ -149,6 +150,28 @@ def test_damaged_weights_are_an_error_that_names_the_file(copy):
     (copy / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(BaseModelError, match="cannot be loaded as an encoder"):
         load_encoder(resolve(str(copy)))
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_weights_that_lack_tensors_are_refused(copy, quantization):
+    """transformers would fill them with random numbers and go on."""
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    save_file({f"0.auto_model.{name}": value for name, value in tensors.items()}, file)
+    with pytest.raises(BaseModelError, match=f"the weights lack {len(tensors) - 2} tensors: embeddings"):
+        load_encoder(resolve(str(copy)), quantization=quantization, device="cpu")
+    layer = next(name for name in tensors if "layer.0" in name)
+    save_file({name: value for name, value in tensors.items() if name != layer}, file)
+    with pytest.raises(BaseModelError, match=f"the weights lack 1 tensors: {layer}"):
+        load_encoder(resolve(str(copy)), quantization=quantization, device="cpu")
+
+
+def test_the_prefix_of_a_head_and_a_missing_pooler_are_accepted(tiny, copy):
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    save_file({f"bert.{name}": value for name, value in tensors.items() if not name.startswith("pooler.")}, file)
+    one, two = (load_encoder(resolve(str(folder)), device="cpu") for folder in (tiny, copy))
+    assert (one.encode("a red tent") == two.encode("a red tent")).all()
 
 
 def test_an_encoder_is_refused_as_a_generative_base(tiny):
