@@ -271,7 +271,6 @@ def _adapter_stage(
     tasks: str | Path | None,
     cache: AnswerCache | None,
 ) -> AdapterStage:
-    from searchlora.models.resolve import resolve
     from searchlora.task import PromptedTask, load_task
 
     stored = store.get(settings.name)
@@ -286,7 +285,7 @@ def _adapter_stage(
         task.check_tuned(settings.tuned)
     except UsageError as error:
         raise PipelineError(error.what, where=f"{settings.name}, tuned", fix=error.fix) from None
-    base = resolve(manifest.base.name, manifest.base.revision)
+    base = manifest.base.resolve()
     model = base if settings.bare else base_of(stored, base)
     # An engine knows the options of each adapter's prompts; those of a base without an adapter are its own.
     own = settings.bare and manifest.prompt_options != PromptOptions()

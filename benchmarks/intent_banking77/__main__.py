@@ -31,7 +31,6 @@ from searchlora.eval.tables import to_json
 from searchlora.experiments.train import train_or_reuse
 from searchlora.files import atomic_text
 from searchlora.inference.local import LocalEngine
-from searchlora.models.resolve import resolve
 from searchlora.task import load_prompted_task
 
 NAME = "banking77-intent"
@@ -47,7 +46,7 @@ def main() -> None:
         recipe = HERE / "recipe.yaml"
         stored = train_or_reuse("intent", dataset.folder, NAME, recipe=recipe, store=store, steps=steps)
         task = load_prompted_task("intent").bound(stored.manifest.settings)
-        engine = LocalEngine(resolve(stored.manifest.base.name), store)
+        engine = LocalEngine(stored.manifest.base.resolve(), store)
         systems, tuned = run_all(task, dataset, stored, engine, OUT / "outputs", steps)
     comparison, calibration = compared(systems), calibrated(systems)
     records, outputs = dataset.records("test"), systems[ADAPTER].outputs

@@ -16,7 +16,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_encoder
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.models.resolve import BaseModel
 from searchlora.prompts import messages
 from searchlora.records import Record
 from searchlora.retrieval.encoder import Encoder
@@ -39,7 +39,7 @@ def ratios(
 
     An LLM scores one choice per record; an encoder encodes the queries. The variants take turns.
     """
-    base = resolve(stored.manifest.base.name, stored.manifest.base.revision)
+    base = stored.manifest.base.resolve()
     merged = work / f"{stored.manifest.name}-{stored.manifest.version}-merged"
     if not merged.exists():
         export_merged(stored, merged)

@@ -20,7 +20,6 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
-from searchlora.models.resolve import resolve
 from searchlora.outputs import CitedAnswer, InvalidOutput, from_json, to_json
 from searchlora.pipelines.stage_settings import AdapterSettings, SimilaritySettings
 from searchlora.pipelines.stages import AdapterStage
@@ -96,7 +95,7 @@ def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps, *, llm: bool = Tr
         outputs[quoting[name]], rules[name] = quoted(task, each)
     if llm:
         longest = load_recipe(task.default_recipe, None, ()).max_new_tokens
-        engine = LocalEngine(resolve(judge.manifest.base.name), store)
+        engine = LocalEngine(judge.manifest.base.resolve(), store)
         written = _written(mtrag, data, work, task, engine, store, longest, training, steps)
         outputs["base zero-shot"] = _asked(
             task, engine, None, mtrag.official, work / "answers", longest, steps("Answering: base zero-shot")

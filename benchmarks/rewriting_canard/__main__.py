@@ -28,7 +28,6 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.evaluation_run import BASE, EvaluationRun, SystemResult, retrieval_stage
 from searchlora.experiments.improve.command import improve_or_reuse
 from searchlora.inference.local import LocalEngine
-from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
@@ -61,7 +60,7 @@ def main() -> None:
         recipe = HERE / "improve.yaml"
         training = with_switches(dataset, WORK / "canard_switches")
         stored = improve_or_reuse(None, training.folder, NAME, recipe=recipe, store=store, steps=steps)
-        engine = LocalEngine(resolve(stored.manifest.base.name), store)
+        engine = LocalEngine(stored.manifest.base.resolve(), store)
         _canard(dataset, engine, stored, steps)
         _mtrag(engine, stored, steps)
 

@@ -26,7 +26,6 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.evaluation_run import BASE, EvaluationRun, SystemResult
 from searchlora.experiments.improve.command import improve_or_reuse, retrieve_stage
 from searchlora.inference.local import LocalEngine
-from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
 from searchlora.rewards import RewardContext
@@ -55,7 +54,7 @@ def main() -> None:
         task = load_prompted_task("rewriting").bound(dataset.settings)
         limit = int(stored.manifest.recipe["max_new_tokens"])
         trial = EvaluationRun(task, records, bm25, dataset.qrels(), max_new_tokens=limit)
-        engine = LocalEngine(resolve(stored.manifest.base.name), store)
+        engine = LocalEngine(stored.manifest.base.resolve(), store)
         systems = {
             RAW: trial.run_outputs(RAW, [record["query"] for record in records]),
             WORDS: trial.run_outputs(WORDS, [without(record["query"], words) for record in records]),

@@ -37,7 +37,6 @@ from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
-from searchlora.models.resolve import resolve
 from searchlora.outputs import ClosedSet, Grammar, InvalidOutput, JsonObject
 from searchlora.prompts import messages
 from searchlora.shop import make_shop
@@ -76,7 +75,7 @@ def main() -> None:
         make_shop(HERE / "shop", products=600, queries=300)
     store = Store(options.store or HERE / "store")
     adapters = [store.get(reference) for reference in options.adapters or _trained(store)]
-    base = resolve(adapters[0].manifest.base.name, adapters[0].manifest.base.revision)
+    base = adapters[0].manifest.base.resolve()
     of_adapters = [_asked(adapter, options.rows) for adapter in adapters]
     of_base = replace(
         of_adapters[0], system="base", requests=[replace(r, adapter=None) for r in of_adapters[0].requests]

@@ -40,7 +40,7 @@ from searchlora.errors import (
 )
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
 from searchlora.task import EncoderTask, PromptedTask, Task, load_task
 
@@ -117,7 +117,7 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
         GoldenVectorsMismatch: for an encoder, the same of the golden vectors.
     """
     manifest = stored.manifest
-    base = base or resolve(manifest.base.name, manifest.base.revision)
+    base = base or manifest.base.resolve()
     task = (task or load_task(manifest.task)).bound(manifest.settings, manifest.tuned)
     check_files(stored, base)
     check_weights(stored)

@@ -13,6 +13,8 @@ from searchlora.adapters.references import MAX_VERSION, is_name, is_version
 from searchlora.errors import ManifestError, printable
 from searchlora.files import parse_json, read_bounded
 from searchlora.models.fingerprint import Fingerprint
+from searchlora.models.resolve import BaseModel as LocalBase
+from searchlora.models.resolve import resolve
 from searchlora.recipe import PromptOptions, with_method
 
 #: Incremented whenever a field is added, renamed or changes its meaning. 2: the fingerprint of the base has `config`.
@@ -63,6 +65,17 @@ class Base(_Part):
             if not _PLAIN.fullmatch(text):
                 raise ValueError(f"'{part}' is neither a name nor a sha256")
         return value
+
+    def resolve(self, *, ask_hub: bool = True) -> LocalBase:
+        """The base on this machine. Its fingerprint is not compared, see `load_check.check_base`.
+
+        Only a base from the hub has a revision. Without one, a name like `models/my-base` is that of a folder, and the
+        hub is not asked for a repository of this name, which would be a stranger's.
+
+        Raises:
+            BaseModelError: if it is not found.
+        """
+        return resolve(self.name, self.revision, ask_hub=ask_hub and self.revision is not None)
 
 
 class Precision(_Part):

@@ -25,7 +25,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import BaseMismatch, NameTaken, UnexpectedKey, UsageError
 from searchlora.models.libraries import quiet
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.models.resolve import BaseModel
 
 COMBINATIONS = ("cat", "linear", "ties", "dare_ties")
 
@@ -216,7 +216,7 @@ def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = 
         StoreError: if it cannot be written.
         LoadCheckFailed: what `check_files` and `attach` raise.
     """
-    base = base or resolve(stored.manifest.base.name, stored.manifest.base.revision)
+    base = base or stored.manifest.base.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise NameTaken("the folder is not empty", where=str(out), fix="Give a folder that does not exist.")
     check_files(stored, base)

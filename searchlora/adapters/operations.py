@@ -110,8 +110,7 @@ def base_path(reference: str, *, base: str | None = None, store: AnyStore = None
 def _base_here(stored: StoredAdapter, base: str | None) -> BaseModel:
     from searchlora.models.resolve import resolve
 
-    trained_on = stored.manifest.base
-    return resolve(base, ask_hub=False) if base else resolve(trained_on.name, trained_on.revision, ask_hub=False)
+    return resolve(base, ask_hub=False) if base else stored.manifest.base.resolve(ask_hub=False)
 
 
 def alias(
@@ -271,7 +270,7 @@ def merge(
     check_combinable(parents, shares, method)
     first = parents[0].manifest
     store.check_task(name, first.task)
-    model = resolve(base) if base else resolve(first.base.name, first.base.revision)
+    model = resolve(base) if base else first.base.resolve()
     for parent in parents:
         check_files(parent, model)
     with tempfile.TemporaryDirectory() as temporary:

@@ -169,13 +169,12 @@ def _without_paths(manifest: Manifest) -> Manifest:
 def _verify(stored: StoredAdapter, base: BaseModel | None, tasks: str | Path | None) -> str | None:
     """Verify in full; returns the reason if task or base are not on this machine."""
     from searchlora.adapters.load_check import verify
-    from searchlora.models.resolve import resolve
     from searchlora.task import load_task
 
     manifest = stored.manifest
     try:
         task = load_task(manifest.task, tasks)
-        base = base or resolve(manifest.base.name, manifest.base.revision, ask_hub=False)
+        base = base or manifest.base.resolve(ask_hub=False)
     except (UsageError, BaseModelError) as error:
         return str(error)
     verify(stored, task, base)

@@ -37,7 +37,6 @@ from searchlora.experiments.systems import Executed, Plan, SystemRun, SystemRuns
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import load_tokenizer
-from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
 from searchlora.pipelines.retrievers import BuiltRetrievers, Retrievers
@@ -225,7 +224,7 @@ def _variants(
 def _check_loads(adapter: str, store: Store, tasks: str | Path | None) -> None:
     """Raise `LoadCheckFailed` for a version that cannot be used any more, such as one of an earlier prompt."""
     stored = store.get(adapter)
-    base = resolve(stored.manifest.base.name, stored.manifest.base.revision)
+    base = stored.manifest.base.resolve()
     check_files(stored, base)
     task = load_task(stored.manifest.task, tasks)
     if isinstance(task, PromptedTask):

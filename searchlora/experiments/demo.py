@@ -18,7 +18,7 @@ from searchlora.experiments.result_files import header, provenance
 from searchlora.experiments.train import train_or_reuse
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.inference.settings import EngineSettings
-from searchlora.models.resolve import public_name, resolve
+from searchlora.models.resolve import public_name
 from searchlora.progress import Steps, unwatched
 from searchlora.shop import make_shop
 from searchlora.task import PromptedTask, Task, load_task, load_tasks
@@ -235,8 +235,9 @@ def _footprint(adapters: Sequence[StoredAdapter]) -> list[Stored]:
         base = adapter.manifest.base
         by_base.setdefault((base.name, base.revision), []).append(adapter)
     stored = []
-    for (name, revision), trained in by_base.items():
-        weights = sum(file.stat().st_size for file in resolve(name, revision).path.rglob("*.safetensors"))
+    for (name, _), trained in by_base.items():
+        folder = trained[0].manifest.base.resolve().path
+        weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
         stored.append(Stored(public_name(name), weights, {adapter.reference: _size(adapter) for adapter in trained}))
     return stored
 

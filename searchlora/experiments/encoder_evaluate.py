@@ -125,6 +125,7 @@ def _systems(adapters: Sequence[StoredAdapter], models: Sequence[str | Path]) ->
     """The base of the adapter under test, whole models, the adapters beside it, and at last itself."""
     candidate, *others = adapters
     base = candidate.manifest.base
+    base.resolve()  # the name of a folder that was moved must not become a hub look-up
     yield _System(BASE, base.name, revision=base.revision)
     for model in models:
         yield _System(public_name(str(model)), str(model))

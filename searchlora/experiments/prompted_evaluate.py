@@ -22,7 +22,7 @@ from searchlora.inference.engine import Engine
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import Precision, load_tokenizer
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps, unwatched
 from searchlora.prompts import Renderer
@@ -193,5 +193,5 @@ class _ModelEngines:
     def _base(self, adapter: StoredAdapter) -> BaseModel:
         key = (adapter.manifest.base.name, adapter.manifest.base.revision)
         if key not in self._bases:
-            self._bases[key] = resolve(*key)
+            self._bases[key] = adapter.manifest.base.resolve()
         return self._bases[key]

@@ -234,7 +234,7 @@ def _identity(stage: Settings, engines: Engines) -> dict[str, Any]:
     if isinstance(stage, AdapterSettings) and stage.engine is not None:
         stored = engines.store.get(stage.name)
         manifest = stored.manifest
-        base = resolve(manifest.base.name, manifest.base.revision)
+        base = manifest.base.resolve()
         base = base if stage.bare else base_of(stored, base)
         precision: Precision = manifest.recipe["precision"]
         made_by = engines.made_by(base, precision, settings=stage.engine)

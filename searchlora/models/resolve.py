@@ -297,7 +297,10 @@ def _from_hub(name: str, repo: str, revision: str | None, ask_hub: bool) -> Base
     if path is not None and not _missing(path) and not _missing_shards(path):
         return BaseModel(name, path, revision=path.name)
     if not ask_hub:
-        raise BaseModelError(f"'{repo}' is not in the cache of the hub", fix="Fetch it, or give a local folder.")
+        raise BaseModelError(
+            f"'{repo}' is not in the cache of the hub, and not a folder here",
+            fix="Name the folder of the base, or fetch it from the hub.",
+        )
     path = _snapshot(repo, revision, local=False)
     assert path is not None  # downloaded, or an error was raised
     return BaseModel(name, path, revision=path.name)

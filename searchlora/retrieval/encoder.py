@@ -238,7 +238,10 @@ def encoder_base(name: str, adapter: StoredAdapter | None = None, revision: str 
         return model_of(adapter)
     from searchlora.models.resolve import resolve
 
-    return resolve(name, adapter.manifest.base.revision if adapter is not None else revision)
+    if adapter is None:
+        return resolve(name, revision)
+    trained_on = adapter.manifest.base
+    return trained_on.resolve() if name == trained_on.name else resolve(name, trained_on.revision)
 
 
 def _cut(text: str, characters: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from searchlora.adapters import operations
 from searchlora.adapters.load_check import check_files, check_renders, verify
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft
 from searchlora.adapters.operations import store_adapter
@@ -13,6 +14,7 @@ from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.errors import (
     BaseMismatch,
+    BaseModelError,
     GoldenLogitsMismatch,
     GoldenRenderMismatch,
     LoadCheckFailed,
@@ -26,6 +28,7 @@ from searchlora.errors import (
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
+from searchlora.retrieval.encoder import encoder_base
 from tests.adapters.factories import PROMPT, EchoTask, copy_of, echo_task, edit_weights, made_adapter, recipe_for
 
 
@@ -53,6 +56,39 @@ def test_changed_missing_and_extra_files_fail_the_check(stored: StoredAdapter, b
     (stored.path / WEIGHTS).symlink_to("/etc/hostname")
     with pytest.raises(TamperedAdapter, match="link"):
         check_files(stored, base)
+
+
+def test_a_base_that_was_a_folder_is_not_looked_up_on_the_hub(
+    store: Store,
+    trained: Path,
+    draft: ManifestDraft,
+    task: EchoTask,
+    base: BaseModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name of the folder is also that of a repository, which would be a stranger's."""
+    asked = []
+
+    def snapshot(repo: str, *, local_files_only: bool, **_: object) -> str:
+        asked.append(local_files_only)
+        raise FileNotFoundError(repo)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    relative = draft.base.model_copy(update={"name": "models/my-base"})
+    stored = store.add("echo", trained, draft.model_copy(update={"base": relative}))
+    for use in (
+        lambda: verify(stored, task),
+        lambda: operations.export("echo", tmp_path / "out", store=store),
+        lambda: operations.merge(["echo", "echo"], "both", store=store),
+        lambda: encoder_base("models/my-base", stored),
+    ):
+        with pytest.raises(BaseModelError, match="not a folder here"):
+            use()
+    assert all(asked)
+    monkeypatch.chdir(tmp_path)
+    copy_of(base, tmp_path / "models" / "my-base")
+    check_files(stored, encoder_base("models/my-base", stored))
 
 
 def test_an_adapter_of_another_base_fails_the_check(stored: StoredAdapter, other_base: BaseModel) -> None:

@@ -163,7 +163,10 @@ def _job(
             )
     if parent is not None:
         _check_lineage(store, parent, task, dataset)
-    base = resolve(recipe.base)
+    if parent is not None and own is not None and recipe.base == own.base:
+        base = parent.manifest.base.resolve()
+    else:
+        base = resolve(recipe.base)
     settings = engine or LocalSettings(batch_rows=BATCH_ROWS)
     return ImproveJob(
         task,

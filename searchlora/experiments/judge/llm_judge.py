@@ -196,7 +196,7 @@ def _load_adapter_judge(
     if task not in (None, manifest.task):
         raise UsageError(f"is an adapter of the task '{manifest.task}', not of '{task}'", where=stored.reference)
     plugin = _load_judging_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
-    model = resolve(manifest.base.name, manifest.base.revision)
+    model = manifest.base.resolve()
     check_files(stored, model)
     engine = make_engine(
         settings or LocalSettings(), base_of(stored, model), store, precision=manifest.recipe["precision"]
