@@ -35,6 +35,15 @@ REPORT = "merged.json"
 #: Before the names of modules in a file; configurations name modules without it.
 _PEFT_PREFIX = "base_model.model."
 
+#: Field of a manifest in which adapters that are combined must be equal -> what another value of it means.
+_EQUAL = {
+    "settings": "other settings",
+    "query_side_only": "another value of `sides`",
+    "prompt_options": "other options of the chat template",
+    "rendering": "another rule of rendering prompts",
+    "prompt_hash": "another prompt template (prompt.jinja)",
+}
+
 #: Seed of the random choice that `dare_ties` makes.
 _SEED = 13
 
@@ -46,8 +55,8 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
     """Check that adapters can be combined.
 
     Raises:
-        UsageError: for an unknown combination, fewer than two adapters, another number of weights, different tasks or
-            settings, DoRA, or (except for `cat`) different ranks.
+        UsageError: for an unknown combination, fewer than two adapters, another number of weights, different tasks,
+            settings, prompts or sides, DoRA, or (except for `cat`) different ranks.
         BaseMismatch: if they were trained on different bases.
     """
     if combination not in COMBINATIONS:
@@ -68,8 +77,9 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
             )
         if manifest.task != first.task:
             raise UsageError(f"is for '{manifest.task}', {first.reference} for '{first.task}'", where=adapter.reference)
-        if (manifest.settings or {}) != (first.settings or {}):
-            raise UsageError(f"was trained with other settings than {first.reference}", where=adapter.reference)
+        for field, other in _EQUAL.items():
+            if (getattr(manifest, field) or None) != (getattr(first, field) or None):
+                raise UsageError(f"was trained with {other} than {first.reference}", where=adapter.reference)
         if adapter.is_full:
             raise UsageError("is a whole model, which cannot be combined with others", where=adapter.reference)
         if read_config(adapter.path).get("use_dora"):

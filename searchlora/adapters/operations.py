@@ -256,13 +256,16 @@ def merge(
 
     Raises:
         UsageError, BaseMismatch: see `merging.check_combinable`.
+        GoldenRenderMismatch: for an adapter of an earlier version of its task; the new one would pass as a current one.
         What `store_adapter` raises.
     """
-    from searchlora.adapters.load_check import check_files
+    from searchlora.adapters.load_check import check_files, check_renders
     from searchlora.adapters.merging import check_combinable, combine_folders
+    from searchlora.models.load import load_tokenizer
     from searchlora.models.resolve import resolve
+    from searchlora.prompts import Renderer
     from searchlora.recipe import parse_encoder_recipe, parse_recipe
-    from searchlora.task import EncoderTask, load_task
+    from searchlora.task import EncoderTask, PromptedTask, load_task
 
     store = _store(store)
     parents = [store.get(reference) for reference in references]
@@ -271,12 +274,14 @@ def merge(
     first = parents[0].manifest
     store.check_task(name, first.task)
     model = resolve(base) if base else first.base.resolve()
+    task = load_task(first.task, tasks).bound(first.settings)
     for parent in parents:
         check_files(parent, model)
+        if isinstance(task, PromptedTask):
+            check_renders(parent, task, Renderer(load_tokenizer(model)))
     with tempfile.TemporaryDirectory() as temporary:
         folders = [parent.path for parent in parents]
         config = combine_folders(folders, shares, Path(temporary), combination=method, density=density)
-        task = load_task(first.task, tasks).bound(first.settings)
         parse = parse_encoder_recipe if isinstance(task, EncoderTask) else parse_recipe
         lora = {**first.recipe["lora"], "r": config["r"], "alpha": config["lora_alpha"], "variant": "lora"}
         return store_adapter(

@@ -10,9 +10,9 @@ from searchlora import adapters
 from searchlora.adapters import operations
 from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.store import Store, StoredAdapter
-from searchlora.errors import BaseMismatch, NotInStore, UsageError
+from searchlora.errors import BaseMismatch, GoldenRenderMismatch, NotInStore, UsageError
 from searchlora.models.resolve import BaseModel
-from tests.adapters.factories import EchoTask, copy_of, made_adapter
+from tests.adapters.factories import PROMPT, EchoTask, copy_of, echo_task, made_adapter
 
 
 @pytest.mark.slow
@@ -73,6 +73,16 @@ def test_merge_stores_a_new_version_with_its_parents(
     operations.verify("both", base=str(copy_of(base, tmp_path / "moved").path), store=store)
 
 
+def test_merge_refuses_adapters_of_an_earlier_prompt(
+    stored: StoredAdapter, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The golden records of the new version are rendered anew, so it would pass the check that its parents fail."""
+    changed = echo_task(tmp_path / "changed", prompt=PROMPT.replace("Echo", "Repeat"))
+    monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: changed)  # noqa: ARG005
+    with pytest.raises(GoldenRenderMismatch, match="echo@1"):
+        adapters.merge([stored.reference, stored.reference], "both", store=store)
+
+
 def test_merge_refuses_incompatible_adapters(
     stored: StoredAdapter, store: Store, draft: ManifestDraft, other_base: BaseModel, base: BaseModel, tmp_path: Path
 ) -> None:
@@ -89,6 +99,14 @@ def test_merge_refuses_incompatible_adapters(
     store.add("far", stored.path, draft.model_copy(update={"base": elsewhere}))
     with pytest.raises(BaseMismatch, match="far@1"):
         adapters.merge(["echo", "far"], "both", store=store)
+    for name, changed, message in (
+        ("later", {"recipe": {**draft.recipe, "prompt": {"date": "2025-01-31"}}}, "options of the chat template"),
+        ("other", {"prompt_hash": "0" * 64}, "another prompt template"),
+        ("asker", {"recipe": {**draft.recipe, "sides": "query"}}, "another value of `sides`"),
+    ):
+        store.add(name, stored.path, draft.model_copy(update=changed))
+        with pytest.raises(UsageError, match=f"{name}@1: was trained with .*{message}.* than echo@1"):
+            adapters.merge(["echo", name], "both", store=store)
     store.add("wide", made_adapter(base, tmp_path / "wide", steps=1, r=2), draft)
     with pytest.raises(UsageError, match=r"\[2, 4\]"):
         adapters.merge(["echo", "wide"], "both", method="linear", store=store)
