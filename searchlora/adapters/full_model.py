@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.peft_folder import CONFIG, check_delta, read_config
-from searchlora.adapters.staging import link_file, staging_folder
+from searchlora.adapters.staging import link_file, make_view
 from searchlora.adapters.stored import MODEL_CARD, MODEL_WEIGHTS, StoredAdapter, check_hashes
 from searchlora.errors import LoadCheckFailed, MissingKey, TamperedAdapter
 from searchlora.files import parse_json
@@ -88,13 +87,7 @@ def model_folder(stored: StoredAdapter) -> Path:
     key = hashlib.sha256(f"{own}\n{sorted(stored.manifest.files.items())}".encode()).hexdigest()[:16]
     views = cache_dir().resolve() / "models"
     view = views / f"{own.parent.name}-{own.name}-{key}"
-    if not (view / MODEL_WEIGHTS).exists():
-        shutil.rmtree(view, ignore_errors=True)  # an older view, whose links lead nowhere
-        with staging_folder(views) as new:
-            unpack(stored, new)
-            with suppress(FileExistsError):  # another process made the same view
-                new.rename(view)
-    return view
+    return make_view(view, MODEL_WEIGHTS, lambda new: unpack(stored, new))
 
 
 def unpack(stored: StoredAdapter, target: Path, *, copy: bool = False) -> None:

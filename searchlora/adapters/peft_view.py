@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS, read_config
-from searchlora.adapters.staging import link_file, staging_folder
+from searchlora.adapters.staging import link_file, make_view
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.models.resolve import BaseModel, cache_dir
 
@@ -45,12 +43,9 @@ def _view(own: Path, config: dict[str, Any]) -> Path:
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     key = hashlib.sha256(f"{own}\n{text}".encode()).hexdigest()[:16]
     views = cache_dir().resolve() / "peft"
-    view = views / f"{own.parent.name}-{own.name}-{key}"
-    if not (view / WEIGHTS).exists():
-        shutil.rmtree(view, ignore_errors=True)  # an older view, whose link leads nowhere
-        with staging_folder(views) as new:
-            (new / CONFIG).write_text(text, encoding="utf-8")
-            link_file(own / WEIGHTS, new / WEIGHTS)
-            with suppress(FileExistsError):  # another process made the same view
-                new.rename(view)
-    return view
+
+    def fill(new: Path) -> None:
+        (new / CONFIG).write_text(text, encoding="utf-8")
+        link_file(own / WEIGHTS, new / WEIGHTS)
+
+    return make_view(views / f"{own.parent.name}-{own.name}-{key}", WEIGHTS, fill)

@@ -1,11 +1,11 @@
-"""Staging folders and small files of the store: written completely or not at all, and read within bounds."""
+"""Folders and small files of adapters: written completely or not at all, and read within bounds."""
 
 from __future__ import annotations
 
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from searchlora.errors import DataError, StoreError
-from searchlora.files import atomic_text, publish_folder, read_bounded, sync
+from searchlora.files import atomic_folder, atomic_text, publish_folder, read_bounded, sync
 
 Items = TypeVar("Items")
 
@@ -26,7 +26,9 @@ ABANDONED_AFTER = 24 * 3600
 
 @contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder inside `parent`, to be filled and renamed by the caller; removed unless it was renamed.
+    """A temporary folder in the root of a store, to be filled and renamed by the caller; removed unless it was renamed.
+
+    What killed writers leave there is removed by `sweep`. Elsewhere, see `whole_folder`.
 
     Raises:
         StoreError: if it cannot be written, for example because the disk is full.
@@ -43,6 +45,40 @@ def staging_folder(parent: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """As `files.atomic_folder`, for a folder outside a store: the next writer of `out` removes what a killed one left.
+
+    Raises:
+        StoreError: if `out` exists and is not an empty folder, or cannot be written.
+    """
+    try:
+        with atomic_folder(out) as new:
+            try:
+                yield new
+            except SafetensorError as error:
+                raise OSError(reason(error)) from error
+    except DataError as error:
+        raise StoreError(error.what, where=error.where, fix="Make room or give another folder.") from error
+
+
+def make_view(view: Path, file: str, fill: Callable[[Path], None]) -> Path:
+    """A folder of links in the cache of this machine, filled if `file` in it is missing or leads nowhere.
+
+    Raises:
+        StoreError: if it cannot be written, and what `fill` raises.
+    """
+    if not (view / file).exists():
+        shutil.rmtree(view, ignore_errors=True)  # an older view, whose links lead nowhere
+        try:
+            with whole_folder(view) as new:
+                fill(new)
+        except StoreError:
+            if not (view / file).exists():  # else another process made the same view
+                raise
+    return view
 
 
 def reason(error: Exception) -> str:

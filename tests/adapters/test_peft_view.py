@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from searchlora import adapters
+from searchlora.adapters import peft_view
 from searchlora.adapters.attach import attach
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.peft_view import peft_folder
+from searchlora.adapters.staging import link_file
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.adapters.stored import check_hashes
 from searchlora.errors import BaseMismatch, BaseModelError
@@ -51,6 +53,23 @@ def test_a_second_call_gives_the_same_folder_and_a_dead_link_is_made_again(
     assert adapters.path("echo@1", base=str(base.path), store=store) == first
     assert (first / WEIGHTS).read_bytes() == (stored.path / WEIGHTS).read_bytes()
     assert [folder.name for folder in first.parent.iterdir()] == [first.name]
+
+
+def test_two_processes_may_make_the_same_view_at_once(
+    stored: StoredAdapter, store: Store, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def late(source: Path, target: Path) -> None:
+        if not made:
+            made.append(None)
+            made.append(adapters.path("echo@1", base=str(base.path), store=store))
+        link_file(source, target)
+
+    monkeypatch.setattr(peft_view, "link_file", late)
+    assert adapters.path("echo@1", base=str(base.path), store=store) == made[1]
+    assert (made[1] / WEIGHTS).read_bytes() == (stored.path / WEIGHTS).read_bytes()
+    assert [folder.name for folder in made[1].parent.iterdir()] == [made[1].name]
 
 
 def test_a_base_from_the_hub_needs_no_view(stored: StoredAdapter, base: BaseModel, tmp_path: Path) -> None:
