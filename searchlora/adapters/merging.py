@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from searchlora.adapters import staging
 from searchlora.adapters.attach import attach
 from searchlora.adapters.full_model import unpack
 from searchlora.adapters.golden import encode_texts, last_logits, precision_for
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.manifest import Manifest
 from searchlora.adapters.peft_folder import factors, read_config, read_weights, scaling, write_folder
+from searchlora.adapters.staging import whole_folder
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import BaseMismatch, NameTaken, UnexpectedKey, UsageError
 from searchlora.models.libraries import quiet
@@ -230,7 +230,7 @@ def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = 
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise NameTaken("the folder is not empty", where=str(out), fix="Give a folder that does not exist.")
     check_files(stored, base)
-    with staging.staging_folder(out.absolute().parent) as new:
+    with whole_folder(out) as new:
         if stored.is_full:
             unpack(stored, new, copy=True)
             report = MergeReport(out, stored.reference, 0.0, 0.0, 0, precision_for(base))
@@ -238,7 +238,6 @@ def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = 
             merge = _merge_encoder if stored.manifest.golden.vectors else _merge_llm
             report = merge(stored, base, new, out)
         (new / REPORT).write_text(_report_json(report, stored.manifest), encoding="utf-8")
-        staging.publish(new, out)
     return report
 
 
@@ -254,7 +253,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:
-        if type(error) is Exception:  # raised by tokenizers if it cannot write; `staging_folder` expects an OSError
+        if type(error) is Exception:  # raised by tokenizers if it cannot write; `whole_folder` expects an OSError
             raise OSError(str(error)) from error
         raise
 

@@ -90,6 +90,29 @@ def test_export_refuses_an_existing_folder_and_a_damaged_adapter(stored: StoredA
     assert not (tmp_path / "merged").exists()
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from searchlora.adapters import merging
+from searchlora.adapters.store import Store
+
+def die(tokenizer, folder):
+    (folder / "model.safetensors").stat()
+    os.kill(os.getpid(), 9)
+merging._save_tokenizer = die
+merging.export_merged(Store(sys.argv[1]).get("echo@1"), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_the_next_export_removes_what_a_killed_one_left(stored: StoredAdapter, store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "merged"
+    assert run_script(KILLED, store.root, out).returncode == -9
+    assert len(list(out.parent.iterdir())) == 1
+    export_merged(stored, out)
+    assert list(out.parent.iterdir()) == [out]
+
+
 # An export in a process of its own: store, target, what does not fit on the disk.
 FULL = """
 import resource, signal, sys
