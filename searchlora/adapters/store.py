@@ -202,6 +202,15 @@ class Store:
         parsed = parse_reference(reference)
         return f"{parsed.name}@{self._resolve(parsed)}"
 
+    def stored_by(self, name: str, training_run: str) -> StoredAdapter | None:
+        """The version of a name that a training run stored, by the id of the run; None if there is none."""
+        for number in reversed(self.versions(name)):
+            with suppress(StoreError):  # damaged, or removed meanwhile
+                stored = self.get(f"{name}@{number}")
+                if stored.manifest.training.get(TRAINING_RUN) == training_run:
+                    return stored
+        return None
+
     def prompt_options(self, reference: str) -> PromptOptions:
         """The options with which the prompts of an adapter are rendered; kept in memory, since versions never change.
 
@@ -425,7 +434,7 @@ class Store:
         staging.sweep(self.root)
         with self._locked(name), staging.staging_folder(self.root) as new:
             self.check_task(name, task)
-            if training_run is not None and (existing := self._stored_by(name, training_run)) is not None:
+            if training_run is not None and (existing := self.stored_by(name, training_run)) is not None:
                 return existing
             number = self._free_version(name, version)
             manifest = fill(new, number)
@@ -439,15 +448,6 @@ class Store:
             target = self.root / name / str(number)
             staging.publish(new, target)
             return StoredAdapter(target, manifest)
-
-    def _stored_by(self, name: str, training_run: str) -> StoredAdapter | None:
-        """The version of a name that a training run stored, or None."""
-        for number in reversed(self.versions(name)):
-            with suppress(ManifestError):
-                stored = self.get(f"{name}@{number}")
-                if stored.manifest.training.get(TRAINING_RUN) == training_run:
-                    return stored
-        return None
 
     def _resolve(self, reference: Reference) -> int:
         """The version number that a reference points to. Raises `NotInStore`, `StoreError` for damaged aliases."""

@@ -8,7 +8,7 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from searchlora.adapters.ancestry import training_queries, write_training_queries
+from searchlora.adapters.manifest import TRAINING_RUN, Precision
 from searchlora.adapters.manifest import Dataset as ManifestDataset
-from searchlora.adapters.manifest import Precision
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.mixture import Mixture
-from searchlora.errors import DataError, RecipeError, StoreError, TrainingError
+from searchlora.errors import DataError, RecipeError, TrainingError
 from searchlora.files import parse_json
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
@@ -37,9 +37,6 @@ _RUN = "run.json"
 
 #: Environment variable with the folder of TensorBoard's files, which transformers reads.
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
-
-#: Key of `training` in a manifest: the id of the training run, by which a resumed run finds what it already stored.
-TRAINING_RUN = "training_run"
 
 #: Key of the dataset card in a manifest: the further datasets of a training run.
 MORE_DATA = "more data"
@@ -177,7 +174,7 @@ def train_and_store(job: TrainingJob, name: str, store: Store, options: Training
         if options.resume and not _run_file(store, name).is_file() and (stored := _newest_of(store, name, job)):
             return stored  # killed after the run was deleted
         folder = run_folder(store, name, options, job.identity())
-        stored = _stored_by(store, name, folder.id) if options.resume else None
+        stored = store.stored_by(name, folder.id) if options.resume else None
         if stored is None:
             stored = _store(job, name, store, train_in(job, store, name, folder, options), folder.id)
         folder.remove()
@@ -220,16 +217,6 @@ def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, ru
         parents=parents,
         extra_files=extra_files,
     )
-
-
-def _stored_by(store: Store, name: str, run_id: str) -> StoredAdapter | None:
-    """The version that a training run has already stored."""
-    for number in reversed(store.versions(name)):
-        with suppress(StoreError):  # a broken entry is not this run's
-            stored = store.get(f"{name}@{number}")
-            if stored.manifest.training.get(TRAINING_RUN) == run_id:
-                return stored
-    return None
 
 
 def _newest_of(store: Store, name: str, job: TrainingJob) -> StoredAdapter | None:
