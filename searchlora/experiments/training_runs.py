@@ -24,7 +24,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.mixture import Mixture
-from searchlora.errors import DataError, RecipeError, TrainingError
+from searchlora.errors import DataError, RecipeError, TrainingError, UsageError
 from searchlora.files import parse_json
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
@@ -54,6 +54,9 @@ class TrainingOptions:
         restart: Delete an interrupted run and start anew.
         more_data: Folder of a further dataset -> weight of its training rows, see `data.mixture`; for prompted tasks.
         steps: Progress of each step.
+
+    Raises:
+        UsageError: for `resume` together with `restart`, before the run is deleted.
     """
 
     base: str | None = None
@@ -63,6 +66,12 @@ class TrainingOptions:
     restart: bool = False
     more_data: Mapping[str, float] = field(default_factory=dict)
     steps: Steps = unwatched
+
+    def __post_init__(self) -> None:
+        if self.resume and self.restart:
+            raise UsageError(
+                "--resume continues an unfinished run, and --restart deletes it", fix="Give one of the two."
+            )
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,16 @@ def test_a_damaged_run_file_is_an_error(tiny_base, data, tmp_path):
     train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, restart=True, store=store)
 
 
+def test_resume_with_restart_is_refused_before_the_run_is_deleted(refused, data, tmp_path):
+    run = tmp_path / "store" / ".runs" / "r" / "run.json"
+    run.parent.mkdir(parents=True)
+    run.write_text("{}", encoding="utf-8")
+    both = ("--name", "r", "--data", data, "--store", tmp_path / "store", "--resume", "--restart")
+    for command in (("train", "rewriting"), ("improve", "--set", "base=nowhere")):
+        assert "Give one of the two" in refused(*command, *both)
+    assert run.read_text(encoding="utf-8") == "{}"
+
+
 class Noting:
     """A training job that notes where TensorBoard's files go: that library is not installed for tests."""
 
