@@ -38,6 +38,12 @@ def sweep(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Evaluate the first N records only.")
     ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="Discard unfinished runs of trials, for example after a change of the settings."
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FOLDER", help="Folder for table, JSON and plots.")
     ] = None,
@@ -69,6 +75,7 @@ def sweep(
             overrides=settings,
             split=split,
             limit=limit,
+            restart=restart,
             keep=out / "outputs" if out is not None else None,
             store=Store(store),
             tasks=tasks,

@@ -110,6 +110,7 @@ def sweep(
     overrides: Sequence[str] = (),
     split: str = "validation",
     limit: int | None = None,
+    restart: bool = False,
     isolated: bool = True,
     keep: str | Path | None = None,
     store: Store | str | Path | None = None,
@@ -130,6 +131,8 @@ def sweep(
         overrides: Settings of all trials.
         split: The split on which trials are compared. A setting chosen on `test` is not measured by it any more.
         limit: Maximum number of evaluated records.
+        restart: Delete the unfinished runs of trials, for example to change a setting of a trial that failed. Otherwise
+            they are resumed, which needs the same recipe, data and base.
         isolated: Train each trial in a process of its own, so that its peak memory is measured alone.
         keep: Folder of cached outputs, see `evaluate`.
         say: Receives one sentence about each trial.
@@ -149,6 +152,7 @@ def sweep(
         grid,
         recipe=recipe,
         overrides=[*overrides, *([f"base={json.dumps(base)}"] if base else [])],
+        restart=restart,
         isolated=isolated,
         store=store,
         tasks=tasks,
@@ -174,6 +178,7 @@ def train_trials(
     *,
     recipe: str | Path | None = None,
     overrides: Sequence[str] = (),
+    restart: bool = False,
     isolated: bool = True,
     store: Store,
     tasks: str | Path | None = None,
@@ -191,7 +196,7 @@ def train_trials(
     trained = []
     for number, trial in enumerate(trials, 1):
         say(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
-        train = partial(_trained, task, str(data), trial, recipe, overrides, store.root, tasks)
+        train = partial(_trained, task, str(data), trial, recipe, overrides, store.root, tasks, restart=restart)
         if isolated:
             trained.append(_in_own_process(partial(train, bars=bars or no_bars), trial))
         else:
@@ -266,6 +271,7 @@ def _trained(
     root: Path,
     tasks: str | Path | None,
     *,
+    restart: bool,
     say: Callable[[str], None] = _to_stderr,
     bars: Bars,
 ) -> Trial:
@@ -279,6 +285,7 @@ def _trained(
                 trial.name,
                 recipe=recipe,
                 overrides=overrides,
+                restart=restart,
                 store=Store(root),
                 tasks=tasks,
                 say=say,

@@ -108,6 +108,7 @@ def train_or_reuse(
     recipe: str | Path | None = None,
     overrides: Sequence[str] = (),
     more_data: Mapping[str, float] | None = None,
+    restart: bool = False,
     store: Store,
     tasks: str | Path | None = None,
     say: Callable[[str], None] = print,
@@ -118,9 +119,12 @@ def train_or_reuse(
     An unfinished run of the name is resumed.
 
     Args:
+        restart: Delete an unfinished run instead.
         say: Receives one sentence about what was done.
     """
-    options = TrainingOptions(recipe=recipe, overrides=overrides, more_data=more_data or {}, steps=steps)
+    options = TrainingOptions(
+        recipe=recipe, overrides=overrides, restart=restart, more_data=more_data or {}, steps=steps
+    )
     stored, is_new = train_or_find(_job(task, data, options, tasks), name, store, options, say, "trained")
     if is_new:
         say(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")

@@ -239,7 +239,9 @@ def _newest_of(store: Store, name: str, job: TrainingJob) -> StoredAdapter | Non
 def train_or_find(
     job: TrainingJob, name: str, store: Store, options: TrainingOptions, say: Callable[[str], None], made: str
 ) -> tuple[StoredAdapter, bool]:
-    """The newest version of `name` if a job produced it; else train one, resuming an unfinished run of the name.
+    """The newest version of `name` if a job produced it; else train one.
+
+    An unfinished run of the name is resumed, or deleted with `options.restart`.
 
     Args:
         say: Receives one sentence if a version is reused or a run resumed.
@@ -255,9 +257,9 @@ def train_or_find(
             remove_finished_run(store, stored)
             say(f"Reusing {stored.reference}, {made} on this dataset with this recipe")
             return stored, False
-    options = replace(options, resume=has_unfinished_run(store, name))
-    if options.resume:
-        say("Resuming an unfinished training run")
+    if has_unfinished_run(store, name):
+        options = replace(options, resume=not options.restart)
+        say("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
     return train_and_store(job, name, store, options), True
 
 
@@ -321,7 +323,7 @@ def run_folder(store: Store, name: str, options: TrainingOptions, identity: Mapp
             raise TrainingError(
                 f"the unfinished run of '{name}' had another {' and another '.join(changed)}",
                 where=str(folder),
-                fix="Resume it with the same inputs, or delete it with --restart.",
+                fix="Resume it with the same inputs, or delete it: with --restart, or this folder by hand.",
             )
         if "id" in run:
             return TrainingRunFolder(folder, str(run["id"]))

@@ -117,6 +117,21 @@ def test_a_trial_that_fails_does_not_lose_the_others(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_unfinished_trial_goes_on_with_changed_settings_after_a_restart(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("searchlora.experiments.sweep._in_own_process", lambda train, _: train())
+    common = ("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path)
+    fast = [part for each in FAST for part in ("--set", each)]
+    too_short, enough = ([*common, "--grid", "seed=1", *fast, "--set", f"max_length={n}"] for n in (8, 512))
+    assert "more than max_length = 8" in cli(*too_short).err
+    changed = cli(*enough)
+    assert changed.code == 1 and "had another recipe" in changed.err and "--restart" in changed.err
+    called = cli(*enough, "--restart")
+    assert called.code == 0, called.err
+    assert "Discarding an unfinished training run" in called.err
+    assert Store(tmp_path).versions("tried-seed-1") == (1,)
+
+
+@pytest.mark.slow
 def test_the_report_says_that_the_test_split_was_used_for_choosing(tmp_path):
     found, _ = swept(Store(tmp_path), ["lora.r=1"], split="test")
     assert "measures none of them" in sweep_markdown(found)
