@@ -21,7 +21,7 @@ from searchlora.adapters.load_check import check_files
 from searchlora.adapters.manifest import Manifest
 from searchlora.adapters.peft_folder import factors, read_config, read_weights, scaling, write_folder
 from searchlora.adapters.staging import whole_folder
-from searchlora.adapters.stored import StoredAdapter
+from searchlora.adapters.stored import StoredAdapter, check_hashes
 from searchlora.errors import BaseMismatch, NameTaken, UnexpectedKey, UsageError
 from searchlora.models.libraries import quiet
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
@@ -212,7 +212,7 @@ class MergeReport:
 def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = None) -> MergeReport:
     """Write the merged model to `out`, completely or not at all, with the report as `merged.json`.
 
-    A version that is a whole model is copied.
+    A version that is a whole model is copied; its base is not needed.
 
     An LLM is written as bf16 safetensors with its tokenizer, an encoder whole in float32. The weights are merged into a
     fresh bf16 copy of the base that has run no forward pass: merging into a 4-bit base, or into one whose first
@@ -226,17 +226,20 @@ def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = 
         StoreError: if it cannot be written.
         LoadCheckFailed: what `check_files` and `attach` raise.
     """
-    base = base or stored.manifest.base.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise NameTaken("the folder is not empty", where=str(out), fix="Give a folder that does not exist.")
-    check_files(stored, base)
+    model = None if stored.is_full else base or stored.manifest.base.resolve()
+    if model is None:
+        check_hashes(stored)
+    else:
+        check_files(stored, model)
     with whole_folder(out) as new:
-        if stored.is_full:
+        if model is None:
             unpack(stored, new, copy=True)
-            report = MergeReport(out, stored.reference, 0.0, 0.0, 0, precision_for(base))
+            report = MergeReport(out, stored.reference, 0.0, 0.0, 0, stored.manifest.golden.precision)
         else:
             merge = _merge_encoder if stored.manifest.golden.vectors else _merge_llm
-            report = merge(stored, base, new, out)
+            report = merge(stored, model, new, out)
         (new / REPORT).write_text(_report_json(report, stored.manifest), encoding="utf-8")
     return report
 

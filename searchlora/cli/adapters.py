@@ -214,12 +214,13 @@ def merge(
 def export(
     reference: AdapterArgument,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write; it must not exist.")],
+    base: BaseOption = None,
     store: StoreOption = None,
 ) -> None:
     """Merge an adapter into a copy of its base as bf16 safetensors, and report the numerical change."""
     from searchlora.adapters import export as verb
 
-    typer.echo(str(verb(reference, out, store=_store(store))))
+    typer.echo(str(verb(reference, out, base=base, store=_store(store))))
 
 
 @app.command(epilog=example("searchlora adapters push shop-rewriter@3 s3://bucket/adapters"))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from searchlora.adapters import merging
 from searchlora.adapters.attach import attach
+from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.merging import combine_folders, export_merged
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.peft_folder import CONFIG, relative_distance
@@ -88,6 +89,18 @@ def test_export_refuses_an_existing_folder_and_a_damaged_adapter(stored: StoredA
     with pytest.raises(TamperedAdapter):
         export_merged(stored, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.slow
+def test_export_takes_the_place_of_a_base_that_was_moved(
+    cli, refused, store: Store, trained: Path, draft: ManifestDraft, base: BaseModel, tmp_path: Path
+) -> None:
+    moved = draft.model_copy(update={"base": draft.base.model_copy(update={"name": str(tmp_path / "gone")})})
+    store.add("echo", trained, moved)
+    export = ("adapters", "export", "echo", "--out", tmp_path / "merged", "--store", store.root)
+    assert "gone" in refused(*export)
+    assert cli(*export, "--base", base.path).code == 0
+    assert (tmp_path / "merged" / "merged.json").is_file()
 
 
 KILLED = """
