@@ -44,6 +44,7 @@ from searchlora.adapters.stored import (
     finish,
     make_read_only,
     new_manifest,
+    without_paths,
 )
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
 from searchlora.recipe import PromptOptions
@@ -172,7 +173,7 @@ class Store:
             return self._put(str(name), manifest.task, None, rename)
         if manifest.version in self.versions(manifest.name):
             existing = self.get(manifest.reference)
-            if existing.manifest == manifest:
+            if without_paths(existing.manifest) == without_paths(manifest):  # a copy was sent without them
                 return existing
         return self._put(manifest.name, manifest.task, manifest.version, keep)
 

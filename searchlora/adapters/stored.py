@@ -276,6 +276,20 @@ def _cell(value: Any) -> str:
 # Paths
 
 
+def without_paths(manifest: Manifest) -> Manifest:
+    """The manifest with the last part of each absolute path in its base, recipe, training summary and dataset card."""
+    values = shorten_paths(manifest.model_dump(include={"recipe", "training", "dataset"}))
+    return manifest.model_copy(
+        update={
+            "base": manifest.base.model_copy(update={"name": public_name(manifest.base.name)})
+            if is_absolute_path(manifest.base.name)
+            else manifest.base,
+            **{field: values[field] for field in ("recipe", "training")},
+            "dataset": manifest.dataset and manifest.dataset.model_copy(update={"card": values["dataset"]["card"]}),
+        }
+    )
+
+
 def shorten_paths(value: Any) -> Any:
     """A JSON value with the last part of each absolute path, for files that leave the machine.
 

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.full_model import check_weights
-from searchlora.adapters.manifest import MANIFEST, MAX_BYTES, Manifest, manifest_json, parse_manifest
+from searchlora.adapters.manifest import MANIFEST, MAX_BYTES, manifest_json, parse_manifest
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import (
     MAX_OTHER_BYTES,
     StoredAdapter,
     check_file_name,
     check_hashes,
-    is_absolute_path,
-    shorten_paths,
     weight_limit,
+    without_paths,
 )
 from searchlora.errors import (
     BaseModelError,
@@ -32,7 +31,6 @@ from searchlora.errors import (
     TamperedAdapter,
     UsageError,
 )
-from searchlora.models.resolve import public_name
 
 if TYPE_CHECKING:
     from searchlora.models.resolve import BaseModel
@@ -80,7 +78,7 @@ def push(stored: StoredAdapter, url: str) -> Pushed:
         StoreError: if the target cannot be written.
     """
     check_hashes(stored)
-    manifest = _without_paths(stored.manifest)
+    manifest = without_paths(stored.manifest)
     system, root = _open(url)
     try:
         content = _manifest_at(system, root, url)
@@ -150,20 +148,6 @@ def pull(
         unverified = _verify(StoredAdapter(folder, manifest), base, tasks)
         landed = store.adopt(folder, manifest, name)
         return Pulled(landed.path, landed.manifest, unverified)
-
-
-def _without_paths(manifest: Manifest) -> Manifest:
-    """The manifest with the last part of each absolute path in its base, recipe, training summary and dataset card."""
-    values = shorten_paths(manifest.model_dump(include={"recipe", "training", "dataset"}))
-    return manifest.model_copy(
-        update={
-            "base": manifest.base.model_copy(update={"name": public_name(manifest.base.name)})
-            if is_absolute_path(manifest.base.name)
-            else manifest.base,
-            **{field: values[field] for field in ("recipe", "training")},
-            "dataset": manifest.dataset and manifest.dataset.model_copy(update={"card": values["dataset"]["card"]}),
-        }
-    )
 
 
 def _verify(stored: StoredAdapter, base: BaseModel | None, tasks: str | Path | None) -> str | None:

@@ -215,6 +215,8 @@ def test_push_sends_no_absolute_path(
     assert manifest.model_dump(exclude={"base", "recipe", "training", "dataset"}) == stored.manifest.model_dump(
         exclude={"base", "recipe", "training", "dataset"}
     )
+    own = pull(str(tmp_path / "there"), store, base=base)  # the version that was pushed is in this store already
+    assert own.manifest == stored.manifest and store.versions("echo") == (1,)
 
 
 def test_a_manifest_or_a_file_that_is_too_large_is_not_fetched(
