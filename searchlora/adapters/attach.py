@@ -35,7 +35,8 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
         frozen. For EVA, A is set later, by `training.eva.initialize_eva`.
 
     Raises:
-        RecipeError: for target modules that the base does not have, or PiSSA on a 4-bit base.
+        RecipeError: for target modules that the base does not have, the output layer among them, or PiSSA on a 4-bit
+            base.
     """
     from peft import EvaConfig, LoraConfig, get_peft_model
 
@@ -67,6 +68,13 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
             where="recipe",
             fix="Give 'all-linear', or names such as q_proj.",
         ) from error
+    if not encoder and hasattr(adapted.get_output_embeddings(), "lora_A"):
+        raise RecipeError(
+            f"lora.target_modules = {lora.target_modules!r} names the output layer, which would not be trained: the "
+            "loss reads its weights directly",
+            where="recipe",
+            fix="Leave the output layer out.",
+        )
     if lora.variant == "lora_fa":
         for name, value in adapted.named_parameters():
             if "lora_A" in name:

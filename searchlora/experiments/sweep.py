@@ -293,7 +293,7 @@ def _trained(
             )
     except SearchloraError as error:
         return replace(trial, error=str(error))
-    except (RuntimeError, MemoryError) as error:  # out of memory, of the machine or of the GPU
+    except Exception as error:  # out of memory, or what a library refuses; the other trials go on
         return replace(trial, error=f"{type(error).__name__}: {error}")
     return replace(trial, stored=stored)
 

@@ -65,6 +65,12 @@ def test_a_fused_layer_has_no_qv():
         target_modules(made("gpt_neox"), "qv")
 
 
+def test_the_output_layer_is_refused(tiny_base):
+    recipe = recipe_for(tiny_base, target_modules=["q_proj", "lm_head"])
+    with pytest.raises(RecipeError, match=r"names the output layer.*Leave the output layer out"):
+        new_adapter(load_model(tiny_base, precision="fp32"), recipe)
+
+
 def test_names_and_all_linear_stay():
     assert target_modules(None, "all-linear") == "all-linear"
     assert target_modules(None, ["q_proj"]) == ["q_proj"]

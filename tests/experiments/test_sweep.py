@@ -116,6 +116,17 @@ def test_a_trial_that_fails_does_not_lose_the_others(tmp_path):
         swept(Store(tmp_path / "other"), ["max_length=8"])
 
 
+def test_what_a_library_refuses_ends_one_trial_only(tmp_path, monkeypatch):
+    def refuses(*_, **__):
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr("searchlora.experiments.sweep.train_or_reuse", refuses)
+    trials = train_trials(
+        "rewriting", DATA, "tried", ["seed=1,2"], overrides=[f"base={BASE}"], isolated=False, store=Store(tmp_path)
+    )
+    assert [trial.error for trial in trials] == ["ValueError: no such layer"] * 2
+
+
 @pytest.mark.slow
 def test_an_unfinished_trial_goes_on_with_changed_settings_after_a_restart(cli, tmp_path, monkeypatch):
     monkeypatch.setattr("searchlora.experiments.sweep._in_own_process", lambda train, _: train())
