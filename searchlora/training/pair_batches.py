@@ -38,7 +38,7 @@ class PairBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
     Args:
         rows: In the order of the dataset.
         dataset: Passed to the base class.
-        batch_size: Rows per batch.
+        batch_size: Rows per batch. A row that would be alone at the end, without a negative, is in the batch before it.
         seed: Of the order.
         by_length: Whether documents are encoded; else rows are in random order.
     """
@@ -68,12 +68,13 @@ class PairBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
             size = BLOCK * self.batch_size
             blocks = (order[start : start + size] for start in range(0, len(order), size))
             order = [row for block in blocks for row in sorted(block, key=self._length)]
-        batches = [order[start : start + self.batch_size] for start in self._starts()]
+        starts = self._starts()
+        batches = [order[start:end] for start, end in zip(starts, [*starts[1:], len(order)], strict=True)]
         generator.shuffle(batches)
         return iter(batches)
 
     def _starts(self) -> range:
-        """Where batches start. A row alone at the end is left out: it has no negative."""
+        """Where batches start; the last one ends with the last row."""
         alone = len(self.rows) % self.batch_size == 1 and len(self.rows) > 1
         return range(0, len(self.rows) - alone, self.batch_size)
 
