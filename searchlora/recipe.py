@@ -401,7 +401,8 @@ def load_recipe(default: Mapping[str, Any], file: str | Path | None = None, over
         overrides: For example `("lora.r=8", "optim.epochs=2")`; values are read as YAML.
 
     Raises:
-        RecipeError: for a file that is missing or not YAML, an unknown key, or a value out of range.
+        RecipeError: for a file that is missing or not YAML, an unknown key, a value out of range, or an override of the
+            learning rate for LoRA where all weights are trained.
 
     Examples:
         >>> load_recipe({"lora": {"r": 4}}, overrides=["optim.epochs=2", "prompt.date=2025-01-31"]).prompt.date
@@ -465,6 +466,7 @@ def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | No
     if file is not None:
         where = str(file)
         values = _merged(values, _accepted(read_recipe(Path(file)), where))
+    given: dict[str, Any] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -478,15 +480,25 @@ def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | No
             raise RecipeError(f"a key of {len(parts)} parts", where="--set", fix="Write section.key=value.")
         for part in reversed(parts):
             nested = {part: nested}
-        values = _merged(values, _accepted(nested, f"--set {key[:100]}"))
-    return _parsed(kind, values, where)
+        given = _merged(given, _accepted(nested, f"--set {key[:100]}"))
+    recipe = _parsed(kind, _merged(values, given), where, given)
+    rates = given.get("optim", {})
+    if recipe.is_full and "learning_rate" in rates and "full_learning_rate" not in rates:
+        raise RecipeError(
+            "has no effect on method = full",
+            where="--set optim.learning_rate",
+            fix="Set optim.full_learning_rate.",
+        )
+    return recipe
 
 
-def _parsed(kind: type[_Kind], values: Mapping[str, Any], where: str) -> _Kind:
+def _parsed(kind: type[_Kind], values: Mapping[str, Any], where: str, given: Mapping[str, Any] = {}) -> _Kind:
+    """Validate values; those in `given` come from `--set`, the others from `where`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        where = _override_of(first["loc"], given) or where
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = ", ".join(_known(kind, first["loc"][:-1]))
@@ -495,6 +507,18 @@ def _parsed(kind: type[_Kind], values: Mapping[str, Any], where: str) -> _Kind:
             raise RecipeError(first["msg"].removeprefix("Value error, "), where=where) from None
         value = _SHORT.repr(first["input"])[:200]
         raise RecipeError(f"'{key}' = {value} is refused: {first['msg'].lower()}", where=where) from None
+
+
+def _override_of(location: Sequence[int | str], given: Mapping[str, Any]) -> str | None:
+    """The `--set KEY` that a refused value comes from; None if it comes from elsewhere."""
+    at: Any = given
+    for depth, part in enumerate(location, 1):
+        if part not in at:
+            return None
+        at = at[part]
+        if not isinstance(at, dict):
+            return f"--set {'.'.join(map(str, location[:depth]))[:100]}"
+    return None
 
 
 def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

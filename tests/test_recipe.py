@@ -39,6 +39,26 @@ def test_an_invalid_value_is_named(override, says):
         load_recipe({}, overrides=[override])
 
 
+def test_a_refused_value_is_named_by_where_it_was_given(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("lora: {r: 4, alpha: 8}\n", encoding="utf-8")
+    for override in ("lora.r=0", "lora={r: 0}"):
+        with pytest.raises(RecipeError, match=r"^--set lora\.r: 'lora\.r' = 0"):
+            load_recipe({}, file, ["seed=1", override])
+    file.write_text("lora: {r: 0}\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"mine\.yaml: 'lora\.r' = 0"):
+        load_recipe({}, file, ["lora.alpha=8"])
+
+
+@pytest.mark.parametrize("load", [load_recipe, load_encoder_recipe])
+def test_the_learning_rate_of_lora_is_refused_where_all_weights_are_trained(load):
+    with pytest.raises(RecipeError, match=r"--set optim\.learning_rate: has no effect.*optim\.full_learning_rate"):
+        load({}, overrides=["method=full", "optim.learning_rate=1e-4"])
+    both = ["optim.learning_rate=1e-4", "optim.full_learning_rate=1e-5"]  # a sweep over methods needs both
+    assert load({"optim": {"learning_rate": 1e-3}}, overrides=["method=full"]).is_full
+    assert load({}, overrides=["method=full", *both]).optim.full_learning_rate == 1e-5
+
+
 def test_an_unknown_key_lists_the_known_ones():
     with pytest.raises(RecipeError, match="alpha, dropout, plus_ratio, r, target_modules, variant"):
         load_recipe({}, overrides=["lora.rank=8"])

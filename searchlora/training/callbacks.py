@@ -33,15 +33,17 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
 
     Args:
         tokens_seen: Returns the tokens trained on in this process.
+        if_not_finite: What to do about a loss that is not finite.
 
     Raises:
         TrainingError: for a loss or gradient norm that is not finite.
     """
 
-    def __init__(self, log: MetricsLog, progress: Progress, tokens_seen: Callable[[], int]) -> None:
+    def __init__(self, log: MetricsLog, progress: Progress, tokens_seen: Callable[[], int], if_not_finite: str) -> None:
         self.log = log
         self.progress = progress
         self.tokens_seen = tokens_seen
+        self.if_not_finite = if_not_finite
         self.started = self.last = (time.monotonic(), 0)
 
     def on_train_begin(
@@ -62,7 +64,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         del args, control, kwargs
         if "loss" not in logs:
             return
-        _check_finite(state.global_step, logs)
+        self._check_finite(state.global_step, logs)
         now = (time.monotonic() - self.log.paused, self.tokens_seen())
         speed = (now[1] - self.last[1]) / max(now[0] - self.last[0], 1e-9)
         self.last = now
@@ -80,16 +82,11 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         )
         self.progress(state.global_step, state.max_steps, f"loss {loss:.3f}  {speed:,.0f} tokens/s  {memory:.1f} GB")
 
-
-def _check_finite(step: int, logs: Mapping[str, float]) -> None:
-    for key, name in (("loss", "loss"), ("grad_norm", "gradient norm")):
-        value = float(logs.get(key, 0.0))
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {name} is {value} at step {step}",
-                where="training",
-                fix="Lower optim.learning_rate or optim.max_grad_norm, or set precision=fp32, and use --restart.",
-            )
+    def _check_finite(self, step: int, logs: Mapping[str, float]) -> None:
+        for key, name in (("loss", "loss"), ("grad_norm", "gradient norm")):
+            value = float(logs.get(key, 0.0))
+            if not math.isfinite(value):
+                raise TrainingError(f"the {name} is {value} at step {step}", where="training", fix=self.if_not_finite)
 
 
 def peak_memory() -> float:

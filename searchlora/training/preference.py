@@ -174,7 +174,7 @@ def _started(
     )
     recipe = recipe.model_copy(update={"optim": optim})
     shutil.rmtree(folder, ignore_errors=True)
-    run = TrainingRun(recipe, folder, progress=progress)
+    run = TrainingRun(recipe, folder, progress=progress, rate_key="improve.then_learning_rate")
     model = new_adapter(load_model(base, precision=recipe.precision), recipe)
     load_weights(model, start)
     return run, model, Renderer(load_tokenizer(base), recipe.prompt)

@@ -51,6 +51,7 @@ class TrainingRun:
         resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none. Otherwise
             what an earlier run has left in `folder` is deleted.
         progress: Receives steps, loss, speed and memory.
+        rate_key: Key of the recipe that holds the learning rate; None: that of `recipe.optim` for its method.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class TrainingRun:
         validate: Validate | None = None,
         resume: bool = False,
         progress: Progress = silent,
+        rate_key: str | None = None,
     ) -> None:
         from transformers import set_seed
 
@@ -68,6 +70,7 @@ class TrainingRun:
         self.folder = folder
         self.validate = validate
         self.progress = progress
+        self.rate_key = rate_key or f"optim.{'full_' if recipe.is_full else ''}learning_rate"
         if not resume:
             _remove_earlier_run(folder)
         self.checkpoint = last_complete_checkpoint(folder) if resume else None
@@ -106,6 +109,16 @@ class TrainingRun:
             "dataloader_pin_memory": not on_cpu,
         }
 
+    @property
+    def _if_not_finite(self) -> str:
+        """What to do about a loss that is not finite."""
+        # Encoders, and models of which all weights are trained, are computed in fp32 anyway.
+        in_bf16 = not self.recipe.is_full and self.recipe.precision == "bf16"
+        return (
+            f"Lower {self.rate_key} or optim.max_grad_norm{', or set precision=fp32' if in_bf16 else ''}, and use "
+            "--restart."
+        )
+
     def execute(
         self, trainer: Any, save: Callable[[Path], None], *, loss_unit: str, details: Mapping[str, Any]
     ) -> TrainingResult:
@@ -133,7 +146,7 @@ class TrainingRun:
 
         resumed_step = step_of(self.checkpoint)
         log = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
-        trainer.add_callback(MetricsCallback(log, self.progress, lambda: trainer.tokens_seen))
+        trainer.add_callback(MetricsCallback(log, self.progress, lambda: trainer.tokens_seen, self._if_not_finite))
         best = None
         if self.validate is not None:
             validation = ValidationCallback(self.recipe, self.folder, self.validate, save, log)

@@ -60,7 +60,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fast(encoder_base):
     own = ("optim.batch_size=8", "optim.max_steps=4", "max_tokens=24", "validation.every_steps=2")
-    return (f"base={encoder_base.name}", "lora.r=4", "optim.learning_rate=0.01", *own)
+    rates = ("optim.learning_rate=0.01", "optim.full_learning_rate=5.0e-5")
+    return (f"base={encoder_base.name}", "lora.r=4", *rates, *own)
 
 
 @pytest.fixture(scope="module")

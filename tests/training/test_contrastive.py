@@ -196,6 +196,14 @@ def fast(base, *overrides):
     return recipe_for(base, *own, *overrides)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "key"), [("lora", "optim.learning_rate"), ("full", "optim.full_learning_rate")])
+def test_a_loss_that_is_not_finite_names_the_learning_rate_in_force(method, key, task, encoder_base, tmp_path):
+    recipe = fast(encoder_base, f"method={method}", f"{key}=1e38", "optim.schedule=constant", "optim.epochs=4")
+    with pytest.raises(TrainingError, match=rf"Lower {key} or optim\.max_grad_norm, and use --restart"):
+        train_encoder(recipe, encoder_base, pair_rows(task, records(20)), tmp_path / "run")
+
+
 def loss_of(model) -> float:
     """Each text among all texts in capitals, at the temperature of training."""
     texts = [record["text"] for record in records(20)]

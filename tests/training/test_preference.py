@@ -59,6 +59,14 @@ def test_dpo_raises_the_margin_of_the_better_completion(started, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_not_finite_names_the_learning_rate_of_dpo(started, tmp_path):
+    task, recipe, base, records, adapter = started
+    recipe = recipe.model_copy(update={"improve": recipe.improve.model_copy(update={"then_learning_rate": 1e38})})
+    with pytest.raises(TrainingError, match=r"Lower improve\.then_learning_rate"):
+        train_dpo(task, recipe, base, [Preference(record, "yes", "no") for record in records], adapter, tmp_path)
+
+
+@pytest.mark.slow
 def test_grpo_makes_rewarded_answers_likelier(started, tmp_path):
     task, recipe, base, records, adapter = started
     asked: list[tuple[str, str]] = []
