@@ -66,20 +66,17 @@ def seen_in_training(
     """Ids of the records whose query the adapter was trained on; None if unknown.
 
     The builder ensures that the test split of the training dataset shares no input with its other splits. In other
-    datasets records are compared by their query. Of records with further input, such as a conversation or a passage,
-    only those of new queries are known to be new, since the same query with other input is another record. Those of
-    known queries are skipped; if every record has further input and some queries are known, the result is unknown.
+    datasets, and if a parent was trained on another one, records are compared by their query. Of records with further
+    input, such as a conversation or a passage, only those of new queries are known to be new, since the same query with
+    other input is another record. Those of known queries are skipped; if every record has further input and some
+    queries are known, the result is unknown.
     """
     trained_on = adapter.manifest.dataset
-    if trained_on is not None and trained_on.fingerprint == dataset.fingerprint:
-        if split != "test":
-            return tuple(str(record["id"]) for record in records)
-        trained = base_queries(store, adapter.manifest.base.name)
-    else:
-        trained = training_queries(store, adapter.reference)
+    if split != "test" and trained_on is not None and trained_on.fingerprint == dataset.fingerprint:
+        return tuple(str(record["id"]) for record in records)
+    trained = _queries_outside(store, adapter, dataset)
     if trained is None:
         return None
-    seen = set(trained)
     reads = task.reads if isinstance(task, PromptedTask) else {}
     other_fields = [field for field, source in reads.items() if source != "query"]
 
@@ -88,10 +85,47 @@ def seen_in_training(
         return not any(record.get(field) for field in other_fields)
 
     queried = [record for record in records if task.query(record) is not None]
-    known = [record for record in queried if query_hash(str(task.query(record))) in seen]
-    if seen and (known or not queried) and not any(map(is_whole_input, queried)):
+    known = [record for record in queried if query_hash(str(task.query(record))) in trained]
+    if trained and (known or not queried) and not any(map(is_whole_input, queried)):
         return None
     return tuple(str(record["id"]) for record in known if is_whole_input(record))
+
+
+def _queries_outside(store: Store, adapter: StoredAdapter, dataset: Dataset) -> set[str] | None:
+    """Hashes of the queries that an adapter was trained on outside of a dataset, with those of its parents and base.
+
+    Parents are followed as long as they were trained on the dataset: another one may have seen its test rows. The
+    queries of a parent that is not in the store are among those that the adapter lists itself.
+
+    Returns:
+        None if they are unknown.
+    """
+    queries: set[str] = set()
+    visited: set[str] = set()
+    waiting = [adapter]
+    while waiting:
+        stored = waiting.pop()
+        if stored.reference in visited:
+            continue
+        visited.add(stored.reference)
+        trained_on, parents = stored.manifest.dataset, _stored_parents(store, stored)
+        if trained_on is not None and trained_on.fingerprint == dataset.fingerprint and parents is not None:
+            waiting += parents
+            known = base_queries(store, stored.manifest.base.name)
+        else:
+            known = training_queries(store, stored.reference)
+        if known is None:
+            return None
+        queries.update(known)
+    return queries
+
+
+def _stored_parents(store: Store, adapter: StoredAdapter) -> list[StoredAdapter] | None:
+    """The parents of an adapter; None if one is not in the store."""
+    try:
+        return [store.get(parent) for parent in adapter.manifest.parents]
+    except NotInStore:
+        return None
 
 
 def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...] | None:

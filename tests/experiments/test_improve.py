@@ -285,6 +285,12 @@ def test_an_adapter_that_saw_the_test_rows_is_refused(tiny_base, data, tmp_path)
     train("rewriting", tmp_path / "all", "seen", base=tiny_base.name, overrides=SHORT, store=store)
     with pytest.raises(UsageError, match="trained on 4 of the 4 test rows"):
         improve("seen@1", data, "new", store=store)
+    (store.get("seen@1").path / "training_queries.txt").unlink()
+    with (
+        pytest.warns(UserWarning, match="unknown whether seen@1 was trained on test rows"),
+        pytest.raises(PipelineError),
+    ):
+        improve("seen@1", data, "new", pipeline="no-such-pipeline", store=store)
 
 
 @pytest.mark.slow

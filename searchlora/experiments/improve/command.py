@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -220,7 +221,10 @@ def _check_reward(task: PromptedTask, measure: str) -> None:
 
 
 def _check_lineage(store: Store, parent: StoredAdapter, task: PromptedTask, dataset: Dataset) -> None:
-    """Raise `UsageError` for an adapter that was trained on test rows, whose improvement could not be measured here."""
+    """Raise `UsageError` for an adapter that was trained on test rows, whose improvement could not be measured here.
+
+    If its training data is unknown, it is improved with a warning: another dataset may measure the result.
+    """
     records = dataset.records("test")
     seen = seen_in_training(store, parent, task, dataset, "test", records)
     if seen:
@@ -228,6 +232,12 @@ def _check_lineage(store: Store, parent: StoredAdapter, task: PromptedTask, data
             f"was trained on {len(seen)} of the {len(records)} test rows ({some(seen)})",
             where=parent.reference,
             fix="Improve it on a dataset whose test rows it has not seen, or start from the bare base.",
+        )
+    if seen is None:
+        warnings.warn(
+            f"it is unknown whether {parent.reference} was trained on test rows of {dataset.folder}: on them, the "
+            "improved adapter breaks a policy with 'held_out: required'",
+            stacklevel=4,
         )
 
 
