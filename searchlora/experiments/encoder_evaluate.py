@@ -46,6 +46,9 @@ def evaluate_encoders(
 ) -> tuple[dict[str, SystemResult], Comparison, tuple[str, ...]]:
     """Compare the first adapter with its base zero-shot, the others, whole models, and what works without a model.
 
+    The vectors of an adapter are classified as its own recipe says, those of the base and of whole models as the recipe
+    of the first adapter says.
+
     Args:
         models: Folders of encoders, each shown by the name of its folder.
         retrieval: Settings of BM25, the baseline of encoders evaluated by retrieval.
@@ -75,16 +78,22 @@ def evaluate_encoders(
     queries = {str(record["id"]): task.query(record) for record in records}
     circular = refuse_circular(judgments.card, lineages, queries, allow=allow_circular)
     results = _without_model(trial, dataset, retrieval, steps)
-    cache = EncoderCache(keep, trial)
+    caches: dict[str, EncoderCache] = {}
     indexes: dict[Path, DenseIndex] = {}
     for system in systems:
-        found = trial.evaluate(system.name, _found(system, candidate, trial, cache, indexes, steps))
+        own = trial
+        if trial.labelled and system.adapter is not None:
+            own = replace(trial, classifier=system.adapter.manifest.recipe["classifier"])
+        if own.classifier not in caches:
+            caches[own.classifier] = EncoderCache(keep, own)
+        found = trial.evaluate(system.name, _found(system, candidate, own, caches[own.classifier], indexes, steps))
         costs = {**found.evaluation.costs, **system.costs}
         results[system.name] = replace(found, evaluation=replace(found.evaluation, costs=costs))
+    reused = [name for cache in caches.values() for name in cache.reused]
     evaluations = {
         name: replace(result.evaluation, circular=circular.get(name, "")) for name, result in results.items()
     }
-    return results, compare(evaluations, candidate=candidate.reference), tuple(cache.reused)
+    return results, compare(evaluations, candidate=candidate.reference), tuple(reused)
 
 
 @dataclass(frozen=True)

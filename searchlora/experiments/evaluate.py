@@ -96,7 +96,8 @@ def evaluate(
     Args:
         adapter: A reference, resolved to a version first.
         data: A dataset folder.
-        beside: Further adapters of the same task to compare with, for example the one in production.
+        beside: Further adapters of the same task to compare with, for example the one in production. Each generates at
+            most as many tokens, or classifies, as its own recipe says.
         split: The split of the dataset.
         limit: Maximum number of records, the first ones; None: all.
         qrels: Judgments that replace the dataset's own; a card beside the file names their source.

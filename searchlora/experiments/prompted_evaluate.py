@@ -63,6 +63,8 @@ def evaluate_prompted(
 ) -> PromptedEvaluation:
     """Compare the first adapter with its base zero-shot, the task's baselines and the other adapters.
 
+    An adapter generates at most as many tokens as its own recipe says, the base as many as the first adapter.
+
     Args:
         task: The task with the settings of the first adapter.
         adapters: The adapter to evaluate, and adapters to compare it with.
@@ -84,31 +86,26 @@ def evaluate_prompted(
     if unconstrained:
         _check_form(task, records)
     retrieve = retrieval_stage(task, dataset, retrieval, steps("Indexing"))
-    evaluation_run = EvaluationRun(
-        task,
-        records,
-        retrieve,
-        judgments.qrels,
-        dataset.relevant,
-        max_new_tokens=int(candidate.manifest.recipe["max_new_tokens"]),
-    )
+    evaluation_run = EvaluationRun(task, records, retrieve, judgments.qrels, dataset.relevant)
     systems = {
         name: evaluation_run.run_outputs(name, outputs)
         for name, outputs in task.baselines(records, dataset.folder).items()
     }
     models = list(_models(adapters))
     free = [Model(f"{each.name}, unconstrained", each.adapter, each.bare) for each in (models[0], models[-1])]
-    reused: list[str] = []
     made_by: dict[str, str] = {}
-    for conditions, group in (
-        (replace(evaluation_run, constrained=False), free if unconstrained else []),
-        (evaluation_run, models),
-    ):
-        cache = OutputCache(keep, conditions)
+    caches: dict[tuple[bool, int], OutputCache] = {}
+    for constrained, group in ((False, free if unconstrained else []), (True, models)):
         for model in group:
+            limit = int(model.adapter.manifest.recipe["max_new_tokens"])
+            conditions = replace(evaluation_run, constrained=constrained, max_new_tokens=limit)
+            if (constrained, limit) not in caches:
+                caches[constrained, limit] = OutputCache(keep, conditions)
             made_by[model.name] = engines.made_by(model)
-            systems[model.name] = _answer(model, made_by[model.name], conditions, cache, engines, steps)
-        reused += cache.reused
+            systems[model.name] = _answer(
+                model, made_by[model.name], conditions, caches[constrained, limit], engines, steps
+            )
+    reused = [name for cache in caches.values() for name in cache.reused]
     circular |= {each.name: circular.get(each.reference or BASE, "") for each in free}
     evaluations = {
         name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()

@@ -18,7 +18,7 @@ from searchlora.data.dataset import load_dataset
 from searchlora.errors import BaseMismatch, DataError, NotInStore, PipelineError, TamperedAdapter, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
-from searchlora.experiments import encoder_cache, encoder_evaluate
+from searchlora.experiments import encoder_cache, encoder_evaluate, encoder_evaluation_run
 from searchlora.experiments.encoder_cache import EncoderCache
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, Found
 from searchlora.experiments.evaluate import evaluate
@@ -220,6 +220,21 @@ def test_classification_is_evaluated(place, data, fast, tmp_path):
     assert found.comparison.measures[0] == "macro-F1"
     assert set(found.systems["sorter@1"].outputs) <= set(WORDS[:3])
     write(found, tmp_path / "report")
+
+
+@pytest.mark.slow
+def test_each_adapter_is_evaluated_with_its_own_classifier(place, data, fast, tmp_path, monkeypatch):
+    for classifier in ("linear", "centroid"):
+        overrides = (*fast, f"classifier={classifier}")
+        train("embedding", data / "labels", f"by-{classifier}", overrides=overrides, store=place)
+    used = []
+    classify = encoder_evaluation_run.classify
+    monkeypatch.setattr(encoder_evaluation_run, "classify", lambda *given: used.append(given[-1]) or classify(*given))
+    options = {"store": place, "keep": tmp_path / "outputs"}
+    evaluate("by-linear", data / "labels", beside=["by-centroid"], **options)
+    assert used == ["linear", "centroid", "linear"]  # of the base, the other adapter, and the candidate
+    again = evaluate("by-centroid", data / "labels", beside=["by-linear"], **options)
+    assert used[3:] == ["centroid"] and set(again.reused) == {"by-linear@1", "by-centroid@1"}
 
 
 @pytest.mark.usefixtures("stored")

@@ -1,16 +1,21 @@
-"""Inputs that `evaluate` refuses before any long work."""
+"""Inputs that `evaluate` refuses before any long work, and decoding options of adapters that are compared."""
 
 from __future__ import annotations
 
 import pytest
 
+from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError
 from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.evaluation_run import EvaluationRun
+from searchlora.experiments.judge.judgments import load_judgments
+from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.task import load_task
-from tests.made import made_adapter
-from tests.words import first_word
+from tests.made import made_adapter, made_folder
+from tests.words import first_word, word_records
 
 
 @pytest.mark.slow
@@ -23,3 +28,33 @@ def test_a_dataset_of_another_task_is_refused(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr("searchlora.experiments.evaluate.load_task", lambda *_: task)
     with pytest.raises(DataError, match="is a dataset of the task 'rewriting', not of 'first-word'"):
         evaluate("one", data, split="train", store=store)
+
+
+@pytest.mark.slow
+def test_each_adapter_generates_as_many_tokens_as_its_own_recipe_says(tiny_base, tmp_path, monkeypatch):
+    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
+    for name, limit in (("short", 2), ("long", 5)):
+        folder, recipe = made_folder(tiny_base, tmp_path / name, 1, (f"max_new_tokens={limit}",))
+        store_adapter(store, name, folder, task=task, recipe=recipe, base=tiny_base)
+    rewriting = load_task("rewriting")
+    build(rewriting, rewriting.folder / "examples.jsonl", format="native", out=tmp_path / "data")
+    dataset, records = load_dataset(tmp_path / "data"), word_records(3)
+    generated = {}
+    run_model = EvaluationRun.run_model
+
+    def watched(self, name, *arguments, **options):
+        generated[name] = self.max_new_tokens
+        return run_model(self, name, *arguments, **options)
+
+    monkeypatch.setattr(EvaluationRun, "run_model", watched)
+
+    def evaluated(*names):
+        adapters = [store.get(name) for name in names]
+        judgments = load_judgments(dataset, None)
+        return evaluate_prompted(task, dataset, records, judgments, adapters, keep=tmp_path / "outputs", store=store)
+
+    evaluated("short", "long")
+    assert generated == {"base zero-shot": 2, "long@1": 5, "short@1": 2}
+    generated.clear()
+    assert set(evaluated("long", "short").reused) == {"long@1", "short@1"}
+    assert generated == {"base zero-shot": 5}
