@@ -59,7 +59,8 @@ class Facts:
         policy: The policy of the last decision on this alias, as JSON; None: there was none.
         sliced: Names of the rules on slice values of that decision.
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: unknown.
-        upper_bounds: Systems made from the expected outputs, which `beat: {baselines: all}` leaves out.
+        not_baselines: Systems that `beat: {baselines: all}` leaves out: other models, and those made from the expected
+            outputs.
     """
 
     roles: Mapping[str, str]
@@ -71,7 +72,7 @@ class Facts:
     policy: Mapping[str, Any] | None = None
     sliced: tuple[str, ...] = ()
     leaked: tuple[str, ...] | None = field(default=())
-    upper_bounds: frozenset[str] = frozenset()
+    not_baselines: frozenset[str] = frozenset()
 
 
 def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> tuple[RuleResult, ...]:
@@ -143,8 +144,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
 
 
 def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
-    for role, requirement in _to_beat(policy, comparison, candidate, facts).items():
-        system = facts.roles.get(role, role)
+    for role, system, requirement in _to_beat(policy, comparison, candidate, facts):
         if role == "incumbent" and system not in comparison.systems:
             finding = (
                 f"{facts.removed}, was removed; nothing to compare with"
@@ -172,14 +172,16 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         yield RuleResult(f"beat {role}", passed, finding, 0.0 if passed else _size(short))
 
 
-def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> dict[str, Margin]:
-    """Role or system -> margin, the baselines after the roles."""
+def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> Iterator[tuple[str, str, Margin]]:
+    """Role or name, system, and margin of each system to beat, the baselines last."""
+    for role, margin in policy.beat.items():
+        yield role, facts.roles.get(role, role), margin
     if policy.baselines is None:
-        return dict(policy.beat)
-    taken = {candidate, *facts.roles.values(), *policy.beat}
-    others = [system for system in comparison.systems if system not in taken]
+        return
+    others = [system for system in comparison.systems if system != candidate]
     if policy.baselines.systems == "all":
-        wanted = [system for system in others if system not in facts.upper_bounds]
+        left_out = {*facts.not_baselines, *(facts.roles.get(role, role) for role in policy.beat)}
+        wanted = [system for system in others if system not in left_out]
     else:
         by_name = {system.casefold(): system for system in others}
         missing = [name for name in policy.baselines.systems if name.casefold() not in by_name]
@@ -189,7 +191,9 @@ def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Fact
                 fix=f"Baselines: {', '.join(others) or 'none'}.",
             )
         wanted = [by_name[name.casefold()] for name in policy.baselines.systems]
-    return {**policy.beat, **dict.fromkeys(wanted, Margin(margin=policy.baselines.margin))}
+    for system in dict.fromkeys(wanted):
+        if system not in policy.beat:
+            yield system, system, Margin(margin=policy.baselines.margin)
 
 
 def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:

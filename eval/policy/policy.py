@@ -50,8 +50,8 @@ class Baselines(_Strict):
     """Rules and other systems beside the candidate that must be beaten, each as `Margin` says.
 
     Attributes:
-        systems: Names of systems, or `all`: every system of the comparison that is not the candidate, a role, or named
-            under `beat`. Names that differ in case only are the same.
+        systems: Names of systems, or `all`: every system of the comparison that is not the candidate, another model
+            that `promote` evaluates, or named under `beat`. Names that differ in case only are the same.
     """
 
     systems: tuple[str, ...] | Literal["all"] = "all"

@@ -117,7 +117,7 @@ def promote(
         removed=_removed(history, alias),
         policy=last.policy if last else None,
         sliced=_sliced(last) if last else (),
-        upper_bounds=evaluated.task.upper_bounds,
+        not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         leaked=seen_in_training(store, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)

@@ -148,6 +148,12 @@ class Experiment(_Strict):
             raise ValueError(f"'{unknown[0]}' is tested but not measured")
         if self.policy is not None and self.candidate is None:
             raise ValueError("a policy needs a candidate to decide on")
+        roles = [role for role in ("base", "incumbent") if self.policy is not None and role in self.policy.beat]
+        if self.baseline is None and (absent := [role for role in roles if role not in self.systems]):
+            raise ValueError(
+                f"the policy asks to beat '{absent[0]}', which is the baseline of an experiment, and there is none; "
+                "give a baseline, or systems of the experiment under 'beat'"
+            )
         return self
 
 

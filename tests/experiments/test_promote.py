@@ -150,6 +150,9 @@ def test_a_significant_loss_to_a_baseline_is_reported_everywhere(shop, cli):
 def test_a_policy_can_demand_that_rules_are_beaten(shop):
     policy = Policy.model_validate({"beat": {"base": {}, "baselines": "all"}})
     assert broken(shop.promote(ALL_RIGHT, policy)) == {"beat dictionary"}  # as good, and not better
+    alone = Policy.model_validate({"beat": {"baselines": "all"}})
+    rules = {result.rule for result in shop.promote(ALL_RIGHT, alone).results}
+    assert {rule for rule in rules if rule.startswith("beat")} == {"beat dictionary"}  # the base is no baseline
     found = shop.promote(ALWAYS_GREEN, Policy.model_validate({"beat": {"baselines": ["dictionary"]}}))
     assert broken(found) >= {"beat dictionary"}
     evidence = shop.store.history(NAME)[-1].decision.evidence

@@ -46,6 +46,8 @@ def test_a_policy_may_be_a_file_or_inline(file, tmp_path):
     assert read_experiment(file).policy.beat["bm25"].margin == 0.01
     file.write_text(TEXT + "policy: {invalid_rate: {at_most: 0.1}}\n")
     assert read_experiment(file).policy.invalid_rate.at_most == 0.1
+    file.write_text(TEXT.replace("  own: {", "  base: {").replace("baseline: bm25", "policy: {beat: {base: {}}}"))
+    assert read_experiment(file).policy.beat.keys() == {"base"}
 
 
 def test_the_experiment_and_each_system_may_have_an_engine(file, monkeypatch):
@@ -79,6 +81,8 @@ def test_the_experiment_and_each_system_may_have_an_engine(file, monkeypatch):
         (("name: shop", "nmae: shop"), "'name'|'nmae'"),
         (("candidate: rewriter", "tested: [AP]"), "'AP' is tested but not measured"),
         (("candidate: rewriter", "policy: {}"), "needs a candidate"),
+        (("baseline: bm25", "policy: {beat: {incumbent: {}}}"), "asks to beat 'incumbent', which is the baseline"),
+        (("baseline: bm25", "policy: {}"), "asks to beat 'base', which is the baseline of an experiment"),
         (("  bm25: {", '  "": {run: a}\n  bm25: {'), "a name of 1 to 100 printable characters"),
         (("  bm25: {", '  "bell\\a": {run: a}\n  bm25: {'), "a name of 1 to 100 printable characters"),
         (("  bm25: {", f"  {'x' * 101}: {{run: a}}\n  bm25: {{"), "a name of 1 to 100 printable characters"),

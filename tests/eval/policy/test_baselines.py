@@ -40,8 +40,8 @@ def compared(tfidf: float, less_is_better: bool = False) -> Comparison:
     )
 
 
-def broken(policy: Policy, comparison: Comparison) -> set[str]:
-    results = decide(policy, comparison, "new@2", Facts(roles=ROLES))
+def broken(policy: Policy, comparison: Comparison, **facts: object) -> set[str]:
+    results = decide(policy, comparison, "new@2", Facts(**{"roles": ROLES, **facts}))
     return {result.rule for result in results if not result.passed}
 
 
@@ -56,7 +56,7 @@ def test_all_baselines_must_be_beaten():
 
 
 def test_an_upper_bound_need_not_be_beaten_unless_it_is_named():
-    facts = Facts(roles=ROLES, upper_bounds=frozenset({"TF-IDF"}))
+    facts = Facts(roles=ROLES, not_baselines=frozenset({"TF-IDF"}))
     results = decide(policy("all"), compared(0.03), "new@2", facts)
     assert {result.rule for result in results if result.rule.startswith("beat")} == {"beat base", "beat majority"}
     assert all(result.passed for result in results)
@@ -69,6 +69,23 @@ def test_named_baselines_must_be_beaten_by_the_margin():
     assert broken(policy(["tf-idf", "majority"]), compared(0.03)) == {"beat TF-IDF"}
     assert broken(policy({"systems": ["majority"], "margin": 0.39}), compared(0.0)) == set()
     assert broken(policy({"systems": ["majority"], "margin": 0.41}), compared(0.0)) == {"beat majority"}
+
+
+def test_a_system_with_a_role_is_a_baseline_unless_it_is_another_model():
+    """The baseline of an experiment is its base and incumbent; `promote` has models in these roles."""
+    roles = {"base": "TF-IDF", "incumbent": "TF-IDF"}
+    for baselines in ("all", ["tf-idf"]):
+        alone = Policy.model_validate({"beat": {"baselines": baselines}})
+        results = decide(alone, compared(0.03), "new@2", Facts(roles=roles))
+        assert {result.rule for result in results if not result.passed} == {"beat TF-IDF"}
+    assert broken(policy("all"), compared(-0.03), roles=roles) == set()
+    facts = {"roles": roles, "not_baselines": frozenset({"TF-IDF"})}
+    assert broken(Policy.model_validate({"beat": {"baselines": "all"}}), compared(0.03), **facts) == set()
+
+
+def test_a_margin_under_beat_goes_before_that_of_the_baselines():
+    asked = {"beat": {"majority": {"margin": 0.41}, "baselines": ["majority"]}}
+    assert broken(Policy.model_validate(asked), compared(0.0)) == {"beat majority"}
 
 
 def test_a_baseline_that_was_not_evaluated_is_an_error():
