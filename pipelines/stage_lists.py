@@ -112,6 +112,14 @@ def engine_searches(stages: Iterable[Settings]) -> list[EngineSearchSettings]:
     return found
 
 
+def searches_by_http(stages: Iterable[Settings]) -> bool:
+    """Whether a stage `http` queries a search engine, also under `fuse`."""
+    return any(
+        isinstance(stage, HttpSettings) or (isinstance(stage, FuseSettings) and searches_by_http(stage.of))
+        for stage in stages
+    )
+
+
 def supplied_runs(stages: Iterable[Settings]) -> tuple[str, ...]:
     """The run files that stages take hits from."""
     return tuple(stage.run for stage in stages if isinstance(stage, HitsSettings) and stage.run is not None)

@@ -29,7 +29,15 @@ from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
 from searchlora.pipelines.retrievers import Retrievers
-from searchlora.pipelines.stage_lists import adapters, encoders, pinned, reads_corpus, supplied_runs, zero_shot
+from searchlora.pipelines.stage_lists import (
+    adapters,
+    encoders,
+    pinned,
+    reads_corpus,
+    searches_by_http,
+    supplied_runs,
+    zero_shot,
+)
 from searchlora.pipelines.stage_settings import AdapterSettings, Settings, dumped
 from searchlora.pipelines.stages import INVALID
 from searchlora.progress import Steps, unwatched
@@ -106,6 +114,9 @@ def plans(spec: Experiment, store: Store, tasks: str | Path | None = None) -> di
 class SystemRuns:
     """Computes and caches the runs of an experiment's systems.
 
+    A run is not reused if a stage was skipped, which may be a matter of the moment, or if a stage `http` searches an
+    engine, whose content is unknown.
+
     Args:
         planned: System -> plan.
         topics: Topic -> fields.
@@ -157,12 +168,14 @@ class SystemRuns:
         key = self._key(plan)
         path = self.folder / f"{file_name(name)}.trec"
         metadata = path.with_suffix(".json")
-        if (cached := _cached(path, metadata, key)) is not None:
+        if key is not None and (cached := _cached(path, metadata, key)) is not None:
             return cached
         done = self._executed(name, plan, self.searches)
         built, invalid = done.pipeline, _invalid(done.searches)
         write_json(metadata, {})  # an interruption leaves a run that is computed again
         card = write_run_with_card(path, run_of(done.searches), built.tag, run_card(name, built, self.store))
+        if any(search.get("skipped") for search in done.searches):
+            key = None
         kept = {"key": key, "machine": machine(), "costs": done.costs, "parts": done.parts, "invalid": invalid}
         write_json(metadata, kept)
         return SystemRun(Source(path=path, format="trec"), card, done.costs, invalid, parts=done.parts)
@@ -186,8 +199,10 @@ class SystemRuns:
         done = built.execute(searches, progress=self.steps(f"Searching: {name}"))
         return Executed(built, done, {"ms per query": 1000 * (time.monotonic() - started) / len(done)})
 
-    def _key(self, plan: Plan) -> str:
-        """Hash of everything that the run depends on: plan, inputs and topics."""
+    def _key(self, plan: Plan) -> str | None:
+        """Hash of everything that the run depends on: plan, inputs and topics; None if that is unknown."""
+        if searches_by_http(plan.stages):
+            return None
         parts = [plan.sha256, self.inputs["topics"], self.inputs.get("corpus"), sorted(self.topics)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

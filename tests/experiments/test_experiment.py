@@ -21,6 +21,7 @@ from searchlora.experiments.experiment import experiment
 from searchlora.experiments.experiment_report import write
 from searchlora.experiments.spec import read_experiment
 from searchlora.task import load_prompted_task
+from tests.inference.http_server import Reply, answering
 from tests.made import made_adapter, made_folder
 
 WORDS = ["tent", "shoes", "lamp", "stove", "rope", "bottle", "jacket", "gloves", "map", "knife"]
@@ -287,9 +288,30 @@ def test_a_stage_that_was_skipped_counts_as_invalid(folder, tiny_base):
     skipped = "{adapter: {name: judge, on_failure: skip}}"  # no stage before it has fetched passages
     (folder / "skips.yaml").write_text(f"name: skips\nstages: [{skipped}, {{bm25: {{k: 20}}}}]\n")
     systems = {"faulty": {"run": "faulty.trec"}, "skips": {"pipeline": "skips.yaml"}}
-    found = experiment(write_spec(folder, systems=systems, candidate="skips"), folder / "out", store=store)
-    invalid = found.comparison.invalid["skips"]
-    assert len(invalid) == TOPICS and "judge@1 was skipped: " in invalid["q0"]
+    for _ in range(2):  # the reason may be gone by now, so the run is computed again
+        found = experiment(write_spec(folder, systems=systems, candidate="skips"), folder / "out", store=store)
+        invalid = found.comparison.invalid["skips"]
+        assert len(invalid) == TOPICS and "judge@1 was skipped: " in invalid["q0"]
+        assert not found.runs["skips"].reused
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["{http: %s}", "{fuse: {of: [{http: %s}, {bm25: {}}]}}"])
+def test_a_run_of_an_engine_behind_http_is_computed_again(folder, stage):
+    content = ["d1"]
+
+    def answer(_):
+        return Reply({"hits": {"hits": [{"_id": each, "_score": 1.0, "_source": {}} for each in content]}})
+
+    with answering(answer) as server:
+        url = f"{{url: '{server.url}/products/_search', engine: opensearch}}"
+        (folder / "engine.yaml").write_text(f"name: engine\nstages: [{stage % url}]\n")
+        systems = {"faulty": {"run": "faulty.trec"}, "engine": {"pipeline": "engine.yaml"}}
+        spec, out = write_spec(folder, systems=systems, candidate="engine"), folder / "out"
+        experiment(spec, out)
+        content.append("added")
+        assert not experiment(spec, out).runs["engine"].reused
+    assert "added" in read_run(out / "runs" / "engine.trec")["q1"]
 
 
 @pytest.mark.slow
