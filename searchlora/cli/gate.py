@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from searchlora.cli.options import (
+    AllowCircularOption,
     ClusterOption,
     EngineOptions,
     JsonOption,
@@ -43,6 +44,7 @@ def fit(
     no_vectors: Annotated[
         bool, typer.Option("--no-vectors", help="Use only the text of the query as features, not its vector.")
     ] = False,
+    allow_circular: AllowCircularOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Learn to choose the weights of a `fuse` stage for each query, from judged training queries.
@@ -67,13 +69,15 @@ def fit(
             measure=measure,
             cluster=cluster,
             vectors=not no_vectors,
+            allow_circular=allow_circular,
             store=options.store,
             tasks=options.tasks,
             steps=steps,
         )
     gate = fitted.gate
     if as_json:
-        typer.echo(json.dumps({"gate": str(out), **_summary(gate)}, indent=2))
+        marked = {"circular": fitted.circular} if fitted.circular else {}
+        typer.echo(json.dumps({"gate": str(out), **_summary(gate), **marked}, indent=2))
         return
     found = gate.validation
     typer.echo(
@@ -86,6 +90,8 @@ def fit(
         typer.echo(f"The gain does not exceed its standard error: the gate takes {weights} for every query.")
     else:
         typer.echo(f"The gate chooses for each query; the best fixed mix is {weights}.")
+    if fitted.circular:
+        typer.echo(f"circular: {fitted.circular}")
     typer.echo(f"Wrote {out}. Use it in the pipeline: fuse: {{gate: {out}, ...}}.")
 
 
@@ -100,6 +106,7 @@ def evaluate(
     options: PipelineOptions,
     engine: EngineOptions,
     cluster: ClusterOption = None,
+    allow_circular: AllowCircularOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a gate with the best fixed mix of its training queries, with each part alone, and with the oracle.
@@ -122,6 +129,7 @@ def evaluate(
             overrides=options.settings,
             engine=engine.read(),
             cluster=cluster,
+            allow_circular=allow_circular,
             store=options.store,
             tasks=options.tasks,
             steps=steps,

@@ -22,11 +22,12 @@ from searchlora.errors import DataError, PipelineError, UsageError, some
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formats import read_qrels, read_topics
-from searchlora.eval.judgments.lineage import query_hash
+from searchlora.eval.judgments.card import JudgmentsCard, read_card
+from searchlora.eval.judgments.lineage import lineage_of, query_hash, refuse_circular
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.fixed_mixes import PARTS, PartHits, mix_table, part_hits, values_under
 from searchlora.experiments.result_files import versions
-from searchlora.experiments.run import with_history
+from searchlora.experiments.run import run_card, with_history
 from searchlora.files import atomic_text, check_writable, file_sha256
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
@@ -47,10 +48,15 @@ BEST_HERE, ORACLE = "best fixed mix of these queries", "oracle"
 
 @dataclass(frozen=True)
 class FittedGate:
-    """A gate with the file that it was written to."""
+    """A gate with the file that it was written to.
+
+    Attributes:
+        circular: Why the judgments are circular; empty: they are not.
+    """
 
     path: Path
     gate: Gate
+    circular: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ def fit_gate(
     measure: str = "nDCG@10",
     cluster: str | None = None,
     vectors: bool = True,
+    allow_circular: bool = False,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -99,17 +106,21 @@ def fit_gate(
         measure: What the weights are chosen by.
         cluster: Topic field with the group of dependent queries, which cross-validation keeps together.
         vectors: Whether the query vector of a dense part may be among the features.
+        allow_circular: Accept a judge that is part of the pipeline or was trained on these queries; the result, and the
+            gate's `origin`, are marked as circular.
         corpus, overrides, engine, store, tasks, steps: See `Pipeline.load`.
 
     Raises:
         PipelineError: for a pipeline without such a stage, or where a rewrite before it searches with several queries.
         DataError: for too few judged queries, or a file that cannot be read or written.
-        UsageError: for an unknown measure, or a field that no topic has.
+        UsageError: for an unknown measure, a field that no topic has, or a circular judge.
         BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
     out = Path(out)
     check_writable(out)
-    found = _Searched.load(pipeline, topics, qrels, corpus, overrides, engine, store, tasks, steps)
+    found = _Searched.load(
+        pipeline, topics, qrels, corpus, overrides, engine, store, tasks, steps, allow_circular=allow_circular
+    )
     mixes, values = found.table(measure, steps)
     names, text, vector = features_of(found.queries, found.part_retrievers, vectors=vectors)
     learned = learn(text, vector, values, found.groups(cluster))
@@ -132,7 +143,7 @@ def fit_gate(
     )
     with atomic_text(out) as file:
         file.write(gate.model_dump_json(indent=1) + "\n")
-    return FittedGate(out, gate)
+    return FittedGate(out, gate, found.circular)
 
 
 def evaluate_gate(
@@ -145,6 +156,7 @@ def evaluate_gate(
     overrides: Sequence[str] = (),
     engine: EngineSettings | None = None,
     cluster: str | None = None,
+    allow_circular: bool = False,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -155,14 +167,27 @@ def evaluate_gate(
         pipeline: The pipeline that it was fitted for.
         gate: The file that `fit_gate` wrote.
         topics: Test queries.
+        allow_circular: As `fit_gate`; all figures are marked.
         Otherwise as `fit_gate`; intervals and tests resample whole groups of `cluster`.
 
     Raises:
-        UsageError: if a test query is one that the gate was fitted on.
+        UsageError: if a test query is one that the gate was fitted on, or for a circular judge.
         PipelineError: for a gate of another fusion; also as `fit_gate`.
     """
     fitted = read_gate(Path(gate))
-    found = _Searched.load(pipeline, topics, qrels, corpus, overrides, engine, store, tasks, steps, gate=Path(gate))
+    found = _Searched.load(
+        pipeline,
+        topics,
+        qrels,
+        corpus,
+        overrides,
+        engine,
+        store,
+        tasks,
+        steps,
+        gate=Path(gate),
+        allow_circular=allow_circular,
+    )
     trained = set(fitted.queries)
     seen = [topic for topic, query in found.asked.items() if query_hash(query) in trained]
     if seen:
@@ -193,6 +218,7 @@ def evaluate_gate(
             {fitted.measure: dict(zip(found.asked, column.tolist(), strict=True))},
             clusters=clusters,
             notes=(_BOUNDS,) if name == ORACLE else (),
+            circular=found.circular,
         )
         for name, column in systems.items()
     }
@@ -214,6 +240,8 @@ class _Searched:
         stage: The fusion without a gate.
         topics: Judged topic -> its fields.
         asked: Topic -> its query as it was asked. (Where a stage rewrites it, `queries` are the rewritten ones.)
+        judgments: The card of the judgments; None: unknown, treated as human.
+        circular: Why the judgments are circular; empty: they are not.
     """
 
     config: PipelineConfig
@@ -226,6 +254,8 @@ class _Searched:
     hits: Mapping[str, PartHits]
     corpus: Corpus | None
     store: Store
+    judgments: JudgmentsCard | None
+    circular: str
 
     @classmethod
     def load(
@@ -241,8 +271,9 @@ class _Searched:
         steps: Steps,
         *,
         gate: Path | None = None,
+        allow_circular: bool,
     ) -> _Searched:
-        """Execute the stages up to the fusion, and search each part once."""
+        """Refuse a circular judge, execute the stages up to the fusion, and search each part once."""
         config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline, overrides, engine)
         check_order(config.stages, config.source)
         store = store if isinstance(store, Store) else Store(store)
@@ -251,6 +282,10 @@ class _Searched:
         fusion = stages[-1]
         assert isinstance(fusion, FuseSettings)
         judged, grades = _judged(Path(topics), Path(qrels))
+        card = read_card(qrels)
+        lineage = lineage_of(run_card(config.name, Pipeline(config.name, (), stages), store))
+        asked = {topic: str(fields["query"]) for topic, fields in judged.items()}
+        circular = refuse_circular(card, {config.name: lineage}, asked, allow=allow_circular).get(config.name, "")
         if corpus is None:
             corpus = own_corpus(config)
         documents = retrievers(corpus if corpus is not None else (), config)
@@ -271,7 +306,7 @@ class _Searched:
                 )
         found = part_hits(stage, executed)
         hits = dict(zip(judged, found, strict=True))
-        return cls(config, stages, fusion, stage, executed, judged, grades, hits, corpus, store)
+        return cls(config, stages, fusion, stage, executed, judged, grades, hits, corpus, store, card, circular)
 
     @property
     def asked(self) -> dict[str, str]:
@@ -321,7 +356,12 @@ class _Searched:
             "pipeline": self.config.name,
             "stages": [list(key) for key in part_keys(self.stages)],
             "topics": {"name": topics.name, "sha256": file_sha256(topics)},
-            "qrels": {"name": qrels.name, "sha256": file_sha256(qrels)},
+            "qrels": {
+                "name": qrels.name,
+                "sha256": file_sha256(qrels),
+                "source": self.judgments.source if self.judgments is not None else None,
+                **({"circular": self.circular} if self.circular else {}),
+            },
             "corpus": {"name": corpus.name, "sha256": file_sha256(corpus), "map": dict(columns)} if corpus else None,
             "adapters": {name: dict(self.store.get(name).manifest.files) for name in adapters(self.stages)},
             "encoders": {name: fingerprint(resolve(name).path).model_dump() for name in encoders(self.stages)},

@@ -52,7 +52,8 @@ class Gate(BaseModel):
         coefficients: Shape (mixes, features); empty where the gate takes the fixed mix for every query.
         intercepts: Mean measure of the training queries, shape (mixes,).
         validation: How the gate was chosen, see `learn`.
-        origin: What it was fitted on: hashes of topics, qrels and corpus, pinned stages and encoders.
+        origin: What it was fitted on: hashes of topics, qrels and corpus, the source of the qrels and why they are
+            circular, pinned stages and encoders.
         queries: Hashes of the training queries (`eval.judgments.lineage.query_hash`), so that none is a test query.
     """
 

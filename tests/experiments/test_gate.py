@@ -10,10 +10,11 @@ import yaml
 
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, PipelineError, UsageError
-from searchlora.eval.judgments.card import read_run_card
+from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
+from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.measures import retrieval_values
 from searchlora.experiments.gate import BEST_HERE, EQUAL, FIXED, GATE, ORACLE, evaluate_gate, fit_gate
-from searchlora.experiments.lineage import seen_by_run
+from searchlora.experiments.lineage import base_reference, seen_by_run
 from searchlora.experiments.run import run
 from searchlora.experiments.slots import find_slots, without
 from searchlora.pipelines.config import read_pipeline
@@ -222,6 +223,35 @@ def test_what_cannot_be_fitted_is_refused(shop, tmp_path):
     assert not out.exists()
 
 
+def judged_by(shop, folder, **lineage):
+    """The judgments as those of a judge, with their card."""
+    qrels = shutil.copy(shop / "qrels.txt", folder / "judged.txt")
+    write_card(qrels, JudgmentsCard("llm", "2026-07-01", judge="judge@1", **lineage))
+    return qrels
+
+
+def test_a_judge_that_was_trained_on_the_queries_is_refused_or_marked(shop, tmp_path, cli):
+    queries = (query_hash("10q please"), query_hash("11q please"))
+    qrels, out = judged_by(shop, tmp_path, judge_lineage=("judge@1",), judge_queries=queries), tmp_path / "gate.json"
+    train, test = shop / "train.jsonl", shop / "test.jsonl"
+    with pytest.raises(UsageError, match="judge@1 was trained on 1 of the 40 topics"):
+        fit_gate(shop / "shop.yaml", train, qrels, out)
+    fitted = fit_gate(shop / "shop.yaml", train, qrels, out, allow_circular=True)
+    assert fitted.circular == fitted.gate.origin["qrels"]["circular"] != ""
+    assert fitted.gate.origin["qrels"]["source"] == "llm"
+    with pytest.raises(UsageError, match="judge@1 was trained on 1 of the 40 topics"):
+        evaluate_gate(shop / "shop.yaml", out, test, qrels)
+    found = evaluate_gate(shop / "shop.yaml", out, test, qrels, allow_circular=True)
+    assert found.comparison.circular.keys() == set(found.comparison.systems)
+    asked = ("gate", "fit", shop / "shop.yaml", "--topics", train, "--qrels", qrels, "--out", out)
+    assert "allow circular figures" in cli(*asked).err
+    assert "circular: the judge judge@1 was trained" in cli(*asked, "--allow-circular").out
+    with qrels.open("a", encoding="utf-8") as file:
+        file.write("p0 0 b0 1\n")
+    with pytest.raises(DataError, match="changed"):
+        fit_gate(shop / "shop.yaml", train, qrels, out, allow_circular=True)
+
+
 def test_stages_before_the_fusion_are_executed(shop, tmp_path):
     before = [{"bm25": {"k": 5}}, {"match": {"boost": {"title": "query"}}}]
     pipeline = write(shop / "before.yaml", FUSE, before)
@@ -234,6 +264,9 @@ def test_stages_before_the_fusion_are_executed(shop, tmp_path):
 def test_three_parts_have_66_mixes_and_a_vector(shop, encoder_base, tmp_path):
     dense = {"dense": {"model": str(encoder_base.path)}}
     pipeline = write(shop / "three.yaml", {**FUSE, "of": [*FUSE["of"], dense]})
+    own = judged_by(shop, tmp_path, judge_lineage=(base_reference(str(encoder_base.path)),))
+    with pytest.raises(UsageError, match="the judge judge@1 and the system share base"):
+        fit_gate(pipeline, shop / "train.jsonl", own, tmp_path / "gate.json")
     fitted = fit_gate(pipeline, shop / "train.jsonl", shop / "qrels.txt", tmp_path / "gate.json")
     assert len(fitted.gate.mixes) == 66
     assert list(fitted.gate.origin["encoders"]) == [str(encoder_base.path)]
