@@ -13,7 +13,7 @@ from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.formatting import to_plain, write_json
 from searchlora.eval.judge.card import JudgeCard, cards_markdown, judge_card, to_json
 from searchlora.eval.judge.comparison import JudgeComparison, compare_judges
-from searchlora.eval.judge.labels import Labels, check_human, read_labels
+from searchlora.eval.judge.labels import Labels, check_human, check_judge, read_labels
 from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.judgments.card import invalid_path, read_card
@@ -83,13 +83,16 @@ def judge_cards(
     Raises:
         UsageError: for a circular judge without `allow_circular`, variants of an unknown judge, and as `judge_card`,
             `compare_judges` and `order_of_runs`.
-        DataError: for a file that cannot be read, or human qrels whose card names another source.
+        DataError: for a file that cannot be read, human qrels whose card names another source, or a judge's whose card
+            names human grades.
     """
     parse_measure(measure)
     correct((), correction)
     for path in (human, *(raters or {}).values()):
         check_human(path)
     variants = variants or {}
+    for path in (*judges.values(), *(file for files in variants.values() for file in files)):
+        check_judge(path)
     if unknown := sorted(variants.keys() - judges.keys()):
         raise UsageError(f"there is no judge '{unknown[0]}' to be a variant of", fix=f"Judges: {', '.join(judges)}.")
     human_qrels = read_qrels(human)

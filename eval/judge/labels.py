@@ -41,6 +41,20 @@ def check_human(path: str | Path) -> None:
         raise DataError(f"holds judgments of source '{card.source}', not human ones", where=str(path))
 
 
+def check_judge(path: str | Path) -> None:
+    """Raise `DataError` if the card of a judge's labels says that human grades are among them.
+
+    A judge that is compared with human grades would be compared with themselves there.
+    """
+    card = read_card(path)
+    if card is not None and card.source in ("human", "mixed"):
+        raise DataError(
+            f"holds judgments of source '{card.source}', not a judge's alone",
+            where=str(path),
+            fix="Give the file that the judge wrote.",
+        )
+
+
 def read_labels(path: str | Path) -> dict[str, dict[str, int | None]]:
     """Read a judge's qrels with its invalid answers: topic -> document -> grade, or None for an invalid answer.
 

@@ -40,7 +40,7 @@ class PredictionPowered:
     """A mean from human and judge labels, beside the mean of the human labels alone.
 
     Attributes:
-        value, low, high: Estimate with the judge, and its 95% interval.
+        value, low, high: Estimate with the judge, and its 95% interval; none is outside the range of the labels.
         human_only_value, human_only_low, human_only_high: Mean of the human labels and its usual interval.
         lam: Weight of the judge (lambda), 0 to 1.
         n_human: Number of human-labelled rows.
@@ -111,11 +111,12 @@ def prediction_powered_mean(
     estimate = strata.estimate(lam)
     names = None if clusters is None else [clusters[row] for row in human]
     human_only = bootstrap_interval(list(human.values()), names, resamples=resamples, seed=seed, level=level)
-    low, high = human_only
+    value, (low, high) = float(estimate.value[0]) + shift, human_only
     if strata.uses_judge:
         limits = interval(strata, estimate, lam, level, resamples, np.random.default_rng(seed))
-        bounds = (*human.values(), *judged.values())
-        low, high = max(limits[0] + shift, min(bounds)), min(limits[1] + shift, max(bounds))
+        observed = (*human.values(), *judged.values())
+        corrected = np.clip((value, limits[0] + shift, limits[1] + shift), min(observed), max(observed))
+        value, low, high = map(float, corrected)
     fitted = 1 if lam is None and strata.uses_judge else 0
     correction = (strata.labelled - 1 - fitted) / (strata.labelled - 1)
     error, human_error = float(estimate.error[0]), float(strata.estimate(0.0).error[0])
@@ -125,7 +126,7 @@ def prediction_powered_mean(
     elif human_error > 0:
         effective_n = math.inf
     return PredictionPowered(
-        value=float(estimate.value[0]) + shift,
+        value=value,
         low=low,
         high=high,
         human_only_value=shift,

@@ -11,7 +11,7 @@ from typing import Any
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels, read_run
 from searchlora.eval.formatting import figure, markdown_table
-from searchlora.eval.judge.labels import Labels, check_grades, check_human, read_labels
+from searchlora.eval.judge.labels import Labels, check_grades, check_human, check_judge, read_labels
 from searchlora.eval.judge.prediction_powered import (
     PredictionPowered,
     prediction_powered_difference,
@@ -102,11 +102,12 @@ def powered_runs(
     Raises:
         UsageError: without a run, for a circular judge without `allow_circular`, or for too few human topics.
         DataError: for a file that cannot be read, human qrels whose card names another source or that have a grade
-            outside the scale, or a topic that the judge did not judge.
+            outside the scale, judge qrels whose card names human grades, or a topic that the judge did not judge.
     """
     if not runs:
         raise UsageError("there is no run to measure", fix="Give one as --run NAME=FILE.")
     check_human(human)
+    check_judge(judged)
     human_qrels, labels = read_qrels(human), read_labels(judged)
     check_grades(human_qrels, scale)
     # Topics with invalid answers only are kept: otherwise topics on which the judge fails would be missing.

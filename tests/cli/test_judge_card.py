@@ -99,6 +99,15 @@ def test_human_qrels_must_be_human(refused, files):
     assert "judgments of source 'llm', not human ones" in refused(*asked(files))
 
 
+@pytest.mark.parametrize("source", ["mixed", "human"])
+def test_human_grades_are_not_compared_with_themselves(refused, files, source):
+    counts = {"human": 120} if source == "human" else {"human": 60, "llm": 60}
+    for file, more in (("poor", ()), ("poor-again", ("--variant", f"poor={files / 'poor-again'}"))):
+        write_card(files / file, JudgmentsCard(source, DATE, counts=counts))
+        assert f"{file}: holds judgments of source '{source}', not a judge's alone" in refused(*asked(files, *more))
+        (files / f"{file}.card.json").unlink()
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

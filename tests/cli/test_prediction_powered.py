@@ -9,7 +9,7 @@ import random
 import pytest
 
 from searchlora.eval.judge.prediction_powered import prediction_powered_difference, prediction_powered_measure
-from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_judgments, write_run_card
+from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_judgments, write_run_card
 from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
 
 
@@ -91,5 +91,7 @@ def test_an_invalid_answer_is_unjudged_and_counted(folder, cli, refused):
 @pytest.mark.slow
 def test_llm_judgments_are_not_human_and_a_judge_without_card_is_unknown(folder, cli, refused):
     assert "llm.txt: holds judgments of source 'llm', not human ones" in refused(*arguments(folder, "llm.txt"))
+    write_card(folder / "llm.txt", JudgmentsCard("mixed", "2026-01-01", counts={"human": 240, "llm": 480}))
+    assert "llm.txt: holds judgments of source 'mixed', not a judge's alone" in refused(*arguments(folder))
     (folder / "llm.txt.card.json").unlink()
     assert "It is not known who the judge is" in cli(*arguments(folder)).out

@@ -163,6 +163,17 @@ def test_constant_values_have_a_zero_width_interval():
     assert (found.value, found.low, found.high, found.effective_n) == (0.5, 0.5, 0.5, 12)
 
 
+@pytest.mark.parametrize("high", [True, False])
+def test_the_value_and_both_ends_stay_in_the_range_of_the_labels(high):
+    """The correction by a judge that is far off on the labelled rows alone would lead out of it."""
+    human = {str(row): 0.9 + 0.1 * (row % 2) for row in range(20)}
+    judged = {**dict.fromkeys(human, 0.5), **{str(row): 1.0 - 0.01 * (row % 2) for row in range(20, 100)}}
+    if not high:
+        human, judged = ({row: 1 - value for row, value in labels.items()} for labels in (human, judged))
+    found = prediction_powered_mean(human, judged, lam=1, resamples=200)
+    assert (found.value, found.low, found.high) == (float(high),) * 3
+
+
 def test_invalid_arguments_are_errors():
     human, judged = draw("good", 12, 40, 1)
     with pytest.raises(UsageError, match="9 topics have a human label"):
