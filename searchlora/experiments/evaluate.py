@@ -91,7 +91,7 @@ def evaluate(
     """Compare an adapter with its base zero-shot and the task's baselines over one split of a dataset.
 
     A task that writes the query is evaluated by retrieval over the documents and judgments of the dataset. The headline
-    figure of a whole split is recorded in the store, where listings show it.
+    figure of a whole split is recorded in the store, where listings show it, unless it is circular.
 
     Args:
         adapter: A reference, resolved to a version first.
@@ -187,9 +187,12 @@ def evaluate(
 
 
 def _finished(evaluated: Evaluated, models: Sequence[str], store: Store, *, whole: bool) -> Evaluated:
-    """The result with its baselines; an evaluation of a whole split is recorded in the store."""
+    """The result with its baselines; an evaluation of a whole split is recorded in the store.
+
+    A circular figure is not: listings would show it as any other, and it could replace one that is not circular.
+    """
     evaluated = _with_baselines(evaluated, models)
-    if whole:
+    if whole and evaluated.adapter.reference not in evaluated.comparison.circular:
         _record(evaluated, store)
     return evaluated
 

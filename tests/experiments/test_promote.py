@@ -317,7 +317,9 @@ def test_a_circular_judge_is_refused(shop, tmp_path):
     qrels = {record["id"]: {"d1": 1} for record in lines(shop.data / "test.jsonl")}
     card = JudgmentsCard("llm", "2026-01-01", judge=f"{NAME}@1", judge_lineage=(f"{NAME}@1",))
     write_judgments(tmp_path / "qrels.txt", qrels, card)
+    recorded = shop.store.evaluations(NAME)
     found = shop.promote(2, Policy(judgments=("llm",)), qrels=tmp_path / "qrels.txt")
+    assert shop.store.evaluations(NAME) == recorded  # no circular figure among them
     assert broken(found) == {"no circular judge"}
     assert f"{NAME}@2" in found.evaluated.comparison.circular
     found = shop.promote(2, qrels=tmp_path / "qrels.txt")
