@@ -45,7 +45,7 @@ class JudgmentsCard:
         invalid: Number of invalid answers of the judge; they are rows of `invalid_path` and not in the qrels.
         rule: How grades were derived or merged.
         probabilities: Name of the file beside the qrels with the probability of each grade.
-        made_from: Name of each input file -> its sha256.
+        made_from: Name of each input file -> its sha256, of a corpus together with the map of its columns.
         qrels_sha256: sha256 of the qrels file, set when the card is written.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -68,6 +69,18 @@ def index_folder(corpus: Corpus) -> Path | None:
             fix="Leave out the map of columns, or give the file of the documents.",
         )
     return path
+
+
+def mapped_sha256(sha256: str, columns: Mapping[str, Any]) -> str:
+    """Hash of a corpus file together with the map of its columns: other columns are another corpus.
+
+    Args:
+        sha256: Of the file; returned without a map.
+        columns: Field -> its columns, as JSON values.
+    """
+    if not columns:
+        return sha256
+    return hashlib.sha256(f"{sha256} {json.dumps(columns, sort_keys=True)}".encode()).hexdigest()
 
 
 def read_documents(corpus: Corpus) -> Iterator[Document]:

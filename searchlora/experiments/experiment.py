@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.data.collection import corpus_path, index_folder
+from searchlora.data.collection import corpus_path, index_folder, mapped_sha256
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
@@ -214,9 +213,8 @@ def hashes(spec: Experiment) -> dict[str, str]:
         columns = {name: each[0] if len(each) == 1 else list(each) for name, each in source.columns.items()}
         indexed = {"corpus": source.sha256}
     found = {label: indexed.get(label) or tree_sha256(path) for label, path in files.items()}
-    if columns:  # other columns are another corpus
-        mapped = json.dumps(columns, sort_keys=True)
-        found["corpus"] = hashlib.sha256(f"{found['corpus']} {mapped}".encode()).hexdigest()
+    if columns:
+        found["corpus"] = mapped_sha256(found["corpus"], columns)
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
-from searchlora.data.collection import Corpus, corpus_path
+from searchlora.data.collection import Corpus, CorpusFile, corpus_path, mapped_sha256
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judge.labels import Labels, read_labels, write_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, read_card, write_judgments
@@ -117,7 +117,12 @@ def judge(
         "corpus": corpus_path(corpus),
         **{f"run {n} {Path(path).name}": path for n, path in enumerate(runs, 1)},
     }
-    card = _card(judge, inputs if pairs is None else {**inputs, "pairs": pairs})
+    inputs = inputs if pairs is None else {**inputs, "pairs": pairs}
+    made_from = {label: file_sha256(path) for label, path in inputs.items()}
+    if isinstance(corpus, CorpusFile):
+        columns = {field: list(names) for field, names in corpus.fields.items()}
+        made_from["corpus"] = mapped_sha256(made_from["corpus"], columns)
+    card = _card(judge, made_from)
     systems = _systems(runs)
     queries = {pair.topic: pair.query for pair in query_passages}
     circular = refuse_circular(card, systems, queries, allow=allow_circular)
@@ -181,7 +186,7 @@ def _systems(runs: Sequence[str | Path]) -> dict[str, RunLineage | None]:
     return {str(path): read_lineage(path) for path in runs}
 
 
-def _card(judge: Judge, inputs: Mapping[str, str | Path]) -> JudgmentsCard:
+def _card(judge: Judge, made_from: Mapping[str, str]) -> JudgmentsCard:
     return JudgmentsCard(
         source="llm",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -191,7 +196,7 @@ def _card(judge: Judge, inputs: Mapping[str, str | Path]) -> JudgmentsCard:
         engine=judge.made_by,
         prompt_hash=prompt_hash(judge.task),
         judge_queries=judge.queries,
-        made_from={label: file_sha256(path) for label, path in inputs.items()},
+        made_from=made_from,
     )
 
 

@@ -17,6 +17,7 @@ import pytest
 from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.merging import export_merged
 from searchlora.adapters.store import Store
+from searchlora.data.collection import CorpusFile
 from searchlora.errors import BaseModelError, DataError, EngineError, UsageError
 from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
@@ -51,7 +52,7 @@ def ask(tasks, tmp_path, files, tiny_base):
         given = {"base": str(tiny_base.path), "task": "fit", "runs": [files["a.trec"], files["b.trec"]], "depth": 3}
         return judge(
             files["topics.jsonl"],
-            files["corpus.jsonl"],
+            options.pop("corpus", files["corpus.jsonl"]),
             tmp_path / out,
             **{**given, "tasks": tasks, "store": tmp_path / "store", **options},
         )
@@ -361,6 +362,17 @@ def test_a_call_with_other_arguments_is_not_treated_as_finished(ask, tmp_path, t
     with pytest.raises(UsageError, match="already exists"):
         ask(**options)
     assert (tmp_path / "qrels.txt").read_bytes() == before
+
+
+def test_a_call_with_another_map_of_columns_is_not_treated_as_finished(ask, files, monkeypatch):
+    """Another column is another text to grade."""
+    mapped = CorpusFile(files["corpus.jsonl"], {"text": ("title",)})
+    ask(corpus=mapped)
+    monkeypatch.setattr(Judge, "grade", None)
+    ask(corpus=mapped)
+    for other in (files["corpus.jsonl"], CorpusFile(files["corpus.jsonl"], {"text": ("title", "text")})):
+        with pytest.raises(UsageError, match="already exists"):
+            ask(corpus=other)
 
 
 @pytest.mark.slow
