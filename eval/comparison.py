@@ -69,7 +69,8 @@ class Comparison:
         candidate: The system under test, compared with every other system; None without a candidate.
         baseline: The system that every other system is compared with; None without a baseline.
         correction: The method behind `p_corrected`.
-        groups: Number of clusters.
+        groups: Number of clusters of all measures together.
+        measure_groups: Measure -> number of clusters of the rows that it covers.
         rows, comparisons, slices, slice_pairs: The figures.
         values: Measure -> system -> row id -> value, over the shared rows; shown in plots and tables of queries.
         invalid: System -> row id -> why its output did not parse.
@@ -91,6 +92,7 @@ class Comparison:
     baseline: str | None
     correction: str
     groups: int
+    measure_groups: Mapping[str, int]
     rows: tuple[Row, ...]
     comparisons: tuple[Pair, ...]
     slices: tuple[Slice, ...]
@@ -271,6 +273,10 @@ def compare(
         baseline=baseline,
         correction=correction,
         groups=len(set().union(*(table.groups for table in tables), *(table.groups for table in sums))),
+        measure_groups={
+            **{measure: len(set(table.groups)) for table in tables for measure in table.measures},
+            **{table.measure: len(table.groups) for table in sums},
+        },
         rows=tuple(sorted(rows, key=order)),
         comparisons=_corrected(sorted(compared, key=order), correction),
         slices=tuple(sorted(slices, key=lambda part: order(part.row))),

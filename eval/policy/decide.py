@@ -107,12 +107,12 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
 
 def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
     """Rules on the data: enough rows, unchanged data, held-out queries, accepted and independent judgments."""
-    rows = comparison.row(candidate, measure).n
-    lacking = max(policy.least.rows - rows, policy.least.groups - comparison.groups, 0)
+    rows, groups = comparison.row(candidate, measure).n, comparison.measure_groups[measure]
+    lacking = max(policy.least.rows - rows, policy.least.groups - groups, 0)
     yield RuleResult(
         "enough data",
         not lacking,
-        f"{rows} rows in {comparison.groups} groups; required: {policy.least.rows} in {policy.least.groups}",
+        f"{rows} rows in {groups} groups; required: {policy.least.rows} in {policy.least.groups}",
         float(lacking),
     )
     if policy.data is not None:

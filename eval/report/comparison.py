@@ -121,11 +121,11 @@ def summary(comparison: Comparison) -> list[str]:
     """Sentences on the headline, the main pairs and the share of judged documents."""
     headline = comparison.measures[0]
     leading = comparison.candidate or comparison.baseline or comparison.systems[0]
-    figure = comparison.row(leading, headline)
+    figure, groups = comparison.row(leading, headline), comparison.measure_groups[headline]
     first = (
         f"{comparison.label(leading)} reaches {headline} {number(figure.value)} "
         f"{interval(figure.low, figure.high)} over {figure.n} rows"
-        + (f" in {comparison.groups} independent groups." if comparison.groups != figure.n else ".")
+        + (f" in {groups} independent groups." if groups != figure.n else ".")
     )
     main = [
         pair

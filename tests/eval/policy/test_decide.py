@@ -74,6 +74,21 @@ def test_an_insignificant_improvement_is_refused():
     assert broken(Policy(), comparison).keys() == {"beat incumbent"}
 
 
+def test_rows_and_groups_are_those_of_the_measure_of_the_policy():
+    clusters = {str(row): f"g{row // 5}" for row in range(100)}
+    values = {"rare": {str(row): row / 10 for row in range(10)}, "common": {str(row): row / 100 for row in range(100)}}
+    kappa = cohen_kappa({str(row): row % 2 for row in range(20)}, {str(row): 1 for row in range(20)}, (0, 1))
+    systems = {
+        name: Evaluation("common", values, clusters, aggregates={"kappa": kappa}) for name in ("base", "old@1", "new@2")
+    }
+    comparison = compare(systems, candidate="new@2", resamples=100)
+    for measure, found in (("rare", "10 rows in 2"), ("common", "100 rows in 20"), ("kappa", "20 rows in 4")):
+        policy = Policy(measure=measure, beat={}, least={"rows": 10, "groups": 20})
+        data = next(each for each in decide(policy, comparison, "new@2", Facts(ROLES)) if each.rule == "enough data")
+        assert data.finding == f"{found} groups; required: 10 in 20"
+        assert data.passed == (measure == "common")
+
+
 @pytest.mark.parametrize(("rows", "wins"), [(43, 2), (43, 4), (200, 3), (2, 2), (3, 3)])
 def test_few_differing_rows_are_not_significant(rows, wins):
     """The interval is above 0 in each of these cases; chance gives such differences in one case of eight and more."""
