@@ -198,13 +198,17 @@ def by_thirds(numbers: Mapping[str, float]) -> dict[str, str]:
     Examples:
         >>> by_thirds({"q1": 1, "q2": 2, "q3": 3, "q4": 4, "q5": 5, "q6": 6})["q4"]
         '3 to 4'
+        >>> by_thirds({"q1": 20240101, "q2": 20240102, "q3": 20240103})["q3"]
+        '20240103 to 20240103'
     """
     first, second = np.quantile(list(numbers.values()), [1 / 3, 2 / 3], method="inverted_cdf")
     thirds: dict[int, dict[str, float]] = {}
     for row, number in numbers.items():
         thirds.setdefault(0 if number <= first else 1 if number <= second else 2, {})[row] = number
     return {
-        row: f"{min(members.values()):g} to {max(members.values()):g}" for members in thirds.values() for row in members
+        row: f"{_exact(min(members.values()))} to {_exact(max(members.values()))}"
+        for members in thirds.values()
+        for row in members
     }
 
 
@@ -245,7 +249,12 @@ def _slice(topics: Mapping[str, Mapping[str, Any]], field: str, notes: list[str]
             f"the field '{field}' has {distinct} values, too many to slice by",
             fix=f"At most {_MAX_VALUES} are possible.",
         )
-    return {topic: f"{value:g}" if isinstance(value, float) else str(value) for topic, value in values.items()}
+    return {topic: _exact(value) if isinstance(value, float) else str(value) for topic, value in values.items()}
+
+
+def _exact(number: float) -> str:
+    """A number with all of its digits: rows are grouped by it, so a rounded one would join different values."""
+    return repr(float(number)).removesuffix(".0")
 
 
 def _number(value: Any) -> float | None:

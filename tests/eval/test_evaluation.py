@@ -145,6 +145,15 @@ def test_thirds_are_ranges_that_do_not_overlap(numbers):
         assert max(sizes) - min(sizes) <= 1
 
 
+def test_slices_of_numbers_with_many_digits_are_kept_apart():
+    topics = {t: {"date": 20240100 + int(t), "price": 1234.567 + int(t) % 2 / 1000} for t in QRELS}
+    found = evaluate_run(RUN, QRELS, topics=topics, slices=["date", "price"])
+    assert set(found.slices["date"].values()) == {
+        "20240101 to 20240104", "20240105 to 20240108", "20240109 to 20240112",
+    }  # fmt: skip
+    assert set(found.slices["price"].values()) == {"1234.567", "1234.568"}
+
+
 def test_slice_values_keep_their_order():
     shown = ["tail", "head", "10 to 12", "9", "-1 to 8", "yes", "torso", "6 and later", "later"]
     assert sorted(shown, key=slice_order) == [
