@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="number of topics, for a trial")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
     parser.add_argument("--topics", type=int, metavar="N", help="at most N topics, for a slow machine; results say so")
-    parser.add_argument("--name", metavar="NAME", help="name of the results, beside those of all slots: mtrag_judge")
+    parser.add_argument("--name", metavar="NAME", help="name of the results, beside those of all topics: mtrag_whole")
     arguments = parser.parse_args()
     slots = [slot for slot in TRAINED[arguments.test_set] if slot not in arguments.without]
     whole = TEST_SETS[arguments.test_set](real_data(), slots)
