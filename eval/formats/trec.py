@@ -1,9 +1,9 @@
 """TREC files: qrels and runs as trec_eval reads them, topics as tab-separated lines or as `<top>` blocks.
 
 Tab-separated topics, `id<tab>query`, are those of the Deep Learning track; with a header, further columns are fields of
-the topics. The blocks are those of the ad hoc tracks
-(https://trec.nist.gov/data/topics_eng/). In a block, `num` is the id, `title` the query, `desc` and `narr` become the
-fields `description` and `narrative`, any other tag a field of the same name.
+the topics. The blocks are those of the ad hoc tracks (https://trec.nist.gov/data/topics_eng/). In a block, `num` is the
+id, `title` the query, `desc` and `narr` become the fields `description` and `narrative`, any other tag a field of the
+same name.
 """
 
 from __future__ import annotations
