@@ -125,8 +125,8 @@ def test_other_settings_are_refused_and_named(folder):
     [
         ("{", "is damaged"),
         ("[" * 100_000, "is damaged"),
-        ('{"schema_version": 2}', "has the schema version 2, this searchlora reads 1"),
-        ('{"schema_version": 1}', "is damaged"),
+        ('{"schema_version": 1}', "has the schema version 1, this searchlora reads 2"),
+        ('{"schema_version": 2}', "is damaged"),
         (None, "is not an index"),
     ],
 )
