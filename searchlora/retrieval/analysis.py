@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import regex
-
 from searchlora.errors import UsageError
+from searchlora.eval.text_identity import words
 
 _LUCENE = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
@@ -60,19 +58,9 @@ class Analyzer:
 
     def __call__(self, text: str) -> list[str]:
         """The terms of a text, in order, with repetitions."""
-        pattern = self._ascii_pattern if text.isascii() else self._pattern
-        words = pattern.findall(text.lower())
-        words_kept = [word for word in words if word not in self._dropped]
+        dropped, shortest = self._dropped, self.shortest
+        words_kept = [word for word in words(text) if len(word) >= shortest and word not in dropped]
         return [self._stem(word) for word in words_kept] if self.stemmer else words_kept
-
-    @cached_property
-    def _pattern(self) -> Any:
-        # Marks belong to the letter before them, such as vowel signs in Hindi: `\w` alone would cut words there.
-        return regex.compile(rf"[\p{{L}}\p{{N}}_][\p{{L}}\p{{N}}\p{{M}}_]{{{self.shortest - 1},}}")
-
-    @cached_property
-    def _ascii_pattern(self) -> re.Pattern[str]:
-        return re.compile(rf"\w{{{self.shortest},}}")  # the same, and faster
 
     @cached_property
     def _dropped(self) -> frozenset[str]:
