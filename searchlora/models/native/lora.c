@@ -9,6 +9,7 @@
 enum {
     ROWS = 4,   /* rows that stay in registers, without tiles */
     BLOCKS = 4, /* blocks of COLUMNS columns computed together */
+    VECTORS = COLUMNS / VECTOR, /* of a row of a block */
 };
 
 #ifndef AVX512

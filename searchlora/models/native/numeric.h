@@ -46,16 +46,9 @@ enum {
 #else
     VECTOR = 4,
 #endif
-    VECTORS = LANES / VECTOR,
 };
 typedef float vector __attribute__((vector_size(VECTOR * sizeof(float))));
 typedef float quad __attribute__((vector_size(4 * sizeof(float))));
-
-static inline vector load_floats(const float *x) {
-    vector v;
-    memcpy(&v, x, sizeof v);
-    return v;
-}
 
 static inline void store_floats(float *x, vector v) { memcpy(x, &v, sizeof v); }
 
@@ -70,7 +63,11 @@ static inline vector load_vector(const element *x) {
     return (vector)(__builtin_convertvector(halves, vector_of_words) << 16);
 }
 #else
-static inline vector load_vector(const element *x) { return load_floats(x); }
+static inline vector load_vector(const element *x) {
+    vector v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
 #endif
 
 /* exp(x) for x <= 0 (Cephes' expf); 0 below the smallest normal float. */
