@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, check_id, index_folder, read_documents
@@ -23,18 +23,10 @@ from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retriever
 from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stage_building import build_stage
 from searchlora.pipelines.stage_lists import check_order, pinned, reads_corpus
-from searchlora.pipelines.stage_settings import (
-    Settings,
-)
-from searchlora.pipelines.stages import (
-    AdapterStage,
-    Stage,
-)
+from searchlora.pipelines.stage_settings import Settings
+from searchlora.pipelines.stages import AdapterStage, Stage
 from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.records import Document, SearchContext
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ CSV = Format(
     name="csv",
     topics=TopicsForm(
         shape="a header with id, query and further fields",
-        recognises=lambda head: {"id", "query"} <= set(first_fields(head.line, ",")),
+        recognises=lambda head: set(TOPIC_COLUMNS) <= set(first_fields(head.line, ",")),
         suffixes=(".csv",),
         rows=topic_table,
         write=_write_csv_topics,

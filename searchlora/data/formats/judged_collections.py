@@ -127,10 +127,10 @@ def _draw_unjudged(collection: Judged, count: int) -> dict[str, list[str]]:
     unjudged = {}
     for topic, known in judged.items():
         ids = everything
-        if collection.pool is not None and topic not in collection.pool:
-            continue  # no system searched for it
         if collection.pool is not None:
-            ids = [document for document in collection.pool.get(topic, ()) if document in known_ids]
+            if topic not in collection.pool:
+                continue  # no system searched for it
+            ids = [document for document in collection.pool[topic] if document in known_ids]
             known = known & set(ids)
         if len(ids) < count + len(known):
             raise DataError(

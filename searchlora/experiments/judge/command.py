@@ -120,8 +120,7 @@ def judge(
     inputs = inputs if pairs is None else {**inputs, "pairs": pairs}
     made_from = {label: file_sha256(path) for label, path in inputs.items()}
     if isinstance(corpus, CorpusFile):
-        columns = {field: list(names) for field, names in corpus.fields.items()}
-        made_from["corpus"] = mapped_sha256(made_from["corpus"], columns)
+        made_from["corpus"] = mapped_sha256(made_from["corpus"], corpus.fields)
     card = _card(judge, made_from)
     systems = _systems(runs)
     queries = {pair.topic: pair.query for pair in query_passages}
