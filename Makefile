@@ -5,26 +5,39 @@ INSTALLED := .venv/.installed
 CORE := .venv-core/.installed
 CLIENTS := .venv-clients/.installed
 
-.PHONY: demo test suite test-fast journey lint types docs chaos clean
+.PHONY: demo test suite instructions test-fast journey lint types docs chaos clean
 
 demo: $(INSTALLED)
 	$(BIN)/searchlora demo
 
 # One thread for each of the two processes of the tests. Bytecode is kept even if the environment says otherwise: else both,
 # and each program that a test starts, would compile all modules again.
-test suite test-fast: export OMP_NUM_THREADS = 1
-test suite test-fast: export PYTHONDONTWRITEBYTECODE =
+test suite instructions test-fast: export OMP_NUM_THREADS = 1
+test suite instructions test-fast: export PYTHONDONTWRITEBYTECODE =
 
 # The linters, then the whole suite and mypy side by side: an error of mypy is printed while the tests run, and fails the
 # whole. The suite runs in two processes of one thread each. A file's tests follow each other in one process, which share
 # what they build; a process that has finished takes half of what the other still has to do.
 test: $(INSTALLED) $(CORE) $(CLIENTS) lint
 	$(MAKE) --no-print-directory --jobs 2 types suite
+	$(MAKE) --no-print-directory instructions
 
 suite: export SEARCHLORA_CORE_PYTHON = $(CURDIR)/.venv-core/bin/python
 suite: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
 suite: $(INSTALLED) $(CORE) $(CLIENTS)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not journey" --durations 20
+
+# The tests of numbers as processors with AVX2 only, and without vectors of more than 128 bits, compute them. The suite runs
+# them with all instructions of this one, and the compiled kernels with those of each older one.
+NUMERIC := tests/models/test_native.py tests/inference/batched tests/inference/test_sampled_answers.py \
+  tests/inference/test_sampling.py tests/inference/test_scoring.py tests/inference/test_architectures.py \
+  tests/training/test_fused_model.py tests/training/test_cpu_fast_path.py tests/tasks/judgment/test_reasons.py
+
+instructions: $(INSTALLED)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 SEARCHLORA_NATIVE=avx2 \
+	  $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(NUMERIC)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 SEARCHLORA_NATIVE=baseline \
+	  $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(NUMERIC)
 
 # The tutorial from one's own files to production, on a real shop with real weights; about 5 minutes; before a release.
 journey: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python

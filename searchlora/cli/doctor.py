@@ -161,26 +161,26 @@ def _extras() -> Iterator[Check]:
 
 
 def _cpu() -> Check:
-    flags: set[str] = set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.partition(":")[0].strip() in ("flags", "Features"):
-                flags |= set(line.partition(":")[2].split())
-    except OSError:
-        pass  # not Linux
-    present = [feature for feature in _CPU_FEATURES if feature in flags]
+    from searchlora.models.instruction_sets import cpu_flags
+
+    present = [feature for feature in _CPU_FEATURES if feature in cpu_flags()]
     return Check("CPU", "ok", f"{os.cpu_count()} cores, {', '.join(present) or 'no AVX2 reported'}")
 
 
 def _bf16() -> Iterator[Check]:
     if find_spec("torch") is None:
         return
+    from searchlora.errors import UsageError
     from searchlora.models.load import multiplies_bf16
 
-    if multiplies_bf16():
+    try:
+        multiplies = multiplies_bf16()
+    except UsageError:  # of the switch of the instructions, which `_kernels` reports
+        return
+    if multiplies:
         yield Check("bf16", "ok", "this processor multiplies in bf16")
     else:
-        yield Check("bf16", "ok", "not by this processor, so fp32 is computed instead, with twice the memory")
+        yield Check("bf16", "ok", "not by this processor, so fp32 is computed instead, with up to twice the memory")
 
 
 def _threads() -> Check:
@@ -203,9 +203,17 @@ def _kernels() -> Iterator[Check]:
         yield Check("kernel cache", "broken", f"{folder} cannot be written", "Set SEARCHLORA_CACHE to another folder.")
     else:
         yield Check("kernel cache", "ok", str(folder))
+    from searchlora.errors import UsageError
+    from searchlora.models.instruction_sets import SWITCH, chosen_instruction_set
+
     fallback = "PyTorch computes instead, with the same results up to rounding"
-    if os.environ.get("SEARCHLORA_NATIVE") == "0":
-        yield Check("CPU kernels", "missing", f"off by SEARCHLORA_NATIVE=0; {fallback}", "Unset SEARCHLORA_NATIVE.")
+    try:
+        instruction_set = chosen_instruction_set()
+    except UsageError as error:
+        yield Check("CPU kernels", "broken", f"{SWITCH} {error.what}", error.fix or "")
+        return
+    if instruction_set is None:
+        yield Check("CPU kernels", "missing", f"off by {SWITCH}=0; {fallback}", f"Unset {SWITCH}.")
         return
     if find_spec("torch") is None:
         yield Check("CPU kernels", "missing", "they need PyTorch", "pip install 'searchlora[local]'")
@@ -225,8 +233,8 @@ def _kernels() -> Iterator[Check]:
         fix = f"Check that `{compiler} -fopenmp` compiles and that the kernel cache is private and writable."
         yield Check("CPU kernels", "broken", f"{', '.join(failed)} could not be compiled; {fallback}", fix)
         return
-    amx = any(loaded is not None and loaded.uses_amx for loaded in built.values())
-    yield Check("CPU kernels", "ok", f"compiled with {compiler} for {', '.join(built)}{', with AMX' if amx else ''}")
+    paths = [f"{name} ({loaded.path})" for name, loaded in built.items() if loaded is not None]
+    yield Check("CPU kernels", "ok", f"compiled with {compiler} for {instruction_set} instructions: {', '.join(paths)}")
 
 
 def _gpu() -> Check:

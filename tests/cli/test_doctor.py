@@ -95,7 +95,19 @@ def test_the_kernels_are_compiled_and_their_absence_is_explained(monkeypatch):
     assert found.status == "missing" and "no-such-compiler" in found.detail
     monkeypatch.delenv("CC")
     found = diagnosed()["CPU kernels"]
-    assert found.status == "ok" and "bfloat16, float32" in found.detail
+    assert found.status == "ok" and "for native instructions: bfloat16 (" in found.detail
+    monkeypatch.setenv("SEARCHLORA_NATIVE", "baseline")
+    found = {name: check.detail for name, check in diagnosed().items()}
+    assert "for baseline instructions: bfloat16 (vectors of 128 bits), float32 (" in found["CPU kernels"]
+    assert found["bf16"].startswith("not by this processor, so fp32 is computed")
+
+
+@pytest.mark.parametrize(("value", "problem"), [("avx99", "has no instruction set 'avx99'"), ("avx512", "lacks")])
+def test_an_instruction_set_that_cannot_be_used_is_explained(monkeypatch, value, problem):
+    monkeypatch.setattr("searchlora.models.instruction_sets.cpu_flags", lambda: frozenset({"avx2", "fma"}))
+    monkeypatch.setenv("SEARCHLORA_NATIVE", value)
+    found = diagnosed()["CPU kernels"]
+    assert found.status == "broken" and problem in found.detail and "baseline" in found.fix
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from searchlora.errors import BaseModelError, BaseModelMoved
 from searchlora.models.fingerprint import fingerprint
+from searchlora.models.instruction_sets import SWITCH, cpu_flags
 from searchlora.models.load import computed_in, load_model, load_tokenizer, multiplies_bf16
 from searchlora.models.resolve import CATALOGUE, PackagedWeights, public_name, resolve
 from searchlora.prompts import Renderer
@@ -377,7 +379,14 @@ def test_the_packaged_base_has_the_fingerprint_recorded_in_adapters():
 def test_bf16_is_computed_in_fp32_where_the_processor_cannot_multiply_it(tiny_base, monkeypatch):
     import torch
 
-    assert multiplies_bf16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert multiplies_bf16() == (
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and not ("avx512f" in cpu_flags() and cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"}))
+        and os.environ.get(SWITCH) not in ("avx512", "avx2", "baseline")
+    )
+    with monkeypatch.context() as patch:
+        patch.setenv(SWITCH, "baseline")
+        assert not multiplies_bf16()
     for able, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("searchlora.models.load.multiplies_bf16", lambda able=able: able)
         assert load_model(tiny_base, device="cpu").dtype == expected

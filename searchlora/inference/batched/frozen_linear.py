@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
+from searchlora.models.load import multiplies_bf16
 from searchlora.models.native import kernels
-from searchlora.models.native.bindings import Kernels, LoraItems, LoraTables, pack_frozen
+from searchlora.models.native.bindings import Kernels, LoraItems, LoraTables, PackedWeight, pack_frozen
 
 
 class FrozenLinear(Protocol):
@@ -37,7 +38,7 @@ def can_prepack(model: torch.nn.Module) -> bool:
     return (
         first.device.type == "cpu"
         and first.dtype == torch.bfloat16
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and multiplies_bf16()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
@@ -127,7 +128,7 @@ def _kernels_for(weight: torch.Tensor, packed: torch.Tensor) -> Kernels | None:
 
 @dataclass(frozen=True)
 class WrappedLinear:
-    """A layer of another class (4-bit, GPT-2's Conv1D) that computes as it did."""
+    """A layer of another class, such as a 4-bit one, that computes as it did."""
 
     layer: Any
 
@@ -149,29 +150,83 @@ class WrappedLinear:
         return tuple(self.layer.parameters())
 
 
+class CompiledLinear:
+    """A linear layer in fp32 that the compiled kernel computes; see `linear_fp32.c`.
+
+    A row's result does not depend on the other rows. Weights that are bf16 numbers are stored as such: the products are
+    the same, and few rows, which are bound by reading the weight, take half the time.
+
+    Args:
+        weight: Shape (out, in), fp32.
+        bias: Shape (out,), fp32.
+        compiled: The kernels for fp32.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, compiled: Kernels) -> None:
+        halves = weight.bfloat16()
+        self._weight = PackedWeight(halves if torch.equal(halves.float(), weight) else weight)
+        self._bias, self._compiled = bias, compiled
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._compiled.linear_fp32(x, self._weight, self._bias)
+
+    def dense(self) -> torch.Tensor:
+        return self._weight.dense().float()
+
+    def tensors(self) -> Sequence[torch.Tensor]:
+        return (self._weight.blocks,)
+
+
+class DequantizedLinear(WrappedLinear):
+    """A batch-invariant 4-bit layer on the CPU: its weight is dequantised for each product.
+
+    For layers whose weights bitsandbytes has not packed for its own kernel: it would use PyTorch's product.
+    """
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        from bitsandbytes.functional import dequantize_4bit
+
+        weight = dequantize_4bit(self.layer.weight.data, self.layer.weight.quant_state).to(x.dtype)
+        return blocked_linear(weight, None if self.layer.bias is None else self.layer.bias.to(x.dtype))(x)
+
+    @staticmethod
+    def fits(layer: Any) -> bool:
+        """Whether it computes what the layer does."""
+        state = getattr(getattr(layer, "weight", None), "quant_state", None)
+        on_cpu = state is not None and layer.weight.device.type == "cpu"
+        return on_cpu and not getattr(state, "packing_format_for_cpu", False)
+
+
+class OneDnnLinear(PlainLinear):
+    """A layer on the CPU that oneDNN computes, whose kernels treat all rows alike.
+
+    The product of PyTorch is MKL's, which computes the last rows of a block in another order with AVX2 instructions.
+    """
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
+        return product
+
+
 class BlockedLinear:
-    """A batch-invariant linear layer: rows are computed in blocks of fixed sizes, the last one padded.
+    """A batch-invariant linear layer: rows are computed in blocks of one size, the last one padded.
 
     A library's matrix product chooses its algorithm, and with it the order of its sums, by the shapes of its operands.
-    With fixed shapes a row's result depends on that row only. On a CPU, several blocks are computed in one product
-    where that gives the same result to the last bit: 512 rows take half the time of 16 products of 32 in fp32.
+    With one shape, and if the algorithm treats all rows of a block alike, a row's result depends on that row only.
 
     Args:
         linear: The layer that computes a block.
+        rows: Rows of a block; None: so many that a product with fewer hardly costs less.
     """
 
-    def __init__(self, linear: FrozenLinear) -> None:
-        self._linear = linear
+    def __init__(self, linear: FrozenLinear, rows: int | None = None) -> None:
+        self._linear, self._rows = linear, rows
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        size = block_rows(x.device)
+        size = self._rows or (_CPU_ROWS if x.device.type == "cpu" else _GPU_ROWS)
         padded = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % size)) if len(flat) % size else flat
-        if len(padded) <= size or x.device.type != "cpu":
-            sizes = [size] * (len(padded) // size)
-        else:
-            sizes = _in_powers(len(padded), _largest_product(self._linear, x.shape[-1], x.dtype))
-        blocks = [self._linear(block) for block in torch.split(padded, sizes)]
+        blocks = [self._linear(block) for block in torch.split(padded, size)]
         output = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         return output[: len(flat)].view(*x.shape[:-1], -1)
 
@@ -182,50 +237,17 @@ class BlockedLinear:
         return self._linear.tensors()
 
 
-def block_rows(device: torch.device) -> int:
-    """Rows of a block of a batch-invariant product: a product with fewer rows hardly costs less."""
-    return 32 if device.type == "cpu" else 256
+#: Rows of a block of a `BlockedLinear`.
+_CPU_ROWS, _GPU_ROWS = 32, 256
 
 
-#: Rows of the largest product of several blocks; passes have no more tokens on a CPU.
-_MOST_ROWS = 512
-
-#: Numbers that a product of several blocks has at most, so that those of the output layer need little memory.
-_MOST_OUTPUTS = 1 << 22
-
-#: Kind of layer, shapes of its weights, dtype and threads -> what `_largest_product` found.
-_LARGEST: dict[tuple[object, ...], int] = {}
-
-
-def _largest_product(linear: FrozenLinear, size_in: int, dtype: torch.dtype) -> int:
-    """Rows of the largest product on the CPU whose rows are those of products of one block, to the last bit.
-
-    The order of sums depends on shapes, not on values, so that random rows show whether it is the same.
-    """
-    shapes = [tensor.shape for tensor in linear.tensors()]
-    key = (type(linear), *shapes, dtype, torch.get_num_threads())
-    if key not in _LARGEST:
-        largest = size = block_rows(torch.device("cpu"))
-        x = torch.randn(_MOST_ROWS, size_in, generator=torch.Generator().manual_seed(0)).to(dtype)
-        size_out = linear(x[:size]).shape[-1]
-        x = x[: max(size, min(_MOST_ROWS, _MOST_OUTPUTS // size_out))]
-        blocks = torch.cat([linear(block) for block in torch.split(x, size)])
-        while 2 * largest <= len(x) and torch.equal(linear(x[: 2 * largest]), blocks[: 2 * largest]):
-            largest *= 2
-        _LARGEST[key] = largest
-    return _LARGEST[key]
-
-
-def _in_powers(rows: int, largest: int) -> list[int]:
-    """`rows` as a sum of numbers of which each is `largest`, or half of one before."""
-    sizes = [largest] * (rows // largest)
-    rest = rows % largest
-    while rest:
-        largest //= 2
-        if rest >= largest:
-            sizes.append(largest)
-            rest -= largest
-    return sizes
+def blocked_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> BlockedLinear:
+    """A batch-invariant layer that PyTorch computes, with a weight of shape (out, in)."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return BlockedLinear(PlainLinear(weight, bias))
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return BlockedLinear(OneDnnLinear(weight, bias))
+    return BlockedLinear(PlainLinear(weight, bias), rows=1)  # a build without oneDNN: its BLAS is unknown
 
 
 def frozen_linear(
@@ -235,7 +257,10 @@ def frozen_linear(
     if prepack:
         prepacked = PrepackedLinear(weight, bias, batch_invariant)
         return BlockedLinear(prepacked) if batch_invariant and not prepacked.has_kernel else prepacked
-    return BlockedLinear(PlainLinear(weight, bias)) if batch_invariant else PlainLinear(weight, bias)
+    compiled = kernels(weight) if weight.dtype == torch.float32 else None
+    if compiled is not None and (bias is None or bias.dtype == weight.dtype):
+        return CompiledLinear(weight, bias, compiled)
+    return blocked_linear(weight, bias) if batch_invariant else PlainLinear(weight, bias)
 
 
 def is_linear(layer: torch.nn.Module) -> bool:
@@ -254,10 +279,15 @@ def shape_of(layer: Any) -> tuple[int, int]:
 
 def merged_linear(layers: Sequence[Any], prepack: bool, batch_invariant: bool = False) -> FrozenLinear:
     """Layers with the same input as one product; a layer of another class than torch's own must come alone."""
-    if not all(type(layer) is torch.nn.Linear for layer in layers):
-        wrapped = WrappedLinear(layers[0])
-        return BlockedLinear(wrapped) if batch_invariant else wrapped
-    weights = [layer.weight.detach() for layer in layers]
+    if type(layers[0]).__name__ == "Conv1D":
+        weights = [layers[0].weight.detach().T.contiguous()]
+    elif all(type(layer) is torch.nn.Linear for layer in layers):
+        weights = [layer.weight.detach() for layer in layers]
+    elif batch_invariant:
+        layer = layers[0]
+        return DequantizedLinear(layer) if DequantizedLinear.fits(layer) else BlockedLinear(WrappedLinear(layer))
+    else:
+        return WrappedLinear(layers[0])
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
     return frozen_linear(weight, merged_bias(layers), prepack, batch_invariant)
 

@@ -15,10 +15,9 @@ from typing import Any, Protocol
 import torch
 
 from searchlora.inference.batched.frozen_linear import (
-    BlockedLinear,
     FrozenLinear,
-    PlainLinear,
     PrepackedLinear,
+    blocked_linear,
     can_prepack,
     is_linear,
     merged_bias,
@@ -186,8 +185,8 @@ class BlockedSlots(TorchSlots):
                 if slot in table.entries:
                     index, entry = torch.tensor(rows, device=x.device), table.entries[slot]
                     flat = x.index_select(0, index).flatten(0, 1)
-                    inner = BlockedLinear(PlainLinear(table.a[entry].T.contiguous(), None))(flat)
-                    product = BlockedLinear(PlainLinear(table.b[entry].T.contiguous(), None))(inner)
+                    inner = blocked_linear(table.a[entry].T.contiguous())(flat)
+                    product = blocked_linear(table.b[entry].T.contiguous())(inner)
                     y.index_add_(0, index, product.view(len(rows), *y.shape[1:]))
         return y
 

@@ -1,9 +1,13 @@
 """Compiled kernels, built on first use: batched LoRA, attention, fused layers, small-batch GEMM, sampling, training.
 
-The GEMM with frozen weights needs a processor with AMX or AVX512-BF16. PyTorch computes LoRA and attention with one
-batched product each, which on a CPU spends most of its time on repacking such small matrices
-(`benchmarks/multi_adapter` has the ratio). Without a C compiler, on other systems than Linux, or with
-SEARCHLORA_NATIVE=0, PyTorch computes everything, with the same results up to rounding.
+A row's result does not depend on the rows that are computed with it, to the last bit, on any processor: each function
+fixes the order of its sums, and the compiler may not fuse a multiplication and an addition by itself.
+
+The GEMM with frozen weights in bf16 needs a processor with AMX or AVX512-BF16; in fp32 it runs on any. PyTorch computes
+LoRA and attention with one batched product each, which on a CPU spends most of its time on repacking such small
+matrices (`benchmarks/multi_adapter` has the ratio). Without a C compiler, on other systems than Linux, or with
+SEARCHLORA_NATIVE=0, PyTorch computes everything, with the same results up to rounding. SEARCHLORA_NATIVE=avx2 and
+others of `models.instruction_sets` compile for an older processor.
 
 The libraries are cached in a folder that only the user can enter. A cached file or folder is code that runs in this
 process, so one that another user owns or could have written is refused.
@@ -27,6 +31,7 @@ from pathlib import Path
 import torch
 
 from searchlora.errors import UsageError
+from searchlora.models.instruction_sets import INSTRUCTION_SETS, chosen_instruction_set
 from searchlora.models.native.bindings import Kernels
 from searchlora.models.resolve import cache_dir
 
@@ -34,12 +39,12 @@ _FOLDER = Path(__file__).parent
 _SOURCES = [
     _FOLDER / f"{name}.c"
     for name in (
-        *("lora", "linear_amx", "linear_avx512", "attention", "fused", "sampling"),
+        *("lora", "linear_amx", "linear_avx512", "linear_fp32", "attention", "fused", "sampling"),
         *("fused_backward", "tree_attention"),
     )
 ]
 _HEADERS = [_FOLDER / f"{name}.h" for name in ("numeric", "packing", "lora")]
-_FLAGS = ("-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
+_FLAGS = ("-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
 _DTYPE_FLAGS = {torch.bfloat16: ("-DBF16",), torch.float32: ()}
 
 
@@ -47,25 +52,28 @@ def kernels(like: torch.Tensor) -> Kernels | None:
     """The kernels for tensors of this dtype and device; None if PyTorch must compute.
 
     Raises:
-        UsageError: for a cache that another user owns or can write to, or a CC without a command.
+        UsageError: for a cache that another user owns or can write to, a CC without a command, or instructions that
+            the processor lacks.
     """
-    if like.device.type != "cpu" or like.dtype not in _DTYPE_FLAGS or os.environ.get("SEARCHLORA_NATIVE") == "0":
+    if like.device.type != "cpu" or like.dtype not in _DTYPE_FLAGS:
         return None
-    return _load(like.dtype)
+    instruction_set = chosen_instruction_set()
+    return None if instruction_set is None else _load(like.dtype, instruction_set)
 
 
 @functools.cache
-def _load(dtype: torch.dtype) -> Kernels | None:
+def _load(dtype: torch.dtype, instruction_set: str = "native") -> Kernels | None:
     compiler = _compiler()
     if platform.system() != "Linux" or shutil.which(compiler[0]) is None:
         return None
+    flags = (*INSTRUCTION_SETS[instruction_set][0], *_DTYPE_FLAGS[dtype])
     try:
-        library = _build(compiler, _DTYPE_FLAGS[dtype])
+        library = _build(compiler, flags)
         try:
             return Kernels(_open(library), dtype)
         except OSError:  # a damaged file, perhaps; build it once more
             library.unlink()
-            return Kernels(_open(_build(compiler, _DTYPE_FLAGS[dtype])), dtype)
+            return Kernels(_open(_build(compiler, flags)), dtype)
     except (OSError, RuntimeError, subprocess.SubprocessError):  # no OpenMP, a full disk, a user without a home
         return None
 

@@ -1,4 +1,5 @@
-/* Attention over the KV cache, blockwise with an online softmax. A query's result does not depend on the other queries. */
+/* Attention over the KV cache, blockwise with an online softmax. A query's result does not depend on the other queries:
+ * QUERIES of them are always computed, if need be the first again, and the columns are blocks of KEY_BLOCK. */
 #include "numeric.h"
 #include <stdlib.h>
 
@@ -7,7 +8,7 @@ enum {
     KEYS = 4,       /* keys computed together */
     KEY_BLOCK = 64, /* keys per softmax block */
     PIECE = 64,     /* elements of a head per accumulator */
-    UNROLL = 2 * VECTOR, /* elements of a piece that stay in registers */
+    VECTORS = 2,         /* of each query's sums that stay in registers */
 };
 
 #ifdef AVX512
@@ -83,7 +84,7 @@ static inline void dot_products(const element *const *q, const element *keys, in
             for (int k = 0; k < KEYS / 2; k++) {
                 vector elements = load_vector(key[half + k] + j);
                 for (int r = 0; r < QUERIES; r++)
-                    lanes[r][k] += elements * load_vector(q[r] + j);
+                    lanes[r][k] = multiply_add_vectors(elements, load_vector(q[r] + j), lanes[r][k]);
             }
         for (int r = 0; r < QUERIES; r += 2)
             horizontal_sums(lanes[r], &sums[r][half], &sums[r + 1][half]);
@@ -92,7 +93,7 @@ static inline void dot_products(const element *const *q, const element *keys, in
     for (int r = 0; r < QUERIES; r++)
         for (int k = 0; k < count; k++) {
             for (int j = i; j < size; j++)
-                sums[r][k] += to_float(q[r][j]) * to_float(key[k][j]);
+                sums[r][k] = multiply_add(to_float(q[r][j]), to_float(key[k][j]), sums[r][k]);
             scores[r * stride + k] = sums[r][k];
         }
 }
@@ -101,25 +102,25 @@ static inline void dot_products(const element *const *q, const element *keys, in
 static inline void weighted_sum(float sums[QUERIES][PIECE], const float *weights, size_t stride, const element *values,
                                 size_t size, int count, int width) {
     int start = 0;
-    for (; start + UNROLL <= width; start += UNROLL) {
-        float block[QUERIES][UNROLL];
+    for (; start + VECTORS * VECTOR <= width; start += VECTORS * VECTOR) {
+        vector block[QUERIES][VECTORS];
         for (int r = 0; r < QUERIES; r++)
-            for (int j = 0; j < UNROLL; j++)
-                block[r][j] = sums[r][start + j];
+            for (int v = 0; v < VECTORS; v++)
+                block[r][v] = load_floats(&sums[r][start + v * VECTOR]);
         for (int k = 0; k < count; k++)
-            for (int j = 0; j < UNROLL; j++) {
-                float v = to_float(values[k * size + start + j]);
+            for (int v = 0; v < VECTORS; v++) {
+                vector elements = load_vector(values + k * size + start + v * VECTOR);
                 for (int r = 0; r < QUERIES; r++)
-                    block[r][j] += weights[r * stride + k] * v;
+                    block[r][v] = multiply_add_vectors(broadcast(weights[r * stride + k]), elements, block[r][v]);
             }
         for (int r = 0; r < QUERIES; r++)
-            for (int j = 0; j < UNROLL; j++)
-                sums[r][start + j] = block[r][j];
+            for (int v = 0; v < VECTORS; v++)
+                store_floats(&sums[r][start + v * VECTOR], block[r][v]);
     }
     for (int k = 0; k < count; k++)
         for (int r = 0; r < QUERIES; r++)
             for (int j = start; j < width; j++)
-                sums[r][j] += weights[r * stride + k] * to_float(values[k * size + j]);
+                sums[r][j] = multiply_add(weights[r * stride + k], to_float(values[k * size + j]), sums[r][j]);
 }
 
 /* softmax(scale * q K' + mask) V with an online softmax over blocks of keys (arXiv:1805.02867).
@@ -196,17 +197,14 @@ int attention(const element *q, const element *k, const element *v, const elemen
                     float new_maximum = maximum[r];
 #pragma omp simd reduction(max : new_maximum)
                     for (int t = 0; t < KEY_BLOCK; t++) {
-                        scores[r][t] = scores[r][t] * scale + added[r][t];
+                        scores[r][t] = multiply_add(scores[r][t], scale, added[r][t]);
                         new_maximum = scores[r][t] > new_maximum ? scores[r][t] : new_maximum;
                     }
                     float rescale = exp_nonpositive(maximum[r] - new_maximum);
-                    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-                    for (int t = 0; t < KEY_BLOCK; t++) {
+#pragma omp simd
+                    for (int t = 0; t < KEY_BLOCK; t++)
                         scores[r][t] = exp_nonpositive(scores[r][t] - new_maximum);
-                        sum += scores[r][t];
-                    }
-                    total[r] = total[r] * rescale + sum;
+                    total[r] = multiply_add(total[r], rescale, sum_of(scores[r], KEY_BLOCK));
                     maximum[r] = new_maximum;
                     for (int64_t piece = 0; piece < pieces; piece++)
                         for (int j = 0; j < PIECE; j++)

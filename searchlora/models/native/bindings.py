@@ -80,6 +80,29 @@ class LoraTables(ctypes.Structure):
         self._a, self._b, self._ranks = (each.data_ptr() for each in self.addresses)
 
 
+class PackedWeight(ctypes.Structure):
+    """A frozen weight for `Kernels.linear_fp32` (`struct weight`).
+
+    Args:
+        weight: Shape (out, in). bf16 weights are multiplied in fp32 and take half the memory.
+    """
+
+    _fields_ = (
+        ("_blocks", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("size_in", "size_out")),
+        ("_is_bf16", ctypes.c_int),
+    )
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.blocks = pack(weight)
+        size_out, size_in = weight.shape
+        super().__init__(self.blocks.data_ptr(), size_in, size_out, weight.dtype == torch.bfloat16)
+
+    def dense(self) -> torch.Tensor:
+        """The weight, shape (out, in)."""
+        return unpack(self.blocks)[: self.size_out, : self.size_in]
+
+
 class LoraItems(ctypes.Structure):
     """The rows that use adapters, in items of up to `ROW_TILE` rows with the same one (`struct lora_items`).
 
@@ -123,6 +146,7 @@ class Kernels:
         panel: Adjacent columns of a frozen weight packed for `linear`.
         max_rows: Number of rows up to which `linear` is faster than oneDNN; 0 if there is no `linear`.
         fuses_lora: Whether `linear` can add LoRA.
+        path: How products with frozen weights are computed, for `doctor`.
         training: The functions of a training step.
     """
 
@@ -141,6 +165,13 @@ class Kernels:
         elif hasattr(library, "linear_avx512"):
             self.panel, self.max_rows, self._linear, self.fuses_lora = 64, 512, library.linear_avx512, True
             self._linear.argtypes = [*product, tensor, *lora]
+        if dtype == torch.float32:
+            self._linear_fp32 = library.linear_fp32
+            self._linear_fp32.argtypes = [tensor, ctypes.POINTER(PackedWeight), tensor, tensor, number]
+            self._linear_fp32.restype = None
+        bits = library.vector_bits()
+        vectors = f"vectors of {bits} bits"
+        self.path = "tile registers" if self.uses_amx else f"{vectors}, with bf16" if self.max_rows else vectors
         self._rms_norm.argtypes = [tensor] * 4 + [number] * 2 + [ctypes.c_float]
         self._rope.argtypes = [tensor] * 6 + [number] * 7
         self._swiglu.argtypes = [tensor] * 2 + [number] * 2
@@ -199,6 +230,23 @@ class Kernels:
         _keep, first = (None, None) if lora is None else _first_row(lora[1], x)
         if self._linear(*arguments, first, *(lora or (None, None))):
             raise MemoryError("no memory for the products with A")
+        return y
+
+    def linear_fp32(self, x: torch.Tensor, weight: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:
+        """Product with a frozen weight; only of kernels for fp32.
+
+        Args:
+            x: Shape (..., in).
+            weight: Shape (out, in).
+            bias: Shape (out,).
+
+        Returns:
+            Shape (..., out).
+        """
+        x = x.contiguous()
+        y = x.new_empty(*x.shape[:-1], weight.size_out)
+        rows, bias_address = x.numel() // weight.size_in, None if bias is None else bias.data_ptr()
+        self._linear_fp32(x.data_ptr(), weight, bias_address, y.data_ptr(), rows)
         return y
 
     def rms_norm(

@@ -2,23 +2,37 @@
 #include "numeric.h"
 #include <math.h>
 
+/* Bits of a vector register that the kernels are compiled for. */
+int vector_bits(void) { return VECTOR_BITS; }
+
+/* The sum of squares: by lanes, then the lanes, then the elements that fill no vector. */
+static inline float sum_of_squares(const element *x, int64_t size) {
+    vector lanes[2] = {{0}, {0}}; /* two accumulators, so that consecutive additions are independent */
+    int64_t i = 0;
+    for (; i + 2 * VECTOR <= size; i += 2 * VECTOR)
+        for (int v = 0; v < 2; v++) {
+            vector elements = load_vector(x + i + v * VECTOR);
+            lanes[v] = multiply_add_vectors(elements, elements, lanes[v]);
+        }
+    float sum = sum_of_lanes(lanes[0] + lanes[1]);
+    for (; i < size; i++)
+        sum = multiply_add(to_float(x[i]), to_float(x[i]), sum);
+    return sum;
+}
+
 /* RMSNorm (arXiv:1910.07467) of `count` vectors: out = weight * x / sqrt(mean(x^2) + epsilon), rounded before the
  * multiplication by the weight as Llama does. If `residual` is not NULL, it is added to x in place first. */
 void rms_norm(element *x, const element *residual, const element *weight, element *out, int64_t count, int64_t size,
               float epsilon) {
 #pragma omp parallel for schedule(static) if (count * size > SERIAL_SIZE)
     for (int64_t i = 0; i < count; i++) {
-        element *vector = x + i * size, *result = out + i * size;
+        element *row = x + i * size, *result = out + i * size;
         if (residual != NULL)
             for (int64_t j = 0; j < size; j++)
-                vector[j] = from_float(to_float(residual[i * size + j]) + to_float(vector[j]));
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
+                row[j] = from_float(to_float(residual[i * size + j]) + to_float(row[j]));
+        float factor = 1.0f / sqrtf(sum_of_squares(row, size) / size + epsilon);
         for (int64_t j = 0; j < size; j++)
-            sum += to_float(vector[j]) * to_float(vector[j]);
-        float factor = 1.0f / sqrtf(sum / size + epsilon);
-        for (int64_t j = 0; j < size; j++)
-            result[j] = from_float(to_float(weight[j]) * to_float(from_float(to_float(vector[j]) * factor)));
+            result[j] = from_float(to_float(weight[j]) * to_float(from_float(to_float(row[j]) * factor)));
     }
 }
 

@@ -12,22 +12,9 @@ enum {
     VECTORS = COLUMNS / VECTOR, /* of a row of a block */
 };
 
-#ifndef AVX512
-/* Element `part` of each of VECTOR adjacent groups of PAIR elements, as floats. */
-static inline vector load_packed(const element *w, int part) {
-#ifdef BF16
-    vector_of_words pairs;
-    memcpy(&pairs, w, sizeof pairs);
-    return (vector)(part ? pairs & 0xffff0000 : pairs << 16);
-#else
-    (void)part;
-    return load_vector(w);
-#endif
-}
-#endif
-
 /* sums[block][r][j] = sum over k of x[r * stride + k] * w[block][k / PAIR][j][k % PAIR] for `rows` (at most ROWS) rows and
- * `blocks` (1 or 2) blocks of COLUMNS columns. */
+ * `blocks` (1 or 2) blocks of COLUMNS columns. Each sum is one chain of multiply-adds in the order of k; with bf16
+ * instructions, two chains of pairs, the even and the odd ones, which are added at the end. */
 static inline __attribute__((always_inline)) void vector_product(int rows, int blocks, const element *x, int64_t stride,
                                                                  int64_t size, const element *w,
                                                                  float (*sums)[ROW_TILE][COLUMNS]) {
@@ -68,7 +55,7 @@ static inline __attribute__((always_inline)) void vector_product(int rows, int b
                 weights[v] = load_packed(w + k / PAIR * PAIR * COLUMNS + v * VECTOR * PAIR, k % PAIR);
             for (int r = 0; r < rows; r++)
                 for (int v = 0; v < VECTORS; v++)
-                    block[r][v] += to_float(x[r * stride + k]) * weights[v];
+                    block[r][v] = multiply_add_vectors(broadcast(to_float(x[r * stride + k])), weights[v], block[r][v]);
         }
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < VECTORS; v++)

@@ -12,7 +12,17 @@ enum {
 };
 enum { PREFETCH_DISTANCE = 2048 }; /* elements between the weights in use and those prefetched */
 
-#ifdef AVX512
+#ifndef AVX512
+/* Element `part` of each of VECTOR adjacent groups of PAIR elements, as floats. */
+static inline vector load_packed(const element *w, int part) {
+#ifdef BF16
+    return load_part(w, part);
+#else
+    (void)part;
+    return load_vector(w);
+#endif
+}
+#else
 /* `count` elements (1 or 2) of x, broadcast to all 16 lanes. */
 static inline __m512bh broadcast_pair(const element *x, int count) {
     int32_t pair = 0;

@@ -71,12 +71,8 @@ static int summarise(struct row *row) {
     row->total = 0;
     for (int64_t b = 0; b < row->blocks; b++) {
         int64_t count = load_weights(row, b, values);
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < count; i++)
-            sum += values[i];
-        row->block_sums[b] = sum;
-        row->total += sum;
+        row->block_sums[b] = sum_of(values, count);
+        row->total += row->block_sums[b];
         row->block_max[b] = exp_nonpositive((row->block_max[b] - highest) * row->inverse_temperature);
     }
     return 1;
@@ -144,16 +140,27 @@ static double collect(const struct row *row, float threshold, struct candidates 
     return sum;
 }
 
-/* The number of weights that are at least a threshold, and their sum. */
+/* The number of weights that are at least a threshold, and their sum: by lanes, in the order of the weights. */
 static inline int64_t at_least(const float *weights, int64_t count, float threshold, double *sum) {
-    int64_t number = 0;
-    double found = 0;
-#pragma omp simd reduction(+ : number, found)
-    for (int64_t i = 0; i < count; i++) {
-        number += weights[i] >= threshold;
-        found += weights[i] >= threshold ? weights[i] : 0.0f;
+    int32_t numbers[LANES] = {0};
+    double sums[LANES] = {0};
+    int64_t number = 0, i = 0;
+    for (; i + LANES <= count; i += LANES)
+#pragma omp simd
+        for (int lane = 0; lane < LANES; lane++) {
+            float weight = weights[i + lane];
+            numbers[lane] += weight >= threshold;
+            sums[lane] += weight >= threshold ? weight : 0.0f;
+        }
+    for (int lane = 0; i < count; i++, lane++) {
+        numbers[lane] += weights[i] >= threshold;
+        sums[lane] += weights[i] >= threshold ? weights[i] : 0.0f;
     }
-    *sum = found;
+    *sum = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        number += numbers[lane];
+        *sum += sums[lane];
+    }
     return number;
 }
 

@@ -11,6 +11,8 @@ enum {
     ROWS = 8,   /* rows per product */
     PANEL = 32, /* columns per product */
     CHUNK = 64, /* queries whose gradients are computed together */
+    PART_ROWS = 4,
+    PART_VECTORS = 2,
 };
 static const float HIDDEN = -3e38f; /* score of a key that is not seen: its probability is 0 */
 
@@ -43,19 +45,24 @@ static inline void tile_product(const element *const *x, int64_t depth, const el
         for (int b = 0; b < 2; b++)
             _mm512_storeu_ps(out + r * stride + b * LANES, sums[r][b]);
 #else
-    float sums[ROWS][PANEL];
-    for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < PANEL; c++)
-            sums[r][c] = accumulate ? out[r * stride + c] : 0;
-    for (int64_t k = 0; k < depth; k += PAIR, w += PANEL * PAIR)
-        for (int p = 0; p < PAIR; p++)
-            for (int r = 0; r < ROWS; r++) {
-                float factor = to_float(x[r][k + p]);
-                for (int c = 0; c < PANEL; c++)
-                    sums[r][c] += factor * to_float(w[c * PAIR + p]);
+    for (int top = 0; top < ROWS; top += PART_ROWS) /* parts whose sums stay in registers */
+        for (int left = 0; left < PANEL; left += PART_VECTORS * VECTOR) {
+            vector sums[PART_ROWS][PART_VECTORS];
+            for (int r = 0; r < PART_ROWS; r++)
+                for (int v = 0; v < PART_VECTORS; v++)
+                    sums[r][v] = accumulate ? load_floats(out + (top + r) * stride + left + v * VECTOR) : (vector){0};
+            for (int64_t k = 0; k < depth; k++) {
+                vector weights[PART_VECTORS];
+                for (int v = 0; v < PART_VECTORS; v++)
+                    weights[v] = load_packed(w + k / PAIR * PAIR * PANEL + (left + v * VECTOR) * PAIR, k % PAIR);
+                for (int r = 0; r < PART_ROWS; r++)
+                    for (int v = 0; v < PART_VECTORS; v++)
+                        sums[r][v] = multiply_add_vectors(broadcast(to_float(x[top + r][k])), weights[v], sums[r][v]);
             }
-    for (int r = 0; r < ROWS; r++)
-        memcpy(out + r * stride, sums[r], sizeof sums[r]);
+            for (int r = 0; r < PART_ROWS; r++)
+                for (int v = 0; v < PART_VECTORS; v++)
+                    store_floats(out + (top + r) * stride + left + v * VECTOR, sums[r][v]);
+        }
 #endif
 }
 

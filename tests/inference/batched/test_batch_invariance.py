@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from searchlora.adapters.store import Store
-from searchlora.inference.batched import frozen_linear
 from searchlora.inference.batched.attention import attend_invariant
 from searchlora.inference.batched.forward import is_supported
-from searchlora.inference.batched.frozen_linear import BlockedLinear, PlainLinear
+from searchlora.inference.batched.frozen_linear import blocked_linear
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
@@ -120,30 +119,12 @@ def test_attention_of_a_token_depends_only_on_visible_tokens(monkeypatch, native
 @pytest.mark.parametrize("shape", [(576, 192), (64, 1536), (1536, 576)])
 def test_a_row_of_a_blocked_product_does_not_depend_on_other_rows(dtype, shape):
     torch.manual_seed(0)
-    linear = BlockedLinear(PlainLinear(torch.randn(shape).to(dtype), None))
+    linear = blocked_linear(torch.randn(shape).to(dtype))
     x = torch.randn(677, shape[1]).to(dtype)
     whole = linear(x)
     torch.testing.assert_close(whole.float(), (x.float() @ linear.dense().float().T), rtol=2e-2, atol=0.5)
     for rows in ([5], [676, 0], list(range(676, -1, -1)), list(range(30, 70)), list(range(600))):
         assert torch.equal(linear(x[rows]), whole[rows])
-
-
-@pytest.mark.parametrize(("steady_to", "sizes"), [(10_000, [512, 128, 32]), (128, [128] * 5 + [32]), (32, [32] * 21)])
-def test_blocks_share_a_product_as_far_as_rows_stay_the_same(steady_to, sizes, monkeypatch):
-    monkeypatch.setattr(frozen_linear, "_LARGEST", {})
-
-    class Recorded(PlainLinear):
-        def __call__(self, x):
-            seen.append(len(x))
-            product = super().__call__(x.double()).float()
-            return product if len(x) <= steady_to else product * 1.001
-
-    seen: list[int] = []
-    linear = BlockedLinear(Recorded(torch.randn(8, 16).double(), None))
-    linear(torch.randn(64, 16))
-    seen.clear()
-    linear(torch.randn(670, 16))
-    assert seen == sizes
 
 
 def test_rotary_frequencies_that_depend_on_the_longest_row_are_not_batched():

@@ -1,0 +1,133 @@
+"""What exact equality costs: answers that do not depend on their batch, in bf16 and fp32, and training beside it.
+
+    python -m benchmarks.exact_equality
+    python -m benchmarks.exact_equality --before CHECKOUT    this checkout beside another one, such as a git worktree
+
+SmolLM2-135M with eight adapters of rank 16 on all linear layers: 32 rows of 64 tokens read and 32 tokens of each
+written, with the default engine, whose answers are equal to the last bit in any batch, and with `batch_invariant:
+false`. Training: LoRA, rows of about 60 tokens, which has no such promise and shares the kernels. Every checkout and
+precision has a process of its own; they take turns in each repeat. About ten minutes for two checkouts, on an otherwise
+idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import ROOT, WORK, save_figures, speed_ratio, speed_row
+from searchlora.eval.formatting import markdown_table
+
+EXACT, FREE, TRAINING = "equal in any batch", "batch_invariant: false", "training"
+_OF_ENGINE = ("prompt tokens/s", "new tokens/s")
+MEASURES = {EXACT: _OF_ENGINE, FREE: _OF_ENGINE, TRAINING: ("tokens/s",)}
+PRECISIONS = ("bf16", "fp32")
+
+
+class Measured:
+    """A process that measures one checkout in one precision when it is asked to; see `process.py`."""
+
+    def __init__(self, checkout: Path, precision: str) -> None:
+        work = WORK / "exact_equality"
+        work.mkdir(parents=True, exist_ok=True)
+        script = Path(__file__).with_name("process.py")
+        with (work / f"{checkout.name} {precision}.log").open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(script), precision, str(work)],
+                cwd=checkout,
+                env={**os.environ, "PYTHONPATH": str(checkout)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def speeds(self, system: str) -> list[float]:
+        """Tokens a second of each measure of a system, once."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{system}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit(f"A measuring process ended; see its log in {WORK / 'exact_equality'}.")
+        return list(json.loads(answer))
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exact_equality")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    checkouts = {"now": ROOT, **({"before": options.before.resolve()} if options.before else {})}
+    rows: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
+    for precision in PRECISIONS:
+        speeds = _take_turns(checkouts, precision, options.repeats)
+        rows += [speed_row(system, measure, values) for (system, measure), values in speeds.items()]
+        comparisons += _ratios(speeds, precision, bool(options.before))
+    shown = table(rows, comparisons)
+    save_figures("exact_equality", rows, comparisons, {"table": shown})
+    print(shown)
+
+
+def _take_turns(checkouts: dict[str, Path], precision: str, repeats: int) -> dict[tuple[str, str], list[float]]:
+    """Speeds of each system and measure; the first repeat warms up and is not counted."""
+    processes = {name: Measured(checkout, precision) for name, checkout in checkouts.items()}
+    speeds: dict[tuple[str, str], list[float]] = {}
+    for repeat in range(repeats + 1):
+        for system, measures in MEASURES.items():
+            for name, process in processes.items():
+                values = process.speeds(system)
+                if repeat:
+                    for measure, value in zip(measures, values, strict=True):
+                        speeds.setdefault((f"{system}, {precision}, {name}", measure), []).append(value)
+        print(f"{precision}: {repeat} of {repeats} repeats", file=sys.stderr)
+    for process in processes.values():
+        process.close()
+    return speeds
+
+
+def _ratios(speeds: dict[tuple[str, str], list[float]], precision: str, has_before: bool) -> list[dict[str, Any]]:
+    pairs = [(f"{EXACT}, {precision}, now", f"{FREE}, {precision}, now")]
+    if has_before:
+        pairs += [(f"{system}, {precision}, now", f"{system}, {precision}, before") for system in MEASURES]
+    return [
+        speed_ratio(a, b, measure, speeds[a, measure], speeds[b, measure])
+        for a, b in pairs
+        for system, measure in speeds
+        if system == a
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]]) -> str:
+    """The speeds and their ratios as Markdown."""
+    figures = [
+        [row["system"], row["measure"], f"{row['value']:,.0f} ({row['low']:,.0f}–{row['high']:,.0f})"] for row in rows
+    ]
+    ratios = [
+        [f"{pair['a']} / {pair['b']}", pair["measure"], f"{pair['ratio']:.2f} ({pair['low']:.2f}–{pair['high']:.2f})"]
+        for pair in comparisons
+    ]
+    return "\n\n".join(
+        [
+            markdown_table(["system", "measure", "speed"], figures),
+            markdown_table(["ratio", "measure", ""], ratios),
+            "Medians, with minimum and maximum.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
