@@ -184,10 +184,15 @@ class DequantizedLinear(WrappedLinear):
     """
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return blocked_linear(
+            self.dense().to(x.dtype), None if self.layer.bias is None else self.layer.bias.to(x.dtype)
+        )(x)
+
+    def dense(self) -> torch.Tensor:
         from bitsandbytes.functional import dequantize_4bit
 
-        weight = dequantize_4bit(self.layer.weight.data, self.layer.weight.quant_state).to(x.dtype)
-        return blocked_linear(weight, None if self.layer.bias is None else self.layer.bias.to(x.dtype))(x)
+        weight: torch.Tensor = dequantize_4bit(self.layer.weight.data, self.layer.weight.quant_state)
+        return weight
 
     @staticmethod
     def fits(layer: Any) -> bool:

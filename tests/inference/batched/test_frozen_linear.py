@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchlora.inference.batched import frozen_linear, lora_layers
-from searchlora.inference.batched.frozen_linear import PrepackedLinear, WrappedLinear
+from searchlora.inference.batched.frozen_linear import DequantizedLinear, PrepackedLinear, WrappedLinear, merged_linear
 from searchlora.inference.batched.lora_layers import LoraWeights
 from searchlora.inference.batched.lora_mapping import map_rows
 from searchlora.models import native
@@ -28,6 +28,18 @@ def test_a_forward_pass_does_not_change_the_weights(tiny_base, quantization):
         assert float((found - plain).norm() / plain.norm()) < (0.2 if quantization == "nf4" else 0.01)
         with torch.inference_mode():
             model(torch.arange(6)[None])
+
+
+def test_a_row_of_a_4_bit_layer_does_not_depend_on_other_rows(tiny_base):
+    model = load_model(tiny_base, quantization="nf4", precision="fp32")
+    layer = model.get_submodule("model.layers.0.mlp.down_proj")
+    assert DequantizedLinear.fits(layer)
+    x = torch.randn(45, layer.in_features)
+    linear = merged_linear([layer], prepack=False, batch_invariant=True)
+    whole = linear(x)
+    torch.testing.assert_close(whole, torch.nn.functional.linear(x, linear.dense()), rtol=1e-4, atol=1e-4)
+    for rows in ([0], [44, 3], list(range(44, -1, -1))):
+        assert torch.equal(linear(x[rows]), whole[rows])
 
 
 def test_dense_weights_exclude_the_bias():
