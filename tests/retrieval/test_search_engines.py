@@ -172,7 +172,20 @@ def test_ids_of_any_alphabet_are_looked_up(milvus_url):
 
 #: Ids that mean something in a filter, a request or a pattern, and pairs that only some comparisons tell apart.
 ODD_IDS = [
-    *("x']or(id!='q')or(id)in['", 'x"]or(id!="q")or(id)in["', "a'b", 'a"b', "a\\b", "c\\", "\\", "\\n", "\\'", "{x}", "%s", "$1"),
+    *(
+        "x']or(id!='q')or(id)in['",
+        'x"]or(id!="q")or(id)in["',
+        "a'b",
+        'a"b',
+        "a\\b",
+        "c\\",
+        "\\",
+        "\\n",
+        "\\'",
+        "{x}",
+        "%s",
+        "$1",
+    ),
     *("A", "a", "é", "e\u0301", "x\x1by", "\x7f", "\U0001f600", "\u200b", "1", "01", "null", "[]", "_", "%", "i" * 512),
 ]
 
