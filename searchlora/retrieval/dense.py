@@ -6,7 +6,7 @@ Source: Karpukhin et al., "Dense Passage Retrieval for Open-Domain Question Answ
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -172,7 +172,7 @@ class DenseIndex:
         for start in range(0, len(queries), self._query_batch_size):
             batch = queries[start : start + self._query_batch_size]
             texts = [query for query in batch if query.strip()]
-            vectors = iter(self.query_vectors(texts) if texts else ())
+            vectors: Iterator[Vectors] = iter(self.query_vectors(texts) if texts else ())
             for query in batch:
                 rows = next(passing)
                 if query.strip():

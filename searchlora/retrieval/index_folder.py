@@ -195,8 +195,9 @@ class IndexManifest(_Frozen):
 
     @model_validator(mode="after")
     def _lists_every_file(self) -> IndexManifest:
-        parts = [name for part in (*self.bm25, *self.dense) for name in part.files]
-        if missing := {*DOCUMENT_FILES, *parts} - self.files.keys():
+        parts: tuple[Bm25Part | DensePart, ...] = (*self.bm25, *self.dense)
+        needed = {*DOCUMENT_FILES, *(name for part in parts for name in part.files)}
+        if missing := needed - self.files.keys():
             raise ValueError(f"its list of files lacks {min(missing)}")
         return self
 
