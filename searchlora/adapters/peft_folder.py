@@ -215,7 +215,7 @@ def read_weights(folder: Path) -> dict[str, Any]:
     check_header(folder)
     file = folder / WEIGHTS
     try:
-        tensors = load(file.read_bytes())
+        tensors: dict[str, Any] = load(file.read_bytes())
     except (SafetensorError, OSError) as error:
         raise TamperedAdapter(
             f"is not safetensors ({error})", where=str(file), fix="Store the adapter again."
