@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from searchlora.errors import DataError
 from searchlora.files import atomic_text, numbered_lines
+from searchlora.files.json_text import text_fault
 
 #: topic id -> document id -> grade
 Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
@@ -207,8 +208,8 @@ def _run_fault(line: str, where: str) -> DataError:
 
 
 def is_word(text: str) -> bool:
-    """Whether an id can be written in a TREC file: one word without blanks and NUL characters."""
-    return text.split() == [text] and "\0" not in text
+    """Whether an id can be written in a TREC file: one word without blanks, NUL characters and lone surrogates."""
+    return text.split() == [text] and text_fault(text) is None
 
 
 def _word(text: str, label: str) -> str:

@@ -162,7 +162,7 @@ class SavedRetrievers:
     def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
         """Load the vectors of a stage, and its encoder for queries."""
         from searchlora.retrieval.dense import DenseIndex, SavedVectors
-        from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, read_structure
+        from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest
 
         del progress
         encoder, searched = encoders.get(settings), structure(settings)
@@ -170,10 +170,10 @@ class SavedRetrievers:
         if searched is None:
             nearest: Nearest = ExactSearch(file.vectors, part.longest)
         else:
-            opened = read_structure(searched, self._index.structure_file(part, searched))
+            opened = self._index.structure(part, searched)
             nearest = ApproximateSearch(searched, opened, effort(settings), part.longest)
         return DenseIndex.load(
-            SavedVectors(self._index.documents.ids, self._index.order, file, nearest),
+            SavedVectors(self._index.documents.ids, self._index.order, file, nearest, self._index.reading),
             encoder,
             query_batch_size=settings.query_batch_size,
             normalise=settings.normalise,

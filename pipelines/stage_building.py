@@ -290,10 +290,10 @@ def _adapter_stage(
     # An engine knows the options of each adapter's prompts; those of a base without an adapter are its own.
     own = settings.bare and manifest.prompt_options != PromptOptions()
     options = manifest.prompt_options if own else None
-    computing = engines.get(model, manifest.recipe["precision"], settings=settings.engine, prompt_options=options)
+    computing = engines.get(model, manifest.precision, settings=settings.engine, prompt_options=options)
     check_renders(stored, task, computing.renderer)
     engine: Engine = computing
-    max_new_tokens = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
+    max_new_tokens = settings.max_new_tokens or manifest.max_new_tokens
     pinned = None if settings.bare else engine.pin(settings.name)
     if cache is not None:
         scope = {

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from searchlora.errors import InvalidScores, OutputSchemaError
@@ -605,14 +606,47 @@ def to_json(output: Any) -> dict[str, JsonValue]:
 
 def from_json(stored: Mapping[str, JsonValue]) -> Any:
     """The output that `to_json` stored. Raises `ValueError` for anything else."""
-    if len(stored) != 1:
-        raise ValueError(f"an output is stored under one key, not under {sorted(stored)}")
+    if not isinstance(stored, Mapping) or len(stored) != 1:
+        raise ValueError(f"an output is stored under one key, not as {str(stored)[:100]}")
     ((kind, value),) = stored.items()
     if kind == "value":
         return value
     if kind not in _KINDS:
         raise ValueError(f"'{kind}' is not a type of output")
     try:
-        return _KINDS[kind](**{name: tuple(part) if isinstance(part, list) else part for name, part in value.items()})
-    except (TypeError, AttributeError, InvalidScores) as error:
+        # Strict as JSON: its lists are tuples, and a number is no text.
+        return _stored_type(kind).validate_json(json.dumps(value), strict=True)
+    except (TypeError, ValueError, InvalidScores) as error:
         raise ValueError(f"is no stored {kind} ({error})") from None
+
+
+@cache
+def _stored_type(kind: str) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(_KINDS[kind])
+
+
+def is_output_of(form: OutputSpec, output: Any) -> bool:
+    """Whether a stored output is one that a form can have. Forms of other packages are asked for their choices only.
+
+    Examples:
+        >>> is_output_of(OneLabel(("buy", "return")), Label("sell"))
+        False
+        >>> is_output_of(FreeText(), ["a list"])
+        False
+    """
+    if isinstance(output, InvalidOutput):
+        return True
+    if isinstance(form, OneLabel | Graded):
+        kind, values = (Label, form.labels) if isinstance(form, OneLabel) else (Grade, tuple(form.scale.values()))
+        return (
+            isinstance(output, kind)
+            and output.value in values
+            and (output.probabilities is None or len(output.probabilities) == len(form.choices))
+        )
+    if isinstance(form, FreeText):
+        return isinstance(output, str) and form.parse(output) == output
+    if isinstance(form, LabelSet | JsonObject):
+        return not isinstance(form.parse(json.dumps(output)), InvalidOutput)
+    return isinstance(output, CitedAnswer) if isinstance(form, CitedText) else True

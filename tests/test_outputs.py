@@ -23,8 +23,10 @@ from searchlora.outputs import (
     InvalidOutput,
     JsonObject,
     Label,
+    LabelSet,
     OneLabel,
     from_json,
+    is_output_of,
     to_json,
 )
 
@@ -222,9 +224,29 @@ def test_values_that_are_not_stored_outputs_are_errors():
         ({"colour": "red"}, "not a type of output"),
         ({"label": {"name": "x"}}, "no stored label"),
         ({"grade": 3}, "no stored grade"),
+        ({"grade": {"value": "2"}}, "no stored grade"),
+        ({"label": {"value": "x", "probabilities": ["1"]}}, "no stored label"),
+        (["label"], "one key"),
+        (5, "one key"),
     ):
         with pytest.raises(ValueError, match=reason):
             from_json(kept)
+
+
+@pytest.mark.parametrize(
+    ("form", "fits", "other"),
+    [
+        (OneLabel(("a", "b")), Label("a", (0.5, 0.5)), [Label("c"), Label("a", (1.0,)), "a", Grade(1)]),
+        (Graded({"No": 0, "Yes": 2}), Grade(2), [Grade(1), Grade(2, (0.2, 0.2, 0.6)), Label("Yes"), None]),
+        (FreeText(), "text", ["", ["text"], None, {"a": 1}, " text"]),
+        (LabelSet(("a", "b")), ["a"], [["b", "a", "c"], "a", 5]),
+        (JsonObject({"type": "object", "required": ["size"]}), {"size": 4}, [{}, "size", 7, None]),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_stored_output_is_one_that_the_form_can_have(form, fits, other):
+    assert is_output_of(form, fits) and is_output_of(form, InvalidOutput("x", "y"))
+    assert not any(is_output_of(form, each) for each in other)
 
 
 def test_duplicate_labels_are_refused():

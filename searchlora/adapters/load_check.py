@@ -36,11 +36,13 @@ from searchlora.errors import (
     GoldenVectorsMismatch,
     LoadCheckFailed,
     RenderError,
+    SearchloraError,
     TokenizerMismatch,
 )
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
+from searchlora.outputs import ClosedSet
 from searchlora.prompts import Renderer
 from searchlora.task import EncoderTask, PromptedTask, Task, load_task
 
@@ -158,6 +160,7 @@ def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer)
     Raises:
         GoldenRenderMismatch: naming the record, the first token id that differs, and whether the task's `prompt.jinja`
             changed or its code.
+        LoadCheckFailed: see `check_settings`.
     """
     fix = "Restore the task as it was when the adapter was trained, or train it again."
     task = task.bound(stored.manifest.settings)
@@ -165,7 +168,7 @@ def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer)
     for golden in stored.manifest.golden.renders:
         try:
             example = renderer.example(task, golden.record)
-        except (RenderError, KeyError) as error:  # the template or the code needs a field that the record lacks
+        except (RenderError, *_UNUSABLE) as error:  # the template or the code needs a field that the record lacks
             raise GoldenRenderMismatch(
                 f"golden record '{golden.record.get('id')}' no longer renders ({error}); {_cause(stored, task)}",
                 where=stored.reference,
@@ -181,6 +184,36 @@ def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer)
             where=stored.reference,
             fix=fix,
         )
+    check_settings(stored, task)
+
+
+def check_settings(stored: StoredAdapter, task: PromptedTask) -> None:
+    """Use the settings and the tuned values of the manifest, on its first golden records. Needs no tokenizer.
+
+    Raises:
+        LoadCheckFailed: if they are not those of the task.
+    """
+    task = task.bound(stored.manifest.settings, stored.manifest.tuned)
+    try:
+        for golden in stored.manifest.golden.renders[:_TRIED]:
+            form = task.output(golden.record)
+            if isinstance(form, ClosedSet) and form.choices is not None:
+                task.apply_tuning(form.from_scores([0.0] * len(form.choices)), golden.record)
+    except SearchloraError:  # such as of a task that needs settings and has none: whoever uses it gets the same error
+        return
+    except _UNUSABLE as error:
+        raise LoadCheckFailed(
+            f"the settings or the tuned values in its manifest cannot be used ({type(error).__name__}: {error})",
+            where=stored.reference,
+            fix="Restore searchlora.json from a copy, or train the adapter again.",
+        ) from None
+
+
+#: What code of a task raises for a record, settings or tuned values that it was not written for.
+_UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+
+#: Golden records on which settings are tried.
+_TRIED = 3
 
 
 def check_logits(stored: StoredAdapter, model: Any, base: Callable[[], Any] | None = None) -> None:

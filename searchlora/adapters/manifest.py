@@ -165,6 +165,17 @@ class Golden(_Part):
         return self
 
 
+class _RecipeKeys(BaseModel):
+    """What commands read of a recipe. Recipes of other releases have other keys, too, and may lack some."""
+
+    precision: Literal["bf16", "fp32"] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, lt=2**31, strict=True)] | None = None
+    classifier: Literal["centroid", "knn", "linear"] | None = None
+    sides: Literal["both", "query"] | None = None
+    method: str | None = None
+    lora: dict[str, Any] | None = None
+
+
 class ManifestDraft(_Part):
     """The part of a manifest that training and evaluation fill in; the store adds the rest.
 
@@ -194,6 +205,12 @@ class ManifestDraft(_Part):
     metrics: dict[_Line, float | int | bool | _Line | None] = Field({}, max_length=1000)
     training: dict[_Line, Any] = {}
     parents: list[_Line] = Field([], max_length=1000)
+
+    @field_validator("recipe")
+    @classmethod
+    def _usable(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        _RecipeKeys.model_validate(recipe)
+        return recipe
 
     @field_validator("parents")
     @classmethod
@@ -251,6 +268,33 @@ class Manifest(ManifestDraft):
     def method(self) -> str:
         """`method` of the recipe: full, lora or qlora; lora for a recipe without one."""
         return str(with_method(self.recipe, self.reference).get("method", "lora"))
+
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """Precision in which the base is computed. Raises `ManifestError` if the recipe has none."""
+        precision: Literal["bf16", "fp32"] = self._of_recipe("precision")
+        return precision
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Maximum number of generated tokens. Raises `ManifestError` if the recipe has none."""
+        return int(self._of_recipe("max_new_tokens"))
+
+    @property
+    def classifier(self) -> Literal["centroid", "knn", "linear"]:
+        """Classifier on the vectors of an encoder. Raises `ManifestError` if the recipe has none."""
+        classifier: Literal["centroid", "knn", "linear"] = self._of_recipe("classifier")
+        return classifier
+
+    def _of_recipe(self, key: str) -> Any:
+        value = self.recipe.get(key)
+        if value is None:
+            raise ManifestError(
+                f"the recipe in the manifest lacks '{key}'",
+                where=self.reference,
+                fix="Restore searchlora.json from a copy, or store the adapter again.",
+            )
+        return value
 
     @property
     def query_side_only(self) -> bool:

@@ -283,7 +283,7 @@ def merge(
         folders = [parent.path for parent in parents]
         config = combine_folders(folders, shares, Path(temporary), combination=method, density=density)
         parse = parse_encoder_recipe if isinstance(task, EncoderTask) else parse_recipe
-        lora = {**first.recipe["lora"], "r": config["r"], "alpha": config["lora_alpha"], "variant": "lora"}
+        lora = {**first.recipe.get("lora", {}), "r": config["r"], "alpha": config["lora_alpha"], "variant": "lora"}
         return store_adapter(
             store,
             name,

@@ -203,18 +203,19 @@ def _too_large(file: Path, size: str, limit: str) -> LoadCheckFailed:
 def read_weights(folder: Path) -> dict[str, Any]:
     """Tensors on the CPU, by their names in the file.
 
-    They are copies: safetensors maps the file, and what is written to it later would change the tensors.
+    The file is read and not mapped: what is written to it later would change the tensors, and a file that is cut off
+    while it is mapped would kill the process.
 
     Raises:
         MissingKey, TamperedAdapter, LoadCheckFailed: as `check_header`; a pickle is never read.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     check_header(folder)
     file = folder / WEIGHTS
     try:
-        tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+        tensors: dict[str, Any] = load(file.read_bytes())
     except (SafetensorError, OSError) as error:
         raise TamperedAdapter(
             f"is not safetensors ({error})", where=str(file), fix="Store the adapter again."

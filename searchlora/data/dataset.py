@@ -13,6 +13,7 @@ import numpy as np
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents
 from searchlora.data.splits import SPLITS
+from searchlora.data.validation import RecordCheck
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.trec import Qrels, read_qrels
 from searchlora.files import file_sha256, json_file, json_object, numbered_lines, read_text
@@ -20,6 +21,8 @@ from searchlora.records import Document, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from searchlora.task import Task
 
 CARD_FILE = "dataset.json"
 SETTINGS_FILE = "settings.json"
@@ -152,10 +155,15 @@ def card_warnings(rows: Mapping[str, int], collection: Mapping[str, int] | None,
 
 @dataclass(frozen=True)
 class Dataset:
-    """A built dataset: its folder and its card."""
+    """A built dataset: its folder and its card.
+
+    Attributes:
+        check: Validates the records that are read; None: they are any JSON objects.
+    """
 
     folder: Path
     card: DatasetCard
+    check: RecordCheck | None = None
 
     def records(self, split: str) -> list[Record]:
         """All records of a split. Raises `UsageError` for an unknown split."""
@@ -167,7 +175,14 @@ class Dataset:
             raise UsageError(f"there is no split '{split}'", fix=f"The splits are {', '.join(SPLITS)}.")
         path = self._file(f"{split}.jsonl")
         for number, line in numbered_lines(path):
-            yield json_object(line, f"{path}, line {number}")
+            record = json_object(line, f"{path}, line {number}")
+            if self.check is not None and (fault := self.check.fault(record)):
+                raise DataError(
+                    f"is not a record of the task '{self.card.task}' ({fault})",
+                    where=f"{path}, line {number}",
+                    fix="Build the dataset again.",
+                )
+            yield record
 
     @property
     def settings(self) -> dict[str, Any] | None:
@@ -193,7 +208,7 @@ class Dataset:
         return read_qrels(self._file(QRELS_FILE))
 
     def verify(self) -> None:
-        """Raise `DataError` naming the first file that is missing or was changed after the build."""
+        """Raise `DataError` naming a file that is missing, was changed after the build, or is not on the card."""
         for name, expected in self.card.files.items():
             actual = file_sha256(self._file(name))
             if actual != expected:
@@ -203,6 +218,14 @@ class Dataset:
                     fix="Build the dataset again.",
                 )
 
+        for file in sorted(self.folder.iterdir()):
+            if file.name not in {CARD_FILE, *self.card.files} and not file.name.startswith("."):
+                raise DataError(
+                    f"the file is not on the card ({CARD_FILE}), so it was not there when the dataset was built",
+                    where=str(file),
+                    fix="Move it elsewhere, or build the dataset again.",
+                )
+
     @property
     def fingerprint(self) -> str:
         """sha256 over the names and hashes of the files on the card."""
@@ -210,15 +233,23 @@ class Dataset:
 
     def _file(self, name: str) -> Path:
         path = self.folder / name
+        if name not in self.card.files:
+            raise DataError(f"is not on the card ({CARD_FILE})", where=str(path), fix="Build the dataset again.")
         if not path.is_file():
             raise DataError("the file is missing", where=str(path), fix="Build the dataset again.")
         return path
 
 
-def load_dataset(folder: str | Path) -> Dataset:
+def load_dataset(folder: str | Path, task: Task | None = None) -> Dataset:
     """Open a dataset folder.
+
+    Args:
+        task: The task of the dataset, by whose schema records are validated when they are read, unless another version
+            of the task built them.
 
     Raises:
         DataError: if it is not a dataset, or a newer version of searchlora built it.
     """
-    return Dataset(Path(folder), read_card(Path(folder)))
+    card = read_card(Path(folder))
+    own = task is not None and (task.name, task.version) == (card.task, card.task_version)
+    return Dataset(Path(folder), card, RecordCheck(task.record_schema) if task is not None and own else None)

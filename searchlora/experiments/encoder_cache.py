@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.experiments.encoder_evaluation_run import DEPTH, EncoderEvaluationRun, Found
@@ -27,6 +30,8 @@ class EncoderCache:
         self.folder = folder
         self.reused: list[str] = []
         self._conditions = "" if folder is None else _conditions(evaluation_run)
+        self._records = len(evaluation_run.records)
+        self._retrieves = bool(evaluation_run.documents)
 
     def found(self, name: str, adapter: StoredAdapter, *, bare: bool = False) -> Found | None:
         """What a system found under exactly these conditions; None where it is not in the cache.
@@ -44,9 +49,11 @@ class EncoderCache:
             entry = parse_json(file.read_text(encoding="utf-8"))
             if entry["key"] != self._key(adapter, bare) or entry["machine"] != machine():
                 return None
-            hits = [[Hit(document, score) for document, score in ranked] for ranked in entry["hits"]]
-            found = Found(entry["seconds"], hits, entry["classes"])
+            found = _Stored.model_validate(entry).found()
         except (OSError, ValueError, KeyError, TypeError):
+            return None
+        found_for = found.hits if found.classes is None else found.classes
+        if len(found_for) != self._records or (found.classes is None) != self._retrieves:
             return None
         self.reused.append(name)
         return found
@@ -75,6 +82,23 @@ class EncoderCache:
         of_adapter = [] if bare else [manifest.files, manifest.settings]
         parts = [self._conditions, manifest.base.fingerprint.model_dump(), of_adapter]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class _Stored(BaseModel):
+    """What of an entry is used, and its types."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    seconds: Annotated[float, Field(ge=0)]
+    hits: list[list[tuple[str, float]]]
+    classes: list[str] | None
+
+    def found(self) -> Found:
+        return Found(
+            self.seconds,
+            [[Hit(document, score) for document, score in ranked] for ranked in self.hits],
+            self.classes,
+        )
 
 
 def _conditions(run: EncoderEvaluationRun) -> str:

@@ -69,7 +69,7 @@ def evaluate_encoders(
             raise UsageError(
                 f"is an adapter for the task '{each.manifest.task}', not for '{task.name}'", where=each.reference
             )
-    trial = encoder_evaluation_run(task, dataset, records, judgments.qrels, candidate.manifest.recipe["classifier"])
+    trial = encoder_evaluation_run(task, dataset, records, judgments.qrels, candidate.manifest.classifier)
     systems = list(_systems(adapters, models))
     names = [system.name for system in systems]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -83,7 +83,7 @@ def evaluate_encoders(
     for system in systems:
         own = trial
         if trial.labelled and system.adapter is not None:
-            own = replace(trial, classifier=system.adapter.manifest.recipe["classifier"])
+            own = replace(trial, classifier=system.adapter.manifest.classifier)
         if own.classifier not in caches:
             caches[own.classifier] = EncoderCache(keep, own)
         found = trial.evaluate(system.name, _found(system, candidate, own, caches[own.classifier], indexes, steps))

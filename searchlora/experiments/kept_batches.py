@@ -71,6 +71,8 @@ class KeptBatches:
             done, sizes = last["done"], last["sizes"]
             if first != key or len(sizes) != len(self.files):
                 return False
+            if any(type(number) is not int or number < 0 for number in (done, *sizes)):
+                return False
             if any(file.stat().st_size < size for file, size in zip(self.files, sizes, strict=True)):
                 return False
         except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is of another release

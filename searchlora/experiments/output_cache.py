@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.result_files import file_name, machine
 from searchlora.files import atomic_text, parse_json
 from searchlora.inference.settings import LocalSettings
-from searchlora.outputs import from_json, to_json
+from searchlora.outputs import from_json, is_output_of, to_json
 from searchlora.prompts import RENDERING, messages
 from searchlora.task import PromptedTask
 
@@ -52,14 +53,18 @@ class OutputCache:
         self.folder = folder
         self.reused: list[str] = []
         self._conditions = _conditions(evaluation_run)
+        self._records = evaluation_run.records
 
-    def outputs(self, model: Model, made_by: str) -> tuple[list[Any], dict[str, float]] | None:
+    def outputs(
+        self, model: Model, made_by: str, task: PromptedTask | None = None
+    ) -> tuple[list[Any], dict[str, float]] | None:
         """A model's outputs and costs for exactly these prompts; None where they are not in the cache.
 
         Costs are returned only if they were measured on this machine: costs of two machines are not comparable.
 
         Args:
             made_by: The engine, see `Engine.made_by`; outputs of another one are not returned.
+            task: The model's task; outputs that its forms cannot have are not returned.
         """
         file = self._file(model)
         if file is None or not file.is_file():
@@ -69,11 +74,22 @@ class OutputCache:
             if entry["key"] != self._key(model, made_by):
                 return None
             outputs = [from_json(value) for value in entry["outputs"]]
-            costs = entry["costs"] if entry["machine"] == machine() else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            costs = {str(name): float(value) for name, value in entry["costs"].items()}
+            if not all(map(isfinite, costs.values())):
+                return None
+            costs = costs if entry["machine"] == machine() else {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            return None
+        if task is not None and not self._fit(task, outputs):
             return None
         self.reused.append(model.name)
         return outputs, costs
+
+    def _fit(self, task: PromptedTask, outputs: Sequence[Any]) -> bool:
+        """Whether there is an output for each record, and one that the record's form can have."""
+        return len(outputs) == len(self._records) and all(
+            is_output_of(task.output(record), output) for record, output in zip(self._records, outputs, strict=True)
+        )
 
     def save(self, model: Model, made_by: str, outputs: Sequence[Any], costs: Mapping[str, float]) -> None:
         """Write a model's outputs; outputs of a type that JSON cannot represent are not cached."""
@@ -100,7 +116,7 @@ class OutputCache:
 
     def _key(self, model: Model, made_by: str) -> str:
         manifest = model.adapter.manifest
-        precision = manifest.recipe["precision"]
+        precision = manifest.precision
         # Earlier releases had one engine, whose outputs stay valid.
         engine = precision if made_by == LocalSettings().made_by(precision) else made_by
         weights = {} if model.bare else manifest.files

@@ -97,7 +97,7 @@ def evaluate_prompted(
     caches: dict[tuple[bool, int], OutputCache] = {}
     for constrained, group in ((False, free if unconstrained else []), (True, models)):
         for model in group:
-            limit = int(model.adapter.manifest.recipe["max_new_tokens"])
+            limit = model.adapter.manifest.max_new_tokens
             conditions = replace(evaluation_run, constrained=constrained, max_new_tokens=limit)
             if (constrained, limit) not in caches:
                 caches[constrained, limit] = OutputCache(keep, conditions)
@@ -146,13 +146,12 @@ def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
 def _answer(
     model: Model, made_by: str, evaluation_run: EvaluationRun, cache: OutputCache, engines: _ModelEngines, steps: Steps
 ) -> SystemResult:
-    cached = cache.outputs(model, made_by)
+    task = model.task(evaluation_run)
+    cached = cache.outputs(model, made_by, task)
     if cached is not None:
-        return evaluation_run.run_outputs(model.name, *cached, model.task(evaluation_run))
+        return evaluation_run.run_outputs(model.name, *cached, task)
     engine = engines.engine(model)
-    result = evaluation_run.run_model(
-        model.name, engine, model.reference, steps(f"Generating: {model.name}"), model.task(evaluation_run)
-    )
+    result = evaluation_run.run_model(model.name, engine, model.reference, steps(f"Generating: {model.name}"), task)
     cache.save(model, made_by, result.outputs, result.evaluation.costs)
     return result
 
@@ -184,7 +183,7 @@ class _ModelEngines:
 
     def _computed(self, model: Model) -> tuple[BaseModel, Precision]:
         base = self._base(model.adapter)
-        precision: Precision = model.adapter.manifest.recipe["precision"]
+        precision = model.adapter.manifest.precision
         return base if model.bare else base_of(model.adapter, base), precision
 
     def _base(self, adapter: StoredAdapter) -> BaseModel:

@@ -23,7 +23,6 @@ from searchlora.experiments.spec import Experiment, Source, System
 from searchlora.files import file_sha256, parse_json, tree_sha256
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import LocalSettings
-from searchlora.models.load import Precision
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_indexes import generations
@@ -251,7 +250,7 @@ def _identity(stage: Settings, engines: Engines) -> dict[str, Any]:
         manifest = stored.manifest
         base = manifest.base.resolve()
         base = base if stage.bare else base_of(stored, base)
-        precision: Precision = manifest.recipe["precision"]
+        precision = manifest.precision
         made_by = engines.made_by(base, precision, settings=stage.engine)
         settings["engine"] = None if made_by == LocalSettings().made_by(precision) else made_by
     return settings

@@ -362,7 +362,7 @@ def _read_run(file: Path) -> dict[str, Any] | None:
 
 def dataset_for(task: Task, data: str | Path) -> Dataset:
     """A dataset of a task, unchanged since it was built. Raises `DataError`."""
-    dataset = load_dataset(Path(data))
+    dataset = load_dataset(Path(data), task)
     if dataset.card.task != task.name:
         raise DataError(f"is a dataset of the task '{dataset.card.task}', not of '{task.name}'", where=str(data))
     dataset.verify()

@@ -2,7 +2,7 @@
 
 `atomic` writes files and folders whole or not at all, `text` opens and decodes, `json_text` parses strict JSON, `rows`
 reads rows of five kinds of file, `field_map` says which columns hold their fields, `read_progress` counts the bytes
-read.
+read, and `file_state` notices that a file was changed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from searchlora.files.atomic import (
     tree_size,
 )
 from searchlora.files.field_map import FieldMap, as_text, mapped, parse_field_map
+from searchlora.files.file_state import FileState, WatchedFiles, cache_digest, cached_digest
 from searchlora.files.json_text import Pairs, json_file, json_line, json_object, parse_json
 from searchlora.files.read_progress import ReadProgress, track_reads
 from searchlora.files.rows import EXCERPT, EXTENSIONS, RejectedRow, Rows, SourceRow, read_rows, strict
@@ -41,16 +42,20 @@ __all__ = [
     "EXCERPT",
     "EXTENSIONS",
     "FieldMap",
+    "FileState",
     "Head",
     "Pairs",
     "ReadProgress",
     "RejectedRow",
     "Rows",
     "SourceRow",
+    "WatchedFiles",
     "as_text",
     "atomic_bytes",
     "atomic_folder",
     "atomic_text",
+    "cache_digest",
+    "cached_digest",
     "check_file",
     "check_writable",
     "copy_text",

@@ -13,10 +13,11 @@ from searchlora.adapters.load_check import check_base, check_files
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import LoadCheckFailed, RequestRefused, TamperedAdapter
+from searchlora.files import FileState
 from searchlora.models.resolve import BaseModel
 
-#: Name, inode, size, and times of modification and of change of each file of a folder.
-_State: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
+#: Name and state of each file of a folder.
+_State: TypeAlias = tuple[tuple[str, FileState], ...]
 
 
 class AdapterFolders:
@@ -111,6 +112,4 @@ def required_store(store: Store | None) -> Store:
 
 
 def _state(folder: Path) -> _State:
-    """The state of the files. The system sets the time of change (ctime), whatever a writer sets the others to."""
-    files = ((file.name, file.lstat()) for file in sorted(folder.iterdir()))
-    return tuple((name, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for name, at in files)
+    return tuple((file.name, FileState.of(file.lstat())) for file in sorted(folder.iterdir()))

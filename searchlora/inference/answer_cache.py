@@ -1,6 +1,8 @@
 """Cache of an engine's answers on disk, by request and by all that its answers depend on besides the request.
 
-The file holds up to a limit of bytes; beyond it, the answers that were used least recently are evicted.
+The file holds up to a limit of bytes; beyond it, the answers that were used least recently are evicted. What somebody
+else wrote into the file is not believed: another schema is refused, an entry that is no answer is computed again, and
+no statement runs for ever.
 """
 
 from __future__ import annotations
@@ -9,19 +11,29 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from searchlora.errors import DataError, UsageError
+from searchlora.files import parse_json
 from searchlora.inference.engine import Completion, Scored
 from searchlora.inference.metered import Answer
 from searchlora.prompts import RENDERING
 
 #: Seconds that a process waits while another one writes.
 _PATIENCE = 60.0
+
+#: Seconds after which a statement is interrupted, and steps of SQLite's machine between two looks at the clock.
+_SLOWEST, _STEPS = 300.0, 1_000_000
+
+#: Numbers of uses are counted again from 1 before they exceed SQLite's integers.
+_MOST_USES = 1 << 62
 
 #: Size of a cache unless its maker says otherwise: about three million short answers.
 MAX_BYTES = 1 << 30
@@ -45,7 +57,7 @@ class AnswerCache:
             beyond it, and never shrinks.
 
     Raises:
-        DataError: if the file cannot be opened or is no cache.
+        DataError: if the file cannot be opened, is no cache, or has other tables or triggers than a cache.
         UsageError: for a limit below 1.
     """
 
@@ -55,29 +67,33 @@ class AnswerCache:
         self.file = file
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
+        self._deadline = 0.0
         self._read: dict[bytes, None] = {}  # in the order of their last use, not yet noted
         with self._checked():
             file.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(file, timeout=_PATIENCE, check_same_thread=False, isolation_level=None)
+            self._database.set_progress_handler(lambda: time.monotonic() > self._deadline, _STEPS)
             with self._changing():
-                self._make_tables()
+                self._check_schema()
+                _make_tables(self._database)
 
     def answers(self, scope: Mapping[str, Any]) -> CachedAnswers:
         """The answers in one scope: the engine, its base, and the weights of the adapter, as JSON."""
         return CachedAnswers(self, json.dumps([RENDERING, scope], sort_keys=True))
 
     def read(self, key: bytes) -> Answer | None:
-        """The answer of a key; None if there is none. Raises `DataError`."""
+        """The answer of a key; None if there is none that can be read. Raises `DataError`."""
         with self._checked(), self._lock:
-            row = self._database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-            if row is None:
+            chosen = "SELECT CAST(answer AS BLOB) FROM answers WHERE key = ?"
+            row = self._database.execute(chosen, (key,)).fetchone()
+            if row is None or (answer := _from_json(row[0])) is None:
                 return None
             self._read.pop(key, None)
             self._read[key] = None
             if len(self._read) >= _NOTED:
                 with self._changing():
                     self._note_reads()
-        return _from_json(row[0])
+        return answer
 
     def write(self, answers: Mapping[bytes, Answer]) -> None:
         """Add answers, all or none, and evict what is too much. Raises `DataError`."""
@@ -97,31 +113,13 @@ class AnswerCache:
         with self._checked(), self._lock:
             return self._size()
 
-    def _make_tables(self) -> None:
-        """The tables of a new file; one of an earlier release gets what it lacks."""
-        execute = self._database.execute
-        execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL)")
-        if "used" not in [column[1] for column in execute("PRAGMA table_info(answers)")]:
-            execute("ALTER TABLE answers ADD COLUMN used INTEGER NOT NULL DEFAULT 0")
-        execute("CREATE INDEX IF NOT EXISTS by_use ON answers (used)")
-        if execute("SELECT 1 FROM sqlite_master WHERE name = 'size'").fetchone() is not None:
-            return
-        stored = "length({0}.key) + length(CAST({0}.answer AS BLOB))"
-        execute("CREATE TABLE size (bytes INTEGER NOT NULL)")
-        execute(f"INSERT INTO size SELECT COALESCE(SUM({stored.format('answers')}), 0) FROM answers")
-        for event, change in {
-            "INSERT": f"+ {stored.format('new')}",
-            "DELETE": f"- ({stored.format('old')})",
-            "UPDATE OF answer": f"+ {stored.format('new')} - ({stored.format('old')})",
-        }.items():
-            name = event.split()[0].lower()
-            execute(
-                f"CREATE TRIGGER on_{name} AFTER {event} ON answers BEGIN UPDATE size SET bytes = bytes {change}; END"
-            )
-
     def _note_reads(self) -> int:
         """Write when answers were used that were read; returns the next number of a use."""
-        used = int(self._database.execute("SELECT COALESCE(MAX(used), 0) + 1 FROM answers").fetchone()[0])
+        last = self._database.execute("SELECT COALESCE(MAX(used), 0) FROM answers").fetchone()[0]
+        if not isinstance(last, int) or not 0 <= last < _MOST_USES:
+            self._database.execute("UPDATE answers SET used = 0")
+            last = 0
+        used = last + 1
         rows = [(used + number, key) for number, key in enumerate(self._read)]
         self._database.executemany("UPDATE answers SET used = ? WHERE key = ?", rows)
         self._read.clear()
@@ -131,11 +129,30 @@ class AnswerCache:
         if self._size() <= self.max_bytes:
             return
         while self._size() > _KEPT * self.max_bytes:
-            some = "SELECT key FROM answers ORDER BY used LIMIT MAX(1, (SELECT COUNT(*) FROM answers) / 20)"
-            self._database.execute(f"DELETE FROM answers WHERE key IN ({some})")
+            some = "SELECT rowid FROM answers ORDER BY used LIMIT MAX(1, (SELECT COUNT(*) FROM answers) / 20)"
+            if not self._database.execute(f"DELETE FROM answers WHERE rowid IN ({some})").rowcount:
+                self._count_again()  # nothing is left, and the noted size is wrong
 
     def _size(self) -> int:
+        rows = self._database.execute("SELECT bytes FROM size").fetchall()
+        if len(rows) == 1 and isinstance(rows[0][0], int) and rows[0][0] >= 0:
+            return int(rows[0][0])
+        return self._count_again()
+
+    def _count_again(self) -> int:
+        self._database.execute("DELETE FROM size")
+        self._database.execute(_COUNT)
         return int(self._database.execute("SELECT bytes FROM size").fetchone()[0])
+
+    def _check_schema(self) -> None:
+        """Refuse tables and triggers that are not those of a cache; they could change what every statement does."""
+        new = sqlite3.connect(":memory:")
+        _make_tables(new)
+        expected = {*new.execute(_SCHEMA), *_EARLIER_SCHEMA}
+        new.close()
+        other = [str(name) for kind, name, sql in self._database.execute(_SCHEMA) if (kind, name, sql) not in expected]
+        if other:
+            raise sqlite3.DatabaseError(f"it has {other[0][:80]!r}, which no cache has")
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -155,6 +172,7 @@ class AnswerCache:
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
+        self._deadline = time.monotonic() + _SLOWEST
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -163,6 +181,36 @@ class AnswerCache:
                 where=str(self.file),
                 fix="Delete the file, or name another one.",
             ) from None
+
+
+_STORED = "length({0}.key) + length(CAST({0}.answer AS BLOB))"
+_COUNT = f"INSERT INTO size SELECT COALESCE(SUM({_STORED.format('answers')}), 0) FROM answers"
+_SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+
+#: What files of earlier releases have.
+_EARLIER_SCHEMA = (("table", "answers", "CREATE TABLE answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL)"),)
+
+
+def _make_tables(database: sqlite3.Connection) -> None:
+    """The tables of a new file; one of an earlier release gets what it lacks."""
+    execute = database.execute
+    execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL)")
+    if "used" not in [column[1] for column in execute("PRAGMA table_info(answers)")]:
+        execute("ALTER TABLE answers ADD COLUMN used INTEGER NOT NULL DEFAULT 0")
+    execute("CREATE INDEX IF NOT EXISTS by_use ON answers (used)")
+    if execute("SELECT 1 FROM sqlite_master WHERE name = 'size'").fetchone() is None:
+        execute("CREATE TABLE size (bytes INTEGER NOT NULL)")
+        execute(_COUNT)
+    for event, change in {
+        "INSERT": f"+ {_STORED.format('new')}",
+        "DELETE": f"- ({_STORED.format('old')})",
+        "UPDATE OF answer": f"+ {_STORED.format('new')} - ({_STORED.format('old')})",
+    }.items():
+        name = event.split()[0].lower()
+        execute(
+            f"CREATE TRIGGER IF NOT EXISTS on_{name} AFTER {event} ON answers"
+            f" BEGIN UPDATE size SET bytes = bytes {change}; END"
+        )
 
 
 class CachedAnswers(MutableMapping[bytes, Answer]):
@@ -205,9 +253,37 @@ def _to_json(answer: Answer) -> str:
     return json.dumps({"scored": values})
 
 
-def _from_json(text: str) -> Answer:
-    """Raises `ValueError` or `TypeError` for a text that is no answer."""
-    ((kind, values),) = json.loads(text).items()
-    if kind == "completion":
-        return Completion(**values)
-    return Scored(tuple(values["log_probabilities"]), values["prompt_tokens"], values["scored_tokens"])
+def _from_json(content: bytes | None) -> Answer | None:
+    """The answer in a stored value; None if it is no answer."""
+    try:
+        entry = _Entry.model_validate(parse_json((content or b"").decode("utf-8")))
+    except (ValueError, ValidationError):
+        return None
+    if (completion := entry.completion) is not None:
+        return Completion(**completion.model_dump())
+    return Scored(**entry.scored.model_dump()) if entry.scored is not None else None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+_Tokens = Annotated[int, Field(ge=0)]
+
+
+class _Completion(_Strict):
+    text: str
+    finish: Literal["stop", "length"]
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens
+
+
+class _Scored(_Strict):
+    log_probabilities: Annotated[tuple[float, ...], Field(strict=False)]
+    prompt_tokens: _Tokens
+    scored_tokens: _Tokens
+
+
+class _Entry(_Strict):
+    completion: _Completion | None = None
+    scored: _Scored | None = None

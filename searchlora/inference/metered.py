@@ -124,7 +124,7 @@ class MeteredEngine:
             known = [False] * len(requests)
             found = list(answer(range(len(requests))))
         else:
-            known, found = self._looked_up(self._answers, keys(), answer, kind)
+            known, found = self._looked_up(self._answers, keys(), choices, answer, kind)
         self.prompt_tokens += sum(each.prompt_tokens for each in found)
         if self._listener is not None:
             for exchange in zip(requests, found, choices, known, strict=True):
@@ -135,13 +135,14 @@ class MeteredEngine:
         self,
         answers: Answers,
         keys: Sequence[bytes],
+        choices: Sequence[tuple[str, ...]],
         answer: Callable[[Sequence[int]], Sequence[_Answer]],
         kind: type[_Answer],
     ) -> tuple[list[bool], list[_Answer]]:
         found: dict[bytes, _Answer] = {}
-        for key in dict.fromkeys(keys):
+        for key, scored in dict(zip(keys, choices, strict=True)).items():
             earlier = answers.get(key)
-            if isinstance(earlier, kind):
+            if isinstance(earlier, kind) and _count(earlier) == len(scored):
                 found[key] = earlier
         known = [key in found and key not in self._own for key in keys]
         self.reused += sum(known)
@@ -153,6 +154,11 @@ class MeteredEngine:
             found.update(computed)
             self._own.update(first)
         return known, [found[key] for key in keys]
+
+
+def _count(answer: Answer) -> int:
+    """Number of choices that an answer scores."""
+    return len(answer.log_probabilities) if isinstance(answer, Scored) else 0
 
 
 def request_key(request: Request, *more: Hashable) -> bytes:

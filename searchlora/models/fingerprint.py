@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel as PydanticModel
 from pydantic import ConfigDict
 
-from searchlora.errors import BaseModelError, DataError
-from searchlora.files import atomic_text, file_sha256
+from searchlora.errors import BaseModelError
+from searchlora.files import FileState, cache_digest, cached_digest, file_sha256
 from searchlora.models.resolve import architectures_of, cache_dir, read_json_object, read_modules, read_text
 
 #: Keys of config.json that do not change the logits and may differ between copies of one base.
@@ -135,15 +134,13 @@ def _tensors(folder: Path, tied: bool) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise BaseModelError("the folder holds no safetensors", where=str(folder))
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([stats, tied]).encode()).hexdigest()
+    states = [(str(file.resolve()), FileState.of(file.stat())) for file in files]
+    key = hashlib.sha256(json.dumps([states, tied]).encode()).hexdigest()
     memo = cache_dir() / "fingerprints" / key
-    if memo.is_file() and len(known := memo.read_text(encoding="utf-8")) == len(key):
+    if known := cached_digest(memo):
         return known
     digest = _hash_tensors(files, skip=frozenset({"lm_head.weight"} if tied else ()))
-    # Atomic, because a truncated digest would be another base; a full disk only costs the next caller the hashing.
-    with suppress(DataError), atomic_text(memo) as out:
-        out.write(digest)
+    cache_digest(memo, digest)
     return digest
 
 
@@ -214,14 +211,13 @@ def _tokenizer(folder: Path) -> str:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise BaseModelError("the folder holds no tokenizer.json", where=str(folder))
-    stat = file.stat()
-    return _tokenizer_hash(file, stat.st_size, stat.st_mtime_ns)
+    return _tokenizer_hash(file, FileState.of(file.stat()))
 
 
 @lru_cache(maxsize=64)
-def _tokenizer_hash(file: Path, size: int, changed: int) -> str:
+def _tokenizer_hash(file: Path, state: FileState) -> str:
     """Cached, because every load of an adapter compares it."""
-    del size, changed
+    del state
     content = read_json_object(file)
     content.pop("truncation", None)
     content.pop("padding", None)

@@ -17,7 +17,8 @@ import copy
 import io
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -26,7 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import DataError, UsageError
-from searchlora.files.string_table import StringTable, write_string_table
+from searchlora.files.string_table import (
+    StringTable,
+    check_starts,
+    check_vector,
+    mapped_array,
+    string_table_files,
+    write_string_table,
+)
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.analysis import Analyzer
@@ -40,11 +48,18 @@ BACKENDS = ("bm25s", "rank-bm25")
 _STEP = 1_000
 
 _TERMS = "terms"
+_PARTS = ("data", "indices", "indptr")
+
+#: The files of a saved index.
+BM25_FILES = (*(f"{part}.csc.index.npy" for part in _PARTS), *string_table_files(_TERMS))
 
 
 class _Vocabulary(Protocol):
     def get(self, term: str, /) -> int | None:
         """The number of a term; None for a term of no document."""
+
+    def __len__(self) -> int:
+        """The number of terms."""
 
 
 class _Scorer(Protocol):
@@ -113,27 +128,38 @@ class BM25Index:
         self._ids: Sequence[str] = ids
         self._order = tie_order(ids)
         self._columns: FieldColumns | None = None
+        self._reading: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @classmethod
-    def load(cls, folder: Path, ids: Sequence[str], order: NDArray[np.intp], analyzer: Analyzer) -> BM25Index:
+    def load(
+        cls,
+        folder: Path,
+        ids: Sequence[str],
+        order: NDArray[np.intp],
+        analyzer: Analyzer,
+        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> BM25Index:
         """The index that `save` wrote, memory-mapped; its hits are those of the saved index.
 
         Args:
             ids: The ids of the documents, in the order in which they were indexed.
             order: Their `tie_order`.
             analyzer: The one of the saved index.
+            reading: Called for a context in which the files are read, which may refuse to.
 
         Raises:
-            OSError, ValueError: if a file is missing or is not a plain array.
+            OSError, ValueError: if a file is missing, is not a plain array, or does not fit the others.
         """
         index = cls.__new__(cls)
+        index._reading = reading
         index._fields = None  # of documents, which are indexed already
         index.analyzer = analyzer
-        index._vocabulary = StringTable(folder / _TERMS)
+        vocabulary = StringTable(folder / _TERMS)
+        index._vocabulary = vocabulary
         index._ids = ids
         index._order = order
         index._columns = None
-        index._scorer = _Bm25s.load(folder, len(ids))
+        index._scorer = _Bm25s.load(folder, len(ids), len(vocabulary))
         return index
 
     def save(self, folder: Path) -> int:
@@ -154,6 +180,11 @@ class BM25Index:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    @property
+    def terms(self) -> int:
+        """Number of distinct terms."""
+        return len(self._vocabulary)
 
     def filterable(self, columns: FieldColumns) -> BM25Index:
         """The same index, whose searches can be filtered by the fields of its documents."""
@@ -177,7 +208,8 @@ class BM25Index:
         check_k(k)
         hits = []
         for query, rows in zip(queries, rows_of(self._columns, filters, len(queries)), strict=True):
-            hits.append(self._search(query, k, rows))
+            with self._reading():
+                hits.append(self._search(query, k, rows))
             progress(len(hits), len(queries))
         return hits
 
@@ -189,8 +221,9 @@ class BM25Index:
             >>> index.document_frequencies(["jacket", "wool", "tent"])
             [2, 1, 0]
         """
-        numbers = (self._vocabulary.get(term) for term in terms)
-        return [0 if number is None else self._scorer.document_frequency(number) for number in numbers]
+        with self._reading():
+            numbers = [self._vocabulary.get(term) for term in terms]
+            return [0 if number is None else self._scorer.document_frequency(number) for number in numbers]
 
     def contributions(self, query: str, document: str) -> dict[str, float]:
         """What each word of a query adds to the score of a document, in order; 0 for a word that it does not have.
@@ -206,11 +239,14 @@ class BM25Index:
             >>> [word for word, share in shares.items() if share == 0], len(shares)
             (['blue'], 3)
         """
-        row = self._ids.index(document)
         words = replace(self.analyzer, stemmer=None)(query)
         shares = dict.fromkeys(words, 0.0)
-        for word in words:
-            shares[word] += sum(float(self._scorer.scores([term])[row]) for term in self._term_ids(word))
+        with self._reading():
+            row = self._ids.index(document) if document in self._ids else None
+            for word in words if row is not None else ():
+                shares[word] += sum(float(self._scorer.scores([term])[row]) for term in self._term_ids(word))
+        if row is None:
+            raise ValueError(f"the document {document!r} is not in the index")
         return shares
 
     def _term_ids(self, text: str) -> list[int]:
@@ -228,6 +264,8 @@ class BM25Index:
             threshold = np.partition(scores[matching], len(matching) - k)[len(matching) - k]
             matching = matching[scores[matching] >= threshold]
         best = matching[np.lexsort((self._order[matching], -scores[matching]))][:k]
+        if not np.isfinite(scores[best]).all():
+            raise ValueError("a score is not finite")
         return [Hit(self._ids[row], float(scores[row])) for row in best]
 
     def _terms(self, document: Document) -> list[str]:
@@ -300,15 +338,20 @@ class _Bm25s:
         return cls(index)
 
     @classmethod
-    def load(cls, folder: Path, documents: int) -> _Bm25s:
+    def load(cls, folder: Path, documents: int, terms: int) -> _Bm25s:
         import bm25s
 
         index = bm25s.BM25()  # k1, b and the method are in the scores
-        index.load_scores(folder, num_docs=documents, mmap=True)
+        # Not `load_scores`, whose errors are not only those of `mapped_array`.
+        data, rows, starts = (mapped_array(folder / f"{part}.csc.index.npy") for part in _PARTS)
+        check_vector(data, np.float32, "matrix")
+        check_vector(rows, np.int32, "list of rows", len(data))
+        check_starts(starts, len(data), terms)
+        index.scores = {"data": data, "indices": rows, "indptr": starts, "num_docs": documents}
         return cls(index)
 
     def save(self, folder: Path) -> None:
-        for part in ("data", "indices", "indptr"):  # the names that `load_scores` expects
+        for part in _PARTS:
             np.save(folder / f"{part}.csc.index.npy", self._index.scores[part], allow_pickle=False)
 
     def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:

@@ -6,7 +6,8 @@ Source: Karpukhin et al., "Dense Passage Retrieval for Open-Domain Question Answ
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,12 +34,14 @@ class SavedVectors(NamedTuple):
         order: Their `tie_order`.
         file: The vectors.
         nearest: Searches the vectors.
+        reading: Called for a context in which the files are read, which may refuse to.
     """
 
     ids: Sequence[str]
     order: NDArray[np.intp]
     file: VectorFile
     nearest: Nearest
+    reading: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class DenseIndex:
@@ -97,6 +100,7 @@ class DenseIndex:
             np.array([row for row, name in enumerate(ids) if name in texts]) if len(texts) < len(ids) else None
         )
         self._columns: FieldColumns | None = None
+        self._reading: Callable[[], AbstractContextManager[None]] = nullcontext
         longest = longest_of(self.vectors)
         self._nearest: Nearest = (
             ExactSearch(self.vectors, longest)
@@ -121,6 +125,7 @@ class DenseIndex:
         index._ids, index._order, index._rows = saved.ids, saved.order, saved.file.rows
         index._nearest = saved.nearest
         index._columns = None
+        index._reading = saved.reading
         return index
 
     def searched_by(self, encoder: Encoder) -> DenseIndex:
@@ -167,10 +172,15 @@ class DenseIndex:
         for start in range(0, len(queries), self._query_batch_size):
             batch = queries[start : start + self._query_batch_size]
             texts = [query for query in batch if query.strip()]
-            vectors = iter(self.query_vectors(texts) if texts else ())
+            vectors: Iterator[Vectors] = iter(self.query_vectors(texts) if texts else ())
             for query in batch:
                 rows = next(passing)
-                hits.append(self._nearest_documents(next(vectors)[None], k, rows) if query.strip() else [])
+                if query.strip():
+                    vector = next(vectors)[None]
+                    with self._reading():
+                        hits.append(self._nearest_documents(vector, k, rows))
+                else:
+                    hits.append([])
             progress(len(hits), len(queries))
         return hits
 
@@ -186,6 +196,8 @@ class DenseIndex:
 
     def _nearest_documents(self, vector: Vectors, k: int, rows: NDArray[np.bool_] | None) -> list[Hit]:
         """The k documents nearest to a vector of shape (1, dimensions), among those of some rows of the documents."""
+        if vector.shape[1] != self.vectors.shape[1]:
+            raise ValueError(f"a query has {vector.shape[1]:,} dimensions, and a document {self.vectors.shape[1]:,}")
         if rows is None:
             found = self._nearest.candidates(vector, k)
         else:
@@ -194,6 +206,8 @@ class DenseIndex:
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
         vectors = self.vectors[found].astype(np.float64)
         scores = (vectors * vector[0].astype(np.float64)).sum(axis=1)
+        if not np.isfinite(scores).all():
+            raise ValueError("a score is not finite")
         documents = found if self._rows is None else self._rows[found]
         # Scores that are equal in single precision are ties, as in `eval.trec.ranked`.
         best = np.lexsort((self._order[documents], -scores.astype(np.float32)))[:k]

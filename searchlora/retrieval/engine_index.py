@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from searchlora.data.collection import check_id
-from searchlora.errors import DataError, StaleIndex
+from searchlora.errors import DataError, EngineError, StaleIndex
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
@@ -177,7 +177,7 @@ def load_index(
         DataError: for two documents with the same id, an id that is not one word, a collection without text, a field
             that no document has, a document that the engine cannot hold, or a corpus that changes meanwhile.
         UsageError: for a layout that the engine cannot hold.
-        EngineError: if the engine cannot be reached, or refuses.
+        EngineError: if the engine cannot be reached, refuses, or does not store what it was given.
     """
     count, names = _scan(documents(), text.fields if text is not None else ())
     record = EngineRecord(
@@ -204,9 +204,16 @@ def load_index(
     engine.create(index, generation, record.layout, record.model_dump_json())
     done = 0
     for batch in _batches(documents()):
-        if len(engine.present(generation, [document.id for document in batch])) < len(batch):
+        ids = [document.id for document in batch]
+        if set(ids) - engine.present(generation, ids):
             entries = [Entry(each, None) for each in batch] if vectorizer is None else vectorizer.encode(batch)
             engine.put(generation, record.layout, entries)
+            if lost := set(ids) - engine.present(generation, ids):
+                raise EngineError(
+                    f"the engine did not store {len(lost):,} of {len(batch):,} documents, or stored other ids",
+                    where=f"{engine.where}, document {min(lost)}",
+                    fix="Load it again; look into the engine's log.",
+                )
         done += len(batch)
         progress(done, count, "documents loaded")
     if done != count or (corpus is not None and corpus.changed()):

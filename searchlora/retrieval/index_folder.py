@@ -2,7 +2,8 @@
 
 `index.json` names the corpus with its sha256, the settings of each part, the hashes of the encoder and of its adapter,
 and the sha256 of every file. Opening an index reads the manifest and compares sizes; a file is hashed when it is first
-opened on a machine, and again when its inode, size or time of change differs.
+opened on a machine, and again when its inode, size or times differ. Writers replace files by renaming new ones. A file
+that is written to or cut off while an index is open is noticed before each search.
 """
 
 from __future__ import annotations
@@ -10,26 +11,35 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
-from searchlora.data.document_store import DocumentStore
+from searchlora.data.document_store import DOCUMENT_FILES, DocumentStore
 from searchlora.errors import DataError, StaleIndex
-from searchlora.files import atomic_text, file_sha256, read_bounded
+from searchlora.files import (
+    FileState,
+    WatchedFiles,
+    atomic_text,
+    cache_digest,
+    cached_digest,
+    file_sha256,
+    parse_json,
+    read_bounded,
+)
 from searchlora.models.fingerprint import Fingerprint
 from searchlora.models.resolve import cache_dir
 from searchlora.progress import Progress, silent
 from searchlora.retrieval.analysis import Analyzer
-from searchlora.retrieval.bm25 import BM25Index
-from searchlora.retrieval.nearest import Hnsw, Ivf, Structure
-from searchlora.retrieval.vector_file import VectorFile
+from searchlora.retrieval.bm25 import BM25_FILES, BM25Index
+from searchlora.retrieval.nearest import Hnsw, Ivf, Structure, read_structure
+from searchlora.retrieval.vector_file import VECTOR_FILES, VectorFile
 
 #: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
 SCHEMA: Literal[2] = 2
@@ -39,10 +49,13 @@ _MAX_MANIFEST = 16 * 2**20
 #: A file of an index: its folder is that of a part, or the index itself.
 FileName = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]+-[0-9a-f]{12}/)?\w[\w.-]*$")]
 PartName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+-[0-9a-f]{12}$")]
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=1, lt=2**63)]
+_Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Bm25Keys(_Frozen):
@@ -84,7 +97,12 @@ class Bm25Part(_Frozen):
 
     folder: PartName
     keys: Bm25Keys
-    terms: int
+    terms: _Count
+
+    @property
+    def files(self) -> list[str]:
+        """The names of its files."""
+        return [f"{self.folder}/{name}" for name in BM25_FILES]
 
 
 class DensePart(_Frozen):
@@ -104,11 +122,16 @@ class DensePart(_Frozen):
     model: str
     adapter: str | None
     keys: VectorKeys
-    batch_size: int
-    vectors: int
-    dimensions: int
-    longest: float
+    batch_size: _Count
+    vectors: _Count
+    dimensions: _Count
+    longest: Annotated[float, Field(ge=0)]
     structures: tuple[Annotated[Hnsw | Ivf, Field(discriminator="kind")], ...] = ()
+
+    @property
+    def files(self) -> list[str]:
+        """The names of its files."""
+        return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(each.file for each in self.structures))]
 
 
 class CorpusIdentity(_Frozen):
@@ -116,7 +139,7 @@ class CorpusIdentity(_Frozen):
 
     Attributes:
         path: The file, absolute.
-        modified_ns: Its time of change, in nanoseconds.
+        modified_ns: Its time of modification, in nanoseconds.
         columns: Field -> the columns that hold it.
     """
 
@@ -142,22 +165,20 @@ class CorpusIdentity(_Frozen):
         return [part for name, columns in self.columns.items() for part in ("--map", f"{name}={','.join(columns)}")]
 
     def changed(self) -> bool:
-        """Whether the file is there and has another content. It is hashed only if its size or time differ."""
+        """Whether the file is there and has another content. It is hashed as the files of an index are."""
         file = Path(self.path)
         try:
-            stat = file.stat()
-        except OSError:
+            size = file.stat().st_size
+        except (OSError, ValueError):
             return False
-        if (stat.st_size, stat.st_mtime_ns) == (self.bytes, self.modified_ns):
-            return False
-        return stat.st_size != self.bytes or known_sha256(file) != self.sha256
+        return size != self.bytes or not has_sha256(file, self.sha256)
 
 
 class FileIdentity(_Frozen):
     """A file of an index."""
 
-    sha256: str
-    bytes: int
+    sha256: _Sha256
+    bytes: _Bytes
 
 
 class IndexManifest(_Frozen):
@@ -167,10 +188,18 @@ class IndexManifest(_Frozen):
     created: str
     versions: dict[str, str]
     corpus: CorpusIdentity
-    documents: int
+    documents: _Count
     bm25: tuple[Bm25Part, ...]
     dense: tuple[DensePart, ...]
     files: dict[FileName, FileIdentity]
+
+    @model_validator(mode="after")
+    def _lists_every_file(self) -> IndexManifest:
+        parts: tuple[Bm25Part | DensePart, ...] = (*self.bm25, *self.dense)
+        needed = {*DOCUMENT_FILES, *(name for part in parts for name in part.files)}
+        if missing := needed - self.files.keys():
+            raise ValueError(f"its list of files lacks {min(missing)}")
+        return self
 
 
 class FoundVectors(NamedTuple):
@@ -204,15 +233,22 @@ class IndexFolder:
         self.folder = folder
         self.manifest = read_manifest(folder)
         self._pipeline = pipeline
-        self._check_files()
+        self._watched = self._check_files()
         self._check_corpus()
-        self.documents = DocumentStore(folder)
-        self.order: NDArray[np.int64] = self.documents.tie_order
+        with self.reading():
+            self.documents = DocumentStore(folder, self.reading)
+            self.order: NDArray[np.int64] = self.documents.tie_order
+            _check_equal("documents", len(self.documents), self.manifest.documents)
 
     def bm25(self, keys: Bm25Keys) -> BM25Index:
         """The BM25 index with these settings, memory-mapped. Raises `StaleIndex` if there is none."""
         part = self._part(self.manifest.bm25, keys, "BM25 index")
-        return BM25Index.load(self.folder / part.folder, self.documents.ids, self.order, keys.analyzer)
+        with self._mapping(part):
+            index = BM25Index.load(
+                self.folder / part.folder, self.documents.ids, self.order, keys.analyzer, self.reading
+            )
+            _check_equal("terms", index.terms, part.terms)
+        return index
 
     def vectors(self, keys: VectorKeys, structure: Structure | None) -> FoundVectors:
         """The vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the structure."""
@@ -223,17 +259,57 @@ class IndexFolder:
                 f"has no structure {_described(structure)} over the vectors of {part.adapter or part.model}; there is"
                 f" {built}"
             )
-        return FoundVectors(part, VectorFile.open(self.folder / part.folder))
+        with self._mapping(part):
+            file = VectorFile.open(self.folder / part.folder)
+            _check_equal("vectors", len(file.vectors), part.vectors)
+            _check_equal("dimensions", file.vectors.shape[1], part.dimensions)
+            if file.rows[-1] >= len(self.documents):
+                raise ValueError("a vector is that of a document that is not there")
+        return FoundVectors(part, file)
 
-    def structure_file(self, part: DensePart, structure: Structure) -> Path:
-        """The file of a structure over the vectors of a part."""
-        return self.folder / part.folder / structure.file
+    def structure(self, part: DensePart, structure: Structure) -> Any:
+        """The faiss index of a structure over the vectors of a part, memory-mapped. Raises `StaleIndex`."""
+        with self._mapping(part):
+            return read_structure(structure, self.folder / part.folder / structure.file, part.vectors, part.dimensions)
 
     def verify(self, progress: Progress = silent) -> None:
-        """Hash every file. Raises `StaleIndex` naming one that is missing or changed."""
+        """Hash every file.
+
+        Raises:
+            StaleIndex: naming a file that is missing, changed, or not in the manifest.
+        """
         for number, (name, expected) in enumerate(self.manifest.files.items(), 1):
-            self._check(name, file_sha256(self.folder / name), expected.sha256)
+            self._check(name, file_sha256(self.folder / name) == expected.sha256)
             progress(number, len(self.manifest.files), name)
+        for file in sorted(self.folder.rglob("*")):
+            name = file.relative_to(self.folder).as_posix()
+            if not file.is_dir() and name != INDEX_FILE and name not in self.manifest.files:
+                raise self._stale(f"the file {name} does not belong to the index")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A context in which the files of the open index are read.
+
+        A file that is cut off within the context can still kill the process, which nothing can prevent.
+
+        Raises:
+            StaleIndex: if a file was written to or cut off since it was opened, or what is read makes no sense.
+        """
+        if name := self._watched.changed():
+            raise self._stale(f"the file {name} was changed in place while the index was in use")
+        try:
+            yield
+        except (OSError, ValueError, IndexError, OverflowError, RuntimeError) as error:  # faiss raises the last
+            raise self._stale(f"it is damaged ({error})") from None
+
+    @contextmanager
+    def _mapping(self, part: Bm25Part | DensePart) -> Iterator[None]:
+        """`reading`, of files that are opened now: they must be those that were checked."""
+        with self.reading():
+            yield
+        for name in part.files:
+            if self._watched.replaced(name, self.folder / name):
+                raise self._stale(f"the file {name} was replaced while the index was opened")
 
     def _part(self, parts: tuple[Part, ...], keys: BaseModel, what: str) -> Part:
         described = [(differences(keys, part.keys), part) for part in parts]
@@ -245,20 +321,28 @@ class IndexFolder:
             raise self._stale(f"has no {what} for this pipeline; in the {what}{whose} {'; '.join(different)}")
         return part
 
-    def _check_files(self) -> None:
+    def _check_files(self) -> WatchedFiles:
+        """The files, open; each has the size and the sha256 of the manifest."""
         for name, expected in self.manifest.files.items():
-            file = self.folder / name
             try:
-                size = file.stat().st_size
+                size = (self.folder / name).stat().st_size
             except OSError:
                 raise self._stale(f"the file {name} is missing") from None
             if size != expected.bytes:
                 raise self._stale(f"the file {name} was changed: it has {size:,} bytes, and had {expected.bytes:,}")
-            self._check(name, known_sha256(file), expected.sha256)
+        try:
+            watched = WatchedFiles({name: self.folder / name for name in self.manifest.files})
+        except OSError as error:
+            raise self._stale(f"a file cannot be opened ({error})") from None
+        for name, expected in self.manifest.files.items():
+            self._check(name, has_sha256(self.folder / name, expected.sha256))
+            if watched.replaced(name, self.folder / name):
+                raise self._stale(f"the file {name} was replaced while the index was opened")
+        return watched
 
-    def _check(self, name: str, actual: str, expected: str) -> None:
-        if actual != expected:
-            raise self._stale(f"the file {name} was changed after the index was built (sha256 {actual})")
+    def _check(self, name: str, is_same: bool) -> None:
+        if not is_same:
+            raise self._stale(f"the file {name} was changed after the index was built (its sha256 differs)")
 
     def _check_corpus(self) -> None:
         corpus = self.manifest.corpus
@@ -278,7 +362,7 @@ def read_manifest(folder: Path) -> IndexManifest:
     """
     file = folder / INDEX_FILE
     try:
-        content = json.loads(read_bounded(file, _MAX_MANIFEST))
+        content = parse_json(read_bounded(file, _MAX_MANIFEST).decode("utf-8"))
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA:
             raise DataError(
                 f"the index has the schema version {content.get('schema_version')!r}, this searchlora reads {SCHEMA}",
@@ -306,11 +390,14 @@ def corpus_identity(file: Path, columns: Mapping[str, tuple[str, ...]]) -> Corpu
     """The identity of a corpus file. Raises `DataError` if it cannot be read."""
     try:
         stat = file.stat()  # before it is hashed: a file that changes meanwhile does not seem to be the hashed one
+        cache = _digest_cache(file)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(file)) from None
+    digest = file_sha256(file)
+    cache_digest(cache, digest)
     return CorpusIdentity(
         path=str(file.resolve()),
-        sha256=file_sha256(file),
+        sha256=digest,
         bytes=stat.st_size,
         modified_ns=stat.st_mtime_ns,
         columns=dict(columns),
@@ -354,35 +441,38 @@ def differences(wanted: BaseModel, found: BaseModel) -> list[str]:
 
 
 def known_sha256(file: Path) -> str:
-    """The sha256 of a file, computed again only if its inode, size or time of change differ from the last time.
+    """The sha256 of a file, computed again only if its inode, size or times differ from the last time.
 
     Raises:
         DataError: if it cannot be read.
     """
-    memo = _memo(file)
-    with suppress(OSError, ValueError):
-        known = memo.read_text(encoding="utf-8")
-        if len(known) == 64:
-            return known
-    digest = file_sha256(file)
-    _keep(memo, digest)  # of the file as it was before it was hashed
-    return digest
+    cache = _digest_cache(file)
+    known = cached_digest(cache)
+    if known is None:
+        known = file_sha256(file)
+        cache_digest(cache, known)  # of the file as it was before it was hashed
+    return known
+
+
+def has_sha256(file: Path, expected: str) -> bool:
+    """Whether a file has a sha256. Only a cached hash that is the expected one is trusted."""
+    return known_sha256(file) == expected or file_sha256(file) == expected
 
 
 def remember_sha256(file: Path, digest: str) -> None:
     """Keep the sha256 of a file for `known_sha256`; a cache that cannot be written only costs hashing again."""
-    _keep(_memo(file), digest)
+    cache_digest(_digest_cache(file), digest)
 
 
-def _keep(memo: Path, digest: str) -> None:
-    with suppress(DataError), atomic_text(memo) as out:
-        out.write(digest)
+def _digest_cache(file: Path) -> Path:
+    """Where the hash of a file in its present state is cached."""
+    state = [str(file.resolve()), FileState.of(file.stat())]
+    return cache_dir() / "hashes" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def _memo(file: Path) -> Path:
-    stat = file.stat()
-    identity = [str(file.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns]
-    return cache_dir() / "hashes" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+def _check_equal(what: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(f"it has {found:,} {what}, and its manifest says {expected:,}")
 
 
 def _described(structure: Structure) -> str:

@@ -118,10 +118,15 @@ class Milvus:
 
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
         """Those of the documents that are stored."""
+        stored: set[str] = set()
         with _errors(self.where):
             self._load(generation, self._write_s)
-            rows = self._client.get(generation, ids=list(ids), output_fields=["id"], timeout=self._timeout_s)
-        return {row["id"] for row in rows}
+            for start in range(0, len(ids), _IDS):
+                # Not `get(ids=...)`: it writes ids into its filter as they are.
+                chosen = _any_of("id", ids[start : start + _IDS])
+                rows = self._client.query(generation, filter=chosen, output_fields=["id"], timeout=self._timeout_s)
+                stored.update(row["id"] for row in rows)
+        return stored
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
         """Store documents. Raises `DataError` for a field that is longer than Milvus takes."""
@@ -143,7 +148,7 @@ class Milvus:
         with _errors(self.where):
             self._client.drop_collection(generation, timeout=self._write_s)
             self._in_memory.discard(generation)
-            self._client.delete(_REGISTRY, ids=[generation], timeout=self._write_s)
+            self._client.delete(_REGISTRY, filter=_any_of("generation", [generation]), timeout=self._write_s)
 
     def search_text(
         self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
@@ -159,8 +164,7 @@ class Milvus:
             found: dict[str, float] = {}
             for start in range(0, len(ids), _IDS):
                 part = ids[start : start + _IDS]
-                listed = f"id in [{', '.join(map(_string, part))}]"
-                hits = self._by_text(generation, layout, field, query, listed, len(part))
+                hits = self._by_text(generation, layout, field, query, _any_of("id", part), len(part))
                 found |= {hit.document: hit.score for hit in hits}
             return found
 
@@ -273,7 +277,7 @@ class Milvus:
             self._load(_REGISTRY, self._timeout_s)
             rows = self._client.query(
                 _REGISTRY,
-                filter=f"index == {json.dumps(index)}",
+                filter=_any_of("index", [index]),
                 output_fields=["generation", "index", "record", "published"],
                 timeout=self._timeout_s,
             )
@@ -332,16 +336,32 @@ def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
     return row
 
 
+# The expression language of Milvus. Every value of a filter is written by `_string`.
+
+
 def _condition(where: Filter) -> str:
-    """A filter as an expression of Milvus; JSON strings are strings of that language, too."""
+    """A filter as an expression."""
     return " and ".join(
         "(" + " or ".join(f"facets[{_string(field)}] == {_string(value)}" for value in values) + ")"
         for field, values in where.items()
     )
 
 
+def _any_of(field: str, values: Sequence[str]) -> str:
+    """An expression for the rows whose field has one of some values."""
+    return f"{field} in [{', '.join(map(_string, values))}]"
+
+
 def _string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    """A text as a string of the language; parameters of expressions are unknown to Milvus Lite.
+
+    Milvus and Milvus Lite both read these escapes, and other characters as they are. JSON's `\\u001b` is an error in
+    Milvus Lite.
+    """
+    return f'"{text.translate(_ESCAPES)}"'
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 
 
 def _hit(row: Any) -> Hit:

@@ -211,11 +211,14 @@ def write_structure(index: Any, file: Path) -> None:
         raise OSError(str(error)) from None
 
 
-def read_structure(structure: Structure, file: Path) -> Any:
+def read_structure(structure: Structure, file: Path, vectors: int, dimensions: int) -> Any:
     """Open what `write_structure` wrote, memory-mapped; on Windows it is read.
 
+    Args:
+        vectors, dimensions: Number and dimensions of the vectors in it.
+
     Raises:
-        ValueError: if the file is missing or damaged.
+        ValueError: if the file is missing, damaged, or holds something else.
     """
     import faiss
 
@@ -223,9 +226,14 @@ def read_structure(structure: Structure, file: Path) -> Any:
     if sys.platform == "win32":  # faiss maps files on POSIX systems only
         flag = 0
     try:
-        return faiss.read_index(str(file), flag)
-    except RuntimeError as error:
-        raise ValueError(f"{file}: {error}") from None
+        index = faiss.read_index(str(file), flag)
+    except (RuntimeError, MemoryError) as error:
+        raise ValueError(f"{file}: {' '.join(str(error).split())[-200:]}") from None
+    kind = faiss.IndexIVFFlat if isinstance(structure, Ivf) else faiss.IndexHNSWFlat
+    found = (type(index), index.ntotal, index.d, index.metric_type)
+    if found != (kind, vectors, dimensions, faiss.METRIC_INNER_PRODUCT):
+        raise ValueError(f"{file}: it is a {type(index).__name__} of {index.ntotal} × {index.d} numbers")
+    return index
 
 
 def _filled(index: Any, vectors: Vectors, progress: Progress) -> Any:

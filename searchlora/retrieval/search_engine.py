@@ -265,7 +265,8 @@ def _wheres(constant: Filter, filters: Sequence[FieldFilter] | None, queries: in
 
 def _where(constant: Filter, filter: FieldFilter) -> Filter | None:
     where = dict(constant)
-    for field, test in filter.items():
+    for name, test in filter.items():
+        field = storable(name)
         if test.equals is None:
             raise UsageError(
                 f"a search engine can only test whether '{field}' equals a value", fix="Use a stage 'match' for others."
@@ -301,14 +302,14 @@ def folded_filter(filter: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[
         {'brand': ('acme',), 'colour': ('red', 'blue')}
     """
     return {
-        field: tuple(folded(each) for each in ((values,) if isinstance(values, str) else values))
+        storable(field): tuple(folded(each) for each in ((values,) if isinstance(values, str) else values))
         for field, values in filter.items()
     }
 
 
 def facets(document: Document) -> dict[str, str]:
     """Field -> folded value of the metadata that filters compare; empty values are left out."""
-    values = {name: folded(value) for name, value in document.metadata.items()}
+    values = {storable(name): folded(value) for name, value in document.metadata.items()}
     return {name: value for name, value in values.items() if value}
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from searchlora.errors import DataError
 from searchlora.files import atomic_text, parse_json
-from searchlora.files.string_table import mapped_array
+from searchlora.files.string_table import check_vector, mapped_array
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder, Vectors, by_length
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 VECTORS = "vectors.npy"
 ROWS = "rows.npy"
+VECTOR_FILES = (VECTORS, ROWS)
 _ENCODED, _DONE = "encoded.f32", "encoded.json"
 
 #: Batches between two points from which a killed build goes on.
@@ -49,8 +50,18 @@ class VectorFile:
 
     @classmethod
     def open(cls, folder: Path) -> VectorFile:
-        """Open what `write_vectors` wrote. Raises `OSError` or `ValueError` if a file is missing or no plain array."""
-        return cls(mapped_array(folder / VECTORS), mapped_array(folder / ROWS))
+        """Open what `write_vectors` wrote; reads the rows.
+
+        Raises:
+            OSError, ValueError: if a file is missing, is not a plain array, or does not fit the other.
+        """
+        vectors, rows = mapped_array(folder / VECTORS), mapped_array(folder / ROWS)
+        if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.flags.c_contiguous or not vectors.size:
+            raise ValueError(f"the vectors are an array of {vectors.dtype} and shape {vectors.shape}")
+        check_vector(rows, np.int64, "rows", len(vectors))
+        if rows[0] < 0 or bool((rows[1:] <= rows[:-1]).any()):
+            raise ValueError("the rows do not ascend")
+        return cls(vectors, rows)
 
 
 def write_vectors(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from searchlora.adapters import load_check, peft_folder
 from searchlora.adapters.attach import attach, new_adapter
 from searchlora.adapters.golden import golden_renders
-from searchlora.adapters.load_check import check_files, verify
+from searchlora.adapters.load_check import check_files, check_renders, verify
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft, parse_manifest
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS, check_delta, check_header, read_config, read_weights
@@ -31,7 +32,9 @@ from searchlora.errors import (
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
+from searchlora.task import load_prompted_task
 from tests.adapters.factories import EchoTask, edit_weights, made_adapter, recipe_for
+from tests.made import made_adapter as labelled_adapter
 
 SLOW = "(.*a){25}b"  # fullmatch of a long name takes years
 NAME = "model.layers.0.self_attn.q_proj"
@@ -423,3 +426,43 @@ def test_golden_records_do_not_make_the_check_take_for_ever(
         verify(hostile, task)
     with pytest.raises(LoadCheckFailed, match=r"examples have 14.* tokens.*examples\.jsonl"):
         store_adapter(store, "echo", trained, task=with_example(70_000), recipe=recipe_for(base), base=base)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"precision": [None]},
+        {"precision": "fp8"},
+        {"max_new_tokens": "x"},
+        {"max_new_tokens": -1},
+        {"max_new_tokens": 2**40},
+        {"max_new_tokens": 1.5},
+        {"classifier": 3},
+        {"sides": "left"},
+        {"method": {}},
+        {"lora": []},
+    ],
+)
+def test_what_is_read_of_a_recipe_is_validated(store: Store, trained: Path, draft: ManifestDraft, changed: Any) -> None:
+    stored = store.add("echo", trained, draft)
+    values = json.loads((stored.path / MANIFEST).read_text())
+    values["recipe"].update(changed)
+    with pytest.raises(ManifestError, match="is not a manifest: field 'recipe"):
+        parse_manifest(json.dumps(values), "x")
+    for key in changed:
+        del values["recipe"][key]
+    shorter = parse_manifest(json.dumps(values), "x")
+    if "precision" in changed or "max_new_tokens" in changed:
+        with pytest.raises(ManifestError, match=f"echo@1: the recipe in the manifest lacks '{next(iter(changed))}'"):
+            _ = shorter.precision, shorter.max_new_tokens
+
+
+def test_settings_that_the_task_cannot_use_fail_the_load_check(tiny_base: BaseModel, tmp_path: Path) -> None:
+    task = load_prompted_task("intent").bound({"kind": "label", "labels": ["buy", "return"], "out_of_scope": None})
+    stored = labelled_adapter(Store(tmp_path / "store"), "a", task, tiny_base, tmp_path / "made", seed=0)
+    renderer = Renderer(load_tokenizer(tiny_base))
+    check_renders(stored, task, renderer)
+    for values in ({"settings": {"kind": "label", "labels": 5}}, {"settings": {"kind": "label"}}, {"settings": [7]}):
+        manifest = stored.manifest.model_copy(update=values)
+        with pytest.raises(LoadCheckFailed):
+            check_renders(replace(stored, manifest=manifest), task, renderer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,35 @@ def test_a_changed_or_missing_file_is_named(dataset: Dataset) -> None:
     path.unlink()
     with pytest.raises(DataError, match=r"test\.jsonl: the file is missing"):
         dataset.verify()
+
+
+def test_a_file_that_is_not_on_the_card_is_refused(dataset: Dataset) -> None:
+    extra = dataset.folder / "corpus.jsonl"
+    extra.write_text('{"id": "d1", "text": "a tent"}\n')
+    with pytest.raises(DataError, match=r"corpus\.jsonl: the file is not on the card"):
+        dataset.verify()
+    extra.unlink()
+    card = json.loads((dataset.folder / "dataset.json").read_text())
+    del card["files"]["test.jsonl"]
+    (dataset.folder / "dataset.json").write_text(json.dumps(card))
+    with pytest.raises(DataError, match=r"test\.jsonl: is not on the card"):
+        load_dataset(dataset.folder).records("test")
+
+
+@pytest.mark.parametrize("changed", [{"query": 7}, {"id": None}, {"rewrite": ["x"]}, {"query": None}])
+def test_a_record_that_the_task_cannot_read_is_refused_although_its_hash_is_that_of_the_card(
+    dataset: Dataset, changed: dict[str, object]
+) -> None:
+    file, card = dataset.folder / "test.jsonl", json.loads((dataset.folder / "dataset.json").read_text())
+    first, *rest = dataset.records("test")
+    file.write_text("".join(json.dumps(row) + "\n" for row in ({**first, **changed}, *rest)))
+    card["files"]["test.jsonl"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (dataset.folder / "dataset.json").write_text(json.dumps(card))
+    opened = load_dataset(dataset.folder, task)
+    opened.verify()
+    with pytest.raises(DataError, match=r"test\.jsonl, line 1: is not a record of the task 'rewriting'"):
+        opened.records("test")
+    assert len(opened.records("train")) > 1
 
 
 def test_a_folder_that_is_not_a_dataset_is_an_error(tmp_path: Path, dataset: Dataset) -> None:

@@ -205,8 +205,23 @@ def test_hits_are_reused_for_the_same_documents_and_queries_only(stored, tmp_pat
         replace(trial, records=[{"id": "q1", "query": "tents"}]),
     ):
         assert EncoderCache(tmp_path, changed).found("finder@1", stored) is None
-    (tmp_path / "finder@1.json").write_text("{}")
-    assert EncoderCache(tmp_path, trial).found("finder@1", stored) is None
+    entry = json.loads((tmp_path / "finder@1.json").read_text())
+    for damage in (
+        {"hits": []},
+        {"hits": [[["d1"]]]},
+        {"hits": [[["d1", "x"]]]},
+        {"hits": 5},
+        {"hits": [[[1, None]]]},
+        {"seconds": "soon"},
+        {"seconds": -1},
+        {"classes": ["a"]},
+        {"classes": 7},
+    ):
+        (tmp_path / "finder@1.json").write_text(json.dumps({**entry, **damage}))
+        assert EncoderCache(tmp_path, trial).found("finder@1", stored) is None, damage
+    for text in ("{}", "[]", "5", "[" * 1000, '"x"'):
+        (tmp_path / "finder@1.json").write_text(text)
+        assert EncoderCache(tmp_path, trial).found("finder@1", stored) is None, text
 
 
 @pytest.mark.slow

@@ -126,3 +126,30 @@ def test_outputs_that_json_cannot_represent_are_not_cached(measured, tmp_path):
     for outputs in ([Custom(1)], [{"tent", "boot"}], [[Label("tent")]]):
         OutputCache(tmp_path, evaluation_run).save(model, ENGINE, outputs, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_somebody_wrote_into_the_file_is_computed_again(measured, tmp_path):
+    model, evaluation_run = measured
+    cache, task = OutputCache(tmp_path, evaluation_run), model.task(evaluation_run)
+    outputs = ["tent" for _ in evaluation_run.records]
+    cache.save(model, ENGINE, outputs, {"ms per query": 2.0})
+    assert cache.outputs(model, ENGINE, task) == (outputs, {"ms per query": 2.0})
+    (file,) = tmp_path.glob("*.json")
+    entry = json.loads(file.read_text())
+    _, *others = entry["outputs"]
+    for damage in (
+        {"outputs": others},
+        {"outputs": [{"label": {"value": "tent"}}, *others]},
+        {"outputs": [{"grade": {"value": "1"}}, *others]},
+        {"outputs": [{"value": ["tent"]}, *others]},
+        {"outputs": [{"value": ""}, *others]},
+        {"outputs": [["label"], *others]},
+        {"outputs": [{"invalid": {"raw": 5, "reason": None}}, *others]},
+        {"outputs": {}},
+        {"outputs": [5] * 6},
+        {"costs": {"ms per query": "soon"}},
+        {"costs": [1]},
+        {"costs": None},
+    ):
+        file.write_text(json.dumps({**entry, **damage}))
+        assert OutputCache(tmp_path, evaluation_run).outputs(model, ENGINE, task) is None, damage

@@ -149,3 +149,88 @@ def test_a_file_of_an_earlier_release_gets_a_limit(tmp_path):
     assert AnswerCache(file).bytes > 32
     with pytest.raises(UsageError, match="a cache of 0 bytes holds nothing"):
         AnswerCache(file, max_bytes=0)
+
+
+def changed(tmp_path, script):
+    """A cache of 4,000 bytes with eight answers, whose file somebody has changed by SQL."""
+    file = tmp_path / "answers.db"
+    MeteredEngine(Echo(), AnswerCache(file).answers({})).score([asked(str(n)) for n in range(8)], [["yes", "no"]] * 8)
+    with sqlite3.connect(file) as database:
+        database.executescript(script)
+    return AnswerCache(file, max_bytes=4_000)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "UPDATE size SET bytes = 9000000000000000",
+        "UPDATE size SET bytes = 'abc'",
+        "UPDATE size SET bytes = -5",
+        "DELETE FROM size",
+        "INSERT INTO size VALUES (1)",
+        "DROP TRIGGER on_delete; UPDATE size SET bytes = 999999",
+        "UPDATE answers SET used = 'zz'",
+        "UPDATE answers SET used = 9223372036854775807",
+        "UPDATE answers SET used = -9223372036854775808",
+    ],
+)
+def test_numbers_that_somebody_wrote_into_the_file_end_no_run(tmp_path, script):
+    cache, engine = changed(tmp_path, script), Echo()
+    metered = MeteredEngine(engine, cache.answers({}))
+    for start in (0, 20, 40):
+        requests = [asked(str(number)) for number in range(start, start + 20)]
+        for scored in metered.score(requests, [["yes", "no"]] * 20):
+            assert scored.log_probabilities == (-3, -2)
+    assert cache.bytes <= 4_000 and 5 < len(cache) < 60
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "'nonsense'",
+        "5",
+        "x'ff00ff'",
+        "printf('%.*c', 200000, '[')",
+        """'{"scored": {"log_probabilities": [-1, -2, -3], "prompt_tokens": 7, "scored_tokens": 2}}'""",
+        """'{"scored": {"log_probabilities": [], "prompt_tokens": 7, "scored_tokens": 2}}'""",
+        """'{"scored": {"log_probabilities": [NaN, -1], "prompt_tokens": 7, "scored_tokens": 2}}'""",
+        """'{"scored": {"log_probabilities": [1e999, -1], "prompt_tokens": 7, "scored_tokens": 2}}'""",
+        """'{"scored": {"log_probabilities": "ab", "prompt_tokens": 7, "scored_tokens": 2}}'""",
+        """'{"scored": {"log_probabilities": [-1, -2], "prompt_tokens": -7, "scored_tokens": 2}}'""",
+        """'{"scored": {"log_probabilities": [-1, -2]}}'""",
+        """'{"completion": {"text": "x", "finish": "stop", "prompt_tokens": 7, "completion_tokens": 2}}'""",
+        """'{"completion": {"text": 5}}'""",
+        "'{}'",
+        "'[]'",
+    ],
+)
+def test_what_is_no_answer_is_computed_again(tmp_path, stored):
+    cache, engine = changed(tmp_path, f"UPDATE answers SET answer = {stored}"), Echo()
+    for times in (1, 1):
+        metered = MeteredEngine(engine, cache.answers({}))
+        (scored,) = metered.score([asked("1")], [["yes", "no"]])
+        assert scored == Scored((-3.0, -2.0), 7, 2) and engine.asked == times
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "DROP TABLE answers; CREATE TABLE answers (a, b)",
+        """DROP TABLE answers; CREATE VIEW answers AS WITH RECURSIVE c (key, answer, used) AS
+        (SELECT x'00', '', 1 UNION ALL SELECT key, answer, used + 1 FROM c) SELECT * FROM c""",
+        """CREATE TRIGGER endless AFTER INSERT ON answers BEGIN INSERT INTO size WITH RECURSIVE c (x) AS
+        (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c; END""",
+        "DROP TRIGGER on_insert; CREATE TRIGGER on_insert AFTER INSERT ON answers BEGIN DELETE FROM answers; END",
+    ],
+)
+def test_another_schema_is_refused(tmp_path, script):
+    with pytest.raises(DataError, match=r"answers\.db: cannot be used as a cache \(it has '.*', which no cache has\)"):
+        changed(tmp_path, script)
+
+
+def test_a_statement_that_takes_too_long_is_interrupted(tmp_path, monkeypatch):
+    cache = changed(tmp_path, "")
+    monkeypatch.setattr("searchlora.inference.answer_cache._SLOWEST", 0.0)
+    endless = "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c"
+    with pytest.raises(DataError, match="interrupted"), cache._checked():
+        cache._database.execute(endless)

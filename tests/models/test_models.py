@@ -115,6 +115,19 @@ def test_a_truncated_cached_fingerprint_is_recomputed(copy, tmp_path, monkeypatc
     assert [file.read_text(encoding="utf-8") for file in memo.parent.iterdir()] == [found.tensors]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_base_is_hashed_again_whose_time_of_modification_was_set_back(copy, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    found, file = fingerprint(copy), copy / name
+    times, content = file.stat(), file.read_bytes()
+    last = bytes([content[-1] ^ 1])
+    changed = content[:-1] + last if name == "model.safetensors" else content.replace(b'"1.0"', b'"1.1"', 1)
+    assert changed != content
+    file.write_bytes(changed)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint(copy) != found
+
+
 def test_fingerprints_work_without_a_cache(copy, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "file"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 
+import numpy as np
 import pytest
 
 from searchlora.errors import DataError, StaleIndex
@@ -59,16 +62,135 @@ def test_a_changed_byte_is_refused_whichever_file_has_it(folder):
     IndexFolder(folder)
 
 
-def test_verify_finds_what_kept_its_time_of_change(folder):
-    file = folder / "documents.jsonl"
-    IndexFolder(folder)
+def overwrite(file, old, new):
+    """Change a file in place, and set its time of modification back."""
     times, content = file.stat(), file.read_bytes()
     with file.open("r+b") as out:
-        out.write(content.replace(b"red", b"rot"))
+        out.write(content.replace(old, new))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_change_is_found_whose_time_of_modification_was_set_back(folder, corpus):
     opened = IndexFolder(folder)
+    overwrite(folder / "documents.jsonl", b"red", b"rot")
+    with pytest.raises(StaleIndex, match=r"documents\.jsonl was changed"):
+        IndexFolder(folder)
     with pytest.raises(StaleIndex, match=r"documents\.jsonl was changed"):
         opened.verify()
+    overwrite(folder / "documents.jsonl", b"rot", b"red")
+    IndexFolder(folder)
+    overwrite(corpus, b"red", b"rot")
+    with pytest.raises(StaleIndex, match=r"the corpus .* was changed"):
+        IndexFolder(folder)
+
+
+def test_a_cached_hash_that_somebody_wrote_is_not_believed(folder, tmp_path):
+    (caches,) = (tmp_path / "cache").glob("hashes")
+    for text in ("0" * 64, "é" * 64, ""):
+        for cached in caches.iterdir():
+            cached.write_text(text)
+        IndexFolder(folder)
+
+
+def test_a_file_that_is_cut_off_or_written_to_in_use_is_refused_and_does_not_kill(folder):
+    for name in read_manifest(folder).files:
+        file = folder / name
+        content = file.read_bytes()
+        opened = IndexFolder(folder)
+        index = opened.bm25(bm25_keys(Bm25Settings()))
+        os.truncate(file, 10)
+        for use in (
+            lambda index=index: index.search(["tent"], 3),
+            lambda index=index: index.contributions("tent", "2"),
+            lambda index=index: index.document_frequencies(["tent"]),
+            lambda opened=opened: opened.documents["2"],
+            lambda opened=opened: "2" in opened.documents,
+            lambda opened=opened: list(opened.documents),
+            lambda opened=opened: list(opened.documents.in_order()),
+        ):
+            with pytest.raises(StaleIndex, match=f"the file {name} was changed in place while the index was in use"):
+                use()
+        file.write_bytes(content)
+        with pytest.raises(StaleIndex, match="was changed in place"):
+            index.search(["tent"], 3)
+        assert [hit.document for hit in IndexFolder(folder).bm25(index_keys()).search(["tent"], 3)[0]] == ["2"]
+
+
+def test_an_open_index_outlives_its_files(folder):
+    opened = IndexFolder(folder)
+    index = opened.bm25(index_keys())
+    shutil.rmtree(folder)
+    assert [hit.document for hit in index.search(["tent"], 3)[0]] == ["2"]
+    assert opened.documents["2"].text == "green tent"
+
+
+def index_keys():
+    return bm25_keys(Bm25Settings())
+
+
+def test_verify_finds_files_that_are_not_in_the_manifest(folder):
+    part = next(folder.glob("bm25-*"))
+    for extra in (folder / "adapter_model.safetensors", part / "params.index.json", folder / "dense" / "vectors.npy"):
+        extra.parent.mkdir(exist_ok=True)
+        extra.write_bytes(b"")
+        with pytest.raises(StaleIndex, match=f"the file {extra.relative_to(folder)} does not belong to the index"):
+            IndexFolder(folder).verify()
+        extra.unlink()
+    IndexFolder(folder).verify()
+
+
+def test_a_file_that_is_read_must_be_in_the_manifest(folder):
+    manifest = json.loads((folder / "index.json").read_text())
+    for name in manifest["files"]:
+        files = {other: entry for other, entry in manifest["files"].items() if other != name}
+        (folder / "index.json").write_text(json.dumps({**manifest, "files": files}))
+        with pytest.raises(DataError, match=f"is damaged .*its list of files lacks {name}"):
+            IndexFolder(folder)
+
+
+ODD_ARRAYS = [
+    np.zeros(0, np.int64),
+    np.array([0, 2**62, 3]),
+    np.array([-5, 0, 9]),
+    np.array([9, 0, 9]),
+    np.full(3, 10**6, np.int32),
+    np.full(3, np.nan, np.float32),
+    np.full((3, 2), np.inf),
+    np.array(["a", "b", "c"]),
+]
+
+
+@pytest.mark.parametrize("mended", ["arrays", "bytes"])
+def test_what_makes_no_sense_is_refused_although_its_hash_is_that_of_the_manifest(folder, mended):
+    refused = 0
+    for name in read_manifest(folder).files:
+        content = (folder / name).read_bytes()
+        for array in (
+            ODD_ARRAYS if mended == "arrays" else [b"", b"x", content[:-1], content[:-9], b"\xff" + content[1:]]
+        ):
+            if mended == "arrays":
+                np.save(folder / "odd.npy", array)
+                (folder / "odd.npy").replace(folder / name)
+            else:
+                (folder / name).write_bytes(array)
+            mend(folder, name)
+            try:
+                opened = IndexFolder(folder)
+                hits = opened.bm25(index_keys()).search(["tent"], 3)[0]
+                assert len([opened.documents[hit.document] for hit in hits]) <= 2
+            except DataError:
+                refused += 1
+        (folder / name).write_bytes(content)
+        mend(folder, name)
+    assert refused > 40
+    assert IndexFolder(folder).bm25(index_keys()).search(["tent"], 3)[0][0].document == "2"
+
+
+def mend(folder, name):
+    """Write the size and the hash of a file into the manifest."""
+    manifest, content = json.loads((folder / "index.json").read_text()), (folder / name).read_bytes()
+    manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (folder / "index.json").write_text(json.dumps(manifest))
 
 
 def test_files_are_hashed_once(folder, monkeypatch):
@@ -127,6 +249,7 @@ def test_other_settings_are_refused_and_named(folder):
         ("[" * 100_000, "is damaged"),
         ('{"schema_version": 1}', "has the schema version 1, this searchlora reads 2"),
         ('{"schema_version": 2}', "is damaged"),
+        ('{"schema_version": 2, "documents": NaN}', "is damaged .*NaN is not a finite number"),
         (None, "is not an index"),
     ],
 )

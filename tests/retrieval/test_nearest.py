@@ -39,7 +39,7 @@ def best(search, vectors, query, k=10):
 def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, structure, effort, tmp_path):
     index = structure.build(vectors)
     write_structure(index, tmp_path / structure.file)
-    opened = read_structure(structure, tmp_path / structure.file)
+    opened = read_structure(structure, tmp_path / structure.file, *vectors.shape)
     assert structure.file in Path("/proc/self/maps").read_text()  # mapped, not read
     exact = ExactSearch(vectors, 1.0)
     built, saved = (ApproximateSearch(structure, each, effort, 1.0) for each in (index, opened))
@@ -106,6 +106,6 @@ def test_a_small_collection_is_found_whole():
 def test_a_damaged_file_is_an_error(tmp_path):
     (tmp_path / "x.faiss").write_bytes(b"not an index")
     with pytest.raises(ValueError, match=r"x\.faiss"):
-        read_structure(Hnsw(), tmp_path / "x.faiss")
+        read_structure(Hnsw(), tmp_path / "x.faiss", 1, 1)
     with pytest.raises(OSError, match="could not open"):
         write_structure(Ivf().build(np.eye(2, dtype=np.float32)), tmp_path / "missing" / "x.faiss")

@@ -58,7 +58,7 @@ def test_its_matrix_is_mapped(tmp_path):
     loaded = saved(BM25Index(documents), tmp_path, documents)
     for array in loaded._scorer._index.scores.values():
         if isinstance(array, np.ndarray):
-            assert isinstance(array, np.memmap) and isinstance(array._mmap, mmap.mmap)
+            assert isinstance(array.base, np.memmap) and isinstance(array.base._mmap, mmap.mmap)
 
 
 def test_rank_bm25_cannot_be_saved(tmp_path):

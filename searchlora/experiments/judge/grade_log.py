@@ -20,7 +20,7 @@ from typing import Any
 from searchlora.errors import DataError, UsageError
 from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.files import parse_json
-from searchlora.outputs import Grade, InvalidOutput
+from searchlora.outputs import Grade, InvalidOutput, from_json, is_output_of
 from searchlora.progress import Progress
 from searchlora.records import Record
 
@@ -48,6 +48,13 @@ def grade_records(
     size = max(BATCH_SIZE, judge.engine.call_size)
     with _locked(folder):
         logged = _read_log(folder / "grades.jsonl")
+        forms = {key: judge.output(record) for key, record in zip(keys, records, strict=True)}
+        if other := [key for key, form in forms.items() if key in logged and not is_output_of(form, logged[key])]:
+            raise DataError(
+                "has a grade that is not of the judge's scale",
+                where=f"{folder / 'grades.jsonl'}, key {other[0]}",
+                fix="Delete the folder to judge from the start.",
+            )
         for start in range(0, len(records), size):
             batch = order[start : start + size]
             if not all(keys[index] in logged for index in batch):
@@ -119,7 +126,8 @@ def _to_row(grade: Grade | InvalidOutput) -> dict[str, Any]:
 def _from_row(row: Mapping[str, Any]) -> Grade | InvalidOutput:
     """Raises `ValueError`, `KeyError` or `TypeError` for a row that is no grade."""
     if "invalid" in row:
-        return InvalidOutput(**row["invalid"])
+        invalid: InvalidOutput = from_json({"invalid": row["invalid"]})
+        return invalid
     grade, probabilities, reason = row["grade"], row["probabilities"], row.get("reason")
     if type(grade) is not int or not isinstance(reason, str | None):
         raise ValueError("is not a grade with its reason")

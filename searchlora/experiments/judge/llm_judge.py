@@ -198,15 +198,13 @@ def _load_adapter_judge(
     plugin = _load_judging_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
     model = manifest.base.resolve()
     check_files(stored, model)
-    engine = make_engine(
-        settings or LocalSettings(), base_of(stored, model), store, precision=manifest.recipe["precision"]
-    )
+    engine = make_engine(settings or LocalSettings(), base_of(stored, model), store, precision=manifest.precision)
     check_renders(stored, plugin, engine.renderer)
-    max_new_tokens = int(manifest.recipe["max_new_tokens"])
+    max_new_tokens = manifest.max_new_tokens
     weights = {
         "base": manifest.base.fingerprint.model_dump(),
         "adapter": manifest.files,
-        "precision": manifest.recipe["precision"],
+        "precision": manifest.precision,
     }
     return Judge(
         task=plugin,
@@ -218,7 +216,7 @@ def _load_adapter_judge(
         generate=generate,
         max_new_tokens=max_new_tokens,
         made_by=engine.made_by,
-        default_engine=LocalSettings().made_by(manifest.recipe["precision"]),
+        default_engine=LocalSettings().made_by(manifest.precision),
         conditions=_conditions(plugin, generate, max_new_tokens, weights, engine.made_by),
     )
 

@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.load_check import check_settings
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError, UsageError
 from searchlora.files.json_schema import schema_validator
@@ -69,6 +70,7 @@ class AdapterTasks:
 
         Raises:
             NotInStore, ManifestError: for an adapter that cannot be read.
+            LoadCheckFailed: for one whose settings cannot be used.
             UsageError: for a task that is not installed.
             ApiError: 400, for an adapter of an encoder.
         """
@@ -79,12 +81,14 @@ class AdapterTasks:
         return task.prompted, task.max_new_tokens
 
     def _load(self, pinned: str) -> AdapterTask:
-        manifest = self._store.get(pinned).manifest
+        stored = self._store.get(pinned)
+        manifest = stored.manifest
         task = load_task(manifest.task, self._folder)
         if not isinstance(task, PromptedTask):
             return AdapterTask(manifest.task, None, 0)
+        check_settings(stored, task)
         bound = prompted(task.bound(manifest.settings, manifest.tuned))
-        return AdapterTask(manifest.task, bound, int(manifest.recipe["max_new_tokens"]))
+        return AdapterTask(manifest.task, bound, manifest.max_new_tokens)
 
 
 @dataclass(frozen=True)

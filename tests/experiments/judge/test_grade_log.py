@@ -10,6 +10,7 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
+from searchlora.errors import DataError
 from searchlora.experiments.judge import llm_judge
 from searchlora.experiments.judge.grade_log import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
@@ -73,3 +74,22 @@ def test_grades_of_another_rendering_version_are_not_reused(judge, tiny_base, mo
     key = judge.key(PAIRS[0])
     monkeypatch.setattr(llm_judge, "RENDERING", RENDERING + 1)
     assert _load(tiny_base, tmp_path).key(PAIRS[0]) != key
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"grade": 99, "probabilities": None}, "not of the judge's scale"),
+        ({"grade": 1, "probabilities": [0.5, 0.5]}, "not of the judge's scale"),
+        ({"grade": 1, "probabilities": ["0.5"]}, "is not a grade"),
+        ({"grade": True, "probabilities": None}, "is not a grade"),
+        ({"invalid": {"raw": 5, "reason": []}}, "is not a grade"),
+        ({"invalid": 5}, "is not a grade"),
+        ({}, "is not a grade"),
+    ],
+)
+def test_what_is_no_grade_of_the_judge_is_an_error(judge, tmp_path, row, says):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "grades.jsonl").write_text(json.dumps({"key": judge.key(PAIRS[0]), **row}) + "\n")
+    with pytest.raises(DataError, match=says):
+        grade_records(replace(judge, engine=UNASKED), PAIRS, tmp_path / "log", silent)
