@@ -10,11 +10,15 @@ from typing import Any
 from searchlora.errors import UsageError, some
 from searchlora.eval.comparison import Comparison, Pair
 from searchlora.eval.formatting import interval, p_value
-from searchlora.eval.policy.policy import Margin, Policy, SliceRule, changes
+from searchlora.eval.policy.changes import changes
+from searchlora.eval.policy.policy import Margin, Policy, SliceRule
 from searchlora.eval.significance import LEVEL
 
 #: Name of the rule on the data of the last decision.
 UNCHANGED = "unchanged data"
+
+#: Name of the rule on the policy of the last decision.
+SAME_POLICY = "the policy of the last decision"
 
 #: Prefix of the names of rules on slices.
 SLICE = "slice "
@@ -57,6 +61,7 @@ class Facts:
         source: Source of the judgments (`human`, `llm`, `clicks`, `mixed`).
         removed: The incumbent version that was removed from the store, in words; empty: none.
         policy: The policy of the last decision on this alias, as JSON; None: there was none.
+        reason: Why the policy was changed, in the words of a person; empty: no reason was given.
         sliced: Names of the rules on slice values of that decision.
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: unknown.
         not_baselines: Systems that `beat: {baselines: all}` leaves out: other models, and those made from the expected
@@ -70,6 +75,7 @@ class Facts:
     source: str = "human"
     removed: str = ""
     policy: Mapping[str, Any] | None = None
+    reason: str = ""
     sliced: tuple[str, ...] = ()
     leaked: tuple[str, ...] | None = field(default=())
     not_baselines: frozenset[str] = frozenset()
@@ -123,9 +129,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     holds = facts.accepted or not facts.changed
     finding = f"{ACCEPTED}{finding}" if facts.accepted and facts.changed else finding
     yield RuleResult(UNCHANGED, holds, finding, 0.0 if holds else None)
-    if facts.policy is not None:
-        other = "; ".join(changes(facts.policy, policy.model_dump(mode="json")))
-        yield RuleResult("the policy of the last decision", True, f"changed: {other}" if other else "the same")
+    yield from _same_policy(policy, comparison, facts)
     if facts.leaked is None:
         required = policy.held_out == "required"
         finding = "the training data of the candidate is unknown"
@@ -141,6 +145,28 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     reason = comparison.circular.get(candidate, "")
     yield RuleResult("no circular judge", not reason, reason or "no judge had a part in the systems it judged",
                      None if reason else 0.0)  # fmt: skip
+
+
+def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterator[RuleResult]:
+    """A policy that is looser than that of the last decision needs a reason: otherwise it would undo a refusal."""
+    if facts.policy is None:
+        return
+    headline = comparison.measures[0]
+    before, after = (
+        {**each, "measure": each.get("measure") or headline} for each in (facts.policy, policy.model_dump(mode="json"))
+    )
+    changed = changes(before, after)
+    looser = [change for change in changed if not change.stricter]
+    finding = f"changed: {'; '.join(map(str, changed))}" if changed else "the same"
+    if changed and facts.reason:
+        finding = f"{finding}; the reason given: {facts.reason}"
+    elif looser:
+        finding = (
+            f"{finding}; no reason was given for {', '.join(change.key for change in looser)}, which may let a refused "
+            "version pass. Restore the policy, or give --reason REASON"
+        )
+    holds = not looser or bool(facts.reason)
+    yield RuleResult(SAME_POLICY, holds, finding, 0.0 if holds else None)
 
 
 def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:

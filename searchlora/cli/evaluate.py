@@ -156,6 +156,14 @@ def promote(
             "--force", metavar="REASON", help="Move the alias even if the policy refuses; the reason is recorded."
         ),
     ] = None,
+    reason: Annotated[
+        str | None,
+        typer.Option(
+            "--reason",
+            metavar="REASON",
+            help="Why the policy is looser than that of the last decision on the alias; the reason is recorded.",
+        ),
+    ] = None,
     accept_changes: AcceptChangesOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FOLDER", help="Folder for outputs, report.html and figures.")
@@ -184,6 +192,7 @@ def promote(
             split=split,
             qrels=qrels,
             force=force,
+            reason=reason,
             accept_changes=accept_changes,
             store=Store(store),
             keep=out / "outputs" if out is not None else None,

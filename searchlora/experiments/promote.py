@@ -12,7 +12,17 @@ from searchlora.adapters.aliases import AliasMove, Decision, Rule
 from searchlora.adapters.references import check_alias, parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
-from searchlora.eval.policy import ACCEPTED, SLICE, UNCHANGED, Facts, Policy, RuleResult, decide, read_policy
+from searchlora.eval.policy import (
+    ACCEPTED,
+    SAME_POLICY,
+    SLICE,
+    UNCHANGED,
+    Facts,
+    Policy,
+    RuleResult,
+    decide,
+    read_policy,
+)
 from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.evaluation_run import BASE
@@ -52,6 +62,7 @@ def promote(
     split: str = "test",
     qrels: str | Path | None = None,
     force: str | None = None,
+    reason: str | None = None,
     accept_changes: bool = False,
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
@@ -70,19 +81,24 @@ def promote(
         split: The split of the dataset.
         qrels: Judgments that replace the dataset's own; a card beside the file names their source.
         force: A reason for moving the alias against the policy; the history records it.
+        reason: A reason for a policy that is looser than that of the last decision on this alias; the history records
+            it. Without one, such a policy refuses.
         accept_changes: Accept data other than that of the last decision on this alias.
         keep: Folder of cached outputs, as for `evaluate`.
         engine: Where the models are computed, as for `evaluate`; the evidence of the decision names it.
 
     Raises:
-        UsageError: if the alias points to this version already, the reason is empty, or the policy refers to something
+        UsageError: if the alias points to this version already, a reason is empty, or the policy refers to something
             that the data does not have.
         StoreError: if the alias was moved concurrently.
         DataError, NotInStore, LoadCheckFailed: as `evaluate`.
     """
     check_alias(alias)
-    if force is not None and not force.strip():
-        raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
+    for option, text in (("--force", force), ("--reason", reason)):
+        if text is not None and not text.strip():
+            raise UsageError(
+                f"{option} needs a reason", fix=f'Say why, for example {option} "agreed with the search team".'
+            )
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
     rules = rules if rules.held_out else rules.model_copy(update={"held_out": "required"})
     store = store if isinstance(store, Store) else Store(store)
@@ -115,7 +131,8 @@ def promote(
         accepted=accept_changes,
         source=evaluated.judgments.source,
         removed=_removed(history, alias),
-        policy=last.policy if last else None,
+        policy=_accepted_policy(history, alias),
+        reason=" ".join((reason or force or "").split()),
         sliced=_sliced(last) if last else (),
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         leaked=seen_in_training(store, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
@@ -129,7 +146,7 @@ def promote(
         policy=rules.model_dump(mode="json"),
         evidence=_evidence(evaluated, current),
     )
-    move = store.decide(candidate.name, alias, decision, force, incumbent=incumbent)
+    move = store.decide(candidate.name, alias, decision, force or reason, incumbent=incumbent)
     return Promoted(move, results, evaluated)
 
 
@@ -159,6 +176,19 @@ def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> 
 def _last_decision(history: Sequence[AliasMove], alias: str) -> Decision | None:
     """The last decision on the alias, including refusals."""
     return next((move.decision for move in reversed(history) if move.alias == alias and move.decision), None)
+
+
+def _accepted_policy(history: Sequence[AliasMove], alias: str) -> Mapping[str, Any] | None:
+    """The policy of the last decision on the alias; None if there was none.
+
+    A decision that was refused because of its policy does not count: otherwise it would be accepted the next time.
+    """
+    decisions = [move.decision for move in history if move.alias == alias and move.decision]
+    for decision in reversed(decisions):
+        unexplained = any(rule.rule == SAME_POLICY and not rule.passed for rule in decision.rules)
+        if decision.outcome != "refused" or not unexplained:
+            return decision.policy
+    return None
 
 
 def _sliced(decision: Decision) -> tuple[str, ...]:

@@ -239,12 +239,27 @@ def test_cached_outputs_of_another_machine_give_no_latency_and_damaged_ones_are_
     assert json.loads(file.read_text())["outputs"]
 
 
-def test_a_policy_loosened_after_a_refusal_is_recorded(shop):
+def test_a_policy_loosened_after_a_refusal_needs_a_reason(shop, cli, tmp_path):
     assert shop.promote(ALL_RIGHT, Policy(least={"rows": 10_000})).refused
-    assert not shop.promote(ALL_RIGHT, Policy(least={"rows": 10})).refused
-    rules = Store(shop.store.root).history(NAME)[-1].decision.rules
-    reported = next(rule.finding for rule in rules if rule.rule == "the policy of the last decision")
-    assert reported == "changed: least.rows was 10000, is 10"
+    for _ in range(2):  # the refusal of the looser policy is not the decision that the next one is compared with
+        assert broken(shop.promote(ALL_RIGHT, Policy(least={"rows": 10}))) == {"the policy of the last decision"}
+    assert shop.store.aliases(NAME) == {}
+    assert broken(shop.promote(ALL_RIGHT, Policy(least={"rows": 20_000}))) == {"enough data"}  # stricter
+    with pytest.raises(UsageError, match="--reason needs a reason"):
+        shop.promote(ALL_RIGHT, Policy(least={"rows": 10}), reason=" ")
+    (tmp_path / "policy.yaml").write_text("least: {rows: 10}\n", encoding="utf-8")
+    arguments = ["--to", "production", "--policy", tmp_path / "policy.yaml", "--data", shop.data]
+    arguments += ["--store", shop.store.root, "--out", shop.root]
+    refused = cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments)
+    assert refused.code == 1 and "least.rows was 20000, is 10" in " ".join(refused.out.split())
+    explained = cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments, "--reason", "the shop is small")
+    assert explained.code == 0
+    move = Store(shop.store.root).history(NAME)[-1]
+    finding = next(rule.finding for rule in move.decision.rules if rule.rule == "the policy of the last decision")
+    assert finding == "changed: least.rows was 20000, is 10; the reason given: the shop is small"
+    assert str(move).endswith("by its policy: the shop is small")
+    assert not shop.promote(ALWAYS_RED, Policy(beat={}, least={"rows": 10}), reason="a trial").refused
+    assert not shop.promote(ALWAYS_GREEN, Policy(beat={}, least={"rows": 10})).refused  # the same policy again
 
 
 def test_a_removed_slice_value_is_refused_unless_accepted(shop, tmp_path):
@@ -298,7 +313,8 @@ def test_unknown_training_queries_are_refused_unless_the_policy_allows_them(shop
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           shares=(0.5, 0.1, 0.4))  # fmt: skip
     for policy, kept, refused in ((Policy(), "required", {"held out"}), (Policy(held_out="told"), "reported", set())):
-        found = promote("copied@1", "production", policy, tmp_path / "other", store=store, keep=tmp_path / "outputs")
+        found = promote("copied@1", "production", policy, tmp_path / "other", store=store, keep=tmp_path / "outputs",
+                        reason="a copy")  # fmt: skip
         assert broken(found) == refused
         assert found.move.decision.policy["held_out"] == kept
 
