@@ -37,8 +37,8 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
 
     `rows` and `comparisons` are always present. The other keys are present if they are not empty: `slices`,
     `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `totals`, `costs`, `circular`, `aggregates`
-    (measures that are not means), `less_is_better` and `notes`. Figures of a circular system have a key `circular` with
-    the reason.
+    (measures that are not means), `less_is_better`, `zero_is_best` and `notes`. Figures of a circular system have a key
+    `circular` with the reason.
     """
     more = {
         "slices": [
@@ -57,6 +57,7 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
         "circular": dict(comparison.circular),
         "aggregates": list(comparison.aggregates),
         "less_is_better": list(comparison.less_is_better),
+        "zero_is_best": list(comparison.zero_is_best),
         "notes": list(comparison.notes),
     }
     return {
@@ -117,8 +118,10 @@ def _measure_notes(comparison: Comparison) -> Iterator[str]:
     """Which measures are aggregates, and of which less is better."""
     if comparison.aggregates:
         yield f"Aggregates of all rows, not means of rows: {', '.join(comparison.aggregates)}."
-    if comparison.less_is_better:
-        yield f"Less is better: {', '.join(comparison.less_is_better)}."
+    if less := [measure for measure in comparison.less_is_better if measure not in comparison.zero_is_best]:
+        yield f"Less is better: {', '.join(less)}."
+    if comparison.zero_is_best:
+        yield f"0 is best, and differences are those of the distance from 0: {', '.join(comparison.zero_is_best)}."
 
 
 def _pairs(comparison: Comparison) -> Iterator[str]:

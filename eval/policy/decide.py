@@ -99,16 +99,29 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
         [True]
     """
     measure = policy.measure or comparison.measures[0]
-    if measure not in comparison.measures:
-        raise UsageError(
-            f"the policy asks for {measure}, which was not measured", fix=f"Measured: {', '.join(comparison.measures)}."
-        )
+    _check_measure(comparison, candidate, measure)
     return (
         *_data(policy, comparison, candidate, measure, facts),
         *_beat(policy, comparison, candidate, measure, facts),
         *_slices(policy, comparison, candidate, measure, facts),
         *_bounds(policy, comparison, candidate, facts),
     )
+
+
+def _check_measure(comparison: Comparison, candidate: str, measure: str) -> None:
+    if comparison.find(candidate, measure) is not None:
+        return
+    costs = {name for costs in comparison.costs.values() for name in costs}
+    totals = {name for totals in comparison.totals.values() for name in totals}
+    if measure in comparison.measures:
+        why = f"of which {candidate} has no value"
+    elif measure in costs:
+        why = "which is a cost; a policy bounds the time per query under 'latency'"
+    elif measure in totals:
+        why = "which has no interval, so systems cannot be compared in it"
+    else:
+        why = "which was not measured"
+    raise UsageError(f"the policy asks for {measure}, {why}", fix=f"Measured: {', '.join(comparison.measures)}.")
 
 
 def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
@@ -178,6 +191,13 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
                 else "there is no incumbent yet"
             )
             yield RuleResult("beat incumbent", not facts.removed, finding, None if facts.removed else 0.0)
+            continue
+        if system in comparison.systems and comparison.find(system, measure) is None:
+            finding = (
+                f"{system} has no {measure}, so it cannot be compared in it. Use another measure, or do not name the "
+                "system under 'beat'"
+            )
+            yield RuleResult(f"beat {role}", False, finding, None)
             continue
         pair = _pair(comparison, candidate, system, measure)
         reached = _worse_end(comparison, pair)

@@ -42,7 +42,8 @@ def systems_section(comparison: Comparison) -> Section:
         "groups": comparison.groups,
         "plots": [(measure, interval_plot(comparison, measure)) for measure in comparison.measures],
         "aggregates": comparison.aggregates,
-        "less": comparison.less_is_better,
+        "less": [measure for measure in comparison.less_is_better if measure not in comparison.zero_is_best],
+        "zero": comparison.zero_is_best,
     }
     return Section("systems", "Systems", "comparison.systems", content)
 

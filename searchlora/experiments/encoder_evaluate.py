@@ -40,6 +40,7 @@ def evaluate_encoders(
     models: Sequence[str | Path] = (),
     retrieval: Bm25Settings | None = None,
     allow_circular: bool = False,
+    also_tested: Sequence[str] = (),
     keep: Path | None = None,
     store: Store,
     steps: Steps = unwatched,
@@ -52,6 +53,7 @@ def evaluate_encoders(
     Args:
         models: Folders of encoders, each shown by the name of its folder.
         retrieval: Settings of BM25, the baseline of encoders evaluated by retrieval.
+        also_tested: Further measures to test, see `compare`.
         keep: Folder where hits and classes of the base and of adapters are cached, and reused if nothing has changed.
 
     Returns:
@@ -93,7 +95,8 @@ def evaluate_encoders(
     evaluations = {
         name: replace(result.evaluation, circular=circular.get(name, "")) for name, result in results.items()
     }
-    return results, compare(evaluations, candidate=candidate.reference), tuple(reused)
+    comparison = compare(evaluations, candidate=candidate.reference, also_tested=also_tested)
+    return results, comparison, tuple(reused)
 
 
 @dataclass(frozen=True)

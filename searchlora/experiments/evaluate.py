@@ -82,6 +82,7 @@ def evaluate(
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
     unconstrained: bool = False,
+    also_tested: Sequence[str] = (),
     keep: str | Path | None = None,
     models: Sequence[str | Path] = (),
     engine: EngineSettings | None = None,
@@ -106,6 +107,7 @@ def evaluate(
         store: The adapter store; None: the default store.
         retrieval: Settings of BM25.
         unconstrained: Also evaluate base and adapter without constrained decoding, to measure their valid outputs.
+        also_tested: Further measures whose differences are tested, such as that of a policy.
         keep: Folder of cached outputs, reused if prompts, base, adapter, settings and engine are the same; of an
             encoder, hits and classes.
         models: Fully trained encoders to compare an encoder adapter with.
@@ -145,6 +147,7 @@ def evaluate(
             models=models,
             retrieval=retrieval,
             allow_circular=allow_circular,
+            also_tested=also_tested,
             keep=Path(keep) if keep is not None else None,
             store=store,
             steps=steps,
@@ -166,6 +169,7 @@ def evaluate(
         retrieval=retrieval,
         allow_circular=allow_circular,
         unconstrained=unconstrained,
+        also_tested=also_tested,
         keep=Path(keep) if keep is not None else None,
         engine=engine,
         store=store,

@@ -115,6 +115,7 @@ def promote(
         split=split,
         qrels=qrels,
         allow_circular=True,  # a rule of the policy refuses it, so that the history records the refusal
+        also_tested=(rules.measure,) if rules.measure else (),
         store=store,
         retrieval=retrieval,
         keep=keep,

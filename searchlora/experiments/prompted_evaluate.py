@@ -56,6 +56,7 @@ def evaluate_prompted(
     retrieval: Bm25Settings | None = None,
     allow_circular: bool = False,
     unconstrained: bool = False,
+    also_tested: Sequence[str] = (),
     keep: Path | None = None,
     engine: EngineSettings | None = None,
     store: Store,
@@ -69,6 +70,7 @@ def evaluate_prompted(
         task: The task with the settings of the first adapter.
         adapters: The adapter to evaluate, and adapters to compare it with.
         unconstrained: Also evaluate the base and the first adapter without constrained decoding.
+        also_tested: Further measures to test, see `compare`.
         keep: Folder of cached outputs, which are reused if they would be the same.
         engine: Where models are computed; None: in this process.
 
@@ -110,7 +112,7 @@ def evaluate_prompted(
     evaluations = {
         name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
     }
-    comparison = compare(evaluations, candidate=candidate.reference)
+    comparison = compare(evaluations, candidate=candidate.reference, also_tested=also_tested)
     return PromptedEvaluation(systems, comparison, tuple(reused), made_by)
 
 
