@@ -66,6 +66,7 @@ class Facts:
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: unknown.
         not_baselines: Systems that `beat: {baselines: all}` leaves out: other models, and those made from the expected
             outputs.
+        too_few: Baseline that learned from too few rows -> why, in a sentence. It is not beaten, whatever the figures.
     """
 
     roles: Mapping[str, str]
@@ -79,6 +80,7 @@ class Facts:
     sliced: tuple[str, ...] = ()
     leaked: tuple[str, ...] | None = field(default=())
     not_baselines: frozenset[str] = frozenset()
+    too_few: Mapping[str, str] = field(default_factory=dict)
 
 
 def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> tuple[RuleResult, ...]:
@@ -192,6 +194,9 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
             )
             yield RuleResult("beat incumbent", not facts.removed, finding, None if facts.removed else 0.0)
             continue
+        if system in facts.too_few and system not in comparison.systems:
+            yield RuleResult(f"beat {role}", False, f"not compared with {system}: {facts.too_few[system]}", None)
+            continue
         if system in comparison.systems and comparison.find(system, measure) is None:
             finding = (
                 f"{system} has no {measure}, so it cannot be compared in it. Use another measure, or do not name the "
@@ -215,6 +220,9 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
             f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}, "
             f"p {p_value(pair.p)}; the {end} and p at most {LEVEL}"
         )
+        if system in facts.too_few:
+            yield RuleResult(f"beat {role}", False, f"{finding}; not decisive: {facts.too_few[system]}", None)
+            continue
         yield RuleResult(f"beat {role}", passed, finding, 0.0 if passed else _size(short))
 
 
@@ -224,7 +232,8 @@ def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Fact
         yield role, facts.roles.get(role, role), margin
     if policy.baselines is None:
         return
-    others = [system for system in comparison.systems if system != candidate]
+    evaluated = [system for system in comparison.systems if system != candidate]
+    others = list(dict.fromkeys([*evaluated, *facts.too_few]))
     if policy.baselines.systems == "all":
         left_out = {*facts.not_baselines, *(facts.roles.get(role, role) for role in policy.beat)}
         wanted = [system for system in others if system not in left_out]
@@ -234,7 +243,7 @@ def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Fact
         if missing:
             raise UsageError(
                 f"the policy names the baseline '{missing[0]}', which was not evaluated",
-                fix=f"Baselines: {', '.join(others) or 'none'}.",
+                fix=f"Baselines: {', '.join(evaluated) or 'none'}.",
             )
         wanted = [by_name[name.casefold()] for name in policy.baselines.systems]
     for system in dict.fromkeys(wanted):

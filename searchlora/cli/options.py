@@ -76,6 +76,14 @@ TasksOption = Annotated[
     typer.Option("--tasks", metavar="FOLDER", help="Folder with task plugins of your own. Default: SEARCHLORA_TASKS."),
 ]
 DataOption = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="Dataset folder, from `data build`.")]
+BaselineDataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline-data",
+        metavar="FOLDER",
+        help="Dataset from whose training rows the baselines learn. Default: the evaluated dataset.",
+    ),
+]
 SplitOption = Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split to evaluate on.")]
 BaseOption = Annotated[
     str | None,

@@ -26,11 +26,15 @@ from searchlora.eval.policy import (
 from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.evaluation_run import BASE
+from searchlora.experiments.learned_baselines import FIX
 from searchlora.experiments.lineage import seen_in_training
 from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps, unwatched
+
+#: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
+BASELINE_DATA = "baseline data"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def promote(
     force: str | None = None,
     reason: str | None = None,
     accept_changes: bool = False,
+    baseline_data: str | Path | None = None,
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
     keep: str | Path | None = None,
@@ -84,6 +89,7 @@ def promote(
         reason: A reason for a policy that is looser than that of the last decision on this alias; the history records
             it. Without one, such a policy refuses.
         accept_changes: Accept data other than that of the last decision on this alias.
+        baseline_data: Another dataset folder, from which baselines learn, as for `evaluate`.
         keep: Folder of cached outputs, as for `evaluate`.
         engine: Where the models are computed, as for `evaluate`; the evidence of the decision names it.
 
@@ -115,6 +121,7 @@ def promote(
         split=split,
         qrels=qrels,
         allow_circular=True,  # a rule of the policy refuses it, so that the history records the refusal
+        baseline_data=baseline_data,
         also_tested=(rules.measure,) if rules.measure else (),
         store=store,
         retrieval=retrieval,
@@ -136,6 +143,7 @@ def promote(
         reason=" ".join((reason or force or "").split()),
         sliced=_sliced(last) if last else (),
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
+        too_few={name: f"{why}. {FIX}" for name, why in evaluated.learned.too_few.items()},
         leaked=seen_in_training(store, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
@@ -165,13 +173,23 @@ def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> 
     ]
     if not decided:
         return ()
-    then = decided[-1].evidence
-    if (then["data"], then["split"]) == (evaluated.judgments.data, evaluated.split):
-        return ()
-    return (
-        f"version {decided[-1].version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
-        f"split {evaluated.split} of {evaluated.judgments.data[:16]}",
-    )
+    then, version, found = decided[-1].evidence, decided[-1].version, []
+    if (then["data"], then["split"]) != (evaluated.judgments.data, evaluated.split):
+        found.append(
+            f"version {version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
+            f"split {evaluated.split} of {evaluated.judgments.data[:16]}"
+        )
+    before, now = then.get(BASELINE_DATA), _baseline_data(evaluated)
+    if before != now:
+        names = [fingerprint[:16] if fingerprint else "the evaluated data" for fingerprint in (before, now)]
+        found.append(f"for version {version} baselines learned from {names[0]}, this time from {names[1]}")
+    return tuple(found)
+
+
+def _baseline_data(evaluated: Evaluated) -> str | None:
+    """The fingerprint of the dataset that baselines learned from; None for the evaluated dataset."""
+    other = evaluated.learned.other
+    return other.fingerprint if other is not None else None
 
 
 def _last_decision(history: Sequence[AliasMove], alias: str) -> Decision | None:
@@ -214,6 +232,8 @@ def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, An
         "data": evaluated.judgments.data,
         "split": evaluated.split,
         "judgments": evaluated.judgments.source,
+        **({BASELINE_DATA: data} if (data := _baseline_data(evaluated)) else {}),
+        **({"baselines too few rows": dict(too_few)} if (too_few := evaluated.learned.too_few) else {}),
         "engines": list(evaluated.engines),
         "n": len(evaluated.records),
         "groups": evaluated.comparison.groups,

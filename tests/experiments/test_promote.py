@@ -6,12 +6,14 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, InvalidName, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
@@ -158,6 +160,75 @@ def test_a_policy_can_demand_that_rules_are_beaten(shop):
     evidence = shop.store.history(NAME)[-1].decision.evidence
     assert evidence["losses"] == list(found.evaluated.losses) != []
     assert "dictionary" in {row["system"] for row in evidence["rows"]}
+
+
+@pytest.fixture
+def learned(shop, monkeypatch):
+    """The task's baseline is the most frequent colour of the training rows: red."""
+    assert shop.store.list()  # the plugin is loaded
+    plugin = type(sys.modules["colour"].task)
+
+    def baselines(self, records, dataset):
+        del self
+        counts = Counter(row["colour"] for row in lines(dataset / "train.jsonl"))
+        return {"commonest": [Label(counts.most_common(1)[0][0])] * len(records)} if counts else {}
+
+    monkeypatch.setattr(plugin, "baselines", baselines)
+    monkeypatch.setattr(plugin, "learned_baselines", lambda *_: frozenset({"commonest"}))
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_baseline_that_learned_from_too_few_rows_is_not_beaten(shop, tmp_path, cli):
+    rows = [{**row, "id": f"o{row['id']}", "group": f"o{row['group']}", "query": f"now {row['query']}"}
+            for row in lines(shop.data / "train.jsonl")]  # fmt: skip
+    for name, count in (("few", 14), ("many", len(rows))):
+        source = tmp_path / f"{name}.jsonl"
+        source.write_text("\n".join(map(json.dumps, rows[:count])), encoding="utf-8")
+        build("colour", source, format="native", out=tmp_path / name, shares=(1.0, 0.0, 0.0))
+    (tmp_path / "policy.yaml").write_text("beat: {baselines: all}\n", encoding="utf-8")
+    arguments = ["--to", "production", "--policy", tmp_path / "policy.yaml", "--data", shop.data]
+    arguments += ["--store", shop.store.root, "--out", shop.root]
+    refused = cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments, "--baseline-data", tmp_path / "few")
+    assert refused.code == 1
+    assert "warning: Differences from commonest say little: learned from 14 rows in 14 groups" in refused.err
+    rule = next(rule for rule in shop.store.history(NAME)[-1].decision.rules if rule.rule == "beat commonest")
+    assert not rule.passed and rule.finding.startswith("accuracy +0.")
+    assert "not decisive: learned from 14 rows in 14 groups, at least 100 rows in 50 groups" in rule.finding
+    assert rule.finding.endswith("Give --baseline-data FOLDER, a dataset with more training rows.")
+    assert "learned from 14 rows" in (shop.root / "report.html").read_text()
+    # Data with more rows is other data, which must be accepted like that of the evaluated rows.
+    many = ("--baseline-data", tmp_path / "many")
+    assert "for version 2 baselines learned from" in " ".join(
+        cli("promote", f"{NAME}@2", *arguments, *many).out.split()
+    )
+    assert cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments, *many, "--accept-changes").code == 0
+    evidence = shop.store.history(NAME)[-1].decision.evidence
+    assert evidence["baseline data"] == load_dataset(tmp_path / "many").fingerprint
+    named = Policy.model_validate({"beat": {"commonest": {}}})
+    (shop.store.root / NAME / "aliases.json").unlink()
+    assert "beat commonest" in broken(shop.promote(ALL_RIGHT, named, baseline_data=tmp_path / "few"))
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_dataset_of_test_rows_is_evaluated_with_and_without_other_data_for_baselines(shop, tmp_path, cli):
+    source = tmp_path / "test.jsonl"
+    source.write_text((shop.data / "test.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    rows = [{key: value for key, value in row.items() if key != "split"} for row in lines(source)]
+    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    built = cli(
+        "data", "build", "colour", source, "--format", "native", "--shares", "0,0,1", "--out", tmp_path / "data"
+    )
+    assert built.code == 0, built.err
+    alone = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", store=shop.store, keep=shop.root / "outputs")
+    assert "commonest" not in alone.systems and set(alone.learned.too_few) == {"commonest"}
+    assert "there is no training row to learn from" in alone.comparison.notes[0]
+    both = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", baseline_data=shop.data, store=shop.store,
+                    keep=shop.root / "outputs")  # fmt: skip
+    assert "commonest" in both.systems and both.learned.too_few == {}
+    for policy in ({"baselines": "all"}, {"baselines": ["commonest"]}, {"commonest": {}}):
+        found = shop.promote(ALL_RIGHT, Policy.model_validate({"beat": policy}), data=tmp_path / "data", reason="x")
+        rule = next(result for result in found.results if result.rule == "beat commonest")
+        assert rule.finding.startswith("not compared with commonest: there is no training row to learn from")
 
 
 def test_an_insignificant_improvement_is_refused(shop):
