@@ -170,6 +170,12 @@ TopicsOption = Annotated[Path, typer.Option("--topics", metavar="FILE", help="To
 ScaleOption = Annotated[
     str, typer.Option("--scale", metavar="GRADES", help="Grades of the scale, for example 0,1,2,3.")
 ]
+CardScaleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scale", metavar="GRADES", help="Grades of the scale. Default: those of the judge's card, else 0,1,2,3."
+    ),
+]
 MeasureOption = Annotated[
     str, typer.Option("--measure", metavar="MEASURE", help="Retrieval measure, for example nDCG@10.")
 ]
