@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from searchlora.eval.figures import (
     value_tables,
     weighted_mean_differences,
 )
-from searchlora.eval.significance import LEVEL, correct
+from searchlora.eval.significance import LEVEL, correct, disagreement_note
 
 __all__ = ["Comparison", "Pair", "Row", "Slice", "SlicePair", "WeightedPair", "compare"]
 
@@ -148,6 +148,13 @@ class Comparison:
     def label(self, system: str) -> str:
         """The printed name of a system: `name (circular)` if its figures are circular."""
         return f"{system} (circular)" if system in self.circular else system
+
+    def disagreements(self, pairs: Iterable[Pair | WeightedPair]) -> str:
+        """Which rules where the interval and the corrected p of some of these pairs disagree; empty if none do."""
+        return disagreement_note(
+            (f"{self.label(pair.a)} − {self.label(pair.b)} in {pair.measure}", pair.low, pair.high, pair.p_corrected)
+            for pair in pairs
+        )
 
     def row(self, system: str, measure: str) -> Row:
         """The figure of one system. Raises KeyError if it does not exist."""

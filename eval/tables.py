@@ -9,7 +9,7 @@ from typing import Any
 
 from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
 from searchlora.eval.formatting import figure, markdown_table, markdown_text, number, p_value, to_plain
-from searchlora.eval.significance import CORRECTION_NAMES
+from searchlora.eval.significance import CORRECTION_NAMES, disagreement_note
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
 
@@ -134,6 +134,7 @@ def _pairs(comparison: Comparison) -> Iterator[str]:
         "p (t) by the paired t test, not corrected. Effect: Cohen's d_z. Detectable: the smallest true difference that "
         "the t test detects with power 0.8 at level 0.05, for this number of rows and this spread."
     )
+    caption = f"{caption} {markdown_text(comparison.disagreements(comparison.comparisons))}".rstrip()
     yield _table(["comparison", "measure", "difference", *tests], lines, caption, words=2)
 
 
@@ -204,6 +205,7 @@ def _weighted(comparison: Comparison) -> Iterator[str]:
             "Difference of the weighted means; p by paired randomisation of the weighted sums of clusters, corrected "
             f"by {_correction(comparison)} over the {len(pairs)} rows."
         )
+        caption = f"{caption} {markdown_text(comparison.disagreements(comparison.weighted_pairs))}".rstrip()
         yield _table(["comparison", "measure", "difference", "p", "p corrected", "n"], pairs, caption, words=2)
 
 
@@ -225,8 +227,16 @@ def _slices(comparison: Comparison) -> Iterator[str]:
                 f"p corrected by {_correction(comparison)} over the {len(comparison.slice_pairs)} pairs of all slices "
                 "and tested measures."
             )
+            caption = f"{caption} {markdown_text(_slice_disagreements(comparison, pairs))}".rstrip()
             head = [name, "comparison", "difference", "p", "p corrected", "wins/losses/ties", "detectable", "n"]
             yield _table(head, [_slice_pair(comparison, each) for each in pairs], caption, words=2)
+
+
+def _slice_disagreements(comparison: Comparison, pairs: Sequence[SlicePair]) -> str:
+    return disagreement_note(
+        (f"{each.value} ({_names(comparison, each.pair)})", each.pair.low, each.pair.high, each.pair.p_corrected)
+        for each in pairs
+    )
 
 
 def _slice_lines(slices: Sequence[Slice]) -> list[list[str]]:

@@ -220,6 +220,8 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
             f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}, "
             f"p {p_value(pair.p)}; the {end} and p at most {LEVEL}"
         )
+        if above and pair.p > LEVEL:
+            finding = f"{finding}; the interval alone does not decide"
         if system in facts.too_few:
             yield RuleResult(f"beat {role}", False, f"{finding}; not decisive: {facts.too_few[system]}", None)
             continue

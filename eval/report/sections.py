@@ -57,6 +57,7 @@ def pairs_section(comparison: Comparison) -> Section | None:
         "tables": [(measure, lines) for measure, lines in tables if lines],
         "correction": CORRECTION_NAMES[comparison.correction],
         "count": len(comparison.comparisons),
+        "disagreements": comparison.disagreements(comparison.comparisons),
     }
     return Section("pairs", "Paired comparisons", "comparison.pairs", content)
 
@@ -138,6 +139,7 @@ def traffic_section(comparison: Comparison) -> Section | None:
             for name, by_measure in figures.items()
         ],
         "pairs": [_line(comparison, pair) for pair in comparison.weighted_pairs],
+        "disagreements": comparison.disagreements(comparison.weighted_pairs),
         "correction": CORRECTION_NAMES[comparison.correction],
     }
     return Section(
