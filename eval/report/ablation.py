@@ -62,7 +62,9 @@ def slots_section(comparison: Comparison, lines: Sequence[SlotLine]) -> Section:
         "rows": rows,
         "correction": CORRECTION_NAMES[comparison.correction],
         "count": len(comparison.comparisons),
-        "disagreements": comparison.disagreements(pair for row in rows if (pair := row["pair"]) is not None),
+        "disagreements": comparison.disagreements(
+            pair for line in lines if (pair := line.pair(comparison)) is not None
+        ),
     }
     return Section(
         "slots",
