@@ -14,7 +14,7 @@ from searchlora.eval.formatting import to_plain, write_json
 from searchlora.eval.judge.card import JudgeCard, cards_markdown, judge_card, to_json
 from searchlora.eval.judge.comparison import JudgeComparison, compare_judges
 from searchlora.eval.judge.labels import Labels, check_human, check_judge, read_labels
-from searchlora.eval.judge.scale import scale_of
+from searchlora.eval.judge.scale import relevant_of, scale_of
 from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.judgments.card import invalid_path, read_card
@@ -97,7 +97,9 @@ def judge_cards(
     if unknown := sorted(variants.keys() - judges.keys()):
         raise UsageError(f"there is no judge '{unknown[0]}' to be a variant of", fix=f"Judges: {', '.join(judges)}.")
     label_files = [*judges.values(), *(file for files in variants.values() for file in files)]
-    graded = scale_of([*label_files, human, *(raters or {}).values()], scale, relevant)
+    graded_files = [*label_files, human, *(raters or {}).values()]
+    known_scale = scale_of(graded_files, scale)
+    relevant = relevant_of(graded_files, known_scale, relevant)
     human_qrels = read_qrels(human)
     labels = {name: read_labels(path) for name, path in judges.items()}
     queries = {topic: str(each["query"]) for topic, each in read_topics(topics).items()} if topics else None
@@ -109,7 +111,7 @@ def judge_cards(
         reasons, notes = _check_lineage(name, path, lineage, queries, human_qrels, allow_circular)
         label_sets = {name: labels[name], **_variants(name, variants.get(name, ()))}
         for label_set, judged in label_sets.items():
-            graded.check_assumed(label_set, judged)
+            known_scale.check_assumed(label_set, judged)
         order = None
         if runs_by_name:
             order = order_of_runs(
@@ -117,26 +119,26 @@ def judge_cards(
                 labels[name],
                 runs_by_name,
                 measure=measure,
-                scale=graded.grades,
+                scale=known_scale.grades,
                 top=top,
                 resamples=resamples,
                 seed=seed,
             )
         stable = None
         if len(label_sets) > 1:
-            stable = stability(label_sets, scale=graded.grades, resamples=resamples, seed=seed)
+            stable = stability(label_sets, scale=known_scale.grades, resamples=resamples, seed=seed)
         cards.append(
             judge_card(
                 human_qrels,
                 labels[name],
                 name=name,
-                scale=graded.grades,
-                relevant=graded.relevant,
+                scale=known_scale.grades,
+                relevant=relevant,
                 raters=rater_qrels or None,
                 order=order,
                 stability=stable,
                 circular=reasons,
-                notes=[*notes, *([graded.note] if graded.note else [])],
+                notes=[*notes, *([known_scale.note] if known_scale.note else [])],
                 resamples=resamples,
                 seed=seed,
             )
@@ -146,8 +148,8 @@ def judge_cards(
         comparison = compare_judges(
             human_qrels,
             labels,
-            scale=graded.grades,
-            relevant=graded.relevant,
+            scale=known_scale.grades,
+            relevant=relevant,
             correction=correction,
             resamples=resamples,
             seed=seed,
@@ -155,7 +157,7 @@ def judge_cards(
     invalid_files = [path for path in map(invalid_path, label_files) if path.exists()]
     other_files = [*(raters or {}).values(), *(runs or {}).values(), *([topics] if topics else [])]
     files = [human, *label_files, *invalid_files, *other_files]
-    curves = {name: _curve(human_qrels, judge, graded.grades, seed) for name, judge in labels.items()}
+    curves = {name: _curve(human_qrels, judge, known_scale.grades, seed) for name, judge in labels.items()}
     return JudgeCards(tuple(cards), comparison, curves, {str(path): file_sha256(path) for path in files})
 
 

@@ -21,12 +21,10 @@ class Scale:
 
     Attributes:
         grades: Ascending.
-        relevant: The lowest grade that counts as relevant.
-        assumed: Whether neither a card nor the user named the grades.
+        assumed: Whether neither a card nor the user named them.
     """
 
     grades: tuple[int, ...]
-    relevant: int
     assumed: bool = False
 
     @property
@@ -46,19 +44,18 @@ class Scale:
                     )
 
 
-def scale_of(files: Iterable[str | Path], grades: Sequence[int] | None = None, relevant: int | None = None) -> Scale:
+def scale_of(files: Iterable[str | Path], grades: Sequence[int] | None = None) -> Scale:
     """The scale that the cards of the files name.
 
     Args:
         files: Qrels of judges and people, with or without a card.
-        grades, relevant: As the user gives them; None: not given.
+        grades: The scale as the user gives it; None: not given.
 
     Raises:
         UsageError: if the cards name different scales, or another one than the user.
         DataError: for a malformed card.
     """
-    cards = {str(path): card for path in files if (card := read_card(path)) is not None}
-    named = {path: card.scale for path, card in cards.items() if card.scale}
+    named = {str(path): card.scale for path in files if (card := read_card(path)) is not None and card.scale}
     expected = as_scale(grades) if grades is not None else next(iter(named.values()), ASSUMED)
     for path, scale in named.items():
         if scale != expected:
@@ -69,15 +66,28 @@ def scale_of(files: Iterable[str | Path], grades: Sequence[int] | None = None, r
                 fix="Compare judges and people on one scale: grade again with one guideline, or map the grades "
                 "to one scale first.",
             )
-    thresholds = {card.relevant for card in cards.values() if card.relevant is not None}
-    if relevant is None and len(thresholds) > 1:
+    return Scale(expected, assumed=grades is None and not named)
+
+
+def relevant_of(files: Iterable[str | Path], scale: Scale, relevant: int | None = None) -> int:
+    """The lowest relevant grade: that of the user, else of the cards, else 2, or the upper half of a scale without 2.
+
+    Raises:
+        UsageError: if the cards name different ones and the user none.
+        DataError: for a malformed card.
+    """
+    if relevant is not None:
+        return relevant
+    cards = [card for path in files if (card := read_card(path)) is not None]
+    named = sorted({card.relevant for card in cards if card.relevant is not None})
+    if len(named) > 1:
         raise UsageError(
-            f"the cards count as relevant from grade {' and '.join(map(str, sorted(thresholds)))}",
+            f"the cards count as relevant from grade {' and '.join(map(str, named))}",
             fix="Give the lowest grade that is relevant, as --relevant.",
         )
-    default = 2 if expected[0] < 2 <= expected[-1] else expected[len(expected) // 2]
-    threshold = relevant if relevant is not None else next(iter(thresholds), default)
-    return Scale(expected, threshold, assumed=grades is None and not named)
+    grades = scale.grades
+    default = 2 if grades[0] < 2 <= grades[-1] else grades[len(grades) // 2]
+    return named[0] if named else default
 
 
 def _listed(grades: Sequence[int]) -> str:

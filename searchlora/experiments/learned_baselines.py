@@ -145,7 +145,7 @@ def _notes(rows: int, other: Dataset | None, left_out: int) -> Iterator[str]:
 
 
 #: What to do about a baseline that learned from too few rows.
-FIX = "Give --baseline-data FOLDER, a dataset with more training rows."
+FIX = "`evaluate` and `promote` take a dataset with more training rows as --baseline-data FOLDER."
 
 
 def _counted(number: int, noun: str) -> str:

@@ -58,7 +58,7 @@ def test_a_baseline_that_learned_from_too_few_rows_is_named(tmp_path, queries, o
     if why:
         (warning,) = found.warnings
         assert warning.startswith(f"Differences from {BM25}, {COMMONEST} say little: learned from ")
-        assert "at least 100 rows in 50 groups" in warning and "Give --baseline-data FOLDER" in warning
+        assert "at least 100 rows in 50 groups" in warning and "--baseline-data FOLDER" in warning
 
 
 def test_more_labels_need_more_rows(tmp_path):

@@ -194,7 +194,9 @@ def test_a_baseline_that_learned_from_too_few_rows_is_not_beaten(shop, tmp_path,
     rule = next(rule for rule in shop.store.history(NAME)[-1].decision.rules if rule.rule == "beat commonest")
     assert not rule.passed and rule.finding.startswith("accuracy +0.")
     assert "not decisive: learned from 14 rows in 14 groups, at least 100 rows in 50 groups" in rule.finding
-    assert rule.finding.endswith("Give --baseline-data FOLDER, a dataset with more training rows.")
+    assert rule.finding.endswith(
+        "`evaluate` and `promote` take a dataset with more training rows as --baseline-data FOLDER."
+    )
     assert "learned from 14 rows" in (shop.root / "report.html").read_text()
     # Data with more rows is other data, which must be accepted like that of the evaluated rows.
     many = ("--baseline-data", tmp_path / "many")
