@@ -60,7 +60,7 @@ class LearnedBaselines:
         for name, why in self.too_few.items():
             names_by_reason.setdefault(why, []).append(name)
         return tuple(
-            f"Differences from {', '.join(names)} say little: {why}. {FIX}" for why, names in names_by_reason.items()
+            f"Differences from {' and '.join(names)} say little: {why}. {FIX}" for why, names in names_by_reason.items()
         )
 
 

@@ -57,7 +57,7 @@ def test_a_baseline_that_learned_from_too_few_rows_is_named(tmp_path, queries, o
     assert set(found.too_few) == ({COMMONEST, BM25} if why else set())
     if why:
         (warning,) = found.warnings
-        assert warning.startswith(f"Differences from {BM25}, {COMMONEST} say little: learned from ")
+        assert warning.startswith(f"Differences from {BM25} and {COMMONEST} say little: learned from ")
         assert "at least 100 rows in 50 groups" in warning and "--baseline-data FOLDER" in warning
 
 
