@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.common import RESULTS
 from searchlora.eval.formatting import figure, markdown_table, p_value
-from searchlora.eval.significance import LEVEL
+from searchlora.eval.significance import LEVEL, disagreement_note
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,28 @@ def summary() -> str:
         "same groups, corrected for all comparisons of the benchmark. *adapter is*: better or worse at corrected\n"
         "p ≤ 0.05. Where it is not better, use the system without a neural model."
     )
+    named = {f"{line.task}, {line.data}": _compared(line) for line in LINES}
+    if disagreements := disagreements_of(named):
+        note = f"{note}\n{disagreements}"
     exceptions = [f"*{line.task}*, {line.data}: {where}" for line in LINES if (where := _base_is_as_good(line))]
     return markdown_table(header, rows) + f"\n\n{note}\n" + "".join(f"\n{each}\n" for each in exceptions)
+
+
+def _compared(line: Line) -> dict[str, Any]:
+    """The comparison of the adapter with the rule."""
+    results = json.loads((RESULTS / f"{line.results}.json").read_text(encoding="utf-8"))
+    compared = [*results["comparisons"], *results.get("more_comparisons", ())]
+    pairs: dict[tuple[str, str], dict[str, Any]] = {
+        (pair["a"], pair["b"]): pair for pair in compared if pair["measure"] == line.measure
+    }
+    return pairs[line.adapter, line.rule]
 
 
 def _row(line: Line) -> list[str]:
     results = json.loads((RESULTS / f"{line.results}.json").read_text(encoding="utf-8"))
     rows = {row["system"]: row for row in results["rows"] if row["measure"] == line.measure}
-    compared = [*results["comparisons"], *results.get("more_comparisons", ())]
-    pairs = {(pair["a"], pair["b"]): pair for pair in compared if pair["measure"] == line.measure}
     rule, base, adapter = (figure_of(rows[name], "value") for name in (line.rule, line.base, line.adapter))
-    pair = pairs[line.adapter, line.rule]
+    pair = _compared(line)
     return [
         line.task,
         f"{line.data}: {rows[line.adapter]['n']} {line.items}",
@@ -121,6 +132,17 @@ def _verdict(pair: Mapping[str, Any]) -> str:
     if pair["p_corrected"] > LEVEL:
         return "not different"
     return "better" if pair["difference"] > 0 else "worse"
+
+
+def disagreements_of(pairs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which rules where the interval and the corrected p of a named comparison disagree; empty where they agree."""
+
+    def known(pair: Mapping[str, Any], key: str) -> float:
+        return math.nan if pair.get(key) is None else float(pair[key])
+
+    return disagreement_note(
+        (name, known(pair, "low"), known(pair, "high"), known(pair, "p_corrected")) for name, pair in pairs.items()
+    )
 
 
 def figure_of(row: dict[str, Any] | None, value: str, sign: str = "") -> str:

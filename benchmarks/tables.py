@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
-from benchmarks.summary import figure_of, summary
+from benchmarks.summary import disagreements_of, figure_of, summary
 from searchlora.eval.formatting import markdown_table, p_value
 
 _BLOCK = re.compile(r"(<!-- results (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -74,6 +74,10 @@ def table(name: str) -> str:
     ]
     if compared:
         parts.append(markdown_table([f"{measures[0]}, paired", "difference", "p, corrected"], compared))
+        disagreements = disagreements_of(
+            {f"{pair['a']} − {pair['b']}": pair for pair in results["comparisons"] if pair["measure"] == measures[0]}
+        )
+        parts += [disagreements] if disagreements else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -7,7 +7,7 @@ An invalid output (None) is never a label: it is wrong for its gold label and co
 denominator of 0 is 0, as in scikit-learn with `zero_division=0`; kappa, alpha and bias are then undefined (nan).
 
 Sources: Cohen (1960, 1968) and Krippendorff (2011), see `judge.agreement`; macro-averaging as in scikit-learn.
-Calibration error is the aggregate of `eval.calibration`.
+Calibration error is the aggregate of `eval.calibration`. BLEU: Papineni et al. (ACL 2002) and Post (WMT 2018).
 """
 
 from __future__ import annotations
@@ -123,6 +123,27 @@ def micro_recall(hits: Mapping[str, float], gold: Mapping[str, float]) -> Aggreg
     return micro_precision(hits, gold)
 
 
+def corpus_bleu(outputs: Mapping[str, str], references: Mapping[str, str]) -> Aggregate:
+    """Corpus BLEU, 0 to 100, one reference per row; equals sacrebleu's with its defaults (13a tokens, exp smoothing).
+
+    Args:
+        outputs, references: Row id -> text.
+
+    Examples:
+        >>> outputs = {"q1": "a dome tent for two", "q2": "boots"}
+        >>> round(corpus_bleu(outputs, {"q1": "a dome tent for two", "q2": "hiking boots"}).value, 1)
+        84.6
+    """
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU(effective_order=True)  # of single rows only their counts are used
+    cells = {}
+    for row, output in outputs.items():
+        score = metric.sentence_score(output, [references[row]])
+        cells[row] = (score.sys_len, score.ref_len, *score.counts, *score.totals)
+    return Aggregate(cells, _bleu, (0.0, 100.0))
+
+
 def cohen_kappa(
     gold: Mapping[str, int],
     predicted: Mapping[str, int | None],
@@ -196,6 +217,20 @@ def _mean_f1(sums: Floats) -> Floats:
     occurring = gold > 0
     scores = np.divide(2 * hits, predicted + gold, out=np.zeros_like(hits), where=occurring)
     return np.asarray(scores.sum(axis=-1) / np.maximum(occurring.sum(axis=-1), 1))
+
+
+def _bleu(sums: Floats) -> Floats:
+    """BLEU from sums `(..., 10)`: lengths of output and reference, matching and all 1-grams to 4-grams of the output.
+
+    A count of 0 is smoothed exponentially, as by sacrebleu's default; without a 4-gram, or a match, BLEU is 0.
+    """
+    length, reference, matches, all_ = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
+    none = matches <= 0
+    smoothed = np.where(none, 0.5 ** np.cumsum(none, axis=-1), matches)
+    precisions = np.divide(smoothed, all_, out=np.ones_like(smoothed), where=all_ > 0)
+    brevity = np.exp(np.minimum(0.0, 1 - np.divide(reference, length, out=np.ones_like(length), where=length > 0)))
+    score = 100 * brevity * np.exp(np.log(precisions).mean(axis=-1))
+    return np.asarray(np.where((all_ > 0).all(axis=-1) & ~none.all(axis=-1), score, 0.0))
 
 
 def _share(sums: Floats) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from searchlora.eval.figures import (
     value_tables,
     weighted_mean_differences,
 )
-from searchlora.eval.significance import LEVEL, correct
+from searchlora.eval.significance import LEVEL, correct, disagreement_note
 
 __all__ = ["Comparison", "Pair", "Row", "Slice", "SlicePair", "WeightedPair", "compare"]
 
@@ -83,7 +83,8 @@ class Comparison:
         costs: System -> mean costs of a row.
         circular: System -> why its figures are circular; only systems with circular figures.
         notes: Notes for the reader, starting with what was left out.
-        less_is_better: The measures of which smaller values are better.
+        less_is_better: The measures of which smaller values are better, those of `zero_is_best` included.
+        zero_is_best: The aggregates of which 0 is best; their differences are those of the distance from 0.
     """
 
     systems: tuple[str, ...]
@@ -108,6 +109,7 @@ class Comparison:
     circular: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     less_is_better: tuple[str, ...] = ()
+    zero_is_best: tuple[str, ...] = ()
 
     @property
     def main_pairs(self) -> tuple[tuple[str, str], ...]:
@@ -146,6 +148,13 @@ class Comparison:
     def label(self, system: str) -> str:
         """The printed name of a system: `name (circular)` if its figures are circular."""
         return f"{system} (circular)" if system in self.circular else system
+
+    def disagreements(self, pairs: Iterable[Pair | WeightedPair]) -> str:
+        """Which rules where the interval and the corrected p of some of these pairs disagree; empty if none do."""
+        return disagreement_note(
+            (f"{self.label(pair.a)} − {self.label(pair.b)} in {pair.measure}", pair.low, pair.high, pair.p_corrected)
+            for pair in pairs
+        )
 
     def row(self, system: str, measure: str) -> Row:
         """The figure of one system. Raises KeyError if it does not exist."""
@@ -187,6 +196,7 @@ def compare(
     candidate: str | None = None,
     baseline: str | None = None,
     measures: Sequence[str] | None = None,
+    also_tested: Sequence[str] = (),
     correction: str = "holm",
     resamples: int = 10_000,
     seed: int = 0,
@@ -201,6 +211,8 @@ def compare(
         measures: The measures to compare and test, means and aggregates. None: all measures, with the headline of the
             candidate (else of the baseline) first; those named in its evaluation's `tested` are tested. The first
             measure must exist in every system; another one is compared between the systems that have it.
+        also_tested: Further measures to test, such as that of a policy. A figure about unjudged documents
+            (`eval.unjudged`) is then a measure like the others; a name that no system has is ignored.
         correction: `holm` or `bh`, over all comparisons made. Comparisons within slices, and those weighted by
             traffic, are corrected among themselves.
         resamples, seed: Of the bootstrap and of the randomisation tests.
@@ -218,10 +230,13 @@ def compare(
         >>> round(pair.difference, 2), pair.wins, pair.losses, pair.ties
         (0.25, 3, 0, 1)
     """
+    systems = {name: _with_unjudged(system, also_tested) for name, system in systems.items()}
     leading = systems[_leading(systems, candidate, baseline)]
     clusters = clusters_of(systems)
     weights = _agreed("traffic", {name: system.weights for name, system in systems.items()})
-    requested = tuple(measures) if measures is not None else _all_measures(systems, leading.headline)
+    every = _all_measures(systems, leading.headline)
+    also_tested = [measure for measure in also_tested if measure in every]
+    requested = tuple(dict.fromkeys([*measures, *also_tested])) if measures is not None else every
     aggregates = {measure for system in systems.values() for measure in system.aggregates}
     _refuse_ambiguous_names(systems, aggregates)
     required = requested[:1]
@@ -241,11 +256,12 @@ def compare(
         raise UsageError("no measure has a row that all systems share", fix=f"Asked for: {', '.join(requested)}.")
     present = {measure for table in tables for measure in table.measures} | {table.measure for table in sums}
     known = [measure for measure in requested if measure in present]
-    tested = leading.tested if measures is None and leading.tested else tuple(known)
+    tested = (*leading.tested, *also_tested) if measures is None and leading.tested else tuple(known)
     pairs = tuple(_pairs(list(systems), candidate, baseline))
     resampling = Resampling(resamples, seed)
     order = _by_measure(known)
-    less = {measure for system in systems.values() for measure in system.less_is_better}
+    zero = {measure for system in systems.values() for measure in system.zero_is_best}
+    less = zero | {measure for system in systems.values() for measure in system.less_is_better}
 
     slices, slice_pairs = _slices(_sliced(systems, weights), tables, pairs, tested, resampling)
     slice_pairs = [replace(part, pair=_with_wins_of_better(part.pair, less)) for part in slice_pairs]
@@ -256,9 +272,12 @@ def compare(
         for pair in mean_differences(table, pairs, tested, resampling)
     ]
     for table in sums:
-        own_rows, own_pairs = aggregate_figures(table, pairs if table.measure in tested else (), resampling)
+        own_pairs = pairs if table.measure in tested else ()
+        own_rows, differences = aggregate_figures(table, own_pairs, resampling)
+        if table.measure in zero:
+            _, differences = aggregate_figures(table.distance(), own_pairs, resampling)
         rows += own_rows
-        compared += own_pairs
+        compared += differences
     traffic_tables = list(_with_traffic(tables, weights, notes))
     weighted = [row for table in traffic_tables for row in mean_figures(table, resampling, weights)]
     weighted_pairs = [
@@ -296,6 +315,7 @@ def compare(
         circular={name: system.circular for name, system in systems.items() if system.circular},
         notes=tuple(notes + notes_on_sums + _system_notes(systems)),
         less_is_better=tuple(measure for measure in known if measure in less),
+        zero_is_best=tuple(measure for measure in known if measure in zero),
     )
 
 
@@ -310,6 +330,12 @@ def clusters_of(systems: Mapping[str, Evaluation]) -> dict[str, str]:
             for name, system in systems.items()
         },
     )
+
+
+def _with_unjudged(system: Evaluation, measures: Sequence[str]) -> Evaluation:
+    """The evaluation with those of its figures about unjudged documents that are among `measures` as measures."""
+    figures = {measure: system.unjudged[measure] for measure in measures if measure in system.unjudged}
+    return replace(system, values={**system.values, **figures}) if figures else system
 
 
 def _answered_rows(evaluation: Evaluation) -> set[str]:

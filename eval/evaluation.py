@@ -66,6 +66,8 @@ class Evaluation:
         confusions: Title -> confusion matrix.
         curves: Title -> calibration curve.
         less_is_better: The measures of which smaller values are better (errors, lengths).
+        zero_is_best: The aggregates of which 0 is best, such as a signed bias. Systems are compared by the distance
+            from 0.
     """
 
     headline: str
@@ -84,6 +86,7 @@ class Evaluation:
     confusions: Mapping[str, Confusion] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     less_is_better: tuple[str, ...] = ()
+    zero_is_best: tuple[str, ...] = ()
 
     def mean(self, measure: str) -> float:
         """The mean of a measure over its rows."""
@@ -178,6 +181,7 @@ def evaluate_run(
         invalid={topic: why for topic, why in (invalid or {}).items() if topic in qrels},
         circular=circular,
         notes=tuple(notes),
+        less_is_better=(ZERO_RESULTS,),
     )
 
 

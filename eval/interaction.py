@@ -17,13 +17,13 @@ topics' contrasts: studentised bootstrap and randomisation of the sign, by clust
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from searchlora.errors import UsageError
-from searchlora.eval.significance import LEVEL, correct, paired_differences
+from searchlora.eval.significance import LEVEL, correct, disagreement_note, paired_differences
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Factorial:
         """The topics that all four systems have, in the order of the first."""
         others = (self.without_a, self.without_b, self.neither)
         return [topic for topic in self.both if all(topic in other for other in others)]
+
+
+def interaction_disagreements(found: Sequence[Interaction]) -> str:
+    """Which rules where the interval and the corrected p of an interaction disagree; empty where they agree."""
+    return disagreement_note((f"{each.a} and {each.b}", each.low, each.high, each.p_corrected) for each in found)
 
 
 def interactions(

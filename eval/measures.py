@@ -1,4 +1,4 @@
-"""Retrieval measures per topic (trec_eval's code through ir_measures), and text overlap (BLEU, ROUGE-L).
+"""Retrieval measures per topic (trec_eval's code through ir_measures), and text overlap (ROUGE-L).
 
 * nDCG@k: sum of grade / log2(1 + rank) over the first k hits, divided by that of the ideal order (Järvelin and
   Kekäläinen 2002, https://doi.org/10.1145/582415.582418).
@@ -6,8 +6,7 @@
 * Recall@k: share of the relevant documents that are in the first k hits.
 
 Software: ir_measures: MacAvaney, Macdonald and Ounis (ECIR 2022). pytrec_eval: Van Gysel and de Rijke (SIGIR 2018).
-BLEU: Papineni et al. (ACL 2002) and Post (WMT 2018). ROUGE: Lin (2004). Text overlap is a secondary
-figure: a rewrite is judged by what it retrieves.
+ROUGE: Lin (2004). Text overlap is a secondary figure: a rewrite is judged by what it retrieves.
 """
 
 from __future__ import annotations
@@ -206,23 +205,11 @@ def _counted(topics: Sequence[str]) -> str:
     return f"{len(topics)} topic{'s' if len(topics) != 1 else ''} ({some(topics)})"
 
 
-def corpus_bleu(outputs: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU over all rows, 0 to 100, one reference per row, by sacrebleu with its defaults (13a tokens, exp smoothing).
-
-    Raises:
-        UsageError: when the numbers of outputs and references differ, or there are none.
-    """
-    import sacrebleu
-
-    _check_texts(outputs, references)
-    return float(sacrebleu.corpus_bleu(list(outputs), [list(references)]).score)
-
-
 def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> list[float]:
     """ROUGE-L F1 per row, 0 to 1, by rouge-score without stemming, over words of any alphabet.
 
     Raises:
-        UsageError: as `corpus_bleu`.
+        UsageError: when the numbers of outputs and references differ, or there are none.
     """
     from rouge_score.rouge_scorer import RougeScorer
 

@@ -11,14 +11,14 @@ retrieval experiments Sakai (Information Retrieval Journal 2016), computed by st
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from searchlora.errors import UsageError
+from searchlora.errors import UsageError, some
 from searchlora.eval.intervals import Floats, batches, bootstrap_intervals, cluster_errors, cluster_sums
 
 #: Significance level of the statements in reports and policies.
@@ -26,6 +26,31 @@ LEVEL = 0.05
 
 #: The printed names of the corrections of `correct`.
 CORRECTION_NAMES = {"holm": "Holm", "bh": "Benjamini–Hochberg"}
+
+
+def disagreement_note(tested: Iterable[tuple[str, float, float, float]]) -> str:
+    """Which rules where the interval of a difference and its corrected p disagree; empty where they agree.
+
+    Args:
+        tested: Name, ends of the 95% interval, and corrected p of each difference; nan: unknown.
+
+    Examples:
+        >>> disagreement_note([("A − B", 0.01, 0.2, 0.08), ("A − C", 0.1, 0.2, 0.001)]).partition(":")[0]
+        "The interval excludes 0, but p is above 0.05, for 'A − B'"
+    """
+    apart, together = list[str](), list[str]()
+    for name, low, high, p in tested:
+        if any(map(math.isnan, (low, high, p))):
+            continue
+        if (excludes := low > 0 or high < 0) == (p <= LEVEL):
+            continue
+        (apart if excludes else together).append(f"'{name}'")
+    found = [f"the interval excludes 0, but p is above {LEVEL}, for {some(apart)}"] if apart else []
+    found += [f"the interval includes 0, but p is at most {LEVEL}, for {some(together)}"] if together else []
+    if not found:
+        return ""
+    text = f"{'; '.join(found)}: the corrected p decides, since an interval holds for one comparison alone."
+    return text[0].upper() + text[1:]
 
 
 @dataclass(frozen=True)

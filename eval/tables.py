@@ -9,7 +9,7 @@ from typing import Any
 
 from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
 from searchlora.eval.formatting import figure, markdown_table, markdown_text, number, p_value, to_plain
-from searchlora.eval.significance import CORRECTION_NAMES
+from searchlora.eval.significance import CORRECTION_NAMES, disagreement_note
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
 
@@ -37,8 +37,8 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
 
     `rows` and `comparisons` are always present. The other keys are present if they are not empty: `slices`,
     `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `totals`, `costs`, `circular`, `aggregates`
-    (measures that are not means), `less_is_better` and `notes`. Figures of a circular system have a key `circular` with
-    the reason.
+    (measures that are not means), `less_is_better`, `zero_is_best` and `notes`. Figures of a circular system have a key
+    `circular` with the reason.
     """
     more = {
         "slices": [
@@ -57,6 +57,7 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
         "circular": dict(comparison.circular),
         "aggregates": list(comparison.aggregates),
         "less_is_better": list(comparison.less_is_better),
+        "zero_is_best": list(comparison.zero_is_best),
         "notes": list(comparison.notes),
     }
     return {
@@ -117,8 +118,10 @@ def _measure_notes(comparison: Comparison) -> Iterator[str]:
     """Which measures are aggregates, and of which less is better."""
     if comparison.aggregates:
         yield f"Aggregates of all rows, not means of rows: {', '.join(comparison.aggregates)}."
-    if comparison.less_is_better:
-        yield f"Less is better: {', '.join(comparison.less_is_better)}."
+    if less := [measure for measure in comparison.less_is_better if measure not in comparison.zero_is_best]:
+        yield f"Less is better: {', '.join(less)}."
+    if comparison.zero_is_best:
+        yield f"0 is best, and differences are those of the distance from 0: {', '.join(comparison.zero_is_best)}."
 
 
 def _pairs(comparison: Comparison) -> Iterator[str]:
@@ -131,6 +134,7 @@ def _pairs(comparison: Comparison) -> Iterator[str]:
         "p (t) by the paired t test, not corrected. Effect: Cohen's d_z. Detectable: the smallest true difference that "
         "the t test detects with power 0.8 at level 0.05, for this number of rows and this spread."
     )
+    caption = f"{caption} {markdown_text(comparison.disagreements(comparison.comparisons))}".rstrip()
     yield _table(["comparison", "measure", "difference", *tests], lines, caption, words=2)
 
 
@@ -201,6 +205,7 @@ def _weighted(comparison: Comparison) -> Iterator[str]:
             "Difference of the weighted means; p by paired randomisation of the weighted sums of clusters, corrected "
             f"by {_correction(comparison)} over the {len(pairs)} rows."
         )
+        caption = f"{caption} {markdown_text(comparison.disagreements(comparison.weighted_pairs))}".rstrip()
         yield _table(["comparison", "measure", "difference", "p", "p corrected", "n"], pairs, caption, words=2)
 
 
@@ -222,8 +227,16 @@ def _slices(comparison: Comparison) -> Iterator[str]:
                 f"p corrected by {_correction(comparison)} over the {len(comparison.slice_pairs)} pairs of all slices "
                 "and tested measures."
             )
+            caption = f"{caption} {markdown_text(_slice_disagreements(comparison, pairs))}".rstrip()
             head = [name, "comparison", "difference", "p", "p corrected", "wins/losses/ties", "detectable", "n"]
             yield _table(head, [_slice_pair(comparison, each) for each in pairs], caption, words=2)
+
+
+def _slice_disagreements(comparison: Comparison, pairs: Sequence[SlicePair]) -> str:
+    return disagreement_note(
+        (f"{each.value} ({_names(comparison, each.pair)})", each.pair.low, each.pair.high, each.pair.p_corrected)
+        for each in pairs
+    )
 
 
 def _slice_lines(slices: Sequence[Slice]) -> list[list[str]]:

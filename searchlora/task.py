@@ -255,10 +255,25 @@ class Task(ABC):
         """Outputs of baselines without a model: name -> one output per record. Reports show them beside the adapter.
 
         Args:
-            dataset: The dataset folder, for baselines that are fitted on its training split.
+            dataset: The dataset folder, for baselines that are fitted on its training split; without a training row
+                they are left out.
         """
         del records, dataset
         return {}
+
+    def learned_baselines(self, records: Sequence[Record]) -> frozenset[str] | None:
+        """Names of the baselines of these records that learn from training rows, which must be enough rows.
+
+        Returns:
+            None if unknown: then every baseline counts as learned.
+        """
+        del records
+        return None
+
+    def baseline_class(self, record: Record) -> str | None:
+        """What a learned baseline predicts for a record, of a small set of classes; None where it is no class."""
+        del record
+        return None
 
     def _read(self, name: str) -> str:
         return (self.folder / name).read_text(encoding="utf-8")
@@ -311,6 +326,12 @@ class PromptedTask(Task):
         """The grades among which `target` is one, for ranking losses and soft labels; None: the target is no grade."""
         del record
         return None
+
+    def baseline_class(self, record: Record) -> str | None:
+        """The label or grade, if the output is one of several choices."""
+        if self.output(record).choices is None or not self.has_target(record):
+            return None
+        return self.target(record).partition("\n")[0]
 
     @abstractmethod
     def output(self, record: Record) -> OutputSpec:
@@ -442,6 +463,9 @@ class EncoderTask(Task):
         """The class of a record; None for a record that is evaluated by retrieval."""
         del record
         return None
+
+    def baseline_class(self, record: Record) -> str | None:
+        return self.label(record)
 
     def target(self, record: Record) -> str:
         """The expected result in one line, for reports: the label, or the positives."""

@@ -114,7 +114,7 @@ def _trial(fold: Fold, limit: int | None) -> EncoderEvaluationRun:
     records = dataset.records("test")
     if task.label(records[0]) is None:
         records = [record for record in records if str(record["id"]) in qrels]
-    return encoder_evaluation_run(task, dataset, records[:limit], qrels, "centroid")
+    return encoder_evaluation_run(task, dataset, records[:limit], qrels, "centroid", dataset.records("train"))
 
 
 def _merged(folds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from searchlora.eval.formatting import figure, markdown_table, p_value, to_plain
+from searchlora.eval.formatting import figure, markdown_table, markdown_text, p_value, to_plain
 from searchlora.eval.judge.agreement import confusion, disagreement, kappa
 from searchlora.eval.judge.comparison import JudgeComparison
 from searchlora.eval.judge.labels import Labels, Paired, check_grades, common_pairs, pair, restrict
@@ -297,7 +297,8 @@ def _differences(comparison: JudgeComparison) -> Iterator[str]:
     yield f"Differences in {comparison.measure} between the best judge and the others, paired over {pairs}:"
     yield markdown_table(["", "difference", f"p, corrected ({comparison.correction})"], rows)
     significant = sum(each.p_corrected <= 0.05 for each in comparison.differences)
-    yield f"{significant} of {len(comparison.differences)} pairs of judges differ at 0.05 after correction."
+    text = f"{significant} of {len(comparison.differences)} pairs of judges differ at 0.05 after correction."
+    yield f"{text} {markdown_text(comparison.disagreements)}".rstrip()
 
 
 def _card(card: JudgeCard) -> Iterator[str]:

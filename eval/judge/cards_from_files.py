@@ -14,6 +14,7 @@ from searchlora.eval.formatting import to_plain, write_json
 from searchlora.eval.judge.card import JudgeCard, cards_markdown, judge_card, to_json
 from searchlora.eval.judge.comparison import JudgeComparison, compare_judges
 from searchlora.eval.judge.labels import Labels, check_human, check_judge, read_labels
+from searchlora.eval.judge.scale import relevant_of, scale_of
 from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.judgments.card import invalid_path, read_card
@@ -51,8 +52,8 @@ def judge_cards(
     human: str | Path,
     judges: Files,
     *,
-    scale: Sequence[int] = (0, 1, 2, 3),
-    relevant: int = 2,
+    scale: Sequence[int] | None = None,
+    relevant: int | None = None,
     raters: Files | None = None,
     variants: Mapping[str, Sequence[str | Path]] | None = None,
     runs: Files | None = None,
@@ -69,8 +70,8 @@ def judge_cards(
     Args:
         human: Human qrels.
         judges: name -> qrels; invalid answers are read from `<file>.invalid.jsonl` (`read_labels`).
-        scale: The grades of the scale.
-        relevant: The lowest grade that counts as relevant.
+        scale: The grades of the scale; None: those that the cards name, else 0 to 3.
+        relevant: The lowest grade that counts as relevant; None: that of the cards, else 2.
         raters: name -> qrels of each human rater.
         variants: Judge -> files with its labels of the same pairs under other prompts.
         runs: name -> run; the orders of runs under human and judge grades are compared.
@@ -81,8 +82,8 @@ def judge_cards(
         correction: Of the p-values of the comparison: `holm` or `bh`; checked for one judge, too.
 
     Raises:
-        UsageError: for a circular judge without `allow_circular`, variants of an unknown judge, and as `judge_card`,
-            `compare_judges` and `order_of_runs`.
+        UsageError: for scales that differ (`scale_of`), a circular judge without `allow_circular`, variants of an
+            unknown judge, and as `judge_card`, `compare_judges` and `order_of_runs`.
         DataError: for a file that cannot be read, human qrels whose card names another source, or a judge's whose card
             names human grades.
     """
@@ -95,6 +96,10 @@ def judge_cards(
         check_judge(path)
     if unknown := sorted(variants.keys() - judges.keys()):
         raise UsageError(f"there is no judge '{unknown[0]}' to be a variant of", fix=f"Judges: {', '.join(judges)}.")
+    label_files = [*judges.values(), *(file for files in variants.values() for file in files)]
+    graded_files = [*label_files, human, *(raters or {}).values()]
+    known_scale = scale_of(graded_files, scale)
+    relevant = relevant_of(graded_files, known_scale, relevant)
     human_qrels = read_qrels(human)
     labels = {name: read_labels(path) for name, path in judges.items()}
     queries = {topic: str(each["query"]) for topic, each in read_topics(topics).items()} if topics else None
@@ -105,6 +110,8 @@ def judge_cards(
     for name, path in judges.items():
         reasons, notes = _check_lineage(name, path, lineage, queries, human_qrels, allow_circular)
         label_sets = {name: labels[name], **_variants(name, variants.get(name, ()))}
+        for label_set, judged in label_sets.items():
+            known_scale.check_assumed(label_set, judged)
         order = None
         if runs_by_name:
             order = order_of_runs(
@@ -112,26 +119,26 @@ def judge_cards(
                 labels[name],
                 runs_by_name,
                 measure=measure,
-                scale=scale,
+                scale=known_scale.grades,
                 top=top,
                 resamples=resamples,
                 seed=seed,
             )
         stable = None
         if len(label_sets) > 1:
-            stable = stability(label_sets, scale=scale, resamples=resamples, seed=seed)
+            stable = stability(label_sets, scale=known_scale.grades, resamples=resamples, seed=seed)
         cards.append(
             judge_card(
                 human_qrels,
                 labels[name],
                 name=name,
-                scale=scale,
+                scale=known_scale.grades,
                 relevant=relevant,
                 raters=rater_qrels or None,
                 order=order,
                 stability=stable,
                 circular=reasons,
-                notes=notes,
+                notes=[*notes, *([known_scale.note] if known_scale.note else [])],
                 resamples=resamples,
                 seed=seed,
             )
@@ -139,13 +146,18 @@ def judge_cards(
     comparison = None
     if len(labels) > 1:
         comparison = compare_judges(
-            human_qrels, labels, scale=scale, relevant=relevant, correction=correction, resamples=resamples, seed=seed
+            human_qrels,
+            labels,
+            scale=known_scale.grades,
+            relevant=relevant,
+            correction=correction,
+            resamples=resamples,
+            seed=seed,
         )
-    label_files = [*judges.values(), *(file for files in variants.values() for file in files)]
     invalid_files = [path for path in map(invalid_path, label_files) if path.exists()]
     other_files = [*(raters or {}).values(), *(runs or {}).values(), *([topics] if topics else [])]
     files = [human, *label_files, *invalid_files, *other_files]
-    curves = {name: _curve(human_qrels, judge, scale, seed) for name, judge in labels.items()}
+    curves = {name: _curve(human_qrels, judge, known_scale.grades, seed) for name, judge in labels.items()}
     return JudgeCards(tuple(cards), comparison, curves, {str(path): file_sha256(path) for path in files})
 
 

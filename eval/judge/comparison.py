@@ -12,7 +12,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.judge.labels import Labels, common_pairs, pair, restrict, size
 from searchlora.eval.judge.measures import KAPPA, judge_measures
 from searchlora.eval.resampling import intervals, swap_p
-from searchlora.eval.significance import correct
+from searchlora.eval.significance import correct, disagreement_note
 from searchlora.eval.trec import Qrels
 
 #: Random swaps per comparison of the family, so that the smallest possible p survives a Holm correction.
@@ -57,6 +57,13 @@ class JudgeComparison:
     correction: str
     swaps: int
     left_out: int
+
+    @property
+    def disagreements(self) -> str:
+        """Which rules where the interval and the corrected p of two judges disagree; empty where they agree."""
+        return disagreement_note(
+            (f"{each.a} − {each.b}", each.low, each.high, each.p_corrected) for each in self.differences
+        )
 
 
 def compare_judges(

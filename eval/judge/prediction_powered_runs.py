@@ -17,6 +17,7 @@ from searchlora.eval.judge.prediction_powered import (
     prediction_powered_difference,
     prediction_powered_measure,
 )
+from searchlora.eval.judge.scale import scale_of
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.lineage import doubts, read_lineage, refuse_circular
 from searchlora.eval.trec import Qrels
@@ -81,7 +82,7 @@ def powered_runs(
     runs: Mapping[str, Path],
     *,
     measure: str = "nDCG@10",
-    scale: Sequence[int] = (0, 1, 2, 3),
+    scale: Sequence[int] | None = None,
     queries: Mapping[str, str] | None = None,
     allow_circular: bool = False,
     seed: int = 0,
@@ -95,12 +96,13 @@ def powered_runs(
         judged: Qrels of the judge, with its invalid answers (`read_labels`).
         runs: name -> run; differences are to the first.
         measure: A retrieval measure.
-        scale: The grades of the scale.
+        scale: The grades of the scale; None: those that the cards name, else 0 to 3.
         queries: topic -> text, to check whether the judge was trained on them; None: not checked.
         allow_circular: Report circular figures, marked as such.
 
     Raises:
-        UsageError: without a run, for a circular judge without `allow_circular`, or for too few human topics.
+        UsageError: without a run, for scales that differ, for a circular judge without `allow_circular`, or for too few
+            human topics.
         DataError: for a file that cannot be read, human qrels whose card names another source or that have a grade
             outside the scale, judge qrels whose card names human grades, or a topic that the judge did not judge.
     """
@@ -109,10 +111,12 @@ def powered_runs(
     check_human(human)
     check_judge(judged)
     human_qrels, labels = read_qrels(human), read_labels(judged)
-    check_grades(human_qrels, scale)
+    graded = scale_of([judged, human], scale)
+    graded.check_assumed(str(judged), labels)
+    check_grades(human_qrels, graded.grades)
     # Topics with invalid answers only are kept: otherwise topics on which the judge fails would be missing.
     judge_qrels = {
-        topic: {document: grade for document, grade in row.items() if grade is not None and grade in scale}
+        topic: {document: grade for document, grade in row.items() if grade is not None and grade in graded.grades}
         for topic, row in labels.items()
     }
     lineages = {name: read_lineage(path) for name, path in runs.items()}
@@ -133,7 +137,7 @@ def powered_runs(
         },
         first,
         circular,
-        (*_invalid_note(labels, judge_qrels), *doubts(card, lineages)),
+        (*([graded.note] if graded.note else ()), *_invalid_note(labels, judge_qrels), *doubts(card, lineages)),
     )
 
 

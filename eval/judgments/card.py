@@ -47,6 +47,8 @@ class JudgmentsCard:
         probabilities: Name of the file beside the qrels with the probability of each grade.
         made_from: Name of each input file -> its sha256, of a corpus together with the map of its columns.
         qrels_sha256: sha256 of the qrels file, set when the card is written.
+        scale: The grades that the judge can give, ascending; empty without a judge, and in cards of earlier releases.
+        relevant: The lowest grade that the judge's guideline counts as relevant; None if unknown.
     """
 
     source: Source
@@ -63,6 +65,8 @@ class JudgmentsCard:
     made_from: Mapping[str, str] = field(default_factory=dict)
     qrels_sha256: str = ""
     engine: str | None = None
+    scale: tuple[int, ...] = ()
+    relevant: int | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,7 @@ def read_card(path: str | Path) -> JudgmentsCard | None:
     _check_hash(path, values["qrels_sha256"])
     queries = values.pop("judge_queries")
     values["judge_lineage"] = tuple(values["judge_lineage"])
+    values["scale"] = tuple(values["scale"])
     return JudgmentsCard(**values, judge_queries=None if queries is None else _read_queries(path, queries["sha256"]))
 
 
@@ -261,8 +266,9 @@ def _written(path: Path, card: JudgmentsCard, sha256: str) -> JudgmentsCard:
             "count": len(card.judge_queries),
             "sha256": file_sha256(queries) if card.judge_queries else None,
         }
-    if card.engine is None:  # cards of earlier releases do not have the field
-        del values["engine"]
+    for name in ("engine", "scale", "relevant"):  # cards of earlier releases do not have these fields
+        if values[name] in (None, ()):
+            del values[name]
     _write(path, values)
     return card
 
@@ -283,7 +289,14 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise _malformed(path, f"its schema version is not {SCHEMA_VERSION}")
     names = {each.name for each in fields(card)}
-    for name, absent in (("unknown_sources", []), ("engines", []), ("gate_queries", []), ("engine", None)):
+    for name, absent in (
+        ("unknown_sources", []),
+        ("engines", []),
+        ("gate_queries", []),
+        ("engine", None),
+        ("scale", []),
+        ("relevant", None),
+    ):
         if name in names:
             values.setdefault(name, absent)
     if different := sorted(names ^ values.keys()):
@@ -322,6 +335,8 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("judge_lineage", "adapters", "lineage", "bases", "unknown_sources", "engines", "gate_queries"), _TEXTS
     ),
+    "scale": (lambda value: isinstance(value, list) and all(type(grade) is int for grade in value), "a list of grades"),
+    "relevant": (lambda value: value is None or type(value) is int, "a grade"),
     "invalid": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
     "counts": (_is_table(int), "a table of whole numbers"),
     "made_from": (_is_table(str), "a table of texts"),

@@ -10,11 +10,15 @@ from typing import Any
 from searchlora.errors import UsageError, some
 from searchlora.eval.comparison import Comparison, Pair
 from searchlora.eval.formatting import interval, p_value
-from searchlora.eval.policy.policy import Margin, Policy, SliceRule, changes
+from searchlora.eval.policy.changes import changes
+from searchlora.eval.policy.policy import Margin, Policy, SliceRule
 from searchlora.eval.significance import LEVEL
 
 #: Name of the rule on the data of the last decision.
 UNCHANGED = "unchanged data"
+
+#: Name of the rule on the policy of the last decision.
+SAME_POLICY = "the policy of the last decision"
 
 #: Prefix of the names of rules on slices.
 SLICE = "slice "
@@ -57,10 +61,12 @@ class Facts:
         source: Source of the judgments (`human`, `llm`, `clicks`, `mixed`).
         removed: The incumbent version that was removed from the store, in words; empty: none.
         policy: The policy of the last decision on this alias, as JSON; None: there was none.
+        reason: Why the policy was changed, in the words of a person; empty: no reason was given.
         sliced: Names of the rules on slice values of that decision.
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: unknown.
         not_baselines: Systems that `beat: {baselines: all}` leaves out: other models, and those made from the expected
             outputs.
+        too_few: Baseline that learned from too few rows -> why, in a sentence. It is not beaten, whatever the figures.
     """
 
     roles: Mapping[str, str]
@@ -70,9 +76,11 @@ class Facts:
     source: str = "human"
     removed: str = ""
     policy: Mapping[str, Any] | None = None
+    reason: str = ""
     sliced: tuple[str, ...] = ()
     leaked: tuple[str, ...] | None = field(default=())
     not_baselines: frozenset[str] = frozenset()
+    too_few: Mapping[str, str] = field(default_factory=dict)
 
 
 def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> tuple[RuleResult, ...]:
@@ -93,16 +101,29 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
         [True]
     """
     measure = policy.measure or comparison.measures[0]
-    if measure not in comparison.measures:
-        raise UsageError(
-            f"the policy asks for {measure}, which was not measured", fix=f"Measured: {', '.join(comparison.measures)}."
-        )
+    _check_measure(comparison, candidate, measure)
     return (
         *_data(policy, comparison, candidate, measure, facts),
         *_beat(policy, comparison, candidate, measure, facts),
         *_slices(policy, comparison, candidate, measure, facts),
         *_bounds(policy, comparison, candidate, facts),
     )
+
+
+def _check_measure(comparison: Comparison, candidate: str, measure: str) -> None:
+    if comparison.find(candidate, measure) is not None:
+        return
+    costs = {name for costs in comparison.costs.values() for name in costs}
+    totals = {name for totals in comparison.totals.values() for name in totals}
+    if measure in comparison.measures:
+        why = f"of which {candidate} has no value"
+    elif measure in costs:
+        why = "which is a cost; a policy bounds the time per query under 'latency'"
+    elif measure in totals:
+        why = "which has no interval, so systems cannot be compared in it"
+    else:
+        why = "which was not measured"
+    raise UsageError(f"the policy asks for {measure}, {why}", fix=f"Measured: {', '.join(comparison.measures)}.")
 
 
 def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
@@ -123,9 +144,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     holds = facts.accepted or not facts.changed
     finding = f"{ACCEPTED}{finding}" if facts.accepted and facts.changed else finding
     yield RuleResult(UNCHANGED, holds, finding, 0.0 if holds else None)
-    if facts.policy is not None:
-        other = "; ".join(changes(facts.policy, policy.model_dump(mode="json")))
-        yield RuleResult("the policy of the last decision", True, f"changed: {other}" if other else "the same")
+    yield from _same_policy(policy, comparison, facts)
     if facts.leaked is None:
         required = policy.held_out == "required"
         finding = "the training data of the candidate is unknown"
@@ -143,6 +162,28 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
                      None if reason else 0.0)  # fmt: skip
 
 
+def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterator[RuleResult]:
+    """A policy that is looser than that of the last decision needs a reason: otherwise it would undo a refusal."""
+    if facts.policy is None:
+        return
+    headline = comparison.measures[0]
+    before, after = (
+        {**each, "measure": each.get("measure") or headline} for each in (facts.policy, policy.model_dump(mode="json"))
+    )
+    changed = changes(before, after)
+    looser = [change for change in changed if not change.stricter]
+    finding = f"changed: {'; '.join(map(str, changed))}" if changed else "the same"
+    if changed and facts.reason:
+        finding = f"{finding}; the reason given: {facts.reason}"
+    elif looser:
+        finding = (
+            f"{finding}; no reason was given for {', '.join(change.key for change in looser)}, which may let a refused "
+            "version pass. Restore the policy, or give --reason REASON"
+        )
+    holds = not looser or bool(facts.reason)
+    yield RuleResult(SAME_POLICY, holds, finding, 0.0 if holds else None)
+
+
 def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
     for role, system, requirement in _to_beat(policy, comparison, candidate, facts):
         if role == "incumbent" and system not in comparison.systems:
@@ -152,6 +193,16 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
                 else "there is no incumbent yet"
             )
             yield RuleResult("beat incumbent", not facts.removed, finding, None if facts.removed else 0.0)
+            continue
+        if system in facts.too_few and system not in comparison.systems:
+            yield RuleResult(f"beat {role}", False, f"not compared with {system}: {facts.too_few[system]}", None)
+            continue
+        if system in comparison.systems and comparison.find(system, measure) is None:
+            finding = (
+                f"{system} has no {measure}, so it cannot be compared in it. Use another measure, or do not name the "
+                "system under 'beat'"
+            )
+            yield RuleResult(f"beat {role}", False, finding, None)
             continue
         pair = _pair(comparison, candidate, system, measure)
         reached = _worse_end(comparison, pair)
@@ -169,6 +220,11 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
             f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}, "
             f"p {p_value(pair.p)}; the {end} and p at most {LEVEL}"
         )
+        if above and pair.p > LEVEL:
+            finding = f"{finding}; the interval alone does not decide"
+        if system in facts.too_few:
+            yield RuleResult(f"beat {role}", False, f"{finding}; not decisive: {facts.too_few[system]}", None)
+            continue
         yield RuleResult(f"beat {role}", passed, finding, 0.0 if passed else _size(short))
 
 
@@ -178,7 +234,8 @@ def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Fact
         yield role, facts.roles.get(role, role), margin
     if policy.baselines is None:
         return
-    others = [system for system in comparison.systems if system != candidate]
+    evaluated = [system for system in comparison.systems if system != candidate]
+    others = list(dict.fromkeys([*evaluated, *facts.too_few]))
     if policy.baselines.systems == "all":
         left_out = {*facts.not_baselines, *(facts.roles.get(role, role) for role in policy.beat)}
         wanted = [system for system in others if system not in left_out]
@@ -188,7 +245,7 @@ def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Fact
         if missing:
             raise UsageError(
                 f"the policy names the baseline '{missing[0]}', which was not evaluated",
-                fix=f"Baselines: {', '.join(others) or 'none'}.",
+                fix=f"Baselines: {', '.join(evaluated) or 'none'}.",
             )
         wanted = [by_name[name.casefold()] for name in policy.baselines.systems]
     for system in dict.fromkeys(wanted):

@@ -1,4 +1,4 @@
-"""Promotion policy: its YAML schema, reading it, and the differences between two policies.
+"""Promotion policy: its YAML schema, and reading it.
 
 Each key is a rule:
 
@@ -20,7 +20,7 @@ Each key is a rule:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,25 +155,6 @@ def read_policy(path: str | Path) -> Policy:
         ) from None
 
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
-    """Each key whose value differs between two policies, for example `slices.kind.largest_fall was 0.03, is 0.1`.
-
-    Args:
-        before, after: Policies as `Policy.model_dump(mode="json")` returns them. A key with the value None counts as
-            not set, so a policy stored before a key existed equals one that leaves it out.
-
-    Examples:
-        >>> changes({"least": {"rows": 100}}, {"least": {"rows": 50}})
-        ('least.rows was 100, is 50',)
-    """
-    old, new = dict(_leaves(_current(before))), dict(_leaves(_current(after)))
-    return tuple(
-        f"{key} was {old.get(key, 'not set')}, is {new.get(key, 'not set')}"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
-    )
-
-
 def _current(policy: Mapping[str, Any]) -> Mapping[str, Any]:
     """A policy as written by an earlier release, in the words of this one: `held_out: told` is now `reported`."""
     return {**policy, "held_out": "reported"} if policy.get("held_out") == "told" else policy
@@ -187,11 +168,3 @@ def _with_baselines(policy: Mapping[str, Any]) -> Mapping[str, Any]:
     asked = beat["baselines"]
     others = {name: margin for name, margin in beat.items() if name != "baselines"}
     return {**policy, "beat": others, "baselines": asked if isinstance(asked, Mapping) else {"systems": asked}}
-
-
-def _leaves(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in part.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield f"{prefix}{key}", value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchlora.eval.comparison import Comparison, Pair
-from searchlora.eval.interaction import Interaction
+from searchlora.eval.interaction import Interaction, interaction_disagreements
 from searchlora.eval.report.page import Section
 from searchlora.eval.significance import CORRECTION_NAMES, LEVEL
 
@@ -62,6 +62,9 @@ def slots_section(comparison: Comparison, lines: Sequence[SlotLine]) -> Section:
         "rows": rows,
         "correction": CORRECTION_NAMES[comparison.correction],
         "count": len(comparison.comparisons),
+        "disagreements": comparison.disagreements(
+            pair for line in lines if (pair := line.pair(comparison)) is not None
+        ),
     }
     return Section(
         "slots",
@@ -82,6 +85,7 @@ def interactions_section(interactions: Sequence[Interaction], correction: str) -
         "interactions": interactions,
         "level": LEVEL,
         "correction": CORRECTION_NAMES[correction],
+        "disagreements": interaction_disagreements(interactions),
     }
     return Section(
         "interactions",

@@ -151,7 +151,8 @@ def _sentence(comparison: Comparison, pair: Pair) -> str:
     evidence = f"{interval(pair.low, pair.high, '+')}, {_p_phrase(pair.p_corrected)}"
     if pair.p_corrected > LEVEL:
         difference = f"the difference in {pair.measure} is {pair.difference:+.3f} {evidence}"
-        return f"{a} is not shown to differ from {b}: {difference}."
+        decides = "; the corrected p decides, not the interval" if pair.low * pair.high > 0 else ""
+        return f"{a} is not shown to differ from {b}: {difference}{decides}."
     verb = "beats" if comparison.gain(pair.measure, pair.difference) > 0 else "falls behind"
     low, high = sorted((pair.low, pair.high), key=abs)
     # An interval that includes 0 keeps its signs; any other is printed as the size of the difference.

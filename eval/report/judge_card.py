@@ -166,6 +166,7 @@ def apart_section(ranked: Sequence[JudgeCard], comparison: JudgeComparison) -> S
         "n": first.n,
         "queries": first.queries,
         "left_out": comparison.left_out,
+        "disagreements": comparison.disagreements,
     }
     return Section("apart", "Which judges differ", "judges.differences", content)
 

@@ -42,7 +42,8 @@ def systems_section(comparison: Comparison) -> Section:
         "groups": comparison.groups,
         "plots": [(measure, interval_plot(comparison, measure)) for measure in comparison.measures],
         "aggregates": comparison.aggregates,
-        "less": comparison.less_is_better,
+        "less": [measure for measure in comparison.less_is_better if measure not in comparison.zero_is_best],
+        "zero": comparison.zero_is_best,
     }
     return Section("systems", "Systems", "comparison.systems", content)
 
@@ -56,6 +57,7 @@ def pairs_section(comparison: Comparison) -> Section | None:
         "tables": [(measure, lines) for measure, lines in tables if lines],
         "correction": CORRECTION_NAMES[comparison.correction],
         "count": len(comparison.comparisons),
+        "disagreements": comparison.disagreements(comparison.comparisons),
     }
     return Section("pairs", "Paired comparisons", "comparison.pairs", content)
 
@@ -137,6 +139,7 @@ def traffic_section(comparison: Comparison) -> Section | None:
             for name, by_measure in figures.items()
         ],
         "pairs": [_line(comparison, pair) for pair in comparison.weighted_pairs],
+        "disagreements": comparison.disagreements(comparison.weighted_pairs),
         "correction": CORRECTION_NAMES[comparison.correction],
     }
     return Section(

@@ -90,7 +90,8 @@ class AliasMove(BaseModel):
     def _line(self) -> str:
         if self.decision is not None and self.refused:
             broken = "; ".join(f"{rule.rule} ({rule.finding})" for rule in self.decision.rules if not rule.passed)
-            return f"{self.time} {self.alias} refused to version {self.decision.version}: {broken}"
+            reason = f" (the reason given: {self.reason})" if self.reason else ""
+            return f"{self.time} {self.alias} refused to version {self.decision.version}: {broken}{reason}"
         target = "nowhere" if self.target is None else f"version {self.target}"
         before = "" if self.source is None else f" (before: {self.source})"
         kind = ", a rollback" if self.rollback else ""

@@ -40,7 +40,10 @@ def build(
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the format's reader; repeatable.")
     ] = [],  # noqa: B006
     shares: Annotated[
-        str, typer.Option("--shares", metavar="NUMBERS", help="Shares of groups in train, validation and test.")
+        str,
+        typer.Option(
+            "--shares", metavar="NUMBERS", help="Shares of groups in train, validation and test; 0,0,1: test rows only."
+        ),
     ] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of the split.")] = 13,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N rows.")] = None,

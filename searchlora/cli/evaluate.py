@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from searchlora.cli.options import (
     AcceptChangesOption,
     AdapterArgument,
     AllowCircularOption,
+    BaselineDataOption,
     DataOption,
     DeviceOption,
     EngineOptions,
@@ -22,6 +23,9 @@ from searchlora.cli.options import (
     TasksOption,
     takes,
 )
+
+if TYPE_CHECKING:
+    from searchlora.experiments.evaluate import Evaluated
 
 
 @takes(EngineOptions, "engine")
@@ -41,6 +45,7 @@ def evaluate(
     ] = [],  # noqa: B006
     split: SplitOption = "test",
     qrels: QrelsOption = None,
+    baseline_data: BaselineDataOption = None,
     allow_circular: AllowCircularOption = False,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use the first N records.")] = None,
     unconstrained: Annotated[
@@ -72,6 +77,7 @@ def evaluate(
             split=split,
             limit=limit,
             qrels=qrels,
+            baseline_data=baseline_data,
             allow_circular=allow_circular,
             unconstrained=unconstrained,
             retrieval=bm25_settings(backend=backend, stemmer=stemmer),
@@ -82,7 +88,7 @@ def evaluate(
             tasks=tasks,
         )
     print_comparison(evaluated.comparison)
-    _warn(evaluated.losses)
+    _warn(evaluated)
     if evaluated.reused:
         typer.echo(f"Outputs taken from {out / 'outputs'}: {', '.join(evaluated.reused)}.")
     typer.echo(f"Report: {write(evaluated, out)}")
@@ -150,10 +156,19 @@ def promote(
     engine: EngineOptions,
     split: SplitOption = "test",
     qrels: QrelsOption = None,
+    baseline_data: BaselineDataOption = None,
     force: Annotated[
         str | None,
         typer.Option(
             "--force", metavar="REASON", help="Move the alias even if the policy refuses; the reason is recorded."
+        ),
+    ] = None,
+    reason: Annotated[
+        str | None,
+        typer.Option(
+            "--reason",
+            metavar="REASON",
+            help="Why the policy is looser than that of the last decision on the alias; the reason is recorded.",
         ),
     ] = None,
     accept_changes: AcceptChangesOption = False,
@@ -183,7 +198,9 @@ def promote(
             data,
             split=split,
             qrels=qrels,
+            baseline_data=baseline_data,
             force=force,
+            reason=reason,
             accept_changes=accept_changes,
             store=Store(store),
             keep=out / "outputs" if out is not None else None,
@@ -193,7 +210,7 @@ def promote(
         )
     evaluated, results = decision.evaluated, decision.results
     print_comparison(evaluated.comparison)
-    _warn(evaluated.losses)
+    _warn(evaluated)
     print_rules(results)
     title = f"{evaluated.adapter.reference} to {to}"
     write_decision(title, evaluated.comparison, results, force or "", junit=junit, summary=summary)
@@ -206,7 +223,11 @@ def promote(
     typer.echo(str(decision.move))
 
 
-def _warn(losses: tuple[str, ...]) -> None:
-    """Print which baselines are better than the adapter."""
-    for loss in losses:
+def _warn(evaluated: Evaluated) -> None:
+    """Print which baselines are better than the adapter, and which learned from too few rows."""
+    for loss in evaluated.losses:
         typer.echo(f"warning: {loss}. Use the baseline, or train a better adapter.", err=True)
+    for warning in evaluated.learned.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for note in evaluated.learned.notes:
+        typer.echo(f"note: {note}", err=True)

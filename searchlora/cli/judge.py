@@ -9,12 +9,12 @@ import typer
 
 from searchlora.cli.options import (
     AllowCircularOption,
+    CardScaleOption,
     CorpusOption,
     DeviceOption,
     EngineOptions,
     MapOption,
     MeasureOption,
-    ScaleOption,
     SeedOption,
     StoreOption,
     TasksOption,
@@ -120,8 +120,15 @@ def judge_card(
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for judge_card.json, judge_card.md and .html.")
     ],
-    scale: ScaleOption = "0,1,2,3",
-    relevant: Annotated[int, typer.Option("--relevant", metavar="GRADE", help="Lowest grade that is relevant.")] = 2,
+    scale: CardScaleOption = None,
+    relevant: Annotated[
+        int | None,
+        typer.Option(
+            "--relevant",
+            metavar="GRADE",
+            help="Lowest grade that is relevant. Default: that of the judge's card, else 2.",
+        ),
+    ] = None,
     raters: Annotated[
         list[str], typer.Option("--rater", metavar="NAME=FILE", help="Qrels of one person; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)
@@ -161,7 +168,7 @@ def judge_card(
     result = judge_cards(
         human,
         parse_named_files(judges, "judges"),
-        scale=parse_grades(scale),
+        scale=parse_grades(scale) if scale is not None else None,
         relevant=relevant,
         raters=parse_named_files(raters, "raters"),
         variants=files_by_judge,
@@ -200,7 +207,7 @@ def prediction_powered(
         list[str], typer.Option("--run", metavar="NAME=FILE", help="TREC run; repeatable. The first is the baseline.")
     ],
     measure: MeasureOption = "nDCG@10",
-    scale: ScaleOption = "0,1,2,3",
+    scale: CardScaleOption = None,
     topics: _TrainingTopicsOption = None,
     allow_circular: AllowCircularOption = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
@@ -218,7 +225,7 @@ def prediction_powered(
         judged,
         {name: Path(file) for name, file in parse_named_files(runs, "runs").items()},
         measure=measure,
-        scale=parse_grades(scale),
+        scale=parse_grades(scale) if scale is not None else None,
         queries={topic: str(fields["query"]) for topic, fields in read_topics(topics).items()} if topics else None,
         allow_circular=allow_circular,
         seed=seed,

@@ -76,6 +76,14 @@ TasksOption = Annotated[
     typer.Option("--tasks", metavar="FOLDER", help="Folder with task plugins of your own. Default: SEARCHLORA_TASKS."),
 ]
 DataOption = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="Dataset folder, from `data build`.")]
+BaselineDataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline-data",
+        metavar="FOLDER",
+        help="Dataset from whose training rows the baselines learn. Default: the evaluated dataset.",
+    ),
+]
 SplitOption = Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split to evaluate on.")]
 BaseOption = Annotated[
     str | None,
@@ -161,6 +169,12 @@ CorpusOption = Annotated[
 TopicsOption = Annotated[Path, typer.Option("--topics", metavar="FILE", help="Topics: rows with id and query.")]
 ScaleOption = Annotated[
     str, typer.Option("--scale", metavar="GRADES", help="Grades of the scale, for example 0,1,2,3.")
+]
+CardScaleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scale", metavar="GRADES", help="Grades of the scale. Default: those of the judge's card, else 0,1,2,3."
+    ),
 ]
 MeasureOption = Annotated[
     str, typer.Option("--measure", metavar="MEASURE", help="Retrieval measure, for example nDCG@10.")

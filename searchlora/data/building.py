@@ -21,7 +21,7 @@ from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, write_collection
 from searchlora.data.dataset import SETTINGS_FILE, DatasetCard, card_warnings, text_statistics
 from searchlora.data.inputs import Inputs, SuppliedCollection
 from searchlora.data.row_buffer import RowBuffer
-from searchlora.data.splits import Leak, Splitter, check_shares, find_leaks, leak_error, write_leaks
+from searchlora.data.splits import ONLY_TEST, Leak, Splitter, check_shares, find_leaks, leak_error, write_leaks
 from searchlora.data.validation import REJECTED_FILE, RecordCheck, RejectedList, beside
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
@@ -76,7 +76,8 @@ def build(
         out: The folder to write. It must not exist, or be empty.
         options: Options of the reader of the format.
         seed: Seed of the split.
-        shares: Shares of the groups that go to train, validation and test. Official splits take precedence.
+        shares: Shares of the groups that go to train, validation and test. Official splits take precedence. 0, 0, 1
+            builds a dataset of test rows only.
         limit: Stop after this many valid rows; at least 1. None: no limit.
         allow_rejects: Build from the remaining rows if rows were rejected.
         on_leak: Rows whose input occurs in two splits: "refuse" stops the build, "drop" removes them from training
@@ -161,7 +162,7 @@ class _Build:
             leaks = self._check_leaks(buffers, bool(splitter.official), on_leak)
             counts = self._write_collection(buffers)
         self._copy_sidecars()
-        warnings = self._write_settings(buffers["train"])
+        warnings = self._write_settings(buffers)
         for name, text in ((name, text) for report in self.reports for name, text in report.files.items()):
             (self.folder / Path(name).name).write_text(text, encoding="utf-8")
         for report in self.reports:
@@ -232,24 +233,25 @@ class _Build:
 
     def _check_rows(self, buffers: Mapping[str, RowBuffer], official: bool, allow_rejects: bool) -> None:
         self.rejected.check(self.source, self.out, self.reading.rows, self.reports, allow_rejects)
-        if not len(buffers["train"]):
+        if not len(buffers["train"]) and self.shares != ONLY_TEST:
             raise DataError(
                 "no row is left for training",
                 where=str(self.source),
                 fix="Its official splits have none. Give one of its files, or name that file 'train'."
                 if official
-                else "Use other shares, another seed, or more data.",
+                else "Use other shares, another seed, or more data; --shares 0,0,1 builds a dataset of test rows only.",
             )
 
     def _check_leaks(self, buffers: Mapping[str, RowBuffer], official: bool, on_leak: OnLeak) -> list[Leak]:
         leaks, masks = find_leaks(buffers)
+        only_test = not len(buffers["train"])
         if leaks and on_leak == "refuse" and not official:
             raise leak_error(leaks, beside(self.out, LEAKS_FILE))
         for name, buffer in buffers.items():
             buffer.keep_only(masks[name])
         if leaks:
             write_leaks(leaks, self.folder / LEAKS_FILE)
-        if not len(buffers["train"]):
+        if not len(buffers["train"]) and not only_test:
             raise DataError("every training row has a duplicate in another split", where=str(self.source))
         return leaks
 
@@ -281,12 +283,18 @@ class _Build:
             shutil.copyfile(self.source / name, self.folder / name)
             self.reading.files[self.source / name] = None
 
-    def _write_settings(self, training: RowBuffer) -> list[str]:
-        """Write the task's settings; what it warns about in the training rows."""
-        settings = self.task.settings_of(self.options, training.records())
+    def _write_settings(self, buffers: Mapping[str, RowBuffer]) -> list[str]:
+        """Write the task's settings; what it warns about in the training rows.
+
+        The settings are those of the training rows, or of the test rows if there is no training row.
+        """
+        training = buffers["train"]
+        settings = self.task.settings_of(self.options, (training if len(training) else buffers["test"]).records())
         if settings != self.task.default_settings:
             text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
             (self.folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+        if not len(training):
+            return []
         return list(self.task.bound(settings).training_warnings(training.records()))
 
     def _card(

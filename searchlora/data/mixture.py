@@ -94,23 +94,24 @@ class Mixture:
         if not self.more:
             return []
         held_out = [record for split in ("validation", "test") for record in self.first.iter_records(split)]
-        keys = set[tuple[str, int]]().union(*(self._keys(record) for record in held_out))
+        keys = set[tuple[str, int]]().union(*(leak_keys(self.task, record) for record in held_out))
         result = []
         for dataset, _ in self.more:
             kept: list[Record] = []
             removed: list[str] = []
             for record in dataset.iter_records("train"):
-                if keys.isdisjoint(self._keys(record)):
+                if keys.isdisjoint(leak_keys(self.task, record)):
                     kept.append(record)
                 else:
                     removed.append(str(record["id"]))
             result.append((kept, removed))
         return result
 
-    def _keys(self, record: Record) -> set[tuple[str, int]]:
-        """What two splits must not share, as in the builder's leak check."""
-        text = normalised(prompts.input_text(self.task, record))
-        return {("input", fingerprint(text)), ("group", fingerprint(str(record["group"])))}
+
+def leak_keys(task: Task, record: Record) -> set[tuple[str, int]]:
+    """What training rows and held-out rows must not share, as in the builder's leak check: input and group."""
+    text = normalised(prompts.input_text(task, record))
+    return {("input", fingerprint(text)), ("group", fingerprint(str(record["group"])))}
 
 
 def parse_weighted(values: Sequence[str]) -> tuple[str, Mapping[str, float]]:

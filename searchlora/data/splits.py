@@ -32,14 +32,18 @@ SPLIT_NAMES: Mapping[str, str] = {
 }
 
 
+#: Shares of a dataset of test rows only, which adapters trained elsewhere are evaluated on.
+ONLY_TEST = (0.0, 0.0, 1.0)
+
+
 def check_shares(shares: tuple[float, float, float]) -> None:
-    """Raise `UsageError` unless these are three shares that add up to 1, with some training data."""
+    """Raise `UsageError` unless these are three shares that add up to 1, with some training data or `ONLY_TEST`."""
     listed = ", ".join(f"{share:g}" for share in shares)
     fix = "Give train, validation and test, for example 0.8,0.1,0.1."
     if len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
         raise UsageError(f"the shares {listed} are not three that add up to 1", fix=fix)
-    if shares[0] == 0:
-        raise UsageError(f"the shares {listed} leave nothing for training", fix=fix)
+    if shares[0] == 0 and tuple(shares) != ONLY_TEST:
+        raise UsageError(f"the shares {listed} leave nothing for training", fix=f"{fix} 0,0,1 puts all rows in test.")
 
 
 class Splitter:
@@ -88,7 +92,7 @@ class Splitter:
                 "train" if position < train else "validation" if position < train + validation else "test"
             ]
         split = record["split"]
-        if split == "train" and position >= train / (train + validation):
+        if split == "train" and validation and position >= train / (train + validation):
             if self._held is None:
                 self._held = RowBuffer(self._folder, "held")
             return self._held

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.formatting import figure, markdown_table, number, p_value
+from searchlora.eval.formatting import figure, markdown_table, markdown_text, number, p_value
+from searchlora.eval.interaction import interaction_disagreements
 from searchlora.eval.report import SlotLine, cost_names, interactions_section, slots_section, write_report
 from searchlora.eval.significance import CORRECTION_NAMES
 from searchlora.experiments.ablate import Ablation
@@ -87,6 +88,8 @@ def ablation_markdown(ablation: Ablation) -> str:
         f"n = {comparison.row(FULL, measure).n}. Paired differences with 95% intervals, p by randomisation, corrected"
         f" by {correction} over {len(comparison.comparisons)} comparisons. Costs are those of the slot alone.",
     ]
+    pairs = [pair for line in lines if (pair := line.pair(comparison)) is not None]
+    parts[-1] = f"{parts[-1]} {markdown_text(comparison.disagreements(pairs))}".rstrip()
     if ablation.interactions:
         found = [
             [
@@ -112,6 +115,7 @@ def ablation_markdown(ablation: Ablation) -> str:
             "Interaction: what the first slot brings where the second works, minus what it brings where the second is"
             f" left out; p corrected by {correction} over {len(found)} interactions.",
         ]
+        parts[-1] = f"{parts[-1]} {markdown_text(interaction_disagreements(ablation.interactions))}".rstrip()
     return "\n\n".join(parts)
 
 

@@ -17,6 +17,7 @@ from searchlora.experiments.encoder_cache import EncoderCache
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, Found, encoder_evaluation_run
 from searchlora.experiments.evaluation_run import BASE, SystemResult
 from searchlora.experiments.judge.judgments import Judgments
+from searchlora.experiments.learned_baselines import LearnedBaselines
 from searchlora.experiments.lineage import run_lineage
 from searchlora.models.resolve import public_name, resolve
 from searchlora.pipelines.stage_building import bm25_stage
@@ -37,9 +38,11 @@ def evaluate_encoders(
     judgments: Judgments,
     adapters: Sequence[StoredAdapter],
     *,
+    baselines: LearnedBaselines,
     models: Sequence[str | Path] = (),
     retrieval: Bm25Settings | None = None,
     allow_circular: bool = False,
+    also_tested: Sequence[str] = (),
     keep: Path | None = None,
     store: Store,
     steps: Steps = unwatched,
@@ -50,8 +53,10 @@ def evaluate_encoders(
     of the first adapter says.
 
     Args:
+        baselines: Of labelled records, with the training rows from which classes are predicted for every system.
         models: Folders of encoders, each shown by the name of its folder.
         retrieval: Settings of BM25, the baseline of encoders evaluated by retrieval.
+        also_tested: Further measures to test, see `compare`.
         keep: Folder where hits and classes of the base and of adapters are cached, and reused if nothing has changed.
 
     Returns:
@@ -69,7 +74,8 @@ def evaluate_encoders(
             raise UsageError(
                 f"is an adapter for the task '{each.manifest.task}', not for '{task.name}'", where=each.reference
             )
-    trial = encoder_evaluation_run(task, dataset, records, judgments.qrels, candidate.manifest.classifier)
+    classifier = candidate.manifest.classifier
+    trial = encoder_evaluation_run(task, dataset, records, judgments.qrels, classifier, baselines.training)
     systems = list(_systems(adapters, models))
     names = [system.name for system in systems]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -77,7 +83,7 @@ def evaluate_encoders(
     lineages: dict[str, RunLineage | None] = {each.name: each.lineage(store) for each in systems}
     queries = {str(record["id"]): task.query(record) for record in records}
     circular = refuse_circular(judgments.card, lineages, queries, allow=allow_circular)
-    results = _without_model(trial, dataset, retrieval, steps)
+    results = _without_model(trial, baselines.outputs, retrieval, steps)
     caches: dict[str, EncoderCache] = {}
     indexes: dict[Path, DenseIndex] = {}
     for system in systems:
@@ -93,7 +99,8 @@ def evaluate_encoders(
     evaluations = {
         name: replace(result.evaluation, circular=circular.get(name, "")) for name, result in results.items()
     }
-    return results, compare(evaluations, candidate=candidate.reference), tuple(reused)
+    comparison = compare(evaluations, candidate=candidate.reference, also_tested=also_tested)
+    return results, comparison, tuple(reused)
 
 
 @dataclass(frozen=True)
@@ -174,10 +181,9 @@ def _found(
 
 
 def _without_model(
-    trial: EncoderEvaluationRun, dataset: Dataset, retrieval: Bm25Settings | None, steps: Steps
+    trial: EncoderEvaluationRun, baselines: Mapping[str, Sequence[Any]], retrieval: Bm25Settings | None, steps: Steps
 ) -> dict[str, SystemResult]:
     if trial.documents:
         stage = bm25_stage(retrieval or Bm25Settings(), trial.documents, steps("Indexing"))
         return {BM25: trial.evaluate_retriever(BM25, stage.retriever)}
-    found = trial.task.baselines(trial.records, dataset.folder)
-    return {name: trial.evaluate_labels(name, outputs) for name, outputs in found.items()}
+    return {name: trial.evaluate_labels(name, outputs) for name, outputs in baselines.items()}

@@ -121,14 +121,25 @@ def encoder_evaluation_run(
     records: Sequence[Record],
     qrels: Qrels | None,
     classifier: Literal["centroid", "knn", "linear"],
+    labelled: Sequence[Record],
 ) -> EncoderEvaluationRun:
     """The evaluation run of records of a dataset.
 
+    Args:
+        labelled: Training rows from which the classes of records with labels are predicted.
+
     Raises:
-        DataError: for records without labels, if the dataset has no documents or no judgments.
+        DataError: for records with labels, if there is no training row; for records without labels, if the dataset has
+            no documents or no judgments.
     """
     if task.label(records[0]) is not None:
-        return EncoderEvaluationRun(task, records, labelled=dataset.records("train"), classifier=classifier)
+        if not labelled:
+            raise DataError(
+                "there is no training row from which classes can be predicted",
+                where=str(dataset.folder),
+                fix="Give a dataset with training rows as --baseline-data.",
+            )
+        return EncoderEvaluationRun(task, records, labelled=labelled, classifier=classifier)
     documents = dataset.documents()
     if not documents or not qrels:
         raise DataError(

@@ -19,6 +19,7 @@ from searchlora.eval.formatting import interval, p_value
 from searchlora.experiments.encoder_evaluate import evaluate_encoders
 from searchlora.experiments.evaluation_run import BASE, SystemResult
 from searchlora.experiments.judge.judgments import Judgments, load_judgments
+from searchlora.experiments.learned_baselines import LearnedBaselines, learn_baselines
 from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.settings import EngineSettings
@@ -39,6 +40,7 @@ class Evaluated:
         adapters: The evaluated adapter, followed by the adapters it is compared with.
         judgments: The relevance judgments and their source.
         reused: Names of systems whose outputs were reused from an earlier evaluation.
+        learned: What the task's baselines learned from.
         baselines: Names of the systems that are no models: rules and classical methods, without the upper bounds.
         engines: The engines that computed the models' outputs, see `Engine.made_by`; none for encoders.
     """
@@ -52,6 +54,7 @@ class Evaluated:
     adapters: Sequence[StoredAdapter]
     judgments: Judgments
     reused: tuple[str, ...]
+    learned: LearnedBaselines
     baselines: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
 
@@ -82,6 +85,8 @@ def evaluate(
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
     unconstrained: bool = False,
+    baseline_data: str | Path | None = None,
+    also_tested: Sequence[str] = (),
     keep: str | Path | None = None,
     models: Sequence[str | Path] = (),
     engine: EngineSettings | None = None,
@@ -106,6 +111,9 @@ def evaluate(
         store: The adapter store; None: the default store.
         retrieval: Settings of BM25.
         unconstrained: Also evaluate base and adapter without constrained decoding, to measure their valid outputs.
+        baseline_data: Another dataset folder, from whose training split the baselines learn, as does the classifier
+            that predicts the classes of vectors. Rows that are evaluated, too, are left out.
+        also_tested: Further measures whose differences are tested, such as that of a policy.
         keep: Folder of cached outputs, reused if prompts, base, adapter, settings and engine are the same; of an
             encoder, hits and classes.
         models: Fully trained encoders to compare an encoder adapter with.
@@ -127,6 +135,7 @@ def evaluate(
     dataset, records, judgments = judged_records(plugin, data, split, limit, qrels)
     task = plugin.bound(candidate.manifest.settings)
     task.check_dataset(dataset.settings or plugin.default_settings)
+    baselines = learn_baselines(task, dataset, records, split, baseline_data)
     if isinstance(task, EncoderTask):
         if unconstrained:
             raise UsageError("an encoder has no outputs to constrain", where=candidate.reference)
@@ -142,14 +151,18 @@ def evaluate(
             records,
             judgments,
             adapters,
+            baselines=baselines,
             models=models,
             retrieval=retrieval,
             allow_circular=allow_circular,
+            also_tested=also_tested,
             keep=Path(keep) if keep is not None else None,
             store=store,
             steps=steps,
         )
-        evaluated = Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, reused)
+        evaluated = Evaluated(
+            task, comparison, systems, records, dataset, split, adapters, judgments, reused, learned=baselines
+        )
         names = [*(each.reference for each in adapters), *(public_name(str(model)) for model in models)]
         return _finished(evaluated, names, store, whole=limit is None)
     if models:
@@ -163,9 +176,11 @@ def evaluate(
         records,
         judgments,
         adapters,
+        baselines=baselines.outputs,
         retrieval=retrieval,
         allow_circular=allow_circular,
         unconstrained=unconstrained,
+        also_tested=also_tested,
         keep=Path(keep) if keep is not None else None,
         engine=engine,
         store=store,
@@ -181,6 +196,7 @@ def evaluate(
         adapters,
         judgments,
         found.reused,
+        learned=baselines,
         engines=tuple(dict.fromkeys(found.made_by.values())),
     )
     return _finished(evaluated, [each.reference for each in adapters], store, whole=limit is None)
@@ -206,7 +222,12 @@ def _with_baselines(evaluated: Evaluated, models: Sequence[str]) -> Evaluated:
     known = (BASE, *models, *evaluated.task.upper_bounds)
     names = tuple(name for name in evaluated.systems if not any(name == m or name.startswith(f"{m}, ") for m in known))
     evaluated = replace(evaluated, baselines=names)
-    notes = (*(f"{loss}." for loss in evaluated.losses), *evaluated.comparison.notes)
+    notes = (
+        *(f"{loss}." for loss in evaluated.losses),
+        *evaluated.learned.warnings,
+        *evaluated.learned.notes,
+        *evaluated.comparison.notes,
+    )
     return replace(evaluated, comparison=replace(evaluated.comparison, notes=notes))
 
 

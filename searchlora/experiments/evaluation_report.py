@@ -83,6 +83,7 @@ def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
             else {}
         ),
         "Judgments": judgments.source,
+        **({"Baselines learned from": f"sha256 {other.fingerprint}"} if (other := evaluated.learned.other) else {}),
         **({"Engine": "\n".join(evaluated.engines)} if evaluated.engines else {}),
         **provenance(made),
     }

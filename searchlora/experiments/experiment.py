@@ -188,7 +188,14 @@ def compare_runs(
         )
     # A single system is compared with nothing.
     baseline = next(iter(evaluations)) if len(evaluations) == 1 and spec.candidate is None else spec.baseline
-    comparison = compare(evaluations, candidate=spec.candidate, baseline=baseline, correction=spec.correction)
+    asked = spec.policy.measure if spec.policy is not None else None
+    comparison = compare(
+        evaluations,
+        candidate=spec.candidate,
+        baseline=baseline,
+        also_tested=(asked,) if asked else (),
+        correction=spec.correction,
+    )
     notes = (*unknown_source_note(spec, card), *notes, *comparison.notes, *doubts(card, lineages))
     return dataclasses.replace(comparison, notes=notes)
 

@@ -12,15 +12,29 @@ from searchlora.adapters.aliases import AliasMove, Decision, Rule
 from searchlora.adapters.references import check_alias, parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
-from searchlora.eval.policy import ACCEPTED, SLICE, UNCHANGED, Facts, Policy, RuleResult, decide, read_policy
+from searchlora.eval.policy import (
+    ACCEPTED,
+    SAME_POLICY,
+    SLICE,
+    UNCHANGED,
+    Facts,
+    Policy,
+    RuleResult,
+    decide,
+    read_policy,
+)
 from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.evaluation_run import BASE
+from searchlora.experiments.learned_baselines import FIX
 from searchlora.experiments.lineage import seen_in_training
 from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps, unwatched
+
+#: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
+BASELINE_DATA = "baseline data"
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,9 @@ def promote(
     split: str = "test",
     qrels: str | Path | None = None,
     force: str | None = None,
+    reason: str | None = None,
     accept_changes: bool = False,
+    baseline_data: str | Path | None = None,
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
     keep: str | Path | None = None,
@@ -70,19 +86,25 @@ def promote(
         split: The split of the dataset.
         qrels: Judgments that replace the dataset's own; a card beside the file names their source.
         force: A reason for moving the alias against the policy; the history records it.
+        reason: A reason for a policy that is looser than that of the last decision on this alias; the history records
+            it. Without one, such a policy refuses.
         accept_changes: Accept data other than that of the last decision on this alias.
+        baseline_data: Another dataset folder, from which baselines learn, as for `evaluate`.
         keep: Folder of cached outputs, as for `evaluate`.
         engine: Where the models are computed, as for `evaluate`; the evidence of the decision names it.
 
     Raises:
-        UsageError: if the alias points to this version already, the reason is empty, or the policy refers to something
+        UsageError: if the alias points to this version already, a reason is empty, or the policy refers to something
             that the data does not have.
         StoreError: if the alias was moved concurrently.
         DataError, NotInStore, LoadCheckFailed: as `evaluate`.
     """
     check_alias(alias)
-    if force is not None and not force.strip():
-        raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
+    for option, text in (("--force", force), ("--reason", reason)):
+        if text is not None and not text.strip():
+            raise UsageError(
+                f"{option} needs a reason", fix=f'Say why, for example {option} "agreed with the search team".'
+            )
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
     rules = rules if rules.held_out else rules.model_copy(update={"held_out": "required"})
     store = store if isinstance(store, Store) else Store(store)
@@ -99,6 +121,8 @@ def promote(
         split=split,
         qrels=qrels,
         allow_circular=True,  # a rule of the policy refuses it, so that the history records the refusal
+        baseline_data=baseline_data,
+        also_tested=(rules.measure,) if rules.measure else (),
         store=store,
         retrieval=retrieval,
         keep=keep,
@@ -115,9 +139,11 @@ def promote(
         accepted=accept_changes,
         source=evaluated.judgments.source,
         removed=_removed(history, alias),
-        policy=last.policy if last else None,
+        policy=_accepted_policy(history, alias),
+        reason=" ".join((reason or force or "").split()),
         sliced=_sliced(last) if last else (),
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
+        too_few={name: f"{why}. {FIX}" for name, why in evaluated.learned.too_few.items()},
         leaked=seen_in_training(store, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
@@ -129,7 +155,7 @@ def promote(
         policy=rules.model_dump(mode="json"),
         evidence=_evidence(evaluated, current),
     )
-    move = store.decide(candidate.name, alias, decision, force, incumbent=incumbent)
+    move = store.decide(candidate.name, alias, decision, force or reason, incumbent=incumbent)
     return Promoted(move, results, evaluated)
 
 
@@ -147,18 +173,41 @@ def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> 
     ]
     if not decided:
         return ()
-    then = decided[-1].evidence
-    if (then["data"], then["split"]) == (evaluated.judgments.data, evaluated.split):
-        return ()
-    return (
-        f"version {decided[-1].version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
-        f"split {evaluated.split} of {evaluated.judgments.data[:16]}",
-    )
+    then, version, found = decided[-1].evidence, decided[-1].version, []
+    if (then["data"], then["split"]) != (evaluated.judgments.data, evaluated.split):
+        found.append(
+            f"version {version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
+            f"split {evaluated.split} of {evaluated.judgments.data[:16]}"
+        )
+    before, now = then.get(BASELINE_DATA), _baseline_data(evaluated)
+    if before != now:
+        names = [fingerprint[:16] if fingerprint else "the evaluated data" for fingerprint in (before, now)]
+        found.append(f"for version {version} baselines learned from {names[0]}, this time from {names[1]}")
+    return tuple(found)
+
+
+def _baseline_data(evaluated: Evaluated) -> str | None:
+    """The fingerprint of the dataset that baselines learned from; None for the evaluated dataset."""
+    other = evaluated.learned.other
+    return other.fingerprint if other is not None else None
 
 
 def _last_decision(history: Sequence[AliasMove], alias: str) -> Decision | None:
     """The last decision on the alias, including refusals."""
     return next((move.decision for move in reversed(history) if move.alias == alias and move.decision), None)
+
+
+def _accepted_policy(history: Sequence[AliasMove], alias: str) -> Mapping[str, Any] | None:
+    """The policy of the last decision on the alias; None if there was none.
+
+    A decision that was refused because of its policy does not count: otherwise it would be accepted the next time.
+    """
+    decisions = [move.decision for move in history if move.alias == alias and move.decision]
+    for decision in reversed(decisions):
+        unexplained = any(rule.rule == SAME_POLICY and not rule.passed for rule in decision.rules)
+        if decision.outcome != "refused" or not unexplained:
+            return decision.policy
+    return None
 
 
 def _sliced(decision: Decision) -> tuple[str, ...]:
@@ -183,6 +232,8 @@ def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, An
         "data": evaluated.judgments.data,
         "split": evaluated.split,
         "judgments": evaluated.judgments.source,
+        **({BASELINE_DATA: data} if (data := _baseline_data(evaluated)) else {}),
+        **({"baselines too few rows": dict(too_few)} if (too_few := evaluated.learned.too_few) else {}),
         "engines": list(evaluated.engines),
         "n": len(evaluated.records),
         "groups": evaluated.comparison.groups,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from searchlora.adapters.full_model import base_of
 from searchlora.adapters.load_check import check_files, check_renders
@@ -53,9 +54,11 @@ def evaluate_prompted(
     judgments: Judgments,
     adapters: Sequence[StoredAdapter],
     *,
+    baselines: Mapping[str, Sequence[Any]] | None = None,
     retrieval: Bm25Settings | None = None,
     allow_circular: bool = False,
     unconstrained: bool = False,
+    also_tested: Sequence[str] = (),
     keep: Path | None = None,
     engine: EngineSettings | None = None,
     store: Store,
@@ -68,7 +71,9 @@ def evaluate_prompted(
     Args:
         task: The task with the settings of the first adapter.
         adapters: The adapter to evaluate, and adapters to compare it with.
+        baselines: Baseline -> one output per record; None: without baselines.
         unconstrained: Also evaluate the base and the first adapter without constrained decoding.
+        also_tested: Further measures to test, see `compare`.
         keep: Folder of cached outputs, which are reused if they would be the same.
         engine: Where models are computed; None: in this process.
 
@@ -87,10 +92,7 @@ def evaluate_prompted(
         _check_form(task, records)
     retrieve = retrieval_stage(task, dataset, retrieval, steps("Indexing"))
     evaluation_run = EvaluationRun(task, records, retrieve, judgments.qrels, dataset.relevant)
-    systems = {
-        name: evaluation_run.run_outputs(name, outputs)
-        for name, outputs in task.baselines(records, dataset.folder).items()
-    }
+    systems = {name: evaluation_run.run_outputs(name, outputs) for name, outputs in (baselines or {}).items()}
     models = list(_models(adapters))
     free = [Model(f"{each.name}, unconstrained", each.adapter, each.bare) for each in (models[0], models[-1])]
     made_by: dict[str, str] = {}
@@ -110,7 +112,7 @@ def evaluate_prompted(
     evaluations = {
         name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
     }
-    comparison = compare(evaluations, candidate=candidate.reference)
+    comparison = compare(evaluations, candidate=candidate.reference, also_tested=also_tested)
     return PromptedEvaluation(systems, comparison, tuple(reused), made_by)
 
 

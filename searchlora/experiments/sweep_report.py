@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.formatting import figure, interval, markdown_table, p_value, write_json
+from searchlora.eval.formatting import figure, interval, markdown_table, markdown_text, p_value, write_json
 from searchlora.eval.report.plots import cost_plot, svg_file
 from searchlora.experiments.sweep import COSTS, PARAMETERS, Swept, Trial
 from searchlora.files import atomic_text
@@ -82,7 +82,8 @@ def sweep_markdown(swept: Swept) -> str:
             ]
         )
     head = [*keys, measure, "against the best", "corrected p", *costs, "Pareto front"]
-    parts = [markdown_table(head, rows, words=len(keys)), conclusion(swept)]
+    disagreements = markdown_text(swept.comparison.disagreements(pairs.values()))
+    parts = [markdown_table(head, rows, words=len(keys)), *filter(None, [disagreements]), conclusion(swept)]
     if swept.failed:
         parts.append("\n".join(f"* {trial.name} failed: {trial.error}" for trial in swept.failed))
     return "\n\n".join(parts)

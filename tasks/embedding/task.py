@@ -14,6 +14,9 @@ from searchlora.task import EncoderTask, EvaluationInput
 from searchlora.tasks.embedding import evaluator
 from searchlora.tasks.embedding.dataset import FORMATS, check_kind
 
+#: Name of the baseline of labelled records.
+COMMONEST = "commonest class"
+
 
 class EmbeddingTask(EncoderTask):
     """Texts -> vectors, so that queries are close to relevant texts, or texts of one class close to each other."""
@@ -49,5 +52,10 @@ class EmbeddingTask(EncoderTask):
             return {}
         with (dataset / "train.jsonl").open(encoding="utf-8") as lines:
             counts = Counter(json.loads(line)["label"] for line in lines)
+        if not counts:
+            return {}
         commonest = min(counts, key=lambda label: (-counts[label], label))
-        return {"commonest class": [commonest] * len(records)}
+        return {COMMONEST: [commonest] * len(records)}
+
+    def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
+        return frozenset({COMMONEST} if records and "label" in records[0] else ())

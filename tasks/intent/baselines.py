@@ -34,6 +34,8 @@ def baseline_outputs(
     built = load_dataset(dataset)
     kind = settings["kind"]
     training = [record for record in built.iter_records("train") if kind in record]
+    if not training:
+        return {}
     queries = [str(record["query"]) for record in records]
     commonest, _ = Counter(map(target_text, training)).most_common(1)[0]
     answer = next(record[kind] for record in training if target_text(record) == commonest)
@@ -53,6 +55,11 @@ def baseline_outputs(
     values = tuned(settings, validation, scored[len(queries) :])
     outputs[LINEAR] = [with_tuning(settings, values, output) for output in scored[: len(queries)]]
     return outputs
+
+
+def learned(kind: str) -> frozenset[str]:
+    """The names of the baselines of a kind of answer, all of which learn."""
+    return frozenset({COMMONEST, NEAREST if kind == "object" else LINEAR})
 
 
 def _scored(labels: Sequence[str], training: Sequence[Record], queries: Sequence[str]) -> list[Label]:

@@ -64,3 +64,7 @@ class IntentTask(PromptedTask):
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
         return baselines.baseline_outputs(self.settings, records, dataset)
+
+    def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
+        del records
+        return baselines.learned(self.settings["kind"])

@@ -30,7 +30,7 @@ def fitted_baselines(
     *,
     score: Callable[[Sequence[Record]], Sequence[float]] | None = None,
 ) -> Mapping[str, Sequence[Grade]]:
-    """Baseline name -> one grade per record.
+    """Baseline name -> one grade per record; empty without a training row.
 
     * `commonest grade`: always the most frequent grade of the training rows.
     * `BM25 score, cut`: the BM25 score of query and passage divided by the query's highest score, since scores of
@@ -39,6 +39,8 @@ def fitted_baselines(
     Args:
         score: Computes the BM25 score of each pair; None: over the passages of `training` and `records` together.
     """
+    if not training:
+        return {}
     grades = [int(record["grade"]) for record in training]
     frequency = Counter(grades)
     commonest = Grade(max(scale, key=lambda grade: frequency[grade]))

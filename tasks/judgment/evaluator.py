@@ -89,6 +89,7 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
         if probability
         else {},
         less_is_better=(MAE, CALIBRATION, CALIBRATION_RATERS, "invalid"),
+        zero_is_best=(BIAS,),
     )
 
 

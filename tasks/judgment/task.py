@@ -180,6 +180,10 @@ class JudgmentTask(PromptedTask):
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Grade]]:
         return baselines.baseline_outputs(records, dataset, self.grades)
 
+    def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
+        del records
+        return frozenset({baselines.COMMONEST, baselines.BM25})
+
 
 def _one_class(grades: Collection[int], threshold: int) -> Iterator[str]:
     """A warning where all grades are relevant or none is."""

@@ -142,6 +142,13 @@ class RagAnswerTask(PromptedTask):
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[CitedAnswer]]:
         return baselines.baseline_outputs(records, dataset, str(self.settings["abstention"]))
 
+    def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
+        del records
+        return frozenset({baselines.THRESHOLD})
+
+    def baseline_class(self, record: Record) -> str:
+        return "answerable" if record["answerable"] else "unanswerable"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Recited(CitedText):

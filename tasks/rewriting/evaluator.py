@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from searchlora.eval.aggregate import corpus_bleu
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.measures import corpus_bleu, retrieval_notes, retrieval_values, rouge_l, with_relevant
+from searchlora.eval.measures import retrieval_notes, retrieval_values, rouge_l, with_relevant
 from searchlora.eval.text_identity import words
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
@@ -26,7 +27,7 @@ def evaluate(inputs: EvaluationInput) -> Evaluation:
             record's own (such as brands from the builder's option) and the numbers and article codes that query and
             reference share.
         invalid: 1 where the output could not be parsed.
-        BLEU (total): corpus BLEU against the reference rewrites, by sacrebleu.
+        BLEU: corpus BLEU against the reference rewrites, as sacrebleu computes it; an aggregate.
 
     Args:
         inputs: Outputs are strings or `InvalidOutput`.
@@ -46,12 +47,13 @@ def evaluate(inputs: EvaluationInput) -> Evaluation:
         notes = retrieval_notes(run, own)
     else:
         notes = ("Without a run and judgments only similarity to the reference is measured, not retrieval.",)
-    totals = {}
+    aggregates = {}
     if referenced := [row for row, record in enumerate(records) if "rewrite" in record]:
         rewrites = [texts[row] for row in referenced]
         references = [str(records[row]["rewrite"]) for row in referenced]
         values["ROUGE-L"] = dict(zip([ids[row] for row in referenced], rouge_l(rewrites, references), strict=True))
-        totals["BLEU"] = corpus_bleu(rewrites, references)
+        by_id = (dict(zip([ids[row] for row in referenced], each, strict=True)) for each in (rewrites, references))
+        aggregates["BLEU"] = corpus_bleu(*by_id)
     values["left alone"] = {
         id_: float(words(text) == words(record["query"]))
         for id_, record, text in zip(ids, records, texts, strict=True)
@@ -69,9 +71,10 @@ def evaluate(inputs: EvaluationInput) -> Evaluation:
         clusters=inputs.clusters,
         slices=_slices(records),
         invalid=inputs.invalid,
-        totals=totals,
+        aggregates=aggregates,
         tested=measures if MEASURES[0] in values else ("ROUGE-L",),
         notes=notes,
+        less_is_better=("invalid",),
     )
 
 

@@ -96,6 +96,10 @@ class RewritingTask(PromptedTask):
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
         return baselines.baseline_outputs(records, dataset)
 
+    def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
+        del records
+        return frozenset()
+
 
 def truncated_history(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """The opening turn, "…" in place of omitted turns, and the latest turns; answers truncated to their first words.

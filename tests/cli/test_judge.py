@@ -58,6 +58,7 @@ def test_train_judge_and_mix_qrels(cli, refused, tmp_path, tiny_base):
     judged = cli(*asked, "--pool", files["a.trec"], "--pool", files["b.trec"], "--out", out)
     assert judged.code == 0, judged.err
     assert "Wrote 12 judgments of fit-judge@1" in judged.out
+    assert read_card(out).scale == (0, 1, 2)
     assert "Note: It is not known which adapters work in" in judged.out
 
     # Topics that it was trained on are refused too.

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_run_card
+from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_judgments, write_run_card
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.trec import write_qrels, write_run
 
@@ -177,6 +177,8 @@ def test_a_judge_without_a_grade_orders_no_runs(cli, refused, files):
     write_qrels(files / "failed", {q: dict.fromkeys(row, 9) for q, row in HUMAN.items()})
     runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
     ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'failed'}", "--out", files / "out")
+    assert "the grade 9 is outside the scale 0, 1, 2, 3, which is assumed" in refused(*ask)
+    ask += ("--scale", "0,1,2,3")
     assert "has no grade for any human-graded pair" in refused(*ask, *runs)
     done = cli(*ask)
     assert done.code == 0 and "120 of 120 answers are invalid" in done.out
@@ -192,3 +194,38 @@ def test_undefined_figures_are_null(cli, files):
 def test_an_invalid_seed_is_a_usage_error(cli, files):
     done = cli(*asked(files, "--seed", "-1"))
     assert done.code == 2 and "--seed" in done.err
+
+
+def scaled(path, grades, scale, relevant=None):
+    """Qrels of a judge whose card names its scale."""
+    card = JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",), scale=scale, relevant=relevant)
+    write_judgments(path, grades, card, "trec")
+
+
+@pytest.mark.slow
+def test_the_scale_is_that_of_the_judges_card(cli, refused, files):
+    two = {q: {d: int(g > 1) for d, g in row.items()} for q, row in HUMAN.items()}
+    write_qrels(files / "human", two)
+    scaled(files / "binary", two, (0, 1), relevant=1)
+    ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'binary'}", "--out", files / "out")
+    assert cli(*ask).code == 0
+    (card,) = json.loads((files / "out" / "judge_card.json").read_text())["cards"]
+    assert (card["scale"], card["relevant"]) == ([0, 1], 1)
+    assert "are assumed" not in (files / "out" / "judge_card.md").read_text()
+    assert cli(*ask, "--scale", "0,1").code == 0
+    assert "names the grades 0, 1, --scale gives 0, 1, 2" in refused(*ask, "--scale", "0,1,2")
+    scaled(files / "four", HUMAN, (0, 1, 2, 3), relevant=2)
+    for more in (("--judge", f"y={files / 'four'}"), ("--variant", f"x={files / 'four'}")):
+        assert "names the grades 0, 1, 2, 3, that of" in refused(*ask, *more)
+    scaled(files / "strict", two, (0, 1), relevant=0)
+    assert "the cards count as relevant from grade 0 and 1" in refused(*ask, "--judge", f"y={files / 'strict'}")
+
+
+@pytest.mark.slow
+def test_a_scale_that_no_card_names_is_said_to_be_assumed(cli, files):
+    assert cli(*asked(files)).code == 0
+    assert (
+        "No card names the scale: the grades 0, 1, 2, 3 are assumed." in (files / "out" / "judge_card.md").read_text()
+    )
+    assert cli(*asked(files, "--scale", "0,1,2,3")).code == 0
+    assert "are assumed" not in (files / "out" / "judge_card.md").read_text()

@@ -30,7 +30,9 @@ _COMPUTING = ("run", "search", "tune", "evaluate", "experiment", "promote", "jud
 SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/cards_from_files.py": ("judge-card", "prediction-powered"),
     "eval/judge/prediction_powered": ("prediction-powered",),
+    "eval/judge/scale.py": ("judge-card", "prediction-powered"),
     "eval/judgments": ("mix-qrels",),
+    "eval/policy/decide.py": ("promote",),
     "pipelines/config.py": ("run", "search", "ablate"),
     "pipelines/explain.py": ("search",),
     "pipelines/index_build.py": ("index build",),
@@ -41,10 +43,12 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/data/inspection/profiling.py": ("data inspect",),
     "searchlora/data": ("data build",),
     "searchlora/experiments/demo_search.py": ("serve",),
+    "searchlora/experiments/encoder_evaluation_run.py": ("evaluate", "promote"),
     "searchlora/experiments/encoder_train.py": ("train",),
     "searchlora/experiments/experiment": ("experiment",),
     "searchlora/experiments/gate.py": ("gate fit", "gate evaluate"),
     "searchlora/experiments/judge": ("judge",),
+    "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
     "searchlora/experiments/mixing.py": ("mix-qrels",),
     "searchlora/experiments/promote.py": ("promote",),
     "searchlora/experiments/prompted_evaluate.py": ("evaluate",),
@@ -67,6 +71,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
 
 #: Messages that send the reader to another verb: module and option -> that verb.
 OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
+    ("eval/judge/scale.py", "--relevant"): ("judge-card",),
     ("pipelines/retrievers.py", "--pipeline"): ("index build", "index load"),
     ("pipelines/retrievers.py", "--set"): ("index build", "index load"),
     ("pipelines/engine_indexes.py", "--pipeline"): ("index load",),

@@ -75,7 +75,8 @@ def test_an_invalid_answer_is_unjudged_and_counted(folder, cli, refused):
     invalid = {"topic": "q60", "document": "d1"}
     (folder / "llm.txt.invalid.jsonl").write_text(json.dumps(invalid) + "\n", encoding="utf-8")
     write_judgments(folder / "llm.txt", odd, dataclasses.replace(card, invalid=1))
-    called = cli(*arguments(folder), "--out", folder / "powered.json")
+    assert "which is assumed" in refused(*arguments(folder))
+    called = cli(*arguments(folder), "--scale", "0,1,2,3", "--out", folder / "powered.json")
     assert "Note: 72 of 721 answers of the judge are invalid and count as unjudged." in called.out
     assert "Note: It is not known on which queries the judge j@1 was trained." in called.out
     assert "Note: It is not known which adapters work in a, b (a run without a card)." in called.out

@@ -254,7 +254,7 @@ def test_invalid_arguments_are_refused_before_reading(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="are not three that add up to 1"):
         build(task, source, format="native", out=out, shares=(0.5, 0.1, 0.1))
     with pytest.raises(UsageError, match="leave nothing for training"):
-        build(task, source, format="native", out=out, shares=(0, 0, 1))
+        build(task, source, format="native", out=out, shares=(0, 0.5, 0.5))
     with pytest.raises(UsageError, match="on_leak"):
         build(task, source, format="native", out=out, on_leak="ignore")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no such file"):

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
@@ -133,3 +134,22 @@ def test_impossible_inputs_are_errors():
         aggregate.f1({"1": True}, {})
     with pytest.raises(UsageError, match="does not divide the scale"):
         aggregate.cohen_kappa({"1": 0}, {"1": 0}, SCALE, relevant=0)
+
+
+texts = st.lists(st.sampled_from(["the", "cat", "sat", "on", "mat", "it's", "2"]), max_size=9).map(" ".join)
+
+
+@pytest.mark.slow
+@given(rows((texts, texts)))
+def test_bleu_equals_sacrebleu(drawn):
+    outputs, references = drawn
+    expected = sacrebleu.corpus_bleu(list(outputs.values()), [list(references.values())]).score
+    assert aggregate.corpus_bleu(outputs, references).value == pytest.approx(expected)
+
+
+def test_bleu_is_over_the_corpus_not_a_mean_of_rows():
+    outputs = {"a": "the cat sat on the mat", "b": "no"}
+    references = {"a": "the cat sat on the mat", "b": "yes it did so"}
+    single = [aggregate.corpus_bleu({row: outputs[row]}, references).value for row in outputs]
+    assert single[0] == pytest.approx(100)
+    assert aggregate.corpus_bleu(outputs, references).value != pytest.approx(sum(single) / 2)

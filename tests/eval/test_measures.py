@@ -1,4 +1,4 @@
-"""Retrieval measures equal trec_eval; BLEU and ROUGE-L equal sacrebleu and rouge-score."""
+"""Retrieval measures equal trec_eval; ROUGE-L equals rouge-score."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.measures import corpus_bleu, retrieval_notes, retrieval_values, rouge_l
+from searchlora.eval.measures import retrieval_notes, retrieval_values, rouge_l
 from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
 from tests.eval import cranfield
 
@@ -176,7 +176,6 @@ def _through_files(run, qrels, tmp_path):
 
 
 def test_identical_text_scores_one_and_different_text_less():
-    assert corpus_bleu(["when did they disband in 1969"], ["when did they disband in 1969"]) == pytest.approx(100)
     assert rouge_l(["a b c", "x"], ["a b c", "y"]) == [1.0, 0.0]
 
 
@@ -185,17 +184,11 @@ def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence():
     assert rouge_l(["a c"], ["a b c d"]) == pytest.approx([2 * 1 * 0.5 / 1.5])
 
 
-def test_bleu_is_over_the_corpus_not_a_mean_of_rows():
-    rows = [("the cat sat on the mat", "the cat sat on the mat"), ("no", "yes it did so")]
-    both = corpus_bleu(*map(list, zip(*rows, strict=True)))
-    assert both != pytest.approx(sum(corpus_bleu([out], [ref]) for out, ref in rows) / 2)
-
-
 def test_lengths_must_agree():
     with pytest.raises(UsageError, match="2 outputs"):
         rouge_l(["a", "b"], ["a"])
     with pytest.raises(UsageError, match="no outputs"):
-        corpus_bleu([], [])
+        rouge_l([], [])
 
 
 def test_rouge_supports_other_alphabets():

@@ -13,7 +13,13 @@ from scipy import stats
 
 from benchmarks.statistics.intervals.simulation import draws
 from searchlora.errors import UsageError
-from searchlora.eval.significance import correct, detectable_effect, paired_difference, paired_differences
+from searchlora.eval.significance import (
+    correct,
+    detectable_effect,
+    disagreement_note,
+    paired_difference,
+    paired_differences,
+)
 
 
 @pytest.mark.parametrize("clustered", [False, True])
@@ -151,3 +157,12 @@ def test_detectable_effect_decreases_with_n_and_clusters():
     """Whichever of statsmodels' solvers finds it."""
     found = [detectable_effect(count) for count in range(2, 240)]
     assert all(before > after > 0 for before, after in pairwise(found))
+
+
+def test_a_note_says_that_p_decides_where_interval_and_p_disagree():
+    agreeing = [("A − B", 0.1, 0.2, 0.01), ("A − C", -0.1, 0.2, 0.5), ("A − D", float("nan"), float("nan"), 0.01)]
+    assert disagreement_note(agreeing) == ""
+    assert disagreement_note([*agreeing, ("A − E", -0.2, -0.1, 0.08), ("A − F", -0.1, 0.2, 0.03)]) == (
+        "The interval excludes 0, but p is above 0.05, for 'A − E'; the interval includes 0, but p is at most 0.05, "
+        "for 'A − F': the corrected p decides, since an interval holds for one comparison alone."
+    )

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, InvalidName, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
@@ -160,6 +162,77 @@ def test_a_policy_can_demand_that_rules_are_beaten(shop):
     assert "dictionary" in {row["system"] for row in evidence["rows"]}
 
 
+@pytest.fixture
+def learned(shop, monkeypatch):
+    """The task's baseline is the most frequent colour of the training rows: red."""
+    assert shop.store.list()  # the plugin is loaded
+    plugin = type(sys.modules["colour"].task)
+
+    def baselines(self, records, dataset):
+        del self
+        counts = Counter(row["colour"] for row in lines(dataset / "train.jsonl"))
+        return {"commonest": [Label(counts.most_common(1)[0][0])] * len(records)} if counts else {}
+
+    monkeypatch.setattr(plugin, "baselines", baselines)
+    monkeypatch.setattr(plugin, "learned_baselines", lambda *_: frozenset({"commonest"}))
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_baseline_that_learned_from_too_few_rows_is_not_beaten(shop, tmp_path, cli):
+    rows = [{**row, "id": f"o{row['id']}", "group": f"o{row['group']}", "query": f"now {row['query']}"}
+            for row in lines(shop.data / "train.jsonl")]  # fmt: skip
+    for name, count in (("few", 14), ("many", len(rows))):
+        source = tmp_path / f"{name}.jsonl"
+        source.write_text("\n".join(map(json.dumps, rows[:count])), encoding="utf-8")
+        build("colour", source, format="native", out=tmp_path / name, shares=(1.0, 0.0, 0.0))
+    (tmp_path / "policy.yaml").write_text("beat: {baselines: all}\n", encoding="utf-8")
+    arguments = ["--to", "production", "--policy", tmp_path / "policy.yaml", "--data", shop.data]
+    arguments += ["--store", shop.store.root, "--out", shop.root]
+    refused = cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments, "--baseline-data", tmp_path / "few")
+    assert refused.code == 1
+    assert "warning: Differences from commonest say little: learned from 14 rows in 14 groups" in refused.err
+    rule = next(rule for rule in shop.store.history(NAME)[-1].decision.rules if rule.rule == "beat commonest")
+    assert not rule.passed and rule.finding.startswith("accuracy +0.")
+    assert "not decisive: learned from 14 rows in 14 groups, at least 100 rows in 50 groups" in rule.finding
+    assert rule.finding.endswith(
+        "`evaluate` and `promote` take a dataset with more training rows as --baseline-data FOLDER."
+    )
+    assert "learned from 14 rows" in (shop.root / "report.html").read_text()
+    # Data with more rows is other data, which must be accepted like that of the evaluated rows.
+    many = ("--baseline-data", tmp_path / "many")
+    assert "for version 2 baselines learned from" in " ".join(
+        cli("promote", f"{NAME}@2", *arguments, *many).out.split()
+    )
+    assert cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments, *many, "--accept-changes").code == 0
+    evidence = shop.store.history(NAME)[-1].decision.evidence
+    assert evidence["baseline data"] == load_dataset(tmp_path / "many").fingerprint
+    named = Policy.model_validate({"beat": {"commonest": {}}})
+    (shop.store.root / NAME / "aliases.json").unlink()
+    assert "beat commonest" in broken(shop.promote(ALL_RIGHT, named, baseline_data=tmp_path / "few"))
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_dataset_of_test_rows_is_evaluated_with_and_without_other_data_for_baselines(shop, tmp_path, cli):
+    source = tmp_path / "test.jsonl"
+    source.write_text((shop.data / "test.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    rows = [{key: value for key, value in row.items() if key != "split"} for row in lines(source)]
+    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    built = cli(
+        "data", "build", "colour", source, "--format", "native", "--shares", "0,0,1", "--out", tmp_path / "data"
+    )
+    assert built.code == 0, built.err
+    alone = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", store=shop.store, keep=shop.root / "outputs")
+    assert "commonest" not in alone.systems and set(alone.learned.too_few) == {"commonest"}
+    assert "there is no training row to learn from" in alone.comparison.notes[0]
+    both = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", baseline_data=shop.data, store=shop.store,
+                    keep=shop.root / "outputs")  # fmt: skip
+    assert "commonest" in both.systems and both.learned.too_few == {}
+    for policy in ({"baselines": "all"}, {"baselines": ["commonest"]}, {"commonest": {}}):
+        found = shop.promote(ALL_RIGHT, Policy.model_validate({"beat": policy}), data=tmp_path / "data", reason="x")
+        rule = next(result for result in found.results if result.rule == "beat commonest")
+        assert rule.finding.startswith("not compared with commonest: there is no training row to learn from")
+
+
 def test_an_insignificant_improvement_is_refused(shop):
     shop.store.alias(NAME, "production", ALWAYS_GREEN)
     found = shop.promote(ALWAYS_RED)
@@ -239,12 +312,27 @@ def test_cached_outputs_of_another_machine_give_no_latency_and_damaged_ones_are_
     assert json.loads(file.read_text())["outputs"]
 
 
-def test_a_policy_loosened_after_a_refusal_is_recorded(shop):
+def test_a_policy_loosened_after_a_refusal_needs_a_reason(shop, cli, tmp_path):
     assert shop.promote(ALL_RIGHT, Policy(least={"rows": 10_000})).refused
-    assert not shop.promote(ALL_RIGHT, Policy(least={"rows": 10})).refused
-    rules = Store(shop.store.root).history(NAME)[-1].decision.rules
-    reported = next(rule.finding for rule in rules if rule.rule == "the policy of the last decision")
-    assert reported == "changed: least.rows was 10000, is 10"
+    for _ in range(2):  # the refusal of the looser policy is not the decision that the next one is compared with
+        assert broken(shop.promote(ALL_RIGHT, Policy(least={"rows": 10}))) == {"the policy of the last decision"}
+    assert shop.store.aliases(NAME) == {}
+    assert broken(shop.promote(ALL_RIGHT, Policy(least={"rows": 20_000}))) == {"enough data"}  # stricter
+    with pytest.raises(UsageError, match="--reason needs a reason"):
+        shop.promote(ALL_RIGHT, Policy(least={"rows": 10}), reason=" ")
+    (tmp_path / "policy.yaml").write_text("least: {rows: 10}\n", encoding="utf-8")
+    arguments = ["--to", "production", "--policy", tmp_path / "policy.yaml", "--data", shop.data]
+    arguments += ["--store", shop.store.root, "--out", shop.root]
+    refused = cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments)
+    assert refused.code == 1 and "least.rows was 20000, is 10" in " ".join(refused.out.split())
+    explained = cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments, "--reason", "the shop is small")
+    assert explained.code == 0
+    move = Store(shop.store.root).history(NAME)[-1]
+    finding = next(rule.finding for rule in move.decision.rules if rule.rule == "the policy of the last decision")
+    assert finding == "changed: least.rows was 20000, is 10; the reason given: the shop is small"
+    assert str(move).endswith("by its policy: the shop is small")
+    assert not shop.promote(ALWAYS_RED, Policy(beat={}, least={"rows": 10}), reason="a trial").refused
+    assert not shop.promote(ALWAYS_GREEN, Policy(beat={}, least={"rows": 10})).refused  # the same policy again
 
 
 def test_a_removed_slice_value_is_refused_unless_accepted(shop, tmp_path):
@@ -298,7 +386,8 @@ def test_unknown_training_queries_are_refused_unless_the_policy_allows_them(shop
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           shares=(0.5, 0.1, 0.4))  # fmt: skip
     for policy, kept, refused in ((Policy(), "required", {"held out"}), (Policy(held_out="told"), "reported", set())):
-        found = promote("copied@1", "production", policy, tmp_path / "other", store=store, keep=tmp_path / "outputs")
+        found = promote("copied@1", "production", policy, tmp_path / "other", store=store, keep=tmp_path / "outputs",
+                        reason="a copy")  # fmt: skip
         assert broken(found) == refused
         assert found.move.decision.policy["held_out"] == kept
 

@@ -24,7 +24,7 @@ from searchlora.files import atomic_text, check_writable, file_sha256
 from searchlora.inference.settings import EngineSettings
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Steps, unwatched
-from searchlora.records import SearchContext
+from searchlora.records import Record, SearchContext
 
 Pair = tuple[str, str]
 
@@ -121,17 +121,22 @@ def judge(
     made_from = {label: file_sha256(path) for label, path in inputs.items()}
     if isinstance(corpus, CorpusFile):
         made_from["corpus"] = mapped_sha256(made_from["corpus"], corpus.fields)
-    card = _card(judge, made_from)
+    records = [judge.record(context) for context in contexts.values()]
+    card = _card(judge, made_from, records)
     systems = _systems(runs)
     queries = {pair.topic: pair.query for pair in query_passages}
     circular = refuse_circular(card, systems, queries, allow=allow_circular)
     if finished is not None:
-        stored = replace(finished, engine=finished.engine or judge.default_engine)
+        stored = replace(
+            finished,
+            engine=finished.engine or judge.default_engine,
+            scale=finished.scale or card.scale,
+            relevant=card.relevant if finished.relevant is None else finished.relevant,
+        )
         labels = _finished_labels(target, stored, card, contexts, generate)
         shutil.rmtree(partial, ignore_errors=True)
         grades = Counter(label for row in labels.values() for label in row.values() if label is not None)
         return JudgeResult(finished, dict(sorted(grades.items())), finished.invalid, circular, doubts(card, systems))
-    records = [judge.record(context) for context in contexts.values()]
     answers = dict(zip(contexts, grade_records(judge, records, partial, steps("Judging")), strict=True))
     valid = {pair: answer for pair, answer in answers.items() if isinstance(answer, Grade)}
     invalid = {pair: answer for pair, answer in answers.items() if isinstance(answer, InvalidOutput)}
@@ -185,7 +190,9 @@ def _systems(runs: Sequence[str | Path]) -> dict[str, RunLineage | None]:
     return {str(path): read_lineage(path) for path in runs}
 
 
-def _card(judge: Judge, made_from: Mapping[str, str]) -> JudgmentsCard:
+def _card(judge: Judge, made_from: Mapping[str, str], records: Sequence[Record]) -> JudgmentsCard:
+    scales = {tuple(sorted(set(judge.output(record).scale.values()))) for record in records}
+    relevant = judge.task.settings.get("relevant")
     return JudgmentsCard(
         source="llm",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -196,6 +203,8 @@ def _card(judge: Judge, made_from: Mapping[str, str]) -> JudgmentsCard:
         prompt_hash=prompt_hash(judge.task),
         judge_queries=judge.queries,
         made_from=made_from,
+        scale=scales.pop() if len(scales) == 1 else (),
+        relevant=relevant if type(relevant) is int else None,
     )
 
 

@@ -33,6 +33,8 @@ CARD = JudgmentsCard(
     counts={"llm": 3},
     probabilities="qrels.txt.probabilities.jsonl",
     made_from={"run.trec": "cd" * 32},
+    scale=(0, 1, 2, 3),
+    relevant=2,
 )
 
 

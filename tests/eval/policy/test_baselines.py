@@ -9,7 +9,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.policy import Facts, Policy, decide, read_policy
-from searchlora.eval.policy.policy import changes
+from searchlora.eval.policy.changes import changes
 
 ROWS = [str(row) for row in range(200)]
 ROLES = {"base": "base"}

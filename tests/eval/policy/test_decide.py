@@ -11,7 +11,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.aggregate import cohen_kappa
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.policy import Facts, Policy, decide
+from searchlora.eval.policy import SAME_POLICY, Facts, Policy, RuleResult, decide
 
 ROLES = {"base": "base", "incumbent": "old@1"}
 ROWS = [str(row) for row in range(200)]
@@ -291,23 +291,40 @@ def test_a_removed_incumbent_is_an_error():
     assert result.finding == "version 3, which 'production' meant, was removed; nothing to compare with"
 
 
-def test_a_policy_changed_since_the_last_decision_is_reported():
+def of_the_policy(policy: Policy, then: Policy, **facts: object) -> RuleResult:
+    """The result of the rule on the policy of the last decision, which was stored by a release with fewer keys."""
+    kept = json.loads(json.dumps({key: part for key, part in then.model_dump(mode="json").items() if part}))
+    results = decide(policy, compared(0.05), "new@2", Facts(ROLES, data="ab" * 32, policy=kept, **facts))
+    (result,) = [each for each in results if each.rule == SAME_POLICY]
+    return result
+
+
+def test_a_policy_loosened_since_the_last_decision_needs_a_reason():
     then = Policy(slices={"kind": {"largest_fall": 0.03}}, least={"rows": 9})
     now = Policy(slices={"kind": {"largest_fall": 0.1}}, judgments=("llm", "human"), data="ab" * 32)
-    for policy, message in (
-        (then, "the same"),
-        (
-            now,
-            "changed: slices.kind.largest_fall was 0.03, is 0.1; least.rows was 9, is 1; "
-            "judgments was ['human', 'mixed'], is ['llm', 'human']; data was not set, is " + "ab" * 32,
-        ),
-    ):
-        kept = json.loads(json.dumps({key: part for key, part in then.model_dump(mode="json").items() if part}))
-        results = decide(policy, compared(0.05), "new@2", Facts(ROLES, data="ab" * 32, policy=kept))
-        (result,) = [each for each in results if each.rule == "the policy of the last decision"]
-        assert (result.passed, result.finding) == (True, message)
+    listed = (
+        "changed: slices.kind.largest_fall was 0.03, is 0.1; least.rows was 9, is 1; "
+        "judgments was [human, mixed], is [human, llm]; data was not set, is " + "ab" * 32
+    )
+    same, refused = of_the_policy(then, then), of_the_policy(now, then)
+    explained = of_the_policy(now, then, reason="agreed with the search team")
+    assert (same.passed, same.finding) == (True, "the same")
+    assert not refused.passed
+    assert refused.finding == (
+        f"{listed}; no reason was given for slices.kind.largest_fall, least.rows, judgments, which may let a refused "
+        "version pass. Restore the policy, or give --reason REASON"
+    )
+    assert (explained.passed, explained.finding) == (True, f"{listed}; the reason given: agreed with the search team")
     first = decide(now, compared(0.05), "new@2", Facts(ROLES, data="ab" * 32))
-    assert "the policy of the last decision" not in {each.rule for each in first}
+    assert SAME_POLICY not in {each.rule for each in first}
+
+
+def test_a_stricter_policy_and_the_headline_by_its_name_need_no_reason():
+    then = Policy(least={"rows": 9})
+    tighter = of_the_policy(Policy(least={"rows": 10}, slices={"kind": {}}), then)
+    assert tighter.passed and "least.rows was 9, is 10" in tighter.finding
+    headline = compared(0.05).measures[0]
+    assert of_the_policy(then.model_copy(update={"measure": headline}), then).finding == "the same"
 
 
 def test_every_rule_reports_its_figures():

@@ -8,8 +8,8 @@ import pytest
 
 from searchlora.errors import UsageError
 from searchlora.eval.policy import RuleResult, read_policy
+from searchlora.eval.policy.changes import changes
 from searchlora.eval.policy.ci import summary_markdown, write_junit
-from searchlora.eval.policy.policy import changes
 from tests.eval.policy.test_decide import compared
 
 RESULTS = (
@@ -95,4 +95,5 @@ def test_a_policy_of_an_earlier_release_equals_its_current_form(tmp_path):
     policy = read_policy(path)
     assert policy.held_out == "reported"
     assert changes({"held_out": "told"}, policy.model_dump(mode="json", exclude_defaults=True)) == ()
-    assert changes({"held_out": "told"}, {"held_out": "required"}) == ("held_out was reported, is required",)
+    (change,) = changes({"held_out": "told"}, {"held_out": "required"})
+    assert str(change) == "held_out was reported, is required"

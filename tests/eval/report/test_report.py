@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import random
 
 import pytest
@@ -14,6 +15,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import interval, p_value
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report import Answer, Confusion, Curve, Detail, Found, extremes, write_report
+from searchlora.eval.tables import to_markdown
 from tests.eval.report.made import comparison, evaluation, topics
 from tests.eval.report.page import Page
 
@@ -492,3 +494,23 @@ def test_twenty_systems_and_a_thousand_topics_stay_below_two_megabytes(tmp_path)
     assert len(page.plots) == 19 + 6
     print(path.stat().st_size)
     assert path.stat().st_size < 2_000_000
+
+
+def test_each_format_says_which_rules_where_interval_and_p_disagree(tmp_path):
+    """Two small samples and twelve measures: the interval of one comparison excludes 0, the corrected p does not."""
+    rows = [f"q{n}" for n in range(12)]
+    rng = random.Random(1)
+    gains = {row: rng.uniform(-0.1, 0.4) for row in rows}
+    names = [f"measure {n}" for n in range(12)]
+    base = Evaluation("measure 0", {name: dict.fromkeys(rows, 0.5) for name in names}, {})
+    ours = Evaluation("measure 0", {name: {row: 0.5 + gains[row] for row in rows} for name in names}, {})
+    found = compare({"base": base, "ours": ours}, candidate="ours", resamples=1000)
+    pair = found.comparisons[0]
+    assert pair.low > 0 and pair.p_corrected > 0.05
+    note = "The interval excludes 0, but p is above 0.05, for 'ours − base in measure 0'"
+    assert note in to_markdown(found) and "the corrected p decides" in to_markdown(found)
+    text = write_report(tmp_path / "report.html", "t", found, {}, {}).read_text(encoding="utf-8")
+    assert note in html.unescape(text)
+    assert "the corrected p decides, not the interval" in text
+    agreeing = compare({"base": base, "ours": base}, candidate="ours", resamples=200)
+    assert "decides" not in to_markdown(agreeing)

@@ -53,14 +53,14 @@ def test_without_retrieval_text_overlap_is_the_headline():
     found = evaluate(EvaluationInput(RECORDS, [record["rewrite"] for record in RECORDS]))
     assert found.headline == "ROUGE-L"
     assert found.tested == ("ROUGE-L",)
-    assert found.totals["BLEU"] == pytest.approx(100)
+    assert found.aggregates["BLEU"].value == pytest.approx(100)
 
 
 def test_records_without_a_reference_are_measured_by_retrieval_alone():
     records = [{key: value for key, value in record.items() if key != "rewrite"} for record in RECORDS]
     found = evaluate(EvaluationInput(records, ["a", "b", "c"], run=RUN, qrels=QRELS))
     assert "ROUGE-L" not in found.values
-    assert found.totals == {}
+    assert found.aggregates == {}
 
 
 def test_slices_by_need_and_turn():

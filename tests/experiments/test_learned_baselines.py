@@ -1,0 +1,165 @@
+"""Baselines learn from enough rows, of the evaluated dataset or of another one, and never from an evaluated row."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import DataError, UsageError
+from searchlora.experiments.learned_baselines import ANY, learn_baselines
+from searchlora.outputs import Label
+from searchlora.task import load_task
+from searchlora.tasks.embedding.task import COMMONEST as CLASS
+from searchlora.tasks.intent.baselines import COMMONEST as ANSWER
+from searchlora.tasks.intent.baselines import LINEAR
+from searchlora.tasks.judgment.baselines import BM25, COMMONEST
+from searchlora.tasks.rag_answer.baselines import THRESHOLD
+
+JUDGMENT = load_task("judgment")
+ONLY_TEST = (0.0, 0.0, 1.0)
+
+
+def dataset(task, folder, rows, **options):
+    source = folder.with_suffix(".jsonl")
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    build(task, source, format="native", out=folder, **options)
+    return load_dataset(folder)
+
+
+def graded(queries, *, name="q", split=None, grades=(0, 3), per_grade=1):
+    rows = [
+        {"id": f"{name}{n} {g}{k}", "group": f"{name}{n}", "query": f"{name}{n} tent", "passage": f"{name}{n} {g} {k}",
+         "grade": g}
+        for n in range(queries) for g in grades for k in range(per_grade)
+    ]  # fmt: skip
+    return [{**row, "split": split} for row in rows] if split else rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("queries", "options", "why"),
+    [
+        (7, {}, "learned from 13 rows in 7 groups"),
+        (3, {"per_grade": 40}, "learned from 239 rows in 3 groups"),
+        (200, {"grades": (0,)}, "learned from 199 rows in 200 groups"),
+        (60, {}, ""),
+    ],
+    ids=["few rows", "few groups", "one grade", "enough"],
+)
+def test_a_baseline_that_learned_from_too_few_rows_is_named(tmp_path, queries, options, why):
+    training = [*graded(queries, split="train", **options), *graded(1, name="v", split="validation")]
+    data = dataset(JUDGMENT, tmp_path / "data", [*training, *graded(20, name="t", split="test")])
+    found = learn_baselines(JUDGMENT.bound(data.settings), data, data.records("test"), "test")
+    assert set(found.outputs) == {COMMONEST, BM25}
+    assert set(found.too_few) == ({COMMONEST, BM25} if why else set())
+    if why:
+        (warning,) = found.warnings
+        assert warning.startswith(f"Differences from {BM25} and {COMMONEST} say little: learned from ")
+        assert "at least 100 rows in 50 groups" in warning and "--baseline-data FOLDER" in warning
+
+
+def test_more_labels_need_more_rows(tmp_path):
+    task = load_task("intent")
+    rows = [
+        {
+            "id": f"{split}{n}",
+            "group": f"{split}{n}",
+            "query": f"query {split} {n}",
+            "label": f"label{n % 20}",
+            "split": split,
+        }
+        for split, count in (("train", 150), ("validation", 20), ("test", 40))
+        for n in range(count)
+    ]
+    data = dataset(task, tmp_path / "data", rows)
+    found = learn_baselines(task.bound(data.settings), data, data.records("test"), "test")
+    assert set(found.too_few) == {ANSWER, LINEAR} == set(found.outputs)
+    assert found.too_few[LINEAR].startswith("learned from 150 rows in 150 groups, at least 200 rows in 50 groups")
+
+
+def test_a_baseline_that_the_training_rows_do_not_allow_is_not_left_out_in_silence(tmp_path):
+    task = load_task("rag_answer")
+
+    def row(split, n, answerable):
+        passages = [{"id": f"p{n}", "text": f"The tent {n} weighs {n} kilograms."}]
+        made = {"id": f"{split}{n}", "group": f"{split}{n}", "question": f"{split} tent {n}?", "passages": passages,
+                "answerable": answerable, "split": split}  # fmt: skip
+        return {**made, "answer": f"It weighs {n} kilograms [1].", "gold": [f"p{n}"]} if answerable else made
+
+    rows = [row("train", n, True) for n in range(120)] + [row("validation", 500, True)]
+    data = dataset(task, tmp_path / "data", [*rows, *(row("test", n, bool(n % 2)) for n in range(900, 920))])
+    bound = task.bound(data.settings)
+    found = learn_baselines(bound, data, data.records("test"), "test")
+    assert set(found.too_few) == {THRESHOLD} and THRESHOLD not in found.outputs
+    answerable = [record for record in data.records("test") if record["answerable"]]
+    assert learn_baselines(bound, data, answerable, "test").too_few == {}
+
+
+def test_a_dataset_of_test_rows_has_no_learned_baseline_until_other_data_is_given(tmp_path):
+    data = dataset(JUDGMENT, tmp_path / "data", graded(20, name="t"), shares=ONLY_TEST)
+    assert data.card.rows == {"train": 0, "validation": 0, "test": 40}
+    assert "the train split is empty" in data.card.warnings
+    task, records = JUDGMENT.bound(data.settings), data.records("test")
+    alone = learn_baselines(task, data, records, "test")
+    assert alone.outputs == {} and set(alone.too_few) == {COMMONEST, BM25}
+    assert "there is no training row to learn from" in alone.warnings[0]
+    # Of the other dataset, the rows of two evaluated queries must not be learned from.
+    other = dataset(JUDGMENT, tmp_path / "other", [*graded(80, split="train"), *graded(2, name="t", split="train")])
+    left_out = sum(row["group"].startswith("t") for split in ("train", "validation") for row in other.records(split))
+    found = learn_baselines(task, data, records, "test", tmp_path / "other")
+    assert found.too_few == {} and set(found.outputs) == {COMMONEST, BM25} and left_out == 4
+    assert all(not row["group"].startswith("t") for row in found.training)
+    assert "of other.jsonl (native, sha256 " in found.notes[0]
+    assert found.notes[1].startswith("4 rows with the input or the group of an evaluated record were left out")
+    assert (tmp_path / "other" / "train.jsonl").read_text() == "".join(
+        json.dumps(row, ensure_ascii=False) + "\n" for row in other.records("train")
+    )
+
+
+def test_rows_that_are_evaluated_are_never_learned_from(tmp_path):
+    data = dataset(JUDGMENT, tmp_path / "data", graded(100), shares=(0.8, 0.1, 0.1))
+    task = JUDGMENT.bound(data.settings)
+    assert learn_baselines(task, data, data.records("train"), "train").outputs == {}
+
+
+def test_unusable_data_for_baselines_is_refused(tmp_path):
+    data = dataset(JUDGMENT, tmp_path / "data", graded(20))
+    task, records = JUDGMENT.bound(data.settings), data.records("test")
+    rewriting = load_task("rewriting")
+    build(rewriting, rewriting.folder / "examples.jsonl", format="native", out=tmp_path / "rewrites", shares=(1, 0, 0))
+    with pytest.raises(DataError, match="is a dataset of the task 'rewriting'"):
+        learn_baselines(task, data, records, "test", tmp_path / "rewrites")
+    grades = dataset(JUDGMENT, tmp_path / "two", graded(20, grades=(0, 1)), options={"grades": "2"})
+    with pytest.raises(UsageError, match="the adapter uses the grades 0, 1, 2, 3, the dataset 0, 1"):
+        learn_baselines(task, data, records, "test", grades.folder)
+    with pytest.raises(UsageError, match="no baseline of the task 'rewriting' learns"):
+        learn_baselines(rewriting, load_dataset(tmp_path / "rewrites"), [], "test", tmp_path / "data")
+    with (tmp_path / "two" / "train.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(DataError, match="was changed after it was built"):
+        learn_baselines(task, data, records, "test", tmp_path / "two")
+
+
+def test_baselines_of_a_task_that_does_not_name_them_count_as_learned(tmp_path, monkeypatch):
+    data = dataset(JUDGMENT, tmp_path / "data", graded(20))
+    monkeypatch.setattr(type(JUDGMENT), "learned_baselines", lambda *_: None)
+    monkeypatch.setattr(type(JUDGMENT), "baselines", lambda _, records, __: {"mine": [Label("0")] * len(records)})
+    assert set(learn_baselines(JUDGMENT, data, data.records("test"), "test").too_few) == {"mine"}
+    empty = dataset(JUDGMENT, tmp_path / "test", graded(20), shares=ONLY_TEST)
+    found = learn_baselines(JUDGMENT, empty, empty.records("test"), "test")
+    assert (found.outputs, set(found.too_few)) == ({}, {ANY})
+
+
+def test_classes_of_vectors_are_predicted_from_the_other_dataset(tmp_path):
+    task = load_task("embedding")
+    rows = [{"id": f"{n}", "group": f"{n}", "query": f"text {n}", "label": "ab"[n % 2]} for n in range(200)]
+    data = dataset(task, tmp_path / "data", rows[:20], shares=ONLY_TEST)
+    other = dataset(
+        task, tmp_path / "other", [{**row, "id": f"o{row['id']}", "group": f"o{row['id']}"} for row in rows[20:]]
+    )
+    found = learn_baselines(task, data, data.records("test"), "test", other.folder)
+    assert found.too_few == {} and set(found.outputs) == {CLASS}
+    assert len(found.training) == other.card.rows["train"]
