@@ -226,7 +226,7 @@ def planned(name: str, grid: Sequence[str]) -> list[Trial]:
             values = parse_yaml(f"[{text}]")
         except ValueError:
             raise UsageError(f"'{text[:100]}' are not YAML values with commas between", where="--grid") from None
-        axes[key] = list({json.dumps(value): value for value in values}.values())
+        axes[key] = list({json.dumps(value, default=str): value for value in values}.values())
     count = 1
     for values in axes.values():
         count *= len(values)
