@@ -2,7 +2,7 @@
 
 `atomic` writes files and folders whole or not at all, `text` opens and decodes, `json_text` parses strict JSON, `rows`
 reads rows of five kinds of file, `field_map` says which columns hold their fields, `read_progress` counts the bytes
-read.
+read, `read_limit` bounds them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from searchlora.files.atomic import (
 )
 from searchlora.files.field_map import FieldMap, as_text, mapped, parse_field_map
 from searchlora.files.json_text import Pairs, json_file, json_line, json_object, parse_json
+from searchlora.files.read_limit import ReadLimit, ReadLimitReached, limited_reads
 from searchlora.files.read_progress import ReadProgress, track_reads
 from searchlora.files.rows import EXCERPT, EXTENSIONS, RejectedRow, Rows, SourceRow, read_rows, strict
 from searchlora.files.text import (
@@ -43,6 +44,8 @@ __all__ = [
     "FieldMap",
     "Head",
     "Pairs",
+    "ReadLimit",
+    "ReadLimitReached",
     "ReadProgress",
     "RejectedRow",
     "Rows",
@@ -58,6 +61,7 @@ __all__ = [
     "json_file",
     "json_line",
     "json_object",
+    "limited_reads",
     "mapped",
     "numbered_lines",
     "open_bytes",

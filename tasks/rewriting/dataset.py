@@ -108,8 +108,8 @@ def _queries(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow
     """Each query once: a table of judgments has a row per document."""
     seen: set[str] = set()
     for row in native(source, options, ("id", "group", "query"), JSON_FIELDS):
-        if isinstance(row, SourceRow) and not row.data.get("history"):
-            text = str(row.data["query"])
+        text = row.data["query"] if isinstance(row, SourceRow) and not row.data.get("history") else None
+        if isinstance(text, str):
             if text in seen:
                 continue
             seen.add(text)
@@ -175,9 +175,12 @@ def read_words(path: Path) -> list[str]:
 
 
 def _with_protected(row: SourceRow, words: Sequence[str]) -> SourceRow:
-    query = f" {normalised(str(row.data.get('query', '')))} "
-    matches = [word for word in words if f" {normalised(word)} " in query]
-    protected = [*row.data.get("protected", []), *matches]
+    own, query = row.data.get("protected", []), row.data.get("query")
+    if not isinstance(own, list) or not isinstance(query, str):
+        return row  # rejected by the record schema
+    text = f" {normalised(query)} "
+    matches = [word for word in words if f" {normalised(word)} " in text]
+    protected = [*own, *matches]
     return SourceRow({**row.data, "protected": protected}, row.where) if matches else row
 
 

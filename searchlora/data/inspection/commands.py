@@ -19,6 +19,7 @@ from searchlora.data.inspection.profiling import (
     column_values,
     first_row,
     ids_in,
+    inspection,
     is_table,
     trec_kind,
 )
@@ -115,6 +116,11 @@ def propose(found: Profile, tasks: Sequence[Task]) -> list[Command]:
         found: The profile of the file.
         tasks: The tasks whose formats are considered.
     """
+    with inspection():
+        return _proposed(found, tasks)
+
+
+def _proposed(found: Profile, tasks: Sequence[Task]) -> list[Command]:
     commands = [command for task in tasks for command in _of_task(found, task)]
     judged = found.kind in ("qrels", "topics") or (found.kind == "table" and not commands)
     if judged or found.kind == "folder":
@@ -337,7 +343,10 @@ def _of_collection(found: Profile, task: Task) -> Iterator[Command]:
         parts = {role: path for role, path in _roles(folder).items() if path is not None}
         if len(parts) < 3 or (found.kind != "folder" and found.path not in parts.values()):
             continue
-        qrels = read_qrels(parts["qrels"])
+        try:
+            qrels = read_qrels(parts["qrels"])
+        except DataError:  # a fault in it, or it is too large to look for its documents
+            continue
         ids = {document for grades in qrels.values() for document in grades}
         known = ids_in(parts["corpus"], "id", ids)
         if known < _ENOUGH * len(ids):
