@@ -51,7 +51,10 @@ def _chosen(name: str, points: list[EntryPoint], built_in: str) -> Plugin:
     if others and own is None:
         return Plugin(where, partial(_refuse, name, tuple(map(_distribution, points))))
     if others:
-        _warn(f"{', '.join(others)} has another plugin '{name}'; that of {_distribution(first)} is used")
+        _warn(
+            f"{', '.join(others)} has another plugin '{name}'; that of {_distribution(first)} is used; "
+            "uninstall or rename the other"
+        )
     return Plugin(where, first.load)
 
 

@@ -148,7 +148,10 @@ def test_yaml_beyond_plain_values_is_refused(text: str | bytes, says: str) -> No
 
 
 MERGED = {
-    "a large mapping in many": "a: &a\n" + "".join(f"  k{n}: 1\n" for n in range(3000)) + "b:\n" + "  - {<<: *a}\n" * 3000,
+    "a large mapping in many": "a: &a\n"
+    + "".join(f"  k{n}: 1\n" for n in range(3000))
+    + "b:\n"
+    + "  - {<<: *a}\n" * 3000,
     "one mapping often": f"a: &a {{x: 1, y: 2}}\nb: {{<<: [{', '.join(['*a'] * 40_000)}]}}",
     "merges of merges": "a0: &a0 {x: 1}\n"
     + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)),
@@ -159,7 +162,7 @@ MERGED = {
 
 @pytest.mark.parametrize("text", MERGED.values(), ids=MERGED)
 def test_yaml_that_expands_is_refused_before_it_is_built(text: str) -> None:
-    """In processor time, so that a busy machine does not matter: the first took 40 seconds, and 500 KB of anchors 10."""
+    """In processor time, which a busy machine does not change: the first took 40 seconds, 500 KB of anchors 10."""
     started = time.process_time()
     with pytest.raises(ValueError, match=r"expands to more than 100,000 values|more than 262,144 characters"):
         parse_yaml(text)

@@ -149,7 +149,7 @@ class Profile:
             "kind": self.kind,
             "description": self.description,
             "rows": self.rows,
-            "only read": self.sample_of or None,
+            "sample": self.sample_of or None,
             "columns": [
                 {
                     "name": column.name,
@@ -207,7 +207,9 @@ def _profile(path: Path) -> Profile:
         if kind != "other":
             return {"qrels": _qrels, "run": _run, "topics": _topics}[kind](path)
     except ReadLimitReached as error:
-        return Profile(path, kind, f"TREC {kind} that is too large to be counted", _sample(path, {}), sample_of=error.what)
+        return Profile(
+            path, kind, f"TREC {kind} that is too large to be counted", _sample(path, {}), sample_of=error.what
+        )
     except DataError as error:
         if kind != "topics":  # prose with one tab in its first line looks like topics
             return Profile(path, kind, f"TREC {kind} with a fault", _sample(path, {}), faults=[_fault(error)], faulty=1)
@@ -402,7 +404,7 @@ def lines_of(found: Profile) -> Iterator[str]:
     """The profile as lines for a terminal."""
     yield f"{found.path}: {found.description}"
     if found.sample_of:
-        yield f"only {found.sample_of} were read; columns, faults and commands are of these"
+        yield f"sample: {found.sample_of}; columns, faults and commands are of this part"
     if found.columns:
         listed = list(found.columns.values())[:_COLUMNS_SHOWN]
         width = max(len("column"), min(_NAME_WIDTH, max(len(column.name) for column in listed)))
