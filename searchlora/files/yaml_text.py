@@ -91,6 +91,7 @@ def _check_events(text: str) -> None:
     anchored: dict[str, tuple[int, int]] = {}  # anchor -> nodes and levels of its value
     stack = [_Open(None)]
     total = 0
+    event: Any  # the types of the events lack what each kind has
     for event in yaml.parse(text, Loader=_base_loader()):
         nodes, levels = 1, 0
         if isinstance(event, yaml.CollectionStartEvent):

@@ -9,7 +9,16 @@ from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
 from searchlora.data.formats import judged_collections, judgments, labels, msrd, pairs, recognition, squad
-from searchlora.data.formats.common import NATIVE, field_map, native, native_columns, pair_id, read_table, split_files
+from searchlora.data.formats.common import (
+    NATIVE,
+    field_map,
+    is_whole,
+    native,
+    native_columns,
+    pair_id,
+    read_table,
+    split_files,
+)
 from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
@@ -213,7 +222,7 @@ def _reader_options(options: Options) -> Options:
 
 def _relevant_grade(options: Options, default: int) -> int:
     value = options.get("relevant", str(default))
-    if not value.isdigit() or value == "0":
+    if not is_whole(value) or value == "0":
         raise UsageError(f"must be a whole number, at least 1, not '{value}'", where="--option relevant")
     return int(value)
 

@@ -14,6 +14,7 @@ from searchlora.data.formats.common import (
     NATIVE,
     FormatReader,
     FormatRows,
+    is_whole,
     mapped,
     native,
     native_columns,
@@ -145,7 +146,7 @@ def _of_products(source: Path, given: Options) -> Options:
 
 def _count(options: Options, name: str) -> int:
     value = options.get(name, "0")
-    if not value.isdigit():
+    if not is_whole(value):
         raise UsageError(f"'{value}' is not a whole number", where=f"--option {name}")
     return int(value)
 

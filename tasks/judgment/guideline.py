@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from searchlora.data.formats.common import is_whole
 from searchlora.errors import DataError, UsageError
 from searchlora.files import read_text
 from searchlora.files.yaml_text import parse_yaml
@@ -206,6 +207,6 @@ def _checked(grades: list[Grade] | tuple[Grade, ...], relevant: int | None, text
 
 
 def _number(text: str, where: str) -> int:
-    if not text.isdigit():
+    if not is_whole(text):
         raise UsageError(f"'{text}' is not a whole number", where=where)
     return int(text)

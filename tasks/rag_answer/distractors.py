@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
+from searchlora.data.formats.common import is_whole
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Document, Option, Options, RejectedRow, SourceRow
 from searchlora.retrieval.analysis import Analyzer
@@ -224,7 +225,7 @@ def _distractors(
 
 def _number(options: Options, name: str, default: int) -> int:
     value = options.get(name, str(default))
-    if not value.isdigit() or int(value) < 1:
+    if not is_whole(value) or int(value) < 1:
         raise UsageError(f"must be a whole number, at least 1, not '{value}'", where=f"--option {name}")
     return int(value)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
 from searchlora.data.formats import conversations, msrd, pairs, query_log, recognition
-from searchlora.data.formats.common import NATIVE, mapped, native, native_columns, with_options
+from searchlora.data.formats.common import NATIVE, is_whole, mapped, native, native_columns, with_options
 from searchlora.data.splits import connected
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
@@ -46,7 +46,7 @@ def _native(source: Path, options: Options) -> Rows:
 def _canard_turns(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
     """CANARD's questions from turn `from_turn` on; the dataset card counts the questions left out."""
     from_turn = options.get("from_turn", "1")
-    if not from_turn.isdigit():
+    if not is_whole(from_turn):
         raise UsageError(f"'{from_turn}' is not a whole number", where="--option from_turn")
     left_out = 0
     for row in conversations.read_canard(source):

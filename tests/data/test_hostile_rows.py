@@ -112,7 +112,7 @@ GOOD: dict[tuple[str, str], dict[str, Any]] = {
     ("embedding", "pairs"): {"query": "tent % x", "positive": "the tent %"},
     ("embedding", "faq"): {"question": "why tent %?", "answer": "because %"},
     ("embedding", "labelled"): {"text": "tent % x", "label": "l"},
-    ("judgment", "native"): {"id": "q% d%", "group": "%", "query": "t %", "passage": "%", "grade": 1, "votes": {"1": 2}},
+    ("judgment", "native"): {"id": "q% d%", "group": "%", "query": "%", "passage": "%", "grade": 1, "votes": {"1": 2}},
     ("judgment", "judgments"): {"query": "tent % x", "passage": "the tent %", "grade": 1},
     ("judgment", "esci"): {"query": "tent % x", "product_id": "p%", "product_locale": "us", "esci_label": "E",
                            "product_title": "tent %"},

@@ -104,6 +104,16 @@ def no_text(data: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return None
 
 
+def is_whole(text: str) -> bool:
+    """Whether the value of an option is a whole number. `str.isdigit` also accepts "²", which `int` does not.
+
+    Examples:
+        >>> is_whole("12"), is_whole("-1"), is_whole("²"), is_whole("9" * 5000)
+        (True, False, False, False)
+    """
+    return text.isascii() and text.isdecimal() and len(text) < 20
+
+
 def as_word(value: Any) -> Any:
     """An id or group: a number as text. Others are left as they are, so that the record schema rejects them."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
