@@ -24,10 +24,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
-from searchlora.files import json_object, read_text
+from searchlora.files import json_object
 from searchlora.outputs import Evidence, InvalidOutput, OutputSpec
 from searchlora.plugins import Plugin, installed_plugins
 from searchlora.recipe import read_recipe
@@ -264,7 +264,10 @@ class Task(ABC):
         return {}
 
     def _read(self, name: str) -> str:
-        return read_text(self.folder / name)
+        try:
+            return (self.folder / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"is not UTF-8 text ({error.reason})", where=self._where(name)) from None
 
     def _where(self, name: str) -> str:
         return str(self.folder / name)

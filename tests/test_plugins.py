@@ -46,6 +46,7 @@ def test_two_plugins_of_one_name_are_an_error_where_that_name_is_asked_for(insta
         load_task("season")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "says"),
     [

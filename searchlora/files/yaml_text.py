@@ -93,7 +93,7 @@ def _check_events(text: str) -> None:
     total = 0
     event: Any  # the types of the events lack what each kind has
     for event in yaml.parse(text, Loader=_base_loader()):
-        nodes, levels = 1, 0
+        nodes, levels, line = 1, 0, event.start_mark.line + 1
         if isinstance(event, yaml.CollectionStartEvent):
             _check_tag(event)
             stack.append(_Open(event.anchor))
@@ -103,8 +103,8 @@ def _check_events(text: str) -> None:
             anchored[closed.anchor or ""] = nodes, levels
         elif isinstance(event, yaml.AliasEvent):
             if any(each.anchor == event.anchor for each in stack):  # a value in itself
-                raise ValueError(f"{_TOO_DEEP}, line {event.start_mark.line + 1}")
-            nodes, levels = anchored.get(event.anchor, (1, 0))
+                raise ValueError(f"{_TOO_DEEP}, line {line}")
+            nodes, levels = anchored.get(str(event.anchor), (1, 0))
         elif isinstance(event, yaml.ScalarEvent):
             _check_tag(event)
         else:  # the begin or end of the text or a document
@@ -114,9 +114,9 @@ def _check_events(text: str) -> None:
             stack[-1].levels = max(stack[-1].levels, levels)
         total += 0 if isinstance(event, yaml.CollectionEndEvent) else nodes
         if len(stack) - 1 + levels > MAX_DEPTH:
-            raise ValueError(f"{_TOO_DEEP}, line {event.start_mark.line + 1}")
+            raise ValueError(f"{_TOO_DEEP}, line {line}")
         if total > MAX_NODES:
-            raise ValueError(f"expands to more than {MAX_NODES:,} values, line {event.start_mark.line + 1}")
+            raise ValueError(f"expands to more than {MAX_NODES:,} values, line {line}")
 
 
 def _check_tag(event: Any) -> None:
