@@ -127,6 +127,7 @@ def test_a_file_within_the_limits_is_no_sample(cli, tmp_path):
     assert "sample:" not in cli("data", "inspect", path).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "qrels.txt", "run.trec", "topics.tsv"]
 )
