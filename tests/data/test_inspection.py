@@ -121,6 +121,11 @@ def test_the_sample_of_a_large_file_is_stated(cli, tmp_path, monkeypatch):
     assert profile(path).sample_of == "the first 5 rows"
 
 
+def test_a_grade_of_very_many_digits_is_no_number(tmp_path):
+    path = written(tmp_path / "t.csv", f"query,passage,grade\ntent,a tent,{'9' * 5000}\nboot,a boot,1\n")
+    assert not any(each.complete for each in propose(profile(path), [load_tasks()["judgment"]]))
+
+
 def test_a_file_within_the_limits_is_no_sample(cli, tmp_path):
     path = written(tmp_path / "t.csv", "query,rewrite\n" + "sofa,couch\n" * 50)
     assert profile(path).sample_of == ""

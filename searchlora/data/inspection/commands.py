@@ -71,6 +71,7 @@ _WORDS: Mapping[str, int] = {
 }
 _ESCI = ({"e", "s", "c", "i"}, {"exact", "substitute", "complement", "irrelevant"})
 _SCALE = (0, 1, 2, 3)
+_LONG_GRADE = 10  # characters of a number that is no grade
 
 _ENOUGH = 0.3  # share of the judged documents that a file holds, to be taken for their corpus
 _MOST = 0.5  # share of the rows in which a column of texts is filled
@@ -231,7 +232,7 @@ def _add_grades(found: Profile, columns: Sequence[str], format: Format, parts: _
     folds = "grades" in format.options  # the grades are mapped to the scale 0 to 3
     if folds and len(values) == 1:
         parts.notes.append("all rows have one grade: a judge would learn to repeat it, and the build refuses")
-    whole = all(value.removeprefix("-").isdecimal() for value in values)
+    whole = all(value.removeprefix("-").isdecimal() and len(value) < _LONG_GRADE for value in values)
     if whole and (not folds or (values <= set(map(str, _SCALE)) and not values <= {"0", "1"})):
         return
     lower = {value.lower() for value in values}
