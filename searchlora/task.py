@@ -21,14 +21,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
 
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
+from searchlora.files import json_object
 from searchlora.outputs import Evidence, InvalidOutput, OutputSpec
+from searchlora.plugins import Plugin, installed_plugins
 from searchlora.recipe import read_recipe
 from searchlora.records import Format, Judgment, Options, Record, SearchContext
 from searchlora.rewards import INVALID, RewardContext
@@ -230,7 +231,7 @@ class Task(ABC):
     @cached_property
     def record_schema(self) -> Mapping[str, Any]:
         """JSON Schema of a record. `id` and `group` are required strings in every task."""
-        schema: Mapping[str, Any] = json.loads(self._read("record.schema.json"))
+        schema: Mapping[str, Any] = json_object(self._read("record.schema.json"), self._where("record.schema.json"))
         return schema
 
     @cached_property
@@ -241,7 +242,9 @@ class Task(ABC):
     @cached_property
     def examples(self) -> Sequence[Record]:
         """A few synthetic records. Manifests store them as golden records, so they contain nobody's data."""
-        return [json.loads(line) for line in self._read("examples.jsonl").splitlines() if line.strip()]
+        where = self._where("examples.jsonl")
+        lines = enumerate(self._read("examples.jsonl").splitlines(), 1)
+        return [json_object(line, f"{where}, line {number}") for number, line in lines if line.strip()]
 
     def input_text(self, record: Record) -> str:
         """The model's input as text. The leak check compares it: two splits may not share it."""
@@ -276,7 +279,13 @@ class Task(ABC):
         return None
 
     def _read(self, name: str) -> str:
-        return (self.folder / name).read_text(encoding="utf-8")
+        try:
+            return (self.folder / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"is not UTF-8 text ({error.reason})", where=self._where(name)) from None
+
+    def _where(self, name: str) -> str:
+        return str(self.folder / name)
 
 
 class PromptedTask(Task):
@@ -475,11 +484,15 @@ class EncoderTask(Task):
         return self.query(record)
 
 
-def load_tasks(folder: str | Path | None = None) -> dict[str, Task]:
+def load_tasks(
+    folder: str | Path | None = None, *, skipped: Callable[[UsageError], None] | None = None
+) -> dict[str, Task]:
     """All task plugins by name: installed ones, then those in `folder`.
 
     Args:
         folder: A directory of plugin folders; default: the environment variable SEARCHLORA_TASKS.
+        skipped: Called with the error of each plugin that cannot be used, for a command that needs none in particular;
+            without it the first such error is raised.
 
     Raises:
         UsageError: if two plugins share a name, or one cannot be imported or does not export a `Task` called `task`.
@@ -488,7 +501,20 @@ def load_tasks(folder: str | Path | None = None) -> dict[str, Task]:
         >>> sorted(load_tasks())
         ['embedding', 'intent', 'judgment', 'rag_answer', 'rewriting']
     """
-    return {name: load() for name, load in _plugins(folder).items()}
+    tasks: dict[str, Task] = {}
+    for name, plugin in _plugins(folder).items():
+        try:
+            tasks[name] = _loaded(name, plugin)
+        except UsageError as error:
+            if skipped is None:
+                raise
+            skipped(error)
+    return tasks
+
+
+def task_names(folder: str | Path | None = None) -> list[str]:
+    """The names of all task plugins, sorted; none is imported."""
+    return sorted(_plugins(folder))
 
 
 def load_task(name: str, folder: str | Path | None = None) -> Task:
@@ -504,7 +530,7 @@ def load_task(name: str, folder: str | Path | None = None) -> Task:
         raise UsageError(
             f"there is no task '{name}'", fix=f"Known tasks: {known}. For your own: --tasks FOLDER or SEARCHLORA_TASKS."
         )
-    return plugins[name]()
+    return _loaded(name, plugins[name])
 
 
 def load_encoder_task(name: str, folder: str | Path | None = None) -> EncoderTask:
@@ -527,35 +553,38 @@ def prompted(task: Task) -> PromptedTask:
     return task
 
 
-def _plugins(folder: str | Path | None) -> dict[str, Callable[[], Task]]:
-    """Name of the entry point or plugin folder -> a function that imports the plugin."""
-    plugins: dict[str, Callable[[], Task]] = {}
-    for point in entry_points(group=GROUP):
-        if point.name in plugins:
-            raise UsageError(f"there are two tasks called '{point.name}'", fix="Uninstall one of them.")
-        plugins[point.name] = partial(_loaded, point.name, point.load, f"entry point {point.name} = {point.value}")
+def _plugins(folder: str | Path | None) -> dict[str, Plugin]:
+    """The installed plugins and those of a folder by name. A folder of one's own may not have the name of another."""
+    plugins = installed_plugins(GROUP, "searchlora.tasks")
     directory = folder or os.environ.get("SEARCHLORA_TASKS")
     if directory:
         if not Path(directory).is_dir():
             raise UsageError("is not a folder of tasks", where=str(directory))
         for package in sorted(Path(directory).iterdir()):
             if (package / "__init__.py").is_file():
-                if package.name in plugins:
-                    raise UsageError(f"there are two tasks called '{package.name}'", where=str(package))
-                plugins[package.name] = partial(_loaded, package.name, partial(_import_folder, package), str(package))
+                load = partial(_clash if package.name in plugins else _import_folder, package)
+                plugins[package.name] = Plugin(str(package), load)
     return plugins
 
 
-def _loaded(name: str, load: Callable[[], object], where: str) -> Task:
+def _clash(package: Path) -> object:
+    raise UsageError(f"there are two tasks called '{package.name}'", where=str(package), fix="Rename the folder.")
+
+
+def _loaded(name: str, plugin: Plugin) -> Task:
+    where = plugin.where
     try:
-        task = load()
-    except Exception as error:  # a plugin may raise anything; the message names the plugin
+        task = plugin.load()
+        own_name = task.name if isinstance(task, Task) else ""
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # a plugin may raise anything; the message names the plugin
         raise UsageError(f"the task cannot be imported ({type(error).__name__}: {error})", where=where) from error
     if not isinstance(task, Task):
         raise UsageError("does not export a searchlora Task called 'task'", where=where)
-    if task.name != name:
+    if own_name != name:
         raise UsageError(
-            f"the task is named '{task.name}', but its entry point or folder is named '{name}'",
+            f"the task is named '{own_name}', but its entry point or folder is named '{name}'",
             where=where,
             fix="Give both the same name.",
         )

@@ -45,6 +45,9 @@ def _main() -> None:
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
             # The system refuses a file: a full disk, a name that is too long, a missing right.
             _exit(f"{_shortened(str(error.filename))}: {error.strerror}. Check the path, its rights and the disk.", 1)
+        if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from"):
+            # `Path.resolve` of Python before 3.13; later ones leave it to the system, which refuses the file.
+            _exit(f"{_shortened(str(error))}. Give a path whose symbolic links lead to a file.", 1)
         _exit(f"unexpected {type(error).__name__}: {error}\nRun again with --debug for the traceback.", 70)
 
 

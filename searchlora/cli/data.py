@@ -137,12 +137,13 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Describe a file (columns, types, faults), and print the commands that build from it."""
-    from searchlora.cli.terminal import print_json
-    from searchlora.data.inspection import lines_of, profile, propose
-    from searchlora.task import load_tasks
+    from searchlora.cli.terminal import print_json, usable_tasks
+    from searchlora.data.inspection import inspection, lines_of, profile, propose
 
-    found = profile(source)
-    commands = propose(found, [task for _, task in sorted(load_tasks(tasks).items())])
+    usable = usable_tasks(tasks)
+    with inspection():
+        found = profile(source)
+        commands = propose(found, usable)
     if as_json:
         proposed = [
             {"command": str(each), "purpose": each.purpose, "notes": list(each.notes), "complete": each.complete}

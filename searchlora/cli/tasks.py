@@ -20,10 +20,14 @@ def list_(tasks: TasksOption = None, as_json: JsonOption = False) -> None:
     """List every task with its base model, formats and output."""
     from rich.table import Table
 
-    from searchlora.cli.terminal import print_json, table_console
-    from searchlora.task import load_tasks
+    from searchlora.cli.terminal import print_json, table_console, usable_tasks, warn_of
 
-    described = [_described(task) for _, task in sorted(load_tasks(tasks).items())]
+    described = []
+    for task in usable_tasks(tasks):
+        try:
+            described.append(_described(task))
+        except Exception as error:  # its code or its files may have any fault; the others are listed
+            warn_of(f"the task '{task.name}' cannot be described ({error})")
     if as_json:
         print_json(described)
         return

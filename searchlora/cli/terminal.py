@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -23,9 +24,25 @@ if TYPE_CHECKING:
     from searchlora.eval.policy import RuleResult
     from searchlora.pipelines.explain import Explanation, Retrieved
     from searchlora.records import Document
+    from searchlora.task import Task
 
 #: Measures shown in the terminal, where the comparison has them; the report shows all.
 _MAIN_MEASURES = ("nDCG@10", "Recall@100", "MRR@10")
+
+
+def usable_tasks(folder: Path | None) -> list[Task]:
+    """All tasks by name; a plugin that cannot be used is left out with a warning, for commands that need none of them
+    in particular."""
+    from searchlora.task import load_tasks
+
+    return [task for _, task in sorted(load_tasks(folder, skipped=warn_of).items())]
+
+
+def warn_of(problem: object) -> None:
+    """Print a warning on stderr."""
+    from searchlora.cli import printable
+
+    typer.echo(f"warning: {printable(str(problem))}", err=True)
 
 
 @contextmanager

@@ -226,7 +226,8 @@ def planned(name: str, grid: Sequence[str]) -> list[Trial]:
             values = parse_yaml(f"[{text}]")
         except ValueError:
             raise UsageError(f"'{text[:100]}' are not YAML values with commas between", where="--grid") from None
-        axes[key] = list({json.dumps(value): value for value in values}.values())
+        # A trial is stored as JSON, in which a date is text, as recipes take it too.
+        axes[key] = [json.loads(text) for text in dict.fromkeys(json.dumps(value, default=str) for value in values)]
     count = 1
     for values in axes.values():
         count *= len(values)

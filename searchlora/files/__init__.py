@@ -2,7 +2,7 @@
 
 `atomic` writes files and folders whole or not at all, `text` opens and decodes, `json_text` parses strict JSON, `rows`
 reads rows of five kinds of file, `field_map` says which columns hold their fields, `read_progress` counts the bytes
-read, and `file_state` notices that a file was changed.
+read, `read_limit` bounds them, and `file_state` notices that a file was changed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from searchlora.files.atomic import (
 from searchlora.files.field_map import FieldMap, as_text, mapped, parse_field_map
 from searchlora.files.file_state import FileState, WatchedFiles, cache_digest, cached_digest
 from searchlora.files.json_text import Pairs, json_file, json_line, json_object, parse_json
+from searchlora.files.read_limit import ReadLimit, ReadLimitReached, limited_reads
 from searchlora.files.read_progress import ReadProgress, track_reads
 from searchlora.files.rows import EXCERPT, EXTENSIONS, RejectedRow, Rows, SourceRow, read_rows, strict
 from searchlora.files.text import (
@@ -45,6 +46,8 @@ __all__ = [
     "FileState",
     "Head",
     "Pairs",
+    "ReadLimit",
+    "ReadLimitReached",
     "ReadProgress",
     "RejectedRow",
     "Rows",
@@ -63,6 +66,7 @@ __all__ = [
     "json_file",
     "json_line",
     "json_object",
+    "limited_reads",
     "mapped",
     "numbered_lines",
     "open_bytes",

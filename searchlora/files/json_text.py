@@ -20,6 +20,9 @@ MAX_DEPTH = 100
 
 MAX_INTEGER = 2**63 - 1
 
+#: Characters of a JSON file that is read whole. Its values take up to ten times as much memory.
+MAX_JSON = 1 << 29
+
 
 class UnfitText(ValueError):
     """A JSON value whose texts cannot be stored; `value` is the value."""
@@ -71,7 +74,9 @@ def json_file(path: Path, *, pairs: bool = False) -> Any:
         DataError: naming the line, if the file is not JSON.
     """
     with open_text(path) as file:
-        text = file.read()
+        text = file.read(MAX_JSON + 1)
+    if len(text) > MAX_JSON:
+        raise DataError(f"has more than {MAX_JSON:,} characters", where=str(path), fix="Convert it to JSON Lines.")
     try:
         return _parse(text, _PAIRS_DECODER if pairs else _DECODER)
     except json.JSONDecodeError as error:

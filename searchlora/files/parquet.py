@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import IO, Any
 
 from searchlora.errors import DataError
+from searchlora.files.read_limit import check_read_time
 from searchlora.files.text import MAX_UNPACK_RATIO, MIN_UNPACK_LIMIT
 
 _BATCH_SIZES = (1024, 32, 1)  # rows
@@ -45,6 +46,7 @@ def parquet_values(
         packed = source.seek(0, io.SEEK_END)
         _check_unpacked_size(table, packed, label)
         for batch in _batches(table, source, packed, label, columns):
+            check_read_time()
             yield from _batch_rows(batch)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -66,10 +68,14 @@ def without_nulls(cell: Any) -> Any:
 
 
 def _check_unpacked_size(table: Any, packed: int, label: str) -> None:
-    groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
-    # Equal values in a row, nulls among them, are stored as one value and their number.
-    values = sum(group.column(column).num_values for group in groups for column in range(group.num_columns))
-    if max(sum(group.total_byte_size for group in groups), values) > max(MIN_UNPACK_LIMIT, MAX_UNPACK_RATIO * packed):
+    size = values = 0
+    for number in range(table.metadata.num_row_groups):
+        check_read_time()
+        group = table.metadata.row_group(number)
+        size += group.total_byte_size
+        # Equal values in a row, nulls among them, are stored as one value and their number.
+        values += sum(group.column(column).num_values for column in range(group.num_columns))
+    if max(size, values) > max(MIN_UNPACK_LIMIT, MAX_UNPACK_RATIO * packed):
         raise _unpacks_too_far(label)
 
 
@@ -88,6 +94,7 @@ def _batches(table: Any, source: IO[bytes], packed: int, label: str, columns: Se
     """
     left = max(_UNPACKED_TEXTS, MAX_UNPACK_RATIO * packed)
     for number in range(table.metadata.num_row_groups):
+        check_read_time()
         group = table.metadata.row_group(number)
         chunks = [group.column(column) for column in range(group.num_columns)]
         texts = [chunk for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"]
@@ -107,7 +114,10 @@ def _batch_size(source: IO[bytes], group: int, texts: Sequence[str], columns: Se
     table = pyarrow.parquet.ParquetFile(source, read_dictionary=texts)  # texts that are equal are held once
     for size in _BATCH_SIZES:
         batches = table.iter_batches(batch_size=size, row_groups=[group], columns=columns)
-        decoded = [sum(map(_decoded_bytes, batch.columns)) for batch in batches]
+        decoded = []
+        for batch in batches:
+            check_read_time()
+            decoded.append(sum(map(_decoded_bytes, batch.columns)))
         if max(decoded, default=0) <= _BATCH_BYTES:
             return size, sum(decoded)
     return 0, 0

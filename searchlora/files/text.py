@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from searchlora.errors import DataError
+from searchlora.files.read_limit import metered
 from searchlora.files.read_progress import NOT_REGULAR, open_counted
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         with open_counted(path) as raw:
             if is_gzip(path):
                 with gzip.open(raw) as unpacked, io.BufferedReader(_Limited(unpacked, path), _CHUNK) as limited:
-                    yield limited
+                    yield metered(limited)
             else:
-                yield raw
+                yield metered(raw)
     except FileNotFoundError:
         raise DataError("there is no such file", where=str(path), fix="Check the path.") from None
     except (gzip.BadGzipFile, zlib.error) as error:

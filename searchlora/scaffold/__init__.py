@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 
 from searchlora.errors import UsageError
-from searchlora.task import load_tasks
+from searchlora.task import task_names
 
 _FOLDER = Path(__file__).parent
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
@@ -106,7 +106,7 @@ def new_task(name: str, kind: str, out: str | Path) -> Path:
             f"'{name}' is not a task name",
             fix="Use at most 40 lower-case letters, digits and underscores, starting with a letter.",
         )
-    if name in load_tasks():
+    if name in task_names():
         raise UsageError(f"there is a task '{name}' already", fix="Choose another name.")
     folder = Path(out) / name
     try:

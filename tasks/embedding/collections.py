@@ -8,7 +8,7 @@ from pathlib import Path
 
 from searchlora.data.collection import read_documents
 from searchlora.data.formats.clicks import COLUMNS, read_clicks
-from searchlora.data.formats.common import document_id
+from searchlora.data.formats.common import document_id, is_whole
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
@@ -132,7 +132,7 @@ def clicks_card(source: Path, options: Options) -> JudgmentsCard:
 
 def _count_clicks(source: Path, options: Options) -> ClickJudgments:
     minimum = options.get("minimum", str(MINIMUM))
-    if not minimum.isdigit():
+    if not is_whole(minimum):
         raise UsageError(f"'{minimum}' is not a whole number", where="--option minimum")
     counts = ClickCounts()
     for impression in read_clicks(source, {name: options[name] for name in COLUMNS if name in options}):

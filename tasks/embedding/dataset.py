@@ -9,7 +9,16 @@ from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
 from searchlora.data.formats import judged_collections, judgments, labels, msrd, pairs, recognition, squad
-from searchlora.data.formats.common import NATIVE, field_map, native, native_columns, pair_id, read_table, split_files
+from searchlora.data.formats.common import (
+    NATIVE,
+    field_map,
+    is_whole,
+    native,
+    native_columns,
+    pair_id,
+    read_table,
+    split_files,
+)
 from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
@@ -63,15 +72,15 @@ def _pairs(source: Path, options: Options) -> Rows:
     records: dict[tuple[str | None, str], tuple[dict[str, Any], str]] = {}
     first: dict[str, str | None] = {}  # id -> the first split with that id
     for path, split in split_files(source):
-        for row in read_table(path, fields, ("query", "positive")):
+        for row in read_table(path, fields, ("query", "positive"), texts=("query", "positive")):
             if isinstance(row, RejectedRow):
                 yield row
                 continue
             texts: dict[str, Any] = {name: row.data.get(name) for name in PAIR_COLUMNS}
-            if not all(isinstance(texts[name], str) and texts[name].strip() for name in ("query", "positive")):
-                yield RejectedRow(row.where, "query or positive is not a text", row.data)
+            if not all(texts[name].strip() for name in ("query", "positive")):
+                yield RejectedRow(row.where, "query or positive holds no text", row.data)
                 continue
-            query = str(texts["query"])
+            query: str = texts["query"]
             name = pair_id(query)
             record: dict[str, Any] = {
                 # A query in two splits gets two ids, so that the leak check can tell the records apart.
@@ -139,7 +148,7 @@ def _labelled(read: Callable[[Path, Options], Rows]) -> Callable[[Path, Options]
             else:
                 text, label = row.data["text"], row.data["label"]
                 label = str(label).strip() if isinstance(label, str | int) else label
-                yield _row(row, row.data["id"], normalised(str(text)) or str(text), text, label=label)
+                yield _row(row, row.data["id"], normalised(text) or text, text, label=label)
 
     return rows
 
@@ -213,7 +222,7 @@ def _reader_options(options: Options) -> Options:
 
 def _relevant_grade(options: Options, default: int) -> int:
     value = options.get("relevant", str(default))
-    if not value.isdigit() or value == "0":
+    if not is_whole(value) or value == "0":
         raise UsageError(f"must be a whole number, at least 1, not '{value}'", where="--option relevant")
     return int(value)
 

@@ -118,7 +118,7 @@ def _labelled(data: Mapping[str, Any]) -> Record:
     """The record of a labelled text. Texts that differ in case or punctuation only share a group."""
     text, label = data["text"], data["label"]
     label = str(label).strip() if isinstance(label, str | int) else label
-    record = {"id": data["id"], "group": normalised(str(text)), "query": text, "label": label}
+    record = {"id": data["id"], "group": normalised(text), "query": text, "label": label}
     return {**record, "split": data["split"]} if data["split"] is not None else record
 
 

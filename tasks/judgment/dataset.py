@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from searchlora.data.formats.common import (
     NATIVE,
     FormatReader,
     FormatRows,
+    is_whole,
     mapped,
     native,
     native_columns,
@@ -25,6 +27,8 @@ from searchlora.files import Rows
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.records import Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, Guideline, guideline_of, settings_of
+
+_DIGIT = re.compile("-?[0-9]{1,9}")
 
 SHOP_RECORDS = "judgment.jsonl"
 REQUIRED_FIELDS = ("id", "group", "query", "passage", "grade")
@@ -94,9 +98,11 @@ def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
     if folded is None:
         known = ", ".join(str(source) for own in guideline.grades for source in own.covers)
         return RejectedRow(row.where, f"field 'grade': {grade} is not one of the guideline's ({known})", row.data)
-    votes = Counter[str]()
-    for vote, count in row.data.get("votes", {}).items():
-        if (own := guideline.fold(int(vote))) is None:
+    votes, given = Counter[str](), row.data.get("votes", {})
+    if not isinstance(given, Mapping) or not all(isinstance(count, int) for count in given.values()):
+        return RejectedRow(row.where, "field 'votes': is not an object of grades and numbers of raters", row.data)
+    for vote, count in given.items():
+        if (own := guideline.fold(int(vote)) if _DIGIT.fullmatch(vote) else None) is None:
             return RejectedRow(row.where, f"field 'votes': {vote} is not one of the guideline's grades", row.data)
         votes[str(own)] += count
     return SourceRow({**row.data, "grade": folded} | ({"votes": dict(votes)} if votes else {}), row.where)
@@ -140,7 +146,7 @@ def _of_products(source: Path, given: Options) -> Options:
 
 def _count(options: Options, name: str) -> int:
     value = options.get(name, "0")
-    if not value.isdigit():
+    if not is_whole(value):
         raise UsageError(f"'{value}' is not a whole number", where=f"--option {name}")
     return int(value)
 

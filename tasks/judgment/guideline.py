@@ -15,11 +15,13 @@ A Markdown guideline is the file that `searchlora grade serve` shows to human as
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from searchlora.data.formats.common import is_whole
 from searchlora.errors import DataError, UsageError
 from searchlora.files import read_text
 from searchlora.files.yaml_text import parse_yaml
@@ -47,7 +49,7 @@ REASON_OPTION: Mapping[str, Option] = {
 
 _BUILT_IN = Path(__file__).parent
 _PRODUCTS = "products"  # a built-in guideline
-_MARKDOWN_GRADE = re.compile(r"\s*[*+-]\s+\**(\d+)\**\s*[:=]\**\s*([^:.(–—]+)[:.(–—]*\s*(.*)")
+_MARKDOWN_GRADE = re.compile(r"\s*[*+-]\s+\**([0-9]{1,9})\**\s*[:=]\**\s*([^:.(–—]+)[:.(–—]*\s*(.*)")
 _KEYS = {"grade", "name", "meaning", "from"}
 
 
@@ -147,22 +149,22 @@ def _from_yaml(text: str, where: str) -> Guideline:
         raise DataError(str(error), where=where) from None
     if not isinstance(content, dict) or not isinstance(content.get("grades"), list):
         raise DataError("has no list 'grades'", where=where, fix="List each grade with its name and meaning.")
-    if unknown := sorted(set(content) - {"grades", "relevant", "text"}):
+    if unknown := sorted(map(str, content.keys() - {"grades", "relevant", "text"})):
         raise DataError(f"unknown key '{unknown[0]}'", where=where, fix="Known keys: grades, relevant, text.")
     grades = [_grade(entry, f"{where}, grades/{index}") for index, entry in enumerate(content["grades"])]
     relevant = content.get("relevant")
-    if relevant is not None and not isinstance(relevant, int):
+    if relevant is not None and type(relevant) is not int:
         raise DataError(f"'{relevant}' is not a grade", where=f"{where}, relevant")
     return _checked(grades, relevant, str(content.get("text") or "").strip(), where)
 
 
 def _grade(entry: Any, where: str) -> Grade:
-    if not isinstance(entry, dict) or not isinstance(entry.get("grade"), int) or not isinstance(entry.get("name"), str):
+    if not isinstance(entry, dict) or type(entry.get("grade")) is not int or not isinstance(entry.get("name"), str):
         raise DataError("a grade needs a number 'grade' and a text 'name'", where=where)
     if unknown := sorted(map(str, set(entry) - _KEYS)):
         raise DataError(f"unknown key '{unknown[0]}'", where=where, fix="Known keys: grade, name, meaning, from.")
     covers = entry.get("from", [entry["grade"]])
-    if not isinstance(covers, list) or not all(isinstance(grade, int) for grade in covers):
+    if not isinstance(covers, list) or not all(type(grade) is int for grade in covers):
         raise DataError("'from' is not a list of the source's grades", where=where)
     return Grade(entry["grade"], entry["name"].strip(), str(entry.get("meaning") or "").strip(), tuple(covers))
 
@@ -191,7 +193,7 @@ def _checked(grades: list[Grade] | tuple[Grade, ...], relevant: int | None, text
             f"the grades {listed} are not a scale", where=where, fix="A scale has two to four different digits."
         )
     covered = [source for grade in ordered for source in grade.covers]
-    if repeated := sorted({source for source in covered if covered.count(source) > 1}):
+    if repeated := sorted(source for source, count in Counter(covered).items() if count > 1):
         raise DataError(f"the source's grade {repeated[0]} is mapped to two grades", where=where, fix="Correct 'from'.")
     if relevant is None:
         relevant = numbers[len(numbers) // 2]
@@ -205,6 +207,6 @@ def _checked(grades: list[Grade] | tuple[Grade, ...], relevant: int | None, text
 
 
 def _number(text: str, where: str) -> int:
-    if not text.isdigit():
+    if not is_whole(text):
         raise UsageError(f"'{text}' is not a whole number", where=where)
     return int(text)

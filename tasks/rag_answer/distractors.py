@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from searchlora.errors import UsageError
+from searchlora.data.formats.common import is_whole
+from searchlora.errors import DataError, UsageError
 from searchlora.records import Document, Option, Options, RejectedRow, SourceRow
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
@@ -129,12 +130,16 @@ class PassagePool:
         self.documents = {document.id: document for document in documents}
 
     @cached_property
-    def _index(self) -> BM25Index:
-        return BM25Index(self.documents.values(), analyzer=Analyzer(stemmer="english"))
+    def _index(self) -> BM25Index | None:
+        """None where no passage holds a word."""
+        try:
+            return BM25Index(self.documents.values(), analyzer=Analyzer(stemmer="english"))
+        except DataError:
+            return None
 
     def candidates(self, query: str, k: int, rng: random.Random) -> Iterator[Document]:
         """The top `k` passages by BM25, then all others in random order."""
-        ranked = [hit.document for hit in self._index.search([query], k)[0]]
+        ranked = [hit.document for hit in self._index.search([query], k)[0]] if self._index is not None else []
         yield from (self.documents[id_] for id_ in ranked)
         others = sorted(set(self.documents) - set(ranked))
         rng.shuffle(others)
@@ -220,7 +225,7 @@ def _distractors(
 
 def _number(options: Options, name: str, default: int) -> int:
     value = options.get(name, str(default))
-    if not value.isdigit() or int(value) < 1:
+    if not is_whole(value) or int(value) < 1:
         raise UsageError(f"must be a whole number, at least 1, not '{value}'", where=f"--option {name}")
     return int(value)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from searchlora.data.formats.common import is_whole
 from searchlora.errors import DataError, UsageError
 from searchlora.files import read_text
 from searchlora.records import Option, Options
@@ -56,7 +57,7 @@ def settings_from(options: Options) -> Mapping[str, Any]:
 def words_from(options: Options) -> int:
     """The maximum number of words of a passage in the prompt. Raises `UsageError` for an invalid option."""
     value = options.get("words", str(DEFAULT["words"]))
-    if not value.isdigit() or int(value) < MIN_WORDS:
+    if not is_whole(value) or int(value) < MIN_WORDS:
         raise UsageError(f"must be a whole number, at least {MIN_WORDS}, not '{value}'", where="--option words")
     return int(value)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
 from searchlora.data.formats import conversations, msrd, pairs, query_log, recognition
-from searchlora.data.formats.common import NATIVE, mapped, native, native_columns, with_options
+from searchlora.data.formats.common import NATIVE, is_whole, mapped, native, native_columns, with_options
 from searchlora.data.splits import connected
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
@@ -46,7 +46,7 @@ def _native(source: Path, options: Options) -> Rows:
 def _canard_turns(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
     """CANARD's questions from turn `from_turn` on; the dataset card counts the questions left out."""
     from_turn = options.get("from_turn", "1")
-    if not from_turn.isdigit():
+    if not is_whole(from_turn):
         raise UsageError(f"'{from_turn}' is not a whole number", where="--option from_turn")
     left_out = 0
     for row in conversations.read_canard(source):
@@ -108,8 +108,8 @@ def _queries(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow
     """Each query once: a table of judgments has a row per document."""
     seen: set[str] = set()
     for row in native(source, options, ("id", "group", "query"), JSON_FIELDS):
-        if isinstance(row, SourceRow) and not row.data.get("history"):
-            text = str(row.data["query"])
+        text = row.data["query"] if isinstance(row, SourceRow) and not row.data.get("history") else None
+        if isinstance(text, str):
             if text in seen:
                 continue
             seen.add(text)
@@ -175,9 +175,12 @@ def read_words(path: Path) -> list[str]:
 
 
 def _with_protected(row: SourceRow, words: Sequence[str]) -> SourceRow:
-    query = f" {normalised(str(row.data.get('query', '')))} "
-    matches = [word for word in words if f" {normalised(word)} " in query]
-    protected = [*row.data.get("protected", []), *matches]
+    own, query = row.data.get("protected", []), row.data.get("query")
+    if not isinstance(own, list) or not isinstance(query, str):
+        return row  # rejected by the record schema
+    text = f" {normalised(query)} "
+    matches = [word for word in words if f" {normalised(word)} " in text]
+    protected = [*own, *matches]
     return SourceRow({**row.data, "protected": protected}, row.where) if matches else row
 
 

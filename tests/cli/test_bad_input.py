@@ -236,3 +236,15 @@ def test_errors_of_the_operating_system_are_put_into_words(refused, tmp_path, mo
 
     monkeypatch.setattr(Store, "list", full)
     assert "No space left on device" in refused("adapters", "list")
+
+
+@pytest.mark.slow
+def test_a_symbolic_link_to_itself_is_put_into_words(refused, tmp_path):
+    corpus = lines(tmp_path / "c.jsonl", {"id": "1", "text": "tent"})
+    queries = lines(tmp_path / "q.jsonl", {"id": "1", "query": "tent"})
+    pipeline = tmp_path / "p.yaml"
+    pipeline.write_text("name: p\nstages:\n  - bm25: {}\n", encoding="utf-8")
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert str(loop) in refused("index", "build", corpus, "--out", loop)
+    assert str(loop) in refused("run", pipeline, "--queries", queries, "--corpus", corpus, "--out", loop)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from searchlora.data import build
+from searchlora.data.formats.common import mapped
 from searchlora.data.personal_data import is_card
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import DataError, RejectedRows, UsageError
 from searchlora.files import read_rows
 from searchlora.records import RejectedRow
 
@@ -101,6 +102,93 @@ def test_an_unusable_query_log_row_is_rejected_with_its_position(
     ((where, why),) = rejected(tmp_path / "out")
     assert where == "log.jsonl, line 21"
     assert reason in why
+
+
+GOOD: dict[tuple[str, str], dict[str, Any]] = {
+    ("rewriting", "native"): {"id": "r%", "group": "g%", "query": "tent % x", "rewrite": "tent %", "protected": ["%"]},
+    ("rewriting", "pairs"): {"query": "tent % x", "rewrite": "tent %"},
+    ("rewriting", "queries"): {"query": "tent % x"},
+    ("intent", "csv"): {"text": "tent % x", "label": "l"},
+    ("embedding", "pairs"): {"query": "tent % x", "positive": "the tent %"},
+    ("embedding", "faq"): {"question": "why tent %?", "answer": "because %"},
+    ("embedding", "labelled"): {"text": "tent % x", "label": "l"},
+    ("judgment", "native"): {"id": "q% d%", "group": "%", "query": "%", "passage": "%", "grade": 1, "votes": {"1": 2}},
+    ("judgment", "judgments"): {"query": "tent % x", "passage": "the tent %", "grade": 1},
+    ("judgment", "esci"): {"query": "tent % x", "product_id": "p%", "product_locale": "us", "esci_label": "E",
+                           "product_title": "tent %"},
+}  # fmt: skip
+
+#: Values that are neither text nor null-free text, and a field of which each of them makes the row unusable.
+ODD: list[Any] = [None, 7, 1.5, True, [], ["a", None], {}, {"a": None}]
+FIELDS = {
+    "protected": [7, 1.5, True, {"a": 1}, "a", [None]],
+    "votes": [7, True, [], "2", {"a": 1}, {"1": "2"}, {"1": []}],
+}
+CHECKED = ("query", "rewrite", "text", "positive", "question", "answer", "passage", "protected", "votes")
+
+
+def made_row(row: dict[str, Any], number: int) -> dict[str, Any]:
+    return json.loads(json.dumps(row).replace("%", str(number)))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+@pytest.mark.parametrize(("task", "format"), GOOD, ids=map("-".join, GOOD))
+def test_a_field_of_another_type_rejects_its_row_and_no_other(
+    tmp_path: Path, task: str, format: str, ending: str
+) -> None:
+    """Readers compare, hash and normalise texts; a null or a number must not reach that."""
+    row = GOOD[task, format]
+    faulty = [
+        {**made_row(row, 100 + number), field: value}
+        for number, (field, value) in enumerate(
+            (field, value) for field in row if field in CHECKED for value in FIELDS.get(field, ODD)
+        )
+        if not (format == "judgments" and isinstance(value, int | float) and value is not True)  # read as text
+    ]
+    rows = [made_row(row, number) for number in range(30)]
+    if "label" in row:
+        rows = [{**each, "label": "ab"[number % 2]} for number, each in enumerate(rows)]
+    rows[15:15] = faulty
+    source = tmp_path / f"rows.{ending}"
+    source.write_text(json.dumps(rows) if ending == "json" else "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    build(task, source, format=format, out=tmp_path / "out", allow_rejects=True, on_leak="drop")
+    place = "row" if ending == "json" else "line"
+    assert [where for where, _ in rejected(tmp_path / "out")] == [
+        f"rows.{ending}, {place} {number}" for number in range(16, 16 + len(faulty))
+    ]
+
+
+@pytest.mark.parametrize("value", [None, 7, 1.5, True, ["a"], {"a": 1}])
+def test_a_parquet_column_of_another_type_rejects_its_rows(tmp_path: Path, value: Any) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = {"query": [value] * 5, "rewrite": ["tent"] * 5}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "rows.parquet")
+    with pytest.raises(RejectedRows, match=r"rows.parquet, row 1: field 'query': .* is not text"):
+        build("rewriting", tmp_path / "rows.parquet", format="pairs", out=tmp_path / "out", allow_rejects=True)
+
+
+def test_a_row_that_a_converter_raises_for_is_rejected(tmp_path: Path) -> None:
+    """A reader of a third-party format may assume more of a row than its file holds."""
+    (tmp_path / "rows.jsonl").write_text('{"a": {"b": 1}}\n{"a": null}\n{}\n{"a": {"b": 2}}\n')
+    read = mapped(lambda source, _: read_rows(source), lambda row: {"b": row["a"]["b"]})
+    found = list(read(tmp_path / "rows.jsonl", {}))
+    assert [isinstance(row, RejectedRow) for row in found] == [False, True, True, False]
+    assert found[1].reason.startswith("is not a row of this format (TypeError")
+    assert found[1].where == "rows.jsonl, line 2"
+
+
+def test_a_pair_is_not_graded_with_and_without_a_rater(tmp_path: Path) -> None:
+    row = {"query": "tent", "document": "d1", "passage": "a tent", "grade": 1}
+    rows = [row, {**row, "rater": "ann"}, {**row, "document": "d2", "rater": "ann"}, {**row, "document": "d2"}]
+    rows += [{**row, "query": f"boot {number}", "grade": number % 3} for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    build("judgment", tmp_path / "rows.jsonl", format="judgments", out=tmp_path / "out", allow_rejects=True)
+    assert rejected(tmp_path / "out")[:2] == [
+        ("rows.jsonl, line 2", "the pair has a grade without a rater in an earlier row"),
+        ("rows.jsonl, line 4", "the pair has a grade with a rater in an earlier row"),
+    ]
 
 
 def test_rejected_rows_show_no_personal_data(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import shlex
+import time
 from itertools import islice
 from pathlib import Path
 
+import numpy
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -105,6 +107,80 @@ def test_a_fault_in_a_trec_file_is_reported_with_its_place(tmp_path):
     found = profile(written(tmp_path / "q.txt", "q1 0 d1 3\nq1 0 d1 0\n"))
     assert found.faulty == 1 and found.faults[0].where.endswith("q.txt, line 2")
     assert commands(tmp_path / "q.txt") == []
+
+
+def test_the_sample_of_a_large_file_is_stated(cli, tmp_path, monkeypatch):
+    path = written(tmp_path / "t.csv", "query,rewrite\n" + "sofa,couch\n" * 50)
+    monkeypatch.setattr("searchlora.data.inspection.profiling.MAX_ROWS", 20)
+    found = profile(path)
+    assert (found.rows, found.faulty, found.sample_of) == (20, 0, "the first 20 rows")
+    told = cli("data", "inspect", path)
+    assert "sample: the first 20 rows; columns, faults and commands are of this part" in told.out
+    assert json.loads(cli("data", "inspect", path, "--json").out)["sample"] == "the first 20 rows"
+    monkeypatch.setattr("searchlora.data.inspection.profiling.MAX_CELLS", 10)
+    assert profile(path).sample_of == "the first 5 rows"
+
+
+def test_a_grade_of_very_many_digits_is_no_number(tmp_path):
+    path = written(tmp_path / "t.csv", f"query,passage,grade\ntent,a tent,{'9' * 5000}\nboot,a boot,1\n")
+    assert not any(each.complete for each in propose(profile(path), [load_tasks()["judgment"]]))
+
+
+def test_a_file_within_the_limits_is_no_sample(cli, tmp_path):
+    path = written(tmp_path / "t.csv", "query,rewrite\n" + "sofa,couch\n" * 50)
+    assert profile(path).sample_of == ""
+    assert "sample:" not in cli("data", "inspect", path).out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "qrels.txt", "run.trec", "topics.tsv"]
+)
+def test_inspection_ends_when_its_time_or_its_bytes_are_used_up(cli, tmp_path, monkeypatch, name):
+    lines = {"a.json": "{}", "a.jsonl": "{}", "qrels.txt": "q1 0 d% 1", "run.trec": "q1 Q0 d% 1 1.5 tag"}
+    line = lines.get(name, "q%\ta green tent")
+    path = written(tmp_path / f"{name}.gz", "")
+    path.write_bytes(gzip.compress("".join(line.replace("%", str(n)) + "\n" for n in range(50_000)).encode()))
+    monkeypatch.setattr("searchlora.data.inspection.profiling.MAX_BYTES", 100_000)
+    assert profile(path).sample_of == "the first 100,000 bytes"
+    assert cli("data", "inspect", path).code == 0
+    monkeypatch.setattr("searchlora.data.inspection.profiling.MAX_SECONDS", -1.0)
+    called = cli("data", "inspect", path)
+    assert called.code in (0, 1) and "-1 seconds" in called.out + called.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["jsonl.gz", "one line.jsonl.gz", "csv.gz", "txt.gz", "zeros.parquet", "dictionary.parquet"]
+)
+def test_a_small_file_that_unpacks_to_very_much_is_inspected_in_bounded_time(tmp_path, kind):
+    path = tmp_path / f"bomb.{kind}"
+    if kind.endswith("parquet"):
+        zeros = numpy.zeros(20_000_000, numpy.int8)
+        texts = pyarrow.DictionaryArray.from_arrays(zeros[:100_000].astype(numpy.int32), ["x" * 5000])
+        column = pyarrow.array(zeros) if kind.startswith("zeros") else texts
+        pyarrow.parquet.write_table(pyarrow.table({"query": column}), path, compression="zstd")
+    else:
+        line = b'{"query": "a", "rewrite": "b"}\n' if kind == "jsonl.gz" else b"a" * 30
+        with gzip.open(path, "wb", 1) as file:
+            for _ in range(300):
+                file.write(line * 32_768)
+    assert path.stat().st_size < 5_000_000
+    started = time.process_time()
+    found = profile(path)
+    propose(found, list(load_tasks().values()))
+    assert found.sample_of or found.faults or found.rows == 100_000
+    assert time.process_time() - started < 30
+
+
+def test_a_file_beside_that_unpacks_to_very_much_does_not_hold_up_the_inspection(tmp_path, monkeypatch):
+    monkeypatch.setattr("searchlora.data.inspection.profiling.MAX_BYTES", 200_000)
+    judged = written(
+        tmp_path / "j.csv", "query,document,grade\n" + "".join(f"tent {n},d{n},{n % 3}\n" for n in range(9))
+    )
+    beside = gzip.compress(b'{"id": "none"}\n' * 100_000)
+    (tmp_path / "documents.jsonl.gz").write_bytes(beside)
+    assert "--corpus" in str(propose(profile(judged), list(load_tasks().values())))
 
 
 def test_a_missing_or_empty_file_is_an_error(tmp_path):

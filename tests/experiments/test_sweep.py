@@ -56,6 +56,11 @@ def test_names_that_would_be_equal_or_too_long_are_numbered():
     assert planned("tried", long)[0].name == "tried-1"
 
 
+def test_dates_of_a_grid_are_text():
+    trials = planned("tried", ["prompt.date=2024-01-02,'2024-01-02',2024-01-03"])
+    assert [trial.values for trial in trials] == [{"prompt.date": "2024-01-02"}, {"prompt.date": "2024-01-03"}]
+
+
 @pytest.mark.parametrize(
     ("grid", "says"),
     [

@@ -64,12 +64,13 @@ def field_map(options: Options, columns: Mapping[str, Option]) -> FieldMap:
     return parse_field_map([f"{name}={options[name]}" for name in columns if options.get(name)])
 
 
-def read_table(path: Path, fields: FieldMap, required: Sequence[str]) -> Rows:
+def read_table(path: Path, fields: FieldMap, required: Sequence[str], texts: Sequence[str] = ()) -> Rows:
     """The rows of a file with each field of the map under its own name.
 
     Args:
         fields: Field -> its columns. A single column must be in every row; of several, in some row.
         required: Fields that every row has, from the map or under their own name.
+        texts: Fields that must be text, for readers that compare or hash them before the record is validated.
 
     Raises:
         DataError: as `read_rows`; also if no row has one of the columns.
@@ -82,14 +83,40 @@ def read_table(path: Path, fields: FieldMap, required: Sequence[str]) -> Rows:
             continue
         unseen -= row.data.keys()
         data = mapped_row(row.data, fields) if fields else row.data
-        missing = [name for name in required if name not in data]
-        yield (
-            RejectedRow(row.where, f"field '{missing[0]}' is missing", row.data)
-            if missing
-            else SourceRow(data, row.where)
-        )
+        missing = next((f"field '{name}' is missing" for name in required if name not in data), None)
+        fault = missing or no_text(data, texts)
+        yield SourceRow(data, row.where) if fault is None else RejectedRow(row.where, fault, row.data)
     if unseen:
         raise DataError(f"no row has the column '{min(unseen)}', which --map names", where=path.name)
+
+
+def no_text(data: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The fault of the first of these fields that is not text, or None.
+
+    Examples:
+        >>> no_text({"query": "tent", "rewrite": 7}, ["query", "rewrite"])
+        "field 'rewrite': 7 is not text"
+    """
+    for name in names:
+        if not isinstance(value := data.get(name), str):
+            shown = "null" if value is None else repr(value)
+            return f"field '{name}': {shown[:_SHOWN]} is not text"
+    return None
+
+
+def is_whole(text: str) -> bool:
+    """Whether the value of an option is a whole number. `str.isdigit` also accepts "²", which `int` does not.
+
+    Examples:
+        >>> is_whole("12"), is_whole("-1"), is_whole("²"), is_whole("9" * 5000)
+        (True, False, False, False)
+    """
+    return text.isascii() and text.isdecimal() and len(text) < 20
+
+
+def as_word(value: Any) -> Any:
+    """An id or group: a number as text. Others are left as they are, so that the record schema rejects them."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def rows_with_columns(path: Path, columns: Sequence[str]) -> Rows:
@@ -103,6 +130,8 @@ def rows_with_columns(path: Path, columns: Sequence[str]) -> Rows:
 
 #: Description of the sources of `native`.
 NATIVE = "native records (JSONL, JSON, CSV, TSV, Parquet), or a folder with a file per split"
+
+_SHOWN = 60  # characters of a value in a message
 
 #: Native fields that a file may leave out as a whole.
 _DERIVED = ("id", "group")
@@ -160,13 +189,29 @@ def _derive(record: Record, derived: Set[str], needed: Sequence[str], number: in
 
 
 def mapped(read: FormatReader, to_record: Callable[[Mapping[str, Any]], Record]) -> FormatReader:
-    """A reader whose rows are converted to records; rejected rows and reports pass through."""
+    """A reader whose rows are converted to records; rejected rows and reports pass through.
+
+    A row that `to_record` raises for is rejected, as in `with_options`.
+    """
 
     def rows(source: Path, options: Options) -> FormatRows:
         for row in read(source, options):
-            yield SourceRow(to_record(row.data), row.where) if isinstance(row, SourceRow) else row
+            yield _converted(row, lambda row: SourceRow(to_record(row.data), row.where))
 
     return rows
+
+
+def _converted(
+    row: SourceRow | RejectedRow | SourceReport, convert: Callable[[SourceRow], SourceRow | RejectedRow]
+) -> SourceRow | RejectedRow | SourceReport:
+    """The converted row. Rows come here before the record schema has seen them, so their fields may be of any type;
+    a row of another form than `convert` expects must not end the build."""
+    if not isinstance(row, SourceRow):
+        return row
+    try:
+        return convert(row)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        return RejectedRow(row.where, f"is not a row of this format ({type(error).__name__}: {error})", row.data)
 
 
 def with_options(
@@ -185,7 +230,7 @@ def with_options(
     def read(source: Path, values: Options) -> FormatRows:
         convert = converter(values)
         for row in format.read(source, {key: value for key, value in values.items() if key not in options}):
-            yield convert(row) if isinstance(row, SourceRow) else row
+            yield _converted(row, convert)
 
     return replace(format, read=read, options={**format.options, **options})
 

@@ -26,6 +26,7 @@ from typing import Any
 from searchlora.data.formats.common import split_files
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
+from searchlora.eval.trec import is_word
 from searchlora.files import Rows, check_file, numbered_lines, read_rows
 from searchlora.records import Collection, Document, Judgment, RejectedRow, SourceRow
 
@@ -363,7 +364,7 @@ def _malformed_field(data: Mapping[str, Any]) -> str | None:
             isinstance(member, dict) and all(isinstance(member.get(text), str) for text in texts) for member in members
         ):
             return field
-    if not all(isinstance(context.get("title") or "", str) for context in data["contexts"]):
+    if not all(isinstance(each.get("title") or "", str) and is_word(each["document_id"]) for each in data["contexts"]):
         return "contexts"
     listed = data["answerability"] if isinstance(data["answerability"], list) else [data["answerability"]]
     if not listed or not all(isinstance(value, str) for value in listed):

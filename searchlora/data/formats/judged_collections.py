@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CorpusFile, read_documents
-from searchlora.data.formats.common import field_map
+from searchlora.data.formats.common import field_map, is_whole
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
@@ -282,7 +282,7 @@ def _run_files(source: Path, value: str) -> list[Path]:
 
 
 def _depth(value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
+    if not is_whole(value) or int(value) < 1:
         raise UsageError(f"'{value}' is not a whole number of at least 1", where="--option depth")
     return int(value)
 

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from searchlora.data.formats.common import pair_id
+from searchlora.data.formats.common import no_text, pair_id
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.text_identity import fingerprint
-from searchlora.files import Rows, open_bytes, read_rows, strict
+from searchlora.files import Rows, as_text, open_bytes, read_rows
 from searchlora.files.rows import parquet_rows
 from searchlora.records import Option, RejectedRow, SourceReport, SourceRow
 
@@ -73,16 +73,21 @@ def read_esci(source: Path, options: Mapping[str, str]) -> Iterator[SourceRow | 
     if small not in ("yes", "no"):
         raise UsageError(f"'{small}' is neither yes nor no", where="--option small_version")
     locale = options.get("locale", "us")
-    examples, columns = _esci_examples(_one_parquet(source, "examples"), locale, small == "yes")
+    examples, columns, faulty = _esci_examples(_one_parquet(source, "examples"), locale, small == "yes")
+    yield from faulty
     products = _one_parquet(source, "products")
-    keys = np.array([fingerprint(product) for product in columns["product_id"]], dtype=np.uint64)
+    keys = np.array([fingerprint(str(product)) for product in columns["product_id"]], dtype=np.uint64)
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     waiting = np.ones(len(keys), dtype=np.bool_)
-    for product in _columns_of(products, _PRODUCTS, _TEXTS):
+    for row in _columns_of(products, _PRODUCTS, _TEXTS):
+        if isinstance(row, RejectedRow):
+            yield row
+            continue
+        product = row.data
         if product["product_locale"] != locale:
             continue
-        key = np.uint64(fingerprint(product["product_id"]))
+        key = np.uint64(fingerprint(str(product["product_id"])))
         for index in order[np.searchsorted(ordered, key) : np.searchsorted(ordered, key, side="right")]:
             if waiting[index]:
                 waiting[index] = False
@@ -132,11 +137,16 @@ def _whole(value: Any) -> str:
     return str(value).removesuffix(".0")
 
 
-def _esci_examples(path: Path, locale: str, small: bool) -> tuple[str, dict[str, list[Any]]]:
-    """Name of the file, and the columns of the selected examples."""
+def _esci_examples(path: Path, locale: str, small: bool) -> tuple[str, dict[str, list[Any]], list[RejectedRow]]:
+    """Name of the file, the columns of the selected examples, and the rows that cannot be read."""
     optional = ("small_version",) if small else ()
     columns: dict[str, list[Any]] = {name: [] for name in _EXAMPLES if name != "product_locale"}
-    for example in _columns_of(path, (*_EXAMPLES, *optional), ()):
+    faulty: list[RejectedRow] = []
+    for row in _columns_of(path, (*_EXAMPLES, *optional), ()):
+        if isinstance(row, RejectedRow):
+            faulty.append(row)
+            continue
+        example = row.data
         if example["product_locale"] == locale and (not small or example["small_version"]):
             for name, column in columns.items():
                 value = example[name]
@@ -144,7 +154,7 @@ def _esci_examples(path: Path, locale: str, small: bool) -> tuple[str, dict[str,
                 column.append(sys.intern(value) if isinstance(value, str) else value)
     if not columns["example_id"]:
         raise DataError(f"has no example of the locale '{locale}'", where=path.name, fix="It is us, es or jp.")
-    return path.name, columns
+    return path.name, columns, faulty
 
 
 def _esci_row(example: Mapping[str, Any], product: Mapping[str, Any], where: str) -> SourceRow | RejectedRow:
@@ -152,6 +162,8 @@ def _esci_row(example: Mapping[str, Any], product: Mapping[str, Any], where: str
     grade = ESCI_GRADES.get(label, ESCI_GRADES.get(label.lower()))
     if grade is None:
         return RejectedRow(where, f"field 'esci_label': '{label}' is none of E, S, C, I", dict(example))
+    if fault := no_text(example, ("query",)):
+        return RejectedRow(where, fault, dict(example))
     title = _without_markup(product["product_title"])
     text = ". ".join(part for name in _TEXTS if (part := _without_markup(product.get(name))))
     return SourceRow(
@@ -168,15 +180,14 @@ def _esci_row(example: Mapping[str, Any], product: Mapping[str, Any], where: str
     )
 
 
-def _without_markup(text: str | None) -> str:
-    return " ".join(_TAG.sub(" ", text).split()) if text else ""
+def _without_markup(value: Any) -> str:
+    return " ".join(_TAG.sub(" ", as_text(value)).split())
 
 
-def _columns_of(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+def _columns_of(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> Rows:
     """The rows of a Parquet file with these columns only."""
     with open_bytes(path) as file:
-        for row in strict(parquet_rows(file, path.name, required, (*required, *optional))):
-            yield row.data
+        yield from parquet_rows(file, path.name, required, (*required, *optional))
 
 
 def _one_parquet(source: Path, name: str) -> Path:

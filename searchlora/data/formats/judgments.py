@@ -60,6 +60,8 @@ OPTIONS: Mapping[str, Option] = {
 #: A row, the split of its file, and the columns of its grades.
 Found: TypeAlias = Iterator[tuple[SourceRow | RejectedRow, str | None, Sequence[str]]]
 
+_MAX_NAME = 40  # characters of a rater in the name of a file: up to 160 bytes
+
 _UNNAMED = ""  # the rater of a source with one grade for each pair
 _RULE = (
     "The grades of several raters are merged by the rule '{rule}'; ties go to the lower grade. "
@@ -215,6 +217,8 @@ class _Reading:
     has_corpus: bool
     texts: str = "Name their columns, as --map passage=title,description, or give the documents: --corpus FILE."
     counts: Counter[str] = field(default_factory=Counter)
+    without_text: str = ""  # the first row without a field for a text
+    with_text: bool = False  # whether some row has one
 
     @classmethod
     def from_options(cls, options: Options) -> _Reading:
@@ -257,7 +261,9 @@ class _Reading:
             key = fingerprint(f"{row.more.get('split')}\n{row.topic}\n{row.document}")
             if _UNNAMED in numbers:
                 grade = numbers[_UNNAMED]
-                if judged.setdefault(key, grade) != grade:
+                if key in collected and collected[key][1]:
+                    yield RejectedRow(row.where, "the pair has a grade with a rater in an earlier row", row.data)
+                elif judged.setdefault(key, grade) != grade:
                     reason = f"the pair has the grade {grade} here and {judged[key]} in an earlier row"
                     fix = "name the column of the raters with --map rater=COLUMN"
                     yield RejectedRow(row.where, f"{reason}; if they are of several raters, {fix}", row.data)
@@ -267,12 +273,17 @@ class _Reading:
                     collected[key] = (row, {}) if self.has_corpus else _SEEN
                     yield _graded(row, grade)
                 continue
+            if key in judged:
+                yield RejectedRow(row.where, "the pair has a grade without a rater in an earlier row", row.data)
+                continue
             _, of_pair = collected.setdefault(key, (row, {}))
             if twice := sorted(of_pair.keys() & numbers.keys()):
                 yield RejectedRow(row.where, f"rater '{twice[0]}' graded this pair in an earlier row", row.data)
                 continue
             of_pair.update(numbers)
             ratings += [Rating(row.topic, row.document, grade, rater, "", 0.0) for rater, grade in numbers.items()]
+        if self.without_text and not self.with_text:
+            raise UsageError("the judgments have no texts", where=self.without_text, fix=self.texts)
         for row, of_pair in collected.values():
             if of_pair:
                 votes = {str(grade): count for grade, count in sorted(Counter(of_pair.values()).items())}
@@ -307,11 +318,13 @@ class _Reading:
             topic = _text(data.get("topic")) or pair_id(query)
         if not query:
             return RejectedRow(row.where, "field 'query': is empty or not text", data)
-        more: dict[str, Any] = {name: _text(data[name]) for name in ("group", "kind") if name in self.fields}
+        more: dict[str, Any] = {name: _text(data.get(name)) for name in ("group", "kind") if name in self.fields}
         if not self.has_corpus:
             more |= {"title": _text(data.get("title")), "passage": _text(data.get("passage"))}
             if "passage" not in data and "title" not in data:
-                raise UsageError("the judgments have no texts", where=row.where, fix=self.texts)
+                self.without_text = self.without_text or row.where
+                return RejectedRow(row.where, "field 'passage' is missing", data)
+            self.with_text = True
             if not more["title"] and not more["passage"]:
                 return RejectedRow(row.where, "field 'passage': is empty or not text", data)
         document = _text(data.get("document"))
@@ -403,10 +416,14 @@ def _rater_names(raters: Iterable[str]) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for rater in raters:
-        plain = re.sub(r"[^\w-]", "_", rater)
-        number = 1 + sum(re.sub(r"[^\w-]", "_", other) == plain for other in names)
+        plain = _plain(rater)
+        number = 1 + sum(_plain(other) == plain for other in names)
         names[rater] = plain if number == 1 else f"{plain}-{number}"
     return names
+
+
+def _plain(rater: str) -> str:
+    return re.sub(r"[^\w-]", "_", rater)[:_MAX_NAME]
 
 
 def _agreement_notes(agreement: RatingsAgreement) -> Iterator[str]:

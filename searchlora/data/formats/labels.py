@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.common import field_map, read_table, split_files
+from searchlora.data.formats.common import as_word, field_map, read_table, split_files
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError
 from searchlora.files import Rows, check_file, json_file
@@ -35,12 +35,12 @@ def read_labelled(source: Path, options: Mapping[str, str]) -> Rows:
     fields = field_map(options, LABEL_COLUMNS)
     numbers = Counter[str | None]()
     for path, split in split_files(source):
-        for row in read_table(path, fields, ("text", "label")):
+        for row in read_table(path, fields, ("text", "label"), texts=("text",)):
             numbers[split] += 1
             if isinstance(row, RejectedRow):
                 yield row
                 continue
-            name = str(row.data["id"]) if "id" in fields else f"{split or 'row'}-{numbers[split]}"
+            name = as_word(row.data["id"]) if "id" in fields else f"{split or 'row'}-{numbers[split]}"
             data = {"id": name, "text": row.data["text"], "label": row.data["label"], "split": split}
             yield SourceRow(data, row.where)
 

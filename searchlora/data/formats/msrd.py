@@ -19,7 +19,7 @@ from typing import Any
 from searchlora.data.formats import recognition
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
-from searchlora.files import read_rows, strict
+from searchlora.files import as_text, read_rows, strict
 from searchlora.records import Collection, Document, Judgment, SourceRow
 
 MOVIES, JUDGMENTS = "movies.jsonl", "judgments.tsv"
@@ -108,9 +108,8 @@ def msrd_movies(source: Path) -> Iterator[Document]:
 
 
 def _text(movie: Mapping[str, Any]) -> str:
-    lists = [" ".join(map(str, movie.get(name) or ())) for name in _LISTS]
-    parts = [movie.get("overview"), *lists, movie.get("director"), movie.get("year")]
-    return " ".join(str(part).strip() for part in parts if part)
+    parts = [as_text(movie.get(name)).strip() for name in ("overview", *_LISTS, "director", "year")]
+    return " ".join(filter(None, parts))
 
 
 def _judgments(source: Path) -> Iterator[tuple[str, str, str, str, int]]:

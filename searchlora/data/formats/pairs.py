@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.common import PairIds, field_map, read_table, split_files
+from searchlora.data.formats.common import PairIds, as_word, field_map, read_table, split_files
 from searchlora.eval.text_identity import normalised
 from searchlora.files import FieldMap, Rows
 from searchlora.records import Option, RejectedRow, SourceRow
@@ -37,21 +37,17 @@ def read_pairs(source: Path, options: Mapping[str, str]) -> Rows:
     fields = field_map(options, PAIR_COLUMNS)
     ids = PairIds()
     for path, split in split_files(source):
-        for row in read_table(path, fields, ("query", "rewrite")):
+        for row in read_table(path, fields, ("query", "rewrite"), texts=("query", "rewrite")):
             if isinstance(row, RejectedRow):
                 yield row
                 continue
             query, rewrite = row.data["query"], row.data["rewrite"]
-            group = row.data["group"] if "group" in fields else normalised(str(query))
-            given_id = None if options.get("id") == "" else _given_id(row.data.get("id"))
+            group = as_word(row.data["group"]) if "group" in fields else normalised(query)
+            given_id = None if options.get("id") == "" else as_word(row.data.get("id"))
             # A named column needs an id in every row; the record schema rejects a row without one.
-            pair = given_id if given_id or "id" in fields else ids.assign(str(query), str(rewrite))
-            data = {"id": pair, "query": query, "rewrite": rewrite, "group": str(group), "split": split}
+            pair = given_id if given_id or "id" in fields else ids.assign(query, rewrite)
+            data = {"id": pair, "query": query, "rewrite": rewrite, "group": group, "split": split}
             yield SourceRow(data, row.where)
-
-
-def _given_id(value: Any) -> Any:
-    return str(value) if isinstance(value, int) else value
 
 
 #: Options of `read_faq`: column -> meaning; each names a column that is called differently in the source.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import read_documents
-from searchlora.data.formats.common import pair_id, rows_with_columns
+from searchlora.data.formats.common import is_whole, pair_id, rows_with_columns
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, corpus_file
 from searchlora.data.formats.query_log_mining import COUNTS, LogRow, LogStore, Rules, log_store, mine
 from searchlora.data.personal_data import mask, mask_all
@@ -122,7 +122,7 @@ def clicked_collection(source: Path, options: Mapping[str, str]) -> Collection:
     if not options.get("corpus") or not options.get("clicked"):
         return Collection((), ())
     minimum = options.get("clicked_sessions", "2")
-    if not minimum.isdecimal() or not 1 <= int(minimum) < 2**31:
+    if not is_whole(minimum) or not 1 <= int(minimum) < 2**31:
         raise UsageError(f"'{minimum}' is not a whole number of at least 1", where="--option clicked_sessions")
     written = datetime.fromtimestamp(source.stat().st_mtime, UTC).isoformat(timespec="seconds")
     rule = f"clicked after the rewrite in {minimum} or more sessions; not corrected for positions"

@@ -1,11 +1,11 @@
 """What a user's file looks like, and which commands build from it: `searchlora data inspect`.
 
-`profiling` reads a file whole and describes it, `commands` proposes commands.
+`profiling` reads the beginning of a file and describes it, `commands` proposes commands.
 """
 
 from __future__ import annotations
 
 from searchlora.data.inspection.commands import Command, propose
-from searchlora.data.inspection.profiling import Column, Fault, Profile, lines_of, profile
+from searchlora.data.inspection.profiling import Column, Fault, Profile, inspection, lines_of, profile
 
-__all__ = ["Column", "Command", "Fault", "Profile", "lines_of", "profile", "propose"]
+__all__ = ["Column", "Command", "Fault", "Profile", "inspection", "lines_of", "profile", "propose"]

@@ -19,6 +19,7 @@ from searchlora.data.inspection.profiling import (
     column_values,
     first_row,
     ids_in,
+    inspection,
     is_table,
     trec_kind,
 )
@@ -70,6 +71,7 @@ _WORDS: Mapping[str, int] = {
 }
 _ESCI = ({"e", "s", "c", "i"}, {"exact", "substitute", "complement", "irrelevant"})
 _SCALE = (0, 1, 2, 3)
+_LONG_GRADE = 10  # characters of a number that is no grade
 
 _ENOUGH = 0.3  # share of the judged documents that a file holds, to be taken for their corpus
 _MOST = 0.5  # share of the rows in which a column of texts is filled
@@ -115,6 +117,11 @@ def propose(found: Profile, tasks: Sequence[Task]) -> list[Command]:
         found: The profile of the file.
         tasks: The tasks whose formats are considered.
     """
+    with inspection():
+        return _proposed(found, tasks)
+
+
+def _proposed(found: Profile, tasks: Sequence[Task]) -> list[Command]:
     commands = [command for task in tasks for command in _of_task(found, task)]
     judged = found.kind in ("qrels", "topics") or (found.kind == "table" and not commands)
     if judged or found.kind == "folder":
@@ -225,7 +232,7 @@ def _add_grades(found: Profile, columns: Sequence[str], format: Format, parts: _
     folds = "grades" in format.options  # the grades are mapped to the scale 0 to 3
     if folds and len(values) == 1:
         parts.notes.append("all rows have one grade: a judge would learn to repeat it, and the build refuses")
-    whole = all(value.removeprefix("-").isdecimal() for value in values)
+    whole = all(value.removeprefix("-").isdecimal() and len(value) < _LONG_GRADE for value in values)
     if whole and (not folds or (values <= set(map(str, _SCALE)) and not values <= {"0", "1"})):
         return
     lower = {value.lower() for value in values}
@@ -337,7 +344,10 @@ def _of_collection(found: Profile, task: Task) -> Iterator[Command]:
         parts = {role: path for role, path in _roles(folder).items() if path is not None}
         if len(parts) < 3 or (found.kind != "folder" and found.path not in parts.values()):
             continue
-        qrels = read_qrels(parts["qrels"])
+        try:
+            qrels = read_qrels(parts["qrels"])
+        except DataError:  # a fault in it, or it is too large to look for its documents
+            continue
         ids = {document for grades in qrels.values() for document in grades}
         known = ids_in(parts["corpus"], "id", ids)
         if known < _ENOUGH * len(ids):

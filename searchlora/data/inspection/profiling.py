@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,8 +16,21 @@ from searchlora.data.formats.common import split_files
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.formats.trec import TREC
-from searchlora.files import EXTENSIONS, Head, RejectedRow, as_text, check_file, numbered_lines, read_head, read_rows
+from searchlora.files import (
+    EXTENSIONS,
+    Head,
+    ReadLimit,
+    ReadLimitReached,
+    RejectedRow,
+    as_text,
+    check_file,
+    limited_reads,
+    numbered_lines,
+    read_head,
+    read_rows,
+)
 from searchlora.files.json_text import value_fault
+from searchlora.files.read_limit import check_read_time
 from searchlora.records import Sample
 
 MAX_FAULTS = 20
@@ -22,6 +38,12 @@ MAX_COLUMNS = 500
 
 #: Distinct values of a column that are counted, and those of them that are kept.
 MAX_DISTINCT, MAX_VALUES = 100_000, 20
+
+#: What is read of a file. The rest of a larger one is not looked at, and the output says so.
+MAX_ROWS, MAX_CELLS, MAX_BYTES = 100_000, 2_000_000, 1 << 25
+
+#: Seconds of reading, the files beside the file included.
+MAX_SECONDS = 20.0
 
 _EXCERPT = 60  # characters of an example
 _COLUMNS_SHOWN, _NAME_WIDTH = 25, 30  # in the terminal
@@ -99,6 +121,7 @@ class Profile:
         rows: Number of rows, judgments, ranked documents or topics.
         faults: The first rows that cannot be read; `faulty` is the number of all.
         sample: The first row and the name, by which formats recognise their sources.
+        sample_of: What was read of a file that is too large to be read whole: "the first 100,000 rows"; else empty.
         corpora: Column of document ids -> the file with their texts, and the number of ids; filled when asked for.
     """
 
@@ -110,6 +133,7 @@ class Profile:
     columns: dict[str, Column] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     faulty: int = 0
+    sample_of: str = ""
     corpora: dict[str, tuple[Corpus | None, int]] = field(default_factory=dict)
 
     def add_fault(self, where: str, reason: str) -> None:
@@ -125,6 +149,7 @@ class Profile:
             "kind": self.kind,
             "description": self.description,
             "rows": self.rows,
+            "sample": self.sample_of or None,
             "columns": [
                 {
                     "name": column.name,
@@ -142,11 +167,35 @@ class Profile:
 
 
 def profile(path: Path) -> Profile:
-    """Describe a file or folder. A file is read whole; a fault in it is reported, not raised.
+    """Describe a file or folder. Of a large file the beginning is read; a fault in it is reported, not raised.
+
+    What is read is bounded by `MAX_ROWS`, `MAX_CELLS` and `MAX_BYTES`, and inside `inspection` by time.
 
     Raises:
         DataError: if there is no such file or folder, or the file is empty.
     """
+    with inspection():
+        return _profile(path)
+
+
+@contextmanager
+def inspection() -> Iterator[None]:
+    """Bound what is read inside the block; a block inside another has its bounds."""
+    if _bounded.get():
+        yield
+        return
+    token = _bounded.set(True)
+    try:
+        with limited_reads(ReadLimit(MAX_BYTES, MAX_SECONDS)):
+            yield
+    finally:
+        _bounded.reset(token)
+
+
+_bounded: ContextVar[bool] = ContextVar("bounded_inspection", default=False)
+
+
+def _profile(path: Path) -> Profile:
     if path.is_dir():
         return _folder(path)
     check_file(path)
@@ -157,6 +206,10 @@ def profile(path: Path) -> Profile:
     try:
         if kind != "other":
             return {"qrels": _qrels, "run": _run, "topics": _topics}[kind](path)
+    except ReadLimitReached as error:
+        return Profile(
+            path, kind, f"TREC {kind} that is too large to be counted", _sample(path, {}), sample_of=error.what
+        )
     except DataError as error:
         if kind != "topics":  # prose with one tab in its first line looks like topics
             return Profile(path, kind, f"TREC {kind} with a fault", _sample(path, {}), faults=[_fault(error)], faulty=1)
@@ -197,15 +250,23 @@ def ids_in(path: Path, column: str, ids: set[str]) -> int:
                 break
             if not isinstance(row, RejectedRow) and (value := as_text(row.data.get(column))) in ids:
                 found.add(value)
+    except ReadLimitReached:
+        return len(found)
     except DataError:
         return 0
     return len(found)
 
 
 def column_values(path: Path, column: str) -> set[str]:
-    """The distinct values of a column, as text."""
-    rows = (row.data for row in read_rows(path) if not isinstance(row, RejectedRow))
-    return {text for row in rows if (text := as_text(row.get(column)))}
+    """The distinct values of a column, as text, in the rows that are read of a file."""
+    values: set[str] = set()
+    try:
+        for row in islice(read_rows(path), MAX_ROWS):
+            if not isinstance(row, RejectedRow) and (text := as_text(row.data.get(column))):
+                values.add(text)
+    except ReadLimitReached:
+        pass
+    return values
 
 
 def _has_no_header(head: Head) -> bool:
@@ -219,8 +280,12 @@ def _has_no_header(head: Head) -> bool:
 def _table(path: Path) -> Profile:
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     found = Profile(path, "table", "", _sample(path, {}))
+    cells = 0
     try:
-        for row in read_rows(path):
+        for number, row in enumerate(read_rows(path)):
+            if number >= MAX_ROWS or cells >= MAX_CELLS:
+                raise ReadLimitReached(f"the first {_count(number, 'row')}")
+            check_read_time()
             if isinstance(row, RejectedRow):
                 found.add_fault(row.where, row.reason)
                 continue
@@ -229,12 +294,15 @@ def _table(path: Path) -> Profile:
             if not found.rows:
                 found.sample = _sample(path, row.data)
             found.rows += 1
+            cells += len(row.data)
             for name, value in row.data.items():
                 column = found.columns.get(name)
                 if column is None and len(found.columns) < MAX_COLUMNS:
                     column = found.columns[name] = Column(name)
                 if column is not None:
                     column.add(value)
+    except ReadLimitReached as error:
+        found.sample_of = error.what
     except DataError as error:
         found.faults.append(_fault(error))
         found.faulty += 1
@@ -288,8 +356,12 @@ def _split_files(path: Path) -> Iterator[tuple[Path, str | None]]:
 def _other(path: Path, head: Head) -> Profile:
     if b"\0" in head.raw:
         return Profile(path, "other", "not text, and no kind of file that is read by rows", _sample(path, {}))
+    lines = 0
     try:
-        lines = sum(1 for _ in numbered_lines(path))
+        for lines, _ in enumerate(numbered_lines(path), 1):  # noqa: B007
+            pass
+    except ReadLimitReached as error:
+        return Profile(path, "other", "text, not rows", _sample(path, {}), rows=lines, sample_of=error.what)
     except DataError as error:
         return Profile(path, "other", "not text", _sample(path, {}), faults=[_fault(error)], faulty=1)
     return Profile(path, "other", f"text of {_count(lines, 'line')}, not rows", _sample(path, {}), rows=lines)
@@ -331,6 +403,8 @@ def _count(number: int, noun: str) -> str:
 def lines_of(found: Profile) -> Iterator[str]:
     """The profile as lines for a terminal."""
     yield f"{found.path}: {found.description}"
+    if found.sample_of:
+        yield f"sample: {found.sample_of}; columns, faults and commands are of this part"
     if found.columns:
         listed = list(found.columns.values())[:_COLUMNS_SHOWN]
         width = max(len("column"), min(_NAME_WIDTH, max(len(column.name) for column in listed)))
