@@ -18,7 +18,7 @@ from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
-from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure
+from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure, inner_products
 from searchlora.retrieval.retriever import check_k, tie_order
 from searchlora.retrieval.vector_file import VectorFile, check_finite, longest_of, normalised
 
@@ -205,7 +205,7 @@ class DenseIndex:
             found = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
         vectors = self.vectors[found].astype(np.float64)
-        scores = (vectors * vector[0].astype(np.float64)).sum(axis=1)
+        scores = inner_products(vectors, vector[0])
         if not np.isfinite(scores).all():
             raise ValueError("a score is not finite")
         documents = found if self._rows is None else self._rows[found]

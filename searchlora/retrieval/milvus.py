@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 from weakref import finalize
 
+import numpy as np
+
 from searchlora.errors import DataError, EngineError, UsageError
 from searchlora.records import Document, Hit
+from searchlora.retrieval.nearest import inner_products
 from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
 from searchlora.retrieval.threshold import best_by_sum
 
@@ -173,16 +176,26 @@ class Milvus:
     def search_vectors(
         self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
     ) -> list[Hit]:
-        """The k documents whose vectors have the largest inner products with a vector, with their texts."""
+        """The k documents whose vectors have the largest inner products with a vector, with their texts.
+
+        The products are computed again: those of the engine depend, in the last bits, on the place of a vector.
+        """
         _check_count(k)
+        # Of the engine's products, for vectors of about length 1.
+        error = len(vector) * float(np.finfo(np.float32).eps) * max(1.0, float(np.linalg.norm(vector)))
         condition = " and ".join(filter(None, ["has_vector == true", _condition(where)]))
 
         def best(_: str, count: int) -> list[Hit]:
             parameters = {} if layout.graph is None else {"ef": max(effort, count)}
             options = {"metric_type": "IP", "params": parameters}
-            return self._search(generation, vector.tolist(), "vector", options, condition, count)
+            rows = self._search(generation, vector.tolist(), "vector", options, condition, count)
+            if not rows:
+                return []
+            stored = np.array([row["entity"]["vector"] for row in rows], dtype=np.float32)
+            products = inner_products(stored, vector).astype(np.float32)
+            return [_hit(row, float(product)) for row, product in zip(rows, products, strict=True)]
 
-        return best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, _MOST_HITS)
+        return best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, _MOST_HITS, error)
 
     def close(self) -> None:
         """Close the connection."""
@@ -200,14 +213,13 @@ class Milvus:
         self, generation: str, layout: Layout, field: str, query: str, condition: str, count: int
     ) -> list[Hit]:
         name = f"words_{layout.fields.index(field)}"
-        hits = self._search(generation, query, name, {"metric_type": "BM25"}, condition, count)
-        # Milvus Lite returns the negated score.
-        found = [Hit(hit.document, abs(hit.score), hit.fetched) for hit in hits]
+        rows = self._search(generation, query, name, {"metric_type": "BM25"}, condition, count)
+        found = [_hit(row, abs(row["distance"])) for row in rows]  # Milvus Lite returns the negated score
         return [hit for hit in found if hit.score > 0]
 
     def _search(
         self, generation: str, query: Any, field: str, options: Mapping[str, Any], condition: str, count: int
-    ) -> list[Hit]:
+    ) -> list[Any]:
         with _errors(self.where):
             self._load(generation, self._timeout_s)
             (rows,) = self._client.search(
@@ -217,10 +229,10 @@ class Milvus:
                 search_params=dict(options),
                 filter=condition,
                 limit=count,
-                output_fields=_OUTPUT,
+                output_fields=[*_OUTPUT, field] if field == "vector" else _OUTPUT,
                 timeout=self._timeout_s,
             )
-        return [_hit(row) for row in rows]
+        return list(rows)
 
     def _schema(self, layout: Layout) -> tuple[Any, Any]:
         from pymilvus import DataType, Function, FunctionType, MilvusClient
@@ -364,10 +376,10 @@ def _string(text: str) -> str:
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 
 
-def _hit(row: Any) -> Hit:
+def _hit(row: Any, score: float) -> Hit:
     fields = row["entity"]
     document = Document(row["id"], fields["text"], fields["title"], dict(fields["metadata"] or {}))
-    return Hit(document.id, float(row["distance"]), document)
+    return Hit(document.id, float(score), document)
 
 
 @contextmanager

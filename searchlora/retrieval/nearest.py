@@ -31,6 +31,17 @@ _BLOCK = 8_192
 _TRAINED_PER_LIST = 64
 
 
+def inner_products(vectors: NDArray[Any], vector: Vectors) -> NDArray[np.float64]:
+    """Inner products of rows with a vector, of which each depends on its row only: a library's depend on its place.
+
+    Args:
+        vectors: Shape (rows, dimensions).
+        vector: Shape (dimensions,).
+    """
+    products: NDArray[np.float64] = (vectors * vector.astype(np.float64)).sum(axis=1)
+    return products
+
+
 class Nearest:
     """Searches vectors.
 

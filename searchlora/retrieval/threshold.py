@@ -25,12 +25,15 @@ ScoresOf: TypeAlias = Callable[[str, Sequence[str]], Mapping[str, float]]
 _MARGIN = 32
 
 
-def best_by_sum(weights: Mapping[str, float], best: BestOf, scores: ScoresOf, k: int, most: int) -> list[Hit]:
+def best_by_sum(
+    weights: Mapping[str, float], best: BestOf, scores: ScoresOf, k: int, most: int, error: float = 0.0
+) -> list[Hit]:
     """The k best documents by the sum over fields of weight × score; a field that does not match counts 0.
 
     Args:
         weights: Field -> weight, above 0.
         most: Maximum number of hits that the engine returns; beyond it the result may miss documents.
+        error: Bound of the rounding error of the order in which the engine returns hits.
 
     Returns:
         Hits in the order of `ranked`, each as the engine returned it, with the sum as its score.
@@ -63,7 +66,7 @@ def best_by_sum(weights: Mapping[str, float], best: BestOf, scores: ScoresOf, k:
         }
         order = ranked(sums)[:k]
         # A document that was not seen scores at most the last of each list that goes on.
-        bound = sum(weights[field] * lists[field][-1].score for field in open_fields)
+        bound = sum(weights[field] * lists[field][-1].score for field in open_fields) + error
         settled = len(order) == k and np.float32(sums[order[-1]]) > np.float32(bound)
         if not open_fields or settled or count >= most:
             return [Hit(document, sums[document], seen[document].fetched) for document in order]

@@ -335,6 +335,9 @@ REAL_FILES = [
     "trecdl19/pool_passages.jsonl.gz", "trecdl19/qrels.dl19-passage.txt", "trecdl19/runs/rep_llama.trec.gz",
     "trecdl19/topics.dl19-passage.txt", "trecdl20/passages.jsonl.gz", "trecdl20/qrels.txt",
     "trecdl20/runs/bm25.trec.gz", "trecdl20/topics.tsv",
+    "trecdl20_repllama/passages.jsonl.gz", "trecdl20_repllama/rep_llama.trec.gz",
+    "trecdl21/passages.jsonl.gz", "trecdl21/qrels.txt", "trecdl21/topics.tsv", "trecdl22/passages.jsonl.gz",
+    "trecdl22/topics.tsv",
 ]  # fmt: skip
 
 
