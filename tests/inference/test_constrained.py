@@ -124,7 +124,7 @@ def test_an_answer_without_valid_continuation_ends(tokenizer, constraints):
 
 
 #: llguidance compiles it, and reaches a limit of its lexer after some tokens.
-TOO_COMPLEX = 'start: /[bc]{3}/ /[de]{3}/ A\nA: /(a?){999}a{999}/'
+TOO_COMPLEX = "start: /[bc]{3}/ /[de]{3}/ A\nA: /(a?){999}a{999}/"
 
 
 def asked(grammar, tokens=12):
