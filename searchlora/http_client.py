@@ -24,6 +24,7 @@ from weakref import finalize
 import httpx
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, PipelineError, printable
+from searchlora.server_url import server_url
 
 #: Seconds before the first retry, and at most between two. Each wait doubles; a random factor between a half and one
 #: spreads clients that were refused together. It is added to what the server asks for with `Retry-After`.
@@ -356,13 +357,8 @@ def authorization(key: str, auth: str) -> str:
 
 
 def _checked_url(url: str) -> str:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise EngineError(f"{url!r} is not a URL ({error})", fix="Write it as in http://localhost:8000.") from None
-    if parsed.userinfo:
-        raise EngineError("the URL of a server holds a password", fix="Give a key in an environment variable.")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+    parts = server_url(url)
+    if parts.query or parts.fragment:
         raise EngineError(f"{url!r} is not the address of a server", fix="Write it as in http://localhost:8000.")
     return url.rstrip("/").removesuffix("/v1")
 

@@ -13,6 +13,8 @@ from searchlora.outputs import Grammar
 
 CHAIN = "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(4500)) + 'r4500: "x"\n'
 
+MULTIPLES = [{"type": "integer", "multipleOf": 99_901 + number} for number in range(90)]
+
 
 @pytest.fixture(scope="module")
 def trial(tiny_base):
@@ -27,12 +29,12 @@ def trial(tiny_base):
     [
         Grammar("json_schema", '{"type": "integer", "multipleOf": 9999991}'),
         Grammar("lark", 'start: %json {"type": "integer", "multipleOf": 9999991}'),
-        Grammar("json_schema", json.dumps({"prefixItems": [{"type": "integer", "multipleOf": 99_901 + i} for i in range(90)]})),
+        Grammar("json_schema", json.dumps({"prefixItems": MULTIPLES})),
         Grammar("regex", "a?" * 30_000),
         Grammar("lark", CHAIN),  # overflows the stack
     ],
     ids=["multiple", "multiple in lark", "many multiples", "optional", "chain"],
-)  # fmt: skip
+)
 def test_a_grammar_that_takes_too_long_to_compile_is_refused(trial, grammar):
     for _ in range(2):
         with pytest.raises(RequestRefused, match="too complex"):

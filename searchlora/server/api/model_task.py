@@ -133,7 +133,7 @@ class ModelTask:
         return ApiError(400, "invalid_value", message, param="model")
 
     def records_of(self, search: SearchContext) -> Sequence[Record]:
-        """The records of a search, at least one. Raises `ApiError` 400 where the task needs more than the search has."""
+        """The records of a search, at least one. Raises `ApiError` 400 if the task needs more than the search has."""
         try:
             records = self.task.records_from(search)
         except PipelineError as error:
