@@ -43,6 +43,9 @@ _FIRST_IN_FLIGHT = 16
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NEVER = Event()
 
+#: The escape of half a character in JSON.
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
 
 #: HTTP statuses by which a server refuses one request, and may take another: it is malformed, too large or too long.
 OF_ONE_REQUEST = (400, 413, 414, 422)
@@ -246,7 +249,14 @@ class HttpClient:
 
     def _parse(self, path: str, content: bytes) -> Any:
         try:
-            return json.loads(content)
+            value = json.loads(content.decode(json.detect_encoding(content)))
+            if _SURROGATE_ESCAPE.search(content):
+                json.dumps(value, ensure_ascii=False).encode()
+            return value
+        except UnicodeEncodeError:  # no file could hold such an id, and no tokenizer reads such a text
+            raise EngineError(
+                "the server's answer holds half a character (a lone surrogate)", where=f"{self.url}{path}"
+            ) from None
         except (ValueError, RecursionError):
             raise EngineError(
                 f"the server does not answer with JSON ({self._shortened(content)!r})",

@@ -15,7 +15,7 @@ MALFORMED = [
     *("", "http://h:1:2", "http:", "http://", "http:///x", "http://:80", "//h", "h:80", "ftp://h", "data:,x"),
     *("http://a b", "http://a\tb", "http://a\nb", "http://a\0b", "http://\ud800", "http://h/\udfff", "http://\u200b"),
     *("http://a..b", "http://.", "http://" + "a" * 64, "http://" + "a." * 200, "http://xn--a", "http://xn--\u0fff"),
-    *("http://%00", "http://a%20b", "http://a\\b", "http://256.256.256.256", "http://\u2460", "http://h/" + "a" * 70_000),
+    *("http://%00", "http://a%20b", "http://a\\b", "http://256.256.256.256", "http://\u2460", "http://h/" + "a" * 5000),
 ]  # fmt: skip
 WELL_FORMED = [
     *("http://localhost", "https://search.example.org:9200/", "http://127.0.0.1:8000/v1", "http://[::1]:8000"),
