@@ -426,8 +426,8 @@ def test_no_value_of_any_field_is_an_internal_error(client):
     pair = first(client)["id"]
     body = {"pair": pair, "grade": 1, "seconds": 1.5, "note": "n"}
     hostile = (
-        *("", "\0", "\ud800", "a\nb", "x" * 5000, None, True, -1, 2**63, 10**30, 1e308, 0.5, [], {}, [[]], {"\ud800": 1}),
-        *(float("nan"), float("inf")),
+        *("", "\0", "\ud800", "a\nb", "x" * 5000, None, True, -1, 2**63, 10**30, 1e308, 0.5, float("nan")),
+        *(float("inf"), [], {}, [[]], {"\ud800": 1}),
     )  # fmt: skip
     headers = {"content-type": "application/json"}
     for field in (*body, "unknown", "\ud800"):
