@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from searchlora.errors import EngineBusy, RequestRefused
@@ -22,11 +24,8 @@ from searchlora.outputs import Grammar
 #: Seconds of processor time of a compilation, and seconds until the child is killed whatever it does.
 _CPU_SECONDS, _WALL_SECONDS = 2, 20.0
 
-#: Address space of the child, tokenizer included.
-_MAX_BYTES = 3 << 30
-
-#: Stack of the compiling thread of the child; smaller than that of any thread that compiles in the server.
-_STACK_BYTES = 1 << 20
+#: The program of the child.
+_CHILD = str(Path(__file__).with_name("grammar_child.py"))
 
 #: Grammars that are not compiled again, and children that wait for the next one.
 _MAX_PASSED, _MAX_IDLE = 1024, 2
@@ -46,6 +45,11 @@ class GrammarTrial:
         self._idle: list[subprocess.Popen[str]] = []
         self._lock = threading.Lock()
         self._closed = False
+
+    def start(self) -> None:
+        """Start a child, so that the first grammar does not wait for it."""
+        with suppress(EngineBusy):  # the first grammar tries again
+            self._keep(self._new_child())
 
     def check(self, grammar: Grammar) -> None:
         """Compile a grammar, unless it is one of the last that passed. Whether it is valid is decided later.
@@ -89,13 +93,20 @@ class GrammarTrial:
             done = _ask(child, json.dumps(source))
         finally:
             timer.cancel()
-        with self._lock:
-            keep = done and not self._closed and len(self._idle) < _MAX_IDLE
-            if keep:
-                self._idle.append(child)
-        if not keep:
+        if done:
+            self._keep(child)
+        else:
             _end(child)
         return done
+
+    def _keep(self, child: subprocess.Popen[str]) -> None:
+        """Keep a child for the next grammar, or end it."""
+        with self._lock:
+            kept = not self._closed and len(self._idle) < _MAX_IDLE
+            if kept:
+                self._idle.append(child)
+        if not kept:
+            _end(child)
 
     def _child(self) -> subprocess.Popen[str]:
         with self._lock:
@@ -104,9 +115,12 @@ class GrammarTrial:
                 if child.poll() is None:
                     return child
                 _end(child)
+        return self._new_child()
+
+    def _new_child(self) -> subprocess.Popen[str]:
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-P", _CHILD, str(_CPU_SECONDS)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -136,48 +150,3 @@ def _end(child: subprocess.Popen[str]) -> None:
     child.kill()
     with child:  # closes its pipes and waits
         pass
-
-
-def _limit(cpu_seconds: float | None) -> None:
-    """Limit this process: its memory and core file, or the processor time until it is killed."""
-    try:
-        import resource
-    except ImportError:  # Windows: the parent's time limit remains
-        return
-    if cpu_seconds is None:
-        resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        return
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(usage.ru_utime + usage.ru_stime + cpu_seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-
-
-def _serve() -> None:
-    """The child: read a tokenizer, then grammars, and answer each line when it is done."""
-    import signal
-
-    from llguidance import LLMatcher, LLTokenizer
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt in the terminal is the server's to handle
-    _limit(None)
-    head = json.loads(sys.stdin.readline())
-    tokens = LLTokenizer(head["tokenizer"], eos_token=head["stop_id"])
-    print("ready", flush=True)
-
-    def compile_and_mask(source: str) -> None:
-        matcher = LLMatcher(tokens, source, log_level=0)
-        matcher.deep_copy().compute_bitmask()
-        matcher.compute_bitmask()
-
-    threading.stack_size(_STACK_BYTES)
-    for line in sys.stdin:
-        _limit(_CPU_SECONDS)
-        thread = threading.Thread(target=compile_and_mask, args=(json.loads(line),))
-        thread.start()
-        thread.join()
-        print("done", flush=True)
-
-
-if __name__ == "__main__":
-    _serve()

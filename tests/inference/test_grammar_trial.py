@@ -48,6 +48,16 @@ def test_an_invalid_grammar_is_left_to_the_engine(trial):
     trial.check(Grammar("regex", "\ud800"))
 
 
+def test_the_first_grammar_finds_the_child_that_was_started(tiny_base):
+    trial = GrammarTrial(load_tokenizer(tiny_base), 2)
+    trial.start()
+    (child,) = trial._idle
+    trial.check(Grammar("regex", "[a-z]+"))
+    assert trial._idle == [child]
+    trial.close()
+    assert child.poll() is not None
+
+
 def test_a_child_that_was_killed_is_replaced(trial):
     trial.check(Grammar("regex", "first"))
     (child,) = trial._idle
