@@ -255,7 +255,7 @@ class HttpClient:
             return value
         except UnicodeEncodeError:  # no file could hold such an id, and no tokenizer reads such a text
             raise EngineError(
-                "the server's answer holds half a character (a lone surrogate)", where=f"{self.url}{path}"
+                "the answer is not understood (it holds half a character, a lone surrogate)", where=f"{self.url}{path}"
             ) from None
         except (ValueError, RecursionError):
             raise EngineError(
