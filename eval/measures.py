@@ -11,8 +11,9 @@ ROUGE: Lin (2004). Text overlap is a secondary figure: a rewrite is judged by wh
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from subprocess import SubprocessError
 from typing import Any
@@ -23,6 +24,9 @@ from searchlora.eval.trec import Qrels, Run, ranked
 
 #: The default retrieval measures.
 RETRIEVAL_MEASURES = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
+
+#: Largest integer parameter of a measure.
+_GREATEST = 2**31 - 1
 
 #: Common names -> names in ir_measures. Any other name is passed to ir_measures unchanged.
 _SPELLINGS = (("MRR", "RR"), ("Recall", "R"))
@@ -61,16 +65,36 @@ def parse_measure(name: str) -> Measure:
     try:
         measure = ir_measures.parse_measure(spelled)
         measure.validate_params()
-    except (NameError, ValueError, KeyError, TypeError, AssertionError, SyntaxError) as error:
+    except (
+        NameError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AssertionError,
+        SyntaxError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         why = re.sub(r"invalid param (\w+)=<object.*", r"\1 must be given", str(error))
         fix = "Examples: nDCG@10, MRR@10, Recall@100, AP, P@5."
         raise UsageError(f"'{name}' is not a measure ({why})", fix=fix) from None
-    for key in ("cutoff", "rel"):
-        if measure.params.get(key, 1) < 1:  # trec_eval aborts the process for a cutoff of 0
-            raise UsageError(
-                f"'{name}' is not a measure ({key} must be at least 1)", fix="Examples: nDCG@10, P(rel=2)@5."
-            )
+    if fault := _parameter_fault(measure.params):
+        raise UsageError(f"'{name}' is not a measure ({fault})", fix="Examples: nDCG@10, P(rel=2)@5.")
     return Measure(name, measure, measure.params.get("cutoff"))
+
+
+def _parameter_fault(params: Mapping[str, Any]) -> str | None:
+    """What is wrong with a parameter: trec_eval reads 32-bit integers, and aborts the process for a cutoff of 0."""
+    for key, value in params.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{key} must be a finite number"
+        if key in ("cutoff", "rel") and isinstance(value, bool):
+            return f"{key} must be a number"
+        if key in ("cutoff", "rel") and value < 1:
+            return f"{key} must be at least 1"
+        if isinstance(value, int) and abs(value) > _GREATEST:
+            return f"{key} must be at most {_GREATEST:,}"
+    return None
 
 
 def with_relevant(name: str, relevant: int) -> str:
@@ -164,8 +188,11 @@ def _compute(run: dict[str, dict[str, float]], qrels: Qrels, measures: Iterable[
     supported = [measure for measure in ordered if ir_measures.pytrec_eval.supports(measure)]
     others = [measure for measure in ordered if measure not in supported]
     if run and supported:
-        for metric in ir_measures.pytrec_eval.iter_calc(supported, qrels, run):
-            values[metric.measure][metric.query_id] = float(metric.value)
+        try:
+            for metric in ir_measures.pytrec_eval.iter_calc(supported, qrels, run):
+                values[metric.measure][metric.query_id] = float(metric.value)
+        except (ValueError, TypeError, KeyError) as error:
+            raise _not_computed(supported, error) from None
     if run and others:
         for measure, topic, value in _by_other_providers(run, qrels, others):
             values[measure][topic] = value
@@ -195,10 +222,13 @@ def _by_other_providers(
     try:
         metrics = list(ir_measures.iter_calc(measures, judged, places))
     except (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, SubprocessError) as error:
-        names = ", ".join(map(str, measures))
-        why = " ".join(str(error).split()).rstrip(".")
-        raise UsageError(f"{names} cannot be computed here ({why})") from None
+        raise _not_computed(measures, error) from None
     return [(metric.measure, named[metric.query_id], float(metric.value)) for metric in metrics]
+
+
+def _not_computed(measures: Iterable[Any], error: Exception) -> UsageError:
+    why = " ".join(str(error).split()).rstrip(".")
+    return UsageError(f"{', '.join(map(str, measures))} cannot be computed here ({why})")
 
 
 def _counted(topics: Sequence[str]) -> str:

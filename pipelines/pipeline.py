@@ -12,6 +12,7 @@ from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, check_id, index_folder, read_documents
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.trec import Run
+from searchlora.files.json_text import text_fault
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
@@ -213,6 +214,8 @@ def _check(searches: Sequence[SearchContext]) -> None:
         for name in ("id", "query"):
             if name not in search:
                 raise PipelineError(f"has no '{name}'", where=f"query {number}")
+            if fault := text_fault(str(search[name]), allow_nul=True):
+                raise PipelineError(f"'{name}': {fault}", where=f"query {number}", fix="Give text that UTF-8 can hold.")
         if str(search["id"]) in seen:
             raise PipelineError(f"the id '{search['id']}' is repeated", where=f"query {number}")
         seen.add(str(search["id"]))

@@ -24,6 +24,7 @@ from weakref import finalize
 import httpx
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, PipelineError, printable
+from searchlora.server_url import server_url
 
 #: Seconds before the first retry, and at most between two. Each wait doubles; a random factor between a half and one
 #: spreads clients that were refused together. It is added to what the server asks for with `Retry-After`.
@@ -41,6 +42,9 @@ _FIRST_IN_FLIGHT = 16
 
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NEVER = Event()
+
+#: The escape of half a character in JSON.
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 #: HTTP statuses by which a server refuses one request, and may take another: it is malformed, too large or too long.
@@ -245,7 +249,14 @@ class HttpClient:
 
     def _parse(self, path: str, content: bytes) -> Any:
         try:
-            return json.loads(content)
+            value = json.loads(content.decode(json.detect_encoding(content)))
+            if _SURROGATE_ESCAPE.search(content):
+                json.dumps(value, ensure_ascii=False).encode()
+            return value
+        except UnicodeEncodeError:  # no file could hold such an id, and no tokenizer reads such a text
+            raise EngineError(
+                "the answer is not understood (it holds half a character, a lone surrogate)", where=f"{self.url}{path}"
+            ) from None
         except (ValueError, RecursionError):
             raise EngineError(
                 f"the server does not answer with JSON ({self._shortened(content)!r})",
@@ -356,13 +367,8 @@ def authorization(key: str, auth: str) -> str:
 
 
 def _checked_url(url: str) -> str:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise EngineError(f"{url!r} is not a URL ({error})", fix="Write it as in http://localhost:8000.") from None
-    if parsed.userinfo:
-        raise EngineError("the URL of a server holds a password", fix="Give a key in an environment variable.")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+    parts = server_url(url)
+    if parts.query or parts.fragment:
         raise EngineError(f"{url!r} is not the address of a server", fix="Write it as in http://localhost:8000.")
     return url.rstrip("/").removesuffix("/v1")
 

@@ -262,6 +262,16 @@ def test_redirects_are_not_followed():
         assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"id": "d\\ud800"}', b'{"\\uDFFF": 1}', b'{"id": "d\xed\xa0\x80"}'], ids=["escape", "key", "bytes"]
+)
+def test_a_response_with_half_a_character_is_an_error(body):
+    with answering(lambda _: Reply(body)) as server, pytest.raises(EngineError, match=r"half a character|with JSON"):
+        HttpClient(server.url).get("/x")
+    with answering(lambda _: Reply(b'{"id": "\\ud83d\\ude00"}')) as server:
+        assert HttpClient(server.url).get("/x") == {"id": "\U0001f600"}
+
+
 def test_a_response_that_is_not_json_is_an_error():
     with answering(lambda _: Reply(b"<html>\n hello")) as server:
         with pytest.raises(EngineError, match=r"does not answer with JSON \('<html> hello'\)"):

@@ -7,6 +7,8 @@ Transport is fsspec's.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,16 +29,25 @@ from searchlora.errors import (
     ManifestError,
     NameTaken,
     NotInStore,
+    SearchloraError,
     StoreError,
     TamperedAdapter,
     UsageError,
 )
+from searchlora.files.json_text import text_fault
+from searchlora.server_url import server_url
 
 if TYPE_CHECKING:
     from searchlora.models.resolve import BaseModel
 
 
 _BLOCK_BYTES = 2**22
+
+#: Schemes of URLs that a version is copied to and from; a URL without a scheme is a folder.
+SCHEMES = ("file", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf")
+
+#: Schemes of servers, which a version is only copied from.
+_SERVERS = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -74,13 +85,13 @@ def push(stored: StoredAdapter, url: str) -> Pushed:
     Raises:
         TamperedAdapter: if a file of the version changed since it was stored.
         NameTaken: if the target holds another version or other files.
-        UsageError: for a kind of URL that no installed package serves.
+        UsageError: for a URL whose scheme is none of `SCHEMES`, or that no installed package serves.
         StoreError: if the target cannot be written.
     """
     check_hashes(stored)
     manifest = without_paths(stored.manifest)
     system, root = _open(url)
-    try:
+    with _transport(url, "written"):
         content = _manifest_at(system, root, url)
         if content is not None:
             remote = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
@@ -97,8 +108,6 @@ def push(stored: StoredAdapter, url: str) -> Pushed:
             system.put_file(str(stored.path / MANIFEST), f"{root}/{MANIFEST}")
         else:
             system.pipe_file(f"{root}/{MANIFEST}", manifest_json(manifest).encode())
-    except OSError as error:
-        raise StoreError(f"cannot be written ({error})", where=url, fix="Check the URL and your rights.") from error
     return Pushed(stored.reference, url, already=False)
 
 
@@ -125,13 +134,12 @@ def pull(
         ManifestError, TamperedAdapter: if it is incomplete or does not match its manifest.
         ZeroDelta, LoadCheckFailed: what `check_weights` and, if task and base are known, `verify` raise.
         InvalidName, NameTaken: see `Store.adopt`.
+        EngineError: for a malformed address of a server; http and https are read, too.
         UsageError, StoreError: see `push`.
     """
-    system, root = _open(url)
-    try:
+    system, root = _open(url, (*SCHEMES, *_SERVERS))
+    with _transport(url, "read"):
         content = _manifest_at(system, root, url)
-    except OSError as error:
-        raise StoreError(f"cannot be read ({error})", where=url, fix="Check the URL and your rights.") from error
     if content is None:
         raise NotInStore("there is no adapter with a searchlora manifest", where=url)
     manifest = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
@@ -165,14 +173,55 @@ def _verify(stored: StoredAdapter, base: BaseModel | None, tasks: str | Path | N
     return None
 
 
-def _open(url: str) -> tuple[Any, str]:
+def _open(url: str, schemes: Sequence[str] = SCHEMES) -> tuple[Any, str]:
+    """The file system of a URL, and the path there. Raises `UsageError`, and `EngineError` for a malformed address."""
     import fsspec
 
+    scheme = _scheme(url)
+    if scheme not in (None, *schemes):
+        listed = ", ".join(f"{each}://" for each in schemes)
+        raise UsageError(
+            f"URLs of the scheme '{scheme}' cannot be used here",
+            where=url,
+            fix=f"Give a folder, or a URL that begins with {listed}.",
+        )
+    if scheme in _SERVERS:
+        server_url(url, example="https://example.org/adapters/shop-rewriter")
     try:
+        if fault := text_fault(url):
+            raise ValueError(fault)
         system, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # a missing package, or what a package makes of a malformed URL
         raise UsageError(f"is not a URL that can be opened ({error})", where=url) from error
     return system, str(root).rstrip("/")
+
+
+def _scheme(url: str) -> str | None:
+    """The scheme of a URL as fsspec reads it, which joins several by `::`; None for a path.
+
+    Examples:
+        >>> _scheme("s3://bucket/a"), _scheme("data:,x"), _scheme("zip://a::file://b"), _scheme("C:/adapters")
+        ('s3', 'data', 'zip::file', None)
+    """
+    if url.startswith("data:"):
+        return "data"
+    links = url.split("::")
+    if len(links) > 1:
+        return "::".join(link.partition("://")[0] for link in links)
+    scheme, colon, _ = url.partition("://")
+    return scheme if colon else None
+
+
+@contextmanager
+def _transport(where: str, done: str) -> Iterator[None]:
+    """Turn what a transport raises into `StoreError`: each has exceptions of its own, and few are an `OSError`."""
+    try:
+        yield
+    except SearchloraError:
+        raise
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise StoreError(f"cannot be {done} ({why})", where=where, fix="Check the URL and your rights.") from error
 
 
 def _prepare(system: Any, root: str) -> None:
@@ -216,17 +265,16 @@ def _fetch(system: Any, source: str, target: Path, limit: int) -> int:
         StoreError: if it cannot be read or written.
     """
     size = 0
-    try:
-        if system.info(source).get("type") != "file":
-            raise TamperedAdapter("is not a regular file", where=source)
-        with system.open(source, "rb") as stream, target.open("wb") as out:
-            while block := stream.read(_BLOCK_BYTES):
-                size += len(block)
-                if size > limit:
-                    raise TamperedAdapter(f"has more than {limit:,} bytes, the limit", where=source)
-                out.write(block)
-    except FileNotFoundError:
-        raise TamperedAdapter("is missing", where=source, fix="Push the adapter again.") from None
-    except OSError as error:
-        raise StoreError(f"cannot be fetched ({error})", where=source) from error
+    with _transport(source, "fetched"):
+        try:
+            if system.info(source).get("type") != "file":
+                raise TamperedAdapter("is not a regular file", where=source)
+            with system.open(source, "rb") as stream, target.open("wb") as out:
+                while block := stream.read(_BLOCK_BYTES):
+                    size += len(block)
+                    if size > limit:
+                        raise TamperedAdapter(f"has more than {limit:,} bytes, the limit", where=source)
+                    out.write(block)
+        except FileNotFoundError:
+            raise TamperedAdapter("is missing", where=source, fix="Push the adapter again.") from None
     return size

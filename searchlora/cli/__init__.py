@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 #: Control characters and line or direction changes, which would forge lines of a terminal or a log. Line feeds stay.
@@ -29,6 +29,7 @@ def _main() -> None:
     debug = "--debug" in sys.argv  # anywhere on the command line
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
+        _check_arguments(sys.argv[1:])
         app(standalone_mode=True)
     except SearchloraError as error:
         if debug:
@@ -49,6 +50,23 @@ def _main() -> None:
             # `Path.resolve` of Python before 3.13; later ones leave it to the system, which refuses the file.
             _exit(f"{_shortened(str(error))}. Give a path whose symbolic links lead to a file.", 1)
         _exit(f"unexpected {type(error).__name__}: {error}\nRun again with --debug for the traceback.", 70)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse an argument that is not UTF-8: no file of results could hold it, and no tokenizer reads it.
+
+    Python reads its bytes as lone surrogates (PEP 383). Raises `UsageError`.
+    """
+    from searchlora.errors import UsageError
+
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"argument {number}, {argument[:_PATH_CHARACTERS]!a}, is not UTF-8 text",
+                fix="Write it in UTF-8; rename a file whose name is in another encoding.",
+            ) from None
 
 
 class _Terminated(BaseException):

@@ -22,6 +22,8 @@ _JSON = {"whitespace_pattern": r"[ ]?"}
 #: Maximum length of llguidance's messages in errors, in characters.
 _MAX_REASON = 300
 
+_KINDS = {"json_schema": "JSON Schema", "regex": "regular expression", "lark": "Lark grammar"}
+
 
 class Matcher(Protocol):
     """The parts of `llguidance.LLMatcher` that are used: the state of one grammar for one row."""
@@ -34,6 +36,9 @@ class Matcher(Protocol):
 
     def is_error(self) -> bool:
         """Whether the grammar cannot be followed further."""
+
+    def is_accepting(self) -> bool:
+        """Whether the answer so far is complete."""
 
     def get_error(self) -> str:
         """Why."""
@@ -77,57 +82,74 @@ class Constraints:
     def _compile(self, grammar: Grammar, row: int) -> Matcher:
         from llguidance import LLMatcher
 
-        read = {
-            "json_schema": lambda text: LLMatcher.grammar_from_json_schema(text, overrides=_JSON),
-            "regex": LLMatcher.grammar_from_regex,
-            "lark": LLMatcher.grammar_from_lark,
-        }
-        if grammar.kind not in read:
+        if grammar.kind not in _KINDS:
             raise RequestRefused(
                 f"there is no grammar of kind '{grammar.kind}'",
                 where=f"request {row + 1}",
-                fix=f"Use {', '.join(read)}.",
+                fix=f"Use {', '.join(_KINDS)}.",
             )
         try:
-            source = read[grammar.kind](grammar.text)
+            source = llguidance_source(grammar)
         except ValueError as error:
             raise _rejected(grammar, row, str(error)) from None
-        matcher: Matcher = LLMatcher(self._vocabulary, source)
-        trial = matcher.deep_copy()
-        allows_any = not matcher.is_error() and any(trial.compute_bitmask()) and not trial.is_error()
-        if not allows_any:
-            raise _rejected(grammar, row, matcher.get_error() or trial.get_error() or "it admits no answer")
+        matcher: Matcher = LLMatcher(self._vocabulary, source, log_level=0)
+        # Copies share the lexer and its limits, so that the second mask may be the one that exceeds them.
+        for trial in (matcher.deep_copy(), matcher.deep_copy()):
+            allows_any = not matcher.is_error() and any(trial.compute_bitmask()) and not trial.is_error()
+            if not allows_any:
+                raise _rejected(grammar, row, matcher.get_error() or trial.get_error() or "it admits no answer")
         return matcher
 
 
+def llguidance_source(grammar: Grammar) -> str:
+    """A grammar as llguidance reads it, not compiled yet. Raises `ValueError` for text that is not JSON or UTF-8."""
+    from llguidance import LLMatcher
+
+    if grammar.kind == "json_schema":
+        source = LLMatcher.grammar_from_json_schema(grammar.text, overrides=_JSON)
+    elif grammar.kind == "regex":
+        source = LLMatcher.grammar_from_regex(grammar.text)
+    else:
+        source = LLMatcher.grammar_from_lark(grammar.text)
+    return str(source)
+
+
 def mask_logits(matcher: Matcher, logits: torch.Tensor) -> None:
-    """Set logits (vocabulary,) of the tokens that the matcher does not allow next to -inf, in place."""
+    """Set logits (vocabulary,) of the tokens that the matcher does not allow next to -inf, in place.
+
+    Raises:
+        RequestRefused: when llguidance gives up, for example at a limit of its lexer. Its mask then allows the stop
+            token alone, which would end the answer as if it were complete.
+    """
     import numpy as np
     import torch
 
-    bits = np.unpackbits(~np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    mask = matcher.compute_bitmask()
+    if matcher.is_error():
+        raise grammar_error(matcher)
+    bits = np.unpackbits(~np.frombuffer(mask, np.uint8), bitorder="little")
     forbidden = torch.from_numpy(bits[: len(logits)].view(np.bool_)).to(logits.device)
     logits.masked_fill_(forbidden, -torch.inf)
 
 
 def grammar_error(matcher: Matcher) -> RequestRefused:
     """The error of a matcher that cannot go on."""
+    reason = _shorten(matcher.get_error()) or "it does not allow the answer to end here"
     return RequestRefused(
-        f"the grammar cannot be followed further ({_shorten(matcher.get_error())})",
+        f"the grammar cannot be followed further ({reason})",
         fix="Simplify the schema or the grammar.",
     )
 
 
 def _shorten(reason: str) -> str:
-    """llguidance appends its parser state to the message."""
-    whole = reason.strip()
+    """The message without llguidance's parser state, which follows it."""
+    whole = reason.partition("<state>")[0].strip()
     return whole if len(whole) <= _MAX_REASON else f"{whole[:_MAX_REASON]} ..."
 
 
 def _rejected(grammar: Grammar, row: int, reason: str) -> RequestRefused:
-    kind = {"json_schema": "JSON Schema", "regex": "regular expression", "lark": "Lark grammar"}[grammar.kind]
     return RequestRefused(
-        f"generation cannot be constrained to this {kind} ({_shorten(reason)})",
+        f"generation cannot be constrained to this {_KINDS[grammar.kind]} ({_shorten(reason)})",
         where=f"request {row + 1}",
         fix="Write it without what is refused, or generate without constraint and let the strict parse decide.",
     )

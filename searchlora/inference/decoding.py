@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from searchlora.errors import EngineError
+from searchlora.errors import EngineError, RequestRefused
 from searchlora.inference.constrained import grammar_error, mask_logits
 from searchlora.inference.engine import non_finite_error
 from searchlora.inference.sampling import TokenSampler, sample, token_logprobs
@@ -45,12 +45,13 @@ class Answer:
         request = self.request
         self.ids.append(token)
         self.stopped = token == stop_id and not request.ignore_stop
-        if self.stopped:
-            return
         if request.matcher is not None:
             request.matcher.consume_token(token)
-            if request.matcher.is_error():
+            # A grammar may name the stop token in the middle of an answer.
+            if request.matcher.is_error() or (self.stopped and not request.matcher.is_accepting()):
                 self.error = grammar_error(request.matcher)
+        if self.stopped:
+            return
         if request.sampler is not None:
             request.sampler.add(token)
         if request.text is not None:
@@ -58,7 +59,9 @@ class Answer:
 
 
 def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int) -> None:
-    """Choose and append the next token of each answer. Answers whose logits are not finite get an error.
+    """Choose and append the next token of each answer.
+
+    Answers whose logits are not finite, or whose grammar cannot be followed further, get an error.
 
     Greedy answers share one `argmax`, the others one `sample`; those with penalties are computed apart, in fp32.
 
@@ -90,7 +93,7 @@ def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int)
         _note_logprobs([(samplers[row], tokens[row]) for row in reporting], original, compiled)
     for answer, token in zip(answers, tokens, strict=True):
         if token is None:
-            answer.error = non_finite_error(answer.request.adapter)
+            answer.error = answer.error or non_finite_error(answer.request.adapter)
         else:
             answer.add(token, stop_id)
 
@@ -98,7 +101,7 @@ def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int)
 def _choose(
     answers: Sequence[Answer], logits: torch.Tensor, rows: Sequence[int], compiled: Kernels | None
 ) -> list[int | None]:
-    """The next token of each answer, which its grammar allows; None if its logits are not finite.
+    """The next token of each answer, which its grammar allows; None if its logits are not finite or it has an error.
 
     Args:
         answers: The answers.
@@ -110,13 +113,17 @@ def _choose(
     drawn: list[tuple[int, TokenSampler]] = []
     for row, answer in zip(rows, answers, strict=True):
         if answer.request.matcher is not None:
-            mask_logits(answer.request.matcher, logits[row])
+            try:
+                mask_logits(answer.request.matcher, logits[row])
+            except RequestRefused as error:
+                answer.error = error
+                continue
         sampler = answer.request.sampler
         if sampler is None or sampler.sampling.is_greedy:
             greedy.append(row)
         else:
             drawn.append((row, sampler))
-    tokens: dict[int, int | None] = {}
+    tokens: dict[int, int | None] = dict.fromkeys(rows)
     if greedy:
         part = logits if len(greedy) == len(logits) else _rows(logits, greedy)
         best = argmax(part)

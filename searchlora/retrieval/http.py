@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from searchlora.errors import EngineError, RequestRefused, UsageError
 from searchlora.eval.trec import ranked
@@ -19,6 +18,7 @@ from searchlora.http_client import OF_ONE_REQUEST, HttpClient, Refused
 from searchlora.records import Document, Hit
 from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.retriever import check_k
+from searchlora.server_url import server_url
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class HttpRetriever:
         timeout_s: float = 30.0,
         retries: int = 4,
     ) -> None:
-        parts = urlsplit(url)
+        parts = server_url(url)
         if parts.query or parts.fragment:
             raise EngineError("the address has a query string", where=url, fix="Put its parameters into the body.")
         self._path = parts.path

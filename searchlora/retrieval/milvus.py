@@ -25,6 +25,7 @@ from searchlora.records import Document, Hit
 from searchlora.retrieval.nearest import inner_products
 from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
 from searchlora.retrieval.threshold import best_by_sum
+from searchlora.server_url import server_url
 
 #: Maximum length of a text in bytes, and number of hits of a search; limits of Milvus.
 _MOST_BYTES, _MOST_HITS = 65_535, 16_384
@@ -63,10 +64,10 @@ class Milvus:
     default_analyzer = "standard"
 
     def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 30.0) -> None:
-        if "://" not in url and not url.endswith(".db"):
+        if "://" in url:
+            server_url(url, schemes=("http", "https", "tcp"), example="http://localhost:19530")
+        elif not (url.endswith(".db") and url.isprintable()):
             raise EngineError(f"{url!r} is neither an address nor a file of Milvus Lite", fix="A file ends with .db.")
-        if "://" in url and "@" in url.partition("://")[2].partition("/")[0]:
-            raise EngineError("the address holds a password", fix="Give it in an environment variable: 'api_key_env'.")
         self.where = url
         self._is_embedded = "://" not in url
         self._address = str(Path(url).resolve()) if self._is_embedded else url

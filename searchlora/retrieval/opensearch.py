@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
 
 from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestRefused, UsageError
 from searchlora.http_client import OF_ONE_REQUEST, authorization
 from searchlora.records import Document, Hit
 from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
 from searchlora.retrieval.threshold import best_by_sum
+from searchlora.server_url import server_url
 
 #: Largest number of hits of a search (`index.max_result_window`), and of characters of a value that filters compare.
 _MOST_HITS, _MOST_FACET = 10_000, 2_000
@@ -130,11 +130,9 @@ class OpenSearch:
     ) -> None:
         import opensearchpy
 
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        parts = server_url(url, example="https://localhost:9200")
+        if parts.query or parts.fragment:
             raise EngineError(f"{url!r} is not the address of a server", fix="Write it as in https://localhost:9200.")
-        if "@" in parts.netloc:
-            raise EngineError("the address holds a password", fix="Give it in an environment variable: 'api_key_env'.")
         self.where = url
         self._dialect = _DIALECTS[flavour]
         self._client = opensearchpy.OpenSearch(

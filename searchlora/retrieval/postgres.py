@@ -18,6 +18,7 @@ from weakref import finalize
 from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestRefused, UsageError
 from searchlora.records import Document, Hit
 from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
+from searchlora.server_url import check_host, check_text
 
 if TYPE_CHECKING:
     import psycopg
@@ -352,8 +353,12 @@ def _parameters(url: str) -> dict[str, Any]:
             f"{url!r} is not the address of a database", fix="Write it as in postgresql://user@host:5432/database."
         )
     try:
+        check_text(url)
         parameters = dict(conninfo_to_dict(url))
-    except ProgrammingError as error:
+        for host in str(parameters.get("host", "")).split(","):
+            if host and not host.startswith(("/", "@")) and ":" not in host:  # no folder of a socket, no IPv6 address
+                check_host(host)
+    except (ProgrammingError, ValueError) as error:
         raise EngineError(f"{url!r} is not the address of a database ({_said(error)})") from None
     if "password" in parameters:
         raise EngineError("the address holds a password", fix="Give it in an environment variable: 'api_key_env'.")

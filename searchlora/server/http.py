@@ -59,6 +59,10 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
+    except (ValueError, OverflowError, TypeError):  # a name that cannot be looked up, a number beyond 65535
+        raise UsageError(
+            f"{host!r} with port {port} is not an address", fix="Give a --host such as 127.0.0.1 and a --port to 65535."
+        ) from None
     except OSError as error:
         raise UsageError(
             f"port {port} cannot be used ({error.strerror})", where=f"host {host}", fix="Give another --port or --host."

@@ -18,6 +18,7 @@ from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.adapters.stored import check_hashes, file_hashes
 from searchlora.adapters.transfer import pull, push
 from searchlora.errors import (
+    EngineError,
     GoldenLogitsMismatch,
     ManifestError,
     MissingKey,
@@ -298,3 +299,52 @@ def test_the_manifest_that_is_stored_is_the_one_that_was_checked(
     pulled = pull(str(there), Store(tmp_path / "other"))
     kept = Store(tmp_path / "other").get(pulled.reference).manifest
     assert read and kept == pulled.manifest and kept.metrics == stored.manifest.metrics
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "ftp://127.0.0.1:1/x",
+            "sftp://h/x",
+            "data:,abc",
+            "git://x",
+            "github://a:b@c/",
+            "zip://a::file://b",
+            "tar://x",
+        ),
+        *("simplecache::s3://b", "reference://", "x://y", "S3://b", "://x", "dask://x", "smb://h/x"),
+    ],
+)
+def test_a_scheme_without_transport_is_a_usage_error_that_lists_the_others(url, tmp_path):
+    with pytest.raises(UsageError, match=r"of the scheme .* cannot be used here.* s3://, .*hf://") as refused:
+        pull(url, Store(tmp_path / "store"))
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[", "http://127.0.0.1:99999/x", "https://:80", "http://a b", "http://me:pw@h/x"]
+)
+def test_a_malformed_address_is_not_pulled(url, tmp_path):
+    with pytest.raises(EngineError):
+        pull(url, Store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("url", ["\0", "a\0b", "\ud800", "file:///\udfff", "s3://b\0", "hf://["])
+def test_a_url_that_no_transport_reads_is_refused(url, tmp_path):
+    with pytest.raises((UsageError, StoreError)):
+        pull(url, Store(tmp_path / "store"))
+
+
+def test_an_error_of_a_transport_of_its_own_class_is_a_store_error(tmp_path, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class NoCredentials(Exception):
+        """As botocore's, which is no `OSError`."""
+
+    def info(*_, **__):
+        raise NoCredentials("Unable to locate credentials")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", info)
+    with pytest.raises(StoreError, match=r"cannot be read .*credentials"):
+        pull("memory://bucket/x", Store(tmp_path / "store"))

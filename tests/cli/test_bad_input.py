@@ -248,3 +248,35 @@ def test_a_symbolic_link_to_itself_is_put_into_words(refused, tmp_path):
     loop.symlink_to("loop")
     assert str(loop) in refused("index", "build", corpus, "--out", loop)
     assert str(loop) in refused("run", pipeline, "--queries", queries, "--corpus", corpus, "--out", loop)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "bm25", "red\udcff", "--corpus", "c.jsonl"),
+        ("run", "bm25", "--queries", "q.jsonl", "--out", "r\udcff.trec"),
+        ("adapters", "list", "--store", "s\udcff"),
+        ("index", "build", "c.jsonl", "--out", "i\udcff"),
+        ("\udcff",),
+    ],
+)
+def test_an_argument_that_is_not_utf8_is_a_usage_error(cli, arguments):
+    called = cli(*arguments)
+    assert called.code == 2
+    assert "udcff" in called.err and "is not UTF-8 text" in called.err
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://127.0.0.1:99999", "http://:80", "http://a..b"])
+def test_a_malformed_address_is_an_error_without_a_traceback(cli, tmp_path, url):
+    corpus = lines(tmp_path / "c.jsonl", {"id": "d1", "text": "a tent"})
+    stages = {
+        "http": {"url": url, "engine": "opensearch", "k": 2},
+        "text_search": {"url": url, "engine": "opensearch", "index": "p"},
+    }
+    for name, settings in stages.items():
+        pipeline = tmp_path / f"{name}.yaml"
+        pipeline.write_text(json.dumps({"name": "p", "stages": [{name: settings}]}), encoding="utf-8")
+        called = cli("search", pipeline, "tent", "--corpus", corpus)
+        assert called.code == 1
+        assert "is not the address of a server" in called.err
+    assert cli("adapters", "pull", url, "--store", tmp_path / "store").code == 1

@@ -104,6 +104,21 @@ def test_notes_report_topics_left_out_and_topics_scored_zero():
     )
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("nDCG@10^20", f"nDCG@{10**20}", f"Success@{2**31}", f"RR(rel={10**20})", f"MRR@{10**400}", "IPrec@1e400"),
+        *(f"SetF(beta={10**400})", "RBP(p=1e400)", "AP@True", "P(rel=True)@5", "P@0", "nDCG@" + "-" * 100_000 + "1"),
+        *("\x00", "\ud800"),
+    ],
+    ids=lambda name: ascii(name)[:20],
+)
+def test_a_measure_whose_parameter_cannot_be_computed_is_refused(name):
+    with pytest.raises(UsageError, match="is not a measure"):
+        retrieval_values({"1": {"a": 1.0}}, QRELS, [name])
+    assert retrieval_values({"1": {"a": 1.0}}, QRELS, [f"nDCG@{2**31 - 1}"])
+
+
 def test_unknown_measures_and_missing_judgments_are_errors():
     for name in ("Foo@3", "nDCG@", "nDCG(dcg=2", "nDCG(dcg=2)", "P", "MRR(colour=1)@10", "SDCG@10"):
         with pytest.raises(UsageError, match="is not a measure"):

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from searchlora.errors import RequestRefused
 from searchlora.inference.constrained import Constraints, mask_logits
 from searchlora.inference.decoding import Answer, append_tokens
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.sampling import Sampling, TokenSampler
 from searchlora.inference.scheduling.requests import GenerateRequest
 from searchlora.models.load import load_tokenizer
 from searchlora.outputs import CitedText, Grammar, InvalidOutput, JsonObject
@@ -119,3 +121,64 @@ def test_an_answer_without_valid_continuation_ends(tokenizer, constraints):
     while not answer.ended:
         append_tokens([answer], torch.zeros((1, len(tokenizer))), 2)
     assert answer.ids == [tokenizer("a")["input_ids"][0], 2]
+
+
+#: llguidance compiles it, and reaches a limit of its lexer after some tokens.
+TOO_COMPLEX = "start: /[bc]{3}/ /[de]{3}/ A\nA: /(a?){999}a{999}/"
+
+
+def asked(grammar, tokens=12):
+    return Request(({"role": "user", "content": "?"},), None, tokens, grammar)
+
+
+@pytest.fixture(scope="module", params=["batched", "one adapter"])
+def each_runner(request, tiny_base):
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "one adapter":
+            patch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
+        engine = LocalEngine(tiny_base, precision="fp32")
+    yield engine
+    engine.close(5)
+
+
+def test_a_grammar_that_llguidance_gives_up_is_an_error_of_its_request_alone(each_runner):
+    given_up, finished = asked(Grammar("lark", TOO_COMPLEX)), asked(Grammar("regex", "b{3}"))
+    futures = each_runner.submit_answers(given_up, 2) + each_runner.submit_answers(finished, 2)
+    for future in futures[:2]:
+        with pytest.raises(RequestRefused, match="cannot be followed further"):
+            future.result(20)
+    assert [future.result(20).text for future in futures[2:]] == ["bbb", "bbb"]
+    with pytest.raises(RequestRefused, match=r"request 2: .*further"):
+        each_runner.generate([finished, given_up])
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=1, logprobs=1, presence_penalty=1.0)])
+def test_a_mask_after_an_error_is_never_followed(tokenizer, constraints, sampling):
+    """The mask of a failed matcher allows the stop token alone."""
+    import torch
+
+    matchers = constraints.matchers([Grammar("regex", "ab"), None])
+    matchers[0].consume_token(2)
+    requests = [
+        GenerateRequest(ids=(5,), max_new_tokens=9, matcher=matcher, sampler=TokenSampler(sampling, 0))
+        for matcher in matchers
+    ]
+    answers = [Answer(request) for request in requests]
+    append_tokens(answers, torch.zeros((2, len(tokenizer))), 2)
+    assert isinstance(answers[0].error, RequestRefused)
+    assert answers[0].ids == []
+    assert answers[1].error is None
+    assert len(answers[1].ids) == 1
+
+
+def test_a_grammar_beyond_the_limits_of_the_lexer_is_refused(constraints):
+    with pytest.raises(RequestRefused, match="too many expressions") as refused:
+        constraints.matchers([Grammar("regex", "(a?){999}a{999}")])
+    assert "<state>" not in str(refused.value)
+
+
+def test_a_stop_token_inside_a_grammar_does_not_finish_the_answer(engine):
+    with pytest.raises(RequestRefused, match="does not allow the answer to end here"):
+        engine.generate([asked(Grammar("lark", 'start: "a" <|im_end|> "b"'))])
+    (completion,) = engine.generate([asked(Grammar("lark", 'start: "a" <|im_end|>'))])
+    assert (completion.text, completion.finish) == ("a", "stop")

@@ -98,6 +98,8 @@ def test_the_conversation_reaches_the_prompt(pipeline):
     [
         ([{"query": "x"}], "query 1: has no 'id'"),
         ([{"id": "1"}], "query 1: has no 'query'"),
+        ([{"id": "1", "query": "x"}, {"id": "2\ud800", "query": "x"}], "query 2: 'id': a text holds a lone surrogate"),
+        ([{"id": "1", "query": "\udcff"}], "query 1: 'query': a text holds a lone surrogate"),
         ([{"id": "1", "query": "x"}, {"id": 1, "query": "y"}], "query 2: the id '1' is repeated"),
     ],
 )

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from searchlora.inference.sampling import Sampling
 from searchlora.prompts import Message
-from searchlora.server.api.schemas import Body, ChatMessage, Fields, Messages, Text, TextsOrTokens, join_parts, neutral
+from searchlora.server.api.schemas import Body, ChatMessage, Fields, Messages, TextsOrTokens, join_parts, neutral
 
 #: Answers to one request. OpenAI's limit of `n` is the same.
 MAX_ANSWERS = 128
@@ -42,7 +42,7 @@ def _not_called(choice: Any) -> Any:
     return choice
 
 
-_Stop = Annotated[Text, Field(min_length=1, max_length=_MAX_STOP_CHARACTERS)]
+_Stop = Annotated[str, Field(min_length=1, max_length=_MAX_STOP_CHARACTERS)]
 
 
 class SamplingFields(Body):
@@ -108,10 +108,10 @@ class ResponseFormat(Body):
 class StructuredOutputs(Body):
     """vLLM's `structured_outputs`: exactly one of a schema (object or text), a regex, a Lark grammar or choices."""
 
-    json_: dict[str, Any] | Text | None = Field(None, alias="json")
-    regex: Text | None = None
-    grammar: Text | None = None
-    choice: Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = None
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    grammar: str | None = None
+    choice: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
 
 
 class ChatRequest(SamplingFields):
@@ -137,7 +137,7 @@ class ChatRequest(SamplingFields):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    answer_prefix: Text = ""
+    answer_prefix: str = ""
     tools: Annotated[list[dict[str, Any]] | None, Field(max_length=_MAX_TOOLS, fail_fast=True)] = None
     tool_choice: Annotated[Any, AfterValidator(_not_called)] = None
 
@@ -209,7 +209,7 @@ class InputMessage(ChatMessage):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     type: Literal["message"] = "message"
-    content: Annotated[Text, join_parts("input_text", "output_text")]
+    content: Annotated[str, join_parts("input_text", "output_text")]
 
     @model_validator(mode="before")
     @classmethod
@@ -258,7 +258,7 @@ class ResponseRequest(SamplingFields):
     input: Annotated[
         list[InputMessage], Field(min_length=1, max_length=4096, fail_fast=True), BeforeValidator(_as_messages)
     ]
-    instructions: Text | None = None
+    instructions: str | None = None
     prompt_format: Literal["task", "raw"] = "task"
     max_output_tokens: int | None = Field(None, ge=1)
     text: TextOptions | None = None

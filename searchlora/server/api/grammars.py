@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from searchlora.inference.constrained import llguidance_source
 from searchlora.outputs import Grammar, escape_regex
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.generation_schemas import ResponseFormat, StructuredOutputs
 
-#: Characters of a grammar. Compiling the worst one of this size takes about a second, and cannot be interrupted.
+#: Characters of a grammar. What compiling costs is limited by `GrammarTrial`.
 _MAX_GRAMMAR_CHARACTERS = 65_536
 
 _ANY_OBJECT = Grammar("json_schema", '{"type": "object"}')
@@ -40,13 +41,8 @@ def fits(grammar: Grammar, text: str) -> bool:
     """Whether a text is a complete sentence of a grammar that the engine has accepted."""
     from llguidance import LLMatcher, LLTokenizer
 
-    parsers = {
-        "json_schema": LLMatcher.grammar_from_json_schema,
-        "regex": LLMatcher.grammar_from_regex,
-        "lark": LLMatcher.grammar_from_lark,
-    }
     tokens = LLTokenizer("byte")  # every byte is a token
-    matcher = LLMatcher(tokens, parsers[grammar.kind](grammar.text), log_level=0)
+    matcher = LLMatcher(tokens, llguidance_source(grammar), log_level=0)
     ids = tokens.tokenize_str(text)
     return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
 

@@ -9,12 +9,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from searchlora.errors import RenderError
+from searchlora.errors import PipelineError, RenderError
 from searchlora.inference.engine import Completion, Engine, Scored
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.inference.metered import MeteredEngine
 from searchlora.pipelines.stages import AdapterStage, Stage, with_outputs
 from searchlora.records import Record, SearchContext
+from searchlora.server.api.adapter_tasks import input_schema
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.service import Service
 from searchlora.task import PromptedTask
@@ -131,6 +132,18 @@ class ModelTask:
         message = f"{self.name} is an adapter for the task '{self.task.name}', which {why}. GET /v1/models/{self.name}."
         return ApiError(400, "invalid_value", message, param="model")
 
+    def records_of(self, search: SearchContext) -> Sequence[Record]:
+        """The records of a search, at least one. Raises `ApiError` 400 if the task needs more than the search has."""
+        try:
+            records = self.task.records_from(search)
+        except PipelineError as error:
+            raise self.unsuitable(f"needs another input: {error.what}") from None
+        required = input_schema(self.task)["required"]
+        missing = sorted({name for record in records for name in required if name not in record})
+        if missing or not records:
+            raise self.unsuitable(f"needs {', '.join(missing) or 'another input'}")
+        return records
+
     def ask(self, records: Sequence[Record]) -> list[tuple[Record, Any]]:
         """Each record with its output."""
         try:
@@ -148,7 +161,7 @@ class ModelTask:
         if self.task.writes != field_:
             raise self.unsuitable(f"writes '{self.task.writes}', not '{field_}'")
         search = {"id": "1", **context}
-        pairs = self.ask(self.task.records_from(search))
+        pairs = self.ask(self.records_of(search))
         records, outputs = [record for record, _ in pairs], [output for _, output in pairs]
         return with_outputs(self.task, search, records, outputs), outputs[0]
 

@@ -92,7 +92,11 @@ def _load_folder(service: Service, name: str, place: str) -> None:
             store, or of a model.
     """
     root = service.store.root.resolve()
-    folder = (root / place).resolve()
+    try:
+        folder = (root / place).resolve()
+        folder.exists()
+    except (ValueError, OSError):  # a NUL character, or a name that is too long
+        raise ApiError(400, "invalid_value", "The folder is not the name of a folder.", param="folder") from None
     if folder == root or not folder.is_relative_to(root):
         raise ApiError(400, "invalid_value", "The folder is not below the store.", param="folder")
     check_name(name)

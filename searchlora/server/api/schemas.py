@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from searchlora.files.json_text import value_fault
+from searchlora.files.json_text import text_fault, value_fault
 from searchlora.prompts import Message
 from searchlora.server.api.errors import ApiError
 
@@ -46,20 +46,13 @@ _MAX_FIELDS, _MAX_MESSAGES = 100, 4096
 
 _JSON = re.compile(r"\s*application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
 
+#: The escape of half a character, in UTF-8 or, with NUL bytes between, in UTF-16 or UTF-32.
+_SURROGATE_ESCAPE = re.compile(rb"\\\0*u\0*[dD]\0*[89a-fA-F]")
+
 T = TypeVar("T")
 
 #: Earlier names of request fields, still accepted.
 _EARLIER_NAMES = {"begins": "answer_prefix", "ends": "choice_suffix", "within": "prune_margin"}
-
-
-def _no_surrogates(text: str) -> str:
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise PydanticCustomError("lone_surrogate", "holds half a character (a lone surrogate)")
-    return text
-
-
-#: Text that can be encoded as UTF-8. JSON escapes can write a lone surrogate, which no tokenizer reads.
-Text = Annotated[str, AfterValidator(_no_surrogates)]
 
 
 def neutral(*values: Any, fix: str) -> BeforeValidator:
@@ -104,7 +97,7 @@ def _texts_or_tokens(value: Any) -> list[str | tuple[int, ...]]:
 def _text_or_tokens(item: Any, number: int, count: int) -> str | tuple[int, ...]:
     place = {"item": f"item {number} " if count > 1 else ""}
     if isinstance(item, str):
-        return _no_surrogates(item)
+        return item
     if not isinstance(item, list) or not item:
         raise PydanticCustomError("texts_or_tokens", "{item}is neither a text nor an array of token ids", place)
     if not all(type(token) is int and 0 <= token < _TOKEN_IDS for token in item):
@@ -166,7 +159,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, join_parts("text")]
+    content: Annotated[str, join_parts("text")]
 
     @property
     def plain(self) -> Message:
@@ -191,10 +184,10 @@ class ScoreRequest(Body):
     model: str
     messages: Messages
     choices: Annotated[
-        list[Text], Field(min_length=1, max_length=_MAX_CHOICES, fail_fast=True), AfterValidator(_not_too_long)
+        list[str], Field(min_length=1, max_length=_MAX_CHOICES, fail_fast=True), AfterValidator(_not_too_long)
     ]
-    answer_prefix: Text = ""
-    choice_suffix: Text | None = None
+    answer_prefix: str = ""
+    choice_suffix: str | None = None
     prune_margin: float | None = Field(None, gt=0, allow_inf_nan=False)
 
     @field_validator("choice_suffix")
@@ -275,15 +268,15 @@ class Turn(Body):
     """One turn of a conversation before the query; its text may also be called `content`, as in a chat."""
 
     role: Literal["user", "assistant"]
-    text: Annotated[Text, Field(validation_alias=AliasChoices("text", "content"))]
+    text: Annotated[str, Field(validation_alias=AliasChoices("text", "content"))]
 
 
 class TextDocument(Body):
     """A passage with its text, and optionally an id of the client's and a title."""
 
-    text: Text
-    title: Text = ""
-    id: Text | None = None
+    text: str
+    title: str = ""
+    id: str | None = None
 
 
 class _WithHistory(Body):
@@ -299,8 +292,8 @@ class RerankRequest(Body):
     """Body of `/v1/rerank`, in the shape of Cohere, Jina and vLLM."""
 
     model: str
-    query: Text
-    documents: Annotated[list[Text | TextDocument], Field(min_length=1, max_length=_MAX_DOCUMENTS, fail_fast=True)]
+    query: str
+    documents: Annotated[list[str | TextDocument], Field(min_length=1, max_length=_MAX_DOCUMENTS, fail_fast=True)]
     top_n: int | None = Field(None, ge=1)
     return_documents: bool = False
 
@@ -323,7 +316,7 @@ class ClassifyRequest(Body):
     """Body of `/v1/classify`, in the shape of vLLM."""
 
     model: str
-    input: Annotated[list[Text], Field(min_length=1, max_length=_MAX_BATCH, fail_fast=True), BeforeValidator(_as_list)]
+    input: Annotated[list[str], Field(min_length=1, max_length=_MAX_BATCH, fail_fast=True), BeforeValidator(_as_list)]
     user: Any = None
 
 
@@ -331,14 +324,14 @@ class RewriteRequest(_WithHistory):
     """Body of `/v1/rewrite`: a query and the conversation before it."""
 
     model: str
-    query: Text
+    query: str
 
 
 class AnswerRequest(_WithHistory):
     """Body of `/v1/answers`: a question and the passages to answer from, best first."""
 
     model: str
-    query: Text
+    query: str
     passages: Annotated[list[TextDocument], Field(max_length=_MAX_DOCUMENTS, fail_fast=True)]
 
     @property
@@ -371,17 +364,38 @@ def parse_body(body: bytes, content_type: str, adapter: TypeAdapter[T]) -> T:
         message = "The body is not sent as JSON: set the header 'Content-Type: application/json'."
         raise ApiError(400, "invalid_json", message)
     try:
-        data = json.loads(body)
+        data = json.loads(body.decode(json.detect_encoding(body)))
     except json.JSONDecodeError as error:
         raise ApiError(400, "invalid_json", f"The body is not JSON: {error.msg}.") from None
     except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, thousands of brackets
         raise ApiError(400, "invalid_json", "The body is not JSON that can be read.") from None
+    # Only an escape can write a lone surrogate, which no tokenizer reads and no answer can repeat.
+    if (place := _lone_surrogate(data) if _SURROGATE_ESCAPE.search(body) else None) is not None:
+        field = ".".join(map(str, place)).encode("utf-8", "replace").decode("utf-8")
+        message = f"{field or 'The body'}: holds half a character (a lone surrogate)."
+        raise ApiError(400, "invalid_value", message, param=field or None)
     try:
         return adapter.validate_python(data)
     except ValidationError as error:
         raise _invalid_field(error) from None
     except RecursionError:
         raise ApiError(400, "invalid_value", "The body is nested too deeply.") from None
+
+
+def _lone_surrogate(data: Any) -> tuple[str | int, ...] | None:
+    """The place of a text, or of a key, that cannot be encoded as UTF-8; None without one."""
+    pending: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
+    while pending:
+        place, value = pending.pop()
+        if isinstance(value, str):
+            if text_fault(value, allow_nul=True):
+                return place
+        elif isinstance(value, list):
+            pending += (((*place, number), item) for number, item in enumerate(value))
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                pending += [((*place, key), key), ((*place, key), item)]
+    return None
 
 
 def _invalid_field(error: ValidationError) -> ApiError:

@@ -11,7 +11,7 @@ from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
 from searchlora.experiments.run import with_history
 from searchlora.pipelines.stages import FAILED_PARTS, INVALID
-from searchlora.server.api.schemas import Body, Fields, Text
+from searchlora.server.api.schemas import Body, Fields
 
 Grade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
 
@@ -47,12 +47,12 @@ class SearchRequest(Body):
     """
 
     pipeline: str
-    query: Text = Field(min_length=1)
+    query: str = Field(min_length=1)
     fields: Annotated[Fields, AfterValidator(_own_fields)] = Field({})
     top: int = Field(10, ge=1, le=1000)
     slots: dict[str, str] = Field({}, max_length=64)
     weights: list[Weight] = Field([], max_length=16)
-    explain: Text | None = None
+    explain: str | None = None
     trace: bool = False
     stream: bool = False
 
@@ -69,12 +69,12 @@ class JudgmentRequest(Body):
         rankings: Rankings of documents, best first, to measure with the new grade.
     """
 
-    query: Text = Field(min_length=1)
-    document: Text = Field(min_length=1)
+    query: str = Field(min_length=1)
+    document: str = Field(min_length=1)
     grade: int | None
     rater: str
     seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
-    rankings: list[Annotated[list[Text], Field(max_length=1000)]] = Field([], max_length=8)
+    rankings: list[Annotated[list[str], Field(max_length=1000)]] = Field([], max_length=8)
     fields: Annotated[Fields, AfterValidator(_own_fields)] = Field({})
 
 

@@ -103,7 +103,11 @@ def make_service(
         return local, served
 
     local, served = run_in_new_thread(loaded).result()
-    return Service(local, store, loaded_encoders, settings, served, grades=grades, tasks=tasks, access_log=access_log)
+    service = Service(
+        local, store, loaded_encoders, settings, served, grades=grades, tasks=tasks, access_log=access_log
+    )
+    service.grammar_trial.start()
+    return service
 
 
 def _configs(pipelines: Sequence[str], overrides: Sequence[str]) -> list[PipelineConfig]:

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore, RenderError, UsageError
 from searchlora.inference.engine import Request
+from searchlora.inference.grammar_trial import GrammarTrial
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
 from searchlora.server.api.access_log import AccessLog
@@ -126,6 +127,12 @@ class Service:
         return AdapterTasks(self.store, self.tasks)
 
     @cached_property
+    def grammar_trial(self) -> GrammarTrial:
+        """Compiles the grammars of clients in a process of its own first."""
+        renderer = self.engine.renderer
+        return GrammarTrial(renderer.tokenizer, renderer.stop_id)
+
+    @cached_property
     def base(self) -> str:
         """The name of the base model in requests; never a path. Of a whole model of the store, its exact reference."""
         return public_name(self.engine.base.name)
@@ -182,6 +189,7 @@ class Service:
         self.threads.shutdown()
         self.probe_thread.shutdown()
         self.task_threads.shutdown()
+        self.grammar_trial.close()
         if self.grades is not None:
             self.grades.close()
         if self.access_log is not None:

@@ -55,7 +55,7 @@ def reranked(model: ModelTask, body: RerankRequest) -> dict[str, Any]:
     """Cohere's shape: the documents by relevance score, which is the expected grade, scaled to between 0 and 1."""
     passages = [{"id": str(number), **document} for number, document in enumerate(body.fields)]
     search = {"id": "1", "query": body.query, "passages": passages, "hits": []}
-    records = model.task.records_from(search)
+    records = model.records_of(search)
     spec = model.task.output(records[0])
     if not isinstance(spec, Graded) or len(records) != len(passages):
         raise model.unsuitable("grades no passages")
@@ -84,7 +84,7 @@ def classified(model: ModelTask, body: ClassifyRequest) -> dict[str, Any]:
     records = [
         {**record, "id": str(number), "group": str(number)}
         for number, text in enumerate(body.input)
-        for record in model.task.records_from({"id": str(number), "query": text})
+        for record in model.records_of({"id": str(number), "query": text})
     ]
     if not isinstance(model.task.output(records[0]), OneLabel):
         raise model.unsuitable("gives no single label")
@@ -112,7 +112,7 @@ def answered(model: ModelTask, body: AnswerRequest) -> dict[str, Any]:
     history = {"history": body.turns} if body.history else {}
     context = {"query": body.query, "passages": body.passage_fields, **history}
     _, output = model.search(context, "answer")
-    record = model.task.records_from({"id": "1", **context})[0]
+    record = model.records_of({"id": "1", **context})[0]
     value = output_json(model.task, record, output)
     cited = value.pop("citations", ())
     ids = [passage["id"] for passage in body.passage_fields]

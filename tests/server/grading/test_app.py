@@ -420,3 +420,23 @@ def test_a_client_does_not_choose_its_own_address(tmp_path):
 @pytest.mark.parametrize("host", ["localhost/.evil.test", "evil@localhost", "localhost?x", "local host", "localhost#a"])
 def test_a_host_is_a_name_and_a_port(client, host):
     assert client.get("/", headers={"host": host}).status_code == 403
+
+
+def test_no_value_of_any_field_is_an_internal_error(client):
+    pair = first(client)["id"]
+    body = {"pair": pair, "grade": 1, "seconds": 1.5, "note": "n"}
+    hostile = (
+        *("", "\0", "\ud800", "a\nb", "x" * 5000, None, True, -1, 2**63, 10**30, 1e308, 0.5, float("nan")),
+        *(float("inf"), [], {}, [[]], {"\ud800": 1}),
+    )  # fmt: skip
+    headers = {"content-type": "application/json"}
+    for field in (*body, "unknown", "\ud800"):
+        for value in hostile:
+            content = json.dumps(body | {field: value})
+            answer = client.post("/api/raters/anna/ratings", content=content, headers=headers)
+            assert answer.status_code < 500, (field, value, answer.text)
+    for content in (b"", b"\xff", b"[" * 4000, b"nan", b'"\\ud800"', b'{"pair": "\xed\xa0\x80"}'):
+        assert client.post("/api/raters/anna/ratings", content=content, headers=headers).status_code < 500
+    for part in ("%00", "%ff", "%ed%a0%80", "a%0ab", "%2e%2e", "a" * 500):
+        for method, path in (("POST", f"/api/raters/{part}/next"), ("GET", f"/api/raters/anna/before/{part}")):
+            assert client.request(method, path).status_code < 500
