@@ -193,7 +193,7 @@ def _source(policy: Policy, facts: Facts) -> RuleResult:
     if known:
         return RuleResult("source of judgments", True, finding)
     advice = (
-        "say who graded when the dataset is built, with --judgments-source or a card beside the file"
+        "say who graded with --judgments-source, of `data build` or `convert qrels`, or by a card beside the file"
         if facts.source == UNKNOWN
         else "evaluate on grades of an accepted source"
     )

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import write_card
+from searchlora.eval.judgments.derived_cards import declared_card
 from searchlora.files import atomic_folder, parse_json
 from searchlora.progress import Progress, silent
 from searchlora.shop.catalogue import Catalogue, document
@@ -113,6 +115,7 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
     files.value("vocabulary.json", vocabulary)
     files.rows("corpus.jsonl", _corpus(catalogue, tables, judge, progress))
     files.lines("qrels.txt", _qrels(judge, judged))
+    write_card(folder / "qrels.txt", declared_card("synthetic", judged.total()))
     counts = {
         "products": products,
         "product_types": len(tables.types),
