@@ -175,7 +175,7 @@ def ablate(
     return Ablation(
         slots,
         tuple(variant for variant in variants if variant.name in runs),
-        Experimented(spec, comparison, (), judged, judged_qrels, single, inputs, (), graded),
+        Experimented(spec, comparison, (), judged, judged_qrels, single, inputs, (), graded.source, graded),
         _interactions(spec, comparison, judged, judged_qrels, pairs, runs),
         {name: run.parts for name, run in single.items()},
         left_out,

@@ -45,7 +45,8 @@ class Experimented:
         runs: System -> run.
         inputs: Label -> sha256 of the input files.
         accepted: Descriptions of the accepted changes of inputs.
-        judgments: Sources of the judgments, with numbers.
+        judgments: Source of the judgments in a word (`eval.judgments.sources.SourceCounts.source`).
+        graded: The numbers of judgments by source.
     """
 
     spec: Experiment
@@ -56,7 +57,8 @@ class Experimented:
     runs: Mapping[str, SystemRun]
     inputs: Mapping[str, str]
     accepted: tuple[str, ...]
-    judgments: SourceCounts
+    judgments: str
+    graded: SourceCounts
 
     @property
     def refused(self) -> bool:
@@ -123,7 +125,7 @@ def experiment(
         graded=(graded,),
     )
     results = _decided(spec, comparison, runs, facts, store, judged_topics)
-    return Experimented(spec, comparison, results, judged_topics, qrels, runs, inputs, changed, graded)
+    return Experimented(spec, comparison, results, judged_topics, qrels, runs, inputs, changed, graded.source, graded)
 
 
 def _decided(

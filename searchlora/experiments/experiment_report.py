@@ -25,8 +25,8 @@ def write(result: Experimented, folder: Path) -> Path:
         "inputs": dict(result.inputs),
         "measured": measured_by(result.spec),
         "accepted_changes": list(result.accepted),
-        "judgments": result.judgments.source,
-        "judgments by source": dict(result.judgments.counts),
+        "judgments": result.judgments,
+        "judgments by source": dict(result.graded.counts),
         "costs": {name: dict(costs) for name, costs in result.comparison.costs.items()},
         "rules": [dataclasses.asdict(rule) for rule in result.results],
     }
@@ -70,7 +70,7 @@ def write_decision(
 
 def _introduction(result: Experimented) -> str:
     text = f"{len(result.runs)} systems on {len(result.qrels)} judged topics; the judgments are "
-    text += f"{result.judgments.source} ({result.judgments})."
+    text += f"{result.judgments} ({result.graded})."
     if result.accepted:
         text += f" Against the earlier result, these changes were accepted: {'; '.join(result.accepted)}."
     return text
