@@ -26,6 +26,7 @@ UNKNOWN: Source = "unknown"
 #: Identifies a grade: the topic and the document of a qrels file, or the id of a record.
 Key: TypeAlias = tuple[str, ...]
 
+_AGAIN = "Write the file and its card again."
 _WITH_HUMAN = {"human", "llm", "clicks", "mixed"}
 
 
@@ -170,12 +171,13 @@ def write_source(path: Path, source: Source) -> None:
 
 
 def read_sources(path: Path) -> GradeSources:
-    """Read a file of sources.
+    """Read a file of sources: a line for each grade, or a single line for all.
 
     Raises:
         DataError: naming the malformed line.
     """
     each: dict[Key, Source] = {}
+    everywhere: Source | None = None
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         try:
@@ -183,14 +185,17 @@ def read_sources(path: Path) -> GradeSources:
         except ValueError:
             values = None
         if not (isinstance(values, list) and values and all(isinstance(value, str) for value in values)):
-            raise DataError("is not a list of texts", where=where, fix="Write the file and its card again.")
+            raise DataError("is not a list of texts", where=where, fix=_AGAIN)
         *key, name = values
         if name not in SOURCES:
             raise DataError(f"'{name}' is no source of judgments", where=where, fix=f"Allowed: {', '.join(SOURCES)}.")
-        if not key:
-            return GradeSources(name)
-        each[tuple(key)] = name
-    return GradeSources(None, each)
+        if everywhere is not None or (each and not key):
+            raise DataError("a source for all grades is not alone in the file", where=where, fix=_AGAIN)
+        if key:
+            each[tuple(key)] = name
+        else:
+            everywhere = name
+    return GradeSources(everywhere, each)
 
 
 def _named(key: Key) -> str:

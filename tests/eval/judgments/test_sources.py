@@ -100,7 +100,9 @@ def test_changed_sources_of_grades_are_an_error(tmp_path):
         sources_of(tmp_path / "q.txt")
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", "[1]", '["t1", "d1", "people"]', "x", '["t1", ["d1"], "human"]'])
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", "[1]", '["t1", "d1", "people"]', "x", '["t1", ["d1"], "human"]', '["human"]']
+)
 def test_a_malformed_line_of_sources_is_an_error(tmp_path, line):
     (tmp_path / "sources.jsonl").write_text(f'["t1", "d1", "human"]\n{line}\n')
     with pytest.raises(DataError, match="line 2"):
