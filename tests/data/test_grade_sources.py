@@ -241,8 +241,10 @@ def test_a_card_that_the_dataset_does_not_list_is_an_error(tmp_path):
     folder = collection(tmp_path / "trec")
     build("embedding", folder, format="trec", out=tmp_path / "data")
     write_card(tmp_path / "data" / "qrels.txt", HUMAN)
-    with pytest.raises(DataError, match=r"is not a file of the dataset"):
+    with pytest.raises(DataError, match="is not on the card"):
         source_of(tmp_path / "data", "embedding")
+    with pytest.raises(DataError, match="is not a file of the dataset"):  # an export does not hash the whole dataset
+        export_split(load_dataset(tmp_path / "data"), load_task("embedding"), "test", tmp_path / "out")
 
 
 @pytest.mark.parametrize("declared", [None, "human", "llm"])
