@@ -55,6 +55,7 @@ def merged_card(cards: Sequence[JudgmentsCard]) -> JudgmentsCard:
         cards: At least one. Source, counts and the files beside it are the caller's.
     """
     bases, prompts, engines = ({getattr(card, name) for card in cards} for name in ("base", "prompt_hash", "engine"))
+    scales, relevant = {card.scale for card in cards}, {card.relevant for card in cards}
     queries = [card.judge_queries for card in cards]
     return JudgmentsCard(
         cards[0].source,
@@ -67,4 +68,6 @@ def merged_card(cards: Sequence[JudgmentsCard]) -> JudgmentsCard:
         rule="; ".join(dict.fromkeys(card.rule for card in cards if card.rule is not None)) or None,
         made_from={name: sha256 for card in cards for name, sha256 in card.made_from.items()},
         engine=engines.pop() if len(engines) == 1 else None,
+        scale=scales.pop() if len(scales) == 1 else (),
+        relevant=relevant.pop() if len(relevant) == 1 else None,
     )
