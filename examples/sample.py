@@ -30,7 +30,7 @@ def rewriting_data() -> Path:
         for name, lines in (("pairs.csv", rewrites), ("products.jsonl", products), ("judgments.txt", judgments)):
             Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
         where = {"corpus": "products.jsonl", "qrels": "judgments.txt"}
-        searchlora.data.build("rewriting", "pairs.csv", format="pairs", out=folder, **where)
+        searchlora.data.build("rewriting", "pairs.csv", format="pairs", out=folder, judgments_source="human", **where)
     return folder
 
 

@@ -45,11 +45,16 @@ class Document:
 
 @dataclass(frozen=True)
 class Judgment:
-    """A line of a qrels file: the relevance grade of a document for a topic (the id of a record)."""
+    """A line of a qrels file: the relevance grade of a document for a topic (the id of a record).
+
+    Attributes:
+        source: Who or what graded (`eval.judgments.sources.Source`); None: the reader does not know.
+    """
 
     topic: str
     document: str
     grade: int
+    source: Any = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Collection:
 
     Attributes:
         relevant: Smallest grade that counts as relevant in binary measures (MRR, Recall).
-        judged_by: Card of the judgments (`eval.judgments.card.JudgmentsCard`) if they are not human; else None.
+        judged_by: Card of the judgments (`eval.judgments.card.JudgmentsCard`), if the format knows who or what graded.
     """
 
     documents: Iterable[Document]
@@ -141,6 +146,8 @@ class Format:
         needs: Fields from `options` without which nothing is read, for `searchlora data inspect`.
         recognises: Returns the source to build from (the file, or its folder) if a sample has the published layout of
             this format, else None; for `searchlora data inspect`.
+        graded_by: Who or what graded every row and judgment (`eval.judgments.sources.Source`), where that is a property
+            of the format, such as `clicks`; None: a card or the user says it.
         own_texts: Returns the documents and judgments of the accepted records, where the documents are texts in them.
             Each call of its argument yields all records.
 
@@ -161,6 +168,7 @@ class Format:
     needs: tuple[str, ...] = ()
     recognises: Callable[[Sample], Path | None] | None = None
     own_texts: Callable[[Callable[[], Iterator[Record]]], Collection] | None = None
+    graded_by: Any = None
 
     def __post_init__(self) -> None:
         options = {name: Option(each) if isinstance(each, str) else each for name, each in (self.options or {}).items()}

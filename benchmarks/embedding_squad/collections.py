@@ -58,7 +58,16 @@ def cranfield(data: Path, work: Path) -> Collected:
         corpus = _lines(out.parent / "corpus.jsonl", list(documents))
         qrels = out.parent / "qrels.txt"
         qrels.write_text("".join(f"{each.topic} 0 {each.document} {each.grade}\n" for each in found.judgments))
-        build("embedding", rows_file, format="native", out=out, corpus=corpus, qrels=qrels, shares=_TRAIN)
+        build(
+            "embedding",
+            rows_file,
+            format="native",
+            out=out,
+            corpus=corpus,
+            qrels=qrels,
+            shares=_TRAIN,
+            judgments_source="human",
+        )
 
     return Collected(
         "cranfield", "Cranfield: query → abstract", _folds(rows, work / "cranfield", build_fold), "few.yaml"

@@ -70,7 +70,7 @@ def _limit() -> int | None:
 def _dataset(work: Path) -> Dataset:
     folder = work / "data"
     if not folder.is_dir():
-        build("rewriting", real_data() / "msrd", format="msrd", out=folder, shares=SHARES)
+        build("rewriting", real_data() / "msrd", format="msrd", out=folder, shares=SHARES, judgments_source="human")
     return load_dataset(folder)
 
 

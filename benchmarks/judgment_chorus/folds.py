@@ -57,6 +57,7 @@ class Chorus:
                 corpus=data / "chorus" / "products.jsonl.gz",
                 fields=parse_field_map(COLUMNS),
                 shares=(1.0, 0.0, 0.0),
+                judgments_source="human",
             )
         records = load_dataset(folder).records("train")
         return cls(records, {rater: read_qrels(folder / f"qrels.{rater}.txt") for rater in RATERS})
@@ -84,5 +85,5 @@ class Chorus:
             ]
             source = folder.with_suffix(".jsonl")
             write_rows(source, rows)
-            build("judgment", source, format="native", out=folder, options=OPTIONS)
+            build("judgment", source, format="native", out=folder, options=OPTIONS, judgments_source="human")
         return load_dataset(folder)

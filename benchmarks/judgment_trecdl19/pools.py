@@ -117,7 +117,7 @@ def training_set(pool: Pool, folder: Path, share: float = 1.0) -> Dataset:
                 rows += [{**pool.record(pair), "split": "train"} for pair in _some(pool, topic, round(EACH * share))]
         source = folder.with_suffix(".jsonl")
         write_rows(source, rows)
-        build("judgment", source, format="native", out=folder, options=OPTIONS)
+        build("judgment", source, format="native", out=folder, options=OPTIONS, judgments_source="human")
     return load_dataset(folder)
 
 

@@ -73,7 +73,15 @@ def dataset_of_queries() -> Dataset:
     folder = WORK / "msrd_reduced"
     if not folder.is_dir():
         # A small model miscopies names: on validation queries, "legally blonde" became "lily blonde".
-        build("rewriting", real_data() / "msrd", format="msrd", out=folder, options={"words": "query"}, shares=SHARES)
+        build(
+            "rewriting",
+            real_data() / "msrd",
+            format="msrd",
+            out=folder,
+            options={"words": "query"},
+            shares=SHARES,
+            judgments_source="human",
+        )
     return load_dataset(folder)
 
 

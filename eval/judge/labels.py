@@ -35,9 +35,9 @@ Probabilities: TypeAlias = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
 def check_human(path: str | Path) -> None:
-    """Raise `DataError` if the card of a qrels file names a source other than human."""
+    """Raise `DataError` if the card of a qrels file says that grades in it are of a judge or of clicks."""
     card = read_card(path)
-    if card is not None and card.source != "human":
+    if card is not None and card.source in ("llm", "clicks", "mixed"):
         raise DataError(f"holds judgments of source '{card.source}', not human ones", where=str(path))
 
 

@@ -1,25 +1,32 @@
-"""Provenance cards of qrels and run files, stored as `<file>.card.json` beside them and kept by format conversion.
+"""Provenance cards of qrels and run files, stored as `<file>.card.json` beside them.
 
-A card holds the sha256 of its file, so that it never describes a file that was changed. A qrels file without a card
-has an unknown source and is treated as human.
+A card holds the sha256 of its file, so that it never describes a file that was changed. Grades without a card are of
+unknown source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, TypeVar
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats import Topics, format_for_name, read_qrels, read_run, write_qrels, write_run
+from searchlora.eval.formats import Topics, format_for_name, write_qrels, write_run
 from searchlora.eval.formats.beir import qrels_file
 from searchlora.eval.formatting import write_json
+from searchlora.eval.judgments.sources import (
+    SOURCES,
+    UNKNOWN,
+    GradeSources,
+    Source,
+    open_sources,
+    read_sources,
+    sources_path,
+)
 from searchlora.eval.trec import Qrels, Run
 from searchlora.files import atomic_text, copy_text, file_sha256, numbered_lines, parse_json
-
-Source: TypeAlias = Literal["human", "llm", "clicks", "mixed"]
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +38,7 @@ class JudgmentsCard:
     """Provenance of a qrels file.
 
     Attributes:
-        source: `human`, `llm`, `clicks` or `mixed`.
+        source: Who or what graded: `human`, `llm`, `clicks`, `synthetic`, `unknown`, or `mixed`.
         created: Time of creation, ISO 8601.
         judge: The LLM judge, pinned: `name@3`, or `base NAME` for a zero-shot base; None without a judge.
         judge_lineage: References of the judge and of all its ancestors.
@@ -49,6 +56,7 @@ class JudgmentsCard:
         qrels_sha256: sha256 of the qrels file, set when the card is written.
         scale: The grades that the judge can give, ascending; empty without a judge, and in cards of earlier releases.
         relevant: The lowest grade that the judge's guideline counts as relevant; None if unknown.
+        grade_sources: sha256 of the file with the source of each grade (`sources_path`); None: all have `source`.
     """
 
     source: Source
@@ -67,6 +75,7 @@ class JudgmentsCard:
     engine: str | None = None
     scale: tuple[int, ...] = ()
     relevant: int | None = None
+    grade_sources: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,23 @@ def card_path(path: str | Path) -> Path:
     return Path(f"{path}.card.json")
 
 
+def has_card(path: str | Path) -> bool:
+    """Whether a qrels file, or another file with grades, has a card; the card of a run does not count."""
+    file = card_path(qrels_file(Path(path)))
+    if not file.is_file():
+        return False
+    try:
+        values = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True  # `read_card` says what is wrong with it
+    return not (isinstance(values, dict) and "run_sha256" in values)
+
+
+def is_sidecar(path: Path) -> bool:
+    """Whether a file belongs to the card of the file beside it, so that it holds no judgments of its own."""
+    return path.name.endswith((".card.json", ".sources.jsonl", ".judge-queries.txt", ".invalid.jsonl"))
+
+
 def invalid_path(path: str | Path) -> Path:
     """Path of a judge's invalid answers: `qrels.txt` -> `qrels.txt.invalid.jsonl`."""
     return Path(f"{path}.invalid.jsonl")
@@ -120,6 +146,7 @@ def write_judgments(
     format: str | None = None,
     *,
     topics: Topics | None = None,
+    sources: GradeSources | None = None,
 ) -> JudgmentsCard:
     """Write a qrels file and its card; returns the card with the hash of the file.
 
@@ -129,6 +156,7 @@ def write_judgments(
     Args:
         format: Name of a qrels format; None: by the extension of `path`.
         topics: Topics, for formats that store queries instead of ids.
+        sources: The source of each grade, which is kept if there are several; None: that of the card.
 
     Raises:
         DataError: when a file cannot be written.
@@ -137,7 +165,19 @@ def write_judgments(
     target = Path(path)
     with _draft(target) as draft:
         write_qrels(draft, qrels, format or format_for_name(target, "qrels").name, topics=topics)
-        return _written(target, card, file_sha256(draft))
+        return _written(target, with_sources(target, card, qrels, sources), file_sha256(draft))
+
+
+def with_sources(path: str | Path, card: JudgmentsCard, qrels: Qrels, sources: GradeSources | None) -> JudgmentsCard:
+    """The card of qrels; where their grades have several sources, the file with the source of each is written."""
+    if sources is None or sources.all is not None:
+        sources_path(path).unlink(missing_ok=True)
+        return replace(card, grade_sources=None)
+    with open_sources(sources_path(path)) as writer:
+        for topic, grades in qrels.items():
+            for document in grades:
+                writer.add((topic, document), sources.of(topic, document))
+    return replace(card, grade_sources=file_sha256(sources_path(path)))
 
 
 @contextmanager
@@ -173,7 +213,7 @@ def write_card(path: str | Path, card: JudgmentsCard) -> JudgmentsCard:
 
 
 def read_card(path: str | Path) -> JudgmentsCard | None:
-    """The card of a qrels file or BEIR folder; None without one (unknown source, treated as human).
+    """The card of a qrels file or BEIR folder; None without one, so that the source of its grades is unknown.
 
     Raises:
         DataError: when the qrels changed since the card was written, or the card is malformed.
@@ -182,13 +222,47 @@ def read_card(path: str | Path) -> JudgmentsCard | None:
     values = _read(JudgmentsCard, path)
     if values is None:
         return None
-    if values["source"] not in get_args(Source):
-        raise _malformed(path, f"the source '{values['source']}' is none of {', '.join(get_args(Source))}")
+    if values["source"] not in SOURCES:
+        raise _malformed(path, f"the source '{values['source']}' is none of {', '.join(SOURCES)}")
+    if values["source"] == "human" and (others := _other_graders(values)):
+        raise _malformed(path, f"its source is 'human', and it names {others}")
     _check_hash(path, values["qrels_sha256"])
     queries = values.pop("judge_queries")
     values["judge_lineage"] = tuple(values["judge_lineage"])
     values["scale"] = tuple(values["scale"])
     return JudgmentsCard(**values, judge_queries=None if queries is None else _read_queries(path, queries["sha256"]))
+
+
+def _other_graders(values: Mapping[str, Any]) -> str:
+    """What in a card says that others than people graded; empty: nothing."""
+    if values["judge"] is not None or values["judge_lineage"]:
+        return f"the judge {values['judge'] or values['judge_lineage'][0]}"
+    return ", ".join(f"grades of {source}" for source in values["counts"] if source in SOURCES and source != "human")
+
+
+def sources_of(path: str | Path, declared: Source | None = None) -> GradeSources:
+    """The source of each grade of a qrels file, from its card or else as declared; without both it is unknown.
+
+    Raises:
+        DataError: as `read_card`; if the file with the sources of the grades was changed.
+        UsageError: when the card names another source than the declared one.
+    """
+    path = qrels_file(Path(path))
+    card = read_card(path)
+    if card is None:
+        return GradeSources(declared or UNKNOWN)
+    if declared is not None and declared != card.source:
+        raise UsageError(
+            f"its card says that the judgments are '{card.source}', not '{declared}'",
+            where=str(path),
+            fix="Leave the declared source out; what the card says counts.",
+        )
+    if card.grade_sources is None:
+        return GradeSources(card.source)
+    file = sources_path(path)
+    if file_sha256(file) != card.grade_sources:
+        raise _malformed(path, f"{file.name} does not match its sha256")
+    return read_sources(file)
 
 
 def write_run_card(path: str | Path, card: RunCard) -> RunCard:
@@ -266,7 +340,7 @@ def _written(path: Path, card: JudgmentsCard, sha256: str) -> JudgmentsCard:
             "count": len(card.judge_queries),
             "sha256": file_sha256(queries) if card.judge_queries else None,
         }
-    for name in ("engine", "scale", "relevant"):  # cards of earlier releases do not have these fields
+    for name in ("engine", "scale", "relevant", "grade_sources"):  # cards of earlier releases do not have these fields
         if values[name] in (None, ()):
             del values[name]
     _write(path, values)
@@ -296,6 +370,7 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
         ("engine", None),
         ("scale", []),
         ("relevant", None),
+        ("grade_sources", None),
     ):
         if name in names:
             values.setdefault(name, absent)
@@ -369,58 +444,3 @@ def _read_queries(path: str | Path, sha256: str | None) -> tuple[str, ...]:
 
 def _malformed(path: str | Path, why: str) -> DataError:
     return DataError(f"is not a card ({why})", where=str(card_path(path)), fix="Write the file and its card again.")
-
-
-def convert_qrels(
-    source: Path,
-    target: Path,
-    read_from: str,
-    write_to: str,
-    *,
-    thresholds: Sequence[float] | None = None,
-    topics: Topics | None = None,
-) -> Qrels:
-    """Convert judgments to another format with their card, so that LLM grades stay marked as such; returns them.
-
-    The file of probabilities is not copied.
-
-    Args:
-        read_from, write_to: Names of formats.
-        thresholds, topics: As `read_qrels` and `write_qrels`.
-
-    Raises:
-        DataError: when the source cannot be read or was changed since its card was written.
-        UsageError: for an unknown format, or if invalid answers cannot be copied.
-    """
-    card = read_card(source)
-    qrels = read_qrels(source, read_from, thresholds=thresholds, topics=topics)
-    if card is None:
-        write_qrels(target, qrels, write_to, topics=topics)
-        return qrels
-    if card.invalid:
-        if topics is not None:
-            raise UsageError(
-                f"{card.invalid} invalid answers of the judge are stored by topic id",
-                where=str(invalid_path(source)),
-                fix="Convert to a format with ids, without topics.",
-            )
-        with atomic_text(invalid_path(target)) as out:
-            out.writelines(line for _, line in numbered_lines(invalid_path(source)))
-    write_judgments(target, qrels, replace(card, probabilities=None), write_to, topics=topics)
-    return qrels
-
-
-def convert_run(source: Path, target: Path, read_from: str, write_to: str, *, tag: str) -> Run:
-    """Convert a run to another format with its card; returns it.
-
-    Raises:
-        DataError: when the source cannot be read or was changed since its card was written.
-        UsageError: for an unknown format.
-    """
-    card = read_run_card(source)
-    run = read_run(source, read_from)
-    if card is None:
-        write_run(target, run, tag, write_to)
-    else:
-        write_run_with_card(target, run, tag, card, write_to)
-    return run

@@ -50,7 +50,7 @@ def circular(
     """System -> reason why its figures are circular; systems without a known reason are absent.
 
     Args:
-        judgments: Card of the qrels; None (unknown source, treated as human) is never circular.
+        judgments: Card of the qrels; None (unknown source) is never circular.
         systems: name -> models of the system; None if unknown.
         queries: topic -> query text.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from searchlora.errors import UsageError, some
 from searchlora.eval.comparison import Comparison, Pair
 from searchlora.eval.formatting import interval, p_value
+from searchlora.eval.judgments.sources import UNKNOWN, SourceCounts
 from searchlora.eval.policy.changes import changes
 from searchlora.eval.policy.policy import Margin, Policy, SliceRule
 from searchlora.eval.significance import LEVEL
@@ -58,7 +59,8 @@ class Facts:
         data: Fingerprint of the evaluated dataset.
         changed: Changes of the data since the last decision on this alias, in words; empty: none.
         accepted: Whether a person accepted these changes.
-        source: Source of the judgments (`human`, `llm`, `clicks`, `mixed`).
+        source: Source of the judgments in a word (`eval.judgments.sources.SourceCounts.source`).
+        graded: The numbers of grades by source; empty: `source` is all that is known.
         removed: The incumbent version that was removed from the store, in words; empty: none.
         policy: The policy of the last decision on this alias, as JSON; None: there was none.
         reason: Why the policy was changed, in the words of a person; empty: no reason was given.
@@ -74,6 +76,7 @@ class Facts:
     changed: tuple[str, ...] = ()
     accepted: bool = False
     source: str = "human"
+    graded: Sequence[SourceCounts] = ()
     removed: str = ""
     policy: Mapping[str, Any] | None = None
     reason: str = ""
@@ -154,9 +157,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         listed = f" ({some(facts.leaked)})" if facts.leaked else ""
         finding = f"{len(facts.leaked)} of {rows} queries{listed} are in the candidate's training data"
         yield RuleResult("held out", not facts.leaked, finding, float(len(facts.leaked)))
-    known = facts.source in policy.judgments
-    finding = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are accepted"
-    yield RuleResult("source of judgments", known, finding, 0.0 if known else None)
+    yield _source(policy, facts)
     reason = comparison.circular.get(candidate, "")
     yield RuleResult("no circular judge", not reason, reason or "no judge had a part in the systems it judged",
                      None if reason else 0.0)  # fmt: skip
@@ -182,6 +183,22 @@ def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterat
         )
     holds = not looser or bool(facts.reason)
     yield RuleResult(SAME_POLICY, holds, finding, 0.0 if holds else None)
+
+
+def _source(policy: Policy, facts: Facts) -> RuleResult:
+    """Rule on the source of the judgments: that of each grade is accepted, or that of all in a word."""
+    outside = "; ".join(filter(None, (each.outside(policy.judgments) for each in facts.graded)))
+    known = facts.source in policy.judgments or (bool(facts.graded) and not outside)
+    finding = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are accepted"
+    if known:
+        return RuleResult("source of judgments", True, finding)
+    advice = (
+        "say who graded with --judgments-source, of `data build` or `convert qrels`, or by a card beside the file"
+        if facts.source == UNKNOWN
+        else "evaluate on grades of an accepted source"
+    )
+    detail = f" (not accepted: {outside})" if outside else ""
+    return RuleResult("source of judgments", False, f"{finding}{detail}; {advice}", None)
 
 
 def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:

@@ -27,6 +27,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.sources import Source
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 
@@ -108,7 +109,7 @@ class Policy(_Strict):
         baselines: Written as `beat: {baselines: all}` or `beat: {baselines: [NAME, …]}`; None: none must be beaten.
         slices: Slice name -> its rule.
         data: Fingerprint of the dataset, or its first characters; None: any dataset.
-        judgments: Accepted sources of judgments.
+        judgments: Accepted sources of judgments; grades of unknown source are refused unless `unknown` is among them.
         held_out: What happens if the candidate's training data is unknown: `required` breaks the rule,
             `reported` only reports it. Rows that it was trained on always break the rule. None: `required` for
             `promote`, `reported` for an experiment.
@@ -122,7 +123,7 @@ class Policy(_Strict):
     latency: Latency | None = None
     least: Least = Least()
     data: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
-    judgments: tuple[Literal["human", "llm", "clicks", "mixed"], ...] = ("human", "mixed")
+    judgments: tuple[Source, ...] = ("human", "mixed")
     held_out: Literal["required", "reported"] | None = None
 
     @model_validator(mode="before")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from searchlora.cli.options import example, parse_numbers
+from searchlora.cli.options import JudgmentsSourceOption, example, parse_numbers
 
 if TYPE_CHECKING:
     from searchlora.eval.formats.base import Kind
@@ -47,15 +47,18 @@ def qrels(
             help="Topics file, needed for quepid and opensearch, which store query texts instead of ids.",
         ),
     ] = None,
+    judgments_source: JudgmentsSourceOption = None,
 ) -> None:
-    """Convert judgments. Formats: trec, beir, jsonl, parquet, ranx, quepid, opensearch."""
+    """Convert judgments with their card. Formats: trec, beir, jsonl, parquet, ranx, quepid, opensearch."""
     from searchlora.eval.formats import read_topics
-    from searchlora.eval.judgments.card import convert_qrels
+    from searchlora.eval.judgments.converting import convert_qrels
+    from searchlora.eval.judgments.sources import check_source
 
     read_from, write_to = _formats("qrels", source, from_, target, to)
     known = read_topics(topics) if topics is not None else None
     numbers = None if thresholds is None else parse_numbers(thresholds, "--thresholds")
-    converted = convert_qrels(source, target, read_from, write_to, thresholds=numbers, topics=known)
+    declared = None if judgments_source is None else check_source(judgments_source, "--judgments-source")
+    converted = convert_qrels(source, target, read_from, write_to, thresholds=numbers, topics=known, declared=declared)
     _report(source, read_from, target, write_to, _counts(converted, "judgments"))
 
 
@@ -70,7 +73,7 @@ def run(
     ] = "searchlora",
 ) -> None:
     """Convert runs. Formats: trec, jsonl, parquet, ranx."""
-    from searchlora.eval.judgments.card import convert_run
+    from searchlora.eval.judgments.converting import convert_run
 
     read_from, write_to = _formats("run", source, from_, target, to)
     converted = convert_run(source, target, read_from, write_to, tag=tag)

@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from searchlora.cli.options import JsonOption, SeedOption, TaskArgument, TasksOption, example, parse_key_values
+from searchlora.cli.options import (
+    JsonOption,
+    JudgmentsSourceOption,
+    SeedOption,
+    TaskArgument,
+    TasksOption,
+    example,
+    parse_key_values,
+)
 from searchlora.errors import UsageError
 
 app = typer.Typer(help="Inspect source files, build datasets, and export them.", no_args_is_help=True)
@@ -80,6 +88,7 @@ def build(
             help="Lowest grade that counts as relevant in MRR and Recall. Default: 1.",
         ),
     ] = None,
+    judgments_source: JudgmentsSourceOption = None,
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Build the dataset even if rows are rejected.")
     ] = False,
@@ -114,6 +123,7 @@ def build(
             relevant=relevant,
             fields=parse_field_map(columns),
             grades=grades,
+            judgments_source=judgments_source,
             progress=steps("Reading"),
         )
     typer.echo(f"Wrote {out}")
@@ -124,6 +134,8 @@ def build(
     typer.echo(f"leaks       {card.leaks['found']:>10,} rows, taken out: {card.leaks['taken out']}")
     for label, count in card.report.get("counts", {}).items():
         typer.echo(f"{label}: {count:,}")
+    for graded, counts in card.report.get("sources", {}).items():
+        typer.echo(f"source of the {graded}: {', '.join(f'{number:,} {name}' for name, number in counts.items())}")
     for note in card.report.get("notes", ()):
         typer.echo(f"note: {note}")
     for warning in card.warnings:

@@ -200,7 +200,12 @@ def clicks(
 
 
 def mix_qrels(
-    human: Annotated[Path, typer.Argument(metavar="HUMAN", help="Qrels by people; they take precedence.")],
+    human: Annotated[
+        Path,
+        typer.Argument(
+            metavar="HUMAN", help="Qrels by people (this declares it, if they have no card); they take precedence."
+        ),
+    ],
     other: Annotated[
         Path, typer.Argument(metavar="OTHER", help="Qrels from an LLM or from clicks, for pairs without a human grade.")
     ],

@@ -135,6 +135,15 @@ QrelsOption = Annotated[
 JudgmentsOption = Annotated[
     Path, typer.Option("--qrels", metavar="FILE", help="Relevance judgments of the topics (qrels).")
 ]
+JudgmentsSourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judgments-source",
+        metavar="SOURCE",
+        help="Who or what graded, where no card says it: human, llm, clicks, mixed, synthetic or unknown. "
+        "Default: unknown.",
+    ),
+]
 ClusterOption = Annotated[
     str | None,
     typer.Option("--cluster", metavar="FIELD", help="Topic field that groups dependent topics, such as a session."),

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
@@ -18,21 +18,27 @@ import numpy as np
 
 from searchlora import prompts
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, write_collection
-from searchlora.data.dataset import SETTINGS_FILE, DatasetCard, card_warnings, text_statistics
+from searchlora.data.dataset import SETTINGS_FILE, SOURCES_FILE, DatasetCard, card_warnings, text_statistics
+from searchlora.data.grade_sources import (
+    DeclaredSources,
+    SourceLog,
+    finish_judgments,
+    finish_records,
+)
 from searchlora.data.inputs import Inputs, SuppliedCollection
 from searchlora.data.row_buffer import RowBuffer
 from searchlora.data.splits import ONLY_TEST, Leak, Splitter, check_shares, find_leaks, leak_error, write_leaks
 from searchlora.data.validation import REJECTED_FILE, RecordCheck, RejectedList, beside
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
-from searchlora.eval.judgments.card import write_card as write_judgments_card
 from searchlora.eval.judgments.rater_report import rater_file
+from searchlora.eval.judgments.sources import UNKNOWN, GradeSources, Source, SourceCounts, read_sources, sources_path
 from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import write_qrels
 from searchlora.files import FieldMap, ReadProgress, atomic_folder, file_sha256, track_reads, tree_size
 from searchlora.files.json_text import value_fault
 from searchlora.progress import Progress, silent
-from searchlora.records import Format, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Collection, Format, Judgment, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.task import PromptedTask, Task, load_task
 
 OnLeak = Literal["refuse", "drop"]
@@ -62,6 +68,7 @@ def build(
     relevant: int | None = None,
     fields: FieldMap | None = None,
     grades: str | None = None,
+    judgments_source: str | None = None,
     progress: Progress = silent,
 ) -> DatasetCard:
     """Build a dataset folder from a source, atomically.
@@ -84,13 +91,15 @@ def build(
             and validation. With official splits they are always removed. In all cases they are listed.
         corpus, qrels: Documents (`id`, `text`, `title`) and judgments, for a source without them, or in place of its
             own; both or neither. Judgments name a record by its id, or by the text of its query (Quepid's ratings, or a
-            table with `query`, `document` and `grade`). A card of the judgments, which says who judged, is copied. A
+            table with `query`, `document` and `grade`). A card of the judgments, which says who judged, is kept. A
             format that reads documents, judgments or topics itself gets these files as its options.
         topics: File of queries, for a format with this option.
         relevant: Lowest grade of the judgments that counts as relevant in binary measures; None: 1.
         fields: Field of the format -> the columns of the source that hold it. `corpus.id`, `corpus.text` and
             `corpus.title` are of the corpus, as are `id`, `text` and `title` where the format has no such field.
         grades: Numbers of the source's grades, as "E=3,S=2,C=1,I=0", for a format with the option `grade_map`.
+        judgments_source: Who or what graded the records and the judgments, where no card says it: a word of
+            `eval.judgments.sources.Source`. None: unknown.
         progress: Called with bytes read, total bytes and the rows so far.
 
     Returns:
@@ -114,11 +123,13 @@ def build(
     if not source.exists():
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
     inputs = Inputs(corpus, qrels, topics, relevant, fields or {}, grades)
+    declared = DeclaredSources(source, reader, judgments_source)
     reader, given, judged_by = inputs.applied(task, reader, options or {})
     merged_options = {**(reader.implied(source, given) if reader.implied is not None else {}), **given}
+    declared.check_collection(judged_by)
     with atomic_folder(out) as folder:
         builder = _Build(
-            task, reader, source, folder, out, merged_options, seed, shares, ReadProgress(progress=progress)
+            task, reader, source, folder, out, merged_options, seed, shares, ReadProgress(progress=progress), declared
         )
         builder.judged_by = judged_by
         builder.supplied = inputs.supplied(reader)
@@ -139,14 +150,18 @@ class _Build:
     seed: int
     shares: tuple[float, float, float]
     reading: ReadProgress
+    declared: DeclaredSources
     judged_by: JudgmentsCard | None = None
     supplied: SuppliedCollection | None = None
     judged_in_test: int = 0
+    judgment_counts: SourceCounts | None = None
     ignored: dict[str, int] = field(default_factory=dict)
     reports: list[SourceReport] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rejected = RejectedList(self.folder)
+        self.cards: list[JudgmentsCard] = []
+        self.sources = SourceLog(self.folder / SOURCES_FILE)
 
     def run(self, limit: int | None, allow_rejects: bool, on_leak: OnLeak) -> DatasetCard:
         passes = self.format.passes + (self.format.collection is not None and self.supplied is None)
@@ -158,6 +173,9 @@ class _Build:
             finally:
                 buffers = splitter.close()
                 self.rejected.close()
+                self.sources.close()
+            self.cards = self.declared.check_cards(list(self.reading.files))
+            finish_records(self.sources, self.cards)
             self._check_rows(buffers, bool(splitter.official), allow_rejects)
             leaks = self._check_leaks(buffers, bool(splitter.official), on_leak)
             counts = self._write_collection(buffers)
@@ -207,6 +225,7 @@ class _Build:
             self.rejected.add(RejectedRow(row.where, fault, row.data))
             return
         splitter.add(record, row.where, input_text, target)
+        self.sources.add((record["id"],), row.source or self.declared.of_rows)
         ids.add(key)
         self.reading.rows += 1
 
@@ -266,15 +285,36 @@ class _Build:
             collection = self.format.collection(self.source, self.options)
         else:
             return None
-        counts, judged = write_collection(collection, self.folder, topics)
+        log = SourceLog(sources_path(self.folder / QRELS_FILE))
+        self.declared.check_collection(collection.judged_by)
+        source_of = self._source_of(collection)
+        counts, judged = write_collection(
+            collection, self.folder, topics, lambda each: log.add((each.topic, each.document), source_of(each))
+        )
         if not counts["documents"]:  # records without documents, such as labelled texts
             for name in (CORPUS_FILE, QRELS_FILE):
                 (self.folder / name).unlink()
+            log.close()
+            log.path.unlink()
             return None
-        if (judged_by := self.judged_by or collection.judged_by) is not None:
-            write_judgments_card(self.folder / QRELS_FILE, judged_by)
+        known = self.judged_by or collection.judged_by
+        cards = self.declared.check_cards(list(self.reading.files)) if self.supplied is None else []
+        finish_judgments(log, self.folder / QRELS_FILE, [known] if known is not None else cards)
+        self.judgment_counts = log.counts
         self.judged_in_test = sum(int(key) in judged for key in buffers["test"].ids)
         return counts
+
+    def _source_of(self, collection: Collection) -> Callable[[Judgment], Source]:
+        """Who or what gave a judgment, where neither its reader nor the card of its file says it."""
+        if self.supplied is not None:
+            default = self.declared.declared or UNKNOWN
+        elif self.format.own_texts is not None:
+            path = self.folder / SOURCES_FILE
+            of_records = read_sources(path) if path.exists() else GradeSources()
+            return lambda judgment: of_records.of(judgment.topic)
+        else:
+            default = collection.judged_by.source if collection.judged_by is not None else self.declared.of_rows
+        return lambda judgment: judgment.source or default
 
     def _copy_sidecars(self) -> None:
         for name in self.format.sidecars:
@@ -329,11 +369,23 @@ class _Build:
                 "rules": [rule for report in self.reports for rule in report.rules],
                 "counts": {name: count for report in self.reports for name, count in report.counts.items()},
                 "notes": self._notes(),
+                "sources": self._source_counts(),
             },
             collection=collection,
             warnings=(*card_warnings(rows, collection, self.judged_in_test), *warnings),
             searchlora=version("searchlora"),
         )
+
+    def _source_counts(self) -> dict[str, dict[str, int]]:
+        """Numbers by source: of the judgments, and of the records unless nobody says who graded them."""
+        of_records = self.sources.counts
+        counted = {"records": of_records if of_records.source != UNKNOWN or self.judgment_counts is None else None}
+        counted["judgments"] = self.judgment_counts
+        return {
+            name: {str(source): number for source, number in counts.counts.items()}
+            for name, counts in counted.items()
+            if counts is not None
+        }
 
     def _source_files(self) -> dict[str, str]:
         base = self.source if self.source.is_dir() else self.source.parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -156,10 +156,13 @@ def read_judgments(path: Path) -> Iterator[Judgment]:
         yield Judgment(topic, document, grade)
 
 
-def write_collection(collection: Collection, folder: Path, topics: set[int]) -> tuple[dict[str, int], set[int]]:
+def write_collection(
+    collection: Collection, folder: Path, topics: set[int], written: Callable[[Judgment], None] | None = None
+) -> tuple[dict[str, int], set[int]]:
     """Write `corpus.jsonl` and `qrels.txt`.
 
     Args:
+        written: Called with each judgment that is written.
         topics: Fingerprints of the ids of the dataset's records; judgments of other topics are left out and counted.
 
     Returns:
@@ -203,6 +206,8 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
                     fix="Leave one of the judgments.",
                 )
             pairs.add(pair)
+            if written is not None:
+                written(judgment)
             judgments += 1
             missing += fingerprint(judgment.document) not in ids
             out.write(f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n")

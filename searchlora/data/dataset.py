@@ -15,6 +15,9 @@ from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents
 from searchlora.data.splits import SPLITS
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import JudgmentsCard, card_path, sources_of
+from searchlora.eval.judgments.card import read_card as read_judgments_card
+from searchlora.eval.judgments.sources import GradeSources, read_sources
 from searchlora.eval.trec import Qrels, read_qrels
 from searchlora.files import file_sha256, json_file, json_object, numbered_lines, read_text
 from searchlora.records import Document, Record
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 CARD_FILE = "dataset.json"
 SETTINGS_FILE = "settings.json"
+
+#: The source of each record's grade or label; absent: unknown.
+SOURCES_FILE = "sources.jsonl"
+
 SCHEMA_VERSION = 1
 
 #: Statistics of text lengths, in this order.
@@ -52,7 +59,8 @@ class DatasetCard:
         leaks: Number of leaks (`found`), of removed rows per split (`taken out`), and the first `rows`; all are in
             `leaks.jsonl`.
         rejected: Reason -> number of rejected rows; the rows are in `rejected.jsonl`.
-        report: `rules` and `counts` of a reader that selects among its rows, and `notes` to read after the build.
+        report: `rules` and `counts` of a reader that selects among its rows, `notes` to read after the build, and
+            `sources`: the numbers of `records` and `judgments` by who or what graded them, for display.
         collection: Numbers of `documents`, `judgments`, `judged documents missing`, `judgments of other topics` (left
             out), and `relevant from grade`, the lowest relevant grade in binary measures; None without a collection.
         warnings: Warnings to read before training.
@@ -206,6 +214,41 @@ class Dataset:
         if self.card.collection is None or not self.card.collection["judgments"]:
             return None
         return read_qrels(self._file(QRELS_FILE))
+
+    @property
+    def record_sources(self) -> GradeSources:
+        """Who or what graded each record; unknown in a dataset that does not say it."""
+        if SOURCES_FILE not in self.card.files:
+            return GradeSources()
+        return read_sources(self._file(SOURCES_FILE))
+
+    @property
+    def judgment_sources(self) -> GradeSources:
+        """Who or what gave each judgment of `qrels`; unknown in a dataset that does not say it."""
+        return sources_of(self._file(QRELS_FILE)) if self.judgments_card is not None else GradeSources()
+
+    @property
+    def judgments_card(self) -> JudgmentsCard | None:
+        """The card of the judgments; None: their source is unknown. Raises `DataError`."""
+        return self._judgments_card(QRELS_FILE)
+
+    @property
+    def records_card(self) -> JudgmentsCard | None:
+        """The card of the records' grades: their judges; None without one. Raises `DataError`."""
+        return self._judgments_card(SOURCES_FILE)
+
+    def _judgments_card(self, name: str) -> JudgmentsCard | None:
+        path = self.folder / name
+        card = card_path(path)
+        if card.name not in self.card.files:
+            if card.exists():
+                raise DataError(
+                    f"is not a file of the dataset: {CARD_FILE} does not list it",
+                    where=str(card),
+                    fix="Remove it, and build the dataset again from a file with its card.",
+                )
+            return None
+        return read_judgments_card(path)
 
     def verify(self) -> None:
         """Raise `DataError` naming a file that is missing, was changed after the build, or is not on the card."""

@@ -10,8 +10,8 @@ from searchlora.data.collection import QRELS_FILE
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import write_topics
-from searchlora.eval.judgments.card import read_card, write_card
-from searchlora.eval.trec import write_qrels
+from searchlora.eval.judgments.derived_cards import write_graded
+from searchlora.eval.judgments.sources import GradeSources, Key, Source
 from searchlora.files import atomic_folder
 from searchlora.records import Record
 from searchlora.task import EncoderTask, PromptedTask, Task
@@ -31,8 +31,8 @@ class Exported:
 def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> Exported:
     """Write `topics.jsonl` (`id`, `query`, `history` if there is one) and `qrels.txt` of the judged queries of a split.
 
-    The judgments are those of the dataset's collection, with their card, or else the records themselves, where each is
-    a graded pair of query and document.
+    The judgments are those of the dataset's collection, or else the records themselves, where each is a graded pair of
+    query and document. A card with their sources is written, if any is known.
 
     Args:
         task: The task of the dataset.
@@ -46,6 +46,9 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
     topics: dict[str, dict[str, str | float]] = {}
     qrels: dict[str, dict[str, int]] = {}
     judged = dataset.qrels()
+    of_records = dataset.record_sources
+    each: dict[Key, Source] = {}
+    sources = GradeSources(None, each)
     for record in dataset.iter_records(split):
         if judged is not None:
             topics[str(record["id"])] = _topic(task, record)
@@ -59,16 +62,18 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
             )
         topics.setdefault(judgment.topic, _topic(task, record))
         qrels.setdefault(judgment.topic, {})[judgment.document] = judgment.grade
+        each[judgment.topic, judgment.document] = of_records.of(str(record["id"]))
     if judged is not None:
         qrels = {topic: dict(judged[topic]) for topic in topics if judged.get(topic)}
     if not qrels:
         raise DataError(f"no record of the split '{split}' is judged", where=str(dataset.folder))
-    card = read_card(dataset.folder / QRELS_FILE) if judged is not None else None
+    if judged is not None:
+        card, sources = dataset.judgments_card, dataset.judgment_sources
+    else:
+        card = dataset.records_card
     with atomic_folder(Path(out)) as folder:
         write_topics(folder / TOPICS_FILE, {topic: topics[topic] for topic in qrels})
-        write_qrels(folder / QRELS_FILE, qrels)
-        if card is not None:
-            write_card(folder / QRELS_FILE, card)
+        write_graded(folder / QRELS_FILE, qrels, card, sources)
     return Exported(len(qrels), sum(map(len, qrels.values())), len(topics) - len(qrels))
 
 

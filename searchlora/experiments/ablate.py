@@ -28,7 +28,7 @@ from searchlora.eval.judgments.lineage import lineage_of, refuse_circular
 from searchlora.eval.measures import RETRIEVAL_MEASURES, parse_measure
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.experiment import Experimented, compare_runs, hashes
-from searchlora.experiments.judge.judgments import experiment_qrels
+from searchlora.experiments.judge.judgments import experiment_qrels, experiment_sources
 from searchlora.experiments.run import run_card
 from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, full, with_base, with_older, without
 from searchlora.experiments.spec import Experiment, Source, System
@@ -171,12 +171,11 @@ def ablate(
     )
     unused = tuple(f"{name} is left out: {why}." for name, why in left_out.items())
     comparison = dataclasses.replace(comparison, notes=(*comparison.notes, *unused))
-    card = read_card(spec.qrels.path)
-    source = card.source if card is not None else "human"
+    graded = experiment_sources(spec, judged_qrels)
     return Ablation(
         slots,
         tuple(variant for variant in variants if variant.name in runs),
-        Experimented(spec, comparison, (), judged, judged_qrels, single, inputs, (), source),
+        Experimented(spec, comparison, (), judged, judged_qrels, single, inputs, (), graded.source, graded),
         _interactions(spec, comparison, judged, judged_qrels, pairs, runs),
         {name: run.parts for name, run in single.items()},
         left_out,

@@ -39,7 +39,7 @@ def write_ablation(ablation: Ablation, folder: Path) -> Path:
         {**{f"{label}, sha256": digest for label, digest in experimented.inputs.items()}, **provenance(made)},
         introduction=(
             f"The pipeline {name} and {len(ablation.variants) - 1} variants of it on {len(experimented.qrels)} judged"
-            f" topics; the judgments are {experimented.judgments}."
+            f" topics; the judgments are {experimented.judgments} ({experimented.graded})."
         ),
         base=FULL,
         first=[slots_section(comparison, lines), interactions_section(ablation.interactions, comparison.correction)],
@@ -142,6 +142,7 @@ def _more(ablation: Ablation) -> dict[str, Any]:
         "inputs": dict(experimented.inputs),
         "measured": measured_by(experimented.spec),
         "judgments": experimented.judgments,
+        "judgments by source": dict(experimented.graded.counts),
         "variants": [
             {
                 "name": variant.name,

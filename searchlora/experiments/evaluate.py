@@ -265,7 +265,7 @@ def judged_records(
     records = list(dataset.records(split))[:limit]
     if not records:
         raise DataError(f"the split '{split}' is empty", where=str(data))
-    judgments = load_judgments(dataset, qrels)
+    judgments = load_judgments(dataset, task, records, qrels)
     if qrels is not None and not any(str(record["id"]) in (judgments.qrels or {}) for record in records):
         raise DataError(
             f"no judgment belongs to a record of the split '{split}'",

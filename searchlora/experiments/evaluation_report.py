@@ -82,7 +82,7 @@ def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
             if judgments.data != evaluated.dataset.fingerprint
             else {}
         ),
-        "Judgments": judgments.source,
+        "Judgments": str(judgments),
         **({"Baselines learned from": f"sha256 {other.fingerprint}"} if (other := evaluated.learned.other) else {}),
         **({"Engine": "\n".join(evaluated.engines)} if evaluated.engines else {}),
         **provenance(made),

@@ -17,10 +17,11 @@ from searchlora.eval.evaluation import Evaluation, evaluate_run
 from searchlora.eval.formats import read_run, read_topics
 from searchlora.eval.judgments.card import card_path, read_card
 from searchlora.eval.judgments.lineage import doubts, refuse_circular
+from searchlora.eval.judgments.sources import SourceCounts
 from searchlora.eval.measures import parse_measure
 from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.trec import Qrels
-from searchlora.experiments.judge.judgments import experiment_qrels, unknown_source_note
+from searchlora.experiments.judge.judgments import experiment_qrels, experiment_sources, unknown_source_note
 from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.experiments.systems import SystemRun, SystemRuns, plans
@@ -44,7 +45,8 @@ class Experimented:
         runs: System -> run.
         inputs: Label -> sha256 of the input files.
         accepted: Descriptions of the accepted changes of inputs.
-        judgments: Source of the judgments: human, llm, clicks or mixed.
+        judgments: Source of the judgments in a word (`eval.judgments.sources.SourceCounts.source`).
+        graded: The numbers of judgments by source.
     """
 
     spec: Experiment
@@ -56,6 +58,7 @@ class Experimented:
     inputs: Mapping[str, str]
     accepted: tuple[str, ...]
     judgments: str
+    graded: SourceCounts
 
     @property
     def refused(self) -> bool:
@@ -111,18 +114,18 @@ def experiment(
         spec, planned, judged_topics, inputs, Path(out) / "runs", store=store, tasks=tasks, steps=steps
     )
     runs = {name: system_runs.get(name) for name in spec.systems}
-    card = read_card(spec.qrels.path)
     comparison = compare_runs(spec, judged_topics, qrels, runs, notes=judged_notes, allow_circular=allow_circular)
-    source = card.source if card is not None else "human"
+    graded = experiment_sources(spec, qrels)
     facts = Facts(
         roles={"base": spec.baseline, "incumbent": spec.baseline} if spec.baseline else {},
         data=inputs["qrels"],
         changed=changed,
         accepted=accept_changes,
-        source=source,
+        source=graded.source,
+        graded=(graded,),
     )
     results = _decided(spec, comparison, runs, facts, store, judged_topics)
-    return Experimented(spec, comparison, results, judged_topics, qrels, runs, inputs, changed, source)
+    return Experimented(spec, comparison, results, judged_topics, qrels, runs, inputs, changed, graded.source, graded)
 
 
 def _decided(

@@ -26,6 +26,7 @@ def write(result: Experimented, folder: Path) -> Path:
         "measured": measured_by(result.spec),
         "accepted_changes": list(result.accepted),
         "judgments": result.judgments,
+        "judgments by source": dict(result.graded.counts),
         "costs": {name: dict(costs) for name, costs in result.comparison.costs.items()},
         "rules": [dataclasses.asdict(rule) for rule in result.results],
     }
@@ -68,7 +69,8 @@ def write_decision(
 
 
 def _introduction(result: Experimented) -> str:
-    text = f"{len(result.runs)} systems on {len(result.qrels)} judged topics; the judgments are {result.judgments}."
+    text = f"{len(result.runs)} systems on {len(result.qrels)} judged topics; the judgments are "
+    text += f"{result.judgments} ({result.graded})."
     if result.accepted:
         text += f" Against the earlier result, these changes were accepted: {'; '.join(result.accepted)}."
     return text

@@ -240,7 +240,7 @@ class _Searched:
         stage: The fusion without a gate.
         topics: Judged topic -> its fields.
         asked: Topic -> its query as it was asked. (Where a stage rewrites it, `queries` are the rewritten ones.)
-        judgments: The card of the judgments; None: unknown, treated as human.
+        judgments: The card of the judgments; None: their source is unknown.
         circular: Why the judgments are circular; empty: they are not.
     """
 

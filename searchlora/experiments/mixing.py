@@ -14,6 +14,7 @@ from searchlora.eval.judge.calibration import Calibration, fit_isotonic, fit_shi
 from searchlora.eval.judge.labels import Labels, read_labels
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, read_card, write_judgments
 from searchlora.eval.judgments.mix import Mixed, mix, mixed_card
+from searchlora.eval.judgments.sources import GradeSources
 from searchlora.eval.trec import Qrels
 from searchlora.files import file_sha256
 
@@ -39,10 +40,10 @@ def mix_qrels(
     grades: Mapping[int, int] | None = None,
     calibrate: Literal["shift", "isotonic"] | None = None,
 ) -> MixedQrels:
-    """Write qrels with human grades, completed by another source's grades, and a card that names both.
+    """Write qrels with human grades, completed by another source's grades, and a card with the source of each grade.
 
     Args:
-        human: Human qrels, in any supported format.
+        human: Human qrels, in any supported format. A file without a card is declared human by this argument.
         other: Qrels of an LLM or of clicks, with their card; `read_labels` reads them.
         out: The qrels to write; the format follows the extension (`.txt`: TREC).
         source: The source of `other`, if it has no card.
@@ -65,7 +66,15 @@ def mix_qrels(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         made_from={"human": file_sha256(human), "other": file_sha256(other)},
     )
-    return MixedQrels(mixed, write_judgments(out, mixed.qrels, card), calibration)
+    sources = GradeSources(
+        None,
+        {
+            (topic, document): "human" if document in human_qrels.get(topic, {}) else other_card.source
+            for topic, grades in mixed.qrels.items()
+            for document in grades
+        },
+    )
+    return MixedQrels(mixed, write_judgments(out, mixed.qrels, card, sources=sources), calibration)
 
 
 def _card_of(path: str | Path, source: Literal["llm", "clicks"] | None) -> JudgmentsCard:

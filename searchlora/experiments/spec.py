@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.sources import Source as GradeSource
 from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
 from searchlora.experiments.result_files import file_name
@@ -25,11 +26,16 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """An input file; a plain string is the path, and the format is detected from name and content."""
+    """An input file; a plain string is the path, and the format is detected from name and content.
+
+    Attributes:
+        source: Of qrels without a card: who or what graded. A card that says otherwise is an error.
+    """
 
     path: Path
     format: str | None = None
     thresholds: tuple[float, ...] | None = None
+    source: GradeSource | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -113,7 +113,7 @@ def circular_pipelines(
 
     Args:
         pipelines: Name of a system -> its pipeline, with pinned adapters.
-        judgments: Card of the judgments; None: unknown, treated as human.
+        judgments: Card of the judgments; None: their source is unknown.
 
     Raises:
         UsageError: naming the first such system, unless circular figures are allowed.

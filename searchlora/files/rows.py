@@ -14,7 +14,7 @@ import json
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -33,10 +33,15 @@ from searchlora.files.text import (
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A row of a source file and its place: "dev.json, row 12"."""
+    """A row of a source file and its place: "dev.json, row 12".
+
+    Attributes:
+        source: Who or what graded it (`eval.judgments.sources.Source`); None: the reader does not know.
+    """
 
     data: Mapping[str, Any]
     where: str
+    source: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -482,8 +487,8 @@ def _skip_line(readline: Callable[[int], Any], ends: Any) -> None:
 
 
 def _fields_fault(fields: Sequence[str]) -> str | None:
-    for field in fields:
-        if not field.isascii() and any("\udc80" <= character <= "\udcff" for character in field):
+    for text in fields:
+        if not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text):
             return "is not UTF-8 text"
     return None
 

@@ -6,7 +6,8 @@ A shop folder holds these files:
 * `rewriting.jsonl`: query rewriting records: {id, group, query, history, rewrite, needs_rewrite, protected, split,
   kind}, and `turn` in conversations. All queries, turns and rewrites are in lower case, article numbers excepted. A
   rewrite keeps the word order of the query and drops words that do not describe the product ("looking for", "please").
-* `qrels.txt`: TREC judgments of every record (see `judgments`); an unlisted product has grade 0.
+* `qrels.txt`: TREC judgments of every record (see `judgments`); an unlisted product has grade 0. Their card says
+  `synthetic`: they follow from the rules of the shop.
 * `intent.jsonl`: intent records: {id, group, query, object, split, kind}; `object` conforms to `intent.schema.json`
   (see `intents`).
 * `judgment.jsonl`: judgment records: {id, group, query, passage, title, grade, split, kind}: some products for one in

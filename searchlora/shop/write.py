@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
-from searchlora.files import atomic_folder, parse_json
+from searchlora.eval.judgments.card import JudgmentsCard, card_path, write_card
+from searchlora.eval.judgments.derived_cards import declared_card
+from searchlora.files import atomic_folder, file_sha256, parse_json
 from searchlora.progress import Progress, silent
 from searchlora.shop.catalogue import Catalogue, document
 from searchlora.shop.help_centre import make_answers, make_articles
@@ -113,6 +115,7 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
     files.value("vocabulary.json", vocabulary)
     files.rows("corpus.jsonl", _corpus(catalogue, tables, judge, progress))
     files.lines("qrels.txt", _qrels(judge, judged))
+    files.card("qrels.txt", declared_card("synthetic", judged.total()))
     counts = {
         "products": products,
         "product_types": len(tables.types),
@@ -223,6 +226,12 @@ class ShopFiles:
     def rows(self, name: str, rows: Iterable[Mapping[str, object]]) -> None:
         """Write JSON Lines."""
         self.lines(name, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def card(self, name: str, card: JudgmentsCard) -> None:
+        """Write the card of a file of judgments."""
+        write_card(self._folder / name, card)
+        path = card_path(self._folder / name)
+        self.sha256[path.name] = file_sha256(path)
 
     def value(self, name: str, value: object, *, indent: int = 1) -> None:
         """Write one indented JSON value in ASCII."""

@@ -57,8 +57,8 @@ def collection_of(judged: Judged, relevant: int) -> Collection:
     return Collection(
         judged.documents(),
         (
-            Judgment(topic, document, grade)
-            for qrels in judged.qrels.values()
+            Judgment(topic, document, grade, judged.source_of(split, topic, document))
+            for split, qrels in judged.qrels.items()
             for topic, grades in qrels.items()
             for document, grade in grades.items()
         ),

@@ -21,6 +21,7 @@ from searchlora.data.formats.common import (
 )
 from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.sources import Source, merged_source
 from searchlora.eval.text_identity import normalised
 from searchlora.files import FieldMap, Rows, read_rows
 from searchlora.records import Collection, Format, Option, Options, Record, RejectedRow, SourceRow
@@ -70,6 +71,7 @@ def _pairs(source: Path, options: Options) -> Rows:
     """One record per query, so that a positive of one row is never an in-batch negative of another row."""
     fields = field_map(options, PAIR_COLUMNS)
     records: dict[tuple[str | None, str], tuple[dict[str, Any], str]] = {}
+    sources: dict[tuple[str | None, str], Source | None] = {}
     first: dict[str, str | None] = {}  # id -> the first split with that id
     for path, split in split_files(source):
         for row in read_table(path, fields, ("query", "positive"), texts=("query", "positive")):
@@ -91,10 +93,11 @@ def _pairs(source: Path, options: Options) -> Rows:
                 **({"split": split} if split else {}),
             }
             known, _ = records.setdefault((split, name), (record, row.where))
+            sources[split, name] = merged_source([sources.get((split, name), row.source), row.source])
             _add(known, "positives", texts["positive"])
             _add(known, "negatives", texts["negative"])
-    for record, where in records.values():
-        yield SourceRow(record, where)
+    for key, (record, where) in records.items():
+        yield SourceRow(record, where, sources[key])
 
 
 def _add(record: dict[str, Any], field: str, text: Any) -> None:
@@ -182,7 +185,7 @@ def _shop_categories(source: Path, options: Options) -> Rows:
 def _row(row: SourceRow, id_: Any, group: Any, query: Any, **more: Any) -> SourceRow:
     record = {"id": str(id_), "group": str(group), "query": query, **more}
     split = row.data.get("split")
-    return SourceRow({**record, "split": split} if split else record, row.where)
+    return SourceRow({**record, "split": split} if split else record, row.where, row.source)
 
 
 def _judged(
@@ -325,6 +328,7 @@ FORMATS: Mapping[str, Format] = {
                 CLICKS_RELEVANT,
             ),
             collection=_clicks_collection,
+            graded_by="clicks",
             needs=("query", "document", "position", "clicked"),
         ),
         Format(
@@ -342,6 +346,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop",
+            graded_by="synthetic",
             description="a folder written by the synthetic shop: queries with relevant products",
             read=_shop,
             collection=_shop_collection,
@@ -349,6 +354,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop-categories",
+            graded_by="synthetic",
             description="a folder written by the synthetic shop: titles with their category",
             read=_shop_categories,
             recognises=recognition.in_folder(SHOP_CATEGORIES, CORPUS_FILE),

@@ -65,7 +65,7 @@ class AnswerCheck:
             return RejectedRow(row.where, problem, row.data)
         kind = self.kind or present[0]
         record = {name: value for name, value in row.data.items() if name not in KINDS}
-        return SourceRow({**record, kind: self._ordered(row.data[kind])}, row.where)
+        return SourceRow({**record, kind: self._ordered(row.data[kind])}, row.where, row.source)
 
     def _problem(self, data: Mapping[str, Any], present: list[str]) -> str | None:
         if not present:
@@ -161,6 +161,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop",
+            graded_by="synthetic",
             description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             implied=_shop_options,

@@ -52,7 +52,7 @@ def _native(source: Path, options: Options) -> Rows:
             if isinstance(grade, str):
                 yield RejectedRow(row.where, grade, row.data)
             else:
-                yield SourceRow({**row.data, "grade": grade}, row.where)
+                yield replace(row, data={**row.data, "grade": grade})
 
 
 def reason_line(record: Record) -> str:
@@ -105,7 +105,7 @@ def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
         if (own := guideline.fold(int(vote)) if _DIGIT.fullmatch(vote) else None) is None:
             return RejectedRow(row.where, f"field 'votes': {vote} is not one of the guideline's grades", row.data)
         votes[str(own)] += count
-    return SourceRow({**row.data, "grade": folded} | ({"votes": dict(votes)} if votes else {}), row.where)
+    return replace(row, data={**row.data, "grade": folded} | ({"votes": dict(votes)} if votes else {}))
 
 
 def _by_guideline(format: Format) -> Format:
@@ -181,6 +181,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop",
+            graded_by="synthetic",
             description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             implied=_of_products,

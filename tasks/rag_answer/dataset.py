@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -277,12 +278,15 @@ FORMATS: Mapping[str, Format] = {
             native_columns(*REQUIRED_FIELDS, "history", "answer", "reference", "gold"),
             recognition.with_fields(*REQUIRED_FIELDS[2:]),
         ),
-        _format(
-            "shop",
-            "a folder written by the synthetic shop",
-            lambda source, options: _native(source / SHOP_RECORDS, options),
-            {},
-            recognition.in_folder(SHOP_RECORDS, "corpus.jsonl"),
+        replace(
+            _format(
+                "shop",
+                "a folder written by the synthetic shop",
+                lambda source, options: _native(source / SHOP_RECORDS, options),
+                {},
+                recognition.in_folder(SHOP_RECORDS, "corpus.jsonl"),
+            ),
+            graded_by="synthetic",
         ),
         _format(
             "mtrag",

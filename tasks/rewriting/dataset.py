@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def _with_protected(row: SourceRow, words: Sequence[str]) -> SourceRow:
     text = f" {normalised(query)} "
     matches = [word for word in words if f" {normalised(word)} " in text]
     protected = [*own, *matches]
-    return SourceRow({**row.data, "protected": protected}, row.where) if matches else row
+    return replace(row, data={**row.data, "protected": protected}) if matches else row
 
 
 FORMATS: Mapping[str, Format] = {
@@ -196,6 +197,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop",
+            graded_by="synthetic",
             description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             collection=_shop_collection,

@@ -82,6 +82,7 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
     ("eval/formats/workbenches.py", "--format"): ("data build",),
+    ("eval/policy/decide.py", "--judgments-source"): ("data build", "convert qrels"),
     ("searchlora/experiments/demo_search.py", "--all"): ("demo",),
     ("searchlora/experiments/encoder_evaluation_run.py", "--corpus"): ("data build",),
     ("searchlora/experiments/encoder_evaluation_run.py", "--qrels"): ("data build",),

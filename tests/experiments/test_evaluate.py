@@ -50,7 +50,7 @@ def test_each_adapter_generates_as_many_tokens_as_its_own_recipe_says(tiny_base,
 
     def evaluated(*names):
         adapters = [store.get(name) for name in names]
-        judgments = load_judgments(dataset, None)
+        judgments = load_judgments(dataset, task, records)
         return evaluate_prompted(task, dataset, records, judgments, adapters, keep=tmp_path / "outputs", store=store)
 
     evaluated("short", "long")

@@ -55,6 +55,10 @@ def folder(tmp_path):
     return tmp_path
 
 
+#: The judgments, which people gave; a policy asks who graded.
+HUMAN = {"path": "qrels.txt", "source": "human"}
+
+
 def write_spec(folder: Path, **changes: object) -> Path:
     spec = {
         "name": "shop",
@@ -195,7 +199,7 @@ def test_files_of_a_killed_call_are_not_reused(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_costs_measured_on_another_machine_are_not_reused(folder, monkeypatch):
-    spec, out = write_spec(folder, policy={"beat": {}, "latency": {"at_most_ms": 1000}}), folder / "out"
+    spec, out = write_spec(folder, qrels=HUMAN, policy={"beat": {}, "latency": {"at_most_ms": 1000}}), folder / "out"
     assert not experiment(spec, out).refused
     monkeypatch.setattr("searchlora.experiments.systems.machine", lambda: "another")
     with pytest.raises(UsageError, match="bm25 was not timed"):
@@ -269,7 +273,7 @@ def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base
     store_adapter(store, "rewriter", made, task=task, recipe=recipe, base=tiny_base, extra_files=learnt)
     systems = {"faulty": {"run": "faulty.trec"}, "rewriter": {"adapter": "rewriter"}}
     policy = {"beat": {}, "invalid_rate": {"at_most": 0.1}}
-    spec = write_spec(folder, systems=systems, candidate="rewriter", policy=policy)
+    spec = write_spec(folder, systems=systems, candidate="rewriter", qrels=HUMAN, policy=policy)
     for reused in (False, True):
         found = experiment(spec, folder / "out", store=store)
         assert found.runs["rewriter"].reused is reused
@@ -330,14 +334,14 @@ def test_an_earlier_result_can_be_given(folder):
 
 @pytest.mark.slow
 def test_the_exit_code_follows_the_policy(folder, cli):
-    spec = write_spec(folder, policy={"beat": {"faulty": {"margin": 0.01}}, "slices": {"colour": {}}})
+    spec = write_spec(folder, qrels=HUMAN, policy={"beat": {"faulty": {"margin": 0.01}}, "slices": {"colour": {}}})
     files = {"--junit": folder / "junit.xml", "--summary": folder / "summary.md"}
     options = ["--out", folder / "out", *(part for pair in files.items() for part in pair)]
     called = cli("experiment", spec, *options)
     assert called.code == 0, called.err
     assert 'tests="' in files["--junit"].read_text()
     assert files["--summary"].read_text().startswith("### shop: passes")
-    spec = write_spec(folder, policy={"beat": {"faulty": {"margin": 0.9}}})
+    spec = write_spec(folder, qrels=HUMAN, policy={"beat": {"faulty": {"margin": 0.9}}})
     called = cli("experiment", spec, *options)
     assert called.code == 1
     assert "Refused: 1 of" in called.err
@@ -447,10 +451,25 @@ def test_a_label_outside_the_scale_counts_as_unjudged(folder):
 
 
 @pytest.mark.slow
+def test_judgments_are_of_people_only_where_it_is_declared(folder):
+    policy = {"beat": {}, "judgments": ["human"]}
+    found = experiment(write_spec(folder, policy=policy), folder / "out")
+    assert found.judgments == "unknown" and [each.rule for each in found.results if not each.passed] == [
+        "source of judgments"
+    ]
+    assert not experiment(write_spec(folder, policy=policy, qrels=HUMAN), folder / "out").refused
+    write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1"))
+    with pytest.raises(UsageError, match="its card says that the judgments are 'llm', not 'human'"):
+        experiment(write_spec(folder, policy=policy, qrels=HUMAN), folder / "out", accept_changes=True)
+    found = experiment(write_spec(folder, policy=policy), folder / "out", accept_changes=True)
+    assert found.judgments == "llm" and found.refused
+
+
+@pytest.mark.slow
 def test_the_report_states_unknown_scale_and_source(folder):
     notes = experiment(write_spec(folder), folder / "out").comparison.notes
     assert "No scale is given; every label counts as a grade: 1, 2." in notes
-    assert "qrels.txt has no card with its source; it is treated as human." in notes
+    assert "qrels.txt has no card with its source; it is unknown who or what graded." in notes
     write_card(folder / "qrels.txt", JudgmentsCard("human", "2026-01-01"))
     assert not [note for note in experiment(write_spec(folder), folder / "b").comparison.notes if "card" in note]
 

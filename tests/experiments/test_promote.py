@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.data.building import build
+from searchlora.data import building
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, InvalidName, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.slow
 NAME = "shop-colour"
 TINY = ["optim.batch_size=32", "lora.r=16", "optim.learning_rate=3e-3", "validation.every_steps=1000"]
 ALWAYS_RED, ALL_RIGHT, ALWAYS_GREEN = 1, 2, 3
+
+build = functools.partial(building.build, judgments_source="human")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,11 +410,45 @@ def test_a_circular_judge_is_refused(shop, tmp_path):
     card = JudgmentsCard("llm", "2026-01-01", judge=f"{NAME}@1", judge_lineage=(f"{NAME}@1",))
     write_judgments(tmp_path / "qrels.txt", qrels, card)
     recorded = shop.store.evaluations(NAME)
-    found = shop.promote(2, Policy(judgments=("llm",)), qrels=tmp_path / "qrels.txt")
+    found = shop.promote(2, Policy(judgments=("human", "llm")), qrels=tmp_path / "qrels.txt")
     assert shop.store.evaluations(NAME) == recorded  # no circular figure among them
     assert broken(found) == {"no circular judge"}
     assert f"{NAME}@2" in found.evaluated.comparison.circular
     found = shop.promote(2, qrels=tmp_path / "qrels.txt")
+    assert "source of judgments" in broken(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "refused"),
+    [("human", False), ("llm", True), ("clicks", True), ("synthetic", True), ("unknown", True), (None, True)],
+)
+def test_labels_are_of_people_only_where_it_is_declared(shop, tmp_path, source, refused):
+    building.build(
+        "colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "data", shares=(0.5, 0.1, 0.4),
+        judgments_source=source,
+    )  # fmt: skip
+    found = shop.promote(2, Policy(beat={}, judgments=("human",)), data=tmp_path / "data")
+    assert ("source of judgments" in broken(found)) == refused
+    assert found.move.decision.evidence["judgments"] == (source or "unknown")
+    finding = next(result.finding for result in found.results if result.rule == "source of judgments")
+    if refused:
+        rows = len(found.evaluated.records)
+        assert f"not accepted: {rows} {source or 'unknown'} (the first: record " in finding
+        assert ("--judgments-source" in finding) == (source in (None, "unknown"))
+        accepting = shop.promote(2, Policy(beat={}, judgments=("human", source or "unknown")), data=tmp_path / "data")
+        assert "source of judgments" not in broken(accepting)
+
+
+def test_human_qrels_do_not_stand_for_labels_of_another_source(shop, tmp_path):
+    """The figures of a task that does not retrieve come from its labels."""
+    building.build(
+        "colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "data", shares=(0.5, 0.1, 0.4),
+        judgments_source="llm",
+    )  # fmt: skip
+    qrels = {record["id"]: {"d1": 1} for record in lines(tmp_path / "data" / "test.jsonl")}
+    write_judgments(tmp_path / "qrels.txt", qrels, JudgmentsCard("human", ""))
+    policy = Policy(beat={}, judgments=("human", "mixed"))
+    found = shop.promote(2, policy, data=tmp_path / "data", qrels=tmp_path / "qrels.txt")
     assert "source of judgments" in broken(found)
 
 

@@ -18,6 +18,7 @@ FILES = {
     "corpus.jsonl",
     "rewriting.jsonl",
     "qrels.txt",
+    "qrels.txt.card.json",
     "vocabulary.json",
     "intent.jsonl",
     "intent.schema.json",

@@ -12,6 +12,8 @@ from typing import Any
 
 from searchlora.data.splits import SPLIT_NAMES, SPLITS
 from searchlora.errors import DataError, MissingColumn
+from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
+from searchlora.eval.judgments.sources import Source
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.files import EXTENSIONS, FieldMap, Rows, as_text, parse_field_map, parse_json, read_rows
 from searchlora.files import mapped as mapped_row
@@ -43,10 +45,17 @@ def split_files(source: Path) -> Iterator[tuple[Path, str | None]]:
 
 def _split_of(path: Path) -> str | None:
     name = path.name.lower()
+    if is_sidecar(path):
+        return None
     if not name.removesuffix(".gz").endswith(EXTENSIONS):
         return None
     named = {SPLIT_NAMES[word] for word in re.split(r"[\W_]+", name) if word in SPLIT_NAMES}
     return named.pop() if len(named) == 1 else None
+
+
+def source_of_rows(path: Path) -> Source | None:
+    """Who or what graded the rows of a file, from the card beside it; None without a card. Raises `DataError`."""
+    return sources_of(path).whole if has_card(path) else None
 
 
 FormatRows = Iterator[SourceRow | RejectedRow | SourceReport]
@@ -73,8 +82,10 @@ def read_table(path: Path, fields: FieldMap, required: Sequence[str], texts: Seq
         texts: Fields that must be text, for readers that compare or hash them before the record is validated.
 
     Raises:
-        DataError: as `read_rows`; also if no row has one of the columns.
+        DataError: as `read_rows`; also if no row has one of the columns, or the file was changed since its card of
+            judgments was written.
     """
+    source = source_of_rows(path)
     single = [columns[0] for columns in fields.values() if len(columns) == 1]
     unseen = {column for columns in fields.values() if len(columns) > 1 for column in columns}
     for row in rows_with_columns(path, [*(name for name in required if name not in fields), *single]):
@@ -85,7 +96,7 @@ def read_table(path: Path, fields: FieldMap, required: Sequence[str], texts: Seq
         data = mapped_row(row.data, fields) if fields else row.data
         missing = next((f"field '{name}' is missing" for name in required if name not in data), None)
         fault = missing or no_text(data, texts)
-        yield SourceRow(data, row.where) if fault is None else RejectedRow(row.where, fault, row.data)
+        yield SourceRow(data, row.where, source) if fault is None else RejectedRow(row.where, fault, row.data)
     if unseen:
         raise DataError(f"no row has the column '{min(unseen)}', which --map names", where=path.name)
 
@@ -174,9 +185,8 @@ def native(
                 derived = {name for name in _DERIVED if name not in row.data}
             ready = _from_cells(row, split, required, as_json)
             if isinstance(ready, SourceRow):
-                ready = SourceRow(
-                    {**_derive(ready.data, derived, needed, numbers[split], split), **ready.data}, row.where
-                )
+                derived_fields = _derive(ready.data, derived, needed, numbers[split], split)
+                ready = replace(ready, data={**derived_fields, **ready.data})
             yield ready
 
 
@@ -196,7 +206,7 @@ def mapped(read: FormatReader, to_record: Callable[[Mapping[str, Any]], Record])
 
     def rows(source: Path, options: Options) -> FormatRows:
         for row in read(source, options):
-            yield _converted(row, lambda row: SourceRow(to_record(row.data), row.where))
+            yield _converted(row, lambda row: replace(row, data=to_record(row.data)))
 
     return rows
 
@@ -246,7 +256,7 @@ def _from_cells(
                 record[name] = parse_json(record[name])
             except ValueError:
                 return RejectedRow(row.where, f"field '{name}': is not JSON", row.data)
-    return SourceRow({**record, **({"split": split} if split else {})}, row.where)
+    return replace(row, data={**record, **({"split": split} if split else {})})
 
 
 def pair_id(query: str, rewrite: str | None = None) -> str:

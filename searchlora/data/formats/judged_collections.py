@@ -15,7 +15,7 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from searchlora.data.formats.common import field_map, is_whole
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
+from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
 from searchlora.eval.judgments.pooling import pool
+from searchlora.eval.judgments.sources import GradeSources, Source
 from searchlora.eval.trec import Qrels
 from searchlora.files import numbered_lines, open_bytes, read_rows, strict
 from searchlora.files.rows import delimited_fields
@@ -45,6 +47,7 @@ class Judged:
         never: Pairs (topic, document) that are never drawn as unjudged.
         pool: Topic -> documents that systems retrieved, from which unjudged ones are drawn; None: all documents.
         outside: Number of judgments left out because their document is not in the pool.
+        sources: Split -> who or what graded; without an entry, the builder's default holds.
     """
 
     name: str
@@ -54,6 +57,12 @@ class Judged:
     never: Set[tuple[str, str]] = frozenset()
     pool: Mapping[str, Sequence[str]] | None = None
     outside: int = 0
+    sources: Mapping[str | None, GradeSources] = field(default_factory=dict)
+
+    def source_of(self, split: str | None, topic: str, document: str) -> Source | None:
+        """Who or what graded a pair; None: the source does not say it."""
+        sources = self.sources.get(split)
+        return None if sources is None else sources.of(topic, document)
 
     def reports(self) -> Iterator[SourceReport]:
         """What was left out of the source."""
@@ -97,7 +106,9 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
             empty += 1
         else:
             row = {"topic": topic, "query": collection.queries[topic], "document": document, "grade": grade}
-            yield SourceRow({**row, **title_and_passage(texts[document]), "split": split}, where)
+            assumed = document in drawn.get(topic, ())
+            graded_by = "synthetic" if assumed else collection.source_of(split, topic, document)
+            yield SourceRow({**row, **title_and_passage(texts[document]), "split": split}, where, graded_by)
     yield from collection.reports()
     if empty:
         yield SourceReport(("Pairs whose document is empty are left out.",), {"pairs with an empty document": empty})
@@ -156,7 +167,11 @@ def read_beir(source: Path) -> Judged:
     Raises:
         DataError: for a missing file or a malformed row.
     """
-    return Judged(source.name, beir_queries(source), lambda: beir_documents(source), beir_qrels(source))
+    files = beir_files(source)
+    sources = {split: sources_of(path) for split, path in files.items() if has_card(path)}
+    return Judged(
+        source.name, beir_queries(source), lambda: beir_documents(source), beir_qrels(source), sources=sources
+    )
 
 
 def beir_documents(source: Path) -> Iterator[Document]:
@@ -174,7 +189,12 @@ def beir_queries(source: Path) -> dict[str, str]:
 
 
 def beir_qrels(source: Path) -> dict[str | None, Qrels]:
-    """Split (train, validation, test) -> query id -> document id -> grade.
+    """Split (train, validation, test) -> query id -> document id -> grade. Raises `DataError` as `beir_files`."""
+    return {split: read_qrels(path, "beir") for split, path in beir_files(source).items()}
+
+
+def beir_files(source: Path) -> dict[str | None, Path]:
+    """Split -> the file of its judgments.
 
     Raises:
         DataError: if there is no file of judgments, or a file name in `qrels/` is not a split.
@@ -182,13 +202,13 @@ def beir_qrels(source: Path) -> dict[str | None, Qrels]:
     files = sorted(path for path in (source / "qrels").glob("*") if path.name.endswith((".tsv", ".tsv.gz")))
     if not files:
         raise DataError("holds no qrels/*.tsv", where=str(source), fix="Give the BEIR folder itself.")
-    qrels: dict[str | None, Qrels] = {}
+    of_split: dict[str | None, Path] = {}
     for path in files:
         split = SPLIT_NAMES.get(path.name.partition(".")[0].lower())
-        if split is None or split in qrels:
+        if split is None or split in of_split:
             raise DataError("is not named train, dev or test", where=str(path), fix="Rename or remove it.")
-        qrels[split] = read_qrels(path, "beir")
-    return qrels
+        of_split[split] = path
+    return of_split
 
 
 def _beir_rows(source: Path, name: str) -> Iterator[tuple[str, Any]]:
@@ -252,7 +272,11 @@ def read_trec(source: Path, options: Mapping[str, str]) -> Judged:
     files = {name: _file(source, name, options.get(name)) for name in _NAME_PREFIXES}
     queries = {topic: str(fields["query"]) for topic, fields in read_topics(files["topics"]).items()}
     corpus = corpus_file(files["corpus"], options)
-    judged = Judged(source.name, queries, lambda: trec_documents(corpus), {None: read_qrels(files["qrels"])})
+    sources: dict[str | None, GradeSources] = {}
+    if has_card(files["qrels"]):
+        sources[None] = sources_of(files["qrels"])
+    qrels: dict[str | None, Qrels] = {None: read_qrels(files["qrels"])}
+    judged = Judged(source.name, queries, lambda: trec_documents(corpus), qrels, sources=sources)
     if "runs" not in options:
         return judged
     runs = {str(path): read_run(path) for path in _run_files(source, options["runs"])}
@@ -299,7 +323,11 @@ def _file(source: Path, name: str, file: str | None) -> Path:
     if file is not None:
         beside = source / file
         return beside if beside.exists() else Path(file)
-    files = [path for path in sorted(source.iterdir()) if path.is_file() and path.name.startswith(_NAME_PREFIXES[name])]
+    files = [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file() and path.name.startswith(_NAME_PREFIXES[name]) and not is_sidecar(path)
+    ]
     if len(files) != 1:
         raise DataError(
             f"has {len(files)} files whose name begins with {' or '.join(_NAME_PREFIXES[name])}",

@@ -26,6 +26,7 @@ from searchlora.data.formats.common import no_text, pair_id
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels
+from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
 from searchlora.eval.text_identity import fingerprint
 from searchlora.files import Rows, as_text, open_bytes, read_rows
 from searchlora.files.rows import parquet_rows
@@ -210,6 +211,8 @@ def read_trecdl(source: Path, *, unjudged: int = 0) -> Rows:
     Yields:
         `topic`, `query`, `document`, `passage`, `grade`, `score` (of BM25).
     """
+    qrels = _one_file(source, "qrels*")
+    sources = sources_of(qrels) if has_card(qrels) else None
     for row in trecdl_hits(source):
         if isinstance(row, RejectedRow):
             yield row
@@ -217,10 +220,11 @@ def read_trecdl(source: Path, *, unjudged: int = 0) -> Rows:
         pairs = row.data["pairs"]
         lowest = [pair["document"] for pair in pairs if pair["grade"] is None][-unjudged:] if unjudged else []
         for pair in pairs:
+            where = f"{row.where}, document {pair['document']}"
             if pair["grade"] is not None:
-                yield SourceRow(pair, f"{row.where}, document {pair['document']}")
+                yield SourceRow(pair, where, sources and sources.of(pair["topic"], pair["document"]))
             elif pair["document"] in lowest:
-                yield SourceRow({**pair, "grade": 0}, f"{row.where}, document {pair['document']}")
+                yield SourceRow({**pair, "grade": 0}, where, "synthetic")
 
 
 def trecdl_hits(source: Path) -> Rows:
@@ -270,7 +274,8 @@ def _is_hit(hit: object) -> bool:
 
 
 def _one_file(source: Path, *patterns: str) -> Path:
-    names = [path for pattern in patterns for path in sorted(source.glob(pattern)) if path.is_file()]
+    paths = [path for pattern in patterns for path in sorted(source.glob(pattern))]
+    names = [path for path in paths if path.is_file() and not is_sidecar(path)]
     if len(names) != 1:
         raise DataError(
             f"has {len(names)} files like '{patterns[0]}' where one is needed",

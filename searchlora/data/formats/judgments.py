@@ -10,20 +10,29 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from searchlora.data.collection import CorpusFile, read_documents
-from searchlora.data.formats.common import document_id, field_map, pair_id, read_table, split_files
+from searchlora.data.formats.common import (
+    document_id,
+    field_map,
+    pair_id,
+    read_table,
+    source_of_rows,
+    split_files,
+)
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file, title_and_passage
 from searchlora.data.formats.quepid import read_quepid
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_topics
 from searchlora.eval.judge.rater_agreement import RatingsAgreement, ratings_agreement
+from searchlora.eval.judgments.card import has_card
 from searchlora.eval.judgments.rater_report import agreement_files
 from searchlora.eval.judgments.ratings import RULES, Rating, by_rater
+from searchlora.eval.judgments.sources import SOURCES, GradeSources, Key, Source, merged_source
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.eval.trec import is_word
 from searchlora.files import FieldMap
@@ -41,6 +50,7 @@ COLUMNS: Mapping[str, Option] = {
     "group": Option("rows with the same value go to one split", "columns", "the query without case and punctuation"),
     "split": Option("train, dev or test", "column", "split if present, with these values"),
     "kind": Option("the kind of row; results are sliced by it", "column"),
+    "source": Option(f"who or what graded: {', '.join(SOURCES)}", "column"),
 }
 
 #: Options of Quepid's exports, whose columns are known.
@@ -75,6 +85,7 @@ class Row:
 
     Attributes:
         more: `title`, `passage`, `group`, `split` and `kind`, where the source has them.
+        source: Who or what graded; None: neither a column nor a card says it.
     """
 
     where: str
@@ -83,6 +94,7 @@ class Row:
     query: str
     document: str
     more: dict[str, Any] = field(default_factory=dict)
+    source: Source | None = None
 
 
 def corpus_of(options: Options) -> CorpusFile | None:
@@ -95,6 +107,10 @@ def table_rows(source: Path, fields: FieldMap) -> Found:
     grades = fields.get("grade", ("grade",))
     others = {name: columns for name, columns in fields.items() if name != "grade"}
     for path, split in split_files(source):
+        if "source" in fields and has_card(path):
+            raise UsageError(
+                "has a card that says who graded", where=str(path), fix="Leave --map source out, or remove the card."
+            )
         for row in read_table(path, others, ("query", *grades)):
             yield row, split, grades
 
@@ -102,8 +118,9 @@ def table_rows(source: Path, fields: FieldMap) -> Found:
 def quepid_rows(source: Path, fields: FieldMap) -> Found:
     """The rows of one of Quepid's exports."""
     del fields
+    graded_by = source_of_rows(source)
     for row in read_quepid(source):
-        yield row, None, ("grade",)
+        yield replace(row, source=graded_by) if isinstance(row, SourceRow) else row, None, ("grade",)
 
 
 def read_judgments(
@@ -155,6 +172,7 @@ def judged_collection(
     others: list[RejectedRow | SourceReport] = []
     queries: dict[str, str] = {}
     qrels: dict[str | None, dict[str, dict[str, int]]] = {}
+    each: dict[str | None, dict[Key, Source]] = {}
     texts: dict[str, Document] = {}
     corpus = corpus_of(options)
     for row in read_judgments(source, options, rows):
@@ -164,10 +182,13 @@ def judged_collection(
         data = row.data
         queries[data["topic"]] = data["query"]
         qrels.setdefault(data.get("split"), {}).setdefault(data["topic"], {})[data["document"]] = data["grade"]
+        if row.source is not None:
+            each.setdefault(data.get("split"), {})[data["topic"], data["document"]] = row.source
         if corpus is None:
             texts.setdefault(data["document"], Document(data["document"], data["passage"], data["title"]))
     documents: Callable[[], Iterable[Document]] = texts.values if corpus is None else lambda: read_documents(corpus)
-    return Judged(source.name, queries, documents, qrels), others
+    sources = {split: GradeSources(None, of_split) for split, of_split in each.items()}
+    return Judged(source.name, queries, documents, qrels, sources=sources), others
 
 
 def judged_queries(path: Path, fields: FieldMap) -> dict[str, dict[str, int]]:
@@ -276,7 +297,8 @@ class _Reading:
             if key in judged:
                 yield RejectedRow(row.where, "the pair has a grade without a rater in an earlier row", row.data)
                 continue
-            _, of_pair = collected.setdefault(key, (row, {}))
+            first, of_pair = collected.setdefault(key, (row, {}))
+            first.source = merged_source([first.source, row.source])
             if twice := sorted(of_pair.keys() & numbers.keys()):
                 yield RejectedRow(row.where, f"rater '{twice[0]}' graded this pair in an earlier row", row.data)
                 continue
@@ -336,7 +358,13 @@ class _Reading:
         split = split or SPLIT_NAMES.get(_text(data.get("split")).lower())
         if "split" in self.fields and split is None:
             return RejectedRow(row.where, f"field 'split': '{data['split']}' is not train, dev or test", data)
-        return Row(row.where, data, topic, query, document, {**more, "split": split})
+        graded_by = row.source
+        if "source" in self.fields and (named := _text(data.get("source")).lower()):
+            if named not in SOURCES:
+                known = ", ".join(SOURCES)
+                return RejectedRow(row.where, f"field 'source': '{named[:60]}' is not one of {known}", data)
+            graded_by = named
+        return Row(row.where, data, topic, query, document, {**more, "split": split}, graded_by)
 
 
 def _of_raters(data: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
@@ -366,14 +394,14 @@ def _word_of(text: str) -> str:
 
 def _graded(row: Row, grade: int, votes: Mapping[str, int] | None = None) -> SourceRow:
     pair = {"topic": row.topic, "query": row.query, "document": row.document, "grade": grade, **row.more}
-    return SourceRow({**pair, "votes": votes} if votes else pair, row.where)
+    return SourceRow({**pair, "votes": votes} if votes else pair, row.where, row.source)
 
 
 def _in_rows(pairs: Iterable[SourceRow | RejectedRow]) -> Iterator[SourceRow | RejectedRow]:
     """Pairs with their texts; a title without a text is the passage."""
     for row in pairs:
         if isinstance(row, SourceRow) and not row.data["passage"]:
-            row = SourceRow({**row.data, "title": "", "passage": row.data["title"]}, row.where)
+            row = replace(row, data={**row.data, "title": "", "passage": row.data["title"]})
         yield row
 
 
@@ -404,7 +432,7 @@ def _with_texts(pairs: Sequence[SourceRow | RejectedRow], corpus: CorpusFile) ->
         elif not found.searchable.strip():
             yield RejectedRow(row.where, f"the document {row.data['document']} of the corpus is empty", row.data)
         else:
-            yield SourceRow({**row.data, **title_and_passage(found)}, row.where)
+            yield replace(row, data={**row.data, **title_and_passage(found)})
 
 
 def _rater_names(raters: Iterable[str]) -> dict[str, str]:

@@ -42,7 +42,7 @@ def read_labelled(source: Path, options: Mapping[str, str]) -> Rows:
                 continue
             name = as_word(row.data["id"]) if "id" in fields else f"{split or 'row'}-{numbers[split]}"
             data = {"id": name, "text": row.data["text"], "label": row.data["label"], "split": split}
-            yield SourceRow(data, row.where)
+            yield SourceRow(data, row.where, row.source)
 
 
 def read_banking77(source: Path) -> Rows:

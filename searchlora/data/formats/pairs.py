@@ -47,7 +47,7 @@ def read_pairs(source: Path, options: Mapping[str, str]) -> Rows:
             # A named column needs an id in every row; the record schema rejects a row without one.
             pair = given_id if given_id or "id" in fields else ids.assign(query, rewrite)
             data = {"id": pair, "query": query, "rewrite": rewrite, "group": group, "split": split}
-            yield SourceRow(data, row.where)
+            yield SourceRow(data, row.where, row.source)
 
 
 #: Options of `read_faq`: column -> meaning; each names a column that is called differently in the source.

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.collection import QRELS_FILE
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, some
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.judgments.card import JudgmentsCard, read_card
+from searchlora.eval.judgments.card import JudgmentsCard, read_card, sources_of
+from searchlora.eval.judgments.derived_cards import merged_card
+from searchlora.eval.judgments.sources import UNKNOWN, Source, SourceCounts
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.spec import Experiment
 from searchlora.files import file_sha256
+from searchlora.records import Record
+from searchlora.task import EncoderTask, PromptedTask, Task
 
 
 @dataclass(frozen=True)
@@ -25,32 +28,72 @@ class Judgments:
 
     Attributes:
         qrels: topic -> document -> grade; None for a dataset without judgments.
-        card: Provenance of the qrels; None if unknown, which is treated as human.
+        card: Provenance of the grades that the figures are measured by; None if unknown.
         data: Fingerprint of the dataset together with these judgments.
+        graded: The numbers of those grades by source: of the judged pairs, of the records' own grades, or of both.
     """
 
     qrels: Qrels | None
     card: JudgmentsCard | None
     data: str
+    graded: tuple[SourceCounts, ...] = ()
 
     @property
     def source(self) -> str:
-        """`human`, `llm`, `clicks` or `mixed`."""
-        return self.card.source if self.card is not None else "human"
+        """Who or what graded, in a word (`SourceCounts.source`); several words if pairs and records differ."""
+        words = dict.fromkeys(each.source for each in self.graded)
+        return UNKNOWN if UNKNOWN in words or not words else " and ".join(words)
+
+    @property
+    def counts(self) -> dict[Source, int]:
+        """Source -> number of grades."""
+        total: Counter[Source] = Counter()
+        for each in self.graded:
+            total.update(each.counts)
+        return dict(total)
+
+    def __str__(self) -> str:
+        """The source and the numbers of grades, such as `mixed (300 human, 20 llm)`."""
+        return f"{self.source} ({', '.join(map(str, self.graded))})"
 
 
-def load_judgments(dataset: Dataset, qrels_file: str | Path | None = None) -> Judgments:
-    """The judgments of a dataset, or those of a qrels file instead.
+def load_judgments(
+    dataset: Dataset, task: Task, records: Sequence[Record], qrels_file: str | Path | None = None
+) -> Judgments:
+    """The judgments of a dataset, or those of a qrels file instead, with the sources of what `records` are measured by.
+
+    A task that retrieves is measured by the judged pairs, every other task by the grades or labels of its records. A
+    qrels file does not replace those, so that both count.
 
     Raises:
         DataError: when the file cannot be read, or changed since its card was written.
     """
     if qrels_file is None:
-        dataset_qrels = dataset.folder / QRELS_FILE
-        card = read_card(dataset_qrels) if dataset_qrels.is_file() else None
-        return Judgments(dataset.qrels(), card, dataset.fingerprint)
-    fingerprint = hashlib.sha256(f"{dataset.fingerprint} {file_sha256(qrels_file)}".encode()).hexdigest()
-    return Judgments(read_qrels(qrels_file), read_card(qrels_file), fingerprint)
+        qrels, data = dataset.qrels(), dataset.fingerprint
+    else:
+        qrels = read_qrels(qrels_file)
+        data = hashlib.sha256(f"{dataset.fingerprint} {file_sha256(qrels_file)}".encode()).hexdigest()
+    cards: list[JudgmentsCard | None] = []
+    graded: list[SourceCounts] = []
+    retrieves = qrels is not None and _retrieves(task, dataset, records)
+    if qrels is not None and (retrieves or qrels_file is not None):
+        sources = dataset.judgment_sources if qrels_file is None else sources_of(qrels_file)
+        cards.append(dataset.judgments_card if qrels_file is None else read_card(qrels_file))
+        topics = [str(record["id"]) for record in records]
+        graded.append(sources.count((topic, document) for topic in topics for document in qrels.get(topic, ())))
+    if not retrieves:
+        cards.append(dataset.records_card)
+        graded.append(dataset.record_sources.count((str(record["id"]),) for record in records))
+    known = [card for card in cards if card is not None]
+    card = known[0] if len(known) == 1 else merged_card(known) if known else None
+    return Judgments(qrels, card, data, tuple(graded))
+
+
+def _retrieves(task: Task, dataset: Dataset, records: Sequence[Record]) -> bool:
+    """Whether the figures come from the judged documents that a task's queries or vectors retrieve."""
+    if isinstance(task, EncoderTask):
+        return task.label(records[0]) is None
+    return isinstance(task, PromptedTask) and task.writes == "query" and dataset.card.collection is not None
 
 
 def experiment_qrels(
@@ -75,11 +118,22 @@ def experiment_qrels(
     return qrels, (*(notes if unknown else ()), *scale_notes)
 
 
+def experiment_sources(spec: Experiment, qrels: Qrels) -> SourceCounts:
+    """The numbers of the judgments by source, from the card of the qrels, or else as the experiment says.
+
+    Raises:
+        DataError: when the qrels changed since their card was written.
+        UsageError: when the card names another source than the experiment.
+    """
+    sources = sources_of(spec.qrels.path, spec.qrels.source)
+    return sources.count((topic, document) for topic, grades in qrels.items() for document in grades)
+
+
 def unknown_source_note(spec: Experiment, card: JudgmentsCard | None) -> tuple[str, ...]:
-    """A note if the qrels have no card."""
-    if card is not None:
+    """A note if neither a card nor the experiment names the source of the qrels."""
+    if card is not None or spec.qrels.source is not None:
         return ()
-    return (f"{spec.qrels.path.name} has no card with its source; it is treated as human.",)
+    return (f"{spec.qrels.path.name} has no card with its source; it is unknown who or what graded.",)
 
 
 def _on_scale(

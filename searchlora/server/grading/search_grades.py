@@ -105,7 +105,7 @@ class SearchGrades:
     def human_grades(self) -> list[HumanGrade]:
         """Each judged pair with its grade and who gave it: first those of raters, then those of the judgments.
 
-        Judgments of an LLM are left out; they are no human's.
+        Judgments whose card names an LLM or clicks are left out; they are no human's.
         """
         with self._lock:
             topics = dict(self._topics)
@@ -114,7 +114,7 @@ class SearchGrades:
         for (topic, document), grade in _pairs(merged(self._ratings)):
             by = tuple(sorted(raters[topic, document]))
             found.append(HumanGrade(topic, topics.get(topic, {}), document, grade, by))
-        if self.card is None or self.card.source == "human":
+        if self.card is None or self.card.source not in ("llm", "clicks", "mixed"):
             rated = {(each.topic, each.document) for each in found}
             for (topic, document), grade in _pairs(self._qrels):
                 if topic in topics and (topic, document) not in rated:

@@ -13,14 +13,13 @@ from searchlora.eval.judgments.card import (
     JudgmentsCard,
     RunCard,
     card_path,
-    convert_qrels,
-    convert_run,
     invalid_path,
     read_card,
     read_run_card,
     write_judgments,
     write_run_card,
 )
+from searchlora.eval.judgments.converting import convert_qrels, convert_run
 from searchlora.eval.trec import write_qrels, write_run
 
 QRELS = {"t1": {"d1": 3, "d2": 0}, "t2": {"d1": 1}}

@@ -1,0 +1,73 @@
+"""Cards of judgments that were derived from others: declared, merged, or a part of a larger file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from searchlora.eval.formats import format_for_name, write_qrels
+from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
+from searchlora.eval.judgments.sources import SOURCES, UNKNOWN, GradeSources, Source, SourceCounts
+from searchlora.eval.trec import Qrels
+
+
+def declared_card(source: Source, count: int) -> JudgmentsCard:
+    """The card of judgments whose source a user declared. It has no time, so that the same build has the same bytes."""
+    return JudgmentsCard(source, created="", judge_queries=None if source == "llm" else (), counts={source: count})
+
+
+def write_graded(path: Path, qrels: Qrels, card: JudgmentsCard | None, sources: GradeSources) -> None:
+    """Write a part of other judgments, with a card of its sources; without a card if nothing is known.
+
+    Args:
+        card: The card of all those judgments; None without one.
+        sources: The source of each grade, by topic and document.
+
+    Raises:
+        DataError: when a file cannot be written.
+    """
+    counts = sources.count((topic, document) for topic, grades in qrels.items() for document in grades)
+    if card is None and set(counts.counts) <= {UNKNOWN}:
+        write_qrels(path, qrels, format_for_name(path, "qrels").name)
+        return
+    only = next(iter(counts.counts)) if len(counts.counts) == 1 else None
+    kept = GradeSources(only) if only is not None else sources
+    write_judgments(path, qrels, graded_card([card] if card is not None else [], counts), sources=kept)
+
+
+def graded_card(cards: Sequence[JudgmentsCard], counts: SourceCounts) -> JudgmentsCard:
+    """The card of grades from files with cards, by the sources that the grades have.
+
+    The word for a combination of sources without a word of its own is `mixed`.
+    """
+    source: Source = next((each for each in SOURCES if each == counts.source), "mixed")
+    if source == "human":  # a judge whose grades were left out did not grade
+        cards = [card for card in cards if card.source == "human"]
+    card = merged_card(cards) if cards else declared_card(source, 0)
+    return replace(card, source=source, counts={str(name): number for name, number in counts.counts.items()})
+
+
+def merged_card(cards: Sequence[JudgmentsCard]) -> JudgmentsCard:
+    """The card of judgments from several files: every judge and every ancestor, so that none is forgotten.
+
+    Args:
+        cards: At least one. Source, counts and the files beside it are the caller's.
+    """
+    bases, prompts, engines = ({getattr(card, name) for card in cards} for name in ("base", "prompt_hash", "engine"))
+    scales, relevant = {card.scale for card in cards}, {card.relevant for card in cards}
+    queries = [card.judge_queries for card in cards]
+    return JudgmentsCard(
+        cards[0].source,
+        max(card.created for card in cards),
+        judge=", ".join(dict.fromkeys(card.judge for card in cards if card.judge is not None)) or None,
+        judge_lineage=tuple(dict.fromkeys(reference for card in cards for reference in card.judge_lineage)),
+        base=bases.pop() if len(bases) == 1 else None,
+        prompt_hash=prompts.pop() if len(prompts) == 1 else None,
+        judge_queries=None if None in queries else tuple(sorted({each for some in queries for each in some or ()})),
+        rule="; ".join(dict.fromkeys(card.rule for card in cards if card.rule is not None)) or None,
+        made_from={name: sha256 for card in cards for name, sha256 in card.made_from.items()},
+        engine=engines.pop() if len(engines) == 1 else None,
+        scale=scales.pop() if len(scales) == 1 else (),
+        relevant=relevant.pop() if len(relevant) == 1 else None,
+    )
