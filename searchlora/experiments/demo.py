@@ -39,8 +39,8 @@ ADAPTERS = {
 SHOP, DATASET = "shop", "dataset"
 
 #: Recipe overrides of that task, before the caller's: the adapter learns the shop's vocabulary in two epochs. With three
-#: times the recipe's learning rate they reach what three epochs do (nDCG@10 of 240 validation queries: .713; with twice
-#: the rate .675, and .699 after three epochs), and take two thirds of the time, which counts on processors without bf16.
+#: times the recipe's learning rate they reach what three epochs do, in two thirds of the time (nDCG@10 of 240
+#: validation queries: .713; with twice the rate .675 after two epochs and .699 after three).
 TRAINING = ("optim.epochs=2", "optim.learning_rate=3e-3")
 
 #: System of the demo's table -> what it is.
