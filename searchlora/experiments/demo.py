@@ -38,7 +38,7 @@ ADAPTERS = {
 #: Folders in that of the demo.
 SHOP, DATASET = "shop", "dataset"
 
-#: Recipe overrides of that task, before the caller's: the adapter learns the shop's vocabulary in two epochs. With three
+#: Recipe overrides of that task, before the caller's: the adapter learns the shop's vocabulary in two epochs. With 3
 #: times the recipe's learning rate they reach what three epochs do, in two thirds of the time (nDCG@10 of 240
 #: validation queries: .713; with twice the rate .675 after two epochs and .699 after three).
 TRAINING = ("optim.epochs=2", "optim.learning_rate=3e-3")
