@@ -75,9 +75,9 @@ def test_another_engine_evaluates_anew_and_trains_nothing(walked):
 
 
 @pytest.mark.slow
-def test_the_rewriter_trains_for_three_epochs(walked):
+def test_the_rewriter_trains_for_two_epochs(walked):
     _, found, _, _ = walked
-    assert found.evaluated.adapter.manifest.recipe["optim"]["epochs"] == 3
+    assert found.evaluated.adapter.manifest.recipe["optim"]["epochs"] == 2
 
 
 @pytest.mark.slow

@@ -167,7 +167,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     script = Script(SCRIPT.format(data=str(DATA), base=BASE, store=str(store.root), overrides=overrides))
     checkpoints = store.root / ".runs" / "tried-seed-2" / "checkpoints"
     deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+    while not any(map(is_whole, checkpoints.glob("checkpoint-*/trainer_state.json"))) and time.monotonic() < deadline:
         assert script.is_running(), script.stderr
         time.sleep(0.02)
     script.kill()
@@ -177,6 +177,14 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     assert any("Reusing tried-seed-1@1" in text for text in said)
     assert any("Resuming" in text for text in said)
     assert found.trials[1].stored.manifest.training["resumed_from_step"] > 0
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a JSON file that another process writes is written to its end."""
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False
 
 
 def waits(file: str) -> None:
