@@ -15,9 +15,10 @@ demo: $(INSTALLED)
 test suite instructions test-fast: export OMP_NUM_THREADS = 1
 test suite instructions test-fast: export PYTHONDONTWRITEBYTECODE =
 
-# The linters, then the whole suite and mypy side by side: an error of mypy is printed while the tests run, and fails the
-# whole. The suite runs in two processes of one thread each. A file's tests follow each other in one process, which share
-# what they build; a process that has finished takes half of what the other still has to do.
+# The linters, then the whole suite and mypy side by side, then the tests of numbers under two older instruction sets. An
+# error of mypy is printed while the tests run, and fails the whole. The suite runs in two processes of one thread each. A
+# file's tests follow each other in one process, which share what they build; a process that has finished takes half of
+# what the other still has to do.
 test: $(INSTALLED) $(CORE) $(CLIENTS) lint
 	$(MAKE) --no-print-directory --jobs 2 types suite
 	$(MAKE) --no-print-directory instructions
