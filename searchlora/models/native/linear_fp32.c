@@ -79,25 +79,25 @@ static inline __attribute__((always_inline)) void block_product(int rows, int bl
         }
 }
 
+/* Elements of a block of columns: those of bf16 weights are padded to pairs. */
+static inline int64_t block_elements(const struct weight *w) {
+    return (w->is_bf16 ? (w->in + 1) / 2 * 2 : w->in) * COLUMNS;
+}
+
 /* The same, with sizes that are not compile-time constants; `converted`: the weights as floats, or NULL. */
 static void product(int rows, int blocks, const float *x, const struct weight *w, int64_t column,
                     const float *converted, const float *bias, float *y) {
-    int64_t block = (w->is_bf16 ? (w->in + 1) / 2 * 2 : w->in) * COLUMNS;
-    const char *packed = (const char *)w->blocks + column / COLUMNS * block * (w->is_bf16 ? sizeof(uint16_t) : sizeof(float));
-    const void *of_columns = converted == NULL ? packed : (const void *)converted;
-#define CASE(count)                                                                                                    \
-    case 2 * count:                                                                                                    \
+    int64_t block = block_elements(w), size = w->is_bf16 ? sizeof(uint16_t) : sizeof(float);
+    const void *packed = converted == NULL ? (const char *)w->blocks + column / COLUMNS * block * size
+                                           : (const char *)converted;
+#define CASE_OF(count, is_bf16)                                                                                        \
+    case 2 * count + is_bf16:                                                                                          \
         if (blocks == BLOCKS)                                                                                          \
-            block_product(count, BLOCKS, 0, x, w, column, of_columns, block, bias, y);                                                    \
+            block_product(count, BLOCKS, is_bf16, x, w, column, packed, block, bias, y);                               \
         else                                                                                                           \
-            block_product(count, 1, 0, x, w, column, of_columns, block, bias, y);                                                         \
-        break;                                                                                                         \
-    case 2 * count + 1:                                                                                                \
-        if (blocks == BLOCKS)                                                                                          \
-            block_product(count, BLOCKS, 1, x, w, column, of_columns, block, bias, y);                                                    \
-        else                                                                                                           \
-            block_product(count, 1, 1, x, w, column, of_columns, block, bias, y);                                                         \
+            block_product(count, 1, is_bf16, x, w, column, packed, block, bias, y);                                    \
         break;
+#define CASE(count) CASE_OF(count, 0) CASE_OF(count, 1)
     switch (2 * rows + (w->is_bf16 && converted == NULL)) {
         CASE(1)
         CASE(2)
@@ -113,18 +113,17 @@ static void product(int rows, int blocks, const float *x, const struct weight *w
 #endif
     }
 #undef CASE
+#undef CASE_OF
 }
 
 /* The bf16 weights of `blocks` blocks of columns as floats. */
 static void to_floats(const struct weight *w, int64_t column, int blocks, float *out) {
-    int64_t padded = (w->in + 1) / 2 * 2;
-    for (int b = 0; b < blocks; b++)
-        for (int64_t k = 0; k < padded; k++)
-            for (int v = 0; v < VECTORS; v++)
-                store_floats(out + (b * padded + k) * COLUMNS + v * VECTOR,
-                             load_part((const uint16_t *)w->blocks + (column + b * COLUMNS) * padded +
-                                           k / 2 * 2 * COLUMNS + 2 * v * VECTOR,
-                                       k % 2));
+    /* Blocks follow each other in both layouts, so that the rows of all are one sequence. */
+    const uint16_t *halves = (const uint16_t *)w->blocks + column / COLUMNS * block_elements(w);
+    for (int64_t k = 0; k < blocks * block_elements(w) / COLUMNS; k++)
+        for (int v = 0; v < VECTORS; v++)
+            store_floats(out + k * COLUMNS + v * VECTOR,
+                         load_part(halves + k / 2 * 2 * COLUMNS + 2 * v * VECTOR, k % 2));
 }
 
 /* y (rows, out) = x (rows, in) W' + bias (may be NULL). */
@@ -135,7 +134,7 @@ void linear_fp32(const float *x, const struct weight *w, const float *bias, floa
 #pragma omp parallel
     {
         /* Floats of a panel, for bf16 weights that several groups of rows read; without memory each converts them. */
-        float *floats = w->is_bf16 && rows > 2 * ROWS ? malloc((w->in + 1) * panel * sizeof *floats) : NULL;
+        float *floats = w->is_bf16 && rows > 2 * ROWS ? malloc(BLOCKS * block_elements(w) * sizeof *floats) : NULL;
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < chunks * panels; task++) {
             int64_t first = task / panels * chunk, column = task % panels * panel;

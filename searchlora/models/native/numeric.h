@@ -1,9 +1,10 @@
 /* Element type of the kernels: bfloat16 with -DBF16, otherwise float. Sums are accumulated in float.
  *
- * What a row's result is must not depend on the rows computed with it. So each kernel says in which order it adds, and
- * whether a product is rounded before it is added: `multiply_add` is rounded once on processors with fused
+ * In inference a row's result must not depend on the rows computed with it. So each kernel says in which order it adds,
+ * and whether a product is rounded before it is added: `multiply_add` is rounded once on processors with fused
  * multiply-add, twice on others. The compiler is told to fuse nothing by itself (-ffp-contract=off), since it fuses
- * some copies of a loop and not others, and a sum over a vector is written with lanes, not left to a reduction clause. */
+ * some copies of a loop and not others, and a sum over a vector is written with lanes, not left to a reduction clause.
+ * Kernels of training, which promise no equal bits, have such clauses. */
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
