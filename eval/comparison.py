@@ -11,9 +11,9 @@ from typing import TypeVar
 from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.figures import (
-    Pair,
+    PairedComparison,
     Resampling,
-    Row,
+    SystemScore,
     ValueTable,
     WeightedPair,
     aggregate_figures,
@@ -25,7 +25,7 @@ from searchlora.eval.figures import (
 )
 from searchlora.eval.significance import LEVEL, correct, disagreement_note
 
-__all__ = ["Comparison", "Pair", "Row", "Slice", "SlicePair", "WeightedPair", "compare"]
+__all__ = ["Comparison", "PairedComparison", "Slice", "SliceComparison", "SystemScore", "WeightedPair", "compare"]
 
 #: The name of the traffic slice, and its values in order.
 TRAFFIC = "traffic"
@@ -36,26 +36,26 @@ TRAFFIC_NOTE = (
     "carry the second, the tail the rest; topics asked equally often stay together."
 )
 
-_AnyPair = TypeVar("_AnyPair", Pair, WeightedPair)
+_AnyPair = TypeVar("_AnyPair", PairedComparison, WeightedPair)
 _Attribute = TypeVar("_Attribute", str, float)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A `Row` over the rows with one value of a slice, for example `turn` = `3`."""
+    """A `SystemScore` over the rows with one value of a slice, for example `turn` = `3`."""
 
     slice: str
     value: str
-    row: Row
+    row: SystemScore
 
 
 @dataclass(frozen=True)
-class SlicePair:
-    """A `Pair` over the rows with one value of a slice."""
+class SliceComparison:
+    """A `PairedComparison` over the rows with one value of a slice."""
 
     slice: str
     value: str
-    pair: Pair
+    pair: PairedComparison
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,17 @@ class Comparison:
     correction: str
     groups: int
     measure_groups: Mapping[str, int]
-    rows: tuple[Row, ...]
-    comparisons: tuple[Pair, ...]
+    rows: tuple[SystemScore, ...]
+    comparisons: tuple[PairedComparison, ...]
     slices: tuple[Slice, ...]
-    slice_pairs: tuple[SlicePair, ...]
+    slice_pairs: tuple[SliceComparison, ...]
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
     invalid: Mapping[str, Mapping[str, str]]
     answered: Mapping[str, int]
     totals: Mapping[str, Mapping[str, float]]
-    weighted: tuple[Row, ...] = ()
+    weighted: tuple[SystemScore, ...] = ()
     weighted_pairs: tuple[WeightedPair, ...] = ()
-    unjudged: tuple[Row, ...] = ()
+    unjudged: tuple[SystemScore, ...] = ()
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     circular: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -149,25 +149,25 @@ class Comparison:
         """The printed name of a system: `name (circular)` if its figures are circular."""
         return f"{system} (circular)" if system in self.circular else system
 
-    def disagreements(self, pairs: Iterable[Pair | WeightedPair]) -> str:
+    def disagreements(self, pairs: Iterable[PairedComparison | WeightedPair]) -> str:
         """Which rules where the interval and the corrected p of some of these pairs disagree; empty if none do."""
         return disagreement_note(
             (f"{self.label(pair.a)} − {self.label(pair.b)} in {pair.measure}", pair.low, pair.high, pair.p_corrected)
             for pair in pairs
         )
 
-    def row(self, system: str, measure: str) -> Row:
+    def row(self, system: str, measure: str) -> SystemScore:
         """The figure of one system. Raises KeyError if it does not exist."""
         row = self.find(system, measure)
         if row is None:
             raise KeyError((system, measure))
         return row
 
-    def find(self, system: str, measure: str) -> Row | None:
+    def find(self, system: str, measure: str) -> SystemScore | None:
         """The figure of one system, or None."""
         return next((row for row in self.rows if (row.system, row.measure) == (system, measure)), None)
 
-    def losses(self, systems: Collection[str]) -> tuple[Pair, ...]:
+    def losses(self, systems: Collection[str]) -> tuple[PairedComparison, ...]:
         """The comparisons that the candidate loses against these systems.
 
         In the headline measure, the system is better by the paired test at a level of 0.05, corrected over all
@@ -182,7 +182,7 @@ class Comparison:
             and pair.p_corrected <= LEVEL
         )
 
-    def pair(self, a: str, b: str, measure: str) -> Pair:
+    def pair(self, a: str, b: str, measure: str) -> PairedComparison:
         """The comparison of a with b. Raises KeyError if it was not made."""
         for pair in self.comparisons:
             if (pair.a, pair.b, pair.measure) == (a, b, measure):
@@ -400,9 +400,9 @@ def _slices(
     pairs: Sequence[tuple[str, str]],
     tested: Sequence[str],
     resampling: Resampling,
-) -> tuple[list[Slice], list[SlicePair]]:
+) -> tuple[list[Slice], list[SliceComparison]]:
     rows: list[Slice] = []
-    compared: list[SlicePair] = []
+    compared: list[SliceComparison] = []
     for name, by_row in sliced.items():
         for table in tables:
             places: dict[str, list[int]] = {}
@@ -412,7 +412,9 @@ def _slices(
             for value in sorted(places, key=slice_order):
                 part = table.take(places[value])
                 rows += [Slice(name, value, row) for row in mean_figures(part, resampling)]
-                compared += [SlicePair(name, value, pair) for pair in mean_differences(part, pairs, tested, resampling)]
+                compared += [
+                    SliceComparison(name, value, pair) for pair in mean_differences(part, pairs, tested, resampling)
+                ]
     return rows, compared
 
 
@@ -432,7 +434,7 @@ def _with_traffic(tables: Sequence[ValueTable], weights: Mapping[str, float], no
 
 def _unjudged(
     systems: Mapping[str, Evaluation], clusters: Mapping[str, str], resampling: Resampling
-) -> tuple[Row, ...]:
+) -> tuple[SystemScore, ...]:
     """Figures of the systems that have them, each measure over the rows that these systems share."""
     present = {name: system.unjudged for name, system in systems.items() if system.unjudged}
     names = list(dict.fromkeys(measure for values in present.values() for measure in values))
@@ -440,12 +442,12 @@ def _unjudged(
     return tuple(sorted((row for table in tables for row in mean_figures(table, resampling)), key=_by_measure(names)))
 
 
-def _by_measure(measures: Sequence[str]) -> Callable[[Row | Pair | WeightedPair], int]:
+def _by_measure(measures: Sequence[str]) -> Callable[[SystemScore | PairedComparison | WeightedPair], int]:
     position = {measure: index for index, measure in enumerate(measures)}
     return lambda figure: position[figure.measure]
 
 
-def _with_wins_of_better(pair: Pair, less: Collection[str]) -> Pair:
+def _with_wins_of_better(pair: PairedComparison, less: Collection[str]) -> PairedComparison:
     """Wins are the rows on which a is better: where less is better, the rows on which a is below b."""
     return replace(pair, wins=pair.losses, losses=pair.wins) if pair.measure in less else pair
 
@@ -457,7 +459,7 @@ def _corrected(pairs: Sequence[_AnyPair], method: str) -> tuple[_AnyPair, ...]:
     return tuple(pair if math.isnan(pair.p) else replace(pair, p_corrected=next(corrected)) for pair in pairs)
 
 
-def _corrected_slices(parts: Sequence[SlicePair], method: str) -> tuple[SlicePair, ...]:
+def _corrected_slices(parts: Sequence[SliceComparison], method: str) -> tuple[SliceComparison, ...]:
     corrected = _corrected([part.pair for part in parts], method)
     return tuple(replace(part, pair=pair) for part, pair in zip(parts, corrected, strict=True))
 

@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Row:
+class SystemScore:
     """A measure of one system over n rows, with its 95% interval (nan with a single cluster).
 
     It is a mean, or an aggregate (`eval.aggregate`); the `value` of an aggregate that is undefined is nan.
@@ -38,7 +38,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairedComparison:
     """Paired comparison of system a with system b over the same n rows, as `significance.PairedDifference`.
 
     An aggregate has no value per row: wins, losses and ties are None, `effect` is nan, and `p_t` and `mde` use the
@@ -240,7 +240,9 @@ def aggregate_table(
     )
 
 
-def mean_figures(table: ValueTable, resampling: Resampling, weights: Mapping[str, float] | None = None) -> list[Row]:
+def mean_figures(
+    table: ValueTable, resampling: Resampling, weights: Mapping[str, float] | None = None
+) -> list[SystemScore]:
     """The mean of each measure of each system, with its interval.
 
     Args:
@@ -254,14 +256,14 @@ def mean_figures(table: ValueTable, resampling: Resampling, weights: Mapping[str
     names = [(system, measure) for measure in table.measures for system in table.systems]
     means = np.average(columns, axis=0, weights=row_weights)
     return [
-        Row(system, measure, float(mean), float(low), float(high), len(table.rows))
+        SystemScore(system, measure, float(mean), float(low), float(high), len(table.rows))
         for (system, measure), mean, (low, high) in zip(names, means, limits, strict=True)
     ]
 
 
 def mean_differences(
     table: ValueTable, pairs: Sequence[tuple[str, str]], measures: Sequence[str], resampling: Resampling
-) -> list[Pair]:
+) -> list[PairedComparison]:
     """Paired differences of the pairs (a, b) in those of `measures` that the table has; p is not corrected yet."""
     names = _compared(table, pairs, measures)
     if not names:
@@ -270,7 +272,7 @@ def mean_differences(
         _difference_columns(table, names), table.groups, resamples=resampling.resamples, seed=resampling.seed
     )
     return [
-        Pair(a, b, measure, **vars(difference), p_corrected=difference.p, n=len(table.rows))
+        PairedComparison(a, b, measure, **vars(difference), p_corrected=difference.p, n=len(table.rows))
         for (a, b, measure), difference in zip(names, differences, strict=True)
     ]
 
@@ -302,7 +304,7 @@ def weighted_mean_differences(
 
 def aggregate_figures(
     table: AggregateTable, pairs: Sequence[tuple[str, str]], resampling: Resampling
-) -> tuple[list[Row], list[Pair]]:
+) -> tuple[list[SystemScore], list[PairedComparison]]:
     """The aggregate of each system, and the differences of the pairs (a, b) of which both systems have it."""
     index_of = {system: index for index, system in enumerate(table.systems)}
     names = [(a, b) for a, b in pairs if a in index_of and b in index_of]
@@ -321,7 +323,7 @@ def aggregate_figures(
         seed=resampling.seed,
     )
     rows = [
-        Row(system, table.measure, float(value), *_clipped(table, index, float(low), float(high)), table.rows)
+        SystemScore(system, table.measure, float(value), *_clipped(table, index, float(low), float(high)), table.rows)
         for index, (system, (value, low, high)) in enumerate(zip(table.systems, limits[: len(index_of)], strict=True))
     ]
     return rows, _aggregate_pairs(table, names, signs, limits[len(index_of) :], resampling) if names else []
@@ -381,7 +383,7 @@ def _aggregate_pairs(
     signs: Floats,
     limits: Floats,
     resampling: Resampling,
-) -> list[Pair]:
+) -> list[PairedComparison]:
     places = [(table.systems.index(a), table.systems.index(b)) for a, b in names]
     p_values = swap_p(table.statistic, table.sums, places, resamples=resampling.resamples, seed=resampling.seed)
     errors = standard_errors(table.statistic, table.sums, signs)
@@ -390,7 +392,7 @@ def _aggregate_pairs(
     for (a, b), (shift, low, high), p, error in zip(names, limits.tolist(), p_values, errors.tolist(), strict=True):
         known_p = math.nan if math.isnan(shift) else p
         pairs.append(
-            Pair(
+            PairedComparison(
                 a=a,
                 b=b,
                 measure=table.measure,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
+from searchlora.eval.comparison import Comparison, PairedComparison, Slice, SliceComparison, SystemScore, WeightedPair
 from searchlora.eval.formatting import figure, markdown_table, markdown_text, number, p_value, to_plain
 from searchlora.eval.significance import CORRECTION_NAMES, disagreement_note
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
@@ -138,7 +138,7 @@ def _pairs(comparison: Comparison) -> Iterator[str]:
     yield _table(["comparison", "measure", "difference", *tests], lines, caption, words=2)
 
 
-def _pair(comparison: Comparison, pair: Pair) -> list[str]:
+def _pair(comparison: Comparison, pair: PairedComparison) -> list[str]:
     tests = [p_value(pair.p), p_value(pair.p_corrected), _wins(pair), p_value(pair.p_t)]
     sizes = [number(pair.effect, "+.2f"), number(pair.mde)]
     return [_names(comparison, pair), pair.measure, _difference(pair), *tests, *sizes]
@@ -232,7 +232,7 @@ def _slices(comparison: Comparison) -> Iterator[str]:
             yield _table(head, [_slice_pair(comparison, each) for each in pairs], caption, words=2)
 
 
-def _slice_disagreements(comparison: Comparison, pairs: Sequence[SlicePair]) -> str:
+def _slice_disagreements(comparison: Comparison, pairs: Sequence[SliceComparison]) -> str:
     return disagreement_note(
         (f"{each.value} ({_names(comparison, each.pair)})", each.pair.low, each.pair.high, each.pair.p_corrected)
         for each in pairs
@@ -240,13 +240,13 @@ def _slice_disagreements(comparison: Comparison, pairs: Sequence[SlicePair]) -> 
 
 
 def _slice_lines(slices: Sequence[Slice]) -> list[list[str]]:
-    of_value: dict[str, list[Row]] = {}
+    of_value: dict[str, list[SystemScore]] = {}
     for each in slices:
         of_value.setdefault(each.value, []).append(each.row)
     return [[value, *map(_figure, rows), _counts(rows)] for value, rows in of_value.items()]
 
 
-def _slice_pair(comparison: Comparison, each: SlicePair) -> list[str]:
+def _slice_pair(comparison: Comparison, each: SliceComparison) -> list[str]:
     pair = each.pair
     return [
         each.value,
@@ -274,8 +274,8 @@ def _correction(comparison: Comparison) -> str:
     return CORRECTION_NAMES[comparison.correction]
 
 
-def _by_system(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
-    found: dict[str, dict[str, Row]] = {}
+def _by_system(rows: Sequence[SystemScore]) -> dict[str, dict[str, SystemScore]]:
+    found: dict[str, dict[str, SystemScore]] = {}
     for row in rows:
         found.setdefault(row.system, {})[row.measure] = row
     return found
@@ -286,11 +286,11 @@ def _name(comparison: Comparison, system: str) -> str:
     return f"**{label}**" if system == comparison.candidate else label
 
 
-def _names(comparison: Comparison, pair: Pair | WeightedPair) -> str:
+def _names(comparison: Comparison, pair: PairedComparison | WeightedPair) -> str:
     return f"{comparison.label(pair.a)} − {comparison.label(pair.b)}"
 
 
-def _counts(rows: Sequence[Row | None]) -> str:
+def _counts(rows: Sequence[SystemScore | None]) -> str:
     """One number if all measures have the same rows, else one for each."""
     known = {row.n for row in rows if row is not None}
     return str(*known) if len(known) == 1 else "/".join("–" if row is None else str(row.n) for row in rows)
@@ -301,23 +301,23 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]], caption: str = "
     return f"{table}\n\n{caption}" if caption else table
 
 
-def _wins(pair: Pair) -> str:
+def _wins(pair: PairedComparison) -> str:
     return "–" if pair.wins is None else f"{pair.wins}/{pair.losses}/{pair.ties}"
 
 
-def _figure(row: Row | None) -> str:
+def _figure(row: SystemScore | None) -> str:
     return "–" if row is None else figure(row.value, row.low, row.high)
 
 
-def _difference(pair: Pair | WeightedPair) -> str:
+def _difference(pair: PairedComparison | WeightedPair) -> str:
     return figure(pair.difference, pair.low, pair.high, "+")
 
 
-def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
+def _row(comparison: Comparison, row: SystemScore) -> dict[str, Any]:
     return {**to_plain(vars(row)), **_marked(comparison, row.system)}
 
 
-def _compared(comparison: Comparison, pair: Pair | WeightedPair) -> dict[str, Any]:
+def _compared(comparison: Comparison, pair: PairedComparison | WeightedPair) -> dict[str, Any]:
     return {**to_plain(vars(pair)), **_marked(comparison, pair.a, pair.b)}
 
 

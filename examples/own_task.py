@@ -16,10 +16,10 @@ from searchlora.files import read_rows
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import OneLabel
 from searchlora.records import Format
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 
-class Question(PromptedTask):
+class Question(GenerationTask):
     name, reads, writes = "question", {"query": "query"}, "is_question"
     formats = {"native": Format("native", "records as JSON lines", lambda path, options: read_rows(path))}
 

@@ -20,7 +20,7 @@ from searchlora.pipelines.stage_settings import (
     TextSearchSettings,
     VectorSearchSettings,
 )
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.retrieval.engine_index import (
     EngineVectors,
     LoadedIndex,
@@ -132,7 +132,7 @@ def load_corpus(
     pipelines: Sequence[str | Path],
     overrides: Sequence[str] = (),
     store: Store | str | Path | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> list[LoadedIndex]:
     """Load a corpus into every index in a search engine that stages of pipelines search.
 

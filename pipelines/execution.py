@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from searchlora.errors import SearchloraError, concerns_all
-from searchlora.inference.engine import Scored
+from searchlora.inference.engine import ChoiceScores
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.conditions import paths_of, values_at
@@ -217,7 +217,7 @@ def _request(exchange: Exchange) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt": [dict(message) for message in request.messages]}
     if request.answer_prefix:
         row["answer_prefix"] = request.answer_prefix
-    if isinstance(answer, Scored):
+    if isinstance(answer, ChoiceScores):
         row["log_probabilities"] = dict(zip(exchange.choices, answer.log_probabilities, strict=True))
     else:
         row |= {"text": answer.text, "finish": answer.finish}
@@ -227,4 +227,4 @@ def _request(exchange: Exchange) -> dict[str, Any]:
 
 def _output_tokens(exchange: Exchange) -> int:
     answer = exchange.answer
-    return answer.scored_tokens if isinstance(answer, Scored) else answer.completion_tokens
+    return answer.scored_tokens if isinstance(answer, ChoiceScores) else answer.completion_tokens

@@ -24,7 +24,7 @@ from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.retrievers import Encoders, bm25_keys, structure, vector_keys
 from searchlora.pipelines.stage_lists import pinned, searching
 from searchlora.pipelines.stage_settings import Bm25Settings, DenseSettings
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.index_folder import (
     Bm25Keys,
@@ -99,7 +99,7 @@ def build_index(
     pipelines: Sequence[str | Path] = ("bm25",),
     overrides: Sequence[str] = (),
     store: Store | str | Path | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> BuiltIndex:
     """Save everything that the bm25 and dense stages of pipelines need of a corpus, and its documents.
 

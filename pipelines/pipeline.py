@@ -26,7 +26,7 @@ from searchlora.pipelines.stage_building import build_stage
 from searchlora.pipelines.stage_lists import check_order, pinned, reads_corpus
 from searchlora.pipelines.stage_settings import Settings
 from searchlora.pipelines.stages import AdapterStage, Stage
-from searchlora.progress import Progress, Steps, silent, unwatched
+from searchlora.progress import Progress, Steps, no_progress, silent
 from searchlora.records import Document, SearchContext
 
 
@@ -55,7 +55,7 @@ class Pipeline:
         store: Store | str | Path | None = None,
         tasks: str | Path | None = None,
         cache: str | Path | AnswerCache | None = None,
-        steps: Steps = unwatched,
+        steps: Steps = no_progress,
     ) -> Pipeline:
         """Load a pipeline: read its file, pin its adapters to versions, load them, and index the documents.
 
@@ -132,9 +132,9 @@ class Pipeline:
         return "-".join("_".join([self.name, *self.labels]).split())
 
     @property
-    def made_by(self) -> list[str]:
-        """The engines of the adapter stages, see `Engine.made_by`."""
-        return [stage.engine.made_by for stage in self.stages if isinstance(stage, AdapterStage)]
+    def engine_id(self) -> list[str]:
+        """The engines of the adapter stages, see `Engine.engine_id`."""
+        return [stage.engine.engine_id for stage in self.stages if isinstance(stage, AdapterStage)]
 
     @property
     def batch_size(self) -> int:
@@ -235,7 +235,7 @@ def build_pipeline(
     engines: Engines | None = None,
     encoders: Encoders | None = None,
     search_engines: SearchEngines | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> Pipeline:
     """Build a pipeline: check and load adapters, index the documents, load encoders. Shared resources are loaded once.
 

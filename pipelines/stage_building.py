@@ -50,7 +50,7 @@ from searchlora.pipelines.stages import (
     SimilarityStage,
     Stage,
 )
-from searchlora.progress import Progress, Steps, silent, unwatched
+from searchlora.progress import Progress, Steps, no_progress, silent
 from searchlora.recipe import PromptOptions
 from searchlora.records import Document
 from searchlora.retrieval.retriever import Retriever
@@ -70,7 +70,7 @@ def build_stage(
     *,
     tasks: str | Path | None = None,
     cache: AnswerCache | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> Stage:
     """Build a stage: load its adapter, index its documents, or connect to its search engine.
 
@@ -271,13 +271,13 @@ def _adapter_stage(
     tasks: str | Path | None,
     cache: AnswerCache | None,
 ) -> AdapterStage:
-    from searchlora.task import PromptedTask, load_task
+    from searchlora.task import GenerationTask, load_task
 
     stored = store.get(settings.name)
     manifest = stored.manifest
     tuned = {} if settings.bare else manifest.tuned  # values that were chosen for the adapter's outputs
     task = load_task(manifest.task, tasks).bound(manifest.settings, {**tuned, **settings.tuned})
-    if not isinstance(task, PromptedTask):
+    if not isinstance(task, GenerationTask):
         raise PipelineError(
             f"the task '{task.name}' has no prompt, so it cannot be an adapter stage", where=settings.name
         )
@@ -297,7 +297,7 @@ def _adapter_stage(
     pinned = None if settings.bare else engine.pin(settings.name)
     if cache is not None:
         scope = {
-            "engine": engine.made_by,
+            "engine": engine.engine_id,
             "base": manifest.base.fingerprint.model_dump(),
             "adapter": {} if settings.bare else dict(manifest.files),
             "prompt options": manifest.prompt_options.model_dump(),

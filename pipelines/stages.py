@@ -19,7 +19,7 @@ from searchlora.records import Document, Hit, Record, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.fusion import Failure, Fused, fuse
 from searchlora.retrieval.retriever import Retriever, search_filtered
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 if TYPE_CHECKING:
     from searchlora.retrieval.encoder import Encoder
@@ -80,7 +80,7 @@ class AdapterStage:
         fuse_rewrite: Where the task rewrites the query, let retrievers search with the one before, too.
     """
 
-    task: PromptedTask
+    task: GenerationTask
     engine: Engine
     adapter: str | None
     max_new_tokens: int = 64
@@ -220,7 +220,7 @@ def _complete_text(completion: Completion) -> str | InvalidOutput:
 
 
 def with_outputs(
-    task: PromptedTask, search: SearchContext, records: Sequence[Record], outputs: Sequence[Any]
+    task: GenerationTask, search: SearchContext, records: Sequence[Record], outputs: Sequence[Any]
 ) -> SearchContext:
     """A search with a task's outputs in it: kept as they are, and acted on with the fallback where one is invalid."""
     usable = [

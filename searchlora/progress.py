@@ -28,7 +28,7 @@ def silent(done: int, total: int | None, note: str = "") -> None:
 Steps: TypeAlias = Callable[[str], Progress]
 
 
-def unwatched(step: str) -> Progress:
+def no_progress(step: str) -> Progress:
     """Steps that report nothing."""
     del step
     return silent

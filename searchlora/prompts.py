@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from searchlora.errors import RenderError
 from searchlora.recipe import PromptOptions
 from searchlora.records import Record
-from searchlora.task import PromptedTask, Task
+from searchlora.task import GenerationTask, Task
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -69,7 +69,7 @@ class Example:
     prompt_length: int
 
 
-def messages(task: PromptedTask, record: Record) -> tuple[Message, ...]:
+def messages(task: GenerationTask, record: Record) -> tuple[Message, ...]:
     """The chat messages that ask a task's question about a record.
 
     Raises:
@@ -88,7 +88,7 @@ def messages(task: PromptedTask, record: Record) -> tuple[Message, ...]:
 
 def input_text(task: Task, record: Record) -> str:
     """The model's input for a record, without text that all records share; two splits must not have the same."""
-    if not isinstance(task, PromptedTask):
+    if not isinstance(task, GenerationTask):
         return task.input_text(record)
     return next((message["content"] for message in messages(task, record) if message["role"] == "user"), "")
 
@@ -205,7 +205,7 @@ class Renderer:
             return [*self._content_ids(text), self.stop_id]
         return self._content_ids(text + choice_suffix)
 
-    def example(self, task: PromptedTask, record: Record) -> Example:
+    def example(self, task: GenerationTask, record: Record) -> Example:
         """A training row. The prompt's ids are a prefix of it, since prompt and completion are tokenised apart.
 
         Raises:

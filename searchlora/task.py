@@ -1,6 +1,6 @@
 """Contracts of task plugins, and plugin discovery.
 
-`Task` defines what every task provides: a record schema, source formats, a recipe and an evaluator. `PromptedTask`
+`Task` defines what every task provides: a record schema, source formats, a recipe and an evaluator. `GenerationTask`
 adds the contract of tasks that prompt an LLM, `EncoderTask` that of tasks that train a text encoder.
 
 A plugin is a package that exports `task`, with the files `record.schema.json`, `recipe.yaml`, `examples.jsonl` and, for
@@ -36,10 +36,10 @@ from searchlora.rewards import INVALID, RewardContext
 
 GROUP = "searchlora.tasks"
 
-#: Field of a training record with a completion to train on in place of `PromptedTask.target`.
+#: Field of a training record with a completion to train on in place of `GenerationTask.target`.
 COMPLETION = "completion"
 
-#: Names of candidates of `PromptedTask.candidates`: the record's own target, and the input as it is.
+#: Names of candidates of `GenerationTask.candidates`: the record's own target, and the input as it is.
 REFERENCE, UNCHANGED = "reference", "unchanged"
 
 
@@ -288,7 +288,7 @@ class Task(ABC):
         return str(self.folder / name)
 
 
-class PromptedTask(Task):
+class GenerationTask(Task):
     """A task that prompts an LLM.
 
     Attributes:
@@ -420,7 +420,7 @@ class PromptedTask(Task):
     def reads_as_declared(self) -> bool:
         """Whether a stage reads and writes what `reads` and `writes` say, and nothing else of a search."""
         own = type(self)
-        return own.records_from is PromptedTask.records_from and own.updates is PromptedTask.updates
+        return own.records_from is GenerationTask.records_from and own.updates is GenerationTask.updates
 
     def records_from(self, context: SearchContext) -> list[Record]:
         """The records of one search: a single record, or one per hit for a task that judges hits."""
@@ -541,14 +541,14 @@ def load_encoder_task(name: str, folder: str | Path | None = None) -> EncoderTas
     return task
 
 
-def load_prompted_task(name: str, folder: str | Path | None = None) -> PromptedTask:
+def load_prompted_task(name: str, folder: str | Path | None = None) -> GenerationTask:
     """The prompted task of a given name. Raises `UsageError`, also for a task without a prompt."""
     return prompted(load_task(name, folder))
 
 
-def prompted(task: Task) -> PromptedTask:
-    """The task, checked to be a `PromptedTask`. Raises `UsageError` otherwise."""
-    if not isinstance(task, PromptedTask):
+def prompted(task: Task) -> GenerationTask:
+    """The task, checked to be a `GenerationTask`. Raises `UsageError` otherwise."""
+    if not isinstance(task, GenerationTask):
         raise UsageError(f"the task '{task.name}' has no prompt, which this command requires")
     return task
 

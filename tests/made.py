@@ -11,7 +11,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import Recipe, load_recipe
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 
 def made_folder(base: BaseModel, folder: Path, seed: int, overrides: tuple[str, ...] = ()) -> tuple[Path, Recipe]:
@@ -29,7 +29,7 @@ def made_folder(base: BaseModel, folder: Path, seed: int, overrides: tuple[str, 
 
 
 def made_adapter(
-    store: Store, name: str, task: PromptedTask, base: BaseModel, folder: Path, seed: int
+    store: Store, name: str, task: GenerationTask, base: BaseModel, folder: Path, seed: int
 ) -> StoredAdapter:
     """A stored and checked adapter with random weights."""
     made, recipe = made_folder(base, folder, seed)

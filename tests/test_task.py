@@ -10,12 +10,12 @@ from searchlora.errors import RecipeError, RenderError, UsageError
 from searchlora.outputs import InvalidOutput
 from searchlora.prompts import messages
 from searchlora.rewards import INVALID, RewardContext
-from searchlora.task import EvaluationInput, PromptedTask, load_prompted_task, load_task, load_tasks
+from searchlora.task import EvaluationInput, GenerationTask, load_prompted_task, load_task, load_tasks
 from tests.contract.foreign import build_distribution
 
 
 def test_built_in_tasks_are_found_through_entry_points():
-    assert isinstance(load_tasks()["rewriting"], PromptedTask)
+    assert isinstance(load_tasks()["rewriting"], GenerationTask)
 
 
 def test_an_installed_distribution_is_found(tmp_path, monkeypatch):

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import FreeText
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 
-class FirstWord(PromptedTask):
+class FirstWord(GenerationTask):
     name = "first-word"
     reads: ClassVar = {"text": "query"}
     writes = "word"

@@ -12,7 +12,7 @@ from benchmarks.common import real_data
 from searchlora.data.formats.judged_collections import cranfield_collection as collection
 from searchlora.data.formats.judged_collections import cranfield_topics as topics
 from searchlora.eval.trec import Qrels, Run, ranked, read_run, write_run
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.records import Document, Hit
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Retriever, fuse
 
@@ -76,7 +76,7 @@ class Cranfield:
         return grades
 
 
-def cranfield_systems(work: Path, *, steps: Steps = unwatched) -> dict[str, Path]:
+def cranfield_systems(work: Path, *, steps: Steps = no_progress) -> dict[str, Path]:
     """Run files of all `SYSTEMS` in the folder `work`, by name; missing ones are created.
 
     Encoding takes minutes on a CPU, the rest seconds.

@@ -25,7 +25,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.eval.comparison import Comparison, compare
-from searchlora.experiments.evaluate import Evaluated, evaluate
+from searchlora.experiments.evaluate import EvaluationResult, evaluate
 from searchlora.experiments.evaluation_run import BASE
 
 NAME, MEASURE = "embedding_msrd", "nDCG@10"
@@ -78,9 +78,9 @@ def main() -> None:
         evaluated = evaluate(
             trained[QUERY].reference,
             data,
-            beside=[trained[system].reference for system in (BOTH, FULL)],
+            compare_with=[trained[system].reference for system in (BOTH, FULL)],
             limit=arguments.limit,
-            keep=work / "outputs",
+            cache_dir=work / "outputs",
             store=store,
             steps=steps,
         )
@@ -118,7 +118,7 @@ def _compare_rates(data: Path, store: Store, overrides: list[str]) -> None:
     print("\n".join(f"{row['system']:28} {row['value']:.4f}" for row in rows))
 
 
-def _renamed(evaluated: Evaluated, trained: Mapping[str, StoredAdapter], candidate: str) -> Comparison:
+def _renamed(evaluated: EvaluationResult, trained: Mapping[str, StoredAdapter], candidate: str) -> Comparison:
     """The comparison of one system with the others, by the names of this benchmark; clusters are query families."""
     names = {BASE: "zero-shot", **{stored.reference: system for system, stored in trained.items()}}
     systems = {
@@ -129,7 +129,7 @@ def _renamed(evaluated: Evaluated, trained: Mapping[str, StoredAdapter], candida
 
 
 def _about(
-    against: Mapping[str, Comparison], trained: Mapping[str, StoredAdapter], evaluated: Evaluated
+    against: Mapping[str, Comparison], trained: Mapping[str, StoredAdapter], evaluated: EvaluationResult
 ) -> dict[str, Any]:
     pair = next(pair for pair in against[QUERY].comparisons if pair.b == BOTH)
     others = [each for each in against[BOTH].comparisons if each.b != QUERY]

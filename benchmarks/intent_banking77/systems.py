@@ -19,7 +19,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps
 from searchlora.records import Record
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 from searchlora.tasks.intent.baselines import LINEAR
 
 BASE, BASE_FREE = "base zero-shot", "base zero-shot, without constraint"
@@ -29,7 +29,7 @@ ACCURACY, MACRO_F1, VALID, ERROR = "accuracy", "macro-F1", "schema-valid", "cali
 
 
 def run_all(
-    task: PromptedTask, dataset: Dataset, stored: StoredAdapter, engine: LocalEngine, keep: Path, steps: Steps
+    task: GenerationTask, dataset: Dataset, stored: StoredAdapter, engine: LocalEngine, keep: Path, steps: Steps
 ) -> tuple[dict[str, SystemResult], Mapping[str, Any]]:
     """The result of every system, in the order of the table, and the values tuned on validation rows.
 
@@ -89,16 +89,16 @@ def calibrated(systems: Mapping[str, SystemResult]) -> Comparison:
 
 def _generated(model: Model, trial: EvaluationRun, engine: LocalEngine, keep: Path, steps: Steps) -> SystemResult:
     cache = OutputCache(keep, trial)
-    known = cache.outputs(model, engine.made_by)
+    known = cache.outputs(model, engine.engine_id)
     if known is not None:
         return trial.run_outputs(model.name, *known)
     found = trial.run_model(model.name, engine, model.reference, steps(f"Answering: {model.name}"))
-    cache.save(model, engine.made_by, found.outputs, found.evaluation.costs)
+    cache.save(model, engine.engine_id, found.outputs, found.evaluation.costs)
     return found
 
 
 def _tuned(
-    task: PromptedTask, dataset: Dataset, stored: StoredAdapter, engine: LocalEngine, steps: Steps
+    task: GenerationTask, dataset: Dataset, stored: StoredAdapter, engine: LocalEngine, steps: Steps
 ) -> Mapping[str, Any]:
     """Tune on validation rows, for an adapter stored without tuned values."""
     progress = steps("Validation rows")

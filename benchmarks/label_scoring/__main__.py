@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.common import WORK, real_data, save_figures, speed_ratio, speed_row, timed
 from searchlora.adapters.store import Store
-from searchlora.inference.engine import Request, Scored
+from searchlora.inference.engine import ChoiceScores, Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.stages import PRUNE_MARGIN
@@ -86,7 +86,7 @@ def _requests(queries: Sequence[str], labels: Sequence[str], adapter: str | None
 
 def _ways(
     engine: LocalEngine, requests: Sequence[Request], labels: Sequence[str]
-) -> Mapping[str, Callable[[], list[Scored]]]:
+) -> Mapping[str, Callable[[], list[ChoiceScores]]]:
     choices = [list(labels)] * len(requests)
     return {
         ALONE: lambda: _alone(engine, requests, labels),
@@ -95,13 +95,13 @@ def _ways(
     }
 
 
-def _alone(engine: LocalEngine, requests: Sequence[Request], labels: Sequence[str]) -> list[Scored]:
+def _alone(engine: LocalEngine, requests: Sequence[Request], labels: Sequence[str]) -> list[ChoiceScores]:
     """Score every label as the only choice of a separate request."""
     each = [request for request in requests for _ in labels]
     found = engine.score(each, [[label] for _ in requests for label in labels])
     parts = [found[start : start + len(labels)] for start in range(0, len(found), len(labels))]
     return [
-        Scored(
+        ChoiceScores(
             tuple(one.log_probabilities[0] for one in part),
             sum(one.prompt_tokens for one in part),
             sum(one.scored_tokens for one in part),
@@ -110,7 +110,7 @@ def _alone(engine: LocalEngine, requests: Sequence[Request], labels: Sequence[st
     ]
 
 
-def _differences(scored: Mapping[str, Sequence[Scored]]) -> dict[str, float]:
+def _differences(scored: Mapping[str, Sequence[ChoiceScores]]) -> dict[str, float]:
     alone, tree, quick = (np.array([each.log_probabilities for each in scored[way]]) for way in (ALONE, TREE, QUICK))
     return {
         "largest difference of a log-probability, tree": float(np.abs(tree - alone).max()),
@@ -121,7 +121,7 @@ def _differences(scored: Mapping[str, Sequence[Scored]]) -> dict[str, float]:
     }
 
 
-def _furthest(scored: Sequence[Scored], exact: Sequence[Scored]) -> float:
+def _furthest(scored: Sequence[ChoiceScores], exact: Sequence[ChoiceScores]) -> float:
     """Largest difference of log-probabilities."""
     one, other = (np.array([each.log_probabilities for each in rows]) for rows in (scored, exact))
     return float(np.abs(one - other).max())
@@ -132,7 +132,7 @@ def _shares(scores: Any) -> Any:
     return weights / weights.sum(1, keepdims=True)
 
 
-def _tokens(scored: Mapping[str, Sequence[Scored]]) -> dict[str, Any]:
+def _tokens(scored: Mapping[str, Sequence[ChoiceScores]]) -> dict[str, Any]:
     return {
         "tokens per query": {
             way: {

@@ -30,7 +30,7 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.evaluation_run import BASE as ZERO_SHOT
-from searchlora.experiments.sweep import Swept, sweep, train_trials
+from searchlora.experiments.sweep import SweepResult, sweep, train_trials
 
 NAME = "lora_claims"
 HERE = Path(__file__).parent
@@ -111,7 +111,7 @@ def main() -> None:
                 train_trials(*what, **how, steps=steps)
                 continue
             outputs = work / "outputs"
-            swept = sweep(*what, **how, split="test", limit=arguments.limit, keep=outputs, steps=steps)
+            swept = sweep(*what, **how, split="test", limit=arguments.limit, cache_dir=outputs, steps=steps)
             if swept.failed:
                 continue
             models = {str(trial.values["method"]): trial.stored for trial in swept.trials if trial.stored}
@@ -160,7 +160,7 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _renamed(swept: Swept, models: Mapping[str, StoredAdapter]) -> Comparison:
+def _renamed(swept: SweepResult, models: Mapping[str, StoredAdapter]) -> Comparison:
     """LoRA compared with the other methods and with the base, by the names of this benchmark."""
     names = {ZERO_SHOT: "zero-shot", **{stored.reference: SYSTEMS[method] for method, stored in models.items()}}
     measure = swept.comparison.measures[0]

@@ -20,7 +20,7 @@ from searchlora.models.resolve import BaseModel
 from searchlora.prompts import messages
 from searchlora.records import Record
 from searchlora.retrieval.encoder import Encoder
-from searchlora.task import EncoderTask, PromptedTask
+from searchlora.task import EncoderTask, GenerationTask
 
 BASE, MERGED, UNMERGED = "base", "merged", "unmerged"
 
@@ -29,7 +29,7 @@ REPEATS = 21
 
 
 def ratios(
-    task: PromptedTask | EncoderTask,
+    task: GenerationTask | EncoderTask,
     stored: StoredAdapter,
     records: Sequence[Record],
     store: Store,
@@ -83,7 +83,7 @@ def _encoders(
 
 
 def _engines(
-    task: PromptedTask,
+    task: GenerationTask,
     stored: StoredAdapter,
     records: Sequence[Record],
     base: BaseModel,

@@ -9,7 +9,7 @@ from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import load_recipe
-from searchlora.task import PromptedTask, load_prompted_task
+from searchlora.task import GenerationTask, load_prompted_task
 
 RANK = 16
 
@@ -32,7 +32,7 @@ def stored_adapters(base: BaseModel, folder: Path) -> Store:
     return store
 
 
-def _tasks() -> dict[str, PromptedTask]:
+def _tasks() -> dict[str, GenerationTask]:
     """Name of an adapter -> its task with short texts, as a shop has them."""
     answers, judge = load_prompted_task("rag_answer"), load_prompted_task("judgment")
     return {

@@ -13,7 +13,7 @@ import torch
 
 from searchlora.adapters.attach import attach
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.models.libraries import quiet
 from searchlora.models.load import Precision, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
@@ -30,7 +30,7 @@ class PeftEngine:
         precision: See `load_model`.
     """
 
-    made_by = "PEFT"
+    engine_id = "PEFT"
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class PeftEngine:
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
+    ) -> list[ChoiceScores]:
         """Log-probability of the first token of each choice, from one forward pass for each batch of prompts.
 
         Raises:
@@ -87,16 +87,16 @@ class PeftEngine:
         first = [[self.renderer.completion_ids(choice)[0] for choice in of_request] for of_request in choices]
         if any(len(set(tokens)) < len(tokens) for tokens in first):
             raise ValueError("two choices begin with the same token")
-        found: dict[int, Scored] = {}
+        found: dict[int, ChoiceScores] = {}
         for rows in self._batches(prompts):
             ids, mask = self._padded([prompts[row] for row in rows])
-            last = self._log_probabilities(ids, mask, keep=1)[:, 0]
+            last = self._log_probabilities(ids, mask, cache_dir=1)[:, 0]
             for row, of_row in zip(rows, last, strict=True):
                 values = of_row[first[row]].tolist()
-                found[row] = Scored(tuple(values), len(prompts[row]), len(values))
+                found[row] = ChoiceScores(tuple(values), len(prompts[row]), len(values))
         return [found[row] for row in range(len(requests))]
 
-    def score_completely(self, requests: Sequence[Request], choices: Sequence[Sequence[str]]) -> list[Scored]:
+    def score_completely(self, requests: Sequence[Request], choices: Sequence[Sequence[str]]) -> list[ChoiceScores]:
         """Log-probability of each choice with all of its tokens and the stop token, as `LocalEngine.score` defines it.
 
         The prompt is computed once for each choice: to compare results, not to be measured.
@@ -107,12 +107,12 @@ class PeftEngine:
             answers = [self.renderer.completion_ids(choice) for choice in of_request]
             longest = max(map(len, answers))
             ids, mask = self._padded([[*prompt, *answer] for answer in answers])
-            places = self._log_probabilities(ids, mask, keep=longest + 1)
+            places = self._log_probabilities(ids, mask, cache_dir=longest + 1)
             sums = []
             for of_row, answer in zip(places, answers, strict=True):
                 own = of_row[-len(answer) - 1 : -1]
                 sums.append(float(own[torch.arange(len(answer)), answer].sum()))
-            found.append(Scored(tuple(sums), len(prompt) * len(answers), sum(map(len, answers))))
+            found.append(ChoiceScores(tuple(sums), len(prompt) * len(answers), sum(map(len, answers))))
         return found
 
     def _switch(self, requests: Sequence[Request]) -> Request:

@@ -26,7 +26,7 @@ from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, Steps
 from searchlora.prompts import messages
 from searchlora.recipe import load_recipe
-from searchlora.task import PromptedTask, load_prompted_task
+from searchlora.task import GenerationTask, load_prompted_task
 from searchlora.tasks.rag_answer.baselines import fitted_baselines
 
 HERE = Path(__file__).parent
@@ -131,7 +131,7 @@ def _written(
     mtrag: MtRag,
     data: Path,
     work: Path,
-    task: PromptedTask,
+    task: GenerationTask,
     engine: LocalEngine,
     store: Store,
     longest: int,
@@ -159,7 +159,7 @@ def _written(
 
 
 def _scores(
-    task: PromptedTask,
+    task: GenerationTask,
     engine: LocalEngine,
     adapter: str,
     records: Sequence[Record],
@@ -185,7 +185,7 @@ def _trained(
 
 
 def _asked(
-    task: PromptedTask,
+    task: GenerationTask,
     engine: LocalEngine,
     adapter: str | None,
     records: Sequence[Record],

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.rag_mtrag.data import FOLDS, Record, fold_of
 from searchlora.outputs import CitedAnswer, InvalidOutput
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 from searchlora.tasks.rag_answer.baselines import best_sentence
 from searchlora.tasks.rag_answer.deciding import recited, relevances, rule_of
 
@@ -50,7 +50,7 @@ class Written:
     tuned: Sequence[Mapping[str, Any]]
 
 
-def quoted(task: PromptedTask, judge: Judge) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def quoted(task: GenerationTask, judge: Judge) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The best sentence of the most relevant passage where the judge does not abstain, and the rules of each fold.
 
     Args:
@@ -69,7 +69,7 @@ def quoted(task: PromptedTask, judge: Judge) -> tuple[dict[str, Any], list[dict[
     return outputs, fitted
 
 
-def generated(task: PromptedTask, judge: Judge, written: Written, *, abstain: str, cite: str) -> dict[str, Any]:
+def generated(task: GenerationTask, judge: Judge, written: Written, *, abstain: str, cite: str) -> dict[str, Any]:
     """The outputs of the answering adapters under rules that are fitted for each fold.
 
     Thresholds that need the score of the answering adapter are fitted on its validation rows.
@@ -93,7 +93,9 @@ def generated(task: PromptedTask, judge: Judge, written: Written, *, abstain: st
     return outputs
 
 
-def rules_of(task: PromptedTask, judge: Judge, fold: int, *, own: Mapping[str, float] | None = None) -> dict[str, Any]:
+def rules_of(
+    task: GenerationTask, judge: Judge, fold: int, *, own: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """The rules of a fold, fitted as `searchlora tune` does.
 
     Args:
@@ -105,13 +107,13 @@ def rules_of(task: PromptedTask, judge: Judge, fold: int, *, own: Mapping[str, f
     return dict(task.bound(task.settings, wanted).tune(rows, outputs))
 
 
-def _decided(task: PromptedTask, row: Record, written: Written) -> Any:
+def _decided(task: GenerationTask, row: Record, written: Written) -> Any:
     spec: Any = task.output(row)
     value = task.apply_tuning(spec.at_threshold(written.own[row["id"]], 0.5), row)
     return value if value.abstained else spec.with_continuation(value, written.text[row["id"]])
 
 
-def _quotation(task: PromptedTask, row: Record, rules: Mapping[str, Any]) -> Any:
+def _quotation(task: GenerationTask, row: Record, rules: Mapping[str, Any]) -> Any:
     value = task.bound(task.settings, rules).apply_tuning(CitedAnswer("", (), False, 0.0), row)
     relevance, cite = relevances(row), rule_of(rules, "cite")
     assert relevance is not None and cite is not None

@@ -33,7 +33,7 @@ from searchlora.experiments.ablate_report import ablation_json, ablation_markdow
 from searchlora.experiments.slots import find_slots
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.index_build import build_index
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 
 NAME = "slot_ablation"
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def ablated(
-    test: TestSet, store: Store, work: Path, steps: Steps = unwatched, overrides: Sequence[str] = ()
+    test: TestSet, store: Store, work: Path, steps: Steps = no_progress, overrides: Sequence[str] = ()
 ) -> Ablation:
     """Build the index, ablate the pipeline in each fold, and merge the folds; finished work in `work` is reused.
 

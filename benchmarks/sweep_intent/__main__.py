@@ -69,7 +69,7 @@ def main() -> None:
             "bars": progress_bars,
             "steps": steps,
         }
-        swept = sweep("intent", data, "intent", GRID, keep=work / "outputs", **how)
+        swept = sweep("intent", data, "intent", GRID, cache_dir=work / "outputs", **how)
     print(sweep_markdown(swept))
     write_sweep(swept, work / "report")
     if trial:

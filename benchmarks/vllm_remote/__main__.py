@@ -34,7 +34,7 @@ from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.eval.formatting import markdown_table
 from searchlora.experiments.train import train_or_reuse
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.outputs import ClosedSet, Grammar, InvalidOutput, JsonObject
@@ -142,7 +142,7 @@ def _scores(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked
     pairs = list(zip(local.score(requests, choices), remote.score(requests, choices), strict=True))
     found = []
     for case in everything:
-        of_it: list[tuple[Scored, Scored]] = [pairs.pop(0) for _ in case.requests]
+        of_it: list[tuple[ChoiceScores, ChoiceScores]] = [pairs.pop(0) for _ in case.requests]
         print(f"{case.system} {case.choices[0]}\n  local  {of_it[0][0]}\n  remote {of_it[0][1]}")
         apart = [
             abs(a - b)
@@ -168,7 +168,7 @@ def _valid(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]
     return found
 
 
-def _best(scored: Scored) -> int:
+def _best(scored: ChoiceScores) -> int:
     return scored.log_probabilities.index(max(scored.log_probabilities))
 
 

@@ -43,7 +43,7 @@ class JudgmentsCard:
         judge: The LLM judge, pinned: `name@3`, or `base NAME` for a zero-shot base; None without a judge.
         judge_lineage: References of the judge and of all its ancestors.
         base: Name of the judge's base model.
-        engine: The engine that computed the grades, see `Engine.made_by`; None without a judge, and in cards of earlier
+        engine: The engine that computed the grades (`Engine.engine_id`); None without a judge, and in cards of earlier
             releases.
         prompt_hash: sha256 of the judge's prompt template.
         judge_queries: `lineage.query_hash` of each query that the judge was trained on; None if unknown. Stored in a
@@ -91,7 +91,7 @@ class RunCard:
         pipeline: Name and pinned stages of the pipeline.
         run_sha256: sha256 of the run file, set when the card is written.
         unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
-        engines: The engines that computed the adapter stages, see `Engine.made_by`.
+        engines: The engines that computed the adapter stages, see `Engine.engine_id`.
         gate_queries: Hashes of the queries on which the gates of its fusions were fitted.
     """
 

@@ -19,7 +19,7 @@ RULE = "human wins"
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MergedQrels:
     """Merged judgments of two sources.
 
     Attributes:
@@ -50,7 +50,7 @@ def mix(
     grades: Mapping[int, int] | None = None,
     calibration: Calibration | None = None,
     seed: int = 0,
-) -> Mixed:
+) -> MergedQrels:
     """Add another source's judgments to human ones. On pairs labelled by both, the human grade is kept.
 
     Args:
@@ -100,11 +100,11 @@ def mix(
             added += 1
     same, kappa_figure = _overlap(human, labels, grade_scale, seed)
     n_human = sum(map(len, human.values()))
-    return Mixed(qrels, n_human, added, invalid, same, kappa_figure, _rule(grades, calibration))
+    return MergedQrels(qrels, n_human, added, invalid, same, kappa_figure, _rule(grades, calibration))
 
 
 def mixed_card(
-    mixed: Mixed,
+    mixed: MergedQrels,
     human: JudgmentsCard | None,
     other: JudgmentsCard,
     *,

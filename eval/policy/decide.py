@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from searchlora.errors import UsageError, some
-from searchlora.eval.comparison import Comparison, Pair
+from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.formatting import interval, p_value
 from searchlora.eval.judgments.sources import UNKNOWN, SourceCounts
 from searchlora.eval.policy.changes import changes
@@ -319,7 +319,9 @@ def _rival(policy: Policy, facts: Facts) -> str:
     return next(iter(policy.beat))
 
 
-def _slice(comparison: Comparison, name: str, value: str, pair: Pair, rule: SliceRule, other: str) -> RuleResult:
+def _slice(
+    comparison: Comparison, name: str, value: str, pair: PairedComparison, rule: SliceRule, other: str
+) -> RuleResult:
     by_mean = rule.by == "difference"
     reached = comparison.gain(pair.measure, pair.difference) if by_mean else _worse_end(comparison, pair)
     passed = reached >= -rule.largest_fall
@@ -337,7 +339,7 @@ def _slice(comparison: Comparison, name: str, value: str, pair: Pair, rule: Slic
     return RuleResult(_slice_rule(name, value), passed, finding, 0.0 if passed else _size(-rule.largest_fall - reached))
 
 
-def _worse_end(comparison: Comparison, pair: Pair) -> float:
+def _worse_end(comparison: Comparison, pair: PairedComparison) -> float:
     """The unfavourable end of the interval, with its sign turned so that above 0 is better."""
     less = pair.measure in comparison.less_is_better
     return comparison.gain(pair.measure, pair.high if less else pair.low)
@@ -378,7 +380,7 @@ def _milliseconds(comparison: Comparison, system: str) -> float:
         ) from None
 
 
-def _pair(comparison: Comparison, candidate: str, system: str, measure: str) -> Pair:
+def _pair(comparison: Comparison, candidate: str, system: str, measure: str) -> PairedComparison:
     try:
         return comparison.pair(candidate, system, measure)
     except KeyError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from searchlora.eval.comparison import Comparison, Pair
+from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.interaction import Interaction, interaction_disagreements
 from searchlora.eval.report.page import Section
 from searchlora.eval.significance import CORRECTION_NAMES, LEVEL
@@ -28,7 +28,7 @@ class SlotLine:
     system: str
     costs: Mapping[str, float]
 
-    def pair(self, comparison: Comparison) -> Pair | None:
+    def pair(self, comparison: Comparison) -> PairedComparison | None:
         """The comparison of the unchanged pipeline with this one in the headline; None for the unchanged one."""
         candidate = comparison.candidate
         if candidate is None or self.system == candidate:
@@ -96,7 +96,7 @@ def interactions_section(interactions: Sequence[Interaction], correction: str) -
     )
 
 
-def _verdict(comparison: Comparison, pair: Pair | None) -> str:
+def _verdict(comparison: Comparison, pair: PairedComparison | None) -> str:
     if pair is None or not pair.p_corrected <= LEVEL:
         return "even"
     return "good" if comparison.gain(pair.measure, pair.difference) > 0 else "bad"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from searchlora.eval.calibration import Curve
-from searchlora.eval.comparison import Comparison, Pair
+from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.evaluation import Confusion
 from searchlora.eval.formatting import interval, number
 from searchlora.eval.policy import RuleResult
@@ -144,7 +144,7 @@ def summary(comparison: Comparison) -> list[str]:
     ]
 
 
-def _sentence(comparison: Comparison, pair: Pair) -> str:
+def _sentence(comparison: Comparison, pair: PairedComparison) -> str:
     a, b = comparison.label(pair.a), comparison.label(pair.b)
     if math.isnan(pair.difference):
         return f"{a} and {b} cannot be compared: there is no {pair.measure} of one of them."
@@ -160,7 +160,7 @@ def _sentence(comparison: Comparison, pair: Pair) -> str:
     return f"{a} {verb} {b} by {abs(pair.difference):.3f} {pair.measure} {size}, {_p_phrase(pair.p_corrected)}."
 
 
-def _grouped(comparison: Comparison, pairs: Sequence[Pair]) -> Iterator[str]:
+def _grouped(comparison: Comparison, pairs: Sequence[PairedComparison]) -> Iterator[str]:
     """One sentence for those that win, one for those that lose, one for the rest."""
     measure = pairs[0].measure
     significant = [pair for pair in pairs if pair.p_corrected <= LEVEL]

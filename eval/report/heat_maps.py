@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchlora.eval.calibration import Curve
-from searchlora.eval.comparison import Comparison, Pair, Row
+from searchlora.eval.comparison import Comparison, PairedComparison, SystemScore
 from searchlora.eval.evaluation import Confusion
 from searchlora.eval.formatting import interval, p_value
 from searchlora.eval.report.page import Section
@@ -85,13 +85,13 @@ APART, SHOWN = "○", "●"
 def slices_section(comparison: Comparison) -> Section | None:
     """A heat map of means and one of differences for each slice, in the headline, else the first mean."""
     headline = comparison.row_measure
-    means: dict[str, dict[str, list[Row]]] = {}
+    means: dict[str, dict[str, list[SystemScore]]] = {}
     for each in comparison.slices:
         if each.row.measure == headline:
             means.setdefault(each.slice, {}).setdefault(each.value, []).append(each.row)
     if not means:
         return None
-    pairs: dict[str, dict[str, list[Pair]]] = {}
+    pairs: dict[str, dict[str, list[PairedComparison]]] = {}
     for difference in comparison.slice_pairs:
         pair = difference.pair
         if pair.measure == headline and (pair.a, pair.b) in comparison.main_pairs:
@@ -121,7 +121,7 @@ def _against(comparison: Comparison) -> str:
     return f"each other system minus {comparison.label(comparison.baseline)}" if comparison.baseline else ""
 
 
-def _means(comparison: Comparison, name: str, values: dict[str, list[Row]]) -> Grid:
+def _means(comparison: Comparison, name: str, values: dict[str, list[SystemScore]]) -> Grid:
     means = [row.value for rows in values.values() for row in rows]
     less = comparison.row_measure in comparison.less_is_better
     value_range = (max(means), min(means)) if less else (min(means), max(means))
@@ -134,14 +134,14 @@ def _means(comparison: Comparison, name: str, values: dict[str, list[Row]]) -> G
     return readable(Grid("system", columns, rows), name)
 
 
-def _mean(row: Row, value_range: tuple[float, float]) -> Cell:
+def _mean(row: SystemScore, value_range: tuple[float, float]) -> Cell:
     """A cell tinted from the worst mean of the slice to the best."""
     worst, best = value_range
     tint = (row.value - worst) / (best - worst) if best != worst else 0.5
     return Cell(f"{row.value:.3f}", (interval(row.low, row.high),), tint)
 
 
-def _differences(comparison: Comparison, name: str, values: dict[str, list[Pair]]) -> Grid | None:
+def _differences(comparison: Comparison, name: str, values: dict[str, list[PairedComparison]]) -> Grid | None:
     if not values:
         return None
     largest = max(abs(pair.difference) for pairs in values.values() for pair in pairs) or 1.0
@@ -157,7 +157,7 @@ def _differences(comparison: Comparison, name: str, values: dict[str, list[Pair]
     return readable(Grid("system", columns, rows), name)
 
 
-def _difference(comparison: Comparison, pair: Pair, largest: float) -> Cell:
+def _difference(comparison: Comparison, pair: PairedComparison, largest: float) -> Cell:
     significant = not math.isnan(pair.low) and (pair.low > 0 or pair.high < 0)
     mark = SHOWN if pair.p_corrected <= LEVEL else APART if significant else ""
     return Cell(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from searchlora.eval.comparison import Comparison, Pair, Row, WeightedPair
+from searchlora.eval.comparison import Comparison, PairedComparison, SystemScore, WeightedPair
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report.page import Section
 from searchlora.eval.report.plots import difference_plot, interval_plot
@@ -211,9 +211,9 @@ def notes_section(notes: Sequence[str]) -> Section | None:
     return Section("notes", "Notes", "macros.notes", {"notes": notes}) if notes else None
 
 
-def by_system(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+def by_system(rows: Iterable[SystemScore]) -> dict[str, dict[str, SystemScore]]:
     """System -> measure -> figure."""
-    by_name: dict[str, dict[str, Row]] = {}
+    by_name: dict[str, dict[str, SystemScore]] = {}
     for row in rows:
         by_name.setdefault(row.system, {})[row.measure] = row
     return by_name
@@ -223,7 +223,7 @@ def _lines(comparison: Comparison, measure: str) -> list[dict[str, Any]]:
     return [_line(comparison, pair) for pair in comparison.comparisons if pair.measure == measure]
 
 
-def _line(comparison: Comparison, pair: Pair | WeightedPair) -> dict[str, Any]:
+def _line(comparison: Comparison, pair: PairedComparison | WeightedPair) -> dict[str, Any]:
     """A pair with its printed names, and `good` or `bad` if the difference is significant."""
     verdict = ""
     if pair.p_corrected <= LEVEL:
@@ -235,7 +235,7 @@ def _role(comparison: Comparison, system: str) -> str:
     return {comparison.candidate: "candidate", comparison.baseline: "baseline"}.get(system, "")
 
 
-def _common_n(rows: Iterable[Row]) -> int | None:
+def _common_n(rows: Iterable[SystemScore]) -> int | None:
     """The number of rows if it is the same for all measures; it is then printed in one column."""
     counts = {row.n for row in rows}
     return counts.pop() if len(counts) == 1 else None

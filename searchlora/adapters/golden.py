@@ -24,7 +24,7 @@ from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import RENDERING, Renderer
 from searchlora.recipe import PromptOptions
-from searchlora.task import EncoderTask, PromptedTask, Task
+from searchlora.task import EncoderTask, GenerationTask, Task
 
 #: Largest difference of a logit from the stored one, as a share of the largest |logit| of its prompt.
 #:
@@ -61,7 +61,7 @@ def golden_of(task: Task, base: BaseModel, folder: Path, options: PromptOptions 
     Raises:
         LoadCheckFailed: if the task has no examples.
     """
-    if isinstance(task, EncoderTask | PromptedTask) and not task.examples:
+    if isinstance(task, EncoderTask | GenerationTask) and not task.examples:
         raise LoadCheckFailed(
             "there are no golden records, so the adapter could not be verified",
             where=f"task {task.name}",
@@ -69,7 +69,7 @@ def golden_of(task: Task, base: BaseModel, folder: Path, options: PromptOptions 
         )
     if isinstance(task, EncoderTask):
         return _golden_vectors(task, base, folder)
-    if not isinstance(task, PromptedTask):
+    if not isinstance(task, GenerationTask):
         return Golden()
     precision = precision_for(base)
     renders = golden_renders(task, Renderer(load_tokenizer(base), options))
@@ -105,7 +105,7 @@ def precision_for(base: BaseModel) -> Literal["bf16", "fp32"]:
     return "fp32" if size <= _FP32_MAX_BYTES else "bf16"
 
 
-def prompt_hash(task: PromptedTask, rendering: int = RENDERING) -> str:
+def prompt_hash(task: GenerationTask, rendering: int = RENDERING) -> str:
     """sha256 of the rendering version, the task's template and, if it has any, its settings.
 
     Args:
@@ -116,7 +116,7 @@ def prompt_hash(task: PromptedTask, rendering: int = RENDERING) -> str:
     return hashlib.sha256((version + task.template + settings).encode()).hexdigest()
 
 
-def golden_renders(task: PromptedTask, renderer: Renderer) -> list[GoldenRender]:
+def golden_renders(task: GenerationTask, renderer: Renderer) -> list[GoldenRender]:
     """Token ids of the task's examples as training rows."""
     renders = []
     for record in task.examples:

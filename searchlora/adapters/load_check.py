@@ -44,7 +44,7 @@ from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import ClosedSet
 from searchlora.prompts import Renderer
-from searchlora.task import EncoderTask, PromptedTask, Task, load_task
+from searchlora.task import EncoderTask, GenerationTask, Task, load_task
 
 _LOG = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
     task = (task or load_task(manifest.task)).bound(manifest.settings, manifest.tuned)
     check_files(stored, base)
     check_weights(stored)
-    if isinstance(task, PromptedTask):
+    if isinstance(task, GenerationTask):
         _check_golden(stored, precision_for(base), len(manifest.golden.logits))
         check_renders(stored, task, Renderer(load_tokenizer(base)))
         precision = manifest.golden.precision
@@ -154,7 +154,7 @@ def _check_golden(stored: StoredAdapter, precision: str, records: int) -> None:
         )
 
 
-def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer) -> None:
+def check_renders(stored: StoredAdapter, task: GenerationTask, renderer: Renderer) -> None:
     """Render the golden records again with the manifest's settings. Needs a tokenizer, but no model.
 
     Raises:
@@ -187,7 +187,7 @@ def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer)
     check_settings(stored, task)
 
 
-def check_settings(stored: StoredAdapter, task: PromptedTask) -> None:
+def check_settings(stored: StoredAdapter, task: GenerationTask) -> None:
     """Use the settings and the tuned values of the manifest, on its first golden records. Needs no tokenizer.
 
     Raises:
@@ -321,7 +321,7 @@ def _excerpt(renderer: Renderer, ids: Sequence[int], start: int) -> str:
     return repr(text)  # a line feed must not break the message
 
 
-def _cause(stored: StoredAdapter, task: PromptedTask) -> str:
+def _cause(stored: StoredAdapter, task: GenerationTask) -> str:
     if prompt_hash(task, stored.manifest.rendering) != stored.manifest.prompt_hash:
         return f"the prompt template of '{task.name}' (prompt.jinja) changed since"
     return (

@@ -21,7 +21,7 @@ from searchlora.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from searchlora.adapters.merging import MergeReport
-    from searchlora.adapters.transfer import Pulled, Pushed
+    from searchlora.adapters.transfer import PullResult, PushResult
     from searchlora.models.resolve import BaseModel
     from searchlora.recipe import AnyRecipe
     from searchlora.task import Task
@@ -160,7 +160,7 @@ def export(reference: str, out: str | Path, *, base: str | None = None, store: A
     return export_merged(_store(store).get(reference), Path(out), base=resolve(base) if base else None)
 
 
-def push(reference: str, url: str, *, store: AnyStore = None) -> Pushed:
+def push(reference: str, url: str, *, store: AnyStore = None) -> PushResult:
     """Copy a version to a folder, an object store or the hub; see `transfer.push`."""
     from searchlora.adapters.transfer import push as push_version
 
@@ -174,7 +174,7 @@ def pull(
     base: str | None = None,
     tasks: str | Path | None = None,
     store: AnyStore = None,
-) -> Pulled:
+) -> PullResult:
     """Copy a version from a folder, an object store or the hub; see `transfer.pull`.
 
     Args:
@@ -265,7 +265,7 @@ def merge(
     from searchlora.models.resolve import resolve
     from searchlora.prompts import Renderer
     from searchlora.recipe import parse_encoder_recipe, parse_recipe
-    from searchlora.task import EncoderTask, PromptedTask, load_task
+    from searchlora.task import EncoderTask, GenerationTask, load_task
 
     store = _store(store)
     parents = [store.get(reference) for reference in references]
@@ -277,7 +277,7 @@ def merge(
     task = load_task(first.task, tasks).bound(first.settings)
     for parent in parents:
         check_files(parent, model)
-        if isinstance(task, PromptedTask):
+        if isinstance(task, GenerationTask):
             check_renders(parent, task, Renderer(load_tokenizer(model)))
     with tempfile.TemporaryDirectory() as temporary:
         folders = [parent.path for parent in parents]
@@ -332,7 +332,7 @@ def store_adapter(
     from searchlora.adapters.load_check import verify as check
     from searchlora.adapters.peft_folder import check_delta
     from searchlora.models.fingerprint import fingerprint
-    from searchlora.task import PromptedTask
+    from searchlora.task import GenerationTask
 
     store.check_task(name, task.name)
     (check_full_weights if recipe.is_full else check_delta)(folder)
@@ -344,7 +344,7 @@ def store_adapter(
         trained=Precision(quantization=recipe.quantization, precision=recipe.precision),
         evaluated=evaluated,
         dataset=dataset,
-        prompt_hash=prompt_hash(task) if isinstance(task, PromptedTask) else None,
+        prompt_hash=prompt_hash(task) if isinstance(task, GenerationTask) else None,
         settings=dict(task.settings),
         tuned=dict(tuned or {}),
         golden=golden_of(task, base, folder, getattr(recipe, "prompt", None)),

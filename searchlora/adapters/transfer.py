@@ -51,7 +51,7 @@ _SERVERS = ("http", "https")
 
 
 @dataclass(frozen=True)
-class Pushed:
+class PushResult:
     """Result of a push; `already` if the same version was at the URL before, so nothing was sent."""
 
     reference: str
@@ -63,7 +63,7 @@ class Pushed:
 
 
 @dataclass(frozen=True)
-class Pulled(StoredAdapter):
+class PullResult(StoredAdapter):
     """The version in the store; `unverified` is the reason why it was not verified in full, or None."""
 
     unverified: str | None = None
@@ -77,7 +77,7 @@ class Pulled(StoredAdapter):
         )
 
 
-def push(stored: StoredAdapter, url: str) -> Pushed:
+def push(stored: StoredAdapter, url: str) -> PushResult:
     """Copy a version to a URL. A new repository on the hub is private.
 
     Absolute paths in the manifest, such as that of the base, are sent as their last part.
@@ -97,7 +97,7 @@ def push(stored: StoredAdapter, url: str) -> Pushed:
             remote = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
             if remote != manifest:
                 raise NameTaken(f"{remote.reference} already exists", where=url, fix="Push to another URL.")
-            return Pushed(stored.reference, url, already=True)
+            return PushResult(stored.reference, url, already=True)
         names = [*sorted(stored.manifest.files), MANIFEST]
         if others := sorted(_names_at(system, root) - set(names)):
             raise NameTaken(f"there are other files, such as {others[0]}", where=url, fix="Push to an empty folder.")
@@ -108,7 +108,7 @@ def push(stored: StoredAdapter, url: str) -> Pushed:
             system.put_file(str(stored.path / MANIFEST), f"{root}/{MANIFEST}")
         else:
             system.pipe_file(f"{root}/{MANIFEST}", manifest_json(manifest).encode())
-    return Pushed(stored.reference, url, already=False)
+    return PushResult(stored.reference, url, already=False)
 
 
 def pull(
@@ -118,7 +118,7 @@ def pull(
     *,
     base: BaseModel | None = None,
     tasks: str | Path | None = None,
-) -> Pulled:
+) -> PullResult:
     """Copy a version into the store; it is checked before it becomes visible.
 
     Hashes show only that the files match their manifest, so the delta is checked too and, if task and base are on this
@@ -155,7 +155,7 @@ def pull(
         check_weights(StoredAdapter(folder, manifest))
         unverified = _verify(StoredAdapter(folder, manifest), base, tasks)
         landed = store.adopt(folder, manifest, name)
-        return Pulled(landed.path, landed.manifest, unverified)
+        return PullResult(landed.path, landed.manifest, unverified)
 
 
 def _verify(stored: StoredAdapter, base: BaseModel | None, tasks: str | Path | None) -> str | None:

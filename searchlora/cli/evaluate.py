@@ -25,7 +25,7 @@ from searchlora.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from searchlora.experiments.evaluate import Evaluated
+    from searchlora.experiments.evaluate import EvaluationResult
 
 
 @takes(EngineOptions, "engine")
@@ -36,7 +36,7 @@ def evaluate(
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for outputs, evaluation.json and report.html.")
     ],
     engine: EngineOptions,
-    beside: Annotated[
+    compare_with: Annotated[
         list[str], typer.Option("--beside", metavar="ADAPTER", help="Another adapter to compare; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)
     encoder: Annotated[
@@ -72,7 +72,7 @@ def evaluate(
         evaluated = verb(
             adapter,
             data,
-            beside=beside,
+            compare_with=compare_with,
             models=encoder,
             split=split,
             limit=limit,
@@ -82,7 +82,7 @@ def evaluate(
             unconstrained=unconstrained,
             retrieval=bm25_settings(backend=backend, stemmer=stemmer),
             store=Store(store),
-            keep=out / "outputs",
+            cache_dir=out / "outputs",
             engine=engine.read(),
             steps=steps,
             tasks=tasks,
@@ -203,7 +203,7 @@ def promote(
             reason=reason,
             accept_changes=accept_changes,
             store=Store(store),
-            keep=out / "outputs" if out is not None else None,
+            cache_dir=out / "outputs" if out is not None else None,
             engine=engine.read(),
             tasks=tasks,
             steps=steps,
@@ -223,7 +223,7 @@ def promote(
     typer.echo(str(decision.move))
 
 
-def _warn(evaluated: Evaluated) -> None:
+def _warn(evaluated: EvaluationResult) -> None:
     """Print which baselines are better than the adapter, and which learned from too few rows."""
     for loss in evaluated.losses:
         typer.echo(f"warning: {loss}. Use the baseline, or train a better adapter.", err=True)

@@ -76,10 +76,10 @@ def sweep(
             split=split,
             limit=limit,
             restart=restart,
-            keep=out / "outputs" if out is not None else None,
+            cache_dir=out / "outputs" if out is not None else None,
             store=Store(store),
             tasks=tasks,
-            say=lambda text: typer.echo(text, err=as_json),
+            log=lambda text: typer.echo(text, err=as_json),
             bars=progress_bars,
             steps=steps,
         )

@@ -92,7 +92,7 @@ def new(
 
 def _described(task: Task) -> dict[str, Any]:
     """A task as JSON values."""
-    from searchlora.task import EncoderTask, PromptedTask
+    from searchlora.task import EncoderTask, GenerationTask
 
     schema = task.record_schema
     entry: dict[str, Any] = {
@@ -112,7 +112,7 @@ def _described(task: Task) -> dict[str, Any]:
         "settings": dict(task.default_settings),
         "recipe": dict(task.default_recipe),
     }
-    if isinstance(task, PromptedTask):
+    if isinstance(task, GenerationTask):
         entry |= {"reads": dict(task.reads), "writes": task.writes}
     return entry
 

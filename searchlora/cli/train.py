@@ -68,7 +68,7 @@ def train(
         "more_data": more_data,
     }
     with progress_bars() as steps:
-        stored = verb(task, folder, name, store=Store(store), tasks=tasks, say=typer.echo, steps=steps, **config)
+        stored = verb(task, folder, name, store=Store(store), tasks=tasks, log=typer.echo, steps=steps, **config)
     typer.echo(f"Stored {stored.reference} in {stored.path}")
     for other in stored.manifest.dataset.card.get(MORE_DATA, []) if stored.manifest.dataset else []:
         if other["rows left out"]:
@@ -111,11 +111,11 @@ def demo(
     started, search = time.monotonic(), None
     with progress_bars() as steps:
         if all_tasks:
-            results = demo_all(out, say=typer.echo, steps=steps, engine=engine.read())
+            results = demo_all(out, log=typer.echo, steps=steps, engine=engine.read())
             evaluated, report = {name: task.evaluated for name, task in results.tasks.items()}, results.report
             search = results.search
         else:
-            single = demo_one(out, say=typer.echo, steps=steps, engine=engine.read())
+            single = demo_one(out, log=typer.echo, steps=steps, engine=engine.read())
             evaluated, report = {"": single.evaluated}, single.report
     for name, evaluation in evaluated.items():
         if name:

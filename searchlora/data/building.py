@@ -39,7 +39,7 @@ from searchlora.files import FieldMap, ReadProgress, atomic_folder, file_sha256,
 from searchlora.files.json_text import value_fault
 from searchlora.progress import Progress, silent
 from searchlora.records import Collection, Format, Judgment, Record, RejectedRow, SourceReport, SourceRow
-from searchlora.task import PromptedTask, Task, load_task
+from searchlora.task import GenerationTask, Task, load_task
 
 OnLeak = Literal["refuse", "drop"]
 
@@ -408,4 +408,4 @@ def _id_fault(record_id: str) -> str | None:
 
 
 def _target(task: Task, record: Record) -> str:
-    return task.target(record) if isinstance(task, PromptedTask) and task.has_target(record) else ""
+    return task.target(record) if isinstance(task, GenerationTask) and task.has_target(record) else ""

@@ -14,13 +14,13 @@ from searchlora.eval.judgments.derived_cards import write_graded
 from searchlora.eval.judgments.sources import GradeSources, Key, Source
 from searchlora.files import atomic_folder
 from searchlora.records import Record
-from searchlora.task import EncoderTask, PromptedTask, Task
+from searchlora.task import EncoderTask, GenerationTask, Task
 
 TOPICS_FILE = "topics.jsonl"
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """Numbers of exported topics and judgments, and of topics without a judgment, which were left out."""
 
     topics: int
@@ -28,7 +28,7 @@ class Exported:
     unjudged: int
 
 
-def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> Exported:
+def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> ExportResult:
     """Write `topics.jsonl` (`id`, `query`, `history` if there is one) and `qrels.txt` of the judged queries of a split.
 
     The judgments are those of the dataset's collection, or else the records themselves, where each is a graded pair of
@@ -74,7 +74,7 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
     with atomic_folder(Path(out)) as folder:
         write_topics(folder / TOPICS_FILE, {topic: topics[topic] for topic in qrels})
         write_graded(folder / QRELS_FILE, qrels, card, sources)
-    return Exported(len(qrels), sum(map(len, qrels.values())), len(topics) - len(qrels))
+    return ExportResult(len(qrels), sum(map(len, qrels.values())), len(topics) - len(qrels))
 
 
 def _topic(task: Task, record: Record) -> dict[str, str | float]:
@@ -85,7 +85,7 @@ def _topic(task: Task, record: Record) -> dict[str, str | float]:
 
 
 def _query(task: Task, record: Record) -> str:
-    query = task.query(record) if isinstance(task, PromptedTask | EncoderTask) else None
+    query = task.query(record) if isinstance(task, GenerationTask | EncoderTask) else None
     if query is None:
         raise UsageError(f"records of the task '{task.name}' have no query", where=f"record {record['id']}")
     return query

@@ -27,7 +27,7 @@ from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.lineage import lineage_of, refuse_circular
 from searchlora.eval.measures import RETRIEVAL_MEASURES, parse_measure
 from searchlora.eval.trec import Qrels
-from searchlora.experiments.experiment import Experimented, compare_runs, hashes
+from searchlora.experiments.experiment import ExperimentResult, compare_runs, hashes
 from searchlora.experiments.judge.judgments import experiment_qrels, experiment_sources
 from searchlora.experiments.run import run_card
 from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, full, with_base, with_older, without
@@ -42,10 +42,10 @@ from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, 
 from searchlora.pipelines.retrievers import BuiltRetrievers, Retrievers
 from searchlora.pipelines.stage_lists import check_order, pinned, produces_hits, reads_corpus
 from searchlora.pipelines.stage_settings import DenseSettings, FuseSettings, Settings, VectorSearchSettings
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.prompts import Renderer
 from searchlora.records import SearchContext
-from searchlora.task import PromptedTask, load_task
+from searchlora.task import GenerationTask, load_task
 
 #: Kinds of variants that are made unless others are asked for.
 KINDS: tuple[Kind, ...] = ("off", "base")
@@ -66,7 +66,7 @@ class Ablation:
 
     slots: tuple[Slot, ...]
     variants: tuple[Variant, ...]
-    experimented: Experimented
+    experimented: ExperimentResult
     interactions: tuple[Interaction, ...]
     costs: Mapping[str, Mapping[str, Mapping[str, float]]]
     left_out: Mapping[str, str]
@@ -100,7 +100,7 @@ def ablate(
     allow_circular: bool = False,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> Ablation:
     """Compare a pipeline with the pipelines in which one of its slots is left out or replaced.
 
@@ -175,7 +175,7 @@ def ablate(
     return Ablation(
         slots,
         tuple(variant for variant in variants if variant.name in runs),
-        Experimented(spec, comparison, (), judged, judged_qrels, single, inputs, (), graded.source, graded),
+        ExperimentResult(spec, comparison, (), judged, judged_qrels, single, inputs, (), graded.source, graded),
         _interactions(spec, comparison, judged, judged_qrels, pairs, runs),
         {name: run.parts for name, run in single.items()},
         left_out,
@@ -226,7 +226,7 @@ def _check_loads(adapter: str, store: Store, tasks: str | Path | None) -> None:
     base = stored.manifest.base.resolve()
     check_files(stored, base)
     task = load_task(stored.manifest.task, tasks)
-    if isinstance(task, PromptedTask):
+    if isinstance(task, GenerationTask):
         check_renders(stored, task, Renderer(load_tokenizer(base)))
 
 

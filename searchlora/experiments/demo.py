@@ -12,16 +12,16 @@ from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.eval.report import Chapter, Stored, write_overview
 from searchlora.experiments.demo_search import PIPELINE, TOPICS, DemonstratedSearch, demo_search
-from searchlora.experiments.evaluate import Evaluated, evaluate
+from searchlora.experiments.evaluate import EvaluationResult, evaluate
 from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.result_files import header, provenance
 from searchlora.experiments.train import train_or_reuse
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.shop import make_shop
-from searchlora.task import PromptedTask, Task, load_task, load_tasks
+from searchlora.task import GenerationTask, Task, load_task, load_tasks
 
 #: The task and the adapter of the demo without `--all`.
 TASK, ADAPTER = "rewriting", "shop-rewriter"
@@ -59,10 +59,10 @@ MAX_ROWS = 2048
 
 
 @dataclass(frozen=True)
-class Demonstrated:
+class DemoResult:
     """The evaluation of one task, and the path of its report."""
 
-    evaluated: Evaluated
+    evaluated: EvaluationResult
     report: Path
 
 
@@ -70,7 +70,7 @@ class Demonstrated:
 class DemonstratedAll:
     """The evaluations of all tasks, their adapters in one pipeline, and the path of the overview page."""
 
-    tasks: dict[str, Demonstrated]
+    tasks: dict[str, DemoResult]
     search: DemonstratedSearch
     report: Path
 
@@ -80,7 +80,7 @@ class _Demo:
     """The settings that all tasks of a demo share."""
 
     root: Path
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     steps: Steps
     overrides: tuple[str, ...]
     max_rows: int | None = None
@@ -92,12 +92,12 @@ class _Demo:
 
     def make_shop(self, products: int, queries: int) -> None:
         if self.shop.is_dir():
-            self.say(f"Reusing the synthetic shop {self.shop}")
+            self.log(f"Reusing the synthetic shop {self.shop}")
         else:
             make_shop(self.shop, products=products, queries=queries, progress=self.steps("Generating the shop"))
-            self.say(f"Generated the synthetic shop {self.shop}")
+            self.log(f"Generated the synthetic shop {self.shop}")
 
-    def run_task(self, task: Task, folder: Path, adapter: str) -> Demonstrated:
+    def run_task(self, task: Task, folder: Path, adapter: str) -> DemoResult:
         """Build the dataset, train, evaluate and write the report of one task in `folder`."""
         store = Store(self.root / "store")
         dataset = self._dataset(task, folder / DATASET)
@@ -108,7 +108,7 @@ class _Demo:
             adapter,
             overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides,
             store=store,
-            say=self.say,
+            log=self.log,
             steps=self.steps,
         )
         out = folder / "evaluation"
@@ -116,8 +116,8 @@ class _Demo:
             stored.reference,
             dataset.folder,
             store=store,
-            keep=out / "outputs",
-            engine=self.engine if isinstance(task, PromptedTask) else None,
+            cache_dir=out / "outputs",
+            engine=self.engine if isinstance(task, GenerationTask) else None,
             steps=self.steps,
         )
         known = [f"{name}: {EXPLAINED[name]}." for name in evaluated.systems if name in EXPLAINED]
@@ -125,15 +125,15 @@ class _Demo:
             comparison = evaluated.comparison
             evaluated = replace(evaluated, comparison=replace(comparison, notes=(*known, *comparison.notes)))
         if evaluated.reused:
-            self.say(f"Reusing outputs of an earlier evaluation: {', '.join(evaluated.reused)}")
-        return Demonstrated(evaluated, write(evaluated, out))
+            self.log(f"Reusing outputs of an earlier evaluation: {', '.join(evaluated.reused)}")
+        return DemoResult(evaluated, write(evaluated, out))
 
     def _dataset(self, task: Task, folder: Path) -> Dataset:
         if folder.is_dir():
-            self.say(f"Reusing the dataset {folder}")
+            self.log(f"Reusing the dataset {folder}")
         else:
             build(task, self.shop, format=FORMAT, out=folder, progress=self.steps("Building the dataset"))
-            self.say(f"Built the dataset {folder}")
+            self.log(f"Built the dataset {folder}")
         return load_dataset(folder)
 
 
@@ -148,24 +148,24 @@ def shortened(task: Task, dataset: Dataset, overrides: tuple[str, ...], max_rows
 def demo(
     folder: str | Path = "demo",
     *,
-    say: Callable[[str], None] = print,
-    steps: Steps = unwatched,
+    log: Callable[[str], None] = print,
+    steps: Steps = no_progress,
     products: int = 2000,
     queries: int = 2400,
     overrides: tuple[str, ...] = (),
     engine: EngineSettings | None = None,
-) -> Demonstrated:
+) -> DemoResult:
     """Generate the shop, build the dataset, train the rewriter, evaluate it by retrieval, and write the report.
 
     Args:
         folder: The folder for all files; existing ones are reused.
-        say: Receives one sentence per step.
+        log: Receives one sentence per step.
         steps: Progress of the steps.
         products, queries: Size of the shop. Use another folder for another size or recipe.
         overrides: Recipe overrides, `key=value`.
         engine: Where the adapter is evaluated; None: in this process.
     """
-    run = _Demo(Path(folder), say, steps, overrides, engine=engine)
+    run = _Demo(Path(folder), log, steps, overrides, engine=engine)
     run.make_shop(products, queries)
     return run.run_task(load_task(TASK), run.root, ADAPTER)
 
@@ -173,8 +173,8 @@ def demo(
 def demo_all(
     folder: str | Path = "demo",
     *,
-    say: Callable[[str], None] = print,
-    steps: Steps = unwatched,
+    log: Callable[[str], None] = print,
+    steps: Steps = no_progress,
     products: int = 2000,
     queries: int = 2400,
     overrides: Callable[[Task], tuple[str, ...]] = lambda _: (),
@@ -188,13 +188,13 @@ def demo_all(
         topics: Number of test queries of the ablation. The other arguments are those of `demo`, whose work is reused.
     """
     root = Path(folder)
-    results: dict[str, Demonstrated] = {}
-    for name, task in load_tasks(skipped=lambda error: say(f"left out: {error}")).items():
+    results: dict[str, DemoResult] = {}
+    for name, task in load_tasks(skipped=lambda error: log(f"left out: {error}")).items():
         if FORMAT not in task.formats:
             continue
-        say(f"{name}:")
+        log(f"{name}:")
         first = name == TASK
-        run = _Demo(root, say, steps, overrides(task), None if first else MAX_ROWS, engine)
+        run = _Demo(root, log, steps, overrides(task), None if first else MAX_ROWS, engine)
         run.make_shop(products, queries)
         adapter = ADAPTERS.get(name, f"shop-{name.replace('_', '-')}")
         results[name] = run.run_task(task, root if first else root / name, adapter)
@@ -205,13 +205,13 @@ def demo_all(
         load_dataset(root / DATASET),
         topics=topics,
         engine=engine,
-        say=say,
+        log=log,
         steps=steps,
     )
     return DemonstratedAll(results, search, _overview(root, results, search))
 
 
-def _overview(root: Path, results: dict[str, Demonstrated], search: DemonstratedSearch) -> Path:
+def _overview(root: Path, results: dict[str, DemoResult], search: DemonstratedSearch) -> Path:
     adapters = [result.evaluated.adapter for result in results.values()]
     comparisons = {name: (result.evaluated.comparison, result.report) for name, result in results.items()}
     comparisons[PIPELINE] = search.ablation.comparison, search.report

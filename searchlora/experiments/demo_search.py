@@ -86,7 +86,7 @@ def demo_search(
     *,
     topics: int = TOPICS,
     engine: EngineSettings | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     steps: Steps,
 ) -> DemonstratedSearch:
     """Write the pipeline of the demo's adapters, save its index, and ablate it on a sample of test queries.
@@ -111,7 +111,7 @@ def demo_search(
         build_index(documents, folder / INDEX, pipelines=[pipeline], overrides=overrides, store=store, steps=steps)
     sample = sampled(dataset, topics)
     _write_rows(queries, sample)
-    say(f"Ablating {PIPELINE} on {len(sample)} of {dataset.card.rows['test']} test queries")
+    log(f"Ablating {PIPELINE} on {len(sample)} of {dataset.card.rows['test']} test queries")
     found = ablate(
         pipeline,
         queries,
@@ -124,7 +124,7 @@ def demo_search(
         steps=steps,
     )
     if found.reused:
-        say(f"Reusing runs of an earlier ablation: {', '.join(found.reused)}")
+        log(f"Reusing runs of an earlier ablation: {', '.join(found.reused)}")
     report = write_ablation(found, folder / "ablation")
     base = next(each for task, each in adapters.items() if task != "embedding").manifest.base.name
     return DemonstratedSearch(found, report, pipeline, base, store.root, folder / "grades", queries, qrels)

@@ -22,7 +22,7 @@ from searchlora.experiments.lineage import run_lineage
 from searchlora.models.resolve import public_name, resolve
 from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
 from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder, encoder_base
@@ -43,9 +43,9 @@ def evaluate_encoders(
     retrieval: Bm25Settings | None = None,
     allow_circular: bool = False,
     also_tested: Sequence[str] = (),
-    keep: Path | None = None,
+    cache_dir: Path | None = None,
     store: Store,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> tuple[dict[str, SystemResult], Comparison, tuple[str, ...]]:
     """Compare the first adapter with its base zero-shot, the others, whole models, and what works without a model.
 
@@ -57,7 +57,7 @@ def evaluate_encoders(
         models: Folders of encoders, each shown by the name of its folder.
         retrieval: Settings of BM25, the baseline of encoders evaluated by retrieval.
         also_tested: Further measures to test, see `compare`.
-        keep: Folder where hits and classes of the base and of adapters are cached, and reused if nothing has changed.
+        cache_dir: Folder where hits and classes of the base and of adapters are cached; reused if nothing has changed.
 
     Returns:
         Systems by name, the figures, and the names of the systems whose hits or classes were reused. The costs include
@@ -91,7 +91,7 @@ def evaluate_encoders(
         if trial.labelled and system.adapter is not None:
             own = replace(trial, classifier=system.adapter.manifest.classifier)
         if own.classifier not in caches:
-            caches[own.classifier] = EncoderCache(keep, own)
+            caches[own.classifier] = EncoderCache(cache_dir, own)
         found = trial.evaluate(system.name, _found(system, candidate, own, caches[own.classifier], indexes, steps))
         costs = {**found.evaluation.costs, **system.costs}
         results[system.name] = replace(found, evaluation=replace(found.evaluation, costs=costs))

@@ -14,7 +14,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, StoreError, UsageError
-from searchlora.eval.comparison import Comparison, Row
+from searchlora.eval.comparison import Comparison, SystemScore
 from searchlora.eval.formatting import interval, p_value
 from searchlora.experiments.encoder_evaluate import evaluate_encoders
 from searchlora.experiments.evaluation_run import BASE, SystemResult
@@ -25,13 +25,13 @@ from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.stage_settings import Bm25Settings
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
-from searchlora.task import EncoderTask, PromptedTask, Task, load_task, prompted
+from searchlora.task import EncoderTask, GenerationTask, Task, load_task, prompted
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationResult:
     """The result of `evaluate`.
 
     Attributes:
@@ -42,10 +42,10 @@ class Evaluated:
         reused: Names of systems whose outputs were reused from an earlier evaluation.
         learned: What the task's baselines learned from.
         baselines: Names of the systems that are no models: rules and classical methods, without the upper bounds.
-        engines: The engines that computed the models' outputs, see `Engine.made_by`; none for encoders.
+        engines: The engines that computed the models' outputs, see `Engine.engine_id`; none for encoders.
     """
 
-    task: PromptedTask | EncoderTask
+    task: GenerationTask | EncoderTask
     comparison: Comparison
     systems: Mapping[str, SystemResult]
     records: Sequence[Record]
@@ -77,7 +77,7 @@ def evaluate(
     adapter: str,
     data: str | Path,
     *,
-    beside: Sequence[str] = (),
+    compare_with: Sequence[str] = (),
     split: str = "test",
     limit: int | None = None,
     qrels: str | Path | None = None,
@@ -87,12 +87,12 @@ def evaluate(
     unconstrained: bool = False,
     baseline_data: str | Path | None = None,
     also_tested: Sequence[str] = (),
-    keep: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     models: Sequence[str | Path] = (),
     engine: EngineSettings | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = unwatched,
-) -> Evaluated:
+    steps: Steps = no_progress,
+) -> EvaluationResult:
     """Compare an adapter with its base zero-shot and the task's baselines over one split of a dataset.
 
     A task that writes the query is evaluated by retrieval over the documents and judgments of the dataset. The headline
@@ -101,7 +101,7 @@ def evaluate(
     Args:
         adapter: A reference, resolved to a version first.
         data: A dataset folder.
-        beside: Further adapters of the same task to compare with, for example the one in production. Each generates at
+        compare_with: Further adapters of the same task, for example the one in production. Each generates at
             most as many tokens, or classifies, as its own recipe says.
         split: The split of the dataset.
         limit: Maximum number of records, the first ones; None: all.
@@ -114,7 +114,7 @@ def evaluate(
         baseline_data: Another dataset folder, from whose training split the baselines learn, as does the classifier
             that predicts the classes of vectors. Rows that are evaluated, too, are left out.
         also_tested: Further measures whose differences are tested, such as that of a policy.
-        keep: Folder of cached outputs, reused if prompts, base, adapter, settings and engine are the same; of an
+        cache_dir: Folder of cached outputs, reused if prompts, base, adapter, settings and engine are the same; of an
             encoder, hits and classes.
         models: Fully trained encoders to compare an encoder adapter with.
         engine: Where the models of a prompted task are computed; None: in this process, in the precision of the recipe.
@@ -123,13 +123,14 @@ def evaluate(
     Raises:
         DataError: if the split is empty, none of its records is in `qrels`, the dataset is of another task, or it was
             changed after it was built.
-        UsageError: if an adapter in `beside` is of another task, the dataset's settings do not fit the adapter, the
-            judge is circular, or `models` are given for a task without an encoder, or `engine` for one with an encoder.
+        UsageError: if an adapter in `compare_with` is of another task, the dataset's settings do not fit the adapter,
+            the judge is circular, or `models` are given for a task without an encoder, or `engine` for one with an
+            encoder.
         NotInStore, LoadCheckFailed: if an adapter is missing or fails its load check.
         EngineError: if a server cannot be asked.
     """
     store = store if isinstance(store, Store) else Store(store)
-    adapters = list({pinned: store.get(pinned) for pinned in map(store.pin, (adapter, *beside))}.values())
+    adapters = list({pinned: store.get(pinned) for pinned in map(store.pin, (adapter, *compare_with))}.values())
     candidate = adapters[0]
     plugin = load_task(candidate.manifest.task, tasks)
     dataset, records, judgments = judged_records(plugin, data, split, limit, qrels)
@@ -156,11 +157,11 @@ def evaluate(
             retrieval=retrieval,
             allow_circular=allow_circular,
             also_tested=also_tested,
-            keep=Path(keep) if keep is not None else None,
+            cache_dir=Path(cache_dir) if cache_dir is not None else None,
             store=store,
             steps=steps,
         )
-        evaluated = Evaluated(
+        evaluated = EvaluationResult(
             task, comparison, systems, records, dataset, split, adapters, judgments, reused, learned=baselines
         )
         names = [*(each.reference for each in adapters), *(public_name(str(model)) for model in models)]
@@ -181,12 +182,12 @@ def evaluate(
         allow_circular=allow_circular,
         unconstrained=unconstrained,
         also_tested=also_tested,
-        keep=Path(keep) if keep is not None else None,
+        cache_dir=Path(cache_dir) if cache_dir is not None else None,
         engine=engine,
         store=store,
         steps=steps,
     )
-    evaluated = Evaluated(
+    evaluated = EvaluationResult(
         task,
         found.comparison,
         found.systems,
@@ -197,12 +198,12 @@ def evaluate(
         judgments,
         found.reused,
         learned=baselines,
-        engines=tuple(dict.fromkeys(found.made_by.values())),
+        engines=tuple(dict.fromkeys(found.engine_id.values())),
     )
     return _finished(evaluated, [each.reference for each in adapters], store, whole=limit is None)
 
 
-def _finished(evaluated: Evaluated, models: Sequence[str], store: Store, *, whole: bool) -> Evaluated:
+def _finished(evaluated: EvaluationResult, models: Sequence[str], store: Store, *, whole: bool) -> EvaluationResult:
     """The result with its baselines; an evaluation of a whole split is recorded in the store.
 
     A circular figure is not: listings would show it as any other, and it could replace one that is not circular.
@@ -213,7 +214,7 @@ def _finished(evaluated: Evaluated, models: Sequence[str], store: Store, *, whol
     return evaluated
 
 
-def _with_baselines(evaluated: Evaluated, models: Sequence[str]) -> Evaluated:
+def _with_baselines(evaluated: EvaluationResult, models: Sequence[str]) -> EvaluationResult:
     """The result with the names of its baselines, and with lost comparisons in the notes of the report.
 
     Args:
@@ -231,7 +232,7 @@ def _with_baselines(evaluated: Evaluated, models: Sequence[str]) -> Evaluated:
     return replace(evaluated, comparison=replace(evaluated.comparison, notes=notes))
 
 
-def _record(evaluated: Evaluated, store: Store) -> None:
+def _record(evaluated: EvaluationResult, store: Store) -> None:
     """Record the headline figure in the store, for listings; a store that cannot be written gives a warning."""
     comparison = evaluated.comparison
     row = comparison.row(evaluated.adapter.reference, comparison.measures[0])
@@ -253,7 +254,7 @@ def _record(evaluated: Evaluated, store: Store) -> None:
         warnings.warn(f"the evaluation is not recorded in the store: {error}", stacklevel=3)
 
 
-def _figure(row: Row) -> dict[str, float]:
+def _figure(row: SystemScore) -> dict[str, float]:
     return {"value": row.value, "low": row.low, "high": row.high}
 
 

@@ -12,19 +12,19 @@ from searchlora.eval.policy import RuleResult
 from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
-from searchlora.experiments.evaluate import Evaluated
+from searchlora.experiments.evaluate import EvaluationResult
 from searchlora.experiments.evaluation_run import BASE
 from searchlora.experiments.result_files import file_name, header, provenance, write_figures
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text
 from searchlora.records import Record
-from searchlora.task import EncoderTask, PromptedTask, Task
+from searchlora.task import EncoderTask, GenerationTask, Task
 
 _Shown = TypeVar("_Shown")
 
 
-def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (), forced: str = "") -> Path:
+def write(evaluated: EvaluationResult, folder: Path, *, rules: Sequence[RuleResult] = (), forced: str = "") -> Path:
     """Write all result files of an evaluation to a folder; returns the path of the HTML report.
 
     Args:
@@ -56,7 +56,7 @@ def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (
     )
 
 
-def _titled(evaluated: Evaluated, of_system: Mapping[str, Mapping[str, _Shown]]) -> dict[str, _Shown]:
+def _titled(evaluated: EvaluationResult, of_system: Mapping[str, Mapping[str, _Shown]]) -> dict[str, _Shown]:
     """Curves or confusion matrices of the adapter and its base, by title and system."""
     shown = [evaluated.adapter.reference, BASE]
     titles = dict.fromkeys(title for name in shown for title in of_system.get(name, {}))
@@ -68,7 +68,7 @@ def _titled(evaluated: Evaluated, of_system: Mapping[str, Mapping[str, _Shown]])
     }
 
 
-def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
+def _provenance(evaluated: EvaluationResult, made: Header) -> dict[str, str]:
     manifest = evaluated.adapter.manifest
     card = evaluated.dataset.card
     judgments = evaluated.judgments
@@ -94,7 +94,7 @@ def _weight_hashes(adapter: StoredAdapter) -> str:
     return "\n".join([f"{adapter.reference}, stored {adapter.manifest.created}", *files])
 
 
-def _details(evaluated: Evaluated) -> dict[str, Detail]:
+def _details(evaluated: EvaluationResult) -> dict[str, Detail]:
     """The records that the report shows: the largest wins and losses of each main pair of systems."""
     comparison = evaluated.comparison
     shown: set[str] = set()
@@ -120,12 +120,12 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
     return details
 
 
-def _expected(task: PromptedTask | EncoderTask, record: Record) -> str:
-    return "" if isinstance(task, PromptedTask) and not task.has_target(record) else task.target(record)
+def _expected(task: GenerationTask | EncoderTask, record: Record) -> str:
+    return "" if isinstance(task, GenerationTask) and not task.has_target(record) else task.target(record)
 
 
 def _output_spec(task: Task, record: Record) -> OutputSpec | None:
-    return task.output(record) if isinstance(task, PromptedTask) else None
+    return task.output(record) if isinstance(task, GenerationTask) else None
 
 
 def _output_text(output: Any, spec: OutputSpec | None) -> str:

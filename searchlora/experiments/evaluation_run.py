@@ -19,7 +19,7 @@ from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
-from searchlora.task import EvaluationInput, PromptedTask
+from searchlora.task import EvaluationInput, GenerationTask
 
 #: The name of the base model without an adapter, as a system.
 BASE = "base zero-shot"
@@ -58,7 +58,7 @@ class EvaluationRun:
         constrained: Constrain outputs to the task's output form, see `AdapterStage`.
     """
 
-    task: PromptedTask
+    task: GenerationTask
     records: Sequence[Record]
     retrieve: RetrieveStage | None = None
     qrels: Qrels | None = None
@@ -72,7 +72,7 @@ class EvaluationRun:
         engine: Engine,
         adapter: str | None,
         progress: Progress = silent,
-        task: PromptedTask | None = None,
+        task: GenerationTask | None = None,
     ) -> SystemResult:
         """Generate an output for each record with an adapter, or the base model, and evaluate it.
 
@@ -98,7 +98,7 @@ class EvaluationRun:
         name: str,
         outputs: Sequence[Any],
         costs: Mapping[str, float] | None = None,
-        task: PromptedTask | None = None,
+        task: GenerationTask | None = None,
     ) -> SystemResult:
         """Evaluate existing outputs (of a baseline, a reference, or a cache) in the same pipeline.
 
@@ -112,7 +112,7 @@ class EvaluationRun:
         result = self._result(name, _FixedOutputs(task, self.records, outputs), silent, task)
         return replace(result, evaluation=replace(result.evaluation, costs=costs or {}))
 
-    def _result(self, name: str, stage: Stage, progress: Progress, task: PromptedTask) -> SystemResult:
+    def _result(self, name: str, stage: Stage, progress: Progress, task: GenerationTask) -> SystemResult:
         stages = [stage] if self.retrieve is None else [stage, self.retrieve]
         started = time.monotonic()
         searches = Pipeline("evaluation", stages).execute(
@@ -125,7 +125,7 @@ class EvaluationRun:
         evaluation = self.task.evaluate(EvaluationInput(self.records, comparable, run, self.qrels, self.relevant))
         return SystemResult(name, outputs, searches, evaluation, seconds)
 
-    def _comparable(self, outputs: Sequence[Any], task: PromptedTask) -> list[Any]:
+    def _comparable(self, outputs: Sequence[Any], task: GenerationTask) -> list[Any]:
         """The outputs; probabilities over other choices than those of the run's task are removed."""
         return [
             replace(output, probabilities=None)
@@ -136,7 +136,7 @@ class EvaluationRun:
 
 
 def retrieval_stage(
-    task: PromptedTask, dataset: Dataset, settings: Bm25Settings | None = None, progress: Progress = silent
+    task: GenerationTask, dataset: Dataset, settings: Bm25Settings | None = None, progress: Progress = silent
 ) -> RetrieveStage | None:
     """A BM25 stage over the dataset's documents for a task that writes the query; None for other tasks."""
     documents = dataset.documents() if task.writes == "query" else None
@@ -150,7 +150,7 @@ class _FixedOutputs:
 
     label = "outputs"
 
-    def __init__(self, task: PromptedTask, records: Sequence[Record], outputs: Sequence[Any]) -> None:
+    def __init__(self, task: GenerationTask, records: Sequence[Record], outputs: Sequence[Any]) -> None:
         self.task = task
         self.by_id = {str(record["id"]): (record, output) for record, output in zip(records, outputs, strict=True)}
 
@@ -162,7 +162,7 @@ class _FixedOutputs:
         return results
 
 
-def _search(task: PromptedTask, record: Record) -> SearchContext:
+def _search(task: GenerationTask, record: Record) -> SearchContext:
     """The search context from which the task's stage would build this record."""
     fields = {source: record[field] for field, source in task.reads.items() if field in record}
     return {"id": record["id"], "query": record.get("query", ""), **fields}

@@ -28,14 +28,14 @@ from searchlora.experiments.systems import SystemRun, SystemRuns, plans
 from searchlora.files import parse_json, tree_sha256
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import CorpusSettings
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.retrieval.index_folder import read_manifest
 
 RESULT = "experiment.json"
 
 
 @dataclass(frozen=True)
-class Experimented:
+class ExperimentResult:
     """The result of an experiment.
 
     Attributes:
@@ -76,8 +76,8 @@ def experiment(
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = unwatched,
-) -> Experimented:
+    steps: Steps = no_progress,
+) -> ExperimentResult:
     """Run an experiment; `experiment_report.write` writes its files.
 
     Args:
@@ -125,7 +125,9 @@ def experiment(
         graded=(graded,),
     )
     results = _decided(spec, comparison, runs, facts, store, judged_topics)
-    return Experimented(spec, comparison, results, judged_topics, qrels, runs, inputs, changed, graded.source, graded)
+    return ExperimentResult(
+        spec, comparison, results, judged_topics, qrels, runs, inputs, changed, graded.source, graded
+    )
 
 
 def _decided(

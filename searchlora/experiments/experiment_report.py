@@ -13,12 +13,12 @@ from searchlora.eval.policy import RuleResult
 from searchlora.eval.policy.ci import summary_markdown, write_junit
 from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.trec import ranked
-from searchlora.experiments.experiment import RESULT, Experimented, measured_by
+from searchlora.experiments.experiment import RESULT, ExperimentResult, measured_by
 from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.files import atomic_text
 
 
-def write(result: Experimented, folder: Path) -> Path:
+def write(result: ExperimentResult, folder: Path) -> Path:
     """Write all result files of an experiment to a folder; returns the path of the HTML report."""
     made = header(result.spec.name)
     more = {
@@ -68,7 +68,7 @@ def write_decision(
             out.write(summary_markdown(title, comparison, results, reason))
 
 
-def _introduction(result: Experimented) -> str:
+def _introduction(result: ExperimentResult) -> str:
     text = f"{len(result.runs)} systems on {len(result.qrels)} judged topics; the judgments are "
     text += f"{result.judgments} ({result.graded})."
     if result.accepted:
@@ -76,7 +76,7 @@ def _introduction(result: Experimented) -> str:
     return text
 
 
-def details(result: Experimented) -> Mapping[str, Detail]:
+def details(result: ExperimentResult) -> Mapping[str, Detail]:
     """Topic -> its texts, of the topics that the report shows: the largest wins and losses of each main pair."""
     comparison = result.comparison
     shown = set()
@@ -106,7 +106,7 @@ def details(result: Experimented) -> Mapping[str, Detail]:
     }
 
 
-def _titles(result: Experimented, documents_shown: set[str]) -> dict[str, str]:
+def _titles(result: ExperimentResult, documents_shown: set[str]) -> dict[str, str]:
     if result.spec.documents is None:
         return {}
     documents = (document for document in read_documents(result.spec.documents) if document.id in documents_shown)

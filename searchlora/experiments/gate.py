@@ -35,7 +35,7 @@ from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, 
 from searchlora.pipelines.stage_lists import adapters, check_order, encoders, part_keys, pinned
 from searchlora.pipelines.stage_settings import FuseSettings, Settings
 from searchlora.pipelines.stages import FUSED_QUERIES, RetrieveStage
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.records import SearchContext
 from searchlora.retrieval.fusion import Fused
 from searchlora.retrieval.gate import Gate, GateWeigher, features_of, learn, read_gate
@@ -93,7 +93,7 @@ def fit_gate(
     allow_circular: bool = False,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> FittedGate:
     """Fit a gate for the fusion of a pipeline, and write it as JSON.
 
@@ -159,7 +159,7 @@ def evaluate_gate(
     allow_circular: bool = False,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> GateEvaluation:
     """Measure a gate on queries that it was not fitted on, by its own measure.
 

@@ -15,7 +15,7 @@ from searchlora.eval.judgments.card import RunCard
 from searchlora.eval.judgments.lineage import RunLineage, query_hash
 from searchlora.models.resolve import public_name
 from searchlora.records import Record
-from searchlora.task import EncoderTask, PromptedTask
+from searchlora.task import EncoderTask, GenerationTask
 
 
 def base_reference(base: str) -> str:
@@ -58,7 +58,7 @@ def run_lineage(store: Store, adapters: Sequence[str], bare: Sequence[str] = ())
 def seen_in_training(
     store: Store,
     adapter: StoredAdapter,
-    task: PromptedTask | EncoderTask,
+    task: GenerationTask | EncoderTask,
     dataset: Dataset,
     split: str,
     records: Sequence[Record],
@@ -77,7 +77,7 @@ def seen_in_training(
     trained = _queries_outside(store, adapter, dataset)
     if trained is None:
         return None
-    reads = task.reads if isinstance(task, PromptedTask) else {}
+    reads = task.reads if isinstance(task, GenerationTask) else {}
     other_fields = [field for field, source in reads.items() if source != "query"]
 
     def is_whole_input(record: Record) -> bool:

@@ -13,7 +13,7 @@ from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.calibration import Calibration, fit_isotonic, fit_shift
 from searchlora.eval.judge.labels import Labels, read_labels
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, read_card, write_judgments
-from searchlora.eval.judgments.mix import Mixed, mix, mixed_card
+from searchlora.eval.judgments.mix import MergedQrels, mix, mixed_card
 from searchlora.eval.judgments.sources import GradeSources
 from searchlora.eval.trec import Qrels
 from searchlora.files import file_sha256
@@ -25,7 +25,7 @@ _FITS = {"shift": fit_shift, "isotonic": fit_isotonic}
 class MixedQrels:
     """The mixed judgments, their card, and the calibration if one was fitted."""
 
-    mixed: Mixed
+    mixed: MergedQrels
     card: JudgmentsCard
     calibration: Calibration | None
 

@@ -17,7 +17,7 @@ from searchlora.files import atomic_text, parse_json
 from searchlora.inference.settings import LocalSettings
 from searchlora.outputs import from_json, is_output_of, to_json
 from searchlora.prompts import RENDERING, messages
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Model:
         """The adapter that an engine applies; None for the bare base."""
         return None if self.bare else self.adapter.reference
 
-    def task(self, evaluation_run: EvaluationRun) -> PromptedTask:
+    def task(self, evaluation_run: EvaluationRun) -> GenerationTask:
         """The evaluation run's task with this adapter's settings and, unless bare, its tuned values."""
         manifest = self.adapter.manifest
         return evaluation_run.task.bound(manifest.settings, None if self.bare else manifest.tuned)
@@ -56,14 +56,14 @@ class OutputCache:
         self._records = evaluation_run.records
 
     def outputs(
-        self, model: Model, made_by: str, task: PromptedTask | None = None
+        self, model: Model, engine_id: str, task: GenerationTask | None = None
     ) -> tuple[list[Any], dict[str, float]] | None:
         """A model's outputs and costs for exactly these prompts; None where they are not in the cache.
 
         Costs are returned only if they were measured on this machine: costs of two machines are not comparable.
 
         Args:
-            made_by: The engine, see `Engine.made_by`; outputs of another one are not returned.
+            engine_id: The engine, see `Engine.engine_id`; outputs of another one are not returned.
             task: The model's task; outputs that its forms cannot have are not returned.
         """
         file = self._file(model)
@@ -71,7 +71,7 @@ class OutputCache:
             return None
         try:
             entry = parse_json(file.read_text(encoding="utf-8"))
-            if entry["key"] != self._key(model, made_by):
+            if entry["key"] != self._key(model, engine_id):
                 return None
             outputs = [from_json(value) for value in entry["outputs"]]
             costs = {str(name): float(value) for name, value in entry["costs"].items()}
@@ -85,13 +85,13 @@ class OutputCache:
         self.reused.append(model.name)
         return outputs, costs
 
-    def _fit(self, task: PromptedTask, outputs: Sequence[Any]) -> bool:
+    def _fit(self, task: GenerationTask, outputs: Sequence[Any]) -> bool:
         """Whether there is an output for each record, and one that the record's form can have."""
         return len(outputs) == len(self._records) and all(
             is_output_of(task.output(record), output) for record, output in zip(self._records, outputs, strict=True)
         )
 
-    def save(self, model: Model, made_by: str, outputs: Sequence[Any], costs: Mapping[str, float]) -> None:
+    def save(self, model: Model, engine_id: str, outputs: Sequence[Any], costs: Mapping[str, float]) -> None:
         """Write a model's outputs; outputs of a type that JSON cannot represent are not cached."""
         file = self._file(model)
         if file is None:
@@ -102,8 +102,8 @@ class OutputCache:
             return
         entry = {
             "system": model.name,
-            "key": self._key(model, made_by),
-            "engine": made_by,
+            "key": self._key(model, engine_id),
+            "engine": engine_id,
             "machine": machine(),
             "costs": dict(costs),
             "outputs": values,
@@ -114,11 +114,11 @@ class OutputCache:
     def _file(self, model: Model) -> Path | None:
         return self.folder / f"{file_name(model.name)}.json" if self.folder is not None else None
 
-    def _key(self, model: Model, made_by: str) -> str:
+    def _key(self, model: Model, engine_id: str) -> str:
         manifest = model.adapter.manifest
         precision = manifest.precision
         # Earlier releases had one engine, whose outputs stay valid.
-        engine = precision if made_by == LocalSettings().made_by(precision) else made_by
+        engine = precision if engine_id == LocalSettings().engine_id(precision) else engine_id
         weights = {} if model.bare else manifest.files
         task = [manifest.settings, {} if model.bare else manifest.tuned]
         base = [manifest.base.fingerprint.model_dump(), engine]

@@ -24,21 +24,21 @@ from searchlora.eval.policy import (
     read_policy,
 )
 from searchlora.eval.tables import to_json
-from searchlora.experiments.evaluate import Evaluated, evaluate
+from searchlora.experiments.evaluate import EvaluationResult, evaluate
 from searchlora.experiments.evaluation_run import BASE
 from searchlora.experiments.learned_baselines import FIX
 from searchlora.experiments.lineage import seen_in_training
 from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.stage_settings import Bm25Settings
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 
 #: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
 BASELINE_DATA = "baseline data"
 
 
 @dataclass(frozen=True)
-class Promoted:
+class PromotionResult:
     """The result of `promote`.
 
     Attributes:
@@ -49,7 +49,7 @@ class Promoted:
 
     move: AliasMove
     results: Sequence[RuleResult]
-    evaluated: Evaluated
+    evaluated: EvaluationResult
 
     @property
     def refused(self) -> bool:
@@ -71,11 +71,11 @@ def promote(
     baseline_data: str | Path | None = None,
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
-    keep: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     engine: EngineSettings | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = unwatched,
-) -> Promoted:
+    steps: Steps = no_progress,
+) -> PromotionResult:
     """Evaluate a version against its base and the alias's current version, and move the alias if the policy permits.
 
     Args:
@@ -90,7 +90,7 @@ def promote(
             it. Without one, such a policy refuses.
         accept_changes: Accept data other than that of the last decision on this alias.
         baseline_data: Another dataset folder, from which baselines learn, as for `evaluate`.
-        keep: Folder of cached outputs, as for `evaluate`.
+        cache_dir: Folder of cached outputs, as for `evaluate`.
         engine: Where the models are computed, as for `evaluate`; the evidence of the decision names it.
 
     Raises:
@@ -117,7 +117,7 @@ def promote(
     evaluated = evaluate(
         f"{candidate.name}@{version}",
         data,
-        beside=current,
+        compare_with=current,
         split=split,
         qrels=qrels,
         allow_circular=True,  # a rule of the policy refuses it, so that the history records the refusal
@@ -125,7 +125,7 @@ def promote(
         also_tested=(rules.measure,) if rules.measure else (),
         store=store,
         retrieval=retrieval,
-        keep=keep,
+        cache_dir=cache_dir,
         engine=engine,
         tasks=tasks,
         steps=steps,
@@ -157,10 +157,10 @@ def promote(
         evidence=_evidence(evaluated, current),
     )
     move = store.decide(candidate.name, alias, decision, force or reason, incumbent=incumbent)
-    return Promoted(move, results, evaluated)
+    return PromotionResult(move, results, evaluated)
 
 
-def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> tuple[str, ...]:
+def _changed(history: Sequence[AliasMove], alias: str, evaluated: EvaluationResult) -> tuple[str, ...]:
     """A description of how the data differs from that of the last decision on the alias; empty if it is the same.
 
     A decision that was refused because of its data does not count: otherwise the same data would pass the next time.
@@ -187,7 +187,7 @@ def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> 
     return tuple(found)
 
 
-def _baseline_data(evaluated: Evaluated) -> str | None:
+def _baseline_data(evaluated: EvaluationResult) -> str | None:
     """The fingerprint of the dataset that baselines learned from; None for the evaluated dataset."""
     other = evaluated.learned.other
     return other.fingerprint if other is not None else None
@@ -224,7 +224,7 @@ def _removed(history: Sequence[AliasMove], alias: str) -> str:
     return f"version {moves[-1].source}, which '{alias}' pointed to" if deleted else ""
 
 
-def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, Any]:
+def _evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[str, Any]:
     """The evidence of the decision: data, judgments, machine, and the figures of the systems involved."""
     made = to_json(evaluated.comparison, header(evaluated.adapter.reference))
     involved = {evaluated.adapter.reference, BASE, *incumbent, *evaluated.baselines}

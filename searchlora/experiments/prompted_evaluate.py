@@ -25,30 +25,30 @@ from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import Precision, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.stage_settings import Bm25Settings
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.prompts import Renderer
 from searchlora.records import Record
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 
 @dataclass(frozen=True)
-class PromptedEvaluation:
+class GenerationEvaluation:
     """The systems of an evaluation and their comparison.
 
     Attributes:
         systems: System name -> its outputs and evaluation.
         reused: Names of the systems whose outputs were reused.
-        made_by: Name of each system that is a model -> the engine of its outputs, see `Engine.made_by`.
+        engine_id: Name of each system that is a model -> the engine of its outputs, see `Engine.engine_id`.
     """
 
     systems: dict[str, SystemResult]
     comparison: Comparison
     reused: tuple[str, ...]
-    made_by: Mapping[str, str]
+    engine_id: Mapping[str, str]
 
 
 def evaluate_prompted(
-    task: PromptedTask,
+    task: GenerationTask,
     dataset: Dataset,
     records: Sequence[Record],
     judgments: Judgments,
@@ -59,11 +59,11 @@ def evaluate_prompted(
     allow_circular: bool = False,
     unconstrained: bool = False,
     also_tested: Sequence[str] = (),
-    keep: Path | None = None,
+    cache_dir: Path | None = None,
     engine: EngineSettings | None = None,
     store: Store,
-    steps: Steps = unwatched,
-) -> PromptedEvaluation:
+    steps: Steps = no_progress,
+) -> GenerationEvaluation:
     """Compare the first adapter with its base zero-shot, the task's baselines and the other adapters.
 
     An adapter generates at most as many tokens as its own recipe says, the base as many as the first adapter.
@@ -74,7 +74,7 @@ def evaluate_prompted(
         baselines: Baseline -> one output per record; None: without baselines.
         unconstrained: Also evaluate the base and the first adapter without constrained decoding.
         also_tested: Further measures to test, see `compare`.
-        keep: Folder of cached outputs, which are reused if they would be the same.
+        cache_dir: Folder of cached outputs, which are reused if they would be the same.
         engine: Where models are computed; None: in this process.
 
     Raises:
@@ -95,17 +95,17 @@ def evaluate_prompted(
     systems = {name: evaluation_run.run_outputs(name, outputs) for name, outputs in (baselines or {}).items()}
     models = list(_models(adapters))
     free = [Model(f"{each.name}, unconstrained", each.adapter, each.bare) for each in (models[0], models[-1])]
-    made_by: dict[str, str] = {}
+    engine_id: dict[str, str] = {}
     caches: dict[tuple[bool, int], OutputCache] = {}
     for constrained, group in ((False, free if unconstrained else []), (True, models)):
         for model in group:
             limit = model.adapter.manifest.max_new_tokens
             conditions = replace(evaluation_run, constrained=constrained, max_new_tokens=limit)
             if (constrained, limit) not in caches:
-                caches[constrained, limit] = OutputCache(keep, conditions)
-            made_by[model.name] = engines.made_by(model)
+                caches[constrained, limit] = OutputCache(cache_dir, conditions)
+            engine_id[model.name] = engines.engine_id(model)
             systems[model.name] = _answer(
-                model, made_by[model.name], conditions, caches[constrained, limit], engines, steps
+                model, engine_id[model.name], conditions, caches[constrained, limit], engines, steps
             )
     reused = [name for cache in caches.values() for name in cache.reused]
     circular |= {each.name: circular.get(each.reference or BASE, "") for each in free}
@@ -113,10 +113,10 @@ def evaluate_prompted(
         name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
     }
     comparison = compare(evaluations, candidate=candidate.reference, also_tested=also_tested)
-    return PromptedEvaluation(systems, comparison, tuple(reused), made_by)
+    return GenerationEvaluation(systems, comparison, tuple(reused), engine_id)
 
 
-def _check_form(task: PromptedTask, records: Sequence[Record]) -> None:
+def _check_form(task: GenerationTask, records: Sequence[Record]) -> None:
     form = task.output(records[0])
     if form.choices is None and form.grammar is None:
         raise UsageError(f"the outputs of '{task.name}' are not constrained", fix="Leave --unconstrained out.")
@@ -124,7 +124,7 @@ def _check_form(task: PromptedTask, records: Sequence[Record]) -> None:
 
 def _circular(
     judgments: Judgments,
-    task: PromptedTask,
+    task: GenerationTask,
     records: Sequence[Record],
     adapters: Sequence[StoredAdapter],
     store: Store,
@@ -146,15 +146,20 @@ def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
 
 
 def _answer(
-    model: Model, made_by: str, evaluation_run: EvaluationRun, cache: OutputCache, engines: _ModelEngines, steps: Steps
+    model: Model,
+    engine_id: str,
+    evaluation_run: EvaluationRun,
+    cache: OutputCache,
+    engines: _ModelEngines,
+    steps: Steps,
 ) -> SystemResult:
     task = model.task(evaluation_run)
-    cached = cache.outputs(model, made_by, task)
+    cached = cache.outputs(model, engine_id, task)
     if cached is not None:
         return evaluation_run.run_outputs(model.name, *cached, task)
     engine = engines.engine(model)
     result = evaluation_run.run_model(model.name, engine, model.reference, steps(f"Generating: {model.name}"), task)
-    cache.save(model, made_by, result.outputs, result.evaluation.costs)
+    cache.save(model, engine_id, result.outputs, result.evaluation.costs)
     return result
 
 
@@ -165,7 +170,7 @@ class _ModelEngines:
         self._engines = engines
         self._bases: dict[tuple[str, str | None], BaseModel] = {}
 
-    def check(self, adapter: StoredAdapter, task: PromptedTask) -> None:
+    def check(self, adapter: StoredAdapter, task: GenerationTask) -> None:
         """Run the load check before any long work. Raises `UsageError` for an adapter of another task."""
         if adapter.manifest.task != task.name:
             raise UsageError(
@@ -179,9 +184,9 @@ class _ModelEngines:
         """The engine that answers for a model; a bare base answers to the same prompts as its adapter."""
         return self._engines.get(*self._computed(model), prompt_options=model.adapter.manifest.prompt_options)
 
-    def made_by(self, model: Model) -> str:
-        """See `Engine.made_by`; no weights are loaded."""
-        return self._engines.made_by(*self._computed(model), prompt_options=model.adapter.manifest.prompt_options)
+    def engine_id(self, model: Model) -> str:
+        """See `Engine.engine_id`; no weights are loaded."""
+        return self._engines.engine_id(*self._computed(model), prompt_options=model.adapter.manifest.prompt_options)
 
     def _computed(self, model: Model) -> tuple[BaseModel, Precision]:
         base = self._base(model.adapter)

@@ -32,9 +32,9 @@ from searchlora.pipelines.results import result, result_line
 from searchlora.pipelines.stage_lists import adapters, encoders, produces_hits, supplied_runs, zero_shot
 from searchlora.pipelines.stage_settings import FuseSettings, HitsSettings, Settings, dumped, stage_kind
 from searchlora.pipelines.stages import AdapterStage
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.records import Record, RejectedRow, SearchContext
-from searchlora.task import PromptedTask, Task
+from searchlora.task import GenerationTask, Task
 
 #: Names of files that hold results as JSON lines; any other name is a TREC run.
 _RESULTS = (".jsonl", ".jsonl.gz")
@@ -55,7 +55,7 @@ def run(
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     cache: str | Path | AnswerCache | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> tuple[str, int]:
     """Execute a pipeline on queries, and write a TREC run with a card beside it, results as JSON lines, or both.
 
@@ -144,7 +144,7 @@ def _run_lines(built: Pipeline, searches: Sequence[SearchContext], done: Sequenc
 
 def task_identity(task: Task) -> list[Any]:
     """The version and the prompt of a task, which identify its code."""
-    return [task.version, prompt_hash(task) if isinstance(task, PromptedTask) else None]
+    return [task.version, prompt_hash(task) if isinstance(task, GenerationTask) else None]
 
 
 def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, store: Store) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, 
         "pipeline": built.tag,
         "stages": [[stage_kind(stage), dumped(stage)] for stage in built.settings],
         "batch": built.batch_size,
-        "engines": built.made_by,
+        "engines": built.engine_id,
         "adapters": {reference: dict(store.get(reference).manifest.files) for reference in used},
         "tasks": [task_identity(stage.task) for stage in built.stages if isinstance(stage, AdapterStage)],
         "encoders": {name: fingerprint(resolve(name).path).model_dump() for name in encoders(config.stages)},
@@ -196,7 +196,7 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
         lineage=tuple(dict.fromkeys(lineage)),
         bases=tuple(dict.fromkeys(bases)),
         pipeline=built.tag,
-        engines=tuple(dict.fromkeys([*built.made_by, *(each for card in cards for each in card.engines)])),
+        engines=tuple(dict.fromkeys([*built.engine_id, *(each for card in cards for each in card.engines)])),
         gate_queries=tuple(
             dict.fromkeys([*_gate_queries(stages), *(each for card in cards for each in card.gate_queries)])
         ),

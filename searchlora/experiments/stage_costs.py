@@ -20,7 +20,7 @@ from searchlora.pipelines.retrievers import Retrievers
 from searchlora.pipelines.stage_building import fuse_stage
 from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_kind
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
-from searchlora.progress import Progress, Steps, unwatched
+from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Document, Hit, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter, FieldTest
 from searchlora.retrieval.retriever import Retriever, search_filtered
@@ -111,7 +111,7 @@ class SharedStages:
         store: Store,
         documents: Sequence[Document] | Retrievers,
         tasks: str | Path | None = None,
-        steps: Steps = unwatched,
+        steps: Steps = no_progress,
     ) -> None:
         self._pending = [[_identity(stage) for stage in stages] for stages in pipelines]
         leaves = {_identity(leaf): leaf for stages in pipelines for stage in stages for leaf in _leaves(stage)}

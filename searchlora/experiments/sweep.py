@@ -29,10 +29,10 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import SearchloraError, TrainingError, UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
-from searchlora.experiments.evaluate import Evaluated, evaluate
+from searchlora.experiments.evaluate import EvaluationResult, evaluate
 from searchlora.experiments.train import train_or_reuse
 from searchlora.files.yaml_text import parse_yaml
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.recipe import load_encoder_recipe, load_recipe
 from searchlora.task import EncoderTask, load_prompted_task, load_task
 
@@ -46,7 +46,7 @@ Bars: TypeAlias = Callable[[], AbstractContextManager[Steps]]
 
 def no_bars() -> AbstractContextManager[Steps]:
     """No progress."""
-    return nullcontext(unwatched)
+    return nullcontext(no_progress)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepResult:
     """The result of a sweep.
 
     Attributes:
@@ -86,7 +86,7 @@ class Swept:
     """
 
     trials: Sequence[Trial]
-    evaluated: Evaluated
+    evaluated: EvaluationResult
     comparison: Comparison
     settings: Sequence[Setting]
     front: Mapping[str, Sequence[str]]
@@ -112,13 +112,13 @@ def sweep(
     limit: int | None = None,
     restart: bool = False,
     isolated: bool = True,
-    keep: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     bars: Bars | None = None,
-    steps: Steps = unwatched,
-) -> Swept:
+    steps: Steps = no_progress,
+) -> SweepResult:
     """Train and compare every combination of recipe values.
 
     A trial that fails is reported and does not end the sweep. Called again, finished trials are not trained again.
@@ -134,8 +134,8 @@ def sweep(
         restart: Delete the unfinished runs of trials, for example to change a setting of a trial that failed. Otherwise
             they are resumed, which needs the same recipe, data and base.
         isolated: Train each trial in a process of its own, so that its peak memory is measured alone.
-        keep: Folder of cached outputs, see `evaluate`.
-        say: Receives one sentence about each trial.
+        cache_dir: Folder of cached outputs, see `evaluate`.
+        log: Receives one sentence about each trial.
         bars: Makes the progress of a trial in its own process; a function of a module, since it is sent there.
         base, recipe, store, tasks, steps: See `train`.
 
@@ -156,7 +156,7 @@ def sweep(
         isolated=isolated,
         store=store,
         tasks=tasks,
-        say=say,
+        log=log,
         bars=bars,
         steps=steps,
     )
@@ -165,7 +165,15 @@ def sweep(
         raise TrainingError(f"all {len(trained)} trials failed, the first with: {trained[0].error}", where=name)
     first, *others = (each.reference for each in stored)
     evaluated = evaluate(
-        first, data, beside=others, split=split, limit=limit, keep=keep, store=store, tasks=tasks, steps=steps
+        first,
+        data,
+        compare_with=others,
+        split=split,
+        limit=limit,
+        cache_dir=cache_dir,
+        store=store,
+        tasks=tasks,
+        steps=steps,
     )
     return _compared(trained, evaluated)
 
@@ -182,9 +190,9 @@ def train_trials(
     isolated: bool = True,
     store: Store,
     tasks: str | Path | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     bars: Bars | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> list[Trial]:
     """Train the trials of a sweep that the store lacks, without comparing them; see `sweep`.
 
@@ -195,14 +203,14 @@ def train_trials(
     _check_recipes(task, trials, recipe, overrides, tasks)
     trained = []
     for number, trial in enumerate(trials, 1):
-        say(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
+        log(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
         train = partial(_trained, task, str(data), trial, recipe, overrides, store.root, tasks, restart=restart)
         if isolated:
             trained.append(_in_own_process(partial(train, bars=bars or no_bars), trial))
         else:
-            trained.append(train(bars=lambda: nullcontext(steps), say=say))
+            trained.append(train(bars=lambda: nullcontext(steps), log=log))
         if (error := trained[-1].error) is not None:
-            say(f"Failed: {error}")
+            log(f"Failed: {error}")
     return trained
 
 
@@ -273,7 +281,7 @@ def _trained(
     tasks: str | Path | None,
     *,
     restart: bool,
-    say: Callable[[str], None] = _to_stderr,
+    log: Callable[[str], None] = _to_stderr,
     bars: Bars,
 ) -> Trial:
     """The trial with its adapter, trained if the store has none, or with its error."""
@@ -289,7 +297,7 @@ def _trained(
                 restart=restart,
                 store=Store(root),
                 tasks=tasks,
-                say=say,
+                log=log,
                 steps=shown,
             )
     except SearchloraError as error:
@@ -322,7 +330,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, name="searchlora-parent", daemon=True).start()
 
 
-def _compared(trials: Sequence[Trial], evaluated: Evaluated) -> Swept:
+def _compared(trials: Sequence[Trial], evaluated: EvaluationResult) -> SweepResult:
     stored = {trial.stored.reference: trial.stored for trial in trials if trial.stored is not None}
     systems = {name: result.evaluation for name, result in evaluated.systems.items() if name in stored}
     measure = next(iter(systems.values())).headline
@@ -335,7 +343,7 @@ def _compared(trials: Sequence[Trial], evaluated: Evaluated) -> Swept:
     known = [cost for cost in COSTS if all(cost in each.costs for each in settings)]
     front = {cost: pareto_front(settings, cost, less_is_better=less) for cost in known}
     _, cheapest = cheapest_equal(settings, comparison, PARAMETERS, less_is_better=less)
-    return Swept(trials, evaluated, comparison, settings, front, best, cheapest)
+    return SweepResult(trials, evaluated, comparison, settings, front, best, cheapest)
 
 
 def _best(values: Mapping[str, float], *, less_is_better: bool) -> str:

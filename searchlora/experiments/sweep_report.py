@@ -7,13 +7,13 @@ from typing import Any
 
 from searchlora.eval.formatting import figure, interval, markdown_table, markdown_text, p_value, write_json
 from searchlora.eval.report.plots import cost_plot, svg_file
-from searchlora.experiments.sweep import COSTS, PARAMETERS, Swept, Trial
+from searchlora.experiments.sweep import COSTS, PARAMETERS, SweepResult, Trial
 from searchlora.files import atomic_text
 
 JSON_FILE, REPORT_FILE = "sweep.json", "sweep.md"
 
 
-def write_sweep(swept: Swept, folder: Path) -> Path:
+def write_sweep(swept: SweepResult, folder: Path) -> Path:
     """Write `sweep.json`, `sweep.md` and a plot per cost into a folder; returns the path of the Markdown file.
 
     Raises:
@@ -34,7 +34,7 @@ def write_sweep(swept: Swept, folder: Path) -> Path:
     return folder / REPORT_FILE
 
 
-def sweep_json(swept: Swept) -> dict[str, Any]:
+def sweep_json(swept: SweepResult) -> dict[str, Any]:
     """The figures of a sweep as JSON."""
     return {
         "task": swept.evaluated.task.name,
@@ -60,7 +60,7 @@ def sweep_json(swept: Swept) -> dict[str, Any]:
     }
 
 
-def sweep_markdown(swept: Swept) -> str:
+def sweep_markdown(swept: SweepResult) -> str:
     """The table of trials, best first, and what it says."""
     measure = swept.comparison.measures[0]
     trials = {trial.stored.reference: trial for trial in swept.trials if trial.stored is not None}
@@ -89,7 +89,7 @@ def sweep_markdown(swept: Swept) -> str:
     return "\n\n".join(parts)
 
 
-def conclusion(swept: Swept) -> str:
+def conclusion(swept: SweepResult) -> str:
     """Sentences about the split, the best setting and the cheapest one not significantly below it."""
     trials = {trial.stored.reference: trial for trial in swept.trials if trial.stored is not None}
     split, n = swept.evaluated.split, len(swept.evaluated.records)

@@ -39,7 +39,7 @@ from searchlora.pipelines.stage_lists import (
 )
 from searchlora.pipelines.stage_settings import AdapterSettings, Settings, dumped
 from searchlora.pipelines.stages import INVALID
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.records import Document, SearchContext
 from searchlora.task import load_task
 
@@ -133,7 +133,7 @@ class SystemRuns:
         *,
         store: Store,
         tasks: str | Path | None = None,
-        steps: Steps = unwatched,
+        steps: Steps = no_progress,
     ) -> None:
         self.spec = spec
         self.planned = planned
@@ -251,8 +251,8 @@ def _identity(stage: Settings, engines: Engines) -> dict[str, Any]:
         base = manifest.base.resolve()
         base = base if stage.bare else base_of(stored, base)
         precision = manifest.precision
-        made_by = engines.made_by(base, precision, settings=stage.engine)
-        settings["engine"] = None if made_by == LocalSettings().made_by(precision) else made_by
+        engine_id = engines.engine_id(base, precision, settings=stage.engine)
+        settings["engine"] = None if engine_id == LocalSettings().engine_id(precision) else engine_id
     return settings
 
 

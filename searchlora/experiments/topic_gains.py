@@ -9,7 +9,7 @@ from typing import Any
 from searchlora.adapters.store import Store
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import evaluate_run
-from searchlora.eval.figures import Pair, Row
+from searchlora.eval.figures import PairedComparison, SystemScore
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.lineage import lineage_of, refuse_circular
 from searchlora.eval.trec import Qrels, Run
@@ -43,11 +43,11 @@ class TopicGains:
     topics: tuple[TopicGain, ...]
 
     @property
-    def pair(self) -> Pair:
+    def pair(self) -> PairedComparison:
         """The paired difference of the means, with interval and p."""
         return self.comparison.comparisons[0]
 
-    def row(self, system: str) -> Row:
+    def row(self, system: str) -> SystemScore:
         """The mean of a system, with its interval."""
         return self.comparison.row(system, self.comparison.measures[0])
 

@@ -28,10 +28,10 @@ from searchlora.experiments.validation import Validator
 from searchlora.models.load import computed_in
 from searchlora.models.memory import base_memory
 from searchlora.models.resolve import BaseModel, public_name, resolve
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.recipe import EncoderRecipe, Recipe, load_recipe
 from searchlora.records import Record
-from searchlora.task import EncoderTask, PromptedTask, load_prompted_task, load_task
+from searchlora.task import EncoderTask, GenerationTask, load_prompted_task, load_task
 from searchlora.training.sft import train_adapter
 from searchlora.training.training_run import TrainingResult
 
@@ -49,8 +49,8 @@ def train(
     more_data: Mapping[str, float] | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    say: Callable[[str], None] | None = None,
-    steps: Steps = unwatched,
+    log: Callable[[str], None] | None = None,
+    steps: Steps = no_progress,
 ) -> StoredAdapter:
     """Train an adapter, or a whole model, on a dataset, verify it, and store it as the next version of `name`.
 
@@ -63,7 +63,7 @@ def train(
         name: Of the adapter.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
-        say: Receives one sentence about the memory that training needs, before it begins.
+        log: Receives one sentence about the memory that training needs, before it begins.
         base, recipe, overrides, resume, restart, more_data, steps: See `TrainingOptions`.
 
     Raises:
@@ -75,8 +75,8 @@ def train(
     check_name(name)
     options = TrainingOptions(base, recipe, overrides, resume, restart, more_data or {}, steps)
     job = _job(task, data, options, tasks)
-    if say is not None:
-        say(_memory(job))
+    if log is not None:
+        log(_memory(job))
     return train_and_store(job, name, store, options)
 
 
@@ -111,8 +111,8 @@ def train_or_reuse(
     restart: bool = False,
     store: Store,
     tasks: str | Path | None = None,
-    say: Callable[[str], None] = print,
-    steps: Steps = unwatched,
+    log: Callable[[str], None] = print,
+    steps: Steps = no_progress,
 ) -> StoredAdapter:
     """The newest version of `name` if it came from these datasets, recipe, task version and base; else train one.
 
@@ -120,18 +120,18 @@ def train_or_reuse(
 
     Args:
         restart: Delete an unfinished run instead.
-        say: Receives one sentence about what was done.
+        log: Receives one sentence about what was done.
     """
     options = TrainingOptions(
         recipe=recipe, overrides=overrides, restart=restart, more_data=more_data or {}, steps=steps
     )
-    stored, is_new = train_or_find(_job(task, data, options, tasks), name, store, options, say, "trained")
+    stored, is_new = train_or_find(_job(task, data, options, tasks), name, store, options, log, "trained")
     if is_new:
-        say(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")
+        log(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")
     return stored
 
 
-def _prompted_job(task: PromptedTask, data: str | Path, options: TrainingOptions) -> PromptedJob:
+def _prompted_job(task: GenerationTask, data: str | Path, options: TrainingOptions) -> PromptedJob:
     dataset = dataset_for(task, data)
     bound = task.bound(dataset.settings)
     recipe = load_recipe(bound.default_recipe, options.recipe, options.overrides)
@@ -150,7 +150,7 @@ class PromptedJob(TrainingJob):
         more: Further datasets for training, and the weight of their rows.
     """
 
-    task: PromptedTask
+    task: GenerationTask
     recipe: Recipe
     more: tuple[tuple[Dataset, float], ...] = ()
 

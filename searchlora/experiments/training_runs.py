@@ -28,7 +28,7 @@ from searchlora.errors import DataError, RecipeError, TrainingError, UsageError
 from searchlora.files import parse_json
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe, with_method
 from searchlora.task import EncoderTask, Task
 from searchlora.training.training_run import TrainingResult
@@ -65,7 +65,7 @@ class TrainingOptions:
     resume: bool = False
     restart: bool = False
     more_data: Mapping[str, float] = field(default_factory=dict)
-    steps: Steps = unwatched
+    steps: Steps = no_progress
 
     def __post_init__(self) -> None:
         if self.resume and self.restart:
@@ -87,7 +87,7 @@ class TrainingJob(ABC):
     recipe: AnyRecipe
     dataset: Dataset
     base: BaseModel
-    steps: Steps = field(default=unwatched, compare=False)
+    steps: Steps = field(default=no_progress, compare=False)
 
     @abstractmethod
     def train(self, folder: Path, resume: bool) -> TrainingResult:
@@ -237,14 +237,14 @@ def _newest_of(store: Store, name: str, job: TrainingJob) -> StoredAdapter | Non
 
 
 def train_or_find(
-    job: TrainingJob, name: str, store: Store, options: TrainingOptions, say: Callable[[str], None], made: str
+    job: TrainingJob, name: str, store: Store, options: TrainingOptions, log: Callable[[str], None], made: str
 ) -> tuple[StoredAdapter, bool]:
     """The newest version of `name` if a job produced it; else train one.
 
     An unfinished run of the name is resumed, or deleted with `options.restart`.
 
     Args:
-        say: Receives one sentence if a version is reused or a run resumed.
+        log: Receives one sentence if a version is reused or a run resumed.
         made: How the job makes a version, for that sentence: "trained".
 
     Returns:
@@ -255,11 +255,11 @@ def train_or_find(
         stored = store.get(name)
         if job.produced(stored):
             remove_finished_run(store, stored)
-            say(f"Reusing {stored.reference}, {made} on this dataset with this recipe")
+            log(f"Reusing {stored.reference}, {made} on this dataset with this recipe")
             return stored, False
     if has_unfinished_run(store, name):
         options = replace(options, resume=not options.restart)
-        say("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
+        log("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
     return train_and_store(job, name, store, options), True
 
 

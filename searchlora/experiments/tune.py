@@ -19,9 +19,9 @@ from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stage_lists import pinned
 from searchlora.pipelines.stage_settings import AdapterSettings, Settings, SimilaritySettings
 from searchlora.pipelines.stages import AdapterStage, Stage
-from searchlora.progress import Progress, Steps, unwatched
+from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Record, SearchContext
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def tune(
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> TunedPipeline:
     """Fit what a stage's `tuned` asks for, and write the pipeline with the fitted values and pinned adapters.
 
@@ -112,7 +112,7 @@ def _tuned_stage(stages: Sequence[Settings], store: Store, task: str, where: str
 
 
 def _through(
-    stages: Sequence[Stage], task: PromptedTask, records: Sequence[Record], size: int, progress: Progress
+    stages: Sequence[Stage], task: GenerationTask, records: Sequence[Record], size: int, progress: Progress
 ) -> list[Record]:
     """The records with the fields that the stages write for the task; their own fields otherwise."""
     seen: list[Record] = []
@@ -128,7 +128,7 @@ def _through(
     return seen
 
 
-def _search(task: PromptedTask, record: Record) -> SearchContext:
+def _search(task: GenerationTask, record: Record) -> SearchContext:
     fields = {source: record[field] for field, source in task.reads.items() if field in record}
     return {"query": "", **fields, "id": str(record["id"])}
 
@@ -143,7 +143,7 @@ def _asked(stage: AdapterStage, records: Sequence[Record], size: int, progress: 
 
 def _origin(dataset: Dataset, built: Pipeline) -> dict[str, Any]:
     """Where the values come from: the dataset by its hash, the adapters in the order of their stages, their engines."""
-    engines = list(dict.fromkeys(built.made_by))
+    engines = list(dict.fromkeys(built.engine_id))
     return {"dataset": dataset.fingerprint, "split": "validation", "adapters": built.labels, "engines": engines}
 
 

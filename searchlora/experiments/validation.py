@@ -20,7 +20,7 @@ from searchlora.prompts import messages
 from searchlora.recipe import EncoderRecipe
 from searchlora.records import Document, Record
 from searchlora.retrieval.encoder import Encoder
-from searchlora.task import EncoderTask, PromptedTask, Task
+from searchlora.task import EncoderTask, GenerationTask, Task
 from searchlora.training.pairs import PairRow, pair_rows, text_key
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Validator:
 
     def __init__(
         self,
-        task: PromptedTask,
+        task: GenerationTask,
         engine: LocalEngine | Callable[[Path], LocalEngine],
         records: Sequence[Record],
         evaluation_run: EvaluationRun | None = None,

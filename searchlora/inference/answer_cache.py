@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from searchlora.errors import DataError, UsageError
 from searchlora.files import parse_json
-from searchlora.inference.engine import Completion, Scored
+from searchlora.inference.engine import ChoiceScores, Completion
 from searchlora.inference.metered import Answer
 from searchlora.prompts import RENDERING
 
@@ -261,7 +261,7 @@ def _from_json(content: bytes | None) -> Answer | None:
         return None
     if (completion := entry.completion) is not None:
         return Completion(**completion.model_dump())
-    return Scored(**entry.scored.model_dump()) if entry.scored is not None else None
+    return ChoiceScores(**entry.scored.model_dump()) if entry.scored is not None else None
 
 
 class _Strict(BaseModel):

@@ -94,7 +94,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ChoiceScores:
     """Log-probabilities of the choices of a request, and their cost.
 
     Attributes:
@@ -122,7 +122,7 @@ class Engine(Protocol):
     """The interface of every engine; `tests/contract` holds the shared tests."""
 
     @property
-    def made_by(self) -> str:
+    def engine_id(self) -> str:
         """What distinguishes outputs of this engine from those of another one: where and how they are computed.
 
         Stored outputs are reused only if it is the same. Raises `EngineError` if a server cannot say what it serves.
@@ -147,7 +147,7 @@ class Engine(Protocol):
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
+    ) -> list[ChoiceScores]:
         """Log-probability of each choice of each request, summed over all tokens of the choice.
 
         Args:

@@ -97,7 +97,7 @@ class Engines:
         """The engine that is asked for without settings; errors as `make_engine`."""
         return self.get(base, precision, prompt_options=prompt_options, settings=self.settings)
 
-    def made_by(
+    def engine_id(
         self,
         base: BaseModel,
         precision: Precision,
@@ -105,12 +105,12 @@ class Engines:
         prompt_options: PromptOptions | None = None,
         settings: EngineSettings | None = None,
     ) -> str:
-        """What distinguishes the engine's outputs, see `Engine.made_by`; no weights are loaded.
+        """What distinguishes the engine's outputs, see `Engine.engine_id`; no weights are loaded.
 
         Raises:
             EngineError: if a server cannot say what it serves.
         """
         settings = settings or self.settings
         if isinstance(settings, LocalSettings):
-            return settings.made_by(precision)
-        return self.get(base, precision, prompt_options=prompt_options, settings=settings).made_by
+            return settings.engine_id(precision)
+        return self.get(base, precision, prompt_options=prompt_options, settings=settings).engine_id

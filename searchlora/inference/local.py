@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UsageError
 from searchlora.inference.adapter_folders import AdapterFolders, required_store
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.input_processor import InputProcessor
 from searchlora.inference.output_processor import OnToken, OutputProcessor
 from searchlora.inference.scheduling.engine_core import EngineCore, Stats
@@ -72,7 +72,7 @@ class LocalEngine:
         shares_batches: Whether rows with different adapters are computed in one batch.
         precision: Precision and quantization of the base model, as manifests record it.
         batch_invariant: Whether answers are independent of other requests to the last bit.
-        made_by, call_size: See `Engine`.
+        engine_id, call_size: See `Engine`.
         renderer: Renders chats to token ids.
 
     Raises:
@@ -120,9 +120,9 @@ class LocalEngine:
         self._sorted_together = _SORTED_BATCHES * batch_rows
         self.batch_invariant = batch_invariant
         self.call_size = batch_rows
-        self.made_by = LocalSettings(
+        self.engine_id = LocalSettings(
             quantization=quantization, precision=precision, batch_invariant=batch_invariant
-        ).made_by(precision)
+        ).engine_id(precision)
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -237,7 +237,7 @@ class LocalEngine:
         *,
         prune_margin: float | None = None,
         progress: Progress = silent,
-    ) -> list[Scored]:
+    ) -> list[ChoiceScores]:
         """See `Engine.score`; the choices of a request form one tree of tokens after its prompt.
 
         Raises:
@@ -246,7 +246,7 @@ class LocalEngine:
         """
         queued = self._inputs.score_requests(requests, choices, prune_margin)
         self._finish([request for request in queued if request.choices], progress)
-        return [request.result.result() if request.choices else Scored((), 0, 0) for request in queued]
+        return [request.result.result() if request.choices else ChoiceScores((), 0, 0) for request in queued]
 
     def generate_answers(self, requests: Sequence[Request], n: int) -> list[list[Completion]]:
         """`n` answers to each request, which share one prefill; arguments and errors as `submit_answers`."""
@@ -316,7 +316,7 @@ class LocalEngine:
         *,
         caller: Hashable = None,
         seconds: float | None = None,
-    ) -> list[Future[Scored]]:
+    ) -> list[Future[ChoiceScores]]:
         """Queue scorings, all or none, and return their futures; see `submit`.
 
         Args:

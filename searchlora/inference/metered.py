@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Hashable, MutableMapping, Sequ
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
-from searchlora.inference.engine import Completion, Engine, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
 
-Answer: TypeAlias = Completion | Scored
+Answer: TypeAlias = Completion | ChoiceScores
 
 #: Hash of a request -> its answer, see `MeteredEngine`.
 Answers: TypeAlias = MutableMapping[bytes, Answer]
 
-_Answer = TypeVar("_Answer", Completion, Scored)
+_Answer = TypeVar("_Answer", Completion, ChoiceScores)
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class MeteredEngine:
         return MeteredEngine(engine, self._answers, self._listener, self._ahead)
 
     @property
-    def made_by(self) -> str:
-        """See `Engine.made_by`."""
-        return self.engine.made_by
+    def engine_id(self) -> str:
+        """See `Engine.engine_id`."""
+        return self.engine.engine_id
 
     @property
     def call_size(self) -> int:
@@ -97,18 +97,18 @@ class MeteredEngine:
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
+    ) -> list[ChoiceScores]:
         """See `Engine.score`."""
         scored = [tuple(each) for each in choices]
 
         def keys() -> list[bytes]:
             return [request_key(request, each, prune_margin) for request, each in zip(requests, scored, strict=True)]
 
-        def answer(new: Sequence[int]) -> list[Scored]:
+        def answer(new: Sequence[int]) -> list[ChoiceScores]:
             chosen = [scored[index] for index in new]
             return self.engine.score([requests[index] for index in new], chosen, prune_margin=prune_margin)
 
-        found = self._answered(requests, scored, keys, answer, Scored)
+        found = self._answered(requests, scored, keys, answer, ChoiceScores)
         self.output_tokens += sum(each.scored_tokens for each in found)
         return found
 
@@ -158,7 +158,7 @@ class MeteredEngine:
 
 def _count(answer: Answer) -> int:
     """Number of choices that an answer scores."""
-    return len(answer.log_probabilities) if isinstance(answer, Scored) else 0
+    return len(answer.log_probabilities) if isinstance(answer, ChoiceScores) else 0
 
 
 def request_key(request: Request, *more: Hashable) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 
 from searchlora.adapters.attach import attach
 from searchlora.inference.decoding import Answer, append_tokens
-from searchlora.inference.engine import Scored, non_finite_error
+from searchlora.inference.engine import ChoiceScores, non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.fair_queue import AnyRequest
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
@@ -368,7 +368,7 @@ def score_sequences(
     *,
     pad_id: int,
     batches: Batches,
-) -> Iterator[dict[int, Scored]]:
+) -> Iterator[dict[int, ChoiceScores]]:
     """Score each choice as one sequence with its whole prompt: what any causal language model supports.
 
     Args:
@@ -384,7 +384,7 @@ def score_sequences(
     places = [(row, index) for row in rows for index in range(len(choices[row]))]
     examples = [Example((*prompts[row], *choices[row][index]), len(prompts[row])) for row, index in places]
     values: dict[int, dict[int, float]] = {row: {} for row in rows}
-    yield {row: Scored((), 0, 0) for row in rows if not choices[row]}
+    yield {row: ChoiceScores((), 0, 0) for row in rows if not choices[row]}
     for batch in batches({place: len(example.input_ids) for place, example in enumerate(examples)}):
         tensors = collate([examples[place] for place in batch], pad_id)
         on_device = {name: tensor.to(model.device) for name, tensor in tensors.items()}
@@ -397,6 +397,6 @@ def score_sequences(
         yield {row: _scored(values[row], prompts[row], choices[row]) for row in complete}
 
 
-def _scored(values: Mapping[int, float], prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> Scored:
+def _scored(values: Mapping[int, float], prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> ChoiceScores:
     scores = tuple(values[index] for index in range(len(choices)))
-    return Scored(scores, len(prompt) * len(choices), sum(map(len, choices)))
+    return ChoiceScores(scores, len(prompt) * len(choices), sum(map(len, choices)))

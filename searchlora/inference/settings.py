@@ -28,9 +28,9 @@ class LocalSettings(_Settings):
     """`engine: {kind: local, quantization: nf4, batch_rows: 16}`: the base model in this process, see `LocalEngine`.
 
     Examples:
-        >>> LocalSettings(quantization="nf4").made_by("bf16")
+        >>> LocalSettings(quantization="nf4").engine_id("bf16")
         'local, nf4+bf16'
-        >>> LocalSettings(precision="fp32", batch_invariant=False).made_by("bf16")
+        >>> LocalSettings(precision="fp32", batch_invariant=False).engine_id("bf16")
         'local, fp32, not batch invariant'
     """
 
@@ -51,7 +51,7 @@ class LocalSettings(_Settings):
         True, description="make every answer independent of the other requests, to the last bit; it costs speed"
     )
 
-    def made_by(self, precision: str) -> str:
+    def engine_id(self, precision: str) -> str:
         """What distinguishes outputs of this engine from those of another one; limits and sizes do not.
 
         Args:

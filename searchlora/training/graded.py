@@ -15,7 +15,7 @@ from searchlora.errors import TrainingError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.prompts import IGNORED, Renderer
 from searchlora.records import Record
-from searchlora.task import COMPLETION, GradedTarget, PromptedTask
+from searchlora.task import COMPLETION, GenerationTask, GradedTarget
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ class GradedRows:
         return [sum(g * share for g, share in zip(self.grades, row, strict=True)) for row in self.shares]
 
 
-def graded_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record]) -> GradedRows:
+def graded_rows(task: GenerationTask, renderer: Renderer, records: Sequence[Record]) -> GradedRows:
     """The graded targets of records; that of a record with a chosen `completion` is its grade alone.
 
     Raises:

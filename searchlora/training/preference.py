@@ -23,7 +23,7 @@ from searchlora.prompts import Renderer, messages
 from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.rewards import INVALID
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 from searchlora.training.training_run import TrainingResult, TrainingRun
 
 
@@ -37,7 +37,7 @@ class Preference:
 
 
 def train_dpo(
-    task: PromptedTask,
+    task: GenerationTask,
     recipe: Recipe,
     base: BaseModel,
     pairs: Sequence[Preference],
@@ -97,7 +97,7 @@ def train_dpo(
 
 
 def train_grpo(
-    task: PromptedTask,
+    task: GenerationTask,
     recipe: Recipe,
     base: BaseModel,
     records: Sequence[Record],

@@ -11,7 +11,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.prompts import Example, Renderer
 from searchlora.recipe import Recipe
 from searchlora.records import Record
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 from searchlora.training.graded import GradedRows, graded_rows
 
 
@@ -33,7 +33,7 @@ class Rows:
 
 
 def render_rows(
-    task: PromptedTask,
+    task: GenerationTask,
     renderer: Renderer,
     records: Sequence[Record],
     recipe: Recipe,

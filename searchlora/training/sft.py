@@ -14,7 +14,7 @@ from searchlora.progress import Progress, silent
 from searchlora.prompts import Example, Renderer
 from searchlora.recipe import Recipe
 from searchlora.records import Record
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 from searchlora.training.rows import Rows, render_rows
 from searchlora.training.training_run import TrainingResult, TrainingRun
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def train_adapter(
-    task: PromptedTask,
+    task: GenerationTask,
     recipe: Recipe,
     base: BaseModel,
     records: Sequence[Record],

@@ -10,13 +10,13 @@ from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.records import Options, Record
-from searchlora.task import EvaluationInput, PromptedTask
+from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.intent import answers, baselines, evaluator, tuning
 from searchlora.tasks.intent.dataset import FORMATS
 from searchlora.tasks.intent.settings import settings_from
 
 
-class IntentTask(PromptedTask):
+class IntentTask(GenerationTask):
     """Query -> intent: one label of a closed set, several labels, or a JSON object by the user's schema.
 
     Settings:

@@ -13,7 +13,7 @@ from searchlora.eval.trec import is_word
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.records import Judgment, Options, Record, SearchContext
 from searchlora.rewards import INVALID, RewardContext
-from searchlora.task import EvaluationInput, GradedTarget, PromptedTask
+from searchlora.task import EvaluationInput, GenerationTask, GradedTarget
 from searchlora.tasks.judgment import baselines, evaluator, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS, reason_line
 from searchlora.tasks.judgment.guideline import guideline_of, settings_of
@@ -25,7 +25,7 @@ REASON_TOKENS = 80
 FIRST_STAGE = "first_stage_weight"
 
 
-class JudgmentTask(PromptedTask):
+class JudgmentTask(GenerationTask):
     """Query and passage -> grade, with the probability of each grade and, optionally, a one-sentence reason.
 
     In a pipeline it is a reranker: it judges every one of `passages` and orders `passages` and `hits` by expected

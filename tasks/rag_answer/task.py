@@ -12,14 +12,14 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import CitedAnswer, CitedText, Evidence, InvalidOutput
 from searchlora.records import Options, Record, SearchContext
 from searchlora.rewards import RewardContext
-from searchlora.task import EvaluationInput, PromptedTask
+from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.rag_answer import baselines, deciding, evaluator, settings, tuning
 from searchlora.tasks.rag_answer.citations import evidence, unsupported_sentences, without_marks
 from searchlora.tasks.rag_answer.dataset import FORMATS
 from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE, passage_texts, truncated_history
 
 
-class RagAnswerTask(PromptedTask):
+class RagAnswerTask(GenerationTask):
     """Question, conversation and numbered passages -> an answer with citations, or the abstention.
 
     Settings:

@@ -11,7 +11,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import FreeText, InvalidOutput, OutputSpec
 from searchlora.records import Options, Record
 from searchlora.rewards import RewardContext, retrieval_rewards
-from searchlora.task import EvaluationInput, PromptedTask
+from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.rewriting import baselines, candidates, evaluator, reduction
 from searchlora.tasks.rewriting.dataset import FORMATS
 
@@ -20,7 +20,7 @@ LATEST_TURNS = 4
 WORDS_PER_ANSWER = 30
 
 
-class RewritingTask(PromptedTask):
+class RewritingTask(GenerationTask):
     """Query and conversation -> a self-contained query in the vocabulary of the collection.
 
     It writes `query`, so it is evaluated by retrieval with its outputs.

@@ -18,12 +18,12 @@ from searchlora.models.resolve import BaseModel, resolve
 from searchlora.outputs import FreeText, OutputSpec
 from searchlora.recipe import Recipe, parse_recipe
 from searchlora.records import Record
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 PROMPT = "{% block system %}Echo the query.{% endblock %}{% block user %}Query: {{ query }}{% endblock %}"
 
 
-class EchoTask(PromptedTask):
+class EchoTask(GenerationTask):
     """Answers with the query itself."""
 
     name = "echo"
@@ -83,7 +83,7 @@ def made_adapter(base: BaseModel, folder: Path, steps: int = 3, seed: int = 0, *
     return folder
 
 
-def draft_for(base: BaseModel, task: PromptedTask, **values: Any) -> ManifestDraft:
+def draft_for(base: BaseModel, task: GenerationTask, **values: Any) -> ManifestDraft:
     """A draft without golden logits, for tests of the store alone."""
     recipe = recipe_for(base)
     return ManifestDraft(

@@ -16,7 +16,7 @@ from benchmarks.rag_mtrag.data import FOLDS, MtRag, fold_of
 from benchmarks.rag_mtrag.judge import judge_records
 from benchmarks.rag_mtrag.variants import Judge, Written, generated, quoted
 from searchlora.adapters.store import Store
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import InvalidOutput
@@ -66,10 +66,10 @@ class _Scripted:
 
     def score(
         self, requests: list[Request], choices: Sequence[Sequence[str]], prune_margin: float | None
-    ) -> list[Scored]:
+    ) -> list[ChoiceScores]:
         """Scripted abstention probabilities of the next requests."""
         del requests, prune_margin
-        return [Scored((log(self.abstentions.pop(0)),), 1, 1) for _ in choices]
+        return [ChoiceScores((log(self.abstentions.pop(0)),), 1, 1) for _ in choices]
 
 
 def test_rows_without_abstention_are_generated_and_no_request_is_repeated(tmp_path: Path) -> None:

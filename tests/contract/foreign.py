@@ -12,7 +12,7 @@ from searchlora.files import read_rows
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import InvalidOutput, Label, OneLabel
 from searchlora.records import Format
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 
 class Written:
@@ -27,7 +27,7 @@ class Written:
         return Label(text) if text in self.colours else InvalidOutput(text, "no colour")
 
 
-class Colour(PromptedTask):
+class Colour(GenerationTask):
     name = "colour"
     version = 3
     reads = {"query": "query"}

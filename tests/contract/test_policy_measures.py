@@ -15,7 +15,7 @@ from searchlora.eval.policy import Facts, Policy, decide
 from searchlora.eval.tables import Header, to_json
 from searchlora.outputs import Grade, InvalidOutput, Label
 from searchlora.records import Record
-from searchlora.task import EvaluationInput, PromptedTask, load_encoder_task, load_prompted_task
+from searchlora.task import EvaluationInput, GenerationTask, load_encoder_task, load_prompted_task
 
 CANDIDATE, BASE, RULE = "new@2", "base", "rule"
 INVALID = InvalidOutput("?", "not an answer")
@@ -48,7 +48,7 @@ def repeated(records: Sequence[Record], times: int = 5) -> list[Record]:
     return [{**record, "kind": "ab"[number % 2]} for number, record in enumerate(copies)]
 
 
-def prompted_outputs(task: PromptedTask, records: Sequence[Record]) -> Outputs:
+def prompted_outputs(task: GenerationTask, records: Sequence[Record]) -> Outputs:
     """The expected outputs, no valid output at all, and the expected ones on every second record."""
 
     def expected(record: Record) -> Any:

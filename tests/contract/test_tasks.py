@@ -8,7 +8,7 @@ import pytest
 from searchlora.data.validation import RecordCheck
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.prompts import input_text, messages
-from searchlora.task import EncoderTask, PromptedTask, load_tasks
+from searchlora.task import EncoderTask, GenerationTask, load_tasks
 
 TASKS = load_tasks()
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -16,7 +16,7 @@ every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 @every_task
 def test_task_has_a_known_type_and_all_files(task):
-    assert isinstance(task, PromptedTask | EncoderTask)
+    assert isinstance(task, GenerationTask | EncoderTask)
     jsonschema.validators.validator_for(task.record_schema).check_schema(task.record_schema)
     assert {"id", "group"} <= set(task.record_schema["required"])
     assert recipe_for(task).base
@@ -53,7 +53,7 @@ def test_an_encoder_task_has_texts_for_golden_vectors(task):
         assert (task.label(record) is None) == bool(task.positives(record))
 
 
-@pytest.mark.parametrize("task", [each for each in TASKS.values() if isinstance(each, PromptedTask)])
+@pytest.mark.parametrize("task", [each for each in TASKS.values() if isinstance(each, GenerationTask)])
 def test_examples_render(task):
     bound = task.bound(task.settings_of({}, task.examples))
     for record in task.examples:
@@ -61,7 +61,7 @@ def test_examples_render(task):
         assert bound.target(record).strip()
 
 
-@pytest.mark.parametrize("task", [each for each in TASKS.values() if isinstance(each, PromptedTask)])
+@pytest.mark.parametrize("task", [each for each in TASKS.values() if isinstance(each, GenerationTask)])
 def test_template_syntax_in_data_and_settings_stays_text(task):
     """Nothing of a record, and no setting, is ever evaluated as a template."""
     attack = "{{ 7 * 7 }}{% for x in range(9) %}x{% endfor %}{{ self.__class__ }}"

@@ -31,7 +31,7 @@ from searchlora.experiments.tune import tune
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings, LocalSettings, ServerSettings
 from searchlora.models.resolve import BaseModel
-from searchlora.task import PromptedTask, load_prompted_task
+from searchlora.task import GenerationTask, load_prompted_task
 from tests.made import made_folder
 from tests.server.api.serving import made_service, served
 from tests.tasks.rag_answer.made import usual_rows, write_mtrag
@@ -49,14 +49,14 @@ class Shop:
     root: Path
     store: Store
     engines: dict[str, EngineSettings]
-    made_by: dict[str, str]
+    engine_id: dict[str, str]
 
     @property
     def data(self) -> Path:
         return self.root / "data"
 
 
-def store_made(store: Store, name: str, task: PromptedTask, base: BaseModel, folder: Path, seed: int) -> None:
+def store_made(store: Store, name: str, task: GenerationTask, base: BaseModel, folder: Path, seed: int) -> None:
     made, recipe = made_folder(base, folder, seed, ("precision=fp32", "max_new_tokens=10"))
     store_adapter(store, name, made, task=task, recipe=recipe, base=base)
 
@@ -100,13 +100,13 @@ def shop(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
     service = made_service(tiny_base, store, engine={"batch_invariant": True, "batch_rows": 16})
     with served(service) as url:
         engines = {"local": LocalSettings(batch_rows=8, adapters=2), "server": ServerSettings(url=url)}
-        made_by = {"local": "local, fp32", "server": f"{url}, searchlora, {service.base}, fp32"}
-        yield Shop(root, store, engines, made_by)
+        engine_id = {"local": "local, fp32", "server": f"{url}, searchlora, {service.base}, fp32"}
+        yield Shop(root, store, engines, engine_id)
 
 
 def test_evaluate(shop, tmp_path):
     found = {
-        name: evaluate("rewriter", shop.data, engine=engine, store=shop.store, keep=tmp_path / "outputs")
+        name: evaluate("rewriter", shop.data, engine=engine, store=shop.store, cache_dir=tmp_path / "outputs")
         for name, engine in shop.engines.items()
     }
     outputs = {
@@ -118,10 +118,12 @@ def test_evaluate(shop, tmp_path):
     figures = [[row for row in each.comparison.rows if "per query" not in row.measure] for each in found.values()]
     assert figures[0] == figures[1]
     for name, evaluated in found.items():
-        assert evaluated.engines == (shop.made_by[name],)
+        assert evaluated.engines == (shop.engine_id[name],)
         assert evaluated.reused == ()  # the outputs of the other engine are not taken for its own
-    assert shop.store.evaluations("rewriter")[-1].engine == shop.made_by["server"]
-    again = evaluate("rewriter", shop.data, engine=shop.engines["server"], store=shop.store, keep=tmp_path / "outputs")
+    assert shop.store.evaluations("rewriter")[-1].engine == shop.engine_id["server"]
+    again = evaluate(
+        "rewriter", shop.data, engine=shop.engines["server"], store=shop.store, cache_dir=tmp_path / "outputs"
+    )
     assert set(again.reused) == {"base zero-shot", "rewriter@1"}
 
 
@@ -137,7 +139,7 @@ def test_promote(shop):
     assert found["local"].results == found["server"].results
     for name, promoted in found.items():
         assert promoted.move.decision is not None
-        assert promoted.move.decision.evidence["engines"] == [shop.made_by[name]]
+        assert promoted.move.decision.evidence["engines"] == [shop.engine_id[name]]
 
 
 def judged(shop: Shop, out: Path, engine: EngineSettings | None, **more: Any) -> Any:
@@ -150,7 +152,7 @@ def test_judge(shop, tmp_path):
     for name, engine in shop.engines.items():
         judged(shop, tmp_path / f"{name}.txt", engine)
         card = read_card(tmp_path / f"{name}.txt")
-        assert card is not None and card.engine == shop.made_by[name]
+        assert card is not None and card.engine == shop.engine_id[name]
     local, server = ((tmp_path / f"{name}.txt") for name in shop.engines)
     assert local.read_bytes() == server.read_bytes()
     probabilities = [Path(f"{file}.probabilities.jsonl").read_bytes() for file in (local, server)]
@@ -199,7 +201,7 @@ def test_experiment(shop, tmp_path):
     for name, engine in shop.engines.items():
         experiment(spec, tmp_path / name, engine=engine, store=shop.store)
         card = read_run_card(tmp_path / name / "runs" / "rewritten.trec")
-        assert card is not None and card.engines == (shop.made_by[name],)
+        assert card is not None and card.engines == (shop.engine_id[name],)
     local, server = ((tmp_path / name / "runs" / "rewritten.trec").read_bytes() for name in shop.engines)
     assert local == server
 
@@ -215,7 +217,7 @@ def test_an_experiment_compares_engines_and_reuses_runs_of_the_same_one(shop, tm
     found = experiment(spec, tmp_path / "out", store=shop.store)
     used = {name: each.card.engines for name, each in found.runs.items() if each.card is not None}
     assert used == {
-        "own": (shop.made_by["local"],), "server": (shop.made_by["server"],), "bf16": ("local, bf16",)
+        "own": (shop.engine_id["local"],), "server": (shop.engine_id["server"],), "bf16": ("local, bf16",)
     }  # fmt: skip
     plain = write_experiment(tmp_path, shop, systems=systems, baseline="own")
     again = experiment(plain, tmp_path / "out", store=shop.store)  # sizes of an engine do not matter
@@ -238,7 +240,7 @@ def test_run(shop, tmp_path):
         local, server = ((tmp_path / f"{name}.{kind}").read_bytes() for name in shop.engines)
         assert local == server
     card = read_run_card(tmp_path / "server.trec")
-    assert card is not None and card.engines == (shop.made_by["server"],)
+    assert card is not None and card.engines == (shop.engine_id["server"],)
 
 
 def test_search(shop, tmp_path, cli, refused):
@@ -276,7 +278,7 @@ def test_tune(shop, tmp_path):
     origins = {name: values.pop("origin") for name, values in tuned.items()}
     assert tuned["local"] == tuned["server"]
     assert {name: origin["engines"] for name, origin in origins.items()} == {
-        name: [made_by] for name, made_by in shop.made_by.items()
+        name: [engine_id] for name, engine_id in shop.engine_id.items()
     }
     assert "engine" not in parse_yaml((tmp_path / "server.yaml").read_bytes())
 
@@ -300,7 +302,7 @@ def test_improve(shop, tiny_base):
     }
     assert rounds["local"] == rounds["server"]
     assert rounds["local"][1][0]["valid"] is not None  # the second round has sampled from the first one's adapter
-    assert {name: about["engine"] for name, about in found.items()} == shop.made_by
+    assert {name: about["engine"] for name, about in found.items()} == shop.engine_id
 
 
 def test_several_answers_to_a_request_differ_on_each_engine(shop, tiny_base):
@@ -325,4 +327,4 @@ def test_several_answers_to_a_request_differ_on_each_engine(shop, tiny_base):
 def test_a_server_with_another_base_is_refused_before_anything_is_reused(shop, tmp_path):
     other = shop.engines["server"].model_copy(update={"model": "another"})
     with pytest.raises(EngineError, match="the server has no base 'another'"):
-        evaluate("rewriter", shop.data, engine=other, store=shop.store, keep=tmp_path)
+        evaluate("rewriter", shop.data, engine=other, store=shop.store, cache_dir=tmp_path)

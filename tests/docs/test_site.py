@@ -54,7 +54,12 @@ def test_site_loads_nothing_from_elsewhere(site):
 @pytest.mark.slow
 def test_public_functions_are_on_the_python_page(site):
     text = (site / "reference" / "python.html").read_text(encoding="utf-8")
-    for name in ("experiments.train.train", "experiments.promote.promote", "task.PromptedTask", "adapters.store.Store"):
+    for name in (
+        "experiments.train.train",
+        "experiments.promote.promote",
+        "task.GenerationTask",
+        "adapters.store.Store",
+    ):
         assert f'id="searchlora.{name}"' in text, name
 
 

@@ -12,10 +12,10 @@ from searchlora.files import read_rows
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import Graded
 from searchlora.records import Format
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 
-class Fit(PromptedTask):
+class Fit(GenerationTask):
     name = "fit"
     reads = {"need": "query", "text": "passage", "title": "title"}
     writes = "fit"

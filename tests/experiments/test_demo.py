@@ -28,7 +28,7 @@ def walked(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "demo"
     arguments = {"products": 600, "queries": 200, "overrides": (f"base={tiny_base.path}", *SMALL)}
     messages: list[str] = []
-    found = demo(folder, say=messages.append, **arguments)
+    found = demo(folder, log=messages.append, **arguments)
     return folder, found, messages, arguments
 
 
@@ -67,7 +67,7 @@ def test_report_runs_and_json_are_written(walked):
 def test_another_engine_evaluates_anew_and_trains_nothing(walked):
     folder, found, _, arguments = walked
     said: list[str] = []
-    again = demo(folder, say=said.append, engine=LocalSettings(precision="fp32", batch_rows=8), **arguments)
+    again = demo(folder, log=said.append, engine=LocalSettings(precision="fp32", batch_rows=8), **arguments)
     assert again.evaluated.adapter.reference == found.evaluated.adapter.reference
     assert (found.evaluated.engines, again.evaluated.engines) == (("local, bf16",), ("local, fp32",))
     assert again.evaluated.reused == ()
@@ -104,7 +104,7 @@ def test_a_second_call_reuses_results_and_reports_it(walked):
     folder, first, _, arguments = walked
     before = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
     messages: list[str] = []
-    second = demo(folder, say=messages.append, **arguments)
+    second = demo(folder, log=messages.append, **arguments)
     assert second.evaluated.comparison.rows == first.evaluated.comparison.rows
     assert second.evaluated.reused == ("base zero-shot", "shop-rewriter@1")
     text = "\n".join(messages)
@@ -127,7 +127,7 @@ def all_walked(tiny_base, tmp_path_factory):
         return (f"base={tiny_base.path}", *few, "validation.generate_rows=2", "max_new_tokens=4", "max_length=2040")
 
     arguments = {"products": 600, "queries": 200, "overrides": overrides, "topics": 3}
-    found = demo_all(folder / "demo", say=lambda _: None, **arguments)
+    found = demo_all(folder / "demo", log=lambda _: None, **arguments)
     return folder / "demo", found, (tiny_base.path, encoder), arguments
 
 

@@ -92,7 +92,7 @@ def test_contents_of_a_stored_encoder_adapter(stored, place):
 
 def test_identical_training_reuses_the_stored_version(stored, place, data, fast):
     reported = []
-    again = train_or_reuse("embedding", data / "pairs", "finder", overrides=fast, store=place, say=reported.append)
+    again = train_or_reuse("embedding", data / "pairs", "finder", overrides=fast, store=place, log=reported.append)
     assert again.reference == stored.reference and "Reusing" in reported[0]
 
 
@@ -132,7 +132,7 @@ def test_a_changed_model_is_refused(place, encoder_base, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("stored")
 def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_path):
-    found = evaluate("finder", data / "pairs", beside=[full.reference], store=place)
+    found = evaluate("finder", data / "pairs", compare_with=[full.reference], store=place)
     assert list(found.systems) == ["BM25", "base zero-shot", "finder-full@1", "finder@1"]
     comparison = found.comparison
     assert comparison.candidate == "finder@1"
@@ -153,7 +153,7 @@ def test_what_encoders_found_is_kept_and_reused_until_something_changes(full, pl
     names = ["base zero-shot", "finder-full@1", "finder@1"]
 
     def evaluated(folder=data / "pairs", **options):
-        return evaluate("finder", folder, beside=[full.reference], store=place, keep=keep, **options)
+        return evaluate("finder", folder, compare_with=[full.reference], store=place, cache_dir=keep, **options)
 
     first = evaluated()
     assert first.reused == ()
@@ -227,9 +227,9 @@ def test_hits_are_reused_for_the_same_documents_and_queries_only(stored, tmp_pat
 @pytest.mark.slow
 def test_classification_is_evaluated(place, data, fast, tmp_path):
     train("embedding", data / "labels", "sorter", overrides=(*fast, "classifier=knn"), store=place)
-    found = evaluate("sorter", data / "labels", store=place, keep=tmp_path / "outputs")
+    found = evaluate("sorter", data / "labels", store=place, cache_dir=tmp_path / "outputs")
     assert list(found.systems) == ["commonest class", "base zero-shot", "sorter@1"]
-    again = evaluate("sorter", data / "labels", store=place, keep=tmp_path / "outputs")
+    again = evaluate("sorter", data / "labels", store=place, cache_dir=tmp_path / "outputs")
     assert again.reused == ("base zero-shot", "sorter@1")
     assert again.systems["sorter@1"].outputs == found.systems["sorter@1"].outputs
     assert found.comparison.measures[0] == "macro-F1"
@@ -245,10 +245,10 @@ def test_each_adapter_is_evaluated_with_its_own_classifier(place, data, fast, tm
     used = []
     classify = encoder_evaluation_run.classify
     monkeypatch.setattr(encoder_evaluation_run, "classify", lambda *given: used.append(given[-1]) or classify(*given))
-    options = {"store": place, "keep": tmp_path / "outputs"}
-    evaluate("by-linear", data / "labels", beside=["by-centroid"], **options)
+    options = {"store": place, "cache_dir": tmp_path / "outputs"}
+    evaluate("by-linear", data / "labels", compare_with=["by-centroid"], **options)
     assert used == ["linear", "centroid", "linear"]  # of the base, the other adapter, and the candidate
-    again = evaluate("by-centroid", data / "labels", beside=["by-linear"], **options)
+    again = evaluate("by-centroid", data / "labels", compare_with=["by-linear"], **options)
     assert used[3:] == ["centroid"] and set(again.reused) == {"by-linear@1", "by-centroid@1"}
 
 

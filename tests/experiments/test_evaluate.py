@@ -51,7 +51,9 @@ def test_each_adapter_generates_as_many_tokens_as_its_own_recipe_says(tiny_base,
     def evaluated(*names):
         adapters = [store.get(name) for name in names]
         judgments = load_judgments(dataset, task, records)
-        return evaluate_prompted(task, dataset, records, judgments, adapters, keep=tmp_path / "outputs", store=store)
+        return evaluate_prompted(
+            task, dataset, records, judgments, adapters, cache_dir=tmp_path / "outputs", store=store
+        )
 
     evaluated("short", "long")
     assert generated == {"base zero-shot": 2, "long@1": 5, "short@1": 2}

@@ -110,10 +110,14 @@ def test_another_engine_refuses_it_and_says_why(place):
 
 
 def test_it_is_compared_with_base_and_adapter(place, tmp_path):
-    found = evaluate("whole@1", FIXTURE / "datasets" / "rewriting", beside=["small"], store=place, keep=tmp_path)
+    found = evaluate(
+        "whole@1", FIXTURE / "datasets" / "rewriting", compare_with=["small"], store=place, cache_dir=tmp_path
+    )
     assert {"base zero-shot", "small@1", "whole@1"} <= found.systems.keys()
     assert found.comparison.candidate == "whole@1"
-    again = evaluate("whole@1", FIXTURE / "datasets" / "rewriting", beside=["small"], store=place, keep=tmp_path)
+    again = evaluate(
+        "whole@1", FIXTURE / "datasets" / "rewriting", compare_with=["small"], store=place, cache_dir=tmp_path
+    )
     assert "whole@1" in again.reused
 
 

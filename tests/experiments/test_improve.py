@@ -226,7 +226,7 @@ def test_a_version_of_the_same_data_and_recipe_is_reused(improved, tiny_base, ju
     _, store = improved
     overrides = (*SHORT, f"base={tiny_base.name}", "improve.reward=MRR@10")
     said: list[str] = []
-    assert improve_or_reuse(None, judged, "r", overrides=overrides, store=store, say=said.append).reference == "r@1"
+    assert improve_or_reuse(None, judged, "r", overrides=overrides, store=store, log=said.append).reference == "r@1"
     assert said == ["Reusing r@1, improved on this dataset with this recipe"]
     other = (*SHORT, f"base={tiny_base.name}", "improve.rounds=1", "optim.max_steps=3")
     assert improve_or_reuse(None, judged, "r", overrides=other, store=store).reference == "r@2"

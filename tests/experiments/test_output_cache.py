@@ -28,7 +28,7 @@ OUTPUTS = [
     "text",
 ]
 
-ENGINE = LocalSettings().made_by("bf16")
+ENGINE = LocalSettings().engine_id("bf16")
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def test_changed_prompts_or_decoding_options_or_model_miss_the_cache(measured, t
 @pytest.mark.parametrize(
     "other",
     [
-        LocalSettings(quantization="nf4").made_by("bf16"),
-        LocalSettings(precision="fp32").made_by("bf16"),
-        LocalSettings(batch_invariant=False).made_by("bf16"),
+        LocalSettings(quantization="nf4").engine_id("bf16"),
+        LocalSettings(precision="fp32").engine_id("bf16"),
+        LocalSettings(batch_invariant=False).engine_id("bf16"),
         "http://localhost:8000, vllm, tiny",
     ],
 )
@@ -85,7 +85,7 @@ def test_sizes_of_an_engine_do_not_matter(measured, tmp_path):
     """Outputs are the same whatever the batch is, so another size computes nothing again."""
     model, evaluation_run = measured
     OutputCache(tmp_path, evaluation_run).save(model, ENGINE, OUTPUTS, {})
-    smaller = LocalSettings(batch_rows=2, prefix_tokens=0, adapters=3).made_by("bf16")
+    smaller = LocalSettings(batch_rows=2, prefix_tokens=0, adapters=3).engine_id("bf16")
     assert OutputCache(tmp_path, evaluation_run).outputs(model, smaller) == (OUTPUTS, {})
 
 

@@ -19,8 +19,8 @@ from searchlora.errors import DataError, InvalidName, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
 from searchlora.eval.trec import write_qrels
-from searchlora.experiments.evaluate import Evaluated, evaluate
-from searchlora.experiments.promote import Promoted, promote
+from searchlora.experiments.evaluate import EvaluationResult, evaluate
+from searchlora.experiments.promote import PromotionResult, promote
 from searchlora.experiments.train import train
 from searchlora.outputs import Label
 from tests.contract.foreign import build_distribution, write_records
@@ -42,14 +42,14 @@ class Shop:
     data: Path
     store: Store
 
-    def promote(self, version: int, policy: Policy | None = None, **more: object) -> Promoted:
+    def promote(self, version: int, policy: Policy | None = None, **more: object) -> PromotionResult:
         return promote(
             f"{NAME}@{version}",
             "production",
             policy or Policy(),
             more.pop("data", self.data),
             store=self.store,
-            keep=self.root / "outputs",
+            cache_dir=self.root / "outputs",
             **more,
         )
 
@@ -88,7 +88,7 @@ def shop(trained):
     return trained
 
 
-def broken(found: Promoted) -> set[str]:
+def broken(found: PromotionResult) -> set[str]:
     return {result.rule for result in found.results if not result.passed}
 
 
@@ -135,14 +135,14 @@ def dictionary(shop, monkeypatch):
 
 @pytest.mark.usefixtures("dictionary")
 def test_a_significant_loss_to_a_baseline_is_reported_everywhere(shop, cli):
-    found = evaluate(f"{NAME}@{ALWAYS_GREEN}", shop.data, store=shop.store, keep=shop.root / "outputs")
+    found = evaluate(f"{NAME}@{ALWAYS_GREEN}", shop.data, store=shop.store, cache_dir=shop.root / "outputs")
     assert found.baselines == ("dictionary",)
     (loss,) = found.losses
     assert loss.startswith(f"{NAME}@{ALWAYS_GREEN} loses to the baseline dictionary: accuracy -0.")
     assert found.comparison.notes[0] == f"{loss}."
     entries = {entry.version: entry for entry in shop.store.list()}
     assert entries[ALWAYS_GREEN].evaluation.loses_to == ("dictionary",)
-    assert evaluate(f"{NAME}@{ALL_RIGHT}", shop.data, store=shop.store, keep=shop.root / "outputs").losses == ()
+    assert evaluate(f"{NAME}@{ALL_RIGHT}", shop.data, store=shop.store, cache_dir=shop.root / "outputs").losses == ()
     out = shop.root / "evaluated"
     called = cli("evaluate", f"{NAME}@{ALWAYS_GREEN}", "--data", shop.data, "--out", out, "--store", shop.store.root)
     assert f"warning: {loss}" in called.err
@@ -224,11 +224,11 @@ def test_a_dataset_of_test_rows_is_evaluated_with_and_without_other_data_for_bas
         "data", "build", "colour", source, "--format", "native", "--shares", "0,0,1", "--out", tmp_path / "data"
     )
     assert built.code == 0, built.err
-    alone = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", store=shop.store, keep=shop.root / "outputs")
+    alone = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", store=shop.store, cache_dir=shop.root / "outputs")
     assert "commonest" not in alone.systems and set(alone.learned.too_few) == {"commonest"}
     assert "there is no training row to learn from" in alone.comparison.notes[0]
     both = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", baseline_data=shop.data, store=shop.store,
-                    keep=shop.root / "outputs")  # fmt: skip
+                    cache_dir=shop.root / "outputs")  # fmt: skip
     assert "commonest" in both.systems and both.learned.too_few == {}
     for policy in ({"baselines": "all"}, {"baselines": ["commonest"]}, {"commonest": {}}):
         found = shop.promote(ALL_RIGHT, Policy.model_validate({"beat": policy}), data=tmp_path / "data", reason="x")
@@ -290,7 +290,7 @@ def test_changed_data_does_not_bypass_a_refusal(shop, tmp_path):
 def test_an_alias_moved_during_the_measurement_is_an_error(shop, monkeypatch):
     shop.store.alias(NAME, "production", ALWAYS_RED)
 
-    def meanwhile(*arguments: object, **options: object) -> Evaluated:
+    def meanwhile(*arguments: object, **options: object) -> EvaluationResult:
         found = evaluate(*arguments, **options)
         shop.store.alias(NAME, "production", ALL_RIGHT)
         return found
@@ -389,8 +389,8 @@ def test_unknown_training_queries_are_refused_unless_the_policy_allows_them(shop
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           shares=(0.5, 0.1, 0.4))  # fmt: skip
     for policy, kept, refused in ((Policy(), "required", {"held out"}), (Policy(held_out="told"), "reported", set())):
-        found = promote("copied@1", "production", policy, tmp_path / "other", store=store, keep=tmp_path / "outputs",
-                        reason="a copy")  # fmt: skip
+        found = promote("copied@1", "production", policy, tmp_path / "other", store=store,
+                        cache_dir=tmp_path / "outputs", reason="a copy")  # fmt: skip
         assert broken(found) == refused
         assert found.move.decision.policy["held_out"] == kept
 

@@ -9,7 +9,7 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError
 from searchlora.experiments.stage_costs import Cost, MeteredRetriever, SharedStages
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.metered import MeteredEngine
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline, run_of
@@ -21,7 +21,7 @@ from searchlora.retrieval.bm25 import BM25Index
 class Echo:
     """An engine that answers with the last message, and counts what it is asked."""
 
-    made_by, call_size = "echo", 2
+    engine_id, call_size = "echo", 2
 
     def __init__(self):
         self.asked = Counter()
@@ -36,7 +36,7 @@ class Echo:
     def score(self, requests, choices, *, prune_margin=None):
         del prune_margin
         self.asked.update(request.messages[-1]["content"] for request in requests)
-        return [Scored(tuple(-float(len(each)) for each in of), 10, len(of)) for of in choices]
+        return [ChoiceScores(tuple(-float(len(each)) for each in of), 10, len(of)) for of in choices]
 
 
 def asked(text, **more):

@@ -31,7 +31,7 @@ FAST = ("optim.max_steps=2", "optim.batch_size=4", "precision=fp32", "method=lor
 def swept(store, grid, **more):
     said: list[str] = []
     more = {"base": BASE, "overrides": FAST, "isolated": False, **more}
-    return sweep("rewriting", DATA, "tried", grid, store=store, say=said.append, **more), said
+    return sweep("rewriting", DATA, "tried", grid, store=store, log=said.append, **more), said
 
 
 def setting(name, quality, cost):

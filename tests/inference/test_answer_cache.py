@@ -9,7 +9,7 @@ import pytest
 
 from searchlora.errors import DataError, UsageError
 from searchlora.inference.answer_cache import AnswerCache
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.metered import MeteredEngine
 from searchlora.prompts import Message
 
@@ -18,7 +18,7 @@ class Echo:
     """An engine that answers with the last message, and counts requests."""
 
     call_size = 1
-    made_by = "echo"
+    engine_id = "echo"
 
     def __init__(self) -> None:
         self.asked = 0
@@ -32,7 +32,7 @@ class Echo:
 
     def score(self, requests, choices, **_):
         self.asked += len(requests)
-        return [Scored(tuple(-float(len(choice)) for choice in each), 7, len(each)) for each in choices]
+        return [ChoiceScores(tuple(-float(len(choice)) for choice in each), 7, len(each)) for each in choices]
 
 
 def asked(text, **more):
@@ -209,7 +209,7 @@ def test_what_is_no_answer_is_computed_again(tmp_path, stored):
     for times in (1, 1):
         metered = MeteredEngine(engine, cache.answers({}))
         (scored,) = metered.score([asked("1")], [["yes", "no"]])
-        assert scored == Scored((-3.0, -2.0), 7, 2) and engine.asked == times
+        assert scored == ChoiceScores((-3.0, -2.0), 7, 2) and engine.asked == times
 
 
 @pytest.mark.parametrize(

@@ -422,14 +422,14 @@ def test_a_server_without_adapters_loads_no_folder(tiny_base, tmp_path):
 def test_what_distinguishes_outputs_is_asked_of_the_server(tiny_base):
     cards = [{"id": "tiny", "owned_by": "searchlora", "precision": "nf4+bf16", "batch_invariant": False}]
     with answering(lambda _: Reply({"data": cards})) as server:
-        assert RemoteEngine(server.url, tiny_base).made_by == (
+        assert RemoteEngine(server.url, tiny_base).engine_id == (
             f"{server.url}, searchlora, tiny, nf4+bf16, not batch invariant"
         )
     with answering(chats()) as server:
-        assert RemoteEngine(server.url, tiny_base).made_by == f"{server.url}, openai, the-base"
+        assert RemoteEngine(server.url, tiny_base).engine_id == f"{server.url}, openai, the-base"
         named = RemoteEngine(server.url, tiny_base, dialect="openai", model="any")
         asked = len(server.asked)
-        assert named.made_by == f"{server.url}, openai, any"
+        assert named.engine_id == f"{server.url}, openai, any"
         assert len(server.asked) == asked  # it need not list its models
 
 

@@ -11,7 +11,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, LoadCheckFailed, NotInStore, PromptTooLong
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.sampling import Sampling
 from searchlora.models.load import load_tokenizer
@@ -207,8 +207,8 @@ def test_vllm_scores_choices_as_a_tree_of_tokens(tiny_base, renderer):
 def test_no_choices_give_no_scores(tiny_base, renderer):
     with answering(LikeVllm(renderer)) as server:
         engine = RemoteEngine(server.url, tiny_base)
-        assert engine.score([Request(CHAT)], [[]]) == [Scored((), 0, 0)]
-        assert engine.score([Request(CHAT, choice_suffix="")], [[""]]) == [Scored((0.0,), 0, 0)]
+        assert engine.score([Request(CHAT)], [[]]) == [ChoiceScores((), 0, 0)]
+        assert engine.score([Request(CHAT, choice_suffix="")], [[""]]) == [ChoiceScores((0.0,), 0, 0)]
 
 
 def test_a_vllm_without_log_probabilities_of_given_tokens_is_an_error(tiny_base, renderer):

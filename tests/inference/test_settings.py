@@ -72,7 +72,7 @@ def test_a_file_names_only_keys_that_the_environment_allows(tmp_path, monkeypatc
 
 def test_only_what_changes_outputs_distinguishes_engines():
     sizes = {"batch_rows": 1, "batch_tokens": 64, "adapters": 1, "cache_tokens": 512, "prefix_tokens": 0}
-    assert LocalSettings(**sizes).made_by("bf16") == LocalSettings().made_by("bf16") == "local, bf16"
-    assert LocalSettings(precision="bf16").made_by("bf16") == "local, bf16"
+    assert LocalSettings(**sizes).engine_id("bf16") == LocalSettings().engine_id("bf16") == "local, bf16"
+    assert LocalSettings(precision="bf16").engine_id("bf16") == "local, bf16"
     others = [{"quantization": "nf4"}, {"precision": "fp32"}, {"batch_invariant": False}]
-    assert len({"local, bf16", *(LocalSettings(**other).made_by("bf16") for other in others)}) == 4
+    assert len({"local, bf16", *(LocalSettings(**other).engine_id("bf16") for other in others)}) == 4

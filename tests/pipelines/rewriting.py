@@ -21,7 +21,7 @@ class Rewriter:
     """An engine that rewrites by a table, slowly if need be, and refuses or fails for two queries."""
 
     call_size = 1
-    made_by = "table"
+    engine_id = "table"
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds

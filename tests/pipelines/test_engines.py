@@ -102,9 +102,9 @@ def test_settings_of_a_local_engine_reach_it(store):
     settings = LocalSettings(quantization="nf4", precision="bf16", batch_rows=5, batch_invariant=False)
     (stage,) = build_pipeline("p", [AdapterSettings(name="one", engine=settings)], store=store, documents=[]).stages
     assert (stage.engine.precision, stage.engine.call_size) == ("nf4+bf16", 5)
-    assert stage.engine.made_by == settings.made_by("fp32") == "local, nf4+bf16, not batch invariant"
+    assert stage.engine.engine_id == settings.engine_id("fp32") == "local, nf4+bf16, not batch invariant"
     (own,) = build_pipeline("p", [AdapterSettings(name="one")], store=store, documents=[]).stages
-    assert own.engine.made_by == "local, fp32"  # the precision of the recipe
+    assert own.engine.engine_id == "local, fp32"  # the precision of the recipe
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from searchlora.errors import EngineError, RequestRefused
-from searchlora.inference.engine import Completion, Scored
+from searchlora.inference.engine import ChoiceScores, Completion
 from searchlora.inference.metered import MeteredEngine
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline
@@ -21,7 +21,7 @@ SCHEMA = {"type": "object", "properties": {"brand": {"type": "string"}}, "requir
 class Table:
     """An engine that answers by the adapter's name and the query, and keeps the adapters of each call."""
 
-    made_by = "table"
+    engine_id = "table"
 
     def __init__(self, call_size: int = 8) -> None:
         self.call_size = call_size
@@ -45,7 +45,7 @@ class Table:
 
     def score(self, requests, choices, **_):
         self.calls.append([request.adapter for request in requests])
-        return [Scored(tuple(-float(n) for n in range(len(each))), 10, len(each)) for each in choices]
+        return [ChoiceScores(tuple(-float(n) for n in range(len(each))), 10, len(each)) for each in choices]
 
 
 def built(engine, order=("intent", "rewriter"), **policy):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 
 ATTACK = '<img src=x onerror="alert(1)">'
 DOCUMENTS = [
@@ -49,7 +49,7 @@ ANSWER = "It weighs 2 kg [1]. It costs 9 euros [1]."
 class AnsweringEngine:
     """An engine that answers every question with `ANSWER`, and never abstains: a model of a test is too small to."""
 
-    made_by, call_size = "test", 8
+    engine_id, call_size = "test", 8
 
     def pin(self, adapter: str) -> str:
         return adapter
@@ -59,6 +59,6 @@ class AnsweringEngine:
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
+    ) -> list[ChoiceScores]:
         del requests, prune_margin
-        return [Scored(tuple(-5.0 - place for place in range(len(each))), 10, 2) for each in choices]
+        return [ChoiceScores(tuple(-5.0 - place for place in range(len(each))), 10, 2) for each in choices]

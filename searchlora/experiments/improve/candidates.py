@@ -19,7 +19,7 @@ from searchlora.prompts import messages
 from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.rewards import RewardContext
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 if TYPE_CHECKING:
     from searchlora.inference.local import LocalEngine
@@ -38,7 +38,7 @@ class Rewarder:
         context: The retriever and the judgments.
     """
 
-    task: PromptedTask
+    task: GenerationTask
     context: RewardContext
     _known: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
@@ -48,7 +48,7 @@ class Rewarder:
             self._known[row.id, each.text] = each.reward
 
     def rewards(self, records: Sequence[Record], texts: Sequence[str]) -> list[float | None]:
-        """One reward per record and text; see `PromptedTask.reward`."""
+        """One reward per record and text; see `GenerationTask.reward`."""
         keys = [(str(record["id"]), text) for record, text in zip(records, texts, strict=True)]
         new = {key: record for key, record in zip(keys, records, strict=True) if key not in self._known}
         outputs = [self.task.parse(text, record) for (_, text), record in new.items()]
@@ -59,7 +59,7 @@ class Rewarder:
 
 def sample(
     engine: LocalEngine | RemoteEngine,
-    task: PromptedTask,
+    task: GenerationTask,
     records: Sequence[Record],
     adapter: str | None,
     recipe: Recipe,
@@ -117,7 +117,7 @@ def read_samples(file: Path, records: Sequence[Record]) -> list[list[tuple[str, 
 
 
 def gather(
-    task: PromptedTask,
+    task: GenerationTask,
     records: Sequence[Record],
     rules: Sequence[Mapping[str, str]],
     samples: Sequence[Sequence[tuple[str, str]]],
@@ -156,7 +156,7 @@ def gather(
 
 
 def _named(
-    task: PromptedTask, record: Record, rules: Mapping[str, str], answers: Sequence[tuple[str, str]]
+    task: GenerationTask, record: Record, rules: Mapping[str, str], answers: Sequence[tuple[str, str]]
 ) -> dict[str, str]:
     """Text -> name, each text once; rules keep their names before samples."""
     texts: dict[str, str] = {}
@@ -172,7 +172,7 @@ def _named(
     return texts
 
 
-def _is_valid(task: PromptedTask, record: Record, text: str, finish: str) -> bool:
+def _is_valid(task: GenerationTask, record: Record, text: str, finish: str) -> bool:
     return finish == "stop" and not isinstance(task.parse(text.strip(), record), InvalidOutput)
 
 
@@ -191,7 +191,7 @@ class Answered:
 
 def answer_greedily(
     engine: LocalEngine | RemoteEngine,
-    task: PromptedTask,
+    task: GenerationTask,
     records: Sequence[Record],
     adapter: str | None,
     recipe: Recipe,

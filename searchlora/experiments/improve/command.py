@@ -33,11 +33,11 @@ from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stage_lists import pinned
 from searchlora.pipelines.stage_settings import EncodingSettings, FuseSettings, RetrieveSettings
 from searchlora.pipelines.stages import RetrieveStage
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.recipe import load_recipe, parse_recipe
 from searchlora.records import Document
 from searchlora.rewards import RewardContext
-from searchlora.task import PromptedTask, Task, load_prompted_task
+from searchlora.task import GenerationTask, Task, load_prompted_task
 from searchlora.training.training_run import TrainingResult
 
 #: The pipeline whose retriever rewards rewrites, unless another is named.
@@ -63,7 +63,7 @@ def improve(
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> StoredAdapter:
     """Improve an adapter on its task's reward, and store the result as the next version of `name`.
 
@@ -110,19 +110,19 @@ def improve_or_reuse(
     pipeline: str | Path = DEFAULT_PIPELINE,
     engine: EngineSettings | None = None,
     store: Store,
-    say: Callable[[str], None] = print,
-    steps: Steps = unwatched,
+    log: Callable[[str], None] = print,
+    steps: Steps = no_progress,
 ) -> StoredAdapter:
     """The newest version of `name` if it was improved from this adapter, dataset and recipe; else improve one.
 
     An unfinished run of the name is resumed. The other arguments are those of `improve`.
 
     Args:
-        say: Receives one sentence about what was done.
+        log: Receives one sentence about what was done.
     """
     options = TrainingOptions(recipe=recipe, overrides=overrides, steps=steps)
     job = _job(adapter, data, options, pipeline, store, None, engine)
-    return train_or_find(job, name, store, options, say, "improved")[0]
+    return train_or_find(job, name, store, options, log, "improved")[0]
 
 
 def _job(
@@ -186,7 +186,7 @@ def retrieve_stage(
     pipeline: str | Path,
     documents: Sequence[Document],
     store: Store,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
     query_batch_size: int = 1,
 ) -> RetrieveStage:
     """The last retrieve stage of a pipeline over documents.
@@ -215,12 +215,12 @@ def _in_batches(stage: RetrieveSettings, size: int) -> RetrieveSettings:
     return stage.model_copy(update={"query_batch_size": size}) if isinstance(stage, EncodingSettings) else stage
 
 
-def _check_reward(task: PromptedTask, measure: str) -> None:
+def _check_reward(task: GenerationTask, measure: str) -> None:
     if task.writes == "query":
         parse_measure(measure)
 
 
-def _check_lineage(store: Store, parent: StoredAdapter, task: PromptedTask, dataset: Dataset) -> None:
+def _check_lineage(store: Store, parent: StoredAdapter, task: GenerationTask, dataset: Dataset) -> None:
     """Raise `UsageError` for an adapter that was trained on test rows, whose improvement could not be measured here.
 
     If its training data is unknown, it is improved with a warning: another dataset may measure the result.
@@ -327,12 +327,12 @@ class ImproveJob(PromptedJob):
 
     @cached_property
     def _made_by(self) -> str:
-        return self._engines.made_by(self.base, self.recipe.precision, prompt_options=self.recipe.prompt)
+        return self._engines.engine_id(self.base, self.recipe.precision, prompt_options=self.recipe.prompt)
 
     @property
     def _default_engine(self) -> str:
         """The engine of runs that name none: earlier releases had this one only."""
-        return LocalSettings().made_by(self.recipe.precision)
+        return LocalSettings().engine_id(self.recipe.precision)
 
     @cached_property
     def _retriever(self) -> RetrieveStage | None:

@@ -13,7 +13,7 @@ from searchlora.experiments.improve.selection import choose, oddness
 from searchlora.files import atomic_text
 from searchlora.recipe import Recipe
 from searchlora.records import Record
-from searchlora.task import REFERENCE, UNCHANGED, PromptedTask
+from searchlora.task import REFERENCE, UNCHANGED, GenerationTask
 
 JSON_FILE, PLOT_FILE, REPORT_FILE = "improve.json", "improve.svg", "improve.md"
 
@@ -23,7 +23,7 @@ SHOWN = 20
 
 def write_report(
     folder: Path,
-    task: PromptedTask,
+    task: GenerationTask,
     recipe: Recipe,
     records: Iterable[Record],
     rounds: Sequence[Round],
@@ -50,7 +50,7 @@ def write_report(
 
 
 def _lines(
-    task: PromptedTask,
+    task: GenerationTask,
     recipe: Recipe,
     records: Iterable[Record],
     rounds: Sequence[Round],
@@ -101,7 +101,7 @@ def _lines(
 _GREEDY = ("invalid", "unchanged", "characters")
 
 
-def _winners(task: PromptedTask, recipe: Recipe, records: Iterable[Record], chosen: Round) -> list[str]:
+def _winners(task: GenerationTask, recipe: Recipe, records: Iterable[Record], chosen: Round) -> list[str]:
     """The longest winners, and those with most words that are repeated or not in the input: look for reward hacking."""
     by_id = {str(record["id"]): record for record in records}
     found = []

@@ -34,7 +34,7 @@ from searchlora.progress import Steps
 from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.rewards import INVALID, RewardContext
-from searchlora.task import COMPLETION, REFERENCE, UNCHANGED, PromptedTask
+from searchlora.task import COMPLETION, REFERENCE, UNCHANGED, GenerationTask
 from searchlora.training.sft import train_adapter
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Rounds:
         context: Retriever and judgments of training and validation rows; none of test rows.
     """
 
-    task: PromptedTask
+    task: GenerationTask
     recipe: Recipe
     base: BaseModel
     dataset: Dataset

@@ -23,7 +23,7 @@ from searchlora.experiments.judge.pairs import QueryPassage, load_texts, pairs_t
 from searchlora.files import atomic_text, check_writable, file_sha256
 from searchlora.inference.settings import EngineSettings
 from searchlora.outputs import Grade, InvalidOutput
-from searchlora.progress import Steps, unwatched
+from searchlora.progress import Steps, no_progress
 from searchlora.records import Record, SearchContext
 
 Pair = tuple[str, str]
@@ -65,7 +65,7 @@ def judge(
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = unwatched,
+    steps: Steps = no_progress,
 ) -> JudgeResult:
     """Grade the pool of some runs, or a file of pairs, and write qrels, their card and the grades' probabilities.
 
@@ -199,7 +199,7 @@ def _card(judge: Judge, made_from: Mapping[str, str], records: Sequence[Record])
         judge=judge.reference,
         judge_lineage=judge.lineage,
         base=judge.base,
-        engine=judge.made_by,
+        engine=judge.engine_id,
         prompt_hash=prompt_hash(judge.task),
         judge_queries=judge.queries,
         made_from=made_from,

@@ -19,7 +19,7 @@ from searchlora.eval.trec import Qrels
 from searchlora.experiments.spec import Experiment
 from searchlora.files import file_sha256
 from searchlora.records import Record
-from searchlora.task import EncoderTask, PromptedTask, Task
+from searchlora.task import EncoderTask, GenerationTask, Task
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _retrieves(task: Task, dataset: Dataset, records: Sequence[Record]) -> bool:
     """Whether the figures come from the judged documents that a task's queries or vectors retrieve."""
     if isinstance(task, EncoderTask):
         return task.label(records[0]) is None
-    return isinstance(task, PromptedTask) and task.writes == "query" and dataset.card.collection is not None
+    return isinstance(task, GenerationTask) and task.writes == "query" and dataset.card.collection is not None
 
 
 def experiment_qrels(

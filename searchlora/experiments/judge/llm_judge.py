@@ -1,6 +1,6 @@
 """LLM judge: a prompted task whose output is a grade, applied to one query-passage pair at a time.
 
-The search context of a pair has these fields (`PromptedTask.reads`):
+The search context of a pair has these fields (`GenerationTask.reads`):
 
 * `query`: the query, and all other fields of the topic (`history`, `narrative`, ...),
 * `passage`: the document's text,
@@ -35,7 +35,7 @@ from searchlora.pipelines.stages import AdapterStage
 from searchlora.prompts import RENDERING, messages
 from searchlora.recipe import load_recipe
 from searchlora.records import Record, SearchContext
-from searchlora.task import PromptedTask, load_prompted_task
+from searchlora.task import GenerationTask, load_prompted_task
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Judge:
         queries: Hashes of the queries that it was trained on; None if unknown.
         generate: Generate the answer and parse it, instead of scoring every label of the scale.
         max_new_tokens: Maximum number of generated tokens.
-        made_by: The engine, see `Engine.made_by`.
+        engine_id: The engine, see `Engine.engine_id`.
         default_engine: The engine of judgments whose card names none: earlier releases had this one only.
         conditions: All that a grade depends on besides the prompt, as JSON.
     """
 
-    task: PromptedTask
+    task: GenerationTask
     engine: Engine
     adapter: str | None
     base: str
@@ -64,7 +64,7 @@ class Judge:
     queries: tuple[str, ...] | None
     generate: bool
     max_new_tokens: int
-    made_by: str
+    engine_id: str
     default_engine: str
     conditions: str
 
@@ -177,9 +177,9 @@ def load_judge(
         queries=base_queries(store, model.name),
         generate=generate,
         max_new_tokens=recipe.max_new_tokens,
-        made_by=made.made_by,
-        default_engine=LocalSettings().made_by(recipe.precision),
-        conditions=_conditions(plugin, generate, recipe.max_new_tokens, weights, made.made_by),
+        engine_id=made.engine_id,
+        default_engine=LocalSettings().engine_id(recipe.precision),
+        conditions=_conditions(plugin, generate, recipe.max_new_tokens, weights, made.engine_id),
     )
 
 
@@ -215,13 +215,13 @@ def _load_adapter_judge(
         queries=training_queries(store, stored.reference),
         generate=generate,
         max_new_tokens=max_new_tokens,
-        made_by=engine.made_by,
-        default_engine=LocalSettings().made_by(manifest.precision),
-        conditions=_conditions(plugin, generate, max_new_tokens, weights, engine.made_by),
+        engine_id=engine.engine_id,
+        default_engine=LocalSettings().engine_id(manifest.precision),
+        conditions=_conditions(plugin, generate, max_new_tokens, weights, engine.engine_id),
     )
 
 
-def _load_judging_task(name: str, tasks: str | Path | None) -> PromptedTask:
+def _load_judging_task(name: str, tasks: str | Path | None) -> GenerationTask:
     task = load_prompted_task(name, tasks)
     if missing := {"query", "passage"} - set(task.reads.values()):
         raise UsageError(
@@ -231,10 +231,12 @@ def _load_judging_task(name: str, tasks: str | Path | None) -> PromptedTask:
 
 
 def _conditions(
-    task: PromptedTask, generate: bool, max_new_tokens: int, weights: Mapping[str, Any], made_by: str
+    task: GenerationTask, generate: bool, max_new_tokens: int, weights: Mapping[str, Any], engine_id: str
 ) -> str:
     # The grades in logs of earlier releases, which had one engine, stay valid.
-    weights = weights if made_by == LocalSettings().made_by(weights["precision"]) else {**weights, "engine": made_by}
+    weights = (
+        weights if engine_id == LocalSettings().engine_id(weights["precision"]) else {**weights, "engine": engine_id}
+    )
     options = {"max_new_tokens": max_new_tokens, "generate": generate}
     plugin = {"task": f"{task.name} version {task.version}", "settings": task.settings, "tuned": task.tuned}
     return json.dumps({**plugin, "options": options, "rendering": RENDERING, **weights}, sort_keys=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from searchlora.inference.batched.choice_tree import Bools, ChoiceTree, Ints, PrunedSearch, build_tree
 from searchlora.inference.batched.forward import NonFiniteOutput
 from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
-from searchlora.inference.engine import Scored
+from searchlora.inference.engine import ChoiceScores
 from searchlora.inference.scheduling.requests import TokenIds
 
 #: Rows of logits in memory at once: 50 MB for a vocabulary of 50,000.
@@ -37,7 +37,7 @@ _CACHED_TREE = 1024
 
 def score_choices(
     prefiller: Prefiller, prompts: Sequence[Prompt], choices: Sequence[tuple[TokenIds, ...]], margin: float | None
-) -> list[Scored]:
+) -> list[ChoiceScores]:
     """Score all choices of each prompt in one batch; shared prefixes of prompts are computed once.
 
     Args:
@@ -69,7 +69,7 @@ def score_choices(
             batch.searches[row].mark_computed(each[:limit]) for row, each in zip(batch.rows, candidates, strict=True)
         ]
     return [
-        Scored(tuple(search.scores().tolist()), len(prompt.ids), search.known_steps)
+        ChoiceScores(tuple(search.scores().tolist()), len(prompt.ids), search.known_steps)
         for search, prompt in zip(searches, prompts, strict=True)
     ]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from searchlora.errors import EngineError, UnusableAnswer
 from searchlora.inference.answer_text import AnswerText
-from searchlora.inference.engine import Completion, Request, Scored, TokenLogprob
+from searchlora.inference.engine import ChoiceScores, Completion, Request, TokenLogprob
 from searchlora.inference.sampling import GREEDY, Sampling
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
@@ -48,7 +48,7 @@ class Dialect(Protocol):
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
-    ) -> Scored:
+    ) -> ChoiceScores:
         """The log-probabilities of the choices, see `Engine.score`."""
 
 
@@ -120,7 +120,7 @@ class Vllm:
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
-    ) -> Scored:
+    ) -> ChoiceScores:
         """The choices form one tree of tokens; the server returns the log-probabilities of the tokens at each node.
 
         Every score is exact; `prune_margin` is ignored. The cost counts each choice prefix with its prompt, as sent: of
@@ -153,7 +153,7 @@ class Vllm:
                 log_probabilities |= {(*prefix, token): likely[f"token_id:{token}"] for token in tokens}
             prompt_tokens += answer["usage"]["prompt_tokens"]
         sums = (math.fsum(log_probabilities[ids[: end + 1]] for end in range(len(ids))) for ids in choice_ids)
-        return Scored(_finite(sums), prompt_tokens, len(log_probabilities))
+        return ChoiceScores(_finite(sums), prompt_tokens, len(log_probabilities))
 
     def _body(
         self, model: str, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling = GREEDY
@@ -191,9 +191,9 @@ class Searchlora(_RendersItself):
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
-    ) -> Scored:
+    ) -> ChoiceScores:
         if not choices:
-            return Scored((), 0, 0)
+            return ChoiceScores((), 0, 0)
         body = {"model": model, "messages": [dict(message) for message in request.messages], "choices": list(choices)}
         prune_margin = None if prune_margin == math.inf else prune_margin  # the same, and JSON has no infinity
         more = {
@@ -208,7 +208,7 @@ class Searchlora(_RendersItself):
         scores = _finite(map(float, values))
         if len(scores) != len(choices):
             raise ValueError(f"{len(scores)} scores for {len(choices)} choices")
-        return Scored(scores, int(usage["prompt_tokens"]), int(usage["scored_tokens"]))
+        return ChoiceScores(scores, int(usage["prompt_tokens"]), int(usage["scored_tokens"]))
 
 
 class OpenAI(_RendersItself):
@@ -237,7 +237,7 @@ class OpenAI(_RendersItself):
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
-    ) -> Scored:
+    ) -> ChoiceScores:
         del post, model, request, choices, prune_margin
         raise EngineError(
             "the server cannot score choices: OpenAI's API gives no log-probability of a text that is not its own",

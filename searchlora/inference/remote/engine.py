@@ -15,7 +15,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, NotInStore, PromptTooLong, RequestRefused, UsageError
 from searchlora.http_client import OF_ONE_REQUEST, HttpClient, Refused
 from searchlora.inference.constrained import Constraints
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.remote.dialects import Dialect, DialectName
 from searchlora.inference.remote.server_models import ServerModels
 from searchlora.models.load import load_tokenizer
@@ -99,7 +99,7 @@ class RemoteEngine:
         self._running: set[Event] = set()  # one per call, set when the call is cancelled
 
     @property
-    def made_by(self) -> str:
+    def engine_id(self) -> str:
         """See `Engine`: the server's address, kind, base model, and precision if it reports one."""
         return f"{self._client.url}, {self._models.description}"
 
@@ -198,7 +198,7 @@ class RemoteEngine:
         *,
         prune_margin: float | None = None,
         progress: Progress = silent,
-    ) -> list[Scored]:
+    ) -> list[ChoiceScores]:
         """See `Engine.score`. vLLM's scores are all exact, whatever `prune_margin` is. Raises as `generate`."""
         self._check_open()
         if not requests:

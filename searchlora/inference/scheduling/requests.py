@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from searchlora.errors import DeadlineExceeded
 from searchlora.inference.answer_text import AnswerText
 from searchlora.inference.constrained import Matcher
-from searchlora.inference.engine import Scored, TokenLogprob
+from searchlora.inference.engine import ChoiceScores, TokenLogprob
 from searchlora.inference.sampling import TokenSampler
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class GenerateRequest(ModelRequest[list[int]]):
 
 
 @dataclass(eq=False, kw_only=True)
-class ScoreRequest(ModelRequest[Scored]):
+class ScoreRequest(ModelRequest[ChoiceScores]):
     """Score the choices of one prompt.
 
     Attributes:

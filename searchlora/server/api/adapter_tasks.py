@@ -20,7 +20,7 @@ from searchlora.prompts import Message
 from searchlora.prompts import messages as messages_of
 from searchlora.records import Record
 from searchlora.server.api.errors import ApiError
-from searchlora.task import PromptedTask, load_task, prompted
+from searchlora.task import GenerationTask, load_task, prompted
 
 #: Versions whose task is kept in memory.
 _VERSIONS = 256
@@ -37,7 +37,7 @@ class AdapterTask:
     """
 
     name: str
-    prompted: PromptedTask | None
+    prompted: GenerationTask | None
     max_new_tokens: int
 
     @cached_property
@@ -65,7 +65,7 @@ class AdapterTasks:
         except UsageError:  # its plugin is not installed
             return AdapterTask(self._store.get(pinned).manifest.task, None, 0)
 
-    def required(self, pinned: str) -> tuple[PromptedTask, int]:
+    def required(self, pinned: str) -> tuple[GenerationTask, int]:
         """The task of an exact version, and the recipe's limit of generated tokens.
 
         Raises:
@@ -84,7 +84,7 @@ class AdapterTasks:
         stored = self._store.get(pinned)
         manifest = stored.manifest
         task = load_task(manifest.task, self._folder)
-        if not isinstance(task, PromptedTask):
+        if not isinstance(task, GenerationTask):
             return AdapterTask(manifest.task, None, 0)
         check_settings(stored, task)
         bound = prompted(task.bound(manifest.settings, manifest.tuned))
@@ -161,7 +161,7 @@ def description(pinned: str, task: AdapterTask) -> dict[str, Any]:
     return {"task": task.name, "input": schema, "example": request}
 
 
-def input_schema(task: PromptedTask) -> dict[str, Any]:
+def input_schema(task: GenerationTask) -> dict[str, Any]:
     """JSON Schema of a task's input: the record's schema without the fields of the expected output.
 
     Examples:
@@ -175,7 +175,7 @@ def input_schema(task: PromptedTask) -> dict[str, Any]:
     return inputs | ({"$defs": schema["$defs"]} if "$defs" in schema else {})
 
 
-def record_of(task: PromptedTask, fields: Mapping[str, Any], number: int = 0) -> Record:
+def record_of(task: GenerationTask, fields: Mapping[str, Any], number: int = 0) -> Record:
     """A record with these input fields. Raises `ApiError` 400 for fields that the task does not take."""
     schema = input_schema(task)
     if error := next(iter(schema_validator(schema).iter_errors(dict(fields))), None):

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from searchlora.errors import EngineBusy
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import SearchContext
 from searchlora.server.api.jobs import BackgroundJob
@@ -43,9 +43,9 @@ class JobEngine:
         self.job.on_cancel(self.cancel)
 
     @property
-    def made_by(self) -> str:
-        """See `Engine.made_by`."""
-        return self.service.engine.made_by
+    def engine_id(self) -> str:
+        """See `Engine.engine_id`."""
+        return self.service.engine.engine_id
 
     @property
     def call_size(self) -> int:
@@ -65,9 +65,9 @@ class JobEngine:
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
+    ) -> list[ChoiceScores]:
         """See `Engine.score`."""
-        found: list[Scored] = []
+        found: list[ChoiceScores] = []
         for start in range(0, len(requests), _REQUESTS):
             part = slice(start, start + _REQUESTS)
             found += self._patiently(partial(_scored, requests[part], choices[part], prune_margin))
@@ -95,7 +95,7 @@ def _generated(requests: Sequence[Request], engine: CallerEngine) -> list[Comple
 
 def _scored(
     requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None, engine: CallerEngine
-) -> list[Scored]:
+) -> list[ChoiceScores]:
     return engine.score(requests, choices, prune_margin=prune_margin)
 
 

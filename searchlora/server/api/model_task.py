@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from searchlora.errors import PipelineError, RenderError
-from searchlora.inference.engine import Completion, Engine, Scored
+from searchlora.inference.engine import ChoiceScores, Completion, Engine
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.inference.metered import MeteredEngine
 from searchlora.pipelines.stages import AdapterStage, Stage, with_outputs
@@ -18,7 +18,7 @@ from searchlora.records import Record, SearchContext
 from searchlora.server.api.adapter_tasks import input_schema
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.service import Service
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 T = TypeVar("T")
 
@@ -34,9 +34,9 @@ class CallerEngine:
         self._cancelled = False
 
     @property
-    def made_by(self) -> str:
-        """See `Engine.made_by`."""
-        return self._service.engine.made_by
+    def engine_id(self) -> str:
+        """See `Engine.engine_id`."""
+        return self._service.engine.engine_id
 
     @property
     def call_size(self) -> int:
@@ -61,7 +61,7 @@ class CallerEngine:
 
     def score(
         self, requests: Sequence[EngineRequest], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[Scored]:
+    ) -> list[ChoiceScores]:
         """See `Engine.score`."""
         requests = [self._service.rendered(request) for request in requests]
         submitted = self._service.engine.submit_scores(
@@ -118,7 +118,7 @@ class ModelTask:
     """
 
     name: str
-    task: PromptedTask
+    task: GenerationTask
     stage: AdapterStage
 
     def check(self, task: str) -> None:

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter
 
 from searchlora.errors import SearchloraError
+from searchlora.inference.engine import ChoiceScores
 from searchlora.inference.engine import Request as EngineRequest
-from searchlora.inference.engine import Scored
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_at
 from searchlora.server.api.schemas import ScoreBody, ScoreRequest, ScoreRequests
@@ -50,14 +50,14 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def _cancel(futures: Sequence[Future[Scored]]) -> None:
+def _cancel(futures: Sequence[Future[ChoiceScores]]) -> None:
     for future in futures:
         future.cancel()
 
 
 def _submit(
     service: Service, requests: Sequence[ScoreRequest], caller: str
-) -> tuple[list[str], Sequence[Future[Scored]]]:
+) -> tuple[list[str], Sequence[Future[ChoiceScores]]]:
     """Submit all requests or none. Returns the model of each, and its future."""
     if len(requests) > service.settings.max_waiting:
         limit = service.settings.max_waiting
@@ -85,7 +85,7 @@ def _submit(
     return models, futures
 
 
-def _result(service: Service, model: str, scored: Scored) -> dict[str, Any]:
+def _result(service: Service, model: str, scored: ChoiceScores) -> dict[str, Any]:
     service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
     service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
     return {

@@ -45,7 +45,7 @@ from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.server.api.errors import ApiError, public_text
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 if TYPE_CHECKING:
     from searchlora.inference.answer_cache import AnswerCache
@@ -431,7 +431,7 @@ def _settings_at(stages: Sequence[Settings], slot: Slot) -> Settings:
     return settings
 
 
-def _grades(task: PromptedTask) -> bool:
+def _grades(task: GenerationTask) -> bool:
     return bool(task.examples) and isinstance(task.output(task.examples[0]), Graded)
 
 

@@ -12,10 +12,10 @@ from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label,
 from searchlora.records import Record
 from searchlora.server.api.model_task import ModelTask
 from searchlora.server.api.schemas import AnswerRequest, ClassifyRequest, RerankRequest, RewriteRequest
-from searchlora.task import PromptedTask
+from searchlora.task import GenerationTask
 
 
-def output_json(task: PromptedTask, record: Record, output: Any) -> dict[str, Any]:
+def output_json(task: GenerationTask, record: Record, output: Any) -> dict[str, Any]:
     """A parsed output as JSON: `valid`, `value`, and what belongs to its kind, such as probabilities by choice.
 
     An output that did not parse has `valid` false, the `text`, the `reason`, and the task's fallback as `value`.
@@ -32,7 +32,7 @@ def output_json(task: PromptedTask, record: Record, output: Any) -> dict[str, An
     return {"valid": True, **_details(task, record, output)}
 
 
-def _details(task: PromptedTask, record: Record, output: Any) -> dict[str, Any]:
+def _details(task: GenerationTask, record: Record, output: Any) -> dict[str, Any]:
     if isinstance(output, Label):
         return {"value": output.value} | _probabilities(task.output(record).choices, output.probabilities)
     if isinstance(output, Grade):

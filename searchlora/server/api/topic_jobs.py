@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from searchlora.errors import PipelineError, UsageError
-from searchlora.eval.figures import Row
+from searchlora.eval.figures import SystemScore
 from searchlora.eval.trec import Run
 from searchlora.experiments.fixed_mixes import PARTS, Mix, PartHits, measure_mixes, part_hits
 from searchlora.experiments.judge.disagreements import disagreements
@@ -430,7 +430,7 @@ def _shown_fields(topic: str, fields: Mapping[str, Any], read: set[str]) -> dict
     return {name: value for name, value in search.items() if name in read}
 
 
-def _figure(figure: Row | Mix) -> dict[str, float | None]:
+def _figure(figure: SystemScore | Mix) -> dict[str, float | None]:
     return {"value": _number(figure.value), "low": _number(figure.low), "high": _number(figure.high)}
 
 

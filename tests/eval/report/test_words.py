@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from searchlora.eval.comparison import Pair, Row
+from searchlora.eval.comparison import PairedComparison, SystemScore
 from searchlora.eval.report.comparison import summary
 from tests.eval.report.made import comparison
 
@@ -20,7 +20,7 @@ def compared():
 
 
 def pair(a, b, difference, p, low=-0.01, high=0.3):
-    return Pair(a, b, HEADLINE, difference, low, high, p, p, 5, 4, 3, 12, p, 0.5, 0.1)
+    return PairedComparison(a, b, HEADLINE, difference, low, high, p, p, 5, 4, 3, 12, p, 0.5, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -80,5 +80,5 @@ def test_summary_compares_the_candidate_with_the_baseline_first(compared):
     ],
 )
 def test_summary_states_the_share_of_judged_documents(compared, shares, message):
-    rows = tuple(Row(name, "Judged@10", share, share, share, 40) for name, share in shares.items())
+    rows = tuple(SystemScore(name, "Judged@10", share, share, share, 40) for name, share in shares.items())
     assert summary(replace(compared, comparisons=(), unjudged=rows))[1:] == message

@@ -9,10 +9,10 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.files import read_rows
 from searchlora.outputs import Grade, Graded, OutputSpec
 from searchlora.records import Format, Record
-from searchlora.task import EvaluationInput, PromptedTask
+from searchlora.task import EvaluationInput, GenerationTask
 
 
-class Fit(PromptedTask):
+class Fit(GenerationTask):
     """Query and product (the text of its page) -> no (0) or yes (1)."""
 
     name = "fit"

@@ -9,12 +9,12 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.files import Rows, read_rows
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.records import Format, Record
-from searchlora.task import EvaluationInput, PromptedTask
+from searchlora.task import EvaluationInput, GenerationTask
 
 SCALE = {"No": 0, "Yes": 1}
 
 
-class Relevance(PromptedTask):
+class Relevance(GenerationTask):
     """Question and abstract -> No or Yes."""
 
     name = "relevance"
