@@ -37,11 +37,11 @@ def evaluate(
     ],
     engine: EngineOptions,
     compare_with: Annotated[
-        list[str], typer.Option("--beside", metavar="ADAPTER", help="Another adapter to compare; repeatable.")
+        list[str], typer.Option("--compare-with", metavar="ADAPTER", help="Another adapter to compare; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)
     encoder: Annotated[
         list[Path],
-        typer.Option("--beside-encoder", metavar="FOLDER", help="Another encoder to compare; repeatable."),
+        typer.Option("--compare-with-encoder", metavar="FOLDER", help="Another encoder to compare; repeatable."),
     ] = [],  # noqa: B006
     split: SplitOption = "test",
     qrels: QrelsOption = None,

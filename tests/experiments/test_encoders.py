@@ -314,7 +314,7 @@ def test_train_and_evaluate_from_the_command_line(cli, place, data, fast, tmp_pa
     assert "Stored typed-full@1" in reported.out
     assert "Training all weights" in reported.out and "GB with validation" in reported.out
     model = cli("adapters", "path", "typed-full", "--store", place.root).out.strip()
-    reported = cli("evaluate", "finder", *where, "--beside-encoder", model, "--out", tmp_path / "report")
+    reported = cli("evaluate", "finder", *where, "--compare-with-encoder", model, "--out", tmp_path / "report")
     assert reported.code == 0 and "typed-full-1" in reported.out
 
 
