@@ -13,10 +13,9 @@ import pytest
 
 from searchlora.cli import main
 from searchlora.models.resolve import BaseModel, resolve
-from searchlora.testing import build_tiny_base
+from searchlora.testing import build_tiny_base, build_tiny_encoder
 from searchlora.threads import choose_threads
 from tests.retrieval import postgres_server
-from tests.tiny_encoder import build_tiny_encoder
 
 choose_threads()  # before a test imports PyTorch, here and in child processes
 

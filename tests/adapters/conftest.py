@@ -10,7 +10,7 @@ from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.testing import build_tiny_base
-from tests.adapters.factories import EchoTask, draft_for, echo_task, made_adapter
+from tests.factories import EchoTask, draft_for, echo_task, trained_adapter_folder
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def other_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 @pytest.fixture(scope="session")
 def trained(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain PEFT folder; tests copy it before they change anything."""
-    return made_adapter(base, tmp_path_factory.mktemp("trained") / "adapter")
+    return trained_adapter_folder(base, tmp_path_factory.mktemp("trained") / "adapter")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from searchlora.adapters.peft_folder import CONFIG
 from searchlora.errors import LoadCheckFailed, MissingKey, NameTaken, RecipeError, UnexpectedKey
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
-from tests.adapters.factories import edit_weights, made_adapter, recipe_for, train_a_little
+from tests.factories import edit_weights, recipe_for, train_a_little, trained_adapter_folder
 
 IDS = torch.arange(3, 43)[None]
 
@@ -41,7 +41,7 @@ def test_a_saved_adapter_on_the_original_base_is_the_trained_model(
 
 
 def test_pissa_is_stored_as_plain_lora_of_twice_the_rank(base: BaseModel, tmp_path: Path) -> None:
-    folder = made_adapter(base, tmp_path / "a", variant="pissa")
+    folder = trained_adapter_folder(base, tmp_path / "a", variant="pissa")
     config = json.loads((folder / CONFIG).read_text())
     assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 16, True)
 

@@ -23,8 +23,8 @@ from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.adapters.stored import check_hashes
 from searchlora.errors import InvalidName, LoadCheckFailed, ManifestError, NotInStore, StoreError, TamperedAdapter
 from searchlora.files import read_bounded
-from tests.adapters.factories import edit_weights
 from tests.conftest import Called
+from tests.factories import edit_weights
 
 
 @pytest.fixture

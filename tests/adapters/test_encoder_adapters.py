@@ -31,9 +31,16 @@ from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.retrieval import Encoder
-from tests.adapters.factories import copy_of, edit_weights
-from tests.encoders import Shout, made_encoder_adapter, made_encoder_folder, recipe_for, shout
-from tests.tiny_encoder import build_tiny_encoder
+from searchlora.testing import build_tiny_encoder
+from tests.factories import (
+    Shout,
+    copy_of,
+    edit_weights,
+    encoder_recipe_for,
+    random_encoder_adapter,
+    random_encoder_folder,
+    shout,
+)
 
 TEXTS = ["red tent", "WOOL SOCKS", "a stove that burns below freezing"]
 
@@ -50,7 +57,7 @@ def task(tmp_path: Path) -> Shout:
 
 @pytest.fixture
 def stored(store: Store, task: Shout, encoder_base: BaseModel, tmp_path: Path) -> StoredAdapter:
-    return made_encoder_adapter(store, "shouter", task, encoder_base, tmp_path / "made")
+    return random_encoder_adapter(store, "shouter", task, encoder_base, tmp_path / "made")
 
 
 def edit_manifest(stored: StoredAdapter, change) -> None:
@@ -111,11 +118,11 @@ def test_changes_that_alter_vectors_are_refused_at_every_load(stored, encoder_ba
 @pytest.mark.slow
 def test_a_zero_delta_and_wrong_keys_are_not_stored(store, task, encoder_base, tmp_path):
     def stored_from(folder):
-        store_adapter(store, "shouter", folder, task=task, recipe=recipe_for(encoder_base), base=encoder_base)
+        store_adapter(store, "shouter", folder, task=task, recipe=encoder_recipe_for(encoder_base), base=encoder_base)
 
     with pytest.raises(ZeroDelta):
-        stored_from(made_encoder_folder(encoder_base, tmp_path / "zero", scale=0))
-    made = made_encoder_folder(encoder_base, tmp_path / "made")
+        stored_from(random_encoder_folder(encoder_base, tmp_path / "zero", scale=0))
+    made = random_encoder_folder(encoder_base, tmp_path / "made")
     lacking = shutil.copytree(made, tmp_path / "lacking")
     edit_weights(lacking, lambda tensors: dict(list(tensors.items())[1:]))
     with pytest.raises(MissingKey, match="1 of 6"):
@@ -158,7 +165,7 @@ def test_the_tolerance_holds_for_other_batches_and_threads(stored, encoder_base)
 def test_lora_variants_are_saved_in_a_loadable_form(variant, encoder_base, tmp_path):
     import torch
 
-    recipe = recipe_for(encoder_base, f"lora.variant={variant}")
+    recipe = encoder_recipe_for(encoder_base, f"lora.variant={variant}")
     model = load_encoder(encoder_base, device="cpu")
     adapted = new_adapter(model, recipe)
     torch.manual_seed(0)
@@ -173,7 +180,7 @@ def test_lora_variants_are_saved_in_a_loadable_form(variant, encoder_base, tmp_p
 
 def test_a_target_module_missing_from_the_base_is_an_error(encoder_base):
     with pytest.raises(RecipeError, match=r"target_modules.*q_proj"):
-        new_adapter(load_encoder(encoder_base), recipe_for(encoder_base, "lora.target_modules=[q_proj]"))
+        new_adapter(load_encoder(encoder_base), encoder_recipe_for(encoder_base, "lora.target_modules=[q_proj]"))
 
 
 @pytest.mark.slow
@@ -189,7 +196,7 @@ def test_a_merged_encoder_gives_the_same_vectors(stored, encoder_base, tmp_path)
 
 @pytest.mark.slow
 def test_two_encoder_adapters_are_merged_into_one(stored, store, task, encoder_base, tmp_path, monkeypatch):
-    made_encoder_adapter(store, "other", task, encoder_base, tmp_path / "other", seed=5)
+    random_encoder_adapter(store, "other", task, encoder_base, tmp_path / "other", seed=5)
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
     both = merge(["shouter", "other"], "both", weights=[1.0, 0.0], store=store)
     assert both.manifest.parents == ["shouter@1", "other@1"]

@@ -33,8 +33,8 @@ from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
 from searchlora.task import load_prompted_task
-from tests.adapters.factories import EchoTask, edit_weights, made_adapter, recipe_for
-from tests.made import made_adapter as labelled_adapter
+from tests.factories import EchoTask, edit_weights, random_adapter, recipe_for
+from tests.factories import random_adapter as labelled_adapter
 
 SLOW = "(.*a){25}b"  # fullmatch of a long name takes years
 NAME = "model.layers.0.self_attn.q_proj"
@@ -395,7 +395,7 @@ def test_an_adapter_of_an_older_schema_loads_with_a_notice(
 
 @pytest.mark.slow
 def test_an_ordinary_adapter_passes_all_bounds(base: BaseModel, task: EchoTask, store: Store, tmp_path: Path) -> None:
-    folder = made_adapter(base, tmp_path / "wide", r=32, alpha=64, target_modules=["q_proj", "self_attn.v_proj"])
+    folder = random_adapter(base, tmp_path / "wide", r=32, alpha=64, target_modules=["q_proj", "self_attn.v_proj"])
     stored = store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base, r=32), base=base)
     verify(stored, task, base)
 

@@ -29,7 +29,7 @@ from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
 from searchlora.retrieval.encoder import encoder_base
-from tests.adapters.factories import PROMPT, EchoTask, copy_of, echo_task, edit_weights, made_adapter, recipe_for
+from tests.factories import PROMPT, EchoTask, copy_of, echo_task, edit_weights, recipe_for, trained_adapter_folder
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_a_template_comment_that_renders_the_same_passes(stored: StoredAdapter, 
 
 
 def test_an_untrained_adapter_fails_the_check(store: Store, base: BaseModel, task: EchoTask, tmp_path: Path) -> None:
-    folder = made_adapter(base, tmp_path / "zero", steps=0)
+    folder = trained_adapter_folder(base, tmp_path / "zero", steps=0)
     with pytest.raises(ZeroDelta, match=r"A or B is zero"):
         store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base), base=base)
     assert store.list() == []

@@ -20,8 +20,8 @@ from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.errors import NameTaken, TamperedAdapter, UnexpectedKey
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
-from tests.adapters.factories import EchoTask, edit_weights, made_adapter, recipe_for
 from tests.child_scripts import run_script
+from tests.factories import EchoTask, edit_weights, recipe_for, trained_adapter_folder
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_merging_writes_a_bf16_model_and_reports_the_numerical_change(stored: St
 def test_every_lora_variant_can_be_merged(
     store: Store, base: BaseModel, task: EchoTask, tmp_path: Path, variant: str
 ) -> None:
-    folder = made_adapter(base, tmp_path / "a", variant=variant)
+    folder = trained_adapter_folder(base, tmp_path / "a", variant=variant)
     stored = store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base, variant=variant), base=base)
     report = export_merged(stored, tmp_path / "merged")
     assert report.relative_error is not None and report.relative_error < 0.02
@@ -188,7 +188,7 @@ def test_exporting_prints_nothing(stored: StoredAdapter, tmp_path: Path, capfd: 
 @pytest.fixture(scope="module")
 def pair(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("pair")
-    return [made_adapter(base, folder / f"{seed}", seed=seed, variant="rslora") for seed in (1, 2)]
+    return [trained_adapter_folder(base, folder / f"{seed}", seed=seed, variant="rslora") for seed in (1, 2)]
 
 
 def test_cat_is_the_exact_weighted_sum(pair: list[Path], tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def with_ranks_of_its_own(adapter: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_layers_with_ranks_of_their_own_keep_them_in_a_combination(base: BaseModel, tmp_path: Path) -> None:
-    whole = made_adapter(base, tmp_path / "whole")
+    whole = trained_adapter_folder(base, tmp_path / "whole")
     one = with_ranks_of_its_own(whole, tmp_path / "one")
     for combination, weights in (("cat", [0.25, 0.75]), ("linear", [0.5, 0.5])):
         combine_folders([one, one], weights, tmp_path / combination, combination=combination)

@@ -12,7 +12,7 @@ from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.errors import BaseMismatch, GoldenRenderMismatch, NotInStore, UsageError
 from searchlora.models.resolve import BaseModel
-from tests.adapters.factories import PROMPT, EchoTask, copy_of, echo_task, made_adapter
+from tests.factories import PROMPT, EchoTask, copy_of, echo_task, trained_adapter_folder
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def test_diff_lists_changed_fields_and_the_weight_distance(
     recipe = {**draft.recipe, "seed": 14}
     more = {"settings": {"labels": ["a"]}, "tuned": {"temperature": 2.0}}
     other = draft.model_copy(update={"recipe": recipe, "metrics": {"loss": 1.0}, **more})
-    store.add("echo", made_adapter(base, tmp_path / "other", seed=3), other)
+    store.add("echo", trained_adapter_folder(base, tmp_path / "other", seed=3), other)
     found = adapters.diff("echo@1", "echo@3", store=store)
     assert found.fields == {
         "recipe.seed": (13, 14),
@@ -65,7 +65,7 @@ def test_merge_stores_a_new_version_with_its_parents(
 ) -> None:
     monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: task)  # noqa: ARG005
     store.add("echo", trained, draft)
-    store.add("echo", made_adapter(base, tmp_path / "other", seed=3), draft)
+    store.add("echo", trained_adapter_folder(base, tmp_path / "other", seed=3), draft)
     merged = adapters.merge(["echo@1", "echo@2"], "both", weights=[0.5, 0.5], store=store)
     assert merged.manifest.parents == ["echo@1", "echo@2"]
     assert merged.manifest.recipe["lora"]["r"] == 8
@@ -107,6 +107,6 @@ def test_merge_refuses_incompatible_adapters(
         store.add(name, stored.path, draft.model_copy(update=changed))
         with pytest.raises(UsageError, match=f"{name}@1: was trained with .*{message}.* than echo@1"):
             adapters.merge(["echo", name], "both", store=store)
-    store.add("wide", made_adapter(base, tmp_path / "wide", steps=1, r=2), draft)
+    store.add("wide", trained_adapter_folder(base, tmp_path / "wide", steps=1, r=2), draft)
     with pytest.raises(UsageError, match=r"\[2, 4\]"):
         adapters.merge(["echo", "wide"], "both", method="linear", store=store)

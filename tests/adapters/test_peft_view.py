@@ -110,7 +110,7 @@ def test_another_base_is_refused_and_a_missing_one_is_named(
 
 def test_the_commit_of_a_base_from_the_hub_is_saved(base: BaseModel, tmp_path: Path) -> None:
     from searchlora.adapters.attach import new_adapter, save_adapter
-    from tests.adapters.factories import recipe_for
+    from tests.factories import recipe_for
 
     recipe = recipe_for(base)
     save_adapter(new_adapter(load_model(base, precision="fp32"), recipe), tmp_path / "a", recipe, "c" * 40)

@@ -10,7 +10,7 @@ from searchlora.adapters.attach import attach, new_adapter, save_adapter
 from searchlora.adapters.target_modules import target_modules
 from searchlora.errors import RecipeError
 from searchlora.models.load import load_model
-from tests.adapters.factories import recipe_for
+from tests.factories import recipe_for
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 

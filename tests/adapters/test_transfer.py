@@ -30,7 +30,7 @@ from searchlora.errors import (
     ZeroDelta,
 )
 from searchlora.models.resolve import BaseModel
-from tests.adapters.factories import EchoTask, edit_weights
+from tests.factories import EchoTask, edit_weights
 
 
 def same_bytes(one: Path, two: Path) -> bool:

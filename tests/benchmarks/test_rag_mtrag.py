@@ -24,7 +24,7 @@ from searchlora.records import Record
 from searchlora.task import load_prompted_task
 from searchlora.tasks.rag_answer.citations import with_marks
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
-from tests.made import made_adapter
+from tests.factories import random_adapter
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_every_row_is_scored_and_answered_by_the_adapter_of_its_fold(
     few = MtRag(mtrag.rows[::48], mtrag.rules, mtrag.counts)
     task, store = load_prompted_task("rag_answer"), Store(tmp_path / "store")
     made = [
-        made_adapter(store, f"{answering.NAME}-{fold + 1}", task, tiny_base, tmp_path / f"made{fold}", seed=fold)
+        random_adapter(store, f"{answering.NAME}-{fold + 1}", task, tiny_base, tmp_path / f"made{fold}", seed=fold)
         for fold in range(FOLDS)
     ]
     adapters = iter(made * 2)

@@ -54,8 +54,7 @@ class Inputs:
                 raise RuntimeError(f"the inputs cannot be made: {ended.stderr}")
 
     def _build_base(self) -> None:
-        from searchlora.testing import build_tiny_base
-        from tests.tiny_encoder import build_tiny_encoder
+        from searchlora.testing import build_tiny_base, build_tiny_encoder
 
         build_tiny_base(self.base, hidden=64)
         build_tiny_encoder(self.encoder.parent)

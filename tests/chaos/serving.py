@@ -28,13 +28,14 @@ def make_store(folder: Path) -> tuple[Path, Path, list[str]]:
 from pathlib import Path
 from searchlora.adapters.store import Store
 from searchlora.models.resolve import resolve
-from tests.adapters.factories import draft_for, echo_task, made_adapter
+from tests.factories import draft_for, echo_task, trained_adapter_folder
 from searchlora.testing import build_tiny_base
 folder = Path({str(folder)!r})
 base = resolve(str(build_tiny_base(folder / "base", hidden=64)))
 store, task = Store(folder / "store"), echo_task(folder / "task")
 for n in range({ADAPTERS}):
-    store.add(f"a{{n}}", made_adapter(base, folder / f"peft{{n}}", steps=4 + 3 * n, seed=n), draft_for(base, task))
+    peft = trained_adapter_folder(base, folder / f"peft{{n}}", steps=4 + 3 * n, seed=n)
+    store.add(f"a{{n}}", peft, draft_for(base, task))
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     return folder / "base", folder / "store", [f"a{n}@1" for n in range(ADAPTERS)]

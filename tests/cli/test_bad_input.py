@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from searchlora.adapters.store import Store
-from tests.made import made_adapter
-from tests.words import first_word
+from tests.factories import first_word, random_adapter
 
 ROW = {"id": "1", "group": "1", "query": "a tent", "rewrite": "tent"}
 
@@ -90,7 +89,7 @@ def test_an_invalid_recipe_is_an_error(refused, dataset, tmp_path, override, say
 @pytest.mark.slow
 def test_invalid_and_taken_names_are_errors(refused, dataset, tiny_base, tmp_path):
     store = Store(tmp_path / "store")
-    made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    random_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
     train = ("train", "rewriting", "--data", dataset, "--base", tiny_base.path, "--store", store.root)
     assert "../first" in refused(*train, "--name", "../first")
     assert "first-word" in refused(*train, "--name", "first")
@@ -122,7 +121,7 @@ def test_a_changed_dataset_is_an_error(refused, dataset, tiny_base, tmp_path):
 @pytest.mark.slow
 def test_adapters_that_fail_their_load_check_are_errors(refused, dataset, tiny_base, tmp_path):
     store = Store(tmp_path / "store")
-    stored = made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    stored = random_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
     config = stored.path / "adapter_config.json"
     config.chmod(0o644)
     config.write_text(config.read_text(encoding="utf-8").replace('"r": 4', '"r": 8'), encoding="utf-8")
@@ -141,7 +140,7 @@ def test_a_base_changed_since_training_is_an_error(refused, tiny_base, tmp_path)
     copy = tmp_path / "base"
     shutil.copytree(tiny_base.path, copy)
     store = Store(tmp_path / "store")
-    made_adapter(store, "first", first_word(tmp_path / "task"), resolve(str(copy)), tmp_path / "made", seed=1)
+    random_adapter(store, "first", first_word(tmp_path / "task"), resolve(str(copy)), tmp_path / "made", seed=1)
     template = copy / "chat_template.jinja"
     template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
     complaint = refused("adapters", "export", "first", "--out", tmp_path / "merged", "--store", store.root)

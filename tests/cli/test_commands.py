@@ -17,8 +17,7 @@ from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.store import Store
 from searchlora.cli.app import app
 from searchlora.inference.settings import LocalSettings
-from tests.made import made_adapter
-from tests.words import first_word
+from tests.factories import first_word, random_adapter
 
 ROOT = typer.main.get_command(app)
 
@@ -131,7 +130,7 @@ def test_list_and_show_verbs_print_one_json_document(cli, tmp_path, tiny_base):
     assert json.loads(cli("adapters", "list", "--store", store.root, "--json").out) == []
     task = first_word(tmp_path / "task")
     for seed in (1, 2):
-        made_adapter(store, "first", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
+        random_adapter(store, "first", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
     cli("adapters", "alias", "first@1", "production", "--reason", "first release", "--store", store.root)
     entries = json.loads(cli("adapters", "list", "--store", store.root, "--json").out)
     assert [(entry["adapter"], entry["aliases"]) for entry in entries] == [("first@1", ["production"]), ("first@2", [])]
@@ -150,7 +149,7 @@ def test_list_and_show_verbs_print_one_json_document(cli, tmp_path, tiny_base):
 @pytest.mark.slow
 def test_a_broken_version_is_listed_with_its_problem_in_json(cli, tmp_path, tiny_base):
     store = Store(tmp_path / "store")
-    stored = made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    stored = random_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
     manifest = stored.path / MANIFEST
     manifest.chmod(0o644)
     manifest.write_text("{", encoding="utf-8")

@@ -18,9 +18,8 @@ from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.sampling import Sampling
 from searchlora.outputs import Grammar, InvalidOutput, JsonObject
-from tests.made import made_adapter
+from tests.factories import first_word, random_adapter
 from tests.server.api.serving import made_service, served
-from tests.words import first_word
 
 SCHEMA = {
     "type": "object",
@@ -38,7 +37,7 @@ def store(tiny_base, tmp_path_factory) -> Store:
     store = Store(folder / "store")
     task = first_word(folder / "task")
     for seed, name in enumerate(("one", "two.dots", "one")):
-        made_adapter(store, name, task, tiny_base, folder / f"made{seed}", seed)
+        random_adapter(store, name, task, tiny_base, folder / f"made{seed}", seed)
     store.alias("one", "production", 1)
     return store
 

@@ -23,8 +23,8 @@ from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
 from searchlora.retrieval.search_engine import Graph, SearchEngine, TextSearch, VectorSearch
 from searchlora.retrieval.vector_file import VectorFile, write_vectors
+from searchlora.testing import build_tiny_encoder
 from tests.retrieval.vectorizers import vectorizer_of
-from tests.tiny_encoder import build_tiny_encoder
 
 DOCUMENTS = [
     Document("d1", "trail running shoes for women", "Swift"),

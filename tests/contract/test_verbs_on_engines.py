@@ -32,7 +32,7 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings, LocalSettings, ServerSettings
 from searchlora.models.resolve import BaseModel
 from searchlora.task import GenerationTask, load_prompted_task
-from tests.made import made_folder
+from tests.factories import random_adapter_folder
 from tests.server.api.serving import made_service, served
 from tests.tasks.rag_answer.made import usual_rows, write_mtrag
 
@@ -57,7 +57,7 @@ class Shop:
 
 
 def store_made(store: Store, name: str, task: GenerationTask, base: BaseModel, folder: Path, seed: int) -> None:
-    made, recipe = made_folder(base, folder, seed, ("precision=fp32", "max_new_tokens=10"))
+    made, recipe = random_adapter_folder(base, folder, seed, ("precision=fp32", "max_new_tokens=10"))
     store_adapter(store, name, made, task=task, recipe=recipe, base=base)
 
 

@@ -24,8 +24,7 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import build_pipeline, run_of
 from searchlora.task import load_prompted_task, load_task
-from tests.encoders import made_encoder_adapter
-from tests.made import made_adapter
+from tests.factories import random_adapter, random_encoder_adapter
 
 KINDS = ["tent", "boots", "lamp", "stove", "rope", "bottle"]
 COLOURS = ["red", "green", "blue", "black"]
@@ -64,8 +63,8 @@ def made(tiny_base, encoder_base, tmp_path_factory):
     store, judgment = Store(folder / "store"), load_prompted_task("judgment")
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     for seed in (1, 2):
-        made_adapter(store, "shop-judge", task, tiny_base, folder / f"judge{seed}", seed=seed)
-    made_adapter(store, "answerer", load_prompted_task("rag_answer"), tiny_base, folder / "answerer", seed=3)
+        random_adapter(store, "shop-judge", task, tiny_base, folder / f"judge{seed}", seed=seed)
+    random_adapter(store, "answerer", load_prompted_task("rag_answer"), tiny_base, folder / "answerer", seed=3)
     return folder
 
 
@@ -322,7 +321,7 @@ def test_an_index_folder_gives_the_figures_of_its_corpus(made, tmp_path, monkeyp
 def test_a_base_whose_vectors_the_index_lacks_is_left_out_with_the_reason(made, encoder_base, tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
     folder = shutil.copytree(made, tmp_path / "shop")
-    made_encoder_adapter(
+    random_encoder_adapter(
         Store(folder / "store"), "embedder", load_task("embedding"), encoder_base, tmp_path / "embedder"
     )
     adapted = (folder / "hybrid.yaml").read_text().replace("k: 6}}]", "k: 6, adapter: embedder}}]")

@@ -17,8 +17,8 @@ from searchlora.experiments.demo import demo, demo_all, shortened
 from searchlora.inference.settings import LocalSettings
 from searchlora.pipelines.config import read_pipeline
 from searchlora.task import EncoderTask, load_task, load_tasks
+from searchlora.testing import build_tiny_encoder
 from tests.child_scripts import COMMAND, Script
-from tests.tiny_encoder import build_tiny_encoder
 
 SMALL = ("optim.max_steps=4", "lora.r=2", "optim.batch_size=8", "validation.generate_rows=4", "validation.rows=8")
 

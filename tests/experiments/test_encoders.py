@@ -30,8 +30,8 @@ from searchlora.inference.settings import LocalSettings
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder
 from searchlora.task import load_task
+from searchlora.testing import build_tiny_encoder
 from searchlora.training.pairs import PairRow, text_key
-from tests.tiny_encoder import build_tiny_encoder
 
 WORDS = ("tent", "boot", "stove", "rope", "lamp", "sock", "axe", "map", "cup", "bag")
 

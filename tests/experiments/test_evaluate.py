@@ -14,14 +14,13 @@ from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.judge.judgments import load_judgments
 from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.task import load_task
-from tests.made import made_adapter, made_folder
-from tests.words import first_word, word_records
+from tests.factories import first_word, random_adapter, random_adapter_folder, word_records
 
 
 @pytest.mark.slow
 def test_a_dataset_of_another_task_is_refused(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
-    made_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
+    random_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
     rewriting = load_task("rewriting")
     data, source = tmp_path / "data", rewriting.folder / "examples.jsonl"
     build(rewriting, source, format="native", out=data, shares=(1.0, 0.0, 0.0))
@@ -34,7 +33,7 @@ def test_a_dataset_of_another_task_is_refused(tiny_base, tmp_path, monkeypatch):
 def test_each_adapter_generates_as_many_tokens_as_its_own_recipe_says(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     for name, limit in (("short", 2), ("long", 5)):
-        folder, recipe = made_folder(tiny_base, tmp_path / name, 1, (f"max_new_tokens={limit}",))
+        folder, recipe = random_adapter_folder(tiny_base, tmp_path / name, 1, (f"max_new_tokens={limit}",))
         store_adapter(store, name, folder, task=task, recipe=recipe, base=tiny_base)
     rewriting = load_task("rewriting")
     build(rewriting, rewriting.folder / "examples.jsonl", format="native", out=tmp_path / "data")

@@ -13,7 +13,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput, Label, OneLabel
 from searchlora.pipelines.stages import PRUNE_MARGIN
 from searchlora.prompts import messages
-from tests.words import FirstWord, first_word, word_records
+from tests.factories import FirstWord, first_word, word_records
 
 RECORDS = word_records(5)
 LABELS = ("tent", "boot", "stove", "rope", "lamp")

@@ -21,8 +21,8 @@ from searchlora.experiments.experiment import experiment
 from searchlora.experiments.experiment_report import write
 from searchlora.experiments.spec import read_experiment
 from searchlora.task import load_prompted_task
+from tests.factories import random_adapter, random_adapter_folder
 from tests.inference.http_server import Reply, answering
-from tests.made import made_adapter, made_folder
 
 WORDS = ["tent", "shoes", "lamp", "stove", "rope", "bottle", "jacket", "gloves", "map", "knife"]
 COLOURS = ["red", "green", "blue", "black"]
@@ -267,7 +267,7 @@ def test_an_existing_run_has_unknown_invalid_rate_and_training_queries(folder):
 def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base):
     """An adapter of random weights that was trained on two of the queries: it never comes to an end."""
     store = Store(folder / "store")
-    made, recipe = made_folder(tiny_base, folder / "made", 1)
+    made, recipe = random_adapter_folder(tiny_base, folder / "made", 1)
     learnt = [write_training_queries(folder, ["red tent", "GREEN  shoes"])]
     task = load_prompted_task("rewriting")
     store_adapter(store, "rewriter", made, task=task, recipe=recipe, base=tiny_base, extra_files=learnt)
@@ -288,7 +288,7 @@ def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base
 def test_a_stage_that_was_skipped_counts_as_invalid(folder, tiny_base):
     store, judgment = Store(folder / "store"), load_prompted_task("judgment")
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
-    made_adapter(store, "judge", task, tiny_base, folder / "made", seed=1)
+    random_adapter(store, "judge", task, tiny_base, folder / "made", seed=1)
     skipped = "{adapter: {name: judge, on_failure: skip}}"  # no stage before it has fetched passages
     (folder / "skips.yaml").write_text(f"name: skips\nstages: [{skipped}, {{bm25: {{k: 20}}}}]\n")
     systems = {"faulty": {"run": "faulty.trec"}, "skips": {"pipeline": "skips.yaml"}}

@@ -205,7 +205,7 @@ def test_a_killed_full_run_resumes(tiny_base, tmp_path):
     """A resumed run ends with the weights of an uninterrupted one."""
     from searchlora.recipe import load_recipe
     from searchlora.training.sft import train_adapter
-    from tests.words import first_word, word_records
+    from tests.factories import first_word, word_records
 
     task, records = first_word(tmp_path / "task"), word_records(32)
     recipe = load_recipe(

@@ -12,8 +12,7 @@ from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.experiments.lineage import seen_in_training
 from searchlora.task import load_prompted_task
-from tests.adapters.factories import draft_for
-from tests.made import made_folder
+from tests.factories import draft_for, random_adapter_folder
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +31,7 @@ def seen(tmp_path_factory, tiny_base):
     def found(task_name, records):
         task, store, folder = load_prompted_task(task_name), Store(root / "store"), root / task_name
         if not folder.is_dir():
-            _, recipe = made_folder(tiny_base, folder, seed=1)
+            _, recipe = random_adapter_folder(tiny_base, folder, seed=1)
             write_training_queries(folder, ["tent", "stove"])
             store_adapter(store, task_name, folder, task=task, recipe=recipe, base=tiny_base)
         return seen_in_training(store, store.get(task_name), task, OTHER, "test", records)
@@ -58,7 +57,7 @@ def family(tmp_path_factory, tiny_base):
     """The ids that an adapter of a dataset has seen whose parents are added with their dataset and queries."""
     root = tmp_path_factory.mktemp("family")
     task, store = load_prompted_task("rewriting"), Store(root / "store")
-    folder, _ = made_folder(tiny_base, root / "weights", seed=1)
+    folder, _ = random_adapter_folder(tiny_base, root / "weights", seed=1)
     draft = draft_for(tiny_base, task)
 
     def add(name, dataset, *parents, queries=()):

@@ -16,8 +16,7 @@ from searchlora.experiments.result_files import file_name
 from searchlora.inference.settings import LocalSettings
 from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label, to_json
 from searchlora.prompts import RENDERING
-from tests.made import made_adapter
-from tests.words import first_word, word_records
+from tests.factories import first_word, random_adapter, word_records
 
 OUTPUTS = [
     Label("tent", (0.75, 0.25)),
@@ -36,7 +35,7 @@ def measured(tiny_base, tmp_path_factory):
     """A model and the evaluation run that it took part in."""
     folder = tmp_path_factory.mktemp("cached")
     task = first_word(folder / "task")
-    stored = made_adapter(Store(folder / "store"), "one", task, tiny_base, folder / "made", seed=1)
+    stored = random_adapter(Store(folder / "store"), "one", task, tiny_base, folder / "made", seed=1)
     return Model("one@1", stored), EvaluationRun(task, word_records(6))
 
 

@@ -15,7 +15,7 @@ from searchlora.experiments.experiment import experiment
 from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.run import run
 from searchlora.experiments.spec import Experiment
-from tests.tiny_encoder import build_tiny_encoder
+from searchlora.testing import build_tiny_encoder
 
 ENCODER = "all-minilm-l6-v2"
 TEXTS = {"d1": "waterproof boots", "d2": "a green tent", "d3": "tent pegs"}

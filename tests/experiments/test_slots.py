@@ -9,8 +9,7 @@ from searchlora.errors import PipelineError
 from searchlora.experiments.slots import find_slots, with_base, with_older, without
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.stage_lists import adapters, zero_shot
-from tests.made import made_adapter
-from tests.words import first_word
+from tests.factories import first_word, random_adapter
 
 DENSE = {"dense": {"model": "m", "adapter": "shop-embedder@2"}}
 INNER = {"fuse": {"of": [{"bm25": {"k": 5}}, DENSE]}}
@@ -99,7 +98,7 @@ def test_long_names_of_adapters_are_cut():
 def test_an_older_version_is_the_previous_one_in_the_store(tmp_path, tiny_base):
     store, task = Store(tmp_path / "store"), first_word(tmp_path / "task")
     for seed in (1, 2, 3):
-        made_adapter(store, "shop-rewriter", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
+        random_adapter(store, "shop-rewriter", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
     stages = parse_stages([{"adapter": {"name": "shop-rewriter@3"}}, {"bm25": {}}], "example")
     store.remove("shop-rewriter@2")
     variant = with_older(stages, slot(stages, "shop-rewriter"), store)

@@ -16,9 +16,9 @@ from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
 from searchlora.task import load_prompted_task
 from searchlora.tasks.rag_answer.deciding import combined, rule_of
-from tests.made import made_adapter
+from searchlora.testing import build_tiny_encoder
+from tests.factories import random_adapter
 from tests.tasks.rag_answer.made import SUBJECTS, usual_rows, write_mtrag
-from tests.tiny_encoder import build_tiny_encoder
 
 CORPUS = [Document(name, text, name) for name, text in SUBJECTS.items()]
 SET = ("adapter=answerer", "judge=grader", "depth=3")
@@ -32,8 +32,8 @@ def made(tiny_base, tmp_path_factory):
     options = {"missing": "0.6", "passages": "3", "gold": "1", "abstention": "No."}
     build("rag_answer", source, format="mtrag", out=folder / "data", options=options, shares=(0.2, 0.7, 0.1))
     answers, judgment = load_prompted_task("rag_answer"), load_prompted_task("judgment")
-    made_adapter(store, "answerer", answers, tiny_base, folder / "a", seed=1)
-    made_adapter(
+    random_adapter(store, "answerer", answers, tiny_base, folder / "a", seed=1)
+    random_adapter(
         store, "grader", judgment.bound(judgment.settings_of({"grades": "2"}, ())), tiny_base, folder / "j", seed=2
     )
     return store, folder / "data"

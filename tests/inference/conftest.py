@@ -8,13 +8,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from searchlora.inference.local import LocalEngine
-from tests.made import made_folder
+from tests.factories import random_adapter_folder
 
 
 @pytest.fixture(scope="module")
 def folders(tiny_base, tmp_path_factory):
     place = tmp_path_factory.mktemp("faults")
-    found = {name: made_folder(tiny_base, place / name, seed)[0] for seed, name in enumerate("xyz")}
+    found = {name: random_adapter_folder(tiny_base, place / name, seed)[0] for seed, name in enumerate("xyz")}
     found["broken"] = place / "broken"
     shutil.copytree(found["x"], found["broken"])
     weights = load_file(found["broken"] / "adapter_model.safetensors")

@@ -14,9 +14,8 @@ from searchlora.adapters.store import Store
 from searchlora.errors import TamperedAdapter
 from searchlora.inference import adapter_folders
 from searchlora.inference.local import LocalEngine
+from tests.factories import first_word, random_adapter
 from tests.inference.scheduling.requests import asked
-from tests.made import made_adapter
-from tests.words import first_word
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def store(tiny_base, tmp_path):
     store = Store(tmp_path / "store")
     task = first_word(tmp_path / "task")
     for seed, name in enumerate(("one", "two")):
-        made_adapter(store, name, task, tiny_base, tmp_path / name, seed=seed)
+        random_adapter(store, name, task, tiny_base, tmp_path / name, seed=seed)
     return store
 
 

@@ -16,8 +16,8 @@ from searchlora.inference.scheduling.requests import GenerateRequest, Limits, Sc
 from searchlora.inference.sequential import score_sequences, sequential_core
 from searchlora.models.resolve import resolve
 from searchlora.testing import build_tiny_base
+from tests.factories import random_adapter_folder
 from tests.inference.small_models import small
-from tests.made import made_folder
 
 PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
 ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]
@@ -98,7 +98,7 @@ def test_a_mixed_batch_matches_peft(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_sequential_model_gives_the_same_answers(tiny_base, tmp_path, monkeypatch):
-    folder, _ = made_folder(tiny_base, tmp_path / "made", seed=3)
+    folder, _ = random_adapter_folder(tiny_base, tmp_path / "made", seed=3)
     requests = [
         Request(({"role": "user", "content": text},), name, 6) for text in ("tent", "a boot") for name in (None, "c")
     ]

@@ -13,8 +13,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import resolve
 from searchlora.testing import build_tiny_base
-from tests.made import made_adapter, made_folder
-from tests.words import first_word
+from tests.factories import first_word, random_adapter, random_adapter_folder
 
 
 def asked(text: str, adapter: str | None = None, tokens: int = 8) -> Request:
@@ -25,7 +24,7 @@ def asked(text: str, adapter: str | None = None, tokens: int = 8) -> Request:
 def test_greedy_answers_match_plain_peft(tiny_base, tmp_path):
     from peft import PeftModel
 
-    folder, _ = made_folder(tiny_base, tmp_path / "made", seed=3)
+    folder, _ = random_adapter_folder(tiny_base, tmp_path / "made", seed=3)
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.load_folder("candidate", folder)
     plain = PeftModel.from_pretrained(load_model(tiny_base, precision="fp32"), folder).eval()
@@ -41,8 +40,8 @@ def test_greedy_answers_match_plain_peft(tiny_base, tmp_path):
 
 def test_a_folder_loaded_again_under_a_name_replaces_the_first(tiny_base, tmp_path):
     engine = LocalEngine(tiny_base, precision="fp32")
-    first, _ = made_folder(tiny_base, tmp_path / "first", seed=1)
-    second, _ = made_folder(tiny_base, tmp_path / "second", seed=2)
+    first, _ = random_adapter_folder(tiny_base, tmp_path / "first", seed=1)
+    second, _ = random_adapter_folder(tiny_base, tmp_path / "second", seed=2)
     answers = []
     for folder in (first, second, first):
         engine.load_folder("candidate", folder)
@@ -53,7 +52,7 @@ def test_a_folder_loaded_again_under_a_name_replaces_the_first(tiny_base, tmp_pa
 @pytest.mark.slow
 def test_a_tampered_adapter_is_refused_when_it_is_loaded(tiny_base, tmp_path):
     store = Store(tmp_path / "store")
-    stored = made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    stored = random_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
     file = stored.path / "adapter_model.safetensors"
     file.chmod(0o644)
     content = bytearray(file.read_bytes())
@@ -66,7 +65,7 @@ def test_a_tampered_adapter_is_refused_when_it_is_loaded(tiny_base, tmp_path):
 @pytest.mark.slow
 def test_an_adapter_of_another_base_is_refused(tiny_base, tmp_path):
     store = Store(tmp_path / "store")
-    made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    random_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
     other = resolve(str(build_tiny_base(tmp_path / "other", seed=5, hidden=64)))
     with pytest.raises(BaseMismatch, match="one@1: was trained on"):
         LocalEngine(other, store).generate([asked("tent", "one")])
@@ -75,7 +74,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_base, tmp_path):
 @pytest.mark.slow
 def test_a_loaded_adapter_stays_usable_after_its_files_are_deleted(tiny_base, tmp_path):
     store = Store(tmp_path / "store")
-    made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    random_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
     engine = LocalEngine(tiny_base, store)
     before = engine.generate([asked("tent", "one@1")])
     shutil.move(store.root / "one" / "1" / "adapter_model.safetensors", tmp_path / "gone")

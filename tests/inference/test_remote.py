@@ -21,8 +21,8 @@ from searchlora.inference.settings import ServerSettings
 from searchlora.outputs import Grammar, InvalidOutput
 from searchlora.progress import silent
 from searchlora.recipe import PromptOptions
+from tests.factories import first_word, word_records
 from tests.inference.http_server import Reply, answering
-from tests.words import first_word, word_records
 
 CHAT = ({"role": "user", "content": "tent"},)
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}

@@ -17,9 +17,8 @@ from searchlora.inference.sampling import Sampling
 from searchlora.models.load import load_tokenizer
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
+from tests.factories import first_word, random_adapter
 from tests.inference.http_server import Reply, answering
-from tests.made import made_adapter
-from tests.words import first_word
 
 CHAT = ({"role": "user", "content": "tent"},)
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}
@@ -31,7 +30,7 @@ def store(tiny_base, tmp_path_factory) -> Store:
     folder = tmp_path_factory.mktemp("remote")
     store, task = Store(folder / "store"), first_word(folder / "task")
     for seed in range(2):
-        made_adapter(store, "one", task, tiny_base, folder / f"made{seed}", seed)
+        random_adapter(store, "one", task, tiny_base, folder / f"made{seed}", seed)
     store.alias("one", "production", 1)
     return store
 

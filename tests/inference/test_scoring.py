@@ -21,8 +21,7 @@ from searchlora.inference.scheduling.requests import ScoreRequest
 from searchlora.inference.sequential import score_sequences
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel, resolve
-from tests.made import made_adapter
-from tests.words import first_word
+from tests.factories import first_word, random_adapter
 
 ADAPTERS = (None, "one@1", "two@1")
 LABELS = [
@@ -59,7 +58,7 @@ def store(sharp_base, tmp_path_factory) -> Store:
     folder = tmp_path_factory.mktemp("scoring")
     store = Store(folder / "store")
     for seed, name in enumerate(("one", "two")):
-        made_adapter(store, name, first_word(folder / "task"), sharp_base, folder / name, seed)
+        random_adapter(store, name, first_word(folder / "task"), sharp_base, folder / name, seed)
     return store
 
 

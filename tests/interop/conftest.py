@@ -8,8 +8,8 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.task import load_task
+from tests.factories import random_adapter
 from tests.interop.shop import DOCUMENTS
-from tests.made import made_adapter
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def store_of_interop(tmp_path_factory, tiny_base):
         "intents": load_task("intent").bound({"kind": "label", "labels": ["buy", "ask"]}),
     }
     for seed, (name, task) in enumerate(tasks.items()):
-        made_adapter(store, name, task, tiny_base, folder / name, seed)
+        random_adapter(store, name, task, tiny_base, folder / name, seed)
     return store
 
 

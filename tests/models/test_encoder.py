@@ -13,7 +13,7 @@ from searchlora.errors import BaseModelError
 from searchlora.files import file_sha256
 from searchlora.models.load import load_encoder, load_model
 from searchlora.models.resolve import CATALOGUE, BaseModel, PackagedFolder, resolve
-from tests.tiny_encoder import build_tiny_encoder
+from searchlora.testing import build_tiny_encoder
 
 NAME = "all-minilm-l6-v2"
 

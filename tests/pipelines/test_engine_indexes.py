@@ -19,7 +19,7 @@ from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_indexes import load_corpus
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stage_lists import adapters, encoders, pinned, reads_corpus
-from tests.encoders import made_encoder_adapter, shout
+from tests.factories import random_encoder_adapter, shout
 
 CORPUS = [
     {"sku": "p1", "name": "Red couch", "description": "for two", "brand": "Acme"},
@@ -99,8 +99,8 @@ def test_a_hybrid_pipeline_from_the_command_line(tmp_path, engine, products, enc
 @pytest.mark.slow
 def test_another_adapter_or_corpus_makes_the_index_stale(tmp_path, postgres_url, products, encoder_base):
     store = Store(tmp_path / "store")
-    made_encoder_adapter(store, "shouter", shout(tmp_path / "task"), encoder_base, tmp_path / "made")
-    made_encoder_adapter(store, "other", shout(tmp_path / "task"), encoder_base, tmp_path / "made2", seed=1)
+    random_encoder_adapter(store, "shouter", shout(tmp_path / "task"), encoder_base, tmp_path / "made")
+    random_encoder_adapter(store, "other", shout(tmp_path / "task"), encoder_base, tmp_path / "made2", seed=1)
     stage = {"engine": "postgres", "url": postgres_url, "index": "adapted", "model": str(encoder_base.path)}
     shop = write(
         tmp_path / "shop.yaml", {"vector_search": {**stage, "adapter": "$adapter"}}, parameters={"adapter": "shouter@1"}

@@ -15,9 +15,8 @@ from searchlora.inference.settings import LocalSettings, ServerSettings
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings
-from tests.made import made_folder
+from tests.factories import first_word, random_adapter_folder
 from tests.server.api.serving import made_service, served
-from tests.words import first_word
 
 STAGES = "stages:\n  - adapter: {name: one}\n  - adapter: {name: one, engine: {url: 'http://b'}}\n  - bm25: {}\n"
 
@@ -26,7 +25,7 @@ STAGES = "stages:\n  - adapter: {name: one}\n  - adapter: {name: one, engine: {u
 def store(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
-    folder, recipe = made_folder(tiny_base, tmp_path / "made", 1, ("precision=fp32",))
+    folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1, ("precision=fp32",))
     store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
     return store
 

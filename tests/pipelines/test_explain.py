@@ -17,7 +17,7 @@ from searchlora.pipelines.stages import FUSED_QUERIES, RetrieveStage
 from searchlora.records import Document
 from searchlora.retrieval import BM25Index, Fused, Source
 from searchlora.task import load_prompted_task
-from tests.made import made_adapter
+from tests.factories import random_adapter
 from tests.pipelines import rewriting
 
 DOCUMENTS = [
@@ -183,7 +183,7 @@ def test_a_document_that_is_not_in_the_corpus_is_refused(tmp_path):
 def test_a_judge_shows_the_grade_that_moved_the_document(tiny_base, tmp_path):
     store, judgment = Store(tmp_path), load_prompted_task("judgment")
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
-    made_adapter(store, "judge", task, tiny_base, tmp_path / "made", seed=1)
+    random_adapter(store, "judge", task, tiny_base, tmp_path / "made", seed=1)
     stages = [{"bm25": {"k": 4}}, {"passages": {"k": 3}}, {"adapter": {"name": "judge@1", "rest": False}}]
     pipeline = built(stages, tmp_path)
     found = pipeline.search(QUERY)

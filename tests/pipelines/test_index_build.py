@@ -20,7 +20,7 @@ from searchlora.retrieval.index_folder import FileIdentity, read_manifest, write
 from searchlora.retrieval.nearest import write_structure
 from searchlora.testing import build_tiny_encoder
 from tests.child_scripts import Script
-from tests.encoders import made_encoder_adapter, recipe_for, shout
+from tests.factories import encoder_recipe_for, random_encoder_adapter, shout
 
 QUERIES = ["green tent", "boots", "acme", "nothing", ""]
 
@@ -185,7 +185,7 @@ def test_another_encoder_is_refused(tmp_path, corpus):
 def test_another_version_of_an_adapter_is_refused(tmp_path, corpus, encoder_base):
     store, task = Store(tmp_path / "store"), shout(tmp_path / "task")
     for seed in (1, 2):
-        made_encoder_adapter(store, "own", task, encoder_base, tmp_path / f"made{seed}", seed=seed)
+        random_encoder_adapter(store, "own", task, encoder_base, tmp_path / f"made{seed}", seed=seed)
     pipeline = tmp_path / "p.yaml"
 
     def use(**settings):
@@ -209,9 +209,9 @@ def test_another_version_of_an_adapter_is_refused(tmp_path, corpus, encoder_base
 
 @pytest.mark.slow
 def test_an_adapter_for_queries_uses_the_vectors_of_its_base(tmp_path, corpus, encoder_base, monkeypatch):
-    monkeypatch.setattr("tests.encoders.recipe_for", lambda base: recipe_for(base, "sides=query"))
+    monkeypatch.setattr("tests.factories.encoder_recipe_for", lambda base: encoder_recipe_for(base, "sides=query"))
     store = Store(tmp_path / "store")
-    made_encoder_adapter(store, "asker", shout(tmp_path / "task"), encoder_base, tmp_path / "made", seed=1)
+    random_encoder_adapter(store, "asker", shout(tmp_path / "task"), encoder_base, tmp_path / "made", seed=1)
     assert store.get("asker").manifest.query_side_only
     dense = {"model": str(encoder_base.path)}
     plain = write_pipeline(tmp_path / "plain.yaml", {"dense": dense})

@@ -11,8 +11,8 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
-from tests.encoders import made_encoder_adapter, recipe_for, shout
-from tests.tiny_encoder import build_tiny_encoder
+from searchlora.testing import build_tiny_encoder
+from tests.factories import encoder_recipe_for, random_encoder_adapter, shout
 
 DOCUMENTS = [Document("d1", "a green tent", "Tent"), Document("d2", "pegs for a tent"), Document("d3", "boots")]
 
@@ -55,9 +55,9 @@ def test_similarity_grades_each_passage_by_its_cosine_with_the_query(tmp_path):
 
 @pytest.mark.slow
 def test_similarity_encodes_passages_without_an_adapter_for_queries(tmp_path, encoder_base, monkeypatch):
-    monkeypatch.setattr("tests.encoders.recipe_for", lambda base: recipe_for(base, "sides=query"))
+    monkeypatch.setattr("tests.factories.encoder_recipe_for", lambda base: encoder_recipe_for(base, "sides=query"))
     store = Store(tmp_path)
-    asker = made_encoder_adapter(store, "asker", shout(tmp_path / "task"), encoder_base, tmp_path / "made", seed=1)
+    asker = random_encoder_adapter(store, "asker", shout(tmp_path / "task"), encoder_base, tmp_path / "made", seed=1)
     stage = {"similarity": {"model": str(encoder_base.path), "adapter": "asker@1"}}
     search = {"id": "q", "query": "boots", "passages": [{"id": "d3", "text": "boots"}, {"id": "none", "text": ""}]}
     (found, empty) = built(tmp_path, stage).execute([search, {**search, "id": "r", "passages": []}])

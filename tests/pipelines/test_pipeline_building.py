@@ -17,8 +17,7 @@ from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stage_settings import AdapterSettings
 from searchlora.prompts import messages
 from searchlora.task import load_prompted_task
-from tests.made import made_adapter, made_folder
-from tests.words import first_word
+from tests.factories import first_word, random_adapter, random_adapter_folder
 
 
 @pytest.mark.slow
@@ -26,7 +25,7 @@ def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(ti
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
     for seed, precision in enumerate(("bf16", "fp32", "bf16"), start=1):
-        folder, recipe = made_folder(tiny_base, tmp_path / f"made{seed}", seed, (f"precision={precision}",))
+        folder, recipe = random_adapter_folder(tiny_base, tmp_path / f"made{seed}", seed, (f"precision={precision}",))
         store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
     stages = [AdapterSettings(name=f"one@{version}") for version in (1, 2, 3)]
     first, second, third = (stage.engine for stage in build_pipeline("p", stages, store=store, documents=[]).stages)
@@ -38,7 +37,7 @@ def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(ti
 def test_text_after_a_scored_choice_can_be_disabled(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
-    made_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
+    random_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
     stages = [AdapterSettings(name="one"), AdapterSettings(name="one", rest=False)]
     assert [stage.rest for stage in build_pipeline("p", stages, store=store, documents=[]).stages] == [True, False]
 
@@ -47,7 +46,7 @@ def test_text_after_a_scored_choice_can_be_disabled(tiny_base, tmp_path, monkeyp
 def test_a_bare_stage_answers_as_the_base_model_to_the_same_prompt(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
-    made_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
+    random_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
     stages = [AdapterSettings(name="one", max_new_tokens=4, bare=bare) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
     assert (adapted.label, bare.label) == ("one@1", "base(first-word)")
@@ -63,7 +62,7 @@ def test_cached_answers_are_those_of_the_same_weights(tiny_base, tmp_path, monke
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
     for seed in (1, 2):
-        made_adapter(store, "one", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
+        random_adapter(store, "one", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
     settings = [AdapterSettings(name="one@1"), AdapterSettings(name="one@2"), AdapterSettings(name="one@2", bare=True)]
     searches = [{"id": text, "group": text, "query": text, "text": text} for text in ("tent", "axe")]
 
@@ -91,7 +90,7 @@ def _without_flag(request):
 def test_a_bare_stage_renders_with_the_options_of_its_adapter(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
-    folder, recipe = made_folder(tiny_base, tmp_path / "made", 1, ("prompt.date=2020-02-29",))
+    folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1, ("prompt.date=2020-02-29",))
     store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
     stages = [AdapterSettings(name="one", bare=bare) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
@@ -104,7 +103,7 @@ def test_a_bare_stage_renders_with_the_options_of_its_adapter(tiny_base, tmp_pat
 @pytest.mark.slow
 def test_values_tuned_for_the_adapter_are_not_those_of_its_base(tiny_base, tmp_path):
     store, judgment = Store(tmp_path / "store"), load_prompted_task("judgment")
-    folder, recipe = made_folder(tiny_base, tmp_path / "made", 1)
+    folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1)
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     store_adapter(store, "judge", folder, task=task, recipe=recipe, base=tiny_base, tuned={"temperature": 3.0})
     own = {"first_stage_weight": 0.5}

@@ -19,8 +19,7 @@ from searchlora.files import open_text
 from searchlora.models.resolve import BaseModel
 from searchlora.task import load_prompted_task, load_task
 from tests.conftest import Called
-from tests.encoders import made_encoder_adapter
-from tests.made import made_adapter
+from tests.factories import random_adapter, random_encoder_adapter
 
 DOCUMENTS = 120
 QUERIES = 3
@@ -36,8 +35,8 @@ def store(tiny_base: BaseModel, encoder_base: BaseModel, tmp_path_factory: pytes
     for seed, (name, task) in enumerate(
         {"rewriter": "rewriting", "judge": "judgment", "answers": "rag_answer"}.items(), 1
     ):
-        made_adapter(store, name, load_prompted_task(task), tiny_base, folder / name, seed=seed)
-    made_encoder_adapter(store, "embedder", load_task("embedding"), encoder_base, folder / "embedder")  # type: ignore[arg-type]
+        random_adapter(store, name, load_prompted_task(task), tiny_base, folder / name, seed=seed)
+    random_encoder_adapter(store, "embedder", load_task("embedding"), encoder_base, folder / "embedder")  # type: ignore[arg-type]
     return store.root
 
 
@@ -122,7 +121,7 @@ def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel,
         "data", "build", "intent", intents, "--format", "native", "--out", "data", "--option", "schema=schema.json"
     )
     task = load_prompted_task("intent").bound(load_dataset(Path("data")).settings)
-    made_adapter(Store(store), "intent", task, tiny_base, Path("intent"), seed=4)
+    random_adapter(Store(store), "intent", task, tiny_base, Path("intent"), seed=4)
     with (real_data / "chorus" / "rated.csv").open(encoding="utf-8") as file:
         queries = list(dict.fromkeys(row["query"] for row in csv.DictReader(file)))[:QUERIES]
     topics = written(Path("queries.jsonl"), ({"id": f"q{n}", "query": query} for n, query in enumerate(queries)))

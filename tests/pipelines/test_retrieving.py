@@ -14,7 +14,7 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Source
-from tests.tiny_encoder import build_tiny_encoder
+from searchlora.testing import build_tiny_encoder
 
 DOCUMENTS = [
     Document("d1", "waterproof boots size 9"),

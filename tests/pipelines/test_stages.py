@@ -24,8 +24,7 @@ from searchlora.outputs import (
 from searchlora.pipelines import stages
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.prompts import messages
-from tests.made import made_folder
-from tests.words import FirstWord, first_word, word_records
+from tests.factories import FirstWord, first_word, random_adapter_folder, word_records
 
 RECORDS = word_records(6)
 LABELS = OneLabel(("tent", "tents", "boot", "a lamp that burns"))
@@ -47,7 +46,7 @@ class Held(FirstWord):
 @pytest.fixture(scope="module")
 def engine(tiny_base, tmp_path_factory) -> LocalEngine:
     engine = LocalEngine(tiny_base, precision="fp32")
-    engine.load_folder("made", made_folder(tiny_base, tmp_path_factory.mktemp("stages") / "made", seed=4)[0])
+    engine.load_folder("made", random_adapter_folder(tiny_base, tmp_path_factory.mktemp("stages") / "made", seed=4)[0])
     return engine
 
 

@@ -15,8 +15,8 @@ from searchlora.errors import DataError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document
 from searchlora.retrieval import DenseIndex, Encoder
+from searchlora.testing import build_tiny_encoder
 from tests.eval import cranfield
-from tests.tiny_encoder import build_tiny_encoder
 
 
 class Given:

@@ -13,7 +13,7 @@ from searchlora.adapters.evaluations import EvaluationRecord
 from searchlora.adapters.store import Store
 from searchlora.server.grading.search_grades import SearchGrades
 from searchlora.task import load_task
-from tests.made import made_adapter
+from tests.factories import random_adapter
 from tests.server.api.serving import made_service
 from tests.server.searching import DOCUMENTS, STAGES, TOPICS, AnsweringEngine
 
@@ -37,7 +37,7 @@ def store_of_search(tmp_path_factory, tiny_base):
     store = Store(folder / "store")
     made = (("rewriter", "rewriting"), ("rewriter", "rewriting"), ("judge", "judgment"), ("answerer", "rag_answer"))
     for seed, (name, task) in enumerate(made):
-        made_adapter(store, name, load_task(task).bound(None), tiny_base, folder / f"{name}{seed}", seed)
+        random_adapter(store, name, load_task(task).bound(None), tiny_base, folder / f"{name}{seed}", seed)
     store.alias("rewriter", "production", 1, "the first one")
     beaten = Rule(rule="beat incumbent", passed=False, finding="0.010 worse than rewriter@1")
     row = {"system": "rewriter@2", "measure": "MRR@10", "value": 0.41, "low": 0.35, "high": 0.47, "n": 40}

@@ -20,7 +20,7 @@ from searchlora.training.contrastive import train_encoder
 from searchlora.training.pair_batches import PairBatchSampler, PairCollator, documents_of
 from searchlora.training.pairs import PairRow, pair_rows, text_key
 from searchlora.training.ranking_loss import ranking_loss
-from tests.encoders import recipe_for, shout
+from tests.factories import encoder_recipe_for, shout
 
 WORDS = ("tent", "boot", "stove", "rope", "lamp", "sock", "axe", "map")
 
@@ -193,7 +193,7 @@ def test_a_loss_with_any_masks_is_finite_and_not_negative(keys):
 
 def fast(base, *overrides):
     own = ("optim.batch_size=8", "optim.learning_rate=0.01", "optim.full_learning_rate=0.01", "max_tokens=24")
-    return recipe_for(base, *own, *overrides)
+    return encoder_recipe_for(base, *own, *overrides)
 
 
 @pytest.mark.slow

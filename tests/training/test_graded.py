@@ -19,7 +19,7 @@ from searchlora.training.graded import choice_tokens, graded_rows, ranking_loss
 from searchlora.training.metrics import read_metrics
 from searchlora.training.rows import GroupedBatches
 from searchlora.training.sft import train_adapter
-from tests.words import first_word, word_records
+from tests.factories import first_word, word_records
 
 ONE_STEP = ["optim.batch_size=8", "optim.max_steps=1", "lora.r=2", "method=lora", "precision=fp32"]
 

@@ -16,7 +16,7 @@ from searchlora.rewards import INVALID
 from searchlora.training import preference_trainers
 from searchlora.training.preference import Preference, train_dpo, train_grpo
 from searchlora.training.sft import train_adapter
-from tests.words import first_word, word_records
+from tests.factories import first_word, word_records
 
 SHORT = (
     "method=lora", "optim.batch_size=8", "optim.max_steps=12", "optim.learning_rate=5e-3", "optim.schedule=constant",

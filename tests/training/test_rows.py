@@ -12,7 +12,7 @@ from searchlora.models.load import load_model, load_tokenizer
 from searchlora.prompts import IGNORED, Example, Renderer
 from searchlora.recipe import load_recipe
 from searchlora.training.rows import LengthGroupedBatches, render_rows
-from tests.words import first_word, word_records
+from tests.factories import first_word, word_records
 
 
 @given(

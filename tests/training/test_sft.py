@@ -23,7 +23,7 @@ from searchlora.recipe import load_recipe
 from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
 from tests.child_scripts import Script, run_script
-from tests.words import first_word, word_records
+from tests.factories import first_word, word_records
 
 SHORT = ["optim.batch_size=8", "optim.max_steps=12", "optim.learning_rate=5e-3", "lora.r=4", "lora.alpha=8"]
 
@@ -266,7 +266,7 @@ from searchlora.models.resolve import resolve
 from searchlora.prompts import Renderer
 from searchlora.recipe import load_recipe
 from searchlora.training.sft import train_adapter
-from tests.words import first_word, word_records
+from tests.factories import first_word, word_records
 
 base, task, run, resume = sys.argv[1:]
 recipe = load_recipe({}, overrides=OVERRIDES)
@@ -397,7 +397,7 @@ from searchlora.errors import TrainingError
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
 from searchlora.training.sft import train_adapter
-from tests.words import first_word, word_records
+from tests.factories import first_word, word_records
 
 base, task, run = sys.argv[1:]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

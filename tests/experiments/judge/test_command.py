@@ -29,9 +29,9 @@ from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.files import file_sha256
 from searchlora.inference.local import LocalEngine
 from searchlora.task import load_prompted_task
-from tests.adapters.factories import draft_for, made_adapter
 from tests.child_scripts import Script, run_script
 from tests.experiments.grading_task import build_task, write_collection
+from tests.factories import draft_for, trained_adapter_folder
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def ask(tasks, tmp_path, files, tiny_base):
 
 @pytest.fixture(scope="module")
 def weights(tiny_base, tmp_path_factory) -> Path:
-    return made_adapter(tiny_base, tmp_path_factory.mktemp("judge") / "adapter")
+    return trained_adapter_folder(tiny_base, tmp_path_factory.mktemp("judge") / "adapter")
 
 
 @pytest.fixture

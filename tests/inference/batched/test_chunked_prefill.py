@@ -15,8 +15,8 @@ from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from searchlora.inference.sequential import score_sequences
+from tests.factories import random_adapter_folder
 from tests.inference.small_models import batched, ids, small
-from tests.made import made_folder
 
 CHUNK = 16
 
@@ -250,7 +250,7 @@ def test_answers_to_long_prompts_do_not_depend_on_load_or_chunks(tiny_base, monk
 
 @pytest.mark.slow
 def test_a_deadline_ends_a_long_prompt_of_an_engine_and_its_adapter_is_free(tiny_base, tmp_path):
-    folder, _ = made_folder(tiny_base, tmp_path / "made", seed=1)
+    folder, _ = random_adapter_folder(tiny_base, tmp_path / "made", seed=1)
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.load_folder("x", folder)
     engine._core._runner._prefiller.chunk = 1

@@ -7,8 +7,8 @@ import pytest
 from searchlora.errors import EngineBusy, LoadCheckFailed
 from searchlora.inference.batched import lora_slots
 from searchlora.inference.local import LocalEngine
+from tests.factories import random_adapter_folder
 from tests.inference.scheduling.requests import asked, hold
-from tests.made import made_folder
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def folders(tiny_base, tmp_path_factory):
     place = tmp_path_factory.mktemp("slots")
     ranks = {"low": 4, "other": 4, "high": 64}
     return {
-        name: made_folder(tiny_base, place / name, seed, (f"lora.r={rank}",))[0]
+        name: random_adapter_folder(tiny_base, place / name, seed, (f"lora.r={rank}",))[0]
         for seed, (name, rank) in enumerate(ranks.items())
     }
 

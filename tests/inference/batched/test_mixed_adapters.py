@@ -13,7 +13,7 @@ from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from searchlora.models.load import load_model
-from tests.made import made_folder
+from tests.factories import random_adapter_folder
 
 #: Name -> recipe overrides: different ranks, layers and LoRA variants.
 KINDS = {
@@ -40,7 +40,7 @@ ROWS = st.lists(
 def folders(tiny_base, tmp_path_factory):
     place = tmp_path_factory.mktemp("mixes")
     return {
-        name: made_folder(tiny_base, place / name, seed, settings)[0]
+        name: random_adapter_folder(tiny_base, place / name, seed, settings)[0]
         for seed, (name, settings) in enumerate(KINDS.items())
     }
 
@@ -130,7 +130,7 @@ def test_incompatible_adapters_are_refused_and_the_engine_continues(tiny_base, t
     from safetensors.torch import load_file, save_file
 
     engine = LocalEngine(tiny_base, precision="fp32")
-    folder, _ = made_folder(tiny_base, tmp_path / "made", seed=1)
+    folder, _ = random_adapter_folder(tiny_base, tmp_path / "made", seed=1)
     engine.load_folder("good", folder)
     request = [Request(({"role": "user", "content": "tent"},), "good", 4)]
     before = engine.generate(request)

@@ -16,9 +16,8 @@ from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, Tampere
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.fair_queue import FairQueue
 from searchlora.inference.scheduling.requests import GenerateRequest
+from tests.factories import first_word, random_adapter
 from tests.inference.scheduling.requests import asked, hold
-from tests.made import made_adapter
-from tests.words import first_word
 
 NAMES = [f"a{number}" for number in range(5)]
 
@@ -29,7 +28,7 @@ def store(tiny_base, tmp_path_factory) -> Store:
     store = Store(folder / "store")
     task = first_word(folder / "task")
     for seed, name in enumerate(NAMES):
-        made_adapter(store, name, task, tiny_base, folder / name, seed)
+        random_adapter(store, name, task, tiny_base, folder / name, seed)
     return store
 
 

@@ -6,10 +6,8 @@ import httpx
 import pytest
 
 from searchlora.adapters.store import Store
-from tests.encoders import made_encoder_adapter, shout
-from tests.made import made_adapter
+from tests.factories import first_word, random_adapter, random_encoder_adapter, shout
 from tests.server.api.serving import made_service, served
-from tests.words import first_word
 
 NAMES = ("one", "two", "three")
 
@@ -20,9 +18,9 @@ def store(tmp_path_factory, tiny_base, encoder_base):
     store = Store(folder / "store")
     task = first_word(folder / "task")
     for seed, name in enumerate(NAMES):
-        made_adapter(store, name, task, tiny_base, folder / name, seed=seed)
+        random_adapter(store, name, task, tiny_base, folder / name, seed=seed)
     store.alias("two", "production", 1)
-    made_encoder_adapter(store, "meaning", shout(folder / "shout"), encoder_base, folder / "meaning")
+    random_encoder_adapter(store, "meaning", shout(folder / "shout"), encoder_base, folder / "meaning")
     return store
 
 

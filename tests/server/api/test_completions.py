@@ -13,7 +13,7 @@ from searchlora.inference.engine import Request
 from searchlora.inference.sampling import Sampling
 from searchlora.prompts import messages
 from searchlora.task import load_task
-from tests.made import made_adapter
+from tests.factories import random_adapter
 from tests.server.api.serving import made_service, served
 
 LETTERS = {"structured_outputs": {"regex": "[ab]{6}"}}
@@ -23,7 +23,7 @@ LETTERS = {"structured_outputs": {"regex": "[ab]{6}"}}
 def service(tmp_path_factory, tiny_base):
     folder = tmp_path_factory.mktemp("completions")
     store = Store(folder / "store")
-    made_adapter(store, "rewriting", load_task("rewriting"), tiny_base, folder / "rewriting", 1)
+    random_adapter(store, "rewriting", load_task("rewriting"), tiny_base, folder / "rewriting", 1)
     return made_service(tiny_base, store)
 
 

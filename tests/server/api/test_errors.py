@@ -12,9 +12,8 @@ from searchlora.adapters.store import Store
 from searchlora.errors import DataError, DeadlineExceeded, EngineError, PipelineError, RequestRefused, StaleIndex
 from searchlora.models.resolve import BaseModel
 from searchlora.server.api.errors import api_error_of, public_message
-from tests.made import made_adapter
+from tests.factories import first_word, random_adapter
 from tests.server.api.serving import asked, made_service, served
-from tests.words import first_word
 
 CHAT, SCORE, EMBED, LOAD = "/v1/chat/completions", "/v1/score", "/v1/embeddings", "/v1/adapters/load"
 
@@ -251,7 +250,7 @@ def test_a_tampered_adapter_is_refused_with_the_reason(tiny_base, tmp_path):
     own = Store(tmp_path / "store")
     task = first_word(tmp_path / "task")
     for seed, name in enumerate(("good", "bad")):
-        stored = made_adapter(own, name, task, tiny_base, tmp_path / name, seed=seed)
+        stored = random_adapter(own, name, task, tiny_base, tmp_path / name, seed=seed)
     file = stored.path / "adapter_model.safetensors"
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")

@@ -21,10 +21,9 @@ from searchlora.errors import UsageError
 from searchlora.models.resolve import resolve
 from searchlora.server.api import encoders, http_protocol
 from searchlora.server.api.serve import make_server
-from tests.made import made_adapter
+from tests.factories import first_word, random_adapter
 from tests.server.api.serving import asked, made_service, served
 from tests.server.logs import ClosingHandler
-from tests.words import first_word
 
 CHAT, SCORE, EMBED = "/v1/chat/completions", "/v1/score", "/v1/embeddings"
 JSON = {"content-type": "application/json"}
@@ -404,7 +403,7 @@ def test_a_moved_base_or_store_is_not_ready_with_a_reason(tiny_base, encoder_bas
     shutil.copytree(tiny_base.path, tmp_path / "base")
     shutil.copytree(encoder_base.path, tmp_path / "encoder")
     base, store = resolve(str(tmp_path / "base")), Store(tmp_path / "store")
-    made_adapter(store, "one", first_word(tmp_path / "task"), base, tmp_path / "made", seed=1)
+    random_adapter(store, "one", first_word(tmp_path / "task"), base, tmp_path / "made", seed=1)
     service = made_service(base, store, resolve(str(tmp_path / "encoder")))
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
         for name, request in (

@@ -14,8 +14,7 @@ from searchlora.adapters.store import Store
 from searchlora.server.api.openapi import openapi_document
 from searchlora.server.grading.search_grades import SearchGrades
 from searchlora.task import load_task
-from tests.encoders import made_encoder_adapter, shout
-from tests.made import made_adapter
+from tests.factories import random_adapter, random_encoder_adapter, shout
 from tests.server.api.serving import made_service, served
 from tests.server.searching import STAGES
 
@@ -114,8 +113,8 @@ def client(tmp_path_factory, tiny_base, encoder_base, pipeline_files, corpus_of_
     folder = tmp_path_factory.mktemp("hostile")
     store = Store(folder / "store")
     for seed, (name, (task, settings)) in enumerate(SETTINGS.items()):
-        made_adapter(store, name, load_task(task).bound(settings), tiny_base, folder / name, seed)
-    made_encoder_adapter(store, "meaning", shout(folder / "shout"), encoder_base, folder / "meaning")
+        random_adapter(store, name, load_task(task).bound(settings), tiny_base, folder / name, seed)
+    random_encoder_adapter(store, "meaning", shout(folder / "shout"), encoder_base, folder / "meaning")
     pipelines = [(str(pipeline_files / f"{name}.yaml"), corpus_of_search) for name in STAGES]
     grades = SearchGrades(folder / "collected", grades_folder / "topics.jsonl", grades_folder / "qrels")
     service = made_service(tiny_base, store, encoder_base, pipelines=pipelines, grades=grades)

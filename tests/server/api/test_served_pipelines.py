@@ -13,8 +13,7 @@ from searchlora.pipelines.stage_settings import Bm25Settings, FuseSettings
 from searchlora.retrieval.encoder import Encoder
 from searchlora.server.api.served_pipelines import ServedPipeline
 from searchlora.task import load_task
-from tests.encoders import made_encoder_adapter, recipe_for, shout
-from tests.made import made_adapter
+from tests.factories import encoder_recipe_for, random_adapter, random_encoder_adapter, shout
 from tests.server.api.serving import made_service, served
 
 pytestmark = pytest.mark.slow
@@ -57,10 +56,10 @@ def test_an_adapter_of_queries_is_exchanged_without_encoding_the_corpus_again(
     start, tmp_path, encoder_base, monkeypatch
 ):
     store, task = Store(tmp_path / "store"), shout(tmp_path / "task")
-    made_encoder_adapter(store, "both", task, encoder_base, tmp_path / "both", seed=1)
-    monkeypatch.setattr("tests.encoders.recipe_for", lambda base: recipe_for(base, "sides=query"))
+    random_encoder_adapter(store, "both", task, encoder_base, tmp_path / "both", seed=1)
+    monkeypatch.setattr("tests.factories.encoder_recipe_for", lambda base: encoder_recipe_for(base, "sides=query"))
     for seed in (2, 3):
-        made_encoder_adapter(store, "asker", task, encoder_base, tmp_path / f"asker{seed}", seed=seed)
+        random_encoder_adapter(store, "asker", task, encoder_base, tmp_path / f"asker{seed}", seed=seed)
     encoded, encode = [], Encoder.encode_documents
 
     def counted(self, texts, **more):
@@ -87,12 +86,12 @@ def test_an_adapter_of_queries_is_exchanged_without_encoding_the_corpus_again(
 
 def test_a_version_that_is_stored_later_can_be_selected_at_once(start, tmp_path, tiny_base):
     store, task = Store(tmp_path / "store"), load_task("rewriting").bound(None)
-    made_adapter(store, "rewriter", task, tiny_base, tmp_path / "one", 0)
+    random_adapter(store, "rewriter", task, tiny_base, tmp_path / "one", 0)
     stages = [{"adapter": {"name": "rewriter", "max_new_tokens": 4}}, {"bm25": {"k": 3}}]
     with start(store, *stages) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert slots_of(client)["rewriter"] == ["on", "off", "base", "rewriter@1"]
         searched(client, {"rewriter": "rewriter@2"}, 400)
-        made_adapter(store, "rewriter", task, tiny_base, tmp_path / "two", 1)
+        random_adapter(store, "rewriter", task, tiny_base, tmp_path / "two", 1)
         assert slots_of(client)["rewriter"] == ["on", "off", "base", "rewriter@1", "rewriter@2"]
         assert searched(client, {"rewriter": "rewriter@2"})["stages"][0]["label"] == "rewriter@2"
         (adapter,) = client.get("/v1/adapters").json()["data"]

@@ -17,7 +17,7 @@ from searchlora.prompts import messages
 from searchlora.server.api import adapter_tasks
 from searchlora.server.api.task_outputs import output_json
 from searchlora.task import load_task
-from tests.made import made_adapter
+from tests.factories import random_adapter
 from tests.server.api.serving import made_service, served
 
 LABELS = {"kind": "label", "labels": ["buy", "other", "return"], "out_of_scope": None}
@@ -34,7 +34,7 @@ def store(tmp_path_factory, tiny_base):
     folder = tmp_path_factory.mktemp("tasks")
     store = Store(folder / "store")
     for seed, (name, settings) in enumerate(SETTINGS.items()):
-        made_adapter(store, name.replace("_", "-"), load_task(name).bound(settings), tiny_base, folder / name, seed)
+        random_adapter(store, name.replace("_", "-"), load_task(name).bound(settings), tiny_base, folder / name, seed)
     return store
 
 
@@ -275,7 +275,7 @@ def test_a_chat_loads_the_plugin_of_a_version_once(client, monkeypatch):
 def test_an_alias_that_moves_during_a_chat_does_not_mix_versions(tmp_path, tiny_base, monkeypatch):
     own = Store(tmp_path / "store")
     for seed in (1, 2):
-        made_adapter(own, "rewriting", load_task("rewriting"), tiny_base, tmp_path / str(seed), seed)
+        random_adapter(own, "rewriting", load_task("rewriting"), tiny_base, tmp_path / str(seed), seed)
     own.alias("rewriting", "production", 1)
     service = made_service(tiny_base, own)
     with served(service) as url, httpx.Client(base_url=url, timeout=60) as here:

@@ -20,7 +20,7 @@ from searchlora.inference.sampling import Sampling
 from searchlora.prompts import messages
 from searchlora.retrieval.encoder import Encoder
 from searchlora.task import load_task
-from tests.made import made_adapter
+from tests.factories import random_adapter
 from tests.server.api.serving import made_service, served
 
 HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 def service(tmp_path_factory, tiny_base, encoder_base):
     folder = tmp_path_factory.mktemp("clients")
     store = Store(folder / "store")
-    made_adapter(store, "rewriting", load_task("rewriting"), tiny_base, folder / "rewriting", 1)
+    random_adapter(store, "rewriting", load_task("rewriting"), tiny_base, folder / "rewriting", 1)
     return made_service(tiny_base, store, encoder_base, api_keys=(KEY,))
 
 

@@ -19,7 +19,7 @@ from searchlora.prompts import messages
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.tuning import with_tuning
 from searchlora.training.rows import render_rows
-from tests.made import made_folder
+from tests.factories import random_adapter_folder
 
 REASONED = task.bound({**task.default_settings, "reason": True})
 PAIR = {"id": "1", "group": "g", "query": "a tent", "passage": "It sleeps two.", "grade": 2}
@@ -148,7 +148,7 @@ def test_tuning_keeps_a_reason_with_its_grade_and_drops_one_of_another(key):
 @pytest.mark.slow
 def test_the_reason_is_generated_after_the_tuned_grade(tiny_base, tmp_path):
     engine = LocalEngine(tiny_base, precision="fp32")
-    engine.load_folder("made", made_folder(tiny_base, tmp_path / "made", seed=4)[0])
+    engine.load_folder("made", random_adapter_folder(tiny_base, tmp_path / "made", seed=4)[0])
     (plain,) = AdapterStage(REASONED, engine, "made", rest=False).ask([PAIR])
     assert plain.reason is None
     reasons = []
