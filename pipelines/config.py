@@ -140,7 +140,7 @@ def read_pipeline(
         raise PipelineError(str(error), where=str(path)) from None
     file = _validated(PipelineFile, content, str(path))
     parameters = _overridden(file.parameters, overrides, str(path))
-    stages = [_below(stage, path.parent) for stage in parse_stages(file.stages, str(path), parameters)]
+    stages = parse_stages(file.stages, str(path), parameters)
     if engine is None and file.engine is not None:
         where = f"{path}, engine"
         engine = engine_settings(_substituted(file.engine, parameters, where), where)
@@ -152,14 +152,6 @@ def read_pipeline(
         parameters,
         tuple(overrides),
     )
-
-
-def _below(stage: Settings, folder: Path) -> Settings:
-    """The stage with the path of its gate resolved against the folder of the pipeline file."""
-    if not isinstance(stage, FuseSettings):
-        return stage
-    update: dict[str, Any] = {"of": tuple(_below(part, folder) for part in stage.of)}
-    return stage.model_copy(update=update | ({"gate": str(folder / stage.gate)} if stage.gate is not None else {}))
 
 
 def read_pipelines(

@@ -80,8 +80,7 @@ class Retrieved:
         if self.rank is not None:
             return f"at rank {self.rank}, and the first {self.k} are kept"
         if self.parts:
-            left_out = "at rank {}, with weight 0"  # by a gate
-            return "; ".join(f"{part.retriever} ({part.reason or left_out.format(part.rank)})" for part in self.parts)
+            return "; ".join(f"{part.retriever} ({part.reason})" for part in self.parts)
         return f"not among the first {self.searched}"
 
 
@@ -367,9 +366,6 @@ def _notes(
         reasons = dict.fromkeys(each.reason for each in outputs if isinstance(each, InvalidOutput))
         for reason in reasons:
             yield f"an output of {stage.label} is invalid: {reason}"
-    if isinstance(stage, RetrieveStage) and isinstance(stage.retriever, Fused) and stage.retriever.weigher is not None:
-        (weights,) = stage.retriever.weigher.weights([str(before["query"])])
-        yield f"the gate weights the parts {' : '.join(f'{weight:g}' for weight in weights)}"
     if isinstance(stage, RetrieveStage) and len(others := before.get(FUSED_QUERIES, ())) > 1:
         earlier = "', '".join(others[:-1])
         yield f"its hits are fused with those of the query '{earlier}'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from searchlora.adapters.full_model import base_of
@@ -22,7 +22,6 @@ from searchlora.models.resolve import public_name
 from searchlora.pipelines.conditions import described
 from searchlora.pipelines.engine_indexes import SearchEngines
 from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers
-from searchlora.pipelines.stage_lists import part_keys
 from searchlora.pipelines.stage_settings import (
     AdapterSettings,
     Bm25Settings,
@@ -55,9 +54,6 @@ from searchlora.recipe import PromptOptions
 from searchlora.records import Document
 from searchlora.retrieval.retriever import Retriever
 from searchlora.retrieval.search_engine import folded_filter
-
-if TYPE_CHECKING:
-    from searchlora.retrieval.gate import GateWeigher
 
 
 def build_stage(
@@ -188,38 +184,8 @@ def fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> Retrie
         Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip", own.budget_s)
         for part, weight, own in zip(parts, weights, settings.of, strict=True)
     ]
-    weigher = _gate_weigher(settings, parts)
-    fused = Fused(sources, method=settings.method, constant=settings.constant, weigher=weigher)
-    gate = () if weigher is None else (f"gate={(settings.gate_sha256 or '')[:8]}",)
-    return _searched_by(fused, settings, _label(settings.method, settings, *(part.label for part in parts), *gate))
-
-
-def _gate_weigher(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> GateWeigher | None:
-    """The gate of a fusion; None without one, or where weights are given in its place.
-
-    Raises:
-        DataError: if the file is missing, is no gate, or has changed.
-        PipelineError: for a gate of another fusion.
-    """
-    if settings.gate is None or settings.weights is not None:
-        return None
-    from searchlora.retrieval.gate import GateWeigher, read_gate
-
-    gate = read_gate(Path(settings.gate), settings.gate_sha256)
-    fitted: list[tuple[str, object, object]] = [
-        ("method", gate.method, settings.method),
-        ("constant", gate.constant, settings.constant),
-    ]
-    if settings.gate_parts is None:
-        fitted.append(("of", gate.parts, part_keys(settings.of)))
-    for key, of_gate, own in fitted:
-        if of_gate != own:
-            raise PipelineError(
-                f"the gate was fitted with another '{key}': {of_gate}, and not {own}",
-                where=settings.gate,
-                fix="Fit it again with `searchlora gate fit`.",
-            )
-    return GateWeigher(gate, [part.retriever for part in parts], settings.gate_parts)
+    fused = Fused(sources, method=settings.method, rrf_k=settings.constant)
+    return _searched_by(fused, settings, _label(settings.method, settings, *(part.label for part in parts)))
 
 
 _CLIENT = ("api_key_env", "auth", "concurrency", "timeout_s", "retries")
@@ -238,9 +204,6 @@ def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
         "url",
         "engine",
         "body",
-        "gate",
-        "gate_sha256",
-        "gate_parts",
         "filter",
         "filter_by",
         *StageSettings.model_fields,

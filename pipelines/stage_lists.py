@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 from searchlora.errors import PipelineError
-from searchlora.files import file_sha256
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.stage_settings import (
     AdapterSettings,
@@ -23,7 +20,6 @@ from searchlora.pipelines.stage_settings import (
     RetrieveSettings,
     Settings,
     SimilaritySettings,
-    StageSettings,
     stage_kind,
 )
 
@@ -50,7 +46,7 @@ def zero_shot(stages: Iterable[Settings]) -> tuple[str, ...]:
 
 
 def pinned(stages: Iterable[Settings], pin: Callable[[str], str]) -> list[Settings]:
-    """The stages with every adapter reference resolved to a version, and every gate to the sha256 of its file.
+    """The stages with every adapter reference resolved to a version.
 
     Args:
         pin: Resolves a reference to `name@version` (`Store.pin`).
@@ -66,17 +62,6 @@ def with_engine(stages: Iterable[Settings], engine: EngineSettings) -> list[Sett
         else stage
         for stage in stages
     ]
-
-
-def part_keys(parts: Iterable[Settings]) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """What a gate keeps of the parts of a fusion: kind and settings that differ from the defaults."""
-    return tuple(
-        (
-            stage_kind(part),
-            part.model_dump(mode="json", exclude_defaults=True, exclude={"filter_by", *StageSettings.model_fields}),
-        )
-        for part in parts
-    )
 
 
 def check_order(stages: Sequence[Settings], where: str) -> None:
@@ -152,10 +137,7 @@ def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
     if isinstance(stage, EncodingSettings | SimilaritySettings) and stage.adapter is not None:
         return stage.model_copy(update={"adapter": pin(stage.adapter)})
     if isinstance(stage, FuseSettings):
-        parts = {"of": tuple(_pinned(inner, pin) for inner in stage.of)}
-        if stage.gate is not None and stage.gate_sha256 is None and Path(stage.gate).is_file():
-            return stage.model_copy(update={**parts, "gate_sha256": file_sha256(stage.gate)})
-        return stage.model_copy(update=parts)
+        return stage.model_copy(update={"of": tuple(_pinned(inner, pin) for inner in stage.of)})
     return stage
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
@@ -409,18 +410,16 @@ class FuseSettings(RetrieveSettings):
         60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
     )
     weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
-    gate: str | None = Field(
-        None,
-        description="gate file, from `searchlora gate fit`, that chooses the weights for each query; relative to the"
-        " pipeline file",
-    )
-    gate_sha256: str | None = Field(
-        None, description="sha256 of the gate; another file is refused; default: that of the file when it is loaded"
-    )
-    gate_parts: tuple[int, ...] | None = Field(
-        None,
-        description="indices, from 0, of the gate's parts under 'of', if some are left out; default: all parts",
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_gate(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and not values.keys().isdisjoint(("gate", "gate_sha256", "gate_parts")):
+            raise ValueError(
+                "'gate' is no longer a key; fit weights for all queries with"
+                " `searchlora tune pipeline.yaml --topics topics.jsonl --qrels qrels.txt --out tuned.yaml`"
+            )
+        return values
 
     @field_validator("of")
     @classmethod
@@ -440,16 +439,6 @@ class FuseSettings(RetrieveSettings):
         if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
             raise ValueError("weights must be above 0")
         return weights
-
-    @model_validator(mode="after")
-    def _weights_or_gate(self) -> FuseSettings:
-        if self.weights is not None and self.gate is not None:
-            raise ValueError("'weights' are those of every query, and a 'gate' chooses them: give one of the two")
-        if self.gate is None and (self.gate_sha256 is not None or self.gate_parts is not None):
-            raise ValueError("'gate_sha256' and 'gate_parts' are keys of a 'gate'")
-        if self.gate_parts is not None and len(self.gate_parts) != len(self.of):
-            raise ValueError(f"there are {len(self.gate_parts)} gate_parts for {len(self.of)} stages")
-        return self
 
 
 def _filtered_by(stage: RetrieveSettings, filter_by: Fields) -> RetrieveSettings:

@@ -108,7 +108,7 @@ def fused_by(hits: PartHits, settings: FuseSettings, weights: Sequence[float]) -
             [parts[place] for place in used],
             method=settings.method,
             weights=[weights[place] for place in used],
-            constant=settings.constant,
+            rrf_k=settings.constant,
         )[: settings.k]
         for parts in hits
     ]

@@ -30,7 +30,7 @@ from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
 from searchlora.pipelines.stage_lists import adapters, encoders, produces_hits, supplied_runs, zero_shot
-from searchlora.pipelines.stage_settings import FuseSettings, HitsSettings, Settings, dumped, stage_kind
+from searchlora.pipelines.stage_settings import HitsSettings, dumped, stage_kind
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record, RejectedRow, SearchContext
@@ -197,22 +197,9 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
         bases=tuple(dict.fromkeys(bases)),
         pipeline=built.tag,
         engines=tuple(dict.fromkeys([*built.engine_id, *(each for card in cards for each in card.engines)])),
-        gate_queries=tuple(
-            dict.fromkeys([*_gate_queries(stages), *(each for card in cards for each in card.gate_queries)])
-        ),
+        gate_queries=tuple(dict.fromkeys(query for card in cards for query in card.gate_queries)),
         unknown_sources=tuple(dict.fromkeys([*unknown, *(each for card in cards for each in card.unknown_sources)])),
     )
-
-
-def _gate_queries(stages: Sequence[Settings]) -> Iterator[str]:
-    """Hashes of the queries on which the gates of fusions were fitted."""
-    from searchlora.retrieval.gate import read_gate
-
-    for stage in stages:
-        if isinstance(stage, FuseSettings):
-            if stage.gate is not None and stage.weights is None:
-                yield from read_gate(Path(stage.gate), stage.gate_sha256).queries
-            yield from _gate_queries(stage.of)
 
 
 def _queries(path: Path) -> Iterator[Record]:

@@ -243,8 +243,7 @@ def _without(stage: Settings, place: Place, places: set[Place]) -> Settings | No
     if not kept:
         return None
     weights = tuple(stage.weights[index] for index in kept) if stage.weights is not None else None
-    left = {"of": tuple(parts[index] for index in kept), "weights": weights}
-    return stage.model_copy(update={**left, **_gate_parts(stage, kept)})
+    return stage.model_copy(update={"of": tuple(parts[index] for index in kept), "weights": weights})
 
 
 def _replaced(stages: Sequence[Settings], slot: Slot, changed: Callable[[Settings], Settings]) -> tuple[Settings, ...]:
@@ -252,19 +251,10 @@ def _replaced(stages: Sequence[Settings], slot: Slot, changed: Callable[[Setting
         if place == slot.place:
             return changed(stage)
         if isinstance(stage, FuseSettings) and slot.place[: len(place)] == place:
-            parts = tuple(at(part, (*place, n)) for n, part in enumerate(stage.of))
-            return stage.model_copy(update={"of": parts, **_gate_parts(stage, range(len(parts)))})
+            return stage.model_copy(update={"of": tuple(at(part, (*place, n)) for n, part in enumerate(stage.of))})
         return stage
 
     return tuple(at(stage, (index,)) for index, stage in enumerate(stages))
-
-
-def _gate_parts(stage: FuseSettings, kept: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The parts of a gate that a changed fusion still has, so that the gate takes them as they are."""
-    if stage.gate is None:
-        return {}
-    known = stage.gate_parts if stage.gate_parts is not None else tuple(range(len(stage.of)))
-    return {"gate_parts": tuple(known[index] for index in kept)}
 
 
 def _ordinal(place: Place) -> str:

@@ -46,7 +46,6 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/encoder_evaluation_run.py": ("evaluate", "promote"),
     "searchlora/experiments/encoder_train.py": ("train",),
     "searchlora/experiments/experiment": ("experiment",),
-    "searchlora/experiments/gate.py": ("gate fit", "gate evaluate"),
     "searchlora/experiments/judge": ("judge",),
     "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
     "searchlora/experiments/mixing.py": ("mix-qrels",),

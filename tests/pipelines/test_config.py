@@ -98,6 +98,7 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("fuse: {constant: -1, of: [{bm25: {}}]}", r"stage 2: 'constant'"),
         ("fuse: {weights: [1], of: [{bm25: {}}, {bm25: {}}]}", r"stage 2: 'weights': .*1 weights for 2 stages"),
         ("fuse: {weights: [0], of: [{bm25: {}}]}", r"stage 2: 'weights': .*above 0"),
+        ("fuse: {gate: gate.json, of: [{bm25: {}}]}", r"stage 2: .*'gate' is no longer a key.*searchlora tune"),
         ("fuse: {of: [{bm25: {}}, {dense: {model: m, k: x}}]}", r"stage 2, of 2: 'k': .*integer"),
         (
             "fuse: {of: [{adapter: {name: a}}]}",

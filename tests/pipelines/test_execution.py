@@ -170,20 +170,6 @@ def test_failures_in_a_fusion_of_a_fusion_are_told():
     assert found["skipped"] == {"engine": "http://db:9200: the index is gone."}
 
 
-def test_a_gate_that_wants_only_the_part_that_failed_leaves_the_others_equal():
-    class Second:
-        def weights(self, queries):
-            return [(0.0, 1.0)] * len(queries)
-
-    (stage,) = fusion(True, Sometimes("d9")).stages
-    gated = Fused(stage.retriever.sources, weigher=Second())
-    (one, failed) = gated.search_with_failures(["tent", "too long"], 5)
-    assert [hit.document for hit in one[0]] == ["d9"] and not one[1]
-    assert [label for label, _ in failed[1]] == ["engine"]
-    assert gated.search(["server tent"], 5)[0][0].document == "d9"
-    assert {hit.document for hit in gated.search_with_failures(["server", "tent"], 5)[1][0]} == {"d2", "d3"}
-
-
 def test_an_explanation_tells_the_part_that_failed():
     pipeline = fusion(True, Sometimes("d9"))
     explanation = explain(pipeline, "server", "d9", lambda error: error.what)

@@ -15,7 +15,6 @@ from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages import FUSED_QUERIES, RetrieveStage
 from searchlora.records import Document
-from searchlora.retrieval import BM25Index, Fused, Source
 from searchlora.task import load_prompted_task
 from tests.factories import random_adapter
 from tests.pipelines import rewriting
@@ -142,17 +141,6 @@ def test_a_hit_of_the_rewritten_query_that_fusion_drops_is_told(tmp_path):
     assert [(part.retriever, part.rank) for part in looked.parts] == [("'alpha'", None), ("'beta'", 2)]
     assert looked.rank == 3
     assert explanation.verdict.endswith("bm25(k=2): at rank 3, and the first 2 are kept")
-
-
-def test_a_part_that_a_gate_leaves_out_is_told():
-    class First:
-        def weights(self, queries):
-            return [(1.0, 0.0)] * len(queries)
-
-    words, titles = (BM25Index([Document("a", "alpha"), Document("b", text)]) for text in ("beta", "alpha"))
-    fused = Fused([Source(words), Source(titles)], weigher=First())
-    explanation = explain(Pipeline("p", [RetrieveStage(fused, 5, "fuse")]), "alpha", "b")
-    assert "BM25Index (at rank 1, with weight 0)" in explanation.verdict
 
 
 def test_a_later_stage_that_retrieves_again_decides(tmp_path):

@@ -19,12 +19,10 @@ from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.engine_index import BATCH, TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldTest
-from searchlora.retrieval.gate import features_of
 from searchlora.retrieval.index_folder import corpus_identity
 from searchlora.retrieval.milvus import Milvus
 from searchlora.retrieval.postgres import Postgres
 from searchlora.retrieval.search_engine import Graph, OpenIndex, TextSearch, VectorSearch
-from searchlora.retrieval.vector_file import normalised
 from tests.retrieval.vectorizers import FINGERPRINT, vectorizer_of
 
 pytestmark = pytest.mark.slow
@@ -132,12 +130,6 @@ def test_texts_and_further_fields_come_with_the_hits(shop, encoder):
         assert fetched["d1"] == SHOP[0] and fetched["d1"].field("brand") == "Acme"
     (hit,) = TextSearch(shop).search(["neil"], 1)[0] or TextSearch(shop).search(["o'neil"], 1)[0]
     assert hit.fetched.text == "tent s o'neil \\x ?"  # what no engine stores
-
-
-def test_a_gate_can_read_the_vectors_of_queries(shop, encoder):
-    _, _, vectors = features_of(["tent", " "], [TextSearch(shop), VectorSearch(shop, encoder)], vectors=True)
-    assert vectors[0].tolist() == pytest.approx(normalised(encoder.encode(["tent"]))[0].tolist(), abs=1e-6)
-    assert not vectors[1].any()
 
 
 def test_vectors_are_compared_by_inner_product(shop, encoder):

@@ -236,13 +236,11 @@ class ServedPipeline:
         if self.fusion is not None:
             index, settings = self.fusion
             parts = fusion_parts(settings)
-            gate = settings.gate is not None and settings.weights is None  # it chooses the weights of each query
             fusion = {
                 "stage": index + 1,
                 "method": settings.method,
                 "parts": list(parts),
-                "weights": None if gate else list(settings.weights or (1.0,) * len(parts)),
-                "gate": (settings.gate_sha256 or "")[:8] if gate else None,
+                "weights": list(settings.weights or (1.0,) * len(parts)),
             }
         return {
             "id": self.pipeline.name,
@@ -347,7 +345,7 @@ class ServedPipelines:
             if key not in self._variants:
                 try:
                     self._variants[key] = self._build(name, stages, served.source)
-                except PipelineError as error:  # such as a gate whose features come from a part that is off
+                except PipelineError as error:
                     raise _refused(pipeline_message(error)) from None
                 if len(self._variants) > _VARIANTS:
                     self._variants.popitem(last=False)
