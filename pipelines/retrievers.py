@@ -101,8 +101,6 @@ class BuiltRetrievers:
             k1=settings.k1,
             b=settings.b,
             analyzer=analyzer(settings),
-            method="robertson" if settings.backend == "rank-bm25" else "lucene",
-            backend=settings.backend,
             fields=settings.fields,
             progress=progress,
         )
@@ -144,7 +142,6 @@ class SavedRetrievers:
 
     Raises:
         DataError, StaleIndex: as `IndexFolder`, and if the index has nothing for the settings of a stage.
-        PipelineError: for the backend rank-bm25, whose index cannot be saved.
     """
 
     def __init__(self, folder: Path, config: PipelineConfig | None = None) -> None:
@@ -209,15 +206,10 @@ def analyzer(settings: Bm25Settings) -> Analyzer:
 
 
 def bm25_keys(settings: Bm25Settings) -> Bm25Keys:
-    """What a BM25 index of the stage depends on. Raises `PipelineError` for rank-bm25."""
+    """What a BM25 index of the stage depends on."""
     from searchlora.retrieval.index_folder import Bm25Keys
 
-    if settings.backend == "rank-bm25":
-        raise PipelineError(
-            "an index of the backend rank-bm25 cannot be saved",
-            fix="Use the backend bm25s, or give the file of the documents as the corpus.",
-        )
-    return Bm25Keys(**settings.model_dump(exclude={"backend", *RetrieveSettings.model_fields}))
+    return Bm25Keys(**settings.model_dump(exclude=set(RetrieveSettings.model_fields)))
 
 
 def vector_keys(settings: EncodingSettings, encoders: Encoders) -> VectorKeys:

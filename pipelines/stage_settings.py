@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -19,6 +20,7 @@ from pydantic import (
 
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.conditions import Condition
+from searchlora.renamed import RenamedWarning
 from searchlora.retrieval.field_filter import Operator
 
 
@@ -190,14 +192,21 @@ class Bm25Settings(RetrieveSettings):
     stopwords: Literal["english"] | None = Field("english", description="stop words to remove")
     stemmer: Literal["english"] | None = Field(None, description="Snowball stemmer")
     shortest: int = Field(2, ge=1, description="minimum length of a term in characters")
-    backend: Literal["bm25s", "rank-bm25"] = Field(
-        "bm25s", description="library: bm25s (Lucene's variant) or rank-bm25 (Robertson's)"
-    )
     fields: dict[str, int] | None = Field(
         None,
         description="field -> boost, a whole number, as in `{title: 3, text: 1, brand: 2}`; fields are title, text and"
         " other columns of the corpus; default: title and text",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_backend(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "backend" not in values:
+            return values
+        if values["backend"] != "bm25s":
+            raise ValueError("'backend' is no longer a key: bm25s, Lucene's variant of BM25, is the only one")
+        warnings.warn("'backend' is no longer a key of 'bm25'; remove it.", RenamedWarning, 2)
+        return {key: value for key, value in values.items() if key != "backend"}
 
 
 class EncodingSettings(RetrieveSettings):

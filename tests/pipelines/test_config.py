@@ -10,6 +10,7 @@ from searchlora.errors import PipelineError
 from searchlora.pipelines.config import parse_stages, read_pipeline, ready_pipelines
 from searchlora.pipelines.stage_lists import adapters
 from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings, DenseSettings, FuseSettings
+from searchlora.renamed import RenamedWarning
 
 
 def written(folder: Path, stages: str, parameters: str = "") -> Path:
@@ -85,9 +86,10 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("bm25: {k: 0}", r"mine\.yaml, stage 2: 'k': .*greater than or equal to 1"),
         (
             "bm25: {colour: red}",
-            r"stage 2: 'colour'.*Known keys: b, backend, budget_s, fields, filter_by, k, k1, on_failure, shortest",
+            r"stage 2: 'colour'.*Known keys: b, budget_s, fields, filter_by, k, k1, on_failure, shortest",
         ),
         ("bm25: {shortest: 0}", r"stage 2: 'shortest'"),
+        ("bm25: {backend: rank-bm25}", r"stage 2: .*'backend' is no longer a key: bm25s"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
         ("dense: {model: m, trust_remote_code: true}", r"stage 2: 'trust_remote_code'.*Known keys: adapter, batch"),
         ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*bm25, dense, fuse, hits, http, match, passages"),
@@ -144,6 +146,11 @@ def test_an_override_of_an_unknown_parameter_is_refused():
         read_pipeline("rewrite_bm25", ["colour=red"])
     with pytest.raises(PipelineError, match="is not a YAML value"):
         read_pipeline("rewrite_bm25", ["adapter=["])
+
+
+def test_the_backend_of_earlier_pipelines_is_accepted_with_a_warning():
+    with pytest.warns(RenamedWarning, match="'backend' is no longer a key"):
+        assert parse_stages([{"bm25": {"backend": "bm25s", "k": 5}}], "old") == [Bm25Settings(k=5)]
 
 
 def test_stages_can_be_parsed_without_a_pipeline_file():
