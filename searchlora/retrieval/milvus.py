@@ -18,17 +18,30 @@ from pathlib import Path
 from typing import Any
 from weakref import finalize
 
+import grpc
 import numpy as np
+from pymilvus import DataType, Function, FunctionType, MilvusClient
+from pymilvus.exceptions import MilvusException
 
-from searchlora.errors import DataError, EngineError, UsageError
-from searchlora.records import Document, Hit
+from searchlora.errors import DataError, EngineError
+from searchlora.records import Hit
 from searchlora.retrieval.nearest import inner_products
-from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
+from searchlora.retrieval.search_engine import (
+    Entry,
+    Filter,
+    Layout,
+    Published,
+    SearchEngine,
+    Vector,
+    fetched_hit,
+    storable,
+    stored_fields,
+)
 from searchlora.retrieval.threshold import best_by_sum
 from searchlora.server_url import server_url
 
-#: Maximum length of a text in bytes, and number of hits of a search; limits of Milvus.
-_MOST_BYTES, _MOST_HITS = 65_535, 16_384
+#: Maximum length of a text in bytes.
+_MOST_BYTES = 65_535
 
 #: Maximum length of an id in bytes.
 _ID_BYTES = 512
@@ -49,7 +62,7 @@ _REGISTRY = "searchlora_indexes"
 _OUTPUT = ["id", "title", "text", "metadata"]
 
 
-class Milvus:
+class Milvus(SearchEngine):
     """A Milvus cluster, or a file of the embedded Milvus Lite, which one process at a time can open. Thread-safe.
 
     Args:
@@ -62,6 +75,7 @@ class Milvus:
     """
 
     default_analyzer = "standard"
+    most_hits = 16_384
 
     def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 30.0) -> None:
         if "://" in url:
@@ -79,8 +93,6 @@ class Milvus:
     @cached_property
     def _client(self) -> Any:
         """The connection; a file that is not there is created."""
-        from pymilvus import MilvusClient
-
         if self._is_embedded:
             import milvus_lite  # noqa: F401 (a missing one names the extra)
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # each error is raised, too
@@ -91,13 +103,7 @@ class Milvus:
         self._finalizer = finalize(self, client.close)
         return client
 
-    def check(self, layout: Layout) -> None:
-        """Raise `UsageError` for an index that searches nothing."""
-        if not layout.fields and layout.dimensions is None:
-            raise UsageError("there is nothing to search", fix="Load for a text_search or a vector_search.")
-
     def published(self, index: str) -> Published | None:
-        """The generation that is published under a name; None if there is none."""
         if self._is_embedded and not Path(self._address).exists():
             return None
         rows = [row for row in self._registered(index) if row["published"] > 0]
@@ -107,11 +113,9 @@ class Milvus:
         return Published(latest["generation"], latest["record"])
 
     def generations(self, index: str) -> list[str]:
-        """All generations of a name, complete or not."""
         return sorted(row["generation"] for row in self._registered(index))
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation, a collection; of one that exists, only the record is replaced."""
         with _errors(self.where):
             self._create_registry()
             if not self._client.has_collection(generation, timeout=self._timeout_s):
@@ -121,7 +125,6 @@ class Milvus:
         self._register({"generation": generation, "index": index, "record": record, "published": published})
 
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
-        """Those of the documents that are stored."""
         stored: set[str] = set()
         with _errors(self.where):
             self._load(generation, self._write_s)
@@ -133,14 +136,12 @@ class Milvus:
         return stored
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
-        """Store documents. Raises `DataError` for a field that is longer than Milvus takes."""
         rows = [_row(layout, entry) for entry in entries]
         with _errors(self.where):
             for start in range(0, len(rows), _PUT):
                 self._client.upsert(generation, rows[start : start + _PUT], timeout=self._write_s)
 
     def publish(self, index: str, generation: str, layout: Layout) -> None:
-        """Write the collection to disk, and let the name stand for it."""
         del layout
         with _errors(self.where):
             self._client.flush(generation, timeout=self._write_s)
@@ -148,7 +149,6 @@ class Milvus:
         self._register({**row, "published": time.time_ns()})
 
     def drop(self, generation: str) -> None:
-        """Delete the collection of a generation."""
         with _errors(self.where):
             self._client.drop_collection(generation, timeout=self._write_s)
             self._in_memory.discard(generation)
@@ -157,8 +157,6 @@ class Milvus:
     def search_text(
         self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
     ) -> list[Hit]:
-        """The k best documents that contain a word of the query in one of the fields, with their texts."""
-        _check_count(k)
         condition = _condition(where)
 
         def best(field: str, count: int) -> list[Hit]:
@@ -172,17 +170,13 @@ class Milvus:
                 found |= {hit.document: hit.score for hit in hits}
             return found
 
-        return best_by_sum(boosts, best, scores, k, _MOST_HITS)
+        return best_by_sum(boosts, best, scores, k, self.most_hits)
 
     def search_vectors(
         self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
     ) -> list[Hit]:
-        """The k documents whose vectors have the largest inner products with a vector, with their texts.
-
-        The products are computed again: those of the engine depend, in the last bits, on the place of a vector.
-        """
-        _check_count(k)
-        # Of the engine's products, for vectors of about length 1.
+        # The products are computed again: those of the engine depend, in the last bits, on the place of a vector. This
+        # is the error of the engine's products, for vectors of about length 1.
         error = len(vector) * float(np.finfo(np.float32).eps) * max(1.0, float(np.linalg.norm(vector)))
         condition = " and ".join(filter(None, ["has_vector == true", _condition(where)]))
 
@@ -194,12 +188,11 @@ class Milvus:
                 return []
             stored = np.array([row["entity"]["vector"] for row in rows], dtype=np.float32)
             products = inner_products(stored, vector).astype(np.float32)
-            return [_hit(row, float(product)) for row, product in zip(rows, products, strict=True)]
+            return [fetched_hit(row["id"], score, row["entity"]) for row, score in zip(rows, products, strict=True)]
 
-        return best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, _MOST_HITS, error)
+        return best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, self.most_hits, error)
 
     def close(self) -> None:
-        """Close the connection."""
         if self.__dict__.pop("_client", None) is not None:
             self._finalizer()
             self._in_memory.clear()
@@ -215,8 +208,9 @@ class Milvus:
     ) -> list[Hit]:
         name = f"words_{layout.fields.index(field)}"
         rows = self._search(generation, query, name, {"metric_type": "BM25"}, condition, count)
-        found = [_hit(row, abs(row["distance"])) for row in rows]  # Milvus Lite returns the negated score
-        return [hit for hit in found if hit.score > 0]
+        # Milvus Lite returns the negated score.
+        hits = [fetched_hit(row["id"], abs(row["distance"]), row["entity"]) for row in rows]
+        return [hit for hit in hits if hit.score > 0]
 
     def _search(
         self, generation: str, query: Any, field: str, options: Mapping[str, Any], condition: str, count: int
@@ -236,8 +230,6 @@ class Milvus:
         return list(rows)
 
     def _schema(self, layout: Layout) -> tuple[Any, Any]:
-        from pymilvus import DataType, Function, FunctionType, MilvusClient
-
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         indexes = MilvusClient.prepare_index_params()
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
@@ -302,8 +294,6 @@ class Milvus:
             self._client.flush(_REGISTRY, timeout=self._write_s)
 
     def _create_registry(self) -> None:
-        from pymilvus import DataType, MilvusClient
-
         if self._client.has_collection(_REGISTRY, timeout=self._timeout_s):
             return
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -323,14 +313,7 @@ class Milvus:
 
 
 def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
-    document = entry.document
-    row: dict[str, Any] = {
-        "id": document.id,
-        "title": storable(document.title),
-        "text": storable(document.text),
-        "metadata": {storable(name): storable(value) for name, value in document.metadata.items()},
-        "facets": facets(document),
-    }
+    document, row = entry.document, stored_fields(entry.document)
     for number, field in enumerate(layout.fields):
         row[f"field_{number}"] = storable(document.field(field))
     lengths = {name: len(value.encode()) for name, value in row.items() if isinstance(value, str)}
@@ -377,18 +360,9 @@ def _string(text: str) -> str:
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 
 
-def _hit(row: Any, score: float) -> Hit:
-    fields = row["entity"]
-    document = Document(row["id"], fields["text"], fields["title"], dict(fields["metadata"] or {}))
-    return Hit(document.id, float(score), document)
-
-
 @contextmanager
 def _errors(where: str) -> Iterator[None]:
     """Errors of pymilvus as `EngineError`."""
-    import grpc
-    from pymilvus.exceptions import MilvusException
-
     try:
         yield
     except (MilvusException, grpc.RpcError) as error:
@@ -397,8 +371,3 @@ def _errors(where: str) -> Iterator[None]:
         if "not found" in message or "not exist" in message:
             fix = "If the index was loaded again, load the pipeline again, too."
         raise EngineError(f"Milvus refuses or cannot be reached ({message})", where=where, fix=fix) from None
-
-
-def _check_count(k: int) -> None:
-    if k > _MOST_HITS:
-        raise UsageError(f"{k} hits are requested, and Milvus returns at most {_MOST_HITS:,}")

@@ -15,7 +15,7 @@ from searchlora.records import Document
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
 from searchlora.retrieval.index_folder import corpus_identity
 from searchlora.retrieval.opensearch import OpenSearch
-from searchlora.retrieval.search_engine import Entry, Graph, Layout, TextSearch
+from searchlora.retrieval.search_engine import Entry, Graph, Layout, OpenIndex, TextSearch
 from tests.inference.http_server import Reply, answering
 from tests.retrieval.opensearch_server import Cluster, json_of
 
@@ -341,6 +341,6 @@ def test_addresses_and_numbers_that_cannot_be_used(server):
         with pytest.raises(EngineError, match="is not the address of a server"):
             OpenSearch(url)
     with pytest.raises(UsageError, match="at most 10,000"):
-        OpenSearch(server.url).search_text("p_1", Layout(("title",)), "x", {"title": 1.0}, {}, 10_001)
+        TextSearch(OpenIndex(OpenSearch(server.url), "p_1", Layout(("title",)))).search(["x"], 10_001)
     with pytest.raises(EngineError, match="cannot be reached"):
         OpenSearch("http://127.0.0.1:9", retries=0).published("products")

@@ -484,7 +484,8 @@ def test_a_connection_that_the_server_closed_is_opened_again(postgres_url):
     search = TextSearch(open_index(engine, "closed"))
     (idle,) = engine._idle
     process = idle.info.backend_pid
-    Postgres(postgres_url)._run(lambda other: other.execute("SELECT pg_terminate_backend(%s, 5000)", [process]))
+    with Postgres(postgres_url)._connected() as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [process])
     assert found(search, "tent") == ["d1", "d0"]
 
 
