@@ -116,43 +116,36 @@ class Milvus(SearchEngine):
         return sorted(row["generation"] for row in self._registered(index))
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        with _errors(self.where):
-            self._create_registry()
-            if not self._client.has_collection(generation, timeout=self._timeout_s):
-                self._create(generation, *self._schema(layout))
+        self._create(_REGISTRY, *_registry_schema())
+        self._create(generation, *self._schema(layout))
         registered = {row["generation"]: row["published"] for row in self._registered(index)}
         published = registered.get(generation, 0)
         self._register({"generation": generation, "index": index, "record": record, "published": published})
 
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
+        self._load(generation, writes=True)
         stored: set[str] = set()
-        with _errors(self.where):
-            self._load(generation, self._write_s)
-            for start in range(0, len(ids), _IDS):
-                # Not `get(ids=...)`: it writes ids into its filter as they are.
-                chosen = _any_of("id", ids[start : start + _IDS])
-                rows = self._client.query(generation, filter=chosen, output_fields=["id"], timeout=self._timeout_s)
-                stored.update(row["id"] for row in rows)
+        for start in range(0, len(ids), _IDS):
+            # Not `get(ids=...)`: it writes ids into its filter as they are.
+            chosen = _any_of("id", ids[start : start + _IDS])
+            stored.update(row["id"] for row in self._call("query", generation, filter=chosen, output_fields=["id"]))
         return stored
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
         rows = [_row(layout, entry) for entry in entries]
-        with _errors(self.where):
-            for start in range(0, len(rows), _PUT):
-                self._client.upsert(generation, rows[start : start + _PUT], timeout=self._write_s)
+        for start in range(0, len(rows), _PUT):
+            self._call("upsert", generation, rows[start : start + _PUT], writes=True)
 
     def publish(self, index: str, generation: str, layout: Layout) -> None:
         del layout
-        with _errors(self.where):
-            self._client.flush(generation, timeout=self._write_s)
+        self._call("flush", generation, writes=True)
         (row,) = [row for row in self._registered(index) if row["generation"] == generation]
         self._register({**row, "published": time.time_ns()})
 
     def drop(self, generation: str) -> None:
-        with _errors(self.where):
-            self._client.drop_collection(generation, timeout=self._write_s)
-            self._in_memory.discard(generation)
-            self._client.delete(_REGISTRY, filter=_any_of("generation", [generation]), timeout=self._write_s)
+        self._call("drop_collection", generation, writes=True)
+        self._in_memory.discard(generation)
+        self._call("delete", _REGISTRY, filter=_any_of("generation", [generation]), writes=True)
 
     def search_text(
         self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
@@ -197,10 +190,16 @@ class Milvus(SearchEngine):
             self._finalizer()
             self._in_memory.clear()
 
-    def _load(self, collection: str, timeout_s: float) -> None:
+    def _call(self, method: str, collection: str, *values: Any, writes: bool = False, **options: Any) -> Any:
+        """What the client answers within the time limit of a search, or of a write."""
+        timeout_s = self._write_s if writes else self._timeout_s
+        with _errors(self.where):
+            return getattr(self._client, method)(collection, *values, timeout=timeout_s, **options)
+
+    def _load(self, collection: str, *, writes: bool = False) -> None:
         """Load a collection into the memory of the server: in a file that another process wrote none is loaded."""
         if collection not in self._in_memory:
-            self._client.load_collection(collection, timeout=timeout_s)
+            self._call("load_collection", collection, writes=writes)
             self._in_memory.add(collection)
 
     def _by_text(
@@ -215,18 +214,17 @@ class Milvus(SearchEngine):
     def _search(
         self, generation: str, query: Any, field: str, options: Mapping[str, Any], condition: str, count: int
     ) -> list[Any]:
-        with _errors(self.where):
-            self._load(generation, self._timeout_s)
-            (rows,) = self._client.search(
-                generation,
-                data=[query],
-                anns_field=field,
-                search_params=dict(options),
-                filter=condition,
-                limit=count,
-                output_fields=[*_OUTPUT, field] if field == "vector" else _OUTPUT,
-                timeout=self._timeout_s,
-            )
+        self._load(generation)
+        (rows,) = self._call(
+            "search",
+            generation,
+            data=[query],
+            anns_field=field,
+            search_params=dict(options),
+            filter=condition,
+            limit=count,
+            output_fields=[*_OUTPUT, field] if field == "vector" else _OUTPUT,
+        )
         return list(rows)
 
     def _schema(self, layout: Layout) -> tuple[Any, Any]:
@@ -276,40 +274,34 @@ class Milvus(SearchEngine):
     # The registry: a collection with a row for each generation.
 
     def _registered(self, index: str) -> list[dict[str, Any]]:
-        with _errors(self.where):
-            if not self._client.has_collection(_REGISTRY, timeout=self._timeout_s):
-                return []
-            self._load(_REGISTRY, self._timeout_s)
-            rows = self._client.query(
-                _REGISTRY,
-                filter=_any_of("index", [index]),
-                output_fields=["generation", "index", "record", "published"],
-                timeout=self._timeout_s,
-            )
+        if not self._call("has_collection", _REGISTRY):
+            return []
+        self._load(_REGISTRY)
+        fields = ["generation", "index", "record", "published"]
+        rows = self._call("query", _REGISTRY, filter=_any_of("index", [index]), output_fields=fields)
         return [dict(row) for row in rows]
 
     def _register(self, row: Mapping[str, Any]) -> None:
-        with _errors(self.where):
-            self._client.upsert(_REGISTRY, [{**row, "nothing": [0.0, 0.0]}], timeout=self._write_s)
-            self._client.flush(_REGISTRY, timeout=self._write_s)
-
-    def _create_registry(self) -> None:
-        if self._client.has_collection(_REGISTRY, timeout=self._timeout_s):
-            return
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("generation", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
-        schema.add_field("index", DataType.VARCHAR, max_length=_ID_BYTES)
-        schema.add_field("record", DataType.VARCHAR, max_length=_MOST_BYTES)
-        schema.add_field("published", DataType.INT64)
-        schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # a collection needs a vector
-        indexes = MilvusClient.prepare_index_params()
-        indexes.add_index("nothing", index_type="FLAT", metric_type="IP")
-        self._create(_REGISTRY, schema, indexes)
+        self._call("upsert", _REGISTRY, [{**row, "nothing": [0.0, 0.0]}], writes=True)
+        self._call("flush", _REGISTRY, writes=True)
 
     def _create(self, collection: str, schema: Any, indexes: Any) -> None:
-        self._client.create_collection(
-            collection, schema=schema, index_params=indexes, consistency_level="Strong", timeout=self._write_s
-        )
+        """Create a collection if it is not there."""
+        if not self._call("has_collection", collection):
+            options = {"schema": schema, "index_params": indexes, "consistency_level": "Strong"}
+            self._call("create_collection", collection, **options, writes=True)
+
+
+def _registry_schema() -> tuple[Any, Any]:
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("generation", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
+    schema.add_field("index", DataType.VARCHAR, max_length=_ID_BYTES)
+    schema.add_field("record", DataType.VARCHAR, max_length=_MOST_BYTES)
+    schema.add_field("published", DataType.INT64)
+    schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # a collection needs a vector
+    indexes = MilvusClient.prepare_index_params()
+    indexes.add_index("nothing", index_type="FLAT", metric_type="IP")
+    return schema, indexes
 
 
 def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
