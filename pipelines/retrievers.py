@@ -158,20 +158,12 @@ class SavedRetrievers:
 
     def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
         """Load the vectors of a stage, and its encoder for queries."""
-        from searchlora.retrieval.dense import DenseIndex, SavedVectors
-        from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest
+        from searchlora.retrieval.dense import DenseIndex
 
         del progress
-        encoder, searched = encoders.get(settings), structure(settings)
-        part, file = self._index.vectors(vector_keys(settings, encoders), searched)
-        if searched is None:
-            nearest: Nearest = ExactSearch(file.vectors, part.longest)
-        else:
-            opened = self._index.structure(part, searched)
-            nearest = ApproximateSearch(searched, opened, effort(settings), part.longest)
         return DenseIndex.load(
-            SavedVectors(self._index.documents.ids, self._index.order, file, nearest, self._index.reading),
-            encoder,
+            self._index.vectors(vector_keys(settings, encoders), structure(settings), effort(settings)),
+            encoders.get(settings),
             query_batch_size=settings.query_batch_size,
             normalise=settings.normalise,
             query_prefix=settings.query_prefix,
