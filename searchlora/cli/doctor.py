@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from searchlora.cli.options import JsonOption, StoreOption
+from searchlora.cli.options import JsonOption, StoreOption, option
 
 _DEFAULT_BASE = "smollm2-135m-instruct-q4_1"
 _MINIMUM_PYTHON = (3, 11)
@@ -45,19 +45,13 @@ class Check:
 
 
 def doctor(
-    server: Annotated[
-        str | None, typer.Option("--server", metavar="URL", help="Check that this server answers and list its models.")
-    ] = None,
+    server: Annotated[str | None, option("--server URL", "Check that this server answers and list its models.")] = None,
     api_key_env: Annotated[
-        str | None, typer.Option("--api-key-env", metavar="NAME", help="Environment variable with the server's key.")
+        str | None, option("--api-key-env NAME", "Environment variable with the server's key.")
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(
-            "--base",
-            metavar="MODEL",
-            help=f"Base model to check, with the memory that it needs. Default: {_DEFAULT_BASE}.",
-        ),
+        option("--base MODEL", f"Base model to check, with the memory that it needs. Default: {_DEFAULT_BASE}."),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,

@@ -19,9 +19,9 @@ from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_pa
 from searchlora.errors import PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import RunCard, publish_run, read_run_card
 from searchlora.eval.trec import is_word, run_lines
-from searchlora.experiments.kept_batches import kept_batches
+from searchlora.experiments.batch_log import batch_log
 from searchlora.experiments.lineage import run_lineage
-from searchlora.files import check_writable, copy_text, file_sha256, read_rows
+from searchlora.files import atomic_text, check_writable, file_sha256, read_rows
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
@@ -109,21 +109,22 @@ def run(
         "files": [*(writer.__name__ for writer in writers), *(["trace"] if traced else [])],
     }
     progress = steps("Searching")
-    with kept_batches(outs[0], len(outs) + len(traced), key) as kept:
-        progress(kept.done, count)
-        searches = islice(_queries(Path(queries)), kept.done, None)
+    with batch_log(outs[0], len(outs) + len(traced), key) as batches:
+        progress(batches.done, count)
+        searches = islice(_queries(Path(queries)), batches.done, None)
         while batch := list(islice(searches, built.batch_size)):
             rows: list[Mapping[str, Any]] = []
             executed = built.execute(batch, trace=rows.append if traced else None)
             texts = ["".join(writer(built, batch, executed)) for writer in writers]
-            kept.append(len(batch), [*texts, *(["".join(map(result_line, rows))] if traced else [])])
-            progress(kept.done, count)
+            batches.append(len(batch), [*texts, *(["".join(map(result_line, rows))] if traced else [])])
+            progress(batches.done, count)
         card = run_card(config.name, built, store)
-        for path, file in zip([*outs, *traced], kept.files, strict=True):
+        for number, path in enumerate([*outs, *traced]):
             if path in traced or _holds_results(path):
-                copy_text(file, path)
+                with atomic_text(path) as file:
+                    file.writelines(batches.texts(number))
             else:
-                publish_run(path, file, card)
+                publish_run(path, batches.texts(number), card)
     return built.tag, count
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Hashable, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
 
 Answer: TypeAlias = Completion | ChoiceScores
 
-#: Hash of a request -> its answer, see `MeteredEngine`.
-Answers: TypeAlias = MutableMapping[bytes, Answer]
+
+class Answers(Protocol):
+    """Hash of a request -> its answer, see `MeteredEngine`: a dictionary or a cache on disk."""
+
+    def get(self, key: bytes, /) -> Answer | None:
+        """The answer to a request; None if it is unknown."""
+
+    def update(self, answers: Mapping[bytes, Answer], /) -> None:
+        """Add answers."""
+
 
 _Answer = TypeVar("_Answer", Completion, ChoiceScores)
 

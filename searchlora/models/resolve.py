@@ -376,8 +376,9 @@ def convert_gguf(gguf: Path, target: Path) -> None:
 
 def _convert_gguf(gguf: Path, target: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
+    modeling_gguf_pytorch_utils.tqdm = lambda rows, **_: rows  # its bar ignores `quiet`
     if (target / "config.json").is_file():  # another process converted it meanwhile
         return
     with tempfile.TemporaryDirectory() as alone:

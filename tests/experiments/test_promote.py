@@ -221,7 +221,7 @@ def test_a_dataset_of_test_rows_is_evaluated_with_and_without_other_data_for_bas
     rows = [{key: value for key, value in row.items() if key != "split"} for row in lines(source)]
     source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     built = cli(
-        "data", "build", "colour", source, "--format", "native", "--shares", "0,0,1", "--out", tmp_path / "data"
+        "data", "build", "colour", source, "--format", "native", "--split-ratios", "0,0,1", "--out", tmp_path / "data"
     )
     assert built.code == 0, built.err
     alone = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", store=shop.store, cache_dir=shop.root / "outputs")

@@ -11,7 +11,7 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UnusableAnswer, UsageError
 from searchlora.experiments.evaluation_run import EvaluationRun
-from searchlora.experiments.judge.grade_log import grade_records
+from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.inference.engine import Completion, Request, TokenLogprob
 from searchlora.inference.engines import make_engine

@@ -10,11 +10,11 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.errors import DataError
 from searchlora.experiments.judge import llm_judge
-from searchlora.experiments.judge.grade_log import grade_records
+from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
-from searchlora.outputs import Grade, InvalidOutput
+from searchlora.files.append_log import AppendLog
+from searchlora.outputs import Grade
 from searchlora.progress import silent
 from searchlora.prompts import RENDERING
 
@@ -58,17 +58,6 @@ def test_reasons_are_logged_with_their_grades(judge, tmp_path):
     assert grade_records(unasked, PAIRS, tmp_path / "log", silent) == grades
 
 
-def test_logged_grades_without_a_reason_field_are_reused(judge, tmp_path):
-    rows = [
-        {"key": judge.key(PAIRS[0]), "grade": 1, "probabilities": [0.1, 0.6, 0.2, 0.1]},
-        {"key": judge.key(PAIRS[1]), "invalid": {"raw": "x", "reason": "not a grade of the scale"}},
-    ]
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "grades.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    grades = grade_records(replace(judge, engine=UNASKED), PAIRS, tmp_path / "log", silent)
-    assert grades == [Grade(1, (0.1, 0.6, 0.2, 0.1)), InvalidOutput("x", "not a grade of the scale")]
-
-
 def test_grades_of_another_rendering_version_are_not_reused(judge, tiny_base, monkeypatch, tmp_path):
     """The same chat may render to other token ids under another version of the renderer."""
     key = judge.key(PAIRS[0])
@@ -77,19 +66,20 @@ def test_grades_of_another_rendering_version_are_not_reused(judge, tiny_base, mo
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
+    "stored",
     [
-        ({"grade": 99, "probabilities": None}, "not of the judge's scale"),
-        ({"grade": 1, "probabilities": [0.5, 0.5]}, "not of the judge's scale"),
-        ({"grade": 1, "probabilities": ["0.5"]}, "is not a grade"),
-        ({"grade": True, "probabilities": None}, "is not a grade"),
-        ({"invalid": {"raw": 5, "reason": []}}, "is not a grade"),
-        ({"invalid": 5}, "is not a grade"),
-        ({}, "is not a grade"),
+        {"grade": {"value": 99, "probabilities": None, "reason": None}},
+        {"grade": {"value": 1, "probabilities": [0.5, 0.5], "reason": None}},
+        {"grade": {"value": 1, "probabilities": ["0.5"], "reason": None}},
+        {"grade": {"value": True, "probabilities": None, "reason": None}},
+        {"invalid": {"raw": 5, "reason": []}},
+        {"invalid": 5},
+        {},
+        1,
     ],
 )
-def test_what_is_no_grade_of_the_judge_is_an_error(judge, tmp_path, row, says):
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "grades.jsonl").write_text(json.dumps({"key": judge.key(PAIRS[0]), **row}) + "\n")
-    with pytest.raises(DataError, match=says):
-        grade_records(replace(judge, engine=UNASKED), PAIRS, tmp_path / "log", silent)
+def test_what_is_no_grade_of_the_judge_is_graded_again(judge, tmp_path, monkeypatch, stored):
+    with AppendLog(tmp_path / "log" / "grades.jsonl") as log:
+        log.append({judge.key(pair): stored for pair in PAIRS})
+    monkeypatch.setattr(Judge, "grade", lambda _, records: [Grade(1)] * len(records))
+    assert grade_records(judge, PAIRS, tmp_path / "log", silent) == [Grade(1)] * 2
