@@ -10,7 +10,6 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UnusableAnswer, UsageError
-from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.inference.engine import Completion, Request, TokenLogprob
@@ -21,6 +20,7 @@ from searchlora.inference.settings import ServerSettings
 from searchlora.outputs import Grammar, InvalidOutput
 from searchlora.progress import silent
 from searchlora.recipe import PromptOptions
+from searchlora.systems.models import EngineSystem
 from tests.factories import first_word, word_records
 from tests.inference.http_server import Reply, answering
 
@@ -249,8 +249,7 @@ def test_an_evaluation_keeps_a_server_busy(tiny_base, tmp_path):
     slow = Slow(30, wanted=140)
     with answering(slow) as server:
         engine = make_engine(ServerSettings(url=server.url, concurrency=140), tiny_base, None)
-        run = EvaluationRun(first_word(tmp_path / "task"), word_records(140))
-        result = run.run_model("base", engine, None)
+        result = EngineSystem("base", first_word(tmp_path / "task"), engine).run(word_records(140))
         engine.close()
     assert set(result.outputs) == {"red"}
     assert slow.most == 140

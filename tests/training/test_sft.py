@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from searchlora.data.building import build
 from searchlora.errors import TrainingError
-from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.train import train
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
@@ -69,8 +68,7 @@ def test_validation_does_not_change_training_by_a_single_bit(tiny_base, tmp_path
     )
     records = word_records(64)
     without = train_adapter(task, recipe, tiny_base, records, tmp_path / "without")
-    trial = EvaluationRun(task, records[:4], max_new_tokens=4)
-    validator = Validator(task, LocalEngine(tiny_base), records[:8], trial)
+    validator = Validator(task, LocalEngine(tiny_base), records[:8], records[:4], max_new_tokens=4)
     train_adapter(task, recipe, tiny_base, records, tmp_path / "with", validate=validator)
     last = "checkpoints/checkpoint-12"
     assert same(tmp_path / "without" / last, tmp_path / "with" / last)

@@ -10,7 +10,7 @@ from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.manifest import Dataset
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
-from searchlora.experiments.lineage import seen_in_training
+from searchlora.systems.lineage import seen_in_training
 from searchlora.task import load_prompted_task
 from tests.factories import draft_for, random_adapter_folder
 
