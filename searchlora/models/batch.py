@@ -45,7 +45,7 @@ def collate(examples: Iterable[Example], pad_id: int) -> dict[str, torch.Tensor]
 
 
 class FastModel(Protocol):
-    """Another implementation of the functions below; see `training.fused_model`."""
+    """Another implementation of the functions below; see `cpu.fused_model`."""
 
     def log_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """As `completion_log_probabilities`."""

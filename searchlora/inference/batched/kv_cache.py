@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
-from searchlora.models.native.huge_pages import use_huge_pages
+from searchlora.cpu.backend import use_huge_pages
 
 #: Columns are allocated in multiples of this.
 _COLUMN_STEP = 64

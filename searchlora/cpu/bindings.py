@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from searchlora.models.native.training import TrainingKernels
+from searchlora.cpu.training_bindings import TrainingKernels
 
 #: Rows with the same adapter that a kernel computes together, as in `packing.h`.
 ROW_TILE = 16

@@ -17,13 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
+from searchlora.cpu import kernels as native
+from searchlora.cpu.bindings import LoraItems
+from searchlora.cpu.fused_layers import FusedRMSNorm, fuse_norms
+from searchlora.cpu.packed import PackedSlots
 from searchlora.errors import UsageError
+from searchlora.inference.batched import attention
 from searchlora.inference.batched.attention import attend
-from searchlora.inference.batched.fused_layers import FusedRMSNorm, fuse_norms
-from searchlora.inference.batched.lora_layers import LoraWeights, PackedSlots, TorchSlots
+from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots
 from searchlora.inference.batched.lora_mapping import map_rows
-from searchlora.models import attention, native
-from searchlora.models.native.bindings import LoraItems
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
+from searchlora.cpu.fused_layers import FusedDecoderLayer
 from searchlora.inference.batched.forward import Forward
-from searchlora.inference.batched.fused_layers import FusedDecoderLayer
 from tests.inference.small_models import small
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")

@@ -8,22 +8,17 @@ from typing import Any
 
 import torch
 
+from searchlora.cpu.fused_decoder import FusedDecoder
+from searchlora.cpu.fused_layers import CALL_ERRORS, LLAMA_LIKE, has_silu
+from searchlora.cpu.kernels import kernels
+from searchlora.cpu.lora_group import is_4_bit
+from searchlora.cpu.prefix_tree import prefix_tree
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.memory import available_memory
-from searchlora.models.native import kernels
 from searchlora.prompts import IGNORED, Example
-from searchlora.training.fused_decoder import FusedDecoder
-from searchlora.training.lora_group import is_4_bit
-from searchlora.training.prefix_tree import prefix_tree
-
-#: Class names of transformers' models and layers that compute what Llama's do.
-_LLAMA_LIKE = ("Llama", "Mistral", "Qwen2")
 
 #: Share of the free memory that dense copies of 4-bit weights may take.
 _DENSE_SHARE = 0.25
-
-#: What calling a model with an unexpected signature or shapes can raise.
-_CALL_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 
 
 class FusedModel:
@@ -92,12 +87,11 @@ def _is_linear_4_bit(layer: Any) -> bool:
 
 def _is_supported(base: Any, dtype: torch.dtype) -> bool:
     config, name = base.config.get_text_config(), type(base).__name__.removesuffix("ForCausalLM")
-    if name not in _LLAMA_LIKE or getattr(config, "sliding_window", None) or config.attention_dropout:
+    if name not in LLAMA_LIKE or getattr(config, "sliding_window", None) or config.attention_dropout:
         return False
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return False
     backbone, head = base.model, base.get_output_embeddings()
-    x = torch.linspace(-4, 4, 9)
     norms = [backbone.norm]
     for index, layer in enumerate(backbone.layers):
         attn, mlp = layer.self_attn, layer.mlp
@@ -107,7 +101,7 @@ def _is_supported(base: Any, dtype: torch.dtype) -> bool:
             type(layer).__name__ != f"{name}DecoderLayer"
             or attn.layer_idx != index
             or attn.head_dim % 2
-            or not torch.equal(mlp.act_fn(x), torch.nn.functional.silu(x))
+            or not has_silu(mlp)
             or not all(_is_linear(each, dtype) for each in linear)
         ):
             return False
@@ -163,7 +157,7 @@ def _computes_the_same(model: Any, fused: FusedModel, parameters: list[torch.nn.
                 out = completion_log_probabilities(model, batch) if own else fused.log_probabilities(batch)
                 gradients = torch.autograd.grad(out.sum(), [each for each in parameters if each.requires_grad])
                 results.append((out.detach(), torch.cat([each.flatten() for each in gradients])))
-    except _CALL_ERRORS:
+    except CALL_ERRORS:
         return False
     finally:
         model.train(was_training)

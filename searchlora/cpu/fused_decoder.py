@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from searchlora.models.native.bindings import Kernels
-from searchlora.models.native.training import TrainingKernels, TreeShape
-from searchlora.training.lora_group import LoraGroup
-from searchlora.training.prefix_tree import PrefixTree
+from searchlora.cpu.bindings import Kernels
+from searchlora.cpu.lora_group import LoraGroup
+from searchlora.cpu.prefix_tree import PrefixTree
+from searchlora.cpu.training_bindings import TrainingKernels, TreeShape
 
 
 class Workspace:
