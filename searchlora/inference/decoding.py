@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Answer:
+class AnswerState:
     """An answer that is being generated.
 
     Attributes:
@@ -56,7 +56,7 @@ class Answer:
             self.stopped = request.text.add(token)
 
 
-def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int) -> None:
+def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id: int) -> None:
     """Choose and append the next token of each answer.
 
     Answers whose logits are not finite, or whose grammar cannot be followed further, get an error.
@@ -93,7 +93,7 @@ def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int)
             answer.add(token, stop_id)
 
 
-def _choose(answers: Sequence[Answer], logits: torch.Tensor, rows: Sequence[int]) -> list[int | None]:
+def _choose(answers: Sequence[AnswerState], logits: torch.Tensor, rows: Sequence[int]) -> list[int | None]:
     """The next token of each answer, which its grammar allows; None if its logits are not finite or it has an error.
 
     Args:
@@ -136,7 +136,7 @@ def _note_logprobs(chosen: Sequence[tuple[TokenSampler | None, int | None]], log
             sampler.logprobs.append(found)
 
 
-def _before_masks(answers: Sequence[Answer], logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+def _before_masks(answers: Sequence[AnswerState], logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """The logits of some rows, kept from the masks of grammars, which are applied in place."""
     if len(rows) == len(logits) and all(answer.request.matcher is None for answer in answers):
         return logits

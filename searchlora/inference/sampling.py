@@ -182,7 +182,7 @@ def _sample(logits: torch.Tensor, settings: Sequence[tuple[float, int, float, fl
     logits = logits.float()
     weights = ((logits - logits.amax(-1, keepdim=True)) * inverse.float()).exp().double()  # 1 for the most likely token
     if any(k or p < 1 or least for _, k, p, least, _ in settings):
-        ordered, order = weights.sort(-1, descending=True, stable=True)
+        ordered, order = weights.sort(dim=-1, descending=True, stable=True)
         ranks = torch.arange(logits.shape[1], device=logits.device)
         ordered = ordered.masked_fill((ranks >= top_k) & (top_k > 0), 0)
         cumulated = ordered.cumsum(-1)

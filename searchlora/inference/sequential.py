@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.attach import attach
-from searchlora.inference.decoding import Answer, append_tokens
+from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import ChoiceScores, non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.fair_queue import AnyRequest
@@ -218,7 +218,7 @@ class SequentialModelRunner:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         batch = collate([Example(request.ids, len(request.ids)) for request in requests], self._pad_id)
-        answers = [Answer(request) for request in requests]
+        answers = [AnswerState(request) for request in requests]
         rows = OpenRows(answers, self._stop_id, self._counts)
         model.generate(
             input_ids=batch["input_ids"].to(model.device),
@@ -327,7 +327,7 @@ class OpenRows:
         counts: Counters to increase.
     """
 
-    def __init__(self, answers: Sequence[Answer], stop_id: int, counts: Counts) -> None:
+    def __init__(self, answers: Sequence[AnswerState], stop_id: int, counts: Counts) -> None:
         self._answers, self._stop_id, self._counts = answers, stop_id, counts
         self._open = list(range(len(answers)))
 

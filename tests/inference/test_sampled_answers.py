@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_answer_in_any_batch_and_order(either):
 @pytest.mark.slow
 def test_several_answers_differ_and_are_repeatable(either):
     request = asked("tent", "x", temperature=1.0, seed=7)
-    futures = either.submit_answers(request, 6, caller="one")
+    futures = either.submit_answers(request, 6, client="one")
     texts = [future.result(60).text for future in futures]
     assert len(set(texts)) == 6
     again = [future.result(60).text for future in either.submit_answers(request, 6)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from searchlora.errors import EngineError
-from searchlora.inference.decoding import Answer, append_tokens
+from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.sampling import Sampling, TokenSampler
@@ -170,7 +170,7 @@ def test_rows_with_non_finite_logits_fail_alone():
 
     def answers():
         return [
-            Answer(GenerateRequest(ids=(1,), max_new_tokens=9, adapter="x", sampler=each and TokenSampler(each)))
+            AnswerState(GenerateRequest(ids=(1,), max_new_tokens=9, adapter="x", sampler=each and TokenSampler(each)))
             for each in kinds
         ]
 

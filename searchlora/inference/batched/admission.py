@@ -1,4 +1,4 @@
-"""Admission to the batched model runner: rows, KV cache, LoRA slots, tokens of a step, and each caller's share."""
+"""Admission to the batched model runner: rows, KV cache, LoRA slots, tokens of a step, and each client's share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from searchlora.inference.scheduling.requests import AnswerGroup, GenerateReques
 
 AnyModelRequest = ModelRequest[Any]
 
-#: Chunks of short prompts that are begun in one step, beside rows that decode for a waiting caller and without them.
+#: Chunks of short prompts that are begun in one step, beside rows that decode for a waiting client and without them.
 CHUNKS_BESIDE_ROWS, CHUNKS_ALONE = 2, 8
 
-#: One of so many rows and LoRA slots is reserved for callers that hold none.
+#: One of so many rows and LoRA slots is reserved for clients that hold none.
 RESERVED = 8
 
 
@@ -69,7 +69,7 @@ class BatchRoom:
 class Admission:
     """One round of admission.
 
-    A caller of `submit` leaves a few rows and LoRA slots free for callers that hold none, and while others wait it
+    A client of `submit` leaves a few rows and LoRA slots free for clients that hold none, and while others wait it
     takes no more than its share. Requests of `finish` are not limited: nobody waits for one of them alone.
 
     Args:
@@ -79,7 +79,7 @@ class Admission:
         adapters: The adapters that are in use.
         generating: Requests whose rows generate.
         long: Requests whose long prompts are being computed.
-        waiting: Callers with queued requests.
+        waiting: Clients with queued requests.
     """
 
     def __init__(
@@ -109,28 +109,28 @@ class Admission:
         self._begun_groups = set[AnswerGroup]()
         self._long_of = Counter[Hashable]()
         for each in long:
-            self._long_of[each.caller] += len(each.ids)
-        self._rows_of = Counter(each.caller for each in [*generating, *joining] if each.interactive)
+            self._long_of[each.client] += len(each.ids)
+        self._rows_of = Counter(each.client for each in [*generating, *joining] if each.interactive)
         self._waiting = set(waiting)
 
     def may_take(self, request: AnyRequest) -> bool:
-        """Whether the request's caller may have more now. If not, requests of others do not overtake this one."""
+        """Whether the request's client may have more now. If not, requests of others do not overtake this one."""
         assert isinstance(request, ModelRequest)
-        caller, is_long = request.caller, self._is_long(request)
+        client, is_long = request.client, self._is_long(request)
         if is_long and (self._long_tokens >= self._limits.long_tokens or _group(request) in self._long_groups):
             return False
         if not request.interactive:
             return True
-        if is_long and self._long_of[caller] >= self._limits.long_tokens // 4:
+        if is_long and self._long_of[client] >= self._limits.long_tokens // 4:
             return False
         if not isinstance(request, GenerateRequest):
             return True
-        capacity, held = self._room.capacity(request.max_tokens), self._rows_of[caller]
+        capacity, held = self._room.capacity(request.max_tokens), self._rows_of[client]
         reserve = max(capacity // RESERVED, min(1, self._limits.rows // RESERVED))
         if held < max(1, reserve // 2):
             return True
-        callers = self._waiting | set(self._rows_of)
-        if self._waiting - {caller} and held >= capacity // len(callers):
+        clients = self._waiting | set(self._rows_of)
+        if self._waiting - {client} and held >= capacity // len(clients):
             return False
         adapter = request.adapter
         takes_slot = adapter is not None and adapter not in self._adapters
@@ -147,7 +147,7 @@ class Admission:
         if not (self._fits_long if self._is_long(request) else self._fits_step)(request):
             return False
         if isinstance(request, GenerateRequest) and request.interactive:
-            self._rows_of[request.caller] += 1
+            self._rows_of[request.client] += 1
         if adapter is not None:
             self._adapters.add(adapter)
         return True
@@ -170,7 +170,7 @@ class Admission:
             if request.group is not None:
                 self._long_groups.add(request.group)
         self._long_tokens += len(request.ids)
-        self._long_of[request.caller] += len(request.ids)
+        self._long_of[request.client] += len(request.ids)
         return True
 
     def _fits_step(self, request: AnyModelRequest) -> bool:

@@ -20,10 +20,10 @@ from searchlora.inference.batched.admission import (
 )
 from searchlora.inference.batched.choice_scoring import score_choices
 from searchlora.inference.batched.chunked_prefill import ChunkedPrefill
-from searchlora.inference.batched.decode import DecodeBatch, Row
+from searchlora.inference.batched.decode import BatchRow, DecodeBatch
 from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.lora_slots import LoraLimits, LoraSlots
-from searchlora.inference.batched.prefill import Head, NonFinitePrompts, Prefiller, Prompt
+from searchlora.inference.batched.prefill import ComputedPrefix, NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
@@ -69,7 +69,7 @@ class BatchedModelRunner:
     ) -> None:
         self._batch, self._prefiller, self._slots = batch, prefiller, slots
         self._limits, self._counts = limits, counts
-        self._generating: dict[Row, GenerateRequest] = {}
+        self._generating: dict[BatchRow, GenerateRequest] = {}
         self._long = ChunkedPrefill(prefiller)
         self._prefill_debt = 0.0  # seconds that decode steps have to take before the next chunk
 
@@ -131,7 +131,7 @@ class BatchedModelRunner:
 
     @property
     def _is_interactive(self) -> bool:
-        """Whether a caller waits for one of the generating rows."""
+        """Whether a client waits for one of the generating rows."""
         return any(request.interactive for request in self._generating.values())
 
     def _acquire(self, requests: Sequence[AnyModelRequest], begun: dict[Prompt, AnyModelRequest]) -> None:
@@ -161,7 +161,7 @@ class BatchedModelRunner:
         finally:
             held = {id(row.prompt) for row in self._generating} | set(map(id, self._long.requests))
             for prompt in begun:
-                prompt.head = None
+                prompt.prefix = None
                 if id(prompt) not in held:
                     self._slots.release(prompt.adapter)
 
@@ -177,7 +177,7 @@ class BatchedModelRunner:
         first: dict[Prompt, GenerateRequest] = {}
         begun_groups: set[AnswerGroup] = set()
         for prompt, request in generate.items():
-            if request.group is None or prompt.head is not None or request.group not in begun_groups:
+            if request.group is None or prompt.prefix is not None or request.group not in begun_groups:
                 first[prompt] = request
             if request.group is not None:
                 begun_groups.add(request.group)
@@ -190,7 +190,7 @@ class BatchedModelRunner:
     def _continue_long(self, others_admitted: bool) -> None:
         """Begin the long prompts that are computed, or compute one chunk.
 
-        While rows decode whose callers wait, this takes at most half of the time: after a chunk, decode steps take as
+        While rows decode whose clients wait, this takes at most half of the time: after a chunk, decode steps take as
         long as the chunk has taken.
         """
         interactive = self._is_interactive
@@ -239,7 +239,7 @@ class BatchedModelRunner:
                 request.fail(non_finite_error(request.adapter))
 
     def _prefill(self, requests: dict[Prompt, GenerateRequest]) -> None:
-        rows = {Row(request, prompt=prompt): request for prompt, request in requests.items()}
+        rows = {BatchRow(request, prompt=prompt): request for prompt, request in requests.items()}
         self._batch.add(list(rows))
         self._generating.update(rows)
         for row, request in rows.items():
@@ -265,7 +265,7 @@ class BatchedModelRunner:
         self._counts.decoded_rows += len(self._generating)
         self._report(self._generating)
 
-    def _report(self, rows: dict[Row, GenerateRequest]) -> None:
+    def _report(self, rows: dict[BatchRow, GenerateRequest]) -> None:
         self._counts.generated_tokens += len(rows)
         for row, request in rows.items():
             if row.error is None:
@@ -275,7 +275,7 @@ class BatchedModelRunner:
 def _use_group_columns(prompt: Prompt, request: AnyModelRequest) -> None:
     """Let a prompt begin with what another answer to it has computed, if anything is kept."""
     if isinstance(request, GenerateRequest) and request.group is not None and request.group.columns is not None:
-        prompt.head = Head(request.group.columns, 0)
+        prompt.prefix = ComputedPrefix(request.group.columns, 0)
 
 
 def _retry_finite(prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:

@@ -16,8 +16,6 @@ from searchlora.inference.sampling import GREEDY, Sampling
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
 
-DialectName = Literal["vllm", "searchlora", "openai"]
-
 #: Maximum number of prompts, and of tokens with log-probabilities (vLLM refuses more), in one call.
 _MAX_PROMPTS, _MAX_TOKENS = 16, 128
 

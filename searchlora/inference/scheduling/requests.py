@@ -29,14 +29,14 @@ class QueuedRequest(Generic[Result]):
     Attributes:
         deadline: Time on the monotonic clock after which the result is no longer wanted; None means no deadline.
         overtaken: Number of times that later requests were admitted because they fitted and this one did not.
-        caller: The caller in whose line of the fair queue it waits.
-        interactive: Whether the caller waits for this very request (`submit`), not for all of a call (`finish`).
+        client: In whose queue it waits.
+        interactive: Whether the client waits for this very request (`submit`), not for all of a call (`finish`).
         result: The result, or the error that ended the request. Cancelling it withdraws the request.
     """
 
     deadline: float | None = None
     overtaken: int = 0
-    caller: Hashable = None
+    client: Hashable = None
     interactive: bool = False
     result: Future[Result] = field(default_factory=Future)
 
@@ -181,7 +181,7 @@ class Limits:
         cache_tokens: KV cache of the generating rows: number of rows times the longest.
         pass_tokens: Tokens of one prefill or scoring pass: number of rows times the longest, choices included.
         waiting: Requests in the queue.
-        waiting_per_caller: Requests of one caller in the queue; None: a quarter of `waiting`, but at least 256.
+        waiting_per_client: Requests of one client in the queue; None: a quarter of `waiting`, but at least 256.
 
     Examples:
         >>> Limits(rows=4, cache_tokens=4096, pass_tokens=512, waiting=64).pass_holds(2, 200)
@@ -194,12 +194,12 @@ class Limits:
     cache_tokens: int
     pass_tokens: int
     waiting: int
-    waiting_per_caller: int | None = None
+    waiting_per_client: int | None = None
 
     @property
-    def max_line(self) -> int:
-        """Maximum length of one caller's line."""
-        return self.waiting_per_caller or min(self.waiting, max(256, self.waiting // 4))
+    def max_queue(self) -> int:
+        """Maximum length of one client's queue."""
+        return self.waiting_per_client or min(self.waiting, max(256, self.waiting // 4))
 
     @property
     def long_tokens(self) -> int:

@@ -57,9 +57,9 @@ def test_the_prompt_is_computed_once(tiny_base, expected, rows, chunk):
 def test_groups_and_other_requests_share_batches(tiny_base, expected):
     engine = engine_of(tiny_base, batch_rows=5, chunk=16)
     free = hold(engine)
-    first = engine.submit_answers(asked(), 9, caller="a")
-    other = engine.submit_answers(asked("boot"), 3, caller="b")
-    single = [engine.submit(asked(seed=seed), caller="c") for seed in (1, 2)]
+    first = engine.submit_answers(asked(), 9, client="a")
+    other = engine.submit_answers(asked("boot"), 3, client="b")
+    single = [engine.submit(asked(seed=seed), client="c") for seed in (1, 2)]
     free.set()
     assert texts(first) == expected
     assert texts(single)[0] == expected[0]

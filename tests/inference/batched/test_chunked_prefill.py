@@ -155,7 +155,7 @@ def test_a_long_prompt_ends_between_two_chunks(monkeypatch, kind, way):
     shared.finish([after])
     assert sum(each.new == CHUNK for each in passes) == 3
     assert not shared._runner.running
-    assert shared._runner._long._progress == {} and not shared._runner._long._lines
+    assert shared._runner._long._progress == {} and not shared._runner._long._queues
 
 
 def test_callers_take_turns_and_a_short_one_is_not_held_up_by_a_long_one(monkeypatch):

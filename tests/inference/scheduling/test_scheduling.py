@@ -1,4 +1,4 @@
-"""Scheduling of many callers over few rows and slots: fairness, isolation and no starvation."""
+"""Scheduling of many clients over few rows and slots: fairness, isolation and no starvation."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_sixteen_threads_over_more_adapters_than_slots(tiny_base, store):
             elif seed % 2:
                 assert engine.generate([asked(text, name)])[0] == wanted[text, name]
             else:
-                assert engine.submit(asked(text, name), caller=seed).result(60) == wanted[text, name]
+                assert engine.submit(asked(text, name), client=seed).result(60) == wanted[text, name]
 
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(hammer, range(16)))
@@ -94,8 +94,8 @@ def test_queues_are_served_round_robin():
 def test_a_caller_with_many_requests_does_not_delay_another(engine):
     free = hold(engine)
     order: list[str] = []
-    many = [engine.submit(asked(f"tent {n}", tokens=6), caller="many") for n in range(6)]
-    one = engine.submit(asked("rope", tokens=2), caller="one")
+    many = [engine.submit(asked(f"tent {n}", tokens=6), client="many") for n in range(6)]
+    one = engine.submit(asked("rope", tokens=2), client="one")
     for future in many:
         future.add_done_callback(lambda _: order.append("many"))
     one.add_done_callback(lambda _: order.append("one"))
@@ -106,26 +106,26 @@ def test_a_caller_with_many_requests_does_not_delay_another(engine):
 
 
 def test_one_caller_cannot_fill_the_queue(tiny_base):
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, waiting=8, waiting_per_caller=2)
+    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, waiting=8, waiting_per_client=2)
     free = hold(engine)
-    greedy = [engine.submit(asked("tent"), caller="greedy") for _ in range(2)]
-    with pytest.raises(EngineBusy, match="2 requests of this caller wait already, 1 came, and no more than 2 of one"):
-        engine.submit(asked("tent"), caller="greedy")
-    with pytest.raises(EngineBusy, match="of this caller"):
-        engine.submit_scores([(asked("tent"), ["a"], None)], caller="greedy")
-    others = [engine.submit(asked("tent"), caller=name) for name in ("x", "y", "z") for _ in range(2)]
+    greedy = [engine.submit(asked("tent"), client="greedy") for _ in range(2)]
+    with pytest.raises(EngineBusy, match="2 requests of this client wait already, 1 came, and no more than 2 of one"):
+        engine.submit(asked("tent"), client="greedy")
+    with pytest.raises(EngineBusy, match="of this client"):
+        engine.submit_scores([(asked("tent"), ["a"], None)], client="greedy")
+    others = [engine.submit(asked("tent"), client=name) for name in ("x", "y", "z") for _ in range(2)]
     assert engine.stats().refused == 2
     free.set()
     assert len({future.result(30).text for future in (*greedy, *others)}) == 1
-    assert engine.submit(asked("tent"), caller="greedy").result(30)
+    assert engine.submit(asked("tent"), client="greedy").result(30)
     engine.close()
 
 
 def test_a_full_queue_is_an_error_and_recovers(engine):
     free = hold(engine)
-    futures = [engine.submit(asked("tent"), caller="x") for _ in range(8)]
+    futures = [engine.submit(asked("tent"), client="x") for _ in range(8)]
     with pytest.raises(EngineBusy, match="8 requests wait already, 1 came, and no more than 8 may wait"):
-        engine.submit(asked("tent"), caller="y")
+        engine.submit(asked("tent"), client="y")
     assert engine.stats().refused == 1
     free.set()
     assert len({future.result(30).text for future in futures}) == 1
