@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from searchlora.cpu.training_bindings import TrainingKernels
+from searchlora.cpu.training_bindings import TrainingKernels, declare
 
 #: Rows with the same adapter that a kernel computes together, as in `packing.h`.
 ROW_TILE = 16
@@ -154,33 +154,25 @@ class Kernels:
         self.dtype = dtype
         self.training = TrainingKernels(library)
         self.uses_amx: bool = bool(library.has_amx())
-        number, tensor = ctypes.c_int64, ctypes.c_void_p
-        self._lora, self._attention = library.lora, library.attention
-        self._rms_norm, self._rope, self._swiglu = library.rms_norm, library.rope, library.swiglu
-        product, lora = [tensor] * 4 + [number] * 3, (ctypes.POINTER(LoraTables), ctypes.POINTER(LoraItems))
+        lora = (ctypes.POINTER(LoraTables), ctypes.POINTER(LoraItems))
         self.panel, self.max_rows, self.fuses_lora = 0, 0, False
         if self.uses_amx:
-            self.panel, self.max_rows, self._linear = 32, 128, library.linear_amx
-            self._linear.argtypes, self._linear.restype = product, None
+            self.panel, self.max_rows = 32, 128
+            self._linear = declare(library.linear_amx, "ttttnnn")
         elif hasattr(library, "linear_avx512"):
-            self.panel, self.max_rows, self._linear, self.fuses_lora = 64, 512, library.linear_avx512, True
-            self._linear.argtypes = [*product, tensor, *lora]
+            self.panel, self.max_rows, self.fuses_lora = 64, 512, True
+            self._linear = declare(library.linear_avx512, "ttttnnnt", *lora, can_fail=True)
         if dtype == torch.float32:
-            self._linear_fp32 = library.linear_fp32
-            self._linear_fp32.argtypes = [tensor, ctypes.POINTER(PackedWeight), tensor, tensor, number]
-            self._linear_fp32.restype = None
-        bits = library.vector_bits()
-        vectors = f"vectors of {bits} bits"
+            self._linear_fp32 = declare(library.linear_fp32, "t", ctypes.POINTER(PackedWeight), "ttn")
+        vectors = f"vectors of {library.vector_bits()} bits"
         self.path = "tile registers" if self.uses_amx else f"{vectors}, with bf16" if self.max_rows else vectors
-        self._rms_norm.argtypes = [tensor] * 4 + [number] * 2 + [ctypes.c_float]
-        self._rope.argtypes = [tensor] * 6 + [number] * 7
-        self._swiglu.argtypes = [tensor] * 2 + [number] * 2
-        self._rms_norm.restype = self._rope.restype = self._swiglu.restype = None
-        self._lora.argtypes = [tensor, tensor, *lora, ctypes.c_int]
-        self._attention.argtypes = [tensor] * 5 + [number] * 6 + [tensor, ctypes.c_float]
-        self._sample, self._log_probabilities = library.sample, library.log_probabilities
-        self._sample.argtypes = [tensor, ctypes.c_int, tensor, tensor, *[number] * 3, tensor]
-        self._log_probabilities.argtypes = [tensor, ctypes.c_int, tensor, *[number] * 4, *[tensor] * 3]
+        self._rms_norm = declare(library.rms_norm, "ttttnnf")
+        self._rope = declare(library.rope, "ttttttnnnnnnn")
+        self._swiglu = declare(library.swiglu, "ttnn")
+        self._lora = declare(library.lora, "tt", *lora, ctypes.c_int, can_fail=True)
+        self._attention = declare(library.attention, "tttttnnnnnntf", can_fail=True)
+        self._sample = declare(library.sample, "tittnnnt", can_fail=True)
+        self._log_probabilities = declare(library.log_probabilities, "titnnnnttt", can_fail=True)
 
     def lora(self, x: torch.Tensor, y: torch.Tensor, tables: LoraTables, items: LoraItems) -> None:
         """Add B·A·x of each row's adapter to y, in place.

@@ -7,8 +7,26 @@ of a batch whose equal prefixes are computed once; see `training.prefix_tree`.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
+
+#: Letter -> the type of an argument: a tensor, a number, a flag, a float.
+_TYPES = {"t": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
+
+
+def declare(function: Any, *arguments: Any, can_fail: bool = False) -> Any:
+    """A C function with the types of its arguments.
+
+    Args:
+        function: The function.
+        arguments: Types, and strings of the letters "t" (tensor), "n" (int64), "i" (int) and "f" (float).
+        can_fail: Whether it returns a number that is not 0 if memory runs out.
+    """
+    types = ([_TYPES[letter] for letter in part] if isinstance(part, str) else [part] for part in arguments)
+    function.argtypes = [each for part in types for each in part]
+    function.restype = ctypes.c_int if can_fail else None
+    return function
 
 
 class TreeShape(ctypes.Structure):
@@ -48,25 +66,14 @@ class TrainingKernels:
     """The functions of `fused_backward.c` and `tree_attention.c`."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        number, tensor, tree = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(TreeShape)
-        self._rms_norm_backward, self._swiglu_backward = library.rms_norm_backward, library.swiglu_backward
-        self._rotate_heads = library.rotate_heads
-        self._attention, self._attention_backward = library.tree_attention, library.tree_attention_backward
-        self._label_log_probabilities, self._label_gradients = library.label_log_probabilities, library.label_gradients
-        self._rms_norm_backward.argtypes = [tensor] * 4 + [number] * 2 + [ctypes.c_float]
-        self._rotate_heads.argtypes = [tensor] * 3 + [number] * 4
-        self._swiglu_backward.argtypes = [tensor] * 3 + [number] * 2
-        self._label_log_probabilities.argtypes = self._label_gradients.argtypes = [tensor] * 4 + [number] * 2
-        for function in (
-            self._rms_norm_backward,
-            self._rotate_heads,
-            self._swiglu_backward,
-            self._label_log_probabilities,
-            self._label_gradients,
-        ):
-            function.restype = None
-        self._attention.argtypes = [tree] + [tensor] * 3
-        self._attention_backward.argtypes = [tree] + [tensor] * 8 + [number] + [tensor] * 2
+        tree = ctypes.POINTER(TreeShape)
+        self._rms_norm_backward = declare(library.rms_norm_backward, "ttttnnf")
+        self._rotate_heads = declare(library.rotate_heads, "tttnnnn")
+        self._swiglu_backward = declare(library.swiglu_backward, "tttnn")
+        self._attention = declare(library.tree_attention, tree, "ttt", can_fail=True)
+        self._attention_backward = declare(library.tree_attention_backward, tree, "ttttttttntt", can_fail=True)
+        self._label_log_probabilities = declare(library.label_log_probabilities, "ttttnn")
+        self._label_gradients = declare(library.label_gradients, "ttttnn")
 
     def rms_norm_backward(
         self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, gradient: torch.Tensor, residual: torch.Tensor

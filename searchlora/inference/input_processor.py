@@ -7,15 +7,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from searchlora.errors import PromptTooLong, RequestRefused
 from searchlora.inference.answer_text import AnswerText
-from searchlora.inference.constrained import Constraints, Matcher
+from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Request
 from searchlora.inference.sampling import Sampling, TokenSampler
 from searchlora.inference.scheduling.requests import AnswerGroup, GenerateRequest, ScoreRequest, TokenIds
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 
 class InputProcessor:
@@ -179,7 +183,7 @@ class InputProcessor:
                     fix="Score them in several requests, or make 'batch_tokens' larger.",
                 )
 
-    def _matchers(self, grammars: Sequence[Grammar | None]) -> list[Matcher | None]:
+    def _matchers(self, grammars: Sequence[Grammar | None]) -> list[LLMatcher | None]:
         return self._constraints.matchers(grammars) if any(grammars) else [None] * len(grammars)
 
     @cached_property

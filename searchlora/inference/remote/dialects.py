@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -29,28 +30,33 @@ class Post(Protocol):
     def __call__(self, path: str, body: Mapping[str, Any]) -> Any: ...
 
 
-class Dialect(Protocol):
+class Dialect(ABC):
     """One kind of server. An unexpected response raises KeyError, TypeError, ValueError or AttributeError."""
 
     def rendered(self, request: Request) -> Request:
         """The request with the token ids of its prompt, if this kind of server takes them; else unchanged."""
+        return request
 
     def longest(self, choices: Sequence[str], choice_suffix: str | None) -> int:
         """Tokens of the longest choice; 0 for a server that counts what it renders itself."""
+        del choices, choice_suffix
+        return 0
 
+    @abstractmethod
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         """The completion of one request by the model with this name on the server.
 
         Raises `EngineError` for what this kind of server cannot do.
         """
 
+    @abstractmethod
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
     ) -> ChoiceScores:
         """The log-probabilities of the choices, see `Engine.score`."""
 
 
-class Vllm:
+class Vllm(Dialect):
     """vLLM's completions of token ids: the prompt is rendered here, so the model reads what training has seen.
 
     Args:
@@ -163,18 +169,7 @@ class Vllm:
         return {**fields, "repetition_penalty": 1.0}
 
 
-class _RendersItself:
-    """A server that takes messages."""
-
-    def rendered(self, request: Request) -> Request:
-        return request
-
-    def longest(self, choices: Sequence[str], choice_suffix: str | None) -> int:
-        del choices, choice_suffix
-        return 0
-
-
-class Searchlora(_RendersItself):
+class Searchlora(Dialect):
     """`searchlora serve`: it uses this project's renderer and scores as the local engine does."""
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
@@ -209,7 +204,7 @@ class Searchlora(_RendersItself):
         return ChoiceScores(scores, int(usage["prompt_tokens"]), int(usage["scored_tokens"]))
 
 
-class OpenAI(_RendersItself):
+class OpenAI(Dialect):
     """Any other server: it renders the chat with its own template. Requests that need token ids are refused.
 
     Such a server reads control tokens in contents as its own, so they are broken before they are sent.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from searchlora.errors import DeadlineExceeded
 from searchlora.inference.answer_text import AnswerText
-from searchlora.inference.constrained import Matcher
 from searchlora.inference.engine import ChoiceScores, TokenLogprob
 from searchlora.inference.sampling import TokenSampler
 
 if TYPE_CHECKING:
     import torch
+    from llguidance import LLMatcher
 
 Result = TypeVar("Result")
 TokenIds = tuple[int, ...]
@@ -114,7 +114,7 @@ class GenerateRequest(ModelRequest[list[int]]):
     """
 
     max_new_tokens: int
-    matcher: Matcher | None = None
+    matcher: LLMatcher | None = None
     sampler: TokenSampler | None = None
     text: AnswerText | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
