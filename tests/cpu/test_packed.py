@@ -51,13 +51,6 @@ def test_products_of_few_rows_match_onednn(layer, monkeypatch, rows):
         assert torch.equal(found, wanted)
 
 
-@multiplies
-def test_the_result_of_a_row_does_not_depend_on_other_rows(layer):
-    ours, x = PrepackedLinear(layer.weight, layer.bias), torch.randn(70, 1, 96).bfloat16()
-    together = ours(x)
-    assert all(torch.equal(ours(x[row : row + 1])[0], together[row]) for row in range(70))
-
-
 @pytest.mark.slow
 @multiplies
 @pytest.mark.parametrize("ends", [(192,), (64, 192), (32, 96, 192), (80, 192)])

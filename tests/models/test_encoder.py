@@ -88,14 +88,6 @@ def test_a_module_outside_the_folder_is_refused(copy):
         load_encoder(resolve(str(copy)))
 
 
-def test_a_pickle_beside_the_safetensors_is_refused_where_a_layer_would_read_it(copy):
-    renamed(copy, 1, type="sentence_transformers.models.Dense", path="2_Dense")
-    (copy / "2_Dense").mkdir()
-    (copy / "2_Dense" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(BaseModelError, match="2_Dense: the weights are a pickle"):
-        load_encoder(resolve(str(copy)))
-
-
 @pytest.mark.parametrize("decoy", ["pytorch_model.bin", "weights.PT", "layer.Pkl"])
 def test_no_other_file_makes_a_pickle_acceptable(copy, decoy):
     renamed(copy, 1, type="sentence_transformers.models.Dense", path="2_Dense")
