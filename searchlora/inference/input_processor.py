@@ -14,7 +14,7 @@ from searchlora.inference.answer_text import AnswerText
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Request
 from searchlora.inference.sampling import Sampling, TokenSampler
-from searchlora.inference.scheduling.requests import AnswerGroup, GenerateRequest, ScoreRequest, TokenIds
+from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest, TokenIds
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
 
@@ -86,20 +86,18 @@ class InputProcessor:
         (first,) = self.generate_requests([request], streamed=streamed)
         if count == 1:
             return [first]
-        group = AnswerGroup()
-        group.waiting += [
+        return [
             replace(
                 first,
                 matcher=first.matcher and first.matcher.deep_copy(),
                 sampler=_sampler(request.sampling, number),
                 text=first.text and AnswerText(self.decode, request.stop),
                 logprobs=[],
-                group=group,
+                keep_prefix=True,
                 result=Future(),
             )
             for number in range(count)
         ]
-        return list(group.waiting)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens: as `Renderer.decode`, in a fraction of its time."""

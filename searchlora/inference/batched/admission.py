@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, AnyRequest
-from searchlora.inference.scheduling.requests import AnswerGroup, GenerateRequest, Limits, ModelRequest, ScoreRequest
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest, TokenIds
 
 AnyModelRequest = ModelRequest[Any]
+
+#: Adapter and token ids.
+SharedPrompt: TypeAlias = tuple[str | None, TokenIds]
 
 #: Chunks of short prompts that are begun in one step, beside rows that decode for a waiting client and without them.
 CHUNKS_BESIDE_ROWS, CHUNKS_ALONE = 2, 8
@@ -105,8 +108,9 @@ class Admission:
         self._left = prefiller.chunk * (CHUNKS_BESIDE_ROWS if interactive else CHUNKS_ALONE)  # tokens of this step
         self._begun = False  # whether a request of this round uses some of them
         self._long_tokens = sum(len(each.ids) for each in long)
-        self._long_groups = {each.group for each in joining if each.group is not None}
-        self._begun_groups = set[AnswerGroup]()
+        # Prompts of which more answers follow: the first one computes the prompt, and the others find it in the cache.
+        self._long_prompts = {_shared_prompt(each) for each in joining} - {None}
+        self._begun_prompts = set[SharedPrompt | None]()
         self._long_of = Counter[Hashable]()
         for each in long:
             self._long_of[each.client] += len(each.ids)
@@ -117,7 +121,7 @@ class Admission:
         """Whether the request's client may have more now. If not, requests of others do not overtake this one."""
         assert isinstance(request, ModelRequest)
         client, is_long = request.client, self._is_long(request)
-        if is_long and (self._long_tokens >= self._limits.long_tokens or _group(request) in self._long_groups):
+        if is_long and (self._long_tokens >= self._limits.long_tokens or _shared_prompt(request) in self._long_prompts):
             return False
         if not request.interactive:
             return True
@@ -156,8 +160,7 @@ class Admission:
         return self._tokens_left(request) > self._prefiller.chunk
 
     def _tokens_left(self, request: AnyModelRequest) -> int:
-        group = _group(request)
-        if group is not None and (group.columns is not None or group in self._begun_groups):
+        if _shared_prompt(request) in self._begun_prompts:
             return 1
         return self._prefiller.left(Prompt(request.ids, request.adapter, 0))
 
@@ -167,8 +170,7 @@ class Admission:
             if self._room.rows >= self._limits.rows:
                 return False
             self._room.rows += 1
-            if request.group is not None:
-                self._long_groups.add(request.group)
+            self._long_prompts |= {_shared_prompt(request)} - {None}
         self._long_tokens += len(request.ids)
         self._long_of[request.client] += len(request.ids)
         return True
@@ -185,10 +187,11 @@ class Admission:
             joins = self._room.join(max(request.max_tokens, self._longest))
         if joins:
             self._left, self._begun = self._left - tokens, True
-            if (group := _group(request)) is not None:
-                self._begun_groups.add(group)
+            self._begun_prompts |= {_shared_prompt(request)} - {None}
         return joins
 
 
-def _group(request: AnyModelRequest) -> AnswerGroup | None:
-    return request.group if isinstance(request, GenerateRequest) else None
+def _shared_prompt(request: AnyModelRequest) -> SharedPrompt | None:
+    """The prompt of a generation after which others with the same prompt follow; None for other requests."""
+    is_shared = isinstance(request, GenerateRequest) and request.keep_prefix
+    return (request.adapter, request.ids) if is_shared else None

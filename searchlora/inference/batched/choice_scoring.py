@@ -7,7 +7,7 @@ the position that it has in its own choice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -150,7 +150,7 @@ class _TreeBatch:
         self._record(rows, chosen, hidden, starts)
         for place, prompt, begun in zip(places, prompts, starts, strict=True):
             if begun < len(prompt.ids) and prompt.keep_prefix:
-                self._cache_prompt(place, prompt)
+                self._prefixes.add_prompt(prompt.adapter, prompt.ids, partial(self._cache.copy_columns, place))
 
     def keep(self, places: Sequence[int]) -> None:
         """Continue with the rows in these places only."""
@@ -158,12 +158,6 @@ class _TreeBatch:
             if target != source:
                 self._cache.move_row(source, target, self._computed[self.rows[source]])
         self.rows = [self.rows[place] for place in places]
-
-    def _cache_prompt(self, place: int, prompt: Prompt) -> None:
-        """Add a prompt to the prefix cache, without its last token."""
-        if self._prefixes.is_new(prompt.adapter, prompt.ids[:-1]):
-            columns = self._cache.copy_columns(place, slice(len(prompt.ids) - 1))
-            self._prefixes.add(prompt.adapter, prompt.ids[:-1], columns)
 
     def _inputs(self, rows: Sequence[int], chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
         """Token ids and positions (rows, new) of a pass, and the columns visible to each (rows, new, columns)."""

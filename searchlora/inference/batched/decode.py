@@ -104,9 +104,9 @@ class DecodeBatch:
                     self._cache.move_row(len(self.rows), place, last.length)
         return removed[::-1]
 
-    def copy_prompt(self, row: BatchRow) -> torch.Tensor:
-        """A copy of the KV cache of a row's prompt without its last token."""
-        return self._cache.copy_columns(self.rows.index(row), slice(len(row.prompt.ids) - 1))
+    def copy_columns(self, row: BatchRow, columns: slice) -> torch.Tensor:
+        """A copy of some columns of a row's KV cache."""
+        return self._cache.copy_columns(self.rows.index(row), columns)
 
     def clear(self) -> None:
         """Forget all rows, after a pass that failed in the middle."""

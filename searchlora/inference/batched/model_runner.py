@@ -23,11 +23,11 @@ from searchlora.inference.batched.chunked_prefill import ChunkedPrefill
 from searchlora.inference.batched.decode import BatchRow, DecodeBatch
 from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.lora_slots import LoraLimits, LoraSlots
-from searchlora.inference.batched.prefill import ComputedPrefix, NonFinitePrompts, Prefiller, Prompt
+from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
-from searchlora.inference.scheduling.requests import AnswerGroup, GenerateRequest, Limits, ScoreRequest
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest, TokenIds
 
 Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
 
@@ -54,7 +54,7 @@ def batched_core(
         batch_invariant: See `Forward`.
     """
     forward, counts = Forward(model, batch_invariant=batch_invariant), Counts()
-    prefixes = PrefixCache(prefix_tokens, limits.long_tokens)
+    prefixes = PrefixCache(prefix_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
     adapters = LoraSlots(forward.lora_layers, slots, fetch, prefixes.remove_adapter, counts)
     runner = BatchedModelRunner(DecodeBatch(prefiller, stop_id), prefiller, adapters, limits, counts)
@@ -89,7 +89,6 @@ class BatchedModelRunner:
                 request.finish(row.ids)
             else:
                 request.fail_late()
-        self._prefiller.prefixes.release_groups()
         for prompt in [prompt for prompt, request in self._long.requests.items() if request.is_over]:
             self._slots.release(prompt.adapter)
             self._long.remove(prompt).fail_late()
@@ -145,10 +144,7 @@ class BatchedModelRunner:
             else:
                 try:
                     slot = self._slots.acquire(request.adapter)
-                    keep_prefix = isinstance(request, ScoreRequest) and request.keep_prefix
-                    prompt = Prompt(request.ids, request.adapter, slot, keep_prefix)
-                    begun[prompt] = request
-                    _use_group_columns(prompt, request)
+                    begun[Prompt(request.ids, request.adapter, slot, request.keep_prefix)] = request
                 except Exception as error:
                     refused[request.adapter] = error
                     request.fail(error)
@@ -175,16 +171,13 @@ class BatchedModelRunner:
         generate = {prompt: each for prompt, each in prompts.items() if isinstance(each, GenerateRequest)}
         _retry_finite(score, self._score)
         first: dict[Prompt, GenerateRequest] = {}
-        begun_groups: set[AnswerGroup] = set()
+        others: dict[Prompt, GenerateRequest] = {}  # they find their prompts in the cache
+        begun = set[tuple[str | None, TokenIds]]()
         for prompt, request in generate.items():
-            if request.group is None or prompt.prefix is not None or request.group not in begun_groups:
-                first[prompt] = request
-            if request.group is not None:
-                begun_groups.add(request.group)
+            is_first = not prompt.keep_prefix or (prompt.adapter, prompt.ids) not in begun
+            (first if is_first else others)[prompt] = request
+            begun.add((prompt.adapter, prompt.ids))
         _retry_finite(first, self._prefill)
-        others = {prompt: request for prompt, request in generate.items() if prompt not in first}
-        for prompt, request in others.items():
-            _use_group_columns(prompt, request)
         _retry_finite(others, self._prefill)
 
     def _continue_long(self, others_admitted: bool) -> None:
@@ -243,11 +236,9 @@ class BatchedModelRunner:
         self._batch.add(list(rows))
         self._generating.update(rows)
         for row, request in rows.items():
-            if (group := request.group) is not None:
-                request.group = None
-                group.waiting.remove(request)
-                copy = partial(self._batch.copy_prompt, row)
-                self._prefiller.prefixes.add_group(group, request.adapter, copy, len(request.ids))
+            if request.keep_prefix:
+                copy = partial(self._batch.copy_columns, row)
+                self._prefiller.prefixes.add_prompt(request.adapter, request.ids, copy)
         self._report(rows)
 
     def _decode(self) -> None:
@@ -270,12 +261,6 @@ class BatchedModelRunner:
         for row, request in rows.items():
             if row.error is None:
                 request.report(row.ids)
-
-
-def _use_group_columns(prompt: Prompt, request: AnyModelRequest) -> None:
-    """Let a prompt begin with what another answer to it has computed, if anything is kept."""
-    if isinstance(request, GenerateRequest) and request.group is not None and request.group.columns is not None:
-        prompt.prefix = ComputedPrefix(request.group.columns, 0)
 
 
 def _retry_finite(prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:

@@ -22,7 +22,7 @@ _CPU_PASS = 512
 
 @dataclass(frozen=True)
 class ComputedPrefix:
-    """The beginning of a prompt that is computed: of a long one (see `chunked_prefill`), or for another answer to it.
+    """The beginning of a long prompt that is computed, see `chunked_prefill`.
 
     Attributes:
         columns: Its KV cache, as `KVCache.view_columns` returns it.

@@ -15,7 +15,6 @@ from searchlora.inference.engine import ChoiceScores, TokenLogprob
 from searchlora.inference.sampling import TokenSampler
 
 if TYPE_CHECKING:
-    import torch
     from llguidance import LLMatcher
 
 Result = TypeVar("Result")
@@ -73,28 +72,17 @@ class ModelRequest(QueuedRequest[Result]):
     Attributes:
         ids: Token ids of the prompt.
         adapter: Pinned name of the adapter; None is the bare base model.
+        keep_prefix: Keep the KV cache of the prompt: the same prompt follows again soon.
     """
 
     ids: TokenIds
     adapter: str | None = None
+    keep_prefix: bool = False
 
     @property
     def max_tokens(self) -> int:
         """Upper bound of its tokens: the prompt and what is generated or scored after it."""
         raise NotImplementedError
-
-
-@dataclass(eq=False)
-class AnswerGroup:
-    """Answers to one prompt that share its prefill.
-
-    Attributes:
-        waiting: Those that have not begun.
-        columns: KV cache of the prompt without its last token, once an answer has begun and as long as others wait.
-    """
-
-    waiting: list[GenerateRequest] = field(default_factory=list)
-    columns: torch.Tensor | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -107,7 +95,6 @@ class GenerateRequest(ModelRequest[list[int]]):
         sampler: How tokens are chosen; None means greedy.
         text: The growing text, if it is streamed or may end at a stop string.
         logprobs: Log-probabilities of the tokens that were passed on.
-        group: The other answers to the same prompt that have not begun; None for a single answer.
         ignore_stop: Generate on after the stop token, up to `max_new_tokens` (for speed measurements).
         on_token: Called with all tokens so far after each token, by the computing thread; it must be fast. An exception
             that it raises fails this request.
@@ -118,7 +105,6 @@ class GenerateRequest(ModelRequest[list[int]]):
     sampler: TokenSampler | None = None
     text: AnswerText | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    group: AnswerGroup | None = None
     ignore_stop: bool = False
     on_token: Callable[[list[int]], None] | None = None
 
@@ -142,12 +128,10 @@ class ScoreRequest(ModelRequest[ChoiceScores]):
     Attributes:
         choices: Token ids of each choice, at least one choice.
         prune_margin: See `Engine.score`.
-        keep_prefix: Keep the KV cache of the prompt: the same prompt follows again soon.
     """
 
     choices: tuple[TokenIds, ...]
     prune_margin: float | None = None
-    keep_prefix: bool = False
 
     @property
     def max_tokens(self) -> int:
