@@ -197,7 +197,7 @@ def _threads() -> Check:
 def _kernels() -> Iterator[Check]:
     from searchlora.models.resolve import cache_dir
 
-    folder = cache_dir() / "kernels"
+    folder = cache_dir() / "native"
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         yield Check("kernel cache", "broken", f"{folder} cannot be written", "Set SEARCHLORA_CACHE to another folder.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from searchlora.inference.engine import Completion, TokenLogprob
+from searchlora.inference.engine import Completion, TokenLogprob, token_logprob
 from searchlora.inference.sampling import LogprobsById
 from searchlora.inference.scheduling.requests import GenerateRequest
 from searchlora.prompts import Renderer
@@ -64,8 +64,5 @@ class OutputProcessor:
         return tuple(made[:count])
 
     def _token_logprob(self, logprobs: LogprobsById) -> TokenLogprob:
-        def of(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-            content = self._token_bytes(token)
-            return TokenLogprob(content.decode("utf-8", "replace"), content, logprob, top)
-
-        return of(logprobs.token, logprobs.logprob, tuple(of(*each) for each in logprobs.top))
+        top = (token_logprob(self._token_bytes(token), logprob) for token, logprob in logprobs.top)
+        return token_logprob(self._token_bytes(logprobs.token), logprobs.logprob, top)

@@ -98,9 +98,9 @@ class DecodeBatch:
         for place in range(len(self.rows) - 1, -1, -1):
             if is_done(self.rows[place]):
                 removed.append(self.rows[place])
-                last = self.rows.pop()
+                last = self.rows[place] = self.rows[-1]  # in this order: another thread may copy the list
+                self.rows.pop()
                 if place < len(self.rows):
-                    self.rows[place] = last
                     self._cache.move_row(len(self.rows), place, last.length)
         return removed[::-1]
 

@@ -69,35 +69,36 @@ class BatchedModelRunner:
     ) -> None:
         self._batch, self._prefiller, self._slots = batch, prefiller, slots
         self._limits, self._counts = limits, counts
-        self._generating: dict[BatchRow, GenerateRequest] = {}
         self._long = ChunkedPrefill(prefiller)
         self._prefill_debt = 0.0  # seconds that decode steps have to take before the next chunk
 
     @property
     def running(self) -> Collection[AnyModelRequest]:
         """Requests whose rows generate or whose long prompts are being computed."""
-        return [*self._generating.values(), *self._long.requests.values()]
+        return [*self._generating, *self._long.requests.values()]
+
+    @property
+    def _generating(self) -> list[GenerateRequest]:
+        return [row.request for row in self._batch.rows.copy()]  # other threads change the list
 
     def release_finished(self) -> None:
         """Remove rows that ended, and rows and long prompts that were cancelled or are late."""
-        for row in self._batch.remove(lambda row: row.ended or self._generating[row].is_over):
-            request = self._generating.pop(row)
+        for row in self._batch.remove(lambda row: row.ended or row.request.is_over):
             self._slots.release(row.prompt.adapter)
             if row.error is not None:
-                request.fail(row.error)
+                row.request.fail(row.error)
             elif row.ended:
-                request.finish(row.ids)
+                row.request.finish(row.ids)
             else:
-                request.fail_late()
+                row.request.fail_late()
         for prompt in [prompt for prompt, request in self._long.requests.items() if request.is_over]:
             self._slots.release(prompt.adapter)
             self._long.remove(prompt).fail_late()
 
     def admission(self, waiting: Collection[Hashable]) -> Admission:
         """Admits what fits beside the running requests."""
-        generating, long = self._generating.values(), self._long.requests.values()
-        slots = self._slots
-        return Admission(self._limits, self._prefiller, slots.count, slots.in_use, generating, long, waiting)
+        slots, long = self._slots, self._long.requests.values()
+        return Admission(self._limits, self._prefiller, slots.count, slots.in_use, self._generating, long, waiting)
 
     def compute(self, requests: Sequence[AnyModelRequest]) -> None:
         """Score, prefill new rows, compute a chunk of a long prompt, and decode one token of all rows."""
@@ -109,7 +110,7 @@ class BatchedModelRunner:
             self._begin({prompt: request for prompt, request in begun.items() if prompt not in long})
         self._continue_long(bool(begun))
         self.release_finished()
-        if self._generating:
+        if self._batch.rows:
             self._decode()
 
     def drop_all(self) -> None:
@@ -120,9 +121,8 @@ class BatchedModelRunner:
         self._long.clear()
 
     def _drop_rows(self) -> None:
-        for row in self._generating:
+        for row in self._batch.rows:
             self._slots.release(row.prompt.adapter)
-        self._generating.clear()
         self._batch.clear()
 
     def _is_long(self, prompt: Prompt) -> bool:
@@ -131,7 +131,7 @@ class BatchedModelRunner:
     @property
     def _is_interactive(self) -> bool:
         """Whether a client waits for one of the generating rows."""
-        return any(request.interactive for request in self._generating.values())
+        return any(request.interactive for request in self._generating)
 
     def _acquire(self, requests: Sequence[AnyModelRequest], begun: dict[Prompt, AnyModelRequest]) -> None:
         """Load the adapters of requests, and add a prompt for each to `begun`; requests without an adapter fail."""
@@ -155,7 +155,7 @@ class BatchedModelRunner:
         try:
             yield
         finally:
-            held = {id(row.prompt) for row in self._generating} | set(map(id, self._long.requests))
+            held = {id(row.prompt) for row in self._batch.rows} | set(map(id, self._long.requests))
             for prompt in begun:
                 prompt.prefix = None
                 if id(prompt) not in held:
@@ -232,13 +232,12 @@ class BatchedModelRunner:
                 request.fail(non_finite_error(request.adapter))
 
     def _prefill(self, requests: dict[Prompt, GenerateRequest]) -> None:
-        rows = {BatchRow(request, prompt=prompt): request for prompt, request in requests.items()}
-        self._batch.add(list(rows))
-        self._generating.update(rows)
-        for row, request in rows.items():
-            if request.keep_prefix:
+        rows = [BatchRow(request, prompt=prompt) for prompt, request in requests.items()]
+        self._batch.add(rows)
+        for row in rows:
+            if row.request.keep_prefix:
                 copy = partial(self._batch.copy_columns, row)
-                self._prefiller.prefixes.add_prompt(request.adapter, request.ids, copy)
+                self._prefiller.prefixes.add_prompt(row.request.adapter, row.request.ids, copy)
         self._report(rows)
 
     def _decode(self) -> None:
@@ -247,20 +246,20 @@ class BatchedModelRunner:
             if not self._batch.step():
                 return
         except Exception as error:
-            for request in self._generating.values():
+            for request in self._generating:
                 request.fail(error)
             self._drop_rows()
             return
         self._prefill_debt -= time.monotonic() - started
         self._counts.decode_steps += 1
-        self._counts.decoded_rows += len(self._generating)
-        self._report(self._generating)
+        self._counts.decoded_rows += len(self._batch.rows)
+        self._report(self._batch.rows)
 
-    def _report(self, rows: dict[BatchRow, GenerateRequest]) -> None:
+    def _report(self, rows: Sequence[BatchRow]) -> None:
         self._counts.generated_tokens += len(rows)
-        for row, request in rows.items():
+        for row in rows:
             if row.error is None:
-                request.report(row.ids)
+                row.request.report(row.ids)
 
 
 def _retry_finite(prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:

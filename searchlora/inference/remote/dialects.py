@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from searchlora.errors import EngineError, UnusableAnswer
 from searchlora.inference.answer_text import AnswerText
-from searchlora.inference.engine import ChoiceScores, Completion, Request, TokenLogprob
+from searchlora.inference.engine import ChoiceScores, Completion, Request, TokenLogprob, token_logprob
 from searchlora.inference.sampling import GREEDY, Sampling
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
@@ -108,19 +108,17 @@ class Vllm(Dialect):
 
     def _logprobs(self, ids: Sequence[int], reported: Mapping[str, Any], count: int) -> tuple[TokenLogprob, ...]:
         """The log-probabilities of tokens. vLLM reports the chosen token among the most likely ones, wherever it is."""
-
-        def of(token: int, logprob: Any, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-            content = self._token_bytes(token)
-            return TokenLogprob(content.decode("utf-8", "replace"), content, _number(logprob), top)
-
-        found = []
+        reported_tokens = []
         for token, logprob, likely in zip(ids, reported["token_logprobs"], reported["top_logprobs"], strict=False):
             best = sorted(likely.items(), key=lambda each: -each[1])[:count]
-            top = tuple(of(int(name.removeprefix("token_id:")), value) for name, value in best)
-            found.append(of(token, logprob, top))
-        if len(found) < len(ids):
-            raise ValueError(f"{len(found)} log-probabilities for {len(ids)} tokens")
-        return tuple(found)
+            top = [
+                token_logprob(self._token_bytes(int(name.removeprefix("token_id:"))), _number(value))
+                for name, value in best
+            ]
+            reported_tokens.append(token_logprob(self._token_bytes(token), _number(logprob), top))
+        if len(reported_tokens) < len(ids):
+            raise ValueError(f"{len(reported_tokens)} log-probabilities for {len(ids)} tokens")
+        return tuple(reported_tokens)
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
