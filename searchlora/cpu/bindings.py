@@ -311,20 +311,7 @@ class Kernels:
     def attention(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """softmax(scale · Q Kᵀ + mask) V; each token's result is independent of all other tokens of the pass.
-
-        Args:
-            query: Shape (rows, heads, new, size), elements of a head adjacent.
-            key, value: Shape (rows, key heads, columns, size), those of a head contiguous.
-            mask: Added to the scores, shape (rows, 1, new, columns).
-            scale: Factor of the scores.
-
-        Returns:
-            Shape (rows, new, heads, size).
-
-        Raises:
-            MemoryError: if memory for the sums runs out.
-        """
+        """As `backend.attention`, for tensors that `supports_attention`. Raises `MemoryError` if memory runs out."""
         rows, heads, new, size = query.shape
         out = query.new_empty(rows, new, heads, size)
         of_cache = (*key.stride()[:2], *value.stride()[:2])

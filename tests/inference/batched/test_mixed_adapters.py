@@ -14,6 +14,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from searchlora.models.load import load_model
 from tests.factories import random_adapter_folder
+from tests.inference.small_models import greedy
 
 #: Name -> recipe overrides: different ranks, layers and LoRA variants.
 KINDS = {
@@ -65,14 +66,6 @@ def loaded(engine, folders):
     for name, folder in folders.items():
         engine.load_folder(name, folder)
     return engine
-
-
-def greedy(model, prompt, tokens):
-    ids = list(prompt)
-    with torch.inference_mode():
-        while len(ids) < len(prompt) + tokens and (len(ids) == len(prompt) or ids[-1] != 2):
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
 
 
 def written(engine, rows):
