@@ -77,7 +77,7 @@ class LoraTables(ctypes.Structure):
             self.addresses[:, slot] = 0
 
     def _set_addresses(self) -> None:
-        self._a, self._b, self._ranks = (each.data_ptr() for each in self.addresses)
+        self._a, self._b, self._ranks = (row.data_ptr() for row in self.addresses)
 
 
 class PackedWeight(ctypes.Structure):
@@ -133,7 +133,7 @@ class LoraItems(ctypes.Structure):
         batch_rows = torch.tensor([row for _, rows in rows_of for row in rows])
         self.rows = (batch_rows[:, None] * tokens + torch.arange(tokens)).flatten()
         self.first = int(self.rows[0]) if bool((batch_rows.diff() == 1).all()) else None
-        tensors = (each.data_ptr() for each in (self.slots, self.firsts, self.counts, self.rows))
+        tensors = (tensor.data_ptr() for tensor in (self.slots, self.firsts, self.counts, self.rows))
         super().__init__(*tensors, len(items))
 
 
@@ -287,7 +287,7 @@ class Kernels:
         (rows, new, width), (_, key_heads, _, size) = x.shape, keys.shape
         heads = width // size - 2 * key_heads
         inputs = [x, *(each.contiguous() for each in embeddings), keys, values, starts]  # alive until it returns
-        addresses = (each.data_ptr() for each in inputs)
+        addresses = (tensor.data_ptr() for tensor in inputs)
         self._rope(*addresses, rows, new, heads, key_heads, size, *keys.stride()[:2])
         return x.view(rows, new, -1, size)[:, :, :heads].transpose(1, 2)
 
@@ -303,8 +303,8 @@ class Kernels:
     ) -> bool:
         """Whether the tensors have the dtype and the memory layout of `attention`."""
         rows, _, new, size = query.shape
-        contiguous = all(each.stride()[2:] == (size, 1) for each in (key, value)) and query.stride(3) == 1
-        same_dtype = all(each.dtype == self.dtype for each in (query, key, value, mask))
+        contiguous = all(tensor.stride()[2:] == (size, 1) for tensor in (key, value)) and query.stride(3) == 1
+        same_dtype = all(tensor.dtype == self.dtype for tensor in (query, key, value, mask))
         same_shape = mask.shape == (rows, 1, new, key.shape[2]) and value.shape == key.shape
         return contiguous and same_dtype and same_shape and mask.stride(3) == 1
 
@@ -316,7 +316,7 @@ class Kernels:
         out = query.new_empty(rows, new, heads, size)
         of_cache = (*key.stride()[:2], *value.stride()[:2])
         strides = (ctypes.c_int64 * 9)(*query.stride()[:3], *of_cache, mask.stride(0), mask.stride(2))
-        addresses = (each.data_ptr() for each in (query, key, value, mask, out))
+        addresses = (tensor.data_ptr() for tensor in (query, key, value, mask, out))
         if self._attention(*addresses, rows, new, heads, key.shape[1], size, key.shape[2], strides, scale):
             raise MemoryError("no memory for the sums of attention")
         return out
@@ -366,7 +366,7 @@ class Kernels:
         chosen, values = np.empty(len(places)), np.empty((len(places), most))
         ids = np.empty(values.shape, np.int64)
         sizes = (len(places), most, logits.shape[1], logits.stride(0))
-        found = (each.ctypes.data for each in (chosen, ids, values))
+        found = (array.ctypes.data for array in (chosen, ids, values))
         is_float = logits.dtype == torch.float32
         if self._log_probabilities(logits.data_ptr(), is_float, places.ctypes.data, *sizes, *found):
             raise MemoryError("no memory for the candidates of log-probabilities")

@@ -149,8 +149,8 @@ class FusedLayer:
         )
         if self._is_last:
             gradient, attended_gradient = (
-                each.new_zeros(nodes, each.shape[1]).index_add_(0, batch.selected, each)
-                for each in (gradient, attended_gradient)
+                tensor.new_zeros(nodes, tensor.shape[1]).index_add_(0, batch.selected, tensor)
+                for tensor in (gradient, attended_gradient)
             )
         qkv = take("qkv", i, nodes, self._qkv.size_out)
         qkv_gradient = take("qkv gradient", -1, nodes, self._qkv.size_out)
@@ -205,7 +205,7 @@ class FusedDecoder:
             for index, layer in enumerate(backbone.layers)
         ]
         self._groups = [group for layer in self._layers for group in layer.groups]
-        self.parameters = [each for group in self._groups for each in group.parameters]
+        self.parameters = [parameter for group in self._groups for parameter in group.parameters]
         self._free: list[Workspace] = []
 
     def hidden_states(self, tree: PrefixTree, nodes: torch.Tensor) -> torch.Tensor:
@@ -258,7 +258,7 @@ class FusedDecoder:
         for layer in reversed(self._layers):
             at_x, of_layer = layer.backward(at_x, batch)
             gradients.append(of_layer)
-        return [each for of_layer in reversed(gradients) for each in of_layer]
+        return [of_parameter for of_layer in reversed(gradients) for of_parameter in of_layer]
 
 
 class _HiddenStates(torch.autograd.Function):

@@ -162,9 +162,9 @@ def _is_llama_like(layer: Any, index: int, dtype: torch.dtype) -> bool:
     grouped = ((attn.q_proj, attn.k_proj, attn.v_proj), (mlp.gate_proj, mlp.up_proj))
     return (
         has_silu(mlp)
-        and all(isinstance(each, FusedRMSNorm) and each.parameters_of_kernel[0].dtype == dtype for each in norms)
-        and all(hasattr(each, "group") for each in (attn.o_proj, attn.q_proj, mlp.down_proj, mlp.gate_proj))
-        and all(getattr(each, "group", None) is first.group for first, *others in grouped for each in others)
+        and all(isinstance(norm, FusedRMSNorm) and norm.parameters_of_kernel[0].dtype == dtype for norm in norms)
+        and all(hasattr(linear, "group") for linear in (attn.o_proj, attn.q_proj, mlp.down_proj, mlp.gate_proj))
+        and all(getattr(linear, "group", None) is first.group for first, *others in grouped for linear in others)
     )
 
 
@@ -179,9 +179,9 @@ def _computes_the_same(layer: Any, fused: FusedDecoderLayer, rotary: Any, new_ca
     outputs = []
     with torch.inference_mode():
         embeddings = rotary(x, positions)
-        if any(each.shape != (2, 3, fused.head_size) or each.dtype != dtype for each in embeddings):
+        if any(embedding.shape != (2, 3, fused.head_size) or embedding.dtype != dtype for embedding in embeddings):
             return False
-        for each in (layer, fused):
+        for module in (layer, fused):
             cache = new_cache()
             cache.begin_pass(slice(0, 2), 0, 3)
             inputs = {
@@ -191,12 +191,12 @@ def _computes_the_same(layer: Any, fused: FusedDecoderLayer, rotary: Any, new_ca
                 "cache": cache,
             }
             try:
-                out = each(x, use_cache=True, **inputs)
+                out = module(x, use_cache=True, **inputs)
             except CALL_ERRORS:
                 return False
             if not isinstance(out, torch.Tensor) or out.dtype != dtype or out.shape != x.shape:
                 return False
             outputs.append(out)
-    expected, actual = (each.float() for each in outputs)
+    expected, actual = (out.float() for out in outputs)
     tolerance = 0.03 * (expected - x.float()).std() + 2 * torch.finfo(dtype).eps * expected.abs()
     return bool(((actual - expected).abs() <= tolerance).all())

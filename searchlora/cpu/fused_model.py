@@ -74,8 +74,8 @@ def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
     size = sum(layer.in_features * layer.out_features for layer in base.modules() if _is_linear_4_bit(layer))
     keep_dense = size * dtype.itemsize <= _DENSE_SHARE * available_memory()
     decoder = FusedDecoder(base, compiled, keep_dense=keep_dense, recompute=recompute)
-    known = {id(each) for each in decoder.parameters}
-    if any(each.requires_grad and id(each) not in known for each in model.parameters()):
+    known = {id(parameter) for parameter in decoder.parameters}
+    if any(parameter.requires_grad and id(parameter) not in known for parameter in model.parameters()):
         return None
     fused = FusedModel(decoder)
     return fused if _computes_the_same(model, fused, decoder.parameters) else None
@@ -102,7 +102,7 @@ def _is_supported(base: Any, dtype: torch.dtype) -> bool:
             or attn.layer_idx != index
             or attn.head_dim % 2
             or not has_silu(mlp)
-            or not all(_is_linear(each, dtype) for each in linear)
+            or not all(_is_linear(layer, dtype) for layer in linear)
         ):
             return False
     return (
@@ -155,8 +155,10 @@ def _computes_the_same(model: Any, fused: FusedModel, parameters: list[torch.nn.
             results = []
             for own in (True, False):
                 out = completion_log_probabilities(model, batch) if own else fused.log_probabilities(batch)
-                gradients = torch.autograd.grad(out.sum(), [each for each in parameters if each.requires_grad])
-                results.append((out.detach(), torch.cat([each.flatten() for each in gradients])))
+                gradients = torch.autograd.grad(
+                    out.sum(), [parameter for parameter in parameters if parameter.requires_grad]
+                )
+                results.append((out.detach(), torch.cat([gradient.flatten() for gradient in gradients])))
     except CALL_ERRORS:
         return False
     finally:
@@ -175,11 +177,11 @@ def _computes_the_same(model: Any, fused: FusedModel, parameters: list[torch.nn.
 @contextmanager
 def _random_b(parameters: list[torch.nn.Parameter], generator: torch.Generator) -> Iterator[None]:
     """B is 0 at first, and with it the gradients of A; random numbers in place of it."""
-    before = [each.detach().clone() for each in parameters[1::2]]
+    before = [parameter.detach().clone() for parameter in parameters[1::2]]
     try:
-        for each in parameters[1::2]:
-            each.data.normal_(0, 0.02, generator=generator)
+        for parameter in parameters[1::2]:
+            parameter.data.normal_(0, 0.02, generator=generator)
         yield
     finally:
-        for each, values in zip(parameters[1::2], before, strict=True):
-            each.data.copy_(values)
+        for parameter, values in zip(parameters[1::2], before, strict=True):
+            parameter.data.copy_(values)

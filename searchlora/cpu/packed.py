@@ -149,16 +149,16 @@ class PackedSlots:
     def put(self, slot: int, weights: Sequence[Weights | None]) -> None:
         self._tables.clear(slot)
         self._tables.cover(slot)
-        rank = padded_rank(max((len(each.a) for each in weights if each is not None), default=0))
+        rank = padded_rank(max((len(change.a) for change in weights if change is not None), default=0))
         if not rank:
             return
         a = self._like.new_zeros(len(self._spans), rank, self._size_in)
         packed_b = []
-        for layer, (span, each) in enumerate(zip(self._spans, weights, strict=True)):
+        for layer, (span, change) in enumerate(zip(self._spans, weights, strict=True)):
             b = self._like.new_zeros(span.stop - span.start, rank)
-            if each is not None:
-                a[layer, : len(each.a)] = each.a
-                b[:, : each.b.shape[1]] = each.b
+            if change is not None:
+                a[layer, : len(change.a)] = change.a
+                b[:, : change.b.shape[1]] = change.b
             packed_b.append(pack(b))
         self._tables.put(slot, pack(a.flatten(0, 1)), torch.cat(packed_b))
 

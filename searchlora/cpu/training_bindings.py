@@ -24,7 +24,7 @@ def declare(function: Any, *arguments: Any, can_fail: bool = False) -> Any:
         can_fail: Whether it returns a number that is not 0 if memory runs out.
     """
     types = ([_TYPES[letter] for letter in part] if isinstance(part, str) else [part] for part in arguments)
-    function.argtypes = [each for part in types for each in part]
+    function.argtypes = [type_ for part in types for type_ in part]
     function.restype = ctypes.c_int if can_fail else None
     return function
 
@@ -58,7 +58,7 @@ class TreeShape(ctypes.Structure):
         scale: float,
     ) -> None:
         self._tensors = (path, starts, shared)  # alive as long as their addresses
-        addresses = (each.data_ptr() for each in self._tensors)
+        addresses = (tensor.data_ptr() for tensor in self._tensors)
         super().__init__(*addresses, len(shared), int(starts.diff().max()), heads, key_heads, size, scale)
 
 
@@ -87,7 +87,7 @@ class TrainingKernels:
             gradient: Of its output, shape (nodes, size).
             residual: Shape (nodes, size).
         """
-        addresses = (each.data_ptr() for each in (x, weight, gradient, residual))
+        addresses = (tensor.data_ptr() for tensor in (x, weight, gradient, residual))
         self._rms_norm_backward(*addresses, *x.shape, epsilon)
 
     def rotate_heads(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int) -> None:
@@ -109,7 +109,7 @@ class TrainingKernels:
             activation: Gradient of silu(gate) * up, which is replaced by silu(gate) * up; shape (nodes, size).
             out: Receives the gradient of x.
         """
-        addresses = (each.data_ptr() for each in (x, activation, out))
+        addresses = (tensor.data_ptr() for tensor in (x, activation, out))
         self._swiglu_backward(*addresses, *activation.shape)
 
     def attention(self, tree: TreeShape, qkv: torch.Tensor, out: torch.Tensor, log_sums: torch.Tensor) -> None:
@@ -124,7 +124,7 @@ class TrainingKernels:
         Raises:
             MemoryError: if memory for the scores runs out.
         """
-        if self._attention(tree, *(each.data_ptr() for each in (qkv, out, log_sums))):
+        if self._attention(tree, *(tensor.data_ptr() for tensor in (qkv, out, log_sums))):
             raise MemoryError("no memory for the scores of attention")
 
     def attention_backward(
@@ -153,7 +153,7 @@ class TrainingKernels:
             MemoryError: if memory for the scores runs out.
         """
         inputs = (qkv, out, log_sums, gradient, *rotations, *places)
-        addresses = (each.data_ptr() for each in inputs)
+        addresses = (tensor.data_ptr() for tensor in inputs)
         if self._attention_backward(tree, *addresses, len(qkv), partial.data_ptr(), qkv_gradient.data_ptr()):
             raise MemoryError("no memory for the scores of attention")
 
@@ -165,7 +165,7 @@ class TrainingKernels:
             labels: int64, shape (n,).
         """
         out, log_sums = (torch.empty(len(labels)) for _ in range(2))
-        addresses = (each.data_ptr() for each in (logits, labels, out, log_sums))
+        addresses = (tensor.data_ptr() for tensor in (logits, labels, out, log_sums))
         self._label_log_probabilities(*addresses, *logits.shape)
         return out, log_sums
 
@@ -173,5 +173,5 @@ class TrainingKernels:
         self, logits: torch.Tensor, labels: torch.Tensor, log_sums: torch.Tensor, gradient: torch.Tensor
     ) -> None:
         """Replace logits by the gradient of their label's log-probability, times `gradient` (fp32, shape (n,))."""
-        addresses = (each.data_ptr() for each in (logits, labels, log_sums, gradient))
+        addresses = (tensor.data_ptr() for tensor in (logits, labels, log_sums, gradient))
         self._label_gradients(*addresses, *logits.shape)

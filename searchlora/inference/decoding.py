@@ -69,7 +69,9 @@ def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id:
         stop_id: The token that ends an answer.
     """
     samplers = [answer.request.sampler for answer in answers]
-    reporting = [row for row, each in enumerate(samplers) if each is not None and each.sampling.logprobs is not None]
+    reporting = [
+        row for row, sampler in enumerate(samplers) if sampler is not None and sampler.sampling.logprobs is not None
+    ]
     original = _before_masks(answers, logits, reporting) if reporting else None
     penalised = [row for row, sampler in enumerate(samplers) if sampler is not None and sampler.sampling.has_penalties]
     plain = [row for row in range(len(answers)) if row not in penalised] if penalised else range(len(answers))

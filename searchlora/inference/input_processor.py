@@ -117,8 +117,8 @@ class InputProcessor:
         texts = [
             [(text, request.choice_suffix) for text in row] for request, row in zip(requests, choices, strict=True)
         ]
-        ids = {each: tuple(self._renderer.completion_ids(*each)) for each in set(itertools.chain(*texts))}
-        choice_ids = [tuple(ids[each] for each in row) for row in texts]
+        ids = {choice: tuple(self._renderer.completion_ids(*choice)) for choice in set(itertools.chain(*texts))}
+        choice_ids = [tuple(ids[choice] for choice in row) for row in texts]
         self._check_choices(choice_ids)
         self._check_length(prompts, [max(map(len, row), default=0) for row in choice_ids])
         return [

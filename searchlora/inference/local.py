@@ -258,8 +258,8 @@ class LocalEngine:
             EngineBusy: when the queue is full.
             Otherwise as `generate`, except that an adapter that must not be loaded fails the future.
         """
-        each = None if on_token is None else lambda _answer, text, _logprobs: on_token(text)
-        return self.submit_answers(request, 1, client=client, seconds=seconds, on_token=each)[0]
+        callback = None if on_token is None else lambda _answer, text, _logprobs: on_token(text)
+        return self.submit_answers(request, 1, client=client, seconds=seconds, on_token=callback)[0]
 
     def submit_answers(
         self,
@@ -291,10 +291,10 @@ class LocalEngine:
         """
         queued = self._inputs.answers(request, n, streamed=on_token is not None)
         if on_token is not None:
-            for number, each in enumerate(queued):
-                each.on_token = partial(self._outputs.report, each, number, on_token)
+            for number, answer in enumerate(queued):
+                answer.on_token = partial(self._outputs.report, answer, number, on_token)
         self._submit(queued, client, seconds)
-        return [_mapped(each.result, partial(self._outputs.completion, each)) for each in queued]
+        return [_mapped(answer.result, partial(self._outputs.completion, answer)) for answer in queued]
 
     def submit_scores(
         self,
@@ -323,7 +323,7 @@ class LocalEngine:
     def _with_checked_adapters(self, queued: Sequence[ModelRequest[Any]]) -> list[ModelRequest[Any]]:
         """The requests whose adapters are loaded or pass the check of their files, in this thread; the others fail."""
         refused: dict[str | None, Exception] = {}
-        for adapter in {each.adapter for each in queued if each.adapter is not None} - {*self._core.loaded}:
+        for adapter in {request.adapter for request in queued if request.adapter is not None} - {*self._core.loaded}:
             try:
                 self._adapters.check(adapter)
             except Exception as error:
@@ -338,10 +338,10 @@ class LocalEngine:
 
         Prompts with one adapter and a common prefix are adjacent, and among them those of similar length.
         """
-        by_prefix: list[ModelRequest[Any]] = sorted(queued, key=lambda each: (each.adapter or "", each.ids))
+        by_prefix: list[ModelRequest[Any]] = sorted(queued, key=lambda request: (request.adapter or "", request.ids))
         size = self._sorted_together
         windows = [by_prefix[start : start + size] for start in range(0, len(by_prefix), size)]
-        ordered = [request for window in windows for request in sorted(window, key=lambda each: -len(each.ids))]
+        ordered = [request for window in windows for request in sorted(window, key=lambda request: -len(request.ids))]
         count, failed = itertools.count(1), list[BaseException]()
 
         def done(result: Future[Any]) -> None:
@@ -394,6 +394,8 @@ def _located(error: BaseException, queued: Sequence[ModelRequest[Any]]) -> BaseE
     if not isinstance(error, EngineError) or type(error) not in (EngineError, RequestRefused) or error.where:
         return error
     failed = (
-        row for row, each in enumerate(queued) if not each.result.cancelled() and each.result.exception() is error
+        row
+        for row, request in enumerate(queued)
+        if not request.result.cancelled() and request.result.exception() is error
     )
     return type(error)(error.what, where=f"request {next(failed) + 1}", fix=error.fix)

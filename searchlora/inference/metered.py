@@ -92,24 +92,24 @@ class MeteredEngine:
             return self.engine.generate([requests[index] for index in new])
 
         found = self._answered(requests, [()] * len(requests), keys, answer, Completion)
-        self.output_tokens += sum(each.completion_tokens for each in found)
+        self.output_tokens += sum(answer.completion_tokens for answer in found)
         return found
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
         """See `Engine.score`."""
-        scored = [tuple(each) for each in choices]
+        scored = [tuple(texts) for texts in choices]
 
         def keys() -> list[bytes]:
-            return [request_key(request, each, prune_margin) for request, each in zip(requests, scored, strict=True)]
+            return [request_key(request, texts, prune_margin) for request, texts in zip(requests, scored, strict=True)]
 
         def answer(new: Sequence[int]) -> list[ChoiceScores]:
             chosen = [scored[index] for index in new]
             return self.engine.score([requests[index] for index in new], chosen, prune_margin=prune_margin)
 
         found = self._answered(requests, scored, keys, answer, ChoiceScores)
-        self.output_tokens += sum(each.scored_tokens for each in found)
+        self.output_tokens += sum(answer.scored_tokens for answer in found)
         return found
 
     def _answered(
@@ -125,7 +125,7 @@ class MeteredEngine:
             found = list(answer(range(len(requests))))
         else:
             known, found = self._looked_up(self._answers, keys(), choices, answer, kind)
-        self.prompt_tokens += sum(each.prompt_tokens for each in found)
+        self.prompt_tokens += sum(answer.prompt_tokens for answer in found)
         if self._listener is not None:
             for exchange in zip(requests, found, choices, known, strict=True):
                 self._listener(Exchange(*exchange))

@@ -60,7 +60,7 @@ class OutputProcessor:
         if text is not None and request.text is not None:
             count = request.text.tokens_of(text)
         made = request.logprobs  # a streamed answer asks after each token: what was there before is not made again
-        made += [self._token_logprob(each) for each in sampler.logprobs[len(made) : count]]
+        made += [self._token_logprob(logprobs) for logprobs in sampler.logprobs[len(made) : count]]
         return tuple(made[:count])
 
     def _token_logprob(self, logprobs: LogprobsById) -> TokenLogprob:

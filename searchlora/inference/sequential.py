@@ -184,7 +184,7 @@ class SequentialModelRunner:
     def _holds(self, requests: Sequence[ModelRequest[Any]]) -> bool:
         """Whether one pass has room: all generate after the longest prompt, until the last row ends."""
         prompt = max(len(request.ids) for request in requests)
-        new = max((each.max_new_tokens for each in requests if isinstance(each, GenerateRequest)), default=0)
+        new = max((request.max_new_tokens for request in requests if isinstance(request, GenerateRequest)), default=0)
         longest = max(prompt + new, *(request.max_tokens for request in requests))
         fits = self._context is None or not new or prompt + new <= self._context
         return fits and self._limits.pass_holds(len(requests), longest)
@@ -306,7 +306,7 @@ def stopping_between_layers(model: Any, requests: Sequence[ModelRequest[Any]]) -
         if all(request.is_over for request in requests):
             raise _Unwanted
 
-    layers = [layer for each in model.modules() if type(each).__name__ == "ModuleList" for layer in each]
+    layers = [layer for module in model.modules() if type(module).__name__ == "ModuleList" for layer in module]
     hooks = [layer.register_forward_pre_hook(check) for layer in layers]
     try:
         yield

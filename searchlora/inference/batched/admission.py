@@ -35,7 +35,7 @@ class ScorePass:
 
     def join(self, request: ScoreRequest) -> bool:
         """Add a request, unless the pass has no room for it or prunes by another margin."""
-        longest = max(each.max_tokens for each in [request, *self._requests])
+        longest = max(other.max_tokens for other in [request, *self._requests])
         has_room = self._limits.pass_holds(len(self._requests) + 1, longest)
         if self._requests and (not has_room or request.prune_margin != self._requests[0].prune_margin):
             return False
@@ -98,23 +98,23 @@ class Admission:
         self._limits, self._prefiller = limits, prefiller
         self._slots, self._adapters = slots, set(adapters)
         # A computed prompt that was overtaken too often keeps out all that would take its room.
-        kept_out = [each.max_tokens for each in long if each.overtaken >= MAX_OVERTAKEN]
-        lengths = [each.max_tokens for each in generating]
-        joining = [each for each in long if isinstance(each, GenerateRequest)]
+        kept_out = [request.max_tokens for request in long if request.overtaken >= MAX_OVERTAKEN]
+        lengths = [request.max_tokens for request in generating]
+        joining = [request for request in long if isinstance(request, GenerateRequest)]
         self._room = BatchRoom(limits, lengths, len(joining))
         self._longest = max(kept_out, default=1)
         self._scored = ScorePass(limits)
-        interactive = any(each.interactive for each in generating)
+        interactive = any(request.interactive for request in generating)
         self._left = prefiller.chunk * (CHUNKS_BESIDE_ROWS if interactive else CHUNKS_ALONE)  # tokens of this step
         self._begun = False  # whether a request of this round uses some of them
-        self._long_tokens = sum(len(each.ids) for each in long)
+        self._long_tokens = sum(len(request.ids) for request in long)
         # Prompts of which more answers follow: the first one computes the prompt, and the others find it in the cache.
-        self._long_prompts = {_shared_prompt(each) for each in joining} - {None}
+        self._long_prompts = {_shared_prompt(request) for request in joining} - {None}
         self._begun_prompts = set[SharedPrompt | None]()
         self._long_of = Counter[Hashable]()
-        for each in long:
-            self._long_of[each.client] += len(each.ids)
-        self._rows_of = Counter(each.client for each in [*generating, *joining] if each.interactive)
+        for request in long:
+            self._long_of[request.client] += len(request.ids)
+        self._rows_of = Counter(request.client for request in [*generating, *joining] if request.interactive)
         self._waiting = set(waiting)
 
     def may_take(self, request: AnyRequest) -> bool:

@@ -123,7 +123,7 @@ def attend_invariant(
     hidden = torch.finfo(attention_mask.dtype).min
     padding = (0, -columns % _COLUMN_BLOCK)
     mask = torch.nn.functional.pad(attention_mask[:, 0], padding, value=hidden)
-    key, value = (torch.nn.functional.pad(each, (0, 0, *padding)) for each in (key, value))
+    key, value = (torch.nn.functional.pad(states, (0, 0, *padding)) for states in (key, value))
     blocks = (mask > hidden / 2).view(rows, new, -1, _COLUMN_BLOCK).any(3)
     last_block = (blocks * torch.arange(1, blocks.shape[2] + 1, device=blocks.device)).amax(2)  # (rows, new)
     output = query.new_empty(rows, new, heads, size)
@@ -174,7 +174,7 @@ class RotaryTable(torch.nn.Module):
         while self._tables is None or len(self._tables[0]) < needed:
             start = 0 if self._tables is None else len(self._tables[0])
             positions = torch.arange(start, start + self._BLOCK, device=position_ids.device)
-            cos, sin = (each[0] for each in self._rotary(x, positions[None]))
+            cos, sin = (table[0] for table in self._rotary(x, positions[None]))
             before = self._tables
             self._tables = (cos, sin) if before is None else (torch.cat([before[0], cos]), torch.cat([before[1], sin]))
         return self._tables[0][position_ids], self._tables[1][position_ids]

@@ -49,8 +49,8 @@ def score_choices(
     Raises:
         NonFinitePrompts: if hidden states of some prompts are not finite.
     """
-    trees = {each: _tree(each) for each in set(choices)}
-    searches = [PrunedSearch(trees[each], margin) for each in choices]
+    trees = {choice_ids: _tree(choice_ids) for choice_ids in set(choices)}
+    searches = [PrunedSearch(trees[choice_ids], margin) for choice_ids in choices]
     prefiller.compute_shared_prefixes(prompts)
     # Prompts of similar length are computed in one pass.
     order = sorted(range(len(prompts)), key=lambda place: prefiller.left(prompts[place]))
@@ -59,14 +59,15 @@ def score_choices(
     while batch.rows:
         batch.compute(nodes)
         candidates = [batch.searches[row].next_nodes() for row in batch.rows]
-        batch.keep([place for place, each in enumerate(candidates) if len(each)])
-        candidates = [each for each in candidates if len(each)]
+        batch.keep([place for place, of_row in enumerate(candidates) if len(of_row)])
+        candidates = [of_row for of_row in candidates if len(of_row)]
         if margin is None:
             limit = _EXACT_NODES
         else:
             limit = _INVARIANT_NODES if prefiller.forward.batch_invariant else _max_nodes(list(map(len, candidates)))
         nodes = [
-            batch.searches[row].mark_computed(each[:limit]) for row, each in zip(batch.rows, candidates, strict=True)
+            batch.searches[row].mark_computed(of_row[:limit])
+            for row, of_row in zip(batch.rows, candidates, strict=True)
         ]
     return [
         ChoiceScores(tuple(search.scores().tolist()), len(prompt.ids), search.known_steps)

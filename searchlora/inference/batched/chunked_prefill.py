@@ -66,7 +66,7 @@ class ChunkedPrefill:
             shared = [prefix for of_round in rounds for prefix in of_round]
             for prompt in of_adapter:
                 last = (len(prompt.ids) - 1) // chunk * chunk  # where the last chunk begins
-                lengths = {min(len(each), last) for each in shared if prompt.ids[: len(each)] == each}
+                lengths = {min(len(prefix), last) for prefix in shared if prompt.ids[: len(prefix)] == prefix}
                 request, cache = prompts[prompt], self._prefiller.forward.new_cache()
                 cache.reserve(1, last, last)
                 self._progress[prompt] = _Progress(request, cache, 0, 0, sorted(lengths))

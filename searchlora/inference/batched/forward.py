@@ -112,7 +112,7 @@ class Forward:
         """
         logits = self.logits(hidden).float()
         # The sum over one row alone: the order of a sum over several rows depends on how many there are.
-        norms = torch.stack([each.logsumexp(-1) for each in logits]) if self.batch_invariant else logits.logsumexp(-1)
+        norms = torch.stack([row.logsumexp(-1) for row in logits]) if self.batch_invariant else logits.logsumexp(-1)
         return logits[rows, tokens] - norms[rows]
 
 

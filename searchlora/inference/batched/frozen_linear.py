@@ -186,5 +186,5 @@ def merged_bias(layers: Sequence[Any]) -> torch.Tensor | None:
     if not biases:
         return None
     return torch.cat(
-        [biases[0].new_zeros(shape_of(each)[0]) if each.bias is None else each.bias.detach() for each in layers]
+        [biases[0].new_zeros(shape_of(layer)[0]) if layer.bias is None else layer.bias.detach() for layer in layers]
     )

@@ -80,7 +80,7 @@ def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor, batch_
 
 
 def _highest_rank(weights: Sequence[LoraWeights | None]) -> int:
-    return max((len(each.a) for each in weights if each is not None), default=0)
+    return max((len(change.a) for change in weights if change is not None), default=0)
 
 
 class TorchSlots:
@@ -97,10 +97,10 @@ class TorchSlots:
             return
         a = self._like.new_zeros(self._size_in, len(self._spans), rank)
         b = self._like.new_zeros(self._spans[-1].stop, len(self._spans), rank)
-        for layer, (span, each) in enumerate(zip(self._spans, weights, strict=True)):
-            if each is not None:
-                a[:, layer, : len(each.a)] = each.a.T
-                b[span, layer, : len(each.a)] = each.b
+        for layer, (span, change) in enumerate(zip(self._spans, weights, strict=True)):
+            if change is not None:
+                a[:, layer, : len(change.a)] = change.a.T
+                b[span, layer, : len(change.a)] = change.b
         table = self._tables.get(rank)
         self._tables[rank] = _RankTable.empty(a, b) if table is None else table
         self._tables[rank].append(slot, a.flatten(1), b.flatten(1).T)
@@ -226,9 +226,9 @@ class LoraLayerGroup:
         if any(weights):
             self._changed.add(slot)
         factor = self._like.new_ones(self.spans[-1].stop)
-        for span, each in zip(self.spans, weights, strict=True):
-            if each is not None and each.factor is not None:
-                factor[span] = each.factor.to(factor.dtype)
+        for span, change in zip(self.spans, weights, strict=True):
+            if change is not None and change.factor is not None:
+                factor[span] = change.factor.to(factor.dtype)
                 self._factors[slot] = factor
 
     def clear(self, slot: int) -> None:
@@ -351,16 +351,18 @@ def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
 def _merged_layers(model: Any) -> Iterator[dict[str, torch.nn.Module]]:
     """Paths and layers of each group, in the model's order."""
     head = model.get_output_embeddings()
-    layers = {path: each for path, each in model.named_modules() if is_linear(each) and each is not head}
+    layers = {path: layer for path, layer in model.named_modules() if is_linear(layer) and layer is not head}
     done: set[str] = set()
     for path, layer in layers.items():
         if path in done:
             continue
         parent, _, name = path.rpartition(".")
         names = next((names for names in _MERGED if name in names), (name,))
-        paths = [f"{parent}.{each}" for each in names]
-        others = [layers.get(each) for each in paths]
-        can_merge = all(type(each) is torch.nn.Linear and shape_of(each)[1] == shape_of(layer)[1] for each in others)
+        paths = [f"{parent}.{sibling}" for sibling in names]
+        others = [layers.get(sibling) for sibling in paths]
+        can_merge = all(
+            type(sibling) is torch.nn.Linear and shape_of(sibling)[1] == shape_of(layer)[1] for sibling in others
+        )
         group = paths if can_merge else [path]
         done.update(group)
-        yield {each: layers[each] for each in group}
+        yield {member: layers[member] for member in group}

@@ -113,7 +113,9 @@ class Prefiller:
         """Write computed heads and cached prefixes into the rows of a cache from `first` on; return their lengths."""
         starts = [self._paste_prefix(prompt, cache, first + place) for place, prompt in enumerate(prompts)]
         self.counts.prompt_tokens += sum(len(prompt.ids) for prompt in prompts)
-        self.counts.cached_prompt_tokens += sum(starts) - sum(each.prefix.computed for each in prompts if each.prefix)
+        self.counts.cached_prompt_tokens += sum(starts) - sum(
+            prompt.prefix.computed for prompt in prompts if prompt.prefix
+        )
         return starts
 
     def left(self, prompt: Prompt) -> int:

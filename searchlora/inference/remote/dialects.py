@@ -110,7 +110,7 @@ class Vllm(Dialect):
         """The log-probabilities of tokens. vLLM reports the chosen token among the most likely ones, wherever it is."""
         reported_tokens = []
         for token, logprob, likely in zip(ids, reported["token_logprobs"], reported["top_logprobs"], strict=False):
-            best = sorted(likely.items(), key=lambda each: -each[1])[:count]
+            best = sorted(likely.items(), key=lambda token: -token[1])[:count]
             top = [
                 token_logprob(self._token_bytes(int(name.removeprefix("token_id:"))), _number(value))
                 for name, value in best
@@ -294,7 +294,7 @@ def _message(answer: Mapping[str, Any], sampling: Sampling) -> Completion:
     (choice,) = answer["choices"]
     logprobs = None
     if sampling.logprobs is not None:
-        logprobs = tuple(_token_logprob(each) for each in _reported(choice)["content"])
+        logprobs = tuple(_token_logprob(token) for token in _reported(choice)["content"])
     return _completion(choice["message"]["content"] or "", choice["finish_reason"], answer["usage"], logprobs)
 
 
@@ -310,7 +310,7 @@ def _token_logprob(reported: Mapping[str, Any], *, has_top: bool = True) -> Toke
     text = reported["token"]
     content = text.encode() if reported.get("bytes") is None else bytes(reported["bytes"])
     likely = reported.get("top_logprobs") or () if has_top else ()
-    top = tuple(_token_logprob(each, has_top=False) for each in likely)
+    top = tuple(_token_logprob(token, has_top=False) for token in likely)
     return TokenLogprob(text, content, _number(reported["logprob"]), top)
 
 

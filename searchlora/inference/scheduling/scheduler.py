@@ -91,8 +91,10 @@ class Scheduler:
     def waiting(self) -> int:
         """Number of model requests that are not begun."""
         begun = set(map(id, list(self._runner.running)))
-        admitted = [each for each in self._admitted if isinstance(each, ModelRequest) and not each.result.done()]
-        return len(self._queue) + sum(id(request) not in begun for request in admitted)
+        open_ = [
+            request for request in self._admitted if isinstance(request, ModelRequest) and not request.result.done()
+        ]
+        return len(self._queue) + sum(id(request) not in begun for request in open_)
 
     def submit(self, requests: Sequence[AnyRequest], client: Hashable) -> None:
         """Queue requests, all or none, and return at once; a thread computes them.
