@@ -366,9 +366,9 @@ class Kernels:
         chosen, values = np.empty(len(places)), np.empty((len(places), most))
         ids = np.empty(values.shape, np.int64)
         sizes = (len(places), most, logits.shape[1], logits.stride(0))
-        found = (array.ctypes.data for array in (chosen, ids, values))
+        outputs = (array.ctypes.data for array in (chosen, ids, values))
         is_float = logits.dtype == torch.float32
-        if self._log_probabilities(logits.data_ptr(), is_float, places.ctypes.data, *sizes, *found):
+        if self._log_probabilities(logits.data_ptr(), is_float, places.ctypes.data, *sizes, *outputs):
             raise MemoryError("no memory for the candidates of log-probabilities")
         return chosen.tolist(), ids.tolist(), values.tolist()
 

@@ -285,9 +285,9 @@ class _HiddenStates(torch.autograd.Function):
         batch, ctx.batch = ctx.batch, None
         if batch is None:
             raise RuntimeError("the fused decoder keeps no memory for a second backward pass")
-        found: Sequence[torch.Tensor | None] = ctx.decoder.backward(batch, gradients[0].contiguous())
+        of_parameters: Sequence[torch.Tensor | None] = ctx.decoder.backward(batch, gradients[0].contiguous())
         ctx.decoder.end(batch)
-        return (None, None, None, None, *found)
+        return (None, None, None, None, *of_parameters)
 
 
 class _LogProbabilities(torch.autograd.Function):

@@ -35,14 +35,14 @@ class FusedModel:
         """As `models.batch.completion_log_probabilities`."""
         labels = batch["labels"]
         is_completion = labels != IGNORED
-        found = self._decoder.log_probabilities(self._hidden_states(batch), labels[is_completion])
-        return torch.zeros(labels.shape).masked_scatter(is_completion, found)
+        of_labels = self._decoder.log_probabilities(self._hidden_states(batch), labels[is_completion])
+        return torch.zeros(labels.shape).masked_scatter(is_completion, of_labels)
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """As `models.batch.completion_logits`; 0 where the label is `IGNORED`."""
         labels, head = batch["labels"], self._decoder.head
-        found = torch.nn.functional.linear(self._hidden_states(batch), head)
-        return head.new_zeros(*labels.shape, len(head)).index_put((labels != IGNORED).nonzero(as_tuple=True), found)
+        logits = torch.nn.functional.linear(self._hidden_states(batch), head)
+        return head.new_zeros(*labels.shape, len(head)).index_put((labels != IGNORED).nonzero(as_tuple=True), logits)
 
     def _hidden_states(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Inputs of the output layer before each completion token, shape (completion tokens, hidden size)."""
@@ -163,14 +163,14 @@ def _computes_the_same(model: Any, fused: FusedModel, parameters: list[torch.nn.
         return False
     finally:
         model.train(was_training)
-    (expected, wanted), (actual, found) = results
+    (expected, own_gradient), (actual, gradient) = results
     is_fp32 = model.get_base_model().get_input_embeddings().weight.dtype == torch.float32
     # The directions of the gradients are compared closely; in bf16 their lengths differ by some hundredths.
     closeness, tolerance = (0.9999, 1e-3) if is_fp32 else (0.97, 0.1)
     return bool(
         ((actual - expected).abs() <= tolerance * (1 + expected.abs())).all()
-        and torch.cosine_similarity(found, wanted, dim=0) > closeness
-        and (found.norm() / wanted.norm() - 1).abs() < tolerance
+        and torch.cosine_similarity(gradient, own_gradient, dim=0) > closeness
+        and (gradient.norm() / own_gradient.norm() - 1).abs() < tolerance
     )
 
 

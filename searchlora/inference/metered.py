@@ -91,9 +91,9 @@ class MeteredEngine:
         def answer(new: Sequence[int]) -> list[Completion]:
             return self.engine.generate([requests[index] for index in new])
 
-        found = self._answered(requests, [()] * len(requests), keys, answer, Completion)
-        self.output_tokens += sum(answer.completion_tokens for answer in found)
-        return found
+        results = self._answered(requests, [()] * len(requests), keys, answer, Completion)
+        self.output_tokens += sum(answer.completion_tokens for answer in results)
+        return results
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
@@ -108,9 +108,9 @@ class MeteredEngine:
             chosen = [scored[index] for index in new]
             return self.engine.score([requests[index] for index in new], chosen, prune_margin=prune_margin)
 
-        found = self._answered(requests, scored, keys, answer, ChoiceScores)
-        self.output_tokens += sum(answer.scored_tokens for answer in found)
-        return found
+        results = self._answered(requests, scored, keys, answer, ChoiceScores)
+        self.output_tokens += sum(answer.scored_tokens for answer in results)
+        return results
 
     def _answered(
         self,
@@ -122,14 +122,14 @@ class MeteredEngine:
     ) -> list[_Answer]:
         if self._answers is None:
             known = [False] * len(requests)
-            found = list(answer(range(len(requests))))
+            results = list(answer(range(len(requests))))
         else:
-            known, found = self._looked_up(self._answers, keys(), choices, answer, kind)
-        self.prompt_tokens += sum(answer.prompt_tokens for answer in found)
+            known, results = self._looked_up(self._answers, keys(), choices, answer, kind)
+        self.prompt_tokens += sum(answer.prompt_tokens for answer in results)
         if self._listener is not None:
-            for exchange in zip(requests, found, choices, known, strict=True):
+            for exchange in zip(requests, results, choices, known, strict=True):
                 self._listener(Exchange(*exchange))
-        return found
+        return results
 
     def _looked_up(
         self,
@@ -139,21 +139,21 @@ class MeteredEngine:
         answer: Callable[[Sequence[int]], Sequence[_Answer]],
         kind: type[_Answer],
     ) -> tuple[list[bool], list[_Answer]]:
-        found: dict[bytes, _Answer] = {}
+        results: dict[bytes, _Answer] = {}
         for key, scored in dict(zip(keys, choices, strict=True)).items():
             earlier = answers.get(key)
             if isinstance(earlier, kind) and _count(earlier) == len(scored):
-                found[key] = earlier
-        known = [key in found and key not in self._own for key in keys]
+                results[key] = earlier
+        known = [key in results and key not in self._own for key in keys]
         self.reused += sum(known)
-        first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
+        first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in results}
         new = sorted(first.values())
         if new:
             computed = dict(zip((keys[index] for index in new), answer(new), strict=True))
             answers.update(computed)
-            found.update(computed)
+            results.update(computed)
             self._own.update(first)
-        return known, [found[key] for key in keys]
+        return known, [results[key] for key in keys]
 
 
 def _count(answer: Answer) -> int:

@@ -255,7 +255,7 @@ class SequentialModelRunner:
         if len(rows) == len(requests) or model._is_stateful or min(map(len, rows)) < 2:
             return None
         batch = collate([Example(ids[:-1], len(ids) - 1) for ids in rows], self._pad_id)
-        found = model.generate(
+        cache = model.generate(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
             max_new_tokens=1,  # which is ignored
@@ -263,12 +263,12 @@ class SequentialModelRunner:
             pad_token_id=self._pad_id,
             return_dict_in_generate=True,
         ).past_key_values
-        if not all(isinstance(layer, DynamicLayer) for layer in getattr(found, "layers", [None])):
+        if not all(isinstance(layer, DynamicLayer) for layer in getattr(cache, "layers", [None])):
             return None
-        found.batch_select_indices(torch.tensor([rows[request.ids] for request in requests], device=model.device))
+        cache.batch_select_indices(torch.tensor([rows[request.ids] for request in requests], device=model.device))
         self._counts.cached_prompt_tokens += sum(len(request.ids) - 1 for request in requests)
         self._counts.cached_prompt_tokens -= sum(len(ids) - 1 for ids in rows)
-        return found
+        return cache
 
     def _score(self, model: Any, requests: Sequence[ScoreRequest]) -> None:
         prompts = [request.ids for request in requests]

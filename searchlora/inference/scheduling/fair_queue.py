@@ -102,9 +102,9 @@ class FairQueue:
         removed = []
         for client, queue in list(self._queues.items()):
             removed += [request for request in queue if unwanted(request)]
-            kept = deque(request for request in queue if not unwanted(request))
-            if kept:
-                self._queues[client] = kept
+            others = deque(request for request in queue if not unwanted(request))
+            if others:
+                self._queues[client] = others
             else:
                 del self._queues[client]
         return removed
