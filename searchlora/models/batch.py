@@ -85,7 +85,5 @@ def log_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
     import torch
 
     is_completion = labels != IGNORED
-    of_labels = -torch.nn.functional.cross_entropy(
-        logits[is_completion].float(), labels[is_completion], reduction="none"
-    )
-    return torch.zeros(labels.shape, device=logits.device).masked_scatter(is_completion, of_labels)
+    losses = torch.nn.functional.cross_entropy(logits[is_completion].float(), labels[is_completion], reduction="none")
+    return torch.zeros(labels.shape, device=logits.device).masked_scatter(is_completion, -losses)
