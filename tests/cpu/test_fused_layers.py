@@ -39,11 +39,6 @@ def test_llama_like_layers_are_fused(name, settings, like_llama, dtype):
     assert taken(small(name, **settings).to(dtype)) == 2 * [like_llama]
 
 
-def test_layers_are_unchanged_without_kernels(monkeypatch):
-    monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
-    assert taken(small("llama")) == [False, False]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_fused_prefill_and_decode_match_the_model(name, dtype):

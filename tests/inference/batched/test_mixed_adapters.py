@@ -84,16 +84,6 @@ def test_mixed_batches_match_separate_ones(engine, alone, rows, alike):
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None)
-@given(ROWS, st.randoms())
-def test_answers_do_not_depend_on_the_order_of_a_batch(engine, rows, random):
-    order = list(range(len(rows)))
-    random.shuffle(order)
-    turned = written(engine, [rows[place] for place in order])
-    assert [turned[order.index(place)] for place in range(len(rows))] == written(engine, rows)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_bf16_logits_are_close_to_peft_in_bf16(tiny_base, folders, quantization):
     """bf16 keeps 8 bits of a number; A and B are rounded to it, where PEFT keeps them in fp32."""
@@ -110,12 +100,6 @@ def test_bf16_logits_are_close_to_peft_in_bf16(tiny_base, folders, quantization)
             seconds = model(torch.tensor([[*range(40, 60), token] for token in range(3, 60)])).logits[:, -1]
         wanted = logits[3:60] + seconds.float().log_softmax(-1)[:, 2]
         assert request.result.result().log_probabilities == pytest.approx(wanted.tolist(), abs=0.25)
-
-
-@pytest.mark.slow
-def test_a_row_without_adapter_equals_the_base_beside_dora_rows(engine, alone):
-    rows = [([5, 6, 7], "decomposed", 6), ([5, 6, 7], None, 6)]
-    assert written(engine, rows) == [greedy(alone[adapter], ids, most) for ids, adapter, most in rows]
 
 
 @pytest.mark.slow
