@@ -6,7 +6,8 @@ import os
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from searchlora.models.processor import cpu_name
 
 _PACKAGES = (
     *("searchlora", "torch", "transformers", "peft", "trl", "bitsandbytes"),
@@ -20,7 +21,7 @@ def machine() -> str:
     import psutil
 
     memory = psutil.virtual_memory().total / 2**30
-    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {_gpu() or 'no GPU'}"
+    return f"{cpu_name()}, {os.cpu_count()} cores, {memory:.0f} GiB, {_gpu() or 'no GPU'}"
 
 
 def _gpu() -> str | None:
@@ -40,12 +41,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())

@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchlora.adapters.attach import new_adapter
-from searchlora.models.batch import FAST_MODEL, collate, completion_log_probabilities, completion_logits
+from searchlora.cpu import fused_model as module
+from searchlora.cpu.fused_model import fused_model
+from searchlora.cpu.prefix_tree import prefix_tree
+from searchlora.models.batch import collate, completion_log_probabilities, completion_logits
 from searchlora.models.load import load_model
 from searchlora.prompts import IGNORED, Example
 from searchlora.recipe import load_recipe
-from searchlora.training import fused_model as module
-from searchlora.training.cpu_fast_path import enable_cpu_fast_path
-from searchlora.training.fused_model import fused_model
-from searchlora.training.prefix_tree import prefix_tree
 from tests.inference.small_models import ids, small
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
@@ -211,9 +210,7 @@ def test_two_passes_before_a_backward_pass(tiny_base):
 
 @pytest.mark.parametrize("overrides", [("lora.dropout=0.1",), ("lora.variant=dora",)])
 def test_dropout_and_dora_are_not_fused(tiny_base, overrides):
-    model = adapted(load_model(tiny_base), *overrides)
-    enable_cpu_fast_path(model)
-    assert not hasattr(model, FAST_MODEL)
+    assert fused_model(adapted(load_model(tiny_base), *overrides)) is None
 
 
 @pytest.mark.parametrize(
@@ -251,9 +248,7 @@ def test_a_model_that_computes_something_else_is_not_fused(tiny_base, monkeypatc
 def test_without_kernels_nothing_is_fused(tiny_base, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
     model = adapted(load_model(tiny_base))
-    enable_cpu_fast_path(model)
-    assert not hasattr(model, FAST_MODEL)
-    assert step(model, lambda batch: completion_log_probabilities(model, batch), ROWS)[0] > 0
+    assert fused_model(model) is None
 
 
 def test_the_check_changes_no_weight_and_no_random_state(tiny_base):

@@ -7,8 +7,26 @@ of a batch whose equal prefixes are computed once; see `training.prefix_tree`.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
+
+#: Letter -> the type of an argument: a tensor, a number, a flag, a float.
+_TYPES = {"t": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
+
+
+def declare(function: Any, *arguments: Any, can_fail: bool = False) -> Any:
+    """A C function with the types of its arguments.
+
+    Args:
+        function: The function.
+        arguments: Types, and strings of the letters "t" (tensor), "n" (int64), "i" (int) and "f" (float).
+        can_fail: Whether it returns a number that is not 0 if memory runs out.
+    """
+    types = ([_TYPES[letter] for letter in part] if isinstance(part, str) else [part] for part in arguments)
+    function.argtypes = [type_ for part in types for type_ in part]
+    function.restype = ctypes.c_int if can_fail else None
+    return function
 
 
 class TreeShape(ctypes.Structure):
@@ -40,7 +58,7 @@ class TreeShape(ctypes.Structure):
         scale: float,
     ) -> None:
         self._tensors = (path, starts, shared)  # alive as long as their addresses
-        addresses = (each.data_ptr() for each in self._tensors)
+        addresses = (tensor.data_ptr() for tensor in self._tensors)
         super().__init__(*addresses, len(shared), int(starts.diff().max()), heads, key_heads, size, scale)
 
 
@@ -48,25 +66,14 @@ class TrainingKernels:
     """The functions of `fused_backward.c` and `tree_attention.c`."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        number, tensor, tree = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(TreeShape)
-        self._rms_norm_backward, self._swiglu_backward = library.rms_norm_backward, library.swiglu_backward
-        self._rotate_heads = library.rotate_heads
-        self._attention, self._attention_backward = library.tree_attention, library.tree_attention_backward
-        self._label_log_probabilities, self._label_gradients = library.label_log_probabilities, library.label_gradients
-        self._rms_norm_backward.argtypes = [tensor] * 4 + [number] * 2 + [ctypes.c_float]
-        self._rotate_heads.argtypes = [tensor] * 3 + [number] * 4
-        self._swiglu_backward.argtypes = [tensor] * 3 + [number] * 2
-        self._label_log_probabilities.argtypes = self._label_gradients.argtypes = [tensor] * 4 + [number] * 2
-        for function in (
-            self._rms_norm_backward,
-            self._rotate_heads,
-            self._swiglu_backward,
-            self._label_log_probabilities,
-            self._label_gradients,
-        ):
-            function.restype = None
-        self._attention.argtypes = [tree] + [tensor] * 3
-        self._attention_backward.argtypes = [tree] + [tensor] * 8 + [number] + [tensor] * 2
+        tree = ctypes.POINTER(TreeShape)
+        self._rms_norm_backward = declare(library.rms_norm_backward, "ttttnnf")
+        self._rotate_heads = declare(library.rotate_heads, "tttnnnn")
+        self._swiglu_backward = declare(library.swiglu_backward, "tttnn")
+        self._attention = declare(library.tree_attention, tree, "ttt", can_fail=True)
+        self._attention_backward = declare(library.tree_attention_backward, tree, "ttttttttntt", can_fail=True)
+        self._label_log_probabilities = declare(library.label_log_probabilities, "ttttnn")
+        self._label_gradients = declare(library.label_gradients, "ttttnn")
 
     def rms_norm_backward(
         self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, gradient: torch.Tensor, residual: torch.Tensor
@@ -80,7 +87,7 @@ class TrainingKernels:
             gradient: Of its output, shape (nodes, size).
             residual: Shape (nodes, size).
         """
-        addresses = (each.data_ptr() for each in (x, weight, gradient, residual))
+        addresses = (tensor.data_ptr() for tensor in (x, weight, gradient, residual))
         self._rms_norm_backward(*addresses, *x.shape, epsilon)
 
     def rotate_heads(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int) -> None:
@@ -102,7 +109,7 @@ class TrainingKernels:
             activation: Gradient of silu(gate) * up, which is replaced by silu(gate) * up; shape (nodes, size).
             out: Receives the gradient of x.
         """
-        addresses = (each.data_ptr() for each in (x, activation, out))
+        addresses = (tensor.data_ptr() for tensor in (x, activation, out))
         self._swiglu_backward(*addresses, *activation.shape)
 
     def attention(self, tree: TreeShape, qkv: torch.Tensor, out: torch.Tensor, log_sums: torch.Tensor) -> None:
@@ -117,7 +124,7 @@ class TrainingKernels:
         Raises:
             MemoryError: if memory for the scores runs out.
         """
-        if self._attention(tree, *(each.data_ptr() for each in (qkv, out, log_sums))):
+        if self._attention(tree, *(tensor.data_ptr() for tensor in (qkv, out, log_sums))):
             raise MemoryError("no memory for the scores of attention")
 
     def attention_backward(
@@ -146,7 +153,7 @@ class TrainingKernels:
             MemoryError: if memory for the scores runs out.
         """
         inputs = (qkv, out, log_sums, gradient, *rotations, *places)
-        addresses = (each.data_ptr() for each in inputs)
+        addresses = (tensor.data_ptr() for tensor in inputs)
         if self._attention_backward(tree, *addresses, len(qkv), partial.data_ptr(), qkv_gradient.data_ptr()):
             raise MemoryError("no memory for the scores of attention")
 
@@ -158,7 +165,7 @@ class TrainingKernels:
             labels: int64, shape (n,).
         """
         out, log_sums = (torch.empty(len(labels)) for _ in range(2))
-        addresses = (each.data_ptr() for each in (logits, labels, out, log_sums))
+        addresses = (tensor.data_ptr() for tensor in (logits, labels, out, log_sums))
         self._label_log_probabilities(*addresses, *logits.shape)
         return out, log_sums
 
@@ -166,5 +173,5 @@ class TrainingKernels:
         self, logits: torch.Tensor, labels: torch.Tensor, log_sums: torch.Tensor, gradient: torch.Tensor
     ) -> None:
         """Replace logits by the gradient of their label's log-probability, times `gradient` (fp32, shape (n,))."""
-        addresses = (each.data_ptr() for each in (logits, labels, log_sums, gradient))
+        addresses = (tensor.data_ptr() for tensor in (logits, labels, log_sums, gradient))
         self._label_gradients(*addresses, *logits.shape)

@@ -8,22 +8,17 @@ from typing import Any
 
 import torch
 
+from searchlora.cpu.fused_decoder import FusedDecoder
+from searchlora.cpu.fused_layers import CALL_ERRORS, LLAMA_LIKE, has_silu
+from searchlora.cpu.kernels import kernels
+from searchlora.cpu.lora_group import is_4_bit
+from searchlora.cpu.prefix_tree import prefix_tree
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.memory import available_memory
-from searchlora.models.native import kernels
 from searchlora.prompts import IGNORED, Example
-from searchlora.training.fused_decoder import FusedDecoder
-from searchlora.training.lora_group import is_4_bit
-from searchlora.training.prefix_tree import prefix_tree
-
-#: Class names of transformers' models and layers that compute what Llama's do.
-_LLAMA_LIKE = ("Llama", "Mistral", "Qwen2")
 
 #: Share of the free memory that dense copies of 4-bit weights may take.
 _DENSE_SHARE = 0.25
-
-#: What calling a model with an unexpected signature or shapes can raise.
-_CALL_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 
 
 class FusedModel:
@@ -40,14 +35,14 @@ class FusedModel:
         """As `models.batch.completion_log_probabilities`."""
         labels = batch["labels"]
         is_completion = labels != IGNORED
-        found = self._decoder.log_probabilities(self._hidden_states(batch), labels[is_completion])
-        return torch.zeros(labels.shape).masked_scatter(is_completion, found)
+        of_labels = self._decoder.log_probabilities(self._hidden_states(batch), labels[is_completion])
+        return torch.zeros(labels.shape).masked_scatter(is_completion, of_labels)
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """As `models.batch.completion_logits`; 0 where the label is `IGNORED`."""
         labels, head = batch["labels"], self._decoder.head
-        found = torch.nn.functional.linear(self._hidden_states(batch), head)
-        return head.new_zeros(*labels.shape, len(head)).index_put((labels != IGNORED).nonzero(as_tuple=True), found)
+        logits = torch.nn.functional.linear(self._hidden_states(batch), head)
+        return head.new_zeros(*labels.shape, len(head)).index_put((labels != IGNORED).nonzero(as_tuple=True), logits)
 
     def _hidden_states(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Inputs of the output layer before each completion token, shape (completion tokens, hidden size)."""
@@ -79,8 +74,8 @@ def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
     size = sum(layer.in_features * layer.out_features for layer in base.modules() if _is_linear_4_bit(layer))
     keep_dense = size * dtype.itemsize <= _DENSE_SHARE * available_memory()
     decoder = FusedDecoder(base, compiled, keep_dense=keep_dense, recompute=recompute)
-    known = {id(each) for each in decoder.parameters}
-    if any(each.requires_grad and id(each) not in known for each in model.parameters()):
+    known = {id(parameter) for parameter in decoder.parameters}
+    if any(parameter.requires_grad and id(parameter) not in known for parameter in model.parameters()):
         return None
     fused = FusedModel(decoder)
     return fused if _computes_the_same(model, fused, decoder.parameters) else None
@@ -92,12 +87,11 @@ def _is_linear_4_bit(layer: Any) -> bool:
 
 def _is_supported(base: Any, dtype: torch.dtype) -> bool:
     config, name = base.config.get_text_config(), type(base).__name__.removesuffix("ForCausalLM")
-    if name not in _LLAMA_LIKE or getattr(config, "sliding_window", None) or config.attention_dropout:
+    if name not in LLAMA_LIKE or getattr(config, "sliding_window", None) or config.attention_dropout:
         return False
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return False
     backbone, head = base.model, base.get_output_embeddings()
-    x = torch.linspace(-4, 4, 9)
     norms = [backbone.norm]
     for index, layer in enumerate(backbone.layers):
         attn, mlp = layer.self_attn, layer.mlp
@@ -107,8 +101,8 @@ def _is_supported(base: Any, dtype: torch.dtype) -> bool:
             type(layer).__name__ != f"{name}DecoderLayer"
             or attn.layer_idx != index
             or attn.head_dim % 2
-            or not torch.equal(mlp.act_fn(x), torch.nn.functional.silu(x))
-            or not all(_is_linear(each, dtype) for each in linear)
+            or not has_silu(mlp)
+            or not all(_is_linear(layer, dtype) for layer in linear)
         ):
             return False
     return (
@@ -161,31 +155,33 @@ def _computes_the_same(model: Any, fused: FusedModel, parameters: list[torch.nn.
             results = []
             for own in (True, False):
                 out = completion_log_probabilities(model, batch) if own else fused.log_probabilities(batch)
-                gradients = torch.autograd.grad(out.sum(), [each for each in parameters if each.requires_grad])
-                results.append((out.detach(), torch.cat([each.flatten() for each in gradients])))
-    except _CALL_ERRORS:
+                gradients = torch.autograd.grad(
+                    out.sum(), [parameter for parameter in parameters if parameter.requires_grad]
+                )
+                results.append((out.detach(), torch.cat([gradient.flatten() for gradient in gradients])))
+    except CALL_ERRORS:
         return False
     finally:
         model.train(was_training)
-    (expected, wanted), (actual, found) = results
+    (expected, own_gradient), (actual, gradient) = results
     is_fp32 = model.get_base_model().get_input_embeddings().weight.dtype == torch.float32
     # The directions of the gradients are compared closely; in bf16 their lengths differ by some hundredths.
     closeness, tolerance = (0.9999, 1e-3) if is_fp32 else (0.97, 0.1)
     return bool(
         ((actual - expected).abs() <= tolerance * (1 + expected.abs())).all()
-        and torch.cosine_similarity(found, wanted, dim=0) > closeness
-        and (found.norm() / wanted.norm() - 1).abs() < tolerance
+        and torch.cosine_similarity(gradient, own_gradient, dim=0) > closeness
+        and (gradient.norm() / own_gradient.norm() - 1).abs() < tolerance
     )
 
 
 @contextmanager
 def _random_b(parameters: list[torch.nn.Parameter], generator: torch.Generator) -> Iterator[None]:
     """B is 0 at first, and with it the gradients of A; random numbers in place of it."""
-    before = [each.detach().clone() for each in parameters[1::2]]
+    before = [parameter.detach().clone() for parameter in parameters[1::2]]
     try:
-        for each in parameters[1::2]:
-            each.data.normal_(0, 0.02, generator=generator)
+        for parameter in parameters[1::2]:
+            parameter.data.normal_(0, 0.02, generator=generator)
         yield
     finally:
-        for each, values in zip(parameters[1::2], before, strict=True):
-            each.data.copy_(values)
+        for parameter, values in zip(parameters[1::2], before, strict=True):
+            parameter.data.copy_(values)

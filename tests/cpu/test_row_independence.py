@@ -12,12 +12,11 @@ import shutil
 import pytest
 import torch
 
-from searchlora.inference.batched.frozen_linear import CompiledLinear, PrepackedLinear
-from searchlora.inference.batched.lora_layers import LoraWeights, PackedSlots
+from searchlora.cpu import kernels as native
+from searchlora.cpu.packed import CompiledLinear, PackedSlots, PrepackedLinear
+from searchlora.inference.batched.lora_layers import LoraWeights
 from searchlora.inference.batched.lora_mapping import map_rows
-from searchlora.models import native
-from searchlora.models.instruction_sets import INSTRUCTION_SETS, SWITCH, cpu_flags
-from searchlora.models.load import multiplies_bf16
+from searchlora.models.processor import INSTRUCTION_SETS, SWITCH, cpu_flags, multiplies_bf16
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,7 +95,7 @@ def test_frozen_bf16():
         pytest.skip("these instructions do not multiply bf16")
     torch.manual_seed(0)
     linear = PrepackedLinear(torch.randn(192, 576).bfloat16(), None, batch_invariant=True)
-    if not linear.has_kernel:
+    if not linear.treats_rows_alike:
         pytest.skip("oneDNN packs weights for other instructions; see ONEDNN_MAX_CPU_ISA")
     assert_independent(linear, torch.randn(ROWS, 576).bfloat16())
 

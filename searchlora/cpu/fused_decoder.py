@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from searchlora.models.native.bindings import Kernels
-from searchlora.models.native.training import TrainingKernels, TreeShape
-from searchlora.training.lora_group import LoraGroup
-from searchlora.training.prefix_tree import PrefixTree
+from searchlora.cpu.bindings import Kernels
+from searchlora.cpu.lora_group import LoraGroup
+from searchlora.cpu.prefix_tree import PrefixTree
+from searchlora.cpu.training_bindings import TrainingKernels, TreeShape
 
 
 class Workspace:
@@ -149,8 +149,8 @@ class FusedLayer:
         )
         if self._is_last:
             gradient, attended_gradient = (
-                each.new_zeros(nodes, each.shape[1]).index_add_(0, batch.selected, each)
-                for each in (gradient, attended_gradient)
+                tensor.new_zeros(nodes, tensor.shape[1]).index_add_(0, batch.selected, tensor)
+                for tensor in (gradient, attended_gradient)
             )
         qkv = take("qkv", i, nodes, self._qkv.size_out)
         qkv_gradient = take("qkv gradient", -1, nodes, self._qkv.size_out)
@@ -205,7 +205,7 @@ class FusedDecoder:
             for index, layer in enumerate(backbone.layers)
         ]
         self._groups = [group for layer in self._layers for group in layer.groups]
-        self.parameters = [each for group in self._groups for each in group.parameters]
+        self.parameters = [parameter for group in self._groups for parameter in group.parameters]
         self._free: list[Workspace] = []
 
     def hidden_states(self, tree: PrefixTree, nodes: torch.Tensor) -> torch.Tensor:
@@ -258,7 +258,7 @@ class FusedDecoder:
         for layer in reversed(self._layers):
             at_x, of_layer = layer.backward(at_x, batch)
             gradients.append(of_layer)
-        return [each for of_layer in reversed(gradients) for each in of_layer]
+        return [of_parameter for of_layer in reversed(gradients) for of_parameter in of_layer]
 
 
 class _HiddenStates(torch.autograd.Function):
@@ -285,9 +285,9 @@ class _HiddenStates(torch.autograd.Function):
         batch, ctx.batch = ctx.batch, None
         if batch is None:
             raise RuntimeError("the fused decoder keeps no memory for a second backward pass")
-        found: Sequence[torch.Tensor | None] = ctx.decoder.backward(batch, gradients[0].contiguous())
+        of_parameters: Sequence[torch.Tensor | None] = ctx.decoder.backward(batch, gradients[0].contiguous())
         ctx.decoder.end(batch)
-        return (None, None, None, None, *found)
+        return (None, None, None, None, *of_parameters)
 
 
 class _LogProbabilities(torch.autograd.Function):

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
+from searchlora.cpu.fused_layers import FusedDecoderLayer
 from searchlora.inference.batched.forward import Forward
-from searchlora.inference.batched.fused_layers import FusedDecoderLayer
 from tests.inference.small_models import small
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
@@ -37,11 +37,6 @@ def taken(model) -> list[bool]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_llama_like_layers_are_fused(name, settings, like_llama, dtype):
     assert taken(small(name, **settings).to(dtype)) == 2 * [like_llama]
-
-
-def test_layers_are_unchanged_without_kernels(monkeypatch):
-    monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
-    assert taken(small("llama")) == [False, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

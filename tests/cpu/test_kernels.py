@@ -17,13 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
+from searchlora.cpu import kernels as native
+from searchlora.cpu.bindings import LoraItems
+from searchlora.cpu.fused_layers import FusedRMSNorm, fuse_norms
+from searchlora.cpu.packed import PackedSlots
 from searchlora.errors import UsageError
+from searchlora.inference.batched import attention
 from searchlora.inference.batched.attention import attend
-from searchlora.inference.batched.fused_layers import FusedRMSNorm, fuse_norms
-from searchlora.inference.batched.lora_layers import LoraWeights, PackedSlots, TorchSlots
+from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots
 from searchlora.inference.batched.lora_mapping import map_rows
-from searchlora.models import attention, native
-from searchlora.models.native.bindings import LoraItems
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
 
@@ -241,11 +243,6 @@ def test_a_compiler_variable_without_a_command_is_an_error(monkeypatch, value):
         native._load.__wrapped__(torch.float32)
 
 
-def test_kernels_can_be_disabled(monkeypatch):
-    monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
-    assert native.kernels(torch.empty(0)) is None
-
-
 @pytest.mark.slow
 @KINDS
 @settings(max_examples=40, deadline=None)
@@ -334,13 +331,6 @@ def test_only_equivalent_norms_are_replaced():
     for name, each in wanted.items():
         near(model[name](x).detach(), each)
     assert model["plain"](x.bfloat16()).dtype == kept["plain"](x.bfloat16()).dtype  # of another kind: as it was
-
-
-def test_norms_are_unchanged_without_kernels(monkeypatch):
-    monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
-    model = torch.nn.ModuleDict({"plain": LlamaRMSNorm(32)})
-    fuse_norms(model)
-    assert type(model["plain"]) is LlamaRMSNorm
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])

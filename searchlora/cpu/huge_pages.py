@@ -26,7 +26,7 @@ def use_huge_pages(tensors: Iterable[torch.Tensor], *, is_empty: bool = False) -
     Args:
         is_empty: Nothing was written to the tensors yet, so nothing has to be moved: the pages are huge on first use.
     """
-    spans = _merge(_span(each) for each in tensors if each.device.type == "cpu")
+    spans = _merge(_span(tensor) for tensor in tensors if tensor.device.type == "cpu")
     if platform.system() != "Linux" or not spans:
         return
     madvise = ctypes.CDLL(None).madvise

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from searchlora.models.native.training import TrainingKernels
+from searchlora.cpu.training_bindings import TrainingKernels, declare
 
 #: Rows with the same adapter that a kernel computes together, as in `packing.h`.
 ROW_TILE = 16
@@ -77,7 +77,7 @@ class LoraTables(ctypes.Structure):
             self.addresses[:, slot] = 0
 
     def _set_addresses(self) -> None:
-        self._a, self._b, self._ranks = (each.data_ptr() for each in self.addresses)
+        self._a, self._b, self._ranks = (row.data_ptr() for row in self.addresses)
 
 
 class PackedWeight(ctypes.Structure):
@@ -133,7 +133,7 @@ class LoraItems(ctypes.Structure):
         batch_rows = torch.tensor([row for _, rows in rows_of for row in rows])
         self.rows = (batch_rows[:, None] * tokens + torch.arange(tokens)).flatten()
         self.first = int(self.rows[0]) if bool((batch_rows.diff() == 1).all()) else None
-        tensors = (each.data_ptr() for each in (self.slots, self.firsts, self.counts, self.rows))
+        tensors = (tensor.data_ptr() for tensor in (self.slots, self.firsts, self.counts, self.rows))
         super().__init__(*tensors, len(items))
 
 
@@ -154,33 +154,25 @@ class Kernels:
         self.dtype = dtype
         self.training = TrainingKernels(library)
         self.uses_amx: bool = bool(library.has_amx())
-        number, tensor = ctypes.c_int64, ctypes.c_void_p
-        self._lora, self._attention = library.lora, library.attention
-        self._rms_norm, self._rope, self._swiglu = library.rms_norm, library.rope, library.swiglu
-        product, lora = [tensor] * 4 + [number] * 3, (ctypes.POINTER(LoraTables), ctypes.POINTER(LoraItems))
+        lora = (ctypes.POINTER(LoraTables), ctypes.POINTER(LoraItems))
         self.panel, self.max_rows, self.fuses_lora = 0, 0, False
         if self.uses_amx:
-            self.panel, self.max_rows, self._linear = 32, 128, library.linear_amx
-            self._linear.argtypes, self._linear.restype = product, None
+            self.panel, self.max_rows = 32, 128
+            self._linear = declare(library.linear_amx, "ttttnnn")
         elif hasattr(library, "linear_avx512"):
-            self.panel, self.max_rows, self._linear, self.fuses_lora = 64, 512, library.linear_avx512, True
-            self._linear.argtypes = [*product, tensor, *lora]
+            self.panel, self.max_rows, self.fuses_lora = 64, 512, True
+            self._linear = declare(library.linear_avx512, "ttttnnnt", *lora, can_fail=True)
         if dtype == torch.float32:
-            self._linear_fp32 = library.linear_fp32
-            self._linear_fp32.argtypes = [tensor, ctypes.POINTER(PackedWeight), tensor, tensor, number]
-            self._linear_fp32.restype = None
-        bits = library.vector_bits()
-        vectors = f"vectors of {bits} bits"
+            self._linear_fp32 = declare(library.linear_fp32, "t", ctypes.POINTER(PackedWeight), "ttn")
+        vectors = f"vectors of {library.vector_bits()} bits"
         self.path = "tile registers" if self.uses_amx else f"{vectors}, with bf16" if self.max_rows else vectors
-        self._rms_norm.argtypes = [tensor] * 4 + [number] * 2 + [ctypes.c_float]
-        self._rope.argtypes = [tensor] * 6 + [number] * 7
-        self._swiglu.argtypes = [tensor] * 2 + [number] * 2
-        self._rms_norm.restype = self._rope.restype = self._swiglu.restype = None
-        self._lora.argtypes = [tensor, tensor, *lora, ctypes.c_int]
-        self._attention.argtypes = [tensor] * 5 + [number] * 6 + [tensor, ctypes.c_float]
-        self._sample, self._log_probabilities = library.sample, library.log_probabilities
-        self._sample.argtypes = [tensor, ctypes.c_int, tensor, tensor, *[number] * 3, tensor]
-        self._log_probabilities.argtypes = [tensor, ctypes.c_int, tensor, *[number] * 4, *[tensor] * 3]
+        self._rms_norm = declare(library.rms_norm, "ttttnnf")
+        self._rope = declare(library.rope, "ttttttnnnnnnn")
+        self._swiglu = declare(library.swiglu, "ttnn")
+        self._lora = declare(library.lora, "tt", *lora, ctypes.c_int, can_fail=True)
+        self._attention = declare(library.attention, "tttttnnnnnntf", can_fail=True)
+        self._sample = declare(library.sample, "tittnnnt", can_fail=True)
+        self._log_probabilities = declare(library.log_probabilities, "titnnnnttt", can_fail=True)
 
     def lora(self, x: torch.Tensor, y: torch.Tensor, tables: LoraTables, items: LoraItems) -> None:
         """Add B·A·x of each row's adapter to y, in place.
@@ -295,7 +287,7 @@ class Kernels:
         (rows, new, width), (_, key_heads, _, size) = x.shape, keys.shape
         heads = width // size - 2 * key_heads
         inputs = [x, *(each.contiguous() for each in embeddings), keys, values, starts]  # alive until it returns
-        addresses = (each.data_ptr() for each in inputs)
+        addresses = (tensor.data_ptr() for tensor in inputs)
         self._rope(*addresses, rows, new, heads, key_heads, size, *keys.stride()[:2])
         return x.view(rows, new, -1, size)[:, :, :heads].transpose(1, 2)
 
@@ -311,33 +303,20 @@ class Kernels:
     ) -> bool:
         """Whether the tensors have the dtype and the memory layout of `attention`."""
         rows, _, new, size = query.shape
-        contiguous = all(each.stride()[2:] == (size, 1) for each in (key, value)) and query.stride(3) == 1
-        same_dtype = all(each.dtype == self.dtype for each in (query, key, value, mask))
+        contiguous = all(tensor.stride()[2:] == (size, 1) for tensor in (key, value)) and query.stride(3) == 1
+        same_dtype = all(tensor.dtype == self.dtype for tensor in (query, key, value, mask))
         same_shape = mask.shape == (rows, 1, new, key.shape[2]) and value.shape == key.shape
         return contiguous and same_dtype and same_shape and mask.stride(3) == 1
 
     def attention(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """softmax(scale · Q Kᵀ + mask) V; each token's result is independent of all other tokens of the pass.
-
-        Args:
-            query: Shape (rows, heads, new, size), elements of a head adjacent.
-            key, value: Shape (rows, key heads, columns, size), those of a head contiguous.
-            mask: Added to the scores, shape (rows, 1, new, columns).
-            scale: Factor of the scores.
-
-        Returns:
-            Shape (rows, new, heads, size).
-
-        Raises:
-            MemoryError: if memory for the sums runs out.
-        """
+        """As `backend.attention`, for tensors that `supports_attention`. Raises `MemoryError` if memory runs out."""
         rows, heads, new, size = query.shape
         out = query.new_empty(rows, new, heads, size)
         of_cache = (*key.stride()[:2], *value.stride()[:2])
         strides = (ctypes.c_int64 * 9)(*query.stride()[:3], *of_cache, mask.stride(0), mask.stride(2))
-        addresses = (each.data_ptr() for each in (query, key, value, mask, out))
+        addresses = (tensor.data_ptr() for tensor in (query, key, value, mask, out))
         if self._attention(*addresses, rows, new, heads, key.shape[1], size, key.shape[2], strides, scale):
             raise MemoryError("no memory for the sums of attention")
         return out
@@ -387,9 +366,9 @@ class Kernels:
         chosen, values = np.empty(len(places)), np.empty((len(places), most))
         ids = np.empty(values.shape, np.int64)
         sizes = (len(places), most, logits.shape[1], logits.stride(0))
-        found = (each.ctypes.data for each in (chosen, ids, values))
+        outputs = (array.ctypes.data for array in (chosen, ids, values))
         is_float = logits.dtype == torch.float32
-        if self._log_probabilities(logits.data_ptr(), is_float, places.ctypes.data, *sizes, *found):
+        if self._log_probabilities(logits.data_ptr(), is_float, places.ctypes.data, *sizes, *outputs):
             raise MemoryError("no memory for the candidates of log-probabilities")
         return chosen.tolist(), ids.tolist(), values.tolist()
 

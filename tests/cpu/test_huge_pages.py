@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from searchlora.models.native import huge_pages
-from searchlora.models.native.huge_pages import use_huge_pages
+from searchlora.cpu import huge_pages
+from searchlora.cpu.huge_pages import use_huge_pages
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

@@ -7,7 +7,7 @@ The GEMM with frozen weights in bf16 needs a processor with AMX or AVX512-BF16; 
 LoRA and attention with one batched product each, which on a CPU spends most of its time on repacking such small
 matrices (`benchmarks/multi_adapter` has the ratio). Without a C compiler, on other systems than Linux, or with
 SEARCHLORA_NATIVE=0, PyTorch computes everything, with the same results up to rounding. SEARCHLORA_NATIVE=avx2 and
-others of `models.instruction_sets` compile for an older processor.
+others of `models.processor` compile for an older processor.
 
 The libraries are cached in a folder that only the user can enter. A cached file or folder is code that runs in this
 process, so one that another user owns or could have written is refused.
@@ -30,12 +30,12 @@ from pathlib import Path
 
 import torch
 
+from searchlora.cpu.bindings import Kernels
 from searchlora.errors import UsageError
-from searchlora.models.instruction_sets import INSTRUCTION_SETS, chosen_instruction_set
-from searchlora.models.native.bindings import Kernels
+from searchlora.models.processor import INSTRUCTION_SETS, chosen_instruction_set, cpu_info
 from searchlora.models.resolve import cache_dir
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).with_name("c")
 _SOURCES = [
     _FOLDER / f"{name}.c"
     for name in (
@@ -159,9 +159,5 @@ def _run(*command: str) -> None:
 
 def _processor() -> str:
     """What `-march=native` depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
     fields = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.partition(":")[0].strip() in fields}))
+    return "\n".join(sorted(f"{name}: {value}" for name, value in cpu_info() if name in fields))
