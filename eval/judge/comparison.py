@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 
 from searchlora.errors import UsageError
+from searchlora.eval.grade_measures import KAPPA, grade_measures
 from searchlora.eval.judge.labels import Labels, common_pairs, pair, restrict, size
-from searchlora.eval.judge.measures import KAPPA, judge_measures
 from searchlora.eval.resampling import intervals, swap_p
 from searchlora.eval.significance import correct, disagreement_note
 from searchlora.eval.trec import Qrels
@@ -82,7 +82,7 @@ def compare_judges(
     Args:
         human: The reference grades.
         judges: name -> labels; None and a grade outside the scale are invalid answers and count as the worst.
-        measure: A name of `judge_measures`. For `mae` the lower value is better; otherwise the higher value is first.
+        measure: A name of `grade_measures`. For `mae` the lower value is better; otherwise the higher value is first.
         correction: `holm` or `bh`.
         resamples: Bootstrap resamples of the intervals; the tests use more for many comparisons.
 
@@ -96,7 +96,7 @@ def compare_judges(
     reference = {topic: {d: grade for d, grade in row.items() if (topic, d) in shared} for topic, row in human.items()}
     paired = [pair(reference, restrict(labels, shared), scale) for labels in judges.values()]
     tables = np.stack([each.tables for each in paired], axis=1)
-    measures = judge_measures(paired[0].scale, relevant)
+    measures = grade_measures(paired[0].scale, relevant)
     if measure not in measures:
         raise UsageError(f"there is no measure '{measure}' of a judge", fix=f"Known: {', '.join(measures)}.")
     chosen = measures[measure]

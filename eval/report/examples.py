@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.report.page import Section
+from searchlora.eval.report.blocks import Section
 
 #: Number of documents of each system shown for a row.
 SHOWN_DOCUMENTS = 5
@@ -88,9 +88,12 @@ def examples_section(comparison: Comparison, details: Mapping[str, Detail], coun
     if not blocks:
         return None
     return Section(
-        "examples", "Wins and losses", "comparison.examples", {"blocks": blocks, "folded": many},
-        f"The rows on which {comparison.row_measure} of two systems differs most.",
-    )  # fmt: skip
+        "examples",
+        "Wins and losses",
+        lead=f"The rows on which {comparison.row_measure} of two systems differs most.",
+        macro="examples",
+        content={"blocks": blocks, "folded": many},
+    )
 
 
 def _cards(

@@ -21,7 +21,6 @@ from searchlora.cli.options import (
     TopicsOption,
     corpus_of,
     parse_grades,
-    parse_named_file,
     parse_named_files,
     takes,
 )
@@ -132,22 +131,6 @@ def judge_card(
     raters: Annotated[
         list[str], typer.Option("--rater", metavar="NAME=FILE", help="Qrels of one person; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)
-    variants: Annotated[
-        list[str],
-        typer.Option(
-            "--variant", metavar="JUDGE=FILE", help="Qrels by the same judge with another prompt; repeatable."
-        ),
-    ] = [],  # noqa: B006
-    runs: Annotated[
-        list[str],
-        typer.Option(
-            "--run",
-            metavar="NAME=FILE",
-            help="TREC run, to compare the order of systems under both judgments; repeatable.",
-        ),
-    ] = [],  # noqa: B006
-    measure: MeasureOption = "nDCG@10",
-    top: Annotated[int, typer.Option("--top", metavar="N", min=2, help="Number of best runs to compare.")] = 5,
     topics: _TrainingTopicsOption = None,
     allow_circular: AllowCircularOption = False,
     correction: Annotated[
@@ -156,25 +139,18 @@ def judge_card(
     resamples: Annotated[int, typer.Option("--resamples", metavar="N", min=100, help="Bootstrap resamples.")] = 10_000,
     seed: SeedOption = 0,
 ) -> None:
-    """Measure agreement of LLM judges with human judgments: kappa, error, bias, system order, with intervals."""
+    """Measure agreement of LLM judges with human judgments: kappa, error and bias, with intervals."""
     from searchlora.eval.formatting import figure
     from searchlora.eval.judge.cards_from_files import judge_cards, write
     from searchlora.files import check_writable
 
     check_writable(*(out / f"judge_card.{kind}" for kind in ("json", "md", "html")))
-    files_by_judge: dict[str, list[str]] = {}
-    for name, file in map(parse_named_file, variants):
-        files_by_judge.setdefault(name, []).append(file)
     result = judge_cards(
         human,
         parse_named_files(judges, "judges"),
         scale=parse_grades(scale) if scale is not None else None,
         relevant=relevant,
         raters=parse_named_files(raters, "raters"),
-        variants=files_by_judge,
-        runs=parse_named_files(runs, "runs"),
-        measure=measure,
-        top=top,
         topics=topics,
         allow_circular=allow_circular,
         correction=correction,

@@ -31,7 +31,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/cards_from_files.py": ("judge-card", "prediction-powered"),
     "eval/judge/prediction_powered": ("prediction-powered",),
     "eval/judge/scale.py": ("judge-card", "prediction-powered"),
-    "eval/judgments": ("mix-qrels",),
+    "eval/judge/merging.py": ("merge-qrels",),
     "eval/policy/decide.py": ("promote",),
     "pipelines/config.py": ("run", "search", "ablate"),
     "pipelines/explain.py": ("search",),
@@ -49,7 +49,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/gate.py": ("gate fit", "gate evaluate"),
     "searchlora/experiments/judge": ("judge",),
     "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
-    "searchlora/experiments/mixing.py": ("mix-qrels",),
+    "searchlora/experiments/merge_qrels.py": ("merge-qrels",),
     "searchlora/experiments/promote.py": ("promote",),
     "searchlora/experiments/prompted_evaluate.py": ("evaluate",),
     "searchlora/experiments/run.py": ("run",),
@@ -135,7 +135,7 @@ MESSAGES = sorted(set(_messages()))
 
 def test_messages_are_found():
     assert len(MESSAGES) > 60
-    assert ("searchlora/experiments/mixing.py", "Give --source llm or clicks.") in MESSAGES
+    assert ("searchlora/experiments/merge_qrels.py", "Give --source llm or clicks.") in MESSAGES
 
 
 #: Options before the verb.

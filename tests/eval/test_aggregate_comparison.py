@@ -18,6 +18,7 @@ from searchlora.eval.calibration import expected_calibration_error
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.figures import Resampling, aggregate_figures, aggregate_table
+from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.significance import correct
 from searchlora.eval.tables import Header, to_json, to_markdown
 
@@ -135,9 +136,11 @@ def test_rows_not_common_to_all_are_left_out_of_aggregates(systems):
     )
     assert [(p.a, p.b) for p in found.comparisons if p.measure == "calibration error"] == [("adapter", "commonest")]
     text = to_markdown(found)
+    base = found.row("base", "macro-F1")
     line = next(line for line in text.splitlines() if line.startswith("| base |"))
-    assert line.endswith("| – | 76/80/– | 0 of 80 |")
-    assert "| adapter − base | macro-F1 |" in text and "| – | " in text
+    assert line.startswith(f"| base | {base.value:.3f} ({base.low:.3f} to {base.high:.3f}), n = 76 |")
+    assert line.endswith("| – | 0 of 80 |")
+    assert "difference in macro-F1" in text and "| –, n = 76 |" in text
     systems["base"] = replace(systems["base"], aggregates={})
     without = compare(systems, candidate="adapter", resamples=100)
     assert without.measures == ("accuracy", "calibration error")
@@ -150,7 +153,9 @@ def test_an_undefined_aggregate_is_not_tested(systems):
     for name, each in systems.items():
         predicted = invalid if name == "base" else dict.fromkeys(IDS, 1)
         systems[name] = replace(
-            each, aggregates={"bias": aggregate.signed_bias(grades, predicted, (1, 2))}, headline="accuracy"
+            each,
+            aggregates={"bias": grade_measures((1, 2), 2)["bias"].aggregate(grades, predicted)},
+            headline="accuracy",
         )
     found = compare(systems, candidate="adapter", resamples=200)
     assert np.isnan(found.row("base", "bias").value)
@@ -165,7 +170,7 @@ def test_an_undefined_aggregate_is_not_tested(systems):
     assert content["aggregates"] == ["bias"] and "less_is_better" not in content
     row = next(row for row in content["rows"] if (row["system"], row["measure"]) == ("adapter", "bias"))
     assert row.keys() == {"system", "measure", "value", "low", "high", "n"}
-    assert "adapter − base | bias | – |" in to_markdown(found)
+    assert "| adapter − base | – |" in to_markdown(found)
 
 
 def test_a_constant_share_still_has_an_interval():
@@ -228,7 +233,7 @@ def test_intervals_have_nominal_coverage(figure, n):
         pairs = rng.choice(16, n, p=joint.ravel())
         gold, predicted = (dict(zip(rows, side.tolist(), strict=True)) for side in (pairs // 4, pairs % 4))
         if figure == "kappa":
-            made = aggregate.cohen_kappa(gold, predicted, (0, 1, 2, 3))
+            made = grade_measures((0, 1, 2, 3), 2)["kappa"].aggregate(gold, predicted)
         else:
             names = [{row: "abcd"[grade] for row, grade in side.items()} for side in (gold, predicted)]
             made = aggregate.macro_f1(*names, "abcd")

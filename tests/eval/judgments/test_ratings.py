@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.agreement import krippendorff_alpha
+from searchlora.eval.agreement import alpha, coincidences
 from searchlora.eval.judge.rater_agreement import people_agreement, ratings_agreement
+from searchlora.eval.judge.rater_report import write_ratings
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
-from searchlora.eval.judgments.rater_report import write_ratings
 from searchlora.eval.judgments.ratings import (
     RULES,
     Rating,
@@ -206,7 +206,9 @@ def test_agreement_equals_scikit_learn_and_alpha(three):
         assert two.weighted.value == pytest.approx(cohen_kappa_score(a, b, weights="quadratic"), abs=1e-12)
         assert two.confusion == tuple(map(tuple, confusion_matrix(a, b, labels=found.scale).tolist()))
         assert (two.kappa.n, two.kappa.queries) == (len(both), 8)
-    assert found.alpha.value == pytest.approx(krippendorff_alpha(list(by_pair(three).values())), abs=1e-12)
+    assert found.alpha.value == pytest.approx(
+        alpha(coincidences(list(by_pair(three).values()), found.scale), found.scale), abs=1e-12
+    )
     carl = found.raters[2]
     unsure = sum(row.grade is None for row in three)
     assert (carl.rated, carl.cannot_tell.value) == (40, pytest.approx(unsure / 40))

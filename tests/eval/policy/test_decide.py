@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.aggregate import cohen_kappa
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.policy import SAME_POLICY, Facts, Policy, RuleResult, decide
 
 ROLES = {"base": "base", "incumbent": "old@1"}
@@ -77,7 +77,9 @@ def test_an_insignificant_improvement_is_refused():
 def test_rows_and_groups_are_those_of_the_measure_of_the_policy():
     clusters = {str(row): f"g{row // 5}" for row in range(100)}
     values = {"rare": {str(row): row / 10 for row in range(10)}, "common": {str(row): row / 100 for row in range(100)}}
-    kappa = cohen_kappa({str(row): row % 2 for row in range(20)}, {str(row): 1 for row in range(20)}, (0, 1))
+    kappa = grade_measures((0, 1), 1)["kappa"].aggregate(
+        {str(row): row % 2 for row in range(20)}, {str(row): 1 for row in range(20)}
+    )
     systems = {
         name: Evaluation("common", values, clusters, aggregates={"kappa": kappa}) for name in ("base", "old@1", "new@2")
     }
@@ -200,7 +202,7 @@ def graded(skill: float, seed: int) -> Evaluation:
     message = {row: grade if rng.random() < skill else int(rng.integers(3)) for row, grade in gold.items()}
     right = {row: float(message[row] == grade) for row, grade in gold.items()}
     kinds = {row: "odd" if int(row) % 2 else "even" for row in ROWS}
-    figures = {"kappa": cohen_kappa(gold, message, (0, 1, 2))}
+    figures = {"kappa": grade_measures((0, 1, 2), 1)["kappa"].aggregate(gold, message)}
     return Evaluation("kappa", {"accuracy": right}, {}, slices={"kind": kinds}, aggregates=figures)
 
 

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 from searchlora.errors import UsageError
+from searchlora.eval.ci import summary_markdown, write_junit
 from searchlora.eval.policy import RuleResult, read_policy
 from searchlora.eval.policy.changes import changes
-from searchlora.eval.policy.ci import summary_markdown, write_junit
 from tests.eval.policy.test_decide import compared
 
 RESULTS = (

@@ -8,11 +8,11 @@ import random
 import pytest
 
 from searchlora.errors import DataError
-from searchlora.eval.aggregate import mean_absolute_error
 from searchlora.eval.calibration import grade_curve
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import interval, p_value
+from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report import Answer, Confusion, Curve, Detail, Found, extremes, write_report
 from searchlora.eval.tables import to_markdown
@@ -327,7 +327,7 @@ def test_an_aggregate_headline_where_less_is_better(tmp_path):
         errors = {row: float(abs(reported[row] - grade)) for row, grade in gold.items()}
         systems[name] = Evaluation(
             "error of grades", {"absolute error": errors}, {}, slices={"third": {row: str(gold[row]) for row in rows}},
-            aggregates={"error of grades": mean_absolute_error(gold, reported, (0, 1, 2))},
+            aggregates={"error of grades": grade_measures((0, 1, 2), 1)["mae"].aggregate(gold, reported)},
             less_is_better=("error of grades", "absolute error"),
         )  # fmt: skip
     systems["other"] = Evaluation("error of grades", {}, {}, aggregates=dict(systems["base"].aggregates))
@@ -368,8 +368,8 @@ def test_invalid_outputs_are_counted_with_their_reasons(tmp_path):
     page = Page(write_report(tmp_path / "r.html", "t", compared, {}, {}))
     assert page.tables["Invalid outputs"][3] == [
         ("strong",),
-        ("4", "9.8% of 41"),
         ("not JSON (3)", "no such label (1)"),
+        ("4", "9.8% of 41"),
     ]
     assert page.tables["Measures of each system"][3][-1] == ("4", "of 41")
 
