@@ -142,7 +142,7 @@ def _decided(
     if spec.policy is None or spec.candidate is None:
         return ()
     candidate = runs[spec.candidate]
-    if spec.policy.invalid_rate is not None and candidate.invalid is None:
+    if spec.policy.max_invalid_rate is not None and candidate.invalid is None:
         raise UsageError(
             "the policy bounds the invalid rate, but a run file does not contain the invalid outputs",
             where=f"system {spec.candidate}",

@@ -52,10 +52,11 @@ def broken(policy: Policy, comparison: Comparison, **facts: object) -> dict[str,
 
 def test_a_better_candidate_passes():
     policy = Policy(
-        slices={"kind": {"largest_fall": 0.0}},
-        invalid_rate={"at_most": 0.01},
-        latency={"at_most_ms": 150, "at_most_times_base": 1.5},
-        least={"rows": 200},
+        slices={"kind": {"max_fall": 0.0}},
+        max_invalid_rate=0.01,
+        max_latency_ms=150,
+        max_latency_ratio=1.5,
+        min_rows=200,
         data="abab" * 4,
     )
     assert broken(policy, compared(0.05, invalid=2)) == {}
@@ -85,7 +86,7 @@ def test_rows_and_groups_are_those_of_the_measure_of_the_policy():
     }
     comparison = compare(systems, candidate="new@2", resamples=100)
     for measure, found in (("rare", "10 rows in 2"), ("common", "100 rows in 20"), ("kappa", "20 rows in 4")):
-        policy = Policy(measure=measure, beat={}, least={"rows": 10, "groups": 20})
+        policy = Policy(measure=measure, beat={}, min_rows=10, min_groups=20)
         data = next(each for each in decide(policy, comparison, "new@2", Facts(ROLES)) if each.rule == "enough data")
         assert data.finding == f"{found} groups; required: 10 in 20"
         assert data.passed == (measure == "common")
@@ -139,12 +140,12 @@ def test_the_lower_end_of_the_interval_must_exceed_the_margin():
 def test_a_fall_in_a_slice_is_refused_although_the_mean_rose():
     comparison = compared(0.1, odd=-0.12)
     assert broken(Policy(), comparison) == {}
-    found = broken(Policy(slices={"kind": {"largest_fall": 0.01}}), comparison)
+    found = broken(Policy(slices={"kind": {"max_fall": 0.01}}), comparison)
     assert found.keys() == {"slice kind = odd"}
     assert found["slice kind = odd"] == pytest.approx(0.01, abs=0.02)
-    assert broken(Policy(slices={"kind": {"largest_fall": 0.05}}), comparison) == {}
+    assert broken(Policy(slices={"kind": {"max_fall": 0.05}}), comparison) == {}
     (pair,) = [each.pair for each in comparison.slice_pairs if (each.value, each.pair.b) == ("odd", "old@1")]
-    by_interval = {"largest_fall": 0.5 * (pair.difference + pair.low) * -1, "values": ["odd"]}
+    by_interval = {"max_fall": 0.5 * (pair.difference + pair.low) * -1, "values": ["odd"]}
     assert broken(Policy(slices={"kind": by_interval}), comparison) == {}
     assert broken(Policy(slices={"kind": {**by_interval, "by": "interval"}}), comparison).keys() == {"slice kind = odd"}
     assert broken(Policy(slices={"kind": {"values": ["even"]}}), comparison) == {}
@@ -152,9 +153,9 @@ def test_a_fall_in_a_slice_is_refused_although_the_mean_rose():
 
 def test_a_small_slice_is_reported_and_does_not_decide():
     comparison = compared(0.1, odd=-0.12)
-    rule = {"largest_fall": 0.01, "least_rows": 100}
+    rule = {"max_fall": 0.01, "min_rows": 100}
     assert broken(Policy(slices={"kind": rule}), comparison).keys() == {"slice kind = odd"}
-    policy = Policy(slices={"kind": {**rule, "least_rows": 101}})
+    policy = Policy(slices={"kind": {**rule, "min_rows": 101}})
     assert broken(policy, comparison) == {}
     message = {result.rule: result.finding for result in decide(policy, comparison, "new@2", Facts(ROLES, "ab" * 32))}
     assert message["slice kind = odd"].startswith("reported only, with fewer than 101 rows: nDCG@10 -0.0")
@@ -181,7 +182,7 @@ def test_where_less_is_better_a_rise_is_a_fall():
     )
     for beat in ({"base": {"margin": 0.05}, "incumbent": {}}, {"incumbent": {"margin": 0.2}}):
         for by in ("difference", "interval"):
-            policy = Policy(beat=beat, slices={"kind": {"largest_fall": 0.01, "by": by}})
+            policy = Policy(beat=beat, slices={"kind": {"max_fall": 0.01, "by": by}})
             found = broken(policy, turned)
             assert found == pytest.approx(broken(policy, plain))
             assert "slice kind = odd" in found
@@ -209,13 +210,13 @@ def graded(skill: float, seed: int) -> Evaluation:
 def test_an_aggregate_measure_can_be_the_policy_measure_without_slices():
     systems = {"base": graded(0.3, 1), "old@1": graded(0.6, 2), "new@2": graded(0.9, 3)}
     comparison = compare(systems, candidate="new@2", resamples=1000)
-    assert broken(Policy(least={"rows": 200}), comparison) == {}
+    assert broken(Policy(min_rows=200), comparison) == {}
     pair = comparison.pair("new@2", "old@1", "kappa")
     found = broken(Policy(beat={"incumbent": {"margin": 0.4}}), comparison)
     assert found == {"beat incumbent": pytest.approx(0.4 - pair.low)}
     with pytest.raises(UsageError, match=r"kappa is an aggregate without slices.*one of: accuracy"):
         broken(Policy(slices={"kind": {}}), comparison)
-    assert broken(Policy(measure="accuracy", slices={"kind": {"largest_fall": 0.1}}), comparison) == {}
+    assert broken(Policy(measure="accuracy", slices={"kind": {"max_fall": 0.1}}), comparison) == {}
 
 
 def test_a_circular_judge_is_refused():
@@ -241,9 +242,11 @@ def test_training_queries_are_refused_and_unknown_ones_reported():
 
 def test_values_at_the_bounds_of_rules():
     policy = Policy(
-        invalid_rate={"at_most": 0.02},
-        latency={"at_most_ms": 120, "at_most_times_base": 2},
-        least={"rows": 300, "groups": 100},
+        max_invalid_rate=0.02,
+        max_latency_ms=120,
+        max_latency_ratio=2,
+        min_rows=300,
+        min_groups=100,
     )
     found = broken(policy, compared(0.05, invalid=10, ms=180))
     assert found == {
@@ -272,7 +275,7 @@ def test_the_invalid_rate_is_of_all_rows_that_the_system_answered():
         candidate="new@2",
         resamples=200,
     )
-    found = broken(Policy(beat={}, invalid_rate={"at_most": 0.1}), comparison)
+    found = broken(Policy(beat={}, max_invalid_rate=0.1), comparison)
     assert found == {"invalid rate": pytest.approx(0.05)}
 
 
@@ -302,10 +305,10 @@ def of_the_policy(policy: Policy, then: Policy, **facts: object) -> RuleResult:
 
 
 def test_a_policy_loosened_since_the_last_decision_needs_a_reason():
-    then = Policy(slices={"kind": {"largest_fall": 0.03}}, least={"rows": 9})
-    now = Policy(slices={"kind": {"largest_fall": 0.1}}, judgments=("llm", "human"), data="ab" * 32)
+    then = Policy(slices={"kind": {"max_fall": 0.03}}, min_rows=9)
+    now = Policy(slices={"kind": {"max_fall": 0.1}}, judgments=("llm", "human"), data="ab" * 32)
     listed = (
-        "changed: slices.kind.largest_fall was 0.03, is 0.1; least.rows was 9, is 1; "
+        "changed: slices.kind.max_fall was 0.03, is 0.1; min_rows was 9, is 1; "
         "judgments was [human, mixed], is [human, llm]; data was not set, is " + "ab" * 32
     )
     same, refused = of_the_policy(then, then), of_the_policy(now, then)
@@ -313,7 +316,7 @@ def test_a_policy_loosened_since_the_last_decision_needs_a_reason():
     assert (same.passed, same.finding) == (True, "the same")
     assert not refused.passed
     assert refused.finding == (
-        f"{listed}; no reason was given for slices.kind.largest_fall, least.rows, judgments, which may let a refused "
+        f"{listed}; no reason was given for slices.kind.max_fall, min_rows, judgments, which may let a refused "
         "version pass. Restore the policy, or give --reason REASON"
     )
     assert (explained.passed, explained.finding) == (True, f"{listed}; the reason given: agreed with the search team")
@@ -322,9 +325,9 @@ def test_a_policy_loosened_since_the_last_decision_needs_a_reason():
 
 
 def test_a_stricter_policy_and_the_headline_by_its_name_need_no_reason():
-    then = Policy(least={"rows": 9})
-    tighter = of_the_policy(Policy(least={"rows": 10}, slices={"kind": {}}), then)
-    assert tighter.passed and "least.rows was 9, is 10" in tighter.finding
+    then = Policy(min_rows=9)
+    tighter = of_the_policy(Policy(min_rows=10, slices={"kind": {}}), then)
+    assert tighter.passed and "min_rows was 9, is 10" in tighter.finding
     headline = compared(0.05).measures[0]
     assert of_the_policy(then.model_copy(update={"measure": headline}), then).finding == "the same"
 
@@ -353,4 +356,4 @@ def test_a_latency_rule_without_measured_times_is_an_error():
         {"base": evaluation(np.full(200, 0.1)), "new@2": evaluation(np.full(200, 0.2))}, candidate="new@2"
     )
     with pytest.raises(UsageError, match="new@2 was not timed"):
-        decide(Policy(beat={}, latency={"at_most_ms": 5}), comparison, "new@2", Facts({"base": "base"}))
+        decide(Policy(beat={}, max_latency_ms=5), comparison, "new@2", Facts({"base": "base"}))
