@@ -24,7 +24,6 @@ def rows(of):
 
 
 label = st.sampled_from(LABELS)
-grade = st.sampled_from(SCALE)
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from searchlora.eval.aggregate import Aggregate
 from searchlora.eval.calibration import expected_calibration_error
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.figures import Resampling, aggregate_figures, aggregate_table
 from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.significance import correct
 from searchlora.eval.tables import Header, to_json, to_markdown
@@ -212,32 +211,3 @@ def test_incomparable_systems_are_errors(systems):
     other = {"macro-F1": aggregate.macro_f1(GOLD, GOLD, (*LABELS, "more"))}
     with pytest.raises(UsageError, match="macro-F1 has 9 cells in one row and 12 in another"):
         compare({**systems, "base": replace(systems["base"], aggregates=other)}, candidate="adapter")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [43, 200])
-@pytest.mark.parametrize("figure", ["macro-F1", "kappa"])
-def test_intervals_have_nominal_coverage(figure, n):
-    """Independent rows with four labels or grades, some of which are predicted worse than others."""
-    rng = np.random.default_rng(n)
-    prior = np.array([0.4, 0.3, 0.2, 0.1])
-    reported = 0.7 * np.eye(4) + 0.3 * np.array([[0.4, 0.4, 0.1, 0.1]] * 4)
-    joint = prior[:, None] * reported
-    if figure == "kappa":
-        truth = 1 - (1 - np.trace(joint)) / (1 - prior @ joint.sum(axis=0))
-    else:
-        truth = np.mean(2 * np.diag(joint) / (prior + joint.sum(axis=0)))
-    covered, draws = 0, 150
-    rows = [str(row) for row in range(n)]
-    for draw in range(draws):
-        pairs = rng.choice(16, n, p=joint.ravel())
-        gold, predicted = (dict(zip(rows, side.tolist(), strict=True)) for side in (pairs // 4, pairs % 4))
-        if figure == "kappa":
-            made = grade_measures((0, 1, 2, 3), 2)["kappa"].aggregate(gold, predicted)
-        else:
-            names = [{row: "abcd"[grade] for row, grade in side.items()} for side in (gold, predicted)]
-            made = aggregate.macro_f1(*names, "abcd")
-        drawn = aggregate_table(figure, {"one": made}, rows, dict(zip(rows, rows, strict=True)))
-        ((row,), _) = aggregate_figures(drawn, (), Resampling(300, draw))
-        covered += row.low <= truth <= row.high
-    assert 0.90 <= covered / draws <= 1

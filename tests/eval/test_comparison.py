@@ -187,24 +187,6 @@ def test_an_integer_weight_of_a_difference_equals_repeated_rows_in_the_cluster(s
         )
 
 
-def test_equal_weights_change_nothing(systems):
-    weighted = {name: replace(each, weights=dict.fromkeys(IDS, 3.0)) for name, each in systems.items()}
-    found = compare(weighted, candidate="adapter", resamples=500)
-    for row in found.weighted:
-        plain = found.row(row.system, row.measure)
-        assert (row.value, row.low, row.high) == pytest.approx((plain.value, plain.low, plain.high))
-
-
-def test_an_integer_weight_equals_repeated_rows_in_the_cluster(systems):
-    times = {row: 1 + index % 3 for index, row in enumerate(IDS)}
-    one = compare({"raw": replace(systems["raw"], weights=times)}, candidate="raw", resamples=500)
-    repeated = [(row, copy) for row in IDS for copy in range(times[row])]
-    for row in one.weighted:
-        values = [systems["raw"].values[row.measure][each] for each, _ in repeated]
-        interval = bootstrap_interval(values, [CLUSTERS[each] for each, _ in repeated], resamples=500)
-        assert (row.low, row.high) == pytest.approx(interval)
-
-
 def test_unjudged_sensitivity_figures_have_intervals(systems):
     judged = {row: index / 45 for index, row in enumerate(IDS)}
     systems["raw"] = replace(systems["raw"], unjudged={"Judged@10": judged, "MRR@10 condensed": judged})
