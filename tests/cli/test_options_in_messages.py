@@ -81,7 +81,7 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("searchlora/retrieval/index_folder.py", "--pipeline"): ("index build",),
     ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
-    ("eval/formats/workbenches.py", "--format"): ("data build",),
+    ("eval/formats/quepid.py", "--format"): ("data build",),
     ("eval/policy/decide.py", "--judgments-source"): ("data build", "convert qrels"),
     ("searchlora/experiments/demo_search.py", "--all"): ("demo",),
     ("searchlora/experiments/encoder_evaluation_run.py", "--corpus"): ("data build",),
