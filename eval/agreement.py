@@ -30,7 +30,6 @@ Floats: TypeAlias = NDArray[np.float64]
 MAX_GRADES = 128
 
 Weights = Literal["none", "linear", "quadratic"]
-Level = Literal["nominal", "ordinal", "interval"]
 
 
 def as_scale(grades: Sequence[int] | set[int]) -> tuple[int, ...]:
@@ -160,27 +159,18 @@ def paired_coincidences(tables: Floats) -> Floats:
     return counts + np.swapaxes(counts, -1, -2)
 
 
-def alpha(tables: Floats, scale: Sequence[int], level: Level = "ordinal") -> Floats:
-    """Krippendorff's alpha of coincidence matrices `(..., G, G)`: `(...)`; nan where all labels are equal."""
+def alpha(tables: Floats) -> Floats:
+    """Ordinal Krippendorff's alpha of coincidence matrices `(..., G, G)`: `(...)`; nan where all labels are equal.
+
+    The squared difference of two grades depends on the frequency of the grades between them.
+    """
     labels = tables.sum(axis=-1)
-    distance = _distance(labels, scale, level)
+    position = np.cumsum(labels, axis=-1) - labels / 2
+    distance = (position[..., :, None] - position[..., None, :]) ** 2
     total = labels.sum(axis=-1)
     observed = (tables * distance).sum(axis=(-2, -1))
     expected = (labels[..., :, None] * labels[..., None, :] * distance).sum(axis=(-2, -1))
     return 1 - ratio(observed * (total - 1), expected)
-
-
-def _distance(labels: Floats, scale: Sequence[int], level: Level) -> Floats:
-    """Krippendorff's squared differences of grades; the ordinal ones depend on the frequency of each grade."""
-    if level == "nominal":
-        return 1 - np.eye(len(scale))
-    if level == "interval":
-        position = np.asarray(scale, dtype=float)
-    elif level == "ordinal":
-        position = np.cumsum(labels, axis=-1) - labels / 2
-    else:
-        raise UsageError(f"level is '{level}'", fix="Allowed: nominal, ordinal, interval.")
-    return np.asarray((position[..., :, None] - position[..., None, :]) ** 2)
 
 
 def ratio(part: Floats, total: Floats) -> Floats:

@@ -96,7 +96,7 @@ def grade_measures(scale: Sequence[int], relevant: int) -> dict[str, GradeMeasur
         return agreement.kappa(agreement.binary(tables, scale, relevant), binary_weights)
 
     def alpha(tables: Floats) -> Floats:
-        return agreement.alpha(agreement.paired_coincidences(tables), scale)
+        return agreement.alpha(agreement.paired_coincidences(tables))
 
     def mae(tables: Floats) -> Floats:
         return agreement.mean_absolute_error(tables, scale)

@@ -61,7 +61,6 @@ def estimate(
     *,
     bounds: tuple[float, float],
     queries: int | None = None,
-    limit: float = math.inf,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Estimate:
@@ -72,9 +71,7 @@ def estimate(
         n: Number of pairs, for the result.
         queries: Number of clusters with such pairs; None: all.
     """
-    value, low, high = intervals(
-        statistic, tables[:, None], bounds=bounds, limit=limit, resamples=resamples, seed=seed
-    )[0]
+    value, low, high = intervals(statistic, tables[:, None], bounds=bounds, resamples=resamples, seed=seed)[0]
     return Estimate(float(value), float(low), float(high), n, len(tables) if queries is None else queries)
 
 

@@ -147,7 +147,6 @@ def prediction_powered_measure(
     judged: Qrels,
     measure: str = "nDCG@10",
     *,
-    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PredictionPowered:
@@ -160,7 +159,7 @@ def prediction_powered_measure(
         DataError, UsageError: as `prediction_powered_mean` and `retrieval_values`.
     """
     human_values, judge_values = (retrieval_values(run, qrels, [measure])[measure] for qrels in (human, judged))
-    return prediction_powered_mean(human_values, judge_values, level=level, resamples=resamples, seed=seed)
+    return prediction_powered_mean(human_values, judge_values, resamples=resamples, seed=seed)
 
 
 def prediction_powered_difference(
@@ -170,13 +169,12 @@ def prediction_powered_difference(
     judged: Qrels,
     measure: str = "nDCG@10",
     *,
-    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PredictionPowered:
     """Mean paired difference of two runs, a minus b, by topic; see `prediction_powered_measure`."""
     human_values, judge_values = (_differences(a, b, qrels, measure) for qrels in (human, judged))
-    return prediction_powered_mean(human_values, judge_values, level=level, resamples=resamples, seed=seed)
+    return prediction_powered_mean(human_values, judge_values, resamples=resamples, seed=seed)
 
 
 def _differences(a: Run, b: Run, qrels: Qrels, measure: str) -> dict[str, float]:

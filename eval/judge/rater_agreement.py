@@ -194,7 +194,7 @@ def _alpha(
     """Krippendorff's alpha (ordinal) of topic -> pairs with at least two grades, each as rater -> grade."""
     tables = np.stack([coincidences(pairs, scale) for pairs in units.values()])
     n = sum(map(len, units.values()))
-    return estimate(partial(alpha, scale=scale), tables, n, bounds=(-1, 1), resamples=resamples, seed=seed)
+    return estimate(alpha, tables, n, bounds=(-1, 1), resamples=resamples, seed=seed)
 
 
 def _units(raters: Mapping[str, Qrels]) -> dict[str, list[dict[str, int]]]:

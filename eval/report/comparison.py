@@ -40,7 +40,6 @@ def write_report(
     provenance: Mapping[str, str],
     *,
     introduction: str = "",
-    examples: int = 5,
     rules: Sequence[RuleResult] = (),
     forced: str = "",
     confusions: Mapping[str, Confusion] | None = None,
@@ -55,7 +54,6 @@ def write_report(
             `extremes`); rows without texts are skipped.
         provenance: Inputs and settings behind the figures, label -> value, in the order shown.
         introduction: One or two sentences on what was compared, shown below the title.
-        examples: Greatest number of wins, and of losses, shown for each pair.
         rules: The results of a policy for the candidate.
         forced: The reason given for a forced promotion; not shown if no rule is broken.
         confusions, curves: By title, for systems that predict labels or probabilities.
@@ -76,7 +74,7 @@ def write_report(
         slices_section(comparison),
         traffic_section(comparison),
         unjudged_section(comparison),
-        examples_section(comparison, details, examples),
+        examples_section(comparison, details),
         confusions_section(confusions or {}),
         curves_section(curves or {}),
         costs_section(comparison, base),

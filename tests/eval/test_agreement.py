@@ -30,9 +30,9 @@ def cohen_kappa(a, b, *, weights="none"):
     return kappa(confusion(a, b, SCALE), disagreement(SCALE, weights))
 
 
-def krippendorff_alpha(units, *, level="ordinal"):
+def krippendorff_alpha(units):
     scale = as_scale({grade for unit in units for grade in unit.values()})
-    return agreement.alpha(coincidences(units, scale), scale, level)
+    return agreement.alpha(coincidences(units, scale))
 
 
 @pytest.mark.slow
@@ -61,9 +61,8 @@ def test_binary_kappa_and_errors_equal_scikit_learn(pairs, relevant):
         assert agreement.recall(table, index) == pytest.approx(recall_score(a, b, **given_it), nan_ok=True)
 
 
-@pytest.mark.parametrize(("level", "value"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
-def test_alpha_equals_the_published_example(level, value):
-    assert round(krippendorff_alpha(krippendorff_units(), level=level), 3) == value
+def test_alpha_equals_the_published_example():
+    assert round(krippendorff_alpha(krippendorff_units()), 3) == 0.815
 
 
 def test_alpha_of_edge_cases():
@@ -71,18 +70,16 @@ def test_alpha_of_edge_cases():
     assert math.isnan(krippendorff_alpha([{"a": 1, "b": 1}]))
     lonely = [*krippendorff_units(), {"A": 4}, {}]
     assert krippendorff_alpha(lonely) == krippendorff_alpha(krippendorff_units())
-    with pytest.raises(UsageError, match="level is 'ratio'"):
-        krippendorff_alpha(krippendorff_units(), level="ratio")
 
 
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
-@given(pairs=PAIRS, level=st.sampled_from(["nominal", "ordinal", "interval"]))
-def test_alpha_of_a_confusion_table_equals_that_of_its_units(pairs, level):
+@given(pairs=PAIRS)
+def test_alpha_of_a_confusion_table_equals_that_of_its_units(pairs):
     a, b = zip(*pairs, strict=True)
     units = [{"human": x, "judge": y} for x, y in pairs]
     table = agreement.paired_coincidences(confusion(a, b, SCALE))
-    assert agreement.alpha(table, SCALE, level) == pytest.approx(krippendorff_alpha(units, level=level), nan_ok=True)
+    assert agreement.alpha(table) == pytest.approx(krippendorff_alpha(units), nan_ok=True)
 
 
 @pytest.mark.slow
@@ -115,7 +112,7 @@ def test_tables_of_many_resamples_are_computed_in_one_call():
     together = agreement.kappa(tables, weights)
     assert together == pytest.approx([float(agreement.kappa(table, weights)) for table in tables])
     pairs = agreement.paired_coincidences(tables)
-    assert agreement.alpha(pairs, SCALE) == pytest.approx([float(agreement.alpha(pair, SCALE)) for pair in pairs])
+    assert agreement.alpha(pairs) == pytest.approx([float(agreement.alpha(pair)) for pair in pairs])
 
 
 def test_incomparable_labels_are_errors():

@@ -193,7 +193,7 @@ def test_agreement_equals_scikit_learn_and_alpha(three):
         assert two.confusion == tuple(map(tuple, confusion_matrix(a, b, labels=found.scale).tolist()))
         assert (two.kappa.n, two.kappa.queries) == (len(both), 8)
     assert found.alpha.value == pytest.approx(
-        alpha(coincidences(list(by_pair(three).values()), found.scale), found.scale), abs=1e-12
+        alpha(coincidences(list(by_pair(three).values()), found.scale)), abs=1e-12
     )
     carl = found.raters[2]
     unsure = sum(row.grade is None for row in three)
