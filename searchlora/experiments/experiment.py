@@ -306,7 +306,7 @@ def _decided(
     if spec.policy is None or spec.candidate is None:
         return ()
     candidate = systems[spec.candidate]
-    if spec.policy.invalid_rate is not None and results[spec.candidate].raw.invalid is None:
+    if spec.policy.max_invalid_rate is not None and results[spec.candidate].raw.invalid is None:
         raise UsageError(
             "the policy bounds the invalid rate, but a run file does not contain the invalid outputs",
             where=f"system {spec.candidate}",

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from searchlora.data.collection import read_documents
+from searchlora.eval.ci import summary_markdown, write_junit
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.policy.ci import summary_markdown, write_junit
 from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.trec import ranked
 from searchlora.experiments.experiment import RESULT, ExperimentResult, measured_by

@@ -30,7 +30,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/cards_from_files.py": ("judge-card", "prediction-powered"),
     "eval/judge/prediction_powered": ("prediction-powered",),
     "eval/judge/scale.py": ("judge-card", "prediction-powered"),
-    "eval/judgments": ("mix-qrels",),
+    "eval/judge/merging.py": ("merge-qrels",),
     "eval/policy/decide.py": ("promote",),
     "pipelines/config.py": ("run", "search", "ablate"),
     "pipelines/explain.py": ("search",),
@@ -48,7 +48,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/gate.py": ("gate fit", "gate evaluate"),
     "searchlora/experiments/judge": ("judge",),
     "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
-    "searchlora/experiments/mixing.py": ("mix-qrels",),
+    "searchlora/experiments/merge_qrels.py": ("merge-qrels",),
     "searchlora/experiments/promote.py": ("promote",),
     "searchlora/experiments/run.py": ("run",),
     "searchlora/experiments/sweep.py": ("sweep",),
@@ -79,7 +79,7 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("searchlora/retrieval/index_folder.py", "--pipeline"): ("index build",),
     ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
-    ("eval/formats/workbenches.py", "--format"): ("data build",),
+    ("eval/formats/quepid.py", "--format"): ("data build",),
     ("eval/policy/decide.py", "--judgments-source"): ("data build", "convert qrels"),
     ("searchlora/experiments/demo_search.py", "--all"): ("demo",),
     ("searchlora/experiments/evaluate.py", "--unconstrained"): ("evaluate",),
@@ -134,7 +134,7 @@ MESSAGES = sorted(set(_messages()))
 
 def test_messages_are_found():
     assert len(MESSAGES) > 60
-    assert ("searchlora/experiments/mixing.py", "Give --source llm or clicks.") in MESSAGES
+    assert ("searchlora/experiments/merge_qrels.py", "Give --source llm or clicks.") in MESSAGES
 
 
 #: Options before the verb.

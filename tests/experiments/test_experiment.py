@@ -197,7 +197,7 @@ def test_run_files_of_a_killed_call_are_replaced(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_costs_measured_on_another_machine_are_not_reused(folder, monkeypatch):
-    spec, out = write_spec(folder, qrels=HUMAN, policy={"beat": {}, "latency": {"at_most_ms": 1000}}), folder / "out"
+    spec, out = write_spec(folder, qrels=HUMAN, policy={"beat": {}, "max_latency_ms": 1000}), folder / "out"
     assert not experiment(spec, out).refused
     monkeypatch.setattr("searchlora.systems.measure.machine", lambda: "another")
     with pytest.raises(UsageError, match="bm25 was not timed"):
@@ -254,7 +254,7 @@ def test_judged_topics_missing_from_the_topics_are_reported(folder):
 
 @pytest.mark.slow
 def test_an_existing_run_has_unknown_invalid_rate_and_training_queries(folder):
-    policy = {"beat": {}, "invalid_rate": {"at_most": 0.0}}
+    policy = {"beat": {}, "max_invalid_rate": 0.0}
     with pytest.raises(UsageError, match="system faulty: the policy bounds the invalid rate"):
         experiment(write_spec(folder, baseline="bm25", candidate="faulty", policy=policy), folder / "out")
     found = experiment(write_spec(folder, baseline="bm25", candidate="faulty", policy={"beat": {}}), folder / "out")
@@ -270,7 +270,7 @@ def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base
     task = load_prompted_task("rewriting")
     store_adapter(store, "rewriter", made, task=task, recipe=recipe, base=tiny_base, extra_files=learnt)
     systems = {"faulty": {"run": "faulty.trec"}, "rewriter": {"adapter": "rewriter"}}
-    policy = {"beat": {}, "invalid_rate": {"at_most": 0.1}}
+    policy = {"beat": {}, "max_invalid_rate": 0.1}
     spec = write_spec(folder, systems=systems, candidate="rewriter", qrels=HUMAN, policy=policy)
     for reused in (False, True):
         found = experiment(spec, folder / "out", store=store)

@@ -11,12 +11,10 @@ import pytest
 
 from searchlora.eval.calibration import grade_curve
 from searchlora.eval.formatting import interval, p_value
-from searchlora.eval.judge.card import HEADINGS, OVERVIEW_FIGURES, judge_card
+from searchlora.eval.judge.card import judge_card
 from searchlora.eval.judge.cards_from_files import judge_cards, write
 from searchlora.eval.judge.comparison import compare_judges
-from searchlora.eval.judge.stability import stability
-from searchlora.eval.judge.system_order import order_of_runs
-from searchlora.eval.report import write_judge_card
+from searchlora.eval.judge.page import HEADINGS, OVERVIEW_FIGURES, write_judge_card
 from tests.eval.report.page import Page
 
 SCALE = (0, 1, 2, 3)
@@ -35,16 +33,6 @@ def noisy(keep: float, seed: int, invalid: float = 0.0):
     }
 
 
-def runs(count: int):
-    rng = random.Random(9)
-    return {
-        f"system {number}": {
-            topic: {doc: grade * number + rng.gauss(0, 3) for doc, grade in row.items()} for topic, row in HUMAN.items()
-        }
-        for number in range(count)
-    }  # fmt: skip
-
-
 JUDGES = {"poor": noisy(0.3, 1), "good": noisy(0.9, 2), "middling": noisy(0.6, 3, invalid=0.1)}
 
 
@@ -54,8 +42,6 @@ def cards():
     return [
         judge_card(
             HUMAN, labels, name=name, raters=raters,
-            order=order_of_runs(HUMAN, labels, runs(7), top=3, **OPTIONS),
-            stability=stability({name: labels, "paraphrase": noisy(0.6, 5, invalid=0.05)}, **OPTIONS),
             circular=("it was trained on these topics",) if name == "middling" else (),
             notes=(f"a note on {name}",), **OPTIONS,
         )
@@ -164,34 +150,13 @@ def test_each_judge_has_a_section(page, cards, curves):
         assert f"a note on {card.judge}" in page.texts
 
 
-def test_order_of_systems_is_shown(page, cards):
-    for card in cards:
-        name = f"{card.judge} (circular)" if card.circular else card.judge
-        order = card.order
-        everything, best = page.tables[f"Order of systems, people and {name}"][1:]
-        assert everything[1:3] == [figure(order.tau), figure(order.tau_ap)]
-        assert best[:3] == [("the best 3",), figure(order.tau_top), figure(order.tau_ap_top)]
-        lines = page.tables[f"Systems under the grades of people and of {name}"][1:]
-        assert [line[0][0] for line in lines] == list(order.systems)
-        for place, line in enumerate(lines):
-            assert line[1][0] == f"{order.human[place]:.3f}" and line[2][0] == f"{order.judge[place]:.3f}"
-            assert line[2][1] == f"place {sorted(order.judge, reverse=True).index(order.judge[place]) + 1}"
-        plot = next(label for label in page.plots if label.endswith(f"people and of {name}"))
-        assert plot.startswith("nDCG@10 of 7 systems")
-
-
-def test_human_agreement_stability_and_labels_needed_are_shown(page, cards):
+def test_human_agreement_is_shown(page, cards):
     for card in cards:
         name = f"{card.judge} (circular)" if card.circular else card.judge
         two = card.people.pairs[0]
         line = page.tables[f"Agreement between people, beside {name}"][1]
         assert line == [("ann, ben",), *map(figure, (two.kappa, two.kappa_binary, two.kappa_quadratic, two.mae)),
                         (str(two.kappa.n),)]  # fmt: skip
-        variant = card.stability.variants[0]
-        line = page.tables[f"Stability of {name}"][1]
-        assert line[:3] == [("paraphrase",), figure(variant.unchanged, form=".2%"), figure(variant.kappa)]
-        for need, line in zip(card.needs, page.tables[f"Queries needed, {name}"][1:], strict=True):
-            assert line[1:] == [(f"{count:,}" if count else "over a million",) for _, count in need.targets]
 
 
 def test_circular_is_marked_wherever_the_judge_is_named(page):
@@ -203,7 +168,7 @@ def test_circular_is_marked_wherever_the_judge_is_named(page):
 
 
 def test_more_than_five_judges_are_collapsed(cards, tmp_path):
-    many = [replace(cards[0], judge=f"judge {number}", order=None) for number in range(6)]
+    many = [replace(cards[0], judge=f"judge {number}") for number in range(6)]
     folded = Page(write_judge_card(tmp_path / "six.html", "t", many, {}))
     folded.check_whole()
     assert len(folded.summaries) == 6 and folded.sections() == ["Judges", "Judge by judge"]
@@ -215,7 +180,7 @@ def test_a_single_judge_without_optional_sections(tmp_path):
     page = Page(write_judge_card(tmp_path / "one.html", "t", [card], {}))
     page.check_whole()
     assert {text for tag, text in page.headings if tag == "h4"} == {
-        "Agreement with people", "Confusion", "How many labels are needed",
+        "Agreement with people", "Confusion",
     }  # fmt: skip
     kappa = card.figures["kappa"]
     reported = f"good agrees with people at kappa {kappa.value:.3f} ({kappa.low:.3f} to {kappa.high:.3f})"
@@ -224,14 +189,12 @@ def test_a_single_judge_without_optional_sections(tmp_path):
 
 def test_everything_is_escaped(cards, curves, tmp_path):
     evil = "<script>alert('$x$ & $y$')</script>\""
-    order = replace(cards[2].order, systems=tuple(f"{evil} {n}" for n in range(7)), measure=f"measure {evil}")
     card = replace(
         cards[2],
         judge=f"judge {evil}",
         circular=(f"why {evil}",),
         notes=(f"note {evil}",),
         invalid={f"label {evil}": 1},
-        order=order,
     )
     points = {card.judge: curves["good"]}
     page = Page(
@@ -239,7 +202,7 @@ def test_everything_is_escaped(cards, curves, tmp_path):
     )
     page.check_whole()
     assert "<script" not in page.source
-    for word in ["judge", "why", "note", "label", "measure", "title", "file", "hash"]:
+    for word in ["judge", "why", "note", "label", "title", "file", "hash"]:
         assert any(f"{word} {evil}" in text for text in [*page.texts, *page.labels]), word
 
 

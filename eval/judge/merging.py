@@ -1,18 +1,19 @@
-"""Mixture of human and other judgments: a human grade takes precedence over one of another source."""
+"""Merging of human and other judgments: a human grade takes precedence over one of another source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.agreement import Floats, agreement_rate, as_scale, confusion, disagreement, kappa
+from searchlora.errors import UsageError
+from searchlora.eval.agreement import agreement_rate, as_scale, confusion, disagreement, kappa
 from searchlora.eval.judge.calibration import Calibration
-from searchlora.eval.judge.labels import Labels
+from searchlora.eval.judge.labels import Labels, check_grades
 from searchlora.eval.judgments.card import JudgmentsCard
-from searchlora.eval.resampling import Figure, intervals
+from searchlora.eval.resampling import Estimate, estimate
 from searchlora.eval.trec import Qrels
 
 RULE = "human wins"
@@ -37,12 +38,12 @@ class MergedQrels:
     human: int
     other: int
     invalid: int
-    same: Figure | None
-    kappa: Figure | None
+    same: Estimate | None
+    kappa: Estimate | None
     rule: str
 
 
-def mix(
+def merge_qrels(
     human: Qrels,
     other: Labels,
     *,
@@ -67,8 +68,8 @@ def mix(
         DataError: when a human grade is outside the scale.
 
     Examples:
-        >>> mixed = mix({"q1": {"d1": 2, "d2": 0}}, {"q1": {"d1": 1, "d3": 2, "d4": None}}, scale=(0, 1, 2))
-        >>> mixed.qrels, mixed.human, mixed.other, mixed.invalid
+        >>> merged = merge_qrels({"q1": {"d1": 2, "d2": 0}}, {"q1": {"d1": 1, "d3": 2, "d4": None}}, scale=(0, 1, 2))
+        >>> merged.qrels, merged.human, merged.other, merged.invalid
         ({'q1': {'d1': 2, 'd2': 0, 'd3': 2}}, 2, 1, 1)
     """
     grade_scale = as_scale(scale if scale is not None else {grade for row in human.values() for grade in row.values()})
@@ -76,7 +77,7 @@ def mix(
         raise UsageError(
             f"the calibration is for the grades {_named(calibration.scale)}, not for {_named(grade_scale)}"
         )
-    _check_human(human, grade_scale)
+    check_grades(human, grade_scale)
     labels = {
         topic: {d: grades.get(grade) if grades and grade is not None else grade for d, grade in row.items()}
         for topic, row in other.items()
@@ -103,15 +104,15 @@ def mix(
     return MergedQrels(qrels, n_human, added, invalid, same, kappa_figure, _rule(grades, calibration))
 
 
-def mixed_card(
-    mixed: MergedQrels,
+def merged_qrels_card(
+    merged: MergedQrels,
     human: JudgmentsCard | None,
     other: JudgmentsCard,
     *,
     created: str,
     made_from: Mapping[str, str],
 ) -> JudgmentsCard:
-    """The card of a mixture, with judge and lineage of the other source, so that it is as circular as that source.
+    """The card of merged judgments, with judge and lineage of the other source, and as circular as that source.
 
     Raises:
         UsageError: when `human` is not of source human, or `other` not of source llm or clicks.
@@ -132,41 +133,29 @@ def mixed_card(
         base=other.base,
         prompt_hash=other.prompt_hash,
         judge_queries=other.judge_queries,
-        counts={"human": mixed.human, other.source: mixed.other},
-        rule=mixed.rule,
+        counts={"human": merged.human, other.source: merged.other},
+        rule=merged.rule,
         made_from=dict(made_from),
     )
 
 
-def _check_human(human: Qrels, scale: tuple[int, ...]) -> None:
-    for topic, row in human.items():
-        for document, grade in row.items():
-            if grade not in scale:
-                raise DataError(
-                    f"the human grade {grade} of document {document} is none of {_named(scale)}", where=f"topic {topic}"
-                )
-
-
-def _overlap(human: Qrels, labels: Labels, scale: tuple[int, ...], seed: int) -> tuple[Figure | None, Figure | None]:
+def _overlap(
+    human: Qrels, labels: Labels, scale: tuple[int, ...], seed: int
+) -> tuple[Estimate | None, Estimate | None]:
     """Proportion of equal grades and kappa on the pairs labelled by both, with intervals by topic."""
     tables = []
     for topic, row in human.items():
         both = [document for document in row if document in labels.get(topic, {})]
         if both:
-            tables.append(confusion([row[each] for each in both], [labels[topic][each] for each in both], scale))
+            tables.append(confusion([row[d] for d in both], [labels[topic][d] for d in both], scale))
     if not tables:
         return None, None
-    stacked = np.stack(tables)[:, None]
+    stacked = np.stack(tables)
     n = int(stacked.sum())
-
-    def figure(values: Floats) -> Figure:
-        value, low, high = map(float, values[0])
-        return Figure(value, low, high, n, len(tables))
-
-    weights = disagreement(scale)
-    same = intervals(agreement_rate, stacked, bounds=(0, 1), seed=seed)
-    kappas = intervals(lambda table: kappa(table, weights), stacked, bounds=(-1, 1), seed=seed)
-    return figure(same), figure(kappas)
+    return (
+        estimate(agreement_rate, stacked, n, bounds=(0, 1), seed=seed),
+        estimate(partial(kappa, weights=disagreement(scale)), stacked, n, bounds=(-1, 1), seed=seed),
+    )
 
 
 def _rule(grades: Mapping[int, int] | None, calibration: Calibration | None) -> str:

@@ -1,4 +1,4 @@
-"""The command `mix-qrels`: human judgments, completed by judgments of another source."""
+"""The command `merge-qrels`: human judgments, completed by judgments of another source."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.calibration import Calibration, fit_isotonic, fit_shift
 from searchlora.eval.judge.labels import Labels, read_labels
+from searchlora.eval.judge.merging import MergedQrels, merge_qrels, merged_qrels_card
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, read_card, write_judgments
-from searchlora.eval.judgments.mix import MergedQrels, mix, mixed_card
 from searchlora.eval.judgments.sources import GradeSources
 from searchlora.eval.trec import Qrels
 from searchlora.files import file_sha256
@@ -22,15 +22,15 @@ _FITS = {"shift": fit_shift, "isotonic": fit_isotonic}
 
 
 @dataclass(frozen=True)
-class MixedQrels:
-    """The mixed judgments, their card, and the calibration if one was fitted."""
+class MergedFile:
+    """The merged judgments, their card, and the calibration if one was fitted."""
 
-    mixed: MergedQrels
+    merged: MergedQrels
     card: JudgmentsCard
     calibration: Calibration | None
 
 
-def mix_qrels(
+def merge_files(
     human: str | Path,
     other: str | Path,
     out: str | Path,
@@ -39,7 +39,7 @@ def mix_qrels(
     scale: Sequence[int] | None = None,
     grades: Mapping[int, int] | None = None,
     calibrate: Literal["shift", "isotonic"] | None = None,
-) -> MixedQrels:
+) -> MergedFile:
     """Write qrels with human grades, completed by another source's grades, and a card with the source of each grade.
 
     Args:
@@ -47,20 +47,20 @@ def mix_qrels(
         other: Qrels of an LLM or of clicks, with their card; `read_labels` reads them.
         out: The qrels to write; the format follows the extension (`.txt`: TREC).
         source: The source of `other`, if it has no card.
-        scale, grades: See `mix`.
+        scale, grades: See `merge_qrels`.
         calibrate: Fit a calibration on the pairs that both judged, and apply it to the other source's grades.
 
     Raises:
-        UsageError: if `out` exists or the source of `other` is unknown; also as `mix` and `mixed_card`.
+        UsageError: if `out` exists or the source of `other` is unknown; also as `merge_qrels` and `merged_qrels_card`.
         DataError: if a file cannot be read or was changed after its card was written.
     """
     check_new(out)
     human_card, other_card = read_card(human), read_card(other) or _card_of(other, source)
     human_qrels, labels = read_qrels(Path(human)), read_labels(other)
     calibration = _fitted(calibrate, human_qrels, labels, scale, grades) if calibrate is not None else None
-    mixed = mix(human_qrels, labels, scale=scale, grades=grades, calibration=calibration)
-    card = mixed_card(
-        mixed,
+    merged = merge_qrels(human_qrels, labels, scale=scale, grades=grades, calibration=calibration)
+    card = merged_qrels_card(
+        merged,
         human_card,
         other_card,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -70,11 +70,11 @@ def mix_qrels(
         None,
         {
             (topic, document): "human" if document in human_qrels.get(topic, {}) else other_card.source
-            for topic, grades in mixed.qrels.items()
+            for topic, grades in merged.qrels.items()
             for document in grades
         },
     )
-    return MixedQrels(mixed, write_judgments(out, mixed.qrels, card, sources=sources), calibration)
+    return MergedFile(merged, write_judgments(out, merged.qrels, card, sources=sources), calibration)
 
 
 def _card_of(path: str | Path, source: Literal["llm", "clicks"] | None) -> JudgmentsCard:

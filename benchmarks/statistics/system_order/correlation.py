@@ -7,16 +7,17 @@ correlation coefficient for information retrieval (SIGIR 2008): tau-ap, which we
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from searchlora.errors import UsageError
-from searchlora.eval.judge.agreement import Floats
+from searchlora.eval.agreement import Floats
+from searchlora.eval.intervals import batches, cluster_draws
 from searchlora.eval.judge.labels import Labels, common_pairs, restrict, size
 from searchlora.eval.measures import retrieval_values
-from searchlora.eval.resampling import Figure, drawn_queries
+from searchlora.eval.resampling import Estimate
 from searchlora.eval.trec import Qrels, Run
 
 #: system -> topic -> value of a measure
@@ -41,11 +42,11 @@ class SystemOrder:
     systems: tuple[str, ...]
     human: tuple[float, ...]
     judge: tuple[float, ...]
-    tau: Figure
-    tau_ap: Figure
+    tau: Estimate
+    tau_ap: Estimate
     top: int
-    tau_top: Figure
-    tau_ap_top: Figure
+    tau_top: Estimate
+    tau_ap_top: Estimate
     notes: tuple[str, ...] = ()
 
 
@@ -123,6 +124,12 @@ def order_agreement(
     )
 
 
+def drawn_topics(topics: int, resamples: int, cells: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """How often each topic was drawn, in batches of (resamples of the batch, topics); a resample takes `cells`."""
+    for batch in batches(resamples, cells):
+        yield cluster_draws(batch, topics, rng)
+
+
 def _common(human: Values, judge: Values) -> list[str]:
     rows = [*human.values(), *judge.values()]
     topics = [topic for topic in rows[0] if all(topic in row for row in rows)]
@@ -131,19 +138,19 @@ def _common(human: Values, judge: Values) -> list[str]:
     return topics
 
 
-def _figures(human: Floats, judge: Floats, resamples: int, seed: int) -> list[Figure]:
+def _figures(human: Floats, judge: Floats, resamples: int, seed: int) -> list[Estimate]:
     """tau and tau-ap of values `(topics, systems)`."""
     topics, systems = human.shape
     resampled: tuple[list[Floats], list[Floats]] = ([], [])
     # Each resample needs several matrices of systems by systems.
-    for counts in drawn_queries(topics, resamples, max(topics, 4 * systems**2), np.random.default_rng(seed)):
+    for counts in drawn_topics(topics, resamples, max(topics, 4 * systems**2), np.random.default_rng(seed)):
         a, b = (_rounded(counts @ side / topics) for side in (human, judge))
         resampled[0].append(_tau(a, b))
         resampled[1].append(_tau_ap(a, b))
     a, b = (_rounded(side.mean(axis=0)) for side in (human, judge))
     values = [float(_tau(a, b)), float(_tau_ap(a, b))]
     return [
-        Figure(value, *_interval(value, np.concatenate(parts), topics), systems, topics)
+        Estimate(value, *_interval(value, np.concatenate(parts), topics), systems, topics)
         for value, parts in zip(values, resampled, strict=True)
     ]
 

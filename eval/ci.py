@@ -7,8 +7,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.formatting import markdown_table, markdown_text, printable
-from searchlora.eval.policy.decide import RuleResult
+from searchlora.eval.formatting import markdown_text, printable
+from searchlora.eval.policy import RuleResult
+from searchlora.eval.report.blocks import markdown
+from searchlora.eval.report.sections import rules_section
 from searchlora.eval.tables import to_markdown
 from searchlora.files import atomic_text
 
@@ -48,15 +50,7 @@ def summary_markdown(title: str, comparison: Comparison, results: Sequence[RuleR
     if reason:
         parts.append(f"**Promoted by force:** {markdown_text(reason)}")
     if results:
-        parts.append(rules_table(results))
+        broken_first = sorted(results, key=lambda result: result.passed)
+        parts.append(markdown([rules_section(broken_first)]).rstrip())
     parts.append(f"<details><summary>Figures</summary>\n\n{to_markdown(comparison)}\n</details>")
     return "\n\n".join(parts) + "\n"
-
-
-def rules_table(results: Sequence[RuleResult]) -> str:
-    """The rules as a Markdown table, broken ones first."""
-    rows = [
-        ["met" if result.passed else "**broken**", result.rule, result.summary]
-        for result in sorted(results, key=lambda result: result.passed)
-    ]
-    return markdown_table(["", "rule", "finding"], rows, words=3)

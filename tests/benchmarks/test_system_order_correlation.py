@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks.statistics.system_order.correlation import kendall_tau, order_agreement, tau_ap
 from searchlora.errors import UsageError
-from searchlora.eval.judge.system_order import kendall_tau, order_agreement, tau_ap
 
 SCORES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=6)
 

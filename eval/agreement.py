@@ -30,60 +30,6 @@ Floats: TypeAlias = NDArray[np.float64]
 MAX_GRADES = 128
 
 Weights = Literal["none", "linear", "quadratic"]
-Level = Literal["nominal", "ordinal", "interval"]
-
-
-def cohen_kappa(
-    a: Sequence[int], b: Sequence[int | None], *, scale: Sequence[int] | None = None, weights: Weights = "none"
-) -> float:
-    """Cohen's kappa of two raters of the same items.
-
-    Args:
-        a: Grades of the reference rater.
-        b: Grades of the other rater; None and a grade outside `scale` are invalid labels.
-        scale: The grades of the scale; None: those that occur.
-        weights: `none`, or disagreement by the `linear` or `quadratic` distance of the grades.
-
-    Returns:
-        1 for perfect agreement, 0 for chance agreement; nan where expected agreement is 1.
-
-    Raises:
-        UsageError: when there are no items, the lengths differ, or a grade of `a` is outside the scale.
-
-    Examples:
-        >>> cohen_kappa([0, 0, 1, 1], [0, 0, 1, 0])
-        0.5
-        >>> cohen_kappa([0, 0, 1, 1], [0, 0, 1, None])
-        0.6
-        >>> cohen_kappa([0, 1, 2, 3], [0, 1, 2, 2], weights="quadratic")
-        0.875
-    """
-    grades = as_scale(scale if scale is not None else {*a, *(grade for grade in b if grade is not None)})
-    return float(kappa(confusion(a, b, grades), disagreement(grades, weights)))
-
-
-def krippendorff_alpha(units: Sequence[Mapping[str, int]], *, level: Level = "ordinal") -> float:
-    """Krippendorff's alpha of any number of raters; labels may be missing.
-
-    Args:
-        units: The labels of each item: rater -> grade. Items with fewer than two labels are ignored.
-        level: Level of measurement: `nominal`, `ordinal` or `interval`.
-
-    Returns:
-        1 for perfect agreement, 0 for chance agreement; nan where all labels are equal.
-
-    Raises:
-        UsageError: when no item has two labels.
-
-    Examples:
-        >>> units = [{"anna": 0, "ben": 0}, {"anna": 1, "ben": 1}, {"anna": 2, "ben": 1}, {"anna": 2}]
-        >>> round(krippendorff_alpha(units), 3)
-        0.778
-    """
-    if not any(len(unit) > 1 for unit in units):
-        raise UsageError("no item has two labels, so there is no agreement to compute")
-    scale = as_scale({grade for unit in units for grade in unit.values()})
-    return float(alpha(coincidences(units, scale), scale, level))
 
 
 def as_scale(grades: Sequence[int] | set[int]) -> tuple[int, ...]:
@@ -179,11 +125,6 @@ def signed_bias(tables: Floats, scale: Sequence[int]) -> Floats:
     return ratio((counts * (grades[None, :] - grades[:, None])).sum(axis=(-2, -1)), counts.sum(axis=(-2, -1)))
 
 
-def invalid_rate(tables: Floats) -> Floats:
-    """Proportion of labels that are not a grade of the scale."""
-    return ratio(tables[..., -1].sum(axis=-1), tables.sum(axis=(-2, -1)))
-
-
 def agreement_rate(tables: Floats) -> Floats:
     """Proportion of labels equal to the human grade; an invalid label is not equal."""
     equal = np.diagonal(tables[..., :-1], axis1=-2, axis2=-1).sum(axis=-1)
@@ -218,27 +159,18 @@ def paired_coincidences(tables: Floats) -> Floats:
     return counts + np.swapaxes(counts, -1, -2)
 
 
-def alpha(tables: Floats, scale: Sequence[int], level: Level = "ordinal") -> Floats:
-    """Krippendorff's alpha of coincidence matrices `(..., G, G)`: `(...)`; nan where all labels are equal."""
+def alpha(tables: Floats) -> Floats:
+    """Ordinal Krippendorff's alpha of coincidence matrices `(..., G, G)`: `(...)`; nan where all labels are equal.
+
+    The squared difference of two grades depends on the frequency of the grades between them.
+    """
     labels = tables.sum(axis=-1)
-    distance = _distance(labels, scale, level)
+    position = np.cumsum(labels, axis=-1) - labels / 2
+    distance = (position[..., :, None] - position[..., None, :]) ** 2
     total = labels.sum(axis=-1)
     observed = (tables * distance).sum(axis=(-2, -1))
     expected = (labels[..., :, None] * labels[..., None, :] * distance).sum(axis=(-2, -1))
     return 1 - ratio(observed * (total - 1), expected)
-
-
-def _distance(labels: Floats, scale: Sequence[int], level: Level) -> Floats:
-    """Krippendorff's squared differences of grades; the ordinal ones depend on the frequency of each grade."""
-    if level == "nominal":
-        return 1 - np.eye(len(scale))
-    if level == "interval":
-        position = np.asarray(scale, dtype=float)
-    elif level == "ordinal":
-        position = np.cumsum(labels, axis=-1) - labels / 2
-    else:
-        raise UsageError(f"level is '{level}'", fix="Allowed: nominal, ordinal, interval.")
-    return np.asarray((position[..., :, None] - position[..., None, :]) ** 2)
 
 
 def ratio(part: Floats, total: Floats) -> Floats:

@@ -13,7 +13,7 @@ from searchlora.eval.formatting import figure, markdown_table, to_plain
 from searchlora.eval.judge.rater_agreement import RatingPair, RatingsAgreement, ratings_agreement
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.judgments.ratings import Rating, by_rater, check_rater, merged
-from searchlora.eval.resampling import Figure
+from searchlora.eval.resampling import Estimate
 from searchlora.eval.trec import write_qrels
 from searchlora.files import atomic_text, parse_json
 
@@ -119,7 +119,7 @@ def _exported_raters(folder: Path) -> list[str]:
         return []
 
 
-def _alpha(alpha: Figure | None) -> str:
+def _alpha(alpha: Estimate | None) -> str:
     if alpha is None:
         return "No pair has two grades, so there is no agreement to report."
     sample = f"{_count(alpha.n, 'pair')} of {_count(alpha.queries, 'topic')}"
@@ -137,7 +137,7 @@ def _confusion(pair: RatingPair, scale: Sequence[int]) -> str:
     return markdown_table(head, rows)
 
 
-def _figure(value: Figure) -> str:
+def _figure(value: Estimate) -> str:
     return figure(value.value, value.low, value.high)
 
 
