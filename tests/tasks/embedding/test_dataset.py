@@ -162,7 +162,7 @@ def test_the_lowest_relevant_grade_is_an_option(beir, tmp_path):
     dataset = built(beir, "beir", tmp_path / "out", relevant="2", how={"allow_rejects": True})
     assert dataset.records("train")[0]["positives"] == ["T text 0"]
     assert dataset.relevant == 2
-    with pytest.raises(UsageError, match="--option relevant: must be a whole number, at least 1, not '0'"):
+    with pytest.raises(UsageError, match="--option relevant: '0' is not a whole number of at least 1"):
         built(beir, "beir", tmp_path / "other", relevant="0")
 
 
@@ -197,7 +197,7 @@ def test_titles_with_a_category_are_labelled_texts(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_shop_is_read_as_pairs_and_as_labelled_titles(tmp_path):
+def test_the_shop_is_read_as_pairs(tmp_path):
     from searchlora.shop import make_shop
 
     make_shop(tmp_path / "shop", products=600, queries=200)
@@ -207,8 +207,6 @@ def test_the_shop_is_read_as_pairs_and_as_labelled_titles(tmp_path):
     qrels = dataset.qrels()
     assert all(record["id"] in qrels for record in dataset.records("test"))
     assert dataset.relevant == 2
-    classes = built(tmp_path / "shop", "shop-categories", tmp_path / "classes", how={"shares": (0.8, 0.1, 0.1)})
-    assert {record["label"] for record in classes.records("test")} <= {r["label"] for r in classes.records("train")}
 
 
 @pytest.mark.slow
