@@ -9,9 +9,9 @@ from typing import Any
 
 from searchlora.errors import PipelineError
 from searchlora.eval.evaluation import Evaluation
-from searchlora.outputs import CitedAnswer, CitedText, Evidence, InvalidOutput
+from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
 from searchlora.prompts import truncated_history
-from searchlora.records import Options, Record, SearchContext
+from searchlora.records import Evidence, Options, Record, SearchContext
 from searchlora.rewards import RewardContext
 from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.rag_answer import baselines, deciding, evaluator, settings, tuning
