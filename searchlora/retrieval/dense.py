@@ -186,16 +186,16 @@ class DenseIndex:
         if vector.shape[1] != self.vectors.shape[1]:
             raise ValueError(f"a query has {vector.shape[1]:,} dimensions, and a document {self.vectors.shape[1]:,}")
         if rows is None:
-            found = self._nearest.candidates(vector, k)
+            nearest = self._nearest.candidates(vector, k)
         else:
             passing = rows if self._rows is None else rows[self._rows]
-            found = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
+            nearest = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
-        vectors = self.vectors[found].astype(np.float64)
+        vectors = self.vectors[nearest].astype(np.float64)
         scores = inner_products(vectors, vector[0])
         if not np.isfinite(scores).all():
             raise ValueError("a score is not finite")
-        documents = found if self._rows is None else self._rows[found]
+        documents = nearest if self._rows is None else self._rows[nearest]
         # Scores that are equal in single precision are ties, as in `eval.trec.ranked`.
         best = np.lexsort((self._order[documents], -scores.astype(np.float32)))[:k]
         return [Hit(self._ids[documents[index]], float(scores[index])) for index in best]

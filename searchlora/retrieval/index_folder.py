@@ -150,7 +150,7 @@ class DensePart(EncodedVectors):
     @property
     def files(self) -> list[str]:
         """The names of its files."""
-        return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(each.file for each in self.structures))]
+        return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(structure.file for structure in self.structures))]
 
 
 class CorpusIdentity(FrozenModel):
@@ -271,7 +271,7 @@ class IndexFolder:
         """
         part = self._part(self.manifest.dense, keys, "vectors")
         if structure is not None and structure not in part.structures:
-            built = ", ".join(_described(each) for each in part.structures) or "none"
+            built = ", ".join(_described(other) for other in part.structures) or "none"
             raise self._stale(
                 f"has no structure {_described(structure)} over the vectors of {part.adapter or part.model}; there is"
                 f" {built}"
@@ -333,7 +333,7 @@ class IndexFolder:
         described = [(differences(keys, part.keys), part) for part in parts]
         if not described:
             raise self._stale(f"has no {what}")
-        different, part = min(described, key=lambda each: len(each[0]))
+        different, part = min(described, key=lambda description: len(description[0]))
         if different:
             whose = f" of {part.adapter or part.model}" if isinstance(part, DensePart) else ""
             raise self._stale(f"has no {what} for this pipeline; in the {what}{whose} {'; '.join(different)}")
@@ -440,11 +440,11 @@ def part_name(kind: str, keys: BaseModel) -> str:
     return f"{kind}-{digest[:12]}"
 
 
-def differences(wanted: BaseModel, found: BaseModel) -> list[str]:
+def differences(wanted: BaseModel, built: BaseModel) -> list[str]:
     """What differs between the settings in use and those of an index, one phrase each."""
     phrases = []
     for name in type(wanted).model_fields:
-        ours, theirs = getattr(wanted, name), getattr(found, name)
+        ours, theirs = getattr(wanted, name), getattr(built, name)
         if ours == theirs:
             continue
         if isinstance(ours, Fingerprint):
@@ -488,9 +488,9 @@ def _digest_cache(file: Path) -> Path:
     return cache_dir() / "hashes" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def _check_equal(what: str, found: int, expected: int) -> None:
-    if found != expected:
-        raise ValueError(f"it has {found:,} {what}, and its manifest says {expected:,}")
+def _check_equal(what: str, actual: int, expected: int) -> None:
+    if actual != expected:
+        raise ValueError(f"it has {actual:,} {what}, and its manifest says {expected:,}")
 
 
 def _described(structure: Structure) -> str:
