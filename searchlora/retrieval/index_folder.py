@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
@@ -48,6 +46,7 @@ from searchlora.retrieval.nearest import (
     Structure,
     read_structure,
 )
+from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.vector_file import VECTOR_FILES, VectorFile
 
 #: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
@@ -249,16 +248,14 @@ class IndexFolder:
         self._check_corpus()
         with self.reading():
             self.documents = DocumentStore(folder, self.reading)
-            self.order: NDArray[np.int64] = self.documents.tie_order
+            self._indexed = IndexedDocuments(self.documents.ids, self.documents.tie_order, reading=self.reading)
             _check_equal("documents", len(self.documents), self.manifest.documents)
 
     def bm25(self, keys: Bm25Keys) -> BM25Index:
         """The BM25 index with these settings, memory-mapped. Raises `StaleIndex` if there is none."""
         part = self._part(self.manifest.bm25, keys, "BM25 index")
         with self._mapping(part):
-            index = BM25Index.load(
-                self.folder / part.folder, self.documents.ids, self.order, keys.analyzer, self.reading
-            )
+            index = BM25Index.load(self.folder / part.folder, self._indexed, keys.analyzer)
             _check_equal("terms", index.terms, part.terms)
         return index
 
@@ -288,7 +285,7 @@ class IndexFolder:
             else:
                 opened = read_structure(structure, folder / structure.file, part.vectors, part.dimensions)
                 nearest = ApproximateSearch(structure, opened, effort, part.longest)
-        return SavedVectors(self.documents.ids, self.order, file, nearest, self.reading)
+        return SavedVectors(self._indexed, file, nearest)
 
     def verify(self, progress: Progress = silent) -> None:
         """Hash every file.
