@@ -15,7 +15,6 @@ from searchlora.errors import DataError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document
 from searchlora.retrieval import DenseIndex, Encoder
-from searchlora.testing import build_tiny_encoder
 from tests.eval import cranfield
 
 
@@ -33,11 +32,6 @@ class Given:
         return np.array([self.vectors[text] for text in texts], dtype=np.float32)
 
     encode_documents = encode
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Encoder:
-    return Encoder.load(str(build_tiny_encoder(tmp_path_factory.mktemp("encoder"))))
 
 
 VECTOR = st.lists(st.integers(-3, 3), min_size=3, max_size=3)

@@ -7,16 +7,11 @@ import pytest
 
 from searchlora.errors import DataError
 from searchlora.records import Document
-from searchlora.retrieval import DenseIndex, Encoder
+from searchlora.retrieval import DenseIndex
 from searchlora.retrieval.vector_file import VectorFile, remove_parts, write_vectors
 
 TEXTS = [f"{'tent ' * (number % 7)}{number}" for number in range(90)] + ["tent", "tent", "", "  ", "палатка", "tent"]
 DOCUMENTS = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
-
-
-@pytest.fixture(scope="module")
-def encoder(encoder_base) -> Encoder:
-    return Encoder.load(str(encoder_base.path))
 
 
 class Counting:
