@@ -14,8 +14,7 @@ from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import write_json
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.retrieval.classifying import classify
 from searchlora.retrieval.encoder import Encoder
@@ -63,7 +62,7 @@ def _measured(fold: Fold, cache: Path, steps: Steps, limit: int | None) -> dict[
     for system in (BM25, ZERO, FULL, LORA):
         if system not in runs:
             if system == BM25:
-                stage = bm25_stage(Bm25Settings(), trial.documents, steps("Indexing"))
+                stage = Bm25Settings().over(trial.documents, steps("Indexing"))
                 found = trial.evaluate_retriever(BM25, stage.retriever)
             else:
                 found = trial.evaluate_encoder(system, fold.encoder(system), steps(f"Searching: {system}"))

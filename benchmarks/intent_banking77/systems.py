@@ -16,7 +16,7 @@ from searchlora.experiments.evaluation_run import EvaluationRun, SystemResult
 from searchlora.experiments.output_cache import Model, OutputCache
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.progress import Steps
 from searchlora.records import Record
 from searchlora.task import GenerationTask

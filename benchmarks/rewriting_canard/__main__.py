@@ -29,8 +29,7 @@ from searchlora.experiments.evaluation_run import BASE, EvaluationRun, SystemRes
 from searchlora.experiments.improve.command import improve_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.records import Document, Record, RejectedRow
 from searchlora.task import load_prompted_task
@@ -116,7 +115,7 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
     trial = EvaluationRun(
         load_prompted_task("rewriting"),
         records,
-        bm25_stage(Bm25Settings(), list(passages.values())),
+        Bm25Settings().over(list(passages.values())),
         qrels,
         max_new_tokens=stored.manifest.recipe["max_new_tokens"],
     )

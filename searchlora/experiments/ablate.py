@@ -38,10 +38,12 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import load_tokenizer
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
-from searchlora.pipelines.retrievers import BuiltRetrievers, Retrievers
-from searchlora.pipelines.stage_lists import check_order, pinned, produces_hits, reads_corpus
-from searchlora.pipelines.stage_settings import DenseSettings, FuseSettings, Settings, VectorSearchSettings
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus
+from searchlora.pipelines.stages.dense import DenseSettings
+from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.search_engine import VectorSearchSettings
+from searchlora.pipelines.stages.stage import StageSettings, check_order, needs_of, pinned, produces_hits
 from searchlora.progress import Steps, no_progress
 from searchlora.prompts import Renderer
 from searchlora.records import SearchContext
@@ -194,7 +196,7 @@ def _chosen(slots: Sequence[Slot], only: Sequence[str], source: str) -> tuple[Sl
 
 
 def _variants(
-    stages: Sequence[Settings],
+    stages: Sequence[StageSettings],
     slots: Sequence[Slot],
     kinds: Sequence[Kind],
     store: Store,
@@ -243,7 +245,7 @@ def _with_vectors(
     """
     places = {slot.name: slot.place for slot in slots}
     indexed = corpus is not None and index_folder(corpus) is not None
-    source = retrievers(corpus) if corpus is not None and indexed else BuiltRetrievers(())
+    source = open_corpus(corpus) if corpus is not None and indexed else IndexedCorpus(())
     kept = []
     for variant in variants:
         leaf = _at(variant.stages, places[variant.slots[0]]) if variant.kind in ("base", "older") else None
@@ -257,14 +259,14 @@ def _with_vectors(
     return kept
 
 
-def _at(stages: Sequence[Settings], place: Place) -> Settings:
+def _at(stages: Sequence[StageSettings], place: Place) -> StageSettings:
     first, *rest = place
     stage = stages[first]
     return _at(stage.of, tuple(rest)) if rest and isinstance(stage, FuseSettings) else stage
 
 
 def _pairs(
-    stages: Sequence[Settings], slots: Sequence[Slot], variants: Sequence[Variant]
+    stages: Sequence[StageSettings], slots: Sequence[Slot], variants: Sequence[Variant]
 ) -> dict[tuple[str, str], Variant]:
     """Two slots -> the pipeline without both, for those that can be left out alone and together."""
     alone = {variant.slots[0] for variant in variants if variant.kind == "off"}
@@ -341,15 +343,15 @@ class _VariantRuns(SystemRuns):
         self.corpus = corpus
 
     @cached_property
-    def documents(self) -> Retrievers:
+    def documents(self) -> IndexedCorpus:
         """The corpus, in memory or as an index folder; empty without one."""
-        return retrievers(self.corpus) if self.corpus is not None else BuiltRetrievers(())
+        return open_corpus(self.corpus) if self.corpus is not None else IndexedCorpus(())
 
     @cached_property
     def shared(self) -> SharedStages:
         """The stages of the variants that are not over, built when the first run is computed."""
         stages = [plan.stages for name, plan in self.planned.items() if name not in self._over]
-        documents = self.documents if any(reads_corpus(each) for each in stages) else BuiltRetrievers(())
+        documents = self.documents if any(needs_of(each).corpus for each in stages) else IndexedCorpus(())
         return SharedStages(stages, store=self.store, documents=documents, tasks=self.tasks, steps=self.steps)
 
     def forget(self, name: str) -> None:

@@ -20,8 +20,7 @@ from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.learned_baselines import LearnedBaselines
 from searchlora.experiments.lineage import run_lineage
 from searchlora.models.resolve import public_name, resolve
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
 from searchlora.retrieval.dense import DenseIndex
@@ -184,6 +183,6 @@ def _without_model(
     trial: EncoderEvaluationRun, baselines: Mapping[str, Sequence[Any]], retrieval: Bm25Settings | None, steps: Steps
 ) -> dict[str, SystemResult]:
     if trial.documents:
-        stage = bm25_stage(retrieval or Bm25Settings(), trial.documents, steps("Indexing"))
+        stage = (retrieval or Bm25Settings()).over(trial.documents, steps("Indexing"))
         return {BM25: trial.evaluate_retriever(BM25, stage.retriever)}
     return {name: trial.evaluate_labels(name, outputs) for name, outputs in baselines.items()}

@@ -24,7 +24,7 @@ from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
 from searchlora.task import EncoderTask, GenerationTask, Task, load_task, prompted

@@ -14,9 +14,10 @@ from searchlora.inference.engine import Engine
 from searchlora.inference.metered import MeteredEngine
 from searchlora.outputs import Grade, Label
 from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stage_settings import Bm25Settings
-from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
+from searchlora.pipelines.stages.adapter import AdapterStage, with_outputs
+from searchlora.pipelines.stages.bm25 import Bm25Settings
+from searchlora.pipelines.stages.retrieve import RetrieveStage
+from searchlora.pipelines.stages.stage import Stage
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
 from searchlora.task import EvaluationInput, GenerationTask
@@ -142,10 +143,10 @@ def retrieval_stage(
     documents = dataset.documents() if task.writes == "query" else None
     if not documents:
         return None
-    return bm25_stage(settings or Bm25Settings(), documents, progress)
+    return (settings or Bm25Settings()).over(documents, progress)
 
 
-class _FixedOutputs:
+class _FixedOutputs(Stage):
     """A stage that returns existing outputs."""
 
     label = "outputs"

@@ -30,7 +30,7 @@ from searchlora.experiments.learned_baselines import FIX
 from searchlora.experiments.lineage import seen_in_training
 from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps, no_progress
 
 #: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.

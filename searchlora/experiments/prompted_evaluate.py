@@ -24,7 +24,7 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import Precision, load_tokenizer
 from searchlora.models.resolve import BaseModel
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps, no_progress
 from searchlora.prompts import Renderer
 from searchlora.records import Record

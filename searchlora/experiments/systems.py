@@ -25,20 +25,12 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import parse_stages, read_pipeline
-from searchlora.pipelines.engine_indexes import generations
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
-from searchlora.pipelines.retrievers import Retrievers
-from searchlora.pipelines.stage_lists import (
-    adapters,
-    encoders,
-    pinned,
-    reads_corpus,
-    searches_by_http,
-    supplied_runs,
-    zero_shot,
-)
-from searchlora.pipelines.stage_settings import AdapterSettings, Settings, dumped
-from searchlora.pipelines.stages import INVALID
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
+from searchlora.pipelines.engine_load import generations
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
+from searchlora.pipelines.results import INVALID
+from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.stage import StageSettings, needs_of, pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Document, SearchContext
 from searchlora.task import load_task
@@ -56,7 +48,7 @@ class Plan:
     """
 
     pipeline: str
-    stages: Sequence[Settings]
+    stages: Sequence[StageSettings]
     sha256: str
 
 
@@ -157,11 +149,11 @@ class SystemRuns:
         )
 
     @cached_property
-    def documents(self) -> Retrievers:
+    def documents(self) -> IndexedCorpus:
         """The corpus. Raises `UsageError` if the experiment has none, `StaleIndex` for an index that has changed."""
         if self.spec.documents is None:
             raise UsageError("a pipeline or an adapter needs documents to search in", fix="Give a file as 'corpus'.")
-        return retrievers(self.spec.documents)
+        return open_corpus(self.spec.documents)
 
     def _computed(self, name: str, plan: Plan) -> SystemRun:
         key = self._key(plan)
@@ -190,7 +182,7 @@ class SystemRuns:
     def _executed(self, name: str, plan: Plan, searches: Sequence[SearchContext]) -> Executed:
         """Build and execute a pipeline."""
         stages = list(plan.stages)
-        documents: Retrievers | Sequence[Document] = self.documents if reads_corpus(stages) else []
+        documents: IndexedCorpus | Sequence[Document] = self.documents if needs_of(stages).corpus else []
         built = build_pipeline(
             plan.pipeline, stages, store=self.store, documents=documents, tasks=self.tasks, steps=self.steps
         )
@@ -200,7 +192,7 @@ class SystemRuns:
 
     def _key(self, plan: Plan) -> str | None:
         """Hash of everything that the run depends on: plan, inputs and topics; None if that is unknown."""
-        if searches_by_http(plan.stages):
+        if needs_of(plan.stages).unversioned:
             return None
         parts = [plan.sha256, self.inputs["topics"], self.inputs.get("corpus"), sorted(self.topics)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -218,7 +210,7 @@ def _plan(name: str, system: System, spec: Experiment, engines: Engines, tasks: 
     return plan_of(pipeline, unpinned, engines, tasks)
 
 
-def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: str | Path | None = None) -> Plan:
+def plan_of(pipeline: str, stages: Sequence[StageSettings], engines: Engines, tasks: str | Path | None = None) -> Plan:
     """The plan of a pipeline with these stages, whose adapters are pinned.
 
     Raises:
@@ -227,29 +219,29 @@ def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: 
     """
     store = engines.store
     stages = pinned(stages, store.pin)
-    manifests = [store.get(adapter).manifest for adapter in adapters(stages)]
-    without_adapter = [store.get(adapter).manifest for adapter in zero_shot(stages)]
+    manifests = [store.get(adapter).manifest for adapter in needs_of(stages).adapters]
+    without_adapter = [store.get(adapter).manifest for adapter in needs_of(stages).zero_shot]
     bases = [manifest.base.fingerprint.model_dump() for manifest in without_adapter]
     weights = [manifest.files for manifest in manifests]
     plugins = [load_task(manifest.task, tasks).bound(manifest.settings) for manifest in [*manifests, *without_adapter]]
     versions = [task_identity(task) for task in plugins]
-    encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
+    encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in needs_of(stages).encoders]
     settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
-    supplied = [file_sha256(run) for run in supplied_runs(stages)]
+    supplied = [file_sha256(run) for run in needs_of(stages).runs]
     more = [part for part in (supplied, bases, generations(stages)) if part]
     identity = [pipeline, settings, weights, versions, encoder_hashes, *more]
     parts = json.dumps(identity, sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
 
 
-def _identity(stage: Settings, engines: Engines) -> dict[str, Any]:
+def _identity(stage: StageSettings, engines: Engines) -> dict[str, Any]:
     """The settings of a stage on which its outputs depend; of an engine, what distinguishes its outputs."""
-    settings = dumped(stage)
+    settings = stage.identity()
     if isinstance(stage, AdapterSettings) and stage.engine is not None:
         stored = engines.store.get(stage.name)
         manifest = stored.manifest
         base = manifest.base.resolve()
-        base = base if stage.bare else base_of(stored, base)
+        base = base if stage.zero_shot else base_of(stored, base)
         precision = manifest.precision
         engine_id = engines.engine_id(base, precision, settings=stage.engine)
         settings["engine"] = None if engine_id == LocalSettings().engine_id(precision) else engine_id

@@ -16,9 +16,9 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import is_empty_slot, pipeline_path, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stage_lists import pinned
-from searchlora.pipelines.stage_settings import AdapterSettings, Settings, SimilaritySettings
-from searchlora.pipelines.stages import AdapterStage, Stage
+from searchlora.pipelines.stages.adapter import AdapterSettings, AdapterStage
+from searchlora.pipelines.stages.similarity import SimilaritySettings
+from searchlora.pipelines.stages.stage import Stage, StageSettings, pinned
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Record, SearchContext
 from searchlora.task import GenerationTask
@@ -79,7 +79,7 @@ def tune(
     assert isinstance(asked, AdapterSettings)
     built = build_pipeline(
         config.name,
-        [*before, asked.model_copy(update={"tuned": {}, "rest": False})],
+        [*before, asked.model_copy(update={"tuned": {}, "continue_after_choice": False})],
         store=store,
         documents=(),
         tasks=tasks,
@@ -98,7 +98,7 @@ def tune(
     return TunedPipeline(out, stage.label, tuned)
 
 
-def _tuned_stage(stages: Sequence[Settings], store: Store, task: str, where: str) -> int:
+def _tuned_stage(stages: Sequence[StageSettings], store: Store, task: str, where: str) -> int:
     """The index of the last adapter stage of a task that has `tuned`."""
     for place in range(len(stages) - 1, -1, -1):
         stage = stages[place]
@@ -151,7 +151,7 @@ def _write(
     out: Path,
     parameters: Mapping[str, Any],
     pipeline: str | Path,
-    stages: Sequence[Settings],
+    stages: Sequence[StageSettings],
     place: int,
     tuned: Mapping[str, Any],
 ) -> None:

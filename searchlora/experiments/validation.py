@@ -14,7 +14,7 @@ from searchlora.inference.engine import Request
 from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.prompts import messages
 from searchlora.recipe import EncoderRecipe
@@ -80,7 +80,7 @@ class Validator:
             return {}
         engine, name = self._loaded(adapter)
         # Text after the choices, such as a reason, is not generated: no value is tuned on it and it takes longest.
-        stage = AdapterStage(self.task, engine, name, max_new_tokens, rest=False)
+        stage = AdapterStage(self.task, engine, name, max_new_tokens, continue_after_choice=False)
         outputs: list[Any] = []
         size = Pipeline(name or "base", [stage]).batch_size
         for start in range(0, len(records), size):

@@ -14,7 +14,7 @@ from searchlora.shop.write import read_card
 def search_documents(shop: Path) -> Iterator[dict[str, str]]:
     """The products of `corpus.jsonl` with the columns `brand`, `product_type` and `category`, then the help articles.
 
-    The values of the columns are those of the intent records, so a stage `match` finds them.
+    The values of the columns are those of the intent records, so a stage `filter` finds them.
 
     Args:
         shop: A folder that `make_shop` wrote.

@@ -11,7 +11,7 @@ from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput, Label, OneLabel
-from searchlora.pipelines.stages import PRUNE_MARGIN
+from searchlora.pipelines.stages.adapter import PRUNE_MARGIN
 from searchlora.prompts import messages
 from tests.factories import FirstWord, first_word, word_records
 

@@ -13,8 +13,9 @@ from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.measures import retrieval_values
 from searchlora.experiments.fixed_mixes import fused_by, measure_mixes, mix_table, mixes, part_hits
 from searchlora.experiments.slots import with_weights
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
-from searchlora.pipelines.stages import FUSED_QUERIES
+from searchlora.pipelines.corpus import open_corpus
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
+from searchlora.pipelines.stages.stage import FUSED_QUERIES
 from searchlora.records import Document
 
 DOCUMENTS = [
@@ -50,7 +51,7 @@ def test_a_mix_is_the_fusion_with_its_weights(tmp_path, method):
     hits = part_hits(stage, searches)
     for weights in ((0.2, 0.3, 0.5), (0.0, 0.4, 0.6), (1.0, 0.0, 0.0)):
         changed = build_pipeline(
-            "changed", with_weights(hybrid.settings, weights), store=Store("none"), documents=retrievers(DOCUMENTS)
+            "changed", with_weights(hybrid.settings, weights), store=Store("none"), documents=open_corpus(DOCUMENTS)
         )
         expected = [search["hits"] for search in changed.execute(searches)]
         assert [fused_by(of_parts, settings, weights) for of_parts in hits] == expected

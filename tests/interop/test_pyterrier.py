@@ -9,8 +9,8 @@ import pytest
 from searchlora.errors import PipelineError, RequestRefused
 from searchlora.outputs import Label
 from searchlora.pipelines.config import parse_stages
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers
-from searchlora.pipelines.stage_building import bm25_stage
+from searchlora.pipelines.corpus import open_corpus
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.records import Document, Hit
 from tests.interop.shop import DOCUMENTS, GRADES, QUERIES
 from tests.pipelines.rewriting import DOCUMENTS as GEAR
@@ -100,7 +100,7 @@ def test_a_corpus_has_any_form(form, products):
         "documents": DOCUMENTS,
         "dictionaries": iter(rows),
         "frame": pd.DataFrame(rows),
-        "shared": retrievers(products),
+        "shared": open_corpus(products),
     }[form]
     assert list(sl.BM25(corpus).search("red couch")["docno"]) == ["d1", "d2", "d3"]
 
@@ -133,7 +133,7 @@ def test_queries_without_hits_have_no_rows():
 
 def test_a_missing_column_is_named():
     with pytest.raises(pt.validate.InputValidationError, match="docno"):
-        sl.Stage("match", DOCUMENTS, filter={"brand": "brand"}).transform(TOPICS)
+        sl.Stage("filter", DOCUMENTS, filter={"brand": "brand"}).transform(TOPICS)
 
 
 def test_a_key_that_a_stage_does_not_have_is_refused():
@@ -142,11 +142,11 @@ def test_a_key_that_a_stage_does_not_have_is_refused():
 
 
 def test_fields_of_documents_are_filtered_by_columns_of_the_query():
-    match = sl.Stage("match", DOCUMENTS, filter={"brand": "brand"})
+    match = sl.Stage("filter", DOCUMENTS, filter={"brand": "brand"})
     found = (sl.BM25(DOCUMENTS) >> match).transform(queries("red").assign(qbrand="Acme"))
     assert set(found["docno"]) == {"d1", "d3"}
     # PyTerrier's own frames may hold the fields in place of a corpus.
-    own = sl.Stage("match", filter={"brand": "intent"})
+    own = sl.Stage("filter", filter={"brand": "intent"})
     kept = own.transform(RESULTS.assign(brand=["Acme", "Other", "Acme"], qintent=[Label("Acme", None)] * 3))
     assert list(kept["docno"]) == ["d9", "d9"] and list(kept["brand"]) == ["Acme", "Acme"]
 
@@ -243,7 +243,7 @@ def test_an_intent_is_a_column_that_a_later_stage_matches(models):
     found = intents.transform(TOPICS)
     assert list(found.columns) == ["qid", "query", "qintent", "qoutputs"]
     assert [each.value for each in found["qintent"]] == [outputs["intent"][0].value for outputs in found["qoutputs"]]
-    matched = (intents >> sl.BM25(DOCUMENTS) >> sl.Stage("match", DOCUMENTS, boost={"title": "intent"})).transform(
+    matched = (intents >> sl.BM25(DOCUMENTS) >> sl.Stage("filter", DOCUMENTS, boost={"title": "intent"})).transform(
         TOPICS
     )
     assert set(matched["docno"]) == {"d1", "d2", "d3", "d4"}
@@ -278,7 +278,7 @@ def test_a_pipeline_file_names_its_corpus(tmp_path, products):
 
 def test_a_pipeline_takes_the_hits_of_another_retriever(tmp_path, products):
     file = tmp_path / "taken.yaml"
-    file.write_text("name: taken\nstages:\n  - hits: {k: 2}\n  - passages: {k: 1}\n", encoding="utf-8")
+    file.write_text("name: taken\nstages:\n  - from_run: {k: 2}\n  - passages: {k: 1}\n", encoding="utf-8")
     taken = sl.Pipeline(file, products)
     found = (sl.BM25(DOCUMENTS, metadata=[]) >> taken).transform(TOPICS)
     assert list(found["docno"]) == ["d1", "d2", "d4"]
@@ -305,7 +305,7 @@ def test_experiment_runs_our_stages_beside_pyterriers_own():
         "our search, their scorer": shorter,
         "first": bm25 % 1,
         "sum": 2.0 * bm25 + source,
-        "their results, our filter": source >> sl.Stage("match", DOCUMENTS, filter={"brand": "brand"}),
+        "their results, our filter": source >> sl.Stage("filter", DOCUMENTS, filter={"brand": "brand"}),
     }
     topics = TOPICS.assign(qbrand=["Acme", "Acme", "Acme"])
     measured = pt.Experiment(
@@ -324,7 +324,7 @@ def test_experiment_agrees_with_our_own_measures():
     from searchlora.eval.measures import retrieval_values
     from searchlora.pipelines.pipeline import run_of
 
-    stage = bm25_stage(parse_stages([{"bm25": {"k": 3}}], "here")[0], DOCUMENTS)
+    stage = parse_stages([{"bm25": {"k": 3}}], "here")[0].over(DOCUMENTS)
     run = run_of(stage([{"id": id_, "query": query} for id_, query in QUERIES]))
     qrels: dict[str, dict[str, int]] = {}
     for id_, document, grade in GRADES:

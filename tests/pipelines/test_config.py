@@ -8,8 +8,11 @@ import pytest
 
 from searchlora.errors import PipelineError
 from searchlora.pipelines.config import parse_stages, read_pipeline, ready_pipelines
-from searchlora.pipelines.stage_lists import adapters
-from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings, DenseSettings, FuseSettings
+from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
+from searchlora.pipelines.stages.dense import DenseSettings
+from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.stage import needs_of
 
 
 def written(folder: Path, stages: str, parameters: str = "") -> Path:
@@ -45,10 +48,10 @@ def test_a_slot_without_an_adapter_is_left_out_and_a_named_one_is_there(name):
     assert len(slots) >= 3
     for slot in slots:
         found = read_pipeline(name, [f"{slot}=mine@2"]).stages
-        assert adapters(found) == ("mine@2",)
+        assert needs_of(found).adapters == ("mine@2",)
         assert len(found) == len(empty.stages) + (slot != "embedder")
     full = read_pipeline(name, [f"{slot}={slot}@1" for slot in slots])
-    assert len(adapters(full.stages)) == len(slots)
+    assert len(needs_of(full.stages).adapters) == len(slots)
     assert read_pipeline(name, [f"{slot}=null" for slot in slots]).stages == empty.stages
 
 
@@ -70,10 +73,10 @@ def test_fuse_stages_can_be_nested(tmp_path):
       weights: [2, 0.5]
       of:
         - bm25: {k: 50, shortest: 1, stopwords: null}
-        - fuse: {constant: 10, of: [{bm25: {k1: $k1}}, {dense: {model: m, query_prefix: "query: "}}]}
+        - fuse: {rrf_k: 10, of: [{bm25: {k1: $k1}}, {dense: {model: m, query_prefix: "query: "}}]}
 """
     (found,) = read_pipeline(written(tmp_path, stages, "parameters: {k1: 1.2}"), ["k1=2"]).stages
-    inner = FuseSettings(constant=10, of=(Bm25Settings(k1=2), DenseSettings(model="m", query_prefix="query: ")))
+    inner = FuseSettings(rrf_k=10, of=(Bm25Settings(k1=2), DenseSettings(model="m", query_prefix="query: ")))
     first = Bm25Settings(k=50, shortest=1, stopwords=None)
     assert found == FuseSettings(method="combmnz", k=20, weights=(2, 0.5), of=(first, inner))
     assert found.model_dump()["of"][1]["of"][1]["model"] == "m"
@@ -90,12 +93,12 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("bm25: {shortest: 0}", r"stage 2: 'shortest'"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
         ("dense: {model: m, trust_remote_code: true}", r"stage 2: 'trust_remote_code'.*Known keys: adapter, batch"),
-        ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*bm25, dense, fuse, hits, http, match, passages"),
+        ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*bm25, dense, filter, from_run, fuse, http, passages"),
         ("fuse: {method: rrf}", r"stage 2: 'of': field required"),
         ("fuse: {of: []}", r"stage 2: 'of': .*at least 1"),
         ("fuse: {of: bm25}", r"stage 2: 'of': .*tuple"),
         ("fuse: {method: borda, of: [{bm25: {}}]}", r"stage 2: 'method'"),
-        ("fuse: {constant: -1, of: [{bm25: {}}]}", r"stage 2: 'constant'"),
+        ("fuse: {rrf_k: -1, of: [{bm25: {}}]}", r"stage 2: 'rrf_k'"),
         ("fuse: {weights: [1], of: [{bm25: {}}, {bm25: {}}]}", r"stage 2: 'weights': .*1 weights for 2 stages"),
         ("fuse: {weights: [0], of: [{bm25: {}}]}", r"stage 2: 'weights': .*above 0"),
         ("fuse: {gate: gate.json, of: [{bm25: {}}]}", r"stage 2: .*'gate' is no longer a key.*searchlora tune"),

@@ -14,7 +14,8 @@ from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.settings import LocalSettings, ServerSettings
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings
+from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from tests.factories import first_word, random_adapter_folder
 from tests.server.api.serving import made_service, served
 

@@ -88,7 +88,7 @@ def test_nothing_of_the_corpus_is_read_or_encoded_again(tmp_path, corpus, pipeli
         raise AssertionError("a document was encoded")
 
     monkeypatch.setattr(Encoder, "encode_documents", refused)
-    monkeypatch.setattr("searchlora.pipelines.pipeline.read_documents", refused)
+    monkeypatch.setattr("searchlora.pipelines.corpus.read_documents", refused)
     assert searched(pipelines["fuse"], tmp_path / "index") == expected
 
 

@@ -10,8 +10,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import bm25_settings
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.records import Document
 from searchlora.task import load_task
 
@@ -47,7 +46,7 @@ class Scripted:
 def pipeline():
     engine = Scripted({"kicks": ("boots", "stop"), "shelter": ("", "stop"), "tent": ("tent tent tent", "length")})
     stage = AdapterStage(load_task("rewriting"), engine, "shop-rewriter@3")
-    return Pipeline("two", [stage, bm25_stage(bm25_settings(k=10), DOCUMENTS)])
+    return Pipeline("two", [stage, bm25_settings(k=10).over(DOCUMENTS)])
 
 
 def test_the_rewritten_query_is_searched(pipeline):

@@ -14,7 +14,7 @@ from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engine import Request
 from searchlora.inference.settings import ServerSettings
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stage_settings import AdapterSettings
+from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.prompts import messages
 from searchlora.task import load_prompted_task
 from tests.factories import first_word, random_adapter, random_adapter_folder
@@ -38,8 +38,11 @@ def test_text_after_a_scored_choice_can_be_disabled(tiny_base, tmp_path, monkeyp
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
     random_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
-    stages = [AdapterSettings(name="one"), AdapterSettings(name="one", rest=False)]
-    assert [stage.rest for stage in build_pipeline("p", stages, store=store, documents=[]).stages] == [True, False]
+    stages = [AdapterSettings(name="one"), AdapterSettings(name="one", continue_after_choice=False)]
+    assert [stage.continue_after_choice for stage in build_pipeline("p", stages, store=store, documents=[]).stages] == [
+        True,
+        False,
+    ]
 
 
 @pytest.mark.slow
@@ -47,7 +50,7 @@ def test_a_bare_stage_answers_as_the_base_model_to_the_same_prompt(tiny_base, tm
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
     random_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
-    stages = [AdapterSettings(name="one", max_new_tokens=4, bare=bare) for bare in (False, True)]
+    stages = [AdapterSettings(name="one", max_new_tokens=4, zero_shot=bare) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
     assert (adapted.label, bare.label) == ("one@1", "base(first-word)")
     assert bare.engine is adapted.engine
@@ -63,7 +66,11 @@ def test_cached_answers_are_those_of_the_same_weights(tiny_base, tmp_path, monke
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
     for seed in (1, 2):
         random_adapter(store, "one", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
-    settings = [AdapterSettings(name="one@1"), AdapterSettings(name="one@2"), AdapterSettings(name="one@2", bare=True)]
+    settings = [
+        AdapterSettings(name="one@1"),
+        AdapterSettings(name="one@2"),
+        AdapterSettings(name="one@2", zero_shot=True),
+    ]
     searches = [{"id": text, "group": text, "query": text, "text": text} for text in ("tent", "axe")]
 
     def built(cache=None):
@@ -92,10 +99,10 @@ def test_a_bare_stage_renders_with_the_options_of_its_adapter(tiny_base, tmp_pat
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
     folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1, ("prompt.date=2020-02-29",))
     store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
-    stages = [AdapterSettings(name="one", bare=bare) for bare in (False, True)]
+    stages = [AdapterSettings(name="one", zero_shot=bare) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
     assert bare.engine.renderer.options.date == "2020-02-29" != adapted.engine.renderer.options.date
-    server = AdapterSettings(name="one", bare=True, engine=ServerSettings(url="http://a"))
+    server = AdapterSettings(name="one", zero_shot=True, engine=ServerSettings(url="http://a"))
     (asked,) = build_pipeline("p", [server], store=store, documents=[]).stages
     assert asked.engine.renderer.options.date == "2020-02-29"
 
@@ -107,7 +114,7 @@ def test_values_tuned_for_the_adapter_are_not_those_of_its_base(tiny_base, tmp_p
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     store_adapter(store, "judge", folder, task=task, recipe=recipe, base=tiny_base, tuned={"temperature": 3.0})
     own = {"first_stage_weight": 0.5}
-    stages = [AdapterSettings(name="judge", bare=bare, tuned=own) for bare in (False, True)]
+    stages = [AdapterSettings(name="judge", zero_shot=bare, tuned=own) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
     assert (adapted.task.tuned, bare.task.tuned) == ({"temperature": 3.0, **own}, own)
 

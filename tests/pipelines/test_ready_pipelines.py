@@ -133,9 +133,9 @@ def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel,
 
     # The same attributes as a filter, in a file of one's own.
     shown = ready.called("pipelines", "show", "product_search").out
-    boosted = "match: {boost: {brand: intent.brand, category: intent.category}, factor: $factor}"
+    boosted = "filter: {boost: {brand: intent.brand, category: intent.category}, factor: $factor}"
     assert boosted in shown
-    Path("mine.yaml").write_text(shown.replace(boosted, "match: {filter: {brand: intent.brand}}"), encoding="utf-8")
+    Path("mine.yaml").write_text(shown.replace(boosted, "filter: {filter: {brand: intent.brand}}"), encoding="utf-8")
     supplier = {row["id"]: row["supplier"] for row in products}
     filtered = ready("mine.yaml", topics, Path("index"), **slots)
     for result in filtered:

@@ -14,8 +14,7 @@ from searchlora.pipelines import config
 from searchlora.pipelines.config import bm25_settings
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import result, result_line
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.records import Document, Hit
 from searchlora.task import load_task
 
@@ -72,7 +71,7 @@ class Rewriter:
 
 
 def test_search_executes_one_query_with_its_fields():
-    stages = [AdapterStage(load_task("rewriting"), Rewriter(), "r@3"), bm25_stage(bm25_settings(k=1), DOCUMENTS)]
+    stages = [AdapterStage(load_task("rewriting"), Rewriter(), "r@3"), bm25_settings(k=1).over(DOCUMENTS)]
     found = Pipeline("two", stages).search("kicks", history=[{"role": "user", "text": "outdoor"}])
     assert (found["query"], found["stages"]) == ("boots", ["r@3", "bm25(k=1)"])
     assert [hit["document"] for hit in found["hits"]] == ["d1"]

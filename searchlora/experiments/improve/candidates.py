@@ -13,7 +13,7 @@ from searchlora.experiments.improve.selection import Candidate, Row
 from searchlora.inference.engine import Request
 from searchlora.inference.sampling import Sampling
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.prompts import messages
 from searchlora.recipe import Recipe

@@ -30,9 +30,10 @@ from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stage_lists import pinned
-from searchlora.pipelines.stage_settings import EncodingSettings, FuseSettings, RetrieveSettings
-from searchlora.pipelines.stages import RetrieveStage
+from searchlora.pipelines.stages.encoder import EncodingSettings
+from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
+from searchlora.pipelines.stages.stage import pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.recipe import load_recipe, parse_recipe
 from searchlora.records import Document

@@ -22,8 +22,9 @@ from searchlora.experiments.slots import fusion_parts, fusion_place, kept_parts
 from searchlora.experiments.topic_gains import BASELINE, SYSTEM, circular_pipelines, topic_gains
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.stage_settings import FuseSettings
-from searchlora.pipelines.stages import AdapterStage, RetrieveStage
+from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.records import SearchContext
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.job_engine import JobEngine, executed, for_job

@@ -15,7 +15,7 @@ from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.local import LocalEngine
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.server.api import search, search_execution
 from searchlora.server.api.served_pipelines import ServerEngines
 from searchlora.server.grading.search_grades import SearchGrades

@@ -16,9 +16,9 @@ from searchlora.experiments.systems import plan_of
 from searchlora.inference.engines import Engines
 from searchlora.pipelines import pipeline as pipelines
 from searchlora.pipelines.config import parse_stages, read_pipeline
-from searchlora.pipelines.engine_indexes import load_corpus
+from searchlora.pipelines.engine_load import load_corpus
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stage_lists import adapters, encoders, pinned, reads_corpus
+from searchlora.pipelines.stages.stage import needs_of, pinned
 from tests.factories import random_encoder_adapter, shout
 
 CORPUS = [
@@ -71,7 +71,7 @@ def test_a_hybrid_pipeline_from_the_command_line(tmp_path, engine, products, enc
                 ]
             }
         },
-        {"match": {"boost": {"brand": "intent.brand"}}},
+        {"filter": {"boost": {"brand": "intent.brand"}}},
         parameters={"brand": "acme"},
     )
     refused = cli("search", shop, "tent")
@@ -197,8 +197,8 @@ def test_questions_about_stages():
         ],
         "here",
     )
-    assert not reads_corpus(stages)
-    assert encoders(stages) == ("m",) and adapters(stages) == ("x",)
+    assert not needs_of(stages).corpus
+    assert needs_of(stages).encoders == ("m",) and needs_of(stages).adapters == ("x",)
     assert pinned(stages, lambda name: f"{name}@7")[2].adapter == "x@7"
 
 
