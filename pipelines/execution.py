@@ -59,7 +59,7 @@ def execute_stage(
     for exchange in exchanges:
         of_prompt.setdefault(repr(exchange.request.messages), []).append(exchange)
     for before, after in zip(searches, done, strict=True):
-        row = trace_row(stage, before, after, of_prompt)
+        row = trace_row(stage, settings, before, after, of_prompt)
         trace({"id": row.pop("id"), "stage": number, **row, "milliseconds": taken / len(searches)})
     return done
 
@@ -102,6 +102,7 @@ def _skipped(stage: Stage, search: SearchContext, reason: str) -> SearchContext:
 
 def trace_row(
     stage: Stage,
+    settings: StageSettings | None,
     before: SearchContext,
     after: SearchContext,
     exchanges: Mapping[str, Sequence[Exchange]],
@@ -122,7 +123,7 @@ def trace_row(
     """
     row: dict[str, Any] = {
         "id": str(before["id"]),
-        "kind": stage.kind,
+        "kind": settings.kind if settings is not None else type(stage).__name__,
         "label": stage.label,
         "input": dict(stage.inputs(before)),
     }

@@ -80,34 +80,27 @@ class AdapterSettings(StageSettings):
         return engine if engine is None or not info.context else engine_settings(engine, f"{info.context}, engine")
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         return Needs(zero_shot=(self.name,)) if self.zero_shot else Needs(adapters=(self.name,))
 
     @property
     def adapter_reference(self) -> str | None:
-        """See `StageSettings.adapter_reference`."""
         return None if self.zero_shot else self.name
 
     def with_adapter(self, reference: str | None) -> Self:
-        """See `StageSettings.with_adapter`."""
         update = {"zero_shot": True} if reference is None else {"name": reference, "zero_shot": False}
         return self.model_copy(update=update)
 
     def pinned(self, pin: Callable[[str], str]) -> Self:
-        """See `StageSettings.pinned`."""
         return self.model_copy(update={"name": pin(self.name)})
 
     def with_default_engine(self, engine: EngineSettings) -> Self:
-        """See `StageSettings.with_default_engine`."""
         return self if self.engine is not None else self.model_copy(update={"engine": engine})
 
     @property
     def slot_name(self) -> str:
-        """See `StageSettings.slot_name`."""
         return short_name(self.name)
 
     def can_swap(self, reference: str, store: Store) -> bool:
-        """See `StageSettings.can_swap`."""
         del reference, store
         return True
 
@@ -196,10 +189,6 @@ class AdapterStage(Stage):
     constrained: bool = True
     continue_after_choice: bool = True
     fuse_rewrite: bool = False
-
-    @property
-    def kind(self) -> str:
-        return AdapterSettings.kind
 
     @property
     def label(self) -> str:
@@ -317,15 +306,12 @@ class AdapterStage(Stage):
         return outputs
 
     def engines(self) -> tuple[Engine, ...]:
-        """See `Stage.engines`."""
         return (self.engine,)
 
     def tasks(self) -> tuple[GenerationTask, ...]:
-        """See `Stage.tasks`."""
         return (self.task,)
 
     def with_engines(self, change: Callable[[Engine], Engine]) -> AdapterStage:
-        """See `Stage.with_engines`."""
         return replace(self, engine=change(self.engine))
 
     # Traces and explanations

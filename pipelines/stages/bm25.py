@@ -41,7 +41,6 @@ class Bm25Settings(RetrieveSettings):
     )
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         return Needs(documents=True)
 
     def build(self, context: BuildContext) -> RetrieveStage:
@@ -89,7 +88,6 @@ class Bm25Settings(RetrieveSettings):
         return Bm25Keys(**self.model_dump(exclude={"backend", *RetrieveSettings.model_fields}))
 
     def add_to_index(self, needs: IndexNeeds, context: BuildContext) -> None:
-        """See `StageSettings.add_to_index`."""
         del context
         needs.add_bm25(self.keys())
 
@@ -98,7 +96,6 @@ class Bm25Stage(RetrieveStage):
     """A stage that searches a BM25 index."""
 
     def terms(self, query: str, document: str) -> Mapping[str, float]:
-        """See `RetrieveStage.terms`."""
         from searchlora.retrieval.bm25 import BM25Index
 
         if not isinstance(self.retriever, BM25Index):

@@ -49,7 +49,6 @@ class DenseSettings(EncodingSettings):
         return self
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         encoder = super().needs()
         return Needs(adapters=encoder.adapters, encoders=encoder.encoders, documents=True)
 
@@ -121,7 +120,6 @@ class DenseSettings(EncodingSettings):
         return self.hnsw_ef_search if self.index == "hnsw" else self.ivf_probes
 
     def add_to_index(self, needs: IndexNeeds, context: BuildContext) -> None:
-        """See `StageSettings.add_to_index`."""
         pinned = self.pinned(context.store.pin)
         needs.add_vectors(pinned.vector_keys(context), pinned, self.structure())
 

@@ -27,7 +27,6 @@ class EncoderSettings(StageSettings):
     dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         return Needs(encoders=(self.model,)) if self.adapter is None else Needs(adapters=(self.adapter,))
 
     def encoder(self, context: BuildContext) -> Encoder:
@@ -48,20 +47,16 @@ class EncoderSettings(StageSettings):
 
     @property
     def adapter_reference(self) -> str | None:
-        """See `StageSettings.adapter_reference`."""
         return self.adapter
 
     def with_adapter(self, reference: str | None) -> Self:
-        """See `StageSettings.with_adapter`."""
         return self.model_copy(update={"adapter": reference})
 
     def pinned(self, pin: Callable[[str], str]) -> Self:
-        """See `StageSettings.pinned`."""
         return self if self.adapter is None else self.with_adapter(pin(self.adapter))
 
     @property
     def slot_name(self) -> str:
-        """See `StageSettings.slot_name`."""
         return self.kind if self.adapter is None else f"{self.kind}({short_name(self.adapter)})"
 
 

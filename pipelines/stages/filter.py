@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from searchlora.errors import PipelineError
 from searchlora.eval.trec import ranked
-from searchlora.pipelines.stages.conditions import Condition, Conditions, bound, described, unmet, values_read
+from searchlora.pipelines.stages.conditions import Conditions, bound, described, unmet, values_read
 from searchlora.pipelines.stages.stage import BuildContext, Needs, Stage, StageSettings, document_of
 from searchlora.records import Document, Hit, SearchContext
 
@@ -46,53 +46,41 @@ class FilterSettings(StageSettings):
         return self
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         return Needs(texts=True)
 
     def build(self, context: BuildContext) -> FilterStage:
-        """Build the stage."""
-        return FilterStage(context.corpus.documents, self.filter, self.boost, self.factor, self.k)
+        return FilterStage(context.corpus.documents, self)
 
 
 @dataclass(frozen=True)
 class FilterStage(Stage):
     """`hits` -> `hits`: filtered and boosted by fields of the documents that fit what earlier stages wrote.
 
-    Args:
-        filter: Field of a document -> its condition; hits that do not fulfil one of them are removed. A condition whose
-            paths have no values in the search filters nothing.
-        boost: The same; the score s of a hit that fulfils it becomes s + (factor - 1) · |s|, once for each field.
-        k: Number of hits to keep; None: all.
+    The score s of a hit becomes s + (factor - 1) · |s|, once for each field of `boost` that matches.
 
     Raises:
         PipelineError: if a search has no hits, or the corpus does not have the document of a hit.
     """
 
     documents: Mapping[str, Document]
-    filter: Mapping[str, Condition]
-    boost: Mapping[str, Condition]
-    factor: float = 2.0
-    k: int | None = None
-
-    @property
-    def kind(self) -> str:
-        return FilterSettings.kind
+    settings: FilterSettings
 
     @property
     def label(self) -> str:
-        phrases = [f"filter={phrase}" for phrase in described(self.filter)]
-        phrases += [f"boost={phrase}^{self.factor:g}" for phrase in described(self.boost)]
-        return f"filter({','.join(phrases if self.k is None else [*phrases, f'k={self.k}'])})"
+        own = self.settings
+        phrases = [f"filter={phrase}" for phrase in described(own.filter)]
+        phrases += [f"boost={phrase}^{own.factor:g}" for phrase in described(own.boost)]
+        return f"filter({','.join(phrases if own.k is None else [*phrases, f'k={own.k}'])})"
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        return [{**search, "hits": self._matching(search)[: self.k]} for search in searches]
+        return [{**search, "hits": self._matching(search)[: self.settings.k]} for search in searches]
 
     def _matching(self, search: SearchContext) -> list[Hit]:
         if "hits" not in search:
             where = f"query {search['id']}"
             fix = "Put a retrieval stage before 'filter'."
             raise PipelineError("there are no hits to filter", where=where, fix=fix)
-        filters, boosts = bound(self.filter, search), bound(self.boost, search)
+        filters, boosts = bound(self.settings.filter, search), bound(self.settings.boost, search)
         if not filters and not boosts:
             return list(search["hits"])
         hits = {}
@@ -101,14 +89,13 @@ class FilterStage(Stage):
             if all(test(document.field(name)) for name, test in filters.items()):
                 score = hit.score
                 for _ in range(sum(test(document.field(name)) for name, test in boosts.items())):
-                    score += (self.factor - 1) * abs(score)
+                    score += (self.settings.factor - 1) * abs(score)
                 hits[hit.document] = replace(hit, score=score)
         return [hits[document] for document in ranked({document: hit.score for document, hit in hits.items()})]
 
     def inputs(self, search: SearchContext) -> Iterator[tuple[str, Any]]:
         """The values of the conditions."""
-        yield from values_read(search, self.filter, self.boost).items()
+        yield from values_read(search, self.settings.filter, self.settings.boost).items()
 
     def unmet(self, search: SearchContext, content: Document | None) -> str:
-        """See `Stage.unmet`."""
-        return unmet(self.filter, search, content)
+        return unmet(self.settings.filter, search, content)

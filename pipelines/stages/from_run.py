@@ -31,11 +31,9 @@ class FromRunSettings(StageSettings):
     k: int = Field(100, ge=1, description="number of hits to keep per query")
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         return Needs(query_hits=True) if self.run is None else Needs(runs=(self.run,))
 
     def build(self, context: BuildContext) -> FromRunStage:
-        """Read the run."""
         del context
         if self.run is None:
             return FromRunStage(None, self.k)
@@ -57,10 +55,6 @@ class FromRunStage(Stage):
     run: Run | None
     k: int
     name: str = ""
-
-    @property
-    def kind(self) -> str:
-        return FromRunSettings.kind
 
     @property
     def label(self) -> str:

@@ -71,7 +71,6 @@ class FuseSettings(RetrieveSettings):
 
     @property
     def parts(self) -> tuple[RetrieveSettings, ...]:
-        """See `StageSettings.parts`."""
         return self.of
 
     def with_parts(self, parts: Mapping[int, StageSettings]) -> Self:
@@ -118,7 +117,6 @@ class FuseStage(RetrieveStage):
         return self.retriever.search_with_failures(queries, self.k, filters)
 
     def look_up_parts(self, query: str, filter: FieldFilter, sought: Sought) -> tuple[Retrieved, ...]:
-        """See `RetrieveStage.look_up_parts`."""
         return tuple(
             replace(part.look_up_query(query, filter, sought), skipped=sought.skipped.get(part.label, ""))
             for part in self.parts
@@ -129,7 +127,6 @@ class FuseStage(RetrieveStage):
         return sum(part.k for part in self.parts)
 
     def without_skipped(self, sought: Sought) -> FuseStage:
-        """See `RetrieveStage.without_skipped`."""
         if not sought.skipped:
             return self
         parts = [

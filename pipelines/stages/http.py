@@ -66,11 +66,9 @@ class HttpSettings(RetrieveSettings):
         return self
 
     def check_file(self, where: str) -> None:
-        """See `StageSettings.check_file`."""
         check_key_variable(self.api_key_env, where)
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         return Needs(texts_with_hits=True, unversioned=True)
 
     def build(self, context: BuildContext) -> RetrieveStage:

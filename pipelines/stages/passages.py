@@ -22,11 +22,9 @@ class PassagesSettings(StageSettings):
     k: int = Field(10, ge=1, description="number of hits whose texts are fetched")
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         return Needs(texts=True)
 
     def build(self, context: BuildContext) -> PassagesStage:
-        """Build the stage."""
         return PassagesStage(context.corpus.documents, self.k)
 
 
@@ -40,10 +38,6 @@ class PassagesStage(Stage):
 
     documents: Mapping[str, Document]
     k: int
-
-    @property
-    def kind(self) -> str:
-        return PassagesSettings.kind
 
     @property
     def label(self) -> str:

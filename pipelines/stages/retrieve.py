@@ -114,7 +114,6 @@ class RetrieveStage(Stage):
         return replace(self, retriever=change(self.retriever))
 
     def inputs(self, search: SearchContext) -> Iterator[tuple[str, Any]]:
-        """See `Stage.inputs`."""
         yield "query", search["query"]
         if FUSED_QUERIES in search:
             yield FUSED_QUERIES, list(search[FUSED_QUERIES])
@@ -171,7 +170,6 @@ class RetrieveStage(Stage):
         return {}
 
     def unmet(self, search: SearchContext, content: Document | None) -> str:
-        """See `Stage.unmet`."""
         return unmet(self.filter_by, search, content)
 
     def notes(self, before: SearchContext, after: SearchContext, rank: int | None) -> Iterator[str]:

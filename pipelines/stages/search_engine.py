@@ -72,11 +72,9 @@ class EngineSearchSettings(RetrieveSettings):
         return self
 
     def check_file(self, where: str) -> None:
-        """See `StageSettings.check_file`."""
         check_key_variable(self.api_key_env, where)
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         return Needs(texts_with_hits=True)
 
     def labelled_filters(self) -> list[str]:
@@ -182,7 +180,6 @@ class TextSearchSettings(EngineSearchSettings):
         return fields
 
     def text_keys(self, engine: SearchEngine) -> TextKeys:
-        """See `EngineSearchSettings.text_keys`."""
         return TextKeys(fields=tuple(self.fields or DEFAULT_FIELDS), analyzer=self.analyzer or engine.default_analyzer)
 
     def _retriever(self, context: BuildContext) -> Retriever:
@@ -220,7 +217,6 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
         return self
 
     def needs(self) -> Needs:
-        """See `StageSettings.needs`."""
         encoder = super().needs()
         return Needs(adapters=encoder.adapters, encoders=encoder.encoders, texts_with_hits=True)
 
@@ -246,7 +242,6 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
         return Graph(self.hnsw_m, self.hnsw_ef_construction) if self.structure == "hnsw" else None
 
     def vectors(self) -> VectorSearchSettings:
-        """See `EngineSearchSettings.vectors`."""
         return self
 
 
@@ -254,5 +249,4 @@ class EngineStage(RetrieveStage):
     """A stage that searches in an engine, which sends the texts of its hits."""
 
     def deepest(self) -> int:
-        """See `RetrieveStage.deepest`."""
         return 1_000

@@ -33,8 +33,7 @@ class SimilaritySettings(EncoderSettings):
     batch_size: int = Field(32, ge=1, description="texts per forward pass")
 
     def build(self, context: BuildContext) -> SimilarityStage:
-        """Load the encoder."""
-        return SimilarityStage(self.encoder(context), self.query_prefix, self.document_prefix, self.batch_size)
+        return SimilarityStage(self.encoder(context), self)
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,7 @@ class SimilarityStage(Stage):
     """
 
     encoder: Encoder
-    query_prefix: str = ""
-    document_prefix: str = ""
-    batch_size: int = 32
-
-    @property
-    def kind(self) -> str:
-        return SimilaritySettings.kind
+    settings: SimilaritySettings
 
     @property
     def label(self) -> str:
@@ -68,8 +61,9 @@ class SimilarityStage(Stage):
                     where=f"query {search['id']}",
                     fix="Put a stage 'passages' before 'similarity'.",
                 )
-        queries = [self.query_prefix + str(search["query"]) for search in searches]
-        passages = [[self.document_prefix + _searchable(one) for one in search["passages"]] for search in searches]
+        queries = [self.settings.query_prefix + str(search["query"]) for search in searches]
+        prefix = self.settings.document_prefix
+        passages = [[prefix + _searchable(passage) for passage in search["passages"]] for search in searches]
         of_query = self._units(self.encoder.encode, queries)
         of_passage = self._units(self.encoder.encode_documents, [text for texts in passages for text in texts])
         return [
@@ -80,7 +74,7 @@ class SimilarityStage(Stage):
     def _units(self, encode: Callable[..., Any], texts: Sequence[str]) -> dict[str, Any]:
         """Text -> its vector, of length 1. Each text is encoded once."""
         distinct = list(dict.fromkeys(texts))
-        vectors = encode(distinct, batch_size=self.batch_size)
+        vectors = encode(distinct, batch_size=self.settings.batch_size)
         units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return dict(zip(distinct, units, strict=True))
 

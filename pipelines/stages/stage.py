@@ -215,11 +215,6 @@ class Stage(ABC):
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         """The searches in the same order, each a new mapping with the fields that this stage adds."""
 
-    @property
-    def kind(self) -> str:
-        """The key of the stage in a pipeline file."""
-        return type(self).__name__
-
     def engines(self) -> tuple[Engine, ...]:
         """The engines that the stage asks."""
         return ()
