@@ -23,8 +23,8 @@ class Rewriter:
     call_size = 1
     engine_id = "table"
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
+    def __init__(self, rewrites=REWRITES, seconds: float = 0.0, finish: str = "stop") -> None:
+        self.rewrites, self.seconds, self.finish = rewrites, seconds, finish
         self.calls: list[int] = []
 
     def pin(self, adapter):
@@ -38,7 +38,8 @@ class Rewriter:
             raise RequestRefused("does not fit")
         if "server" in queries:
             raise EngineError("the server does not answer")
-        return [Completion(REWRITES[query], "stop", 10, len(REWRITES[query])) for query in queries]
+        texts = [self.rewrites[query] for query in queries]
+        return [Completion(text, self.finish, 10, len(text)) for text in texts]
 
     def score(self, requests, choices, **_):
         raise NotImplementedError

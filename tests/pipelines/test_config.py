@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from searchlora.errors import PipelineError
-from searchlora.pipelines.config import parse_stages, read_pipeline, ready_pipelines
+from searchlora.pipelines.config import read_pipeline, ready_pipelines
 from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.dense import DenseSettings
@@ -90,15 +90,11 @@ def test_fuse_stages_can_be_nested(tmp_path):
             "bm25: {colour: red}",
             r"stage 2: 'colour'.*Known keys: b, backend, budget_s, fields, filter_by, k, k1, on_failure, shortest",
         ),
-        ("bm25: {shortest: 0}", r"stage 2: 'shortest'"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
-        ("dense: {model: m, trust_remote_code: true}", r"stage 2: 'trust_remote_code'.*Known keys: adapter, batch"),
+        ("dense: {model: m, index: ivf, hnsw_m: 8}", r"stage 2: .*'hnsw_m' is for 'index: hnsw'"),
         ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*bm25, dense, filter, from_run, fuse, http, passages"),
-        ("fuse: {method: rrf}", r"stage 2: 'of': field required"),
         ("fuse: {of: []}", r"stage 2: 'of': .*at least 1"),
-        ("fuse: {of: bm25}", r"stage 2: 'of': .*tuple"),
         ("fuse: {method: borda, of: [{bm25: {}}]}", r"stage 2: 'method'"),
-        ("fuse: {rrf_k: -1, of: [{bm25: {}}]}", r"stage 2: 'rrf_k'"),
         ("fuse: {weights: [1], of: [{bm25: {}}, {bm25: {}}]}", r"stage 2: 'weights': .*1 weights for 2 stages"),
         ("fuse: {weights: [0], of: [{bm25: {}}]}", r"stage 2: 'weights': .*above 0"),
         ("fuse: {gate: gate.json, of: [{bm25: {}}]}", r"stage 2: .*'gate' is no longer a key.*searchlora tune"),
@@ -108,7 +104,6 @@ def test_fuse_stages_can_be_nested(tmp_path):
             r"stage 2, of 1: \['adapter'\] is not one kind.*bm25, dense, fuse, http, text_search, vector_search, as",
         ),
         ("fuse: {of: [bm25]}", r"stage 2, of 1: \['bm25'\] is not one kind"),
-        ("fuse: {of: [{bm25: 3}]}", r"stage 2, of 1: \['bm25'\] is not one kind"),
         ("fuse: {of: [{bm25: {k: $depth}}]}", r"stage 2, of 1: 'k' refers to the parameter '\$depth'"),
     ],
 )
@@ -147,36 +142,3 @@ def test_an_override_of_an_unknown_parameter_is_refused():
         read_pipeline("rewrite_bm25", ["colour=red"])
     with pytest.raises(PipelineError, match="is not a YAML value"):
         read_pipeline("rewrite_bm25", ["adapter=["])
-
-
-def test_stages_can_be_parsed_without_a_pipeline_file():
-    assert parse_stages([{"bm25": {"k": 5}}], "retrieval") == [Bm25Settings(k=5)]
-    with pytest.raises(PipelineError, match="retrieval, stage 1: 'k'"):
-        parse_stages([{"bm25": {"k": -1}}], "retrieval")
-
-
-def test_a_binary_file_is_an_error_that_names_it(tmp_path):
-    (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe")
-    with pytest.raises(PipelineError, match=r"mine\.yaml: is not UTF-8 text .*line 1"):
-        read_pipeline(tmp_path / "mine.yaml")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"a: " + b"[" * 100_000, "nested too deeply"),
-        (b"a: " + b"{a: " * 3000 + b"1" + b"}" * 3000, "nested too deeply"),
-        ("name: größe".encode("latin-1"), "is not UTF-8"),
-        (b"name: 2026-13-45", "is not YAML"),
-        (b"name: " + b"9" * 5000, "is not YAML"),
-        (b"name: !!python/object/apply:os.system [echo]", "is not YAML"),
-        (b"name: a\x00b", "is not YAML"),
-        (b"a: &a [*a]", "nested too deeply"),
-    ],
-    ids=["list", "mapping", "latin-1", "date", "number", "object", "NUL", "alias"],
-)
-def test_a_file_that_cannot_be_parsed_is_refused(tmp_path, content, says):
-    (tmp_path / "p.yaml").write_bytes(content)
-    with pytest.raises(PipelineError, match=says):
-        read_pipeline(tmp_path / "p.yaml")

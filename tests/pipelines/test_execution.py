@@ -11,7 +11,6 @@ import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineError, PipelineError, RequestRefused
 from searchlora.inference.remote.engine import RemoteEngine
-from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
@@ -92,9 +91,6 @@ def test_a_stage_that_exceeds_its_budget_fails():
     assert all("budget of 0.01 s" in search["skipped"]["rewriter@3"] for search in done)
     (fast,) = built(Rewriter(), {"budget_s": 30}).execute(searches("kicks"))
     assert fast["query"] == "boots"
-
-
-def test_errors_within_a_budget_are_those_of_the_stage():
     with pytest.raises(RequestRefused, match="does not fit"):
         built(Rewriter(), {"budget_s": 30}).execute(searches("too long"))
 
@@ -194,19 +190,6 @@ def test_an_explanation_tells_the_part_that_was_late():
     assert "bm25 (not among the first" in explanation.verdict
     assert explanation.verdict.endswith("for each of 1 searches; else at rank 1)")
     assert [part.skipped != "" for part in stage.retrieved.parts] == [False, True]
-
-
-def test_a_part_of_a_fusion_has_a_failure_policy_and_a_time_budget():
-    (fused,) = parse_stages(
-        [{"fuse": {"of": [{"bm25": {"on_failure": "skip"}}, {"bm25": {"k": 5, "budget_s": 2}}]}}], "here"
-    )
-    stage = fused.fused([part.over(DOCUMENTS) for part in fused.of])
-    assert [(source.optional, source.budget_s) for source in stage.retriever.sources] == [(True, None), (False, 2.0)]
-    (stage,) = parse_stages([{"fuse": {"on_failure": "skip", "budget_s": 2, "of": [{"bm25": {}}]}}], "here")
-    assert (stage.on_failure, stage.budget_s) == ("skip", 2)
-    for wrong in ({"on_failure": "ignore"}, {"budget_s": 0}):
-        with pytest.raises(PipelineError, match=next(iter(wrong))):
-            parse_stages([{"bm25": wrong}], "here")
 
 
 def test_the_trace_tells_what_each_stage_did_with_each_search():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, RequestRefused, UsageError
+from searchlora.errors import EngineError, RequestRefused
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.index_build import build_index
@@ -161,11 +161,6 @@ def test_hits_of_another_engine_are_taken_as_they_are(tmp_path, document):
         assert (explanation.stages[0].rank, explanation.stages[0].score) == (1, 3.5)
     else:
         assert explanation.verdict.endswith("not among the 2 hits that the stage takes")
-
-
-def test_a_document_that_is_not_in_the_corpus_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no document 'd9' in the corpus"):
-        explain(built([{"bm25": {}}], tmp_path), QUERY, "d9")
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.experiments.slots import find_slots, without
 from searchlora.outputs import Label
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
@@ -75,14 +74,6 @@ def test_a_boost_raises_a_negative_score(tmp_path):
     assert found["hits"] == [Hit("d2", 0.0), Hit("d1", -0.8)]
 
 
-def test_the_trace_tells_the_values(tmp_path):
-    _, pipeline = matched(tmp_path, {"filter": {"brand": "intent.brand"}})
-    rows = []
-    pipeline.execute([{"id": "q", "query": "rain", "intent": {"brand": "Acme"}}], trace=rows.append)
-    assert rows[1]["input"] == {"intent.brand": ["acme"]}
-    assert [hit["document"] for hit in rows[1]["output"]["hits"]] == ["d2"]
-
-
 SHOP = [
     Document("d1", "rain jacket", metadata={"price": "49.90", "kinds": "Rain Wear", "sku": "NV-12"}),
     Document("d2", "rain jacket", metadata={"price": "120", "kinds": "Snow Rainwear", "sku": "AC-1"}),
@@ -142,10 +133,3 @@ def test_it_needs_hits_documents_and_something_to_match(tmp_path):
             "p", parse_stages([{"from_run": {}}, filtered], "h"), store=Store(tmp_path), documents=[]
         )
         built.execute([{"id": "q", "query": "x", "hits": ["d9"], "intent": "acme"}])
-
-
-def test_it_is_a_slot_of_an_ablation():
-    stages = parse_stages([{"bm25": {}}, {"filter": {"boost": {"brand": "intent"}}}], "here")
-    slots = find_slots(stages)
-    assert [slot.name for slot in slots] == ["bm25", "filter"]
-    assert without(stages, slots[1]).stages == (stages[0],)

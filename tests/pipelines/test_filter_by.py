@@ -138,14 +138,6 @@ def test_trace_and_explanation_tell_the_filter(tmp_path):
     assert explain(matched, "jacket", "a07", **fields).verdict.endswith(": its brand does not fulfil equals north way")
 
 
-@pytest.mark.parametrize("hits", [None, "d1", 7])
-def test_hits_of_a_query_row_that_are_no_list_skip_the_stage(tmp_path, hits):
-    pipeline = built(tmp_path, {"from_run": {"on_failure": "skip"}})
-    (found,) = pipeline.execute([{"id": "q", "query": "x", "hits": hits}])
-    assert found["hits"] == []
-    assert "no list 'hits'" in found["skipped"][pipeline.labels[0]]
-
-
 @pytest.mark.parametrize(
     ("stage", "says"),
     [

@@ -12,7 +12,6 @@ from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import DataError, PipelineError, StaleIndex
 from searchlora.files import atomic
-from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.retrieval import Encoder
@@ -393,9 +392,3 @@ def test_rank_bm25_is_refused(tmp_path, corpus):
     (tmp_path / "p.yaml").write_text("name: p\nstages: [{bm25: {backend: rank-bm25}}]\n")
     with pytest.raises(PipelineError, match="rank-bm25 cannot be saved"):
         build_index(corpus, tmp_path / "index", pipelines=[tmp_path / "p.yaml"])
-
-
-def test_keys_of_another_kind_of_index_are_refused(tmp_path):
-    (tmp_path / "p.yaml").write_text("name: p\nstages: [{dense: {model: m, index: ivf, hnsw_m: 8}}]\n")
-    with pytest.raises(PipelineError, match="'hnsw_m' is for 'index: hnsw'"):
-        read_pipeline(tmp_path / "p.yaml")
