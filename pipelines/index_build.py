@@ -126,7 +126,7 @@ def build_index(
         store: The adapter store, for dense stages with an adapter.
 
     Raises:
-        PipelineError: for an invalid pipeline, or one whose backend cannot be saved.
+        PipelineError: for an invalid pipeline.
         DataError: for a row that is not a document, two documents with the same id, a folder `out` that is not an
             index, or a file that cannot be written.
         BaseModelError, NotInStore, LoadCheckFailed: if an encoder or an adapter is missing or fails its load check.

@@ -49,6 +49,7 @@ class AdapterSettings(StageSettings):
 
     kind: ClassVar[str] = "adapter"
     renamed: ClassVar[Mapping[str, str]] = {"bare": "zero_shot", "rest": "continue_after_choice"}
+    adapter_key: ClassVar[str | None] = "name"
     removable: ClassVar[bool] = True
 
     name: str = Field(description="adapter: `name`, `name@3` or `name@alias`")
@@ -89,9 +90,6 @@ class AdapterSettings(StageSettings):
     def with_adapter(self, reference: str | None) -> Self:
         update = {"zero_shot": True} if reference is None else {"name": reference, "zero_shot": False}
         return self.model_copy(update=update)
-
-    def pinned(self, pin: Callable[[str], str]) -> Self:
-        return self.model_copy(update={"name": pin(self.name)})
 
     def with_default_engine(self, engine: EngineSettings) -> Self:
         return self if self.engine is not None else self.model_copy(update={"engine": engine})

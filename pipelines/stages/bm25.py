@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from searchlora.errors import PipelineError
 from searchlora.pipelines.corpus import IndexedCorpus
 from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
+from searchlora.renamed import RenamedWarning
 
 if TYPE_CHECKING:
     from searchlora.pipelines.index_build import IndexNeeds
-    from searchlora.retrieval.analysis import Analyzer
     from searchlora.retrieval.bm25 import BM25Index
     from searchlora.retrieval.index_folder import Bm25Keys
 
@@ -31,14 +31,21 @@ class Bm25Settings(RetrieveSettings):
     stopwords: Literal["english"] | None = Field("english", description="stop words to remove")
     stemmer: Literal["english"] | None = Field(None, description="Snowball stemmer")
     shortest: int = Field(2, ge=1, description="minimum length of a term in characters")
-    backend: Literal["bm25s", "rank-bm25"] = Field(
-        "bm25s", description="library: bm25s (Lucene's variant) or rank-bm25 (Robertson's)"
-    )
     fields: dict[str, int] | None = Field(
         None,
         description="field -> boost, a whole number, as in `{title: 3, text: 1, brand: 2}`; fields are title, text and"
         " other columns of the corpus; default: title and text",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_backend(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "backend" not in values:
+            return values
+        if values["backend"] != "bm25s":
+            raise ValueError("'backend' is no longer a key: bm25s, Lucene's variant of BM25, is the only one")
+        warnings.warn("'backend' is no longer a key of 'bm25'; remove it.", RenamedWarning, 2)
+        return {key: value for key, value in values.items() if key != "backend"}
 
     def needs(self) -> Needs:
         return Needs(documents=True)
@@ -56,6 +63,7 @@ class Bm25Settings(RetrieveSettings):
         return Bm25Stage(index, self.k, self.label(), self.filter_by, self.kind)
 
     def _index(self, corpus: IndexedCorpus, progress: Progress) -> BM25Index:
+        from searchlora.retrieval.analysis import Analyzer
         from searchlora.retrieval.bm25 import BM25Index
 
         if corpus.folder is not None:
@@ -64,28 +72,16 @@ class Bm25Settings(RetrieveSettings):
             corpus.rows(),
             k1=self.k1,
             b=self.b,
-            analyzer=self._analyzer(),
-            method="robertson" if self.backend == "rank-bm25" else "lucene",
-            backend=self.backend,
+            analyzer=Analyzer(stopwords=self.stopwords, stemmer=self.stemmer, shortest=self.shortest),
             fields=self.fields,
             progress=progress,
         )
 
-    def _analyzer(self) -> Analyzer:
-        from searchlora.retrieval.analysis import Analyzer
-
-        return Analyzer(stopwords=self.stopwords, stemmer=self.stemmer, shortest=self.shortest)
-
     def keys(self) -> Bm25Keys:
-        """What an index in an index folder depends on. Raises `PipelineError` for rank-bm25."""
+        """What an index in an index folder depends on."""
         from searchlora.retrieval.index_folder import Bm25Keys
 
-        if self.backend == "rank-bm25":
-            raise PipelineError(
-                "an index of the backend rank-bm25 cannot be saved",
-                fix="Use the backend bm25s, or give the file of the documents as the corpus.",
-            )
-        return Bm25Keys(**self.model_dump(exclude={"backend", *RetrieveSettings.model_fields}))
+        return Bm25Keys(**self.model_dump(exclude=set(RetrieveSettings.model_fields)))
 
     def add_to_index(self, needs: IndexNeeds, context: BuildContext) -> None:
         del context

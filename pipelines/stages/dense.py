@@ -16,7 +16,6 @@ from searchlora.pipelines.stages.stage import BuildContext, Needs
 if TYPE_CHECKING:
     from searchlora.pipelines.index_build import IndexNeeds
     from searchlora.retrieval.dense import DenseIndex
-    from searchlora.retrieval.index_folder import IndexFolder
     from searchlora.retrieval.nearest import Structure
 
 
@@ -72,8 +71,14 @@ class DenseSettings(EncodingSettings):
     def _vectors(self, context: BuildContext) -> DenseIndex:
         from searchlora.retrieval.dense import DenseIndex
 
-        if context.corpus.folder is not None:
-            return self._opened(context.corpus.folder, context)
+        if (folder := context.corpus.folder) is not None:
+            return DenseIndex.load(
+                folder.vectors(self.vector_keys(context), self.structure(), self._effort),
+                self.encoder(context),
+                query_batch_size=self.query_batch_size,
+                normalise=self.normalise,
+                query_prefix=self.query_prefix,
+            )
         return DenseIndex(
             context.corpus.rows(),
             self.encoder(context),
@@ -86,24 +91,6 @@ class DenseSettings(EncodingSettings):
             structure=self.structure(),
             effort=self._effort,
             progress=context.steps("Encoding"),
-        )
-
-    def _opened(self, folder: IndexFolder, context: BuildContext) -> DenseIndex:
-        from searchlora.retrieval.dense import DenseIndex, SavedVectors
-        from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest
-
-        encoder, structure = self.encoder(context), self.structure()
-        part, file = folder.vectors(self.vector_keys(context), structure)
-        if structure is None:
-            nearest: Nearest = ExactSearch(file.vectors, part.longest)
-        else:
-            nearest = ApproximateSearch(structure, folder.structure(part, structure), self._effort, part.longest)
-        return DenseIndex.load(
-            SavedVectors(folder.documents.ids, folder.order, file, nearest, folder.reading),
-            encoder,
-            query_batch_size=self.query_batch_size,
-            normalise=self.normalise,
-            query_prefix=self.query_prefix,
         )
 
     def structure(self) -> Structure | None:

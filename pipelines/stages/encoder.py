@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 class EncoderSettings(StageSettings):
     """Settings of a stage with an encoder."""
 
+    adapter_key: ClassVar[str | None] = "adapter"
     removable: ClassVar[bool] = True
 
     model: str = Field(description="encoder: catalogue name, folder or hub id")
@@ -51,9 +51,6 @@ class EncoderSettings(StageSettings):
 
     def with_adapter(self, reference: str | None) -> Self:
         return self.model_copy(update={"adapter": reference})
-
-    def pinned(self, pin: Callable[[str], str]) -> Self:
-        return self if self.adapter is None else self.with_adapter(pin(self.adapter))
 
     @property
     def slot_name(self) -> str:

@@ -107,6 +107,8 @@ class StageSettings(Settings):
     renamed: ClassVar[Mapping[str, str]] = {}
     #: Keys with values that never refer to a parameter.
     literal: ClassVar[frozenset[str]] = frozenset()
+    #: The key that names an adapter; None without one.
+    adapter_key: ClassVar[str | None] = None
     #: Whether the stage retrieves, or takes the hits of another engine.
     produces_hits: ClassVar[bool] = False
     #: Whether the stage reads hits of an earlier stage.
@@ -172,9 +174,12 @@ class StageSettings(Settings):
 
     def pinned(self, pin: Callable[[str], str]) -> Self:
         """The stage with every adapter reference resolved to a version by `pin` (`Store.pin`)."""
-        if not self.parts:
+        if self.parts:
+            return self.with_parts({index: part.pinned(pin) for index, part in enumerate(self.parts)})
+        key = self.adapter_key
+        if key is None or getattr(self, key) is None:
             return self
-        return self.with_parts({index: part.pinned(pin) for index, part in enumerate(self.parts)})
+        return self.model_copy(update={key: pin(getattr(self, key))})
 
     def with_default_engine(self, engine: EngineSettings) -> Self:
         """The stage with an engine if it generates and has none."""

@@ -54,9 +54,6 @@ def evaluate(
     stemmer: Annotated[
         str | None, typer.Option("--stemmer", metavar="LANGUAGE", help="Snowball stemmer of BM25, for example english.")
     ] = None,
-    backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="BM25 library: bm25s (lucene) or rank-bm25 (robertson).")
-    ] = "bm25s",
     store: StoreOption = None,
     tasks: TasksOption = None,
     _device: DeviceOption = None,
@@ -80,7 +77,7 @@ def evaluate(
             baseline_data=baseline_data,
             allow_circular=allow_circular,
             unconstrained=unconstrained,
-            retrieval=bm25_settings(backend=backend, stemmer=stemmer),
+            retrieval=bm25_settings(stemmer=stemmer),
             store=Store(store),
             cache_dir=out / "outputs",
             engine=engine.read(),

@@ -12,13 +12,14 @@ import typer
 
 from searchlora.cli.options import (
     CACHE_MB,
+    AllowCircularOption,
     CacheLimitOption,
     CacheOption,
-    DataOption,
     DeviceOption,
     EngineOptions,
     JsonOption,
     MapOption,
+    MeasureOption,
     ParametersOption,
     StoreOption,
     TasksOption,
@@ -198,36 +199,74 @@ def _fields(values: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+@takes(PipelineOptions)
 @takes(EngineOptions, "engine")
 def tune(
     pipeline: PipelineArgument,
-    data: DataOption,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Pipeline file (YAML) to write.")],
+    options: PipelineOptions,
     engine: EngineOptions,
-    settings: ParametersOption = [],  # noqa: B006 (typer copies it)
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FOLDER", help="Dataset folder, from `data build`: fit thresholds."),
+    ] = None,
+    topics: Annotated[
+        Path | None, typer.Option("--topics", metavar="FILE", help="Validation topics: choose fusion weights.")
+    ] = None,
+    qrels: Annotated[
+        Path | None, typer.Option("--qrels", metavar="FILE", help="Relevance judgments of the topics (qrels).")
+    ] = None,
+    measure: MeasureOption = "nDCG@10",
+    allow_circular: AllowCircularOption = False,
 ) -> None:
-    """Fit the thresholds of a pipeline's adapter stage on validation records, and write the tuned pipeline."""
-    from searchlora.adapters.store import Store
-    from searchlora.cli.terminal import progress_bars
-    from searchlora.experiments.tune import tune as verb
+    """Fit the thresholds of an adapter stage (--data) or the weights of a fusion (--topics, --qrels).
 
+    Writes the pipeline with the fitted values and pinned adapters. Use validation data, not test data.
+    """
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.experiments.tune import tune as fit_thresholds
+    from searchlora.experiments.tune import tune_weights
+    from searchlora.pipelines.config import read_pipeline
+
+    if (data is None) == (topics is None) or (topics is None) != (qrels is None):
+        raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
+    if data is not None:
+        with progress_bars() as steps:
+            tuned = fit_thresholds(
+                pipeline,
+                data,
+                out,
+                overrides=options.settings,
+                engine=engine.read(),
+                store=options.store,
+                tasks=options.tasks,
+                steps=steps,
+            )
+        for key, value in tuned.tuned.items():
+            typer.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
+        typer.echo(f"Wrote {tuned.path} for {tuned.adapter}")
+        return
+    assert topics is not None and qrels is not None
     with progress_bars() as steps:
-        done = verb(
-            pipeline,
-            data,
+        chosen = tune_weights(
+            read_pipeline(pipeline, options.settings, engine.read()),
+            topics,
+            qrels,
             out,
-            overrides=settings,
-            engine=engine.read(),
-            store=Store(store),
-            tasks=tasks,
+            measure=measure,
+            corpus=options.documents(),
+            allow_circular=allow_circular,
+            store=options.store,
+            tasks=options.tasks,
             steps=steps,
         )
-    for key, value in done.tuned.items():
-        typer.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
-    typer.echo(f"Wrote {done.path} for {done.adapter}")
+    for name, score in (("before", chosen.own), ("best", chosen.best)):
+        weights = ", ".join(f"{part} {weight:g}" for part, weight in zip(chosen.parts, score.weights, strict=True))
+        interval = f"{score.low:.4f} to {score.high:.4f}, n = {score.n}"
+        typer.echo(f"{name}: {weights}: {chosen.measure} {score.value:.4f} ({interval})")
+    if chosen.circular:
+        typer.echo(f"circular: {chosen.circular}")
+    typer.echo(f"Wrote {chosen.path}. The weights were chosen on these topics: expect less on others.")
 
 
 @app.command("list", epilog=example("searchlora pipelines list --json"))

@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,16 @@ from searchlora.models.resolve import cache_dir
 from searchlora.progress import Progress, silent
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25_FILES, BM25Index
-from searchlora.retrieval.nearest import Hnsw, Ivf, Structure, read_structure
+from searchlora.retrieval.dense import SavedVectors
+from searchlora.retrieval.nearest import (
+    ApproximateSearch,
+    ExactSearch,
+    Hnsw,
+    Ivf,
+    Nearest,
+    Structure,
+    read_structure,
+)
 from searchlora.retrieval.vector_file import VECTOR_FILES, VectorFile
 
 #: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
@@ -202,13 +211,6 @@ class IndexManifest(_Frozen):
         return self
 
 
-class FoundVectors(NamedTuple):
-    """Vectors in an index folder, and what is known of them."""
-
-    part: DensePart
-    file: VectorFile
-
-
 Part = TypeVar("Part", Bm25Part, DensePart)
 
 
@@ -250,8 +252,13 @@ class IndexFolder:
             _check_equal("terms", index.terms, part.terms)
         return index
 
-    def vectors(self, keys: VectorKeys, structure: Structure | None) -> FoundVectors:
-        """The vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the structure."""
+    def vectors(self, keys: VectorKeys, structure: Structure | None = None, effort: int = 64) -> SavedVectors:
+        """The vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the structure.
+
+        Args:
+            structure: For approximate search; None: exact search.
+            effort: Of the approximate search, as of `DenseIndex`.
+        """
         part = self._part(self.manifest.dense, keys, "vectors")
         if structure is not None and structure not in part.structures:
             built = ", ".join(_described(each) for each in part.structures) or "none"
@@ -259,18 +266,19 @@ class IndexFolder:
                 f"has no structure {_described(structure)} over the vectors of {part.adapter or part.model}; there is"
                 f" {built}"
             )
+        folder = self.folder / part.folder
         with self._mapping(part):
-            file = VectorFile.open(self.folder / part.folder)
+            file = VectorFile.open(folder)
             _check_equal("vectors", len(file.vectors), part.vectors)
             _check_equal("dimensions", file.vectors.shape[1], part.dimensions)
             if file.rows[-1] >= len(self.documents):
                 raise ValueError("a vector is that of a document that is not there")
-        return FoundVectors(part, file)
-
-    def structure(self, part: DensePart, structure: Structure) -> Any:
-        """The faiss index of a structure over the vectors of a part, memory-mapped. Raises `StaleIndex`."""
-        with self._mapping(part):
-            return read_structure(structure, self.folder / part.folder / structure.file, part.vectors, part.dimensions)
+            if structure is None:
+                nearest: Nearest = ExactSearch(file.vectors, part.longest)
+            else:
+                opened = read_structure(structure, folder / structure.file, part.vectors, part.dimensions)
+                nearest = ApproximateSearch(structure, opened, effort, part.longest)
+        return SavedVectors(self.documents.ids, self.order, file, nearest, self.reading)
 
     def verify(self, progress: Progress = silent) -> None:
         """Hash every file.

@@ -37,6 +37,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "pipelines/explain.py": ("search",),
     "pipelines/index_build.py": ("index build",),
     "pipelines/pipeline.py": ("run", "search", "ablate"),
+    "pipelines/stages/fuse.py": ("tune",),
     "searchlora/adapters/operations.py": ("adapters alias",),
     "searchlora/adapters/store.py": ("adapters remove",),
     "searchlora/data/collection.py": _CORPUS,

@@ -12,8 +12,8 @@ from searchlora.errors import EngineError, PipelineError, UsageError
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stages import kinds
 from searchlora.pipelines.stages.stage import Needs, check_order, needs_of, pinned
+from searchlora.pipelines.stages import kinds
 from searchlora.records import Document
 from searchlora.task import load_prompted_task
 from tests.docs.blocks import ROOT, blocks

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from searchlora.errors import PipelineError
-from searchlora.pipelines.config import read_pipeline, ready_pipelines
+from searchlora.pipelines.config import parse_stages, read_pipeline, ready_pipelines
 from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.dense import DenseSettings
 from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.stage import needs_of
+from searchlora.renamed import RenamedWarning
 
 
 def written(folder: Path, stages: str, parameters: str = "") -> Path:
@@ -88,8 +89,9 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("bm25: {k: 0}", r"mine\.yaml, stage 2: 'k': .*greater than or equal to 1"),
         (
             "bm25: {colour: red}",
-            r"stage 2: 'colour'.*Known keys: b, backend, budget_s, fields, filter_by, k, k1, on_failure, shortest",
+            r"stage 2: 'colour'.*Known keys: b, budget_s, fields, filter_by, k, k1, on_failure, shortest",
         ),
+        ("bm25: {backend: rank-bm25}", r"stage 2: .*'backend' is no longer a key: bm25s"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
         ("dense: {model: m, index: ivf, hnsw_m: 8}", r"stage 2: .*'hnsw_m' is for 'index: hnsw'"),
         ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*bm25, dense, filter, from_run, fuse, http, passages"),
@@ -142,3 +144,8 @@ def test_an_override_of_an_unknown_parameter_is_refused():
         read_pipeline("rewrite_bm25", ["colour=red"])
     with pytest.raises(PipelineError, match="is not a YAML value"):
         read_pipeline("rewrite_bm25", ["adapter=["])
+
+
+def test_the_backend_of_earlier_pipelines_is_accepted_with_a_warning():
+    with pytest.warns(RenamedWarning, match="'backend' is no longer a key"):
+        assert parse_stages([{"bm25": {"backend": "bm25s", "k": 5}}], "old") == [Bm25Settings(k=5)]

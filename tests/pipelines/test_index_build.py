@@ -386,9 +386,3 @@ def test_a_symbolic_link_stays(tmp_path, corpus):
     write_corpus(corpus, more="!")
     build_index(corpus, tmp_path / "index")
     assert (tmp_path / "index").is_symlink() and read_manifest(tmp_path / "real").documents == 40
-
-
-def test_rank_bm25_is_refused(tmp_path, corpus):
-    (tmp_path / "p.yaml").write_text("name: p\nstages: [{bm25: {backend: rank-bm25}}]\n")
-    with pytest.raises(PipelineError, match="rank-bm25 cannot be saved"):
-        build_index(corpus, tmp_path / "index", pipelines=[tmp_path / "p.yaml"])

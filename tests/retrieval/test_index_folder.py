@@ -101,7 +101,6 @@ def test_a_file_that_is_cut_off_or_written_to_in_use_is_refused_and_does_not_kil
         for use in (
             lambda index=index: index.search(["tent"], 3),
             lambda index=index: index.contributions("tent", "2"),
-            lambda index=index: index.document_frequencies(["tent"]),
             lambda opened=opened: opened.documents["2"],
             lambda opened=opened: "2" in opened.documents,
             lambda opened=opened: list(opened.documents),
