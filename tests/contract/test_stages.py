@@ -12,8 +12,8 @@ from searchlora.errors import EngineError, PipelineError, UsageError
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stages.stage import Needs, check_order, needs_of, pinned
 from searchlora.pipelines.stages import kinds
+from searchlora.pipelines.stages.stage import Needs, check_order, needs_of, pinned
 from searchlora.records import Document
 from searchlora.task import load_prompted_task
 from tests.docs.blocks import ROOT, blocks
@@ -81,6 +81,16 @@ def test_settings_say_what_the_stage_is(kind):
         (exact,) = pinned([settings], lambda name: f"{name.partition('@')[0]}@7")
         assert needs_of([exact]).adapters == (exact.adapter_reference,) and "@7" in exact.adapter_reference
         assert exact.with_adapter(None).adapter_reference is None
+
+
+def test_what_stages_need_is_told_for_their_parts_too():
+    there = {"engine": "milvus", "url": "a.db", "index": "a"}
+    vectors = {"vector_search": {**there, "model": "m"}}
+    own = {"vector_search": {**there, "model": "m", "adapter": "x"}}
+    stages = parse_stages([{"text_search": there}, {"fuse": {"of": [vectors, own]}}, {"passages": {}}], "here")
+    needs = needs_of(pinned(stages, lambda name: f"{name}@7"))
+    assert (needs.encoders, needs.adapters, needs.corpus) == (("m",), ("x@7",), False)
+    assert needs_of(parse_stages([{"from_run": {"run": "a.trec"}}, {"passages": {}}], "here")).corpus
 
 
 @pytest.fixture

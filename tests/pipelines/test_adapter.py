@@ -21,8 +21,8 @@ from searchlora.outputs import (
     Label,
     OneLabel,
 )
-from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.pipelines.stages import adapter
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.prompts import messages
 from tests.factories import FirstWord, first_word, random_adapter_folder, word_records
 

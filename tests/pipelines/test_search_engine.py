@@ -18,7 +18,6 @@ from searchlora.pipelines import pipeline as pipelines
 from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_load import load_corpus
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages.stage import needs_of, pinned
 from tests.factories import random_encoder_adapter, shout
 
 CORPUS = [
@@ -185,21 +184,6 @@ def test_what_was_computed_on_an_index_is_not_used_for_the_next_load_of_it(
         "q2": ["d1"],
     }
     assert planned() != first
-
-
-def test_questions_about_stages():
-    stages = parse_stages(
-        [
-            {"text_search": {"engine": "postgres", "url": "postgresql:///shop", "index": "a"}},
-            {"fuse": {"of": [{"vector_search": {"engine": "milvus", "url": "a.db", "index": "a", "model": "m"}}]}},
-            {"vector_search": {"engine": "milvus", "url": "a.db", "index": "a", "model": "m", "adapter": "x"}},
-            {"passages": {"k": 3}},
-        ],
-        "here",
-    )
-    assert not needs_of(stages).corpus
-    assert needs_of(stages).encoders == ("m",) and needs_of(stages).adapters == ("x",)
-    assert pinned(stages, lambda name: f"{name}@7")[2].adapter == "x@7"
 
 
 @pytest.mark.parametrize(
