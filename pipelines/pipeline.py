@@ -17,7 +17,7 @@ from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
-from searchlora.pipelines.corpus import IndexedCorpus, Shared, open_corpus
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.execution import Trace, execute_stage
 from searchlora.pipelines.results import result
 from searchlora.pipelines.shared_batches import SharedBatches
@@ -92,17 +92,30 @@ class Pipeline:
         stages = pinned(config.stages, store.pin)
         if corpus is None:
             corpus = own_corpus(config)
-        documents = open_corpus(corpus if corpus is not None else (), config.index_options)
-        return build_pipeline(
-            config.name,
-            stages,
-            store=store,
-            documents=documents,
+        context = BuildContext(
+            store,
+            Engines(store),
+            open_corpus(corpus if corpus is not None else (), config.index_options),
             tasks=tasks,
             cache=AnswerCache(Path(cache)) if isinstance(cache, str | Path) else cache,
             steps=steps,
             pipeline=config.index_options,
         )
+        return cls.build(config.name, stages, context)
+
+    @classmethod
+    def build(cls, name: str, stages: Sequence[StageSettings], context: BuildContext) -> Pipeline:
+        """Build a pipeline: check and load adapters, index the documents, load encoders.
+
+        Args:
+            name: The name of the pipeline, for run tags.
+            stages: The settings of the stages, with pinned adapters.
+            context: What the stages are built with; pipelines may share it.
+
+        Raises:
+            As `StageSettings.build`.
+        """
+        return cls(name, [stage.build(context) for stage in stages], tuple(stages), context.corpus.documents)
 
     def search(self, query: str, **fields: Any) -> dict[str, Any]:
         """Execute the pipeline on one query.
@@ -225,28 +238,16 @@ def build_pipeline(
     documents: Sequence[Document] | IndexedCorpus,
     tasks: str | Path | None = None,
     cache: AnswerCache | None = None,
-    engines: Engines | None = None,
-    shared: Shared | None = None,
     steps: Steps = no_progress,
-    pipeline: str = BuildContext.pipeline,
 ) -> Pipeline:
-    """Build a pipeline: check and load adapters, index the documents, load encoders. Shared resources are loaded once.
+    """Build a pipeline of stages that were written in Python, see `Pipeline.build`.
 
     Args:
-        name: The name of the pipeline, for run tags.
-        stages: The settings of the stages, with pinned adapters.
         documents: The corpus of retrieval stages, or what `open_corpus` returns.
         tasks: A folder of task plugins.
         cache: Answers of adapter stages, see `Pipeline.load`.
-        engines: Engines that several pipelines share; None: of this pipeline alone.
-        shared: The same for encoders and connections to search engines.
-        pipeline: Options of `searchlora index` that name the pipeline, for error messages.
-
-    Raises:
-        PipelineError: if a stage retrieves and there are no documents.
-        StaleIndex: for an index folder that does not fit the stages or the models.
-        BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
     corpus = documents if isinstance(documents, IndexedCorpus) else IndexedCorpus(documents)
-    context = BuildContext(store, engines or Engines(store), corpus, shared or Shared(), tasks, cache, steps, pipeline)
-    return Pipeline(name, [stage.build(context) for stage in stages], tuple(stages), corpus.documents)
+    return Pipeline.build(
+        name, stages, BuildContext(store, Engines(store), corpus, tasks=tasks, cache=cache, steps=steps)
+    )

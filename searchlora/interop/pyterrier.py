@@ -14,6 +14,7 @@ nothing itself. Adapters are pinned to a version when a transformer is made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
@@ -26,10 +27,10 @@ from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings, engine_settings
 from searchlora.pipelines.config import PipelineConfig, parse_stages, read_pipeline
-from searchlora.pipelines.corpus import IndexedCorpus, Shared, open_corpus
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline as Loaded
-from searchlora.pipelines.pipeline import build_pipeline, own_corpus
-from searchlora.pipelines.stages.stage import StageSettings, check_order, needs_of, pinned, produces_hits
+from searchlora.pipelines.pipeline import own_corpus
+from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, needs_of, pinned, produces_hits
 from searchlora.records import Document, Hit
 
 with importing():
@@ -73,23 +74,12 @@ class Models:
     ) -> None:
         settings = engine_settings(engine, "engine", from_file=False) if isinstance(engine, Mapping) else engine
         self.store = store if isinstance(store, Store) else Store(store)
-        self.tasks = tasks
-        self._engines = Engines(self.store, settings)
-        self._shared = Shared()  # encoders and connections to search engines
-        self._cache = AnswerCache(Path(cache)) if cache is not None else None
+        answers = AnswerCache(Path(cache)) if cache is not None else None
+        self._context = BuildContext(self.store, Engines(self.store, settings), tasks=tasks, cache=answers)
 
     def build(self, name: str, stages: Sequence[StageSettings], documents: IndexedCorpus) -> Loaded:
-        """A pipeline of stages, with adapters pinned to versions. Raises as `build_pipeline`."""
-        return build_pipeline(
-            name,
-            pinned(stages, self.store.pin),
-            store=self.store,
-            documents=documents,
-            tasks=self.tasks,
-            cache=self._cache,
-            engines=self._engines,
-            shared=self._shared,
-        )
+        """A pipeline of stages, with adapters pinned to versions. Raises as `StageSettings.build`."""
+        return Loaded.build(name, pinned(stages, self.store.pin), replace(self._context, corpus=documents))
 
 
 #: Models of transformers that name none, by the folder of the store, as long as a transformer needs them.

@@ -9,8 +9,8 @@ import pytest
 from searchlora.errors import PipelineError
 from searchlora.outputs import Label
 from searchlora.pipelines.config import parse_stages
-from searchlora.pipelines.corpus import open_corpus
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
+from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document, Hit
 from tests.interop.shop import DOCUMENTS, GRADES, QUERIES
 from tests.pipelines.rewriting import DOCUMENTS as GEAR
@@ -201,11 +201,11 @@ def test_a_query_that_another_transformer_changes_is_searched_with_the_one_befor
 
 
 @pytest.mark.slow
-def test_adapters_give_what_the_pipeline_gives(models, store_of_interop):
+def test_adapters_give_what_the_pipeline_gives(models):
     stages = [{"adapter": {"name": "rewriter", "max_new_tokens": 4}}, {"bm25": {"k": 3}}, {"passages": {"k": 2}}]
     stages += [{"adapter": {"name": "judge"}}]
     settings = parse_stages(stages, "here")
-    whole = build_pipeline("p", [*settings], store=store_of_interop, documents=DOCUMENTS, engines=models._engines)
+    whole = models.build("p", settings, IndexedCorpus(DOCUMENTS))
     composed = (
         sl.Rewrite("rewriter", max_new_tokens=4, models=models)
         >> sl.BM25(DOCUMENTS, k=3, models=models)

@@ -6,7 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,10 +29,10 @@ from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
 from searchlora.outputs import Graded
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
-from searchlora.pipelines.corpus import IndexedCorpus, Shared, open_corpus
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
+from searchlora.pipelines.pipeline import Pipeline, own_corpus
 from searchlora.pipelines.stages.fuse import FuseSettings
-from searchlora.pipelines.stages.stage import StageSettings, check_order, pinned
+from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
 from searchlora.task import GenerationTask
 
@@ -199,9 +199,8 @@ class ServedPipelines:
     def __init__(
         self, store: Store, engine: LocalEngine, tasks: Path | None = None, cache: AnswerCache | None = None
     ) -> None:
-        self._store, self._tasks, self._cache = store, tasks, cache
-        self._engines = ServerEngines(store, engine)
-        self._shared = Shared()  # encoders and connections to search engines
+        self._store, self._engines = store, ServerEngines(store, engine)
+        self._context = BuildContext(store, self._engines, tasks=tasks, cache=cache)
         self._by_name: dict[str, ServedPipeline] = {}
         self._corpora: dict[str, IndexedCorpus] = {}
         self._variants: OrderedDict[VariantKey, Pipeline] = OrderedDict()
@@ -295,16 +294,7 @@ class ServedPipelines:
         return self._corpora[key]
 
     def _build(self, name: str, stages: Sequence[StageSettings], source: IndexedCorpus) -> Pipeline:
-        return build_pipeline(
-            name,
-            stages,
-            store=self._store,
-            documents=source,
-            tasks=self._tasks,
-            cache=self._cache,
-            engines=self._engines,
-            shared=self._shared,
-        )
+        return Pipeline.build(name, stages, replace(self._context, corpus=source))
 
     def _changed(
         self, served: ServedPipeline, slots: Mapping[str, str], weights: Sequence[float]
