@@ -45,8 +45,7 @@ class FuseSettings(RetrieveSettings):
     def _without_a_gate(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and not values.keys().isdisjoint(("gate", "gate_sha256", "gate_parts")):
             raise ValueError(
-                "'gate' is no longer a key; fit weights for all queries with"
-                " `searchlora tune pipeline.yaml --topics topics.jsonl --qrels qrels.txt --out tuned.yaml`"
+                "'gate' is no longer a key: `searchlora tune` chooses 'weights' on judged validation topics instead"
             )
         return values
 

@@ -123,7 +123,7 @@ def fusion_parts(settings: FuseSettings) -> tuple[str, ...]:
         >>> fusion_parts(stage)
         ('bm25', 'dense')
     """
-    names = ["fuse" if isinstance(part, FuseSettings) else next(_slots(part, ())).name for part in settings.of]
+    names = [part.slot_name for part in settings.of]
     often = Counter(names)
     return tuple(f"{name} ({place + 1})" if often[name] > 1 else name for place, name in enumerate(names))
 

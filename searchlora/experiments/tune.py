@@ -17,10 +17,9 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, PipelineError
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.card import read_card
+from searchlora.eval.judgments.lineage import lineage_of, refuse_circular
 from searchlora.experiments.fusion_weights import WeightsScore, best_weights, measure_weights, search_parts
-from searchlora.experiments.run import with_history
 from searchlora.experiments.slots import fusion_parts, fusion_place
-from searchlora.experiments.topic_gains import circular_pipelines
 from searchlora.files import atomic_text, check_writable, file_sha256, read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
@@ -31,6 +30,7 @@ from searchlora.pipelines.stages.similarity import SimilaritySettings
 from searchlora.pipelines.stages.stage import Stage, StageSettings, pinned
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Record, SearchContext
+from searchlora.systems.pipeline import run_card, with_history
 from searchlora.task import GenerationTask
 
 
@@ -172,8 +172,9 @@ def tune_weights(
     stages = pinned(config.stages, store.pin)
     place = fusion_place(stages)
     until = tuple(stages if place is None else stages[: place + 1])
-    systems = {config.name: Pipeline(config.name, (), until)}
-    circular = circular_pipelines(systems, read_card(qrels), judged, store, allow=allow_circular)
+    lineage = lineage_of(run_card(config.name, Pipeline(config.name, (), until), store))
+    queries = {topic: str(values["query"]) for topic, values in judged.items()}
+    circular = refuse_circular(read_card(qrels), {config.name: lineage}, queries, allow=allow_circular)
     built = Pipeline.load(replace(config, stages=until), corpus=corpus, store=store, tasks=tasks, steps=steps)
     searches = [{"id": topic, **values} for topic, values in judged.items()]
     searched = search_parts(built, searches, steps("Searching"))

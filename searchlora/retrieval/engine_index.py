@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from searchlora.data.collection import check_id
 from searchlora.errors import DataError, EngineError, StaleIndex
@@ -25,7 +25,7 @@ from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.encoding import encode_texts
-from searchlora.retrieval.index_folder import CorpusIdentity, VectorKeys, differences
+from searchlora.retrieval.index_folder import CorpusIdentity, EncodedVectors, FrozenModel, VectorKeys, differences
 from searchlora.retrieval.search_engine import (
     Entry,
     Graph,
@@ -44,37 +44,24 @@ SCHEMA: Literal[1] = 1
 BATCH = 512
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TextKeys(_Frozen):
+class TextKeys(FrozenModel):
     """What the full-text index depends on, besides the documents."""
 
     fields: tuple[str, ...]
     analyzer: str | None
 
 
-class EngineVectors(_Frozen):
+class EngineVectors(EncodedVectors):
     """Vectors in an engine.
 
     Attributes:
-        model: Name of the encoder.
-        adapter: Exact reference of its adapter, `name@version`.
-        keys: What the vectors depend on.
-        batch_size: Documents per forward pass; it changes the last bits of vectors.
         graph: Of an approximate search; None: exact.
     """
 
-    model: str
-    adapter: str | None
-    keys: VectorKeys
-    batch_size: int
-    dimensions: int
     graph: Graph | None
 
 
-class EngineRecord(_Frozen):
+class EngineRecord(FrozenModel):
     """What an index in an engine was loaded from.
 
     Attributes:

@@ -63,11 +63,13 @@ _Count = Annotated[int, Field(ge=1, lt=2**63)]
 _Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class _Frozen(BaseModel):
+class FrozenModel(BaseModel):
+    """Part of a manifest or a record; its keys are those of the class."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Bm25Keys(_Frozen):
+class Bm25Keys(FrozenModel):
     """What the matrix of a BM25 index depends on, besides the documents."""
 
     k1: float
@@ -83,7 +85,7 @@ class Bm25Keys(_Frozen):
         return Analyzer(stopwords=self.stopwords, stemmer=self.stemmer, shortest=self.shortest)
 
 
-class VectorKeys(_Frozen):
+class VectorKeys(FrozenModel):
     """What the vectors of documents depend on, besides the documents.
 
     Attributes:
@@ -101,7 +103,7 @@ class VectorKeys(_Frozen):
     precision: Literal["fp32", "bf16"]
 
 
-class Bm25Part(_Frozen):
+class Bm25Part(FrozenModel):
     """A BM25 index in an index folder."""
 
     folder: PartName
@@ -114,26 +116,34 @@ class Bm25Part(_Frozen):
         return [f"{self.folder}/{name}" for name in BM25_FILES]
 
 
-class DensePart(_Frozen):
-    """Vectors in an index folder.
+class EncodedVectors(FrozenModel):
+    """Vectors of documents.
 
     Attributes:
         model: Name of the encoder.
         adapter: Exact reference of its adapter, `name@version`.
         batch_size: Documents per forward pass; it changes the last bits of vectors.
-        vectors: Number of documents with text.
         dimensions: Of the vectors.
+    """
+
+    model: str
+    adapter: str | None
+    keys: VectorKeys
+    batch_size: _Count
+    dimensions: _Count
+
+
+class DensePart(EncodedVectors):
+    """Vectors in an index folder.
+
+    Attributes:
+        vectors: Number of documents with text.
         longest: Length of the longest vector.
         structures: Structures for approximate search.
     """
 
     folder: PartName
-    model: str
-    adapter: str | None
-    keys: VectorKeys
-    batch_size: _Count
     vectors: _Count
-    dimensions: _Count
     longest: Annotated[float, Field(ge=0)]
     structures: tuple[Annotated[Hnsw | Ivf, Field(discriminator="kind")], ...] = ()
 
@@ -143,7 +153,7 @@ class DensePart(_Frozen):
         return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(each.file for each in self.structures))]
 
 
-class CorpusIdentity(_Frozen):
+class CorpusIdentity(FrozenModel):
     """The corpus of an index.
 
     Attributes:
@@ -183,14 +193,14 @@ class CorpusIdentity(_Frozen):
         return size != self.bytes or not has_sha256(file, self.sha256)
 
 
-class FileIdentity(_Frozen):
+class FileIdentity(FrozenModel):
     """A file of an index."""
 
     sha256: _Sha256
     bytes: _Bytes
 
 
-class IndexManifest(_Frozen):
+class IndexManifest(FrozenModel):
     """`index.json`."""
 
     schema_version: Literal[2] = SCHEMA

@@ -15,7 +15,6 @@ from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.judgments.card import JudgmentsCard, write_card
 from searchlora.eval.measures import retrieval_values
 from searchlora.experiments.fusion_weights import fused_by, measure_weights, search_parts, weight_grid
-from searchlora.experiments.lineage import base_reference
 from searchlora.experiments.slots import with_weights
 from searchlora.experiments.tune import tune_weights
 from searchlora.pipelines.config import read_pipeline
@@ -23,6 +22,7 @@ from searchlora.pipelines.corpus import open_corpus
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
 from searchlora.pipelines.stages.stage import FUSED_QUERIES
 from searchlora.records import Document
+from searchlora.systems.lineage import base_reference
 from searchlora.testing import build_tiny_encoder
 
 DOCUMENTS = [

@@ -13,9 +13,9 @@ from searchlora.eval.judgments.card import JudgmentsCard, card_path, read_run_ca
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.experiment import experiment
-from searchlora.experiments.lineage import run_lineage, seen_by_run
 from searchlora.experiments.run import run
 from searchlora.experiments.spec import Experiment
+from searchlora.systems.lineage import run_lineage, seen_by_run
 from searchlora.testing import build_tiny_encoder
 
 ENCODER = "all-minilm-l6-v2"

@@ -22,6 +22,8 @@ from tests.factories import random_adapter, random_encoder_adapter
 
 DOCUMENTS = 120
 QUERIES = 3
+SPLIT = ("--split-ratios", "0.5,0.1,0.4")
+LARGE_TEST = ("--split-ratios", "0.4,0.1,0.5")
 
 Cli = Callable[..., Called]
 
@@ -152,7 +154,7 @@ def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel,
 def test_conversational_search_on_mtrag(ready: Any, real_data: Path) -> None:
     rows = rows_of(real_data / "mtrag" / "reference.jsonl", 60)
     source = written(Path("reference.jsonl"), rows)
-    ready.called("data", "build", "rewriting", source, "--format", "mtrag", "--out", "data", "--shares", "0.4,0.1,0.5")
+    ready.called("data", "build", "rewriting", source, "--format", "mtrag", "--out", "data", *LARGE_TEST)
     ready.called("data", "export", "data", "--split", "test", "--out", "test")
     asked = [topic for topic in rows_of(Path("test/topics.jsonl")) if topic.get("history")][:QUERIES]
     assert len(asked) == QUERIES

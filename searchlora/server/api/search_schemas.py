@@ -9,10 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
-from searchlora.experiments.run import with_history
 from searchlora.pipelines.results import INVALID
 from searchlora.pipelines.stages.stage import FAILED_PARTS
 from searchlora.server.api.schemas import Body, Fields
+from searchlora.systems.pipeline import with_history
 
 Grade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
 
