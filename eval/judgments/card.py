@@ -7,7 +7,7 @@ unknown source.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from searchlora.eval.judgments.sources import (
     sources_path,
 )
 from searchlora.eval.trec import Qrels, Run
-from searchlora.files import atomic_text, copy_text, file_sha256, numbered_lines, parse_json
+from searchlora.files import atomic_text, file_sha256, numbered_lines, parse_json
 
 SCHEMA_VERSION = 1
 
@@ -298,19 +298,16 @@ def write_run_with_card(path: str | Path, run: Run, tag: str, card: RunCard, for
         return _written_run(target, replace(card, run_sha256=file_sha256(draft)))
 
 
-def publish_run(path: str | Path, lines: Path, card: RunCard) -> RunCard:
-    """Write a run file, and its card before it, from the plain text of a run that was written line by line.
-
-    Args:
-        path: The run file; gzip if the name ends in `.gz`.
-        lines: A file of `eval.trec.run_lines`; it stays.
+def publish_run(path: str | Path, texts: Iterable[str], card: RunCard) -> RunCard:
+    """Write a run file, and its card before it, from the texts of `eval.trec.run_lines`; gzip if it ends in `.gz`.
 
     Raises:
         DataError: when a file cannot be written.
     """
     target = Path(path)
     with _draft(target) as draft:
-        copy_text(lines, draft)
+        with atomic_text(draft) as out:
+            out.writelines(texts)
         return _written_run(target, replace(card, run_sha256=file_sha256(draft)))
 
 

@@ -258,7 +258,7 @@ class _Build:
                 where=str(self.source),
                 fix="Its official splits have none. Give one of its files, or name that file 'train'."
                 if official
-                else "Use other shares, another seed, or more data; --shares 0,0,1 builds a dataset of test rows only.",
+                else "Use other ratios, another seed, or more data; --split-ratios 0,0,1 makes test rows only.",
             )
 
     def _check_leaks(self, buffers: Mapping[str, RowBuffer], official: bool, on_leak: OnLeak) -> list[Leak]:

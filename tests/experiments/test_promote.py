@@ -19,7 +19,7 @@ from searchlora.errors import DataError, InvalidName, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
 from searchlora.eval.trec import write_qrels
-from searchlora.experiments.evaluate import EvaluationResult, evaluate
+from searchlora.experiments.evaluate import CACHE_FILE, EvaluationResult, evaluate
 from searchlora.experiments.promote import PromotionResult, promote
 from searchlora.experiments.train import train
 from searchlora.outputs import Label
@@ -221,7 +221,7 @@ def test_a_dataset_of_test_rows_is_evaluated_with_and_without_other_data_for_bas
     rows = [{key: value for key, value in row.items() if key != "split"} for row in lines(source)]
     source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     built = cli(
-        "data", "build", "colour", source, "--format", "native", "--shares", "0,0,1", "--out", tmp_path / "data"
+        "data", "build", "colour", source, "--format", "native", "--split-ratios", "0,0,1", "--out", tmp_path / "data"
     )
     assert built.code == 0, built.err
     alone = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", store=shop.store, cache_dir=shop.root / "outputs")
@@ -306,13 +306,15 @@ def test_cached_outputs_of_another_machine_give_no_latency_and_damaged_ones_are_
     shop.promote(ALWAYS_RED, policy, force=None)
     (shop.store.root / NAME / "aliases.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("searchlora.experiments.output_cache.machine", lambda: "another")
+        patch.setattr("searchlora.systems.measure.machine", lambda: "another")
         with pytest.raises(UsageError, match=f"{NAME}@1 was not timed"):
             shop.promote(ALWAYS_RED, policy)
-    file = shop.root / "outputs" / f"{NAME}@1.json"
-    file.write_text("{")
-    assert f"{NAME}@1" not in shop.promote(ALWAYS_RED, policy).evaluated.reused
-    assert json.loads(file.read_text())["outputs"]
+    file = shop.root / "outputs" / CACHE_FILE
+    file.write_text("{" * 5000)
+    with pytest.warns(UserWarning, match="a new cache begins"):
+        assert f"{NAME}@1" not in shop.promote(ALWAYS_RED, policy).evaluated.reused
+    (shop.store.root / NAME / "aliases.json").unlink()
+    assert f"{NAME}@1" in shop.promote(ALWAYS_RED, policy).evaluated.reused
 
 
 def test_a_policy_loosened_after_a_refusal_needs_a_reason(shop, cli, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -24,11 +24,11 @@ from searchlora.eval.judgments.ratings import (
     by_rater,
     check_rater,
     merged,
-    rating_line,
     read_ratings,
     undecided,
 )
 from searchlora.eval.trec import read_qrels
+from searchlora.files import json_line
 
 TIME = "2026-03-01T12:00:00.000+00:00"
 CARD = {"created": TIME, "made_from": {"ratings": "ab12"}}
@@ -47,6 +47,10 @@ RATING = st.builds(
 
 def rated(topic, document, grade, rater, note=""):
     return Rating(topic, document, grade, rater, TIME, 1.5, note)
+
+
+def rating_line(rating):
+    return json_line(asdict(rating)).encode()
 
 
 def write(path, *ratings, end=b""):
