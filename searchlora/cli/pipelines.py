@@ -21,6 +21,7 @@ from searchlora.cli.options import (
     MapOption,
     ParametersOption,
     StoreOption,
+    StoreOptions,
     TasksOption,
     argument,
     cache_of,
@@ -55,6 +56,11 @@ class PipelineOptions(NamedTuple):
     store: StoreOption = None
     tasks: TasksOption = None
     device: DeviceOption = None
+
+    def given(self) -> dict[str, Any]:
+        """The arguments of a verb; the device was chosen when the option was read."""
+        shared = {"overrides": self.settings, "store": self.store, "tasks": self.tasks}
+        return {"corpus": self.documents(), **shared}
 
     def documents(self) -> Corpus | None:
         """The corpus with the columns that `--map` names. Raises `UsageError` for columns without a corpus."""
@@ -103,13 +109,10 @@ def run(
         tag, count = verb(
             pipeline,
             queries,
-            options.documents(),
-            out,
+            out=out,
             trace=trace,
-            overrides=options.settings,
+            **options.given(),
             engine=engine.read(),
-            store=options.store,
-            tasks=options.tasks,
             cache=cache_of(cache, cache_mb),
             steps=steps,
         )
@@ -149,11 +152,8 @@ def search(
     with progress_bars() as steps:
         loaded = Pipeline.load(
             pipeline,
-            corpus=options.documents(),
-            overrides=options.settings,
+            **options.given(),
             engine=engine.read(),
-            store=options.store,
-            tasks=options.tasks,
             cache=cache_of(cache, cache_mb),
             steps=steps,
         )
@@ -192,19 +192,17 @@ def _fields(values: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+@takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def tune(
     pipeline: PipelineArgument,
     data: DataOption,
     out: Annotated[Path, option("--out FILE", "Pipeline file (YAML) to write.")],
+    stored: StoreOptions,
     engine: EngineOptions,
     settings: ParametersOption = [],
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Fit the thresholds of a pipeline's adapter stage on validation records, and write the tuned pipeline."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.tune import tune as verb
 
@@ -214,9 +212,8 @@ def tune(
             data,
             out,
             overrides=settings,
+            **stored.given(),
             engine=engine.read(),
-            store=Store(store),
-            tasks=tasks,
             steps=steps,
         )
     for key, value in done.tuned.items():

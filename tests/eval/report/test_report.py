@@ -13,7 +13,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import interval, p_value, printable
 from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import Answer, Confusion, Curve, Detail, Found, extremes, write_report
+from searchlora.eval.report import Confusion, Curve, RetrievedDocument, RowTexts, SystemOutput, extremes, write_report
 from searchlora.eval.tables import to_markdown
 from tests.eval.report.made import comparison, evaluation, topics
 from tests.eval.report.page import Page
@@ -181,10 +181,10 @@ def test_costs_and_their_ratio(page, compared, tmp_path):
 @pytest.mark.slow
 def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_path):
     found = {
-        "strong": Answer("says this", (Found("d1", "A title", 2), Found("d2"))),
-        "base": Answer("says that", (Found("d3", grade=0),)),
+        "strong": SystemOutput("says this", (RetrievedDocument("d1", "A title", 2), RetrievedDocument("d2"))),
+        "base": SystemOutput("says that", (RetrievedDocument("d3", grade=0),)),
     }
-    details = {row: Detail(f"What is asked in {row}?", found, reference="what was wanted") for row in topics()}
+    details = {row: RowTexts(f"What is asked in {row}?", found, reference="what was wanted") for row in topics()}
     page = Page(write_report(tmp_path / "r.html", "t", compared, details, {}))
     page.check_whole()
     a, b = next(pair for pair in compared.main_pairs if set(pair) == {"strong", "base"})
@@ -216,7 +216,7 @@ def test_circular_is_marked_wherever_the_system_is_named(kind, tmp_path):
     }
     roles = {"candidate": (name, None), "baseline": (None, name), "both": ("strong", name)}[kind]
     compared = compare(systems, candidate=roles[0], baseline=roles[1], resamples=100)
-    details = {row: Detail(row, {name: Answer("x")}) for row in topics()}
+    details = {row: RowTexts(row, {name: SystemOutput("x")}) for row in topics()}
     page = Page(write_report(tmp_path / "r.html", "t", compared, details, {}))
     reported = [text for text in [*page.texts, *page.labels] if name in text]
     assert len(reported) > 15
@@ -331,7 +331,7 @@ def test_an_aggregate_headline_where_less_is_better(tmp_path):
         )  # fmt: skip
     systems["other"] = Evaluation("error of grades", {}, {}, aggregates=dict(systems["base"].aggregates))
     found = compare(systems, candidate="strong", resamples=300)
-    details = {row: Detail(f"asked {row}") for row in rows}
+    details = {row: RowTexts(f"asked {row}") for row in rows}
     del details["q0"]
     page = Page(write_report(tmp_path / "r.html", "t", found, details, {}))
     page.check_whole()
@@ -400,12 +400,15 @@ def test_names_and_texts_are_escaped_wherever_they_are_shown(tmp_path, evil):
         for name, skill, seed in ((f"one {evil}", 0.1, 1), (f"two {evil}", 1.0, 2))
     }  # fmt: skip
     compared = compare(plain, candidate=f"two {evil}", resamples=100)
-    answers = dict.fromkeys(plain, Answer(f"output {evil}", (Found(f"id {evil}"), Found("d", f"text {evil}", 1))))
+    answers = dict.fromkeys(
+        plain,
+        SystemOutput(f"output {evil}", (RetrievedDocument(f"id {evil}"), RetrievedDocument("d", f"text {evil}", 1))),
+    )
     human = {f"q{n}": {"a": n % 2} for n in range(4)}
     page = Page(
         write_report(
             tmp_path / "r.html", f"title {evil}", compared,
-            {row: Detail(f"query {evil}\n{row}", answers, f"wanted {evil}") for row in topics()},
+            {row: RowTexts(f"query {evil}\n{row}", answers, f"wanted {evil}") for row in topics()},
             {f"label {evil}": f"hash {evil}"},
             introduction=f"intro {evil}",
             rules=[RuleResult(f"rule {evil}", False, f"found {evil}", 1.0)],
