@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from searchlora.eval.calibration import Curve
 from searchlora.eval.evaluation import Confusion
-from searchlora.eval.report.ablation import SlotLine, cost_names, interactions_section, slots_section
+from searchlora.eval.report.ablation import SlotLine, interactions_section, slots_section
 from searchlora.eval.report.comparison import Chapter, Stored, write_overview, write_report
 from searchlora.eval.report.examples import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes
 
@@ -18,7 +18,6 @@ __all__ = [
     "SlotLine",
     "Stored",
     "SystemOutput",
-    "cost_names",
     "extremes",
     "interactions_section",
     "slots_section",
