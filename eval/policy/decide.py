@@ -164,7 +164,8 @@ def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterat
         return
     headline = comparison.measures[0]
     before, after = (
-        {**each, "measure": each.get("measure") or headline} for each in (facts.policy, policy.model_dump(mode="json"))
+        {**stored, "measure": stored.get("measure") or headline}
+        for stored in (facts.policy, policy.model_dump(mode="json"))
     )
     changed = changes(before, after)
     looser = [change for change in changed if not change.stricter]
@@ -182,7 +183,7 @@ def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterat
 
 def _source(policy: Policy, facts: Facts) -> RuleResult:
     """Rule on the source of the judgments: that of each grade is accepted, or that of all in a word."""
-    outside = "; ".join(filter(None, (each.outside(policy.judgments) for each in facts.graded)))
+    outside = "; ".join(filter(None, (counts.outside(policy.judgments) for counts in facts.graded)))
     known = facts.source in policy.judgments or (bool(facts.graded) and not outside)
     finding = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are accepted"
     if known:
@@ -276,13 +277,13 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
     other = _rival(policy, facts)
     for name, rule in policy.slices.items():
         pairs = {
-            each.value: each.pair
-            for each in comparison.slice_pairs
-            if (each.slice, each.pair.a, each.pair.b, each.pair.measure) == (name, candidate, other, measure)
+            part.value: part.pair
+            for part in comparison.slice_pairs
+            if (part.slice, part.pair.a, part.pair.b, part.pair.measure) == (name, candidate, other, measure)
         }
         missing = [value for value in rule.values or () if value not in pairs]
         if not pairs or missing:
-            known = ", ".join(dict.fromkeys(each.slice for each in comparison.slice_pairs)) or "none"
+            known = ", ".join(dict.fromkeys(part.slice for part in comparison.slice_pairs)) or "none"
             missing_name = f"the value {missing[0]} of the slice '{name}'" if pairs else f"a slice '{name}'"
             raise UsageError(f"the policy names {missing_name}, which the data does not have", fix=f"Slices: {known}.")
         for value, pair in pairs.items():
