@@ -6,6 +6,7 @@ import gzip
 import json
 import shlex
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,14 +18,8 @@ import pytest
 from searchlora.data.inspection import profile, propose
 from searchlora.errors import DataError
 from searchlora.task import load_tasks
-from tests.data.test_judged_formats import (
-    beir_folder,
-    cranfield_folder,
-    esci_folder,
-    esci_pairs,
-    trec_pool,
-    trecdl_folder,
-)
+from tests.data.layouts import layout
+from tests.data.test_judged_formats import esci_folder, esci_pairs, trec_pool
 from tests.data.test_own_judgments import corpus
 from tests.docs.blocks import ROOT, blocks
 
@@ -269,9 +264,9 @@ def test_unknown_grades_are_left_to_the_user(tmp_path):
 @pytest.mark.parametrize(
     ("make", "file", "formats"),
     [
-        (trecdl_folder, "bm25.json", {("judgment", "trecdl")}),
-        (beir_folder, "", {("judgment", "beir"), ("embedding", "beir")}),
-        (cranfield_folder, "cran.qry", {("judgment", "cranfield"), ("embedding", "cranfield")}),
+        (partial(layout, "trecdl"), "bm25.json", {("judgment", "trecdl")}),
+        (partial(layout, "beir"), "", {("judgment", "beir"), ("embedding", "beir")}),
+        (partial(layout, "cranfield"), "cran.qry", {("judgment", "cranfield"), ("embedding", "cranfield")}),
         (esci_folder, "", {("judgment", "esci")}),
         (trec_pool, "qrels.txt", {("judgment", "trec"), ("embedding", "trec")}),
         (trec_pool, "", {("judgment", "trec"), ("embedding", "trec")}),
