@@ -16,7 +16,6 @@ from searchlora.experiments.train import train
 from searchlora.records import Record
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.guideline import settings_of
-from searchlora.tasks.judgment.task import _truncated
 from tests.data.layouts import layout
 from tests.data.test_judged_formats import esci_folder
 
@@ -145,11 +144,3 @@ def test_published_collections_are_read(tmp_path, real_data):
 def test_grades_that_are_given_replace_the_guideline_of_products(tmp_path):
     records(esci_folder(tmp_path), "esci", tmp_path / "data", options={"grades": "2"})
     assert len(load_dataset(tmp_path / "data").settings["scale"]) == 2
-
-
-def test_a_passage_without_blanks_is_cut_at_a_character():
-    title, text = "标题.", "字" * 600
-    shown = _truncated(f"{title} {text}", 480)
-    assert shown == f"{title} {text}"[:480] + " …"
-    assert _truncated("a tent of green cloth", 12) == "a tent of …"
-    assert _truncated("x" * 90, 50) == "x" * 50 + " …"
