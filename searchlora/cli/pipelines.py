@@ -285,14 +285,13 @@ def validate(
     """Check a pipeline without executing it: keys, parameters, the order of stages, and that its adapters exist."""
     from searchlora.adapters.store import Store
     from searchlora.pipelines.config import read_pipeline
-    from searchlora.pipelines.stage_lists import check_order, pinned
-    from searchlora.pipelines.stage_settings import stage_kind
+    from searchlora.pipelines.stages.stage import check_order, pinned
 
     config = read_pipeline(pipeline, settings)
     check_order(config.stages, pipeline)
     stages = pinned(config.stages, Store(store).pin)
     for number, stage in enumerate(stages, 1):
-        typer.echo(f"{number}. {stage_kind(stage)}: {stage.model_dump_json(exclude_defaults=True)}")
+        typer.echo(f"{number}. {stage.kind}: {stage.model_dump_json(exclude_defaults=True)}")
     typer.echo(f"{config.name} is valid.")
 
 
@@ -301,12 +300,14 @@ def stages(
     kind: Annotated[str | None, argument("KIND", "Kind of stage. Default: all kinds.")] = None,
 ) -> None:
     """Print every kind of stage with its keys, their types and defaults."""
+    from searchlora.cli.terminal import warn_of
     from searchlora.key_tables import key_rows
-    from searchlora.pipelines.stage_settings import KINDS
+    from searchlora.pipelines.stages.kinds import stage_classes
 
-    if kind is not None and kind not in KINDS:
-        raise UsageError(f"there is no stage '{kind}'", fix=f"Kinds: {', '.join(sorted(KINDS))}.")
-    for name, model in KINDS.items():
+    classes = stage_classes(skipped=warn_of)
+    if kind is not None and kind not in classes:
+        raise UsageError(f"there is no stage '{kind}'", fix=f"Kinds: {', '.join(classes)}.")
+    for name, model in classes.items():
         if kind in (None, name):
             typer.echo(f"{name}\n  {' '.join((inspect.getdoc(model) or '').split())}")
             for key, value_type, default, meaning in key_rows(model):
@@ -316,10 +317,9 @@ def stages(
 
 
 def _summary(config: Any) -> dict[str, Any]:
-    from searchlora.pipelines.stage_settings import stage_kind
 
     return {
         "name": config.name,
-        "stages": [stage_kind(stage) for stage in config.stages],
+        "stages": [stage.kind for stage in config.stages],
         "parameters": dict(config.parameters),
     }

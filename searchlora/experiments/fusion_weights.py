@@ -18,8 +18,8 @@ from searchlora.eval.measures import parse_measure, retrieval_values
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.slots import fusion_place
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stage_settings import FuseSettings
-from searchlora.pipelines.stages import RetrieveStage, searched_queries
+from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.retrieve import RetrieveStage, searched_queries
 from searchlora.progress import Progress, silent
 from searchlora.records import Hit, SearchContext
 from searchlora.retrieval.fusion import Fused, fuse
@@ -131,7 +131,7 @@ def fused_by(hits: PartHits, settings: FuseSettings, weights: Sequence[float]) -
 
     Examples:
         >>> one, two = [Hit("a", 2.0), Hit("b", 1.0)], [Hit("b", 9.0)]
-        >>> from searchlora.pipelines.stage_settings import Bm25Settings
+        >>> from searchlora.pipelines.stages.bm25 import Bm25Settings
         >>> settings = FuseSettings(of=(Bm25Settings(), Bm25Settings()), k=5)
         >>> [hit.document for hit in fused_by([[one, two]], settings, (1.0, 0.0))]
         ['a', 'b']
@@ -142,7 +142,7 @@ def fused_by(hits: PartHits, settings: FuseSettings, weights: Sequence[float]) -
             [parts[place] for place in used],
             method=settings.method,
             weights=[weights[place] for place in used],
-            rrf_k=settings.constant,
+            rrf_k=settings.rrf_k,
         )[: settings.k]
         for parts in hits
     ]

@@ -25,15 +25,9 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, is_empty_slot, pipeline_path, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stage_lists import pinned
-from searchlora.pipelines.stage_settings import (
-    AdapterSettings,
-    EncodingSettings,
-    FuseSettings,
-    Settings,
-    SimilaritySettings,
-)
-from searchlora.pipelines.stages import AdapterStage, Stage
+from searchlora.pipelines.stages.adapter import AdapterSettings, AdapterStage
+from searchlora.pipelines.stages.similarity import SimilaritySettings
+from searchlora.pipelines.stages.stage import Stage, StageSettings, pinned
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Record, SearchContext
 from searchlora.systems.pipeline import run_card, with_history
@@ -97,7 +91,7 @@ def tune(
     assert isinstance(tunable, AdapterSettings)
     built = build_pipeline(
         config.name,
-        [*before, tunable.model_copy(update={"tuned": {}, "rest": False})],
+        [*before, tunable.model_copy(update={"tuned": {}, "continue_after_choice": False})],
         store=store,
         documents=(),
         tasks=tasks,
@@ -195,7 +189,7 @@ def tune_weights(
     return TunedWeights(out, measure, fusion_parts(settings), best, own, circular.get(config.name, ""))
 
 
-def _tuned_stage(stages: Sequence[Settings], store: Store, task: str, where: str) -> int:
+def _tuned_stage(stages: Sequence[StageSettings], store: Store, task: str, where: str) -> int:
     """The index of the last adapter stage of a task that has `tuned`."""
     for place in range(len(stages) - 1, -1, -1):
         stage = stages[place]
@@ -247,7 +241,7 @@ def _origin(dataset: Dataset, built: Pipeline) -> dict[str, Any]:
 def _write(
     out: Path,
     config: PipelineConfig,
-    stages: Sequence[Settings],
+    stages: Sequence[StageSettings],
     place: int,
     values: Mapping[str, Any],
     origin: str,
@@ -271,16 +265,13 @@ def _write(
         yaml.safe_dump(whole, file, sort_keys=False, width=120, allow_unicode=True)
 
 
-def _with_pins(stage: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def _with_pins(stage: Mapping[str, Any], settings: StageSettings) -> dict[str, Any]:
     """A stage of the file with pinned adapters, also in the parts of a fusion."""
     ((kind, values),) = stage.items()
-    if isinstance(settings, AdapterSettings):
-        return {kind: {**values, "name": settings.name}}
-    if isinstance(settings, SimilaritySettings | EncodingSettings) and settings.adapter is not None:
-        return {kind: {**values, "adapter": settings.adapter}}
-    if isinstance(settings, FuseSettings):
-        return {kind: {**values, "of": [_with_pins(*part) for part in zip(values["of"], settings.of, strict=True)]}}
-    return {kind: values}
+    if settings.parts:
+        return {kind: {**values, "of": [_with_pins(*part) for part in zip(values["of"], settings.parts, strict=True)]}}
+    adapter = getattr(settings, settings.adapter_key) if settings.adapter_key is not None else None
+    return {kind: values if adapter is None else {**values, settings.adapter_key: adapter}}
 
 
 def _without_unused_parts(values: Mapping[str, Any]) -> dict[str, Any]:

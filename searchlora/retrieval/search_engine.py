@@ -293,7 +293,8 @@ def _where(constant: Filter, filter: FieldFilter) -> Filter | None:
         field = storable(name)
         if test.equals is None:
             raise UsageError(
-                f"a search engine can only test whether '{field}' equals a value", fix="Use a stage 'match' for others."
+                f"a search engine can only test whether '{field}' equals a value",
+                fix="Use a stage 'filter' for others.",
             )
         values = {folded(value) for value in test.equals}
         where[field] = tuple(sorted(values.intersection(where[field]) if field in where else values))

@@ -18,8 +18,9 @@ from searchlora.experiments.fusion_weights import fused_by, measure_weights, sea
 from searchlora.experiments.slots import with_weights
 from searchlora.experiments.tune import tune_weights
 from searchlora.pipelines.config import read_pipeline
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers, run_of
-from searchlora.pipelines.stages import FUSED_QUERIES
+from searchlora.pipelines.corpus import open_corpus
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
+from searchlora.pipelines.stages.stage import FUSED_QUERIES
 from searchlora.records import Document
 from searchlora.systems.lineage import base_reference
 from searchlora.testing import build_tiny_encoder
@@ -57,7 +58,7 @@ def test_parts_searched_once_are_fused_as_the_pipeline_with_these_weights_does(t
     searched = search_parts(hybrid, searches)
     for weights in ((0.2, 0.3, 0.5), (0.0, 0.4, 0.6), (1.0, 0.0, 0.0)):
         changed = build_pipeline(
-            "changed", with_weights(hybrid.settings, weights), store=Store("none"), documents=retrievers(DOCUMENTS)
+            "changed", with_weights(hybrid.settings, weights), store=Store("none"), documents=open_corpus(DOCUMENTS)
         )
         expected = {str(search["id"]): search["hits"] for search in changed.execute(searches)}
         assert {topic: fused_by(hits, searched.settings, weights) for topic, hits in searched.hits.items()} == expected

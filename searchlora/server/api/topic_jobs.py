@@ -18,8 +18,8 @@ from searchlora.experiments.slots import fusion_parts, fusion_place, kept_parts
 from searchlora.files.result_cache import cache_key
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stage_settings import FuseSettings
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
 from searchlora.server.api.errors import ApiError

@@ -15,7 +15,7 @@ from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.local import LocalEngine
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.server.api import search, search_execution
 from searchlora.server.api.served_pipelines import ServerEngines
 from searchlora.server.grading.search_grades import SearchGrades
@@ -53,7 +53,7 @@ def test_slots_without_which_the_pipeline_cannot_be_built_are_refused(client, mo
     def refused(*_, **__):
         raise PipelineError("the model is of another kind", where="/srv/model", fix="Name another.")
 
-    monkeypatch.setattr("searchlora.server.api.served_pipelines.build_pipeline", refused)
+    monkeypatch.setattr(Pipeline, "build", refused)
     part = next(each for each in client.get("/v1/pipelines").json()["data"] if each["id"] == "triple")["slots"][0]
     error = searched(client, "triple", status=400, slots={part["name"]: "off"})["error"]
     assert (error["message"], error["param"]) == ("The model is of another kind. Name another.", "slots")
