@@ -12,17 +12,15 @@ idle machine.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, WORK, save_figures, speed_ratio, speed_row
-from searchlora.eval.formatting import markdown_table
+from benchmarks.common import ROOT, WORK, parser, print_or_save_speeds
+from benchmarks.speed import speed_ratio, speed_row
 
 EXACT, FREE, TRAINING = "equal in any batch", "batch_invariant: false", "training"
 _OF_ENGINE = ("prompt tokens/s", "new tokens/s")
@@ -66,10 +64,10 @@ class Measured:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.exact_equality")
-    parser.add_argument("--before", type=Path, metavar="CHECKOUT")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    arguments = parser("exact_equality")
+    arguments.add_argument("--before", type=Path, metavar="CHECKOUT")
+    arguments.add_argument("--repeats", type=int, default=5)
+    options = arguments.parse_args()
     checkouts = {"now": ROOT, **({"before": options.before.resolve()} if options.before else {})}
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
@@ -77,9 +75,7 @@ def main() -> None:
         speeds = _take_turns(checkouts, precision, options.repeats)
         rows += [speed_row(system, measure, values) for (system, measure), values in speeds.items()]
         comparisons += _ratios(speeds, precision, bool(options.before))
-    shown = table(rows, comparisons)
-    save_figures("exact_equality", rows, comparisons, {"table": shown})
-    print(shown)
+    print_or_save_speeds("exact_equality", rows, comparisons)
 
 
 def _take_turns(checkouts: dict[str, Path], precision: str, repeats: int) -> dict[tuple[str, str], list[float]]:
@@ -109,24 +105,6 @@ def _ratios(speeds: dict[tuple[str, str], list[float]], precision: str, has_befo
         for system, measure in speeds
         if system == a
     ]
-
-
-def table(rows: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]]) -> str:
-    """The speeds and their ratios as Markdown."""
-    figures = [
-        [row["system"], row["measure"], f"{row['value']:,.0f} ({row['low']:,.0f}–{row['high']:,.0f})"] for row in rows
-    ]
-    ratios = [
-        [f"{pair['a']} / {pair['b']}", pair["measure"], f"{pair['ratio']:.2f} ({pair['low']:.2f}–{pair['high']:.2f})"]
-        for pair in comparisons
-    ]
-    return "\n\n".join(
-        [
-            markdown_table(["system", "measure", "speed"], figures),
-            markdown_table(["ratio", "measure", ""], ratios),
-            "Medians, with minimum and maximum.",
-        ]
-    )
 
 
 if __name__ == "__main__":

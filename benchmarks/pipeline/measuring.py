@@ -9,11 +9,9 @@ from itertools import takewhile
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pipeline.peft_engine import PeftEngine
-from searchlora.inference.engine import Engine, Request
-from searchlora.outputs import CitedAnswer, ClosedSet, Grade, InvalidOutput, Label
+from searchlora.inference.engine import Engine
+from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label
 from searchlora.pipelines.stages import AdapterStage, Stage, with_outputs
-from searchlora.prompts import messages
 from searchlora.records import Record, SearchContext
 
 #: Task -> the stage in tables; all other stages are one row.
@@ -159,22 +157,3 @@ def _common(one: str, other: str) -> float:
     words = one.split(), other.split()
     same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(*words, strict=False))))
     return same / max(1, *map(len, words))
-
-
-def complete_agreement(
-    stage: AdapterStage, peft: PeftEngine, records: Sequence[Record], outputs: Mapping[str, Any]
-) -> float:
-    """The share of records whose label or grade is the same where PEFT scores whole choices with the stop token.
-
-    Args:
-        stage: A stage that scores choices.
-        outputs: Id of a record -> output of the engine that is compared.
-    """
-    specs = [spec for record in records if isinstance(spec := stage.task.output(record), ClosedSet)]
-    assert len(specs) == len(records)
-    requests = [Request(messages(stage.task, record), stage.adapter) for record in records]
-    scored = peft.score_completely(requests, [spec.choices or () for spec in specs])
-    values = [spec.from_scores(each.log_probabilities) for spec, each in zip(specs, scored, strict=True)]
-    return fmean(
-        _value(value) == _value(outputs[str(record["id"])]) for record, value in zip(records, values, strict=True)
-    )

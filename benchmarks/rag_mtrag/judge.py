@@ -1,6 +1,10 @@
-"""Pairs for a judge of relevance to questions, from sources other than MT-RAG: one judge serves all folds.
+"""A judge of relevance to questions, for `slot_ablation`, trained on pairs from other sources than MT-RAG.
 
-* **SQuAD**: the pairs of `benchmarks.judgment_trecdl19.warm`. Of three pairs of a question one is relevant, one has the
+    python -m benchmarks.rag_mtrag.judge
+
+One judge serves all folds. Its pairs:
+
+* **SQuAD**: the pairs of `judgment_trecdl19.squad_pairs`. Of three pairs of a question one is relevant, one has the
   BM25-best passage of the same article without the answer, and one has the passage of another question at random:
   with hard negatives alone, SmolLM2-135M learned nothing from 1,300 pairs.
 * **TREC DL 2020**: as many relevant (human grades 2 and 3) as irrelevant passages of each query.
@@ -17,14 +21,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import write_rows
-from benchmarks.judgment_trecdl19.warm import warm_records
+from benchmarks.common import WORK, native_dataset, real_data
+from benchmarks.judgment_trecdl19.squad_pairs import squad_records
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
-from searchlora.data.building import build
+from searchlora.cli.terminal import progress_bars
 from searchlora.eval.text_identity import normalised
 from searchlora.experiments.train import train_or_reuse
-from searchlora.progress import Steps
 from searchlora.records import Document
 from searchlora.retrieval.bm25 import BM25Index
 
@@ -32,26 +34,25 @@ SEED = 13
 NAME = "question-judge"
 RECIPE = Path(__file__).parent / "judge.yaml"
 
+#: Number of questions of SQuAD.
+QUESTIONS = 800
+
 #: Number of relevant, and of irrelevant, passages per query of DL 2020 at most.
 EACH = 8
 
 
-def question_judge(data: Path, work: Path, store: Store, steps: Steps) -> StoredAdapter:
-    """The judge, with two grades; its dataset is in `work`, and both are reused."""
-    folder = work / "judge"
-    if not folder.is_dir():
-        source = folder.with_suffix(".jsonl")
-        write_rows(source, judge_records(data))
-        options = {"grades": "2"}
-        build(
-            "judgment", source, format="native", out=folder, options=options, shares=(0.95, 0.05, 0.0), on_leak="drop"
-        )
-    return train_or_reuse("judgment", folder, NAME, recipe=RECIPE, store=store, steps=steps)
+def main() -> None:
+    work = WORK / "rag_mtrag"
+    options: dict[str, Any] = {"options": {"grades": "2"}, "shares": (0.95, 0.05, 0.0), "on_leak": "drop"}
+    folder = native_dataset(work / "judge", "judgment", judge_records(real_data()), **options).folder
+    with progress_bars() as steps:
+        train_or_reuse("judgment", folder, NAME, recipe=RECIPE, store=Store(work / "store"), steps=steps)
 
 
 def judge_records(data: Path) -> list[Mapping[str, Any]]:
     """The records of all sources in random order; two grades cut their four between 1 and 2."""
-    squad = [row for row in warm_records(data) if str(row["id"]).startswith("squad-")]
+    squad = list(squad_records(data, QUESTIONS))
+    random.Random(SEED).shuffle(squad)
     records = [*_with_easy_negatives(squad), *_dl20(data / "trecdl20"), *_perlfaq(data / "perlfaq" / "perlfaq.jsonl")]
     random.Random(SEED).shuffle(records)
     return records
@@ -101,3 +102,7 @@ def _record(topic: str, query: str, document: str, passage: str, relevant: bool)
         "passage": passage,
         "grade": 3 if relevant else 0,
     }
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
     python -m benchmarks.slot_ablation chorus       product search: intent, retrievers, judge
     python -m benchmarks.slot_ablation msrd         movie search: rewriter, retrievers, embedding adapter
-    python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, judge, answers
-    python -m benchmarks.slot_ablation mtrag --without answers      leave a slot empty
+    python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, embedder, judge
+    python -m benchmarks.slot_ablation mtrag --without judge        leave a slot empty
     python -m benchmarks.slot_ablation msrd --limit 20              trial; no results are written
     python -m benchmarks.slot_ablation chorus --set first_stage_weight=0    another value of a parameter, likewise
 

@@ -42,8 +42,7 @@ TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
     "mtrag": {
         "rewriter": ("store", "canard-rewriter", "rewriting_canard"),
         "embedder": ("rag_mtrag/store", "mtrag-embedder-{fold}", "rag_mtrag"),
-        "judge": ("rag_mtrag/store", "question-judge", "rag_mtrag"),
-        "answers": ("rag_mtrag/store", "mtrag-answers-{fold}", "rag_mtrag"),
+        "judge": ("rag_mtrag/store", "question-judge", "rag_mtrag.judge"),
     },
 }
 
@@ -120,8 +119,8 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
         for number in range(MTRAG_FOLDS)
     ]
     qrels = {topic: grades for topic, grades in (dataset.qrels() or {}).items() if topic in questions}
-    # Passages of about 200 tokens judged in five variants, 700 tokens of an answer in six, two rewrites of 300.
-    of_slot = {"judge": 5 * DEPTH * 200, "answers": 6 * 700, "rewriter": 2 * 300}
+    # Passages of about 200 tokens judged in five variants, two rewrites of 300.
+    of_slot = {"judge": 5 * DEPTH * 200, "rewriter": 2 * 300}
     tokens = max(1, sum(count for slot, count in of_slot.items() if slot in slots))
     return TestSet(
         "mtrag",

@@ -56,13 +56,6 @@ def test_peft_generates_what_the_engine_generates_with_each_adapter(engines):
         assert peft.generate(asked) == ours.generate(asked)
 
 
-def test_peft_scores_whole_choices_as_the_engine_does(engines):
-    ours, peft = engines
-    asked, choices = requests("bench-judge@1"), [["0", "12", "3"]] * len(WORDS)
-    for one, other in zip(ours.score(asked, choices), peft.score_completely(asked, choices), strict=True):
-        assert other.log_probabilities == pytest.approx(one.log_probabilities, abs=1e-3)
-
-
 def test_first_tokens_are_scored_in_one_pass(engines):
     ours, peft = engines
     asked = requests("bench-judge@1")
@@ -89,7 +82,6 @@ def test_a_whole_run_measures_every_system_on_every_stage(made):
     assert results["whole"]["queries"] == len(SEARCHES)
     same = results["agreement"][benchmark.PEFT]
     assert (same["rewrite"]["n"], same["intent"]["n"], same["answer"]["n"]) == (4, 4, 4)
-    assert f"{main['ratio']:.1f} (" in results["table"] and "prefix cache holds" in results["table"]
 
 
 def test_all_systems_get_the_same_inputs_and_others_judge_a_sample():
