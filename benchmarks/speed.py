@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 Outcome = TypeVar("Outcome")
@@ -53,3 +57,33 @@ def speed_ratio(a: str, b: str, measure: str, above: Sequence[float], below: Seq
         "high": max(ratios),
         "n": len(ratios),
     }
+
+
+@contextmanager
+def worker(
+    command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path | None = None
+) -> Iterator[Callable[[str], Any]]:
+    """A process that does a job for each line of its stdin and answers with a line of JSON; it ends with the context.
+
+    Args:
+        log: File for what it writes to stderr; None: the stderr of this process.
+    """
+    with ExitStack() as stack:
+        errors = None if log is None else stack.enter_context(log.open("w", encoding="utf-8"))
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        process = stack.enter_context(subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes))
+        assert process.stdin is not None and process.stdout is not None
+        requests, answers = process.stdin, process.stdout
+
+        def call(line: str) -> Any:
+            requests.write(f"{line}\n")
+            requests.flush()
+            answer = answers.readline()
+            if not answer:
+                raise RuntimeError(f"a measuring process ended: {' '.join(command)}; its log: {log or 'stderr'}")
+            return json.loads(answer)
+
+        try:
+            yield call
+        finally:
+            process.kill()

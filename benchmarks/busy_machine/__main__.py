@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from benchmarks.common import ROOT, print_or_save_speeds
-from benchmarks.speed import speed_ratio, speed_row
+from benchmarks.speed import speed_ratio, speed_row, worker
 
 BASE = "smollm2-135m-instruct-q4_1"
 CHOSEN, DEFAULT = "chosen", "default"
@@ -73,26 +73,12 @@ def _measured(job: str) -> dict[tuple[str, str], list[float]]:
 @contextmanager
 def _worker(job: str, way: str) -> Iterator[Callable[[], float]]:
     """A process with a job; each call does it once and returns the seconds that it took."""
-    command = [sys.executable, "-m", "benchmarks.busy_machine", job]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
     if way == DEFAULT:
         env["GOMP_SPINCOUNT"] = "300000"  # OpenMP's own; what is set is not adapted to other processes
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        requests, answers = process.stdin, process.stdout
-
-        def call() -> float:
-            requests.write("\n")
-            requests.flush()
-            return float(answers.readline())
-
-        try:
-            call()  # the first time compiles and fills caches
-            yield call
-        finally:
-            process.kill()
+    with worker([sys.executable, "-m", "benchmarks.busy_machine", job], cwd=ROOT, environment=env) as call:
+        call("")  # the first time compiles and fills caches
+        yield lambda: float(call(""))
 
 
 @contextmanager

@@ -12,55 +12,19 @@ idle machine.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, WORK, parser, print_or_save_speeds
-from benchmarks.speed import speed_ratio, speed_row
+from benchmarks.speed import speed_ratio, speed_row, worker
 
 EXACT, FREE, TRAINING = "equal in any batch", "batch_invariant: false", "training"
 _OF_ENGINE = ("prompt tokens/s", "new tokens/s")
 MEASURES = {EXACT: _OF_ENGINE, FREE: _OF_ENGINE, TRAINING: ("tokens/s",)}
 PRECISIONS = ("bf16", "fp32")
-
-
-class Measured:
-    """A process that measures one checkout in one precision when it is asked to; see `process.py`."""
-
-    def __init__(self, checkout: Path, precision: str) -> None:
-        work = WORK / "exact_equality"
-        work.mkdir(parents=True, exist_ok=True)
-        script = Path(__file__).with_name("process.py")
-        with (work / f"{checkout.name} {precision}.log").open("w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(script), precision, str(work)],
-                cwd=checkout,
-                env={**os.environ, "PYTHONPATH": str(checkout)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-
-    def speeds(self, system: str) -> list[float]:
-        """Tokens a second of each measure of a system, once."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(f"{system}\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            sys.exit(f"A measuring process ended; see its log in {WORK / 'exact_equality'}.")
-        return list(json.loads(answer))
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def main() -> None:
@@ -80,18 +44,23 @@ def main() -> None:
 
 def _take_turns(checkouts: dict[str, Path], precision: str, repeats: int) -> dict[tuple[str, str], list[float]]:
     """Speeds of each system and measure; the first repeat warms up and is not counted."""
-    processes = {name: Measured(checkout, precision) for name, checkout in checkouts.items()}
+    work = WORK / "exact_equality"
+    work.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(Path(__file__).with_name("process.py")), precision, str(work)]
     speeds: dict[tuple[str, str], list[float]] = {}
-    for repeat in range(repeats + 1):
-        for system, measures in MEASURES.items():
-            for name, process in processes.items():
-                values = process.speeds(system)
-                if repeat:
-                    for measure, value in zip(measures, values, strict=True):
-                        speeds.setdefault((f"{system}, {precision}, {name}", measure), []).append(value)
-        print(f"{precision}: {repeat} of {repeats} repeats", file=sys.stderr)
-    for process in processes.values():
-        process.close()
+    with ExitStack() as stack:
+        workers = {}
+        for name, checkout in checkouts.items():
+            how = {"environment": {**os.environ, "PYTHONPATH": str(checkout)}, "log": work / f"{name} {precision}.log"}
+            workers[name] = stack.enter_context(worker(command, cwd=checkout, **how))  # type: ignore[arg-type]
+        for repeat in range(repeats + 1):
+            for system, measures in MEASURES.items():
+                for name, measured in workers.items():
+                    values = measured(system)
+                    if repeat:
+                        for measure, value in zip(measures, values, strict=True):
+                            speeds.setdefault((f"{system}, {precision}, {name}", measure), []).append(value)
+            print(f"{precision}: {repeat} of {repeats} repeats", file=sys.stderr)
     return speeds
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.common import WORK, parser, print_or_save_speeds, real_data
 from benchmarks.pipeline.adapters import stored_adapters
-from benchmarks.pipeline.measuring import STAGES, Block, agreement, measured, with_engine
+from benchmarks.pipeline.measuring import STAGES, Block, measured, with_engine
 from benchmarks.pipeline.peft_engine import PeftEngine
 from benchmarks.speed import speed_ratio, speed_row
 from searchlora.data.formats.msrd import msrd_movies, read_msrd
@@ -112,10 +112,6 @@ def benchmark(
             f"repeat {repeat + 1}: " + ", ".join(f"{name} {blocks[-1].speed(name):.3f}" for name in systems), flush=True
         )
     results = _figures(systems, blocks, twice)
-    results["agreement"] = {
-        PEFT: agreement(blocks, ENGINE, PEFT),
-        INVARIANT: agreement(blocks, ENGINE, INVARIANT),
-    }
     results["per_query"] = {
         name: sum(each[name] for each in costs) / (options.repeats * options.queries) for name in _COUNTED
     }

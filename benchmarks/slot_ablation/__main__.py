@@ -4,24 +4,22 @@
     python -m benchmarks.slot_ablation msrd         movie search: rewriter, retrievers, embedding adapter
     python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, embedder, judge
     python -m benchmarks.slot_ablation mtrag --without judge        leave a slot empty
-    python -m benchmarks.slot_ablation msrd --limit 20              trial; no results are written
+    python -m benchmarks.slot_ablation msrd --topics 20             trial; no results are written
     python -m benchmarks.slot_ablation chorus --set first_stage_weight=0    another value of a parameter, likewise
 
 Each slot is left out, and its base model is put in the place of its adapter, on test topics only: no adapter was
-trained on a topic that it serves. Where all topics would take more than 15 minutes on two cores, a sample with a fixed
-seed is taken (`folds.TOKENS`). Indexes, runs and copies of the adapters are in `benchmarks/work/slot_ablation`, and an
+trained on a topic that it serves. Indexes, runs and copies of the adapters are in `benchmarks/work/slot_ablation`; an
 interrupted ablation goes on with the same command.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, as_called, real_data, save, write_rows
+from benchmarks.common import WORK, as_called, parser, real_data, save, write_rows
 from benchmarks.slot_ablation.folds import SEED, Fold, TestSet, merged
 from benchmarks.slot_ablation.topic_sets import TEST_SETS, TRAINED, gathered
 from searchlora.adapters.store import Store
@@ -39,29 +37,27 @@ NAME = "slot_ablation"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}")
-    parser.add_argument("test_set", choices=sorted(TEST_SETS))
-    parser.add_argument("--without", action="append", default=[], metavar="SLOT", help="leave a slot empty; repeatable")
-    parser.add_argument("--limit", type=int, metavar="N", help="number of topics, for a trial")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
-    parser.add_argument("--topics", type=int, metavar="N", help="at most N topics, for a slow machine; results say so")
-    parser.add_argument("--name", metavar="NAME", help="name of the results, beside those of all topics: mtrag_whole")
-    arguments = parser.parse_args()
-    slots = [slot for slot in TRAINED[arguments.test_set] if slot not in arguments.without]
-    whole = TEST_SETS[arguments.test_set](real_data(), slots)
-    limits = [each for each in (arguments.limit, arguments.topics) if each is not None]
-    test, work = whole.sampled(min(limits, default=None)), WORK / NAME / (arguments.name or "")
+    arguments = parser(NAME)
+    arguments.add_argument("test_set", choices=sorted(TEST_SETS))
+    arguments.add_argument("--without", action="append", default=[], metavar="SLOT", help="leave it empty; repeatable")
+    arguments.add_argument("--topics", type=int, metavar="N", help="a sample of N topics")
+    arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
+    arguments.add_argument("--name", metavar="NAME", help="name under which the results of a sample are written")
+    options = arguments.parse_args()
+    slots = [slot for slot in TRAINED[options.test_set] if slot not in options.without]
+    whole = TEST_SETS[options.test_set](real_data(), slots)
+    test, work = whole.sampled(options.topics), WORK / NAME / (options.name or "")
     try:
         store = gathered(test, slots, work / "store")
     except UsageError as error:
         sys.exit(str(error))
     with progress_bars() as steps:
-        found = ablated(test, store, work, steps, arguments.set)
+        found = ablated(test, store, work, steps, options.set)
     print(ablation_markdown(found))
     print(f"Report: {write_ablation(found, work / test.name)}")
-    if arguments.limit is None and not arguments.set:
+    if (options.topics is None or options.name) and not options.set:
         more = {"table": table(found, test, whole.topics), **about(found, test, whole.topics)}
-        save(f"{NAME}_{arguments.name or test.name}", found.comparison, more, module=as_called(NAME))
+        save(f"{NAME}_{options.name or test.name}", found.comparison, more, module=as_called(NAME))
 
 
 def ablated(

@@ -35,7 +35,6 @@ from searchlora.records import Record
 from searchlora.shop import make_shop
 from searchlora.task import load_prompted_task
 from searchlora.training.metrics import read_metrics
-from searchlora.training.prefix_tree import prefix_tree
 from searchlora.training.rows import LengthGroupedBatches
 from searchlora.training.sft import train_adapter
 
@@ -73,17 +72,14 @@ def main() -> None:
     comparisons.append(speed_ratio(a, b, "tokens a second", measured[60][ours]["speeds"], dense))
     losses = {system: [statistics.mean(each) for each in measured[60][system]["losses"]] for system in SYSTEMS}
     differences = [one - other for one, other in zip(losses[ours], losses[other], strict=True)]
-    shares = {str(length): of_system[ours]["computed"] for length, of_system in measured.items()}
     about = {
         "base": BASE,
         "rows_per_step": {str(length): settings[0] for length, settings in LENGTHS.items()},
-        "share_of_tokens_computed": shares,
         "mean_losses_of_seeds": losses,
         "loss_difference": max(map(abs, differences)),
     }
     print_or_save_speeds("training", rows, comparisons, about)
     print(f"differences of the mean losses of a seed in bf16: {', '.join(f'{each:+.4f}' for each in differences)}")
-    print(f"share of tokens computed (equal beginnings once): {shares}")
 
 
 def _name(system: str, length: int) -> str:
@@ -144,7 +140,6 @@ def work(system: str, length: int, folder: Path) -> dict[str, Any]:
         "speeds": [speed for speeds, _ in runs for speed in speeds],
         "memory": memory,
         "losses": [losses for _, losses in runs],
-        "computed": _share_computed(_recipe(length, kind, 0), records),
     }
 
 
@@ -249,15 +244,6 @@ def _train_trl(
         for step in range(1, len(losses))
     ]
     return speeds, losses
-
-
-def _share_computed(recipe: Recipe, records: Sequence[Record]) -> float:
-    """Nodes of the steps' prefix trees over tokens of their rows."""
-    rows = [each.input_ids[:-1] for each in _examples(records)]
-    size = recipe.optim.batch_size
-    order = list(LengthGroupedBatches([len(row) for row in rows], size, recipe.seed))
-    trees = [prefix_tree([rows[index] for index in order[start : start + size]]) for start in range(0, len(rows), size)]
-    return sum(len(tree.tokens) for tree in trees) / sum(len(row) + 1 for row in rows)
 
 
 def _examples(records: Sequence[Record]) -> list[Example]:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.judgment_chorus.folds import Chorus
 from benchmarks.slot_ablation import __main__ as benchmark
 from benchmarks.slot_ablation import intents, topic_sets
-from benchmarks.slot_ablation.folds import TOKENS, Fold, TestSet
+from benchmarks.slot_ablation.folds import Fold, TestSet
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.trec import read_run, write_qrels
@@ -30,8 +30,8 @@ def fold(number: int | None, ids: range, **slots: str | int) -> Fold:
     return Fold(number, slots, [{"id": f"q{n}", "query": f"tent {n % 3}"} for n in ids])
 
 
-def shop(*folds: Fold, tokens: int = 100) -> TestSet:
-    return TestSet("chorus", "product_search", "unused", folds, {}, ("nDCG@10",), tokens)
+def shop(*folds: Fold) -> TestSet:
+    return TestSet("chorus", "product_search", "unused", folds, {}, ("nDCG@10",))
 
 
 def test_names_of_the_folds_adapters_become_one_name() -> None:
@@ -43,16 +43,15 @@ def test_names_of_the_folds_adapters_become_one_name() -> None:
     assert fold(None, range(1)).without_number("judge-2") == "judge-2"
 
 
-def test_a_sample_is_drawn_from_all_folds_as_large_as_the_tokens_allow() -> None:
-    whole = shop(fold(1, range(300)), fold(2, range(300, 600)), tokens=TOKENS // 100)
-    sample = whole.sampled()
-    ids = [topic["id"] for each in sample.folds for topic in each.topics]
+def test_a_sample_is_drawn_from_all_folds_and_is_repeatable() -> None:
+    whole = shop(fold(1, range(300)), fold(2, range(300, 600)))
+    sample = whole.sampled(100)
+    ids = [topic["id"] for of_fold in sample.folds for topic in of_fold.topics]
     assert len(ids) == len(set(ids)) == 100 == sample.topics
-    assert {each.number for each in sample.folds} == {1, 2}
-    assert [topic["id"] for each in whole.sampled().folds for topic in each.topics] == ids
+    assert {of_fold.number for of_fold in sample.folds} == {1, 2}
+    assert whole.sampled(100) == sample
     assert whole.sampled(1).topics == 1 and len(whole.sampled(1).folds) == 1
-    (one,) = shop(fold(1, range(5))).sampled().folds
-    assert one == fold(1, range(5))
+    assert whole.sampled().topics == 600
 
 
 @pytest.mark.slow
@@ -131,7 +130,7 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
         for of_fold in folds
         for topic in of_fold.topics
     }
-    test = TestSet("chorus", "product_search", corpus, folds, qrels, ("nDCG@5", "MRR@5"), tokens=100)
+    test = TestSet("chorus", "product_search", corpus, folds, qrels, ("nDCG@5", "MRR@5"))
     store = topic_sets.gathered(test, ["judge"], tmp_path / "work" / "store", work=tmp_path)
     found = benchmark.ablated(test, store, tmp_path / "work")
 
