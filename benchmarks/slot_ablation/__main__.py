@@ -2,8 +2,8 @@
 
     python -m benchmarks.slot_ablation chorus       product search: intent, retrievers, judge
     python -m benchmarks.slot_ablation msrd         movie search: rewriter, retrievers, embedding adapter
-    python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, embedder, judge
-    python -m benchmarks.slot_ablation mtrag --without judge        leave a slot empty
+    python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, embedding adapter
+    python -m benchmarks.slot_ablation chorus --without judge       leave a slot empty
     python -m benchmarks.slot_ablation msrd --topics 20             trial; no results are written
     python -m benchmarks.slot_ablation chorus --set first_stage_weight=0    another value of a parameter, likewise
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WORK, as_called, parser, real_data, save, write_rows
-from benchmarks.slot_ablation.folds import SEED, Fold, TestSet, merged
+from benchmarks.slot_ablation.folds import Fold, TestSet, merged
 from benchmarks.slot_ablation.topic_sets import TEST_SETS, TRAINED, gathered
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
@@ -40,13 +40,12 @@ def main() -> None:
     arguments = parser(NAME)
     arguments.add_argument("test_set", choices=sorted(TEST_SETS))
     arguments.add_argument("--without", action="append", default=[], metavar="SLOT", help="leave it empty; repeatable")
-    arguments.add_argument("--topics", type=int, metavar="N", help="a sample of N topics")
+    arguments.add_argument("--topics", type=int, metavar="N", help="a sample of N topics, for a trial")
     arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
-    arguments.add_argument("--name", metavar="NAME", help="name under which the results of a sample are written")
     options = arguments.parse_args()
     slots = [slot for slot in TRAINED[options.test_set] if slot not in options.without]
     whole = TEST_SETS[options.test_set](real_data(), slots)
-    test, work = whole.sampled(options.topics), WORK / NAME / (options.name or "")
+    test, work = whole.sampled(options.topics), WORK / NAME
     try:
         store = gathered(test, slots, work / "store")
     except UsageError as error:
@@ -55,9 +54,9 @@ def main() -> None:
         found = ablated(test, store, work, steps, options.set)
     print(ablation_markdown(found))
     print(f"Report: {write_ablation(found, work / test.name)}")
-    if (options.topics is None or options.name) and not options.set:
-        more = {"table": table(found, test, whole.topics), **about(found, test, whole.topics)}
-        save(f"{NAME}_{options.name or test.name}", found.comparison, more, module=as_called(NAME))
+    if options.topics is None and not options.set:
+        more = {"table": table(found, test), **about(found, test)}
+        save(f"{NAME}_{test.name}", found.comparison, more, module=as_called(NAME))
 
 
 def ablated(
@@ -109,27 +108,24 @@ def _changed(config: PipelineConfig) -> list[str]:
     return [slot.name for slot in find_slots(config.stages) if not (empty and slot.name == "match")]
 
 
-def table(found: Ablation, test: TestSet, topics: int) -> str:
+def table(found: Ablation, test: TestSet) -> str:
     """The Markdown of the results file."""
-    sample = f", a sample of {topics:,}" if test.topics < topics else ""
     adapters = sorted(
         {fold.without_number(str(name)) for fold in test.folds for name in _adapters(test, fold).values()}
     )
     folds = f", of {len(test.folds)} folds" if len(test.folds) > 1 else ""
     return (
-        f"{ablation_markdown(found)}\n\nPipeline `{test.pipeline}` on {test.topics:,} test topics{sample}."
+        f"{ablation_markdown(found)}\n\nPipeline `{test.pipeline}` on {test.topics:,} test topics."
         f" Adapters: {', '.join(f'`{name}`' for name in adapters)}{folds}."
     )
 
 
-def about(found: Ablation, test: TestSet, topics: int) -> dict[str, Any]:
+def about(found: Ablation, test: TestSet) -> dict[str, Any]:
     """What the results file says beside the figures of the variants."""
     kept = ablation_json(found)
     return {
         "pipeline": test.pipeline,
         "topics": test.topics,
-        "of_topics": topics,
-        "seed": SEED,
         "slots": kept["slots"],
         "interactions": kept["interactions"],
         "left_out": kept["left_out"],

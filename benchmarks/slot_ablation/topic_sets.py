@@ -42,7 +42,6 @@ TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
     "mtrag": {
         "rewriter": ("store", "canard-rewriter", "rewriting_canard"),
         "embedder": ("rag_mtrag/store", "mtrag-embedder-{fold}", "rag_mtrag"),
-        "judge": ("rag_mtrag/store", "question-judge", "rag_mtrag.judge"),
     },
 }
 

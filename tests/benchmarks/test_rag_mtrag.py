@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks.rag_mtrag import embedder
 from benchmarks.rag_mtrag.data import FOLDS, MtRag, fold_of
-from benchmarks.rag_mtrag.judge import judge_records
 from benchmarks.rag_mtrag.quoting import Judge, quoted
 from searchlora.task import load_prompted_task
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
@@ -38,17 +37,6 @@ def test_the_embedder_of_a_fold_sees_no_row_of_it(mtrag: MtRag) -> None:
         assert not trained & {groups[id_] for id_ in mtrag.validation(fold)}
         assert not mtrag.validation(fold) & {row["id"] for row in mtrag.test(fold)}
         assert all(each["positives"] and each["negatives"] for each in pairs)
-
-
-@pytest.mark.slow
-def test_the_judge_learns_from_pairs_of_both_kinds_and_none_of_mtrag(mtrag: MtRag, real_data: Path) -> None:
-    records = judge_records(real_data)
-    kinds = Counter((row["id"].partition("-")[0], row["grade"] >= 2) for row in records)
-    assert all(kinds[source, relevant] > 250 for source in ("squad", "dl20", "perl") for relevant in (True, False))
-    assert len({row["id"] for row in records}) == len(records)
-    passages = {each["text"] for row in mtrag.official for each in row["passages"]}
-    questions = {row["question"] for row in mtrag.official}
-    assert not any(row["passage"] in passages or row["query"] in questions for row in records)
 
 
 def made_rows(count: int = 90) -> list[dict[str, object]]:

@@ -161,11 +161,11 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
         once.costs["full pipeline"]["chorus-judge-1"][tokens]
     )
     assert len(read_run(found.experimented.runs["without chorus-judge"].source.path)) == TOPICS
-    table = benchmark.table(found, test, 20)
+    table = benchmark.table(found, test)
     assert table.startswith(ablation_markdown(found))
-    assert "Pipeline `product_search` on 8 test topics, a sample of 20. Adapters: `chorus-judge`, of 2 folds." in table
+    assert "Pipeline `product_search` on 8 test topics. Adapters: `chorus-judge`, of 2 folds." in table
     assert "without chorus-judge" in write_ablation(found, tmp_path / "work" / "chorus").read_text(encoding="utf-8")
-    assert benchmark.about(found, test, 20)["adapters"]["fold 2"] == {"judge": "chorus-judge-2"}
+    assert benchmark.about(found, test)["adapters"]["fold 2"] == {"judge": "chorus-judge-2"}
 
     monkeypatch.setattr(SharedStages, "execute", lambda *_: pytest.fail("nothing is missing"))
     again = benchmark.ablated(test, store, tmp_path / "work")
