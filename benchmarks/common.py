@@ -19,8 +19,8 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import markdown_table, to_plain
 from searchlora.eval.tables import Header, to_json
-from searchlora.experiments.result_files import machine, versions
 from searchlora.files import atomic_text
+from searchlora.machine import machine, versions
 from searchlora.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.experiments.judge.grade_log import grade_records
+from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.outputs import Grade, from_json, to_json
 from searchlora.progress import Steps

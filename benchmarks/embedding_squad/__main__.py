@@ -25,10 +25,10 @@ from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.evaluation import Evaluation
 from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.evaluation_run import BASE
 from searchlora.progress import Steps
 from searchlora.retrieval.classifying import classify
 from searchlora.retrieval.encoder import Encoder
+from searchlora.systems.system import BASE
 from searchlora.task import EvaluationInput, load_encoder_task
 
 NAME = "embedding_squad"

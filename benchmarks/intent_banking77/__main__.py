@@ -19,10 +19,10 @@ from benchmarks.common import WORK, dataset, named_comparison, real_data, save, 
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.evaluation_run import BASE
 from searchlora.experiments.train import train_or_reuse
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
+from searchlora.systems.system import BASE
 
 NAME = "banking77-intent"
 SHARES = (0.96, 0.03, 0.01)

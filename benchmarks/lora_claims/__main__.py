@@ -25,8 +25,8 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.comparison import Comparison
-from searchlora.experiments.evaluation_run import BASE as ZERO_SHOT
 from searchlora.experiments.sweep import sweep, train_trials
+from searchlora.systems.system import BASE as ZERO_SHOT
 
 NAME = "lora_claims"
 HERE = Path(__file__).parent

@@ -14,6 +14,7 @@ from searchlora.cli.options import (
     JsonOption,
     JudgmentsOption,
     TopicsOption,
+    option,
     takes,
 )
 from searchlora.cli.pipelines import PipelineArgument, PipelineOptions
@@ -28,30 +29,21 @@ def ablate(
     pipeline: PipelineArgument,
     topics: TopicsOption,
     qrels: JudgmentsOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for runs, figures and report.html.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder for runs, figures and report.html.")],
     options: PipelineOptions,
     engine: EngineOptions,
     slot: Annotated[
-        list[str],
-        typer.Option(
-            "--slot",
-            metavar="NAME",
-            help="Slot to vary, such as shop-rewriter or bm25; repeatable. Default: all slots.",
-        ),
-    ] = [],  # noqa: B006 (typer copies it)
-    older: Annotated[bool, typer.Option("--older", help="Also measure the previous version of each adapter.")] = False,
+        list[str], option("--slot NAME", "Slot to vary, such as shop-rewriter or bm25; repeatable. Default: all slots.")
+    ] = [],
+    older: Annotated[bool, option("--older", "Also measure the previous version of each adapter.")] = False,
     no_interactions: Annotated[
-        bool, typer.Option("--no-interactions", help="Do not measure the interaction of each pair of slots.")
+        bool, option("--no-interactions", "Do not measure the interaction of each pair of slots.")
     ] = False,
     measure: Annotated[
-        list[str],
-        typer.Option("--measure", metavar="MEASURE", help="Retrieval measure; the first is tested. Repeatable."),
-    ] = [],  # noqa: B006
+        list[str], option("--measure MEASURE", "Retrieval measure; the first is tested. Repeatable.")
+    ] = [],
     relevant: Annotated[
-        int,
-        typer.Option(
-            "--relevant", metavar="GRADE", min=1, help="Lowest grade that counts as relevant in binary measures."
-        ),
+        int, option("--relevant GRADE", "Lowest grade that counts as relevant in binary measures.", min=1)
     ] = 1,
     cluster: ClusterOption = None,
     allow_circular: AllowCircularOption = False,
@@ -63,7 +55,6 @@ def ablate(
     """
     import json
 
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.eval.formatting import to_plain
     from searchlora.eval.measures import RETRIEVAL_MEASURES
@@ -80,8 +71,7 @@ def ablate(
             topics,
             qrels,
             out,
-            corpus=options.documents(),
-            overrides=options.settings,
+            **options.given(),
             engine=engine.read(),
             only=slot,
             kinds=kinds,
@@ -90,8 +80,6 @@ def ablate(
             relevant=relevant,
             cluster=cluster,
             allow_circular=allow_circular,
-            store=Store(options.store),
-            tasks=options.tasks,
             steps=steps,
         )
     typer.echo(json.dumps(to_plain(ablation_json(found)), indent=2) if as_json else ablation_markdown(found))

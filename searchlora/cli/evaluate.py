@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -11,16 +11,13 @@ from searchlora.cli.options import (
     AcceptChangesOption,
     AdapterArgument,
     AllowCircularOption,
-    BaselineDataOption,
-    DataOption,
-    DeviceOption,
     EngineOptions,
+    EvaluationOptions,
     JunitOption,
-    QrelsOption,
-    SplitOption,
-    StoreOption,
+    StoreOptions,
     SummaryOption,
-    TasksOption,
+    argument,
+    option,
     takes,
 )
 
@@ -28,41 +25,39 @@ if TYPE_CHECKING:
     from searchlora.experiments.evaluate import EvaluationResult
 
 
+class ComparisonOptions(NamedTuple):
+    """What else `evaluate` measures, with the names of the verb's parameters."""
+
+    compare_with: Annotated[list[str], option("--compare-with ADAPTER", "Another adapter to compare; repeatable.")] = []
+    models: Annotated[
+        list[Path], option("--compare-with-encoder FOLDER", "Another encoder to compare; repeatable.")
+    ] = []
+    allow_circular: AllowCircularOption = False
+    limit: Annotated[int | None, option("--limit N", "Use the first N records.", min=1)] = None
+    unconstrained: Annotated[
+        bool, option("--unconstrained", "Also evaluate the base and the adapter without the output grammar.")
+    ] = False
+
+
+@takes(EvaluationOptions, "rows")
+@takes(ComparisonOptions, "compared")
+@takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def evaluate(
     adapter: AdapterArgument,
-    data: DataOption,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder for outputs, evaluation.json and report.html.")
-    ],
+    out: Annotated[Path, option("--out FOLDER", "Folder for outputs, evaluation.json and report.html.")],
+    rows: EvaluationOptions,
+    compared: ComparisonOptions,
+    stored: StoreOptions,
     engine: EngineOptions,
-    compare_with: Annotated[
-        list[str], typer.Option("--compare-with", metavar="ADAPTER", help="Another adapter to compare; repeatable.")
-    ] = [],  # noqa: B006 (typer copies it)
-    encoder: Annotated[
-        list[Path],
-        typer.Option("--compare-with-encoder", metavar="FOLDER", help="Another encoder to compare; repeatable."),
-    ] = [],  # noqa: B006
-    split: SplitOption = "test",
-    qrels: QrelsOption = None,
-    baseline_data: BaselineDataOption = None,
-    allow_circular: AllowCircularOption = False,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use the first N records.")] = None,
-    unconstrained: Annotated[
-        bool, typer.Option("--unconstrained", help="Also evaluate the base and the adapter without the output grammar.")
-    ] = False,
     stemmer: Annotated[
-        str | None, typer.Option("--stemmer", metavar="LANGUAGE", help="Snowball stemmer of BM25, for example english.")
+        str | None, option("--stemmer LANGUAGE", "Snowball stemmer of BM25, for example english.")
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="BM25 library: bm25s (lucene) or rank-bm25 (robertson).")
+        str, option("--backend NAME", "BM25 library: bm25s (lucene) or rank-bm25 (robertson).")
     ] = "bm25s",
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Compare an adapter with its base model and the task's baselines, and write a report with intervals."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, progress_bars
     from searchlora.experiments.evaluate import evaluate as verb
     from searchlora.experiments.evaluation_report import write
@@ -71,21 +66,13 @@ def evaluate(
     with progress_bars() as steps:
         evaluated = verb(
             adapter,
-            data,
-            compare_with=compare_with,
-            models=encoder,
-            split=split,
-            limit=limit,
-            qrels=qrels,
-            baseline_data=baseline_data,
-            allow_circular=allow_circular,
-            unconstrained=unconstrained,
+            **rows._asdict(),
+            **compared._asdict(),
+            **stored.given(),
             retrieval=bm25_settings(backend=backend, stemmer=stemmer),
-            store=Store(store),
             cache_dir=out / "outputs",
             engine=engine.read(),
             steps=steps,
-            tasks=tasks,
         )
     print_comparison(evaluated.comparison)
     _warn(evaluated)
@@ -94,28 +81,22 @@ def evaluate(
     typer.echo(f"Report: {write(evaluated, out)}")
 
 
+@takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def experiment(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="YAML file: systems, topics, qrels, measures, baseline, policy."),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for runs, figures and report.html.")],
+    file: Annotated[Path, argument("FILE", "YAML file: systems, topics, qrels, measures, baseline, policy.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder for runs, figures and report.html.")],
+    stored: StoreOptions,
     engine: EngineOptions,
     since: Annotated[
-        Path | None,
-        typer.Option("--since", metavar="FILE", help="Earlier experiment.json whose inputs must be the same."),
+        Path | None, option("--since FILE", "Earlier experiment.json whose inputs must be the same.")
     ] = None,
     accept_changes: AcceptChangesOption = False,
     allow_circular: AllowCircularOption = False,
     junit: JunitOption = None,
     summary: SummaryOption = None,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Compare systems over topics, with intervals and paired tests. Exits with 1 if a policy rule is broken."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.experiment import experiment as verb
     from searchlora.experiments.experiment_report import write, write_decision
@@ -130,13 +111,12 @@ def experiment(
             accept_changes=accept_changes,
             allow_circular=allow_circular,
             engine=engine.read(),
-            store=Store(store),
-            tasks=tasks,
+            **stored.given(),
             steps=steps,
         )
     print_comparison(result.comparison)
-    if reused := [name for name, run in result.runs.items() if run.reused]:
-        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(reused)}.")
+    if result.reused:
+        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(result.reused)}.")
     write_decision(result.spec.name, result.comparison, result.results, junit=junit, summary=summary)
     typer.echo(f"Report: {write(result, out)}")
     if result.results:
@@ -147,42 +127,32 @@ def experiment(
         raise typer.Exit(1)
 
 
+@takes(EvaluationOptions, "rows")
+@takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def promote(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Candidate version, name@3.")],
-    to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="Alias to move, for example production.")],
-    policy: Annotated[Path, typer.Option("--policy", metavar="FILE", help="YAML file of rules.")],
-    data: DataOption,
+    adapter: Annotated[str, argument("ADAPTER", "Candidate version, name@3.")],
+    to: Annotated[str, option("--to ALIAS", "Alias to move, for example production.")],
+    policy: Annotated[Path, option("--policy FILE", "YAML file of rules.")],
+    rows: EvaluationOptions,
+    stored: StoreOptions,
     engine: EngineOptions,
-    split: SplitOption = "test",
-    qrels: QrelsOption = None,
-    baseline_data: BaselineDataOption = None,
     force: Annotated[
-        str | None,
-        typer.Option(
-            "--force", metavar="REASON", help="Move the alias even if the policy refuses; the reason is recorded."
-        ),
+        str | None, option("--force REASON", "Move the alias even if the policy refuses; the reason is recorded.")
     ] = None,
     reason: Annotated[
         str | None,
-        typer.Option(
-            "--reason",
-            metavar="REASON",
-            help="Why the policy is looser than that of the last decision on the alias; the reason is recorded.",
+        option(
+            "--reason REASON",
+            "Why the policy is looser than that of the last decision on the alias; the reason is recorded.",
         ),
     ] = None,
     accept_changes: AcceptChangesOption = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Folder for outputs, report.html and figures.")
-    ] = None,
+    out: Annotated[Path | None, option("--out FOLDER", "Folder for outputs, report.html and figures.")] = None,
     junit: JunitOption = None,
     summary: SummaryOption = None,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Move an alias to a version if it meets the policy; otherwise exit with 1. Either decision is recorded."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.evaluation_report import write
     from searchlora.experiments.experiment_report import write_decision
@@ -195,17 +165,13 @@ def promote(
             adapter,
             to,
             policy,
-            data,
-            split=split,
-            qrels=qrels,
-            baseline_data=baseline_data,
+            **rows._asdict(),
+            **stored.given(),
             force=force,
             reason=reason,
             accept_changes=accept_changes,
-            store=Store(store),
             cache_dir=out / "outputs" if out is not None else None,
             engine=engine.read(),
-            tasks=tasks,
             steps=steps,
         )
     evaluated, results = decision.evaluated, decision.results

@@ -44,10 +44,10 @@ def serve(
     _device: DeviceOption = None,
     encoder: Annotated[
         list[str], typer.Option("--encoder", metavar="MODEL", help="Encoder for /v1/embeddings; repeatable.")
-    ] = [],  # noqa: B006 (typer copies it)
+    ] = [],
     load: Annotated[
         list[str], typer.Option("--load", metavar="ADAPTER", help="Adapter to load at start; repeatable.")
-    ] = [],  # noqa: B006
+    ] = [],
     pipeline: Annotated[
         list[str],
         typer.Option(
@@ -55,7 +55,7 @@ def serve(
             metavar="PIPELINE",
             help="Pipeline for /v1/search and the playground: a YAML file or a built-in one; repeatable.",
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     corpus: Annotated[
         list[Path],
         typer.Option(
@@ -64,8 +64,8 @@ def serve(
             help="Documents: a file or an index folder. Once for all pipelines, or once for each, in their order."
             " Default: the corpus that each pipeline names.",
         ),
-    ] = [],  # noqa: B006
-    parameters: ParametersOption = [],  # noqa: B006
+    ] = [],
+    parameters: ParametersOption = [],
     cache: CacheOption = None,
     cache_mb: CacheLimitOption = CACHE_MB,
     grades: Annotated[
@@ -90,7 +90,7 @@ def serve(
         typer.Option(
             "--name", metavar="HOST", help="Another host name under which this server is reached; repeatable."
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     trusted_proxy: Annotated[
         list[str],
         typer.Option(
@@ -98,7 +98,7 @@ def serve(
             metavar="ADDRESS",
             help="Address or network of a reverse proxy whose X-Forwarded-For names the client; repeatable.",
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     api_key: Annotated[
         list[str],
         typer.Option(
@@ -108,7 +108,7 @@ def serve(
             help="API key that requests must carry; repeatable. Prefer the environment variable: other users of the"
             " machine can read the command line.",
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     engine: Annotated[
         str | None,
         typer.Option(

@@ -6,76 +6,66 @@ import shlex
 import time
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from searchlora.cli.options import (
-    DeviceOption,
     EngineOptions,
-    RecipeOption,
-    SetOption,
-    StoreOption,
+    RecipeOptions,
+    StoreOptions,
     TaskArgument,
-    TasksOption,
-    TrainedBaseOption,
+    option,
     takes,
 )
 from searchlora.errors import UsageError
 
 
+@takes(RecipeOptions, "recipe")
+@takes(StoreOptions, "stored")
 def train(
     task: TaskArgument,
     data: Annotated[
         list[str],
-        typer.Option(
-            "--data",
-            metavar="FOLDER[=WEIGHT]",
-            help="Dataset folder, from `data build`. Each further folder adds training rows, and WEIGHT scales their "
+        option(
+            "--data FOLDER[=WEIGHT]",
+            "Dataset folder, from `data build`. Each further folder adds training rows, and WEIGHT scales their "
             "loss; validation uses the first folder.",
         ),
     ],
-    name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help="Name in the store; an existing name gets a new version.")
-    ],
-    base: TrainedBaseOption = None,
-    recipe: RecipeOption = None,
-    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    name: Annotated[str, option("--name NAME", "Name in the store; an existing name gets a new version.")],
+    recipe: RecipeOptions,
+    stored: StoreOptions,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an unfinished training run from its last checkpoint.")
+        bool, option("--resume", "Continue an unfinished training run from its last checkpoint.")
     ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Discard an unfinished training run of this name.")
-    ] = False,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Train an adapter, or a whole model with `--set method=full`, run its load check and store it."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.data.mixture import parse_weighted
     from searchlora.experiments.train import train as verb
     from searchlora.experiments.training_runs import MORE_DATA
 
     folder, more_data = parse_weighted(data)
-    config: dict[str, Any] = {
-        "base": base,
-        "recipe": recipe,
-        "overrides": settings,
-        "resume": resume,
-        "restart": restart,
-        "more_data": more_data,
-    }
     with progress_bars() as steps:
-        stored = verb(task, folder, name, store=Store(store), tasks=tasks, log=typer.echo, steps=steps, **config)
-    typer.echo(f"Stored {stored.reference} in {stored.path}")
-    for other in stored.manifest.dataset.card.get(MORE_DATA, []) if stored.manifest.dataset else []:
+        adapter = verb(
+            task,
+            folder,
+            name,
+            **recipe._asdict(),
+            **stored.given(),
+            resume=resume,
+            more_data=more_data,
+            log=typer.echo,
+            steps=steps,
+        )
+    typer.echo(f"Stored {adapter.reference} in {adapter.path}")
+    for other in adapter.manifest.dataset.card.get(MORE_DATA, []) if adapter.manifest.dataset else []:
         if other["rows left out"]:
             rows = f"{other['rows left out']} training rows of {other['source']}"
             typer.echo(f"Left out {rows}, which are in the validation or test split of {folder}")
     # A measure that does not exist on these rows, such as a kappa of one grade, is stored as null.
-    known = {key: value for key, value in stored.manifest.metrics.items() if value is not None}
+    known = {key: value for key, value in adapter.manifest.metrics.items() if value is not None}
     typer.echo("Validation: " + ", ".join(f"{key} {value:.4g}" for key, value in known.items()))
 
 
@@ -83,18 +73,12 @@ def train(
 def demo(
     context: typer.Context,
     engine: EngineOptions,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder for shop, datasets, store and reports.")
-    ] = Path("demo"),
+    out: Annotated[Path, option("--out FOLDER", "Folder for shop, datasets, store and reports.")] = Path("demo"),
     all_tasks: Annotated[
-        bool,
-        typer.Option(
-            "--all",
-            help="Run all five tasks, then their adapters in one pipeline, and an ablation of its slots.",
-        ),
+        bool, option("--all", "Run all five tasks, then their adapters in one pipeline, and an ablation of its slots.")
     ] = False,
     serve_all: Annotated[
-        bool, typer.Option("--serve", help="With --all: serve the pipeline and the playground at the end.")
+        bool, option("--serve", "With --all: serve the pipeline and the playground at the end.")
     ] = False,
 ) -> None:
     """Run the whole workflow on the synthetic shop: data, QLoRA training, evaluation by retrieval, report."""

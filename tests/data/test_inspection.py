@@ -25,7 +25,7 @@ from tests.data.test_judged_formats import (
     trec_pool,
     trecdl_folder,
 )
-from tests.data.test_own_judgments import QUEPID, corpus
+from tests.data.test_own_judgments import corpus
 from tests.docs.blocks import ROOT, blocks
 
 
@@ -218,7 +218,7 @@ def test_commands_for_own_files_run_as_they_are(cli, tmp_path, monkeypatch, name
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path / name, text)
     assert sorted({task for task, _ in builds(path)}) == tasks
-    assert run_all(cli, path, "--shares", "1,0,0") >= len(tasks)
+    assert run_all(cli, path, "--split-ratios", "1,0,0") >= len(tasks)
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_documents_beside_the_judgments_are_found_and_mapped(cli, tmp_path, monk
     assert "--map corpus.id=sku --map corpus.text=short_description --allow-rejects" in command
     (proposed, *_) = propose(profile(path), list(load_tasks().values()))
     assert proposed.notes == ("1 of the 3 judged documents are not in products.jsonl.gz; their rows are rejected",)
-    assert run_all(cli, path, "--shares", "1,0,0") == 2
+    assert run_all(cli, path, "--split-ratios", "1,0,0") == 2
 
 
 def test_columns_that_are_mostly_empty_are_not_proposed(cli, tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_columns_that_are_mostly_empty_are_not_proposed(cli, tmp_path, monkeypat
     proposed = [command for command in commands(path) if " build " in command]
     assert len(proposed) == 2
     assert all("passage" not in command and "--map title=name" in command for command in proposed)
-    assert run_all(cli, path, "--shares", "1,0,0") >= 2
+    assert run_all(cli, path, "--split-ratios", "1,0,0") >= 2
 
 
 def test_judgments_without_documents_say_what_is_missing(tmp_path):
@@ -264,15 +264,6 @@ def test_unknown_grades_are_left_to_the_user(tmp_path):
     path = written(tmp_path / "j.csv", "query,passage,grade\ntent,dome,blue\ntent,boot,red\n")
     (command,) = (c for c in propose(profile(path), list(load_tasks().values())) if "judgment" in c.arguments)
     assert "--grades blue=NUMBER,red=NUMBER" in str(command) and not command.complete
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", QUEPID)
-def test_exports_of_quepid_are_recognised(tmp_path, name):
-    path = written(tmp_path / name, QUEPID[name])
-    proposed = propose(profile(path), list(load_tasks().values()))
-    built = [command.arguments for command in proposed if command.arguments[0] == "data"]
-    assert {(words[2], words[5]) for words in built} == {("embedding", "quepid"), ("judgment", "quepid")}
 
 
 @pytest.mark.parametrize(

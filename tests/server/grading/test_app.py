@@ -135,13 +135,13 @@ def test_invalid_rater_names_are_refused_and_the_first_pair_has_no_previous(clie
 
 
 def test_an_unsaved_grade_is_not_confirmed(client, tmp_path, monkeypatch):
-    from searchlora.server.grading import ratings_log
+    from searchlora.files import append_log
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     pair = first(client)
-    monkeypatch.setattr(ratings_log.os, "fsync", full)
+    monkeypatch.setattr(append_log.os, "fsync", full)
     answer = rate(client, "anna", pair["id"], 1)
     assert (answer.status_code, "No space left" in answer.json()["detail"]) == (500, True)
     assert str(tmp_path) not in answer.text
@@ -150,9 +150,9 @@ def test_an_unsaved_grade_is_not_confirmed(client, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_concurrent_grades_are_all_saved(client, tmp_path, monkeypatch):
-    from searchlora.server.grading import ratings_log
+    from searchlora.files import append_log
 
-    monkeypatch.setattr(ratings_log.os, "fsync", lambda _: None)
+    monkeypatch.setattr(append_log.os, "fsync", lambda _: None)
 
     def work(rater):
         given = []
