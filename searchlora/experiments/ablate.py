@@ -21,7 +21,8 @@ from searchlora.errors import LoadCheckFailed, PipelineError, StaleIndex, UsageE
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.interaction import Factorial, Interaction, interactions
 from searchlora.eval.measures import RETRIEVAL_MEASURES, parse_measure
-from searchlora.experiments.experiment import ExperimentResult, RunFolder, Topics, hashes
+from searchlora.experiments.experiment import ExperimentResult, RunFolder, Topics
+from searchlora.experiments.experiment_inputs import hashes
 from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, full, with_base, with_older, without
 from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.experiments.stage_costs import Cost, Place, SharedStages

@@ -12,7 +12,7 @@ from searchlora.eval.interaction import interaction_disagreements
 from searchlora.eval.report import SlotLine, cost_names, interactions_section, slots_section, write_report
 from searchlora.eval.significance import CORRECTION_NAMES
 from searchlora.experiments.ablate import Ablation
-from searchlora.experiments.experiment import measured_by
+from searchlora.experiments.experiment_inputs import measured_by
 from searchlora.experiments.experiment_report import details
 from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.experiments.slots import FULL

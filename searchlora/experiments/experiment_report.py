@@ -13,7 +13,8 @@ from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.trec import ranked
-from searchlora.experiments.experiment import RESULT, ExperimentResult, measured_by
+from searchlora.experiments.experiment import RESULT, ExperimentResult
+from searchlora.experiments.experiment_inputs import measured_by
 from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.files import atomic_text
 
