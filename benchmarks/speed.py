@@ -70,8 +70,10 @@ def worker(
     """
     with ExitStack() as stack:
         errors = None if log is None else stack.enter_context(log.open("w", encoding="utf-8"))
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-        process = stack.enter_context(subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes))
+        pipe = subprocess.PIPE
+        process = stack.enter_context(
+            subprocess.Popen(command, cwd=cwd, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True)
+        )
         assert process.stdin is not None and process.stdout is not None
         requests, answers = process.stdin, process.stdout
 
