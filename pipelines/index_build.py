@@ -41,7 +41,7 @@ from searchlora.retrieval.index_folder import (
     write_manifest,
 )
 from searchlora.retrieval.nearest import Structure, write_structure
-from searchlora.retrieval.vector_file import ROWS, VECTORS, VectorFile, remove_parts, write_vectors
+from searchlora.retrieval.vector_file import ROWS, VECTORS, open_vectors, remove_parts, write_vectors
 
 _STATE = "building.json"
 _PACKAGES = ("searchlora", "bm25s", "faiss-cpu", "sentence-transformers", "torch")
@@ -278,7 +278,7 @@ class _Build:
             settings.encoding,
             self.steps("Encoding"),
         )
-        vectors = VectorFile.open(folder).vectors
+        vectors, _ = open_vectors(folder)
         adapter = settings.document_adapter(self.context.store)
         part = DensePart(
             folder=folder.name,
@@ -296,7 +296,8 @@ class _Build:
         part = next(part for part in self.state.dense if part.folder == folder.name)
         if structure in part.structures:
             return
-        index = structure.build(VectorFile.open(folder).vectors, self.steps(f"Indexing: {structure.kind}"))
+        vectors, _ = open_vectors(folder)
+        index = structure.build(vectors, self.steps(f"Indexing: {structure.kind}"))
         file = folder / structure.file
         file.unlink(missing_ok=True)  # it may be a link to a file of an index in use
         write_structure(index, file)

@@ -47,7 +47,7 @@ from searchlora.retrieval.nearest import (
     read_structure,
 )
 from searchlora.retrieval.retriever import IndexedDocuments
-from searchlora.retrieval.vector_file import VECTOR_FILES, VectorFile
+from searchlora.retrieval.vector_file import VECTOR_FILES, open_vectors
 
 #: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
 SCHEMA: Literal[2] = 2
@@ -275,17 +275,17 @@ class IndexFolder:
             )
         folder = self.folder / part.folder
         with self._mapping(part):
-            file = VectorFile.open(folder)
-            _check_equal("vectors", len(file.vectors), part.vectors)
-            _check_equal("dimensions", file.vectors.shape[1], part.dimensions)
-            if file.rows[-1] >= len(self.documents):
+            vectors, rows = open_vectors(folder)
+            _check_equal("vectors", len(vectors), part.vectors)
+            _check_equal("dimensions", vectors.shape[1], part.dimensions)
+            if rows[-1] >= len(self.documents):
                 raise ValueError("a vector is that of a document that is not there")
             if structure is None:
-                nearest: Nearest = ExactSearch(file.vectors, part.longest)
+                nearest: Nearest = ExactSearch(vectors, part.longest)
             else:
                 opened = read_structure(structure, folder / structure.file, part.vectors, part.dimensions)
                 nearest = ApproximateSearch(structure, opened, effort, part.longest)
-        return SavedVectors(self._indexed, file, nearest)
+        return SavedVectors(self._indexed, vectors, rows, nearest)
 
     def verify(self, progress: Progress = silent) -> None:
         """Hash every file.
