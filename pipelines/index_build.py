@@ -26,16 +26,15 @@ from searchlora.pipelines.stages.encoder import EncodingSettings
 from searchlora.pipelines.stages.stage import BuildContext, leaves
 from searchlora.progress import Steps, no_progress
 from searchlora.retrieval.bm25 import BM25Index
-from searchlora.retrieval.index_folder import (
+from searchlora.retrieval.index_folder import IndexFolder, identity_of
+from searchlora.retrieval.index_manifest import (
     Bm25Keys,
     Bm25Part,
     CorpusIdentity,
     DensePart,
     FileIdentity,
-    IndexFolder,
     IndexManifest,
     VectorKeys,
-    identity_of,
     part_name,
     remember_sha256,
     write_manifest,
