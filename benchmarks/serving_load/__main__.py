@@ -72,7 +72,7 @@ def main() -> None:
 
 def _served(store: Store) -> AbstractContextManager[str]:
     command = [sys.executable, "-c", "from searchlora.cli import main; main()", "serve"]
-    options = ["--store", str(store.root), "--adapters", str(len(MARKERS))]
+    options = ["--store", str(store.root), "--max-loras", str(len(MARKERS))]
     return child_server(
         "searchlora serve", lambda port: [*command, *options, "--port", str(port)], HERE / "server.log", ready="/readyz"
     )

@@ -11,6 +11,14 @@ from searchlora.renamed import RenamedWarning, warn_renamed
 #: Command -> old option -> new option.
 RENAMED_OPTIONS: dict[str, dict[str, str]] = {
     "evaluate": {"--beside": "--compare-with", "--beside-encoder": "--compare-with-encoder"},
+    "serve": {
+        "--adapters": "--max-loras",
+        "--batch-rows": "--max-num-seqs",
+        "--grace": "--shutdown-timeout",
+        "--max-rank": "--max-lora-rank",
+        "--name": "--allowed-host",
+        "--seconds": "--timeout",
+    },
 }
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
+from fastapi import Response
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
@@ -26,27 +25,26 @@ from searchlora.server.api.generation import (
 )
 from searchlora.server.api.generation_schemas import ChatRequest
 from searchlora.server.api.grammars import grammar_of
+from searchlora.server.api.openapi import EVENTS
+from searchlora.server.api.response_schemas import ChatCompletion
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
 
-_BODY = TypeAdapter(ChatRequest)
+router = api_router()
 
 
-def routes(service: Service) -> APIRouter:
-    """`POST /v1/chat/completions`."""
-    router = APIRouter()
+@router.post(
+    "/v1/chat/completions", summary="Generate an answer", response_model=ChatCompletion, responses={200: EVENTS}
+)
+async def chat(http: ApiRequest, body: ChatRequest) -> Response:
+    """Answer a chat, whole or streamed."""
 
-    @router.post("/v1/chat/completions")
-    async def chat(http: Request) -> Response:
-        body = await service.body(http, _BODY)
+    def submit(stream: AnswerStream | None) -> tuple[Generation, ChatFormat]:
+        request = _request(http.service, body)
+        generation = submit_requests(http.service, [request], body.n or 1, caller=http.caller, stream=stream)
+        return generation, ChatFormat(generation, bool(body.stream_options and body.stream_options.include_usage))
 
-        def submit(stream: AnswerStream | None) -> tuple[Generation, ChatFormat]:
-            request = _request(service, body)
-            generation = submit_requests(service, [request], body.n or 1, caller=http.state.caller, stream=stream)
-            return generation, ChatFormat(generation, bool(body.stream_options and body.stream_options.include_usage))
-
-        return await generate(service, http, body.n or 1, submit, stream=bool(body.stream))
-
-    return router
+    return await generate(http, body.n or 1, submit, stream=bool(body.stream))
 
 
 @dataclass

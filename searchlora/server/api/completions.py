@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
+from fastapi import Response
 
 from searchlora.errors import SearchloraError
 from searchlora.inference.engine import Completion, TokenLogprob
@@ -27,9 +26,10 @@ from searchlora.server.api.generation import (
 )
 from searchlora.server.api.generation_schemas import CompletionRequest
 from searchlora.server.api.grammars import grammar_of
+from searchlora.server.api.openapi import EVENTS
+from searchlora.server.api.response_schemas import TextCompletion
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
-
-_BODY = TypeAdapter(CompletionRequest)
 
 #: Prompts of one request.
 _MAX_PROMPTS = 256
@@ -37,26 +37,22 @@ _MAX_PROMPTS = 256
 #: Tokens of a continuation unless the request says otherwise; OpenAI's default.
 _DEFAULT_TOKENS = 16
 
+router = api_router()
 
-def routes(service: Service) -> APIRouter:
-    """`POST /v1/completions`."""
-    router = APIRouter()
 
-    @router.post("/v1/completions")
-    async def completions(http: Request) -> Response:
-        body = await service.body(http, _BODY)
-        if len(body.prompt) > _MAX_PROMPTS:
-            raise ApiError(400, "invalid_value", f"At most {_MAX_PROMPTS} prompts are taken at once.", param="prompt")
+@router.post("/v1/completions", summary="Continue texts", response_model=TextCompletion, responses={200: EVENTS})
+async def completions(http: ApiRequest, body: CompletionRequest) -> Response:
+    """Continue texts and token arrays, or answer texts with the task of an adapter."""
+    if len(body.prompt) > _MAX_PROMPTS:
+        raise ApiError(400, "invalid_value", f"At most {_MAX_PROMPTS} prompts are taken at once.", param="prompt")
 
-        def submit(stream: AnswerStream | None) -> tuple[Generation, CompletionFormat]:
-            requests = _requests(service, body)
-            generation = submit_requests(service, requests, body.n or 1, caller=http.state.caller, stream=stream)
-            include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            return generation, CompletionFormat(generation, include_usage)
+    def submit(stream: AnswerStream | None) -> tuple[Generation, CompletionFormat]:
+        requests = _requests(http.service, body)
+        generation = submit_requests(http.service, requests, body.n or 1, caller=http.caller, stream=stream)
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        return generation, CompletionFormat(generation, include_usage)
 
-        return await generate(service, http, len(body.prompt) * (body.n or 1), submit, stream=bool(body.stream))
-
-    return router
+    return await generate(http, len(body.prompt) * (body.n or 1), submit, stream=bool(body.stream))
 
 
 @dataclass
@@ -170,7 +166,7 @@ def _request(
         if rendered is not None:
             messages, grammar, default = rendered.messages, grammar or rendered.grammar, rendered.max_new_tokens
         else:
-            limit = service.settings.max_prompt_tokens
+            limit = service.config.max_prompt
             token_ids = tuple(service.engine.renderer.text_ids(prompt, limit=limit))
             if not token_ids:
                 raise ApiError(400, "invalid_value", "The prompt is empty.", param="prompt")

@@ -39,7 +39,7 @@ def readable(encoder: Encoder, pinned: str, texts: Sequence[str], *, truncate: b
     """What an encoder reads of each text. Tokenises: call it in a worker thread, not in the queue of the encoders.
 
     Args:
-        encoder: From `Encoders.load`.
+        encoder: From `ServedEncoders.load`.
         pinned: Its name in errors.
         texts: The texts.
         truncate: Whether texts that are too long are cut instead of refused.
@@ -61,7 +61,7 @@ def readable(encoder: Encoder, pinned: str, texts: Sequence[str], *, truncate: b
     return found
 
 
-class Encoders:
+class ServedEncoders:
     """The encoders that the server was started with, and the store's adapters for them. Safe for threads.
 
     Args:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from fastapi import Request as HttpRequest
 from fastapi import Response
 from starlette.responses import StreamingResponse
 
@@ -26,6 +25,8 @@ from searchlora.outputs import Grammar
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_at, api_error_of
 from searchlora.server.api.grammars import fits
+from searchlora.server.api.response_schemas import Logprob, TopLogprob
+from searchlora.server.api.routing import ApiRequest
 from searchlora.server.api.service import Service
 
 _LOG = logging.getLogger(__name__)
@@ -113,14 +114,12 @@ class Generation:
         futures: The answers, prompt by prompt.
         answers: Number of answers to each prompt.
         grammars: The constraint of the answers to each prompt, if any.
-        caller: Who asked.
     """
 
     model: str
     futures: Sequence[Future[Completion]]
     answers: int
     grammars: Sequence[Grammar | None]
-    caller: str
 
     def cancel(self) -> None:
         """Withdraw all requests."""
@@ -134,12 +133,12 @@ class Generation:
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def token_json(token: TokenLogprob) -> dict[str, Any]:
+def token_json(token: TokenLogprob) -> Logprob:
     """A token of an answer with its log-probability, as chats and responses show it."""
-    return _token(token) | {"top_logprobs": [_token(top) for top in token.top]}
+    return {**_token(token), "top_logprobs": [_token(top) for top in token.top]}
 
 
-def _token(token: TokenLogprob) -> dict[str, Any]:
+def _token(token: TokenLogprob) -> TopLogprob:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.bytes)}
 
 
@@ -165,11 +164,10 @@ class Format(Protocol):
 Submit = Callable[[AnswerStream | None], tuple[Generation, Format]]
 
 
-async def generate(service: Service, http: HttpRequest, answers: int, submit: Submit, *, stream: bool) -> Response:
+async def generate(http: ApiRequest, answers: int, submit: Submit, *, stream: bool) -> Response:
     """The response of a request that generates text, whole or as server-sent events.
 
     Args:
-        service: The service.
         http: The request, whose client may disconnect.
         answers: Number of answers to all prompts together.
         submit: Submits the engine's requests; called in a worker thread.
@@ -178,28 +176,28 @@ async def generate(service: Service, http: HttpRequest, answers: int, submit: Su
     Raises:
         ApiError: 400, for more answers than the engine's queue takes; 429, for more than the caller may have.
     """
-    started, caller = time.monotonic(), http.state.caller
-    if answers > service.settings.max_waiting:
-        message = f"At most {service.settings.max_waiting} answers are generated at once."
+    service, started = http.service, time.monotonic()
+    if answers > service.config.waiting:
+        message = f"At most {service.config.waiting} answers are generated at once."
         raise ApiError(400, "invalid_value", message, param="n")
     with ExitStack() as admission:
-        admission.enter_context(service.admitted(caller, answers))
+        admission.enter_context(service.admitted(http.caller, answers))
         growing = AnswerStream(answers) if stream else None
-        generation, answer_format = await service.in_thread(
-            caller, lambda: submit(growing), on_abandoned=lambda submitted: submitted[0].cancel()
+        generation, answer_format = await http.in_thread(
+            lambda: submit(growing), on_abandoned=lambda submitted: submitted[0].cancel()
         )
         if growing is None:
             try:
                 completions = await unless_disconnected(http, _all(generation.futures))
             finally:
                 generation.cancel()
-            await _count(service, generation, completions)
-            return await service.json(caller, lambda: answer_format.whole(completions))
+            await _count(http, generation, completions)
+            return await http.json_response(lambda: answer_format.whole(completions))
         deltas = growing.deltas(generation.futures)
         first = await unless_disconnected(http, anext(deltas))  # an error before the first token has its own status
         service.metrics.first_token.observe(time.monotonic() - started)
-        deadline = asyncio.get_running_loop().time() + service.settings.timeout - (time.monotonic() - started)
-        events = _events(service, generation, answer_format, first, deltas, deadline, admission.pop_all())
+        deadline = asyncio.get_running_loop().time() + service.config.timeout - (time.monotonic() - started)
+        events = _events(http, generation, answer_format, first, deltas, deadline, admission.pop_all())
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
@@ -230,7 +228,7 @@ def submit_requests(
             if request.grammar is not None:
                 service.grammar_trial.check(request.grammar)
             on_token = None if stream is None else partial(stream.on_token, number * answers)
-            seconds = service.settings.timeout
+            seconds = service.config.timeout
             futures += service.engine.submit_answers(
                 request, answers, caller=caller, seconds=seconds, on_token=on_token
             )
@@ -241,7 +239,7 @@ def submit_requests(
             raise api_error_at(error, number, "Prompt", "prompt") from error
         raise
     model = requests[0].adapter or service.base
-    return Generation(model, futures, answers, [request.grammar for request in requests], caller)
+    return Generation(model, futures, answers, [request.grammar for request in requests])
 
 
 def with_answer_tokens(
@@ -267,7 +265,7 @@ def with_answer_tokens(
         ApiError: 400, for a limit above the server's, and as `Service.rendered`.
         PromptTooLong: for a prompt that leaves no room for an answer.
     """
-    limit, context = service.settings.max_answer_tokens, service.engine.context
+    limit, context = service.config.max_answer, service.engine.context
     if requested is not None and requested > limit:
         raise ApiError(400, "invalid_value", f"An answer has at most {limit} tokens on this server.", param=param)
     request = service.rendered(request, param=prompt)
@@ -285,7 +283,7 @@ async def _all(futures: Sequence[Future[Completion]]) -> list[Completion]:
     return [await asyncio.wrap_future(future) for future in futures]
 
 
-async def _count(service: Service, generation: Generation, completions: Sequence[Completion]) -> None:
+async def _count(http: ApiRequest, generation: Generation, completions: Sequence[Completion]) -> None:
     """Count completions. A truncated one may still match its grammar."""
     by_prompt = [
         completions[first : first + generation.answers] for first in range(0, len(completions), generation.answers)
@@ -298,13 +296,13 @@ async def _count(service: Service, generation: Generation, completions: Sequence
         ]
 
     has_cut = any(generation.grammars) and any(each.finish == "length" for each in completions)
-    counts = await service.in_thread(generation.caller, invalid) if has_cut else [0] * len(by_prompt)
+    counts = await http.in_thread(invalid) if has_cut else [0] * len(by_prompt)
     for answers, count in zip(by_prompt, counts, strict=True):
-        service.metrics.completed(generation.model, answers, invalid=count)
+        http.service.metrics.completed(generation.model, answers, invalid=count)
 
 
 async def _events(
-    service: Service,
+    http: ApiRequest,
     generation: Generation,
     answer_format: Format,
     first: Delta,
@@ -315,7 +313,6 @@ async def _events(
     """Server-sent events. An error in the middle of the stream is the last event.
 
     Args:
-        service: The service.
         generation: The answers.
         answer_format: Their format.
         first: The first delta.
@@ -332,7 +329,7 @@ async def _events(
                 yield sent_event(event)
             delta = await _next_delta(deltas, deadline)
         completions = [future.result() for future in generation.futures]
-        await _count(service, generation, completions)
+        await _count(http, generation, completions)
         for end in answer_format.end(completions):
             yield end if isinstance(end, str) else sent_event(end)
     except Exception as error:

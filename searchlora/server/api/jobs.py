@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from searchlora.server.api.errors import ApiError, api_error_of
+from searchlora.server.api.response_schemas import JobEntry
 from searchlora.server.api.work_queue import Job, JobCancelled, JobFuture, WorkQueue
 
 _LOG = logging.getLogger(__name__)
@@ -59,12 +60,12 @@ class BackgroundJob:
         if self._job is not None:
             self._job.check()
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> JobEntry:
         """The job as its endpoint answers."""
         return {
             "object": "job",
             "id": self.id,
-            "kind": self.kind,
+            "kind": self.kind,  # type: ignore[typeddict-item]  # one of those of `topics`
             "status": self.status,
             "step": self.step,
             "done": self.done,

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
-
 from searchlora.server.api.errors import ApiError
+from searchlora.server.api.response_schemas import JudgmentResult
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import JudgmentRequest
-from searchlora.server.api.service import Service
 
-_BODY = TypeAdapter(JudgmentRequest)
+router = api_router()
 
 
-def routes(service: Service) -> APIRouter:
-    """`POST /v1/judgments`."""
-    router = APIRouter()
-
-    @router.post("/v1/judgments")
-    async def judgments(http: Request) -> Response:
-        body = await service.body(http, _BODY)
-        grades = service.grades
-        if grades is None or not grades.collects:
-            message = "This server collects no grades. Start it with --grades FOLDER."
-            raise ApiError(404, "grades_not_collected", message)
-
-        def content() -> dict[str, Any]:
-            saved = grades.rate(
-                body.query, body.document, body.grade, body.rater, body.seconds, body.rankings, body.fields
-            )
-            return {"object": "judgment", **saved}
-
-        return await service.json(http.state.caller, content)
-
-    return router
+@router.post("/v1/judgments", summary="Grade a hit")
+def judgments(http: ApiRequest, body: JudgmentRequest) -> JudgmentResult:
+    """Save a grade, and measure rankings with it."""
+    grades = http.service.grades
+    if grades is None or not grades.collects:
+        message = "This server collects no grades. Start it with --grades FOLDER."
+        raise ApiError(404, "grades_not_collected", message)
+    saved = grades.rate(body.query, body.document, body.grade, body.rater, body.seconds, body.rankings, body.fields)
+    return {"object": "judgment", **saved}  # type: ignore[typeddict-item]

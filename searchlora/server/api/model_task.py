@@ -28,7 +28,7 @@ class CallerEngine:
 
     def __init__(self, service: Service, caller: str) -> None:
         self._service, self._caller = service, caller
-        self._deadline = time.monotonic() + service.settings.timeout
+        self._deadline = time.monotonic() + service.config.timeout
         self._futures: list[Future[Any]] = []
         self._lock = threading.Lock()
         self._cancelled = False

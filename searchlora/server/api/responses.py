@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
+from fastapi import Response
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
@@ -26,27 +25,24 @@ from searchlora.server.api.generation import (
 )
 from searchlora.server.api.generation_schemas import ResponseRequest
 from searchlora.server.api.grammars import grammar_of
+from searchlora.server.api.openapi import EVENTS
+from searchlora.server.api.response_schemas import Logprob, ResponseObject
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
 
-_BODY = TypeAdapter(ResponseRequest)
+router = api_router()
 
 
-def routes(service: Service) -> APIRouter:
-    """`POST /v1/responses`."""
-    router = APIRouter()
+@router.post("/v1/responses", summary="Generate a response", response_model=ResponseObject, responses={200: EVENTS})
+async def responses(http: ApiRequest, body: ResponseRequest) -> Response:
+    """Answer in the format of OpenAI's Responses API; nothing is stored."""
 
-    @router.post("/v1/responses")
-    async def responses(http: Request) -> Response:
-        body = await service.body(http, _BODY)
+    def submit(stream: AnswerStream | None) -> tuple[Generation, ResponseFormat]:
+        request = _request(http.service, body)
+        generation = submit_requests(http.service, [request], 1, caller=http.caller, stream=stream)
+        return generation, ResponseFormat(generation, body, request)
 
-        def submit(stream: AnswerStream | None) -> tuple[Generation, ResponseFormat]:
-            request = _request(service, body)
-            generation = submit_requests(service, [request], 1, caller=http.state.caller, stream=stream)
-            return generation, ResponseFormat(generation, body, request)
-
-        return await generate(service, http, 1, submit, stream=bool(body.stream))
-
-    return router
+    return await generate(http, 1, submit, stream=bool(body.stream))
 
 
 @dataclass
@@ -167,7 +163,7 @@ def _part(text: str, logprobs: Sequence[TokenLogprob] | None) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": _logprobs(logprobs)}
 
 
-def _logprobs(tokens: Sequence[TokenLogprob] | None) -> list[dict[str, Any]]:
+def _logprobs(tokens: Sequence[TokenLogprob] | None) -> list[Logprob]:
     return [token_json(each) for each in tokens or ()]
 
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
@@ -45,6 +45,7 @@ from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.server.api.errors import ApiError, public_text
+from searchlora.server.api.response_schemas import FusionEntry, PipelineEntry
 from searchlora.task import GenerationTask
 
 if TYPE_CHECKING:
@@ -230,9 +231,9 @@ class ServedPipeline:
                 found[slot.name] = slot.place[0]
         return found
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> PipelineEntry:
         """The pipeline as `GET /v1/pipelines` lists it."""
-        fusion = None
+        fusion: FusionEntry | None = None
         if self.fusion is not None:
             index, settings = self.fusion
             parts = fusion_parts(settings)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineBusy
-from searchlora.server.api.work_queue import FairThreads, WorkQueue
+from searchlora.server.api.work_queue import FairThreads, JobCancelled, WorkQueue
 
 
 class Held:
@@ -40,6 +40,33 @@ def test_cancelled_jobs_are_not_run_and_free_their_place():
     held.go.set()
     stays.result(5)
     assert held.done == ["first", "stays"]
+
+
+def test_callers_take_turns():
+    held, queue = Held(), WorkQueue(8)
+    queue.put(held.first, None, "a")
+    assert held.began.wait(5)
+    jobs = [queue.put(held.named(name), None, name[0]) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
+    held.go.set()
+    for job in jobs:
+        job.result(5)
+    assert held.done == ["first", "a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_a_running_job_sees_that_it_was_cancelled():
+    began, checked = threading.Event(), []
+
+    def work(job):
+        began.set()
+        while True:
+            time.sleep(0.01)
+            checked.append(job.check())
+
+    future = WorkQueue(1).put(work, None)
+    assert began.wait(5)
+    assert not future.cancel()
+    with pytest.raises(JobCancelled):
+        future.result(5)
 
 
 def test_expired_jobs_are_not_run():

@@ -100,26 +100,6 @@ def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
 
 
 @pytest.mark.slow
-def test_grading_trec_dl_2019_passages(real_data, tmp_path):
-    found = json.loads((real_data / "trecdl19" / "bm25_top100_dl19.json").read_text())[:3]
-    hits = [hit for topic in found for hit in topic["hits"][:4]]
-    rows = {hit["docid"]: {"id": hit["docid"], "text": hit["content"]} for hit in hits}
-    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
-    (tmp_path / "pairs.txt").write_text("".join(f"{hit['qid']} {hit['docid']}\n" for hit in hits))
-    (tmp_path / "guide.md").write_text("Grade the passage.\n\n* 3: Perfect\n* 0: Irrelevant\n")
-    topics = real_data / "trecdl19" / "topics.dl19-passage.txt"
-    files = [f"--topics={topics}", f"--corpus={tmp_path / 'corpus.jsonl'}", f"--pairs={tmp_path / 'pairs.txt'}"]
-    server = Served(*files, f"--guideline={tmp_path / 'guide.md'}", f"--out={tmp_path / 'grades'}")
-    seen = []
-    shown = server.next("anna")
-    while shown["pair"]:
-        seen.append((shown["pair"]["query"], shown["pair"]["text"]))
-        shown = server.rate("anna", shown["pair"]["id"], 3)
-    server.stop(signal.SIGINT)
-    assert sorted(seen) == sorted((topic["query"], hit["content"]) for topic in found for hit in topic["hits"][:4])
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
