@@ -12,7 +12,7 @@ import typer
 
 from searchlora.cli.options import DeviceOption
 from searchlora.errors import UsageError
-from searchlora.server.api.config import settings_by_key
+from searchlora.server.api.config import ServeConfig, settings_by_key
 
 ConfigOption = Annotated[
     Path | None,
@@ -49,15 +49,21 @@ def _parameters() -> Iterator[inspect.Parameter]:
 def serve(context: typer.Context, config: Path | None, _device: str | None, **options: Any) -> None:
     """Serve a base model, its adapters and pipelines by HTTP: OpenAI's API, search, and the playground at `/`."""
     from searchlora.server.api.config import read_config
-    from searchlora.server.api.serve import make_service
-    from searchlora.server.api.serve import serve as run_server
-    from searchlora.server.http import address, bind, is_loopback
 
     given = {key: value for key, value in options.items() if _is_given(context, key)}
     settings = read_config(config, given)
     variable = settings_by_key()["api_keys"][1].variable
     if not settings.api_keys and variable is not None and os.environ.get(variable) is not None:
         raise UsageError(f"{variable} is set and holds no key", fix="Set it to a key, or unset it to require none.")
+    start(settings)
+
+
+def start(settings: ServeConfig) -> None:
+    """Serve with these settings until SIGINT or SIGTERM."""
+    from searchlora.server.api.serve import make_service
+    from searchlora.server.api.serve import serve as run_server
+    from searchlora.server.http import address, bind, is_loopback
+
     with bind(settings.host, settings.port) as listening:
         service = make_service(settings)
         if not settings.api_keys and not is_loopback(settings.host):
