@@ -14,7 +14,7 @@ import pytest
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.server.api import disconnect
-from searchlora.server.api.generation import AnswerStream
+from searchlora.server.api.answer_stream import AnswerStream
 from searchlora.server.api.serve import make_server
 from searchlora.server.http import bind
 from tests.server.api.serving import asked, made_service
