@@ -28,7 +28,7 @@ from searchlora.eval.judge.card import judge_card, to_json
 from searchlora.eval.judge.rater_agreement import ratings_agreement
 from searchlora.eval.judgments.ratings import Rating
 from searchlora.eval.trec import Qrels, write_qrels
-from searchlora.experiments.judge.grade_log import grade_records
+from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.train import train_or_reuse
 from searchlora.files import atomic_text

@@ -15,7 +15,7 @@ from benchmarks.judgment_trecdl19.warm import squad_set
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.text_identity import fingerprint
-from searchlora.experiments.judge.grade_log import grade_records
+from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.train import train_or_reuse
 from searchlora.files import atomic_text

@@ -6,14 +6,13 @@ last line of a rater and pair counts. `grade` is null for "cannot tell", which i
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import statistics
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -58,11 +57,6 @@ def check_rater(name: str) -> str:
     if not _RATER.fullmatch(name):
         raise UsageError(f"{name!r} is not a rater's name", fix=RATER_RULE)
     return name
-
-
-def rating_line(rating: Rating) -> bytes:
-    """A rating as a JSON line in UTF-8, with its line break."""
-    return json.dumps(asdict(rating), ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def parse_rating(line: bytes, where: str) -> Rating:

@@ -14,6 +14,7 @@ from searchlora.cli.options import (
     JsonOption,
     JudgmentsOption,
     TopicsOption,
+    option,
     takes,
 )
 from searchlora.cli.pipelines import PipelineArgument, PipelineOptions
@@ -28,30 +29,21 @@ def ablate(
     pipeline: PipelineArgument,
     topics: TopicsOption,
     qrels: JudgmentsOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for runs, figures and report.html.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder for runs, figures and report.html.")],
     options: PipelineOptions,
     engine: EngineOptions,
     slot: Annotated[
-        list[str],
-        typer.Option(
-            "--slot",
-            metavar="NAME",
-            help="Slot to vary, such as shop-rewriter or bm25; repeatable. Default: all slots.",
-        ),
-    ] = [],  # noqa: B006 (typer copies it)
-    older: Annotated[bool, typer.Option("--older", help="Also measure the previous version of each adapter.")] = False,
+        list[str], option("--slot NAME", "Slot to vary, such as shop-rewriter or bm25; repeatable. Default: all slots.")
+    ] = [],
+    older: Annotated[bool, option("--older", "Also measure the previous version of each adapter.")] = False,
     no_interactions: Annotated[
-        bool, typer.Option("--no-interactions", help="Do not measure the interaction of each pair of slots.")
+        bool, option("--no-interactions", "Do not measure the interaction of each pair of slots.")
     ] = False,
     measure: Annotated[
-        list[str],
-        typer.Option("--measure", metavar="MEASURE", help="Retrieval measure; the first is tested. Repeatable."),
-    ] = [],  # noqa: B006
+        list[str], option("--measure MEASURE", "Retrieval measure; the first is tested. Repeatable.")
+    ] = [],
     relevant: Annotated[
-        int,
-        typer.Option(
-            "--relevant", metavar="GRADE", min=1, help="Lowest grade that counts as relevant in binary measures."
-        ),
+        int, option("--relevant GRADE", "Lowest grade that counts as relevant in binary measures.", min=1)
     ] = 1,
     cluster: ClusterOption = None,
     allow_circular: AllowCircularOption = False,

@@ -15,7 +15,9 @@ from searchlora.cli.options import (
     JsonOption,
     StoreOption,
     TasksOption,
+    argument,
     example,
+    option,
     parse_numbers,
 )
 
@@ -24,12 +26,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, verify, alias, compare, copy and merge stored adapters.", no_args_is_help=True)
 
-_VersionArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Exact version, name@3.")]
-_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Adapter name, without a version.")]
-_AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="Alias, for example production.")]
-_ReasonOption = Annotated[
-    str | None, typer.Option("--reason", metavar="REASON", help="Reason, recorded in the alias history.")
-]
+_VersionArgument = Annotated[str, argument("ADAPTER", "Exact version, name@3.")]
+_NameArgument = Annotated[str, argument("NAME", "Adapter name, without a version.")]
+_AliasArgument = Annotated[str, argument("ALIAS", "Alias, for example production.")]
+_ReasonOption = Annotated[str | None, option("--reason REASON", "Reason, recorded in the alias history.")]
 
 
 def printable(text: str | None) -> str:
@@ -104,9 +104,7 @@ def path(
     reference: AdapterArgument,
     of: Annotated[
         Literal["adapter", "base"],
-        typer.Option(
-            "--of", metavar="adapter|base", help="adapter: folder for AutoPeftModel; base: folder of the base model."
-        ),
+        option("--of adapter|base", "adapter: folder for AutoPeftModel; base: folder of the base model."),
     ] = "adapter",
     base: BaseOption = None,
     store: StoreOption = None,
@@ -136,11 +134,7 @@ def alias(
     reason: _ReasonOption = None,
     force: Annotated[
         str | None,
-        typer.Option(
-            "--force",
-            metavar="REASON",
-            help="Move the alias by hand even if a policy decides about it; the reason is recorded.",
-        ),
+        option("--force REASON", "Move the alias by hand even if a policy decides about it; the reason is recorded."),
     ] = None,
     store: StoreOption = None,
 ) -> None:
@@ -174,7 +168,7 @@ def diff(a: AdapterArgument, b: AdapterArgument, store: StoreOption = None, as_j
 @app.command(epilog=example("searchlora adapters remove shop-rewriter@1"))
 def remove(
     reference: _VersionArgument,
-    force: Annotated[bool, typer.Option("--force", help="Remove the version even if an alias points to it.")] = False,
+    force: Annotated[bool, option("--force", "Remove the version even if an alias points to it.")] = False,
     store: StoreOption = None,
 ) -> None:
     """Remove a version permanently; its number is never used again."""
@@ -185,19 +179,12 @@ def remove(
 
 @app.command(epilog=example("searchlora adapters merge first@1 second@1 --name both --weights 0.5,0.5"))
 def merge(
-    references: Annotated[
-        list[str], typer.Argument(metavar="ADAPTER", help="Two or more adapters with the same base and task.")
-    ],
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new adapter.")],
+    references: Annotated[list[str], argument("ADAPTER", "Two or more adapters with the same base and task.")],
+    name: Annotated[str, option("--name NAME", "Name of the new adapter.")],
     weights: Annotated[
-        str,
-        typer.Option(
-            "--weights", metavar="NUMBERS", help="One weight per adapter, for example 0.5,0.5. Default: equal."
-        ),
+        str, option("--weights NUMBERS", "One weight per adapter, for example 0.5,0.5. Default: equal.")
     ] = "",
-    method: Annotated[
-        str, typer.Option("--method", metavar="METHOD", help="cat (exact, larger rank), linear, ties or dare_ties.")
-    ] = "cat",
+    method: Annotated[str, option("--method METHOD", "cat (exact, larger rank), linear, ties or dare_ties.")] = "cat",
     base: BaseOption = None,
     store: StoreOption = None,
     tasks: TasksOption = None,
@@ -213,7 +200,7 @@ def merge(
 @app.command(epilog=example("searchlora adapters export shop-rewriter@3 --out merged"))
 def export(
     reference: AdapterArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write; it must not exist.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder to write; it must not exist.")],
     base: BaseOption = None,
     store: StoreOption = None,
 ) -> None:
@@ -226,9 +213,7 @@ def export(
 @app.command(epilog=example("searchlora adapters push shop-rewriter@3 s3://bucket/adapters"))
 def push(
     reference: AdapterArgument,
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="Folder or fsspec URL: s3://bucket/adapters, hf://user/name.")
-    ],
+    url: Annotated[str, argument("URL", "Folder or fsspec URL: s3://bucket/adapters, hf://user/name.")],
     store: StoreOption = None,
 ) -> None:
     """Copy a version to a folder or URL."""
@@ -239,10 +224,8 @@ def push(
 
 @app.command(epilog=example("searchlora adapters pull s3://bucket/adapters --name shop-rewriter"))
 def pull(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Folder or URL that `push` copied the version to.")],
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name in the store. Default: its own name.")
-    ] = None,
+    url: Annotated[str, argument("URL", "Folder or URL that `push` copied the version to.")],
+    name: Annotated[str | None, option("--name NAME", "Name in the store. Default: its own name.")] = None,
     base: BaseOption = None,
     tasks: TasksOption = None,
     store: StoreOption = None,

@@ -25,7 +25,7 @@ from searchlora.cli import (
     tasks,
     train,
 )
-from searchlora.cli.options import example
+from searchlora.cli.options import example, option
 
 _HEADINGS = _START, _DATA, _TRAIN, _EVALUATE, _JUDGE, _STORE, _SERVE = (
     "Start",
@@ -152,8 +152,8 @@ app.command("clicks", rich_help_panel=_JUDGE, epilog=example("searchlora clicks 
     judgments.clicks
 )
 app.command(
-    "mix-qrels", rich_help_panel=_JUDGE, epilog=example("searchlora mix-qrels human.txt llm.txt --out mixed.txt")
-)(judgments.mix_qrels)
+    "merge-qrels", rich_help_panel=_JUDGE, epilog=example("searchlora merge-qrels human.txt llm.txt --out merged.txt")
+)(judgments.merge_qrels)
 app.add_typer(
     adapters.app, name="adapters", rich_help_panel=_STORE, epilog=example("searchlora adapters list --store store")
 )
@@ -183,14 +183,11 @@ app.command(
 
 @app.callback()
 def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, option("--debug", "Show the traceback of an error.")] = False,
     threads: Annotated[
         int | None,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            min=1,
-            help="CPU threads. Default: OMP_NUM_THREADS, or one per CPU within the container's quota.",
+        option(
+            "--threads N", "CPU threads. Default: OMP_NUM_THREADS, or one per CPU within the container's quota.", min=1
         ),
     ] = None,
 ) -> None:

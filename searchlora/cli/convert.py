@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from searchlora.cli.options import JudgmentsSourceOption, example, parse_numbers
+from searchlora.cli.options import JudgmentsSourceOption, argument, example, option, parse_numbers
 
 if TYPE_CHECKING:
     from searchlora.eval.formats.base import Kind
 
 app = typer.Typer(help="Convert qrels, runs and topics between formats.", no_args_is_help=True)
 
-_SourceArgument = Annotated[Path, typer.Argument(metavar="IN", help="File to read, or a BEIR folder.")]
-_TargetArgument = Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")]
-_FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="FORMAT", help="Format of IN. Default: detected from the content.")
-]
-_ToOption = Annotated[
-    str | None, typer.Option("--to", metavar="FORMAT", help="Format of OUT. Default: from its file extension.")
-]
+_SourceArgument = Annotated[Path, argument("IN", "File to read, or a BEIR folder.")]
+_TargetArgument = Annotated[Path, argument("OUT", "File to write.")]
+_FromOption = Annotated[str | None, option("--from FORMAT", "Format of IN. Default: detected from the content.")]
+_ToOption = Annotated[str | None, option("--to FORMAT", "Format of OUT. Default: from its file extension.")]
 
 
 @app.command(epilog=example("searchlora convert qrels qrels.txt qrels.parquet"))
@@ -33,18 +29,15 @@ def qrels(
     to: _ToOption = None,
     thresholds: Annotated[
         str | None,
-        typer.Option(
-            "--thresholds",
-            metavar="NUMBERS",
-            help="Thresholds that turn ratings into grades, such as 0.25,0.5,0.75; the grade is the number reached.",
+        option(
+            "--thresholds NUMBERS",
+            "Thresholds that turn ratings into grades, such as 0.25,0.5,0.75; the grade is the number reached.",
         ),
     ] = None,
     topics: Annotated[
         Path | None,
-        typer.Option(
-            "--topics",
-            metavar="FILE",
-            help="Topics file, needed for quepid and opensearch, which store query texts instead of ids.",
+        option(
+            "--topics FILE", "Topics file, needed for quepid and opensearch, which store query texts instead of ids."
         ),
     ] = None,
     judgments_source: JudgmentsSourceOption = None,
@@ -68,9 +61,7 @@ def run(
     target: _TargetArgument,
     from_: _FromOption = None,
     to: _ToOption = None,
-    tag: Annotated[
-        str, typer.Option("--tag", metavar="NAME", help="Name of the run, the last column of a TREC run.")
-    ] = "searchlora",
+    tag: Annotated[str, option("--tag NAME", "Name of the run, the last column of a TREC run.")] = "searchlora",
 ) -> None:
     """Convert runs. Formats: trec, jsonl, parquet, ranx."""
     from searchlora.eval.judgments.converting import convert_run

@@ -13,7 +13,9 @@ from searchlora.cli.options import (
     SeedOption,
     TaskArgument,
     TasksOption,
+    argument,
     example,
+    option,
     parse_key_values,
 )
 from searchlora.errors import UsageError
@@ -24,74 +26,52 @@ app = typer.Typer(help="Inspect source files, build datasets, and export them.",
 @app.command(epilog=example("searchlora data build rewriting pairs.csv --format pairs --out data/rewriting"))
 def build(
     task: TaskArgument,
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Source file or folder.")],
-    format: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="Source format; `data formats TASK` lists them.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Dataset folder to write; it must not exist.")],
+    source: Annotated[Path, argument("SOURCE", "Source file or folder.")],
+    format: Annotated[str, option("--format FORMAT", "Source format; `data formats TASK` lists them.")],
+    out: Annotated[Path, option("--out FOLDER", "Dataset folder to write; it must not exist.")],
     columns: Annotated[
         list[str],
-        typer.Option(
-            "--map",
-            metavar="FIELD=COLUMN",
-            help="Column that holds a field: query=q. Several are joined: passage=title,text. Columns of the corpus: "
+        option(
+            "--map FIELD=COLUMN",
+            "Column that holds a field: query=q. Several are joined: passage=title,text. Columns of the corpus: "
             "corpus.id=sku; of the judgments: qrels.document=docid. Repeatable.",
         ),
-    ] = [],  # noqa: B006 (typer copies it)
+    ] = [],
     grades: Annotated[
-        str | None,
-        typer.Option(
-            "--grades", metavar="MAP", help="Number of each grade in the source, for example E=3,S=2,C=1,I=0."
-        ),
+        str | None, option("--grades MAP", "Number of each grade in the source, for example E=3,S=2,C=1,I=0.")
     ] = None,
-    option: Annotated[
-        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the format's reader; repeatable.")
-    ] = [],  # noqa: B006
-    shares: Annotated[
+    reader_options: Annotated[
+        list[str], option("--option KEY=VALUE", "Option of the format's reader; repeatable.")
+    ] = [],
+    split_ratios: Annotated[
         str,
-        typer.Option(
-            "--shares", metavar="NUMBERS", help="Shares of groups in train, validation and test; 0,0,1: test rows only."
-        ),
+        option("--split-ratios NUMBERS", "Ratios of the groups in train, validation and test; 0,0,1: test rows only."),
     ] = "0.8,0.1,0.1",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of the split.")] = 13,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N rows.")] = None,
+    seed: Annotated[int, option("--seed N", "Random seed of the split.")] = 13,
+    limit: Annotated[int | None, option("--limit N", "Read at most N rows.")] = None,
     on_leak: Annotated[
         Literal["refuse", "drop"],
-        typer.Option(
-            "--on-leak",
-            metavar="refuse|drop",
-            help="If an input is in two splits: refuse the dataset, or drop the training row.",
-        ),
+        option("--on-leak refuse|drop", "If an input is in two splits: refuse the dataset, or drop the training row."),
     ] = "refuse",
     corpus: Annotated[
-        Path | None,
-        typer.Option("--corpus", metavar="FILE", help="Documents of the judgments: rows with id, title and text."),
+        Path | None, option("--corpus FILE", "Documents of the judgments: rows with id, title and text.")
     ] = None,
     qrels: Annotated[
         Path | None,
-        typer.Option(
-            "--qrels",
-            metavar="FILE",
-            help="Judgments for evaluation by retrieval: qrels by record id, or rows with query, document and grade.",
+        option(
+            "--qrels FILE",
+            "Judgments for evaluation by retrieval: qrels by record id, or rows with query, document and grade.",
         ),
     ] = None,
     topics: Annotated[
-        Path | None,
-        typer.Option("--topics", metavar="FILE", help="Queries with their ids, if the judgments have ids only."),
+        Path | None, option("--topics FILE", "Queries with their ids, if the judgments have ids only.")
     ] = None,
     relevant: Annotated[
         int | None,
-        typer.Option(
-            "--relevant",
-            metavar="GRADE",
-            min=1,
-            help="Lowest grade that counts as relevant in MRR and Recall. Default: 1.",
-        ),
+        option("--relevant GRADE", "Lowest grade that counts as relevant in MRR and Recall. Default: 1.", min=1),
     ] = None,
     judgments_source: JudgmentsSourceOption = None,
-    allow_rejects: Annotated[
-        bool, typer.Option("--allow-rejects", help="Build the dataset even if rows are rejected.")
-    ] = False,
+    allow_rejects: Annotated[bool, option("--allow-rejects", "Build the dataset even if rows are rejected.")] = False,
     tasks: TasksOption = None,
 ) -> None:
     """Build a dataset from a file: validate its rows, split them by group, check for leaks, and write a card."""
@@ -100,11 +80,11 @@ def build(
     from searchlora.files import parse_field_map
     from searchlora.task import load_task
 
-    options = parse_key_values(option, "--option")
+    options = parse_key_values(reader_options, "--option")
     try:
-        train, validation, test = (float(share) for share in shares.split(","))
+        train, validation, test = (float(ratio) for ratio in split_ratios.split(","))
     except ValueError:
-        raise UsageError(f"'{shares}' is not three numbers separated by commas", where="--shares") from None
+        raise UsageError(f"'{split_ratios}' is not three numbers separated by commas", where="--split-ratios") from None
     with progress_bars() as steps:
         card = verb(
             load_task(task, tasks),
@@ -144,7 +124,7 @@ def build(
 
 @app.command(epilog=example("searchlora data inspect judgments.csv"))
 def inspect(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File or folder to describe.")],
+    source: Annotated[Path, argument("SOURCE", "File or folder to describe.")],
     tasks: TasksOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -187,7 +167,7 @@ def formats(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption =
                 {
                     "name": name,
                     "description": entry.description,
-                    "options": {key: str(option) for key, option in entry.options.items()},
+                    "options": {key: str(meaning) for key, meaning in entry.options.items()},
                 }
                 for name, entry in entries
             ]
@@ -195,17 +175,15 @@ def formats(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption =
         return
     for name, entry in entries:
         typer.echo(f"{name:<12} {entry.description}")
-        for key, option in entry.options.items():
-            typer.echo(f"{'':<12}   --option {key}=…  {option}")
+        for key, meaning in entry.options.items():
+            typer.echo(f"{'':<12}   --option {key}=…  {meaning}")
 
 
 @app.command(epilog=example("searchlora data shop --out shop"))
 def shop(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write; it must not exist.")],
-    products: Annotated[int, typer.Option("--products", metavar="N", help="Products, at least 600.")] = 2000,
-    queries: Annotated[
-        int, typer.Option("--queries", metavar="N", help="Records of query rewriting, at least 100.")
-    ] = 2400,
+    out: Annotated[Path, option("--out FOLDER", "Folder to write; it must not exist.")],
+    products: Annotated[int, option("--products N", "Products, at least 600.")] = 2000,
+    queries: Annotated[int, option("--queries N", "Records of query rewriting, at least 100.")] = 2400,
     seed: SeedOption = 13,
 ) -> None:
     """Generate the synthetic shop: products, judgments, a help centre and the records of every task."""
@@ -230,9 +208,9 @@ def _total(count: Any) -> tuple[int, str]:
 
 @app.command(epilog=example("searchlora data export data/judgment --split test --out held_out"))
 def export(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Dataset folder, from `data build`.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write; it must not exist.")],
-    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="train, validation or test.")] = "test",
+    dataset: Annotated[Path, argument("DATASET", "Dataset folder, from `data build`.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder to write; it must not exist.")],
+    split: Annotated[str, option("--split SPLIT", "train, validation or test.")] = "test",
     tasks: TasksOption = None,
 ) -> None:
     """Export the queries and judgments of a split as topics.jsonl and qrels.txt, for run, judge and experiment."""

@@ -21,6 +21,8 @@ from searchlora.cli.options import (
     StoreOption,
     SummaryOption,
     TasksOption,
+    argument,
+    option,
     takes,
 )
 
@@ -32,30 +34,27 @@ if TYPE_CHECKING:
 def evaluate(
     adapter: AdapterArgument,
     data: DataOption,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder for outputs, evaluation.json and report.html.")
-    ],
+    out: Annotated[Path, option("--out FOLDER", "Folder for outputs, evaluation.json and report.html.")],
     engine: EngineOptions,
     compare_with: Annotated[
-        list[str], typer.Option("--compare-with", metavar="ADAPTER", help="Another adapter to compare; repeatable.")
-    ] = [],  # noqa: B006 (typer copies it)
+        list[str], option("--compare-with ADAPTER", "Another adapter to compare; repeatable.")
+    ] = [],
     encoder: Annotated[
-        list[Path],
-        typer.Option("--compare-with-encoder", metavar="FOLDER", help="Another encoder to compare; repeatable."),
-    ] = [],  # noqa: B006
+        list[Path], option("--compare-with-encoder FOLDER", "Another encoder to compare; repeatable.")
+    ] = [],
     split: SplitOption = "test",
     qrels: QrelsOption = None,
     baseline_data: BaselineDataOption = None,
     allow_circular: AllowCircularOption = False,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use the first N records.")] = None,
+    limit: Annotated[int | None, option("--limit N", "Use the first N records.", min=1)] = None,
     unconstrained: Annotated[
-        bool, typer.Option("--unconstrained", help="Also evaluate the base and the adapter without the output grammar.")
+        bool, option("--unconstrained", "Also evaluate the base and the adapter without the output grammar.")
     ] = False,
     stemmer: Annotated[
-        str | None, typer.Option("--stemmer", metavar="LANGUAGE", help="Snowball stemmer of BM25, for example english.")
+        str | None, option("--stemmer LANGUAGE", "Snowball stemmer of BM25, for example english.")
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="BM25 library: bm25s (lucene) or rank-bm25 (robertson).")
+        str, option("--backend NAME", "BM25 library: bm25s (lucene) or rank-bm25 (robertson).")
     ] = "bm25s",
     store: StoreOption = None,
     tasks: TasksOption = None,
@@ -96,15 +95,11 @@ def evaluate(
 
 @takes(EngineOptions, "engine")
 def experiment(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="YAML file: systems, topics, qrels, measures, baseline, policy."),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for runs, figures and report.html.")],
+    file: Annotated[Path, argument("FILE", "YAML file: systems, topics, qrels, measures, baseline, policy.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder for runs, figures and report.html.")],
     engine: EngineOptions,
     since: Annotated[
-        Path | None,
-        typer.Option("--since", metavar="FILE", help="Earlier experiment.json whose inputs must be the same."),
+        Path | None, option("--since FILE", "Earlier experiment.json whose inputs must be the same.")
     ] = None,
     accept_changes: AcceptChangesOption = False,
     allow_circular: AllowCircularOption = False,
@@ -135,8 +130,8 @@ def experiment(
             steps=steps,
         )
     print_comparison(result.comparison)
-    if reused := [name for name, run in result.runs.items() if run.reused]:
-        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(reused)}.")
+    if result.reused:
+        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(result.reused)}.")
     write_decision(result.spec.name, result.comparison, result.results, junit=junit, summary=summary)
     typer.echo(f"Report: {write(result, out)}")
     if result.results:
@@ -149,32 +144,26 @@ def experiment(
 
 @takes(EngineOptions, "engine")
 def promote(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Candidate version, name@3.")],
-    to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="Alias to move, for example production.")],
-    policy: Annotated[Path, typer.Option("--policy", metavar="FILE", help="YAML file of rules.")],
+    adapter: Annotated[str, argument("ADAPTER", "Candidate version, name@3.")],
+    to: Annotated[str, option("--to ALIAS", "Alias to move, for example production.")],
+    policy: Annotated[Path, option("--policy FILE", "YAML file of rules.")],
     data: DataOption,
     engine: EngineOptions,
     split: SplitOption = "test",
     qrels: QrelsOption = None,
     baseline_data: BaselineDataOption = None,
     force: Annotated[
-        str | None,
-        typer.Option(
-            "--force", metavar="REASON", help="Move the alias even if the policy refuses; the reason is recorded."
-        ),
+        str | None, option("--force REASON", "Move the alias even if the policy refuses; the reason is recorded.")
     ] = None,
     reason: Annotated[
         str | None,
-        typer.Option(
-            "--reason",
-            metavar="REASON",
-            help="Why the policy is looser than that of the last decision on the alias; the reason is recorded.",
+        option(
+            "--reason REASON",
+            "Why the policy is looser than that of the last decision on the alias; the reason is recorded.",
         ),
     ] = None,
     accept_changes: AcceptChangesOption = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Folder for outputs, report.html and figures.")
-    ] = None,
+    out: Annotated[Path | None, option("--out FOLDER", "Folder for outputs, report.html and figures.")] = None,
     junit: JunitOption = None,
     summary: SummaryOption = None,
     store: StoreOption = None,

@@ -7,47 +7,41 @@ from typing import Annotated
 
 import typer
 
-from searchlora.cli.options import DataOption, DeviceOption, EngineOptions, SetOption, StoreOption, TasksOption, takes
+from searchlora.cli.options import (
+    DataOption,
+    DeviceOption,
+    EngineOptions,
+    SetOption,
+    StoreOption,
+    TasksOption,
+    argument,
+    option,
+    takes,
+)
 
 
 @takes(EngineOptions, "engine")
 def improve(
     data: DataOption,
-    name: Annotated[
-        str,
-        typer.Option("--name", metavar="NAME", help="Name in the store; an existing name gets a new version."),
-    ],
+    name: Annotated[str, option("--name NAME", "Name in the store; an existing name gets a new version.")],
     engine: EngineOptions,
     adapter: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[ADAPTER]", help="Adapter to improve: name, name@3 or name@alias. Default: the base model."
-        ),
+        str | None, argument("[ADAPTER]", "Adapter to improve: name, name@3 or name@alias. Default: the base model.")
     ] = None,
     reward: Annotated[
         str | None,
-        typer.Option(
-            "--reward",
-            metavar="MEASURE",
-            help="Measure to use as the reward, such as nDCG@10. Default: the reward of the task.",
-        ),
+        option("--reward MEASURE", "Measure to use as the reward, such as nDCG@10. Default: the reward of the task."),
     ] = None,
     rounds: Annotated[
-        int | None,
-        typer.Option("--rounds", metavar="N", min=1, help="Number of rounds; short for --set improve.rounds=N."),
+        int | None, option("--rounds N", "Number of rounds; short for --set improve.rounds=N.", min=1)
     ] = None,
     pipeline: Annotated[
-        str,
-        typer.Option(
-            "--pipeline", metavar="PIPELINE", help="Pipeline that retrieves with each rewrite to compute its reward."
-        ),
+        str, option("--pipeline PIPELINE", "Pipeline that retrieves with each rewrite to compute its reward.")
     ] = "bm25",
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the adapter's recipe.")
-    ] = None,
-    settings: SetOption = [],  # noqa: B006 (typer copies it)
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run where it stopped.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Discard an unfinished run of this name.")] = False,
+    recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the adapter's recipe.")] = None,
+    settings: SetOption = [],
+    resume: Annotated[bool, option("--resume", "Continue an unfinished run where it stopped.")] = False,
+    restart: Annotated[bool, option("--restart", "Discard an unfinished run of this name.")] = False,
     store: StoreOption = None,
     tasks: TasksOption = None,
     _device: DeviceOption = None,

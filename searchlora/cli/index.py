@@ -41,9 +41,9 @@ def build(
             metavar="PIPELINE",
             help="Pipeline that will search the index: YAML file or built-in name; repeatable.",
         ),
-    ] = ["bm25"],  # noqa: B006 (typer copies it)
-    columns: MapOption = [],  # noqa: B006
-    settings: ParametersOption = [],  # noqa: B006
+    ] = ["bm25"],
+    columns: MapOption = [],
+    settings: ParametersOption = [],
     store: StoreOption = None,
     _device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -79,8 +79,8 @@ def load(
             help="Pipeline that will search the engine: YAML file or built-in name; repeatable.",
         ),
     ],
-    columns: MapOption = [],  # noqa: B006
-    settings: ParametersOption = [],  # noqa: B006
+    columns: MapOption = [],
+    settings: ParametersOption = [],
     store: StoreOption = None,
     _device: DeviceOption = None,
     as_json: JsonOption = False,

@@ -19,16 +19,16 @@ from searchlora.cli.options import (
     StoreOption,
     TasksOption,
     TopicsOption,
+    argument,
     corpus_of,
+    option,
     parse_grades,
-    parse_named_file,
     parse_named_files,
     takes,
 )
 
 _TrainingTopicsOption = Annotated[
-    Path | None,
-    typer.Option("--topics", metavar="FILE", help="Topics file, to detect a judge that was trained on these topics."),
+    Path | None, option("--topics FILE", "Topics file, to detect a judge that was trained on these topics.")
 ]
 
 
@@ -36,41 +36,31 @@ _TrainingTopicsOption = Annotated[
 def judge(
     topics: TopicsOption,
     corpus: CorpusOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Qrels to write, with a card beside them.")],
+    out: Annotated[Path, option("--out FILE", "Qrels to write, with a card beside them.")],
     engine: EngineOptions,
-    columns: MapOption = [],  # noqa: B006 (typer copies it)
+    columns: MapOption = [],
     adapter: Annotated[
-        str | None, typer.Argument(metavar="ADAPTER", help="Judge adapter: name, name@3 or name@alias; or use --base.")
+        str | None, argument("ADAPTER", "Judge adapter: name, name@3 or name@alias; or use --base.")
     ] = None,
     base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="MODEL", help="Base model to use as a zero-shot judge, without an adapter."),
+        str | None, option("--base MODEL", "Base model to use as a zero-shot judge, without an adapter.")
     ] = None,
     task: Annotated[
-        str | None,
-        typer.Option("--task", metavar="TASK", help="Task whose output is a grade. Default: the task of the adapter."),
+        str | None, option("--task TASK", "Task whose output is a grade. Default: the task of the adapter.")
     ] = None,
     settings: Annotated[
-        Path | None,
-        typer.Option(
-            "--settings", metavar="FOLDER", help="With --base: dataset folder that holds the grades and the guideline."
-        ),
+        Path | None, option("--settings FOLDER", "With --base: dataset folder that holds the grades and the guideline.")
     ] = None,
-    pool: Annotated[
-        list[Path], typer.Option("--pool", metavar="FILE", help="TREC run whose top documents are judged; repeatable.")
-    ] = [],  # noqa: B006 (typer copies it)
-    depth: Annotated[int, typer.Option("--depth", metavar="N", min=1, help="Pool depth: documents per run.")] = 10,
+    pool: Annotated[list[Path], option("--pool FILE", "TREC run whose top documents are judged; repeatable.")] = [],
+    depth: Annotated[int, option("--depth N", "Pool depth: documents per run.", min=1)] = 10,
     pairs: Annotated[
         Path | None,
-        typer.Option(
-            "--pairs", metavar="FILE", help="Pairs to judge, instead of a pool: 'topic document' lines, qrels or JSONL."
-        ),
+        option("--pairs FILE", "Pairs to judge, instead of a pool: 'topic document' lines, qrels or JSONL."),
     ] = None,
     generate: Annotated[
         bool,
-        typer.Option(
-            "--generate",
-            help="Generate the grade as text instead of scoring the grades; an invalid output gives no grade.",
+        option(
+            "--generate", "Generate the grade as text instead of scoring the grades; an invalid output gives no grade."
         ),
     ] = False,
     allow_circular: AllowCircularOption = False,
@@ -115,66 +105,33 @@ def judge(
 
 
 def judge_card(
-    human: Annotated[Path, typer.Option("--human", metavar="FILE", help="Qrels by people.")],
-    judges: Annotated[list[str], typer.Option("--judge", metavar="NAME=FILE", help="Qrels by a judge; repeatable.")],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder for judge_card.json, judge_card.md and .html.")
-    ],
+    human: Annotated[Path, option("--human FILE", "Qrels by people.")],
+    judges: Annotated[list[str], option("--judge NAME=FILE", "Qrels by a judge; repeatable.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder for judge_card.json, judge_card.md and .html.")],
     scale: CardScaleOption = None,
     relevant: Annotated[
         int | None,
-        typer.Option(
-            "--relevant",
-            metavar="GRADE",
-            help="Lowest grade that is relevant. Default: that of the judge's card, else 2.",
-        ),
+        option("--relevant GRADE", "Lowest grade that is relevant. Default: that of the judge's card, else 2."),
     ] = None,
-    raters: Annotated[
-        list[str], typer.Option("--rater", metavar="NAME=FILE", help="Qrels of one person; repeatable.")
-    ] = [],  # noqa: B006 (typer copies it)
-    variants: Annotated[
-        list[str],
-        typer.Option(
-            "--variant", metavar="JUDGE=FILE", help="Qrels by the same judge with another prompt; repeatable."
-        ),
-    ] = [],  # noqa: B006
-    runs: Annotated[
-        list[str],
-        typer.Option(
-            "--run",
-            metavar="NAME=FILE",
-            help="TREC run, to compare the order of systems under both judgments; repeatable.",
-        ),
-    ] = [],  # noqa: B006
-    measure: MeasureOption = "nDCG@10",
-    top: Annotated[int, typer.Option("--top", metavar="N", min=2, help="Number of best runs to compare.")] = 5,
+    raters: Annotated[list[str], option("--rater NAME=FILE", "Qrels of one person; repeatable.")] = [],
     topics: _TrainingTopicsOption = None,
     allow_circular: AllowCircularOption = False,
-    correction: Annotated[
-        str, typer.Option("--correction", metavar="NAME", help="Correction over pairs of judges: holm or bh.")
-    ] = "holm",
-    resamples: Annotated[int, typer.Option("--resamples", metavar="N", min=100, help="Bootstrap resamples.")] = 10_000,
+    correction: Annotated[str, option("--correction NAME", "Correction over pairs of judges: holm or bh.")] = "holm",
+    resamples: Annotated[int, option("--resamples N", "Bootstrap resamples.", min=100)] = 10_000,
     seed: SeedOption = 0,
 ) -> None:
-    """Measure agreement of LLM judges with human judgments: kappa, error, bias, system order, with intervals."""
+    """Measure agreement of LLM judges with human judgments: kappa, error and bias, with intervals."""
     from searchlora.eval.formatting import figure
     from searchlora.eval.judge.cards_from_files import judge_cards, write
     from searchlora.files import check_writable
 
     check_writable(*(out / f"judge_card.{kind}" for kind in ("json", "md", "html")))
-    files_by_judge: dict[str, list[str]] = {}
-    for name, file in map(parse_named_file, variants):
-        files_by_judge.setdefault(name, []).append(file)
     result = judge_cards(
         human,
         parse_named_files(judges, "judges"),
         scale=parse_grades(scale) if scale is not None else None,
         relevant=relevant,
         raters=parse_named_files(raters, "raters"),
-        variants=files_by_judge,
-        runs=parse_named_files(runs, "runs"),
-        measure=measure,
-        top=top,
         topics=topics,
         allow_circular=allow_circular,
         correction=correction,
@@ -199,18 +156,14 @@ def judge_card(
 
 
 def prediction_powered(
-    human: Annotated[Path, typer.Option("--human", metavar="FILE", help="Qrels by people, for at least 10 topics.")],
-    judged: Annotated[
-        Path, typer.Option("--judged", metavar="FILE", help="Qrels by a judge, for the same topics and many more.")
-    ],
-    runs: Annotated[
-        list[str], typer.Option("--run", metavar="NAME=FILE", help="TREC run; repeatable. The first is the baseline.")
-    ],
+    human: Annotated[Path, option("--human FILE", "Qrels by people, for at least 10 topics.")],
+    judged: Annotated[Path, option("--judged FILE", "Qrels by a judge, for the same topics and many more.")],
+    runs: Annotated[list[str], option("--run NAME=FILE", "TREC run; repeatable. The first is the baseline.")],
     measure: MeasureOption = "nDCG@10",
     scale: CardScaleOption = None,
     topics: _TrainingTopicsOption = None,
     allow_circular: AllowCircularOption = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
+    out: Annotated[Path | None, option("--out FILE", "JSON file to write.")] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Estimate measures from few human-judged and many LLM-judged topics, with a valid confidence interval."""

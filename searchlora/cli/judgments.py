@@ -1,4 +1,4 @@
-"""`searchlora grade`, `clicks` and `mix-qrels`: judgments by people, from clicks, and from several sources."""
+"""`searchlora grade`, `clicks` and `merge-qrels`: judgments by people, from clicks, and from several sources."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from searchlora.cli.options import (
     ScaleOption,
     SeedOption,
     TopicsOption,
+    argument,
     corpus_of,
     example,
+    option,
     parse_grade_map,
     parse_grades,
     parse_numbers,
@@ -38,35 +40,23 @@ _PRINTED_POSITIONS = 20
 def serve(
     topics: TopicsOption,
     corpus: CorpusOption,
-    guideline: Annotated[
-        Path,
-        typer.Option("--guideline", metavar="FILE", help="Markdown; lines such as '* 3: Perfect' define the grades."),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder for ratings.jsonl; an existing file is continued.")
-    ],
-    columns: MapOption = [],  # noqa: B006 (typer copies it)
+    guideline: Annotated[Path, option("--guideline FILE", "Markdown; lines such as '* 3: Perfect' define the grades.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder for ratings.jsonl; an existing file is continued.")],
+    columns: MapOption = [],
     pairs: Annotated[
-        Path | None,
-        typer.Option("--pairs", metavar="FILE", help="Pairs to grade: 'topic document' lines, qrels or JSONL."),
+        Path | None, option("--pairs FILE", "Pairs to grade: 'topic document' lines, qrels or JSONL.")
     ] = None,
-    runs: Annotated[
-        list[Path], typer.Option("--runs", metavar="FILE", help="TREC run to pool pairs from; repeatable.")
-    ] = [],  # noqa: B006 (typer copies it)
-    depth: Annotated[int, typer.Option("--depth", metavar="N", help="Pool depth: documents per run.")] = 10,
+    runs: Annotated[list[Path], option("--runs FILE", "TREC run to pool pairs from; repeatable.")] = [],
+    depth: Annotated[int, option("--depth N", "Pool depth: documents per run.")] = 10,
     scale: ScaleOption = "0,1,2,3",
-    overlap: Annotated[int, typer.Option("--overlap", metavar="N", help="Raters per pair.")] = 2,
+    overlap: Annotated[int, option("--overlap N", "Raters per pair.")] = 2,
     rater: Annotated[
         list[str],
-        typer.Option(
-            "--rater",
-            metavar="NAME",
-            help="Name of a permitted rater; repeatable. Default: any, at most 5 new names per client.",
-        ),
-    ] = [],  # noqa: B006 (typer copies it)
+        option("--rater NAME", "Name of a permitted rater; repeatable. Default: any, at most 5 new names per client."),
+    ] = [],
     host: HostOption = "127.0.0.1",
     port: PortOption = 8765,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of each rater's order.")] = 0,
+    seed: Annotated[int, option("--seed N", "Random seed of each rater's order.")] = 0,
 ) -> None:
     """Serve a page on which people grade pairs, until Ctrl+C."""
     from searchlora.cli.terminal import warnings_on_stderr
@@ -101,13 +91,10 @@ def serve(
 
 @app.command(epilog=example("searchlora grade export --ratings grades/ratings.jsonl --out judged"))
 def export(
-    ratings: Annotated[
-        Path, typer.Option("--ratings", metavar="FILE", help="The ratings.jsonl that `grade serve` wrote.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the qrels and the agreement.")],
+    ratings: Annotated[Path, option("--ratings FILE", "The ratings.jsonl that `grade serve` wrote.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder for the qrels and the agreement.")],
     rule: Annotated[
-        str,
-        typer.Option("--rule", metavar="RULE", help="majority, median, highest or lowest; ties go to the lower."),
+        str, option("--rule RULE", "majority, median, highest or lowest; ties go to the lower.")
     ] = "majority",
     seed: SeedOption = 0,
 ) -> None:
@@ -116,7 +103,7 @@ def export(
 
     from searchlora.cli.terminal import warnings_on_stderr
     from searchlora.eval.formatting import interval
-    from searchlora.eval.judgments.rater_report import write_ratings
+    from searchlora.eval.judge.rater_report import write_ratings
     from searchlora.eval.judgments.ratings import read_ratings
     from searchlora.files import file_sha256
 
@@ -138,37 +125,21 @@ def export(
 
 
 def clicks(
-    log: Annotated[
-        Path,
-        typer.Argument(metavar="LOG", help="Click log, one row per shown document: .jsonl, .csv, .tsv or .parquet."),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="FILE", help="Qrels to write, with a card and the click statistics beside them."),
-    ],
-    query: Annotated[str, typer.Option("--query-column", metavar="COLUMN", help="Column of the query.")] = "query",
-    document: Annotated[
-        str, typer.Option("--document-column", metavar="COLUMN", help="Column of the document id.")
-    ] = "document",
-    position: Annotated[
-        str, typer.Option("--position-column", metavar="COLUMN", help="Column of the position, from 1.")
-    ] = "position",
-    clicked: Annotated[
-        str, typer.Option("--clicked-column", metavar="COLUMN", help="Column that is 1 or true for a click.")
-    ] = "clicked",
+    log: Annotated[Path, argument("LOG", "Click log, one row per shown document: .jsonl, .csv, .tsv or .parquet.")],
+    out: Annotated[Path, option("--out FILE", "Qrels to write, with a card and the click statistics beside them.")],
+    query: Annotated[str, option("--query-column COLUMN", "Column of the query.")] = "query",
+    document: Annotated[str, option("--document-column COLUMN", "Column of the document id.")] = "document",
+    position: Annotated[str, option("--position-column COLUMN", "Column of the position, from 1.")] = "position",
+    clicked: Annotated[str, option("--clicked-column COLUMN", "Column that is 1 or true for a click.")] = "clicked",
     topics: Annotated[
-        Path | None,
-        typer.Option(
-            "--topics", metavar="FILE", help="Topics to judge. Default: every query; its id is the URL-encoded query."
-        ),
+        Path | None, option("--topics FILE", "Topics to judge. Default: every query; its id is the URL-encoded query.")
     ] = None,
-    minimum: Annotated[int, typer.Option("--minimum", metavar="N", help="Impressions required to judge a pair.")] = 10,
+    minimum: Annotated[int, option("--minimum N", "Impressions required to judge a pair.")] = 10,
     thresholds: Annotated[
         str,
-        typer.Option(
-            "--thresholds",
-            metavar="NUMBERS",
-            help="Ratios of clicks to expected clicks, in increasing order, one for each grade above 0.",
+        option(
+            "--thresholds NUMBERS",
+            "Ratios of clicks to expected clicks, in increasing order, one for each grade above 0.",
         ),
     ] = "0.5,1,2",
 ) -> None:
@@ -199,39 +170,29 @@ def clicks(
     typer.echo(f"Wrote {out} and {details_path(out)}, source: clicks.")
 
 
-def mix_qrels(
+def merge_qrels(
     human: Annotated[
-        Path,
-        typer.Argument(
-            metavar="HUMAN", help="Qrels by people (this declares it, if they have no card); they take precedence."
-        ),
+        Path, argument("HUMAN", "Qrels by people (this declares it, if they have no card); they take precedence.")
     ],
-    other: Annotated[
-        Path, typer.Argument(metavar="OTHER", help="Qrels from an LLM or from clicks, for pairs without a human grade.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Qrels to write, with a card beside them.")],
+    other: Annotated[Path, argument("OTHER", "Qrels from an LLM or from clicks, for pairs without a human grade.")],
+    out: Annotated[Path, option("--out FILE", "Qrels to write, with a card beside them.")],
     source: Annotated[
-        Literal["llm", "clicks"] | None,
-        typer.Option("--source", metavar="llm|clicks", help="Source of OTHER if it has no card."),
+        Literal["llm", "clicks"] | None, option("--source llm|clicks", "Source of OTHER if it has no card.")
     ] = None,
     scale: Annotated[
-        str | None,
-        typer.Option("--scale", metavar="GRADES", help="Grades of the scale, for example 0,1,2,3; others are invalid."),
+        str | None, option("--scale GRADES", "Grades of the scale, for example 0,1,2,3; others are invalid.")
     ] = None,
     grades: Annotated[
-        str | None,
-        typer.Option("--grades", metavar="MAP", help="Grades of OTHER on the human scale, for example 0=0,1=2."),
+        str | None, option("--grades MAP", "Grades of OTHER on the human scale, for example 0=0,1=2.")
     ] = None,
     calibrate: Annotated[
         Literal["shift", "isotonic"] | None,
-        typer.Option(
-            "--calibrate", metavar="shift|isotonic", help="Calibration of OTHER, fitted on pairs with both grades."
-        ),
+        option("--calibrate shift|isotonic", "Calibration of OTHER, fitted on pairs with both grades."),
     ] = None,
 ) -> None:
     """Merge judgments from an LLM or from clicks with human judgments; the human grade takes precedence."""
     from searchlora.eval.formatting import figure
-    from searchlora.experiments.mixing import mix_qrels as verb
+    from searchlora.experiments.merge_qrels import merge_files as verb
 
     result = verb(
         human,
@@ -242,10 +203,10 @@ def mix_qrels(
         grades=None if grades is None else parse_grade_map(grades, "--grades"),
         calibrate=calibrate,
     )
-    mixed, same, kappa = result.mixed, result.mixed.same, result.mixed.kappa
-    typer.echo(f"Wrote {mixed.human} human and {mixed.other} other judgments to {out} ({mixed.rule})")
-    if mixed.invalid:
-        typer.echo(f"{mixed.invalid} of the other judgments have a grade outside the scale and were left out")
+    merged, same, kappa = result.merged, result.merged.same, result.merged.kappa
+    typer.echo(f"Wrote {merged.human} human and {merged.other} other judgments to {out} ({merged.rule})")
+    if merged.invalid:
+        typer.echo(f"{merged.invalid} of the other judgments have a grade outside the scale and were left out")
     if same is None or kappa is None:
         typer.echo("No pair has both judgments, so their agreement is unknown")
     else:

@@ -31,6 +31,22 @@ def example(*lines: str) -> str:
     return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
 
 
+def option(declaration: str, help: str, **more: Any) -> Any:
+    """An option of a command.
+
+    Args:
+        declaration: The option and, unless it is a flag, what its value is: `--out FOLDER`.
+        more: Further arguments of `typer.Option`, such as `min`.
+    """
+    name, _, metavar = declaration.partition(" ")
+    return typer.Option(name, metavar=metavar or None, help=help, **more)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """A positional argument of a command."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
 def use_device(device: str | None) -> str | None:
     """Restrict this process to one device, before a library sees the others; nothing for None.
 
@@ -67,164 +83,110 @@ def use_device(device: str | None) -> str | None:
     return device
 
 
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", metavar="FOLDER", help="Adapter store. Default: SEARCHLORA_STORE, or ./store."),
-]
+StoreOption = Annotated[Path | None, option("--store FOLDER", "Adapter store. Default: SEARCHLORA_STORE, or ./store.")]
 TasksOption = Annotated[
-    Path | None,
-    typer.Option("--tasks", metavar="FOLDER", help="Folder with task plugins of your own. Default: SEARCHLORA_TASKS."),
+    Path | None, option("--tasks FOLDER", "Folder with task plugins of your own. Default: SEARCHLORA_TASKS.")
 ]
-DataOption = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="Dataset folder, from `data build`.")]
+DataOption = Annotated[Path, option("--data FOLDER", "Dataset folder, from `data build`.")]
 BaselineDataOption = Annotated[
     Path | None,
-    typer.Option(
-        "--baseline-data",
-        metavar="FOLDER",
-        help="Dataset from whose training rows the baselines learn. Default: the evaluated dataset.",
+    option(
+        "--baseline-data FOLDER",
+        "Dataset from whose training rows the baselines learn. Default: the evaluated dataset.",
     ),
 ]
-SplitOption = Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split to evaluate on.")]
+SplitOption = Annotated[str, option("--split SPLIT", "Split to evaluate on.")]
 BaseOption = Annotated[
-    str | None,
-    typer.Option("--base", metavar="MODEL", help="Location of the base model, if it has moved since training."),
+    str | None, option("--base MODEL", "Location of the base model, if it has moved since training.")
 ]
 TrainedBaseOption = Annotated[
-    str | None,
-    typer.Option("--base", metavar="MODEL", help="Base model: hub id, folder, GGUF file or catalogue name."),
+    str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")
 ]
-RecipeOption = Annotated[
-    Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the task's recipe.")
-]
+RecipeOption = Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")]
 SetOption = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, for example lora.r=8; repeatable."),
+    list[str], option("--set KEY=VALUE", "Override a key of the recipe, for example lora.r=8; repeatable.")
 ]
 ParametersOption = Annotated[
     list[str],
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Set a parameter of the pipeline, for example adapter=shop-rewriter@2; repeatable.",
-    ),
+    option("--set KEY=VALUE", "Set a parameter of the pipeline, for example adapter=shop-rewriter@2; repeatable."),
 ]
 CacheOption = Annotated[
     Path | None,
-    typer.Option(
-        "--cache",
-        metavar="FILE",
-        help="Cache the outputs of adapter stages in this file, by prompt and adapter version.",
-    ),
+    option("--cache FILE", "Cache the outputs of adapter stages in this file, by prompt and adapter version."),
 ]
 CacheLimitOption = Annotated[
-    int,
-    typer.Option(
-        "--cache-mb",
-        metavar="MB",
-        min=1,
-        help="Maximum size of --cache; the least recently used outputs are evicted.",
-    ),
+    int, option("--cache-mb MB", "Maximum size of --cache; the least recently used outputs are evicted.", min=1)
 ]
 
 #: Default of `CacheLimitOption`, in megabytes.
 CACHE_MB = 1024
 QrelsOption = Annotated[
-    Path | None,
-    typer.Option("--qrels", metavar="FILE", help="Relevance judgments (qrels) that replace those of the dataset."),
+    Path | None, option("--qrels FILE", "Relevance judgments (qrels) that replace those of the dataset.")
 ]
-JudgmentsOption = Annotated[
-    Path, typer.Option("--qrels", metavar="FILE", help="Relevance judgments of the topics (qrels).")
-]
+JudgmentsOption = Annotated[Path, option("--qrels FILE", "Relevance judgments of the topics (qrels).")]
 JudgmentsSourceOption = Annotated[
     str | None,
-    typer.Option(
-        "--judgments-source",
-        metavar="SOURCE",
-        help="Who or what graded, where no card says it: human, llm, clicks, mixed, synthetic or unknown. "
-        "Default: unknown.",
+    option(
+        "--judgments-source SOURCE",
+        "Who or what graded, where no card says it: human, llm, clicks, mixed, synthetic or unknown. Default: unknown.",
     ),
 ]
 ClusterOption = Annotated[
-    str | None,
-    typer.Option("--cluster", metavar="FIELD", help="Topic field that groups dependent topics, such as a session."),
+    str | None, option("--cluster FIELD", "Topic field that groups dependent topics, such as a session.")
 ]
-JunitOption = Annotated[
-    Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit XML file with one test case per rule.")
-]
-SummaryOption = Annotated[
-    Path | None, typer.Option("--summary", metavar="FILE", help="Write a Markdown summary for a pull request.")
-]
+JunitOption = Annotated[Path | None, option("--junit FILE", "Write a JUnit XML file with one test case per rule.")]
+SummaryOption = Annotated[Path | None, option("--summary FILE", "Write a Markdown summary for a pull request.")]
 AcceptChangesOption = Annotated[
-    bool, typer.Option("--accept-changes", help="Continue although inputs differ from those of the earlier result.")
+    bool, option("--accept-changes", "Continue although inputs differ from those of the earlier result.")
 ]
 AllowCircularOption = Annotated[
     bool,
-    typer.Option(
+    option(
         "--allow-circular",
-        help="Accept a circular judge (part of a system, or trained on the topics); the result is marked.",
+        "Accept a circular judge (part of a system, or trained on the topics); the result is marked.",
     ),
 ]
 MapOption = Annotated[
     list[str],
-    typer.Option(
-        "--map",
-        metavar="FIELD=COLUMN",
-        help="Column of the corpus that holds a field: id=sku. Several are joined: text=title,description. Repeatable.",
+    option(
+        "--map FIELD=COLUMN",
+        "Column of the corpus that holds a field: id=sku. Several are joined: text=title,description. Repeatable.",
     ),
 ]
-CorpusOption = Annotated[
-    Path, typer.Option("--corpus", metavar="FILE", help="Documents: rows with id, title and text.")
-]
-TopicsOption = Annotated[Path, typer.Option("--topics", metavar="FILE", help="Topics: rows with id and query.")]
-ScaleOption = Annotated[
-    str, typer.Option("--scale", metavar="GRADES", help="Grades of the scale, for example 0,1,2,3.")
-]
+CorpusOption = Annotated[Path, option("--corpus FILE", "Documents: rows with id, title and text.")]
+TopicsOption = Annotated[Path, option("--topics FILE", "Topics: rows with id and query.")]
+ScaleOption = Annotated[str, option("--scale GRADES", "Grades of the scale, for example 0,1,2,3.")]
 CardScaleOption = Annotated[
-    str | None,
-    typer.Option(
-        "--scale", metavar="GRADES", help="Grades of the scale. Default: those of the judge's card, else 0,1,2,3."
-    ),
+    str | None, option("--scale GRADES", "Grades of the scale. Default: those of the judge's card, else 0,1,2,3.")
 ]
-MeasureOption = Annotated[
-    str, typer.Option("--measure", metavar="MEASURE", help="Retrieval measure, for example nDCG@10.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Random seed.")]
-HostOption = Annotated[
-    str, typer.Option("--host", metavar="HOST", help="Address to listen on; 0.0.0.0 accepts other machines.")
-]
-PortOption = Annotated[
-    int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port; 0 selects a free one.")
-]
+MeasureOption = Annotated[str, option("--measure MEASURE", "Retrieval measure, for example nDCG@10.")]
+SeedOption = Annotated[int, option("--seed N", "Random seed.", min=0)]
+HostOption = Annotated[str, option("--host HOST", "Address to listen on; 0.0.0.0 accepts other machines.")]
+PortOption = Annotated[int, option("--port PORT", "Port; 0 selects a free one.", min=0, max=65535)]
 DeviceOption = Annotated[
     str | None,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="cpu, cuda or cuda:N. Default: the first GPU that PyTorch sees, or the CPU.",
+    option(
+        "--device DEVICE",
+        "cpu, cuda or cuda:N. Default: the first GPU that PyTorch sees, or the CPU.",
         callback=use_device,
     ),
 ]
 EngineOption = Annotated[
     str | None,
-    typer.Option(
-        "--engine",
-        metavar="SETTINGS",
-        help="Engine that runs LLM adapters: a YAML file, or '{quantization: nf4}'. Default: this process.",
+    option(
+        "--engine SETTINGS",
+        "Engine that runs LLM adapters: a YAML file, or '{quantization: nf4}'. Default: this process.",
     ),
 ]
 ServerOption = Annotated[
-    str | None,
-    typer.Option("--server", metavar="URL", help="Inference server that runs LLM adapters, instead of this process."),
+    str | None, option("--server URL", "Inference server that runs LLM adapters, instead of this process.")
 ]
 KeyOption = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key-env", metavar="VARIABLE", help="Environment variable that holds the API key of the server."
-    ),
+    str | None, option("--api-key-env VARIABLE", "Environment variable that holds the API key of the server.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Adapter: name, name@3 or name@alias.")]
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Task, for example rewriting.")]
+JsonOption = Annotated[bool, option("--json", "Print one JSON document.")]
+AdapterArgument = Annotated[str, argument("ADAPTER", "Adapter: name, name@3 or name@alias.")]
+TaskArgument = Annotated[str, argument("TASK", "Task, for example rewriting.")]
 
 
 class EngineOptions(NamedTuple):

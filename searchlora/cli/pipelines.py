@@ -22,9 +22,11 @@ from searchlora.cli.options import (
     ParametersOption,
     StoreOption,
     TasksOption,
+    argument,
     cache_of,
     corpus_of,
     example,
+    option,
     takes,
 )
 from searchlora.errors import UsageError
@@ -33,14 +35,13 @@ if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
 
 PipelineArgument = Annotated[
-    str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a built-in pipeline (`pipelines list`).")
+    str, argument("PIPELINE", "YAML file, or the name of a built-in pipeline (`pipelines list`).")
 ]
 CorpusOption = Annotated[
     Path | None,
-    typer.Option(
-        "--corpus",
-        metavar="FILE",
-        help="Documents: rows with id, title and text, or an index folder. Default: the pipeline's own corpus.",
+    option(
+        "--corpus FILE",
+        "Documents: rows with id, title and text, or an index folder. Default: the pipeline's own corpus.",
     ),
 ]
 
@@ -49,8 +50,8 @@ class PipelineOptions(NamedTuple):
     """Options of the verbs that execute a pipeline."""
 
     corpus: CorpusOption = None
-    columns: MapOption = []  # noqa: RUF012 (typer copies it)
-    settings: ParametersOption = []  # noqa: RUF012
+    columns: MapOption = []
+    settings: ParametersOption = []
     store: StoreOption = None
     tasks: TasksOption = None
     device: DeviceOption = None
@@ -71,16 +72,12 @@ app = typer.Typer(no_args_is_help=True, help="List, show and check pipelines and
 @takes(EngineOptions, "engine")
 def run(
     pipeline: PipelineArgument,
-    queries: Annotated[
-        Path,
-        typer.Option("--queries", metavar="FILE", help="Queries: JSON lines or TSV with id, query and further fields."),
-    ],
+    queries: Annotated[Path, option("--queries FILE", "Queries: JSON lines or TSV with id, query and further fields.")],
     out: Annotated[
         list[Path],
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="Output: a .jsonl file gets every output of the stages, any other file the TREC run; repeatable.",
+        option(
+            "--out FILE",
+            "Output: a .jsonl file gets every output of the stages, any other file the TREC run; repeatable.",
         ),
     ],
     options: PipelineOptions,
@@ -89,10 +86,9 @@ def run(
     cache_mb: CacheLimitOption = CACHE_MB,
     trace: Annotated[
         Path | None,
-        typer.Option(
-            "--trace",
-            metavar="FILE",
-            help="Write a JSON line per query and stage: input, prompt, output, adapter version, time, tokens.",
+        option(
+            "--trace FILE",
+            "Write a JSON line per query and stage: input, prompt, output, adapter version, time, tokens.",
         ),
     ] = None,
 ) -> None:
@@ -124,32 +120,30 @@ def run(
 @takes(EngineOptions, "engine")
 def search(
     pipeline: PipelineArgument,
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
+    query: Annotated[str, argument("QUERY", "The query.")],
     options: PipelineOptions,
     engine: EngineOptions,
     cache: CacheOption = None,
     cache_mb: CacheLimitOption = CACHE_MB,
     fields: Annotated[
         list[str],
-        typer.Option(
-            "--field",
-            metavar="NAME=VALUE",
-            help="Further field of the query, such as history: text, or JSON for a list or an object; repeatable.",
+        option(
+            "--field NAME=VALUE",
+            "Further field of the query, such as history: text, or JSON for a list or an object; repeatable.",
         ),
-    ] = [],  # noqa: B006 (typer copies it)
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
+    ] = [],
+    top: Annotated[int, option("--top N", "Number of hits to print.", min=1)] = 10,
     document: Annotated[
-        str | None,
-        typer.Option("--explain", metavar="ID", help="Explain the rank of this document, or why it is missing."),
+        str | None, option("--explain ID", "Explain the rank of this document, or why it is missing.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Execute a pipeline on one query, and print the output of each stage, its time and tokens, and the hits."""
     from searchlora.cli.terminal import print_explanation, print_json, print_result, print_stages, progress_bars
-    from searchlora.experiments.run import with_history
     from searchlora.pipelines.explain import explain
     from searchlora.pipelines.pipeline import Pipeline
     from searchlora.pipelines.results import result
+    from searchlora.systems.pipeline import with_history
 
     search = with_history({**_fields(fields), "id": "1", "query": query}, "--field")
     with progress_bars() as steps:
@@ -202,9 +196,9 @@ def _fields(values: Sequence[str]) -> dict[str, Any]:
 def tune(
     pipeline: PipelineArgument,
     data: DataOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Pipeline file (YAML) to write.")],
+    out: Annotated[Path, option("--out FILE", "Pipeline file (YAML) to write.")],
     engine: EngineOptions,
-    settings: ParametersOption = [],  # noqa: B006 (typer copies it)
+    settings: ParametersOption = [],
     store: StoreOption = None,
     tasks: TasksOption = None,
     _device: DeviceOption = None,
@@ -261,7 +255,7 @@ def show(pipeline: PipelineArgument) -> None:
 @app.command(epilog=example("searchlora pipelines validate shop.yaml --store store"))
 def validate(
     pipeline: PipelineArgument,
-    settings: ParametersOption = [],  # noqa: B006 (typer copies it)
+    settings: ParametersOption = [],
     store: StoreOption = None,
 ) -> None:
     """Check a pipeline without executing it: keys, parameters, the order of stages, and that its adapters exist."""
@@ -280,7 +274,7 @@ def validate(
 
 @app.command(epilog=example("searchlora pipelines stages bm25"))
 def stages(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Kind of stage. Default: all kinds.")] = None,
+    kind: Annotated[str | None, argument("KIND", "Kind of stage. Default: all kinds.")] = None,
 ) -> None:
     """Print every kind of stage with its keys, their types and defaults."""
     from searchlora.key_tables import key_rows

@@ -18,35 +18,26 @@ from searchlora.cli.options import (
     TaskArgument,
     TasksOption,
     TrainedBaseOption,
+    option,
 )
 
 
 def sweep(
     task: TaskArgument,
     data: DataOption,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Prefix of the adapters' names.")],
+    name: Annotated[str, option("--name NAME", "Prefix of the adapters' names.")],
     grid: Annotated[
-        list[str],
-        typer.Option(
-            "--grid", metavar="KEY=VALUES", help="Values of a recipe key, for example lora.r=1,4,16; repeatable."
-        ),
+        list[str], option("--grid KEY=VALUES", "Values of a recipe key, for example lora.r=1,4,16; repeatable.")
     ],
     base: TrainedBaseOption = None,
     recipe: RecipeOption = None,
-    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    settings: SetOption = [],
     split: SplitOption = "validation",
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Evaluate the first N records only.")
-    ] = None,
+    limit: Annotated[int | None, option("--limit N", "Evaluate the first N records only.", min=1)] = None,
     restart: Annotated[
-        bool,
-        typer.Option(
-            "--restart", help="Discard unfinished runs of trials, for example after a change of the settings."
-        ),
+        bool, option("--restart", "Discard unfinished runs of trials, for example after a change of the settings.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Folder for table, JSON and plots.")
-    ] = None,
+    out: Annotated[Path | None, option("--out FOLDER", "Folder for table, JSON and plots.")] = None,
     as_json: JsonOption = False,
     store: StoreOption = None,
     tasks: TasksOption = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from searchlora.cli.options import JsonOption, TaskArgument, TasksOption, example
+from searchlora.cli.options import JsonOption, TaskArgument, TasksOption, argument, example, option
 
 if TYPE_CHECKING:
     from searchlora.task import Task
@@ -59,8 +59,8 @@ def show(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption = Fa
     typer.echo("\nformats")
     for name, format in entry["formats"].items():
         typer.echo(f"  {name:<16}{format['description']}")
-        for option, described in format["options"].items():
-            typer.echo(f"  {'':<16}  --option {option}=…  {described}")
+        for key, meaning in format["options"].items():
+            typer.echo(f"  {'':<16}  --option {key}=…  {meaning}")
     for heading in ("settings", "recipe"):
         if entry[heading]:
             typer.echo(f"\n{heading}")
@@ -70,12 +70,9 @@ def show(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption = Fa
 
 @app.command(epilog=example("searchlora tasks new product_type --kind label --out my_tasks"))
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Task name: lower-case letters, digits, underscores.")],
-    kind: Annotated[
-        str,
-        typer.Option("--kind", metavar="KIND", help="Output: text, label, labels, grade, json, cited or encoder."),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of task plugins, for --tasks.")],
+    name: Annotated[str, argument("NAME", "Task name: lower-case letters, digits, underscores.")],
+    kind: Annotated[str, option("--kind KIND", "Output: text, label, labels, grade, json, cited or encoder.")],
+    out: Annotated[Path, option("--out FOLDER", "Folder of task plugins, for --tasks.")],
 ) -> None:
     """Generate a task plugin: a folder with schema, prompt, recipe, examples, card, code and a passing test."""
     from searchlora.scaffold import new_task

@@ -19,6 +19,7 @@ from searchlora.cli.options import (
     TaskArgument,
     TasksOption,
     TrainedBaseOption,
+    option,
     takes,
 )
 from searchlora.errors import UsageError
@@ -28,25 +29,20 @@ def train(
     task: TaskArgument,
     data: Annotated[
         list[str],
-        typer.Option(
-            "--data",
-            metavar="FOLDER[=WEIGHT]",
-            help="Dataset folder, from `data build`. Each further folder adds training rows, and WEIGHT scales their "
+        option(
+            "--data FOLDER[=WEIGHT]",
+            "Dataset folder, from `data build`. Each further folder adds training rows, and WEIGHT scales their "
             "loss; validation uses the first folder.",
         ),
     ],
-    name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help="Name in the store; an existing name gets a new version.")
-    ],
+    name: Annotated[str, option("--name NAME", "Name in the store; an existing name gets a new version.")],
     base: TrainedBaseOption = None,
     recipe: RecipeOption = None,
-    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    settings: SetOption = [],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an unfinished training run from its last checkpoint.")
+        bool, option("--resume", "Continue an unfinished training run from its last checkpoint.")
     ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Discard an unfinished training run of this name.")
-    ] = False,
+    restart: Annotated[bool, option("--restart", "Discard an unfinished training run of this name.")] = False,
     store: StoreOption = None,
     tasks: TasksOption = None,
     _device: DeviceOption = None,
@@ -82,18 +78,12 @@ def train(
 @takes(EngineOptions, "engine")
 def demo(
     engine: EngineOptions,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder for shop, datasets, store and reports.")
-    ] = Path("demo"),
+    out: Annotated[Path, option("--out FOLDER", "Folder for shop, datasets, store and reports.")] = Path("demo"),
     all_tasks: Annotated[
-        bool,
-        typer.Option(
-            "--all",
-            help="Run all five tasks, then their adapters in one pipeline, and an ablation of its slots.",
-        ),
+        bool, option("--all", "Run all five tasks, then their adapters in one pipeline, and an ablation of its slots.")
     ] = False,
     serve_all: Annotated[
-        bool, typer.Option("--serve", help="With --all: serve the pipeline and the playground at the end.")
+        bool, option("--serve", "With --all: serve the pipeline and the playground at the end.")
     ] = False,
 ) -> None:
     """Run the whole workflow on the synthetic shop: data, QLoRA training, evaluation by retrieval, report."""

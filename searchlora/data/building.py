@@ -30,8 +30,8 @@ from searchlora.data.row_buffer import RowBuffer
 from searchlora.data.splits import ONLY_TEST, Leak, Splitter, check_shares, find_leaks, leak_error, write_leaks
 from searchlora.data.validation import REJECTED_FILE, RecordCheck, RejectedList, beside
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
+from searchlora.eval.judge.rater_report import rater_file
 from searchlora.eval.judgments.card import JudgmentsCard
-from searchlora.eval.judgments.rater_report import rater_file
 from searchlora.eval.judgments.sources import UNKNOWN, GradeSources, Source, SourceCounts, read_sources, sources_path
 from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import write_qrels
@@ -258,7 +258,7 @@ class _Build:
                 where=str(self.source),
                 fix="Its official splits have none. Give one of its files, or name that file 'train'."
                 if official
-                else "Use other shares, another seed, or more data; --shares 0,0,1 builds a dataset of test rows only.",
+                else "Use other ratios, another seed, or more data; --split-ratios 0,0,1 makes test rows only.",
             )
 
     def _check_leaks(self, buffers: Mapping[str, RowBuffer], official: bool, on_leak: OnLeak) -> list[Leak]:

@@ -2,7 +2,8 @@
 
 `atomic` writes files and folders whole or not at all, `text` opens and decodes, `json_text` parses strict JSON, `rows`
 reads rows of five kinds of file, `field_map` says which columns hold their fields, `read_progress` counts the bytes
-read, `read_limit` bounds them, and `file_state` notices that a file was changed.
+read, `read_limit` bounds them, and `file_state` notices that a file was changed. `result_cache` remembers results by
+key, and `append_log` is the log from which an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from searchlora.files.atomic import (
     atomic_folder,
     atomic_text,
     check_writable,
-    copy_text,
     file_sha256,
     publish_folder,
     replace_folder,
@@ -61,7 +61,6 @@ __all__ = [
     "cached_digest",
     "check_file",
     "check_writable",
-    "copy_text",
     "file_sha256",
     "json_file",
     "json_line",

@@ -56,16 +56,6 @@ def atomic_text(path: Path) -> Iterator[IO[str]]:
             ) from None
 
 
-def copy_text(source: Path, target: Path) -> None:
-    """Copy a plain UTF-8 text file atomically; the copy is gzip if its name ends in `.gz`.
-
-    Raises:
-        DataError: if the copy cannot be written.
-    """
-    with source.open(encoding="utf-8", newline="") as text, atomic_text(target) as out:
-        shutil.copyfileobj(text, out, 1 << 20)
-
-
 @contextmanager
 def atomic_bytes(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file for writing that replaces `path` once it is complete and synced.

@@ -13,7 +13,7 @@ from searchlora.data.export import export_split
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.card import JudgmentsCard, read_card, write_card
-from searchlora.experiments.run import with_history
+from searchlora.systems.pipeline import with_history
 from searchlora.task import load_task
 from tests.tasks.rag_answer.made import mtrag_row, usual_rows, write_mtrag
 

@@ -218,7 +218,7 @@ def test_commands_for_own_files_run_as_they_are(cli, tmp_path, monkeypatch, name
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path / name, text)
     assert sorted({task for task, _ in builds(path)}) == tasks
-    assert run_all(cli, path, "--shares", "1,0,0") >= len(tasks)
+    assert run_all(cli, path, "--split-ratios", "1,0,0") >= len(tasks)
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_documents_beside_the_judgments_are_found_and_mapped(cli, tmp_path, monk
     assert "--map corpus.id=sku --map corpus.text=short_description --allow-rejects" in command
     (proposed, *_) = propose(profile(path), list(load_tasks().values()))
     assert proposed.notes == ("1 of the 3 judged documents are not in products.jsonl.gz; their rows are rejected",)
-    assert run_all(cli, path, "--shares", "1,0,0") == 2
+    assert run_all(cli, path, "--split-ratios", "1,0,0") == 2
 
 
 def test_columns_that_are_mostly_empty_are_not_proposed(cli, tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_columns_that_are_mostly_empty_are_not_proposed(cli, tmp_path, monkeypat
     proposed = [command for command in commands(path) if " build " in command]
     assert len(proposed) == 2
     assert all("passage" not in command and "--map title=name" in command for command in proposed)
-    assert run_all(cli, path, "--shares", "1,0,0") >= 2
+    assert run_all(cli, path, "--split-ratios", "1,0,0") >= 2
 
 
 def test_judgments_without_documents_say_what_is_missing(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from searchlora.errors import DataError, PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
-from searchlora.experiments import kept_batches
+from searchlora.experiments import batch_log
 from searchlora.experiments.run import run
 from searchlora.pipelines import pipeline as pipelines
 from tests.child_scripts import run_script
@@ -60,24 +60,23 @@ def _hidden(folder):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from searchlora.experiments import kept_batches
 from searchlora.experiments.run import run
+from searchlora.files import append_log
 from searchlora.pipelines import pipeline
 
 made, folder, writes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 pipeline._BATCH = 4
-append = kept_batches._append
+write = os.write
 
-def dies(file, text):
+def dies(file, content):
     global writes
-    writes -= 1
+    writes -= content.endswith(b"}\\n")  # a row of the log
     if writes < 0:
-        with file.open("ab") as out:
-            out.write(text.encode()[: len(text) // 2])
+        write(file, content[: len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    return append(file, text)
+    return write(file, content)
 
-kept_batches._append = dies
+append_log.os.write = dies
 folder.mkdir(exist_ok=True)
 outs = [folder / "run.trec", folder / "results.jsonl", folder / "results.jsonl.gz"]
 run("bm25", made / "queries.jsonl", made / "docs.jsonl", outs)
@@ -89,8 +88,8 @@ def test_a_killed_run_continues_with_the_bytes_of_an_uninterrupted_one(made, exe
     expected = _run(made, made / "undisturbed")
     assert len(read_run(made / "undisturbed" / "run.trec")) == 18
     assert expected.keys() == {"run.trec", "results.jsonl", "results.jsonl.gz"}
-    # Each of 5 batches writes three files and the log, after 4 writes that begin the files and the log.
-    for writes, done in ((2, 0), (9, 4), (4 + 2 * 4 + 3, 8), (4 + 4 * 4 + 1, 16)):
+    # The key of the log is written first, and then each of 5 batches.
+    for writes, done in ((0, 0), (1, 0), (2, 4), (5, 16)):
         folder = made / f"killed-{writes}"
         assert run_script(KILLED, made, folder, writes).returncode == -signal.SIGKILL
         assert not (folder / "run.trec").exists() and _hidden(folder)
@@ -108,7 +107,7 @@ def test_a_run_killed_before_its_files_were_complete_only_writes_them(made, exec
         raise DataError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("searchlora.experiments.run.copy_text", fails)
+        patch.setattr("searchlora.experiments.run.atomic_text", fails)
         with pytest.raises(DataError, match="disk is full"):
             _run(made, made / "out")
     executed.clear()
@@ -118,7 +117,7 @@ def test_a_run_killed_before_its_files_were_complete_only_writes_them(made, exec
 
 @pytest.mark.parametrize("changed", ["queries", "documents", "stages"])
 def test_batches_of_other_inputs_are_not_used(made, executed, monkeypatch, changed):
-    append = kept_batches.KeptBatches.append
+    append = batch_log.BatchLog.append
 
     def stops(self, rows, texts):
         append(self, rows, texts)
@@ -126,7 +125,7 @@ def test_batches_of_other_inputs_are_not_used(made, executed, monkeypatch, chang
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(kept_batches.KeptBatches, "append", stops)
+        patch.setattr(batch_log.BatchLog, "append", stops)
         with pytest.raises(KeyboardInterrupt):
             _run(made, made / "out")
     pipeline = "bm25"

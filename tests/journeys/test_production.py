@@ -100,7 +100,8 @@ def test_the_page_on_a_real_shop(real_data: Path, tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(real_data / "chorus" / name)
     shutil.copy(ROOT / "examples" / "production" / "rewrites.csv", tmp_path)
     walk = Walk(
-        tmp_path, added={"train": FEW_STEPS, "promote": FORCED, "data build judgment": ["--shares", "0.94,0.03,0.03"]}
+        tmp_path,
+        added={"train": FEW_STEPS, "promote": FORCED, "data build judgment": ["--split-ratios", "0.94,0.03,0.03"]},
     )
     walk.page(PAGE)
     check(walk)

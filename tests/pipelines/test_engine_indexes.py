@@ -9,16 +9,16 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PipelineError, StaleIndex
 from searchlora.eval.trec import read_run
-from searchlora.experiments import kept_batches
+from searchlora.experiments import batch_log
 from searchlora.experiments.run import run
 from searchlora.experiments.slots import find_slots
-from searchlora.experiments.systems import plan_of
 from searchlora.inference.engines import Engines
 from searchlora.pipelines import pipeline as pipelines
 from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_indexes import load_corpus
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stage_lists import adapters, encoders, pinned, reads_corpus
+from searchlora.systems.pipeline import plan_of
 from tests.factories import random_encoder_adapter, shout
 
 CORPUS = [
@@ -167,7 +167,7 @@ def test_what_was_computed_on_an_index_is_not_used_for_the_next_load_of_it(
     load("tent", "sofa")
     first = planned()
     assert planned() == first
-    append = kept_batches.KeptBatches.append
+    append = batch_log.BatchLog.append
 
     def stops(self, rows, texts):
         append(self, rows, texts)
@@ -176,7 +176,7 @@ def test_what_was_computed_on_an_index_is_not_used_for_the_next_load_of_it(
     with monkeypatch.context() as patch:
         patch.setattr(pipelines, "_BATCH", 1)
         with patch.context() as killed, pytest.raises(KeyboardInterrupt):
-            killed.setattr(kept_batches.KeptBatches, "append", stops)
+            killed.setattr(batch_log.BatchLog, "append", stops)
             run(shop, tmp_path / "queries.tsv", out=tmp_path / "run.trec")
         load("sofa", "tent")
         run(shop, tmp_path / "queries.tsv", out=tmp_path / "run.trec")

@@ -23,6 +23,8 @@ from tests.factories import random_adapter, random_encoder_adapter
 
 DOCUMENTS = 120
 QUERIES = 3
+SPLIT = ("--split-ratios", "0.5,0.1,0.4")
+LARGE_TEST = ("--split-ratios", "0.4,0.1,0.5")
 
 Cli = Callable[..., Called]
 
@@ -158,7 +160,7 @@ def test_movie_search_on_msrd(ready: Any, real_data: Path) -> None:
         head, *judged = islice(lines, 20_000)
     kept = [line for line in judged if line.split("\t")[2] in known]
     Path("msrd/judgments.tsv").write_text("".join([head, *kept]), encoding="utf-8")
-    ready.called("data", "build", "rewriting", "msrd", "--format", "msrd", "--out", "data", "--shares", "0.5,0.1,0.4")
+    ready.called("data", "build", "rewriting", "msrd", "--format", "msrd", "--out", "data", *SPLIT)
     ready.called("data", "export", "data", "--split", "test", "--out", "test")
     topics = written(Path("topics.jsonl"), rows_of(Path("test/topics.jsonl"), QUERIES))
     slots = {"rewriter": "rewriter", "embedder": "embedder", "judge": "judge", "depth": 6}
@@ -170,7 +172,7 @@ def test_movie_search_on_msrd(ready: Any, real_data: Path) -> None:
 @pytest.mark.slow
 def test_faq_answers_on_the_perl_faq(ready: Any, real_data: Path) -> None:
     faq = written(Path("perlfaq.jsonl"), rows_of(real_data / "perlfaq" / "perlfaq.jsonl")[::3])
-    ready.called("data", "build", "embedding", faq, "--format", "faq", "--out", "data", "--shares", "0.5,0.1,0.4")
+    ready.called("data", "build", "embedding", faq, "--format", "faq", "--out", "data", *SPLIT)
     ready.called("data", "export", "data", "--split", "test", "--out", "test")
     topics = written(Path("topics.jsonl"), rows_of(Path("test/topics.jsonl"), QUERIES))
     slots = {"embedder": "embedder", "judge": "judge", "answers": "answers", "depth": 5, "passages": 2}
@@ -186,7 +188,7 @@ def test_faq_answers_on_the_perl_faq(ready: Any, real_data: Path) -> None:
 def test_conversational_search_on_mtrag(ready: Any, real_data: Path) -> None:
     rows = rows_of(real_data / "mtrag" / "reference.jsonl", 60)
     source = written(Path("reference.jsonl"), rows)
-    ready.called("data", "build", "rewriting", source, "--format", "mtrag", "--out", "data", "--shares", "0.4,0.1,0.5")
+    ready.called("data", "build", "rewriting", source, "--format", "mtrag", "--out", "data", *LARGE_TEST)
     ready.called("data", "export", "data", "--split", "test", "--out", "test")
     asked = [topic for topic in rows_of(Path("test/topics.jsonl")) if topic.get("history")][:QUERIES]
     assert len(asked) == QUERIES

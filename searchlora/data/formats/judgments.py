@@ -24,13 +24,13 @@ from searchlora.data.formats.common import (
     split_files,
 )
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file, title_and_passage
-from searchlora.data.formats.quepid import read_quepid
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_topics
+from searchlora.eval.formats.quepid import read_quepid
 from searchlora.eval.judge.rater_agreement import RatingsAgreement, ratings_agreement
+from searchlora.eval.judge.rater_report import agreement_files
 from searchlora.eval.judgments.card import has_card
-from searchlora.eval.judgments.rater_report import agreement_files
 from searchlora.eval.judgments.ratings import RULES, Rating, by_rater
 from searchlora.eval.judgments.sources import SOURCES, GradeSources, Key, Source, merged_source
 from searchlora.eval.text_identity import fingerprint, normalised

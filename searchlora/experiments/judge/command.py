@@ -17,7 +17,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.judge.labels import Labels, read_labels, write_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, read_card, write_judgments
 from searchlora.eval.judgments.lineage import RunLineage, doubts, read_lineage, refuse_circular
-from searchlora.experiments.judge.grade_log import grade_records
+from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.judge.pairs import QueryPassage, load_texts, pairs_to_judge
 from searchlora.files import atomic_text, check_writable, file_sha256

@@ -70,7 +70,7 @@ def _submit(
             models.append(request.adapter or service.base)
 
     try:
-        futures = service.engine.submit_scores(engine_requests(), caller=caller, seconds=service.config.timeout)
+        futures = service.engine.submit_scores(engine_requests(), client=caller, seconds=service.config.timeout)
     except (ApiError, SearchloraError) as error:
         if len(models) < len(requests) > 1:
             raise api_error_at(error, len(models)) from error

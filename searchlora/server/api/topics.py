@@ -9,7 +9,7 @@ from searchlora.server.api.jobs import BackgroundJob
 from searchlora.server.api.response_schemas import JobEntry, TopicsEntry
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import ComparisonRequest, DisagreementsRequest, WeightsRequest
-from searchlora.server.api.topic_jobs import Comparing, Disagreeing, TopicRuns, Weighing
+from searchlora.server.api.topic_jobs import Comparing, Disagreeing, TopicCache, Weighing
 from searchlora.server.grading.search_grades import MEASURE
 
 #: What a job computes.
@@ -31,8 +31,8 @@ def topics(http: ApiRequest) -> TopicsEntry:
 @router.post("/v1/topics/compare", summary="Compare two systems on all topics")
 async def compare(http: ApiRequest, body: ComparisonRequest) -> JobEntry:
     """Start a job that compares two systems in pairs."""
-    runs: TopicRuns = http.app.state.topic_runs
-    return await _start(http, "comparison", lambda: Comparing.of(http.service, runs, body))
+    cache: TopicCache = http.app.state.topic_cache
+    return await _start(http, "comparison", lambda: Comparing.of(http.service, cache, body))
 
 
 @router.post("/v1/topics/weights", summary="Measure every choice of weights of a fusion")

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.ratings import Rating, by_pair, check_rater, merged
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import Qrels, is_word
-from searchlora.experiments.run import with_history
-from searchlora.files import json_object
+from searchlora.files.append_log import AppendLog
 from searchlora.server.grading.ratings_log import RatingsLog
+from searchlora.systems.pipeline import with_history
 
 #: The measure of a ranking that is shown beside it.
 MEASURE = "nDCG@10"
@@ -75,14 +73,16 @@ class SearchGrades:
         for topic, fields in self._topics.items():
             self._by_text.setdefault(str(fields["query"]), []).append(topic)
         self._log = RatingsLog(folder) if folder is not None else None
-        self._topics_file = folder / "topics.jsonl" if folder is not None else None
+        self._topics_log = AppendLog(folder / "topics.jsonl") if folder is not None else None
         self._renamed: dict[str, str] = {}  # id of a query that was graded before it had a topic -> that topic
-        for topic, fields in (_own_topics(self._topics_file) if self._topics_file is not None else {}).items():
-            given = self._given(str(fields["query"]), {name: fields[name] for name in fields if name != "query"})
-            if given is not None:
-                self._renamed[topic] = given
-            else:
-                self._topics.setdefault(topic, fields)
+        for row in self._topics_log or ():
+            if "query" in row and "id" in row:
+                topic, query = str(row.pop("id")), row["query"]
+                given = self._given(str(query), {name: row[name] for name in row if name != "query"})
+                if given is not None:
+                    self._renamed[topic] = given
+                else:
+                    self._topics.setdefault(topic, row)
         self._lock = threading.Lock()
 
     @property
@@ -185,8 +185,9 @@ class SearchGrades:
 
     def close(self) -> None:
         """Close the file and release the folder."""
-        if self._log is not None:
-            self._log.close()
+        for log in (self._log, self._topics_log):
+            if log is not None:
+                log.close()
 
     def _grades(self, topic: str) -> dict[str, int]:
         ratings = [rating for rating in self._ratings if rating.topic == topic]
@@ -199,9 +200,9 @@ class SearchGrades:
     def _with_id(self, query: str, fields: Mapping[str, Any] | None) -> str:
         """The id of a query, which is written to the file of topics if it is new. Needs the lock."""
         topic = self.topic(query, fields)
-        if topic not in self._topics and self._topics_file is not None:
+        if topic not in self._topics and self._topics_log is not None:
             new = {"query": query, **_filled(fields or {})}
-            _append(self._topics_file, json.dumps({"id": topic, **new}, ensure_ascii=False).encode() + b"\n")
+            self._topics_log.append({"id": topic, **new})
             self._topics[topic] = new
         return topic
 
@@ -217,22 +218,6 @@ def _own_id(query: str, fields: Mapping[str, Any]) -> str:
     return f"q-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-def _append(path: Path, line: bytes) -> None:
-    """Append a line and sync the file. Raises `DataError` if it cannot be saved; a part of it is removed."""
-    size: int | None = None
-    try:
-        with path.open("ab", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            if file.write(line) != len(line):
-                raise OSError(28, "only a part could be written")
-            os.fsync(file.fileno())
-    except OSError as error:
-        if size is not None:
-            with suppress(OSError):  # for example a file system that became read-only
-                os.truncate(path, size)
-        raise DataError(f"the query could not be saved ({error.strerror})", where=str(path)) from None
-
-
 def _has(topic: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     """Whether a topic has the fields of a request. It may have more, but a history only if the request has the same."""
     own, asked = with_history(dict(topic), "topics"), with_history(dict(fields), "fields")
@@ -243,25 +228,6 @@ def _pairs(qrels: Qrels) -> Iterator[tuple[tuple[str, str], int]]:
     for topic, grades in qrels.items():
         for document, grade in grades.items():
             yield (topic, document), grade
-
-
-def _own_topics(path: Path) -> dict[str, dict[str, Any]]:
-    """Id -> fields of the queries in the file of topics. A partial last line is removed; its grade was not saved."""
-    if not path.exists():
-        return {}
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(path, whole)
-    rows = [
-        json_object(line.decode("utf-8"), f"{path}, line {number}")
-        for number, line in enumerate(data[:whole].splitlines(), 1)
-    ]
-    return {
-        str(row["id"]): {name: value for name, value in row.items() if name != "id"}
-        for row in rows
-        if "query" in row and "id" in row
-    }
 
 
 def _measured(grades: Mapping[str, int], ranking: Sequence[str]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_limits_of_the_engine_are_options(tiny_base, store):
         one = {"model": public_name(str(tiny_base.path)), "messages": asked()["messages"], "choices": ["a"]}
         answer = client.post("/v1/score", json={"requests": [one] * 2})
         assert answer.status_code == 503
-        assert "no more than 1 of one caller" in answer.json()["error"]["message"]
+        assert "no more than 1 of one client" in answer.json()["error"]["message"]
 
 
 def test_options_are_laid_over_the_file_and_the_file_over_defaults(configured, tmp_path, refused):

@@ -128,13 +128,13 @@ def test_invalid_rater_names_are_refused_and_the_first_pair_has_no_previous(clie
 
 
 def test_an_unsaved_grade_is_not_confirmed(client, tmp_path, monkeypatch):
-    from searchlora.server.grading import ratings_log
+    from searchlora.files import append_log
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     pair = first(client)
-    monkeypatch.setattr(ratings_log.os, "fsync", full)
+    monkeypatch.setattr(append_log.os, "fsync", full)
     answer = rate(client, "anna", pair["id"], 1)
     assert (answer.status_code, "No space left" in answer.text) == (500, True)
     assert str(tmp_path) not in answer.text

@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
-from searchlora.server.grading import search_grades
 from searchlora.server.grading.search_grades import SearchGrades
 
 
@@ -101,24 +100,6 @@ def test_the_same_words_after_another_history_are_another_query(tmp_path):
     with_topics = SearchGrades(tmp_path, given)
     assert [with_topics.topic("is it red?", fields) for fields in turns] == ["t1", ids[2]]
     with_topics.close()
-
-
-def test_a_query_that_was_written_in_part_leaves_the_file_readable(tmp_path, monkeypatch):
-    grades = SearchGrades(tmp_path)
-    first = grades.rate("red couch", "d1", 2, "anna", 1.0, [])["topic"]
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(search_grades.os, "fsync", full)
-        with pytest.raises(DataError, match="No space left"):
-            grades.rate("tent", "d2", 1, "anna", 1.0, [])
-    second = grades.rate("lamp", "d3", 1, "anna", 1.0, [])["topic"]
-    grades.close()
-    again = SearchGrades(tmp_path)
-    assert set(again.judged()[0]) == {first, second}
-    again.close()
 
 
 def test_without_a_folder_nothing_is_collected(topics, qrels):

@@ -32,7 +32,7 @@ def test_answers_end_to_end(cli, tmp_path: Path, tiny_base) -> None:
     options = [
         part for option in ("missing=0.5", "passages=3", "gold=1", "abstention=No.") for part in ("--option", option)
     ]
-    shares = ("--shares", "0.6,0.2,0.2")
+    shares = ("--split-ratios", "0.6,0.2,0.2")
     built = cli("data", "build", "rag_answer", source, "--format", "mtrag", "--out", data, *options, *shares)
     assert built.code == 0, built.err
     assert load_dataset(data).settings["abstention"] == "No."

@@ -1,0 +1,85 @@
+"""Log of grades on disk: grades and reasons of an interrupted run are reused for the same judge and prompt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.data.building import build
+from searchlora.experiments.judge import llm_judge
+from searchlora.experiments.judge.grade_records import grade_records
+from searchlora.experiments.judge.llm_judge import Judge, load_judge
+from searchlora.files.append_log import AppendLog
+from searchlora.outputs import Grade
+from searchlora.progress import silent
+from searchlora.prompts import RENDERING
+
+PAIRS = [
+    {"id": f"t d{n}", "group": "t", "query": "a tent", "passage": f"It sleeps {n}.", "title": ""} for n in range(2)
+]
+
+#: An engine without a method: whatever asks it fails.
+UNASKED = SimpleNamespace(call_size=1)
+
+
+@pytest.fixture
+def judge(tiny_base, tmp_path) -> Judge:
+    """A bare base whose settings, from a dataset, ask for reasons."""
+    rows = tmp_path / "rows.jsonl"
+    records = ({**pair, "grade": grade, "reason": "Why."} for pair, grade in zip(PAIRS, (1, 2), strict=True))
+    rows.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    build("judgment", rows, format="native", out=tmp_path / "data", options={"reason": "yes"}, shares=(1.0, 0.0, 0.0))
+    return _load(tiny_base, tmp_path)
+
+
+def _load(base, folder) -> Judge:
+    settings = folder / "data"
+    return load_judge(
+        adapter=None,
+        base=str(base.path),
+        task="judgment",
+        settings=settings,
+        generate=False,
+        store=Store(folder / "store"),
+    )
+
+
+@pytest.mark.slow
+def test_reasons_are_logged_with_their_grades(judge, tmp_path):
+    assert judge.max_new_tokens == 80
+    longer = replace(judge, max_new_tokens=1300)
+    grades = grade_records(longer, PAIRS, tmp_path / "log", silent)
+    assert all(isinstance(each, Grade) and each.reason and each.probabilities for each in grades)
+    unasked = replace(longer, engine=UNASKED)
+    assert grade_records(unasked, PAIRS, tmp_path / "log", silent) == grades
+
+
+def test_grades_of_another_rendering_version_are_not_reused(judge, tiny_base, monkeypatch, tmp_path):
+    """The same chat may render to other token ids under another version of the renderer."""
+    key = judge.key(PAIRS[0])
+    monkeypatch.setattr(llm_judge, "RENDERING", RENDERING + 1)
+    assert _load(tiny_base, tmp_path).key(PAIRS[0]) != key
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"grade": {"value": 99, "probabilities": None, "reason": None}},
+        {"grade": {"value": 1, "probabilities": [0.5, 0.5], "reason": None}},
+        {"grade": {"value": 1, "probabilities": ["0.5"], "reason": None}},
+        {"grade": {"value": True, "probabilities": None, "reason": None}},
+        {"invalid": {"raw": 5, "reason": []}},
+        {"invalid": 5},
+        {},
+        1,
+    ],
+)
+def test_what_is_no_grade_of_the_judge_is_graded_again(judge, tmp_path, monkeypatch, stored):
+    with AppendLog(tmp_path / "log" / "grades.jsonl") as log:
+        log.append({judge.key(pair): stored for pair in PAIRS})
+    monkeypatch.setattr(Judge, "grade", lambda _, records: [Grade(1)] * len(records))
+    assert grade_records(judge, PAIRS, tmp_path / "log", silent) == [Grade(1)] * 2
