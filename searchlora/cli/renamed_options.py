@@ -18,7 +18,9 @@ RENAMED_OPTIONS: dict[str, dict[str, str]] = {
         "--grace": "--shutdown-timeout",
         "--max-rank": "--max-lora-rank",
         "--name": "--allowed-host",
+        "--per-caller": "--per-client",
         "--seconds": "--timeout",
+        "--waiting-per-caller": "--waiting-per-client",
     },
 }
 

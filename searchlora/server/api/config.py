@@ -161,20 +161,20 @@ class ServeConfig:
     waiting: Annotated[
         int, Setting("N", "Maximum number of requests in the queue; further requests get 503.", min=1)
     ] = 1024
-    waiting_per_caller: Annotated[
+    waiting_per_client: Annotated[
         int | None,
         Setting(
             "N",
-            "Maximum number of queued requests of one caller; further requests get 503. Default: a quarter of"
+            "Maximum number of queued requests of one client; further requests get 503. Default: a quarter of"
             " --waiting, at least 256.",
             min=1,
         ),
     ] = None
-    per_caller: Annotated[
+    per_client: Annotated[
         int | None,
         Setting(
             "N",
-            "Maximum number of requests of one caller in progress; further requests get 429. Default: half of"
+            "Maximum number of requests of one client in progress; further requests get 429. Default: half of"
             " --waiting.",
             min=1,
         ),
@@ -191,7 +191,7 @@ class ServeConfig:
     ] = 60.0
     per_minute: Annotated[
         int | None,
-        Setting("N", "Maximum number of POST requests of one caller per minute; further requests get 429.", min=1),
+        Setting("N", "Maximum number of POST requests of one client per minute; further requests get 429.", min=1),
     ] = None
     max_body: Annotated[int, Setting("BYTES", "Maximum size of a request body; a larger one gets 413.", min=1)] = (
         1_000_000
@@ -240,9 +240,9 @@ class ServeConfig:
         return [self.corpora[0] if self.corpora else None] * len(self.pipelines)
 
     @property
-    def requests_per_caller(self) -> int:
-        """Requests of one caller in progress at most; each request of a batch counts."""
-        return self.per_caller or max(1, self.waiting // 2)
+    def requests_per_client(self) -> int:
+        """Requests of one client in progress at most; each request of a batch counts."""
+        return self.per_client or max(1, self.waiting // 2)
 
     @property
     def local_engine(self) -> LocalSettings:

@@ -21,18 +21,23 @@ router = api_router()
 @router.post("/v1/embeddings", summary="Embed texts", response_model=Embeddings)
 async def embeddings(http: ApiRequest, body: EmbeddingRequest) -> Response:
     """Embed texts or token arrays with an encoder, or with an adapter for one."""
-    service, caller = http.service, http.caller
+    service, client_id = http.service, http.client_id
     encoders, timeout = service.encoders, service.config.timeout
-    with service.admitted(caller):
+    with service.admitted(client_id):
         pinned = await http.in_thread(lambda: encoders.pin(body.model))
-        loading = encoders.load(pinned, timeout=timeout, caller=caller)
+        loading = encoders.load(pinned, timeout=timeout, client_id=client_id)
         encoder = await unless_disconnected(http, asyncio.wrap_future(loading))
         tokenizer = encoder.model.tokenizer if body.token_ids == "model" else None
         texts = await http.in_thread(
             lambda: readable(encoder, pinned, [text_of(item, tokenizer) for item in body.input], truncate=body.truncate)
         )
         future = encoders.submit(
-            pinned, texts, body.dimensions, documents=body.input_type == "document", timeout=timeout, caller=caller
+            pinned,
+            texts,
+            body.dimensions,
+            documents=body.input_type == "document",
+            timeout=timeout,
+            client_id=client_id,
         )
         embedded = await unless_disconnected(http, asyncio.wrap_future(future))
     service.metrics.tokens.labels(pinned, "embedded").inc(embedded.tokens)

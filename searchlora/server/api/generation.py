@@ -157,17 +157,17 @@ async def generate(
         prompts: Number of prompts.
 
     Raises:
-        ApiError: 400, for more answers than the engine's queue takes; 429, for more than the caller may have.
+        ApiError: 400, for more answers than the engine's queue takes; 429, for more than the client may have.
     """
     service, started, answers = http.service, time.monotonic(), prompts * body.answers
     if answers > service.config.waiting:
         message = f"At most {service.config.waiting} answers are generated at once."
         raise ApiError(400, "invalid_value", message, param="n")
     with ExitStack() as admission:
-        admission.enter_context(service.admitted(http.caller, answers))
+        admission.enter_context(service.admitted(http.client_id, answers))
         growing = AnswerStream(answers) if body.stream else None
         generation = await http.in_thread(
-            lambda: submit_requests(service, requests(), body.answers, caller=http.caller, stream=growing),
+            lambda: submit_requests(service, requests(), body.answers, client_id=http.client_id, stream=growing),
             on_abandoned=Generation.cancel,
         )
         answer_format = form(generation, body)
@@ -191,7 +191,7 @@ def submit_requests(
     requests: Sequence[Request],
     answers: int,
     *,
-    caller: str,
+    client_id: str,
     stream: AnswerStream | None,
 ) -> Generation:
     """Submit requests with one adapter, all or none.
@@ -200,7 +200,7 @@ def submit_requests(
         service: The service.
         requests: One per prompt; adapters are pinned.
         answers: Number of answers to each prompt.
-        caller: Who asks.
+        client_id: Who asks.
         stream: Receives the growing answers.
 
     Raises:
@@ -215,7 +215,7 @@ def submit_requests(
             on_token = None if stream is None else partial(stream.on_token, number * answers)
             seconds = service.config.timeout
             futures += service.engine.submit_answers(
-                request, answers, client=caller, seconds=seconds, on_token=on_token
+                request, answers, client=client_id, seconds=seconds, on_token=on_token
             )
     except BaseException as error:
         for future in futures:

@@ -1,4 +1,4 @@
-"""The server's engine as background jobs use it: in a line of their own, a few requests at a time."""
+"""The server's engine as background jobs use it: in a queue of their own, a few requests at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from searchlora.errors import EngineBusy
 from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.server.api.jobs import BackgroundJob
-from searchlora.server.api.model_task import CallerEngine, asking
+from searchlora.server.api.model_task import ClientEngine, asking
 from searchlora.server.api.service import Service
 
 T = TypeVar("T")
@@ -29,14 +29,14 @@ _PAUSE = 0.2
 
 @dataclass(eq=False)
 class JobEngine:
-    """The server's engine as a background job uses it: few requests at a time, in a line of their own.
+    """The server's engine as a background job uses it: few requests at a time, in a queue of their own.
 
     Each group of requests has the time limit of a request of its own, and waits where the queue is full.
     """
 
     service: Service
     job: BackgroundJob
-    _current: CallerEngine | None = None
+    _current: ClientEngine | None = None
 
     def __post_init__(self) -> None:
         self.job.on_cancel(self.cancel)
@@ -77,9 +77,9 @@ class JobEngine:
         if self._current is not None:
             self._current.cancel()
 
-    def _patiently(self, ask: Callable[[CallerEngine], list[T]]) -> list[T]:
+    def _patiently(self, ask: Callable[[ClientEngine], list[T]]) -> list[T]:
         while True:
-            self._current = CallerEngine(self.service, f"{self.job.caller}, background")
+            self._current = ClientEngine(self.service, f"{self.job.client_id}, background")
             self.job.check()  # after this, `cancel` finds the engine that is asked
             try:
                 return ask(self._current)
@@ -88,16 +88,16 @@ class JobEngine:
                 time.sleep(_PAUSE)
 
 
-def _generated(requests: Sequence[Request], engine: CallerEngine) -> list[Completion]:
+def _generated(requests: Sequence[Request], engine: ClientEngine) -> list[Completion]:
     return engine.generate(requests)
 
 
 def _scored(
-    requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None, engine: CallerEngine
+    requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None, engine: ClientEngine
 ) -> list[ChoiceScores]:
     return engine.score(requests, choices, prune_margin=prune_margin)
 
 
 def for_job(engine: JobEngine, pipeline: Pipeline) -> Pipeline:
-    """A pipeline whose stages ask the server's engine in the job's own line."""
+    """A pipeline whose stages ask the server's engine in the queue of the job."""
     return replace(pipeline, stages=[asking(stage, engine.service.engine, engine) for stage in pipeline.stages])

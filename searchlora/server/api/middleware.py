@@ -24,8 +24,8 @@ from searchlora.server.http import is_own_host
 #: Seconds within which a whole body must arrive.
 _BODY_SECONDS = 30.0
 
-#: Callers whose bucket is remembered; a forgotten caller starts with a full bucket.
-_REMEMBERED_CALLERS = 10_000
+#: Clients whose bucket is remembered; a forgotten client starts with a full bucket.
+_REMEMBERED_CLIENTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Limits:
         is_open: Whether a path needs no check: probes, and the files of a page.
         max_body_bytes: Limit of a request body.
         timeout: Seconds after which a request fails with 504; a response must be read in time, too.
-        requests_per_minute: POST requests of one caller per minute, as a token bucket; None: no limit.
+        requests_per_minute: POST requests of one client per minute, as a token bucket; None: no limit.
         max_active_requests: Limit of requests in progress, including those whose body has not arrived.
         headers: Headers of every response.
     """
@@ -57,7 +57,7 @@ class Limits:
 class RequestGuard:
     """ASGI middleware of both servers that answers 401, 403, 408, 413, 429, 431, 503 and 504 itself.
 
-    A request that passes carries its caller in `scope["state"]["caller"]`: an API key's number, or the client's address
+    A request that passes carries its client in `scope["state"]["client_id"]`: an API key's number, or the client's address
     where no keys are set. Its response has a write time-out.
     """
 
@@ -92,7 +92,7 @@ class RequestGuard:
             if self._active_requests > self._limits.max_active_requests:
                 message = f"The server is busy with {self._active_requests - 1} requests."
                 raise ApiError(503, "busy", message, retry_after=1)
-            scope.setdefault("state", {})["caller"] = self._caller(scope)
+            scope.setdefault("state", {})["client_id"] = self._client_id(scope)
             body = await self._read_body(Headers(scope=scope), receive)
         except ApiError as error:
             await error.response()(scope, receive, send)
@@ -119,17 +119,17 @@ class RequestGuard:
             message = "The time limit of the request passed. Allow more time, or ask less."
             await ApiError(504, "deadline_exceeded", message).response()(scope, receive, send)
 
-    def _caller(self, scope: Scope) -> str:
+    def _client_id(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         if self._key_digests:
-            caller = self._authenticate(headers)
+            client_id = self._authenticate(headers)
         else:
             self._check_host_and_origin(scope["path"], headers)
-            caller = (scope.get("client") or ("unknown",))[0]
-        if self._rate_limiter and scope["method"] == "POST" and (seconds := self._rate_limiter.retry_after(caller)):
+            client_id = (scope.get("client") or ("unknown",))[0]
+        if self._rate_limiter and scope["method"] == "POST" and (seconds := self._rate_limiter.retry_after(client_id)):
             message = f"No more than {self._limits.requests_per_minute} requests a minute."
             raise ApiError(429, "rate_limit_exceeded", message, retry_after=seconds)
-        return caller
+        return client_id
 
     def _authenticate(self, headers: Headers) -> str:
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -180,7 +180,7 @@ class RequestGuard:
 
 
 class RateLimiter:
-    """Token bucket per caller: full at first, refilled steadily, one token per request. Not safe for threads.
+    """Token bucket per client: full at first, refilled steadily, one token per request. Not safe for threads.
 
     Args:
         per_minute: Capacity of a bucket, and tokens added per minute.
@@ -197,14 +197,14 @@ class RateLimiter:
         self._clock = clock
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # tokens, and when they were counted
 
-    def retry_after(self, caller: Hashable) -> int:
-        """Whole seconds until the caller may send a request; 0 means now, and takes a token."""
+    def retry_after(self, client_id: Hashable) -> int:
+        """Whole seconds until the client may send a request; 0 means now, and takes a token."""
         now = self._clock()
-        tokens, since = self._buckets.pop(caller, (float(self._capacity), now))
+        tokens, since = self._buckets.pop(client_id, (float(self._capacity), now))
         tokens = min(self._capacity, tokens + (now - since) * self._capacity / 60)
         seconds = 0 if tokens >= 1 else math.ceil((1 - tokens) * 60 / self._capacity)
-        self._buckets[caller] = (tokens if seconds else tokens - 1, now)
-        if len(self._buckets) > _REMEMBERED_CALLERS:
+        self._buckets[client_id] = (tokens if seconds else tokens - 1, now)
+        if len(self._buckets) > _REMEMBERED_CLIENTS:
             self._buckets.popitem(last=False)
         return seconds
 

@@ -1,4 +1,4 @@
-"""The model of a task request: its task, and the engine as the request's caller uses it."""
+"""The model of a task request: its task, and the engine as the request's client uses it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from searchlora.task import GenerationTask
 T = TypeVar("T")
 
 
-class CallerEngine:
-    """The engine as one caller of the server uses it: its requests wait in the caller's line and can be cancelled."""
+class ClientEngine:
+    """The engine as one client of the server uses it: its requests wait in the queue of its client and can be cancelled."""
 
-    def __init__(self, service: Service, caller: str) -> None:
-        self._service, self._caller = service, caller
+    def __init__(self, service: Service, client_id: str) -> None:
+        self._service, self._client_id = service, client_id
         self._deadline = time.monotonic() + service.config.timeout
         self._futures: list[Future[Any]] = []
         self._lock = threading.Lock()
@@ -51,7 +51,7 @@ class CallerEngine:
         """See `Engine.generate`."""
         requests = [self._service.rendered(request) for request in requests]
         futures = [
-            self._add([self._service.engine.submit(request, client=self._caller, seconds=self._seconds)])[0]
+            self._add([self._service.engine.submit(request, client=self._client_id, seconds=self._seconds)])[0]
             for request in requests
         ]
         completions = [future.result() for future in futures]
@@ -66,7 +66,7 @@ class CallerEngine:
         requests = [self._service.rendered(request) for request in requests]
         submitted = self._service.engine.submit_scores(
             ((request, each, prune_margin) for request, each in zip(requests, choices, strict=True)),
-            client=self._caller,
+            client=self._client_id,
             seconds=self._seconds,
         )
         scores = [future.result() for future in self._add(submitted)]
@@ -166,7 +166,7 @@ class ModelTask:
         return with_outputs(self.task, search, records, outputs), outputs[0]
 
 
-def model_task(service: Service, model: str, engine: CallerEngine) -> ModelTask:
+def model_task(service: Service, model: str, engine: ClientEngine) -> ModelTask:
     """The task of a request's `model`.
 
     Raises:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class ApiRequest(Request):
-    """A request that has passed the guard, with its caller and the service that answers it."""
+    """A request that has passed the guard, with its client and the service that answers it."""
 
     @property
     def service(self) -> Service:
@@ -34,15 +34,15 @@ class ApiRequest(Request):
         return service
 
     @property
-    def caller(self) -> str:
+    def client_id(self) -> str:
         """Who asks: an API key's number, or the address of the client."""
-        caller: str = self.state.caller
-        return caller
+        client_id: str = self.state.client_id
+        return client_id
 
     async def in_thread(self, function: Callable[[], T], *, on_abandoned: Callable[[T], object] | None = None) -> T:
-        """Run a blocking function in a worker thread, when its caller's turn comes, see `work_queue.in_thread`."""
+        """Run a blocking function in a worker thread, when its client's turn comes, see `work_queue.in_thread`."""
         threads: FairThreads = self.app.state.threads
-        return await in_thread(threads, self.caller, function, on_abandoned=on_abandoned)
+        return await in_thread(threads, self.client_id, function, on_abandoned=on_abandoned)
 
     async def json_response(self, content: Callable[[], Any]) -> Response:
         """A JSON response whose content is computed and encoded in a worker thread: it may be large."""

@@ -27,9 +27,9 @@ async def score(http: ApiRequest, body: ScoreBody) -> Response:
     """Score one request or a batch."""
     service = http.service
     requests = body.requests if isinstance(body, ScoreRequests) else [body]
-    with service.admitted(http.caller, len(requests)):
+    with service.admitted(http.client_id, len(requests)):
         models, futures = await http.in_thread(
-            lambda: _submit(service, requests, http.caller), on_abandoned=lambda submitted: _cancel(submitted[1])
+            lambda: _submit(service, requests, http.client_id), on_abandoned=lambda submitted: _cancel(submitted[1])
         )
         try:
             scores = await unless_disconnected(http, asyncio.gather(*map(asyncio.wrap_future, futures)))
@@ -49,7 +49,7 @@ def _cancel(futures: Sequence[Future[ChoiceScores]]) -> None:
 
 
 def _submit(
-    service: Service, requests: Sequence[ScoreRequest], caller: str
+    service: Service, requests: Sequence[ScoreRequest], client_id: str
 ) -> tuple[list[str], Sequence[Future[ChoiceScores]]]:
     """Submit all requests or none. Returns the model of each, and its future."""
     if len(requests) > service.config.waiting:
@@ -70,7 +70,7 @@ def _submit(
             models.append(request.adapter or service.base)
 
     try:
-        futures = service.engine.submit_scores(engine_requests(), client=caller, seconds=service.config.timeout)
+        futures = service.engine.submit_scores(engine_requests(), client=client_id, seconds=service.config.timeout)
     except (ApiError, SearchloraError) as error:
         if len(models) < len(requests) > 1:
             raise api_error_at(error, len(models)) from error

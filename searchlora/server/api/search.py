@@ -47,7 +47,7 @@ async def search(http: ApiRequest, body: SearchRequest) -> Response:
     service = http.service
     service.pipelines.get(body.pipeline)  # an unknown one is refused without a thread
     with ExitStack() as admission:
-        admission.enter_context(service.admitted(http.caller))
+        admission.enter_context(service.admitted(http.client_id))
         if not body.stream:
             return await _whole(http, body)
         stream = _SearchStream(http, body)
@@ -58,7 +58,7 @@ async def search(http: ApiRequest, body: SearchRequest) -> Response:
 
 
 async def _whole(http: ApiRequest, body: SearchRequest) -> Response:
-    job = SearchJob(http.service, body, http.caller)
+    job = SearchJob(http.service, body, http.client_id)
     try:
         result = await unless_disconnected(http, _executed(http.service, job))
     finally:
@@ -67,11 +67,11 @@ async def _whole(http: ApiRequest, body: SearchRequest) -> Response:
 
 
 async def _executed(service: Service, job: SearchJob) -> dict[str, Any]:
-    """The result of a job, which waits for its caller's turn and then has a thread of its own.
+    """The result of a job, which waits for its client's turn and then has a thread of its own.
 
     Encoders compute in it, and a thread that computes must not be kept, see `work_queue`.
     """
-    return await service.in_task_thread(job.caller, lambda: run_in_new_thread(job.run).result())
+    return await service.in_task_thread(job.client_id, lambda: run_in_new_thread(job.run).result())
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _SearchStream:
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + http.service.config.timeout
         self._events: asyncio.Queue[_Event | BaseException] = asyncio.Queue()
-        self._job = SearchJob(http.service, body, http.caller, self._put)
+        self._job = SearchJob(http.service, body, http.client_id, self._put)
         self._running = asyncio.ensure_future(self._run(http, body))
 
     async def next(self) -> _Event:

@@ -64,7 +64,7 @@ def make_service(config: ServeConfig) -> Service:
             _base(config.base, store),
             store,
             waiting=config.waiting,
-            waiting_per_client=config.waiting_per_caller,
+            waiting_per_client=config.waiting_per_client,
         )
         assert isinstance(engine, LocalEngine)
         for adapter in config.load:

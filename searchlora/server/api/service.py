@@ -34,7 +34,7 @@ T = TypeVar("T")
 #: Worker threads for blocking work of requests: parsing, tokenising, store reads, encoding of large responses.
 _THREADS = 8
 
-#: Worker threads of task requests. They wait most of the time; one caller has at most half of them.
+#: Worker threads of task requests. They wait most of the time; one client has at most half of them.
 _TASK_THREADS = 64
 
 
@@ -46,7 +46,7 @@ class Service:
         config: The settings of the server.
         pipelines: The pipelines of `/v1/search`.
         grades: Topics with judgments, and where grades of hits are saved; None: nothing is measured.
-        threads: Worker threads for blocking work of requests, shared fairly between callers.
+        threads: Worker threads for blocking work of requests, shared fairly between clients.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
         task_threads: Threads in which task requests wait for the engine.
         access_log: Where requests are logged; None: nowhere.
@@ -89,28 +89,28 @@ class Service:
         """The name of the base model in requests; never a path. Of a whole model of the store, its exact reference."""
         return public_name(self.engine.base.name)
 
-    async def in_task_thread(self, caller: str, function: Callable[[], T]) -> T:
+    async def in_task_thread(self, client_id: str, function: Callable[[], T]) -> T:
         """Run a function that waits for the engine, see `work_queue.in_thread`."""
-        return await in_thread(self.task_threads, caller, function)
+        return await in_thread(self.task_threads, client_id, function)
 
     @contextmanager
-    def admitted(self, caller: str, requests: int = 1) -> Iterator[None]:
-        """Count engine requests of a caller as in progress while the block runs. For the event loop's thread.
+    def admitted(self, client_id: str, requests: int = 1) -> Iterator[None]:
+        """Count engine requests of a client as in progress while the block runs. For the event loop's thread.
 
         Raises:
-            ApiError: 429, when the caller has too many in progress.
+            ApiError: 429, when the client has too many in progress.
         """
-        limit = self.config.requests_per_caller
-        if self._in_progress[caller] + requests > limit:
-            message = f"A caller has at most {limit} requests in progress, those of a batch included."
+        limit = self.config.requests_per_client
+        if self._in_progress[client_id] + requests > limit:
+            message = f"A client has at most {limit} requests in progress, those of a batch included."
             raise ApiError(429, "too_many_requests", message, retry_after=1)
-        self._in_progress[caller] += requests
+        self._in_progress[client_id] += requests
         try:
             yield
         finally:
-            self._in_progress[caller] -= requests
-            if not self._in_progress[caller]:
-                del self._in_progress[caller]
+            self._in_progress[client_id] -= requests
+            if not self._in_progress[client_id]:
+                del self._in_progress[client_id]
 
     @cached_property
     def fingerprints(self) -> dict[str, Fingerprint]:

@@ -14,7 +14,7 @@ from fastapi import Response
 
 from searchlora.server.api.adapter_tasks import record_of
 from searchlora.server.api.disconnect import unless_disconnected
-from searchlora.server.api.model_task import CallerEngine, ModelTask, model_task
+from searchlora.server.api.model_task import ClientEngine, ModelTask, model_task
 from searchlora.server.api.response_schemas import CitingAnswer, Classifications, Reranked, Rewritten, TaskOutputs
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.schemas import AnswerRequest, ClassifyRequest, RerankRequest, RewriteRequest, TaskRequest
@@ -65,11 +65,11 @@ async def answers(http: ApiRequest, body: AnswerRequest) -> Response:
 async def _outputs(http: ApiRequest, model: str, count: int, run: Callable[[ModelTask], Any]) -> Response:
     """The JSON response of a function that runs in a worker thread while its requests are in the queue."""
     service = http.service
-    with service.admitted(http.caller, count):
-        engine = CallerEngine(service, http.caller)
+    with service.admitted(http.client_id, count):
+        engine = ClientEngine(service, http.client_id)
         try:
             result = await unless_disconnected(
-                http, service.in_task_thread(http.caller, lambda: run(model_task(service, model, engine)))
+                http, service.in_task_thread(http.client_id, lambda: run(model_task(service, model, engine)))
             )
         finally:
             engine.cancel()

@@ -49,17 +49,17 @@ async def disagreements(http: ApiRequest, body: DisagreementsRequest) -> JobEntr
 
 @router.get("/v1/jobs/{job}", summary="Describe a background job")
 def job_progress(http: ApiRequest, job: str) -> JobEntry:
-    """Progress and result of a job of the caller."""
-    return http.service.jobs.get(http.caller, job).json()
+    """Progress and result of a job of the client."""
+    return http.service.jobs.get(http.client_id, job).json()
 
 
 @router.delete("/v1/jobs/{job}", summary="Cancel a background job")
 def cancel_job(http: ApiRequest, job: str) -> JobEntry:
-    """Stop a job of the caller."""
-    return http.service.jobs.cancel(http.caller, job).json()
+    """Stop a job of the client."""
+    return http.service.jobs.cancel(http.client_id, job).json()
 
 
 async def _start(http: ApiRequest, kind: str, prepared: Callable[[], Work]) -> JobEntry:
     """A job, once its request was checked in a thread: the check may load adapters."""
-    function = await http.service.in_task_thread(http.caller, prepared)
-    return http.service.jobs.start(http.caller, kind, function).json()
+    function = await http.service.in_task_thread(http.client_id, prepared)
+    return http.service.jobs.start(http.client_id, kind, function).json()

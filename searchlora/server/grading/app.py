@@ -79,7 +79,7 @@ def task(http: ApiRequest) -> dict[str, Any]:
 def next_pair(http: ApiRequest, rater: str) -> dict[str, Any]:
     """The pair that a rater grades now."""
     session = _session(http)
-    return _view(session, rater, session.next(rater, http.caller))
+    return _view(session, rater, session.next(rater, http.client_id))
 
 
 @router.get("/api/raters/{rater}/before/{pair}")
@@ -96,8 +96,8 @@ def pair_before(http: ApiRequest, rater: str, pair: str) -> dict[str, Any]:
 def rate(http: ApiRequest, rater: str, body: RatingRequest) -> dict[str, Any]:
     """Save a rating; the answer, with the next pair, is sent when it is on disk."""
     session, seconds, note = _session(http), round(body.seconds, 1), body.note.strip()
-    session.rate(rater, body.pair, body.grade, seconds=seconds, note=note, address=http.caller)
-    return _view(session, rater, session.next(rater, http.caller))
+    session.rate(rater, body.pair, body.grade, seconds=seconds, note=note, address=http.client_id)
+    return _view(session, rater, session.next(rater, http.client_id))
 
 
 def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:

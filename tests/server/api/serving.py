@@ -15,7 +15,7 @@ from searchlora.server.http import address, bind
 
 def made_service(base, store, encoder=None, **settings) -> Service:
     """A service with an engine of its own, with few slots and rows."""
-    own = {"precision": "fp32", "max_loras": 3, "max_num_seqs": 8, "shutdown_timeout": 5, "per_caller": 10_000}
+    own = {"precision": "fp32", "max_loras": 3, "max_num_seqs": 8, "shutdown_timeout": 5, "per_client": 10_000}
     own |= {"encoders": (str(encoder.path),)} if encoder else {}
     return make_service(ServeConfig(base=str(base.path), store=store.root, **own | settings))
 

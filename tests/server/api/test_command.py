@@ -87,8 +87,8 @@ def test_sigterm_finishes_requests_in_progress(tiny_base, store):
 
 
 @pytest.mark.slow
-def test_caller_limits_and_trusted_proxies_are_options(tiny_base, store):
-    limits = ("--per-caller", "2", "--per-minute", "2", "--trusted-proxy", "127.0.0.0/8")
+def test_client_limits_and_trusted_proxies_are_options(tiny_base, store):
+    limits = ("--per-client", "2", "--per-minute", "2", "--trusted-proxy", "127.0.0.0/8")
     with served(tiny_base, store, *limits) as client:
         one = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a"]}
         answer = client.post("/v1/score", json={"requests": [one] * 3})
@@ -115,7 +115,7 @@ def configured(monkeypatch):
 @pytest.mark.slow
 def test_limits_of_the_engine_are_options(tiny_base, store):
     """The rank of the store's adapters is 4."""
-    limits = ("--max-lora-rank", "3", "--adapter-bytes", "1000000", "--batch-invariant", "--waiting-per-caller", "1")
+    limits = ("--max-lora-rank", "3", "--adapter-bytes", "1000000", "--batch-invariant", "--waiting-per-client", "1")
     with served(tiny_base, store, *limits) as client:
         answer = client.post("/v1/chat/completions", json=asked())
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "adapter_refused")

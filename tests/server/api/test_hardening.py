@@ -1,4 +1,4 @@
-"""Attacks on the HTTP layer: endless heads, ambiguous framing, blocked event loop, greedy callers, moved files."""
+"""Attacks on the HTTP layer: endless heads, ambiguous framing, blocked event loop, greedy clients, moved files."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_slow_stores_and_tokenizers_do_not_delay_others(tiny_base, store, monkey
         assert max(latencies.result()) < 0.4
 
 
-# Callers
+# Clients
 
 
 @pytest.mark.parametrize(
@@ -283,8 +283,8 @@ def test_texts_that_take_long_to_tokenise_or_to_compile_have_a_limit(client, pat
 
 
 @pytest.mark.slow
-def test_a_caller_cannot_use_more_than_its_share(tiny_base, store, monkeypatch):
-    service = made_service(tiny_base, store, api_keys=("first", "second"), per_caller=3)
+def test_a_client_cannot_use_more_than_its_share(tiny_base, store, monkeypatch):
+    service = made_service(tiny_base, store, api_keys=("first", "second"), per_client=3)
     held = []
 
     def submit(*_, **__):

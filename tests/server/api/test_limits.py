@@ -61,7 +61,7 @@ def test_a_configured_api_key_is_required(tiny_base, store):
             assert codes == [200, 200, 200, 429]
 
 
-def test_a_rate_limited_caller_gets_retry_after(tiny_base, store):
+def test_a_rate_limited_client_gets_retry_after(tiny_base, store):
     with serving(tiny_base, store, per_minute=2) as (_, client):
         answers = [client.post(CHAT, json=asked()) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -246,7 +246,7 @@ def test_a_disconnected_client_frees_the_rows_of_all_its_answers(tiny_base, stor
 
 
 @pytest.mark.slow
-def test_many_answers_of_one_caller_do_not_hold_up_others(tiny_base, store):
+def test_many_answers_of_one_client_do_not_hold_up_others(tiny_base, store):
     with serving(tiny_base, store, max_num_seqs=4, api_keys=("many", "one"), max_answer=4000) as (_, client):
         many = {"authorization": "Bearer many"}
         busy = [

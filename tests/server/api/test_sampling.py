@@ -128,7 +128,7 @@ def test_described_tools_change_nothing(official, service):
 
 
 @pytest.mark.slow
-def test_more_answers_than_a_caller_may_have_are_refused(client, service):
+def test_more_answers_than_a_client_may_have_are_refused(client, service):
     answer = client.post("/v1/chat/completions", json=asked(n=128))
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["choices"]) == 128

@@ -221,7 +221,7 @@ def test_invalid_requests_are_refused_by_name(client, change, status, param, str
 def test_limits_are_those_of_the_other_endpoints(client, service, monkeypatch):
     assert client.post("/v1/search", content=b"x" * 20_001).status_code == 413
     assert client.get("/v1/search").status_code == 405
-    monkeypatch.setitem(service._in_progress, "127.0.0.1", service.config.requests_per_caller)
+    monkeypatch.setitem(service._in_progress, "127.0.0.1", service.config.requests_per_client)
     assert client.post("/v1/search", json={"pipeline": "lexical", "query": "x"}).status_code == 429
 
 

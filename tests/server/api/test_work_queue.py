@@ -42,7 +42,7 @@ def test_cancelled_jobs_are_not_run_and_free_their_place():
     assert held.done == ["first", "stays"]
 
 
-def test_callers_take_turns():
+def test_clients_take_turns():
     held, queue = Held(), WorkQueue(8)
     queue.put(held.first, None, "a")
     assert held.began.wait(5)
@@ -115,7 +115,7 @@ def test_no_thread_outlives_the_queue():
         time.sleep(0.01)
 
 
-def test_slow_work_of_a_caller_leaves_threads_to_others():
+def test_slow_work_of_a_client_leaves_threads_to_others():
     threads, go, done = FairThreads(4, "test"), threading.Event(), []
     first = [threads.submit("first", lambda: go.wait(10)) for _ in range(50)]
     try:
@@ -132,7 +132,7 @@ def test_slow_work_of_a_caller_leaves_threads_to_others():
     threads.shutdown()
 
 
-def test_work_that_waits_is_dropped_by_its_caller_and_at_shutdown():
+def test_work_that_waits_is_dropped_by_its_client_and_at_shutdown():
     threads, go, done = FairThreads(1, "test"), threading.Event(), []
     running = threads.submit("first", lambda: go.wait(5))
     dropped, waiting = (threads.submit("first", lambda: done.append("done")) for _ in range(2))
@@ -150,5 +150,5 @@ def test_work_that_fails_gives_its_thread_back():
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             threads.submit("first", lambda: 1 // 0).result(5)
-    assert threads.submit(None, lambda: 1).result(5) == 1  # None is a caller like others
+    assert threads.submit(None, lambda: 1).result(5) == 1  # None is a client like others
     threads.shutdown()
