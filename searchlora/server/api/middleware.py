@@ -57,8 +57,8 @@ class Limits:
 class RequestGuard:
     """ASGI middleware of both servers that answers 401, 403, 408, 413, 429, 431, 503 and 504 itself.
 
-    A request that passes carries its client in `scope["state"]["client_id"]`: an API key's number, or the client's address
-    where no keys are set. Its response has a write time-out.
+    A request that passes carries its client in `scope["state"]["client_id"]`: an API key's number, or an address where
+    no keys are set. Its response has a write time-out.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:

@@ -24,62 +24,71 @@ T = TypeVar("T")
 
 
 class ClientEngine:
-    """The engine as one client of the server uses it: its requests wait in the queue of its client and can be cancelled."""
+    """The engine as one client of the server uses it: requests wait in the queue of the client and can be cancelled."""
 
     def __init__(self, service: Service, client_id: str) -> None:
-        self._service, self._client_id = service, client_id
-        self._deadline = time.monotonic() + service.config.timeout
-        self._futures: list[Future[Any]] = []
+        self.service, self._client_id = service, client_id
         self._lock = threading.Lock()
         self._cancelled = False
+        self._begin()
 
     @property
     def engine_id(self) -> str:
         """See `Engine.engine_id`."""
-        return self._service.engine.engine_id
+        return self.service.engine.engine_id
 
     @property
     def call_size(self) -> int:
         """See `Engine.call_size`."""
-        return self._service.engine.call_size
+        return self.service.engine.call_size
 
     def pin(self, adapter: str) -> str:
         """See `Engine.pin`."""
-        return self._service.engine.pin(adapter)
+        return self.service.engine.pin(adapter)
 
     def generate(self, requests: Sequence[EngineRequest]) -> list[Completion]:
         """See `Engine.generate`."""
-        requests = [self._service.rendered(request) for request in requests]
+        requests = [self.service.rendered(request) for request in requests]
         futures = [
-            self._add([self._service.engine.submit(request, client=self._client_id, seconds=self._seconds)])[0]
+            self._add([self.service.engine.submit(request, client=self._client_id, seconds=self._seconds)])[0]
             for request in requests
         ]
         completions = [future.result() for future in futures]
         for request, completion in zip(requests, completions, strict=True):
-            self._service.metrics.completed(request.adapter or self._service.base, [completion])
+            self.service.metrics.completed(request.adapter or self.service.base, [completion])
         return completions
 
     def score(
         self, requests: Sequence[EngineRequest], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
         """See `Engine.score`."""
-        requests = [self._service.rendered(request) for request in requests]
-        submitted = self._service.engine.submit_scores(
+        requests = [self.service.rendered(request) for request in requests]
+        submitted = self.service.engine.submit_scores(
             ((request, each, prune_margin) for request, each in zip(requests, choices, strict=True)),
             client=self._client_id,
             seconds=self._seconds,
         )
         scores = [future.result() for future in self._add(submitted)]
         for request, scored in zip(requests, scores, strict=True):
-            model = request.adapter or self._service.base
-            self._service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
-            self._service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
+            model = request.adapter or self.service.base
+            self.service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
+            self.service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
         return scores
 
     def cancel(self) -> None:
         """Withdraw all requests, and refuse further ones."""
         with self._lock:
             self._cancelled = True
+        self._withdraw()
+
+    def _begin(self) -> None:
+        """Start the time limit, and forget requests that are over."""
+        self._deadline = time.monotonic() + self.service.config.timeout
+        with self._lock:
+            self._futures: list[Future[Any]] = []
+
+    def _withdraw(self) -> None:
+        with self._lock:
             futures = list(self._futures)
         for future in futures:
             future.cancel()
