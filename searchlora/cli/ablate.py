@@ -55,7 +55,6 @@ def ablate(
     """
     import json
 
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.eval.formatting import to_plain
     from searchlora.eval.measures import RETRIEVAL_MEASURES
@@ -72,8 +71,7 @@ def ablate(
             topics,
             qrels,
             out,
-            corpus=options.documents(),
-            overrides=options.settings,
+            **options.given(),
             engine=engine.read(),
             only=slot,
             kinds=kinds,
@@ -82,8 +80,6 @@ def ablate(
             relevant=relevant,
             cluster=cluster,
             allow_circular=allow_circular,
-            store=Store(options.store),
-            tasks=options.tasks,
             steps=steps,
         )
     typer.echo(json.dumps(to_plain(ablation_json(found)), indent=2) if as_json else ablation_markdown(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -17,18 +17,54 @@ from searchlora.cli.options import (
     example,
     option,
     parse_key_values,
+    takes,
 )
 from searchlora.errors import UsageError
 
 app = typer.Typer(help="Inspect source files, build datasets, and export them.", no_args_is_help=True)
 
 
+class BuildOptions(NamedTuple):
+    """Options with the names of the verb's parameters."""
+
+    grades: Annotated[
+        str | None, option("--grades MAP", "Number of each grade in the source, for example E=3,S=2,C=1,I=0.")
+    ] = None
+    seed: Annotated[int, option("--seed N", "Random seed of the split.")] = 13
+    limit: Annotated[int | None, option("--limit N", "Read at most N rows.")] = None
+    on_leak: Annotated[
+        Literal["refuse", "drop"],
+        option("--on-leak refuse|drop", "If an input is in two splits: refuse the dataset, or drop the training row."),
+    ] = "refuse"
+    corpus: Annotated[
+        Path | None, option("--corpus FILE", "Documents of the judgments: rows with id, title and text.")
+    ] = None
+    qrels: Annotated[
+        Path | None,
+        option(
+            "--qrels FILE",
+            "Judgments for evaluation by retrieval: qrels by record id, or rows with query, document and grade.",
+        ),
+    ] = None
+    topics: Annotated[
+        Path | None, option("--topics FILE", "Queries with their ids, if the judgments have ids only.")
+    ] = None
+    relevant: Annotated[
+        int | None,
+        option("--relevant GRADE", "Lowest grade that counts as relevant in MRR and Recall. Default: 1.", min=1),
+    ] = None
+    judgments_source: JudgmentsSourceOption = None
+    allow_rejects: Annotated[bool, option("--allow-rejects", "Build the dataset even if rows are rejected.")] = False
+
+
 @app.command(epilog=example("searchlora data build rewriting pairs.csv --format pairs --out data/rewriting"))
+@takes(BuildOptions)
 def build(
     task: TaskArgument,
     source: Annotated[Path, argument("SOURCE", "Source file or folder.")],
     format: Annotated[str, option("--format FORMAT", "Source format; `data formats TASK` lists them.")],
     out: Annotated[Path, option("--out FOLDER", "Dataset folder to write; it must not exist.")],
+    options: BuildOptions,
     columns: Annotated[
         list[str],
         option(
@@ -37,9 +73,6 @@ def build(
             "corpus.id=sku; of the judgments: qrels.document=docid. Repeatable.",
         ),
     ] = [],
-    grades: Annotated[
-        str | None, option("--grades MAP", "Number of each grade in the source, for example E=3,S=2,C=1,I=0.")
-    ] = None,
     reader_options: Annotated[
         list[str], option("--option KEY=VALUE", "Option of the format's reader; repeatable.")
     ] = [],
@@ -47,31 +80,6 @@ def build(
         str,
         option("--split-ratios NUMBERS", "Ratios of the groups in train, validation and test; 0,0,1: test rows only."),
     ] = "0.8,0.1,0.1",
-    seed: Annotated[int, option("--seed N", "Random seed of the split.")] = 13,
-    limit: Annotated[int | None, option("--limit N", "Read at most N rows.")] = None,
-    on_leak: Annotated[
-        Literal["refuse", "drop"],
-        option("--on-leak refuse|drop", "If an input is in two splits: refuse the dataset, or drop the training row."),
-    ] = "refuse",
-    corpus: Annotated[
-        Path | None, option("--corpus FILE", "Documents of the judgments: rows with id, title and text.")
-    ] = None,
-    qrels: Annotated[
-        Path | None,
-        option(
-            "--qrels FILE",
-            "Judgments for evaluation by retrieval: qrels by record id, or rows with query, document and grade.",
-        ),
-    ] = None,
-    topics: Annotated[
-        Path | None, option("--topics FILE", "Queries with their ids, if the judgments have ids only.")
-    ] = None,
-    relevant: Annotated[
-        int | None,
-        option("--relevant GRADE", "Lowest grade that counts as relevant in MRR and Recall. Default: 1.", min=1),
-    ] = None,
-    judgments_source: JudgmentsSourceOption = None,
-    allow_rejects: Annotated[bool, option("--allow-rejects", "Build the dataset even if rows are rejected.")] = False,
     tasks: TasksOption = None,
 ) -> None:
     """Build a dataset from a file: validate its rows, split them by group, check for leaks, and write a card."""
@@ -80,7 +88,6 @@ def build(
     from searchlora.files import parse_field_map
     from searchlora.task import load_task
 
-    options = parse_key_values(reader_options, "--option")
     try:
         train, validation, test = (float(ratio) for ratio in split_ratios.split(","))
     except ValueError:
@@ -91,19 +98,10 @@ def build(
             source,
             format=format,
             out=out,
-            options=options,
+            **options._asdict(),
+            options=parse_key_values(reader_options, "--option"),
             shares=(train, validation, test),
-            seed=seed,
-            limit=limit,
-            on_leak=on_leak,
-            allow_rejects=allow_rejects,
-            corpus=corpus,
-            qrels=qrels,
-            topics=topics,
-            relevant=relevant,
             fields=parse_field_map(columns),
-            grades=grades,
-            judgments_source=judgments_source,
             progress=steps("Reading"),
         )
     typer.echo(f"Wrote {out}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -11,16 +11,11 @@ from searchlora.cli.options import (
     AcceptChangesOption,
     AdapterArgument,
     AllowCircularOption,
-    BaselineDataOption,
-    DataOption,
-    DeviceOption,
     EngineOptions,
+    EvaluationOptions,
     JunitOption,
-    QrelsOption,
-    SplitOption,
-    StoreOption,
+    StoreOptions,
     SummaryOption,
-    TasksOption,
     argument,
     option,
     takes,
@@ -30,38 +25,36 @@ if TYPE_CHECKING:
     from searchlora.experiments.evaluate import EvaluationResult
 
 
+class ComparisonOptions(NamedTuple):
+    """What else `evaluate` measures, with the names of the verb's parameters."""
+
+    compare_with: Annotated[list[str], option("--compare-with ADAPTER", "Another adapter to compare; repeatable.")] = []
+    models: Annotated[
+        list[Path], option("--compare-with-encoder FOLDER", "Another encoder to compare; repeatable.")
+    ] = []
+    allow_circular: AllowCircularOption = False
+    limit: Annotated[int | None, option("--limit N", "Use the first N records.", min=1)] = None
+    unconstrained: Annotated[
+        bool, option("--unconstrained", "Also evaluate the base and the adapter without the output grammar.")
+    ] = False
+
+
+@takes(EvaluationOptions, "rows")
+@takes(ComparisonOptions, "compared")
+@takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def evaluate(
     adapter: AdapterArgument,
-    data: DataOption,
     out: Annotated[Path, option("--out FOLDER", "Folder for outputs, evaluation.json and report.html.")],
+    rows: EvaluationOptions,
+    compared: ComparisonOptions,
+    stored: StoreOptions,
     engine: EngineOptions,
-    compare_with: Annotated[
-        list[str], option("--compare-with ADAPTER", "Another adapter to compare; repeatable.")
-    ] = [],
-    encoder: Annotated[
-        list[Path], option("--compare-with-encoder FOLDER", "Another encoder to compare; repeatable.")
-    ] = [],
-    split: SplitOption = "test",
-    qrels: QrelsOption = None,
-    baseline_data: BaselineDataOption = None,
-    allow_circular: AllowCircularOption = False,
-    limit: Annotated[int | None, option("--limit N", "Use the first N records.", min=1)] = None,
-    unconstrained: Annotated[
-        bool, option("--unconstrained", "Also evaluate the base and the adapter without the output grammar.")
-    ] = False,
     stemmer: Annotated[
         str | None, option("--stemmer LANGUAGE", "Snowball stemmer of BM25, for example english.")
     ] = None,
-    backend: Annotated[
-        str, option("--backend NAME", "BM25 library: bm25s (lucene) or rank-bm25 (robertson).")
-    ] = "bm25s",
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Compare an adapter with its base model and the task's baselines, and write a report with intervals."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, progress_bars
     from searchlora.experiments.evaluate import evaluate as verb
     from searchlora.experiments.evaluation_report import write
@@ -70,21 +63,13 @@ def evaluate(
     with progress_bars() as steps:
         evaluated = verb(
             adapter,
-            data,
-            compare_with=compare_with,
-            models=encoder,
-            split=split,
-            limit=limit,
-            qrels=qrels,
-            baseline_data=baseline_data,
-            allow_circular=allow_circular,
-            unconstrained=unconstrained,
-            retrieval=bm25_settings(backend=backend, stemmer=stemmer),
-            store=Store(store),
+            **rows._asdict(),
+            **compared._asdict(),
+            **stored.given(),
+            retrieval=bm25_settings(stemmer=stemmer),
             cache_dir=out / "outputs",
             engine=engine.read(),
             steps=steps,
-            tasks=tasks,
         )
     print_comparison(evaluated.comparison)
     _warn(evaluated)
@@ -93,10 +78,12 @@ def evaluate(
     typer.echo(f"Report: {write(evaluated, out)}")
 
 
+@takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def experiment(
     file: Annotated[Path, argument("FILE", "YAML file: systems, topics, qrels, measures, baseline, policy.")],
     out: Annotated[Path, option("--out FOLDER", "Folder for runs, figures and report.html.")],
+    stored: StoreOptions,
     engine: EngineOptions,
     since: Annotated[
         Path | None, option("--since FILE", "Earlier experiment.json whose inputs must be the same.")
@@ -105,12 +92,8 @@ def experiment(
     allow_circular: AllowCircularOption = False,
     junit: JunitOption = None,
     summary: SummaryOption = None,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Compare systems over topics, with intervals and paired tests. Exits with 1 if a policy rule is broken."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.experiment import experiment as verb
     from searchlora.experiments.experiment_report import write, write_decision
@@ -125,8 +108,7 @@ def experiment(
             accept_changes=accept_changes,
             allow_circular=allow_circular,
             engine=engine.read(),
-            store=Store(store),
-            tasks=tasks,
+            **stored.given(),
             steps=steps,
         )
     print_comparison(result.comparison)
@@ -142,16 +124,16 @@ def experiment(
         raise typer.Exit(1)
 
 
+@takes(EvaluationOptions, "rows")
+@takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def promote(
     adapter: Annotated[str, argument("ADAPTER", "Candidate version, name@3.")],
     to: Annotated[str, option("--to ALIAS", "Alias to move, for example production.")],
     policy: Annotated[Path, option("--policy FILE", "YAML file of rules.")],
-    data: DataOption,
+    rows: EvaluationOptions,
+    stored: StoreOptions,
     engine: EngineOptions,
-    split: SplitOption = "test",
-    qrels: QrelsOption = None,
-    baseline_data: BaselineDataOption = None,
     force: Annotated[
         str | None, option("--force REASON", "Move the alias even if the policy refuses; the reason is recorded.")
     ] = None,
@@ -166,12 +148,8 @@ def promote(
     out: Annotated[Path | None, option("--out FOLDER", "Folder for outputs, report.html and figures.")] = None,
     junit: JunitOption = None,
     summary: SummaryOption = None,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Move an alias to a version if it meets the policy; otherwise exit with 1. Either decision is recorded."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.evaluation_report import write
     from searchlora.experiments.experiment_report import write_decision
@@ -184,17 +162,13 @@ def promote(
             adapter,
             to,
             policy,
-            data,
-            split=split,
-            qrels=qrels,
-            baseline_data=baseline_data,
+            **rows._asdict(),
+            **stored.given(),
             force=force,
             reason=reason,
             accept_changes=accept_changes,
-            store=Store(store),
             cache_dir=out / "outputs" if out is not None else None,
             engine=engine.read(),
-            tasks=tasks,
             steps=steps,
         )
     evaluated, results = decision.evaluated, decision.results

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
 from searchlora.cli.options import (
     DataOption,
-    DeviceOption,
     EngineOptions,
+    RestartOption,
     SetOption,
-    StoreOption,
-    TasksOption,
+    StoreOptions,
     argument,
     option,
     takes,
 )
 
 
+class ImproveOptions(NamedTuple):
+    """Options with the names of the verb's parameters."""
+
+    pipeline: Annotated[
+        str, option("--pipeline PIPELINE", "Pipeline that retrieves with each rewrite to compute its reward.")
+    ] = "bm25"
+    recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the adapter's recipe.")] = None
+    resume: Annotated[bool, option("--resume", "Continue an unfinished run where it stopped.")] = False
+    restart: RestartOption = False
+
+
+@takes(ImproveOptions)
+@takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def improve(
     data: DataOption,
     name: Annotated[str, option("--name NAME", "Name in the store; an existing name gets a new version.")],
+    options: ImproveOptions,
+    stored: StoreOptions,
     engine: EngineOptions,
     adapter: Annotated[
         str | None, argument("[ADAPTER]", "Adapter to improve: name, name@3 or name@alias. Default: the base model.")
@@ -35,50 +49,36 @@ def improve(
     rounds: Annotated[
         int | None, option("--rounds N", "Number of rounds; short for --set improve.rounds=N.", min=1)
     ] = None,
-    pipeline: Annotated[
-        str, option("--pipeline PIPELINE", "Pipeline that retrieves with each rewrite to compute its reward.")
-    ] = "bm25",
-    recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the adapter's recipe.")] = None,
     settings: SetOption = [],
-    resume: Annotated[bool, option("--resume", "Continue an unfinished run where it stopped.")] = False,
-    restart: Annotated[bool, option("--restart", "Discard an unfinished run of this name.")] = False,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Train an adapter on its own best outputs, as the task's reward ranks them. Needs no reference outputs."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.improve.command import improve as verb
 
     given = {"improve.reward": reward, "improve.rounds": rounds}
     overrides = [*settings, *(f"{key}={value}" for key, value in given.items() if value is not None)]
     with progress_bars() as steps:
-        stored = verb(
+        best = verb(
             adapter,
             data,
             name,
-            recipe=recipe,
+            **options._asdict(),
+            **stored.given(),
             overrides=overrides,
-            pipeline=pipeline,
-            resume=resume,
-            restart=restart,
             engine=engine.read(),
-            store=Store(store),
-            tasks=tasks,
             steps=steps,
         )
-    about = stored.manifest.training["improve"]
+    about = best.manifest.training["improve"]
     before = about["start"].get("reward", about["start"].get("unchanged"))
-    for each in about["rounds"]:
-        winners, validation = each["winners"], each["validation"]
+    for round in about["rounds"]:
+        winners, validation = round["winners"], round["validation"]
         typer.echo(
-            f"Round {each['round']}: validation reward {validation['reward']:.4f}, {winners['rows']} rows trained on, "
-            f"{winners['skipped']} skipped, {sum(each['seconds'].values()):.0f} s"
+            f"Round {round['round']}: validation reward {validation['reward']:.4f}, {winners['rows']} rows trained on, "
+            f"{winners['skipped']} skipped, {sum(round['seconds'].values()):.0f} s"
         )
-    if before is not None and before >= stored.manifest.training["best"]["reward"]:
+    if before is not None and before >= best.manifest.training["best"]["reward"]:
         typer.echo(f"No round has a higher validation reward than what it started from, {before:.4f}.")
     if "left out" in about:
         typer.echo(f"Left out: {about['left out']}.")
-    typer.echo(f"Stored {stored.reference} (round {about['chosen round']}) in {stored.path}")
-    typer.echo(f"Report: {stored.path / 'improve.md'}")
+    typer.echo(f"Stored {best.reference} (round {about['chosen round']}) in {best.path}")
+    typer.echo(f"Report: {best.path / 'improve.md'}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -11,13 +11,11 @@ from searchlora.cli.options import (
     AllowCircularOption,
     CardScaleOption,
     CorpusOption,
-    DeviceOption,
     EngineOptions,
     MapOption,
     MeasureOption,
     SeedOption,
-    StoreOption,
-    TasksOption,
+    StoreOptions,
     TopicsOption,
     argument,
     corpus_of,
@@ -32,47 +30,50 @@ _TrainingTopicsOption = Annotated[
 ]
 
 
-@takes(EngineOptions, "engine")
-def judge(
-    topics: TopicsOption,
-    corpus: CorpusOption,
-    out: Annotated[Path, option("--out FILE", "Qrels to write, with a card beside them.")],
-    engine: EngineOptions,
-    columns: MapOption = [],
-    adapter: Annotated[
-        str | None, argument("ADAPTER", "Judge adapter: name, name@3 or name@alias; or use --base.")
-    ] = None,
+class JudgeOptions(NamedTuple):
+    """The judge and the pairs, with the names of the verb's parameters."""
+
+    adapter: Annotated[str | None, argument("ADAPTER", "Judge: name, name@3 or name@alias; or use --base.")] = None
     base: Annotated[
         str | None, option("--base MODEL", "Base model to use as a zero-shot judge, without an adapter.")
-    ] = None,
+    ] = None
     task: Annotated[
         str | None, option("--task TASK", "Task whose output is a grade. Default: the task of the adapter.")
-    ] = None,
+    ] = None
     settings: Annotated[
         Path | None, option("--settings FOLDER", "With --base: dataset folder that holds the grades and the guideline.")
-    ] = None,
-    pool: Annotated[list[Path], option("--pool FILE", "TREC run whose top documents are judged; repeatable.")] = [],
-    depth: Annotated[int, option("--depth N", "Pool depth: documents per run.", min=1)] = 10,
+    ] = None
+    runs: Annotated[list[Path], option("--pool FILE", "TREC run whose top documents are judged; repeatable.")] = []
+    depth: Annotated[int, option("--depth N", "Pool depth: documents per run.", min=1)] = 10
     pairs: Annotated[
         Path | None,
         option("--pairs FILE", "Pairs to judge, instead of a pool: 'topic document' lines, qrels or JSONL."),
-    ] = None,
+    ] = None
     generate: Annotated[
         bool,
         option(
             "--generate", "Generate the grade as text instead of scoring the grades; an invalid output gives no grade."
         ),
-    ] = False,
-    allow_circular: AllowCircularOption = False,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
+    ] = False
+    allow_circular: AllowCircularOption = False
+
+
+@takes(JudgeOptions)
+@takes(StoreOptions, "stored")
+@takes(EngineOptions, "engine")
+def judge(
+    topics: TopicsOption,
+    corpus: CorpusOption,
+    out: Annotated[Path, option("--out FILE", "Qrels to write, with a card beside them.")],
+    options: JudgeOptions,
+    stored: StoreOptions,
+    engine: EngineOptions,
+    columns: MapOption = [],
 ) -> None:
     """Grade pairs of query and passage with an LLM, and write qrels that are marked as made by an LLM.
 
     The same command continues an interrupted run.
     """
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.judge.command import judge as verb
 
@@ -81,18 +82,9 @@ def judge(
             topics,
             corpus_of(corpus, columns),
             out,
-            adapter=adapter,
-            base=base,
-            task=task,
-            runs=pool,
-            depth=depth,
-            pairs=pairs,
-            generate=generate,
-            allow_circular=allow_circular,
-            settings=settings,
+            **options._asdict(),
+            **stored.given(),
             engine=engine.read(),
-            store=Store(store),
-            tasks=tasks,
             steps=steps,
         )
     for system, reason in judged.circular.items():
@@ -104,21 +96,28 @@ def judge(
     typer.echo(f"Wrote {sum(judged.grades.values())} judgments of {judged.card.judge} to {out}: {grades}{invalid}")
 
 
+class StatisticsOptions(NamedTuple):
+    """What is measured of the judges, and how, with the names of the verb's parameters."""
+
+    topics: _TrainingTopicsOption = None
+    allow_circular: AllowCircularOption = False
+    correction: Annotated[str, option("--correction NAME", "Correction over pairs of judges: holm or bh.")] = "holm"
+    resamples: Annotated[int, option("--resamples N", "Bootstrap resamples.", min=100)] = 10_000
+    seed: SeedOption = 0
+
+
+@takes(StatisticsOptions)
 def judge_card(
     human: Annotated[Path, option("--human FILE", "Qrels by people.")],
     judges: Annotated[list[str], option("--judge NAME=FILE", "Qrels by a judge; repeatable.")],
     out: Annotated[Path, option("--out FOLDER", "Folder for judge_card.json, judge_card.md and .html.")],
+    options: StatisticsOptions,
     scale: CardScaleOption = None,
     relevant: Annotated[
         int | None,
         option("--relevant GRADE", "Lowest grade that is relevant. Default: that of the judge's card, else 2."),
     ] = None,
     raters: Annotated[list[str], option("--rater NAME=FILE", "Qrels of one person; repeatable.")] = [],
-    topics: _TrainingTopicsOption = None,
-    allow_circular: AllowCircularOption = False,
-    correction: Annotated[str, option("--correction NAME", "Correction over pairs of judges: holm or bh.")] = "holm",
-    resamples: Annotated[int, option("--resamples N", "Bootstrap resamples.", min=100)] = 10_000,
-    seed: SeedOption = 0,
 ) -> None:
     """Measure agreement of LLM judges with human judgments: kappa, error and bias, with intervals."""
     from searchlora.eval.formatting import figure
@@ -132,11 +131,7 @@ def judge_card(
         scale=parse_grades(scale) if scale is not None else None,
         relevant=relevant,
         raters=parse_named_files(raters, "raters"),
-        topics=topics,
-        allow_circular=allow_circular,
-        correction=correction,
-        resamples=resamples,
-        seed=seed,
+        **options._asdict(),
     )
     for card in result.cards:
         kappa = card.figures["kappa"]
@@ -151,7 +146,7 @@ def judge_card(
     if result.comparison is not None:
         differences = result.comparison.differences
         significant = sum(difference.p_corrected <= 0.05 for difference in differences)
-        typer.echo(f"{significant} of {len(differences)} pairs of judges differ ({correction}, 0.05).")
+        typer.echo(f"{significant} of {len(differences)} pairs of judges differ ({options.correction}, 0.05).")
     typer.echo(f"Wrote {', '.join(map(str, write(result, out)))}")
 
 

@@ -106,6 +106,7 @@ RecipeOption = Annotated[Path | None, option("--recipe FILE", "YAML file that ov
 SetOption = Annotated[
     list[str], option("--set KEY=VALUE", "Override a key of the recipe, for example lora.r=8; repeatable.")
 ]
+RestartOption = Annotated[bool, option("--restart", "Discard an unfinished training run of this name.")]
 ParametersOption = Annotated[
     list[str],
     option("--set KEY=VALUE", "Set a parameter of the pipeline, for example adapter=shop-rewriter@2; repeatable."),
@@ -190,7 +191,7 @@ TaskArgument = Annotated[str, argument("TASK", "Task, for example rewriting.")]
 
 
 class EngineOptions(NamedTuple):
-    """Options of the verbs that compute LLM adapters: one group, shared by all."""
+    """Where LLM adapters are computed."""
 
     engine: EngineOption = None
     server: ServerOption = None
@@ -218,6 +219,36 @@ class EngineOptions(NamedTuple):
         return settings
 
 
+class StoreOptions(NamedTuple):
+    """The store, further tasks, and the device of this process."""
+
+    store: StoreOption = None
+    tasks: TasksOption = None
+    device: DeviceOption = None
+
+    def given(self) -> dict[str, Any]:
+        """The arguments of a verb; the device was chosen when the option was read."""
+        return {"store": self.store, "tasks": self.tasks}
+
+
+class RecipeOptions(NamedTuple):
+    """Options of the verbs that train by a recipe, with the names of the verbs' parameters."""
+
+    base: TrainedBaseOption = None
+    recipe: RecipeOption = None
+    overrides: SetOption = []
+    restart: RestartOption = False
+
+
+class EvaluationOptions(NamedTuple):
+    """The rows of an evaluation and what is learned from, with the names of the verbs' parameters."""
+
+    data: DataOption
+    split: SplitOption = "test"
+    qrels: QrelsOption = None
+    baseline_data: BaselineDataOption = None
+
+
 def takes(
     options: type[NamedTuple], parameter: str = "options"
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -235,10 +266,10 @@ def takes(
         x Output(as_json=True)
     """
     hints, defaults = get_type_hints(options, include_extras=True), options._field_defaults
-    more = {
-        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hints[name])
-        for name in options._fields
-    }
+    more = {}
+    for name in options._fields:
+        default = defaults.get(name, inspect.Parameter.empty)
+        more[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
@@ -247,8 +278,8 @@ def takes(
             shared = options._make([values.pop(name) for name in more])
             command(**values, **{parameter: shared})
 
-        kept = [each for name, each in own.parameters.items() if name != parameter]
-        called.__signature__ = own.replace(parameters=[*kept, *more.values()])  # type: ignore[attr-defined]
+        others = [value for name, value in own.parameters.items() if name != parameter]
+        called.__signature__ = own.replace(parameters=[*others, *more.values()])  # type: ignore[attr-defined]
         called.__doc__, called.__name__ = command.__doc__, command.__name__
         return called
 

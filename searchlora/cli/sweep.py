@@ -9,19 +9,18 @@ import typer
 
 from searchlora.cli.options import (
     DataOption,
-    DeviceOption,
     JsonOption,
-    RecipeOption,
-    SetOption,
+    RecipeOptions,
     SplitOption,
-    StoreOption,
+    StoreOptions,
     TaskArgument,
-    TasksOption,
-    TrainedBaseOption,
     option,
+    takes,
 )
 
 
+@takes(RecipeOptions, "recipe")
+@takes(StoreOptions, "stored")
 def sweep(
     task: TaskArgument,
     data: DataOption,
@@ -29,19 +28,12 @@ def sweep(
     grid: Annotated[
         list[str], option("--grid KEY=VALUES", "Values of a recipe key, for example lora.r=1,4,16; repeatable.")
     ],
-    base: TrainedBaseOption = None,
-    recipe: RecipeOption = None,
-    settings: SetOption = [],
+    recipe: RecipeOptions,
+    stored: StoreOptions,
     split: SplitOption = "validation",
     limit: Annotated[int | None, option("--limit N", "Evaluate the first N records only.", min=1)] = None,
-    restart: Annotated[
-        bool, option("--restart", "Discard unfinished runs of trials, for example after a change of the settings.")
-    ] = False,
     out: Annotated[Path | None, option("--out FOLDER", "Folder for table, JSON and plots.")] = None,
     as_json: JsonOption = False,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Train every combination of recipe values, and compare quality, parameters, memory and time.
 
@@ -49,7 +41,6 @@ def sweep(
     """
     import json
 
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.eval.formatting import to_plain
     from searchlora.experiments.sweep import sweep as verb
@@ -61,15 +52,11 @@ def sweep(
             data,
             name,
             grid,
-            base=base,
-            recipe=recipe,
-            overrides=settings,
+            **recipe._asdict(),
+            **stored.given(),
             split=split,
             limit=limit,
-            restart=restart,
             cache_dir=out / "outputs" if out is not None else None,
-            store=Store(store),
-            tasks=tasks,
             log=lambda text: typer.echo(text, err=as_json),
             bars=progress_bars,
             steps=steps,

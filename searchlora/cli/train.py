@@ -6,25 +6,23 @@ import shlex
 import time
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from searchlora.cli.options import (
-    DeviceOption,
     EngineOptions,
-    RecipeOption,
-    SetOption,
-    StoreOption,
+    RecipeOptions,
+    StoreOptions,
     TaskArgument,
-    TasksOption,
-    TrainedBaseOption,
     option,
     takes,
 )
 from searchlora.errors import UsageError
 
 
+@takes(RecipeOptions, "recipe")
+@takes(StoreOptions, "stored")
 def train(
     task: TaskArgument,
     data: Annotated[
@@ -36,42 +34,38 @@ def train(
         ),
     ],
     name: Annotated[str, option("--name NAME", "Name in the store; an existing name gets a new version.")],
-    base: TrainedBaseOption = None,
-    recipe: RecipeOption = None,
-    settings: SetOption = [],
+    recipe: RecipeOptions,
+    stored: StoreOptions,
     resume: Annotated[
         bool, option("--resume", "Continue an unfinished training run from its last checkpoint.")
     ] = False,
-    restart: Annotated[bool, option("--restart", "Discard an unfinished training run of this name.")] = False,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Train an adapter, or a whole model with `--set method=full`, run its load check and store it."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.data.mixture import parse_weighted
     from searchlora.experiments.train import train as verb
     from searchlora.experiments.training_runs import MORE_DATA
 
     folder, more_data = parse_weighted(data)
-    config: dict[str, Any] = {
-        "base": base,
-        "recipe": recipe,
-        "overrides": settings,
-        "resume": resume,
-        "restart": restart,
-        "more_data": more_data,
-    }
     with progress_bars() as steps:
-        stored = verb(task, folder, name, store=Store(store), tasks=tasks, log=typer.echo, steps=steps, **config)
-    typer.echo(f"Stored {stored.reference} in {stored.path}")
-    for other in stored.manifest.dataset.card.get(MORE_DATA, []) if stored.manifest.dataset else []:
+        adapter = verb(
+            task,
+            folder,
+            name,
+            **recipe._asdict(),
+            **stored.given(),
+            resume=resume,
+            more_data=more_data,
+            log=typer.echo,
+            steps=steps,
+        )
+    typer.echo(f"Stored {adapter.reference} in {adapter.path}")
+    for other in adapter.manifest.dataset.card.get(MORE_DATA, []) if adapter.manifest.dataset else []:
         if other["rows left out"]:
             rows = f"{other['rows left out']} training rows of {other['source']}"
             typer.echo(f"Left out {rows}, which are in the validation or test split of {folder}")
     # A measure that does not exist on these rows, such as a kappa of one grade, is stored as null.
-    known = {key: value for key, value in stored.manifest.metrics.items() if value is not None}
+    known = {key: value for key, value in adapter.manifest.metrics.items() if value is not None}
     typer.echo("Validation: " + ", ".join(f"{key} {value:.4g}" for key, value in known.items()))
 
 

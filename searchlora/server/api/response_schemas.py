@@ -257,8 +257,7 @@ class FusionEntry(TypedDict):
     stage: int
     method: str
     parts: list[str]
-    weights: list[float] | None
-    gate: str | None
+    weights: list[float]
 
 
 class PipelineEntry(TypedDict):

@@ -14,7 +14,6 @@ from searchlora.outputs import Grade
 from searchlora.prompts import messages
 from searchlora.records import Hit
 from searchlora.tasks.judgment import task
-from searchlora.tasks.judgment.reranking import expected_grade
 
 
 def search(passages: int, hits: int) -> dict:
@@ -91,12 +90,6 @@ def test_ties_keep_their_order_in_a_run_file_too(grades, behind):
     assert list(ranked({hit.document: hit.score for hit in found["hits"]})) == order
 
 
-@given(st.lists(st.floats(0.001, 1), min_size=4, max_size=4))
-def test_the_expected_grade_is_within_the_scale(weights):
-    probabilities = tuple(weight / math.fsum(weights) for weight in weights)
-    assert 0 <= expected_grade(Grade(0, probabilities), (0, 1, 2, 3)) <= 3 + 1e-9
-
-
 def test_the_passage_precedes_the_query_and_is_truncated_at_a_word():
     bound = task.bound({**task.default_settings, "characters": 12})
     record = {"id": "1", "group": "1", "query": "a  tent", "title": "Tents", "passage": "made\nof cloth"}
@@ -106,3 +99,6 @@ def test_the_passage_precedes_the_query_and_is_truncated_at_a_word():
     assert user["content"].startswith("Passage: Tents. made of cloth\n")
     (_, user) = messages(bound, {**record, "title": "", "passage": "x" * 20})
     assert user["content"].startswith("Passage: " + "x" * 12 + " …\n")
+    wider = task.bound({**task.default_settings, "characters": 90})  # the only blank is far from the end
+    (_, user) = messages(wider, {**record, "title": "标题", "passage": "字" * 600})
+    assert user["content"].startswith("Passage: 标题. " + "字" * 86 + " …\n")
