@@ -192,8 +192,8 @@ class TaskOutputs(TypedDict):
     object: Literal["task_output"]
     model: str
     task: str
-    output: NotRequired[dict[str, Any]]
-    outputs: NotRequired[list[dict[str, Any]]]
+    output: NotRequired[TaskOutput]
+    outputs: NotRequired[list[TaskOutput]]
 
 
 class RerankResult(TypedDict):

@@ -1,4 +1,4 @@
-"""`/v1/pipelines` and `/v1/search`: the pipelines of the server, and one query through one of them."""
+"""The pipelines of the server, one query through one of them, and grades of its hits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from starlette.responses import StreamingResponse
 
 from searchlora.errors import DeadlineExceeded
 from searchlora.server.api.disconnect import unless_disconnected
-from searchlora.server.api.errors import api_error_of
+from searchlora.server.api.errors import ApiError, api_error_of
 from searchlora.server.api.generation import sent_event
 from searchlora.server.api.openapi import EVENTS
-from searchlora.server.api.response_schemas import ExplanationResult, ListOf, PipelineEntry, SearchResult
+from searchlora.server.api.response_schemas import (
+    ExplanationResult,
+    JudgmentResult,
+    ListOf,
+    PipelineEntry,
+    SearchResult,
+)
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_execution import SearchJob
-from searchlora.server.api.search_schemas import SearchRequest
+from searchlora.server.api.search_schemas import JudgmentRequest, SearchRequest
 from searchlora.server.api.service import Service
 from searchlora.server.api.work_queue import run_in_new_thread
 
@@ -55,6 +61,17 @@ async def search(http: ApiRequest, body: SearchRequest) -> Response:
         first = await unless_disconnected(http, stream.next())  # an error before the first stage has its own status
         events = _events(stream, first, admission.pop_all())
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.post("/v1/judgments", summary="Grade a hit")
+def judgments(http: ApiRequest, body: JudgmentRequest) -> JudgmentResult:
+    """Save a grade, and measure rankings with it."""
+    grades = http.service.grades
+    if grades is None or not grades.collects:
+        message = "This server collects no grades. Start it with --grades FOLDER."
+        raise ApiError(404, "grades_not_collected", message)
+    saved = grades.rate(body.query, body.document, body.grade, body.rater, body.seconds, body.rankings, body.fields)
+    return {"object": "judgment", **saved}  # type: ignore[typeddict-item]
 
 
 async def _whole(http: ApiRequest, body: SearchRequest) -> Response:

@@ -31,7 +31,7 @@ async def run_task(http: ApiRequest, task: str, body: TaskRequest) -> Response:
     def run(model: ModelTask) -> TaskOutputs:
         model.check(task)
         records = [record_of(model.task, row, number) for number, row in enumerate(rows)]
-        outputs = [output_json(model.task, record, output) for record, output in model.ask(records)]
+        outputs: list[Any] = [output_json(model.task, record, output) for record, output in model.ask(records)]
         envelope: TaskOutputs = {"object": "task_output", "model": model.name, "task": model.task.name}
         return {**envelope, "output": outputs[0]} if body.inputs is None else {**envelope, "outputs": outputs}
 
