@@ -76,11 +76,6 @@ def test_err_works_for_any_topic_and_document_ids():
     assert values["nDCG(dcg='exp-log2')@10"]["2"] == pytest.approx(1, abs=1e-5)
 
 
-def test_errors_of_other_providers_are_put_into_words():
-    with pytest.raises(UsageError, match="Accuracy cannot be computed here"):
-        retrieval_values({"1": {"a": 1.0}}, {"1": {"a": 1}}, ["Accuracy"])
-
-
 def test_an_empty_run_scores_zero():
     assert retrieval_values({"1": {}}, QRELS, ["nDCG@10"]) == {"nDCG@10": {"1": 0.0, "2": 0.0, "3": 0.0}}
 

@@ -151,18 +151,6 @@ def test_several_grades_are_merged_by_rule(grades, majority, median, highest, lo
     assert found == {"majority": majority, "median": median, "highest": highest, "lowest": lowest}
 
 
-@pytest.mark.slow
-@given(
-    st.lists(st.integers(0, 3), min_size=1, max_size=7), st.randoms(use_true_random=False), st.sampled_from([*RULES])
-)
-def test_a_merged_grade_is_one_of_the_grades_and_independent_of_order(grades, chance, rule):
-    rows = [rated("1", "d", grade, f"r{place}") for place, grade in enumerate(grades)]
-    found = merged(rows, rule)["1"]["d"]
-    assert found in grades
-    chance.shuffle(rows)
-    assert merged(rows, rule)["1"]["d"] == found
-
-
 def test_unknown_rules_and_invalid_names_are_errors():
     with pytest.raises(UsageError, match="rule is 'mean'"):
         merged([rated("1", "d", 1, "anna")], "mean")
