@@ -7,8 +7,9 @@ import json
 import pytest
 
 from searchlora.errors import UsageError
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.measures import retrieval_notes, retrieval_values, rouge_l
-from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
+from searchlora.eval.trec import read_run, write_qrels, write_run
 from tests.eval import cranfield
 
 QRELS = {"1": {"a": 1, "b": 0}, "2": {"c": 2}, "3": {"d": 1}}

@@ -14,6 +14,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.agreement import alpha, coincidences
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.rater_agreement import ratings_agreement
 from searchlora.eval.judge.rater_report import write_ratings
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
@@ -27,7 +28,6 @@ from searchlora.eval.judgments.ratings import (
     read_ratings,
     undecided,
 )
-from searchlora.eval.trec import read_qrels
 from searchlora.files import json_line
 
 TIME = "2026-03-01T12:00:00.000+00:00"
