@@ -24,7 +24,7 @@ def key_rows(model: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
     """Key, type with its bounds, default and meaning of each field of a pydantic model; nested keys have dots.
 
     Examples:
-        >>> from searchlora.pipelines.stage_settings import PassagesSettings
+        >>> from searchlora.pipelines.stages.passages import PassagesSettings
         >>> key_rows(PassagesSettings)[-1]
         ('`k`', 'whole number (≥ 1)', '`10`', 'number of hits whose texts are fetched')
     """

@@ -14,7 +14,6 @@ from searchlora.cli import (
     data,
     doctor,
     evaluate,
-    gate,
     improve,
     index,
     judge,
@@ -114,12 +113,6 @@ app.command(
         "searchlora ablate shop.yaml --topics topics.jsonl --qrels qrels.txt --corpus docs.jsonl --out ablation"
     ),
 )(ablate.ablate)
-app.add_typer(
-    gate.app,
-    name="gate",
-    rich_help_panel=_EVALUATE,
-    epilog=example("searchlora gate fit shop.yaml --topics train.jsonl --qrels train.txt --out gate.json"),
-)
 app.command(
     "promote",
     rich_help_panel=_EVALUATE,

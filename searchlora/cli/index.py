@@ -91,7 +91,7 @@ def load(
     engine searches the old index until the new one is complete.
     """
     from searchlora.cli.terminal import print_json, progress_bars
-    from searchlora.pipelines.engine_indexes import load_corpus
+    from searchlora.pipelines.engine_load import load_corpus
 
     with progress_bars() as steps:
         indexes = load_corpus(

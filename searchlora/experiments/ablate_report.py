@@ -16,7 +16,6 @@ from searchlora.experiments.experiment_inputs import measured_by
 from searchlora.experiments.experiment_report import details
 from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.experiments.slots import FULL
-from searchlora.pipelines.stage_settings import stage_kind
 
 STEM = "ablation"
 
@@ -149,8 +148,7 @@ def _more(ablation: Ablation) -> dict[str, Any]:
                 "kind": variant.kind,
                 "slots": list(variant.slots),
                 "stages": [
-                    {stage_kind(stage): stage.model_dump(mode="json", exclude_defaults=True)}
-                    for stage in variant.stages
+                    {stage.kind: stage.model_dump(mode="json", exclude_defaults=True)} for stage in variant.stages
                 ],
             }
             for variant in ablation.variants

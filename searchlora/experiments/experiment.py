@@ -28,10 +28,10 @@ from searchlora.files.result_cache import ResultCache, cache_key
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import parse_stages, read_pipeline
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers
-from searchlora.pipelines.retrievers import Retrievers
-from searchlora.pipelines.stage_lists import reads_corpus
-from searchlora.pipelines.stage_settings import AdapterSettings
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.stage import needs_of
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Document, Record
 from searchlora.systems.fixed import RunFile
@@ -278,14 +278,14 @@ def _builder(spec: Experiment, store: Store, tasks: str | Path | None, steps: St
     """A function that builds the pipeline of a plan; all share the corpus, which is read when one needs it."""
 
     @cache
-    def documents() -> Retrievers:
+    def documents() -> IndexedCorpus:
         if spec.documents is None:
             raise UsageError("a pipeline or an adapter needs documents to search in", fix="Give a file as 'corpus'.")
-        return retrievers(spec.documents)
+        return open_corpus(spec.documents)
 
     def build(plan: Plan) -> Pipeline:
         stages = list(plan.stages)
-        corpus: Retrievers | Sequence[Document] = documents() if reads_corpus(stages) else []
+        corpus: IndexedCorpus | Sequence[Document] = documents() if needs_of(stages).corpus else []
         return build_pipeline(plan.pipeline, stages, store=store, documents=corpus, tasks=tasks, steps=steps)
 
     return build

@@ -6,7 +6,8 @@ Source: Karpukhin et al., "Dense Passage Retrieval for Open-Domain Question Answ
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,10 +18,11 @@ from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.encoding import QueryEncoder, encode_texts, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
 from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure, inner_products
 from searchlora.retrieval.retriever import check_k, tie_order
-from searchlora.retrieval.vector_file import VectorFile, check_finite, longest_of, normalised
+from searchlora.retrieval.vector_file import VectorFile
 
 if TYPE_CHECKING:
     from searchlora.models.load import Precision
@@ -85,15 +87,17 @@ class DenseIndex:
         effort: int = 64,
         progress: Progress = silent,
     ) -> None:
-        self._set_query(encoder, query_batch_size, normalise, query_prefix)
+        self._queries = QueryEncoder(encoder, query_batch_size, normalise, query_prefix)
         ids, texts = _texts(documents)
-        # A text encoded in another batch differs in its last bits, so each text is encoded once.
-        distinct = {text: index for index, text in enumerate(dict.fromkeys(texts.values()))}
-        prefixed = [document_prefix + text for text in distinct]
-        encoded = encoder.encode_documents(prefixed, batch_size=batch_size, precision=precision, progress=progress)
-        check_finite(encoded, _first_with_each(texts))
-        vectors = encoded[[distinct[text] for text in texts.values()]]
-        self.vectors: Vectors = normalised(vectors) if normalise else vectors
+        self.vectors = encode_texts(
+            encoder,
+            texts,
+            batch_size=batch_size,
+            normalise=normalise,
+            prefix=document_prefix,
+            precision=precision,
+            progress=progress,
+        )
         self._ids: Sequence[str] = ids
         self._order: NDArray[np.intp] = tie_order(ids)
         self._rows: NDArray[np.int64] | None = (
@@ -120,7 +124,7 @@ class DenseIndex:
     ) -> DenseIndex:
         """An index of vectors that were encoded before; only queries are encoded. Arguments as of `DenseIndex`."""
         index = cls.__new__(cls)
-        index._set_query(encoder, query_batch_size, normalise, query_prefix)
+        index._queries = QueryEncoder(encoder, query_batch_size, normalise, query_prefix)
         index.vectors = saved.file.vectors
         index._ids, index._order, index._rows = saved.ids, saved.order, saved.file.rows
         index._nearest = saved.nearest
@@ -131,7 +135,7 @@ class DenseIndex:
     def searched_by(self, encoder: Encoder) -> DenseIndex:
         """The same vectors, with queries by another encoder, which must encode documents as the first one does."""
         index = copy.copy(self)
-        index.encoder = encoder
+        index._queries = dataclasses.replace(self._queries, encoder=encoder)
         return index
 
     def filterable(self, columns: FieldColumns) -> DenseIndex:
@@ -140,11 +144,10 @@ class DenseIndex:
         index._columns = columns
         return index
 
-    def _set_query(self, encoder: Encoder, batch_size: int, normalise: bool, prefix: str) -> None:
-        self.encoder = encoder
-        self._query_batch_size = batch_size
-        self._normalise = normalise
-        self._prefix = prefix
+    @property
+    def encoder(self) -> Encoder:
+        """Encodes queries."""
+        return self._queries.encoder
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -169,30 +172,14 @@ class DenseIndex:
         check_k(k)
         passing = rows_of(self._columns, filters, len(queries))
         hits: list[list[Hit]] = []
-        for start in range(0, len(queries), self._query_batch_size):
-            batch = queries[start : start + self._query_batch_size]
-            texts = [query for query in batch if query.strip()]
-            vectors: Iterator[Vectors] = iter(self.query_vectors(texts) if texts else ())
-            for query in batch:
-                rows = next(passing)
-                if query.strip():
-                    vector = next(vectors)[None]
-                    with self._reading():
-                        hits.append(self._nearest_documents(vector, k, rows))
-                else:
-                    hits.append([])
+        for vector, rows in zip(self._queries.vectors(queries), passing, strict=True):
+            if vector is None:
+                hits.append([])
+            else:
+                with self._reading():
+                    hits.append(self._nearest_documents(vector[None], k, rows))
             progress(len(hits), len(queries))
         return hits
-
-    def query_vectors(self, queries: Sequence[str]) -> Vectors:
-        """The vectors of queries with a text, shape (queries, dimensions).
-
-        Raises:
-            DataError: if the encoder returns a vector that is not finite.
-        """
-        encoded = self.encoder.encode([self._prefix + query for query in queries])
-        check_finite(encoded, [f"the query '{query}'" for query in queries])
-        return normalised(encoded) if self._normalise else encoded
 
     def _nearest_documents(self, vector: Vectors, k: int, rows: NDArray[np.bool_] | None) -> list[Hit]:
         """The k documents nearest to a vector of shape (1, dimensions), among those of some rows of the documents."""
@@ -221,15 +208,7 @@ def _texts(documents: Iterable[Document]) -> tuple[list[str], dict[str, str]]:
         if document.id in texts:
             raise DataError(f"two documents have the id '{document.id}'")
         texts[document.id] = document.searchable
-    found = {name: text for name, text in texts.items() if text.strip()}
-    if not found:
+    with_text = {name: text for name, text in texts.items() if text.strip()}
+    if not with_text:
         raise DataError("no document contains text to search")
-    return list(texts), found
-
-
-def _first_with_each(texts: dict[str, str]) -> list[str]:
-    """The id of the first document with each distinct text, in the order of the texts."""
-    first: dict[str, str] = {}
-    for name, text in texts.items():
-        first.setdefault(text, name)
-    return list(first.values())
+    return list(texts), with_text

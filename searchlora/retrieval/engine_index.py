@@ -17,15 +17,15 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from searchlora.data.collection import check_id
 from searchlora.errors import DataError, EngineError, StaleIndex
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
-from searchlora.retrieval.index_folder import CorpusIdentity, VectorKeys, differences
+from searchlora.retrieval.encoding import encode_texts
+from searchlora.retrieval.index_folder import CorpusIdentity, EncodedVectors, FrozenModel, VectorKeys, differences
 from searchlora.retrieval.search_engine import (
     Entry,
     Graph,
@@ -36,7 +36,6 @@ from searchlora.retrieval.search_engine import (
     quoted_names,
     storable,
 )
-from searchlora.retrieval.vector_file import check_finite, normalised
 
 #: Version of the record. Changes with what engines store of a document.
 SCHEMA: Literal[1] = 1
@@ -45,37 +44,24 @@ SCHEMA: Literal[1] = 1
 BATCH = 512
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TextKeys(_Frozen):
+class TextKeys(FrozenModel):
     """What the full-text index depends on, besides the documents."""
 
     fields: tuple[str, ...]
     analyzer: str | None
 
 
-class EngineVectors(_Frozen):
+class EngineVectors(EncodedVectors):
     """Vectors in an engine.
 
     Attributes:
-        model: Name of the encoder.
-        adapter: Exact reference of its adapter, `name@version`.
-        keys: What the vectors depend on.
-        batch_size: Documents per forward pass; it changes the last bits of vectors.
         graph: Of an approximate search; None: exact.
     """
 
-    model: str
-    adapter: str | None
-    keys: VectorKeys
-    batch_size: int
-    dimensions: int
     graph: Graph | None
 
 
-class EngineRecord(_Frozen):
+class EngineRecord(FrozenModel):
     """What an index in an engine was loaded from.
 
     Attributes:
@@ -133,24 +119,21 @@ class Vectorizer:
     vectors: EngineVectors
 
     def encode(self, documents: Sequence[Document]) -> list[Entry]:
-        """The documents with their vectors; each text is encoded once."""
+        """The documents with their vectors; None for a document without text."""
         keys = self.vectors.keys
-        searchable = [storable(document.searchable) for document in documents]
-        first: dict[str, str] = {}  # text -> the first document with it
-        for document, text in zip(documents, searchable, strict=True):
-            if text.strip():
-                first.setdefault(text, document.id)
-        if not first:
+        texts = {document.id: text for document in documents if (text := storable(document.searchable)).strip()}
+        if not texts:
             return [Entry(document, None) for document in documents]
-        encoded = self.encoder.encode_documents(
-            [keys.document_prefix + text for text in first],
+        vectors = encode_texts(
+            self.encoder,
+            texts,
             batch_size=self.vectors.batch_size,
+            normalise=keys.normalise,
+            prefix=keys.document_prefix,
             precision=keys.precision,
         )
-        check_finite(encoded, (f"document {name}" for name in first.values()))
-        rows = np.asarray(normalised(encoded) if keys.normalise else encoded, dtype=np.float32)
-        of_text = dict(zip(first, rows, strict=True))
-        return [Entry(document, of_text.get(text)) for document, text in zip(documents, searchable, strict=True)]
+        of_document = dict(zip(texts, vectors, strict=True))
+        return [Entry(document, of_document.get(document.id)) for document in documents]
 
 
 def load_index(

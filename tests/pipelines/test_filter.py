@@ -1,4 +1,4 @@
-"""The stage `match`: what an intent stage wrote filters hits and raises their scores."""
+"""The stage `filter`: what an intent stage wrote filters hits and raises their scores."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.experiments.slots import find_slots, without
 from searchlora.outputs import Label
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stage_lists import check_order, reads_corpus
+from searchlora.pipelines.stages.stage import check_order, needs_of
 from searchlora.records import Document, Hit
 from searchlora.retrieval.bm25 import BM25Index
 
@@ -23,7 +22,7 @@ DOCUMENTS = [
 
 
 def matched(tmp_path, settings, **fields):
-    stages = parse_stages([{"bm25": {}}, {"match": settings}], "here")
+    stages = parse_stages([{"bm25": {}}, {"filter": settings}], "here")
     pipeline = build_pipeline("p", stages, store=Store(tmp_path), documents=DOCUMENTS)
     (found,) = pipeline.execute([{"id": "q", "query": "rain jacket", **fields}])
     return {hit.document: hit.score for hit in found["hits"]}, pipeline
@@ -38,7 +37,7 @@ def test_a_filter_keeps_the_hits_whose_field_has_the_value(tmp_path):
     expected = plain()
     found, pipeline = matched(tmp_path, {"filter": {"brand": "intent.brand"}}, intent={"brand": "nordvik"})
     assert found == {document: expected[document] for document in ("d1", "d3")}
-    assert pipeline.labels[1] == "match(filter=brand:intent.brand)"
+    assert pipeline.labels[1] == "filter(filter=brand:intent.brand)"
     both = {"filter": {"brand": "intent.brand", "category": "intent.category"}}
     found, _ = matched(tmp_path, both, intent={"brand": "Nordvik", "category": ["jackets", "hats"]})
     assert list(found) == ["d1"]
@@ -64,23 +63,15 @@ def test_a_boost_raises_the_scores_of_matches(tmp_path):
     raised = {"d3": 9 * expected["d3"], "d1": 3 * expected["d1"], "d2": expected["d2"]}
     assert found == pytest.approx(raised)
     assert list(found) == sorted(raised, key=raised.__getitem__, reverse=True)
-    assert pipeline.labels[1] == "match(boost=brand:intent.brand^3,boost=category:intent.category^3,k=3)"
+    assert pipeline.labels[1] == "filter(boost=brand:intent.brand^3,boost=category:intent.category^3,k=3)"
 
 
 def test_a_boost_raises_a_negative_score(tmp_path):
-    (stage,) = parse_stages([{"match": {"boost": {"brand": "intent"}}}], "here")
+    (stage,) = parse_stages([{"filter": {"boost": {"brand": "intent"}}}], "here")
     pipeline = build_pipeline("p", [stage], store=Store(tmp_path), documents=DOCUMENTS)
     hits = [Hit("d2", -0.5), Hit("d1", -0.8)]
     (found,) = Pipeline("p", pipeline.stages).execute([{"id": "q", "query": "x", "intent": "acme", "hits": hits}])
     assert found["hits"] == [Hit("d2", 0.0), Hit("d1", -0.8)]
-
-
-def test_the_trace_tells_the_values(tmp_path):
-    _, pipeline = matched(tmp_path, {"filter": {"brand": "intent.brand"}})
-    rows = []
-    pipeline.execute([{"id": "q", "query": "rain", "intent": {"brand": "Acme"}}], trace=rows.append)
-    assert rows[1]["input"] == {"intent.brand": ["acme"]}
-    assert [hit["document"] for hit in rows[1]["output"]["hits"]] == ["d2"]
 
 
 SHOP = [
@@ -106,7 +97,7 @@ SHOP = [
     ],
 )
 def test_other_comparisons_filter_as_equality_does(tmp_path, comparison, intent, expected):
-    stages = parse_stages([{"bm25": {}}, {"match": {"filter": comparison}}], "here")
+    stages = parse_stages([{"bm25": {}}, {"filter": {"filter": comparison}}], "here")
     pipeline = build_pipeline("p", stages, store=Store(tmp_path), documents=SHOP)
     (found,) = pipeline.execute([{"id": "q", "query": "rain jacket", "intent": intent}])
     assert {hit.document for hit in found["hits"]} == expected
@@ -114,36 +105,31 @@ def test_other_comparisons_filter_as_equality_does(tmp_path, comparison, intent,
 
 def test_a_comparison_boosts_and_is_named_in_label_and_trace(tmp_path):
     settings = {"boost": {"price": {"max": "intent.price"}}, "factor": 3}
-    stages = parse_stages([{"bm25": {}}, {"match": settings}], "here")
+    stages = parse_stages([{"bm25": {}}, {"filter": settings}], "here")
     pipeline = build_pipeline("p", stages, store=Store(tmp_path), documents=SHOP)
     rows = []
     (found,) = pipeline.execute([{"id": "q", "query": "rain", "intent": {"price": 130}}], trace=rows.append)
     scores = {hit.document: hit.score for hit in found["hits"]}
     assert scores["d1"] == scores["d2"] == pytest.approx(3 * scores["d3"])
-    assert pipeline.labels[1] == "match(boost=price.max:intent.price^3)"
+    assert pipeline.labels[1] == "filter(boost=price.max:intent.price^3)"
     assert rows[1]["input"] == {"intent.price": ["130"]}
 
 
 @pytest.mark.parametrize("wrong", [{"mx": "intent"}, {}, {"max": 5}, 7])
 def test_an_unknown_comparison_is_refused(wrong):
     with pytest.raises(PipelineError, match=r"'price' needs a path, or one of equals, .*max|filter.price.max"):
-        parse_stages([{"match": {"filter": {"price": wrong}}}], "here")
+        parse_stages([{"filter": {"filter": {"price": wrong}}}], "here")
 
 
 def test_it_needs_hits_documents_and_something_to_match(tmp_path):
-    match = {"match": {"filter": {"brand": "intent"}}}
-    with pytest.raises(PipelineError, match="stage 1, match: no stage before it produces hits"):
-        check_order(parse_stages([match], "here"), "here")
+    filtered = {"filter": {"filter": {"brand": "intent"}}}
+    with pytest.raises(PipelineError, match="stage 1, filter: no stage before it produces hits"):
+        check_order(parse_stages([filtered], "here"), "here")
     with pytest.raises(PipelineError, match="'filter' or 'boost' is needed"):
-        parse_stages([{"match": {}}], "here")
-    assert reads_corpus(parse_stages([{"hits": {}}, match], "here"))
+        parse_stages([{"filter": {}}], "here")
+    assert needs_of(parse_stages([{"from_run": {}}, filtered], "here")).corpus
     with pytest.raises(PipelineError, match="'d9' is not in the corpus"):
-        built = build_pipeline("p", parse_stages([{"hits": {}}, match], "h"), store=Store(tmp_path), documents=[])
+        built = build_pipeline(
+            "p", parse_stages([{"from_run": {}}, filtered], "h"), store=Store(tmp_path), documents=[]
+        )
         built.execute([{"id": "q", "query": "x", "hits": ["d9"], "intent": "acme"}])
-
-
-def test_it_is_a_slot_of_an_ablation():
-    stages = parse_stages([{"bm25": {}}, {"match": {"boost": {"brand": "intent"}}}], "here")
-    slots = find_slots(stages)
-    assert [slot.name for slot in slots] == ["bm25", "match"]
-    assert without(stages, slots[1]).stages == (stages[0],)

@@ -1,4 +1,4 @@
-"""The `hits` stage: hits of another engine, from a TREC run or from the query rows."""
+"""The stage `from_run`: hits of another engine, from a TREC run or from the query rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from searchlora.eval.trec import read_run, write_run
 from searchlora.experiments.run import run
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stages import supplied_hits
+from searchlora.pipelines.stages.from_run import supplied_hits
 from searchlora.records import Document, Hit
 
 DOCUMENTS = [Document("d1", "waterproof boots", "Boots"), Document("d2", "a green tent"), Document("d3", "tent pegs")]
@@ -34,7 +34,7 @@ def files(tmp_path):
     rows = [{"id": each.id, "title": each.title, "text": each.text} for each in DOCUMENTS]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "take.yaml").write_text(
-        "name: take\nparameters: {run: engine.trec}\nstages:\n  - hits: {run: $run, k: 2}\n  - passages: {k: 1}\n"
+        "name: take\nparameters: {run: engine.trec}\nstages:\n  - from_run: {run: $run, k: 2}\n  - passages: {k: 1}\n"
     )
     return tmp_path
 
@@ -82,7 +82,7 @@ def test_run_executes_on_the_hits_of_an_engine(files, engine_run):
     out = [files / "out.trec", files / "out.jsonl"]
     overrides = [f"run={engine_run}"]
     tag, count = run(files / "take.yaml", files / "queries.tsv", files / "corpus.jsonl", out, overrides=overrides)
-    assert (tag, count) == ("take_hits(engine.trec,k=2)_passages(1)", 3)
+    assert (tag, count) == ("take_from_run(engine.trec,k=2)_passages(1)", 3)
     assert read_run(out[0]) == {"q1": {"d3": 9.0, "d2": 7.5}, "q2": {"d2": 1.0}}
     first, second, third = map(json.loads, out[1].read_text().splitlines())
     assert first["hits"][0] == {"rank": 1, "document": "d3", "score": 9.0}

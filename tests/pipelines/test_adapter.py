@@ -21,8 +21,8 @@ from searchlora.outputs import (
     Label,
     OneLabel,
 )
-from searchlora.pipelines import stages
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages import adapter
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.prompts import messages
 from tests.factories import FirstWord, first_word, random_adapter_folder, word_records
 
@@ -132,7 +132,10 @@ def test_a_grade_followed_by_a_reason_is_scored_to_the_end_of_its_line(stage, en
 
 
 def test_a_truncated_reason_is_dropped_and_the_grade_kept(stage):
-    cut, left_out = stage(REASONED, tokens=2).ask(RECORDS), replace(stage(REASONED), rest=False).ask(RECORDS)
+    cut, left_out = (
+        stage(REASONED, tokens=2).ask(RECORDS),
+        replace(stage(REASONED), continue_after_choice=False).ask(RECORDS),
+    )
     assert cut == left_out
     assert all(output.reason is None and output.probabilities for output in cut)
 
@@ -179,7 +182,7 @@ def test_an_abstention_is_scored_and_other_answers_are_generated_under_the_gramm
         if isinstance(output, CitedAnswer):
             assert output.abstention_probability == pytest.approx(math.exp(score), rel=1e-3)
     assert sum(isinstance(output, CitedAnswer) and output.abstained for output in outputs) == 3
-    unwritten = replace(asked, rest=False).ask(RECORDS)
+    unwritten = replace(asked, continue_after_choice=False).ask(RECORDS)
     assert [output.text for output in unwritten if not output.abstained] == [""] * 3
 
 
@@ -221,6 +224,6 @@ def test_a_prompt_is_rendered_once_for_the_choice_and_what_follows_it(tiny_base,
     task = Held(first_word(tmp_path / "task").folder)
     task.forms = (REASONED,)
     rendered: list[str] = []
-    monkeypatch.setattr(stages, "messages", lambda of, record: rendered.append(record["id"]) or messages(of, record))
+    monkeypatch.setattr(adapter, "messages", lambda of, record: rendered.append(record["id"]) or messages(of, record))
     AdapterStage(task, engine, None, 8).ask(RECORDS[:3])
     assert rendered == [record["id"] for record in RECORDS[:3]]
