@@ -41,7 +41,10 @@ def graded(
 
     found = remembered(folder / f"{judge.adapter or judge.model}.jsonl", list(by_key), grades, progress)
     return [
-        {**row, "grades": [{"id": id_, "relevance": relevance} for id_, relevance in found[key].items()]}
+        {
+            **row,
+            "grades": [{"id": id_, "relevance": found[key][id_]} for id_ in (each["id"] for each in row["passages"])],
+        }
         for key, row in by_key.items()
     ]
 
