@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +16,9 @@ from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.evaluation import Evaluation
+from searchlora.inference.constrained import Constraints
 from searchlora.models.fingerprint import fingerprint
-from searchlora.models.load import load_encoder, load_model
+from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.outputs import FreeText, OutputSpec
 from searchlora.recipe import EncoderRecipe, Recipe, load_encoder_recipe, load_recipe, parse_recipe
@@ -235,3 +236,17 @@ def random_encoder_adapter(
     """A stored and checked adapter with random weights."""
     made = random_encoder_folder(base, folder, seed=seed)
     return store_adapter(store, name, made, task=task, recipe=encoder_recipe_for(base), base=base)
+
+
+def admission(base: BaseModel, spec: OutputSpec) -> Callable[[str], bool]:
+    """Whether the grammar of an output, in the tokens of a base, admits a text as a whole answer."""
+    tokenizer = load_tokenizer(base)
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    constraints = Constraints(tokenizer, len(tokenizer), stop)
+
+    def admits(text: str) -> bool:
+        (matcher,) = constraints.matchers([spec.grammar])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return bool(matcher.validate_tokens([*ids, stop]) == len(ids) + 1)
+
+    return admits

@@ -1,1 +1,1 @@
-"""Encoder adapters against full fine-tuning and zero-shot, on SQuAD and BANKING77."""
+"""Encoder adapters against full fine-tuning and zero-shot, on SQuAD and four other collections."""

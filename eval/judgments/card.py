@@ -374,7 +374,7 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise _malformed(path, f"its schema version is not {SCHEMA_VERSION}")
     # A missing lineage would never be found circular.
-    if missing := sorted({each.name for each in fields(card)} - values.keys() - _LATER_FIELDS):
+    if missing := sorted({field_.name for field_ in fields(card)} - values.keys() - _LATER_FIELDS):
         raise _malformed(path, f"the field '{missing[0]}' is missing")
     return values
 

@@ -85,11 +85,13 @@ def tune(
     config = read_pipeline(pipeline, overrides, engine)
     stages = pinned(config.stages, store.pin)
     place = _tuned_stage(stages, store, dataset.card.task, config.source)
-    *before, asked = [stage for stage in stages[: place + 1] if isinstance(stage, AdapterSettings | SimilaritySettings)]
-    assert isinstance(asked, AdapterSettings)
+    *before, tunable = [
+        stage for stage in stages[: place + 1] if isinstance(stage, AdapterSettings | SimilaritySettings)
+    ]
+    assert isinstance(tunable, AdapterSettings)
     built = build_pipeline(
         config.name,
-        [*before, asked.model_copy(update={"tuned": {}, "continue_after_choice": False})],
+        [*before, tunable.model_copy(update={"tuned": {}, "continue_after_choice": False})],
         store=store,
         documents=(),
         tasks=tasks,
@@ -102,7 +104,7 @@ def tune(
     size = built.batch_size
     seen = _through(built.stages[:-1], stage.task, records, size, steps("Judging"))
     outputs = _asked(stage, seen, size, steps("Answering"))
-    task = stage.task.bound(stage.task.settings, {**stage.task.tuned, **asked.tuned})
+    task = stage.task.bound(stage.task.settings, {**stage.task.tuned, **tunable.tuned})
     tuned = {**task.tune(seen, outputs), "origin": _origin(dataset, built)}
     _write(out, config, stages, place, {"tuned": tuned}, "`origin` says on what the values were fitted.")
     return TunedPipeline(out, stage.label, tuned)

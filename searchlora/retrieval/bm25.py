@@ -17,8 +17,7 @@ import copy
 import io
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -39,7 +38,7 @@ from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
-from searchlora.retrieval.retriever import check_k, tie_order
+from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
 
 #: Number of documents between two progress calls.
 _STEP = 1_000
@@ -102,47 +101,31 @@ class BM25Index:
             built = self._scorer.build_index_from_ids(range(len(vocabulary)), corpus, show_progress=False)
             self._scorer.scores = built
         self._vocabulary: dict[str, int] | StringTable = vocabulary
-        self._ids: Sequence[str] = ids
-        self._order = tie_order(ids)
-        self._columns: FieldColumns | None = None
-        self._reading: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._documents = IndexedDocuments(ids, tie_order(ids))
 
     @classmethod
-    def load(
-        cls,
-        folder: Path,
-        ids: Sequence[str],
-        order: NDArray[np.intp],
-        analyzer: Analyzer,
-        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> BM25Index:
+    def load(cls, folder: Path, documents: IndexedDocuments, analyzer: Analyzer) -> BM25Index:
         """The index that `save` wrote, memory-mapped; its hits are those of the saved index.
 
         Args:
-            ids: The ids of the documents, in the order in which they were indexed.
-            order: Their `tie_order`.
             analyzer: The one of the saved index.
-            reading: Called for a context in which the files are read, which may refuse to.
 
         Raises:
             OSError, ValueError: if a file is missing, is not a plain array, or does not fit the others.
         """
         index = cls.__new__(cls)
-        index._reading = reading
+        index._documents = documents
         index._fields = None  # of documents, which are indexed already
         index.analyzer = analyzer
         vocabulary = StringTable(folder / _TERMS)
         index._vocabulary = vocabulary
-        index._ids = ids
-        index._order = order
-        index._columns = None
         # Not bm25s' own `load_scores`, whose errors are not only those of `mapped_array`.
         data, rows, starts = (mapped_array(folder / f"{part}.csc.index.npy") for part in _PARTS)
         check_vector(data, np.float32, "matrix")
         check_vector(rows, np.int32, "list of rows", len(data))
         check_starts(starts, len(data), len(vocabulary))
         index._scorer = _scorer()  # k1 and b are in the scores
-        index._scorer.scores = {"data": data, "indices": rows, "indptr": starts, "num_docs": len(ids)}
+        index._scorer.scores = {"data": data, "indices": rows, "indptr": starts, "num_docs": len(documents.ids)}
         return index
 
     def save(self, folder: Path) -> int:
@@ -161,7 +144,7 @@ class BM25Index:
         return len(self._vocabulary)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._documents.ids)
 
     @property
     def terms(self) -> int:
@@ -171,7 +154,7 @@ class BM25Index:
     def filterable(self, columns: FieldColumns) -> BM25Index:
         """The same index, whose searches can be filtered by the fields of its documents."""
         index = copy.copy(self)
-        index._columns = columns
+        index._documents = replace(self._documents, columns=columns)
         return index
 
     def search(
@@ -189,8 +172,8 @@ class BM25Index:
         """
         check_k(k)
         hits = []
-        for query, rows in zip(queries, rows_of(self._columns, filters, len(queries)), strict=True):
-            with self._reading():
+        for query, rows in zip(queries, rows_of(self._documents.columns, filters, len(queries)), strict=True):
+            with self._documents.reading():
                 hits.append(self._search(query, k, rows))
             progress(len(hits), len(queries))
         return hits
@@ -211,8 +194,9 @@ class BM25Index:
         """
         words = replace(self.analyzer, stemmer=None)(query)
         shares = dict.fromkeys(words, 0.0)
-        with self._reading():
-            row = self._ids.index(document) if document in self._ids else None
+        with self._documents.reading():
+            ids = self._documents.ids
+            row = ids.index(document) if document in ids else None
             for word in words if row is not None else ():
                 shares[word] += sum(float(self._scores([term])[row]) for term in self._term_ids(word))
         if row is None:
@@ -238,10 +222,7 @@ class BM25Index:
             # Ties with the k-th best are kept, so that they are broken by id.
             threshold = np.partition(scores[matching], len(matching) - k)[len(matching) - k]
             matching = matching[scores[matching] >= threshold]
-        best = matching[np.lexsort((self._order[matching], -scores[matching]))][:k]
-        if not np.isfinite(scores[best]).all():
-            raise ValueError("a score is not finite")
-        return [Hit(self._ids[row], float(scores[row])) for row in best]
+        return self._documents.hits(matching, scores[matching], k)
 
     def _terms(self, document: Document) -> list[str]:
         if self._fields is None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.retrieval.encoding import QueryEncoder, encode_texts, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
 from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure, inner_products
-from searchlora.retrieval.retriever import check_k, tie_order
+from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
 from searchlora.retrieval.vector_file import VectorFile
 
 if TYPE_CHECKING:
@@ -32,18 +31,14 @@ class SavedVectors(NamedTuple):
     """Vectors of documents that were encoded before.
 
     Attributes:
-        ids: Ids of all documents, with and without text.
-        order: Their `tie_order`.
+        documents: All documents, with and without text.
         file: The vectors.
         nearest: Searches the vectors.
-        reading: Called for a context in which the files are read, which may refuse to.
     """
 
-    ids: Sequence[str]
-    order: NDArray[np.intp]
+    documents: IndexedDocuments
     file: VectorFile
     nearest: Nearest
-    reading: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class DenseIndex:
@@ -98,13 +93,10 @@ class DenseIndex:
             precision=precision,
             progress=progress,
         )
-        self._ids: Sequence[str] = ids
-        self._order: NDArray[np.intp] = tie_order(ids)
+        self._documents = IndexedDocuments(ids, tie_order(ids))
         self._rows: NDArray[np.int64] | None = (
             np.array([row for row, name in enumerate(ids) if name in texts]) if len(texts) < len(ids) else None
         )
-        self._columns: FieldColumns | None = None
-        self._reading: Callable[[], AbstractContextManager[None]] = nullcontext
         longest = longest_of(self.vectors)
         self._nearest: Nearest = (
             ExactSearch(self.vectors, longest)
@@ -126,10 +118,7 @@ class DenseIndex:
         index = cls.__new__(cls)
         index._queries = QueryEncoder(encoder, query_batch_size, normalise, query_prefix)
         index.vectors = saved.file.vectors
-        index._ids, index._order, index._rows = saved.ids, saved.order, saved.file.rows
-        index._nearest = saved.nearest
-        index._columns = None
-        index._reading = saved.reading
+        index._documents, index._rows, index._nearest = saved.documents, saved.file.rows, saved.nearest
         return index
 
     def searched_by(self, encoder: Encoder) -> DenseIndex:
@@ -141,7 +130,7 @@ class DenseIndex:
     def filterable(self, columns: FieldColumns) -> DenseIndex:
         """The same index, whose searches can be filtered by the fields of its documents, those without text too."""
         index = copy.copy(self)
-        index._columns = columns
+        index._documents = dataclasses.replace(self._documents, columns=columns)
         return index
 
     @property
@@ -170,13 +159,13 @@ class DenseIndex:
             DataError: if the encoder returns a vector that is not finite.
         """
         check_k(k)
-        passing = rows_of(self._columns, filters, len(queries))
+        passing = rows_of(self._documents.columns, filters, len(queries))
         hits: list[list[Hit]] = []
         for vector, rows in zip(self._queries.vectors(queries), passing, strict=True):
             if vector is None:
                 hits.append([])
             else:
-                with self._reading():
+                with self._documents.reading():
                     hits.append(self._nearest_documents(vector[None], k, rows))
             progress(len(hits), len(queries))
         return hits
@@ -186,19 +175,14 @@ class DenseIndex:
         if vector.shape[1] != self.vectors.shape[1]:
             raise ValueError(f"a query has {vector.shape[1]:,} dimensions, and a document {self.vectors.shape[1]:,}")
         if rows is None:
-            found = self._nearest.candidates(vector, k)
+            nearest = self._nearest.candidates(vector, k)
         else:
             passing = rows if self._rows is None else rows[self._rows]
-            found = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
+            nearest = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
-        vectors = self.vectors[found].astype(np.float64)
+        vectors = self.vectors[nearest].astype(np.float64)
         scores = inner_products(vectors, vector[0])
-        if not np.isfinite(scores).all():
-            raise ValueError("a score is not finite")
-        documents = found if self._rows is None else self._rows[found]
-        # Scores that are equal in single precision are ties, as in `eval.trec.ranked`.
-        best = np.lexsort((self._order[documents], -scores.astype(np.float32)))[:k]
-        return [Hit(self._ids[documents[index]], float(scores[index])) for index in best]
+        return self._documents.hits(nearest if self._rows is None else self._rows[nearest], scores, k)
 
 
 def _texts(documents: Iterable[Document]) -> tuple[list[str], dict[str, str]]:

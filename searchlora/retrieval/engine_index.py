@@ -65,7 +65,7 @@ class EngineRecord(FrozenModel):
     """What an index in an engine was loaded from.
 
     Attributes:
-        corpus: None for documents that were given from Python.
+        corpus: None for documents from Python.
         facets: Fields that filters can name.
     """
 
@@ -160,7 +160,7 @@ def load_index(
         DataError: for two documents with the same id, an id that is not one word, a collection without text, a field
             that no document has, a document that the engine cannot hold, or a corpus that changes meanwhile.
         UsageError: for a layout that the engine cannot hold.
-        EngineError: if the engine cannot be reached, refuses, or does not store what it was given.
+        EngineError: if the engine cannot be reached, refuses, or does not store a document.
     """
     count, names = _scan(documents(), text.fields if text is not None else ())
     record = EngineRecord(
@@ -181,15 +181,15 @@ def load_index(
             engine.create(index, generation, loaded.layout, loaded.model_dump_json())
         _drop_others(engine, index, generation)  # those of a load that was killed after it was published
         return LoadedIndex(index, generation, loaded, loaded=False)
-    if corpus is None:  # without a hash of the documents, nothing that is there can be kept
-        for each in engine.generations(index):
-            engine.drop(each)
+    if corpus is None:  # without a hash of the documents, no stored document can be reused
+        for earlier in engine.generations(index):
+            engine.drop(earlier)
     engine.create(index, generation, record.layout, record.model_dump_json())
     done = 0
     for batch in _batches(documents()):
         ids = [document.id for document in batch]
         if set(ids) - engine.present(generation, ids):
-            entries = [Entry(each, None) for each in batch] if vectorizer is None else vectorizer.encode(batch)
+            entries = [Entry(document, None) for document in batch] if vectorizer is None else vectorizer.encode(batch)
             engine.put(generation, record.layout, entries)
             if lost := set(ids) - engine.present(generation, ids):
                 raise EngineError(
@@ -208,9 +208,9 @@ def load_index(
 
 
 def _drop_others(engine: SearchEngine, index: str, generation: str) -> None:
-    for each in engine.generations(index):
-        if each != generation:
-            engine.drop(each)
+    for other in engine.generations(index):
+        if other != generation:
+            engine.drop(other)
 
 
 def open_index(
@@ -310,7 +310,7 @@ def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tu
     """The number of documents and the names of their further fields. Raises `DataError` as `load_index`."""
     ids: set[str] = set()
     names: dict[str, None] = {}
-    found: set[str] = set()
+    with_text: set[str] = set()
     has_text = False
     for document in documents:
         check_id(document.id)
@@ -319,10 +319,10 @@ def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tu
         ids.add(document.id)
         has_text = has_text or bool(document.searchable.strip())
         names.update(dict.fromkeys(facets(document)))
-        found |= {field for field in fields if field not in found and document.field(field).strip()}
+        with_text |= {field for field in fields if field not in with_text and document.field(field).strip()}
     if not has_text:
         raise DataError("no document contains text to search")
-    missing = set(fields) - found - {"title", "text"}
+    missing = set(fields) - with_text - {"title", "text"}
     if missing:
         raise DataError(
             f"no document has the field {quoted_names(missing)}",

@@ -128,14 +128,14 @@ class Fused:
             SearchloraError: of a source that is not optional, or if all sources fail for a query.
         """
         check_k(k)
-        by_source = [self._asked(source, queries, filters) for source in self.sources]
+        by_source = [self._ask(source, queries, filters) for source in self.sources]
         results = []
         for of_query in zip(*by_source, strict=True):
-            failures = [failure for asked in of_query for failure in asked.failures]
+            failures = [failure for answer in of_query for failure in answer.failures]
             rankings = [
-                (asked.hits, source.weight)
-                for asked, source in zip(of_query, self.sources, strict=True)
-                if asked.hits is not None
+                (answer.hits, source.weight)
+                for answer, source in zip(of_query, self.sources, strict=True)
+                if answer.hits is not None
             ]
             if not rankings:
                 raise failures[0][1]
@@ -143,37 +143,37 @@ class Fused:
             results.append((fuse(hits, method=self._method, weights=weights, rrf_k=self._rrf_k)[:k], failures))
         return results
 
-    def _asked(self, source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Asked]:
+    def _ask(self, source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Answer]:
         """What a source has for each query."""
         try:
             if source.budget_s is None:
-                return _found(source, queries, filters)
-            called = partial(_found, source, queries, filters)
+                return _search(source, queries, filters)
+            called = partial(_search, source, queries, filters)
             return within_budget(called, source.budget_s, len(queries), source.label or "a part of the fusion")
         except SearchloraError as error:
             if not source.optional:
                 raise
             # An engine that cannot be asked fails for all queries; one bad query fails alone.
             if len(queries) == 1 or concerns_all(error):
-                return [_Asked(None, [(source.label, error)])] * len(queries)
+                return [_Answer(None, [(source.label, error)])] * len(queries)
         return [
-            asked
+            answer
             for index, query in enumerate(queries)
-            for asked in self._asked(source, [query], None if filters is None else [filters[index]])
+            for answer in self._ask(source, [query], None if filters is None else [filters[index]])
         ]
 
 
-class _Asked(NamedTuple):
+class _Answer(NamedTuple):
     """What a source has for a query: its hits, None if it failed, and what failed of it or in it."""
 
     hits: list[Hit] | None
     failures: Sequence[Failure] = ()
 
 
-def _found(source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Asked]:
+def _search(source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Answer]:
     if isinstance(source.retriever, Fused):
-        return [_Asked(*each) for each in source.retriever.search_with_failures(queries, source.depth, filters)]
-    return [_Asked(hits) for hits in search_filtered(source.retriever, queries, source.depth, filters)]
+        return [_Answer(*result) for result in source.retriever.search_with_failures(queries, source.depth, filters)]
+    return [_Answer(hits) for hits in search_filtered(source.retriever, queries, source.depth, filters)]
 
 
 _METHODS: dict[str, Callable[[Sequence[float]], float]] = {

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
@@ -48,6 +46,7 @@ from searchlora.retrieval.nearest import (
     Structure,
     read_structure,
 )
+from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.vector_file import VECTOR_FILES, VectorFile
 
 #: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
@@ -150,7 +149,7 @@ class DensePart(EncodedVectors):
     @property
     def files(self) -> list[str]:
         """The names of its files."""
-        return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(each.file for each in self.structures))]
+        return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(structure.file for structure in self.structures))]
 
 
 class CorpusIdentity(FrozenModel):
@@ -249,16 +248,14 @@ class IndexFolder:
         self._check_corpus()
         with self.reading():
             self.documents = DocumentStore(folder, self.reading)
-            self.order: NDArray[np.int64] = self.documents.tie_order
+            self._indexed = IndexedDocuments(self.documents.ids, self.documents.tie_order, reading=self.reading)
             _check_equal("documents", len(self.documents), self.manifest.documents)
 
     def bm25(self, keys: Bm25Keys) -> BM25Index:
         """The BM25 index with these settings, memory-mapped. Raises `StaleIndex` if there is none."""
         part = self._part(self.manifest.bm25, keys, "BM25 index")
         with self._mapping(part):
-            index = BM25Index.load(
-                self.folder / part.folder, self.documents.ids, self.order, keys.analyzer, self.reading
-            )
+            index = BM25Index.load(self.folder / part.folder, self._indexed, keys.analyzer)
             _check_equal("terms", index.terms, part.terms)
         return index
 
@@ -271,7 +268,7 @@ class IndexFolder:
         """
         part = self._part(self.manifest.dense, keys, "vectors")
         if structure is not None and structure not in part.structures:
-            built = ", ".join(_described(each) for each in part.structures) or "none"
+            built = ", ".join(_described(other) for other in part.structures) or "none"
             raise self._stale(
                 f"has no structure {_described(structure)} over the vectors of {part.adapter or part.model}; there is"
                 f" {built}"
@@ -288,7 +285,7 @@ class IndexFolder:
             else:
                 opened = read_structure(structure, folder / structure.file, part.vectors, part.dimensions)
                 nearest = ApproximateSearch(structure, opened, effort, part.longest)
-        return SavedVectors(self.documents.ids, self.order, file, nearest, self.reading)
+        return SavedVectors(self._indexed, file, nearest)
 
     def verify(self, progress: Progress = silent) -> None:
         """Hash every file.
@@ -333,7 +330,7 @@ class IndexFolder:
         described = [(differences(keys, part.keys), part) for part in parts]
         if not described:
             raise self._stale(f"has no {what}")
-        different, part = min(described, key=lambda each: len(each[0]))
+        different, part = min(described, key=lambda description: len(description[0]))
         if different:
             whose = f" of {part.adapter or part.model}" if isinstance(part, DensePart) else ""
             raise self._stale(f"has no {what} for this pipeline; in the {what}{whose} {'; '.join(different)}")
@@ -440,11 +437,11 @@ def part_name(kind: str, keys: BaseModel) -> str:
     return f"{kind}-{digest[:12]}"
 
 
-def differences(wanted: BaseModel, found: BaseModel) -> list[str]:
+def differences(wanted: BaseModel, built: BaseModel) -> list[str]:
     """What differs between the settings in use and those of an index, one phrase each."""
     phrases = []
     for name in type(wanted).model_fields:
-        ours, theirs = getattr(wanted, name), getattr(found, name)
+        ours, theirs = getattr(wanted, name), getattr(built, name)
         if ours == theirs:
             continue
         if isinstance(ours, Fingerprint):
@@ -488,9 +485,9 @@ def _digest_cache(file: Path) -> Path:
     return cache_dir() / "hashes" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def _check_equal(what: str, found: int, expected: int) -> None:
-    if found != expected:
-        raise ValueError(f"it has {found:,} {what}, and its manifest says {expected:,}")
+def _check_equal(what: str, actual: int, expected: int) -> None:
+    if actual != expected:
+        raise ValueError(f"it has {actual:,} {what}, and its manifest says {expected:,}")
 
 
 def _described(structure: Structure) -> str:

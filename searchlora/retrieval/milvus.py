@@ -156,12 +156,12 @@ class Milvus(SearchEngine):
             return self._by_text(generation, layout, field, query, condition, count)
 
         def scores(field: str, ids: Sequence[str]) -> dict[str, float]:
-            found: dict[str, float] = {}
+            of_documents: dict[str, float] = {}
             for start in range(0, len(ids), _IDS):
                 part = ids[start : start + _IDS]
                 hits = self._by_text(generation, layout, field, query, _any_of("id", part), len(part))
-                found |= {hit.document: hit.score for hit in hits}
-            return found
+                of_documents |= {hit.document: hit.score for hit in hits}
+            return of_documents
 
         return best_by_sum(boosts, best, scores, k, self.most_hits)
 

@@ -170,8 +170,8 @@ class OpenSearch(SearchEngine):
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
         del index
         analyzed = {"type": "text", "analyzer": layout.analyzer or self.default_analyzer}
-        kept = {"type": "text", "index": False}
-        properties: dict[str, Any] = {"id": {"type": "keyword"}, "title": kept, "text": kept}
+        stored = {"type": "text", "index": False}
+        properties: dict[str, Any] = {"id": {"type": "keyword"}, "title": stored, "text": stored}
         properties |= {"metadata": {"type": "object", "enabled": False}, "facets": {"type": "object", "dynamic": True}}
         properties |= {f"field_{number}": analyzed for number in range(len(layout.fields))}
         if layout.dimensions is not None:

@@ -327,7 +327,7 @@ def folded_filter(filter: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[
         {'brand': ('acme',), 'colour': ('red', 'blue')}
     """
     return {
-        storable(field): tuple(folded(each) for each in ((values,) if isinstance(values, str) else values))
+        storable(field): tuple(folded(value) for value in ((values,) if isinstance(values, str) else values))
         for field, values in filter.items()
     }
 

@@ -21,6 +21,7 @@ from searchlora.retrieval.milvus import Milvus
 from searchlora.retrieval.nearest import ExactSearch, Ivf
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
+from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.search_engine import Graph, SearchEngine, TextSearch, VectorSearch
 from searchlora.retrieval.vector_file import VectorFile, write_vectors
 from searchlora.testing import build_tiny_encoder
@@ -93,14 +94,14 @@ def make(encoder, engine, tmp_path_factory):
     def saved_words(documents):
         folder, store = stored(documents)
         BM25Index(store.in_order()).save(folder)
-        return BM25Index.load(folder, store.ids, store.tie_order, Analyzer())
+        return BM25Index.load(folder, IndexedDocuments(store.ids, store.tie_order), Analyzer())
 
     def saved_vectors(documents):
         folder, store = stored(documents)
         longest = write_vectors(folder, store.in_order(), store.at, encoder)
         file = VectorFile.open(folder)
         nearest = ExactSearch(file.vectors, longest)
-        return DenseIndex.load(SavedVectors(store.ids, store.tie_order, file, nearest), encoder)
+        return DenseIndex.load(SavedVectors(IndexedDocuments(store.ids, store.tie_order), file, nearest), encoder)
 
     def fused(documents, method):
         documents = list(documents)

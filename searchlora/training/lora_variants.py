@@ -1,4 +1,4 @@
-"""EVA initialisation: A from the singular vectors of each layer's inputs (Paischer et al. 2024, arXiv:2410.07170)."""
+"""Variants of LoRA: the initialisation of EVA and the optimiser of LoRA-FA, as PEFT implements them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,24 @@ from searchlora.recipe import AnyRecipe
 _BATCHES = 32
 
 
+def lora_fa_optimizer(model: Any, recipe: AnyRecipe) -> Any:
+    """LoRA-FA (arXiv:2308.03303): A is frozen, and the gradient of B is projected accordingly.
+
+    Args:
+        model: A `peft.PeftModel` from `new_adapter`, whose A is frozen.
+    """
+    from peft.optimizers import create_lorafa_optimizer
+
+    lora, optim = recipe.lora, recipe.optim
+    return create_lorafa_optimizer(
+        model, r=lora.r, lora_alpha=lora.alpha, lr=optim.learning_rate, weight_decay=optim.weight_decay
+    )
+
+
 def initialize_eva(model: Any, plain: Any, batches: Iterable[Any], recipe: AnyRecipe) -> None:
-    """Set A of a new adapter, and distribute its ranks over the layers by explained variance.
+    """EVA (arXiv:2410.07170): set A of a new adapter to singular vectors of each layer's inputs.
+
+    Its ranks are distributed over the layers by explained variance.
 
     Args:
         model: Returned by `new_adapter` with the variant `eva`; changed in place.
