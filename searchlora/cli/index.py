@@ -19,7 +19,7 @@ from searchlora.cli.options import (
 
 if TYPE_CHECKING:
     from searchlora.retrieval.engine_index import LoadedIndex
-    from searchlora.retrieval.index_folder import IndexManifest
+    from searchlora.retrieval.index_manifest import IndexManifest
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Index folder, from `index build`.")]
 
@@ -107,7 +107,7 @@ def load(
 def show(index: IndexArgument, as_json: JsonOption = False) -> None:
     """Print the corpus, the parts and the settings of an index."""
     from searchlora.cli.terminal import print_json
-    from searchlora.retrieval.index_folder import read_manifest
+    from searchlora.retrieval.index_manifest import read_manifest
 
     manifest = read_manifest(index)
     if as_json:
