@@ -13,9 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.ratings import read_ratings
-from searchlora.eval.trec import read_qrels, write_run
+from searchlora.eval.trec import write_run
 from searchlora.files import file_sha256
 
 SCRIPT = str(Path(sys.executable).with_name("searchlora"))
