@@ -12,6 +12,16 @@ from searchlora.renamed import RenamedWarning, warn_renamed
 RENAMED_OPTIONS: dict[str, dict[str, str]] = {
     "data build": {"--shares": "--split-ratios"},
     "evaluate": {"--beside": "--compare-with", "--beside-encoder": "--compare-with-encoder"},
+    "serve": {
+        "--adapters": "--max-loras",
+        "--batch-rows": "--max-num-seqs",
+        "--grace": "--shutdown-timeout",
+        "--max-rank": "--max-lora-rank",
+        "--name": "--allowed-host",
+        "--per-caller": "--per-client",
+        "--seconds": "--timeout",
+        "--waiting-per-caller": "--waiting-per-client",
+    },
 }
 
 #: Old command -> new command.

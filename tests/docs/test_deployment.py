@@ -165,7 +165,7 @@ def test_the_unit_waits_until_the_server_is_ready_and_longer_than_it_takes_to_st
     assert program.endswith("/searchlora")
     values = parsed(words)
     assert values["port"] == 8001
-    assert int(service["TimeoutStopSec"]) > SERVE["--grace"].default
+    assert int(service["TimeoutStopSec"]) > SERVE["--shutdown-timeout"].default
     assert "http://127.0.0.1:%i/readyz" in service["ExecStartPost"]
     assert str(values["store"]).startswith(f"/var/lib/{service['StateDirectory']}")
 
