@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -235,3 +235,11 @@ def random_encoder_adapter(
     """A stored and checked adapter with random weights."""
     made = random_encoder_folder(base, folder, seed=seed)
     return store_adapter(store, name, made, task=task, recipe=encoder_recipe_for(base), base=base)
+
+
+def edit_json(file: Path, change: Callable[[Any], object]) -> None:
+    """Change the value of a JSON file, also of a stored one, which is read-only."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    change(values)
+    file.chmod(0o644)
+    file.write_text(json.dumps(values), encoding="utf-8")

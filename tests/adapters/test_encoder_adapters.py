@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.merging import export_merged
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import (
     BaseMismatch,
     GoldenVectorsMismatch,
@@ -29,11 +27,10 @@ from searchlora.errors import (
 )
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_encoder
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.models.resolve import resolve
 from searchlora.retrieval import Encoder
 from searchlora.testing import build_tiny_encoder
 from tests.factories import (
-    Shout,
     copy_of,
     edit_weights,
     encoder_recipe_for,
@@ -46,21 +43,21 @@ TEXTS = ["red tent", "WOOL SOCKS", "a stove that burns below freezing"]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path):
     return Store(tmp_path / "store")
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Shout:
+def task(tmp_path):
     return shout(tmp_path / "task")
 
 
 @pytest.fixture
-def stored(store: Store, task: Shout, encoder_base: BaseModel, tmp_path: Path) -> StoredAdapter:
+def stored(store, task, encoder_base, tmp_path):
     return random_encoder_adapter(store, "shouter", task, encoder_base, tmp_path / "made")
 
 
-def edit_manifest(stored: StoredAdapter, change) -> None:
+def edit_manifest(stored, change):
     file = stored.path / MANIFEST
     values = json.loads(file.read_text())
     change(values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any
 
 import jsonschema
 import pytest
@@ -35,12 +34,12 @@ from searchlora.files.yaml_text import parse_yaml
         ("", "Expecting value"),
     ],
 )
-def test_non_strict_json_is_refused(text: str, says: str) -> None:
+def test_non_strict_json_is_refused(text, says):
     with pytest.raises(ValueError, match=says):
         parse_json(text)
 
 
-def test_json_at_the_limits_is_accepted() -> None:
+def test_json_at_the_limits_is_accepted():
     assert parse_json("[" * 100 + "]" * 100)
     assert parse_json("[9223372036854775807, -9223372036854775807, 1e308, true, null]")[:1] == [2**63 - 1]
     assert parse_json('"\\ud83d\\ude00"') == "😀"
@@ -68,7 +67,7 @@ NESTED = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 10} for n in rang
         ({"$ref": 5}, "is not a JSON Schema"),
     ],
 )
-def test_external_schema_references_are_refused_and_not_fetched(schema: dict[str, Any], says: str) -> None:
+def test_external_schema_references_are_refused_and_not_fetched(schema, says):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -82,7 +81,7 @@ def test_external_schema_references_are_refused_and_not_fetched(schema: dict[str
             server.accept()
 
 
-def _with_host(value: Any, host: str) -> Any:
+def _with_host(value, host):
     if isinstance(value, dict):
         return {key: _with_host(member, host) for key, member in value.items()}
     if isinstance(value, list):
@@ -90,7 +89,7 @@ def _with_host(value: Any, host: str) -> Any:
     return value.replace("{host}", host) if isinstance(value, str) else value
 
 
-def test_references_within_a_schema_are_followed() -> None:
+def test_references_within_a_schema_are_followed():
     tree = {"type": "object", "properties": {"next": {"$ref": "#"}, "name": {"$ref": "#/$defs/name"}}}
     tree["$defs"] = {"name": {"type": "string"}}
     check_json_schema(tree, "tree")
@@ -142,7 +141,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10
         ("".join(f"a{n}: &a{n} [{f'*a{n - 1}' if n else 1}]\n" for n in range(120)), "nested too deeply"),
     ],
 )
-def test_yaml_beyond_plain_values_is_refused(text: str | bytes, says: str) -> None:
+def test_yaml_beyond_plain_values_is_refused(text, says):
     with pytest.raises(ValueError, match=says):
         parse_yaml(text)
 
@@ -161,7 +160,7 @@ MERGED = {
 
 
 @pytest.mark.parametrize("text", MERGED.values(), ids=MERGED)
-def test_yaml_that_expands_is_refused_before_it_is_built(text: str) -> None:
+def test_yaml_that_expands_is_refused_before_it_is_built(text):
     """In processor time, which a busy machine does not change: the first took 40 seconds, 500 KB of anchors 10."""
     started = time.process_time()
     with pytest.raises(ValueError, match=r"expands to more than 100,000 values|more than 262,144 characters"):
@@ -169,7 +168,7 @@ def test_yaml_that_expands_is_refused_before_it_is_built(text: str) -> None:
     assert time.process_time() - started < 5
 
 
-def test_plain_yaml_is_read_with_its_anchors_and_merges() -> None:
+def test_plain_yaml_is_read_with_its_anchors_and_merges():
     text = "a: &a {x: 1, y: !!float 1e-4}\nb: {<<: *a, x: 2}\nc: [*a, *a]\nd: {<<: &d {<<: *a, v: 3}, z: 1}\ne: *d"
     a = {"x": 1, "y": 1e-4}
     assert parse_yaml(text) == {"a": a, "b": {**a, "x": 2}, "c": [a, a], "d": {**a, "v": 3, "z": 1}, "e": {**a, "v": 3}}
