@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import to_plain
 from searchlora.eval.tables import Header, to_json
-from searchlora.experiments.result_files import machine, versions
 from searchlora.files import atomic_text
+from searchlora.machine import machine, versions
 
 if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter

@@ -4,24 +4,22 @@ Each row has a few cells (mostly counts). Cells are summed over rows and the sta
 value on a resample of rows, or of clusters of rows, takes one matrix product and one call.
 
 An invalid output (None) is never a label: it is wrong for its gold label and counts as no prediction. A ratio with a
-denominator of 0 is 0, as in scikit-learn with `zero_division=0`; kappa, alpha and bias are then undefined (nan).
+denominator of 0 is 0, as in scikit-learn with `zero_division=0`.
 
-Sources: Cohen (1960, 1968) and Krippendorff (2011), see `judge.agreement`; macro-averaging as in scikit-learn.
-Calibration error is the aggregate of `eval.calibration`. BLEU: Papineni et al. (ACL 2002) and Post (WMT 2018).
+Sources: macro-averaging as in scikit-learn; BLEU: Papineni et al. (ACL 2002) and Post (WMT 2018). Kappa, alpha and
+errors of grades are the aggregates of `eval.grade_measures`, calibration error that of `eval.calibration`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import UsageError
-from searchlora.eval.judge import agreement
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -42,7 +40,7 @@ class Aggregate:
             unchanged when all sums are multiplied by the same number.
         bounds: The least and greatest possible value; intervals are clipped to them.
         share: Whether the statistic is a ratio of two counts, the first cell over the second. A bootstrap of a ratio
-            that is 0 or 1 in every cluster has no spread; its interval is then that of `judge.measures.rate`.
+            that is 0 or 1 in every cluster has no spread; its interval is then that of `intervals.proportion`.
     """
 
     cells: Mapping[str, Sequence[float] | Floats]
@@ -77,7 +75,7 @@ def macro_f1(gold: Mapping[str, Labels], predicted: Mapping[str, Labels | None],
     index_of = {label: index for index, label in enumerate(labels)}
     cells = np.zeros((len(gold), 3, len(labels)))
     for row, (id_, true) in zip(cells, gold.items(), strict=True):
-        gold_labels, predicted_labels = _set(true), _set(_prediction(predicted, id_))
+        gold_labels, predicted_labels = _set(true), _set(prediction(predicted, id_))
         if unknown := [label for label in gold_labels if label not in index_of]:
             raise UsageError(f"'{unknown[0]}' is not one of the labels", where=f"row {id_}")
         for kind, chosen in enumerate((gold_labels & predicted_labels, predicted_labels, gold_labels)):
@@ -144,73 +142,6 @@ def corpus_bleu(outputs: Mapping[str, str], references: Mapping[str, str]) -> Ag
     return Aggregate(cells, _bleu, (0.0, 100.0))
 
 
-def cohen_kappa(
-    gold: Mapping[str, int],
-    predicted: Mapping[str, int | None],
-    scale: Sequence[int],
-    *,
-    weights: agreement.Weights = "none",
-    relevant: int | None = None,
-) -> Aggregate:
-    """Cohen's kappa. An invalid grade agrees with no grade; with weights it is as far off as the scale allows.
-
-    Args:
-        gold, predicted: Row id -> grade; None, or a grade outside the scale: invalid.
-        weights: `none`, or disagreement by the `linear` or `quadratic` distance of grades.
-        relevant: Binary kappa, of grades from this one on against grades below it; None: over all grades.
-
-    Examples:
-        >>> gold, predicted = {"d1": 0, "d2": 1, "d3": 2}, {"d1": 0, "d2": 1, "d3": 1}
-        >>> cohen_kappa(gold, predicted, scale=(0, 1, 2)).value
-        0.5
-    """
-    grades = agreement.as_scale(scale)
-    if relevant is None:
-        statistic = partial(agreement.kappa, weights=agreement.disagreement(grades, weights))
-        return _graded(gold, predicted, grades, statistic, (-1.0, 1.0))
-    agreement.binary(
-        np.zeros((len(grades), len(grades) + 1)), grades, relevant
-    )  # raises for a threshold outside the scale
-    two = agreement.disagreement((0, 1))
-
-    def binary(tables: Floats) -> Floats:
-        return agreement.kappa(agreement.binary(tables, grades, relevant), two)
-
-    return _graded(gold, predicted, grades, binary, (-1.0, 1.0))
-
-
-def krippendorff_alpha(
-    gold: Mapping[str, int],
-    predicted: Mapping[str, int | None],
-    scale: Sequence[int],
-    *,
-    level: agreement.Level = "ordinal",
-) -> Aggregate:
-    """Krippendorff's alpha of gold and predicted grades, over the rows with a valid grade."""
-    grades = agreement.as_scale(scale)
-
-    def alpha(tables: Floats) -> Floats:
-        return agreement.alpha(agreement.paired_coincidences(tables), grades, level)
-
-    return _graded(gold, predicted, grades, alpha, (-1.0, 1.0))
-
-
-def mean_absolute_error(
-    gold: Mapping[str, int], predicted: Mapping[str, int | None], scale: Sequence[int]
-) -> Aggregate:
-    """Mean absolute error, in grades. An invalid grade is as far off as the scale allows."""
-    grades = agreement.as_scale(scale)
-    statistic = partial(agreement.mean_absolute_error, scale=grades)
-    return _graded(gold, predicted, grades, statistic, (0.0, float(grades[-1] - grades[0])))
-
-
-def signed_bias(gold: Mapping[str, int], predicted: Mapping[str, int | None], scale: Sequence[int]) -> Aggregate:
-    """Mean of predicted minus gold, in grades, over the rows with a valid grade. Above 0 is lenient."""
-    grades = agreement.as_scale(scale)
-    width = float(grades[-1] - grades[0])
-    return _graded(gold, predicted, grades, partial(agreement.signed_bias, scale=grades), (-width, width))
-
-
 def _mean_f1(sums: Floats) -> Floats:
     """Mean F1 of the labels that occur in gold, from sums `(..., 3 * labels)` of hits, predicted and gold."""
     hits, predicted, gold = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
@@ -238,32 +169,17 @@ def _share(sums: Floats) -> Floats:
     return np.asarray(np.divide(part, total, out=np.zeros_like(part), where=total > 0))
 
 
-def _graded(
-    gold: Mapping[str, int],
-    predicted: Mapping[str, int | None],
-    scale: tuple[int, ...],
-    statistic: Callable[[Floats], Floats],
-    bounds: tuple[float, float],
-) -> Aggregate:
-    """An aggregate whose cells are a confusion table `(G, G + 1)`; the last column counts invalid grades."""
-    shape = (len(scale), len(scale) + 1)
-    cells = {
-        row: agreement.confusion([grade], [_prediction(predicted, row)], scale).reshape(-1)
-        for row, grade in gold.items()
-    }
-    return Aggregate(cells, lambda sums: statistic(sums.reshape(*sums.shape[:-1], *shape)), bounds)
-
-
 def _class(
     gold: Mapping[str, bool], predicted: Mapping[str, bool | None]
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
     """Hits, predicted and gold (0 or 1) of each row."""
-    positive = {row: float(bool(_prediction(predicted, row))) for row in gold}
+    positive = {row: float(bool(prediction(predicted, row))) for row in gold}
     true = {row: float(value) for row, value in gold.items()}
     return {row: positive[row] * true[row] for row in gold}, positive, true
 
 
-def _prediction(predicted: Mapping[str, _T], row: str) -> _T:
+def prediction(predicted: Mapping[str, _T], row: str) -> _T:
+    """The prediction of a row. Raises `UsageError` if it is missing."""
     if row not in predicted:
         raise UsageError("the row has no prediction; an invalid output is None", where=f"row {row}")
     return predicted[row]

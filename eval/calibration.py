@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import UsageError
 from searchlora.eval.aggregate import Aggregate
-from searchlora.eval.intervals import LIMIT, Floats, bootstrap_interval, cluster_sums
-from searchlora.eval.judge.agreement import ratio
-from searchlora.eval.judge.measures import rate
-from searchlora.eval.resampling import Figure, intervals
+from searchlora.eval.agreement import ratio
+from searchlora.eval.intervals import Floats, bootstrap_interval, proportion
 from searchlora.eval.trec import Qrels, Run
 
 #: Bins of the expected calibration error and of curves of probabilities (Guo et al. 2017).
@@ -39,7 +37,7 @@ class CurvePoint:
         predicted: Mean predicted value in the bin: a probability, or the judge's grade.
         observed: Mean observed value: the share that was correct, or the mean human grade.
         low, high: 95% interval of `observed` by cluster; nan with a single cluster. For a share that is 0 or 1 in
-            every cluster it is the interval of `judge.measures.rate`.
+            every cluster it is the interval of `intervals.proportion`.
         n: Number of rows.
         groups: Number of clusters (queries, dialogues) that they come from.
     """
@@ -89,36 +87,6 @@ def expected_calibration_error(
     return Aggregate(dict(zip(probability, cells, strict=True)), _calibration_error, (0.0, 1.0))
 
 
-def judge_calibration_error(
-    human: Qrels,
-    probabilities: Mapping[str, Mapping[str, float]],
-    *,
-    relevant: int = 1,
-    bins: int = BINS,
-    resamples: int = 2_000,
-    seed: int = 0,
-) -> Figure:
-    """`expected_calibration_error` of a judge's probabilities that a document is relevant, with its interval by query.
-
-    Args:
-        human: Query -> document -> human grade; relevant from grade `relevant` on.
-        probabilities: Query -> document -> the judge's probability of that.
-
-    Raises:
-        DataError: when a value is not a probability.
-        UsageError: when no pair has both a human grade and a probability.
-    """
-    predicted, observed, queries = _common_pairs(human, probabilities, relevant)
-    ids = [str(number) for number in range(len(queries))]
-    correct = {row: bool(value) for row, value in zip(ids, observed, strict=True)}
-    error = expected_calibration_error(dict(zip(ids, predicted.tolist(), strict=True)), correct, bins=bins)
-    tables, _ = cluster_sums(np.array(list(error.cells.values())), queries)
-    value, low, high = intervals(
-        error.statistic, tables[:, None], bounds=error.bounds, limit=LIMIT, resamples=resamples, seed=seed
-    )[0]
-    return Figure(float(value), float(low), float(high), len(ids), len(tables))
-
-
 def calibration_curve(
     probability: Mapping[str, float],
     correct: Mapping[str, bool],
@@ -143,23 +111,19 @@ def calibration_curve(
     groups = [row if clusters is None else clusters.get(row, row) for row in probability]
     predicted = np.array(list(probability.values()), dtype=float)
     observed = np.array([float(correct[row]) for row in probability])
-    return Curve(tuple(_points(predicted, observed, groups, _bins(predicted, bins, (0.0, 1.0)), True, seed)))
+    bin_of = np.minimum((predicted / (1.0 / bins)).astype(int), bins - 1)
+    members = [np.flatnonzero(bin_of == number) for number in np.unique(bin_of)]
+    return Curve(tuple(_points(predicted, observed, groups, members, True, seed)))
 
 
-def grade_curve(
-    human: Qrels, judged: Run, *, bins: int | None = None, relevant: int | None = None, seed: int = 0
-) -> list[CurvePoint]:
-    """Mean human grade by the judge's grade, over the pairs that both graded.
+def grade_curve(human: Qrels, judged: Run, *, seed: int = 0) -> list[CurvePoint]:
+    """Mean human grade by the judge's grade, over the pairs that both graded, with a point for each distinct grade.
 
     Args:
         human: Query -> document -> human grade.
-        judged: Query -> document -> the judge's grade, expected grade or probability.
-        bins: Number of bins of equal width between the least and the greatest value, or from 0 to 1 with `relevant`.
-            None: a point for each distinct value, which suits grades.
-        relevant: Human grades from this one on count as 1, others as 0, and `judged` holds probabilities of that.
+        judged: Query -> document -> the judge's grade.
 
     Raises:
-        DataError: when `relevant` is given and a value is not a probability.
         UsageError: when no pair was graded by both.
 
     Examples:
@@ -167,10 +131,17 @@ def grade_curve(
         >>> [(point.predicted, point.observed, point.n) for point in points]
         [(1.0, 1.0, 2)]
     """
-    predicted, observed, queries = _common_pairs(human, judged, relevant)
-    limits = (0.0, 1.0) if relevant is not None else (predicted.min(), predicted.max())
-    members = _bins(predicted, bins, limits)
-    return _points(predicted, observed, queries, members, relevant is not None, seed)
+    pairs = [
+        (judged[query][document], grade, query)
+        for query, row in human.items()
+        for document, grade in row.items()
+        if document in judged.get(query, {})
+    ]
+    if not pairs:
+        raise UsageError("people and the judge have no pair in common")
+    predicted, observed = (np.array([pair[side] for pair in pairs], dtype=float) for side in (0, 1))
+    members = [np.flatnonzero(predicted == value) for value in np.unique(predicted)]
+    return _points(predicted, observed, [query for _, _, query in pairs], members, False, seed)
 
 
 def fit_temperature(probabilities: Floats, labels: Sequence[int] | Floats) -> float:
@@ -221,36 +192,6 @@ def _calibration_error(sums: Floats) -> Floats:
     return ratio(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
 
 
-def _common_pairs(human: Qrels, judged: Run, relevant: int | None) -> tuple[Floats, Floats, list[str]]:
-    """Predicted and observed value and query of each pair that both graded."""
-    rows = [
-        (judged[query][document], grade, query)
-        for query, row in human.items()
-        for document, grade in row.items()
-        if document in judged.get(query, {})
-    ]
-    if not rows:
-        raise UsageError("people and the judge have no pair in common")
-    predicted = np.array([value for value, _, _ in rows], dtype=float)
-    observed = np.array([grade for _, grade, _ in rows], dtype=float)
-    queries = [query for _, _, query in rows]
-    if relevant is None:
-        return predicted, observed, queries
-    outside = np.flatnonzero(~((predicted >= 0) & (predicted <= 1)))
-    if len(outside):
-        raise DataError(f"{predicted[outside[0]]} is not a probability", where=f"query {queries[outside[0]]}")
-    return predicted, (observed >= relevant).astype(float), queries
-
-
-def _bins(predicted: Floats, bins: int | None, limits: tuple[float, float]) -> list[NDArray[np.intp]]:
-    """The places of the rows of each bin that is not empty, by rising value."""
-    if bins is None:
-        return [np.flatnonzero(predicted == value) for value in np.unique(predicted)]
-    width = (limits[1] - limits[0]) / bins or 1.0
-    bin_of = np.minimum(((predicted - limits[0]) / width).astype(int), bins - 1)
-    return [np.flatnonzero(bin_of == number) for number in np.unique(bin_of)]
-
-
 def _points(
     predicted: Floats,
     observed: Floats,
@@ -268,7 +209,7 @@ def _points(
         if shares and low == high:
             _, cluster = np.unique(members, return_inverse=True)
             hits = np.bincount(cluster, weights=observed[places]).astype(np.float64)
-            _, low, high = rate(hits, np.bincount(cluster).astype(np.float64))
+            _, low, high = proportion(hits, np.bincount(cluster).astype(np.float64))
         mean, share = float(predicted[places].mean()), float(observed[places].mean())
         points.append(CurvePoint(mean, share, low, high, len(members), len(set(members))))
     return points

@@ -15,17 +15,15 @@ from searchlora.eval.figures import (
     Resampling,
     SystemScore,
     ValueTable,
-    WeightedPair,
     aggregate_figures,
     aggregate_tables,
     mean_differences,
     mean_figures,
     value_tables,
-    weighted_mean_differences,
 )
 from searchlora.eval.significance import LEVEL, correct, disagreement_note
 
-__all__ = ["Comparison", "PairedComparison", "Slice", "SliceComparison", "SystemScore", "WeightedPair", "compare"]
+__all__ = ["Comparison", "PairedComparison", "Slice", "SliceComparison", "SystemScore", "compare"]
 
 #: The name of the traffic slice, and its values in order.
 TRAFFIC = "traffic"
@@ -36,7 +34,6 @@ TRAFFIC_NOTE = (
     "carry the second, the tail the rest; topics asked equally often stay together."
 )
 
-_AnyPair = TypeVar("_AnyPair", PairedComparison, WeightedPair)
 _Attribute = TypeVar("_Attribute", str, float)
 
 
@@ -103,7 +100,7 @@ class Comparison:
     answered: Mapping[str, int]
     totals: Mapping[str, Mapping[str, float]]
     weighted: tuple[SystemScore, ...] = ()
-    weighted_pairs: tuple[WeightedPair, ...] = ()
+    weighted_pairs: tuple[PairedComparison, ...] = ()
     unjudged: tuple[SystemScore, ...] = ()
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     circular: Mapping[str, str] = field(default_factory=dict)
@@ -149,7 +146,7 @@ class Comparison:
         """The printed name of a system: `name (circular)` if its figures are circular."""
         return f"{system} (circular)" if system in self.circular else system
 
-    def disagreements(self, pairs: Iterable[PairedComparison | WeightedPair]) -> str:
+    def disagreements(self, pairs: Iterable[PairedComparison]) -> str:
         """Which rules where the interval and the corrected p of some of these pairs disagree; empty if none do."""
         return disagreement_note(
             (f"{self.label(pair.a)} − {self.label(pair.b)} in {pair.measure}", pair.low, pair.high, pair.p_corrected)
@@ -281,9 +278,7 @@ def compare(
     traffic_tables = list(_with_traffic(tables, weights, notes))
     weighted = [row for table in traffic_tables for row in mean_figures(table, resampling, weights)]
     weighted_pairs = [
-        pair
-        for table in traffic_tables
-        for pair in weighted_mean_differences(table, pairs, tested, resampling, weights)
+        pair for table in traffic_tables for pair in mean_differences(table, pairs, tested, resampling, weights)
     ]
     return Comparison(
         systems=tuple(systems),
@@ -442,7 +437,7 @@ def _unjudged(
     return tuple(sorted((row for table in tables for row in mean_figures(table, resampling)), key=_by_measure(names)))
 
 
-def _by_measure(measures: Sequence[str]) -> Callable[[SystemScore | PairedComparison | WeightedPair], int]:
+def _by_measure(measures: Sequence[str]) -> Callable[[SystemScore | PairedComparison], int]:
     position = {measure: index for index, measure in enumerate(measures)}
     return lambda figure: position[figure.measure]
 
@@ -452,7 +447,7 @@ def _with_wins_of_better(pair: PairedComparison, less: Collection[str]) -> Paire
     return replace(pair, wins=pair.losses, losses=pair.wins) if pair.measure in less else pair
 
 
-def _corrected(pairs: Sequence[_AnyPair], method: str) -> tuple[_AnyPair, ...]:
+def _corrected(pairs: Sequence[PairedComparison], method: str) -> tuple[PairedComparison, ...]:
     """Corrected over the pairs that have a p; an undefined figure is not tested."""
     known = [pair.p for pair in pairs if not math.isnan(pair.p)]
     corrected = iter(correct(known, method))

@@ -14,10 +14,9 @@ import numpy as np
 
 from searchlora.errors import UsageError
 from searchlora.eval.aggregate import Aggregate
-from searchlora.eval.intervals import LIMIT, Floats, bootstrap_intervals, cluster_sums
-from searchlora.eval.judge.measures import rate
+from searchlora.eval.intervals import LIMIT, Floats, bootstrap_intervals, cluster_sums, proportion
 from searchlora.eval.resampling import Statistic, intervals, standard_errors, swap_p
-from searchlora.eval.significance import detectable_effect, paired_differences, weighted_differences
+from searchlora.eval.significance import detectable_effect, paired_differences
 
 _T = TypeVar("_T")
 
@@ -42,14 +41,15 @@ class PairedComparison:
     """Paired comparison of system a with system b over the same n rows, as `significance.PairedDifference`.
 
     An aggregate has no value per row: wins, losses and ties are None, `effect` is nan, and `p_t` and `mde` use the
-    jackknife standard error. Where an aggregate is undefined, so are its difference and p (nan).
+    jackknife standard error. Where an aggregate is undefined, so are its difference and p (nan). Means weighted by
+    traffic have the difference, its interval and p only.
 
     Attributes:
         difference: a minus b.
         low, high: Its 95% interval.
         p: Two-sided p of the paired randomisation test.
         p_corrected: p corrected over all pairs and measures of the comparison (for slices: over all pairs of all
-            slices).
+            slices; for means weighted by traffic: over all weighted pairs).
         wins, losses, ties: Rows on which a is better, worse, equal.
         p_t: Two-sided p of the paired t test over clusters; not corrected.
         effect: Cohen's d_z.
@@ -64,33 +64,13 @@ class PairedComparison:
     high: float
     p: float
     p_corrected: float
-    wins: int | None
-    losses: int | None
-    ties: int | None
-    n: int
-    p_t: float
-    effect: float
-    mde: float
-
-
-@dataclass(frozen=True)
-class WeightedPair:
-    """Paired comparison of traffic-weighted means over n rows, as `significance.WeightedDifference`.
-
-    Attributes:
-        p: Two-sided p of the paired randomisation of the weighted sums of clusters.
-        p_corrected: p corrected over all weighted pairs and measures of the comparison.
-    """
-
-    a: str
-    b: str
-    measure: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_corrected: float
-    n: int
+    wins: int | None = None
+    losses: int | None = None
+    ties: int | None = None
+    n: int = 0
+    p_t: float = math.nan
+    effect: float = math.nan
+    mde: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -249,10 +229,8 @@ def mean_figures(
         weights: Row id -> weight, for weighted means.
     """
     columns = table.values.reshape(len(table.rows), -1)
-    row_weights = np.array([weights[row] for row in table.rows], dtype=float) if weights is not None else None
-    limits = bootstrap_intervals(
-        columns, table.groups, weights=row_weights, resamples=resampling.resamples, seed=resampling.seed
-    )
+    row_weights = _row_weights(table, weights)
+    limits = bootstrap_intervals(columns, table.groups, weights=row_weights, **vars(resampling))
     names = [(system, measure) for measure in table.measures for system in table.systems]
     means = np.average(columns, axis=0, weights=row_weights)
     return [
@@ -262,42 +240,29 @@ def mean_figures(
 
 
 def mean_differences(
-    table: ValueTable, pairs: Sequence[tuple[str, str]], measures: Sequence[str], resampling: Resampling
-) -> list[PairedComparison]:
-    """Paired differences of the pairs (a, b) in those of `measures` that the table has; p is not corrected yet."""
-    names = _compared(table, pairs, measures)
-    if not names:
-        return []
-    differences = paired_differences(
-        _difference_columns(table, names), table.groups, resamples=resampling.resamples, seed=resampling.seed
-    )
-    return [
-        PairedComparison(a, b, measure, **vars(difference), p_corrected=difference.p, n=len(table.rows))
-        for (a, b, measure), difference in zip(names, differences, strict=True)
-    ]
-
-
-def weighted_mean_differences(
     table: ValueTable,
     pairs: Sequence[tuple[str, str]],
     measures: Sequence[str],
     resampling: Resampling,
-    weights: Mapping[str, float],
-) -> list[WeightedPair]:
-    """As `mean_differences`, for means weighted by `weights` (row id -> weight)."""
-    names = _compared(table, pairs, measures)
+    weights: Mapping[str, float] | None = None,
+) -> list[PairedComparison]:
+    """Paired differences of the pairs (a, b) in those of `measures` that the table has; p is not corrected yet.
+
+    Args:
+        weights: Row id -> weight, for differences of weighted means.
+    """
+    index_of = {name: index for index, name in enumerate(table.systems)}
+    present = [(a, b) for a, b in pairs if a in index_of and b in index_of]
+    names = [(a, b, measure) for measure in table.measures if measure in measures for a, b in present]
     if not names:
         return []
-    row_weights = np.array([weights[row] for row in table.rows], dtype=float)
-    differences = weighted_differences(
-        _difference_columns(table, names),
-        row_weights,
-        table.groups,
-        resamples=resampling.resamples,
-        seed=resampling.seed,
+    by_measure = {measure: table.values[:, table.measures.index(measure)] for _, _, measure in names}
+    columns = [by_measure[measure][:, index_of[a]] - by_measure[measure][:, index_of[b]] for a, b, measure in names]
+    differences = paired_differences(
+        np.stack(columns, axis=1), table.groups, weights=_row_weights(table, weights), **vars(resampling)
     )
     return [
-        WeightedPair(a, b, measure, **vars(difference), p_corrected=difference.p, n=len(table.rows))
+        PairedComparison(a, b, measure, **vars(difference), p_corrected=difference.p, n=len(table.rows))
         for (a, b, measure), difference in zip(names, differences, strict=True)
     ]
 
@@ -319,8 +284,7 @@ def aggregate_figures(
         bounds=(min(table.bounds[0], -reach), max(table.bounds[1], reach)),
         contrasts=np.concatenate([np.eye(len(index_of)), signs]),
         limit=LIMIT,
-        resamples=resampling.resamples,
-        seed=resampling.seed,
+        **vars(resampling),
     )
     rows = [
         SystemScore(system, table.measure, float(value), *_clipped(table, index, float(low), float(high)), table.rows)
@@ -350,29 +314,15 @@ def _shared_rows(
     return tuple(having), rows
 
 
-def _compared(
-    table: ValueTable, pairs: Sequence[tuple[str, str]], measures: Sequence[str]
-) -> list[tuple[str, str, str]]:
-    present = [(a, b) for a, b in pairs if a in table.systems and b in table.systems]
-    return [(a, b, measure) for measure in table.measures if measure in measures for a, b in present]
-
-
-def _difference_columns(table: ValueTable, names: Sequence[tuple[str, str, str]]) -> Floats:
-    """a minus b in a measure, for each (a, b, measure): `(rows, names)`."""
-    index_of = {name: index for index, name in enumerate(table.systems)}
-    columns = [
-        table.values[:, table.measures.index(measure), index_of[a]]
-        - table.values[:, table.measures.index(measure), index_of[b]]
-        for a, b, measure in names
-    ]
-    return np.stack(columns, axis=1)
+def _row_weights(table: ValueTable, weights: Mapping[str, float] | None) -> Floats | None:
+    return None if weights is None else np.array([weights[row] for row in table.rows], dtype=float)
 
 
 def _clipped(table: AggregateTable, system: int, low: float, high: float) -> tuple[float, float]:
-    """An interval within the bounds; for a share without spread, that of `judge.measures.rate`."""
+    """An interval within the bounds; for a share without spread, that of `intervals.proportion`."""
     if table.share and low == high:
         part, total = table.sums[:, system].T
-        return rate(part, total)[1:] if total.sum() > 0 else table.bounds
+        return proportion(part, total)[1:] if total.sum() > 0 else table.bounds
     low, high = np.clip([low, high], *table.bounds).tolist()
     return low, high
 
@@ -385,7 +335,7 @@ def _aggregate_pairs(
     resampling: Resampling,
 ) -> list[PairedComparison]:
     places = [(table.systems.index(a), table.systems.index(b)) for a, b in names]
-    p_values = swap_p(table.statistic, table.sums, places, resamples=resampling.resamples, seed=resampling.seed)
+    p_values = swap_p(table.statistic, table.sums, places, **vars(resampling))
     errors = standard_errors(table.statistic, table.sums, signs)
     clusters = len(table.sums)
     pairs = []
@@ -401,12 +351,8 @@ def _aggregate_pairs(
                 high=high,
                 p=known_p,
                 p_corrected=known_p,
-                wins=None,
-                losses=None,
-                ties=None,
                 n=table.rows,
                 p_t=_t_test_p(shift, error, clusters),
-                effect=math.nan,
                 mde=detectable_effect(clusters) * error * math.sqrt(clusters),
             )
         )

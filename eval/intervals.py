@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,17 +84,91 @@ def bootstrap_intervals(
         UsageError: when there are no rows, a value is not finite, or the lengths differ.
     """
     sums, sizes = cluster_sums(values, clusters, weights)
-    count, columns = sums.shape
-    if count < 2:
-        return np.full((columns, 2), np.nan)
-    means, residuals, error = cluster_errors(sums, sizes)
-    rng = np.random.default_rng(seed)
-    ratios = [_ratios(cluster_draws(rows, count, rng), residuals, sizes) for rows in batches(resamples, count)]
-    # An infinite ratio (a resample without spread) must not be interpolated with a finite one.
-    tails = np.quantile(np.concatenate(ratios), [(1 + level) / 2, (1 - level) / 2], axis=0, method="nearest")
-    limits = means - np.clip(tails, -LIMIT, LIMIT) * error
-    bounded: Floats = np.clip(limits, values.min(axis=0), values.max(axis=0)).T
+    if len(sums) < 2:
+        return np.full((sums.shape[1], 2), np.nan)
+    ends = bootstrap_t(RatioOfSums(sums, sizes), limit=LIMIT, resamples=resamples, seed=seed, level=level)
+    bounded: Floats = np.clip(ends, values.min(axis=0)[:, None], values.max(axis=0)[:, None])
     return bounded
+
+
+class Resampled(Protocol):
+    """Statistics of clusters that `bootstrap_t` draws again and again.
+
+    Attributes:
+        value, error: Each statistic and its standard error, `(statistics,)`.
+        numbers: Numbers that one resample takes in memory.
+    """
+
+    value: Floats
+    error: Floats
+    numbers: int
+
+    def ratios(self, resamples: int, rng: np.random.Generator) -> Floats:
+        """(value* − value) / error* of resamples, `(resamples, statistics)`.
+
+        Infinite in a resample without spread, nan in one where the statistic is undefined.
+        """
+
+
+def bootstrap_t(
+    sample: Resampled, *, limit: float = math.inf, resamples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Floats:
+    """Studentised bootstrap intervals, `(statistics, 2)`; nan where most resamples are undefined.
+
+    Args:
+        limit: Greatest distance of an end from the value, in standard errors.
+    """
+    rng = np.random.default_rng(seed)
+    ratios = np.concatenate([sample.ratios(size, rng) for size in batches(resamples, sample.numbers)])
+    columns = np.clip(ratios, -limit, limit).T
+    return np.array(
+        [_ends(*of, level) for of in zip(sample.value.tolist(), sample.error.tolist(), columns, strict=True)]
+    )
+
+
+def _ends(value: float, error: float, ratios: Floats, level: float) -> tuple[float, float]:
+    known = ratios[~np.isnan(ratios)]
+    if math.isnan(error) or len(known) < len(ratios) / 2:
+        return math.nan, math.nan
+    if error <= 1e-12:
+        return value, value
+    # An infinite ratio (a resample without spread) must not be interpolated with a finite one.
+    upper, lower = np.quantile(known, [(1 + level) / 2, (1 - level) / 2], method="nearest")
+    return value - float(upper) * error, value - float(lower) * error
+
+
+class RatioOfSums:
+    """Means of columns as ratios of sums over clusters; `Resampled` by linearising the ratio.
+
+    Args:
+        sums: `(clusters, columns)`.
+        sizes: `(clusters,)`.
+    """
+
+    def __init__(self, sums: Floats, sizes: Floats) -> None:
+        self.sizes, self.numbers = sizes, len(sums)
+        self.value, self.residuals, self.error = cluster_errors(sums, sizes)
+
+    def ratios(self, resamples: int, rng: np.random.Generator) -> Floats:
+        """See `Resampled`.
+
+        With a shift d of the mean, a cluster of size z and residual r has the residual r − d·z in the resample; the sum
+        of squares follows from the sums of r², rz and z².
+        """
+        sizes, residuals, count = self.sizes, self.residuals, self.numbers
+        draw = cluster_draws(resamples, count, rng)
+        first, squares = draw @ residuals, draw @ residuals**2
+        if (sizes == sizes[0]).all():
+            with_size = first * sizes[0]
+        else:
+            with_size = draw @ (residuals * sizes[:, None])
+        shift = first / (draw @ sizes)[:, None]
+        spread = squares - 2 * shift * with_size + shift**2 * (draw @ sizes**2)[:, None]
+        # Rounding leaves a spread near 0 instead of 0 in a resample that drew a single value.
+        flat = spread <= 1e-12 * (residuals**2).sum(axis=0)
+        ratio = first / np.sqrt(np.where(flat, 1, spread) * count / (count - 1))
+        moved = np.where(np.abs(shift) > 1e-12, np.copysign(math.inf, shift), 0)
+        return np.where(flat, moved, ratio)
 
 
 def cluster_sums(
@@ -144,23 +219,39 @@ def cluster_draws(resamples: int, count: int, rng: np.random.Generator) -> Float
     return np.bincount(picked.ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)
 
 
-def _ratios(draw: Floats, residuals: Floats, sizes: Floats) -> Floats:
-    """(mean* − mean) / its standard error*, for each resample and column, by linearising the ratio of sums.
+def proportion(hits: Floats, sizes: Floats) -> tuple[float, float, float]:
+    """A proportion of clustered counts with its 95% interval: value, low, high.
 
-    With a shift d of the mean, a cluster of size z and residual r has the residual r − d·z in the resample; the sum of
-    squares follows from the sums of r², rz and z².
+    Korn and Graubard, Confidence intervals for proportions with small expected number of positive counts estimated
+    from survey data (Survey Methodology 1998): the exact binomial interval (Clopper and Pearson 1934) at the effective
+    number of independent pairs, the one that has the observed standard error between queries. A bootstrap has nothing
+    to resample where a proportion is 0 or all hits are in one query. If no query has a hit, or all pairs are hits, no
+    spread between queries is visible and pairs count as independent.
+
+    By simulation with 25 queries of some 160 pairs (1,000 draws each) it covered proportions of 0.1 to 5% in 95–98% of
+    draws with independent failures and in 90–96% with weakly clustered ones (intraclass correlation 0.01). With five
+    times that correlation it covered proportions of 0.5% and more in 86–93%, and one of 0.1% in 66%: failures confined
+    to one query in hundreds cannot be observed in 25.
+
+    Args:
+        hits: Hits of each query, `(queries,)`.
+        sizes: Pairs of each query, `(queries,)`.
+
+    Examples:
+        >>> value, low, high = proportion(np.array([0.0, 0.0]), np.array([50.0, 50.0]))
+        >>> value, low, round(high, 3)
+        (0.0, 0.0, 0.036)
     """
-    rows = (draw @ sizes)[:, None]
-    first, squares = draw @ residuals, draw @ residuals**2
-    if (sizes == sizes[0]).all():
-        with_size = first * sizes[0]
-    else:
-        with_size = draw @ (residuals * sizes[:, None])
-    shift = first / rows
-    spread = squares - 2 * shift * with_size + shift**2 * (draw @ sizes**2)[:, None]
-    # Rounding leaves a spread near 0 instead of 0 in a resample that drew a single value.
-    flat = spread <= 1e-12 * (residuals**2).sum(axis=0)
-    count = len(sizes)
-    ratio = first / np.sqrt(np.where(flat, 1, spread) * count / (count - 1))
-    moved = np.where(np.abs(shift) > 1e-12, np.copysign(math.inf, shift), 0)
-    return np.where(flat, moved, ratio)
+    from scipy import stats
+
+    n, queries = float(sizes.sum()), len(sizes)
+    share = float(hits.sum()) / n
+    effective = n
+    variance = float(((hits - share * sizes) ** 2).sum()) * queries / max(queries - 1, 1) / n**2
+    if variance > 0 and queries > 1:
+        t_ratio = (stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, queries - 1)) ** 2
+        effective = min(n, share * (1 - share) / variance * t_ratio)
+    count = share * effective
+    low = stats.beta.ppf(0.025, count, effective - count + 1) if share > 0 else 0.0
+    high = stats.beta.ppf(0.975, count + 1, effective - count) if share < 1 else 1.0
+    return share, float(np.clip(low, 0, share)), float(np.clip(high, share, 1))

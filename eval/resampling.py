@@ -1,4 +1,6 @@
-"""Bootstrap intervals and paired randomisation tests of statistics of sums (kappa, F1, calibration error), by cluster.
+"""Bootstrap intervals and randomisation tests of statistics of sums (kappa, F1, calibration error), by cluster.
+
+A mean is the special case of a ratio of two sums (`intervals.RatioOfSums`); `intervals.bootstrap_t` draws both.
 
 Each cluster (query, dialogue, or single row) has a table of cells for each system, mostly counts. A statistic is a
 function of their sums, so a resample of clusters takes one matrix product.
@@ -26,20 +28,19 @@ grade differently. The interval of the difference covers 93.0–98.3% of the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from searchlora.eval.intervals import Floats, batches, cluster_draws
+from searchlora.eval.intervals import Floats, batches, bootstrap_t, cluster_draws
 
 #: Sums `(..., *table)` -> values `(...)`; nan where the statistic is undefined.
 Statistic = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A statistic with its 95% interval, over n pairs of a number of queries.
 
     `low` and `high` are nan when there is no interval (a single query, or all data of the statistic in one query);
@@ -51,6 +52,27 @@ class Figure:
     high: float
     n: int
     queries: int
+
+
+def estimate(
+    statistic: Statistic,
+    tables: Floats,
+    n: int,
+    *,
+    bounds: tuple[float, float],
+    queries: int | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """One statistic with its interval by cluster; arguments as of `intervals`.
+
+    Args:
+        tables: Cells of each cluster, `(clusters, *table)`.
+        n: Number of pairs, for the result.
+        queries: Number of clusters with such pairs; None: all.
+    """
+    value, low, high = intervals(statistic, tables[:, None], bounds=bounds, resamples=resamples, seed=seed)[0]
+    return Estimate(float(value), float(low), float(high), n, len(tables) if queries is None else queries)
 
 
 def intervals(
@@ -85,24 +107,56 @@ def intervals(
         >>> round(float(value), 2), bool(low < value < high)
         (0.72, True)
     """
-    clusters, systems = tables.shape[:2]
-    sums = np.eye(systems) if contrasts is None else contrasts
-    value = _contrasted(statistic(tables.sum(axis=0)), sums)
-    error = standard_errors(statistic, tables, sums)
-    kinds, counts = _kinds(tables)
-    cells = max(len(kinds) * max(systems, len(sums)), kinds[0].size)
+    sample = _Contrasts(statistic, tables, np.eye(tables.shape[1]) if contrasts is None else contrasts)
+    if len(tables) < 2:
+        ends = np.full((len(sample.value), 2), np.nan)
+    else:
+        ends = np.clip(bootstrap_t(sample, limit=limit, resamples=resamples, seed=seed), *bounds)
+    return np.column_stack([sample.value, ends])
+
+
+class _Contrasts:
+    """Contrasts of a smooth statistic of several systems, as `intervals.Resampled`."""
+
+    def __init__(self, statistic: Statistic, tables: Floats, contrasts: Floats) -> None:
+        self._statistic, self._contrasts = statistic, contrasts
+        self._clusters = len(tables)
+        self._kinds, self._counts = _kinds(tables)
+        self.value = _contrasted(statistic(tables.sum(axis=0)), contrasts)
+        self.error = standard_errors(statistic, tables, contrasts)
+        self.numbers = max(len(self._kinds) * max(tables.shape[1], len(contrasts)), self._kinds[0].size)
+
+    def ratios(self, resamples: int, rng: np.random.Generator) -> Floats:
+        """See `intervals.Resampled`."""
+        kinds, clusters = self._kinds, self._clusters
+        count, systems = kinds.shape[:2]
+        draw = _drawn(resamples, self._counts, rng)
+        totals = (draw @ kinds.reshape(count, -1)).reshape(len(draw), *kinds.shape[1:])
+        shift = _contrasted(self._statistic(totals), self._contrasts) - self.value
+        slope = influences(self._statistic, totals, axes=kinds.ndim - 2).reshape(len(draw), systems, -1)
+        # (systems, resamples, kinds): the influence of a cluster of each kind.
+        moved = slope.transpose(1, 0, 2) @ kinds.reshape(count, systems, -1).transpose(1, 2, 0)
+        by_contrast = [_weighted_sum(moved, contrast) for contrast in self._contrasts]
+        spread = np.stack([np.einsum("rk,rk,rk->r", draw, of_kinds, of_kinds) for of_kinds in by_contrast], axis=1)
+        error = np.sqrt(spread * clusters / (clusters - 1))
+        # In a resample without spread (one cluster drawn every time) finite differences leave about 1e-6.
+        flat = error <= 1e-5
+        ratio = np.divide(shift, error, out=np.zeros_like(shift), where=~flat)
+        return np.where(flat & (np.abs(shift) > 1e-9), np.copysign(math.inf, shift), ratio)
+
+
+def randomisation_p(
+    reached: Callable[[int, np.random.Generator], Floats], numbers: int, *, resamples: int, seed: int
+) -> Floats:
+    """p of randomisation tests, `(tests,)`, with the +1 of Phipson and Smyth (2010), so that none is 0.
+
+    Args:
+        reached: Number of resamples and random numbers -> how many of them reach the observed statistic, `(tests,)`.
+        numbers: Numbers that one resample takes in memory.
+    """
     rng = np.random.default_rng(seed)
-    ratios = np.concatenate(
-        [
-            _ratios(statistic, _drawn(batch, counts, rng), kinds, sums, value, clusters)
-            for batch in batches(resamples, cells)
-        ]
-    )
-    limits = [
-        _limits(value[at], error[at], np.clip(column, -limit, limit), bounds) if clusters > 1 else (math.nan, math.nan)
-        for at, column in enumerate(ratios.T)
-    ]
-    return np.column_stack([value, np.array(limits)])
+    counts = sum(reached(size, rng) for size in batches(resamples, numbers))
+    return np.asarray((counts + 1) / (resamples + 1))
 
 
 def swap_p(
@@ -125,21 +179,18 @@ def swap_p(
     kinds, counts = _kinds(tables)
     flat = kinds.reshape(len(kinds), -1)
     observed = statistic(totals)
-    reached = np.zeros(len(pairs))
-    rng = np.random.default_rng(seed)
-    for batch in batches(resamples, max(flat.shape)):
-        resampled = (_resample_counts(batch, counts, rng) @ flat).reshape(batch, *totals.shape)
-        for at, (a, b) in enumerate(pairs):
-            first = resampled[:, a] + totals[b] - resampled[:, b]
-            shift = statistic(first) - statistic(totals[a] + totals[b] - first)
+
+    def reached(size: int, rng: np.random.Generator) -> Floats:
+        kept = (_unswapped(size, counts, rng) @ flat).reshape(size, *totals.shape)
+        numbers = []
+        for a, b in pairs:
+            swapped = kept[:, a] + totals[b] - kept[:, b]
+            shift = statistic(swapped) - statistic(totals[a] + totals[b] - swapped)
             # Sums taken in another order differ in their last digits; those count as equal.
-            reached[at] += (~(np.abs(shift) < abs(observed[a] - observed[b]) - 1e-10)).sum()
-    return [float(p) for p in (reached + 1) / (resamples + 1)]
+            numbers.append((~(np.abs(shift) < abs(observed[a] - observed[b]) - 1e-10)).sum())
+        return np.array(numbers)
 
-
-def standard_error(statistic: Statistic, tables: Floats) -> float:
-    """Jackknife standard error of a statistic of tables `(clusters, *table)`, leaving out one cluster at a time."""
-    return float(standard_errors(statistic, tables[:, None], np.eye(1))[0])
+    return [float(p) for p in randomisation_p(reached, max(flat.shape), resamples=resamples, seed=seed)]
 
 
 def standard_errors(statistic: Statistic, tables: Floats, contrasts: Floats) -> Floats:
@@ -171,12 +222,6 @@ def influences(statistic: Statistic, totals: Floats, *, axes: int = 2) -> Floats
     return out.reshape(totals.shape)
 
 
-def drawn_queries(queries: int, resamples: int, cells: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """How often each query was drawn, in batches of (resamples of the batch, queries); a resample takes `cells`."""
-    for batch in batches(resamples, cells):
-        yield cluster_draws(batch, queries, rng)
-
-
 def _kinds(tables: Floats) -> tuple[Floats, Floats]:
     """Distinct clusters and their counts; drawing kinds in proportion to their counts equals drawing clusters.
 
@@ -194,29 +239,11 @@ def _drawn(resamples: int, counts: Floats, rng: np.random.Generator) -> Floats:
     return rng.multinomial(int(counts.sum()), counts / counts.sum(), size=resamples).astype(float)
 
 
-def _resample_counts(resamples: int, counts: Floats, rng: np.random.Generator) -> Floats:
+def _unswapped(resamples: int, counts: Floats, rng: np.random.Generator) -> Floats:
     """How many clusters of each kind are not swapped: (resamples, kinds)."""
     if len(counts) == counts.sum():
         return rng.integers(0, 2, size=(resamples, len(counts))).astype(float)
     return rng.binomial(counts.astype(int), 0.5, size=(resamples, len(counts))).astype(float)
-
-
-def _ratios(statistic: Statistic, draw: Floats, kinds: Floats, sums: Floats, value: Floats, clusters: int) -> Floats:
-    """(value* − value) / error*, `(resamples, contrasts)`; nan where the statistic is undefined in a resample."""
-    count, systems = kinds.shape[:2]
-    totals = (draw @ kinds.reshape(count, -1)).reshape(len(draw), *kinds.shape[1:])
-    shift = _contrasted(statistic(totals), sums) - value
-    slope = influences(statistic, totals, axes=kinds.ndim - 2).reshape(len(draw), systems, -1)
-    # (systems, resamples, kinds): the influence of a cluster of each kind.
-    moved = slope.transpose(1, 0, 2) @ kinds.reshape(count, systems, -1).transpose(1, 2, 0)
-    spread = [
-        np.einsum("rk,rk,rk->r", draw, each, each) for each in (_weighted_sum(moved, contrast) for contrast in sums)
-    ]
-    error = np.sqrt(np.stack(spread, axis=1) * clusters / max(clusters - 1, 1))
-    # In a resample without spread (one cluster drawn every time) finite differences leave about 1e-6.
-    flat = error <= 1e-5
-    ratio = np.divide(shift, error, out=np.zeros_like(shift), where=~flat)
-    return np.where(flat & (np.abs(shift) > 1e-9), np.copysign(math.inf, shift), ratio)
 
 
 def _contrasted(figures: Floats, contrasts: Floats) -> Floats:
@@ -228,17 +255,3 @@ def _weighted_sum(figures: Floats, contrast: Floats) -> Floats:
     """`(systems, ...)` -> `(...)`; a system with weight 0 is ignored even if its value is nan."""
     named = np.flatnonzero(contrast)
     return np.asarray(sum(contrast[system] * figures[system] for system in named))
-
-
-def _limits(
-    value: float, error: float, ratios: NDArray[np.float64], bounds: tuple[float, float]
-) -> tuple[float, float]:
-    known = ratios[~np.isnan(ratios)]
-    if math.isnan(error) or len(known) < len(ratios) / 2:
-        return math.nan, math.nan
-    if error <= 1e-12:
-        return value, value
-    # An infinite ratio must not be interpolated with a finite one.
-    upper, lower = np.quantile(known, [0.975, 0.025], method="nearest")
-    low, high = np.clip([value - upper * error, value - lower * error], *bounds)
-    return float(low), float(high)

@@ -14,12 +14,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from searchlora.errors import UsageError, some
-from searchlora.eval.intervals import Floats, batches, bootstrap_intervals, cluster_errors, cluster_sums
+from searchlora.eval.intervals import Floats, bootstrap_intervals, cluster_errors, cluster_sums
+from searchlora.eval.resampling import randomisation_p
 
 #: Significance level of the statements in reports and policies.
 LEVEL = 0.05
@@ -57,6 +57,9 @@ def disagreement_note(tested: Iterable[tuple[str, float, float, float]]) -> str:
 class PairedDifference:
     """The difference of system a and system b over the same rows.
 
+    A difference of weighted means has `difference`, `low`, `high` and `p` only; the counts are then None, the other
+    figures nan.
+
     Attributes:
         difference: Mean of a minus mean of b.
         low, high: Its 95% interval; nan with a single cluster.
@@ -73,12 +76,12 @@ class PairedDifference:
     low: float
     high: float
     p: float
-    wins: int
-    losses: int
-    ties: int
-    p_t: float
-    effect: float
-    mde: float
+    wins: int | None = None
+    losses: int | None = None
+    ties: int | None = None
+    p_t: float = math.nan
+    effect: float = math.nan
+    mde: float = math.nan
 
 
 def paired_difference(
@@ -108,7 +111,12 @@ def paired_difference(
 
 
 def paired_differences(
-    differences: Floats, clusters: Sequence[str] | None = None, *, resamples: int = 10_000, seed: int = 0
+    differences: Floats,
+    clusters: Sequence[str] | None = None,
+    *,
+    weights: Floats | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> list[PairedDifference]:
     """Interval and paired randomisation test for several columns of differences over the same rows.
 
@@ -118,17 +126,22 @@ def paired_differences(
     Args:
         differences: (rows, columns), a minus b.
         clusters: The cluster of each row; None: every row is independent.
+        weights: (rows,), not negative and not all 0: differences of weighted means, Σ w·(a − b) / Σ w. None: of means.
     """
-    sums, sizes = cluster_sums(differences, clusters)
-    intervals = bootstrap_intervals(differences, clusters, resamples=resamples, seed=seed)
-    chances = _sign_flip_p(sums, resamples, np.random.default_rng(seed))
+    sums, sizes = cluster_sums(differences, clusters, weights)
+    ends = bootstrap_intervals(differences, clusters, weights=weights, resamples=resamples, seed=seed).tolist()
+    chances = _sign_flip_p(sums, resamples, seed).tolist()
+    if weights is not None:
+        means = (sums.sum(axis=0) / sizes.sum()).tolist()
+        columns = zip(means, ends, chances, strict=True)
+        return [PairedDifference(mean, low, high, p) for mean, (low, high), p in columns]
     by_t, effects, detectable = _t_tests(differences, sums, sizes)
     return [
         PairedDifference(
             difference=float(column.mean()),
-            low=float(low),
-            high=float(high),
-            p=float(p),
+            low=low,
+            high=high,
+            p=p,
             wins=int((column > 0).sum()),
             losses=int((column < 0).sum()),
             ties=int((column == 0).sum()),
@@ -137,43 +150,8 @@ def paired_differences(
             mde=float(mde),
         )
         for column, (low, high), p, p_t, effect, mde in zip(
-            differences.T, intervals, chances, by_t, effects, detectable, strict=True
+            differences.T, ends, chances, by_t, effects, detectable, strict=True
         )
-    ]
-
-
-@dataclass(frozen=True)
-class WeightedDifference:
-    """The difference of the weighted means of systems a and b; fields as in `PairedDifference`."""
-
-    difference: float
-    low: float
-    high: float
-    p: float
-
-
-def weighted_differences(
-    differences: Floats,
-    weights: Floats,
-    clusters: Sequence[str] | None = None,
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> list[WeightedDifference]:
-    """As `paired_differences`, for weighted means: Σ w·(a − b) / Σ w, flipping the signs of whole clusters.
-
-    Args:
-        differences: (rows, columns), a minus b.
-        weights: (rows,), not negative and not all 0.
-        clusters: The cluster of each row; None: every row is independent.
-    """
-    sums, sizes = cluster_sums(differences, clusters, weights)
-    intervals = bootstrap_intervals(differences, clusters, weights=weights, resamples=resamples, seed=seed)
-    chances = _sign_flip_p(sums, resamples, np.random.default_rng(seed))
-    means = sums.sum(axis=0) / sizes.sum()
-    return [
-        WeightedDifference(float(mean), float(low), float(high), float(p))
-        for mean, (low, high), p in zip(means, intervals, chances, strict=True)
     ]
 
 
@@ -244,12 +222,12 @@ def _t_tests(differences: Floats, sums: Floats, sizes: Floats) -> tuple[Floats, 
     return by_t, effects, detectable_effect(count) * error * math.sqrt(count)
 
 
-def _sign_flip_p(sums: Floats, resamples: int, rng: np.random.Generator) -> Floats:
-    observed = np.abs(sums.sum(axis=0))
+def _sign_flip_p(sums: Floats, resamples: int, seed: int) -> Floats:
     # Sums taken in another order differ in their last digits; those count as equal.
-    threshold = observed - 1e-10 * np.abs(sums).sum(axis=0)
-    reached: Any = np.zeros(sums.shape[1])
-    for batch in batches(resamples, len(sums)):
-        signs = rng.integers(0, 2, size=(batch, len(sums)), dtype=np.int8).astype(float) * 2 - 1
-        reached += (np.abs(signs @ sums) >= threshold).sum(axis=0)
-    return np.asarray((reached + 1) / (resamples + 1))
+    threshold = np.abs(sums.sum(axis=0)) - 1e-10 * np.abs(sums).sum(axis=0)
+
+    def reached(size: int, rng: np.random.Generator) -> Floats:
+        signs = rng.integers(0, 2, size=(size, len(sums)), dtype=np.int8).astype(float) * 2 - 1
+        return np.asarray((np.abs(signs @ sums) >= threshold).sum(axis=0))
+
+    return randomisation_p(reached, len(sums), resamples=resamples, seed=seed)

@@ -15,7 +15,7 @@ measure: nDCG@10
 beat:
   base: {margin: 0.0}          # lower end of the 95% interval of the difference to the base model
   baselines: all               # the same for every rule of the task, such as the query as typed
-invalid_rate: {at_most: 0.05}
+max_invalid_rate: 0.05
 judgments: [human]             # as declared when the dataset was built
 """,
     encoding="utf-8",

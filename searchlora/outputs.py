@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from searchlora.errors import InvalidScores, OutputSchemaError
 from searchlora.files.json_schema import schema_validator
+from searchlora.files.json_text import parse_json
 
 JsonValue: TypeAlias = Any
 
@@ -223,12 +224,9 @@ class LabelSet:
 
     def parse(self, text: str) -> list[str] | InvalidOutput:
         """Parse a completion strictly: a list of labels, or `InvalidOutput`."""
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            return InvalidOutput(text, f"not JSON: {error}")
-        except RecursionError:
-            return InvalidOutput(text, "not JSON: nested too deeply")
+        value = _json_value(text)
+        if isinstance(value, InvalidOutput):
+            return value
         if not isinstance(value, list):
             return InvalidOutput(text, "not a list")
         unknown = [label for label in value if label not in self.labels]  # null, too
@@ -345,20 +343,12 @@ class JsonObject:
         return Grammar("json_schema", json.dumps(self.schema))
 
     def parse(self, text: str) -> JsonValue | InvalidOutput:
-        try:
-            value = json.loads(
-                text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite_float
-            )
-            json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate cannot be written anywhere
-        except ValueError as error:
-            return InvalidOutput(text, f"not JSON: {error}")
-        except RecursionError:
-            return InvalidOutput(text, "not JSON: nested too deeply")
-        problem = _first_schema_error(self.schema, value)
-        if problem is not None:
-            field = "/".join(str(part) for part in problem.absolute_path) or "the value"
-            return InvalidOutput(text, f"{field}: {problem.message}")
-        return value
+        value = _json_value(text)
+        problem = None if isinstance(value, InvalidOutput) else _first_schema_error(self.schema, value)
+        if problem is None:
+            return value
+        field = "/".join(str(part) for part in problem.absolute_path) or "the value"
+        return InvalidOutput(text, f"{field}: {problem.message}")
 
 
 @dataclass(frozen=True)
@@ -380,41 +370,6 @@ class CitedAnswer:
 
     def __post_init__(self) -> None:
         _check_probabilities(() if self.abstention_probability is None else (self.abstention_probability,))
-
-
-@dataclass(frozen=True)
-class PassageSpan:
-    """A part of a passage.
-
-    Attributes:
-        passage: Number of the passage, from 1.
-        start, end: Of the part in the text of the passage, in characters.
-    """
-
-    passage: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A sentence of an answer, and what supports it.
-
-    Attributes:
-        sentence: Without citation marks.
-        citations: Numbers of the passages that it cites.
-        supported: Whether a passage that it cites supports it, or, without citations, any passage; None where there
-            is nothing to support.
-        spans: Where cited passages support it; none in a passage that does so by its title.
-        support: Whether the passage of each citation supports it by itself; None where there is nothing to support, or
-            no such passage.
-    """
-
-    sentence: str
-    citations: tuple[int, ...]
-    supported: bool | None
-    spans: tuple[PassageSpan, ...] = ()
-    support: tuple[bool | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -556,22 +511,11 @@ def _first_schema_error(schema: Mapping[str, Any], value: JsonValue) -> Any:
         raise OutputSchemaError("the output schema refers to itself without end", fix="Remove the cycle.") from None
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError("a key occurs twice")
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large")
-    return value
+def _json_value(text: str) -> JsonValue | InvalidOutput:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        return InvalidOutput(text, f"not JSON: {error}")
 
 
 # Outputs in files
@@ -639,14 +583,15 @@ def is_output_of(form: OutputSpec, output: Any) -> bool:
     if isinstance(output, InvalidOutput):
         return True
     if isinstance(form, OneLabel | Graded):
-        kind, values = (Label, form.labels) if isinstance(form, OneLabel) else (Grade, tuple(form.scale.values()))
+        values = form.labels if isinstance(form, OneLabel) else tuple(form.scale.values())
+        probabilities = getattr(output, "probabilities", None)
         return (
-            isinstance(output, kind)
+            isinstance(output, Label if isinstance(form, OneLabel) else Grade)
             and output.value in values
-            and (output.probabilities is None or len(output.probabilities) == len(form.choices))
+            and (probabilities is None or len(probabilities) == len(form.choices))
         )
     if isinstance(form, FreeText):
         return isinstance(output, str) and form.parse(output) == output
     if isinstance(form, LabelSet | JsonObject):
         return not isinstance(form.parse(json.dumps(output)), InvalidOutput)
-    return isinstance(output, CitedAnswer) if isinstance(form, CitedText) else True
+    return isinstance(output, CitedAnswer) or not isinstance(form, CitedText)

@@ -93,6 +93,32 @@ def input_text(task: Task, record: Record) -> str:
     return next((message["content"] for message in messages(task, record) if message["role"] == "user"), "")
 
 
+def first_words(text: str, length: int) -> str:
+    """The first words of a text, with "…" where some are left out."""
+    words = text.split()
+    return " ".join(words) if len(words) <= length else " ".join(words[:length]) + " …"
+
+
+def truncated_history(
+    history: Sequence[Mapping[str, str]], latest: int, words: Mapping[str, int]
+) -> list[dict[str, str]]:
+    """The opening turn, which names the subject, "…" in place of omitted turns, and the latest turns.
+
+    Args:
+        words: Role -> maximum number of words of its turns; the turns of other roles are kept whole.
+
+    Examples:
+        >>> truncated_history([{"role": "user", "text": "warm  tents for two?"}], latest=4, words={"user": 2})
+        [{'role': 'user', 'text': 'warm tents …'}]
+    """
+    if len(history) > latest + 2:
+        history = [history[0], {"role": "assistant", "text": "…"}, *history[-latest:]]
+    return [
+        {"role": turn["role"], "text": first_words(turn["text"], words.get(turn["role"], len(turn["text"])))}
+        for turn in history
+    ]
+
+
 class Renderer:
     """Renders chats to token ids with one tokenizer and its chat template.
 

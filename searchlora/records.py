@@ -1,7 +1,8 @@
-"""Plain data classes shared by all packages: records, documents, judgments, hits and dataset formats."""
+"""Plain data classes shared by all packages: records, documents, judgments, hits, evidence and dataset formats."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,67 @@ class Hit:
     document: str
     score: float
     fetched: Document | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class PassageSpan:
+    """A part of a passage.
+
+    Attributes:
+        passage: Number of the passage, from 1.
+        start, end: Of the part in the text of the passage, in characters.
+    """
+
+    passage: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A sentence of an answer, and what supports it.
+
+    Attributes:
+        sentence: Without citation marks.
+        citations: Numbers of the passages that it cites.
+        supported: Whether a passage that it cites supports it, or, without citations, any passage; None where there
+            is nothing to support.
+        spans: Where cited passages support it; none in a passage that does so by its title.
+        support: Whether the passage of each citation supports it by itself; None where there is nothing to support, or
+            no such passage.
+    """
+
+    sentence: str
+    citations: tuple[int, ...]
+    supported: bool | None
+    spans: tuple[PassageSpan, ...] = ()
+    support: tuple[bool | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class GradedTarget:
+    """Training target of a record whose completion is a grade.
+
+    Attributes:
+        group: Rows of one group, such as the passages of a query, are ranked against each other.
+        completions: The completion of each grade, shape (grades,).
+        grades: Value of each grade in ascending order.
+        shares: Share of the raters who gave each grade; the shares add up to 1.
+
+    Examples:
+        >>> GradedTarget("q1", ("0", "1", "3"), (0.0, 1.0, 3.0), (0.0, 0.5, 0.5)).expected
+        2.0
+    """
+
+    group: str
+    completions: tuple[str, ...]
+    grades: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    @property
+    def expected(self) -> float:
+        """The mean grade of the raters."""
+        return math.fsum(grade * share for grade, share in zip(self.grades, self.shares, strict=True))
 
 
 @dataclass(frozen=True)
@@ -171,7 +233,7 @@ class Format:
     graded_by: Any = None
 
     def __post_init__(self) -> None:
-        options = {name: Option(each) if isinstance(each, str) else each for name, each in (self.options or {}).items()}
+        options = {name: Option(o) if isinstance(o, str) else o for name, o in (self.options or {}).items()}
         object.__setattr__(self, "options", options)
 
 

@@ -10,11 +10,11 @@ threads that compute, and so every result, stays as it is. `benchmarks/busy_mach
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 #: Seconds between two looks at the CPU times.
@@ -28,8 +28,6 @@ BUSY, BUSY_SHARE = 0.2, 0.05
 CALM_LOOKS = 4
 
 _STAT = Path("/proc/stat")
-_lock = threading.Lock()
-_started = False
 
 
 def can_adapt(threads: int, cpus: int) -> bool:
@@ -44,56 +42,43 @@ def can_adapt(threads: int, cpus: int) -> bool:
     return sys.platform == "linux" and threads == cpus > 1 and busy_seconds() is not None
 
 
+@functools.cache
 def adapt_spinning() -> None:
     """Start the watching thread, once per process. PyTorch is imported and will compute with a thread for each CPU."""
-    global _started
-    with _lock:
-        if _started:
-            return
-        _started = True
-    threading.Thread(target=watch, args=(ExcessThreads().set,), name="searchlora-spinning", daemon=True).start()
+    threading.Thread(target=_watch, name="searchlora-spinning", daemon=True).start()
 
 
-def watch(
-    set_busy: Callable[[bool], None],
-    *,
-    all_seconds: Callable[[], float | None] | None = None,
-    own_seconds: Callable[[], float] = time.process_time,
-    clock: Callable[[], float] = time.monotonic,
-    looks: Iterable[object] | None = None,
-) -> None:
-    """Tell again and again whether other processes are busy.
+def _watch() -> None:
+    others, excess = OtherProcesses(len(os.sched_getaffinity(0))), ExcessThreads()
+    before = (time.monotonic(), busy_seconds(), time.process_time())
+    while before[1] is not None:
+        time.sleep(INTERVAL)
+        now = (time.monotonic(), busy_seconds(), time.process_time())
+        share = 0.0 if now[1] is None else (now[1] - before[1] - now[2] + before[2]) / max(now[0] - before[0], 1e-3)
+        excess.set(others.are_busy(share) and now[1] is not None)
+        before = now
+
+
+class OtherProcesses:
+    """Whether other processes are busy; they are until `CALM_LOOKS` looks have shown nothing.
 
     Args:
-        set_busy: Receives True when others become busy, and False when they have been idle for `CALM_LOOKS` looks.
-        all_seconds: CPU seconds of all processes; by default `busy_seconds`. None ends the watch.
-        own_seconds: CPU seconds of this process.
-        clock: Seconds that pass.
-        looks: One item per look; by default endless, `INTERVAL` seconds apart.
+        cpus: CPUs that this process may run on.
+
+    Examples:
+        >>> others = OtherProcesses(cpus=2)
+        >>> [others.are_busy(used) for used in (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)]
+        [False, True, True, True, True, True, True, False]
     """
-    read = all_seconds or busy_seconds
-    cpus = len(os.sched_getaffinity(0))
-    threshold = max(BUSY, BUSY_SHARE * cpus)
-    busy, calm = False, 0
-    before = (clock(), read(), own_seconds())
-    for _ in _intervals() if looks is None else looks:
-        now = (clock(), read(), own_seconds())
-        if now[1] is None or before[1] is None:
-            break
-        others = (now[1] - before[1] - now[2] + before[2]) / max(now[0] - before[0], 1e-3)
-        before = now
-        calm = 0 if others >= threshold else calm + 1
-        if busy != (calm == 0) and (calm == 0 or calm >= CALM_LOOKS):
-            busy = calm == 0
-            set_busy(busy)
-    if busy:
-        set_busy(False)
 
+    def __init__(self, cpus: int) -> None:
+        self._threshold = max(BUSY, BUSY_SHARE * cpus)
+        self._calm = CALM_LOOKS
 
-def _intervals() -> Iterable[None]:
-    while True:
-        time.sleep(INTERVAL)
-        yield
+    def are_busy(self, used: float) -> bool:
+        """Whether they are busy now; `used`: CPUs' worth of time that they took since the last look."""
+        self._calm = 0 if used >= self._threshold else self._calm + 1
+        return self._calm < CALM_LOOKS
 
 
 def busy_seconds(file: Path = _STAT) -> float | None:
@@ -123,14 +108,12 @@ class ExcessThreads:
 
     def set(self, wanted: bool) -> None:
         """Make or free the threads."""
-        if wanted == (self._end is not None):
-            return
-        if self._end is not None:
+        if wanted and self._end is None:
+            self._end = threading.Event()
+            threading.Thread(target=_hold_team, args=(self._end,), name="searchlora-excess", daemon=True).start()
+        elif self._end is not None and not wanted:
             self._end.set()
             self._end = None
-            return
-        self._end = threading.Event()
-        threading.Thread(target=_hold_team, args=(self._end,), name="searchlora-excess", daemon=True).start()
 
 
 def _hold_team(end: threading.Event) -> None:

@@ -14,7 +14,6 @@ import copy
 import importlib.util
 import inspect
 import json
-import math
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -28,10 +27,10 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
 from searchlora.files import json_object
-from searchlora.outputs import Evidence, InvalidOutput, OutputSpec
+from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.plugins import Plugin, installed_plugins
 from searchlora.recipe import read_recipe
-from searchlora.records import Format, Judgment, Options, Record, SearchContext
+from searchlora.records import Evidence, Format, GradedTarget, Judgment, Options, Record, SearchContext
 from searchlora.rewards import INVALID, RewardContext
 
 GROUP = "searchlora.tasks"
@@ -99,32 +98,6 @@ class EvaluationInput:
             for field in fields
         }
         return {field: rows for field, rows in values.items() if rows}
-
-
-@dataclass(frozen=True)
-class GradedTarget:
-    """Training target of a record whose completion is a grade.
-
-    Attributes:
-        group: Rows of one group, such as the passages of a query, are ranked against each other.
-        completions: The completion of each grade, shape (grades,).
-        grades: Value of each grade in ascending order.
-        shares: Share of the raters who gave each grade; the shares add up to 1.
-
-    Examples:
-        >>> GradedTarget("q1", ("0", "1", "3"), (0.0, 1.0, 3.0), (0.0, 0.5, 0.5)).expected
-        2.0
-    """
-
-    group: str
-    completions: tuple[str, ...]
-    grades: tuple[float, ...]
-    shares: tuple[float, ...]
-
-    @property
-    def expected(self) -> float:
-        """The mean grade of the raters."""
-        return math.fsum(grade * share for grade, share in zip(self.grades, self.shares, strict=True))
 
 
 class Task(ABC):

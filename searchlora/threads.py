@@ -153,38 +153,25 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         if not controllers:
-            mounts, read = ("sys/fs/cgroup", "sys/fs/cgroup/unified"), _quota_2
+            mounts = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
         elif "cpu" in controllers.split(","):
-            mounts, read = (f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu"), _quota_1
+            mounts = (f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu")
         else:
             continue
         parts = [part for part in group.split("/") if part not in ("", "..")]
         for mount in mounts:
             for depth in range(len(parts) + 1):
-                quota = read(Path(root, mount, *parts[:depth]))
-                quotas += [quota] if quota is not None else []
+                quotas += _quota(Path(root, mount, *parts[:depth]))
     return min(quotas, default=None)
 
 
-def _quota_2(folder: Path) -> float | None:
-    """The limit in `cpu.max`: "QUOTA PERIOD" or "max PERIOD", in microseconds."""
-    quota, _, period = _read(folder / "cpu.max").partition(" ")
-    return _ratio(quota, period)
-
-
-def _quota_1(folder: Path) -> float | None:
-    """The limit in `cpu.cfs_quota_us`, where -1 is none, and `cpu.cfs_period_us`."""
-    return _ratio(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return ""
-
-
-def _ratio(quota: str, period: str) -> float | None:
-    if not (quota.isdecimal() and period.isdecimal() and int(quota) and int(period)):
-        return None
-    return int(quota) / int(period)
+def _quota(folder: Path) -> list[float]:
+    """The limit of a control group, if it has one: quota and period in microseconds, "max" or -1 for no limit."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = map(int, " ".join((folder / name).read_text(encoding="ascii") for name in names).split())
+        except (OSError, ValueError):
+            continue
+        if quota > 0 and period > 0:
+            return [quota / period]
+    return []

@@ -110,7 +110,7 @@ def test_store_evaluate_and_promote_from_kept_outputs(core, old, cli, monkeypatc
     assert generated.code == 0, generated.err
     evaluated = core(*evaluation)
     assert "Outputs taken from" in evaluated
-    (old / "policy.yaml").write_text("measure: accuracy\ninvalid_rate: {at_most: 0.5}\n", encoding="utf-8")
+    (old / "policy.yaml").write_text("measure: accuracy\nmax_invalid_rate: 0.5\n", encoding="utf-8")
     promote = (
         *("promote", "old-intent@1", "--to", "production", "--policy", "policy.yaml", "--data", "datasets/intent"),
         *("--store", "store", "--out", "evaluations/intent"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from searchlora.errors import RenderError
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import resolve
-from searchlora.prompts import Renderer, input_text, messages
+from searchlora.prompts import Renderer, input_text, messages, truncated_history
 from searchlora.task import load_task
 from searchlora.testing import build_tiny_base
 
@@ -108,3 +108,19 @@ def test_a_continued_text_has_no_template_and_no_control_token(renderer):
     long = "word " * 10_000
     assert 50 < len(renderer.text_ids(long, limit=50)) < 5000  # it is not read to the end
     assert len(renderer.text_ids(long)) > 9000
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[number % 2], "text": text} for number, text in enumerate(texts)]
+
+
+def test_a_long_conversation_keeps_its_first_and_its_latest_turns():
+    words = {"user": 9, "assistant": 9}
+    assert truncated_history(turns(*"abcdef"), 4, words) == turns(*"abcdef")
+    shown = [turn["text"] for turn in truncated_history(turns(*"abcdefghij"), 4, words)]
+    assert shown == ["a", "…", *"ghij"]
+
+
+def test_only_turns_of_the_named_roles_are_truncated():
+    asked, answered = truncated_history(turns("one  two three", "one two three"), 2, {"assistant": 2})
+    assert (asked["text"], answered["text"]) == ("one two three", "one two …")

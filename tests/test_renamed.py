@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from searchlora.cli.renamed_options import RENAMED_OPTIONS, with_new_options
+from searchlora.cli.renamed_options import RENAMED_COMMANDS, RENAMED_OPTIONS, with_new_options
 from searchlora.errors import UsageError
 from searchlora.renamed import RenamedWarning, with_new_keys
 
@@ -37,6 +37,18 @@ def test_an_old_option_is_its_new_one(command, old, new):
     assert new in options and old not in options
     with pytest.warns(RenamedWarning, match=f"'{old}' is now '{new}'"):
         assert with_new_options([*command.split(), f"{old}=1"]) == [*command.split(), f"{new}=1"]
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_COMMANDS.items())
+def test_an_old_command_is_its_new_one(old, new):
+    from typer.main import get_command
+
+    from searchlora.cli.app import app
+
+    commands = get_command(app).commands
+    assert new in commands and old not in commands
+    with pytest.warns(RenamedWarning, match=f"'{old}' is now '{new}'"):
+        assert with_new_options([old, "--help"]) == [new, "--help"]
 
 
 def test_what_follows_a_double_dash_is_not_renamed():

@@ -9,63 +9,15 @@ import textwrap
 
 import pytest
 
-from searchlora.spinning import BUSY_SHARE, CALM_LOOKS, busy_seconds, can_adapt, watch
+from searchlora.spinning import BUSY_SHARE, OtherProcesses, busy_seconds, can_adapt
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP and /proc/stat are on Linux only")
 CPUS = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
-def told(others: list[float], own: float = 1.5) -> list[tuple[int, bool]]:
-    """What `watch` tells, and at which look, where others take so many CPUs' worth of time between two looks."""
-    look = [0]
-    sums = [0.0]
-    for value in others:
-        sums.append(sums[-1] + value + own)
-    found: list[tuple[int, bool]] = []
-
-    def looks():
-        for number in range(1, len(sums)):
-            look[0] = number
-            yield
-
-    watch(
-        lambda busy: found.append((look[0], busy)),
-        all_seconds=lambda: sums[look[0]],
-        own_seconds=lambda: look[0] * own,
-        clock=lambda: float(look[0]),
-        looks=looks(),
-    )
-    return found
-
-
-@linux
-def test_others_that_become_busy_are_told_at_once_and_their_end_after_some_looks():
-    calm = [0.0] * CALM_LOOKS
-    assert told([0.0, 0.05, 1.0, 1.0, *calm, 0.0]) == [(3, True), (4 + CALM_LOOKS, False)]
-
-
-@linux
-def test_others_that_come_and_go_stay_busy():
-    assert told([1.0, 0.0, 1.0, 0.0, 1.0, 0.0]) == [(1, True), (6, False)]  # the last at the end of the watch
-
-
-@linux
-def test_what_this_process_takes_is_not_counted():
-    assert told([0.0, 0.0, 0.0], own=CPUS) == []
-
-
-@linux
-def test_a_large_machine_has_small_processes_in_the_background(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    assert told([1.0, 64 * BUSY_SHARE + 0.1], own=60.0) == [(2, True), (2, False)]
-
-
-@linux
-def test_a_watch_ends_where_the_times_are_no_longer_known():
-    times = iter([1.0, 5.0, None, 9.0])
-    found: list[bool] = []
-    watch(found.append, all_seconds=lambda: next(times), own_seconds=lambda: 0.0, looks=range(9))
-    assert found == [True, False]
+def test_a_large_machine_has_small_processes_in_the_background():
+    others = OtherProcesses(cpus=64)
+    assert not others.are_busy(1.0) and others.are_busy(64 * BUSY_SHARE + 0.1)
 
 
 @linux

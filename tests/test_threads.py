@@ -147,7 +147,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="PyTorch comes with G
         (COMMAND, {"OMP_WAIT_POLICY": "ACTIVE"}, ["OMP_WAIT_POLICY = 'ACTIVE'"]),
         (COMMAND, {"OMP_NUM_THREADS": "1"}, ["GOMP_SPINCOUNT = '1000'", "OMP_NUM_THREADS = '1'"]),
         ("import searchlora.inference.local", {"OMP_NUM_THREADS": "1"}, ["GOMP_SPINCOUNT = '1000'"]),
-        ("import searchlora.training.cpu_fast_path", {"OMP_NUM_THREADS": "1"}, ["GOMP_SPINCOUNT = '1000'"]),
+        ("import searchlora.cpu.backend", {"OMP_NUM_THREADS": "1"}, ["GOMP_SPINCOUNT = '1000'"]),
     ],
 )
 def test_openmp_starts_with_the_choice(code, env, settings):

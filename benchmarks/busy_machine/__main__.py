@@ -140,15 +140,15 @@ def _training() -> Callable[[], None]:
 
     import torch
 
-    from searchlora.models.batch import collate, completion_log_probabilities
+    from searchlora.cpu import backend
+    from searchlora.models.batch import FAST_MODEL, collate, completion_log_probabilities
     from searchlora.prompts import Example
-    from searchlora.training.cpu_fast_path import enable_cpu_fast_path
 
     model = new_adapter(model, load_recipe({"method": "lora", "base": BASE})).train()
     trained = [each for each in model.parameters() if each.requires_grad]
     for each in trained:
         each.data = each.data.float()
-    enable_cpu_fast_path(model)
+    setattr(model, FAST_MODEL, backend.fused_model(model))
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     ids = torch.randint(
         100, 10_000, (TRAINED_ROWS, TRAINED_TOKENS), generator=torch.Generator().manual_seed(0)

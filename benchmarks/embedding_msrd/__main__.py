@@ -26,7 +26,7 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.evaluate import EvaluationResult, evaluate
-from searchlora.experiments.evaluation_run import BASE
+from searchlora.systems.system import BASE
 
 NAME, MEASURE = "embedding_msrd", "nDCG@10"
 HERE = Path(__file__).parent

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,20 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import write_json
-from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
+from searchlora.experiments.evaluate import encoder_data
+from searchlora.experiments.judge.judgments import load_judgments
 from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps
+from searchlora.records import Record
 from searchlora.retrieval.classifying import classify
 from searchlora.retrieval.encoder import Encoder
-from searchlora.task import EvaluationInput, load_encoder_task
+from searchlora.systems.encoder import EncoderData, EncoderSystem, RetrieverSystem
+from searchlora.systems.fixed import FixedResults
+from searchlora.systems.measure import run_system
+from searchlora.systems.measures import TaskMeasures
+from searchlora.systems.system import System
+from searchlora.task import load_encoder_task
 
 BM25, COMMONEST = "BM25", "commonest intent"
 ZERO, LORA, FULL = "zero-shot", "LoRA", "full fine-tuning"
@@ -58,63 +66,59 @@ def retrieval(folds: Sequence[Fold], cache: Path, steps: Steps, limit: int | Non
 
 
 def _measured(fold: Fold, cache: Path, steps: Steps, limit: int | None) -> dict[str, Evaluation]:
-    trial = _trial(fold, limit)
+    data, records, measures = _measured_on(fold, limit)
     runs = _known(cache, fold.key)
-    for system in (BM25, ZERO, FULL, LORA):
-        if system not in runs:
-            if system == BM25:
-                stage = bm25_stage(Bm25Settings(), trial.documents, steps("Indexing"))
-                found = trial.evaluate_retriever(BM25, stage.retriever)
+    for name in (BM25, ZERO, FULL, LORA):
+        if name not in runs:
+            if name == BM25:
+                stage = bm25_stage(Bm25Settings(), data.documents, steps("Indexing"))
+                system: System = RetrieverSystem(BM25, data.task, stage.retriever)
             else:
-                found = trial.evaluate_encoder(system, fold.encoder(system), steps(f"Searching: {system}"))
-            runs[system] = {
-                "run": {each["id"]: {hit.document: hit.score for hit in each["hits"]} for each in found.searches},
-                "costs": dict(found.evaluation.costs),
-            }
+                system = EncoderSystem(name, data, partial(fold.encoder, name))
+            outputs = system.run(records, steps(f"Searching: {name}"))
+            runs[name] = {"run": outputs.run, "costs": dict(outputs.costs)}
             write_json(cache, {"key": fold.key, "systems": runs})
-    return {
-        system: replace(
-            trial.task.evaluate(
-                EvaluationInput(trial.records, [None] * len(trial.records), each["run"], trial.qrels, trial.relevant)
-            ),
-            costs=each["costs"],
-        )
-        for system, each in runs.items()
-    }
+    systems = [FixedResults(name, records, run=each["run"], costs=each["costs"]) for name, each in runs.items()]
+    return {system.name: run_system(system, records, measures).evaluation for system in systems}
 
 
 def classes(fold: Fold, cache: Path, steps: Steps, limit: int | None) -> dict[str, dict[str, Evaluation]]:
     """Head -> system -> evaluation. Each encoder encodes the training and test texts once."""
-    trial = _trial(fold, limit)
-    known = trial.known[: limit and 20 * limit]
+    data, test, measures = _measured_on(fold, limit)
+    task, known = data.task, data.labelled[: limit and 20 * limit]
     predicted = _known(cache, fold.key)
     for system in (ZERO, FULL, LORA):
         if system not in predicted:
             encoder, step = fold.encoder(system), steps(f"Encoding: {system}")
             fitted, test_vectors = (
-                encoder.encode([trial.task.query(record) for record in records], batch_size=64, progress=step)
-                for records in (known, trial.records)
+                encoder.encode([task.query(record) for record in records], batch_size=64, progress=step)
+                for records in (known, test)
             )
-            labels = [str(trial.task.label(record)) for record in known]
+            labels = [str(task.label(record)) for record in known]
             predicted[system] = {head: classify(fitted, labels, test_vectors, head) for head in HEADS}  # type: ignore[arg-type]
             write_json(cache, {"key": fold.key, "systems": predicted})
-    commonest = next(iter(trial.task.baselines(trial.records, fold.dataset.folder).values()))
+    commonest = next(iter(task.baselines(test, fold.dataset.folder).values()))
     found: dict[str, dict[str, Evaluation]] = {}
     for head in HEADS:
-        found[head] = {COMMONEST: trial.task.evaluate(EvaluationInput(trial.records, commonest))}
-        for system in (ZERO, FULL, LORA):
-            found[head][system] = trial.task.evaluate(EvaluationInput(trial.records, predicted[system][head]))
+        outputs = {COMMONEST: commonest, **{system: predicted[system][head] for system in (ZERO, FULL, LORA)}}
+        found[head] = {
+            name: run_system(FixedResults(name, test, own), test, measures).evaluation for name, own in outputs.items()
+        }
     return found
 
 
-def _trial(fold: Fold, limit: int | None) -> EncoderEvaluationRun:
+def _measured_on(fold: Fold, limit: int | None) -> tuple[EncoderData, list[Record], TaskMeasures]:
+    """The documents or labelled rows, the test rows, and their measures."""
     dataset = fold.dataset
-    qrels = dataset.qrels() or {}
     task = load_encoder_task("embedding")
+    judgments = load_judgments(dataset, task, dataset.records("test"))
+    qrels = judgments.qrels or {}
     records = dataset.records("test")
     if task.label(records[0]) is None:
         records = [record for record in records if str(record["id"]) in qrels]
-    return encoder_evaluation_run(task, dataset, records[:limit], qrels, "centroid", dataset.records("train"))
+    records = records[:limit]
+    data = encoder_data(task, dataset, records, judgments, dataset.records("train"))
+    return data, records, TaskMeasures(task, qrels, dataset.relevant)
 
 
 def _merged(folds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:

@@ -12,13 +12,16 @@ from typing import Any
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import Comparison, compare
-from searchlora.experiments.evaluation_run import EvaluationRun, SystemResult
-from searchlora.experiments.output_cache import Model, OutputCache
+from searchlora.files.result_cache import ResultCache
+from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps
 from searchlora.records import Record
+from searchlora.systems.fixed import FixedResults
+from searchlora.systems.measure import SystemResult, run_system
+from searchlora.systems.measures import TaskMeasures
+from searchlora.systems.models import AdapterSystem, EngineSystem, ZeroShotSystem
 from searchlora.task import GenerationTask
 from searchlora.tasks.intent.baselines import LINEAR
 
@@ -37,25 +40,27 @@ def run_all(
         task: The task with the adapter's settings and without tuned values.
     """
     records = dataset.records("test")
-    max_tokens = int(stored.manifest.recipe["max_new_tokens"])
-    constrained = EvaluationRun(task, records, max_new_tokens=max_tokens)
-    free = replace(constrained, constrained=False)
+    measures, cache = TaskMeasures(task), ResultCache(keep / "results.sqlite")
     tuned = stored.manifest.tuned or _tuned(task, dataset, stored, engine, steps)
+    untuned = replace(stored, manifest=stored.manifest.model_copy(update={"tuned": None}))
+    engines = Engines(engine.store)
     systems = {
-        name: constrained.run_outputs(name, outputs)
+        name: run_system(FixedResults(name, records, outputs), records, measures)
         for name, outputs in task.baselines(records, dataset.folder).items()
     }
-    for model, trial in (
-        (Model(BASE, stored, bare=True), constrained),
-        (Model(BASE_FREE, stored, bare=True), free),
-        (Model(RAW, stored), constrained),
-        (Model(FREE, stored), free),
+    for system in (
+        ZeroShotSystem(stored, task, engines, name=BASE),
+        ZeroShotSystem(stored, task, engines, name=BASE_FREE, constrained=False),
+        AdapterSystem(untuned, task, engines, name=RAW),
+        AdapterSystem(untuned, task, engines, name=FREE, constrained=False),
     ):
-        systems[model.name] = _generated(model, trial, engine, keep, steps)
+        progress = steps(f"Answering: {system.name}")
+        systems[system.name] = run_system(system, records, measures, cache, progress)
     tuned_task = task.bound(task.settings, tuned)
     raw = systems[RAW]
     outputs = [tuned_task.apply_tuning(output, record) for output, record in zip(raw.outputs, records, strict=True)]
-    systems[ADAPTER] = constrained.run_outputs(ADAPTER, outputs, raw.evaluation.costs)
+    fixed = FixedResults(ADAPTER, records, outputs, costs=raw.evaluation.costs)
+    systems[ADAPTER] = run_system(fixed, records, measures)
     return systems, tuned
 
 
@@ -87,27 +92,13 @@ def calibrated(systems: Mapping[str, SystemResult]) -> Comparison:
     return compare(evaluations, candidate=ADAPTER, measures=(ERROR,))
 
 
-def _generated(model: Model, trial: EvaluationRun, engine: LocalEngine, keep: Path, steps: Steps) -> SystemResult:
-    cache = OutputCache(keep, trial)
-    known = cache.outputs(model, engine.engine_id)
-    if known is not None:
-        return trial.run_outputs(model.name, *known)
-    found = trial.run_model(model.name, engine, model.reference, steps(f"Answering: {model.name}"))
-    cache.save(model, engine.engine_id, found.outputs, found.evaluation.costs)
-    return found
-
-
 def _tuned(
     task: GenerationTask, dataset: Dataset, stored: StoredAdapter, engine: LocalEngine, steps: Steps
 ) -> Mapping[str, Any]:
     """Tune on validation rows, for an adapter stored without tuned values."""
-    progress = steps("Validation rows")
-    stage = AdapterStage(task, engine, stored.reference)
     records = dataset.records("validation")
-    outputs: list[Any] = []
-    for start in range(0, len(records), 128):
-        outputs += stage.ask(records[start : start + 128])
-        progress(len(outputs), len(records))
+    system = EngineSystem(RAW, task, engine, stored.reference)
+    outputs = system.run(records, steps("Validation rows")).outputs
     return task.tune(records, outputs)
 
 

@@ -75,7 +75,7 @@ def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path) -> None:
     for name, system in {"adapter": made.ADAPTER, "base": made.ZERO_SHOT_TUNED}.items():
         judged = made.labels(systems[system])
         write_qrels(RESULTS / f"{NAME}_{name}.txt", judged)
-        cards[name] = to_json(judge_card(test.qrels, judged, name=system, order=orders[system]))
+        cards[name] = to_json(judge_card(test.qrels, judged, name=system))
     design = {"trained_on": "DL 2020 and SQuAD", "validation_queries": VALIDATING, "most_of_a_grade_and_query": EACH}
     about = {
         "caption": "figures over all graded pairs and 95% interval by query; alpha and bias are over valid answers",

@@ -12,9 +12,9 @@ from typing import Any
 
 from benchmarks.judgment_trecdl19.answering import Answers
 from benchmarks.judgment_trecdl19.pools import BM25, SEED, Pair, Pool, training_set, validation_topics
+from benchmarks.statistics.system_order.correlation import SystemOrder, order_of_runs
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
-from searchlora.eval.judge.system_order import SystemOrder, order_of_runs
 from searchlora.eval.trec import Qrels, Run
 from searchlora.files import atomic_text
 from searchlora.outputs import Grade

@@ -29,8 +29,8 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.eval.comparison import Comparison, compare
-from searchlora.experiments.evaluation_run import BASE as ZERO_SHOT
 from searchlora.experiments.sweep import SweepResult, sweep, train_trials
+from searchlora.systems.system import BASE as ZERO_SHOT
 
 NAME = "lora_claims"
 HERE = Path(__file__).parent

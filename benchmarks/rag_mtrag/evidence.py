@@ -32,9 +32,9 @@ from benchmarks.common import header, real_data, save
 from benchmarks.rag_mtrag.data import SEED, MtRag
 from searchlora.cli.terminal import print_comparison
 from searchlora.data.formats import squad
-from searchlora.eval.aggregate import cohen_kappa
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.grade_measures import KAPPA, grade_measures
 from searchlora.eval.tables import to_json
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.records import SourceRow
@@ -178,10 +178,9 @@ def _evaluation(cases: Sequence[Case], scores: Mapping[str, float], threshold: f
         headline="accuracy",
         values={"accuracy": {case.id: float(predicted[case.id] == case.supported) for case in cases}},
         aggregates={
-            "kappa": cohen_kappa(
+            "kappa": grade_measures((0, 1), 1)[KAPPA].aggregate(
                 {case.id: int(case.supported) for case in cases},
-                {id_: int(each) for id_, each in predicted.items()},
-                (0, 1),
+                {id_: int(value) for id_, value in predicted.items()},
             )
         },
         clusters={case.id: case.group for case in cases},

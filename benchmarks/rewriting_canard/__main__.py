@@ -11,7 +11,7 @@ that stand alone, asked after another topic, are among them (`switches`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.comparison import Comparison, compare
-from searchlora.experiments.evaluation_run import BASE, EvaluationRun, SystemResult, retrieval_stage
 from searchlora.experiments.improve.command import improve_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
@@ -33,6 +32,11 @@ from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.records import Document, Record, RejectedRow
+from searchlora.systems.fixed import FixedResults
+from searchlora.systems.measure import SystemResult, run_system
+from searchlora.systems.measures import TaskMeasures, retrieval_stage
+from searchlora.systems.models import EngineSystem
+from searchlora.systems.system import BASE
 from searchlora.task import load_prompted_task
 from searchlora.tasks.rewriting.baselines import baseline_outputs, first_and
 
@@ -78,10 +82,8 @@ def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps:
     task = load_prompted_task("rewriting")
     qrels = dataset.qrels() or {}
     records = [record for record in dataset.records("test") if record["turn"] > 1 and record["id"] in qrels]
-    trial = EvaluationRun(
-        task, records, retrieval_stage(task, dataset), qrels, max_new_tokens=stored.manifest.recipe["max_new_tokens"]
-    )
-    systems = run_all(trial, engine, stored.reference, lambda record: str(record["id"]).rpartition("_q")[0], steps)
+    measures = TaskMeasures(task, qrels, retrieve=retrieval_stage(task, dataset))
+    systems = run_all(measures, records, engine, stored, lambda record: str(record["id"]).rpartition("_q")[0], steps)
     comparison = compared(systems)
     save(
         "rewriting_canard",
@@ -113,14 +115,9 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
         {"id": row["id"], "group": row["history"][0]["text"], "query": row["query"], "history": row["history"]}
         for row in questions
     ]
-    trial = EvaluationRun(
-        load_prompted_task("rewriting"),
-        records,
-        bm25_stage(Bm25Settings(), list(passages.values())),
-        qrels,
-        max_new_tokens=stored.manifest.recipe["max_new_tokens"],
-    )
-    systems = run_all(trial, engine, stored.reference, lambda record: str(record["group"]), steps)
+    retrieve = bm25_stage(Bm25Settings(), list(passages.values()))
+    measures = TaskMeasures(load_prompted_task("rewriting"), qrels, retrieve=retrieve)
+    systems = run_all(measures, records, engine, stored, lambda record: str(record["group"]), steps)
     comparison = compared(systems)
     about = {"test_questions": len(records), "passages": len(passages), **_about(stored, systems)}
     save("rewriting_mtrag", comparison, about, module="rewriting_canard")
@@ -142,19 +139,32 @@ def _about(stored: StoredAdapter, systems: dict[str, SystemResult]) -> dict[str,
 
 
 def run_all(
-    trial: EvaluationRun, engine: LocalEngine, adapter: str, dialogue: Callable[[Record], str], steps: Steps
+    measures: TaskMeasures,
+    records: Sequence[Record],
+    engine: LocalEngine,
+    stored: StoredAdapter,
+    dialogue: Callable[[Record], str],
+    steps: Steps,
 ) -> dict[str, SystemResult]:
     """The result of every system in the order of the table; the human rewrite only if the records have one."""
-    baselines = baseline_outputs(trial.records)
-    systems = {_NAMES[name]: trial.run_outputs(name, outputs) for name, outputs in baselines.items()}
+
+    def fixed(name: str, outputs: Sequence[Any]) -> SystemResult:
+        return run_system(FixedResults(name, records, outputs), records, measures)
+
+    def generated(name: str, adapter: str | None) -> SystemResult:
+        limit = stored.manifest.recipe["max_new_tokens"]
+        system = EngineSystem(name, measures.task, engine, adapter, max_new_tokens=limit)
+        return run_system(system, records, measures, progress=steps(name))
+
+    systems = {_NAMES[name]: fixed(_NAMES[name], outputs) for name, outputs in baseline_outputs(records).items()}
     human = systems.pop(HUMAN, None)
-    systems[BASE] = trial.run_model(BASE, engine, None, steps("Base zero-shot"))
-    systems[ADAPTER] = trial.run_model(ADAPTER, engine, adapter, steps("Adapter"))
-    systems[FUSED] = trial.run_outputs(FUSED, _with_first(trial, systems[ADAPTER].outputs))
+    systems[BASE] = generated(BASE, None)
+    systems[ADAPTER] = generated(ADAPTER, stored.reference)
+    systems[FUSED] = fixed(FUSED, _with_first(records, systems[ADAPTER].outputs))
     if human is not None:
         systems[HUMAN] = human
-        systems[HUMAN_FUSED] = trial.run_outputs(HUMAN_FUSED, _with_first(trial, human.outputs))
-    clusters = {str(record["id"]): dialogue(record) for record in trial.records}
+        systems[HUMAN_FUSED] = fixed(HUMAN_FUSED, _with_first(records, human.outputs))
+    clusters = {str(record["id"]): dialogue(record) for record in records}
     return {
         name: replace(system, evaluation=replace(system.evaluation, clusters=clusters))
         for name, system in systems.items()
@@ -178,11 +188,11 @@ def compared(systems: Mapping[str, SystemResult]) -> Comparison:
     return compare(evaluations, candidate=ADAPTER, baseline=HUMAN if HUMAN in systems else None)
 
 
-def _with_first(trial: EvaluationRun, outputs: list[Any]) -> list[str]:
+def _with_first(records: Sequence[Record], outputs: Sequence[Any]) -> list[str]:
     """First question of the conversation + rewrite as one query; for an invalid rewrite, the question itself."""
     return [
         first_and(record, record["query"] if isinstance(output, InvalidOutput) else output)
-        for record, output in zip(trial.records, outputs, strict=True)
+        for record, output in zip(records, outputs, strict=True)
     ]
 
 

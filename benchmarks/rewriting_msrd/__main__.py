@@ -23,12 +23,16 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.eval.comparison import Comparison, compare
-from searchlora.experiments.evaluation_run import BASE, EvaluationRun, SystemResult
 from searchlora.experiments.improve.command import improve_or_reuse, retrieve_stage
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
 from searchlora.rewards import RewardContext
+from searchlora.systems.fixed import FixedResults
+from searchlora.systems.measure import SystemResult, run_system
+from searchlora.systems.measures import TaskMeasures
+from searchlora.systems.models import EngineSystem
+from searchlora.systems.system import BASE
 from searchlora.task import UNCHANGED, load_prompted_task
 
 NAME = "msrd-rewriter"
@@ -53,18 +57,22 @@ def main() -> None:
         words = listed_words(dataset, bm25.retriever.search)
         task = load_prompted_task("rewriting").bound(dataset.settings)
         limit = int(stored.manifest.recipe["max_new_tokens"])
-        trial = EvaluationRun(task, records, bm25, dataset.qrels(), max_new_tokens=limit)
         engine = LocalEngine(stored.manifest.base.resolve(), store)
-        systems = {
-            RAW: trial.run_outputs(RAW, [record["query"] for record in records]),
-            WORDS: trial.run_outputs(WORDS, [without(record["query"], words) for record in records]),
-            BASE: trial.run_model(BASE, engine, None, steps("Base zero-shot")),
-            ADAPTER: trial.run_model(ADAPTER, engine, stored.reference, steps("Adapter")),
+        systems = [
+            FixedResults(RAW, records, [record["query"] for record in records]),
+            FixedResults(WORDS, records, [without(record["query"], words) for record in records]),
+            EngineSystem(BASE, task, engine, max_new_tokens=limit),
+            EngineSystem(ADAPTER, task, engine, stored.reference, max_new_tokens=limit),
+        ]
+        measures = TaskMeasures(task, dataset.qrels(), retrieve=bm25)
+        results = {each.name: run_system(each, records, measures, progress=steps(each.name)) for each in systems}
+        about = _about(stored, records, results, words)
+        _report("rewriting_msrd", results, about)
+        hybrid = replace(measures, retrieve=retrieve_stage("hybrid", documents, store, steps))
+        again = {
+            name: run_system(FixedResults(name, records, result.outputs), records, hybrid)
+            for name, result in results.items()
         }
-        about = _about(stored, records, systems, words)
-        _report("rewriting_msrd", systems, about)
-        hybrid = replace(trial, retrieve=retrieve_stage("hybrid", documents, store, steps))
-        again = {name: hybrid.run_outputs(name, system.outputs) for name, system in systems.items()}
         _report("rewriting_msrd_hybrid", again, about)
 
 

@@ -13,10 +13,10 @@ from typing import Any
 from searchlora.data.collection import Corpus
 from searchlora.eval.trec import Qrels, read_run, write_run
 from searchlora.experiments.ablate import Ablation
-from searchlora.experiments.experiment import compare_runs
 from searchlora.experiments.result_files import file_name
 from searchlora.experiments.spec import Source
-from searchlora.experiments.systems import SystemRun
+from searchlora.systems.fixed import FixedResults
+from searchlora.systems.measure import measure
 
 SEED = 13
 
@@ -104,17 +104,26 @@ def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablati
         for fold, ablation in zip(test.folds, ablations, strict=True)
     ]
     names = [name for name in named[0] if all(name in each for each in named)]
-    runs = {
-        name: _merged_run(
-            [each.experimented.runs[of_fold[name].name] for each, of_fold in zip(ablations, named, strict=True)],
-            folder / f"{file_name(name)}.trec",
-        )
-        for name in names
-    }
-    topics = {topic: fields for each in ablations for topic, fields in each.experimented.topics.items()}
-    qrels = {topic: grades for each in ablations for topic, grades in each.experimented.qrels.items()}
-    systems = {name: first.experimented.spec.systems[named[0][name].name] for name in names}
-    spec = first.experimented.spec.model_copy(update={"systems": systems})
+    experiments = [ablation.experimented for ablation in ablations]
+    runs, systems = {}, []
+    fields = {topic: values for result in experiments for topic, values in result.topics.fields.items()}
+    rows = [{"id": topic, **values} for topic, values in fields.items()]
+    for name in names:
+        of_folds = [fold[name].name for fold in named]
+        run: dict[str, Mapping[str, float]] = {}
+        invalid: dict[str, str] = {}
+        for result, own in zip(experiments, of_folds, strict=True):
+            run.update(read_run(result.runs[own].path))
+            invalid.update(result.systems[own].raw.invalid or {})
+        runs[name] = Source(path=folder / f"{file_name(name)}.trec", format="trec")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_run(runs[name].path, run, file_name(name))
+        systems.append(FixedResults(name, rows, run=run, invalid=invalid))
+    qrels = {topic: grades for result in experiments for topic, grades in result.topics.qrels.items()}
+    settings = {name: first.experimented.spec.systems[named[0][name].name] for name in names}
+    spec = first.experimented.spec.model_copy(update={"systems": settings})
+    topics = replace(first.experimented.topics, spec=spec, fields=fields, qrels=qrels)
+    measurement = measure(systems, rows, topics.measures(), candidate=spec.candidate, baseline=spec.baseline)
     rename = test.folds[0].without_number
     return Ablation(
         slots=tuple(
@@ -127,10 +136,10 @@ def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablati
         experimented=replace(
             first.experimented,
             spec=spec,
-            comparison=compare_runs(spec, topics, qrels, runs),
+            comparison=measurement.comparison,
             topics=topics,
-            qrels=qrels,
             runs=runs,
+            systems=measurement.results,
         ),
         interactions=(),
         costs=_mean_costs(test, ablations, names),
@@ -142,17 +151,6 @@ def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablati
     )
 
 
-def _merged_run(runs: Sequence[SystemRun], path: Path) -> SystemRun:
-    """The runs of a variant in all folds as one."""
-    whole: dict[str, Mapping[str, float]] = {}
-    for run in runs:
-        whole.update(read_run(run.source.path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_run(path, whole, path.stem)
-    invalid = {topic: why for run in runs for topic, why in (run.invalid or {}).items()}
-    return SystemRun(Source(path=path, format="trec"), None, {}, invalid)
-
-
 def _mean_costs(test: TestSet, ablations: Sequence[Ablation], names: Sequence[str]) -> Costs:
     """Costs per topic over all folds; those that a fold did not measure are left out."""
     parts: list[tuple[int, Costs]] = []
@@ -161,7 +159,7 @@ def _mean_costs(test: TestSet, ablations: Sequence[Ablation], names: Sequence[st
             fold.without_number(variant): {fold.without_number(slot): costs for slot, costs in of_variant.items()}
             for variant, of_variant in ablation.costs.items()
         }
-        parts.append((len(ablation.experimented.qrels), renamed))
+        parts.append((len(ablation.experimented.topics.qrels), renamed))
     total = sum(count for count, _ in parts)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in names:

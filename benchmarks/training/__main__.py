@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, WORK, save_figures, speed_ratio, speed_row
+from searchlora.cpu.prefix_tree import prefix_tree
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.eval.formatting import markdown_table
@@ -36,7 +37,6 @@ from searchlora.records import Record
 from searchlora.shop import make_shop
 from searchlora.task import load_prompted_task
 from searchlora.training.metrics import read_metrics
-from searchlora.training.prefix_tree import prefix_tree
 from searchlora.training.rows import LengthGroupedBatches
 from searchlora.training.sft import train_adapter
 

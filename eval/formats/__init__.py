@@ -1,7 +1,7 @@
 """Runs, qrels and topics in public file formats, for reading and writing.
 
-One module describes one family of formats: `trec`, `beir`, `json_files` (jsonl, ranx), `tables` (csv, parquet),
-`workbenches` (quepid, opensearch). The rest of the project calls the functions of `read_write`.
+One module describes one format or family: `trec`, `beir`, `records` (jsonl, parquet, csv), `ranx`, `quepid` and
+`opensearch`. The rest of the project calls the functions of `read_write`.
 """
 
 from searchlora.eval.formats.base import Topics

@@ -21,7 +21,7 @@ Topics: TypeAlias = Mapping[str, Mapping[str, str | float]]
 Kind: TypeAlias = Literal["qrels", "run", "topics"]
 
 
-class Row(NamedTuple):
+class TripleRow(NamedTuple):
     """A judgment or a ranked document as read, not yet validated; `where` is the file and the place in it."""
 
     where: str
@@ -57,7 +57,7 @@ class Form:
 class QrelsForm(Form):
     """Judgments. `by_query`: the file identifies a topic by the text of its query, not by an id."""
 
-    rows: Callable[[Path], Iterator[Row]]
+    rows: Callable[[Path], Iterator[TripleRow]]
     write: Callable[[Path, Qrels], None]
     by_query: bool = False
 

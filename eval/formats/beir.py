@@ -16,10 +16,10 @@ from searchlora.errors import DataError
 from searchlora.eval.formats.base import (
     Format,
     QrelsForm,
-    Row,
     TopicRow,
     Topics,
     TopicsForm,
+    TripleRow,
     has_keys,
     json_rows,
     table_rows,
@@ -32,9 +32,9 @@ _COLUMNS = ("query-id", "corpus-id", "score")
 _CLASH = "metadata.query"
 
 
-def _qrels_rows(path: Path) -> Iterator[Row]:
+def _qrels_rows(path: Path) -> Iterator[TripleRow]:
     for where, row in table_rows(qrels_file(path), "\t", _COLUMNS):
-        yield Row(where, *(row[column] for column in _COLUMNS))
+        yield TripleRow(where, *(row[column] for column in _COLUMNS))
 
 
 def qrels_file(path: Path) -> Path:

@@ -8,12 +8,12 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats.base import Row, TopicRow, Topics
+from searchlora.eval.formats.base import TopicRow, Topics, TripleRow
 from searchlora.eval.trec import Qrels, check_grade, whole_number
 
 
 def collect_qrels(
-    rows: Iterable[Row], thresholds: Sequence[float] | None, topic_ids: Mapping[str, str] | None = None
+    rows: Iterable[TripleRow], thresholds: Sequence[float] | None, topic_ids: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, int]]:
     """Judgments as topic -> document -> grade.
 
@@ -42,7 +42,7 @@ def collect_qrels(
     return qrels
 
 
-def collect_run(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+def collect_run(rows: Iterable[TripleRow]) -> dict[str, dict[str, float]]:
     """Ranked documents as topic -> document -> score.
 
     Raises:

@@ -6,15 +6,17 @@ import math
 import operator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats.base import Form, Format, Kind, Topics
+from searchlora.eval.formats.base import Form, Format, Kind, QrelsForm, RunForm, Topics, TopicsForm
 from searchlora.eval.formats.beir import BEIR
 from searchlora.eval.formats.checks import collect_qrels, collect_topics, ids_of_queries, topic_fields, with_queries
-from searchlora.eval.formats.json_files import JSONL, RANX
-from searchlora.eval.formats.tables import CSV, PARQUET
+from searchlora.eval.formats.opensearch import OPENSEARCH
+from searchlora.eval.formats.quepid import QUEPID
+from searchlora.eval.formats.ranx import RANX
+from searchlora.eval.formats.records import CSV, JSONL, PARQUET
 from searchlora.eval.formats.trec import TREC
-from searchlora.eval.formats.workbenches import OPENSEARCH, QUEPID
 from searchlora.eval.trec import Qrels, Run
 from searchlora.files import read_head
 from searchlora.files.text import suffix_of
@@ -59,8 +61,7 @@ def read_qrels(
         {'q1': {'d7': 3, 'd9': 0}}
     """
     path = Path(path)
-    form = _format_to_read(path, format, "qrels").qrels
-    assert form is not None
+    form = cast(QrelsForm, _form_to_read(path, format, "qrels"))
     ids = ids_of_queries(topics) if topics is not None and form.by_query else None
     qrels = collect_qrels(form.rows(path), thresholds, ids)
     if not qrels:
@@ -80,8 +81,7 @@ def read_run(path: str | Path, format: str | None = None) -> dict[str, dict[str,
         UsageError: for an unknown format, or one that has no runs.
     """
     path = Path(path)
-    form = _format_to_read(path, format, "run").run
-    assert form is not None
+    form = cast(RunForm, _form_to_read(path, format, "run"))
     return form.read(path)
 
 
@@ -98,8 +98,7 @@ def read_topics(path: str | Path, format: str | None = None) -> dict[str, dict[s
         UsageError: for an unknown format, or one that has no topics.
     """
     path = Path(path)
-    form = _format_to_read(path, format, "topics").topics
-    assert form is not None
+    form = cast(TopicsForm, _form_to_read(path, format, "topics"))
     topics = collect_topics(form.rows(path))
     if not topics:
         raise DataError("holds no topic", where=str(path), fix=f"The format is: {form.shape}.")
@@ -119,8 +118,7 @@ def write_qrels(path: str | Path, qrels: Qrels, format: str | None = None, *, to
         UsageError: for an unknown format, or a suffix that implies none.
     """
     path = Path(path)
-    form = _format_to_write(path, format, "qrels").qrels
-    assert form is not None
+    form = cast(QrelsForm, _form_to_write(path, format, "qrels"))
     if topics is not None and form.by_query:
         qrels = with_queries(qrels, topics)
     # Plain ints, whatever kind of integer is given.
@@ -146,8 +144,7 @@ def write_run(path: str | Path, run: Run, tag: str, format: str | None = None) -
         UsageError: for an unknown format, one that has no runs, or a suffix that implies none.
     """
     path = Path(path)
-    form = _format_to_write(path, format, "run").run
-    assert form is not None
+    form = cast(RunForm, _form_to_write(path, format, "run"))
     checked = {
         _id(topic): {_id(document): _finite(score, topic, document) for document, score in scores.items()}
         for topic, scores in run.items()
@@ -167,8 +164,7 @@ def write_topics(path: str | Path, topics: Topics, format: str | None = None) ->
         UsageError: for an unknown format, one that has no topics, or a suffix that implies none.
     """
     path = Path(path)
-    form = _format_to_write(path, format, "topics").topics
-    assert form is not None
+    form = cast(TopicsForm, _form_to_write(path, format, "topics"))
     for topic, fields in topics.items():
         if "id" in fields:
             raise DataError("a topic has no field 'id' beside its id", where=f"topic {topic}")
@@ -227,12 +223,12 @@ def _named(name: str, kind: Kind) -> Format:
     return FORMATS[name]
 
 
-def _format_to_read(path: Path, name: str | None, kind: Kind) -> Format:
-    return format_of_file(path, kind) if name is None else _named(name, kind)
+def _form_to_read(path: Path, name: str | None, kind: Kind) -> Form:
+    return _forms(kind)[(format_of_file(path, kind) if name is None else _named(name, kind)).name]
 
 
-def _format_to_write(path: Path, name: str | None, kind: Kind) -> Format:
-    return format_for_name(path, kind) if name is None else _named(name, kind)
+def _form_to_write(path: Path, name: str | None, kind: Kind) -> Form:
+    return _forms(kind)[(format_for_name(path, kind) if name is None else _named(name, kind)).name]
 
 
 def _plural(kind: Kind) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.formats.base import Format, QrelsForm, Row, RunForm, TopicRow, Topics, TopicsForm
-from searchlora.eval.formats.tables import TOPIC_COLUMNS, topic_table
+from searchlora.eval.formats.base import Format, QrelsForm, RunForm, TopicRow, Topics, TopicsForm, TripleRow
+from searchlora.eval.formats.records import TOPIC_COLUMNS, topic_table
 from searchlora.eval.trec import QRELS_LINE, RUN_LINE, read_run, split_line, write_qrels, write_run
 from searchlora.files import Head, atomic_text, numbered_lines, open_text
 
@@ -27,11 +27,11 @@ _LABEL = re.compile(r"(Number|Topic|Description|Narrative|Domain|Summary)\s*:")
 _FIELDS = {"num": "id", "title": "query", "desc": "description", "narr": "narrative"}
 
 
-def _qrels_rows(path: Path) -> Iterator[Row]:
+def _qrels_rows(path: Path) -> Iterator[TripleRow]:
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         topic, _, document, grade = split_line(line, QRELS_LINE, where)
-        yield Row(where, topic, document, grade)
+        yield TripleRow(where, topic, document, grade)
 
 
 def _topic_rows(path: Path) -> Iterator[TopicRow]:

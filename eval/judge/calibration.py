@@ -5,22 +5,20 @@
 * **isotonic**: isotonic regression (Barlow and others, Statistical Inference under Order Restrictions, 1972; by
   scikit-learn) of the human grade on the judge's grade or on its expected grade.
 
-The effect is measured by cross-validation over queries. A calibrated grade is a mean, so it reduces bias and squared
-error. It can increase the absolute error, and does for good judges: `Calibration.errors` reports both.
+A calibrated grade is a mean, so it reduces bias and squared error. It can increase the absolute error, and does for
+good judges.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.intervals import bootstrap_intervals
 from searchlora.eval.trec import Qrels, Run
 
 Method = Literal["shift", "isotonic"]
@@ -31,37 +29,6 @@ MINIMUM_QUERIES = 5
 
 #: Number of pseudo-labels that agree with the judge, in `shift`.
 WEIGHT = 5.0
-
-_FOLDS = 10
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over labels and its 95% interval by query."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Cross-validated errors of a grade with respect to the human grade.
-
-    Attributes:
-        of: `judge` (uncalibrated), `expected` (calibrated) or `grade` (calibrated and rounded to the scale).
-        mae: Mean absolute error.
-        mse: Mean squared error.
-        bias: Mean of grade minus human grade; positive is lenient.
-        mae_change, mse_change: Paired difference of the error to that of `judge`; negative is an improvement.
-    """
-
-    of: str
-    mae: Figure
-    mse: Figure
-    bias: Figure
-    mae_change: Figure
-    mse_change: Figure
 
 
 @dataclass(frozen=True)
@@ -75,7 +42,6 @@ class Calibration:
         n: Number of human labels in the fit.
         queries: Number of their queries.
         invalid: Number of labels left out because the judge's value is not on the scale.
-        errors: Cross-validated errors of judge, expected and grade.
     """
 
     method: Method
@@ -84,7 +50,6 @@ class Calibration:
     n: int
     queries: int
     invalid: int
-    errors: tuple[Errors, ...]
 
     def expected(self, grade: float) -> float:
         """The expected human grade for a judge's grade.
@@ -100,35 +65,14 @@ class Calibration:
         """`expected`, rounded to the nearest grade of the scale; halves round up."""
         return _rounded(self.expected(grade), self.scale)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
-        """Inverse of `to_json`. Raises `DataError` for malformed values."""
-        try:
-            return cls(
-                method=values["method"],
-                scale=tuple(values["scale"]),
-                points=tuple((float(value), float(expected)) for value, expected in values["points"]),
-                n=values["n"],
-                queries=values["queries"],
-                invalid=values["invalid"],
-                errors=tuple(_read_errors(each) for each in values["errors"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"is not a calibration ({error})", fix="Fit it again.") from None
-
-
-def fit_shift(human: Qrels, judged: Run, *, scale: Sequence[int], seed: int = 0) -> Calibration:
+def fit_shift(human: Qrels, judged: Run, *, scale: Sequence[int]) -> Calibration:
     """Fit a shift per grade on the pairs labelled by both.
 
     Args:
         human: Query -> document -> human grade.
         judged: Query -> document -> judge's grade. Pairs whose grade is not on the scale are left out and counted.
         scale: The grades of the scale.
-        seed: Random seed of the folds and the bootstrap.
 
     Raises:
         DataError: when a human grade is not on the scale.
@@ -141,42 +85,22 @@ def fit_shift(human: Qrels, judged: Run, *, scale: Sequence[int], seed: int = 0)
         >>> [round(calibration.expected(grade), 2) for grade in (0, 1, 2)]
         [0.0, 0.17, 1.56]
     """
-    return _fit("shift", human, judged, scale, seed)
+    return _fit("shift", human, judged, scale)
 
 
-def fit_isotonic(human: Qrels, judged: Run, *, scale: Sequence[int], seed: int = 0) -> Calibration:
+def fit_isotonic(human: Qrels, judged: Run, *, scale: Sequence[int]) -> Calibration:
     """Fit an isotonic regression on the pairs labelled by both; arguments and errors as `fit_shift`.
 
     Args:
-        judged: Query -> document -> judge's grade, or its expected grade (`expected_grades`), within the scale's range.
+        judged: Query -> document -> judge's grade, or its expected grade, within the scale's range.
     """
-    return _fit("isotonic", human, judged, scale, seed)
-
-
-def expected_grades(probabilities: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, dict[str, float]]:
-    """The expected grade of each pair: query -> document -> grade -> probability, to query -> document -> mean grade.
-
-    Raises:
-        DataError: when the probabilities of a pair are not between 0 and 1 or do not sum to 1.
-
-    Examples:
-        >>> expected_grades({"q1": {"d1": {0: 0.25, 1: 0.5, 3: 0.25}}})
-        {'q1': {'d1': 1.25}}
-    """
-    means: dict[str, dict[str, float]] = {}
-    for query, row in probabilities.items():
-        for document, chances in row.items():
-            total = math.fsum(chances.values())
-            if not (abs(total - 1) < 1e-4 and min(chances.values()) >= 0):
-                raise DataError(f"the probabilities sum to {total}", where=f"query {query}, document {document}")
-            means.setdefault(query, {})[document] = math.fsum(g * p for g, p in chances.items()) / total
-    return means
+    return _fit("isotonic", human, judged, scale)
 
 
 _Points = tuple[tuple[float, float], ...]
 
 
-def _fit(method: Method, human: Qrels, judged: Run, scale: Sequence[int], seed: int) -> Calibration:
+def _fit(method: Method, human: Qrels, judged: Run, scale: Sequence[int]) -> Calibration:
     grades = tuple(sorted(set(scale)))
     judge_values, human_values, queries, invalid = _pairs(method, human, judged, grades)
     n_queries = len(set(queries))
@@ -193,7 +117,6 @@ def _fit(method: Method, human: Qrels, judged: Run, scale: Sequence[int], seed: 
         n=len(human_values),
         queries=n_queries,
         invalid=invalid,
-        errors=_validated(fit, judge_values, human_values, queries, grades, seed),
     )
 
 
@@ -248,47 +171,6 @@ def _applied(points: _Points, value: float) -> float:
 
 def _rounded(value: float, scale: tuple[int, ...]) -> int:
     return min(scale, key=lambda grade: (abs(grade - value), -grade))
-
-
-def _validated(
-    fit: Callable[[NDArray[np.float64], NDArray[np.float64], tuple[int, ...]], _Points],
-    judge_values: NDArray[np.float64],
-    human_values: NDArray[np.float64],
-    queries: list[str],
-    scale: tuple[int, ...],
-    seed: int,
-) -> tuple[Errors, ...]:
-    names = np.random.default_rng(seed).permutation(sorted(set(queries)))
-    fold_of = {str(name): position % _FOLDS for position, name in enumerate(names)}
-    folds = np.array([fold_of[query] for query in queries])
-    expected = np.empty(len(judge_values))
-    for fold in set(folds.tolist()):
-        training = folds != fold
-        points = fit(judge_values[training], human_values[training], scale)
-        expected[~training] = [_applied(points, value) for value in judge_values[~training]]
-    rounded = np.array([_rounded(value, scale) for value in expected])
-    return tuple(
-        _errors(name, values - human_values, judge_values - human_values, queries, seed)
-        for name, values in (("judge", judge_values), ("expected", expected), ("grade", rounded))
-    )
-
-
-def _errors(
-    name: str, errors: NDArray[np.float64], judge_errors: NDArray[np.float64], queries: list[str], seed: int
-) -> Errors:
-    absolute, squared = np.abs(errors), errors**2
-    changes = (absolute - np.abs(judge_errors), squared - judge_errors**2)
-    columns = np.stack([absolute, squared, errors, *changes], axis=1)
-    bounds = bootstrap_intervals(columns, queries, seed=seed)
-    figures = (
-        Figure(float(value), float(low), float(high))
-        for value, (low, high) in zip(columns.mean(axis=0), bounds, strict=True)
-    )
-    return Errors(name, *figures)
-
-
-def _read_errors(values: Mapping[str, Any]) -> Errors:
-    return Errors(values["of"], **{name: Figure(**figure) for name, figure in values.items() if name != "of"})
 
 
 def _named(scale: tuple[int, ...]) -> str:

@@ -10,30 +10,17 @@ bias, which are undefined for an answer without a grade, are over the valid answ
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from searchlora.eval.formatting import figure, markdown_table, markdown_text, p_value, to_plain
-from searchlora.eval.judge.agreement import confusion, disagreement, kappa
-from searchlora.eval.judge.comparison import JudgeComparison
+from searchlora.eval.agreement import confusion, disagreement, kappa
+from searchlora.eval.formatting import to_plain
+from searchlora.eval.grade_measures import GradeMeasure, grade_measures, invalid_rate, measures_of_grade
 from searchlora.eval.judge.labels import Labels, Paired, check_grades, common_pairs, pair, restrict
-from searchlora.eval.judge.measures import (
-    BINARY,
-    KAPPA,
-    MAE,
-    JudgeMeasure,
-    grade_measures,
-    invalid_figure,
-    judge_measures,
-)
 from searchlora.eval.judge.rater_agreement import People, people_agreement
-from searchlora.eval.judge.sample_size import LabelNeed, label_need
-from searchlora.eval.judge.stability import Stability
-from searchlora.eval.judge.system_order import SystemOrder
-from searchlora.eval.resampling import Figure
+from searchlora.eval.resampling import Estimate
 from searchlora.eval.trec import Qrels
 
 
@@ -44,8 +31,8 @@ class GradeFigures:
     grade: int
     human: int
     judge: int
-    precision: Figure
-    recall: Figure
+    precision: Estimate
+    recall: Estimate
 
 
 @dataclass(frozen=True)
@@ -57,16 +44,13 @@ class JudgeCard:
         scale: The grades, ascending.
         relevant: The lowest grade that counts as relevant in binary figures.
         n, queries: Number of pairs labelled by humans and the judge, and of their queries.
-        figures: name -> figure; names of `measures.judge_measures`, kappa first, and `invalid`.
+        figures: name -> figure; names of `grade_measures`, kappa first, and `invalid`.
         grades: Each grade of the scale.
         confusion: Counts; rows are human grades, columns judge grades, invalid last.
         invalid: Invalid label -> count.
         missing: Number of human-graded pairs without a label of the judge; they are in no figure.
         extra: Number of pairs labelled by the judge only.
         people: Agreement of human raters with each other, the ceiling; None with one rater per pair.
-        order: Correlation of system orders; None without runs.
-        stability: Agreement of prompt variants; None with one variant.
-        needs: Sample-size advice for kappa, binary kappa and absolute error.
         circular: Reasons why the figures are circular (the judge is part of what it is compared with).
         notes: Notes for the reader.
     """
@@ -76,16 +60,13 @@ class JudgeCard:
     relevant: int
     n: int
     queries: int
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, Estimate]
     grades: tuple[GradeFigures, ...]
     confusion: tuple[tuple[int, ...], ...]
     invalid: Mapping[str, int]
     missing: int
     extra: int
     people: People | None = None
-    order: SystemOrder | None = None
-    stability: Stability | None = None
-    needs: tuple[LabelNeed, ...] = ()
     circular: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -98,8 +79,6 @@ def judge_card(
     scale: Sequence[int] = (0, 1, 2, 3),
     relevant: int = 2,
     raters: Mapping[str, Qrels] | None = None,
-    order: SystemOrder | None = None,
-    stability: Stability | None = None,
     circular: Sequence[str] = (),
     notes: Sequence[str] = (),
     resamples: int = 10_000,
@@ -114,8 +93,6 @@ def judge_card(
         scale: The grades of the scale.
         relevant: The lowest grade that counts as relevant.
         raters: name -> qrels of each human rater, if pairs have several raters.
-        order: Result of `order_agreement` or `order_of_runs`.
-        stability: Result of `stability`.
         circular: Reasons of circularity, from `judgments.lineage`.
         notes: Further notes for the reader.
 
@@ -132,9 +109,7 @@ def judge_card(
     """
     paired = pair(human, judged, scale)
     tables, total = paired.tables, paired.tables.sum(axis=0)
-    measures = judge_measures(paired.scale, relevant)
-    single = _single_grade(paired)
-    needs = [] if single else [label_need(measures[measure], tables) for measure in (KAPPA, BINARY, MAE)]
+    measures = grade_measures(paired.scale, relevant)
     people, people_notes = None, list[str]()
     if raters:
         labelled = common_pairs([human, judged])
@@ -152,11 +127,8 @@ def judge_card(
         missing=paired.missing,
         extra=paired.extra,
         people=people,
-        order=order,
-        stability=stability,
-        needs=tuple(need for need in needs if need is not None),
         circular=tuple(circular),
-        notes=(*_notes(human, paired), *single, *people_notes, *notes),
+        notes=(*_notes(human, paired), *_single_grade(paired), *people_notes, *notes),
     )
 
 
@@ -166,7 +138,7 @@ def _single_grade(paired: Paired) -> list[str]:
     sides = {"judge": table[:, :-1].sum(axis=0), "human judgments": table.sum(axis=1)}
     return [
         f"Every valid grade of the {side} is {paired.scale[int(counts.argmax())]}: kappa is 0 or undefined whatever "
-        "the number of queries, so no sample size is advised."
+        "the number of queries."
         for side, counts in sides.items()
         if (counts > 0).sum() == 1
     ]
@@ -204,21 +176,21 @@ def to_json(card: JudgeCard) -> dict[str, Any]:
     return values
 
 
-def _figures(paired: Paired, measures: Mapping[str, JudgeMeasure], resamples: int, seed: int) -> dict[str, Figure]:
-    figures: dict[str, Figure] = {}
+def _figures(paired: Paired, measures: Mapping[str, GradeMeasure], resamples: int, seed: int) -> dict[str, Estimate]:
+    figures: dict[str, Estimate] = {}
     for name, measure in measures.items():
         headline = name.removesuffix("_valid")
         if headline != name and not paired.invalid:
             figures[name] = figures[headline]  # the same pairs
         else:
-            figures[name] = measure.figure(paired.tables, resamples=resamples, seed=seed)
-    return {**figures, "invalid": invalid_figure(paired.tables)}
+            figures[name] = measure.estimate(paired.tables, resamples=resamples, seed=seed)
+    return {**figures, "invalid": invalid_rate(paired.tables)}
 
 
 def _grade(paired: Paired, index: int, resamples: int, seed: int) -> GradeFigures:
     precision, recall = (
-        measure.figure(paired.tables, resamples=resamples, seed=seed)
-        for measure in grade_measures(paired.scale, index)
+        measure.estimate(paired.tables, resamples=resamples, seed=seed)
+        for measure in measures_of_grade(paired.scale, index)
     )  # fmt: skip
     return GradeFigures(paired.scale[index], recall.n, precision.n, precision, recall)
 
@@ -246,153 +218,3 @@ def _notes(human: Qrels, paired: Paired) -> list[str]:
     if len(paired.tables) < 10:
         notes.append(f"The pairs are of only {len(paired.tables)} queries: intervals by query are unreliable.")
     return notes
-
-
-#: Figures of the table of all judges.
-OVERVIEW_FIGURES = ("kappa", "kappa_binary", "kappa_quadratic", "mae", "bias", "invalid")
-
-#: Figure -> its heading in tables.
-HEADINGS = {
-    "kappa": "kappa, all grades",
-    "kappa_binary": "kappa, relevant or not",
-    "kappa_linear": "kappa, linear weights",
-    "kappa_quadratic": "kappa, quadratic weights",
-    "alpha": "Krippendorff's alpha, ordinal",
-    "agreement": "same grade",
-    "mae": "mean absolute error",
-    "bias": "bias (judge − human)",
-    "invalid": "invalid answers",
-    "kappa_valid": "kappa, valid answers only",
-    "kappa_binary_valid": "kappa, relevant or not, valid answers only",
-    "mae_valid": "mean absolute error, valid answers only",
-}
-
-
-def cards_markdown(cards: Sequence[JudgeCard], comparison: JudgeComparison | None) -> str:
-    """Cards as Markdown: an overview sorted by kappa, differences of the best judge to the others, and each card."""
-    ranked = sorted(cards, key=_kappa, reverse=True)
-    parts = [*(_overview(ranked) if len(ranked) > 1 else ()), *(_differences(comparison) if comparison else ())]
-    for card in ranked:
-        parts += [f"## {card.judge}", *_card(card)]
-    return "\n\n".join(["# Judge cards", *parts]) + "\n"
-
-
-def _overview(cards: Sequence[JudgeCard]) -> Iterator[str]:
-    rows = [
-        [_name(card), *(_named(name, card.figures[name]) for name in OVERVIEW_FIGURES), str(card.n), str(card.queries)]
-        for card in cards
-    ]
-    yield markdown_table(["judge", *(HEADINGS[name] for name in OVERVIEW_FIGURES), "n", "queries"], rows)
-
-
-def _differences(comparison: JudgeComparison) -> Iterator[str]:
-    beaten = {each.b for each in comparison.differences}
-    best = next(each.a for each in comparison.differences if each.a not in beaten)
-    differences = [each for each in comparison.differences if each.a == best]
-    rows = [
-        [f"{each.a} − {each.b}", figure(each.difference, each.low, each.high, "+"), p_value(each.p_corrected)]
-        for each in differences
-    ]
-    pairs = f"{differences[0].n} pairs of {differences[0].queries} queries"
-    yield f"Differences in {comparison.measure} between the best judge and the others, paired over {pairs}:"
-    yield markdown_table(["", "difference", f"p, corrected ({comparison.correction})"], rows)
-    significant = sum(each.p_corrected <= 0.05 for each in comparison.differences)
-    text = f"{significant} of {len(comparison.differences)} pairs of judges differ at 0.05 after correction."
-    yield f"{text} {markdown_text(comparison.disagreements)}".rstrip()
-
-
-def _card(card: JudgeCard) -> Iterator[str]:
-    for reason in card.circular:
-        yield f"**Circular**: {reason}."
-    yield f"{card.n} pairs of {card.queries} queries; 95% intervals by query; relevant from grade {card.relevant}."
-    yield markdown_table(
-        ["", "value", "n"],
-        [
-            [HEADINGS[name], _named(name, value), str(value.n)]
-            for name, value in card.figures.items()
-            if card.invalid or not name.endswith("_valid")
-        ],
-    )
-    header = ["human \\ judge", *map(str, card.scale), "invalid", "precision", "recall"]
-    yield markdown_table(
-        header,
-        [
-            [str(grade.grade), *map(str, row), _figure(grade.precision), _figure(grade.recall)]
-            for grade, row in zip(card.grades, card.confusion, strict=True)
-        ],
-    )
-    if card.people:
-        yield from _raters(card.people)
-    if card.order:
-        yield from _order(card.order)
-    if card.stability:
-        yield from _stability(card.stability)
-    if card.needs:
-        yield "Number of queries (with as many pairs as here) for an interval of a given half width:"
-        yield markdown_table(
-            ["", *(f"± {width:g}" for width, _ in card.needs[0].targets)],
-            [
-                [HEADINGS[need.measure], *(str(count or "over a million") for _, count in need.targets)]
-                for need in card.needs
-            ],
-        )
-    if card.notes:
-        yield "\n".join(f"* {note}" for note in card.notes)
-
-
-def _raters(people: People) -> Iterator[str]:
-    yield f"Agreement of human raters, the ceiling (alpha of all: {_figure(people.alpha)}, n = {people.alpha.n}):"
-    rows = []
-    for two in people.pairs:
-        figures = (two.kappa, two.kappa_binary, two.kappa_quadratic, two.mae)
-        rows.append([f"{two.a}, {two.b}", *map(_figure, figures), str(two.kappa.n)])
-    head = ["", *(HEADINGS[name] for name in ("kappa", "kappa_binary", "kappa_quadratic", "mae")), "n"]
-    yield markdown_table(head, rows)
-
-
-def _order(order: SystemOrder) -> Iterator[str]:
-    yield f"Order of {len(order.systems)} systems by {order.measure} over {order.tau.queries} topics:"
-    rows = [
-        ["all", _figure(order.tau), _figure(order.tau_ap)],
-        [f"the best {order.top}", _figure(order.tau_top), _figure(order.tau_ap_top)],
-    ]
-    yield markdown_table(["", "Kendall's tau", "tau-ap"], rows)
-    systems = zip(order.systems, order.human, order.judge, strict=True)
-    yield markdown_table(["system", "human", "judge"], [[name, f"{a:.3f}", f"{b:.3f}"] for name, a, b in systems])
-    if order.notes:
-        yield "\n".join(f"* {note}" for note in order.notes)
-
-
-def _stability(stability: Stability) -> Iterator[str]:
-    yield (
-        f"Under {len(stability.variants) + 1} prompt variants, the proportion of pairs with the same grade in all is"
-        f" {_figure(stability.unchanged)}, n = {stability.unchanged.n} (alpha {_figure(stability.alpha)}); worst"
-        f" variant: {stability.worst}. Compared with {stability.reference}:"
-    )
-    rows = [
-        [each.name, *map(_figure, (each.unchanged, each.kappa, each.alpha, each.shift, each.invalid))]
-        for each in stability.variants
-    ]
-    yield markdown_table(["variant", "unchanged", "kappa", "alpha", "shift of the mean", "invalid"], rows)
-    if stability.left_out:
-        yield f"* {stability.left_out} pairs that some variant lacks are left out."
-
-
-def _kappa(card: JudgeCard) -> float:
-    kappa = card.figures["kappa"].value
-    return -math.inf if math.isnan(kappa) else kappa
-
-
-def _name(card: JudgeCard) -> str:
-    return f"{card.judge} (circular)" if card.circular else card.judge
-
-
-def _figure(value: Figure) -> str:
-    return figure(value.value, value.low, value.high)
-
-
-def _named(name: str, value: Figure) -> str:
-    """The figure; the small rate of invalid answers as a percentage."""
-    if name != "invalid":
-        return _figure(value)
-    return f"{value.value:.2%} ({value.low:.2%} to {value.high:.2%})"

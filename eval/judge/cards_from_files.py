@@ -9,26 +9,23 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.calibration import CurvePoint, grade_curve
-from searchlora.eval.formats import read_qrels, read_run, read_topics
+from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.formatting import to_plain, write_json
-from searchlora.eval.judge.card import JudgeCard, cards_markdown, judge_card, to_json
+from searchlora.eval.judge.card import JudgeCard, judge_card, to_json
 from searchlora.eval.judge.comparison import JudgeComparison, compare_judges
 from searchlora.eval.judge.labels import Labels, check_human, check_judge, read_labels
+from searchlora.eval.judge.page import cards_markdown, judge_name, write_judge_card
 from searchlora.eval.judge.scale import relevant_of, scale_of
-from searchlora.eval.judge.stability import stability
-from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.judgments.card import invalid_path, read_card
-from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, read_lineage
-from searchlora.eval.measures import parse_measure
-from searchlora.eval.report.judge_card import judge_name, write_judge_card
+from searchlora.eval.judgments.lineage import RunLineage, circular, doubts
 from searchlora.eval.significance import correct
 from searchlora.eval.trec import Qrels
 from searchlora.files import atomic_text, file_sha256
 
 Files = Mapping[str, str | Path]
 
-#: Name of the agreement figures in the lineage check, beside the names of runs.
-_AGREEMENT = "the agreement with human grades"
+#: The system of the lineage check: a judge that was trained on the topics is circular whatever is compared.
+_AGREEMENT = {"the agreement with human grades": RunLineage(())}
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,6 @@ def judge_cards(
     scale: Sequence[int] | None = None,
     relevant: int | None = None,
     raters: Files | None = None,
-    variants: Mapping[str, Sequence[str | Path]] | None = None,
-    runs: Files | None = None,
-    measure: str = "nDCG@10",
-    top: int = 5,
     topics: str | Path | None = None,
     allow_circular: bool = False,
     correction: str = "holm",
@@ -73,60 +66,33 @@ def judge_cards(
         scale: The grades of the scale; None: those that the cards name, else 0 to 3.
         relevant: The lowest grade that counts as relevant; None: that of the cards, else 2.
         raters: name -> qrels of each human rater.
-        variants: Judge -> files with its labels of the same pairs under other prompts.
-        runs: name -> run; the orders of runs under human and judge grades are compared.
-        measure: The measure that orders the runs; checked without runs, too.
-        top: Number of best runs whose order is compared separately.
         topics: The topics with their queries, to check whether a judge was trained on them.
-        allow_circular: Make the card of a judge that was trained on the topics or is part of a run, marked as circular.
+        allow_circular: Make the card of a judge that was trained on the topics, marked as circular.
         correction: Of the p-values of the comparison: `holm` or `bh`; checked for one judge, too.
 
     Raises:
-        UsageError: for scales that differ (`scale_of`), a circular judge without `allow_circular`, variants of an
-            unknown judge, and as `judge_card`, `compare_judges` and `order_of_runs`.
+        UsageError: for scales that differ (`scale_of`), a circular judge without `allow_circular`, and as `judge_card`
+            and `compare_judges`.
         DataError: for a file that cannot be read, human qrels whose card names another source, or a judge's whose card
             names human grades.
     """
-    parse_measure(measure)
     correct((), correction)
-    for path in (human, *(raters or {}).values()):
+    raters = raters or {}
+    for path in (human, *raters.values()):
         check_human(path)
-    variants = variants or {}
-    for path in (*judges.values(), *(file for files in variants.values() for file in files)):
+    for path in judges.values():
         check_judge(path)
-    if unknown := sorted(variants.keys() - judges.keys()):
-        raise UsageError(f"there is no judge '{unknown[0]}' to be a variant of", fix=f"Judges: {', '.join(judges)}.")
-    label_files = [*judges.values(), *(file for files in variants.values() for file in files)]
-    graded_files = [*label_files, human, *(raters or {}).values()]
+    graded_files = [*judges.values(), human, *raters.values()]
     known_scale = scale_of(graded_files, scale)
     relevant = relevant_of(graded_files, known_scale, relevant)
     human_qrels = read_qrels(human)
     labels = {name: read_labels(path) for name, path in judges.items()}
-    queries = {topic: str(each["query"]) for topic, each in read_topics(topics).items()} if topics else None
-    lineage = {name: read_lineage(path) for name, path in (runs or {}).items()}
-    runs_by_name = {name: read_run(path) for name, path in (runs or {}).items()}
-    rater_qrels = {name: read_qrels(path) for name, path in (raters or {}).items()}
+    queries = {topic: str(fields["query"]) for topic, fields in read_topics(topics).items()} if topics else None
+    rater_qrels = {name: read_qrels(path) for name, path in raters.items()}
     cards = []
     for name, path in judges.items():
-        reasons, notes = _check_lineage(name, path, lineage, queries, human_qrels, allow_circular)
-        label_sets = {name: labels[name], **_variants(name, variants.get(name, ()))}
-        for label_set, judged in label_sets.items():
-            known_scale.check_assumed(label_set, judged)
-        order = None
-        if runs_by_name:
-            order = order_of_runs(
-                human_qrels,
-                labels[name],
-                runs_by_name,
-                measure=measure,
-                scale=known_scale.grades,
-                top=top,
-                resamples=resamples,
-                seed=seed,
-            )
-        stable = None
-        if len(label_sets) > 1:
-            stable = stability(label_sets, scale=known_scale.grades, resamples=resamples, seed=seed)
+        reasons, notes = _check_lineage(name, path, queries, human_qrels, allow_circular)
+        known_scale.check_assumed(name, labels[name])
         cards.append(
             judge_card(
                 human_qrels,
@@ -135,8 +101,6 @@ def judge_cards(
                 scale=known_scale.grades,
                 relevant=relevant,
                 raters=rater_qrels or None,
-                order=order,
-                stability=stable,
                 circular=reasons,
                 notes=[*notes, *([known_scale.note] if known_scale.note else [])],
                 resamples=resamples,
@@ -154,9 +118,8 @@ def judge_cards(
             resamples=resamples,
             seed=seed,
         )
-    invalid_files = [path for path in map(invalid_path, label_files) if path.exists()]
-    other_files = [*(raters or {}).values(), *(runs or {}).values(), *([topics] if topics else [])]
-    files = [human, *label_files, *invalid_files, *other_files]
+    invalid_files = [path for path in map(invalid_path, judges.values()) if path.exists()]
+    files = [human, *judges.values(), *invalid_files, *raters.values(), *([topics] if topics else [])]
     curves = {name: _curve(human_qrels, judge, known_scale.grades, seed) for name, judge in labels.items()}
     return JudgeCards(tuple(cards), comparison, curves, {str(path): file_sha256(path) for path in files})
 
@@ -188,16 +151,6 @@ def cards_json(cards: JudgeCards) -> dict[str, Any]:
     }
 
 
-def _variants(judge: str, files: Sequence[str | Path]) -> dict[str, Labels]:
-    """Variant -> labels; a variant is named by its file name, or by its path if file names repeat."""
-    names = [Path(file).name for file in files]
-    if len({judge, *names}) <= len(names):
-        names = [str(file) for file in files]
-    if len({judge, *names}) <= len(names):
-        raise UsageError("a variant file is repeated", where=f"judge {judge}")
-    return {name: read_labels(file) for name, file in zip(names, files, strict=True)}
-
-
 def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Sequence[CurvePoint]:
     """Calibration curve of the valid answers; empty if no human-graded pair has one."""
     valid = {
@@ -209,26 +162,19 @@ def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Seq
 
 
 def _check_lineage(
-    name: str,
-    path: str | Path,
-    runs: Mapping[str, RunLineage | None],
-    queries: Mapping[str, str] | None,
-    human: Mapping[str, object],
-    allow: bool,
+    name: str, path: str | Path, queries: Mapping[str, str] | None, human: Mapping[str, object], allow: bool
 ) -> tuple[list[str], list[str]]:
     """Reasons why the card of a judge is circular, and notes on what is unknown."""
     card = read_card(path)
     judged_queries = {topic: query for topic, query in (queries or {}).items() if topic in human}
-    systems = {_AGREEMENT: RunLineage(()), **runs}
-    # A judge trained on the topics is circular for every system: list each reason once.
-    reasons = list(dict.fromkeys(circular(card, systems, judged_queries).values()))
+    reasons = list(circular(card, _AGREEMENT, judged_queries).values())
     if reasons and not allow:
         raise UsageError(
             f"the card would be circular: {reasons[0]}",
             where=f"judge {name}",
-            fix="Compare the judge on other topics and runs, or pass --allow-circular.",
+            fix="Compare the judge on other topics, or pass --allow-circular.",
         )
-    notes = list(doubts(card, systems))
+    notes = list(doubts(card, _AGREEMENT))
     if card is not None and card.judge_queries and queries is None:
         notes.append("It was not checked whether the judge was trained on these topics: no topics file was given.")
     return reasons, notes

@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 
 from searchlora.errors import UsageError
+from searchlora.eval.grade_measures import KAPPA, grade_measures
 from searchlora.eval.judge.labels import Labels, common_pairs, pair, restrict, size
-from searchlora.eval.judge.measures import KAPPA, judge_measures
 from searchlora.eval.resampling import intervals, swap_p
 from searchlora.eval.significance import correct, disagreement_note
 from searchlora.eval.trec import Qrels
@@ -61,9 +61,7 @@ class JudgeComparison:
     @property
     def disagreements(self) -> str:
         """Which rules where the interval and the corrected p of two judges disagree; empty where they agree."""
-        return disagreement_note(
-            (f"{each.a} − {each.b}", each.low, each.high, each.p_corrected) for each in self.differences
-        )
+        return disagreement_note((f"{two.a} − {two.b}", two.low, two.high, two.p_corrected) for two in self.differences)
 
 
 def compare_judges(
@@ -72,7 +70,6 @@ def compare_judges(
     *,
     scale: Sequence[int] = (0, 1, 2, 3),
     relevant: int = 2,
-    measure: str = KAPPA,
     correction: str = "holm",
     resamples: int = 10_000,
     seed: int = 0,
@@ -82,12 +79,11 @@ def compare_judges(
     Args:
         human: The reference grades.
         judges: name -> labels; None and a grade outside the scale are invalid answers and count as the worst.
-        measure: A name of `judge_measures`. For `mae` the lower value is better; otherwise the higher value is first.
         correction: `holm` or `bh`.
         resamples: Bootstrap resamples of the intervals; the tests use more for many comparisons.
 
     Raises:
-        UsageError: for fewer than two judges, an unknown measure, or one that is undefined for some judge.
+        UsageError: for fewer than two judges, or if kappa is undefined for one of them.
         DataError: when a human grade is outside the scale, or no pair is common to all.
     """
     if len(judges) < 2:
@@ -95,16 +91,13 @@ def compare_judges(
     shared = common_pairs([human, *judges.values()])
     reference = {topic: {d: grade for d, grade in row.items() if (topic, d) in shared} for topic, row in human.items()}
     paired = [pair(reference, restrict(labels, shared), scale) for labels in judges.values()]
-    tables = np.stack([each.tables for each in paired], axis=1)
-    measures = judge_measures(paired[0].scale, relevant)
-    if measure not in measures:
-        raise UsageError(f"there is no measure '{measure}' of a judge", fix=f"Known: {', '.join(measures)}.")
-    chosen = measures[measure]
+    tables = np.stack([one.tables for one in paired], axis=1)
+    chosen = grade_measures(paired[0].scale, relevant)[KAPPA]
     values = chosen.statistic(tables.sum(axis=0))
     if np.isnan(values).any():
         undefined = [name for name, value in zip(judges, values, strict=True) if np.isnan(value)]
-        raise UsageError(f"{measure} is undefined for {', '.join(undefined)}: expected agreement is 1")
-    ranking = np.argsort(values if measure.startswith("mae") else -values, kind="stable").tolist()
+        raise UsageError(f"{KAPPA} is undefined for {', '.join(undefined)}: expected agreement is 1")
+    ranking = np.argsort(-values, kind="stable").tolist()
     pairs = list(combinations(ranking, 2))
     contrasts = np.zeros((len(pairs), len(judges)))
     for row, (a, b) in zip(contrasts, pairs, strict=True):
@@ -117,25 +110,14 @@ def compare_judges(
     p_values = swap_p(chosen.statistic, tables, pairs, resamples=swaps, seed=seed)
     names = list(judges)
     differences = [
-        JudgeDifference(
-            names[a],
-            names[b],
-            measure,
-            float(difference),
-            float(low),
-            float(high),
-            p,
-            corrected,
-            paired[0].n,
-            len(tables),
-        )
-        for (a, b), (difference, low, high), p, corrected in zip(
-            pairs, estimates, p_values, correct(p_values, correction), strict=True
+        JudgeDifference(names[a], names[b], KAPPA, shift, low, high, p, corrected, paired[0].n, len(tables))
+        for (a, b), (shift, low, high), p, corrected in zip(
+            pairs, estimates.tolist(), p_values, correct(p_values, correction), strict=True
         )
     ]
     return JudgeComparison(
-        measure=measure,
-        differences=tuple(sorted(differences, key=lambda each: -abs(each.difference))),
+        measure=KAPPA,
+        differences=tuple(sorted(differences, key=lambda two: -abs(two.difference))),
         correction=correction,
         swaps=swaps,
         left_out=size(human) - len(shared),

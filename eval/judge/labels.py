@@ -13,9 +13,9 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.agreement import Floats, as_scale, confusion
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.formats.base import json_rows
-from searchlora.eval.judge.agreement import Floats, as_scale, confusion
 from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.trec import Qrels
 from searchlora.files import atomic_text, json_object, numbered_lines

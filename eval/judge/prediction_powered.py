@@ -21,13 +21,13 @@ so a resample is one row of a matrix product. The standard error is that of a li
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.intervals import Floats, batches, bootstrap_interval, cluster_draws
+from searchlora.eval.intervals import Floats, bootstrap_interval, bootstrap_t, cluster_draws
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import Qrels, Run
 
@@ -113,9 +113,9 @@ def prediction_powered_mean(
     human_only = bootstrap_interval(list(human.values()), names, resamples=resamples, seed=seed, level=level)
     value, (low, high) = float(estimate.value[0]) + shift, human_only
     if strata.uses_judge:
-        limits = interval(strata, estimate, lam, level, resamples, np.random.default_rng(seed))
+        ends = bootstrap_t(_Resampled(strata, lam), resamples=resamples, seed=seed, level=level)[0] + shift
         observed = (*human.values(), *judged.values())
-        corrected = np.clip((value, limits[0] + shift, limits[1] + shift), min(observed), max(observed))
+        corrected = np.clip((value, *ends), min(observed), max(observed))
         value, low, high = map(float, corrected)
     fitted = 1 if lam is None and strata.uses_judge else 0
     correction = (strata.labelled - 1 - fitted) / (strata.labelled - 1)
@@ -147,7 +147,6 @@ def prediction_powered_measure(
     judged: Qrels,
     measure: str = "nDCG@10",
     *,
-    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PredictionPowered:
@@ -160,7 +159,7 @@ def prediction_powered_measure(
         DataError, UsageError: as `prediction_powered_mean` and `retrieval_values`.
     """
     human_values, judge_values = (retrieval_values(run, qrels, [measure])[measure] for qrels in (human, judged))
-    return prediction_powered_mean(human_values, judge_values, level=level, resamples=resamples, seed=seed)
+    return prediction_powered_mean(human_values, judge_values, resamples=resamples, seed=seed)
 
 
 def prediction_powered_difference(
@@ -170,13 +169,12 @@ def prediction_powered_difference(
     judged: Qrels,
     measure: str = "nDCG@10",
     *,
-    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PredictionPowered:
     """Mean paired difference of two runs, a minus b, by topic; see `prediction_powered_measure`."""
     human_values, judge_values = (_differences(a, b, qrels, measure) for qrels in (human, judged))
-    return prediction_powered_mean(human_values, judge_values, level=level, resamples=resamples, seed=seed)
+    return prediction_powered_mean(human_values, judge_values, resamples=resamples, seed=seed)
 
 
 def _differences(a: Run, b: Run, qrels: Qrels, measure: str) -> dict[str, float]:
@@ -222,7 +220,7 @@ SUMS = ("labelled", "human", "judged", "others", "judged others")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Fit:
     """Value, standard error and lambda of each resample, `(resamples,)`."""
 
     value: Floats
@@ -252,7 +250,7 @@ class Strata:
             (part[:, :, None] * part[:, None, :]).reshape(len(part), len(SUMS) ** 2) for part in self.parts
         ]
 
-    def estimate(self, lam: float | None, draws: tuple[Floats, Floats] | None = None) -> Estimate:
+    def estimate(self, lam: float | None, draws: tuple[Floats, Floats] | None = None) -> Fit:
         """Estimates for resamples: `draws` holds the counts of each cluster, `(resamples, clusters)`, per stratum."""
         labelled, others = draws or (np.ones((1, len(part))) for part in self.parts)
         total = labelled @ self.parts[0] + others @ self.parts[1]
@@ -260,7 +258,7 @@ class Strata:
         return _combined(total, square.reshape(-1, len(SUMS), len(SUMS)), lam if self.uses_judge else 0.0)
 
 
-def _combined(total: Floats, square: Floats, lam: float | None) -> Estimate:
+def _combined(total: Floats, square: Floats, lam: float | None) -> Fit:
     """Linearised ratio means: the variance of a mean is the sum over clusters of squared residual sums."""
     labelled, human, judged, others, judged_others = total.T
     human_mean, judge_labelled = human / labelled, judged / labelled
@@ -282,35 +280,28 @@ def _combined(total: Floats, square: Floats, lam: float | None) -> Estimate:
         fitted = np.full_like(human_mean, lam)
     weights = human_weights - fitted[:, None] * judge_weights
     variance = np.maximum(np.einsum("ri,rij,rj->r", weights, square, weights), 0)
-    return Estimate(human_mean + fitted * (judge_others - judge_labelled), np.sqrt(variance), fitted)
+    return Fit(human_mean + fitted * (judge_others - judge_labelled), np.sqrt(variance), fitted)
 
 
-def interval(
-    strata: Strata, estimate: Estimate, lam: float | None, level: float, resamples: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Studentised bootstrap interval that resamples the clusters of each stratum.
+class _Resampled:
+    """The estimate with the judge as `intervals.Resampled`: the clusters of each stratum are drawn.
 
     The residuals of a good judge are a few large errors among many zeros. By simulation (400 draws of nDCG, 20 of 200
     topics labelled) this interval covered 95%.
     """
-    value, error = float(estimate.value[0]), float(estimate.error[0])
-    if error == 0:
-        return value, value
-    ratios = []
-    for draws in _draws([len(part) for part in strata.parts], resamples, rng):
-        resampled = strata.estimate(lam, draws)
-        shift = resampled.value - value
+
+    def __init__(self, strata: Strata, lam: float | None) -> None:
+        self._strata, self._lam = strata, lam
+        observed = strata.estimate(lam)
+        self.value, self.error = observed.value, observed.error
+        self.numbers = strata.clusters
+
+    def ratios(self, resamples: int, rng: np.random.Generator) -> Floats:
+        """See `intervals.Resampled`."""
+        labelled, others = (cluster_draws(resamples, len(part), rng) for part in self._strata.parts)
+        resampled = self._strata.estimate(self._lam, (labelled, others))
+        shift = resampled.value - self.value
         # A resample of one value only has an error of 0, up to rounding.
-        constant = resampled.error <= 1e-9 * error
+        constant = resampled.error <= 1e-9 * self.error
         ratio = np.divide(shift, resampled.error, out=np.zeros_like(shift), where=~constant)
-        ratios.append(np.where(constant & (np.abs(shift) > 1e-12), np.copysign(math.inf, shift), ratio))
-    # Nearest-rank quantiles: an infinite ratio must not be interpolated with a finite one.
-    upper, lower = np.quantile(np.concatenate(ratios), [(1 + level) / 2, (1 - level) / 2], method="nearest")
-    return value - float(upper) * error, value - float(lower) * error
-
-
-def _draws(sizes: list[int], resamples: int, rng: np.random.Generator) -> Iterator[tuple[Floats, Floats]]:
-    """Counts of each cluster of both strata in blocks of resamples, `(resamples of the block, clusters)`."""
-    for rows in batches(resamples, sum(sizes)):
-        labelled, others = (cluster_draws(rows, size, rng) for size in sizes)
-        yield labelled, others
+        return np.where(constant & (np.abs(shift) > 1e-12), np.copysign(math.inf, shift), ratio)[:, None]

@@ -1,7 +1,7 @@
 """Agreement of human raters with each other: the ceiling for a judge that is compared with them.
 
 Pairs of one topic are not independent, so the 95% intervals resample whole topics, as those of judges do. Statistics:
-`searchlora.eval.judge.agreement`; intervals: `searchlora.eval.resampling`.
+`searchlora.eval.agreement`; intervals: `searchlora.eval.resampling`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from itertools import combinations
 import numpy as np
 
 from searchlora.errors import UsageError
+from searchlora.eval.agreement import alpha, as_scale, coincidences, confusion, disagreement, kappa
+from searchlora.eval.grade_measures import BINARY, KAPPA, MAE, QUADRATIC, grade_measures
 from searchlora.eval.intervals import bootstrap_interval
-from searchlora.eval.judge.agreement import Floats, alpha, as_scale, coincidences, confusion, disagreement, kappa
 from searchlora.eval.judge.labels import check_grades, pair
-from searchlora.eval.judge.measures import BINARY, KAPPA, MAE, QUADRATIC, judge_measures
 from searchlora.eval.judgments.ratings import Rating, by_pair, standing, undecided
-from searchlora.eval.resampling import Figure, intervals
+from searchlora.eval.resampling import Estimate, estimate
 from searchlora.eval.trec import Qrels
 
 
@@ -29,10 +29,10 @@ class RaterPair:
 
     a: str
     b: str
-    kappa: Figure
-    kappa_binary: Figure
-    kappa_quadratic: Figure
-    mae: Figure
+    kappa: Estimate
+    kappa_binary: Estimate
+    kappa_quadratic: Estimate
+    mae: Estimate
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class People:
 
     raters: tuple[str, ...]
     pairs: tuple[RaterPair, ...]
-    alpha: Figure
+    alpha: Estimate
 
 
 def people_agreement(
@@ -88,7 +88,7 @@ class Rater:
 
     name: str
     rated: int
-    cannot_tell: Figure
+    cannot_tell: Estimate
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class RatingPair:
 
     a: str
     b: str
-    kappa: Figure
-    weighted: Figure
+    kappa: Estimate
+    weighted: Estimate
     confusion: tuple[tuple[int, ...], ...]
 
 
@@ -142,7 +142,7 @@ class RatingsAgreement:
     pairs: int
     shared: int
     scale: tuple[int, ...]
-    alpha: Figure | None
+    alpha: Estimate | None
     raters: tuple[Rater, ...]
     rater_pairs: tuple[RatingPair, ...]
     disputed: tuple[Disputed, ...]
@@ -181,20 +181,20 @@ def ratings_agreement(
         scale=scale,
         alpha=_alpha(units, scale, resamples, seed) if shared else None,
         raters=tuple(_rater(name, rows, resamples, seed) for name in names),
-        rater_pairs=tuple(each for each in rater_pairs if each is not None),
+        rater_pairs=tuple(two for two in rater_pairs if two is not None),
         disputed=tuple(disputed[:widest]),
         disputes=len(disputed),
         undecided=tuple(undecided(rows)),
     )
 
 
-def _alpha(units: Mapping[str, Sequence[Mapping[str, int]]], scale: Sequence[int], resamples: int, seed: int) -> Figure:
+def _alpha(
+    units: Mapping[str, Sequence[Mapping[str, int]]], scale: Sequence[int], resamples: int, seed: int
+) -> Estimate:
     """Krippendorff's alpha (ordinal) of topic -> pairs with at least two grades, each as rater -> grade."""
     tables = np.stack([coincidences(pairs, scale) for pairs in units.values()])
-    ((value, low, high),) = intervals(
-        partial(alpha, scale=scale), tables[:, None], bounds=(-1, 1), resamples=resamples, seed=seed
-    )
-    return Figure(float(value), float(low), float(high), sum(map(len, units.values())), len(units))
+    n = sum(map(len, units.values()))
+    return estimate(alpha, tables, n, bounds=(-1, 1), resamples=resamples, seed=seed)
 
 
 def _units(raters: Mapping[str, Qrels]) -> dict[str, list[dict[str, int]]]:
@@ -212,11 +212,9 @@ def _rater_pair(
     raters: Mapping[str, Qrels], a: str, b: str, scale: Sequence[int], relevant: int, resamples: int, seed: int
 ) -> RaterPair:
     tables = pair(raters[a], raters[b], scale).tables
-    measures = judge_measures(scale, relevant)
-    figures = [
-        measures[name].figure(tables, resamples=resamples, seed=seed) for name in (KAPPA, BINARY, QUADRATIC, MAE)
-    ]
-    return RaterPair(a, b, *figures)
+    measures = grade_measures(scale, relevant)
+    chosen = (measures[name] for name in (KAPPA, BINARY, QUADRATIC, MAE))
+    return RaterPair(a, b, *(measure.estimate(tables, resamples=resamples, seed=seed) for measure in chosen))
 
 
 def _rating_pair(
@@ -233,21 +231,12 @@ def _rating_pair(
         return None
     tables = np.stack([confusion([unit[a] for unit in pairs], [unit[b] for unit in pairs], scale) for pairs in both])
     n = sum(map(len, both))
-
-    def figure(weights: Floats) -> Figure:
-        ((value, low, high),) = intervals(
-            lambda table: kappa(table, weights), tables[:, None], bounds=(-1, 1), resamples=resamples, seed=seed
-        )
-        return Figure(float(value), float(low), float(high), n, len(tables))
-
-    counts = tables.sum(axis=0)[:, :-1].astype(int).tolist()
-    return RatingPair(
-        a,
-        b,
-        kappa=figure(disagreement(scale)),
-        weighted=figure(disagreement(scale, "quadratic")),
-        confusion=tuple(tuple(row) for row in counts),
+    plain, weighted = (
+        estimate(partial(kappa, weights=weights), tables, n, bounds=(-1, 1), resamples=resamples, seed=seed)
+        for weights in (disagreement(scale), disagreement(scale, "quadratic"))
     )
+    counts = tables.sum(axis=0)[:, :-1].astype(int).tolist()
+    return RatingPair(a, b, plain, weighted, tuple(tuple(row) for row in counts))
 
 
 def _rater(name: str, rows: Sequence[Rating], resamples: int, seed: int) -> Rater:
@@ -256,4 +245,4 @@ def _rater(name: str, rows: Sequence[Rating], resamples: int, seed: int) -> Rate
     topics = [rating.topic for rating in ratings]
     low, high = bootstrap_interval(cannot_tell, topics, resamples=resamples, seed=seed)
     value = sum(cannot_tell) / len(ratings)
-    return Rater(name, len(ratings), Figure(value, low, high, len(ratings), len(set(topics))))
+    return Rater(name, len(ratings), Estimate(value, low, high, len(ratings), len(set(topics))))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.agreement import as_scale
+from searchlora.eval.agreement import as_scale
 from searchlora.eval.judge.labels import Labels
 from searchlora.eval.judgments.card import read_card
 

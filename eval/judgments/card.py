@@ -6,11 +6,14 @@ unknown source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import Topics, format_for_name, write_qrels, write_run
@@ -30,7 +33,12 @@ from searchlora.files import atomic_text, file_sha256, numbered_lines, parse_jso
 
 SCHEMA_VERSION = 1
 
-_Card = TypeVar("_Card", "JudgmentsCard", "RunCard")
+#: Fields that cards of earlier releases do not have; they are not written where they hold nothing.
+_LATER_FIELDS = frozenset(
+    {"engine", "scale", "relevant", "grade_sources", "unknown_sources", "engines", "gate_queries"}
+)
+
+_Card = TypeVar("_Card", "JudgmentsCard", "RunCard", "_StoredQueries")
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class JudgmentsCard:
         grade_sources: sha256 of the file with the source of each grade (`sources_path`); None: all have `source`.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
     source: Source
     created: str
     judge: str | None = None
@@ -67,7 +77,7 @@ class JudgmentsCard:
     prompt_hash: str | None = None
     judge_queries: tuple[str, ...] | None = ()
     counts: Mapping[str, int] = field(default_factory=dict)
-    invalid: int = 0
+    invalid: Annotated[int, Field(ge=0)] = 0
     rule: str | None = None
     probabilities: str | None = None
     made_from: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +104,8 @@ class RunCard:
         engines: The engines that computed the adapter stages, see `Engine.engine_id`.
         gate_queries: Hashes of the queries on which the gates of its fusions were fitted.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
     system: str
     created: str
@@ -222,22 +234,22 @@ def read_card(path: str | Path) -> JudgmentsCard | None:
     values = _read(JudgmentsCard, path)
     if values is None:
         return None
-    if values["source"] not in SOURCES:
-        raise _malformed(path, f"the source '{values['source']}' is none of {', '.join(SOURCES)}")
-    if values["source"] == "human" and (others := _other_graders(values)):
-        raise _malformed(path, f"its source is 'human', and it names {others}")
-    _check_hash(path, values["qrels_sha256"])
     queries = values.pop("judge_queries")
-    values["judge_lineage"] = tuple(values["judge_lineage"])
-    values["scale"] = tuple(values["scale"])
-    return JudgmentsCard(**values, judge_queries=None if queries is None else _read_queries(path, queries["sha256"]))
+    card = _checked(JudgmentsCard, path, values)
+    if card.source == "human" and (others := _other_graders(card)):
+        raise _malformed(path, f"its source is 'human', and it names {others}")
+    _check_hash(path, card.qrels_sha256)
+    if queries is None:
+        return replace(card, judge_queries=None)
+    stored = _checked(_StoredQueries, path, queries, "judge_queries")
+    return replace(card, judge_queries=_read_queries(path, stored))
 
 
-def _other_graders(values: Mapping[str, Any]) -> str:
+def _other_graders(card: JudgmentsCard) -> str:
     """What in a card says that others than people graded; empty: nothing."""
-    if values["judge"] is not None or values["judge_lineage"]:
-        return f"the judge {values['judge'] or values['judge_lineage'][0]}"
-    return ", ".join(f"grades of {source}" for source in values["counts"] if source in SOURCES and source != "human")
+    if card.judge is not None or card.judge_lineage:
+        return f"the judge {card.judge or card.judge_lineage[0]}"
+    return ", ".join(f"grades of {source}" for source in card.counts if source in SOURCES and source != "human")
 
 
 def sources_of(path: str | Path, declared: Source | None = None) -> GradeSources:
@@ -300,11 +312,7 @@ def publish_run(path: str | Path, texts: Iterable[str], card: RunCard) -> RunCar
 
 
 def _written_run(path: str | Path, card: RunCard) -> RunCard:
-    values = asdict(card)
-    for name in ("unknown_sources", "engines"):  # cards of earlier releases do not have these fields
-        if not values[name]:
-            del values[name]
-    _write(path, values)
+    _write(path, asdict(card))
     return card
 
 
@@ -317,10 +325,19 @@ def read_run_card(path: str | Path) -> RunCard | None:
     values = _read(RunCard, path)
     if values is None:
         return None
-    _check_hash(path, values["run_sha256"])
-    for name in ("adapters", "lineage", "bases", "unknown_sources", "engines", "gate_queries"):
-        values[name] = tuple(values[name])
-    return RunCard(**values)
+    card = _checked(RunCard, path, values)
+    _check_hash(path, card.run_sha256)
+    return card
+
+
+@dataclass(frozen=True)
+class _StoredQueries:
+    """The queries of a judge as its card names them: their number, and the sha256 of the file with their hashes."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    count: int
+    sha256: str | None
 
 
 def _written(path: Path, card: JudgmentsCard, sha256: str) -> JudgmentsCard:
@@ -333,23 +350,19 @@ def _written(path: Path, card: JudgmentsCard, sha256: str) -> JudgmentsCard:
     else:
         queries.unlink(missing_ok=True)
     if card.judge_queries is not None:
-        values["judge_queries"] = {
-            "count": len(card.judge_queries),
-            "sha256": file_sha256(queries) if card.judge_queries else None,
-        }
-    for name in ("engine", "scale", "relevant", "grade_sources"):  # cards of earlier releases do not have these fields
-        if values[name] in (None, ()):
-            del values[name]
+        stored = _StoredQueries(len(card.judge_queries), file_sha256(queries) if card.judge_queries else None)
+        values["judge_queries"] = asdict(stored)
     _write(path, values)
     return card
 
 
 def _write(path: str | Path, values: Mapping[str, Any]) -> None:
-    write_json(card_path(path), {"schema_version": SCHEMA_VERSION, **values})
+    known = {name: value for name, value in values.items() if name not in _LATER_FIELDS or value not in (None, ())}
+    write_json(card_path(path), {"schema_version": SCHEMA_VERSION, **known})
 
 
 def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
-    """The JSON values of a card, checked against the fields of its class; None without a card."""
+    """The JSON values of a card, all of its fields among them; None without a card."""
     try:
         text = card_path(path).read_text(encoding="utf-8")
         values = parse_json(text)
@@ -359,61 +372,19 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
         raise _malformed(path, str(error)) from None
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise _malformed(path, f"its schema version is not {SCHEMA_VERSION}")
-    names = {each.name for each in fields(card)}
-    for name, absent in (
-        ("unknown_sources", []),
-        ("engines", []),
-        ("gate_queries", []),
-        ("engine", None),
-        ("scale", []),
-        ("relevant", None),
-        ("grade_sources", None),
-    ):
-        if name in names:
-            values.setdefault(name, absent)
-    if different := sorted(names ^ values.keys()):
-        name = different[0]
-        raise _malformed(path, f"the field '{name}' is {'missing' if name in names else 'unknown'}")
-    for name in sorted(names):
-        is_valid, expected = _FIELDS.get(name, _TEXT_OR_NULL)
-        if not is_valid(values[name]):
-            raise _malformed(path, f"the field '{name}' is not {expected}")
+    # A missing lineage would never be found circular.
+    if missing := sorted({each.name for each in fields(card)} - values.keys() - _LATER_FIELDS):
+        raise _malformed(path, f"the field '{missing[0]}' is missing")
     return values
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _is_table(value_type: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(type(each) is value_type for each in value.values())
-
-
-def _is_queries(value: Any) -> bool:
-    if value is None:
-        return True
-    if not (isinstance(value, dict) and value.keys() == {"count", "sha256"} and type(value["count"]) is int):
-        return False
-    return isinstance(value["sha256"], str) if value["count"] else value["sha256"] is None
-
-
-_TEXT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str), "text")
-_TEXT_OR_NULL: tuple[Callable[[Any], bool], str] = (lambda value: value is None or isinstance(value, str), "text")
-_TEXTS: tuple[Callable[[Any], bool], str] = (_is_texts, "a list of texts")
-
-#: Field of a card -> its check and what it must be. A malformed lineage would never be found circular.
-_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("source", "system", "created", "qrels_sha256", "run_sha256"), _TEXT),
-    **dict.fromkeys(
-        ("judge_lineage", "adapters", "lineage", "bases", "unknown_sources", "engines", "gate_queries"), _TEXTS
-    ),
-    "scale": (lambda value: isinstance(value, list) and all(type(grade) is int for grade in value), "a list of grades"),
-    "relevant": (lambda value: value is None or type(value) is int, "a grade"),
-    "invalid": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
-    "counts": (_is_table(int), "a table of whole numbers"),
-    "made_from": (_is_table(str), "a table of texts"),
-    "judge_queries": (_is_queries, "a count and a sha256, or null"),
-}
+def _checked(card: type[_Card], path: str | Path, values: object, name: str = "") -> _Card:
+    try:
+        return TypeAdapter(card).validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = name or str(first["loc"][0])
+        raise _malformed(path, f"the field '{place}': {first['msg'][0].lower()}{first['msg'][1:]}") from None
 
 
 def _check_hash(path: str | Path, expected: str) -> None:
@@ -430,11 +401,11 @@ def _queries_path(path: str | Path) -> Path:
     return Path(f"{path}.judge-queries.txt")
 
 
-def _read_queries(path: str | Path, sha256: str | None) -> tuple[str, ...]:
-    if sha256 is None:
+def _read_queries(path: str | Path, stored: _StoredQueries) -> tuple[str, ...]:
+    if stored.sha256 is None and not stored.count:
         return ()
     file = _queries_path(path)
-    if file_sha256(file) != sha256:
+    if file_sha256(file) != stored.sha256:
         raise _malformed(path, f"{file.name} does not match its sha256")
     return tuple(line.strip() for _, line in numbered_lines(file))
 

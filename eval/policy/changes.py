@@ -8,15 +8,16 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from searchlora.eval.policy.policy import Policy
+from searchlora.eval.policy.policy import SLICE_KEYS, Policy, in_new_keys
 
-#: The keys that lead to a value of a policy, for example `("least", "rows")`.
+#: The keys that lead to a value of a policy, for example `("slices", "kind", "max_fall")`.
 _Path: TypeAlias = tuple[str, ...]
 
 #: Lists whose order means nothing: path without the name of a slice -> whether the case of a value means nothing too.
 _SETS: Mapping[_Path, bool] = {("judgments",): False, ("baselines", "systems"): True, ("slices", "values"): False}
 
-_HIGHER, _LOWER = ("margin", "rows", "groups"), ("largest_fall", "at_most", "at_most_ms", "at_most_times_base")
+_HIGHER = ("margin", "min_rows", "min_groups")
+_LOWER = ("max_fall", "max_invalid_rate", "max_latency_ms", "max_latency_ratio")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change
             that was stored before the key existed, has its default.
 
     Examples:
-        >>> [str(change) for change in changes({"least": {"rows": 100}}, {"least": {"rows": 50}})]
-        ['least.rows was 100, is 50']
+        >>> [str(change) for change in changes({"min_rows": 100}, {"min_rows": 50})]
+        ['min_rows was 100, is 50']
     """
     old, new = dict(_leaves(_complete(before))), dict(_leaves(_complete(after)))
     return tuple(
@@ -60,9 +61,14 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change
 
 
 def _complete(policy: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The policy with the defaults of missing keys; as it is if this release does not accept it."""
+    """The policy with the defaults of missing keys; as it is if this release does not accept it.
+
+    A policy that an earlier release stored in a history is no reason to warn of its keys.
+    """
+    slices = policy.get("slices") or {}
+    rules = {name: {SLICE_KEYS.get(key, key): value for key, value in rule.items()} for name, rule in slices.items()}
     try:
-        return Policy.model_validate(policy).model_dump(mode="json")
+        return Policy.model_validate({**in_new_keys(policy), "slices": rules}).model_dump(mode="json")
     except ValidationError:
         return policy
 
@@ -87,23 +93,24 @@ def _kind(path: _Path) -> _Path:
 def _stricter(path: _Path, old: Mapping[_Path, Any], new: Mapping[_Path, Any]) -> bool:
     """Whether the change of one value cannot let a candidate pass that failed before."""
     before, after, key = old.get(path), new.get(path), path[-1]
+    narrows = path[0] == "slices" and key in ("values", "min_rows")
     if path[0] == "slices" and not any(known[:2] == path[:2] for known in old):
         return True  # a rule on a new slice
     if path[0] == "beat" and before is None:
         # An entry replaces the margin of a baseline of this name.
         return bool(after >= old.get(("baselines", "margin"), 0.0))
     if after is None:
-        return key in ("values", "least_rows")  # every value decides
+        return narrows  # every value decides
     if before is None:
-        return key not in ("values", "least_rows", "measure")
+        return not narrows and key != "measure"
+    if narrows and key == "min_rows":
+        return bool(after < before)
     if key in _HIGHER or key in _LOWER:
         return bool(after > before) if key in _HIGHER else bool(after < before)
     if _kind(path) in _SETS:
         if isinstance(before, str) or isinstance(after, str):
             return False  # `all` leaves out systems that a list may name, and the other way round
         return bool(after < before) if key == "judgments" else bool(after > before)
-    if key == "least_rows":
-        return bool(after < before)
     if key == "data":
         return str(after).startswith(str(before))
     return (key, after) in (("by", "interval"), ("held_out", "required"))

@@ -121,7 +121,7 @@ def _check_measure(comparison: Comparison, candidate: str, measure: str) -> None
     if measure in comparison.measures:
         why = f"of which {candidate} has no value"
     elif measure in costs:
-        why = "which is a cost; a policy bounds the time per query under 'latency'"
+        why = "which is a cost; a policy bounds the time per query by 'max_latency_ms'"
     elif measure in totals:
         why = "which has no interval, so systems cannot be compared in it"
     else:
@@ -132,11 +132,11 @@ def _check_measure(comparison: Comparison, candidate: str, measure: str) -> None
 def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
     """Rules on the data: enough rows, unchanged data, held-out queries, accepted and independent judgments."""
     rows, groups = comparison.row(candidate, measure).n, comparison.measure_groups[measure]
-    lacking = max(policy.least.rows - rows, policy.least.groups - groups, 0)
+    lacking = max(policy.min_rows - rows, policy.min_groups - groups, 0)
     yield RuleResult(
         "enough data",
         not lacking,
-        f"{rows} rows in {groups} groups; required: {policy.least.rows} in {policy.least.groups}",
+        f"{rows} rows in {groups} groups; required: {policy.min_rows} in {policy.min_groups}",
         float(lacking),
     )
     if policy.data is not None:
@@ -324,19 +324,19 @@ def _slice(
 ) -> RuleResult:
     by_mean = rule.by == "difference"
     reached = comparison.gain(pair.measure, pair.difference) if by_mean else _worse_end(comparison, pair)
-    passed = reached >= -rule.largest_fall
+    passed = reached >= -rule.max_fall
     less = pair.measure in comparison.less_is_better
     bound = "the mean" if by_mean else "the upper end" if less else "the lower end"
-    limit = f"above {rule.largest_fall:+.3f}" if less else f"below {-rule.largest_fall:+.3f}"
+    limit = f"above {rule.max_fall:+.3f}" if less else f"below {-rule.max_fall:+.3f}"
     finding = (
         f"{pair.measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {other}, n = {pair.n}; "
         f"{bound} must not be {limit}"
     )
-    if rule.least_rows is not None and pair.n < rule.least_rows:
+    if rule.min_rows is not None and pair.n < rule.min_rows:
         return RuleResult(
-            _slice_rule(name, value), True, f"reported only, with fewer than {rule.least_rows} rows: {finding}"
+            _slice_rule(name, value), True, f"reported only, with fewer than {rule.min_rows} rows: {finding}"
         )
-    return RuleResult(_slice_rule(name, value), passed, finding, 0.0 if passed else _size(-rule.largest_fall - reached))
+    return RuleResult(_slice_rule(name, value), passed, finding, 0.0 if passed else _size(-rule.max_fall - reached))
 
 
 def _worse_end(comparison: Comparison, pair: PairedComparison) -> float:
@@ -346,17 +346,15 @@ def _worse_end(comparison: Comparison, pair: PairedComparison) -> float:
 
 
 def _bounds(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> Iterator[RuleResult]:
-    if policy.invalid_rate is not None:
+    if policy.max_invalid_rate is not None:
         rate = len(comparison.invalid[candidate]) / comparison.answered[candidate]
-        yield _at_most("invalid rate", rate, policy.invalid_rate.at_most, "{:.3f}")
-    if policy.latency is None:
-        return
-    spent = _milliseconds(comparison, candidate)
-    if policy.latency.at_most_ms is not None:
-        yield _at_most("latency", spent, policy.latency.at_most_ms, "{:.0f} ms a query")
-    if policy.latency.at_most_times_base is not None:
-        base = _milliseconds(comparison, facts.roles.get("base", "base"))
-        yield _at_most("latency against base", spent / base, policy.latency.at_most_times_base, "{:.2f} times the base")
+        yield _at_most("invalid rate", rate, policy.max_invalid_rate, "{:.3f}")
+    if policy.max_latency_ms is not None:
+        spent = _milliseconds(comparison, candidate)
+        yield _at_most("latency", spent, policy.max_latency_ms, "{:.0f} ms a query")
+    if policy.max_latency_ratio is not None:
+        ratio = _milliseconds(comparison, candidate) / _milliseconds(comparison, facts.roles.get("base", "base"))
+        yield _at_most("latency against base", ratio, policy.max_latency_ratio, "{:.2f} times the base")
 
 
 def _at_most(rule: str, value: float, limit: float, unit: str) -> RuleResult:

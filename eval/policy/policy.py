@@ -8,11 +8,13 @@ Each key is a rule:
       incumbent: {margin: 0.0}
       baselines: all                     # or a list: [TF-IDF + logistic regression, majority]
     slices:
-      turn: {largest_fall: 0.03, least_rows: 30}   # no turn may fall by more than this against the incumbent
-      kind: {largest_fall: 0.0, values: [complaint], by: interval}
-    invalid_rate: {at_most: 0.02}
-    latency: {at_most_ms: 900, at_most_times_base: 1.5}
-    least: {rows: 200, groups: 50}
+      turn: {max_fall: 0.03, min_rows: 30}   # no turn may fall by more than this against the incumbent
+      kind: {max_fall: 0.0, values: [complaint], by: interval}
+    max_invalid_rate: 0.02
+    max_latency_ms: 900
+    max_latency_ratio: 1.5                 # times the latency of the base
+    min_rows: 200
+    min_groups: 50
     data: 3f9a0c…                          # fingerprint of the dataset, or its first characters
     judgments: [human, mixed]              # accepted sources of judgments
     held_out: required                     # or `reported`
@@ -30,6 +32,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.sources import Source
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
+from searchlora.renamed import warn_renamed, with_new_keys
 
 
 class _Strict(BaseModel):
@@ -65,38 +68,23 @@ class SliceRule(_Strict):
     Where less is better, a rise counts as a fall. An aggregate has no slices, so this rule does not apply to it.
 
     Attributes:
-        largest_fall: In units of the measure.
+        max_fall: In units of the measure.
         values: The values to check; None: every value that occurs.
-        by: `difference`: the mean difference must not be below −largest_fall. `interval`: the lower end of the 95%
-            interval must not be below −largest_fall, which is strict, since slices are small.
-        least_rows: A value with fewer rows is reported and does not decide, since a few rows fall by chance. None:
+        by: `difference`: the mean difference must not be below −max_fall. `interval`: the lower end of the 95%
+            interval must not be below −max_fall, which is strict, since slices are small.
+        min_rows: A value with fewer rows is reported and does not decide, since a few rows fall by chance. None:
             every value decides.
     """
 
-    largest_fall: float = Field(0.0, ge=0)
+    max_fall: float = Field(0.0, ge=0)
     values: tuple[str, ...] | None = None
     by: Literal["difference", "interval"] = "difference"
-    least_rows: int | None = Field(None, ge=1)
+    min_rows: int | None = Field(None, ge=1)
 
-
-class InvalidRate(_Strict):
-    """Bound on the share of the candidate's outputs that do not parse."""
-
-    at_most: float = Field(ge=0, le=1)
-
-
-class Latency(_Strict):
-    """Bounds on the mean wall time per query, as measured and batched in the evaluation."""
-
-    at_most_ms: float | None = Field(None, gt=0)
-    at_most_times_base: float | None = Field(None, gt=0)
-
-
-class Least(_Strict):
-    """Minimum amount of data for a decision."""
-
-    rows: int = Field(1, ge=1)
-    groups: int = Field(1, ge=1)
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_keys(cls, values: Any) -> Any:
+        return with_new_keys(values, SLICE_KEYS, "slices")
 
 
 class Policy(_Strict):
@@ -108,6 +96,10 @@ class Policy(_Strict):
             tests needs a correction (intersection–union test: Berger, Technometrics 1982).
         baselines: Written as `beat: {baselines: all}` or `beat: {baselines: [NAME, …]}`; None: none must be beaten.
         slices: Slice name -> its rule.
+        max_invalid_rate: Bound on the share of the candidate's outputs that do not parse.
+        max_latency_ms, max_latency_ratio: Bounds on the mean wall time per query, as measured and batched in the
+            evaluation; the second in times that of the base.
+        min_rows, min_groups: Minimum amount of data for a decision.
         data: Fingerprint of the dataset, or its first characters; None: any dataset.
         judgments: Accepted sources of judgments; grades of unknown source are refused unless `unknown` is among them.
         held_out: What happens if the candidate's training data is unknown: `required` breaks the rule,
@@ -119,17 +111,24 @@ class Policy(_Strict):
     beat: dict[str, Margin] = {"base": Margin(), "incumbent": Margin()}
     baselines: Baselines | None = None
     slices: dict[str, SliceRule] = {}
-    invalid_rate: InvalidRate | None = None
-    latency: Latency | None = None
-    least: Least = Least()
+    max_invalid_rate: float | None = Field(None, ge=0, le=1)
+    max_latency_ms: float | None = Field(None, gt=0)
+    max_latency_ratio: float | None = Field(None, gt=0)
+    min_rows: int = Field(1, ge=1)
+    min_groups: int = Field(1, ge=1)
     data: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
     judgments: tuple[Source, ...] = ("human", "mixed")
     held_out: Literal["required", "reported"] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _earlier_words(cls, values: Any) -> Any:
-        return _with_baselines(_current(values)) if isinstance(values, Mapping) else values
+    def _earlier_keys(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        for key, inner, new in _POLICY_KEYS:
+            if isinstance(values.get(key), Mapping) and inner in values[key]:
+                warn_renamed(f"{key}: {{{inner}: …}}", new, "policy")
+        return _with_baselines(in_new_keys(values))
 
 
 def read_policy(path: str | Path) -> Policy:
@@ -156,9 +155,36 @@ def read_policy(path: str | Path) -> Policy:
         ) from None
 
 
-def _current(policy: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A policy as written by an earlier release, in the words of this one: `held_out: told` is now `reported`."""
-    return {**policy, "held_out": "reported"} if policy.get("held_out") == "told" else policy
+#: Key of an earlier release, the key in it, and its key now.
+_POLICY_KEYS = (
+    ("invalid_rate", "at_most", "max_invalid_rate"),
+    ("latency", "at_most_ms", "max_latency_ms"),
+    ("latency", "at_most_times_base", "max_latency_ratio"),
+    ("least", "rows", "min_rows"),
+    ("least", "groups", "min_groups"),
+)
+SLICE_KEYS = {"largest_fall": "max_fall", "least_rows": "min_rows"}
+
+
+def in_new_keys(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy as written by an earlier release, in the keys and words of this one.
+
+    Examples:
+        >>> in_new_keys({"least": {"rows": 100}, "held_out": "told", "latency": None})
+        {'held_out': 'reported', 'min_rows': 100}
+    """
+    current = dict(policy)
+    if current.get("held_out") == "told":
+        current["held_out"] = "reported"
+    for key in dict.fromkeys(key for key, _, _ in _POLICY_KEYS):
+        names = {inner: new for old, inner, new in _POLICY_KEYS if old == key}
+        values = current.get(key, "")
+        if values is None:
+            del current[key]
+        elif isinstance(values, Mapping) and values.keys() <= names.keys():
+            del current[key]
+            current |= {names[inner]: value for inner, value in values.items()}
+    return current
 
 
 def _with_baselines(policy: Mapping[str, Any]) -> Mapping[str, Any]:

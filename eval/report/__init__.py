@@ -1,4 +1,4 @@
-"""HTML reports: comparisons of systems and judge cards, each as one file that opens offline."""
+"""HTML reports: comparisons of systems, each as one file that opens offline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from searchlora.eval.evaluation import Confusion
 from searchlora.eval.report.ablation import SlotLine, cost_names, interactions_section, slots_section
 from searchlora.eval.report.comparison import Chapter, Stored, write_overview, write_report
 from searchlora.eval.report.examples import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes
-from searchlora.eval.report.judge_card import write_judge_card
 
 __all__ = [
     "SHOWN_DOCUMENTS",
@@ -23,7 +22,6 @@ __all__ = [
     "extremes",
     "interactions_section",
     "slots_section",
-    "write_judge_card",
     "write_overview",
     "write_report",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from searchlora.eval.comparison import Comparison, PairedComparison
+from searchlora.eval.formatting import number, p_value
 from searchlora.eval.interaction import Interaction, interaction_disagreements
-from searchlora.eval.report.page import Section
-from searchlora.eval.significance import CORRECTION_NAMES, LEVEL
+from searchlora.eval.report.blocks import Section, Text, estimate, line, table
+from searchlora.eval.report.sections import difference
+from searchlora.eval.significance import CORRECTION_NAMES
 
 
 @dataclass(frozen=True)
@@ -41,36 +42,34 @@ def cost_names(lines: Sequence[SlotLine]) -> list[str]:
     return list(dict.fromkeys(name for line in lines for name in line.costs))
 
 
-def slots_section(comparison: Comparison, lines: Sequence[SlotLine]) -> Section:
+def slots_section(comparison: Comparison, slots: Sequence[SlotLine]) -> Section:
     """What each slot brings: the headline with something else in its place, and the difference from that."""
-    measure, costs = comparison.measures[0], cost_names(lines)
-    rows = [
-        {
-            "slot": line.slot,
-            "shown": line.shown,
-            "ours": line.system == comparison.candidate,
-            "figure": comparison.row(line.system, measure),
-            "pair": (pair := line.pair(comparison)),
-            "verdict": _verdict(comparison, pair),
-            "costs": [line.costs.get(name) for name in costs],
-        }
-        for line in lines
-    ]
-    content: dict[str, Any] = {
-        "measure": measure,
-        "costs": costs,
-        "rows": rows,
-        "correction": CORRECTION_NAMES[comparison.correction],
-        "count": len(comparison.comparisons),
-        "disagreements": comparison.disagreements(
-            pair for line in lines if (pair := line.pair(comparison)) is not None
-        ),
-    }
+    measure, costs = comparison.measures[0], cost_names(slots)
+    pairs = [pair for slot in slots if (pair := slot.pair(comparison)) is not None]
+    lines = []
+    for slot in slots:
+        score, pair = comparison.row(slot.system, measure), slot.pair(comparison)
+        cells = [
+            slot.slot,
+            slot.shown,
+            estimate(score.value, score.low, score.high),
+            "" if pair is None else difference(comparison, pair),
+            "" if pair is None else p_value(pair.p_corrected),
+            *(number(slot.costs.get(name), ",.4g") for name in costs),
+        ]
+        lines.append(line(cells, slot.system == comparison.candidate))
+    head = ["slot", "in its place", measure, "unchanged minus this", "p corrected", *costs]
+    note = (
+        "95% intervals of paired differences; p by paired randomisation, corrected by "
+        f"{CORRECTION_NAMES[comparison.correction]} over {len(comparison.comparisons)} comparisons. A coloured "
+        "difference is significant at 0.05 after correction. Costs are those of the slot alone, means over the run "
+        "with its batching; tokens are those of LLMs. A dash: not measured, because an equal computation of another "
+        f"variant was reused, or measured on another machine. {comparison.disagreements(pairs)}"
+    )
     return Section(
         "slots",
         "What each slot brings",
-        "ablation.slots",
-        content,
+        (table("What each slot brings", head, lines, words=2), Text(note.rstrip())),
         "The difference is the unchanged pipeline minus the one with something else in the place of the slot: above 0,"
         " the slot as it is brings something.",
     )
@@ -80,23 +79,35 @@ def interactions_section(interactions: Sequence[Interaction], correction: str) -
     """The interactions of pairs of slots; None without any."""
     if not interactions:
         return None
-    content = {
-        "measure": interactions[0].measure,
-        "interactions": interactions,
-        "level": LEVEL,
-        "correction": CORRECTION_NAMES[correction],
-        "disagreements": interaction_disagreements(interactions),
-    }
+    head = [
+        "slots",
+        "reading",
+        "lost without the first",
+        "without the second",
+        "without both",
+        "interaction",
+        "p corrected",
+    ]
+    lines = [
+        [
+            f"{pair.a} and {pair.b}",
+            pair.reading,
+            *(number(loss, "+.3f") for loss in (pair.without_a, pair.without_b, pair.without_both)),
+            estimate(pair.interaction, pair.low, pair.high, "+", "even"),
+            p_value(pair.p_corrected),
+        ]
+        for pair in interactions
+    ]
+    note = (
+        f"Mean loss of {interactions[0].measure} without a slot. The interaction is what the first slot brings where "
+        "the second works, minus what it brings where the second is left out: above 0, the slots help each other; "
+        "below 0, one does part of what the other does. Interval and p over the topics' differences of differences; "
+        f"p is corrected by {CORRECTION_NAMES[correction]} over {len(interactions)} interactions. "
+        f"{interaction_disagreements(interactions)}"
+    )
     return Section(
         "interactions",
         "Interactions of two slots",
-        "ablation.interactions",
-        content,
+        (table("Interactions of two slots", head, lines, words=2), Text(note.rstrip())),
         "How much more, or less, a slot brings where the other one works too.",
     )
-
-
-def _verdict(comparison: Comparison, pair: PairedComparison | None) -> str:
-    if pair is None or not pair.p_corrected <= LEVEL:
-        return "even"
-    return "good" if comparison.gain(pair.measure, pair.difference) > 0 else "bad"

@@ -12,9 +12,10 @@ from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.evaluation import Confusion
 from searchlora.eval.formatting import interval, number
 from searchlora.eval.policy import RuleResult
+from searchlora.eval.report.blocks import Cell, Section, Text, line, table
 from searchlora.eval.report.examples import Detail, examples_section
 from searchlora.eval.report.heat_maps import confusions_section, curves_section, slices_section
-from searchlora.eval.report.page import Alert, Section, write_page
+from searchlora.eval.report.page import Alert, write_page
 from searchlora.eval.report.sections import (
     costs_section,
     invalid_section,
@@ -22,6 +23,7 @@ from searchlora.eval.report.sections import (
     pairs_section,
     rows_section,
     rules_section,
+    share,
     systems_section,
     totals_section,
     traffic_section,
@@ -38,7 +40,6 @@ def write_report(
     provenance: Mapping[str, str],
     *,
     introduction: str = "",
-    examples: int = 5,
     rules: Sequence[RuleResult] = (),
     forced: str = "",
     confusions: Mapping[str, Confusion] | None = None,
@@ -53,7 +54,6 @@ def write_report(
             `extremes`); rows without texts are skipped.
         provenance: Inputs and settings behind the figures, label -> value, in the order shown.
         introduction: One or two sentences on what was compared, shown below the title.
-        examples: Greatest number of wins, and of losses, shown for each pair.
         rules: The results of a policy for the candidate.
         forced: The reason given for a forced promotion; not shown if no rule is broken.
         confusions, curves: By title, for systems that predict labels or probabilities.
@@ -74,7 +74,7 @@ def write_report(
         slices_section(comparison),
         traffic_section(comparison),
         unjudged_section(comparison),
-        examples_section(comparison, details, examples),
+        examples_section(comparison, details),
         confusions_section(confusions or {}),
         curves_section(curves or {}),
         costs_section(comparison, base),
@@ -272,16 +272,31 @@ def write_overview(
 
 
 def _chapter(number: int, chapter: Chapter) -> Section:
-    section = systems_section(chapter.comparison)
-    content = {"systems": section.content, "summary": summary(chapter.comparison), "details": chapter.details}
-    return replace(section, id=f"task-{number}", title=chapter.title, template="comparison.chapter", content=content)
+    figures = systems_section(chapter.comparison)
+    sentences = [Text(sentence, note=False) for sentence in summary(chapter.comparison)]
+    link = Text("Full report of this task", note=False, link=chapter.details)
+    return replace(figures, id=f"task-{number}", title=chapter.title, blocks=(*sentences, link, *figures.blocks))
 
 
 def _footprint(stored: Sequence[Stored]) -> Section:
-    content = {
-        "stored": stored,
-        "total": sum(part.total_bytes for part in stored),
-        "full": sum(part.full_model_bytes for part in stored),
-        "count": sum(len(part.adapters) for part in stored),
-    }
-    return Section("footprint", "On disk", "comparison.footprint", content)
+    total, full = (sum(getattr(part, name) for part in stored) for name in ("total_bytes", "full_model_bytes"))
+    count = sum(len(part.adapters) for part in stored)
+    lines = []
+    for part in stored:
+        lines.append(line([Cell(part.base, ("base",)), _bytes(part.base_bytes), ""]))
+        lines += [
+            line([Cell(name, ("adapter",)), _bytes(size), share(size, part.base_bytes)])
+            for name, size in part.adapters.items()
+        ]
+    lines.append(line(["total", _bytes(total), ""], highlighted=True))
+    lines.append(line([f"{count} full models instead", _bytes(full), ""]))
+    note = (
+        f"{count} adapters and their bases take {share(total, full)} of the bytes of one full model per task. Sizes: "
+        "the safetensors of the bases and all files of the adapters; a full model counts as large as its base."
+    )
+    sizes = table("Bytes on disk", ["model", "bytes", "adapter, share of its base"], lines)
+    return Section("footprint", "On disk", (sizes, Text(note)))
+
+
+def _bytes(size: int) -> str:
+    return f"{size:,}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.report.page import Section
+from searchlora.eval.report.blocks import Section
 
 #: Number of documents of each system shown for a row.
 SHOWN_DOCUMENTS = 5
@@ -66,18 +66,18 @@ def extremes(comparison: Comparison, a: str, b: str, count: int = 5) -> tuple[li
     return wins, losses
 
 
-#: With more pairs than this, each is folded and shows fewer rows.
-_MANY, _FEWER = 5, 2
+#: Wins, and losses, shown for each pair; with more pairs than `_MANY`, each is folded and shows fewer rows.
+_ROWS, _MANY, _FEWER = 5, 5, 2
 
 
-def examples_section(comparison: Comparison, details: Mapping[str, Detail], count: int) -> Section | None:
-    """For each main pair up to `count` wins and losses; rows without texts are skipped."""
+def examples_section(comparison: Comparison, details: Mapping[str, Detail]) -> Section | None:
+    """For each main pair a few wins and losses; rows without texts are skipped."""
     if comparison.row_measure is None:
         return None
     many = len(comparison.main_pairs) > _MANY
     blocks = []
     for a, b in comparison.main_pairs:
-        wins, losses = extremes(comparison, a, b, min(count, _FEWER) if many else count)
+        wins, losses = extremes(comparison, a, b, _FEWER if many else _ROWS)
         groups = [
             (heading, _cards(comparison, details, rows, (a, b)))
             for heading, rows in (("Biggest wins", wins), ("Biggest losses", losses))
@@ -88,9 +88,12 @@ def examples_section(comparison: Comparison, details: Mapping[str, Detail], coun
     if not blocks:
         return None
     return Section(
-        "examples", "Wins and losses", "comparison.examples", {"blocks": blocks, "folded": many},
-        f"The rows on which {comparison.row_measure} of two systems differs most.",
-    )  # fmt: skip
+        "examples",
+        "Wins and losses",
+        lead=f"The rows on which {comparison.row_measure} of two systems differs most.",
+        macro="examples",
+        content={"blocks": blocks, "folded": many},
+    )
 
 
 def _cards(

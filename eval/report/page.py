@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from searchlora.eval.formatting import interval, number, p_value, printable
+from searchlora.eval.formatting import number, printable
+from searchlora.eval.report.blocks import Section
 from searchlora.files import atomic_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a page with its heading.
-
-    Attributes:
-        id: For links within the page.
-        template: The template file (without its ending) and the macro in it, for example `comparison.pairs`.
-        content: The variables of the macro.
-        lead: A sentence below the heading.
-    """
-
-    id: str
-    title: str
-    template: str
-    content: Mapping[str, Any] = field(default_factory=dict)
-    lead: str = ""
-
-    @property
-    def file(self) -> str:
-        """The name of the template file."""
-        return f"{self.template.split('.')[0]}.html.jinja"
-
-    @property
-    def macro(self) -> str:
-        """The name of the macro."""
-        return self.template.split(".")[1]
 
 
 @dataclass(frozen=True)
@@ -70,7 +43,7 @@ def write_page(
     Raises:
         DataError: when the file cannot be written.
     """
-    last = Section("provenance", "Provenance", "macros.provenance", {"entries": provenance}) if provenance else None
+    last = Section("provenance", "Provenance", macro="provenance", content={"entries": provenance})
     page = (
         _environment()
         .get_template("page.html.jinja")
@@ -79,7 +52,7 @@ def write_page(
             introduction=introduction,
             alerts=alerts,
             summary=summary,
-            sections=[section for section in (*sections, last) if section is not None],
+            sections=[section for section in (*sections, last if provenance else None) if section is not None],
         )
     )
     with atomic_text(Path(path)) as out:
@@ -92,7 +65,7 @@ def _environment() -> Environment:
     """The templates, compiled once per process, which takes a second."""
     from jinja2 import Environment, PackageLoader
 
-    # Everything is escaped except Markup, which only the plots are.
+    # Everything is escaped except Markup, which only the drawings are.
     environment = Environment(
         loader=PackageLoader("searchlora.eval.report", "."),
         autoescape=True,
@@ -100,7 +73,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"p_value": p_value, "interval": interval, "number": number, "share": share}
+    environment.filters["number"] = number
     return environment
 
 
@@ -109,8 +82,3 @@ def _printable(value: object) -> object:
     from markupsafe import Markup
 
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def share(value: float, total: float) -> str:
-    """A percentage such as `12.5%`; a dash if the total is 0."""
-    return f"{value / total:.1%}" if total else "–"

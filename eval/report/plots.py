@@ -16,7 +16,6 @@ from markupsafe import Markup, escape
 from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import printable
-from searchlora.eval.judge.system_order import SystemOrder
 from searchlora.eval.pareto import Setting
 
 # Placeholder colours for matplotlib -> colour variables of the page.
@@ -159,9 +158,7 @@ _SIDE = 3.0
 
 
 @_needs_matplotlib
-def curve_plot(
-    points: Sequence[CurvePoint], title: str, predicted: str = "judge's grade", observed: str = "mean human grade"
-) -> Markup:
+def curve_plot(points: Sequence[CurvePoint], title: str, predicted: str, observed: str) -> Markup:
     """Mean observed value by predicted value, with intervals; on the dashed line they are equal.
 
     Args:
@@ -181,18 +178,6 @@ def curve_plot(
     axes.set_ylabel(observed, color=MUTED, fontsize=8)
     axes.grid(color=LINE, linewidth=0.6)
     return svg(figure, f"Calibration curve, {title}; the table beside it has the figures")
-
-
-@_needs_matplotlib
-def order_plot(order: SystemOrder, judge: str) -> Markup:
-    """Mean of each system under human grades and under the judge's grades; the best systems are highlighted."""
-    figure, axes = drawing(_SIDE * 0.85, _SIDE)
-    for part, colour in ((slice(order.top, None), MUTED), (slice(0, order.top), ACCENT)):
-        axes.plot(order.human[part], order.judge[part], "o", color=colour, markersize=4.5)
-    axes.set_xlabel(f"{order.measure}, people", color=MUTED, fontsize=8)
-    axes.set_ylabel(f"{order.measure}, judge", color=MUTED, fontsize=8)
-    axes.grid(color=LINE, linewidth=0.6)
-    return svg(figure, f"{order.measure} of {len(order.systems)} systems under the grades of people and of {judge}")
 
 
 @_needs_matplotlib

@@ -152,8 +152,8 @@ def lora_settings(config: Mapping[str, Any], where: str) -> LoraSettings:
         ) from None
 
 
-def check_header(folder: Path) -> None:
-    """Check the number, types, shapes and sizes of the tensors before any is loaded.
+def check_header(folder: Path) -> dict[str, list[int]]:
+    """The shape of each tensor; their number, types, shapes and sizes are checked before any is loaded.
 
     Raises:
         MissingKey: if there is no safetensors file.
@@ -192,6 +192,7 @@ def check_header(folder: Path) -> None:
         rank = (shape[:1] if match["factor"] == "A" else shape[1:2]) if match else []
         if rank and rank[0] > MAX_RANK:
             raise _too_large(file, f"rank {rank[0]:,} ({key[:200]})", f"rank {MAX_RANK:,}")
+    return {key: shape for key, (_, shape) in tensors.items()}
 
 
 def _too_large(file: Path, size: str, limit: str) -> LoadCheckFailed:

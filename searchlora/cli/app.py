@@ -152,8 +152,8 @@ app.command("clicks", rich_help_panel=_JUDGE, epilog=example("searchlora clicks 
     judgments.clicks
 )
 app.command(
-    "mix-qrels", rich_help_panel=_JUDGE, epilog=example("searchlora mix-qrels human.txt llm.txt --out mixed.txt")
-)(judgments.mix_qrels)
+    "merge-qrels", rich_help_panel=_JUDGE, epilog=example("searchlora merge-qrels human.txt llm.txt --out merged.txt")
+)(judgments.merge_qrels)
 app.add_typer(
     adapters.app, name="adapters", rich_help_panel=_STORE, epilog=example("searchlora adapters list --store store")
 )

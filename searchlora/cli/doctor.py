@@ -155,7 +155,7 @@ def _extras() -> Iterator[Check]:
 
 
 def _cpu() -> Check:
-    from searchlora.models.instruction_sets import cpu_flags
+    from searchlora.models.processor import cpu_flags
 
     present = [feature for feature in _CPU_FEATURES if feature in cpu_flags()]
     return Check("CPU", "ok", f"{os.cpu_count()} cores, {', '.join(present) or 'no AVX2 reported'}")
@@ -165,7 +165,7 @@ def _bf16() -> Iterator[Check]:
     if find_spec("torch") is None:
         return
     from searchlora.errors import UsageError
-    from searchlora.models.load import multiplies_bf16
+    from searchlora.models.processor import multiplies_bf16
 
     try:
         multiplies = multiplies_bf16()
@@ -191,14 +191,14 @@ def _threads() -> Check:
 def _kernels() -> Iterator[Check]:
     from searchlora.models.resolve import cache_dir
 
-    folder = cache_dir() / "kernels"
+    folder = cache_dir() / "native"
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         yield Check("kernel cache", "broken", f"{folder} cannot be written", "Set SEARCHLORA_CACHE to another folder.")
     else:
         yield Check("kernel cache", "ok", str(folder))
     from searchlora.errors import UsageError
-    from searchlora.models.instruction_sets import SWITCH, chosen_instruction_set
+    from searchlora.models.processor import SWITCH, chosen_instruction_set
 
     fallback = "PyTorch computes instead, with the same results up to rounding"
     try:
@@ -219,15 +219,15 @@ def _kernels() -> Iterator[Check]:
         return
     import torch
 
-    from searchlora.models.native import kernels
+    from searchlora.cpu.backend import instructions
 
-    built = {name: kernels(torch.zeros(1, dtype=getattr(torch, name))) for name in ("bfloat16", "float32")}
-    failed = [name for name, loaded in built.items() if loaded is None]
+    built = {name: instructions(getattr(torch, name)) for name in ("bfloat16", "float32")}
+    failed = [name for name, path in built.items() if path is None]
     if failed:
         fix = f"Check that `{compiler} -fopenmp` compiles and that the kernel cache is private and writable."
         yield Check("CPU kernels", "broken", f"{', '.join(failed)} could not be compiled; {fallback}", fix)
         return
-    paths = [f"{name} ({loaded.path})" for name, loaded in built.items() if loaded is not None]
+    paths = [f"{name} ({path})" for name, path in built.items()]
     yield Check("CPU kernels", "ok", f"compiled with {compiler} for {instruction_set} instructions: {', '.join(paths)}")
 
 

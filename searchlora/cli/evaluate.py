@@ -115,8 +115,8 @@ def experiment(
             steps=steps,
         )
     print_comparison(result.comparison)
-    if reused := [name for name, run in result.runs.items() if run.reused]:
-        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(reused)}.")
+    if result.reused:
+        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(result.reused)}.")
     write_decision(result.spec.name, result.comparison, result.results, junit=junit, summary=summary)
     typer.echo(f"Report: {write(result, out)}")
     if result.results:

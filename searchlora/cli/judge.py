@@ -21,7 +21,6 @@ from searchlora.cli.options import (
     corpus_of,
     option,
     parse_grades,
-    parse_named_file,
     parse_named_files,
     takes,
 )
@@ -100,8 +99,6 @@ def judge(
 class StatisticsOptions(NamedTuple):
     """What is measured of the judges, and how, with the names of the verb's parameters."""
 
-    measure: MeasureOption = "nDCG@10"
-    top: Annotated[int, option("--top N", "Number of best runs to compare.", min=2)] = 5
     topics: _TrainingTopicsOption = None
     allow_circular: AllowCircularOption = False
     correction: Annotated[str, option("--correction NAME", "Correction over pairs of judges: holm or bh.")] = "holm"
@@ -121,31 +118,19 @@ def judge_card(
         option("--relevant GRADE", "Lowest grade that is relevant. Default: that of the judge's card, else 2."),
     ] = None,
     raters: Annotated[list[str], option("--rater NAME=FILE", "Qrels of one person; repeatable.")] = [],
-    variants: Annotated[
-        list[str], option("--variant JUDGE=FILE", "Qrels by the same judge with another prompt; repeatable.")
-    ] = [],
-    runs: Annotated[
-        list[str],
-        option("--run NAME=FILE", "TREC run, to compare the order of systems under both judgments; repeatable."),
-    ] = [],
 ) -> None:
-    """Measure agreement of LLM judges with human judgments: kappa, error, bias, system order, with intervals."""
+    """Measure agreement of LLM judges with human judgments: kappa, error and bias, with intervals."""
     from searchlora.eval.formatting import figure
     from searchlora.eval.judge.cards_from_files import judge_cards, write
     from searchlora.files import check_writable
 
     check_writable(*(out / f"judge_card.{kind}" for kind in ("json", "md", "html")))
-    files_by_judge: dict[str, list[str]] = {}
-    for name, file in map(parse_named_file, variants):
-        files_by_judge.setdefault(name, []).append(file)
     result = judge_cards(
         human,
         parse_named_files(judges, "judges"),
         scale=parse_grades(scale) if scale is not None else None,
         relevant=relevant,
         raters=parse_named_files(raters, "raters"),
-        variants=files_by_judge,
-        runs=parse_named_files(runs, "runs"),
         **options._asdict(),
     )
     for card in result.cards:

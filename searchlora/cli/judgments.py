@@ -1,4 +1,4 @@
-"""`searchlora grade`, `clicks` and `mix-qrels`: judgments by people, from clicks, and from several sources."""
+"""`searchlora grade`, `clicks` and `merge-qrels`: judgments by people, from clicks, and from several sources."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def export(
 
     from searchlora.cli.terminal import warnings_on_stderr
     from searchlora.eval.formatting import interval
-    from searchlora.eval.judgments.rater_report import write_ratings
+    from searchlora.eval.judge.rater_report import write_ratings
     from searchlora.eval.judgments.ratings import read_ratings
     from searchlora.files import file_sha256
 
@@ -170,7 +170,7 @@ def clicks(
     typer.echo(f"Wrote {out} and {details_path(out)}, source: clicks.")
 
 
-def mix_qrels(
+def merge_qrels(
     human: Annotated[
         Path, argument("HUMAN", "Qrels by people (this declares it, if they have no card); they take precedence.")
     ],
@@ -192,7 +192,7 @@ def mix_qrels(
 ) -> None:
     """Merge judgments from an LLM or from clicks with human judgments; the human grade takes precedence."""
     from searchlora.eval.formatting import figure
-    from searchlora.experiments.mixing import mix_qrels as verb
+    from searchlora.experiments.merge_qrels import merge_files as verb
 
     result = verb(
         human,
@@ -203,10 +203,10 @@ def mix_qrels(
         grades=None if grades is None else parse_grade_map(grades, "--grades"),
         calibrate=calibrate,
     )
-    mixed, same, kappa = result.mixed, result.mixed.same, result.mixed.kappa
-    typer.echo(f"Wrote {mixed.human} human and {mixed.other} other judgments to {out} ({mixed.rule})")
-    if mixed.invalid:
-        typer.echo(f"{mixed.invalid} of the other judgments have a grade outside the scale and were left out")
+    merged, same, kappa = result.merged, result.merged.same, result.merged.kappa
+    typer.echo(f"Wrote {merged.human} human and {merged.other} other judgments to {out} ({merged.rule})")
+    if merged.invalid:
+        typer.echo(f"{merged.invalid} of the other judgments have a grade outside the scale and were left out")
     if same is None or kappa is None:
         typer.echo("No pair has both judgments, so their agreement is unknown")
     else:

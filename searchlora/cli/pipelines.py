@@ -143,10 +143,10 @@ def search(
 ) -> None:
     """Execute a pipeline on one query, and print the output of each stage, its time and tokens, and the hits."""
     from searchlora.cli.terminal import print_explanation, print_json, print_result, print_stages, progress_bars
-    from searchlora.experiments.run import with_history
     from searchlora.pipelines.explain import explain
     from searchlora.pipelines.pipeline import Pipeline
     from searchlora.pipelines.results import result
+    from searchlora.systems.pipeline import with_history
 
     search = with_history({**_fields(fields), "id": "1", "query": query}, "--field")
     with progress_bars() as steps:

@@ -1,4 +1,4 @@
-"""Options with a new name: the old one is accepted for one release."""
+"""Commands and options with a new name: the old one is accepted for one release."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ RENAMED_OPTIONS: dict[str, dict[str, str]] = {
     "evaluate": {"--beside": "--compare-with", "--beside-encoder": "--compare-with-encoder"},
 }
 
+#: Old command -> new command.
+RENAMED_COMMANDS = {"mix-qrels": "merge-qrels"}
+
 
 def with_new_options(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command line with new names of options; a warning on stderr names each.
+    """The arguments of a command line with new names of commands and options; a warning on stderr names each.
 
     Examples:
         >>> with_new_options(["evaluate", "judge@2", "--compare-with=judge@1"])
         ['evaluate', 'judge@2', '--compare-with=judge@1']
     """
+    if arguments and (command := RENAMED_COMMANDS.get(arguments[0])):
+        warn_renamed(arguments[0], command)
+        arguments = [command, *arguments[1:]]
     names = next(
         (
             renamed

@@ -30,8 +30,8 @@ from searchlora.data.row_buffer import RowBuffer
 from searchlora.data.splits import ONLY_TEST, Leak, Splitter, check_shares, find_leaks, leak_error, write_leaks
 from searchlora.data.validation import REJECTED_FILE, RecordCheck, RejectedList, beside
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
+from searchlora.eval.judge.rater_report import rater_file
 from searchlora.eval.judgments.card import JudgmentsCard
-from searchlora.eval.judgments.rater_report import rater_file
 from searchlora.eval.judgments.sources import UNKNOWN, GradeSources, Source, SourceCounts, read_sources, sources_path
 from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import write_qrels

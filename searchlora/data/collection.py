@@ -13,7 +13,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import is_word, iter_qrels
 from searchlora.files import FieldMap, as_text, mapped, read_rows
-from searchlora.records import Collection, Document, Judgment, RejectedRow
+from searchlora.records import Collection, Document, Judgment, Options, RejectedRow
 
 CORPUS_FILE = "corpus.jsonl"
 QRELS_FILE = "qrels.txt"
@@ -154,6 +154,12 @@ def read_judgments(path: Path) -> Iterator[Judgment]:
     """
     for _, topic, document, grade in iter_qrels(path):
         yield Judgment(topic, document, grade)
+
+
+def shop_collection(shop: Path, options: Options) -> Collection:
+    """The products of the synthetic shop and their judgments. Grade 1 is a complement, which is not relevant."""
+    del options
+    return Collection(read_documents(shop / CORPUS_FILE), read_judgments(shop / QRELS_FILE), relevant=2)
 
 
 def write_collection(

@@ -13,27 +13,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, index_folder
 from searchlora.errors import LoadCheckFailed, PipelineError, StaleIndex, UsageError
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.evaluation import evaluate_run
-from searchlora.eval.formats import read_run, read_topics
 from searchlora.eval.interaction import Factorial, Interaction, interactions
-from searchlora.eval.judgments.card import read_card
-from searchlora.eval.judgments.lineage import lineage_of, refuse_circular
 from searchlora.eval.measures import RETRIEVAL_MEASURES, parse_measure
-from searchlora.eval.trec import Qrels
-from searchlora.experiments.experiment import ExperimentResult, compare_runs, hashes
-from searchlora.experiments.judge.judgments import experiment_qrels, experiment_sources
-from searchlora.experiments.run import run_card
+from searchlora.experiments.experiment import ExperimentResult, RunFolder, Topics, hashes
 from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, full, with_base, with_older, without
-from searchlora.experiments.spec import Experiment, Source, System
+from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.experiments.stage_costs import Cost, Place, SharedStages
-from searchlora.experiments.systems import Executed, Plan, SystemRun, SystemRuns, plan_of
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import load_tokenizer
@@ -42,9 +33,12 @@ from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, 
 from searchlora.pipelines.retrievers import BuiltRetrievers, Retrievers
 from searchlora.pipelines.stage_lists import check_order, pinned, produces_hits, reads_corpus
 from searchlora.pipelines.stage_settings import DenseSettings, FuseSettings, Settings, VectorSearchSettings
-from searchlora.progress import Steps, no_progress
+from searchlora.progress import Progress, Steps, no_progress, silent
 from searchlora.prompts import Renderer
-from searchlora.records import SearchContext
+from searchlora.records import Record
+from searchlora.systems.measure import SystemResult, measure, run_systems
+from searchlora.systems.pipeline import PipelineSystem, Plan, outputs_of, plan_of, searches_of
+from searchlora.systems.system import Outputs
 from searchlora.task import GenerationTask, load_task
 
 #: Kinds of variants that are made unless others are asked for.
@@ -79,7 +73,7 @@ class Ablation:
     @property
     def reused(self) -> tuple[str, ...]:
         """The variants whose runs an earlier call computed."""
-        return tuple(name for name, run in self.experimented.runs.items() if run.reused)
+        return self.experimented.reused
 
 
 def ablate(
@@ -149,35 +143,47 @@ def ablate(
     everything = {variant.name: variant for variant in (*variants, *pairs.values())}
     spec = _spec(config, topics, qrels, corpus, everything, measures, relevant, cluster)
     engines = Engines(store)
-    planned = {name: plan_of(config.name, each.stages, engines, tasks) for name, each in everything.items()}
-    inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in planned.items()}}
-    fields = read_topics(spec.topics.path, spec.topics.format)
-    judged_qrels, notes = experiment_qrels(spec, fields)
-    judged = {topic: fields[topic] for topic in judged_qrels}
-    _refuse_circular(spec, planned, judged, store, allow=allow_circular)
-    runs_of = _VariantRuns(
-        spec, planned, judged, inputs, Path(out) / "runs", store=store, tasks=tasks, steps=steps,
-        costed=_costed(slots, variants), corpus=corpus,
-    )  # fmt: skip
-    runs = _executed(runs_of, everything, left_out)
-    single = {variant.name: runs[variant.name] for variant in variants if variant.name in runs}
-    comparison = compare_runs(
-        spec.model_copy(update={"systems": {name: spec.systems[name] for name in single}}),
-        judged,
-        judged_qrels,
+    plans = {name: plan_of(config.name, variant.stages, engines, tasks) for name, variant in everything.items()}
+    inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in plans.items()}}
+    judged, runs = Topics.of(spec), RunFolder(Path(out) / "runs")
+    shared = _Shared([plan.stages for plan in plans.values()], corpus, store, tasks, steps)
+    costed = _costed(slots, variants)
+    systems = {
+        name: _VariantSystem(variant, plans[name], shared, store, inputs.get("corpus"), costed.get(name, ()))
+        for name, variant in everything.items()
+    }
+    single = [systems[variant.name] for variant in variants]
+    measurement = measure(
         single,
-        notes=notes,
+        judged.rows,
+        judged.measures(),
+        runs,
+        candidate=FULL,
         allow_circular=allow_circular,
+        notes=judged.notes,
+        measured=runs.keep,
+        steps=steps,
     )
+    double, _ = run_systems(
+        [systems[variant.name] for variant in pairs.values()],
+        judged.rows,
+        dataclasses.replace(judged.measures(), names=[measures[0]], unjudged=False),
+        runs,
+        allow_circular=allow_circular,
+        measured=runs.keep,
+        steps=steps,
+    )
+    left_out |= measurement.left_out
+    comparison = measurement.comparison
     unused = tuple(f"{name} is left out: {why}." for name, why in left_out.items())
     comparison = dataclasses.replace(comparison, notes=(*comparison.notes, *unused))
-    graded = experiment_sources(spec, judged_qrels)
+    results = measurement.results
     return Ablation(
         slots,
-        tuple(variant for variant in variants if variant.name in runs),
-        ExperimentResult(spec, comparison, (), judged, judged_qrels, single, inputs, (), graded.source, graded),
-        _interactions(spec, comparison, judged, judged_qrels, pairs, runs),
-        {name: run.parts for name, run in single.items()},
+        tuple(variant for variant in variants if variant.name in results),
+        ExperimentResult(spec, comparison, (), judged, runs.files, results, measurement.reused, inputs, ()),
+        _interactions(judged, comparison, pairs, double),
+        {name: result.raw.parts for name, result in results.items()},
         left_out,
     )
 
@@ -304,7 +310,7 @@ def _spec(
         topics=Source(path=Path(topics)),
         qrels=Source(path=Path(qrels)),
         corpus=documents,
-        systems={name: System(pipeline=config.source) for name in variants},
+        systems={name: SystemSettings(pipeline=config.source) for name in variants},
         candidate=FULL,
         measures=tuple(measures),
         tested=(measures[0],),
@@ -313,79 +319,73 @@ def _spec(
     )
 
 
-def _refuse_circular(
-    spec: Experiment, planned: Mapping[str, Plan], topics: Mapping[str, Mapping[str, Any]], store: Store, *, allow: bool
-) -> None:
-    """Refuse a circular judge before anything is computed, by the adapters and models that each variant names."""
-    cards = {name: run_card(name, Pipeline(name, (), tuple(plan.stages)), store) for name, plan in planned.items()}
-    queries = {topic: str(fields["query"]) for topic, fields in topics.items()}
-    lineages = {name: lineage_of(card) for name, card in cards.items()}
-    refuse_circular(read_card(spec.qrels.path), lineages, queries, allow=allow)
-
-
-class _VariantRuns(SystemRuns):
-    """Runs of the variants of one pipeline, which share their stages and what they computed.
+class _Shared:
+    """The stages that the variants of a pipeline share, built when the first run is computed.
 
     Args:
-        costed: Variant -> the slots whose costs are kept.
+        stages: Of each variant.
         corpus: The documents; None where no stage reads them.
-        Otherwise as `SystemRuns`.
     """
 
     def __init__(
-        self, *arguments: Any, costed: Mapping[str, Sequence[Slot]], corpus: Corpus | None, **options: Any
+        self,
+        stages: Sequence[Sequence[Settings]],
+        corpus: Corpus | None,
+        store: Store,
+        tasks: str | Path | None,
+        steps: Steps,
     ) -> None:
-        super().__init__(*arguments, **options)
-        self.costed = costed
-        self._over: set[str] = set()
-        self.corpus = corpus
+        self.waiting = list(stages)
+        self._corpus, self._store, self._tasks, self._steps = corpus, store, tasks, steps
 
     @cached_property
-    def documents(self) -> Retrievers:
-        """The corpus, in memory or as an index folder; empty without one."""
-        return retrievers(self.corpus) if self.corpus is not None else BuiltRetrievers(())
+    def stages(self) -> SharedStages:
+        """The stages of the variants that wait."""
+        needed = self._corpus is not None and any(reads_corpus(stages) for stages in self.waiting)
+        documents: Retrievers = retrievers(self._corpus) if self._corpus is not None and needed else BuiltRetrievers(())
+        return SharedStages(self.waiting, store=self._store, documents=documents, tasks=self._tasks, steps=self._steps)
 
-    @cached_property
-    def shared(self) -> SharedStages:
-        """The stages of the variants that are not over, built when the first run is computed."""
-        stages = [plan.stages for name, plan in self.planned.items() if name not in self._over]
-        documents = self.documents if any(reads_corpus(each) for each in stages) else BuiltRetrievers(())
-        return SharedStages(stages, store=self.store, documents=documents, tasks=self.tasks, steps=self.steps)
+    def finish(self, stages: Sequence[Settings]) -> None:
+        """Forget what only this variant needs."""
+        self.waiting.remove(stages)
+        if "stages" in self.__dict__:
+            self.stages.finish(stages)
 
-    def forget(self, name: str) -> None:
-        """Forget what only this variant needs; call it once for each, when it is over."""
-        self._over.add(name)
-        if "shared" in self.__dict__:
-            self.shared.finish(self.planned[name].stages)
 
-    def _executed(self, name: str, plan: Plan, searches: Sequence[SearchContext]) -> Executed:
-        done, costs = self.shared.execute(plan.stages, searches, self.steps(f"Executing: {name}"))
+class _VariantSystem(PipelineSystem):
+    """A variant of a pipeline; what it shares with other variants is computed once.
+
+    Args:
+        costed: The slots whose costs are kept.
+    """
+
+    batch_size = None  # a stage is shared for all topics or for none
+
+    def __init__(
+        self, variant: Variant, plan: Plan, shared: _Shared, store: Store, corpus: str | None, costed: Sequence[Slot]
+    ) -> None:
+        super().__init__(variant.name, plan, self._assembled, store, corpus=corpus)
+        self.optional = variant.kind == "off"
+        self._shared, self._costed = shared, costed
+
+    def run(self, rows: Sequence[Record], progress: Progress = silent) -> Outputs:
+        done, costs = self._shared.stages.execute(self.plan.stages, searches_of(rows), progress)
         total = sum((cost for place, cost in costs.items() if len(place) == 1), Cost())
-        parts = {slot.name: costs[slot.place].per(len(done)) for slot in self.costed.get(name, ())}
-        return Executed(self.shared.pipeline(plan.pipeline, plan.stages), done, total.per(len(done)), parts)
+        parts = {slot.name: costs[slot.place].per(len(done)) for slot in self._costed}
+        return outputs_of(done, total.per(len(done)), parts)
 
+    def finish(self) -> None:
+        self._shared.finish(self.plan.stages)
 
-def _executed(runs: _VariantRuns, variants: Mapping[str, Variant], left_out: dict[str, str]) -> dict[str, SystemRun]:
-    """Variant -> run. A pipeline that does not work without a slot, as a stage of it says, is added to `left_out`."""
-    done: dict[str, SystemRun] = {}
-    for name, variant in variants.items():
-        try:
-            done[name] = runs.get(name)
-        except PipelineError as error:
-            if variant.kind != "off":
-                raise
-            left_out[name] = f"{error.what} ({error.where})" if error.where else error.what
-        runs.forget(name)
-    return done
+    def _assembled(self, plan: Plan) -> Pipeline:
+        return self._shared.stages.pipeline(plan.pipeline, plan.stages)
 
 
 def _interactions(
-    spec: Experiment,
+    topics: Topics,
     comparison: Comparison,
-    topics: Mapping[str, Mapping[str, Any]],
-    qrels: Qrels,
     pairs: Mapping[tuple[str, str], Variant],
-    runs: Mapping[str, SystemRun],
+    results: Mapping[str, SystemResult],
 ) -> tuple[Interaction, ...]:
     """The interactions of the pairs whose four pipelines could all be executed."""
     measure = comparison.measures[0]
@@ -393,16 +393,9 @@ def _interactions(
     designs = {}
     for (a, b), variant in pairs.items():
         alone = (f"without {a}", f"without {b}")
-        if variant.name not in runs or not all(name in values for name in alone):
-            continue
-        source = runs[variant.name].source
-        neither = evaluate_run(
-            read_run(source.path, source.format), qrels, measures=[measure], relevant=spec.relevant, unjudged=False
-        )
-        designs[a, b] = Factorial(values[FULL], values[alone[0]], values[alone[1]], neither.values[measure])
-    field = spec.cluster
-    clusters = {
-        topic: str(fields[field]) for topic, fields in topics.items() if field and fields.get(field) not in (None, "")
-    }
+        if variant.name in results and all(name in values for name in alone):
+            neither = results[variant.name].evaluation.values[measure]
+            designs[a, b] = Factorial(values[FULL], values[alone[0]], values[alone[1]], neither)
+    clusters = (results and next(iter(results.values())).evaluation.clusters) or {}
     less = measure in comparison.less_is_better
-    return interactions(designs, measure, clusters, less_is_better=less, correction=spec.correction)
+    return interactions(designs, measure, clusters, less_is_better=less, correction=topics.spec.correction)

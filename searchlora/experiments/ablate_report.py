@@ -38,8 +38,8 @@ def write_ablation(ablation: Ablation, folder: Path) -> Path:
         details(experimented),
         {**{f"{label}, sha256": digest for label, digest in experimented.inputs.items()}, **provenance(made)},
         introduction=(
-            f"The pipeline {name} and {len(ablation.variants) - 1} variants of it on {len(experimented.qrels)} judged"
-            f" topics; the judgments are {experimented.judgments} ({experimented.graded})."
+            f"The pipeline {name} and {len(ablation.variants) - 1} variants of it on {len(experimented.topics.qrels)}"
+            f" judged topics; the judgments are {experimented.topics.graded.source} ({experimented.topics.graded})."
         ),
         base=FULL,
         first=[slots_section(comparison, lines), interactions_section(ablation.interactions, comparison.correction)],
@@ -141,8 +141,8 @@ def _more(ablation: Ablation) -> dict[str, Any]:
     return {
         "inputs": dict(experimented.inputs),
         "measured": measured_by(experimented.spec),
-        "judgments": experimented.judgments,
-        "judgments by source": dict(experimented.graded.counts),
+        "judgments": experimented.topics.graded.source,
+        "judgments by source": dict(experimented.topics.graded.counts),
         "variants": [
             {
                 "name": variant.name,

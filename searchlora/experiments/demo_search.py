@@ -20,7 +20,7 @@ from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import pipeline_path
 from searchlora.pipelines.index_build import build_index
 from searchlora.progress import Steps
-from searchlora.shop.search_documents import search_documents
+from searchlora.shop.write import search_documents
 
 #: The built-in pipeline with a slot for each task.
 PIPELINE = "shop_search"

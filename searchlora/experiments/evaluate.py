@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import isfinite
@@ -14,20 +14,33 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, StoreError, UsageError
-from searchlora.eval.comparison import Comparison, SystemScore
+from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import interval, p_value
-from searchlora.experiments.encoder_evaluate import evaluate_encoders
-from searchlora.experiments.evaluation_run import BASE, SystemResult
 from searchlora.experiments.judge.judgments import Judgments, load_judgments
 from searchlora.experiments.learned_baselines import LearnedBaselines, learn_baselines
-from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.experiments.training_runs import dataset_for
+from searchlora.files.result_cache import ResultCache
+from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
+from searchlora.pipelines.stage_building import bm25_stage
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
+from searchlora.systems.encoder import EncoderData, RetrieverSystem, StoredEncoder
+from searchlora.systems.fixed import FixedResults
+from searchlora.systems.lineage import run_lineage
+from searchlora.systems.measure import SystemResult, measure
+from searchlora.systems.measures import TaskMeasures, retrieval_stage
+from searchlora.systems.models import AdapterSystem, ZeroShotSystem
+from searchlora.systems.system import BASE, System
 from searchlora.task import EncoderTask, GenerationTask, Task, load_task, prompted
+
+#: The baseline of encoders that are evaluated by retrieval.
+BM25 = "BM25"
+
+#: File of cached results in a cache folder.
+CACHE_FILE = "results.sqlite"
 
 
 @dataclass(frozen=True)
@@ -137,114 +150,191 @@ def evaluate(
     task = plugin.bound(candidate.manifest.settings)
     task.check_dataset(dataset.settings or plugin.default_settings)
     baselines = learn_baselines(task, dataset, records, split, baseline_data)
+    systems: list[System]
+    retrieve = None
     if isinstance(task, EncoderTask):
-        if unconstrained:
-            raise UsageError("an encoder has no outputs to constrain", where=candidate.reference)
-        if engine is not None:
+        _check_encoder_options(candidate, unconstrained=unconstrained, engine=engine)
+        encoded = encoder_data(task, dataset, records, judgments, baselines.training)
+        rules: list[System] = list(_encoder_baselines(encoded, records, baselines, retrieval, steps))
+        systems = list(_encoders(encoded, adapters, models, store))
+    else:
+        task = prompted(task)
+        if models:
             raise UsageError(
-                "is an adapter of an encoder, which no engine computes",
-                where=candidate.reference,
-                fix="Leave the engine out.",
+                "fully trained encoders can be compared with an encoder adapter only", where=candidate.reference
             )
-        systems, comparison, reused = evaluate_encoders(
-            task,
-            dataset,
-            records,
-            judgments,
-            adapters,
-            baselines=baselines,
-            models=models,
-            retrieval=retrieval,
-            allow_circular=allow_circular,
-            also_tested=also_tested,
-            cache_dir=Path(cache_dir) if cache_dir is not None else None,
-            store=store,
-            steps=steps,
-        )
-        evaluated = EvaluationResult(
-            task, comparison, systems, records, dataset, split, adapters, judgments, reused, learned=baselines
-        )
-        names = [*(each.reference for each in adapters), *(public_name(str(model)) for model in models)]
-        return _finished(evaluated, names, store, whole=limit is None)
-    if models:
-        raise UsageError(
-            "fully trained encoders can be compared with an encoder adapter only", where=candidate.reference
-        )
-    task = prompted(task)
-    found = evaluate_prompted(
-        task,
-        dataset,
+        systems = list(_models(task, records, adapters, Engines(store, engine), unconstrained=unconstrained))
+        retrieve = retrieval_stage(task, dataset, retrieval, steps("Indexing"))
+        rules = [FixedResults(name, records, outputs) for name, outputs in baselines.outputs.items()]
+    measurement = measure(
+        [*rules, *systems],
         records,
-        judgments,
-        adapters,
-        baselines=baselines.outputs,
-        retrieval=retrieval,
-        allow_circular=allow_circular,
-        unconstrained=unconstrained,
+        TaskMeasures(task, judgments.qrels, dataset.relevant, retrieve, judgments.card),
+        ResultCache(Path(cache_dir) / CACHE_FILE if cache_dir is not None else None),
+        candidate=candidate.reference,
         also_tested=also_tested,
-        cache_dir=Path(cache_dir) if cache_dir is not None else None,
-        engine=engine,
-        store=store,
+        allow_circular=allow_circular,
         steps=steps,
     )
+    names = tuple(rule.name for rule in rules if rule.name not in task.upper_bounds)
     evaluated = EvaluationResult(
         task,
-        found.comparison,
-        found.systems,
+        measurement.comparison,
+        measurement.results,
         records,
         dataset,
         split,
         adapters,
         judgments,
-        found.reused,
+        measurement.reused,
         learned=baselines,
-        engines=tuple(dict.fromkeys(found.engine_id.values())),
+        baselines=names,
+        engines=tuple(dict.fromkeys(system.engine_id for system in systems if system.engine_id is not None)),
     )
-    return _finished(evaluated, [each.reference for each in adapters], store, whole=limit is None)
-
-
-def _finished(evaluated: EvaluationResult, models: Sequence[str], store: Store, *, whole: bool) -> EvaluationResult:
-    """The result with its baselines; an evaluation of a whole split is recorded in the store.
-
-    A circular figure is not: listings would show it as any other, and it could replace one that is not circular.
-    """
-    evaluated = _with_baselines(evaluated, models)
-    if whole and evaluated.adapter.reference not in evaluated.comparison.circular:
+    notes = (
+        *(f"{loss}." for loss in evaluated.losses),
+        *baselines.warnings,
+        *baselines.notes,
+        *evaluated.comparison.notes,
+    )
+    evaluated = replace(evaluated, comparison=replace(evaluated.comparison, notes=notes))
+    # A circular figure is not recorded: listings would show it as any other, and it could replace a sound one.
+    if limit is None and candidate.reference not in evaluated.comparison.circular:
         _record(evaluated, store)
     return evaluated
 
 
-def _with_baselines(evaluated: EvaluationResult, models: Sequence[str]) -> EvaluationResult:
-    """The result with the names of its baselines, and with lost comparisons in the notes of the report.
+def _models(
+    task: GenerationTask,
+    records: Sequence[Record],
+    adapters: Sequence[StoredAdapter],
+    engines: Engines,
+    *,
+    unconstrained: bool,
+) -> Iterator[System]:
+    """The base of the evaluated adapter, the other adapters, and the evaluated one; base and it unconstrained first.
+
+    The base generates as many tokens as the evaluated adapter.
+    """
+    candidate, *others = adapters
+    base = ZeroShotSystem(candidate, task, engines)
+    models = [AdapterSystem(stored, task, engines) for stored in (*others, candidate)]
+    for model in models:
+        model.check()
+    if unconstrained:
+        form = task.output(records[0])
+        if form.choices is None and form.grammar is None:
+            raise UsageError(f"the outputs of '{task.name}' are not constrained", fix="Leave --unconstrained out.")
+        yield ZeroShotSystem(candidate, task, engines, name=f"{BASE}, unconstrained", constrained=False)
+        yield AdapterSystem(candidate, task, engines, name=f"{candidate.reference}, unconstrained", constrained=False)
+    yield from (base, *models)
+
+
+def _check_encoder_options(candidate: StoredAdapter, *, unconstrained: bool, engine: EngineSettings | None) -> None:
+    if unconstrained:
+        raise UsageError("an encoder has no outputs to constrain", where=candidate.reference)
+    if engine is not None:
+        raise UsageError(
+            "is an adapter of an encoder, which no engine computes",
+            where=candidate.reference,
+            fix="Leave the engine out.",
+        )
+
+
+def encoder_data(
+    task: EncoderTask, dataset: Dataset, records: Sequence[Record], judgments: Judgments, labelled: Sequence[Record]
+) -> EncoderData:
+    """What encoders are evaluated on: the documents of a dataset, or training rows with labels.
 
     Args:
-        models: Names of the systems that are models, besides the base.
+        labelled: Training rows from which the classes of records with labels are predicted.
+
+    Raises:
+        DataError: for records with labels, if there is no training row; for records without labels, if the dataset has
+            no documents or no judgments.
     """
-    known = (BASE, *models, *evaluated.task.upper_bounds)
-    names = tuple(name for name in evaluated.systems if not any(name == m or name.startswith(f"{m}, ") for m in known))
-    evaluated = replace(evaluated, baselines=names)
-    notes = (
-        *(f"{loss}." for loss in evaluated.losses),
-        *evaluated.learned.warnings,
-        *evaluated.learned.notes,
-        *evaluated.comparison.notes,
+    if task.label(records[0]) is not None:
+        if not labelled:
+            raise DataError(
+                "there is no training row from which classes can be predicted",
+                where=str(dataset.folder),
+                fix="Give a dataset with training rows as --baseline-data.",
+            )
+        return EncoderData(task, labelled=labelled)
+    documents = dataset.documents()
+    if not documents or not judgments.qrels:
+        raise DataError(
+            "has no documents and judgments to evaluate an encoder on",
+            where=str(dataset.folder),
+            fix="Build it with --corpus and --qrels.",
+        )
+    return EncoderData(task, documents)
+
+
+def _encoder_baselines(
+    data: EncoderData,
+    records: Sequence[Record],
+    baselines: LearnedBaselines,
+    retrieval: Bm25Settings | None,
+    steps: Steps,
+) -> Iterator[System]:
+    """What works without a model: BM25, or rules that predict classes."""
+    if data.documents:
+        stage = bm25_stage(retrieval or Bm25Settings(), data.documents, steps("Indexing"))
+        yield RetrieverSystem(BM25, data.task, stage.retriever)
+    else:
+        yield from (FixedResults(name, records, outputs) for name, outputs in baselines.outputs.items())
+
+
+def _encoders(
+    data: EncoderData, adapters: Sequence[StoredAdapter], models: Sequence[str | Path], store: Store
+) -> Iterator[System]:
+    """The base of the evaluated adapter, whole models, the other adapters, and the evaluated one.
+
+    The vectors of an adapter are classified as its own recipe says, those of the base and of whole models as the recipe
+    of the evaluated adapter says.
+    """
+    candidate, *others = adapters
+    base, classifier = candidate.manifest.base, candidate.manifest.classifier
+    base.resolve()  # the name of a folder that was moved must not become a hub look-up
+    for stored in adapters:
+        if stored.manifest.task != data.task.name:
+            raise UsageError(
+                f"is an adapter for the task '{stored.manifest.task}', not for '{data.task.name}'",
+                where=stored.reference,
+            )
+    lineage = run_lineage(store, (), [base.name])
+    yield StoredEncoder(
+        BASE, data, base.name, lineage, classifier=classifier, fingerprint=base.fingerprint, revision=base.revision
     )
-    return replace(evaluated, comparison=replace(evaluated.comparison, notes=notes))
+    for model in map(str, models):
+        yield StoredEncoder(public_name(model), data, model, run_lineage(store, (), [model]), classifier=classifier)
+    for stored in (*others, candidate):
+        manifest = stored.manifest
+        yield StoredEncoder(
+            stored.reference,
+            data,
+            manifest.base.name,
+            run_lineage(store, [stored.reference]),
+            classifier=manifest.classifier,
+            adapter=stored,
+            fingerprint=manifest.base.fingerprint,
+        )
 
 
 def _record(evaluated: EvaluationResult, store: Store) -> None:
     """Record the headline figure in the store, for listings; a store that cannot be written gives a warning."""
     comparison = evaluated.comparison
-    row = comparison.row(evaluated.adapter.reference, comparison.measures[0])
+    score = comparison.row(evaluated.adapter.reference, comparison.measures[0])
     manifest = evaluated.adapter.manifest
     record = EvaluationRecord(
         version=manifest.version,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         data=evaluated.judgments.data,
         split=evaluated.split,
-        measure=row.measure,
-        **{name: value if isfinite(value) else None for name, value in _figure(row).items()},
-        n=row.n,
+        measure=score.measure,
+        **{name: value if isfinite(value := getattr(score, name)) else None for name in ("value", "low", "high")},
+        n=score.n,
         loses_to=tuple(pair.b for pair in comparison.losses(evaluated.baselines)),
         engine="; ".join(evaluated.engines)[:MAX_ENGINE] or None,
     )
@@ -252,10 +342,6 @@ def _record(evaluated: EvaluationResult, store: Store) -> None:
         store.record_evaluation(manifest.name, record)
     except StoreError as error:
         warnings.warn(f"the evaluation is not recorded in the store: {error}", stacklevel=3)
-
-
-def _figure(row: SystemScore) -> dict[str, float]:
-    return {"value": row.value, "low": row.low, "high": row.high}
 
 
 def judged_records(

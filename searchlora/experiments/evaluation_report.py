@@ -13,12 +13,11 @@ from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extre
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
 from searchlora.experiments.evaluate import EvaluationResult
-from searchlora.experiments.evaluation_run import BASE
 from searchlora.experiments.result_files import file_name, header, provenance, write_figures
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
-from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text
 from searchlora.records import Record
+from searchlora.systems.system import BASE
 from searchlora.task import EncoderTask, GenerationTask, Task
 
 _Shown = TypeVar("_Shown")
@@ -35,9 +34,9 @@ def write(evaluated: EvaluationResult, folder: Path, *, rules: Sequence[RuleResu
     made = header(evaluated.adapter.reference)
     write_figures(folder, "evaluation", evaluated.comparison, made, {"engines": list(evaluated.engines)})
     for name, system in evaluated.systems.items():
-        if system.searches and "hits" in system.searches[0]:
+        if system.raw.run is not None:
             file = file_name(name)
-            write_run(folder / "runs" / f"{file}.trec", run_of(system.searches), file)
+            write_run(folder / "runs" / f"{file}.trec", system.raw.run, file)
     return write_report(
         folder / "report.html",
         f"Evaluation of {evaluated.adapter.reference}",
@@ -112,7 +111,7 @@ def _details(evaluated: EvaluationResult) -> dict[str, Detail]:
         answers = {
             name: Answer(
                 _output_text(system.outputs[index], _output_spec(own_tasks.get(name, evaluated.task), record)),
-                _top_hits(system.searches[index], documents, qrels.get(row, {})),
+                _top_hits((system.raw.run or {}).get(row, {}), documents, qrels.get(row, {})),
             )
             for name, system in evaluated.systems.items()
         }
@@ -147,6 +146,8 @@ def _output_text(output: Any, spec: OutputSpec | None) -> str:
     return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
-def _top_hits(search: Any, documents: dict[str, str], grades: Any) -> tuple[Found, ...]:
-    hits = search.get("hits", [])[:SHOWN_DOCUMENTS]
-    return tuple(Found(hit.document, documents.get(hit.document, ""), grades.get(hit.document)) for hit in hits)
+def _top_hits(
+    scores: Mapping[str, float], documents: Mapping[str, str], grades: Mapping[str, int]
+) -> tuple[Found, ...]:
+    hits = list(scores)[:SHOWN_DOCUMENTS]
+    return tuple(Found(document, documents.get(document, ""), grades.get(document)) for document in hits)

@@ -6,32 +6,88 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import corpus_path, index_folder, mapped_sha256
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.comparison import Comparison, compare
-from searchlora.eval.evaluation import Evaluation, evaluate_run
-from searchlora.eval.formats import read_run, read_topics
-from searchlora.eval.judgments.card import card_path, read_card
-from searchlora.eval.judgments.lineage import doubts, refuse_circular
+from searchlora.eval.comparison import Comparison
+from searchlora.eval.formats import read_topics
+from searchlora.eval.judgments.card import RunCard, card_path, read_card, write_run_with_card
 from searchlora.eval.judgments.sources import SourceCounts
 from searchlora.eval.measures import parse_measure
 from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.trec import Qrels
+from searchlora.experiments.evaluate import CACHE_FILE
 from searchlora.experiments.judge.judgments import experiment_qrels, experiment_sources, unknown_source_note
-from searchlora.experiments.lineage import seen_by_run
-from searchlora.experiments.spec import Experiment, read_experiment
-from searchlora.experiments.systems import SystemRun, SystemRuns, plans
+from searchlora.experiments.result_files import file_name
+from searchlora.experiments.spec import Experiment, Source, SystemSettings, read_experiment
 from searchlora.files import parse_json, tree_sha256
+from searchlora.files.result_cache import ResultCache, cache_key
+from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.config import CorpusSettings
+from searchlora.pipelines.config import CorpusSettings, parse_stages, read_pipeline
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, retrievers
+from searchlora.pipelines.retrievers import Retrievers
+from searchlora.pipelines.stage_lists import reads_corpus
+from searchlora.pipelines.stage_settings import AdapterSettings
 from searchlora.progress import Steps, no_progress
+from searchlora.records import Document, Record
 from searchlora.retrieval.index_folder import read_manifest
+from searchlora.systems.fixed import RunFile
+from searchlora.systems.lineage import seen_by_run
+from searchlora.systems.measure import SystemResult, measure
+from searchlora.systems.measures import RetrievalMeasures
+from searchlora.systems.pipeline import PipelineSystem, Plan, plan_of
+from searchlora.systems.system import System
 
 RESULT = "experiment.json"
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The judged topics of an experiment.
+
+    Attributes:
+        fields: Topic -> fields.
+        graded: The numbers of judgments by source.
+        notes: What is unknown about the judgments, and which of them are left out.
+    """
+
+    spec: Experiment
+    fields: Mapping[str, Mapping[str, Any]]
+    qrels: Qrels
+    graded: SourceCounts
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, spec: Experiment) -> Topics:
+        """Read them. Raises `DataError`; `UsageError` for a card that names another source than the experiment."""
+        fields = read_topics(spec.topics.path, spec.topics.format)
+        qrels, left_out = experiment_qrels(spec, fields)
+        notes = (*unknown_source_note(spec, read_card(spec.qrels.path)), *left_out)
+        return cls(spec, {topic: fields[topic] for topic in qrels}, qrels, experiment_sources(spec, qrels), notes)
+
+    @property
+    def rows(self) -> list[Record]:
+        """A row for each topic."""
+        return [{"id": topic, **fields} for topic, fields in self.fields.items()]
+
+    def measures(self) -> RetrievalMeasures:
+        """The measures of the experiment."""
+        spec = self.spec
+        return RetrievalMeasures(
+            self.qrels,
+            spec.measures,
+            tested=spec.tested,
+            slices=spec.slices,
+            weight=spec.weight,
+            cluster=spec.cluster,
+            relevant=spec.relevant,
+            card=read_card(spec.qrels.path),
+        )
 
 
 @dataclass(frozen=True)
@@ -41,24 +97,23 @@ class ExperimentResult:
     Attributes:
         comparison: The figures.
         results: The result of each rule of the policy; empty without a policy.
-        topics: Topic -> fields, of the judged topics.
-        runs: System -> run.
+        topics: The judged topics.
+        runs: System -> run file.
+        systems: System -> its costs and evaluation; the runs are in the files.
+        reused: Names of systems whose runs were computed by an earlier call from the same inputs and versions.
         inputs: Label -> sha256 of the input files.
         accepted: Descriptions of the accepted changes of inputs.
-        judgments: Source of the judgments in a word (`eval.judgments.sources.SourceCounts.source`).
-        graded: The numbers of judgments by source.
     """
 
     spec: Experiment
     comparison: Comparison
     results: tuple[RuleResult, ...]
-    topics: Mapping[str, Mapping[str, Any]]
-    qrels: Qrels
-    runs: Mapping[str, SystemRun]
+    topics: Topics
+    runs: Mapping[str, Source]
+    systems: Mapping[str, SystemResult]
+    reused: tuple[str, ...]
     inputs: Mapping[str, str]
     accepted: tuple[str, ...]
-    judgments: str
-    graded: SourceCounts
 
     @property
     def refused(self) -> bool:
@@ -93,7 +148,9 @@ def experiment(
 
     Raises:
         DataError: if a file cannot be read, inputs changed, or no judged topic is among the topics.
-        UsageError: for an invalid experiment file, or a circular judge.
+        UsageError: for an invalid experiment file, a circular judge, or a run to compute without a corpus.
+        PipelineError: for a pipeline that cannot be read, or fails on a topic.
+        InvalidName, NotInStore, BaseModelError, LoadCheckFailed: for an adapter or encoder that cannot be used.
         EngineError: if a server cannot be asked.
     """
     spec = spec if isinstance(spec, Experiment) else read_experiment(spec)
@@ -101,39 +158,146 @@ def experiment(
     for name in spec.measures:
         parse_measure(name)  # fails before any run is computed
     store = store if isinstance(store, Store) else Store(store)
-    planned = plans(spec, store, tasks)
-    inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in planned.items()}}
+    plans = _plans(spec, store, tasks)
+    inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in plans.items()}}
     earlier = Path(since) if since is not None else Path(out) / RESULT
     changed = changes(spec, inputs, earlier) if since is not None or earlier.is_file() else ()
     if not accept_changes:
         refuse_changes(changed, earlier)
-    topics = read_topics(spec.topics.path, spec.topics.format)
-    qrels, judged_notes = experiment_qrels(spec, topics)
-    judged_topics = {topic: topics[topic] for topic in qrels}
-    system_runs = SystemRuns(
-        spec, planned, judged_topics, inputs, Path(out) / "runs", store=store, tasks=tasks, steps=steps
+    topics = Topics.of(spec)
+    runs = RunFolder(Path(out) / "runs")
+    build = _builder(spec, store, tasks, steps)
+    systems: list[System] = [
+        PipelineSystem(name, plans[name], build, store, corpus=inputs.get("corpus"))
+        if system.run is None
+        else RunFile(name, system.run.path, system.run.format)
+        for name, system in spec.systems.items()
+    ]
+    measurement = measure(
+        systems,
+        topics.rows,
+        topics.measures(),
+        runs,
+        candidate=spec.candidate,
+        baseline=spec.baseline,
+        also_tested=(spec.policy.measure,) if spec.policy is not None and spec.policy.measure else (),
+        correction=spec.correction,
+        allow_circular=allow_circular,
+        notes=topics.notes,
+        measured=runs.keep,
+        steps=steps,
     )
-    runs = {name: system_runs.get(name) for name in spec.systems}
-    comparison = compare_runs(spec, judged_topics, qrels, runs, notes=judged_notes, allow_circular=allow_circular)
-    graded = experiment_sources(spec, qrels)
     facts = Facts(
         roles={"base": spec.baseline, "incumbent": spec.baseline} if spec.baseline else {},
         data=inputs["qrels"],
         changed=changed,
         accepted=accept_changes,
-        source=graded.source,
-        graded=(graded,),
+        source=topics.graded.source,
+        graded=(topics.graded,),
     )
-    results = _decided(spec, comparison, runs, facts, store, judged_topics)
+    of_name = {system.name: system for system in systems}
+    results = _decided(spec, measurement.comparison, of_name, measurement.results, facts, store, topics.fields)
     return ExperimentResult(
-        spec, comparison, results, judged_topics, qrels, runs, inputs, changed, graded.source, graded
+        spec,
+        measurement.comparison,
+        results,
+        topics,
+        runs.files,
+        measurement.results,
+        measurement.reused,
+        inputs,
+        changed,
     )
+
+
+class RunFolder:
+    """The runs of systems as files, and the cache of their results; nothing is written before a system is run.
+
+    Attributes:
+        files: System -> run file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, Source] = {}
+
+    def get(self, key: str) -> Any | None:
+        """See `systems.measure.Cache`."""
+        return self._cache.get(key)
+
+    def put_all(self, values: Mapping[str, Any], label: str = "") -> None:
+        """See `systems.measure.Cache`."""
+        self._cache.put_all(values, label)
+
+    def _card(self, system: PipelineSystem) -> RunCard:
+        """The card of its run. What only a built pipeline knows is cached, so that a cached run needs no models."""
+        key = cache_key("card", system.fingerprint) if system.fingerprint is not None else None
+        known = self.get(key) if key is not None else None
+        if known is None:
+            card = system.card()
+            known = {"pipeline": card.pipeline, "engines": list(card.engines)}
+            if key is not None:
+                self.put_all({key: known}, system.name)
+        return dataclasses.replace(system.planned_card(), pipeline=known["pipeline"], engines=tuple(known["engines"]))
+
+    @cached_property
+    def _cache(self) -> ResultCache:
+        return ResultCache(self.folder / CACHE_FILE)
+
+    def keep(self, system: System, result: SystemResult) -> SystemResult:
+        """Write the run of a pipeline, with its card; the result without the run, so that only one is in memory."""
+        if isinstance(system, RunFile):
+            self.files[system.name] = Source(path=system.path, format=system.format)
+        elif isinstance(system, PipelineSystem) and result.raw.run is not None:
+            path = self.folder / f"{file_name(system.name)}.trec"
+            card = self._card(system)
+            write_run_with_card(path, result.raw.run, card.pipeline or system.name, card)
+            self.files[system.name] = Source(path=path, format="trec")
+        return dataclasses.replace(result, raw=dataclasses.replace(result.raw, run=None))
+
+
+def _plans(spec: Experiment, store: Store, tasks: str | Path | None) -> dict[str, Plan]:
+    """System -> plan, for the systems without a run file."""
+    engines = Engines(store)
+    return {
+        name: _plan(name, system, spec, engines, tasks) for name, system in spec.systems.items() if system.run is None
+    }
+
+
+def _plan(name: str, system: SystemSettings, spec: Experiment, engines: Engines, tasks: str | Path | None) -> Plan:
+    engine = system.engine or spec.engine
+    if system.adapter is not None:
+        retrieval = parse_stages(spec.retrieval, "retrieval")
+        return plan_of(
+            file_name(name), [AdapterSettings(name=system.adapter, engine=engine), *retrieval], engines, tasks
+        )
+    overrides = [f"{key}={json.dumps(value)}" for key, value in system.set.items()]
+    config = read_pipeline(str(system.pipeline), overrides, engine)
+    return plan_of(config.name, list(config.stages), engines, tasks)
+
+
+def _builder(spec: Experiment, store: Store, tasks: str | Path | None, steps: Steps) -> Any:
+    """A function that builds the pipeline of a plan; all share the corpus, which is read when one needs it."""
+
+    @cache
+    def documents() -> Retrievers:
+        if spec.documents is None:
+            raise UsageError("a pipeline or an adapter needs documents to search in", fix="Give a file as 'corpus'.")
+        return retrievers(spec.documents)
+
+    def build(plan: Plan) -> Pipeline:
+        stages = list(plan.stages)
+        corpus: Retrievers | Sequence[Document] = documents() if reads_corpus(stages) else []
+        return build_pipeline(plan.pipeline, stages, store=store, documents=corpus, tasks=tasks, steps=steps)
+
+    return build
 
 
 def _decided(
     spec: Experiment,
     comparison: Comparison,
-    runs: Mapping[str, SystemRun],
+    systems: Mapping[str, System],
+    results: Mapping[str, SystemResult],
     facts: Facts,
     store: Store,
     topics: Mapping[str, Mapping[str, Any]],
@@ -141,68 +305,18 @@ def _decided(
     """The results of the policy's rules for the candidate; empty without a policy."""
     if spec.policy is None or spec.candidate is None:
         return ()
-    candidate = runs[spec.candidate]
-    if spec.policy.invalid_rate is not None and candidate.invalid is None:
+    candidate = systems[spec.candidate]
+    if spec.policy.max_invalid_rate is not None and results[spec.candidate].raw.invalid is None:
         raise UsageError(
             "the policy bounds the invalid rate, but a run file does not contain the invalid outputs",
             where=f"system {spec.candidate}",
             fix="Give the pipeline or the adapter instead, or remove the rule.",
         )
-    facts = dataclasses.replace(facts, leaked=seen_by_run(store, candidate.card, topics))
+    card = candidate.card if isinstance(candidate, RunFile) else None
+    if isinstance(candidate, PipelineSystem):
+        card = candidate.planned_card()
+    facts = dataclasses.replace(facts, leaked=seen_by_run(store, card, topics))
     return decide(spec.policy, comparison, spec.candidate, facts)
-
-
-def compare_runs(
-    spec: Experiment,
-    topics: Mapping[str, Mapping[str, Any]],
-    qrels: Qrels,
-    runs: Mapping[str, SystemRun],
-    *,
-    notes: Sequence[str] = (),
-    allow_circular: bool = False,
-) -> Comparison:
-    """Evaluate and compare the runs of systems, one at a time, so that only one is in memory.
-
-    Args:
-        topics: Topic -> fields, of the judged topics.
-        notes: What was left out of the judgments.
-        allow_circular: Accept a judge that took part in a system; the figures are marked as circular.
-
-    Raises:
-        UsageError: for a circular judge.
-    """
-    card = read_card(spec.qrels.path)
-    lineages = {name: run.lineage for name, run in runs.items()}
-    queries = {topic: str(fields["query"]) for topic, fields in topics.items()}
-    circular = refuse_circular(card, lineages, queries, allow=allow_circular)
-    evaluations: dict[str, Evaluation] = {}
-    for name, run in runs.items():
-        evaluations[name] = evaluate_run(
-            read_run(run.source.path, run.source.format),
-            qrels,
-            measures=spec.measures,
-            tested=spec.tested,
-            topics=topics,
-            slices=spec.slices,
-            weight=spec.weight,
-            cluster=spec.cluster,
-            relevant=spec.relevant,
-            costs=run.costs,
-            invalid=run.invalid,
-            circular=circular.get(name, ""),
-        )
-    # A single system is compared with nothing.
-    baseline = next(iter(evaluations)) if len(evaluations) == 1 and spec.candidate is None else spec.baseline
-    asked = spec.policy.measure if spec.policy is not None else None
-    comparison = compare(
-        evaluations,
-        candidate=spec.candidate,
-        baseline=baseline,
-        also_tested=(asked,) if asked else (),
-        correction=spec.correction,
-    )
-    notes = (*unknown_source_note(spec, card), *notes, *comparison.notes, *doubts(card, lineages))
-    return dataclasses.replace(comparison, notes=notes)
 
 
 # Inputs, and their comparison with an earlier result

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from searchlora.data.collection import read_documents
+from searchlora.eval.ci import summary_markdown, write_junit
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.policy.ci import summary_markdown, write_junit
 from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.trec import ranked
 from searchlora.experiments.experiment import RESULT, ExperimentResult, measured_by
@@ -25,8 +25,8 @@ def write(result: ExperimentResult, folder: Path) -> Path:
         "inputs": dict(result.inputs),
         "measured": measured_by(result.spec),
         "accepted_changes": list(result.accepted),
-        "judgments": result.judgments,
-        "judgments by source": dict(result.graded.counts),
+        "judgments": result.topics.graded.source,
+        "judgments by source": dict(result.topics.graded.counts),
         "costs": {name: dict(costs) for name, costs in result.comparison.costs.items()},
         "rules": [dataclasses.asdict(rule) for rule in result.results],
     }
@@ -69,8 +69,8 @@ def write_decision(
 
 
 def _introduction(result: ExperimentResult) -> str:
-    text = f"{len(result.runs)} systems on {len(result.qrels)} judged topics; the judgments are "
-    text += f"{result.judgments} ({result.graded})."
+    text = f"{len(result.systems)} systems on {len(result.topics.qrels)} judged topics; the judgments are "
+    text += f"{result.topics.graded.source} ({result.topics.graded})."
     if result.accepted:
         text += f" Against the earlier result, these changes were accepted: {'; '.join(result.accepted)}."
     return text
@@ -84,8 +84,8 @@ def details(result: ExperimentResult) -> Mapping[str, Detail]:
         for topics in extremes(comparison, a, b):
             shown.update(topics)
     top_documents: dict[str, dict[str, list[str]]] = {topic: {} for topic in shown}
-    for name, run in result.runs.items():
-        scores = read_run(run.source.path, run.source.format)
+    for name in result.systems:
+        scores = read_run(result.runs[name].path, result.runs[name].format)
         for topic in shown:
             top_documents[topic][name] = ranked(scores.get(topic, {}))[:SHOWN_DOCUMENTS]
     shown_documents = {
@@ -94,10 +94,13 @@ def details(result: ExperimentResult) -> Mapping[str, Detail]:
     titles = _titles(result, shown_documents)
     return {
         topic: Detail(
-            str(result.topics[topic]["query"]),
+            str(result.topics.fields[topic]["query"]),
             {
                 name: Answer(
-                    "", tuple(Found(each, titles.get(each, ""), result.qrels[topic].get(each)) for each in documents)
+                    "",
+                    tuple(
+                        Found(each, titles.get(each, ""), result.topics.qrels[topic].get(each)) for each in documents
+                    ),
                 )
                 for name, documents in systems.items()
             },

@@ -26,10 +26,9 @@ from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.lineage import lineage_of, query_hash, refuse_circular
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.fixed_mixes import PARTS, PartHits, mix_table, part_hits, values_under
-from searchlora.experiments.result_files import versions
-from searchlora.experiments.run import run_card, with_history
 from searchlora.files import atomic_text, check_writable, file_sha256
 from searchlora.inference.settings import EngineSettings
+from searchlora.machine import versions
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
 from searchlora.pipelines.stage_lists import adapters, check_order, encoders, part_keys, pinned
@@ -40,6 +39,7 @@ from searchlora.records import SearchContext
 from searchlora.retrieval.fusion import Fused
 from searchlora.retrieval.gate import Gate, GateWeigher, features_of, learn, read_gate
 from searchlora.retrieval.retriever import Retriever
+from searchlora.systems.pipeline import run_card, with_history
 
 #: Systems of an evaluation besides the parts alone.
 GATE, FIXED, EQUAL = "gate", "best fixed mix of training", "equal weights"

@@ -25,13 +25,13 @@ from searchlora.eval.policy import (
 )
 from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluate import EvaluationResult, evaluate
-from searchlora.experiments.evaluation_run import BASE
 from searchlora.experiments.learned_baselines import FIX
-from searchlora.experiments.lineage import seen_in_training
 from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.stage_settings import Bm25Settings
 from searchlora.progress import Steps, no_progress
+from searchlora.systems.lineage import seen_in_training
+from searchlora.systems.system import BASE
 
 #: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
 BASELINE_DATA = "baseline data"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,7 @@ from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import write_json
 from searchlora.eval.tables import Header, to_json, to_markdown
 from searchlora.files import atomic_text
-
-_PACKAGES = (
-    *("searchlora", "torch", "transformers", "peft", "trl", "bitsandbytes"),
-    *("sentence-transformers", "faiss-cpu", "bm25s", "ir-measures"),
-)
+from searchlora.machine import machine, versions
 
 
 def header(name: str) -> Header:
@@ -74,39 +67,3 @@ def provenance(made: Header) -> dict[str, str]:
         "Machine": made.machine,
         "Versions": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
     }
-
-
-def machine() -> str:
-    """This machine in words: processor, cores, memory, and the GPU that torch uses."""
-    import psutil
-
-    memory = psutil.virtual_memory().total / 2**30
-    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {_gpu() or 'no GPU'}"
-
-
-def _gpu() -> str | None:
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return None
-    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages on which results depend."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())

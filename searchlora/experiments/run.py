@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
 from searchlora.errors import PipelineError, RowError, UsageError
-from searchlora.eval.judgments.card import RunCard, publish_run, read_run_card
+from searchlora.eval.judgments.card import publish_run
 from searchlora.eval.trec import is_word, run_lines
 from searchlora.experiments.batch_log import batch_log
-from searchlora.experiments.lineage import run_lineage
 from searchlora.files import atomic_text, check_writable, file_sha256, read_rows
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.settings import EngineSettings
-from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.engine_indexes import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
 from searchlora.pipelines.stage_lists import adapters, encoders, produces_hits, supplied_runs, zero_shot
-from searchlora.pipelines.stage_settings import FuseSettings, HitsSettings, Settings, dumped, stage_kind
+from searchlora.pipelines.stage_settings import dumped, stage_kind
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record, RejectedRow, SearchContext
-from searchlora.task import GenerationTask, Task
+from searchlora.systems.pipeline import run_card, task_identity, with_history
 
 #: Names of files that hold results as JSON lines; any other name is a TREC run.
 _RESULTS = (".jsonl", ".jsonl.gz")
@@ -143,11 +138,6 @@ def _run_lines(built: Pipeline, searches: Sequence[SearchContext], done: Sequenc
         yield from run_lines(topic, scores, built.tag)
 
 
-def task_identity(task: Task) -> list[Any]:
-    """The version and the prompt of a task, which identify its code."""
-    return [task.version, prompt_hash(task) if isinstance(task, GenerationTask) else None]
-
-
 def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, store: Store) -> dict[str, Any]:
     """All that the output for a query depends on, as JSON: batches of a killed run are used for the same only."""
     from searchlora.models.fingerprint import fingerprint
@@ -172,48 +162,6 @@ def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, 
         "indexes": generations(built.settings),
         "runs": {run: file_sha256(run) for run in supplied_runs(config.stages)},
     }
-
-
-def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
-    """The adapters and encoders that took part in the run, so that none of them may judge it.
-
-    The card of a run whose hits a stage takes is included. Hits without a card come from unknown models.
-    """
-    stages = built.settings
-    own = adapters(stages)
-    bare = [*encoders(stages), *(store.get(reference).manifest.base.name for reference in zero_shot(stages))]
-    sources = {Path(run).name: read_run_card(run) for run in supplied_runs(stages)}
-    cards = [card for card in sources.values() if card is not None]
-    unknown = [name for name, card in sources.items() if card is None]
-    if any(isinstance(stage, HitsSettings) and stage.run is None for stage in stages):
-        unknown.append("hits of the queries")
-    under = [store.get(adapter).manifest.base.name for adapter in own]
-    bases = [*map(public_name, [*under, *bare]), *(base for card in cards for base in card.bases)]
-    lineage = [*run_lineage(store, own, bare).references, *(each for card in cards for each in card.lineage)]
-    return RunCard(
-        system=system,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        adapters=tuple(dict.fromkeys([*own, *(each for card in cards for each in card.adapters)])),
-        lineage=tuple(dict.fromkeys(lineage)),
-        bases=tuple(dict.fromkeys(bases)),
-        pipeline=built.tag,
-        engines=tuple(dict.fromkeys([*built.engine_id, *(each for card in cards for each in card.engines)])),
-        gate_queries=tuple(
-            dict.fromkeys([*_gate_queries(stages), *(each for card in cards for each in card.gate_queries)])
-        ),
-        unknown_sources=tuple(dict.fromkeys([*unknown, *(each for card in cards for each in card.unknown_sources)])),
-    )
-
-
-def _gate_queries(stages: Sequence[Settings]) -> Iterator[str]:
-    """Hashes of the queries on which the gates of fusions were fitted."""
-    from searchlora.retrieval.gate import read_gate
-
-    for stage in stages:
-        if isinstance(stage, FuseSettings):
-            if stage.gate is not None and stage.weights is None:
-                yield from read_gate(Path(stage.gate), stage.gate_sha256).queries
-            yield from _gate_queries(stage.of)
 
 
 def _queries(path: Path) -> Iterator[Record]:
@@ -250,20 +198,3 @@ def _check_queries(path: Path) -> int:
             if hash(query) in suspected:
                 seen.add(query)
     return len(hashes)
-
-
-def with_history(search: Record, where: str) -> Record:
-    """The search with `history` as a list of turns; a table cell may hold it as JSON. Raises `RowError`."""
-    history = search.get("history")
-    if history in (None, ""):
-        return {key: value for key, value in search.items() if key != "history"}
-    try:
-        turns = json.loads(history) if isinstance(history, str) else history
-        valid = all({"role", "text"} <= turn.keys() for turn in turns)
-    except (ValueError, TypeError, AttributeError):
-        valid = False
-    if not valid:
-        raise RowError(
-            "'history' is not a list of turns", where=where, fix='A turn is {"role": "user", "text": "..."}.'
-        )
-    return {**search, "history": turns}

@@ -47,7 +47,7 @@ class Source(_Strict):
         return self.model_copy(update={"path": folder / self.path})
 
 
-class System(_Strict):
+class SystemSettings(_Strict):
     """One system: a run file, or a pipeline or an adapter that computes the run.
 
     Attributes:
@@ -65,7 +65,7 @@ class System(_Strict):
     engine: EngineSettings | None = None
 
     @model_validator(mode="after")
-    def _one_kind(self) -> System:
+    def _one_kind(self) -> SystemSettings:
         present = [name for name in ("run", "pipeline", "adapter") if getattr(self, name) is not None]
         if len(present) != 1:
             raise ValueError(f"a system has exactly one of run, pipeline, adapter, not {', '.join(present) or 'none'}")
@@ -105,7 +105,7 @@ class Experiment(_Strict):
     topics: Source
     qrels: Source
     corpus: Path | CorpusSettings | None = None
-    systems: dict[str, System] = Field(min_length=1)
+    systems: dict[str, SystemSettings] = Field(min_length=1)
     baseline: str | None = None
     candidate: str | None = None
     measures: tuple[str, ...] = Field(RETRIEVAL_MEASURES, min_length=1)

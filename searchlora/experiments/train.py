@@ -16,7 +16,6 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.data.mixture import Mixture
 from searchlora.experiments.encoder_train import encoder_job
-from searchlora.experiments.evaluation_run import EvaluationRun, retrieval_stage
 from searchlora.experiments.training_runs import (
     TrainingJob,
     TrainingOptions,
@@ -30,7 +29,7 @@ from searchlora.models.memory import base_memory
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, no_progress
 from searchlora.recipe import EncoderRecipe, Recipe, load_recipe
-from searchlora.records import Record
+from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.task import EncoderTask, GenerationTask, load_prompted_task, load_task
 from searchlora.training.sft import train_adapter
 from searchlora.training.training_run import TrainingResult
@@ -176,7 +175,7 @@ class PromptedJob(TrainingJob):
         records = self.dataset.records("validation")[: self.recipe.validation.tune_rows]
         if self._validator is None or not records:
             return {}
-        return self._validator.tune(adapter, records, self.recipe.max_new_tokens, self.steps("Tuning"))
+        return self._validator.tune(adapter, records, self.steps("Tuning"))
 
     def queries(self) -> Iterator[str] | None:
         if "query" not in self.task.reads.values():
@@ -202,13 +201,8 @@ class PromptedJob(TrainingJob):
             return LocalEngine(base, precision=self.recipe.precision, prompt_options=self.recipe.prompt)
 
         engine = (lambda folder: load(BaseModel("candidate", folder))) if self.recipe.is_full else load(self.base)
-        return Validator(self.task, engine, records[: self.recipe.validation.rows], self._evaluation_run(records))
-
-    def _evaluation_run(self, records: Sequence[Record]) -> EvaluationRun | None:
-        generated = records[: self.recipe.validation.generate_rows]
-        if not generated:
-            return None
-        dataset = self.dataset
-        retrieve = retrieval_stage(self.task, dataset, progress=self.steps("Indexing"))
-        limit = self.recipe.max_new_tokens
-        return EvaluationRun(self.task, generated, retrieve, dataset.qrels(), dataset.relevant, max_new_tokens=limit)
+        settings = self.recipe.validation
+        generated = records[: settings.generate_rows]
+        retrieve = retrieval_stage(self.task, self.dataset, progress=self.steps("Indexing")) if generated else None
+        measures = TaskMeasures(self.task, self.dataset.qrels(), self.dataset.relevant, retrieve)
+        return Validator(self.task, engine, records[: settings.rows], generated, measures, self.recipe.max_new_tokens)

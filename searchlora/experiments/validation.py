@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.attach import attach
-from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun
-from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.inference.engine import Request
 from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel
-from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.prompts import messages
 from searchlora.recipe import EncoderRecipe
 from searchlora.records import Document, Record
 from searchlora.retrieval.encoder import Encoder
+from searchlora.systems.encoder import EncoderData, EncoderSystem
+from searchlora.systems.measure import run_system
+from searchlora.systems.measures import TaskMeasures
+from searchlora.systems.models import EngineSystem
 from searchlora.task import EncoderTask, GenerationTask, Task
 from searchlora.training.pairs import PairRow, pair_rows, text_key
 
@@ -38,7 +38,9 @@ class Validator:
     Args:
         engine: With its own copy of the base. Where all weights are trained, a function that loads a model folder.
         records: For the loss.
-        evaluation_run: Of the records that are also generated; None measures the loss alone.
+        generated: Records that are also answered; empty measures the loss alone.
+        measures: Of the answers.
+        max_new_tokens: Of an answer.
 
     Attributes:
         less_is_better: Names of measures for which a lower value is better; known after the first call.
@@ -49,44 +51,41 @@ class Validator:
         task: GenerationTask,
         engine: LocalEngine | Callable[[Path], LocalEngine],
         records: Sequence[Record],
-        evaluation_run: EvaluationRun | None = None,
+        generated: Sequence[Record] = (),
+        measures: TaskMeasures | None = None,
+        max_new_tokens: int = 64,
     ) -> None:
         self.task = task
         self.engine = engine
         self.records = records
-        self.evaluation_run = evaluation_run
+        self.generated = generated
+        self.measures = measures or TaskMeasures(task)
+        self.max_new_tokens = max_new_tokens
         self.less_is_better: tuple[str, ...] = ()
 
     def __call__(self, adapter: Path) -> dict[str, float]:
         """`loss` in nats per completion token, stop token included, and the mean of each measure of the task."""
         engine, name = self._loaded(adapter)
         measures = {"loss": self._loss(engine, name)}
-        if self.evaluation_run is not None:
-            evaluation = self.evaluation_run.run_model(_CANDIDATE, engine, name).evaluation
+        if self.generated:
+            system = EngineSystem(_CANDIDATE, self.task, engine, name, max_new_tokens=self.max_new_tokens)
+            evaluation = run_system(system, self.generated, self.measures).evaluation
             measures.update(evaluation.figures())
             self.less_is_better = evaluation.less_is_better
         return measures
 
-    def tune(
-        self, adapter: Path, records: Sequence[Record], max_new_tokens: int, progress: Progress = silent
-    ) -> Mapping[str, Any]:
+    def tune(self, adapter: Path, records: Sequence[Record], progress: Progress = silent) -> Mapping[str, Any]:
         """The values that `Task.tune` chooses on validation records; empty for a task that tunes nothing.
 
         Args:
             adapter: A plain PEFT folder.
-            max_new_tokens: Of an answer.
         """
         if type(self.task).tune is Task.tune:
             return {}
         engine, name = self._loaded(adapter)
         # Text after the choices, such as a reason, is not generated: no value is tuned on it and it takes longest.
-        stage = AdapterStage(self.task, engine, name, max_new_tokens, rest=False)
-        outputs: list[Any] = []
-        size = Pipeline(name or "base", [stage]).batch_size
-        for start in range(0, len(records), size):
-            outputs += stage.ask(records[start : start + size])
-            progress(len(outputs), len(records))
-        return self.task.tune(records, outputs)
+        system = EngineSystem(_CANDIDATE, self.task, engine, name, max_new_tokens=self.max_new_tokens, rest=False)
+        return self.task.tune(records, system.run(records, progress).outputs)
 
     def _loaded(self, folder: Path) -> tuple[LocalEngine, str | None]:
         """An engine that computes the trained weights, and the adapter that its requests name."""
@@ -126,12 +125,14 @@ class EncoderValidator:
         self.base = base
         rows = pair_rows(task, records, seed=recipe.seed)
         self.rows = [replace(row, negatives=(), shown=row.shown[:1]) for row in rows]
-        self.evaluation_run = _encoder_evaluation_run(task, recipe, records, labelled[:_MAX_LABELLED])
+        self.records = records
+        self.data, self.measures = _measured(task, records, labelled[:_MAX_LABELLED])
 
     def __call__(self, folder: Path) -> dict[str, float]:
         """The training loss of all rows and their positives as one batch, in nats, and the task's measures."""
         encoder = self._encoder(folder)
-        evaluation = self.evaluation_run.evaluate_encoder(_CANDIDATE, encoder).evaluation
+        system = EncoderSystem(_CANDIDATE, self.data, lambda: encoder, classifier=self.recipe.classifier)
+        evaluation = run_system(system, self.records, self.measures).evaluation
         return {"loss": _contrastive_loss(encoder, self.rows, self.recipe.temperature), **evaluation.figures()}
 
     def _encoder(self, folder: Path) -> Encoder:
@@ -142,11 +143,12 @@ class EncoderValidator:
         return Encoder(model, _CANDIDATE, query_adapter=adapted if self.recipe.sides == "query" else None)
 
 
-def _encoder_evaluation_run(
-    task: EncoderTask, recipe: EncoderRecipe, records: Sequence[Record], labelled: Sequence[Record]
-) -> EncoderEvaluationRun:
+def _measured(
+    task: EncoderTask, records: Sequence[Record], labelled: Sequence[Record]
+) -> tuple[EncoderData, TaskMeasures]:
+    """What validation records are measured on: their own positives, or labelled training records."""
     if task.label(records[0]) is not None:
-        return EncoderEvaluationRun(task, records, labelled=labelled, classifier=recipe.classifier)
+        return EncoderData(task, labelled=labelled), TaskMeasures(task)
     documents: dict[str, Document] = {}
     qrels: dict[str, dict[str, int]] = {}
     for record in records:
@@ -154,7 +156,7 @@ def _encoder_evaluation_run(
             name = f"{text_key(text):x}"
             documents.setdefault(name, Document(name, text))
             qrels.setdefault(str(record["id"]), {})[name] = 1
-    return EncoderEvaluationRun(task, records, list(documents.values()), qrels)
+    return EncoderData(task, list(documents.values())), TaskMeasures(task, qrels)
 
 
 def _contrastive_loss(encoder: Encoder, rows: Sequence[PairRow], temperature: float) -> float:

@@ -57,9 +57,9 @@ class AnswerText:
         before = len(self.complete)
         self.complete += piece
         first = max(0, before - self._longest + 1)
-        found = [place for stop in self._stop if (place := self.complete.find(stop, first)) >= 0]
-        if found:
-            self.complete, self.stopped = self.complete[: min(found)], True
+        places = [place for stop in self._stop if (place := self.complete.find(stop, first)) >= 0]
+        if places:
+            self.complete, self.stopped = self.complete[: min(places)], True
         return self.stopped
 
     @property

@@ -7,13 +7,14 @@ probability zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import RequestRefused
 from searchlora.outputs import Grammar
 
 if TYPE_CHECKING:
     import torch
+    from llguidance import LLMatcher
 
 #: At most one space between the parts of a JSON value. llguidance's default allows any run of spaces and newlines, with
 #: which a small model can use up all its tokens.
@@ -23,28 +24,6 @@ _JSON = {"whitespace_pattern": r"[ ]?"}
 _MAX_REASON = 300
 
 _KINDS = {"json_schema": "JSON Schema", "regex": "regular expression", "lark": "Lark grammar"}
-
-
-class Matcher(Protocol):
-    """The parts of `llguidance.LLMatcher` that are used: the state of one grammar for one row."""
-
-    def compute_bitmask(self) -> bytes:
-        """One bit per token: whether it is allowed next."""
-
-    def consume_token(self, token: int) -> bool:
-        """Advance by a token."""
-
-    def is_error(self) -> bool:
-        """Whether the grammar cannot be followed further."""
-
-    def is_accepting(self) -> bool:
-        """Whether the answer so far is complete."""
-
-    def get_error(self) -> str:
-        """Why."""
-
-    def deep_copy(self) -> Matcher:
-        """An independent copy."""
 
 
 class Constraints:
@@ -61,14 +40,14 @@ class Constraints:
 
         self._vocabulary = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)), eos_token=stop_id)
 
-    def matchers(self, grammars: Sequence[Grammar | None]) -> list[Matcher | None]:
+    def matchers(self, grammars: Sequence[Grammar | None]) -> list[LLMatcher | None]:
         """A new matcher for each grammar, None for None; equal grammars are compiled once.
 
         Raises:
             RequestRefused: for the first request whose grammar llguidance rejects, or that allows no answer.
         """
-        compiled: dict[Grammar, Matcher] = {}
-        matchers: list[Matcher | None] = []
+        compiled: dict[Grammar, LLMatcher] = {}
+        matchers: list[LLMatcher | None] = []
         for row, grammar in enumerate(grammars):
             if grammar is not None and grammar not in compiled:
                 compiled[grammar] = self._compile(grammar, row)
@@ -79,7 +58,7 @@ class Constraints:
         """The UTF-8 bytes of a token; the name of a special one, and none for one beyond the tokenizer's vocabulary."""
         return bytes(self._vocabulary.decode_bytes([token]))
 
-    def _compile(self, grammar: Grammar, row: int) -> Matcher:
+    def _compile(self, grammar: Grammar, row: int) -> LLMatcher:
         from llguidance import LLMatcher
 
         if grammar.kind not in _KINDS:
@@ -92,7 +71,7 @@ class Constraints:
             source = llguidance_source(grammar)
         except ValueError as error:
             raise _rejected(grammar, row, str(error)) from None
-        matcher: Matcher = LLMatcher(self._vocabulary, source, log_level=0)
+        matcher: LLMatcher = LLMatcher(self._vocabulary, source, log_level=0)
         # Copies share the lexer and its limits, so that the second mask may be the one that exceeds them.
         for trial in (matcher.deep_copy(), matcher.deep_copy()):
             allows_any = not matcher.is_error() and any(trial.compute_bitmask()) and not trial.is_error()
@@ -114,7 +93,7 @@ def llguidance_source(grammar: Grammar) -> str:
     return str(source)
 
 
-def mask_logits(matcher: Matcher, logits: torch.Tensor) -> None:
+def mask_logits(matcher: LLMatcher, logits: torch.Tensor) -> None:
     """Set logits (vocabulary,) of the tokens that the matcher does not allow next to -inf, in place.
 
     Raises:
@@ -132,7 +111,7 @@ def mask_logits(matcher: Matcher, logits: torch.Tensor) -> None:
     logits.masked_fill_(forbidden, -torch.inf)
 
 
-def grammar_error(matcher: Matcher) -> RequestRefused:
+def grammar_error(matcher: LLMatcher) -> RequestRefused:
     """The error of a matcher that cannot go on."""
     reason = _shorten(matcher.get_error()) or "it does not allow the answer to end here"
     return RequestRefused(

@@ -16,11 +16,9 @@ from searchlora.inference.scheduling.requests import GenerateRequest
 if TYPE_CHECKING:
     import torch
 
-    from searchlora.models.native.bindings import Kernels
-
 
 @dataclass(eq=False)
-class Answer:
+class AnswerState:
     """An answer that is being generated.
 
     Attributes:
@@ -58,7 +56,7 @@ class Answer:
             self.stopped = request.text.add(token)
 
 
-def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int) -> None:
+def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id: int) -> None:
     """Choose and append the next token of each answer.
 
     Answers whose logits are not finite, or whose grammar cannot be followed further, get an error.
@@ -70,27 +68,26 @@ def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int)
         logits: The model's logits, shape (answers, vocabulary); changed in place.
         stop_id: The token that ends an answer.
     """
-    from searchlora.models.native import kernels
-
     samplers = [answer.request.sampler for answer in answers]
-    compiled = kernels(logits) if any(samplers) and logits.is_contiguous() else None
-    reporting = [row for row, each in enumerate(samplers) if each is not None and each.sampling.logprobs is not None]
+    reporting = [
+        row for row, sampler in enumerate(samplers) if sampler is not None and sampler.sampling.logprobs is not None
+    ]
     original = _before_masks(answers, logits, reporting) if reporting else None
     penalised = [row for row, sampler in enumerate(samplers) if sampler is not None and sampler.sampling.has_penalties]
     plain = [row for row in range(len(answers)) if row not in penalised] if penalised else range(len(answers))
     tokens: list[int | None] = [None] * len(answers)
-    for row, token in zip(plain, _choose([answers[row] for row in plain], logits, plain, compiled), strict=True):
+    for row, token in zip(plain, _choose([answers[row] for row in plain], logits, plain), strict=True):
         tokens[row] = token
     if penalised:
         precise = _rows(logits, penalised).float()
         for logits_of_row, row in zip(precise, penalised, strict=True):
             if (sampler := samplers[row]) is not None:
                 sampler.penalise(logits_of_row)
-        chosen = _choose([answers[row] for row in penalised], precise, range(len(penalised)), compiled)
+        chosen = _choose([answers[row] for row in penalised], precise, range(len(penalised)))
         for row, token in zip(penalised, chosen, strict=True):
             tokens[row] = token
     if original is not None:
-        _note_logprobs([(samplers[row], tokens[row]) for row in reporting], original, compiled)
+        _note_logprobs([(samplers[row], tokens[row]) for row in reporting], original)
     for answer, token in zip(answers, tokens, strict=True):
         if token is None:
             answer.error = answer.error or non_finite_error(answer.request.adapter)
@@ -98,16 +95,13 @@ def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int)
             answer.add(token, stop_id)
 
 
-def _choose(
-    answers: Sequence[Answer], logits: torch.Tensor, rows: Sequence[int], compiled: Kernels | None
-) -> list[int | None]:
+def _choose(answers: Sequence[AnswerState], logits: torch.Tensor, rows: Sequence[int]) -> list[int | None]:
     """The next token of each answer, which its grammar allows; None if its logits are not finite or it has an error.
 
     Args:
         answers: The answers.
         logits: Logits of these answers and perhaps others, shape (all rows, vocabulary); masked in place.
         rows: The row of each answer.
-        compiled: See `sample`.
     """
     greedy: list[int] = []
     drawn: list[tuple[int, TokenSampler]] = []
@@ -131,22 +125,20 @@ def _choose(
         tokens |= {row: token if ok else None for row, token, ok in zip(greedy, best.tolist(), finite, strict=True)}
     if drawn:
         places = [row for row, _ in drawn]
-        tokens |= zip(places, sample(logits, [sampler for _, sampler in drawn], places, compiled), strict=True)
+        tokens |= zip(places, sample(logits, [sampler for _, sampler in drawn], places), strict=True)
     return [tokens[row] for row in rows]
 
 
-def _note_logprobs(
-    chosen: Sequence[tuple[TokenSampler | None, int | None]], logits: torch.Tensor, compiled: Kernels | None
-) -> None:
+def _note_logprobs(chosen: Sequence[tuple[TokenSampler | None, int | None]], logits: torch.Tensor) -> None:
     """Note the log-probabilities of chosen tokens in their samplers, given the model's logits of these rows."""
     tokens = [token or 0 for _, token in chosen]
     counts = [sampler.sampling.logprobs or 0 if sampler is not None else 0 for sampler, _ in chosen]
-    for (sampler, _), found in zip(chosen, token_logprobs(logits, tokens, counts, compiled), strict=True):
+    for (sampler, _), found in zip(chosen, token_logprobs(logits, tokens, counts), strict=True):
         if sampler is not None:
             sampler.logprobs.append(found)
 
 
-def _before_masks(answers: Sequence[Answer], logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+def _before_masks(answers: Sequence[AnswerState], logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """The logits of some rows, kept from the masks of grammars, which are applied in place."""
     if len(rows) == len(logits) and all(answer.request.matcher is None for answer in answers):
         return logits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -71,6 +71,11 @@ class TokenLogprob:
     bytes: bytes
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
+
+
+def token_logprob(content: bytes, logprob: float, top: Iterable[TokenLogprob] = ()) -> TokenLogprob:
+    """The log-probability of a token with these bytes."""
+    return TokenLogprob(content.decode("utf-8", "replace"), content, logprob, tuple(top))
 
 
 @dataclass(frozen=True)

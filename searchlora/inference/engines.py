@@ -25,14 +25,14 @@ def make_engine(
     precision: Precision = "bf16",
     prompt_options: PromptOptions | None = None,
     waiting: int = WAITING,
-    waiting_per_caller: int | None = None,
+    waiting_per_client: int | None = None,
 ) -> LocalEngine | RemoteEngine:
     """An engine for a base model. Every verb and every pipeline gets its engines here.
 
     Args:
         precision: Precision of a local engine whose settings leave it open.
         prompt_options: Options of the prompts of the bare base.
-        waiting, waiting_per_caller: Limits of a local engine's queue, see `LocalEngine`.
+        waiting, waiting_per_client: Limits of a local engine's queue, see `LocalEngine`.
 
     Raises:
         BaseModelError: for a base that cannot be loaded.
@@ -47,14 +47,14 @@ def make_engine(
         return RemoteEngine(settings.url, base, store, api_key=key, prompt_options=prompt_options, **options)
     from searchlora.inference.local import LocalEngine
 
-    options = {**settings.model_dump(exclude={"kind"}), "precision": settings.precision or precision}
+    settings = settings.model_copy(update={"precision": settings.precision or precision})
     return LocalEngine(
         base,
         store,
+        settings,
         prompt_options=prompt_options,
         waiting=waiting,
-        waiting_per_caller=waiting_per_caller,
-        **options,
+        waiting_per_client=waiting_per_client,
     )
 
 

@@ -7,15 +7,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from searchlora.errors import PromptTooLong, RequestRefused
 from searchlora.inference.answer_text import AnswerText
-from searchlora.inference.constrained import Constraints, Matcher
+from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Request
 from searchlora.inference.sampling import Sampling, TokenSampler
-from searchlora.inference.scheduling.requests import AnswerGroup, GenerateRequest, ScoreRequest, TokenIds
+from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest, TokenIds
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 
 class InputProcessor:
@@ -82,20 +86,18 @@ class InputProcessor:
         (first,) = self.generate_requests([request], streamed=streamed)
         if count == 1:
             return [first]
-        group = AnswerGroup()
-        group.waiting += [
+        return [
             replace(
                 first,
                 matcher=first.matcher and first.matcher.deep_copy(),
                 sampler=_sampler(request.sampling, number),
                 text=first.text and AnswerText(self.decode, request.stop),
                 logprobs=[],
-                group=group,
+                keep_prefix=True,
                 result=Future(),
             )
             for number in range(count)
         ]
-        return list(group.waiting)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens: as `Renderer.decode`, in a fraction of its time."""
@@ -115,8 +117,8 @@ class InputProcessor:
         texts = [
             [(text, request.choice_suffix) for text in row] for request, row in zip(requests, choices, strict=True)
         ]
-        ids = {each: tuple(self._renderer.completion_ids(*each)) for each in set(itertools.chain(*texts))}
-        choice_ids = [tuple(ids[each] for each in row) for row in texts]
+        ids = {choice: tuple(self._renderer.completion_ids(*choice)) for choice in set(itertools.chain(*texts))}
+        choice_ids = [tuple(ids[choice] for choice in row) for row in texts]
         self._check_choices(choice_ids)
         self._check_length(prompts, [max(map(len, row), default=0) for row in choice_ids])
         return [
@@ -179,7 +181,7 @@ class InputProcessor:
                     fix="Score them in several requests, or make 'batch_tokens' larger.",
                 )
 
-    def _matchers(self, grammars: Sequence[Grammar | None]) -> list[Matcher | None]:
+    def _matchers(self, grammars: Sequence[Grammar | None]) -> list[LLMatcher | None]:
         return self._constraints.matchers(grammars) if any(grammars) else [None] * len(grammars)
 
     @cached_property

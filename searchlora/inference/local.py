@@ -20,12 +20,12 @@ from searchlora.inference.output_processor import OnToken, OutputProcessor
 from searchlora.inference.scheduling.engine_core import EngineCore, Stats
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
 from searchlora.inference.sequential import sequential_core
-from searchlora.inference.settings import WAITING, LocalSettings
-from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
+from searchlora.inference.settings import WAITING, LocalSettings, local_settings
+from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer
-from searchlora.recipe import MAX_RANK, PromptOptions
+from searchlora.recipe import PromptOptions
 
 #: Batches that are sorted by length together. Requests with a common prefix are adjacent before that.
 _SORTED_BATCHES = 4
@@ -35,9 +35,9 @@ Mapped = TypeVar("Mapped")
 
 
 class LocalEngine:
-    """Generation and choice scoring, batched over callers and over adapters.
+    """Generation and choice scoring, batched over clients and over adapters.
 
-    Requests of all callers share batches, whatever adapters they name; a caller waits only for its own requests.
+    Requests of all clients share batches, whatever adapters they name; a client waits only for its own requests.
     Adapters are loaded on first use and evicted least recently used first. Common prefixes of prompts are computed
     once (prefix cache). Models with sliding-window attention, recurrent state or logit scaling are detected and served
     one adapter at a time.
@@ -46,27 +46,18 @@ class LocalEngine:
         base: The base model; the engine loads its own copy. For a stored version that is a whole model, see
             `adapters.full_model.model_of`: requests name it as they name an adapter.
         store: Resolves adapter references.
-        quantization, precision: How the base model is loaded, see `load_model`.
-        batch_rows: Maximum number of rows of one forward pass. An eighth of them is reserved for callers of `submit`
-            that hold none.
-        batch_tokens: Maximum number of tokens of one prefill or scoring pass: rows times the longest, choices included.
-        max_prompt_tokens: Maximum length of a prompt in tokens, also for models with a longer context.
-        adapters: Maximum number of loaded adapters (LoRA slots).
-        max_rank: Maximum rank of an adapter.
-        adapter_bytes: Memory for the weights of all loaded adapters. Ranks and sizes are read from the header of an
-            adapter's file, before its weights; unloading frees its memory. Both limits hold for batched models.
-        cache_tokens: Size of the KV cache of generating rows in tokens: rows times the longest. Long prompts that are
-            being computed take about half as much besides.
-        prefix_tokens: Size of the prefix cache in tokens; 0 turns it off.
+        settings: How the base model is loaded and computed, and the engine's limits. Long prompts that are being
+            computed take about half of `cache_tokens` besides. The rank and size of an adapter are read from the header
+            of its file, before its weights; both limits hold for batched models. With `batch_invariant`, every
+            completion and score is independent, to the last bit, of the number, order and batches of other requests.
+            In bf16 rounding otherwise depends on the batch, and with it about one greedy answer in ten. Another number
+            of threads can still round differently. Models that are served one adapter at a time compute one row per
+            batch then.
         waiting: Maximum number of queued requests.
-        waiting_per_caller: Maximum number of queued requests of one caller of `submit` and `submit_scores`; None: a
-            quarter of `waiting` (at least 256, one call of `/v1/score`), so that one caller cannot fill the queue.
-        batch_invariant: Make every completion and score independent, to the last bit, of the other requests: of their
-            number, order and batches. In bf16 rounding otherwise depends on the batch, and with it about one greedy
-            answer in ten. Another number of threads can still round differently. Models that are served one adapter at
-            a time compute one row per batch then. Set it to False where speed matters more than repeatability, such as
-            in a server.
+        waiting_per_client: Maximum number of queued requests of one client of `submit` and `submit_scores`; None: a
+            quarter of `waiting` (at least 256, one call of `/v1/score`), so that one client cannot fill the queue.
         prompt_options: Options of the prompts of the base model and of adapters that are not in the store.
+        options: Fields of `LocalSettings`, in place of `settings`.
 
     Attributes:
         shares_batches: Whether rows with different adapters are computed in one batch.
@@ -77,52 +68,41 @@ class LocalEngine:
 
     Raises:
         BaseModelError: for a base that cannot be loaded.
-        UsageError: for a limit below 1.
+        PipelineError, UsageError: for an unknown setting, or a limit below 1.
     """
 
     def __init__(
         self,
         base: BaseModel,
         store: Store | None = None,
+        settings: LocalSettings | None = None,
         *,
-        quantization: Quantization = "none",
-        precision: Precision = "bf16",
-        batch_rows: int = 32,
-        batch_tokens: int = 8192,
-        max_prompt_tokens: int = 8192,
-        adapters: int = 16,
-        max_rank: int = MAX_RANK,
-        adapter_bytes: int = 4 << 30,
-        cache_tokens: int = 65536,
-        prefix_tokens: int = 16384,
         waiting: int = WAITING,
-        waiting_per_caller: int | None = None,
-        batch_invariant: bool = True,
+        waiting_per_client: int | None = None,
         prompt_options: PromptOptions | None = None,
+        **options: Any,
     ) -> None:
         from searchlora.inference.batched.forward import is_supported
         from searchlora.inference.batched.lora_slots import LoraLimits
         from searchlora.inference.batched.model_runner import batched_core
 
-        sizes = {"batch_rows": batch_rows, "batch_tokens": batch_tokens, "adapters": adapters, "max_rank": max_rank}
-        for name, value in {**sizes, "cache_tokens": cache_tokens, "waiting": waiting}.items():
-            if value < 1:
-                raise UsageError(f"an engine with {name} = {value} can answer nothing", fix="Give at least 1.")
-        if waiting_per_caller is not None and waiting_per_caller < 1:
-            raise UsageError(f"waiting_per_caller = {waiting_per_caller} admits nobody", fix="Give at least 1.")
+        if settings is None:
+            settings = local_settings(options)
+        if min(waiting, 1 if waiting_per_client is None else waiting_per_client) < 1:
+            raise UsageError("an engine whose queue has no place can answer nothing", fix="Give at least 1.")
+        quantization, precision = settings.quantization, settings.precision or "bf16"
         if base.version is not None and prompt_options is None:
             prompt_options = required_store(store).prompt_options(base.version)
-        limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting, waiting_per_caller)
+        rows, invariant = settings.batch_rows, settings.batch_invariant
+        limits = Limits(rows, settings.cache_tokens, settings.batch_tokens, waiting, waiting_per_client)
         self.base = base
         self.store = store
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
         self.renderer = Renderer(load_tokenizer(base), prompt_options, adapter_options=self._prompt_options)
-        self._sorted_together = _SORTED_BATCHES * batch_rows
-        self.batch_invariant = batch_invariant
-        self.call_size = batch_rows
-        self.engine_id = LocalSettings(
-            quantization=quantization, precision=precision, batch_invariant=batch_invariant
-        ).engine_id(precision)
+        self._sorted_together = _SORTED_BATCHES * rows
+        self.batch_invariant = invariant
+        self.call_size = rows
+        self.engine_id = settings.engine_id(precision)
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -135,10 +115,10 @@ class LocalEngine:
                 model,
                 stop_id,
                 self._adapters,
-                slots=LoraLimits(adapters, max_rank, adapter_bytes),
+                slots=LoraLimits(settings.adapters, settings.max_rank, settings.adapter_bytes),
                 limits=limits,
-                prefix_tokens=prefix_tokens,
-                batch_invariant=batch_invariant,
+                prefix_tokens=settings.prefix_tokens,
+                batch_invariant=invariant,
             )
         else:
             self._core = sequential_core(
@@ -146,13 +126,19 @@ class LocalEngine:
                 stop_id,
                 pad_id,
                 self._adapters,
-                slots=adapters,
+                slots=settings.adapters,
                 limits=limits,
                 context=context,
-                batch_invariant=batch_invariant,
+                batch_invariant=invariant,
             )
         self._inputs = InputProcessor(
-            self.renderer, self.pin, context, self._core.vocabulary, limits.pass_tokens, max_prompt_tokens, base.version
+            self.renderer,
+            self.pin,
+            context,
+            self._core.vocabulary,
+            limits.pass_tokens,
+            settings.max_prompt_tokens,
+            base.version,
         )
         self._outputs = OutputProcessor(self.renderer, self._inputs.token_bytes)
 
@@ -257,14 +243,14 @@ class LocalEngine:
         self,
         request: Request,
         *,
-        caller: Hashable = None,
+        client: Hashable = None,
         seconds: float | None = None,
         on_token: Callable[[str], None] | None = None,
     ) -> Future[Completion]:
         """Queue one generation and return its future; cancelling the future withdraws the request.
 
         Args:
-            caller: Requests of one caller form one line; the lines are served round robin.
+            client: Whose request it is. Clients take turns; the requests of one are begun in order.
             seconds: Time limit; after it the future fails with `DeadlineExceeded`.
             on_token: Called with the text so far after each token, by the engine's thread; it must be fast.
 
@@ -272,15 +258,15 @@ class LocalEngine:
             EngineBusy: when the queue is full.
             Otherwise as `generate`, except that an adapter that must not be loaded fails the future.
         """
-        each = None if on_token is None else lambda _answer, text, _logprobs: on_token(text)
-        return self.submit_answers(request, 1, caller=caller, seconds=seconds, on_token=each)[0]
+        callback = None if on_token is None else lambda _answer, text, _logprobs: on_token(text)
+        return self.submit_answers(request, 1, client=client, seconds=seconds, on_token=callback)[0]
 
     def submit_answers(
         self,
         request: Request,
         n: int,
         *,
-        caller: Hashable = None,
+        client: Hashable = None,
         seconds: float | None = None,
         on_token: OnToken | None = None,
     ) -> list[Future[Completion]]:
@@ -292,7 +278,7 @@ class LocalEngine:
         Args:
             request: The request.
             n: Number of answers, at least 1.
-            caller: See `submit`.
+            client: See `submit`.
             seconds: See `submit`.
             on_token: Called after each token of each answer, by the engine's thread, with the number of the answer
                 (from 0), its text so far, and the log-probabilities of the tokens of that text (None unless
@@ -305,16 +291,16 @@ class LocalEngine:
         """
         queued = self._inputs.answers(request, n, streamed=on_token is not None)
         if on_token is not None:
-            for number, each in enumerate(queued):
-                each.on_token = partial(self._outputs.report, each, number, on_token)
-        self._submit(queued, caller, seconds)
-        return [_mapped(each.result, partial(self._outputs.completion, each)) for each in queued]
+            for number, answer in enumerate(queued):
+                answer.on_token = partial(self._outputs.report, answer, number, on_token)
+        self._submit(queued, client, seconds)
+        return [_mapped(answer.result, partial(self._outputs.completion, answer)) for answer in queued]
 
     def submit_scores(
         self,
         requests: Iterable[tuple[Request, Sequence[str], float | None]],
         *,
-        caller: Hashable = None,
+        client: Hashable = None,
         seconds: float | None = None,
     ) -> list[Future[ChoiceScores]]:
         """Queue scorings, all or none, and return their futures; see `submit`.
@@ -326,18 +312,18 @@ class LocalEngine:
         queued: list[ScoreRequest] = []
         for request, choices, prune_margin in requests:
             queued += self._inputs.score_requests([request], [choices], prune_margin)
-        self._submit(queued, caller, seconds)
+        self._submit(queued, client, seconds)
         return [_mapped(request.result, lambda scored: scored) for request in queued]
 
-    def _submit(self, queued: Sequence[ModelRequest[Any]], caller: Hashable, seconds: float | None) -> None:
+    def _submit(self, queued: Sequence[ModelRequest[Any]], client: Hashable, seconds: float | None) -> None:
         for request in queued:
             request.deadline = None if seconds is None else time.monotonic() + seconds
-        self._core.submit(self._with_checked_adapters(queued), caller)
+        self._core.submit(self._with_checked_adapters(queued), client)
 
     def _with_checked_adapters(self, queued: Sequence[ModelRequest[Any]]) -> list[ModelRequest[Any]]:
         """The requests whose adapters are loaded or pass the check of their files, in this thread; the others fail."""
         refused: dict[str | None, Exception] = {}
-        for adapter in {each.adapter for each in queued if each.adapter is not None} - {*self._core.loaded}:
+        for adapter in {request.adapter for request in queued if request.adapter is not None} - {*self._core.loaded}:
             try:
                 self._adapters.check(adapter)
             except Exception as error:
@@ -352,10 +338,10 @@ class LocalEngine:
 
         Prompts with one adapter and a common prefix are adjacent, and among them those of similar length.
         """
-        by_prefix: list[ModelRequest[Any]] = sorted(queued, key=lambda each: (each.adapter or "", each.ids))
+        by_prefix: list[ModelRequest[Any]] = sorted(queued, key=lambda request: (request.adapter or "", request.ids))
         size = self._sorted_together
         windows = [by_prefix[start : start + size] for start in range(0, len(by_prefix), size)]
-        ordered = [request for window in windows for request in sorted(window, key=lambda each: -len(each.ids))]
+        ordered = [request for window in windows for request in sorted(window, key=lambda request: -len(request.ids))]
         count, failed = itertools.count(1), list[BaseException]()
 
         def done(result: Future[Any]) -> None:
@@ -408,6 +394,8 @@ def _located(error: BaseException, queued: Sequence[ModelRequest[Any]]) -> BaseE
     if not isinstance(error, EngineError) or type(error) not in (EngineError, RequestRefused) or error.where:
         return error
     failed = (
-        row for row, each in enumerate(queued) if not each.result.cancelled() and each.result.exception() is error
+        row
+        for row, request in enumerate(queued)
+        if not request.result.cancelled() and request.result.exception() is error
     )
     return type(error)(error.what, where=f"request {next(failed) + 1}", fix=error.fix)

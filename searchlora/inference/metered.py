@@ -40,6 +40,10 @@ class Exchange:
     known: bool = False
 
 
+#: A request with the choices that are scored, none for generation.
+_Asked: TypeAlias = tuple[Request, tuple[str, ...]]
+
+
 class MeteredEngine:
     """An engine that counts tokens and answers equal requests once.
 
@@ -92,76 +96,61 @@ class MeteredEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `Engine.generate`."""
-
-        def keys() -> list[bytes]:
-            return [request_key(request) for request in requests]
-
-        def answer(new: Sequence[int]) -> list[Completion]:
-            return self.engine.generate([requests[index] for index in new])
-
-        found = self._answered(requests, [()] * len(requests), keys, answer, Completion)
-        self.output_tokens += sum(each.completion_tokens for each in found)
-        return found
+        return self._answered(
+            [(request, ()) for request in requests],
+            Completion,
+            lambda request, _: request_key(request),
+            lambda new: self.engine.generate([request for request, _ in new]),
+        )
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
         """See `Engine.score`."""
-        scored = [tuple(each) for each in choices]
-
-        def keys() -> list[bytes]:
-            return [request_key(request, each, prune_margin) for request, each in zip(requests, scored, strict=True)]
-
-        def answer(new: Sequence[int]) -> list[ChoiceScores]:
-            chosen = [scored[index] for index in new]
-            return self.engine.score([requests[index] for index in new], chosen, prune_margin=prune_margin)
-
-        found = self._answered(requests, scored, keys, answer, ChoiceScores)
-        self.output_tokens += sum(each.scored_tokens for each in found)
-        return found
+        return self._answered(
+            [(request, tuple(texts)) for request, texts in zip(requests, choices, strict=True)],
+            ChoiceScores,
+            lambda request, texts: request_key(request, texts, prune_margin),
+            lambda new: self.engine.score(
+                [request for request, _ in new], [texts for _, texts in new], prune_margin=prune_margin
+            ),
+        )
 
     def _answered(
         self,
-        requests: Sequence[Request],
-        choices: Sequence[tuple[str, ...]],
-        keys: Callable[[], Sequence[bytes]],
-        answer: Callable[[Sequence[int]], Sequence[_Answer]],
+        asked: Sequence[_Asked],
         kind: type[_Answer],
+        key_of: Callable[[Request, tuple[str, ...]], bytes],
+        compute: Callable[[Sequence[_Asked]], list[_Answer]],
     ) -> list[_Answer]:
+        """The answers to requests with their choices, computed or from an earlier call."""
         if self._answers is None:
-            known = [False] * len(requests)
-            found = list(answer(range(len(requests))))
+            known, answers = [False] * len(asked), compute(asked)
         else:
-            known, found = self._looked_up(self._answers, keys(), choices, answer, kind)
-        self.prompt_tokens += sum(each.prompt_tokens for each in found)
-        if self._listener is not None:
-            for exchange in zip(requests, found, choices, known, strict=True):
-                self._listener(Exchange(*exchange))
-        return found
-
-    def _looked_up(
-        self,
-        answers: Answers,
-        keys: Sequence[bytes],
-        choices: Sequence[tuple[str, ...]],
-        answer: Callable[[Sequence[int]], Sequence[_Answer]],
-        kind: type[_Answer],
-    ) -> tuple[list[bool], list[_Answer]]:
-        found: dict[bytes, _Answer] = {}
-        for key, scored in dict(zip(keys, choices, strict=True)).items():
-            earlier = answers.get(key)
-            if isinstance(earlier, kind) and _count(earlier) == len(scored):
-                found[key] = earlier
-        known = [key in found and key not in self._own for key in keys]
+            keys = [key_of(*one) for one in asked]
+            first: dict[bytes, _Asked] = {}
+            for key, one in zip(keys, asked, strict=True):
+                first.setdefault(key, one)
+            by_key: dict[bytes, _Answer] = {}
+            for key, (_, texts) in first.items():
+                earlier = self._answers.get(key)
+                if isinstance(earlier, kind) and _count(earlier) == len(texts):
+                    by_key[key] = earlier
+            known = [key in by_key and key not in self._own for key in keys]
+            new = [key for key in first if key not in by_key]
+            if new:
+                computed = dict(zip(new, compute([first[key] for key in new]), strict=True))
+                self._answers.update(computed)
+                by_key.update(computed)
+                self._own.update(new)
+            answers = [by_key[key] for key in keys]
         self.reused += sum(known)
-        first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
-        new = sorted(first.values())
-        if new:
-            computed = dict(zip((keys[index] for index in new), answer(new), strict=True))
-            answers.update(computed)
-            found.update(computed)
-            self._own.update(first)
-        return known, [found[key] for key in keys]
+        for (request, texts), answer, is_known in zip(asked, answers, known, strict=True):
+            self.prompt_tokens += answer.prompt_tokens
+            self.output_tokens += answer.completion_tokens if isinstance(answer, Completion) else answer.scored_tokens
+            if self._listener is not None:
+                self._listener(Exchange(request, answer, texts, is_known))
+        return answers
 
 
 def _count(answer: Answer) -> int:

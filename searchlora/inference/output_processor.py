@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from searchlora.inference.engine import Completion, TokenLogprob
+from searchlora.inference.engine import Completion, TokenLogprob, token_logprob
 from searchlora.inference.sampling import LogprobsById
 from searchlora.inference.scheduling.requests import GenerateRequest
 from searchlora.prompts import Renderer
@@ -60,12 +60,9 @@ class OutputProcessor:
         if text is not None and request.text is not None:
             count = request.text.tokens_of(text)
         made = request.logprobs  # a streamed answer asks after each token: what was there before is not made again
-        made += [self._token_logprob(each) for each in sampler.logprobs[len(made) : count]]
+        made += [self._token_logprob(logprobs) for logprobs in sampler.logprobs[len(made) : count]]
         return tuple(made[:count])
 
     def _token_logprob(self, logprobs: LogprobsById) -> TokenLogprob:
-        def of(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-            content = self._token_bytes(token)
-            return TokenLogprob(content.decode("utf-8", "replace"), content, logprob, top)
-
-        return of(logprobs.token, logprobs.logprob, tuple(of(*each) for each in logprobs.top))
+        top = (token_logprob(self._token_bytes(token), logprob) for token, logprob in logprobs.top)
+        return token_logprob(self._token_bytes(logprobs.token), logprobs.logprob, top)

@@ -12,28 +12,18 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from searchlora.errors import RequestRefused
 
 if TYPE_CHECKING:
     import torch
 
-    from searchlora.models.native.bindings import Kernels
-
 #: Below this temperature a distribution is its most likely token in single precision.
 _GREEDY_BELOW = 1e-4
 
-#: Size of the blocks of the vocabulary that are summed first.
-_BLOCK = 256
-
 #: Smallest weight that is drawn, as a share of the highest probability.
 _SMALLEST = 1e-30
-
-Floats: TypeAlias = NDArray[np.floating[Any]]
 
 #: Field -> its range, and the range in words.
 _RANGES = {
@@ -102,11 +92,6 @@ class Sampling:
         """Whether earlier tokens of the answer change the logits."""
         return self.presence_penalty != 0 or self.frequency_penalty != 0
 
-    @property
-    def has_filters(self) -> bool:
-        """Whether some tokens are never chosen."""
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
-
 
 #: The default of a request.
 GREEDY = Sampling()
@@ -164,10 +149,7 @@ class TokenSampler:
 
 
 def sample(
-    logits: torch.Tensor,
-    samplers: Sequence[TokenSampler],
-    rows: Sequence[int] | None = None,
-    kernels: Kernels | None = None,
+    logits: torch.Tensor, samplers: Sequence[TokenSampler], rows: Sequence[int] | None = None
 ) -> list[int | None]:
     """Draw the next token of each row, by inverting the distribution function at a random number.
 
@@ -175,114 +157,58 @@ def sample(
         logits: Shape (rows, vocabulary), after grammar and penalties; a token at -inf is never drawn.
         samplers: One per drawn row; none of them greedy.
         rows: The rows to draw tokens for; None for all.
-        kernels: The compiled kernels for these logits; None computes the same with PyTorch, up to rounding.
 
     Returns:
         One token id per drawn row; None for a row with NaN or infinity, or whose logits are all -inf. It depends on
         that row only.
     """
-    uniforms = [sampler.uniform() for sampler in samplers]
-    if kernels is not None:
-        each = (sampler.sampling for sampler in samplers)
-        settings = [
-            (1 / one.temperature, one.top_k, one.top_p, one.min_p, u) for one, u in zip(each, uniforms, strict=True)
-        ]
-        return kernels.sample(logits, range(len(logits)) if rows is None else rows, settings)
-    return _sample(logits if rows is None else logits[list(rows)], samplers, uniforms)
+    from searchlora.cpu import backend
+
+    rows = range(len(logits)) if rows is None else rows
+    settings = [
+        (1 / one.temperature, one.top_k, one.top_p, one.min_p, u)
+        for one, u in ((sampler.sampling, sampler.uniform()) for sampler in samplers)
+    ]
+    tokens = backend.sample(logits, rows, settings)
+    return _sample(logits[list(rows)], settings) if tokens is None else tokens
 
 
-def _sample(logits: torch.Tensor, samplers: Sequence[TokenSampler], uniforms: Sequence[float]) -> list[int | None]:
-    """`sample` with PyTorch; what follows the sums of blocks is done by NumPy, row by row."""
+def _sample(logits: torch.Tensor, settings: Sequence[tuple[float, int, float, float, float]]) -> list[int | None]:
+    """`sample` with PyTorch. `settings`: inverse temperature, top-k, top-p, min-p and random number of each row."""
     import torch
 
-    block = math.gcd(logits.shape[1], _BLOCK)
-    blocks = logits.float().view(len(logits), -1, block)
-    block_max = blocks.amax(-1)
-    highest = block_max.amax(-1)[:, None, None]
-    inverse = torch.tensor([[[1 / each.sampling.temperature]] for each in samplers], device=logits.device)
-    weights = (blocks - highest).mul_(inverse).exp_()
-    sums = weights.sum(-1).cpu().numpy().astype(np.float64)
-    largest = weights.amax(-1).cpu().numpy()
-    on_cpu = weights.cpu().numpy()
-    tokens: list[int | None] = []
-    for row, (sampler, u) in enumerate(zip(samplers, uniforms, strict=True)):
-        total = float(sums[row].sum())
-        if not total > 0:  # NaN, or no token is allowed
-            tokens.append(None)
-        elif sampler.sampling.has_filters:
-            tokens.append(_filtered(on_cpu[row], largest[row], total, sampler.sampling, u))
-        else:
-            place, inside = _invert(sums[row], u)
-            tokens.append(place * block + _invert(on_cpu[row, place], inside)[0])
-    return tokens
+    columns = torch.tensor(settings, dtype=torch.float64, device=logits.device).T[:, :, None]
+    inverse, top_k, top_p, min_p, u = columns
+    logits = logits.float()
+    weights = ((logits - logits.amax(-1, keepdim=True)) * inverse.float()).exp().double()  # 1 for the most likely token
+    if any(k or p < 1 or least for _, k, p, least, _ in settings):
+        ordered, order = weights.sort(dim=-1, descending=True, stable=True)
+        ranks = torch.arange(logits.shape[1], device=logits.device)
+        ordered = ordered.masked_fill((ranks >= top_k) & (top_k > 0), 0)
+        cumulated = ordered.cumsum(-1)
+        is_enough = (cumulated - ordered >= top_p * cumulated[:, -1:]) & (top_p < 1)
+        weights = weights.scatter(-1, order, ordered.masked_fill(is_enough | (ordered < min_p), 0))
+    cumulated = weights.masked_fill(weights < _SMALLEST, 0).cumsum(-1)
+    total = cumulated[:, -1:]
+    last = (cumulated < total).sum(-1)  # the last token with a weight, which rounding must not exceed
+    tokens = torch.searchsorted(cumulated, u * total, right=True)[:, 0].minimum(last)
+    is_valid = total[:, 0] > 0  # not for NaN
+    return [token if ok else None for token, ok in zip(tokens.tolist(), is_valid.tolist(), strict=True)]
 
 
-def _filtered(weights: Floats, block_max: Floats, total: float, sampling: Sampling, u: float) -> int:
-    """A token drawn from the filtered distribution of one row.
-
-    Only tokens above a threshold are sorted. With top-k it is the k-th largest of the block maxima: k blocks hold a
-    token that reaches it. Else, with top-p, the tokens below (1 - top_p) / vocabulary have less than 1 - top_p
-    together, so the others reach top_p without them.
-
-    Args:
-        weights: Probabilities divided by the highest, shape (blocks, block).
-        block_max: Maxima of the blocks.
-        total: Sum of the weights.
-    """
-    top_k, top_p, min_p = sampling.top_k, sampling.top_p, sampling.min_p
-    threshold = _SMALLEST if top_k and top_p < 1 else max(min_p, _SMALLEST)
-    if 0 < top_k <= len(block_max):
-        threshold = max(threshold, np.partition(block_max, -top_k)[-top_k])
-    elif not top_k and top_p < 1:
-        threshold = max(threshold, total * (1 - top_p) / weights.size)
-    ids = np.flatnonzero(weights >= threshold * (1 - 1e-6))
-    found = weights.ravel()[ids]
-    by_weight = np.argsort(-found, kind="stable")
-    if top_k:
-        by_weight = by_weight[:top_k]
-    kept = found[by_weight].astype(np.float64)
-    if top_p < 1:
-        # Without top-k the share is of the whole vocabulary, of which only the tokens above the threshold are here.
-        whole = kept.sum() if top_k else total
-        kept = kept[: int(np.searchsorted(np.cumsum(kept), top_p * whole)) + 1]
-    order = np.sort(by_weight[: int((kept >= min_p).sum())])
-    return int(ids[order[_invert(found[order], u)[0]]])
-
-
-def _invert(weights: Floats, u: float) -> tuple[int, float]:
-    """The index at which the cumulated share of weights exceeds u, and the place of u inside that index, from 0 to 1.
-
-    Examples:
-        >>> _invert(np.array([1.0, 0.0, 3.0]), 0.5)
-        (2, 0.3333333333333333)
-    """
-    cumulated = np.cumsum(weights, dtype=np.float64)
-    target = u * cumulated[-1]
-    index = int(np.searchsorted(cumulated, target, side="right"))
-    if index >= len(weights) or not weights[index] > 0:  # rounding at the end of the sum
-        index = int(np.flatnonzero(weights > 0)[-1])
-    inside = (target - (cumulated[index] - weights[index])) / weights[index]
-    return index, float(min(max(inside, 0.0), math.nextafter(1.0, 0.0)))
-
-
-def token_logprobs(
-    logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int], kernels: Kernels | None = None
-) -> list[LogprobsById]:
+def token_logprobs(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[LogprobsById]:
     """Log-probabilities of chosen tokens and of the most likely ones.
-
-    The k most likely tokens are in the k blocks of the vocabulary with the highest maxima.
 
     Args:
         logits: The model's logits, shape (rows, vocabulary).
         tokens: The chosen token of each row.
         counts: Number of most likely tokens to report of each row.
-        kernels: As in `sample`.
     """
+    from searchlora.cpu import backend
+
     most = min(max(counts, default=0), logits.shape[1])
-    if kernels is not None:
-        chosen, ids, values = kernels.log_probabilities(logits, tokens, most)
-    else:
-        chosen, ids, values = _log_probabilities(logits, tokens, most)
+    reported = backend.log_probabilities(logits, tokens, most)
+    chosen, ids, values = _log_probabilities(logits, tokens, most) if reported is None else reported
     return [
         LogprobsById(token, logprob, tuple(zip(ids[row][:count], values[row][:count], strict=True)))
         for row, (token, logprob, count) in enumerate(zip(tokens, chosen, counts, strict=True))
@@ -292,19 +218,12 @@ def token_logprobs(
 def _log_probabilities(
     logits: torch.Tensor, tokens: Sequence[int], most: int
 ) -> tuple[list[float], list[list[int]], list[list[float]]]:
-    """As `Kernels.log_probabilities`, with PyTorch."""
+    """Log-probabilities of the tokens, and ids and log-probabilities of the most likely ones, with PyTorch."""
     import torch
 
     # Row by row: the order of a sum over several rows depends on how many there are.
     norms = torch.stack([row.float().logsumexp(-1) for row in logits]).double()
     chosen = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].double() - norms
-    block = math.gcd(logits.shape[1], _BLOCK)
-    blocks = logits.view(len(logits), -1, block)
-    # Stable sorts, so that of equal logits those with the lower ids come first.
-    by_max = blocks.amax(-1).sort(dim=-1, descending=True, stable=True).indices
-    places = by_max[:, :most].sort(-1).values
-    likely = blocks.gather(1, places[:, :, None].expand(-1, -1, block)).flatten(1)
-    best, inside = likely.sort(dim=-1, descending=True, stable=True)
-    inside = inside[:, :most]
-    ids = places.gather(1, inside // block) * block + inside % block
-    return chosen.tolist(), ids.tolist(), (best[:, :most].double() - norms[:, None]).tolist()
+    # A stable sort, so that of equal logits those with the lower ids come first.
+    best, ids = logits.sort(dim=-1, descending=True, stable=True)
+    return chosen.tolist(), ids[:, :most].tolist(), (best[:, :most].double() - norms[:, None]).tolist()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.attach import attach
-from searchlora.inference.decoding import Answer, append_tokens
+from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import ChoiceScores, non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.fair_queue import AnyRequest
@@ -184,7 +184,7 @@ class SequentialModelRunner:
     def _holds(self, requests: Sequence[ModelRequest[Any]]) -> bool:
         """Whether one pass has room: all generate after the longest prompt, until the last row ends."""
         prompt = max(len(request.ids) for request in requests)
-        new = max((each.max_new_tokens for each in requests if isinstance(each, GenerateRequest)), default=0)
+        new = max((request.max_new_tokens for request in requests if isinstance(request, GenerateRequest)), default=0)
         longest = max(prompt + new, *(request.max_tokens for request in requests))
         fits = self._context is None or not new or prompt + new <= self._context
         return fits and self._limits.pass_holds(len(requests), longest)
@@ -218,7 +218,7 @@ class SequentialModelRunner:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         batch = collate([Example(request.ids, len(request.ids)) for request in requests], self._pad_id)
-        answers = [Answer(request) for request in requests]
+        answers = [AnswerState(request) for request in requests]
         rows = OpenRows(answers, self._stop_id, self._counts)
         model.generate(
             input_ids=batch["input_ids"].to(model.device),
@@ -255,7 +255,7 @@ class SequentialModelRunner:
         if len(rows) == len(requests) or model._is_stateful or min(map(len, rows)) < 2:
             return None
         batch = collate([Example(ids[:-1], len(ids) - 1) for ids in rows], self._pad_id)
-        found = model.generate(
+        cache = model.generate(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
             max_new_tokens=1,  # which is ignored
@@ -263,12 +263,12 @@ class SequentialModelRunner:
             pad_token_id=self._pad_id,
             return_dict_in_generate=True,
         ).past_key_values
-        if not all(isinstance(layer, DynamicLayer) for layer in getattr(found, "layers", [None])):
+        if not all(isinstance(layer, DynamicLayer) for layer in getattr(cache, "layers", [None])):
             return None
-        found.batch_select_indices(torch.tensor([rows[request.ids] for request in requests], device=model.device))
+        cache.batch_select_indices(torch.tensor([rows[request.ids] for request in requests], device=model.device))
         self._counts.cached_prompt_tokens += sum(len(request.ids) - 1 for request in requests)
         self._counts.cached_prompt_tokens -= sum(len(ids) - 1 for ids in rows)
-        return found
+        return cache
 
     def _score(self, model: Any, requests: Sequence[ScoreRequest]) -> None:
         prompts = [request.ids for request in requests]
@@ -306,7 +306,7 @@ def stopping_between_layers(model: Any, requests: Sequence[ModelRequest[Any]]) -
         if all(request.is_over for request in requests):
             raise _Unwanted
 
-    layers = [layer for each in model.modules() if type(each).__name__ == "ModuleList" for layer in each]
+    layers = [layer for module in model.modules() if type(module).__name__ == "ModuleList" for layer in module]
     hooks = [layer.register_forward_pre_hook(check) for layer in layers]
     try:
         yield
@@ -327,7 +327,7 @@ class OpenRows:
         counts: Counters to increase.
     """
 
-    def __init__(self, answers: Sequence[Answer], stop_id: int, counts: Counts) -> None:
+    def __init__(self, answers: Sequence[AnswerState], stop_id: int, counts: Counts) -> None:
         self._answers, self._stop_id, self._counts = answers, stop_id, counts
         self._open = list(range(len(answers)))
 

@@ -16,6 +16,9 @@ from searchlora.http_client import check_key_variable
 from searchlora.models.load import Precision, Quantization
 from searchlora.recipe import MAX_RANK
 
+#: Kinds of servers.
+DialectName: TypeAlias = Literal["vllm", "searchlora", "openai"]
+
 #: Requests that a local engine queues unless its maker says otherwise.
 WAITING = 4096
 
@@ -77,9 +80,7 @@ class ServerSettings(_Settings):
         default_factory=dict, description="adapter reference -> the server's name of the adapter"
     )
     model: str | None = Field(None, description="the server's name of the base model; default: the first that it lists")
-    dialect: Literal["vllm", "searchlora", "openai"] | None = Field(
-        None, description="kind of server; default: detected"
-    )
+    dialect: DialectName | None = Field(None, description="kind of server; default: detected")
     load: bool = Field(False, description="load adapters on vLLM from the store's folder")
     concurrency: int = Field(256, ge=1, description="maximum number of requests in flight; a slow server gets fewer")
     timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
@@ -136,6 +137,13 @@ def engine_settings(content: Any, where: str, *, from_file: bool = True) -> Engi
         raise PipelineError(f"'{key}': {first['msg'].lower()}", where=where, fix=known) from None
     if from_file and isinstance(settings, ServerSettings):
         check_key_variable(settings.api_key_env, where)
+    return settings
+
+
+def local_settings(options: Mapping[str, Any]) -> LocalSettings:
+    """The settings of a local engine. Raises `PipelineError` naming the option that is invalid."""
+    settings = engine_settings({"kind": "local", **options}, "the engine", from_file=False)
+    assert isinstance(settings, LocalSettings)
     return settings
 
 

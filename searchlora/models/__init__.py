@@ -1,1 +1,1 @@
-"""Base models: resolve, fingerprint, load; attention and batches shared by training and inference."""
+"""Base models: resolve, fingerprint, load; the processor; batches shared by training and inference."""

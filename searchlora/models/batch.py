@@ -45,7 +45,7 @@ def collate(examples: Iterable[Example], pad_id: int) -> dict[str, torch.Tensor]
 
 
 class FastModel(Protocol):
-    """Another implementation of the functions below; see `training.fused_model`."""
+    """Another implementation of the functions below; see `cpu.fused_model`."""
 
     def log_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """As `completion_log_probabilities`."""
@@ -85,5 +85,5 @@ def log_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
     import torch
 
     is_completion = labels != IGNORED
-    found = -torch.nn.functional.cross_entropy(logits[is_completion].float(), labels[is_completion], reduction="none")
-    return torch.zeros(labels.shape, device=logits.device).masked_scatter(is_completion, found)
+    losses = torch.nn.functional.cross_entropy(logits[is_completion].float(), labels[is_completion], reduction="none")
+    return torch.zeros(labels.shape, device=logits.device).masked_scatter(is_completion, -losses)

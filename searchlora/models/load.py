@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from searchlora.errors import BaseModelError, some
-from searchlora.models.instruction_sets import cpu_flags, uses_bf16_instructions
 from searchlora.models.libraries import off_the_hub, quiet
+from searchlora.models.processor import multiplies_bf16
 from searchlora.models.resolve import BaseModel, architectures_of, check_exists, read_json_object, read_modules
 from searchlora.threads import choose_threads, watch_other_processes
 
@@ -62,18 +62,6 @@ def computed_in(precision: Precision, device: str | None = None) -> Precision:
 
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     return "fp32" if precision == "bf16" and on_cpu and not multiplies_bf16() else precision
-
-
-def multiplies_bf16() -> bool:
-    """Whether the matrix products of PyTorch use instructions of this processor for bf16."""
-    import torch
-
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # PyTorch has no types here
-        return False  # a build without oneDNN, which has no such operator
-    # oneDNN supports bf16 on any processor with AVX-512, and converts it where there are no instructions for it.
-    converts = "avx512f" in cpu_flags() and cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
-    supported = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return supported and not converts and uses_bf16_instructions()
 
 
 def load_model(

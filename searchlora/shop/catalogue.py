@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -50,6 +50,7 @@ class Catalogue:
         self._seed = seed
         self._tables = tables
         self._types: list[ProductType] = list(tables.types.values())
+        self._numbers = {kind.name: number for number, kind in enumerate(self._types)}
         self._values = {name: list(attribute.values) for name, attribute in tables.attributes.items()}
         self._lines = tables.phrases["lines"]
         self._cached = lru_cache(maxsize=_CACHE_SIZE)(self._make)
@@ -67,6 +68,19 @@ class Catalogue:
     def product(self, number: int) -> Product:
         """Product `number`, 0 <= number < size, in constant time; the last few thousand are cached."""
         return self._cached(number)
+
+    def of_type(self, kind: str) -> Iterator[Product]:
+        """The products of a type, in catalogue order."""
+        return map(self._make, self.numbers(kind))
+
+    def first_ids(self, kinds: Iterable[str], count: int) -> list[str]:
+        """The ids of the first products of any of these types, in catalogue order."""
+        numbers = sorted(number for kind in kinds for number in self.numbers(kind)[:count])
+        return [f"p{number:07d}" for number in numbers[:count]]
+
+    def numbers(self, kind: str) -> range:
+        """The numbers of the products of a type."""
+        return range(self._numbers[kind], self.size, len(self._types))
 
     def _make(self, number: int) -> Product:
         variant, type_index = divmod(number, len(self._types))

@@ -137,7 +137,7 @@ def make_answers(articles: Sequence[Article], *, queries: int, seed: int) -> lis
         seen: set[tuple[str, ...]] = set()
         mixed: list[dict[str, Any]] = []
         for kind, quota in portions(count, SHARES).items():
-            mixed += distinct(partial(writer.write, kind, split, rng), quota, seen, visible_text=_visible_text)
+            mixed += distinct(partial(writer.write, kind, split, rng), quota, seen, query="question")
         rng.shuffle(mixed)
         rows += mixed
     return rows
@@ -149,8 +149,8 @@ class AnswerWriter:
     def __init__(self, articles: Sequence[Article]) -> None:
         self._articles = {split: [article for article in articles if article.split == split] for split in SPLITS}
 
-    def write(self, kind: str, split: str, rng: Random) -> dict[str, Any]:
-        """One record without its id."""
+    def write(self, kind: str, split: str, rng: Random) -> list[dict[str, Any]]:
+        """One record without its id, as a list."""
         article = rng.choice(self._articles[split])
         first, second = rng.sample(article.facts, 2)
         history: list[dict[str, str]] = []
@@ -172,7 +172,7 @@ class AnswerWriter:
         passages = self._passages(article, gold, include=kind != "missing", rng=rng)
         positions = {passage.id: position for position, passage in enumerate(passages, start=1)}
         cited = [gold[0]] * len(answers) if len(gold) == 1 else gold
-        return {
+        row = {
             "group": article.family.replace(" ", "-"),
             "question": _typed(question, rng),
             "history": history,
@@ -186,6 +186,7 @@ class AnswerWriter:
             "split": split,
             "kind": kind,
         }
+        return [row]
 
     def _similar(self, article: Article, fact: Fact, rng: Random) -> tuple[Article, Fact]:
         """Another article of the family, and its fact with the same number."""
@@ -227,7 +228,3 @@ def _typed(question: str, rng: Random) -> str:
     if rng.random() >= _HASTY_TYPING:
         return question
     return question.lower().rstrip("?").replace("? and ", " and ").replace("? ", " and ")
-
-
-def _visible_text(row: dict[str, Any]) -> str:
-    return " ".join([*(turn["text"] for turn in row["history"]), row["question"]])

@@ -1,4 +1,4 @@
-"""Intent records of the shop: queries with the object that states what the shopper wants, and titles to classify.
+"""Intent records of the shop: queries with the object that states what the shopper wants.
 
 Kinds of query, by which results can be sliced: the kinds of stand-alone rewriting queries (the same shopper words, here
 with price bounds; a `code` is navigational), `known-item` (brand, line, number and type: one product page),
@@ -17,7 +17,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from searchlora.shop.catalogue import Catalogue, Product
+from searchlora.shop.catalogue import Catalogue
 from searchlora.shop.queries import QueryWriter
 from searchlora.shop.sampling import SPLITS, Need, Sampler, deal, distinct, portions
 from searchlora.shop.tables import Tables, load_table
@@ -46,7 +46,6 @@ TEST_SHARES = {**SHARES, "slang": 7, "unseen-word": 7}
 
 _PRICED = 0.35
 _MISSPELLED = 0.12
-_CATALOGUE_TERM_IN_TITLE = 0.25
 
 
 def make_intents(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) -> list[dict[str, Any]]:
@@ -75,7 +74,7 @@ class IntentWriter:
 
     def __init__(self, catalogue: Catalogue, tables: Tables, *, seed: int) -> None:
         self._tables = tables
-        self._sampler = Sampler(catalogue, tables, seed=seed)
+        self._sampler = Sampler(catalogue, seed=seed)
         self._queries = QueryWriter(self._sampler, tables)
         self._brand_words = {word for brand in tables.brands for word in brand.split()}
         pages = load_table("intents/pages")
@@ -101,16 +100,16 @@ class IntentWriter:
             "out-of-scope": self._out_of_scope,
         }
 
-    def write(self, kind: str, split: str, rng: Random) -> dict[str, Any] | None:
-        """One row without its id, or None when the draw yields none."""
+    def write(self, kind: str, split: str, rng: Random) -> list[dict[str, Any]]:
+        """One row without its id as a list; an empty list when the draw yields none."""
         row = self._writers[kind](split, rng) if kind in self._writers else self._product(kind, split, rng)
-        return {**row, "split": split, "kind": kind} if row else None
+        return [{**row, "split": split, "kind": kind}] if row else []
 
     def _product(self, kind: str, split: str, rng: Random) -> dict[str, Any] | None:
-        drafts = self._queries.write(kind, split, rng)
-        if not drafts:
+        rows = self._queries.write(kind, split, rng)
+        if not rows:
             return None
-        need, query = drafts[0].need, str(drafts[0].fields["query"])
+        need, query = rows[0]["need"], rows[0]["query"]
         category = self._tables.types[need.type].category
         price = price_bound(category, split, rng) if kind != "code" and rng.random() < _PRICED else None
         target = intent(
@@ -120,7 +119,7 @@ class IntentWriter:
             facts=need.facts,
             price=price,
         )
-        return _row(drafts[0].fields["group"], price.add_to(query, rng) if price else query, target)
+        return _row(rows[0]["group"], price.add_to(query, rng) if price else query, target)
 
     def _known_item(self, split: str, rng: Random) -> dict[str, Any]:
         product = self._sampler.product(split, rng)
@@ -335,33 +334,3 @@ def _in_words(amount: float, spelled: Mapping[int, str], rng: Random) -> str:
     if amount in spelled and rng.random() < 0.1:
         return spelled[int(amount)]
     return f"{amount:.2f}" if amount % 1 else str(int(amount))
-
-
-def make_titles(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) -> list[dict[str, str]]:
-    """The rows of `categories.jsonl`: at most `total` product titles as suppliers write them, with their category.
-
-    Titles of the catalogue end in the product type, so a look-up would find the category. Here the type is mostly
-    a shopper word, in test also an unseen one, and some attribute values follow.
-    """
-    sampler = Sampler(catalogue, tables, seed=seed)
-    rng = Random(f"{seed} titles")
-    numbers = rng.sample(range(len(catalogue)), min(total, len(catalogue)))
-    return [_title_row(catalogue.product(number), sampler, tables, rng) for number in numbers]
-
-
-def _title_row(product: Product, sampler: Sampler, tables: Tables, rng: Random) -> dict[str, str]:
-    split = sampler.split_of(product.family)
-    kind = tables.types[product.type]
-    noun = kind.name if rng.random() < _CATALOGUE_TERM_IN_TITLE else rng.choice(words_of_split(kind.words, split))
-    parts = [f"{product.facts['brand'].title()} {product.facts['line'].title()} {product.model} {noun}"]
-    for name in rng.sample(list(kind.attributes), rng.randrange(min(3, len(kind.attributes) + 1))):
-        value = product.facts[name]
-        words = tables.attributes[name].values[value]
-        parts.append(rng.choice([value, *words_of_split(words, split)]))
-    return {
-        "id": product.id,
-        "group": product.family,
-        "title": ", ".join(parts),
-        "category": kind.category,
-        "split": split,
-    }

@@ -6,17 +6,16 @@
 * irrelevant 0: every other product; these are not listed.
 
 A query lists at most `CAPS[grade]` products of a grade: the first ones in catalogue order. So a large shop has exact
-matches that are not listed; `Judge.capped` counts the queries concerned.
+matches that are not listed.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from searchlora.records import Document, Judgment
+from searchlora.records import Document
 from searchlora.shop.catalogue import Catalogue, Product, document
 from searchlora.shop.sampling import SPLITS, Need, Sampler, portions
 from searchlora.shop.tables import Tables
@@ -46,73 +45,37 @@ Topic = tuple[Mapping[str, Any], Need, Mapping[int, Sequence[str]]]
 def grade(product: Product, need: Need, tables: Tables) -> int:
     """The grade of a product for a need."""
     if product.type == need.type:
-        missed = sum(product.facts[name] != value for name, value in need.facts.items())
-        return {0: EXACT, 1: SUBSTITUTE}.get(missed, IRRELEVANT)
+        return {0: EXACT, 1: SUBSTITUTE}.get(_missed(product, need), IRRELEVANT)
     return COMPLEMENT if product.type in tables.types[need.type].goes_with else IRRELEVANT
 
 
-class Judge:
-    """Grades a stream of products for all topics at once.
+def _missed(product: Product, need: Need) -> int:
+    return sum(product.facts[name] != value for name, value in need.facts.items())
 
-    Memory: at most the sum of `CAPS` product ids for each topic.
 
-    Args:
-        topics: Record id and need, in output order.
+def listed_products(
+    needs: Sequence[Need], catalogue: Catalogue, tables: Tables
+) -> tuple[list[dict[int, list[str]]], int]:
+    """For each need, grade -> the ids of the listed products; and the number of needs with more exact matches.
+
+    In memory are the products of one type, and at most the sum of `CAPS` ids for each need.
     """
-
-    def __init__(self, topics: Sequence[tuple[str, Need]], tables: Tables) -> None:
-        self._topics = topics
-        self._listed: list[dict[int, list[str]]] = [{grade: [] for grade in CAPS} for _ in topics]
-        self._overfull: set[int] = set()
-        self._by_type: dict[str, list[tuple[int, Mapping[str, str]]]] = defaultdict(list)
-        self._complements: dict[str, list[int]] = defaultdict(list)
-        for index, (_, need) in enumerate(topics):
-            self._by_type[need.type].append((index, need.facts))
-            for other in tables.types[need.type].goes_with:
-                self._complements[other].append(index)
-
-    @property
-    def capped(self) -> int:
-        """Number of topics with more exact matches than `CAPS` allows."""
-        return len(self._overfull)
-
-    def see(self, product: Product) -> None:
-        """Grade a product for all topics."""
-        for index, facts in self._by_type[product.type]:
-            missed = 0
-            for name, value in facts.items():
-                if product.facts[name] != value:
-                    missed += 1
-                    if missed > 1:
-                        break
-            if missed <= 1:
-                self._add(index, SUBSTITUTE if missed else EXACT, product.id)
-        waiting = self._complements[product.type]
-        for index in waiting:
-            self._add(index, COMPLEMENT, product.id)
-        if waiting and len(self._listed[waiting[0]][COMPLEMENT]) >= CAPS[COMPLEMENT]:
-            # Topics that wait for the same type fill up at nearly the same time.
-            self._complements[product.type] = [
-                p for p in waiting if len(self._listed[p][COMPLEMENT]) < CAPS[COMPLEMENT]
-            ]
-
-    def judgments(self) -> Iterator[Judgment]:
-        """All judgments: by topic, then from the best grade, then in catalogue order."""
-        for (topic, _), by_grade in zip(self._topics, self._listed, strict=True):
-            for grade, products in by_grade.items():
-                yield from (Judgment(topic, product, grade) for product in products)
-
-    def listed(self) -> Iterator[tuple[Need, Mapping[int, Sequence[str]]]]:
-        """For each topic: its need, and grade -> ids of the listed products."""
-        for (_, need), by_grade in zip(self._topics, self._listed, strict=True):
-            yield need, by_grade
-
-    def _add(self, index: int, grade: int, product: str) -> None:
-        products = self._listed[index][grade]
-        if len(products) < CAPS[grade]:
-            products.append(product)
-        elif grade == EXACT:
-            self._overfull.add(index)
+    listed: list[dict[int, list[str]]] = [{} for _ in needs]
+    capped = 0
+    for kind in dict.fromkeys(need.type for need in needs):
+        products = list(catalogue.of_type(kind))
+        complements = catalogue.first_ids(tables.types[kind].goes_with, CAPS[COMPLEMENT])
+        for index, need in enumerate(needs):
+            if need.type == kind:
+                by_grade: dict[int, list[str]] = {EXACT: [], SUBSTITUTE: []}
+                for product in products:
+                    missed = _missed(product, need)
+                    if missed < 2:
+                        by_grade[SUBSTITUTE if missed else EXACT].append(product.id)
+                capped += len(by_grade[EXACT]) > CAPS[EXACT]
+                listed[index] = {value: ids[: CAPS[value]] for value, ids in by_grade.items()}
+                listed[index][COMPLEMENT] = complements
+    return listed, capped
 
 
 def judged_pairs(topics: Iterable[Topic], writer: PairWriter, *, queries: int) -> Iterator[dict[str, Any]]:
@@ -142,7 +105,7 @@ class PairWriter:
 
     def __init__(self, catalogue: Catalogue, tables: Tables, *, seed: int) -> None:
         self._tables = tables
-        self._sampler = Sampler(catalogue, tables, seed=seed)
+        self._sampler = Sampler(catalogue, seed=seed)
         self._seed = seed
         self._shelves: dict[str, list[str]] = {}
         for kind in tables.types.values():

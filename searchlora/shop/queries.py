@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 from searchlora.shop.catalogue import Product
-from searchlora.shop.sampling import IDENTIFYING_FACTS, Need, Sampler, word_bag
+from searchlora.shop.sampling import IDENTIFYING_FACTS, Need, Sampler
 from searchlora.shop.tables import Attribute, Tables
 from searchlora.shop.vocabulary import TRAILING_VALUES, known_words, pick_word
 
@@ -26,21 +27,7 @@ SLANG = {
 }
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A rewriting record without its id, and the need that its judgments are made from."""
-
-    need: Need
-    fields: Mapping[str, object]
-    history: Sequence[Mapping[str, str]] = ()
-
-    @property
-    def word_bag(self) -> tuple[str, ...]:
-        """The word bag of everything a rewriter sees, history and query."""
-        return word_bag(*(turn["text"] for turn in self.history), str(self.fields["query"]))
-
-
-def draft(
+def rewriting_row(
     need: Need,
     *,
     group: str,
@@ -50,8 +37,8 @@ def draft(
     rewrite: str,
     history: Sequence[Mapping[str, str]] = (),
     **more: object,
-) -> Draft:
-    """A draft with the derived fields `needs_rewrite` and `protected`.
+) -> dict[str, Any]:
+    """A rewriting record without its id, and `need`, from which its judgments are made.
 
     Protected are the words of the query that the rewrite keeps and that no synonym can replace: brand, line, article
     number and every word with a digit in it.
@@ -63,21 +50,18 @@ def draft(
         for word in query.split()
         if word in unchanged and (word in names or any(letter.isdigit() for letter in word))
     ]
-    return Draft(
-        need,
-        {
-            "group": group,
-            "query": query,
-            "history": list(history),
-            "rewrite": rewrite,
-            "needs_rewrite": query != rewrite,
-            "protected": protected,
-            "split": split,
-            "kind": kind,
-            **more,
-        },
-        history,
-    )
+    return {
+        "need": need,
+        "group": group,
+        "query": query,
+        "history": list(history),
+        "rewrite": rewrite,
+        "needs_rewrite": query != rewrite,
+        "protected": protected,
+        "split": split,
+        "kind": kind,
+        **more,
+    }
 
 
 @dataclass
@@ -110,7 +94,7 @@ class QueryWriter:
         self._tables = tables
         self.typist = Typist(known_words(tables))
 
-    def write(self, kind: str, split: str, rng: Random) -> list[Draft]:
+    def write(self, kind: str, split: str, rng: Random) -> list[dict[str, Any]]:
         """One query as a list; an empty list when the draw yields no query of that kind and split."""
         product = self._sampler.product(split, rng)
         names = self._fact_names(kind, product, rng)
@@ -126,7 +110,7 @@ class QueryWriter:
             query = self._with_fillers(query, rng)
         if (query == rewrite) != (kind == "plain") or not 2 <= len(query.split()) <= MAX_WORDS:
             return []
-        return [draft(need, group=product.family, split=split, kind=kind, query=query, rewrite=rewrite)]
+        return [rewriting_row(need, group=product.family, split=split, kind=kind, query=query, rewrite=rewrite)]
 
     def _fact_names(self, kind: str, product: Product, rng: Random) -> list[str]:
         """The facts that the query names, in query order."""

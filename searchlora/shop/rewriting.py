@@ -7,12 +7,14 @@ type with the same facts, or opens a new topic in catalogue language, which need
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
+from typing import Any
 
 from searchlora.errors import DataError
 from searchlora.shop.catalogue import Catalogue, Product
-from searchlora.shop.queries import Draft, QueryWriter, draft
-from searchlora.shop.sampling import SPLITS, Need, Sampler, portions
+from searchlora.shop.queries import QueryWriter, rewriting_row
+from searchlora.shop.sampling import SPLITS, Need, Sampler, distinct, portions
 from searchlora.shop.tables import Tables
 from searchlora.shop.vocabulary import pick_word, plural
 
@@ -29,45 +31,31 @@ _SLANG_TYPE, _SLANG_VALUE = 0.6, 0.7
 _PREPOSITIONS = ("for ", "with ", "without ", "in ", "to ")
 
 
-def make_drafts(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) -> list[Draft]:
-    """Make `total` drafts: train first, then validation, then test, shuffled within each split.
+def make_rewriting(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) -> list[dict[str, Any]]:
+    """Make `total` rows of `queries.rewriting_row`: train, then validation, then test, shuffled within each split.
 
     Raises:
         DataError: if the catalogue is too small for that many different queries.
     """
-    sampler = Sampler(catalogue, tables, seed=seed)
+    sampler = Sampler(catalogue, seed=seed)
     queries, conversations = QueryWriter(sampler, tables), ConversationWriter(sampler, tables)
     seen: set[tuple[str, ...]] = set()
-    drafts: list[Draft] = []
+    rows: list[dict[str, Any]] = []
     for split, count in portions(total, SPLITS).items():
         rng = Random(f"{seed} {split}")
-        mixed: list[Draft] = []
+        mixed: list[dict[str, Any]] = []
         for kind, quota in portions(count, TEST_SHARES if split == "test" else SHARES).items():
             writer = conversations if kind == "conversation" else queries
-            mixed += _distinct_drafts(writer, kind, split, quota, rng, seen)
+            drawn = distinct(partial(writer.write, kind, split, rng), quota, seen, patience=_PATIENCE)
+            if len(drawn) < quota:
+                raise DataError(
+                    f"the shop is too small: it has only {len(drawn)} different queries of kind '{kind}' in {split}",
+                    fix="Ask for fewer queries or more products.",
+                )
+            mixed += drawn
         rng.shuffle(mixed)
-        drafts += mixed
-    return drafts
-
-
-def _distinct_drafts(
-    writer: QueryWriter | ConversationWriter, kind: str, split: str, quota: int, rng: Random, seen: set[tuple[str, ...]]
-) -> list[Draft]:
-    """`quota` drafts whose visible words differ from each other and from those in `seen`."""
-    drafts: list[Draft] = []
-    idle = 0
-    while len(drafts) < quota:
-        fresh = {draft.word_bag: draft for draft in writer.write(kind, split, rng) if draft.word_bag not in seen}
-        new = list(fresh.values())[: quota - len(drafts)]
-        idle = 0 if new else idle + 1
-        if idle > _PATIENCE:
-            raise DataError(
-                f"the shop is too small: it has only {len(drafts)} different queries of kind '{kind}' in {split}",
-                fix="Ask for fewer queries or more products.",
-            )
-        seen.update(draft.word_bag for draft in new)
-        drafts += new
-    return drafts
+        rows += mixed
+    return rows
 
 
 class ConversationWriter:
@@ -77,7 +65,7 @@ class ConversationWriter:
         self._sampler = sampler
         self._tables = tables
 
-    def write(self, kind: str, split: str, rng: Random) -> list[Draft]:
+    def write(self, kind: str, split: str, rng: Random) -> list[dict[str, Any]]:
         """The records of one conversation, turns 2 and 3, in one group; an empty list when the draw yields none."""
         product = self._sampler.product(split, rng)
         first, second = rng.sample(list(self._tables.types[product.type].attributes), 2)
@@ -87,13 +75,13 @@ class ConversationWriter:
         history = self._opening(product, rng)
         query = self._follow(product, first, rng)
         common = {"group": product.family, "split": split, "kind": kind}
-        drafts = [draft(need, query=query, rewrite=_stand_alone(need), history=list(history), turn=2, **common)]
+        rows = [rewriting_row(need, query=query, rewrite=_stand_alone(need), history=history, turn=2, **common)]
         history.append({"role": "user", "text": query})
         third = self._third(product, first, second, split, rng)
         if third is not None:
             need, query = third
-            drafts.append(draft(need, query=query, rewrite=_stand_alone(need), history=history, turn=3, **common))
-        return drafts
+            rows.append(rewriting_row(need, query=query, rewrite=_stand_alone(need), history=history, turn=3, **common))
+        return rows
 
     def _opening(self, product: Product, rng: Random) -> list[dict[str, str]]:
         table = self._tables.types[product.type]

@@ -6,22 +6,17 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from random import Random
 from typing import Any
 
 from searchlora.eval.text_identity import words
 from searchlora.shop.catalogue import Catalogue, Product
-from searchlora.shop.tables import Tables
 
 #: Split -> share of the product families, of the topics and of the rows, in per cent.
 SPLITS = {"train": 70, "validation": 10, "test": 20}
 
 #: Facts that identify products rather than describe them.
 IDENTIFYING_FACTS = ("brand", "line", "sku")
-
-#: Consecutive draws without a new row after which a writer counts as exhausted.
-_MAX_IDLE_DRAWS = 500
 
 
 def portions(total: int, shares: Mapping[str, int]) -> dict[str, int]:
@@ -54,30 +49,28 @@ def word_bag(*texts: str) -> tuple[str, ...]:
 
 
 def distinct(
-    write: Callable[[], dict[str, Any] | None],
+    write: Callable[[], Iterable[dict[str, Any]]],
     quota: int,
     seen: set[tuple[str, ...]],
-    *,
-    visible_text: Callable[[dict[str, Any]], str] = itemgetter("query"),
+    query: str = "query",
+    patience: int = 500,
 ) -> list[dict[str, Any]]:
-    """Draw at most `quota` rows whose word bags differ from each other and from those in `seen`.
+    """Draw at most `quota` rows whose visible words differ from each other and from those in `seen`.
 
     Args:
-        write: Draws one row, or None.
-        seen: Word bags of earlier rows; the new ones are added.
-        visible_text: The text of a row that a model sees.
+        write: Draws rows, or none.
+        seen: Word bags of the turns and the query of earlier rows; the new ones are added.
+        query: The field of the query.
+        patience: Consecutive draws without a new row after which the writer counts as exhausted.
     """
     rows: list[dict[str, Any]] = []
     idle = 0
-    while len(rows) < quota and idle < _MAX_IDLE_DRAWS:
-        row = write()
-        bag = word_bag(visible_text(row)) if row else ()
-        if row is None or bag in seen:
-            idle += 1
-            continue
-        idle = 0
-        seen.add(bag)
-        rows.append(row)
+    while len(rows) < quota and idle < patience:
+        bags = {word_bag(*(turn["text"] for turn in row.get("history", ())), row[query]): row for row in write()}
+        new = [bag for bag in bags if bag not in seen][: quota - len(rows)]
+        idle = 0 if new else idle + 1
+        seen.update(new)
+        rows += [bags[bag] for bag in new]
     return rows
 
 
@@ -107,9 +100,8 @@ class Sampler:
     memory does not grow with the shop.
     """
 
-    def __init__(self, catalogue: Catalogue, tables: Tables, *, seed: int) -> None:
+    def __init__(self, catalogue: Catalogue, *, seed: int) -> None:
         self._catalogue = catalogue
-        self._types = list(tables.types)
         self._seed = seed
 
     def product(self, split: str, rng: Random) -> Product:
@@ -132,9 +124,8 @@ class Sampler:
 
     def product_of_type(self, kind: str, split: str, rng: Random, *, tries: int = 12) -> Product | None:
         """A random product of that type whose family is in the split, or None after `tries` failed draws."""
-        numbers = range(self._types.index(kind), len(self._catalogue), len(self._types))
         for _ in range(tries):
-            product = self._catalogue.product(rng.choice(numbers))
+            product = self._catalogue.product(rng.choice(self._catalogue.numbers(kind)))
             if self.split_of(product.family) == split:
                 return product
         return None

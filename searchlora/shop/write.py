@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judgments.card import JudgmentsCard, card_path, write_card
+from searchlora.eval.judgments.card import write_card
 from searchlora.eval.judgments.derived_cards import declared_card
-from searchlora.files import atomic_folder, file_sha256, parse_json
+from searchlora.eval.trec import write_qrels
+from searchlora.files import atomic_folder, file_sha256, parse_json, read_rows, strict
 from searchlora.progress import Progress, silent
 from searchlora.shop.catalogue import Catalogue, document
 from searchlora.shop.help_centre import make_answers, make_articles
-from searchlora.shop.intents import intent_schema, make_intents, make_titles
-from searchlora.shop.judgments import CAPS, Judge, PairWriter, judged_pairs, training_pairs
-from searchlora.shop.rewriting import make_drafts
+from searchlora.shop.intents import intent_schema, make_intents
+from searchlora.shop.judgments import CAPS, PairWriter, judged_pairs, listed_products, training_pairs
+from searchlora.shop.rewriting import make_rewriting
 from searchlora.shop.tables import Tables, load_tables
 from searchlora.shop.vocabulary import dictionary
 
@@ -59,7 +59,7 @@ def make_shop(
 ) -> ShopCard:
     """Generate a shop in the new folder `out`; the same arguments give the same bytes.
 
-    Memory does not grow with `products`.
+    In memory are the records, and the products of one type.
 
     Args:
         out: A folder that does not exist, or is empty.
@@ -94,98 +94,69 @@ def read_card(folder: Path) -> ShopCard:
 
 
 def _check(products: int, queries: int) -> None:
-    for what, number in (("products", products), ("queries", queries)):
+    for what, number, lowest in (("products", products, MIN_PRODUCTS), ("queries", queries, MIN_QUERIES)):
         if number > MAX_ROWS:
             raise UsageError(f"a shop has at most {MAX_ROWS:,} {what}, not {number}")
-    if products < MIN_PRODUCTS:
-        raise UsageError(f"a shop has at least {MIN_PRODUCTS} products, not {products}")
-    if queries < MIN_QUERIES:
-        raise UsageError(f"a shop has at least {MIN_QUERIES} queries, not {queries}")
+        if number < lowest:
+            raise UsageError(f"a shop has at least {lowest} {what}, not {number}")
 
 
 def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Progress) -> ShopCard:
-    tables, files = load_tables(), ShopFiles(folder)
-    catalogue = Catalogue(tables, size=products, seed=seed)
-    drafts = make_drafts(catalogue, tables, total=queries, seed=seed)
-    records = _numbered("q", (draft.fields for draft in drafts))
-    judge = Judge([(str(record["id"]), draft.need) for record, draft in zip(records, drafts, strict=True)], tables)
-    vocabulary = dictionary(tables)
-    judged = Counter[int]()
-    files.rows("rewriting.jsonl", records)
-    files.value("vocabulary.json", vocabulary)
-    files.rows("corpus.jsonl", _corpus(catalogue, tables, judge, progress))
-    files.lines("qrels.txt", _qrels(judge, judged))
-    files.card("qrels.txt", declared_card("synthetic", judged.total()))
+    tables = load_tables()
+    catalogue, vocabulary = Catalogue(tables, size=products, seed=seed), dictionary(tables)
+    drawn = make_rewriting(catalogue, tables, total=queries, seed=seed)
+    needs = [row.pop("need") for row in drawn]
+    records = _numbered("q", drawn)
+    listed, capped = listed_products(needs, catalogue, tables)
+    topics = list(zip(records, needs, listed, strict=True))
+    writer, articles = PairWriter(catalogue, tables, seed=seed), make_articles(seed)
+    rows = {
+        "rewriting": records,
+        "intent": _numbered("i", make_intents(catalogue, tables, total=queries, seed=seed)),
+        "judgment": list(judged_pairs(topics, writer, queries=queries)),
+        "embedding": list(training_pairs(topics, writer)),
+        "rag_answer": _numbered("a", make_answers(articles, queries=queries, seed=seed)),
+    }
+    for name, of_task in rows.items():
+        _write_rows(folder / f"{name}.jsonl", of_task)
+    _write_rows(folder / "corpus.jsonl", _corpus(catalogue, tables, progress))
+    (folder / "help").mkdir()
+    _write_rows(folder / "help" / "articles.jsonl", (article.document for article in articles))
+    _write_value(folder / "vocabulary.json", vocabulary)
+    _write_value(folder / "intent.schema.json", intent_schema(tables))
+    qrels = {
+        str(record["id"]): {product: grade for grade, ids in by_grade.items() for product in ids}
+        for record, _, by_grade in topics
+    }
+    write_qrels(folder / "qrels.txt", qrels)
+    judged = Counter(grade for grades in qrels.values() for grade in grades.values())
+    write_card(folder / "qrels.txt", declared_card("synthetic", judged.total()))
     counts = {
         "products": products,
         "product_types": len(tables.types),
-        "categories": len({kind.category for kind in tables.types.values()}),
+        "categories": len(tables.categories),
         "dictionary": len(vocabulary),
         "judgments": {str(grade): judged[grade] for grade in CAPS},
         "records": _counts(records, "kind"),
-        **_write_intents(files, catalogue, tables, queries=queries, seed=seed),
-        **_write_pairs(files, catalogue, tables, records, judge, queries=queries, seed=seed),
-        **_write_help(files, queries=queries, seed=seed),
+        "intent": _counts(rows["intent"], "kind"),
+        "judgment": _counts(rows["judgment"], "grade"),
+        "embedding": _counts(rows["embedding"], "kind"),
+        "articles": len(articles),
+        "rag_answer": _counts(rows["rag_answer"], "kind"),
     }
-    caps = {str(grade): cap for grade, cap in CAPS.items()}
-    card = ShopCard(STATEMENT, seed, counts, caps, judge.capped, dict(files.sha256))
-    files.value("shop.json", asdict(card), indent=2)
+    files = {
+        file.relative_to(folder).as_posix(): file_sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()
+    }
+    card = ShopCard(STATEMENT, seed, counts, {str(grade): cap for grade, cap in CAPS.items()}, capped, files)
+    _write_value(folder / "shop.json", asdict(card), indent=2)
     return card
 
 
-def _corpus(catalogue: Catalogue, tables: Tables, judge: Judge, progress: Progress) -> Iterator[dict[str, str]]:
+def _corpus(catalogue: Catalogue, tables: Tables, progress: Progress) -> Iterator[dict[str, str]]:
     for number, product in enumerate(catalogue, start=1):
-        judge.see(product)
         yield document(product, tables)
         if number % _PROGRESS_STEP == 0 or number == len(catalogue):
             progress(number, len(catalogue), "products")
-
-
-def _qrels(judge: Judge, judged: Counter[int]) -> Iterator[str]:
-    for judgment in judge.judgments():
-        judged[judgment.grade] += 1
-        yield f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n"
-
-
-def _write_intents(
-    files: ShopFiles, catalogue: Catalogue, tables: Tables, *, queries: int, seed: int
-) -> dict[str, dict[str, dict[str, int]]]:
-    rows = _numbered("i", make_intents(catalogue, tables, total=queries, seed=seed))
-    files.rows("intent.jsonl", rows)
-    files.value("intent.schema.json", intent_schema(tables))
-    return {"intent": _counts(rows, "kind")}
-
-
-def _write_pairs(
-    files: ShopFiles,
-    catalogue: Catalogue,
-    tables: Tables,
-    records: Sequence[Mapping[str, object]],
-    judge: Judge,
-    *,
-    queries: int,
-    seed: int,
-) -> dict[str, Any]:
-    writer = PairWriter(catalogue, tables, seed=seed)
-    topics = [(record, *listed) for record, listed in zip(records, judge.listed(), strict=True)]
-    pairs, training = list(judged_pairs(topics, writer, queries=queries)), list(training_pairs(topics, writer))
-    titles = make_titles(catalogue, tables, total=queries // 2, seed=seed)
-    files.rows("judgment.jsonl", pairs)
-    files.rows("embedding.jsonl", training)
-    files.rows("categories.jsonl", titles)
-    return {
-        "judgment": _counts(pairs, "grade"),
-        "embedding": _counts(training, "kind"),
-        "titles": dict(Counter(title["split"] for title in titles)),
-    }
-
-
-def _write_help(files: ShopFiles, *, queries: int, seed: int) -> dict[str, Any]:
-    articles = make_articles(seed)
-    rows = _numbered("a", make_answers(articles, queries=queries, seed=seed))
-    files.rows("help/articles.jsonl", (article.document for article in articles))
-    files.rows("rag_answer.jsonl", rows)
-    return {"articles": len(articles), "rag_answer": _counts(rows, "kind")}
 
 
 def _numbered(letter: str, rows: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
@@ -200,39 +171,38 @@ def _counts(rows: Iterable[Mapping[str, object]], field: str) -> dict[str, dict[
     return {split: dict(sorted(values.items())) for split, values in counts.items()}
 
 
-class ShopFiles:
-    """Writes the files of a shop folder, each hashed as it is written.
+def _write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as out:
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
-    Attributes:
-        sha256: File name -> hash of the file, for the files written so far.
+
+def _write_value(path: Path, value: object, indent: int = 1) -> None:
+    path.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8", newline="\n")
+
+
+def search_documents(shop: Path) -> Iterator[dict[str, str]]:
+    """Documents for a search pipeline: the products with columns `brand`, `product_type` and `category`, then the help.
+
+    The values of the columns are those of the intent records, so a stage that filters finds them.
+
+    Args:
+        shop: A folder that `make_shop` wrote.
+
+    Raises:
+        DataError: if it is not a shop.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = make_shop(f"{folder}/shop", products=600, queries=100)
+        ...     documents = list(search_documents(Path(folder) / "shop"))
+        >>> documents[0]["product_type"] in documents[0]["text"].casefold(), documents[-1]["id"]
+        (True, 'h120')
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.sha256: dict[str, str] = {}
-
-    def lines(self, name: str, lines: Iterable[str]) -> None:
-        """Write text; each line carries its own line end."""
-        file = self._folder / name
-        file.parent.mkdir(exist_ok=True)
-        digest = hashlib.sha256()
-        with file.open("wb") as stream:
-            for line in lines:
-                data = line.encode()
-                digest.update(data)
-                stream.write(data)
-        self.sha256[name] = digest.hexdigest()
-
-    def rows(self, name: str, rows: Iterable[Mapping[str, object]]) -> None:
-        """Write JSON Lines."""
-        self.lines(name, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-    def card(self, name: str, card: JudgmentsCard) -> None:
-        """Write the card of a file of judgments."""
-        write_card(self._folder / name, card)
-        path = card_path(self._folder / name)
-        self.sha256[path.name] = file_sha256(path)
-
-    def value(self, name: str, value: object, *, indent: int = 1) -> None:
-        """Write one indented JSON value in ASCII."""
-        self.lines(name, [json.dumps(value, indent=indent) + "\n"])
+    card, tables = read_card(shop), load_tables()
+    catalogue = Catalogue(tables, size=card.counts["products"], seed=card.seed)
+    for row in strict(read_rows(shop / "corpus.jsonl")):
+        product = catalogue.by_id(str(row.data["id"]))
+        category = tables.types[product.type].category
+        yield {**row.data, "brand": product.facts["brand"], "product_type": product.type, "category": category}
+    yield from (dict(row.data) for row in strict(read_rows(shop / "help" / "articles.jsonl")))

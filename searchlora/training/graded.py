@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 from searchlora.errors import TrainingError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.prompts import IGNORED, Renderer
-from searchlora.records import Record
-from searchlora.task import COMPLETION, GenerationTask, GradedTarget
+from searchlora.records import GradedTarget, Record
+from searchlora.task import COMPLETION, GenerationTask
 
 if TYPE_CHECKING:
     import torch

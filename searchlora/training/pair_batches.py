@@ -96,5 +96,5 @@ class PairCollator(SentenceTransformerDataCollator):  # type: ignore[misc]
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super().__call__(features)
         texts = documents_of(self.rows[feature["label"]] for feature in features)
-        found = self.preprocess_fn(list(texts), prompt=None, task=None)
-        return {**batch, **{f"document_{key}": value for key, value in found.items()}}
+        tokenized = self.preprocess_fn(list(texts), prompt=None, task=None)
+        return {**batch, **{f"document_{key}": value for key, value in tokenized.items()}}

@@ -98,10 +98,7 @@ class LengthGroupedBatches:
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, block: int = 32) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.block = block
+        self.lengths, self.batch_size, self.seed, self.block = lengths, batch_size, seed, block
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -113,34 +110,34 @@ class LengthGroupedBatches:
 
     def __iter__(self) -> Iterator[int]:
         generator = random.Random(f"{self.seed}/{self.epoch}")
+        batches = self._batches(generator)
+        last = batches.pop() if len(batches[-1]) < self.batch_size else []  # an incomplete batch must be the last
+        generator.shuffle(batches)
+        for batch in [*batches, last]:
+            yield from batch
+
+    def _batches(self, generator: random.Random) -> list[list[int]]:
+        """The batches before they are shuffled."""
         order = list(range(len(self.lengths)))
         generator.shuffle(order)
         size = self.block * self.batch_size
         grouped: list[int] = []
         for start in range(0, len(order), size):
             grouped += sorted(order[start : start + size], key=lambda index: (self.lengths[index], index))
-        batches = [grouped[start : start + self.batch_size] for start in range(0, len(grouped), self.batch_size)]
-        last = batches.pop() if len(batches[-1]) < self.batch_size else []  # an incomplete batch must be the last
-        generator.shuffle(batches)
-        for batch in [*batches, last]:
-            yield from batch
+        return [grouped[start : start + self.batch_size] for start in range(0, len(grouped), self.batch_size)]
 
 
-class GroupedBatches:
+class GroupedBatches(LengthGroupedBatches):
     """Sampler that keeps rows of one group together in a batch, in chunks that span the group's grades.
 
     The rows of a group are sorted by grade and dealt in turn to chunks of at most `group_size`. Chunks of similar
-    length share a batch, and the batches are shuffled. A chunk is split only where no other fills its batch. As in
-    `LengthGroupedBatches`, the order depends on seed and epoch only.
+    length share a batch, and the batches are shuffled. A chunk is split only where no other fills its batch.
 
     Args:
-        lengths: Tokens of each row.
         groups: Group of each row.
         grades: Grade of each row.
-        batch_size: Rows per batch, at least `group_size`.
-        group_size: Rows per chunk.
-        seed: Of the order.
-        block: Number of batches within which chunks are sorted by length.
+        group_size: Rows per chunk, at most `batch_size`.
+        Otherwise as `LengthGroupedBatches`.
 
     Examples:
         >>> groups, grades = [5, 5, 5, 5, 7], [0, 0, 1, 1, 2]
@@ -159,26 +156,13 @@ class GroupedBatches:
         seed: int,
         block: int = 32,
     ) -> None:
-        self.lengths = lengths
-        self.grades = grades
-        self.batch_size = batch_size
-        self.group_size = group_size
-        self.seed = seed
-        self.block = block
-        self.epoch = 0
+        super().__init__(lengths, batch_size, seed, block)
+        self.grades, self.group_size = grades, group_size
         self._rows: dict[int, list[int]] = {}
         for row, group in enumerate(groups):
             self._rows.setdefault(group, []).append(row)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = random.Random(f"{self.seed}/{self.epoch}")
+    def _batches(self, generator: random.Random) -> list[list[int]]:
         chunks: list[list[int]] = []
         for members in self._rows.values():
             rows = sorted(generator.sample(members, len(members)), key=lambda row: self.grades[row])
@@ -189,11 +173,7 @@ class GroupedBatches:
         ordered: list[list[int]] = []
         for start in range(0, len(chunks), in_block):
             ordered += sorted(chunks[start : start + in_block], key=lambda chunk: max(self.lengths[r] for r in chunk))
-        batches = list(_packed(ordered, self.batch_size))
-        last = batches.pop() if len(batches[-1]) < self.batch_size else []  # an incomplete batch must be the last
-        generator.shuffle(batches)
-        for batch in [*batches, last]:
-            yield from batch
+        return list(_packed(ordered, self.batch_size))
 
 
 def _packed(chunks: Sequence[list[int]], size: int) -> Iterator[list[int]]:

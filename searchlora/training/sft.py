@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchlora.models.batch import collate
+from searchlora.models.batch import FAST_MODEL, collate
 from searchlora.models.libraries import quiet
 from searchlora.models.load import computed_in, load_model, load_tokenizer, number_of_parameters
 from searchlora.models.resolve import BaseModel
@@ -52,7 +52,7 @@ def train_adapter(
     Returns:
         The adapter as a plain PEFT folder, or a model folder; `summary` has the ids of rows dropped for their length
         (`rows_dropped`), `peak_memory_gb`, `parameters`, the number of all parameters of the model, and
-        `fused_layers`, whether the layers were computed by `training.fused_model`.
+        `fused_layers`, whether the CPU backend computed the layers.
 
     Raises:
         TrainingError: for a row above `max_length`, no rows to train on, or a loss that is not finite; with a ranking
@@ -63,8 +63,8 @@ def train_adapter(
 
     from searchlora.adapters.attach import load_weights, save_adapter
     from searchlora.adapters.full_model import save_llm
+    from searchlora.cpu import backend
     from searchlora.training.callbacks import peak_memory
-    from searchlora.training.cpu_fast_path import enable_cpu_fast_path
     from searchlora.training.sft_trainer import CompletionTrainer
 
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
@@ -84,8 +84,10 @@ def train_adapter(
             rows=rows,
             recipe=recipe,
         )
-    on_cpu = not torch.cuda.is_available() and not recipe.is_full
-    fused = on_cpu and enable_cpu_fast_path(model, recompute=recipe.optim.gradient_checkpointing)
+    fast = None
+    if not recipe.is_full and not torch.cuda.is_available():
+        fast = backend.fused_model(model, recompute=recipe.optim.gradient_checkpointing)
+        setattr(model, FAST_MODEL, fast)
 
     def save(target: Path) -> None:
         if recipe.is_full:
@@ -101,7 +103,7 @@ def train_adapter(
             "rows": len(rows.examples),
             "rows_dropped": rows.dropped,
             "parameters": parameters,
-            "fused_layers": fused,
+            "fused_layers": fast is not None,
         },
     )
     result.summary["peak_memory_gb"] = round(peak_memory(), 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from searchlora.data.collection import read_documents
 from searchlora.data.formats.clicks import COLUMNS, read_clicks
-from searchlora.data.formats.common import document_id, is_whole
+from searchlora.data.formats.common import FormatRows, document_id, whole_number
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
@@ -29,8 +29,6 @@ from searchlora.records import (
 
 #: Maximum number of judged non-relevant documents of a query that become training negatives.
 MAX_NEGATIVES = 5
-
-Found = Iterator[SourceRow | RejectedRow | SourceReport]
 
 #: Clicked at least as often as expected at its positions; the lowest grade that counts as relevant.
 CLICKS_RELEVANT = 2
@@ -66,7 +64,7 @@ def collection_of(judged: Judged, relevant: int) -> Collection:
     )
 
 
-def judged_records(judged: Judged, relevant: int) -> Found:
+def judged_records(judged: Judged, relevant: int) -> FormatRows:
     """One record per topic with a relevant document; documents judged 0 or less are its negatives.
 
     Only the judged texts are held in memory. Topics without a relevant document with text are left out and counted in
@@ -131,13 +129,11 @@ def clicks_card(source: Path, options: Options) -> JudgmentsCard:
 
 
 def _count_clicks(source: Path, options: Options) -> ClickJudgments:
-    minimum = options.get("minimum", str(MINIMUM))
-    if not is_whole(minimum):
-        raise UsageError(f"'{minimum}' is not a whole number", where="--option minimum")
+    minimum = whole_number(options, "minimum", MINIMUM)
     counts = ClickCounts()
     for impression in read_clicks(source, {name: options[name] for name in COLUMNS if name in options}):
         counts.add(impression)
-    return counts.judge(minimum=int(minimum))
+    return counts.judge(minimum=minimum)
 
 
 def _texts(judged: Judged) -> dict[str, str]:

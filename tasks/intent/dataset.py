@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats import labels, recognition
-from searchlora.data.formats.common import NATIVE, mapped, native, native_columns, with_options
+from searchlora.data.formats.common import NATIVE, Converted, mapped, native, native_columns, with_options, with_split
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
-from searchlora.records import Format, Options, Record, RejectedRow, SourceRow
+from searchlora.records import Format, Options, Record
 from searchlora.tasks.intent.answers import KINDS
 from searchlora.tasks.intent.settings import OPTIONS, read_labels, read_schema, requested_kind
 
@@ -55,17 +55,16 @@ class AnswerCheck:
         schema = read_schema(Path(options["schema"])) if "schema" in options else None
         return cls(requested_kind(options), labels, schema)
 
-    def checked(self, row: SourceRow) -> SourceRow | RejectedRow:
-        """The row with its single answer in canonical order, or the rejected row with the reason."""
-        present = [kind for kind in KINDS if kind in row.data]
+    def checked(self, data: Record) -> Converted:
+        """The record with its single answer in canonical order, or the reason why it is rejected."""
+        present = [kind for kind in KINDS if kind in data]
         if self.kind is None and len(present) == 1:
             self.kind = present[0]
-        problem = self._problem(row.data, present)
+        problem = self._problem(data, present)
         if problem is not None:
-            return RejectedRow(row.where, problem, row.data)
+            return problem
         kind = self.kind or present[0]
-        record = {name: value for name, value in row.data.items() if name not in KINDS}
-        return SourceRow({**record, kind: self._ordered(row.data[kind])}, row.where, row.source)
+        return {**{name: value for name, value in data.items() if name not in KINDS}, kind: self._ordered(data[kind])}
 
     def _problem(self, data: Mapping[str, Any], present: list[str]) -> str | None:
         if not present:
@@ -114,12 +113,11 @@ def _native(source: Path, options: Options) -> Rows:
     return native(source, options, REQUIRED_FIELDS, JSON_FIELDS)
 
 
-def _labelled(data: Mapping[str, Any]) -> Record:
+def _labelled(data: Record) -> Record:
     """The record of a labelled text. Texts that differ in case or punctuation only share a group."""
-    text, label = data["text"], data["label"]
-    label = str(label).strip() if isinstance(label, str | int) else label
-    record = {"id": data["id"], "group": normalised(text), "query": text, "label": label}
-    return {**record, "split": data["split"]} if data["split"] is not None else record
+    text = data["text"]
+    record = {"id": data["id"], "group": normalised(text), "query": text, "label": data["label"]}
+    return with_split(record, data["split"])
 
 
 def _shop_options(source: Path, given: Options) -> Options:

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from searchlora.eval.aggregate import Aggregate, f1, macro_f1, micro_f1, precision, recall
 from searchlora.eval.calibration import Curve, calibration_curve, expected_calibration_error
-from searchlora.eval.evaluation import Confusion, Evaluation, confusion_matrix
+from searchlora.eval.evaluation import Evaluation, confusion_matrix
 from searchlora.outputs import InvalidOutput, Label
 from searchlora.task import EvaluationInput
 from searchlora.tasks.intent.settings import scope_field
 
 CALIBRATION_ERROR = "calibration error"
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The part of an `Evaluation` that depends on the kind of answer; the fields are those of `Evaluation`."""
-
-    headline: str
-    values: Mapping[str, Mapping[str, float]]
-    aggregates: Mapping[str, Aggregate]
-    tested: tuple[str, ...]
-    slices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    confusions: Mapping[str, Confusion] = field(default_factory=dict)
-    curves: Mapping[str, Curve] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def evaluate(settings: Mapping[str, Any], inputs: EvaluationInput) -> Evaluation:
@@ -62,17 +48,11 @@ def evaluate(settings: Mapping[str, Any], inputs: EvaluationInput) -> Evaluation
     }
     gold = {str(record["id"]): record[kind] for record in inputs.records if kind in record}
     measured = _MEASURE[kind](settings, gold, {id_: predicted[id_] for id_ in gold}, inputs.clusters)
-    return Evaluation(
-        headline=measured.headline,
+    return replace(
+        measured,
         values={**measured.values, "invalid": {id_: float(answer is None) for id_, answer in predicted.items()}},
-        clusters=inputs.clusters,
         slices={**measured.slices, **inputs.slices("kind")},
         invalid=inputs.invalid,
-        tested=measured.tested,
-        notes=measured.notes,
-        aggregates=measured.aggregates,
-        confusions=measured.confusions,
-        curves=measured.curves,
         less_is_better=("invalid", CALIBRATION_ERROR),
     )
 
@@ -85,7 +65,7 @@ def _measure_label(
     gold: Mapping[str, str],
     outputs: Mapping[str, Label | None],
     clusters: Mapping[str, str],
-) -> _Measured:
+) -> Evaluation:
     predicted = {id_: None if output is None else output.value for id_, output in outputs.items()}
     labels = sorted({*settings["labels"], *gold.values()})
     correct = {id_: float(predicted[id_] == label) for id_, label in gold.items()}
@@ -96,8 +76,9 @@ def _measure_label(
         values["accuracy in scope"] = {id_: value for id_, value in correct.items() if not outside[id_]}
     calibration, curves = _calibration(settings["labels"], gold, outputs, clusters)
     unseen = sorted({*gold.values()} - {*settings["labels"], oos_label})
-    return _Measured(
+    return Evaluation(
         headline="accuracy",
+        clusters=clusters,
         values={name: rows for name, rows in values.items() if rows},
         aggregates={
             "macro-F1": macro_f1(gold, predicted, labels),
@@ -142,12 +123,12 @@ def _measure_labels(
     gold_labels: Mapping[str, Sequence[str]],
     outputs: Mapping[str, Sequence[str] | None],
     clusters: Mapping[str, str],
-) -> _Measured:
-    del clusters
+) -> Evaluation:
     gold = {id_: frozenset(labels) for id_, labels in gold_labels.items()}
     predicted = {id_: None if labels is None else frozenset(labels) for id_, labels in outputs.items()}
-    return _Measured(
+    return Evaluation(
         headline="exact match",
+        clusters=clusters,
         values={"exact match": {id_: float(predicted[id_] == labels) for id_, labels in gold.items()}},
         aggregates={
             "micro-F1": _set_f1(gold, predicted),
@@ -165,8 +146,7 @@ def _measure_object(
     gold: Mapping[str, Mapping[str, Any]],
     predicted: Mapping[str, Mapping[str, Any] | None],
     clusters: Mapping[str, str],
-) -> _Measured:
-    del clusters
+) -> Evaluation:
     values = {"exact match": {id_: float(_equal(answer, predicted[id_])) for id_, answer in gold.items()}}
     for name in settings["schema"]["properties"]:
         values[f"field: {name}"] = {
@@ -187,8 +167,9 @@ def _measure_object(
         if oos_field is not None
         else {}
     )
-    return _Measured(
+    return Evaluation(
         headline="exact match",
+        clusters=clusters,
         values=values,
         aggregates={"F1 of parts": parts_f1, **out_of_scope},
         tested=("exact match", "F1 of parts"),
@@ -253,7 +234,7 @@ def _out_of_scope(gold: Mapping[str, bool], predicted: Mapping[str, bool]) -> di
     }
 
 
-_MEASURE: Mapping[str, Callable[..., _Measured]] = {
+_MEASURE: Mapping[str, Callable[..., Evaluation]] = {
     "label": _measure_label,
     "labels": _measure_labels,
     "object": _measure_object,

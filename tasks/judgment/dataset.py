@@ -6,27 +6,27 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from searchlora.data.formats import judged_collections, judged_pairs, judgments, recognition
 from searchlora.data.formats.common import (
     NATIVE,
+    Converted,
     FormatReader,
     FormatRows,
-    is_whole,
     mapped,
     native,
     native_columns,
+    whole_number,
     with_options,
+    yes_or_no,
 )
 from searchlora.data.formats.judged_collections import Judged, graded_pairs
-from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
-from searchlora.files import Rows
 from searchlora.outputs import Graded, InvalidOutput
-from searchlora.records import Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
-from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, Guideline, guideline_of, settings_of
+from searchlora.records import Format, Option, Options, Record, SourceReport
+from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, GradeScale, guideline_of
 
 _DIGIT = re.compile("-?[0-9]{1,9}")
 
@@ -34,25 +34,19 @@ SHOP_RECORDS = "judgment.jsonl"
 REQUIRED_FIELDS = ("id", "group", "query", "passage", "grade")
 UNJUDGED = {"unjudged": Option("number of unjudged passages per query to add with grade 0", "whole number ≥ 0", "0")}
 
-#: Grade of `cranfield_collection` (4: complete answer, 1: minimum interest) -> grade of a record.
-CRANFIELD_GRADES = {4: 3, 3: 2, 2: 1, 1: 1}
 
-
-def _native(source: Path, options: Options) -> Rows:
-    reasoned = bool(settings_of({"reason": options.get("reason", "no")}).get("reason"))
+def _native(source: Path, options: Options) -> FormatRows:
+    reasoned = yes_or_no(options, "reason", "no")
     numbers = judgments.parse_grade_map(options["grade_map"]) if options.get("grade_map") else None
     columns = {name: value for name, value in options.items() if name not in ("reason", "grade_map")}
-    for row in native(source, columns, REQUIRED_FIELDS):
-        if isinstance(row, RejectedRow):
-            yield row
-        elif reasoned and (problem := _reason_problem(row.data)):
-            yield RejectedRow(row.where, problem, row.data)
-        else:
-            grade = judgments.number_of_grade(row.data["grade"], numbers)
-            if isinstance(grade, str):
-                yield RejectedRow(row.where, grade, row.data)
-            else:
-                yield replace(row, data={**row.data, "grade": grade})
+
+    def graded(record: Record) -> Converted:
+        if reasoned and (fault := _reason_fault(record)):
+            return fault
+        grade = judgments.number_of_grade(record["grade"], numbers)
+        return grade if isinstance(grade, str) else {**record, "grade": grade}
+
+    return mapped(partial(native, required=REQUIRED_FIELDS), graded)(source, columns)
 
 
 def reason_line(record: Record) -> str:
@@ -60,7 +54,7 @@ def reason_line(record: Record) -> str:
     return " ".join(str(record["reason"]).split())
 
 
-def _reason_problem(record: Record) -> str | None:
+def _reason_fault(record: Record) -> str | None:
     """Why the reason of a record is unusable, or None. Records of the source's own test split need no reason."""
     if "reason" not in record:
         return None if record.get("split") == "test" else "field 'reason' is missing"
@@ -68,59 +62,50 @@ def _reason_problem(record: Record) -> str | None:
     return f"field 'reason': {parsed.reason}" if isinstance(parsed, InvalidOutput) else None
 
 
-def _pairs(read: FormatReader) -> FormatReader:
-    """A reader of records from a reader of graded pairs (topic, query, document, passage, title, grade, split)."""
-    return mapped(read, _record)
-
-
-def _record(data: Mapping[str, Any]) -> Record:
-    optional = {name: data[name] for name in ("title", "votes", "kind", "split") if data.get(name)}
+def _record(pair: Record) -> Record:
+    """The record of a graded pair (topic, query, document, passage, title, grade, split)."""
+    optional = {name: pair[name] for name in ("title", "votes", "kind", "split") if pair.get(name)}
     return {
-        "id": f"{data['topic']} {data['document']}",
-        "group": data.get("group") or normalised(data["query"]) or data["query"],
-        "query": data["query"],
-        "passage": data["passage"],
-        "grade": data["grade"],
+        "id": f"{pair['topic']} {pair['document']}",
+        "group": pair.get("group") or normalised(pair["query"]) or pair["query"],
+        "query": pair["query"],
+        "passage": pair["passage"],
+        "grade": pair["grade"],
         **optional,
     }
 
 
-def _mapping_grades(options: Options) -> Callable[[SourceRow], SourceRow | RejectedRow]:
-    guideline = guideline_of(options)
-    return lambda row: _folded(row, guideline)
-
-
-def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
-    grade = row.data.get("grade")
-    if not isinstance(grade, int) or isinstance(grade, bool):
-        return row  # rejected by the record schema
-    folded = guideline.fold(grade)
-    if folded is None:
-        known = ", ".join(str(source) for own in guideline.grades for source in own.covers)
-        return RejectedRow(row.where, f"field 'grade': {grade} is not one of the guideline's ({known})", row.data)
-    votes, given = Counter[str](), row.data.get("votes", {})
-    if not isinstance(given, Mapping) or not all(isinstance(count, int) for count in given.values()):
-        return RejectedRow(row.where, "field 'votes': is not an object of grades and numbers of raters", row.data)
-    for vote, count in given.items():
-        if (own := guideline.fold(int(vote)) if _DIGIT.fullmatch(vote) else None) is None:
-            return RejectedRow(row.where, f"field 'votes': {vote} is not one of the guideline's grades", row.data)
-        votes[str(own)] += count
-    return replace(row, data={**row.data, "grade": folded} | ({"votes": dict(votes)} if votes else {}))
-
-
 def _by_guideline(format: Format) -> Format:
     """A format whose grades, of rows and of single raters, are mapped to the guideline's scale."""
-    mapped_rows = with_options(format, OPTIONS, _mapping_grades)
+    folded = with_options(format, OPTIONS, lambda options: partial(_folded, guideline_of(options)))
 
     def read(source: Path, options: Options) -> FormatRows:
         guideline = guideline_of(options)
-        for row in mapped_rows.read(source, options):
+        for row in folded.read(source, options):
             yield _folded_ratings(row, guideline) if isinstance(row, SourceReport) else row
 
-    return replace(mapped_rows, read=read)
+    return replace(folded, read=read)
 
 
-def _folded_ratings(report: SourceReport, guideline: Guideline) -> SourceReport:
+def _folded(guideline: GradeScale, record: Record) -> Converted:
+    grade = record.get("grade")
+    if not isinstance(grade, int) or isinstance(grade, bool):
+        return record  # rejected by the record schema
+    folded = guideline.fold(grade)
+    if folded is None:
+        known = ", ".join(str(source) for own in guideline.grades for source in own.covers)
+        return f"field 'grade': {grade} is not one of the guideline's ({known})"
+    votes, given = Counter[str](), record.get("votes", {})
+    if not isinstance(given, Mapping) or not all(isinstance(count, int) for count in given.values()):
+        return "field 'votes': is not an object of grades and numbers of raters"
+    for vote, count in given.items():
+        if (own := guideline.fold(int(vote)) if _DIGIT.fullmatch(vote) else None) is None:
+            return f"field 'votes': {vote} is not one of the guideline's grades"
+        votes[str(own)] += count
+    return {**record, "grade": folded} | ({"votes": dict(votes)} if votes else {})
+
+
+def _folded_ratings(report: SourceReport, guideline: GradeScale) -> SourceReport:
     """The report with the raters' grades on the guideline's scale; grades that it does not cover are left out."""
     ratings = {
         rater: {
@@ -136,19 +121,16 @@ def _folded_ratings(report: SourceReport, guideline: Guideline) -> SourceReport:
 
 def _collection(judged: Callable[[Path, Options], Judged]) -> FormatReader:
     """A reader of records from a reader of a test collection."""
-    return _pairs(lambda source, options: graded_pairs(judged(source, options), unjudged=_count(options, "unjudged")))
+    return mapped(lambda source, options: graded_pairs(judged(source, options), unjudged=_unjudged(options)), _record)
+
+
+def _unjudged(options: Options) -> int:
+    return whole_number(options, "unjudged", 0)
 
 
 def _of_products(source: Path, given: Options) -> Options:
     del source
     return {} if "grades" in given else {"guideline": "products"}
-
-
-def _count(options: Options, name: str) -> int:
-    value = options.get(name, "0")
-    if not is_whole(value):
-        raise UsageError(f"'{value}' is not a whole number", where=f"--option {name}")
-    return int(value)
 
 
 FORMATS: Mapping[str, Format] = {
@@ -168,16 +150,9 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="judgments",
             description="your own judgments: a row per query and document with its grade, or a column or row per rater",
-            read=_pairs(judgments.read_judgments),
+            read=mapped(judgments.read_judgments, _record),
             options=judgments.OPTIONS,
             needs=("query", "grade"),
-        ),
-        Format(
-            name="quepid",
-            description="Quepid's exports: the ratings of a case or a book (CSV or JSON)",
-            read=_pairs(lambda source, options: judgments.read_judgments(source, options, judgments.quepid_rows)),
-            options=judgments.QUEPID_OPTIONS,
-            recognises=recognition.quepid,
         ),
         Format(
             name="shop",
@@ -190,35 +165,25 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="trecdl",
             description="TREC Deep Learning: a folder with the retrieved passages as JSON, and the qrels",
-            read=_pairs(lambda source, options: judged_pairs.read_trecdl(source, unjudged=_count(options, "unjudged"))),
+            read=mapped(lambda source, options: judged_pairs.read_trecdl(source, unjudged=_unjudged(options)), _record),
             options=UNJUDGED,
             recognises=recognition.trecdl,
         ),
-        Format(
-            name="trec",
-            description="a folder with topics, qrels and documents",
-            read=_collection(judged_collections.read_trec),
-            options={**judged_collections.TREC_OPTIONS, **UNJUDGED},
-        ),
-        Format(
-            name="beir",
-            description="a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)",
-            read=_collection(lambda source, _: judged_collections.read_beir(source)),
-            options=UNJUDGED,
-            recognises=recognition.in_folder("corpus.jsonl*", "queries.jsonl*", "qrels"),
-        ),
-        Format(
-            name="cranfield",
-            description="the Cranfield collection; its grades 1 to 4 are mapped to 3, 2, 1, 1",
-            read=_collection(lambda source, _: judged_collections.read_cranfield(source, CRANFIELD_GRADES)),
-            options=UNJUDGED,
-            recognises=recognition.in_folder("cran.all.1400", "cran.qry", "cranqrel"),
+        *(
+            Format(
+                name=source.name,
+                description=source.description,
+                read=_collection(source.read),
+                options={**source.options, **UNJUDGED},
+                recognises=source.recognises,
+            )
+            for source in judged_collections.COLLECTIONS
         ),
         Format(
             name="esci",
             description="ESCI, the Shopping Queries Dataset: a folder with examples and products (Parquet), or one "
             "file of pairs with their texts (CSV, TSV, JSONL, Parquet)",
-            read=_pairs(judged_pairs.read_esci),
+            read=mapped(judged_pairs.read_esci, _record),
             options=judged_pairs.ESCI_OPTIONS,
             implied=_of_products,
             recognises=recognition.either(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from searchlora.eval import aggregate
+from searchlora.eval import grade_measures
 from searchlora.eval.calibration import calibration_curve, expected_calibration_error
 from searchlora.eval.evaluation import Evaluation, confusion_matrix
 from searchlora.outputs import Grade, InvalidOutput
@@ -13,6 +13,14 @@ from searchlora.task import EvaluationInput
 
 KAPPA, BINARY, QUADRATIC = "kappa", "kappa binary", "kappa quadratic"
 ALPHA, BIAS, MAE = "alpha", "bias", "MAE"
+#: Name here -> name in `eval.grade_measures`.
+_AGGREGATES = {
+    KAPPA: grade_measures.KAPPA,
+    BINARY: grade_measures.BINARY,
+    QUADRATIC: grade_measures.QUADRATIC,
+    ALPHA: "alpha",
+    BIAS: "bias",
+}
 CALIBRATION, CALIBRATION_RATERS = "calibration error", "calibration error, raters"
 
 
@@ -50,13 +58,8 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
         if isinstance(output, Grade) and output.probabilities is not None
     }
     is_relevant = {id_: gold[id_] >= relevant for id_ in probability}
-    figures = {
-        KAPPA: aggregate.cohen_kappa(gold, predicted, scale),
-        BINARY: aggregate.cohen_kappa(gold, predicted, scale, relevant=relevant),
-        QUADRATIC: aggregate.cohen_kappa(gold, predicted, scale, weights="quadratic"),
-        ALPHA: aggregate.krippendorff_alpha(gold, predicted, scale),
-        BIAS: aggregate.signed_bias(gold, predicted, scale),
-    }
+    measures = grade_measures.grade_measures(scale, relevant)
+    figures = {name: measures[known].aggregate(gold, predicted) for name, known in _AGGREGATES.items()}
     if probability:
         figures[CALIBRATION] = expected_calibration_error(probability, is_relevant)
     shares = {id_: share for id_, share in _rater_shares(inputs.records, relevant).items() if id_ in probability}

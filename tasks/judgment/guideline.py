@@ -14,14 +14,14 @@ A Markdown guideline is the file that `searchlora grade serve` shows to human as
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.common import is_whole
+from searchlora.data.formats.common import whole_number, yes_or_no
+from searchlora.data.grade_lines import grade_line
 from searchlora.errors import DataError, UsageError
 from searchlora.files import read_text
 from searchlora.files.yaml_text import parse_yaml
@@ -49,12 +49,11 @@ REASON_OPTION: Mapping[str, Option] = {
 
 _BUILT_IN = Path(__file__).parent
 _PRODUCTS = "products"  # a built-in guideline
-_MARKDOWN_GRADE = re.compile(r"\s*[*+-]\s+\**([0-9]{1,9})\**\s*[:=]\**\s*([^:.(–—]+)[:.(–—]*\s*(.*)")
 _KEYS = {"grade", "name", "meaning", "from"}
 
 
 @dataclass(frozen=True)
-class Grade:
+class GradeMeaning:
     """One grade of a scale.
 
     Attributes:
@@ -69,10 +68,10 @@ class Grade:
 
 
 @dataclass(frozen=True)
-class Guideline:
+class GradeScale:
     """A scale of two to four grades in ascending order, the relevance threshold, and further text."""
 
-    grades: tuple[Grade, ...]
+    grades: tuple[GradeMeaning, ...]
     relevant: int
     text: str = ""
 
@@ -82,11 +81,11 @@ class Guideline:
 
     def settings(self, *, characters: int = CHARACTERS) -> dict[str, Any]:
         """The task settings as plain JSON."""
-        scale = [{"grade": each.grade, "name": each.name, "meaning": each.meaning} for each in self.grades]
+        scale = [{"grade": own.grade, "name": own.name, "meaning": own.meaning} for own in self.grades]
         return {"scale": scale, "guideline": self.text, "relevant": self.relevant, "characters": characters}
 
 
-def guideline_of(options: Options) -> Guideline:
+def guideline_of(options: Options) -> GradeScale:
     """The guideline selected by a builder's options.
 
     Raises:
@@ -108,7 +107,7 @@ def guideline_of(options: Options) -> Guideline:
     guideline = read_guideline(built_in if name in (None, _PRODUCTS) else Path(str(name)))
     if "relevant" not in options:
         return guideline
-    relevant = _number(options["relevant"], "--option relevant")
+    relevant = whole_number(options, "relevant", guideline.relevant)
     return _checked(guideline.grades, relevant, guideline.text, "--option relevant")
 
 
@@ -120,16 +119,12 @@ def settings_of(options: Options) -> dict[str, Any]:
     Raises:
         UsageError, DataError: as `guideline_of`, and for an option with an invalid value.
     """
-    characters = _number(options.get("characters", str(CHARACTERS)), "--option characters")
-    if characters < 1:
-        raise UsageError("must be at least 1", where="--option characters")
-    reason = options.get("reason", "no")
-    if reason not in ("yes", "no"):
-        raise UsageError(f"'{reason}' is neither yes nor no", where="--option reason")
-    return guideline_of(options).settings(characters=characters) | ({"reason": True} if reason == "yes" else {})
+    characters = whole_number(options, "characters", CHARACTERS, minimum=1)
+    reason = {"reason": True} if yes_or_no(options, "reason", "no") else {}
+    return guideline_of(options).settings(characters=characters) | reason
 
 
-def read_guideline(path: Path) -> Guideline:
+def read_guideline(path: Path) -> GradeScale:
     """Read a guideline file, YAML (`.yaml`, `.yml`) or Markdown (any other name).
 
     Raises:
@@ -142,7 +137,7 @@ def read_guideline(path: Path) -> Guideline:
     return _from_markdown(text, str(path))
 
 
-def _from_yaml(text: str, where: str) -> Guideline:
+def _from_yaml(text: str, where: str) -> GradeScale:
     try:
         content = parse_yaml(text)
     except ValueError as error:
@@ -158,7 +153,7 @@ def _from_yaml(text: str, where: str) -> Guideline:
     return _checked(grades, relevant, str(content.get("text") or "").strip(), where)
 
 
-def _grade(entry: Any, where: str) -> Grade:
+def _grade(entry: Any, where: str) -> GradeMeaning:
     if not isinstance(entry, dict) or type(entry.get("grade")) is not int or not isinstance(entry.get("name"), str):
         raise DataError("a grade needs a number 'grade' and a text 'name'", where=where)
     if unknown := sorted(map(str, set(entry) - _KEYS)):
@@ -166,15 +161,14 @@ def _grade(entry: Any, where: str) -> Grade:
     covers = entry.get("from", [entry["grade"]])
     if not isinstance(covers, list) or not all(type(grade) is int for grade in covers):
         raise DataError("'from' is not a list of the source's grades", where=where)
-    return Grade(entry["grade"], entry["name"].strip(), str(entry.get("meaning") or "").strip(), tuple(covers))
+    return GradeMeaning(entry["grade"], entry["name"].strip(), str(entry.get("meaning") or "").strip(), tuple(covers))
 
 
-def _from_markdown(text: str, where: str) -> Guideline:
+def _from_markdown(text: str, where: str) -> GradeScale:
     grades, rest = [], []
     for line in text.splitlines():
-        if match := _MARKDOWN_GRADE.match(line):
-            number = int(match[1])
-            grades.append(Grade(number, match[2].strip(" *"), match[3].strip(" *)"), (number,)))
+        if named := grade_line(line):
+            grades.append(GradeMeaning(*named, (named.grade,)))
         else:
             rest.append(line)
     if not grades:
@@ -184,7 +178,9 @@ def _from_markdown(text: str, where: str) -> Guideline:
     return _checked(grades, None, "\n".join(rest).strip(), where)
 
 
-def _checked(grades: list[Grade] | tuple[Grade, ...], relevant: int | None, text: str, where: str) -> Guideline:
+def _checked(
+    grades: list[GradeMeaning] | tuple[GradeMeaning, ...], relevant: int | None, text: str, where: str
+) -> GradeScale:
     ordered = tuple(sorted(grades, key=lambda grade: grade.grade))
     numbers = [grade.grade for grade in ordered]
     listed = ", ".join(map(str, numbers))
@@ -203,10 +199,4 @@ def _checked(grades: list[Grade] | tuple[Grade, ...], relevant: int | None, text
             where=where,
             fix="Give the lowest grade that counts as relevant; at least one grade must be below it.",
         )
-    return Guideline(ordered, relevant, text)
-
-
-def _number(text: str, where: str) -> int:
-    if not is_whole(text):
-        raise UsageError(f"'{text}' is not a whole number", where=where)
-    return int(text)
+    return GradeScale(ordered, relevant, text)

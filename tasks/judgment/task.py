@@ -11,9 +11,9 @@ from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import is_word
 from searchlora.outputs import Grade, Graded, InvalidOutput
-from searchlora.records import Judgment, Options, Record, SearchContext
+from searchlora.records import GradedTarget, Judgment, Options, Record, SearchContext
 from searchlora.rewards import INVALID, RewardContext
-from searchlora.task import EvaluationInput, GenerationTask, GradedTarget
+from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.judgment import baselines, evaluator, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS, reason_line
 from searchlora.tasks.judgment.guideline import guideline_of, settings_of

@@ -16,7 +16,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from searchlora.eval.judge.agreement import Floats, disagreement, kappa
+from searchlora.eval.agreement import Floats, disagreement, kappa
 
 #: Candidate thresholds: this many quantiles of the scores, one value below all scores and one above.
 _QUANTILES = 20

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from searchlora.outputs import Evidence, PassageSpan
+from searchlora.records import Evidence, PassageSpan
 from searchlora.retrieval.analysis import Analyzer
 
 #: The support from which a sentence counts as supported; `python -m benchmarks.rag_mtrag.evidence` derives it.

@@ -3,70 +3,58 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from searchlora.data.formats import pairs, recognition, squad
-from searchlora.data.formats.common import NATIVE, native, native_columns
+from searchlora.data.formats.common import NATIVE, Converted, FormatReader, FormatRows, mapped, native, native_columns
 from searchlora.data.formats.conversations import mtrag_keys, read_mtrag
 from searchlora.data.splits import connected
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import CitedText, InvalidOutput
-from searchlora.records import Document, Format, Option, Options, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Document, Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.rag_answer import distractors, settings
 from searchlora.tasks.rag_answer.citations import sentences
 from searchlora.tasks.rag_answer.distractors import PassagePool, RecordPlan, SourceQuestion, make_rows
-
-Rows: TypeAlias = Iterator[SourceRow | RejectedRow | SourceReport]
 
 SHOP_RECORDS = "rag_answer.jsonl"
 
 REQUIRED_FIELDS = ("id", "group", "question", "passages", "answerable")
 
-_OPTIONAL_FIELDS = ("history", "answer", "reference", "gold")
-
 #: Fields that a table cell holds as JSON.
 JSON_FIELDS = ("history", "passages", "gold", "answerable")
 
-#: Settings that readers need too: answers are built from the passages as truncated in the prompt.
-_READER_SETTINGS = ("words",)
+#: The setting that readers need too: answers are built from the passages as truncated in the prompt.
+_WORDS = "words"
 
 #: MT-RAG's answerability -> kind of record. Underspecified questions need a clarifying question and are left out.
 MTRAG_KINDS = {"ANSWERABLE": "answerable", "PARTIAL": "partly answerable", "UNANSWERABLE": "unanswerable"}
 UNDERSPECIFIED = "UNDERSPECIFIED"
 
 
-def _native(source: Path, options: Options) -> Rows:
-    columns = {name: value for name, value in options.items() if name not in _READER_SETTINGS}
+def _native(source: Path, options: Options) -> FormatRows:
+    columns = {name: value for name, value in options.items() if name != _WORDS}
     return native(source, columns, REQUIRED_FIELDS, JSON_FIELDS)
 
 
-def _checked(read: Callable[[Path, Options], Rows]) -> Callable[[Path, Options], Rows]:
+def _checked(read: FormatReader) -> FormatReader:
     """A reader that also rejects rows whose gold or citations refer to a passage that the row does not have."""
 
-    def rows(source: Path, options: Options) -> Rows:
+    def rows(source: Path, options: Options) -> FormatRows:
         settings.settings_from(options)  # raises for unusable options before any row is read
-        reader_options = {
-            key: value for key, value in options.items() if key not in settings.OPTIONS or key in _READER_SETTINGS
-        }
-        for row in read(source, reader_options):
-            problem = _problem(row.data) if isinstance(row, SourceRow) else None
-            if isinstance(row, SourceRow) and problem is not None:
-                yield RejectedRow(row.where, problem, row.data)
-            else:
-                yield row
+        own = {key: value for key, value in options.items() if key not in settings.OPTIONS or key == _WORDS}
+        yield from mapped(read, _with_own_passages)(source, own)
 
     return rows
 
 
-def _problem(data: Mapping[str, Any]) -> str | None:
-    """A problem that the record schema cannot express; None where there is none."""
+def _with_own_passages(data: Record) -> Converted:
+    """The record, or a problem that the record schema cannot express."""
     passages, gold, answer = data.get("passages"), data.get("gold", []), data.get("answer", "")
     if not isinstance(passages, list) or not isinstance(gold, list) or not isinstance(answer, str):
-        return None
+        return data
     ids = [passage.get("id") for passage in passages if isinstance(passage, dict)]
     if len(set(map(str, ids))) < len(ids):
         return "field 'passages': two have the same id"
@@ -74,17 +62,20 @@ def _problem(data: Mapping[str, Any]) -> str | None:
     if unknown is not None:
         return f"field 'gold': '{unknown}' is not one of the row's passages"
     if data.get("answerable") is not True:
-        return None
+        return data
     parsed = CitedText(len(passages), settings.DEFAULT["abstention"]).parse(answer)
-    return f"field 'answer': {parsed.reason}" if isinstance(parsed, InvalidOutput) else None
+    return f"field 'answer': {parsed.reason}" if isinstance(parsed, InvalidOutput) else data
 
 
-def _from_mtrag(source: Path, options: Options) -> Rows:
+# MT-RAG
+
+
+def _from_mtrag(source: Path, options: Options) -> FormatRows:
     """Rows that share a conversation, its first turn or a document form a group; partly answerable is answerable."""
     plan, counts = RecordPlan.from_options(options), Counter[str]()
     rows: list[SourceRow] = []
     for row in read_mtrag(source):
-        if isinstance(row, RejectedRow):
+        if not isinstance(row, SourceRow):
             yield row
         elif _answerability(row.data) == UNDERSPECIFIED:
             counts["underspecified questions left out"] += 1
@@ -100,97 +91,28 @@ def _from_mtrag(source: Path, options: Options) -> Rows:
         pools[_collection(row.data)] |= {passage.id: passage for passage in _passages(row.data)}
     questions: dict[str, list[SourceQuestion]] = defaultdict(list)
     for row, group in zip(rows, groups, strict=True):
-        first = rows[group].data["id"]
-        questions[_collection(row.data)].append(_mtrag_question(row, str(first), frozenset(of_group[group])))
+        data, kind = row.data, MTRAG_KINDS[_answerability(row.data)]
+        questions[_collection(data)].append(
+            SourceQuestion(
+                id=data["id"],
+                group=str(rows[group].data["id"]),
+                question=data["query"],
+                history=data["history"],
+                reference=None if kind == "unanswerable" else data["answer"],
+                passages=_passages(data),
+                kind=kind,
+                source=_collection(data),
+                where=row.where,
+                related=frozenset(of_group[group]),
+            )
+        )
     for collection, of_collection in questions.items():
         yield from make_rows(of_collection, PassagePool(list(pools[collection].values())), plan, counts)
     rule = "MT-RAG's underspecified questions are left out; partly answerable ones count as answerable."
     yield SourceReport((rule, *plan.rules), dict(counts))
 
 
-def _from_squad(source: Path, options: Options) -> Rows:
-    """The answer is the sentence of the paragraph that contains the span; a group is an article."""
-    plan, counts = RecordPlan.from_options(options), Counter[str]()
-    rejected: list[RejectedRow] = []
-    for _, rows in groupby(_accepted(squad.read_squad(source), rejected), key=lambda row: row.data["article"]):
-        of_article: list[SourceQuestion] = []
-        paragraphs: dict[str, Document] = {}
-        for row in rows:
-            # Without the title, which all passages of a row share.
-            passage = Document(row.data["paragraph"], row.data["context"])
-            paragraphs[passage.id] = passage
-            of_article.append(_squad_question(row, passage))
-        yield from make_rows(of_article, PassagePool(list(paragraphs.values())), plan, counts)
-    yield from rejected
-    rule = "The reference is the sentence of the paragraph that contains the answer span."
-    yield SourceReport((rule, *plan.rules), dict(counts))
-
-
-def _from_faq(source: Path, options: Options) -> Rows:
-    """The passages are the answers without their questions; the pool is the whole source.
-
-    Rows that share a section, a question or an answer form a group.
-    """
-    plan, counts = RecordPlan.from_options(options), Counter[str]()
-    rows: list[SourceRow] = []
-    for row in pairs.read_faq(source, {key: value for key, value in options.items() if key in pairs.FAQ_COLUMNS}):
-        if isinstance(row, RejectedRow):
-            yield row
-        else:
-            rows.append(row)
-    keys = [_faq_keys(row.data) for row in rows]
-    answers, passages = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
-    for row, (question, answer, *_) in zip(rows, keys, strict=True):
-        answers[question].add(answer)
-        passages[answer].add(row.data["id"])
-    questions = []
-    for row, (question, *_), group in zip(rows, keys, connected(keys), strict=True):
-        related = (passages[answer] for answer in answers[question])
-        questions.append(_faq_question(row, rows[group].data["group"], frozenset().union(*related)))
-    yield from make_rows(questions, PassagePool([question.passages[0] for question in questions]), plan, counts)
-    yield SourceReport(("The passage of a question is its answer, without the question.", *plan.rules), dict(counts))
-
-
-def _faq_keys(data: Mapping[str, Any]) -> list[str]:
-    section = [f"section {data['section']}"] if data["section"] else []
-    return [f"question {normalised(data['question'])}", f"answer {normalised(data['answer'])}", *section]
-
-
-def _faq_question(row: SourceRow, group: str, related: frozenset[str]) -> SourceQuestion:
-    data = row.data
-    return SourceQuestion(
-        id=data["id"],
-        group=group,
-        question=data["question"],
-        history=(),
-        reference=data["answer"],
-        passages=(Document(data["id"], data["answer"]),),
-        kind="answerable",
-        source=data["section"] or "faq",
-        split=data["split"],
-        where=row.where,
-        related=related,
-    )
-
-
-def _mtrag_question(row: SourceRow, group: str, related: frozenset[str]) -> SourceQuestion:
-    data = row.data
-    kind = MTRAG_KINDS[_answerability(data)]
-    return SourceQuestion(
-        id=data["id"],
-        group=group,
-        question=data["query"],
-        history=data["history"],
-        reference=None if kind == "unanswerable" else data["answer"],
-        passages=_passages(data),
-        kind=kind,
-        source=_collection(data),
-        where=row.where,
-        related=related,
-    )
-
-
-def _mtrag_problem(data: Mapping[str, Any]) -> str | None:
+def _mtrag_problem(data: Record) -> str | None:
     answerability = _answerability(data)
     if answerability not in MTRAG_KINDS:
         return f"field 'answerability': unknown value '{answerability}'"
@@ -201,17 +123,34 @@ def _mtrag_problem(data: Mapping[str, Any]) -> str | None:
     return None if data["answer"] else "field 'targets': an answerable question has no target"
 
 
-def _passages(data: Mapping[str, Any]) -> Sequence[Document]:
+def _passages(data: Record) -> Sequence[Document]:
     return [Document(passage["id"], passage["text"], passage["title"]) for passage in data["passages"]]
 
 
-def _answerability(data: Mapping[str, Any]) -> str:
+def _answerability(data: Record) -> str:
     value = data["answerability"]
     return str(value[0] if isinstance(value, list) and value else value)
 
 
-def _collection(data: Mapping[str, Any]) -> str:
+def _collection(data: Record) -> str:
     return str(data["collection"] or "mtrag")
+
+
+# SQuAD
+
+
+def _from_squad(source: Path, options: Options) -> FormatRows:
+    """The answer is the sentence of the paragraph that contains the span; a group is an article."""
+    plan, counts = RecordPlan.from_options(options), Counter[str]()
+    rejected: list[RejectedRow] = []
+    for _, rows in groupby(_accepted(squad.read_squad(source), rejected), key=lambda row: row.data["article"]):
+        # Passages are without the title, which all of a row share.
+        questions = [_squad_question(row, Document(row.data["paragraph"], row.data["context"])) for row in rows]
+        paragraphs = {passage.id: passage for question in questions for passage in question.passages}
+        yield from make_rows(questions, PassagePool(list(paragraphs.values())), plan, counts)
+    yield from rejected
+    rule = "The reference is the sentence of the paragraph that contains the answer span."
+    yield SourceReport((rule, *plan.rules), dict(counts))
 
 
 def _squad_question(row: SourceRow, passage: Document) -> SourceQuestion:
@@ -220,7 +159,6 @@ def _squad_question(row: SourceRow, passage: Document) -> SourceQuestion:
         id=data["id"],
         group=data["article"],
         question=data["question"],
-        history=(),
         reference=None if data["impossible"] else _sentence_with(data["answers"][0], passage.text),
         passages=(passage,),
         kind="unanswerable" if data["impossible"] else "answerable",
@@ -250,22 +188,54 @@ def _accepted(rows: Iterator[SourceRow | RejectedRow], rejected: list[RejectedRo
             rejected.append(row)
 
 
-def _format(
-    name: str,
-    description: str,
-    read: Callable[[Path, Options], Rows],
-    options: Mapping[str, Option],
-    recognises: recognition.Recognition | None = None,
-    needs: tuple[str, ...] = (),
-) -> Format:
-    return Format(
-        name=name,
-        description=description,
-        read=_checked(read),
-        options={**options, **settings.OPTIONS},
-        needs=needs,
-        recognises=recognises,
-    )
+# FAQ
+
+
+def _from_faq(source: Path, options: Options) -> FormatRows:
+    """The passages are the answers without their questions; the pool is the whole source.
+
+    Rows that share a section, a question or an answer form a group.
+    """
+    plan, counts = RecordPlan.from_options(options), Counter[str]()
+    rows: list[SourceRow] = []
+    for row in pairs.read_faq(source, {key: value for key, value in options.items() if key in pairs.FAQ_COLUMNS}):
+        if isinstance(row, SourceRow):
+            rows.append(row)
+        else:
+            yield row
+    keys = [_faq_keys(row.data) for row in rows]
+    answers, passages = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for row, (question, answer, *_) in zip(rows, keys, strict=True):
+        answers[question].add(answer)
+        passages[answer].add(row.data["id"])
+    questions = []
+    for row, (question, *_), group in zip(rows, keys, connected(keys), strict=True):
+        data = row.data
+        questions.append(
+            SourceQuestion(
+                id=data["id"],
+                group=rows[group].data["group"],
+                question=data["question"],
+                reference=data["answer"],
+                passages=(Document(data["id"], data["answer"]),),
+                kind="answerable",
+                source=data["section"] or "faq",
+                split=data["split"],
+                where=row.where,
+                related=frozenset().union(*(passages[answer] for answer in answers[question])),
+            )
+        )
+    yield from make_rows(questions, PassagePool([question.passages[0] for question in questions]), plan, counts)
+    yield SourceReport(("The passage of a question is its answer, without the question.", *plan.rules), dict(counts))
+
+
+def _faq_keys(data: Record) -> list[str]:
+    section = [f"section {data['section']}"] if data["section"] else []
+    return [f"question {normalised(data['question'])}", f"answer {normalised(data['answer'])}", *section]
+
+
+def _format(name: str, description: str, read: FormatReader, options: Mapping[str, Option], **more: Any) -> Format:
+    return Format(name, description, _checked(read), options={**options, **settings.OPTIONS}, **more)
 
 
 FORMATS: Mapping[str, Format] = {
@@ -276,31 +246,29 @@ FORMATS: Mapping[str, Format] = {
             NATIVE,
             _native,
             native_columns(*REQUIRED_FIELDS, "history", "answer", "reference", "gold"),
-            recognition.with_fields(*REQUIRED_FIELDS[2:]),
+            recognises=recognition.with_fields(*REQUIRED_FIELDS[2:]),
         ),
-        replace(
-            _format(
-                "shop",
-                "a folder written by the synthetic shop",
-                lambda source, options: _native(source / SHOP_RECORDS, options),
-                {},
-                recognition.in_folder(SHOP_RECORDS, "corpus.jsonl"),
-            ),
+        _format(
+            "shop",
+            "a folder written by the synthetic shop",
+            lambda source, options: _native(source / SHOP_RECORDS, options),
+            {},
             graded_by="synthetic",
+            recognises=recognition.in_folder(SHOP_RECORDS, "corpus.jsonl"),
         ),
         _format(
             "mtrag",
             "MT-RAG reference tasks (reference.jsonl); distractors from the passages of the same collection",
             _from_mtrag,
             distractors.OPTIONS,
-            recognition.with_fields("contexts", "targets"),
+            recognises=recognition.with_fields("contexts", "targets"),
         ),
         _format(
             "squad",
             "SQuAD 1.1 or 2.0 (.json, .json.gz), or a folder with a file per split; distractors from the same article",
             _from_squad,
             distractors.OPTIONS,
-            recognition.squad,
+            recognises=recognition.squad,
         ),
         _format(
             "faq",

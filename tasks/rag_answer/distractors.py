@@ -9,10 +9,10 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 
-from searchlora.data.formats.common import is_whole
+from searchlora.data.formats.common import whole_number
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Document, Option, Options, RejectedRow, SourceRow
 from searchlora.retrieval.analysis import Analyzer
@@ -47,12 +47,12 @@ class SourceQuestion:
     id: str
     group: str
     question: str
-    history: Sequence[dict[str, str]]
     reference: str | None
     passages: Sequence[Document]
     kind: str
     source: str
     where: str
+    history: Sequence[dict[str, str]] = ()
     related: frozenset[str] = frozenset()
     split: str | None = None
 
@@ -71,13 +71,14 @@ class RecordPlan:
     @classmethod
     def from_options(cls, options: Options) -> RecordPlan:
         """Read the builder's options. Raises `UsageError` for a value that is not a number or out of range."""
-        passages = _number(options, "passages", cls.passages)
+        number = partial(whole_number, options, minimum=1)
+        passages = number("passages", cls.passages)
         plan = cls(
             passages=passages,
-            gold=_number(options, "gold", min(cls.gold, passages)),
+            gold=number("gold", min(cls.gold, passages)),
             missing=_share(options, "missing", cls.missing),
-            sentences=_number(options, "sentences", cls.sentences),
-            shuffle=_number(options, "shuffle", cls.shuffle),
+            sentences=number("sentences", cls.sentences),
+            shuffle=number("shuffle", cls.shuffle),
             words=settings.words_from(options),
         )
         if plan.gold > plan.passages:
@@ -221,13 +222,6 @@ def _distractors(
         and not any((support(sentence, document.searchable) or 0.0) >= SUPPORTED for sentence in reference)
     )
     return islice(usable, count)
-
-
-def _number(options: Options, name: str, default: int) -> int:
-    value = options.get(name, str(default))
-    if not is_whole(value) or int(value) < 1:
-        raise UsageError(f"must be a whole number, at least 1, not '{value}'", where=f"--option {name}")
-    return int(value)
 
 
 def _share(options: Options, name: str, default: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.common import is_whole
+from searchlora.data.formats.common import whole_number, yes_or_no
 from searchlora.errors import DataError, UsageError
 from searchlora.files import read_text
 from searchlora.records import Option, Options
@@ -47,19 +47,14 @@ def settings_from(options: Options) -> Mapping[str, Any]:
     abstention = " ".join(options.get("abstention", DEFAULT["abstention"]).split())
     if not abstention or "[" in abstention:
         raise UsageError("must be a sentence without square brackets", where="--option abstention")
-    citations = options.get("citations", "yes")
-    if citations not in ("yes", "no"):
-        raise UsageError(f"must be yes or no, not '{citations}'", where="--option citations")
+    citations = yes_or_no(options, "citations", "yes")
     style = _read_style(Path(options["style"])) if "style" in options else DEFAULT["style"]
-    return {"abstention": abstention, "style": style, "citations": citations == "yes", "words": words_from(options)}
+    return {"abstention": abstention, "style": style, "citations": citations, "words": words_from(options)}
 
 
 def words_from(options: Options) -> int:
     """The maximum number of words of a passage in the prompt. Raises `UsageError` for an invalid option."""
-    value = options.get("words", str(DEFAULT["words"]))
-    if not is_whole(value) or int(value) < MIN_WORDS:
-        raise UsageError(f"must be a whole number, at least {MIN_WORDS}, not '{value}'", where="--option words")
-    return int(value)
+    return whole_number(options, "words", DEFAULT["words"], minimum=MIN_WORDS)
 
 
 def _read_style(path: Path) -> str:

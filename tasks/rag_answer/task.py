@@ -9,14 +9,19 @@ from typing import Any
 
 from searchlora.errors import PipelineError
 from searchlora.eval.evaluation import Evaluation
-from searchlora.outputs import CitedAnswer, CitedText, Evidence, InvalidOutput
-from searchlora.records import Options, Record, SearchContext
+from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
+from searchlora.prompts import truncated_history
+from searchlora.records import Evidence, Options, Record, SearchContext
 from searchlora.rewards import RewardContext
 from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.rag_answer import baselines, deciding, evaluator, settings, tuning
 from searchlora.tasks.rag_answer.citations import evidence, unsupported_sentences, without_marks
 from searchlora.tasks.rag_answer.dataset import FORMATS
-from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE, passage_texts, truncated_history
+from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE, passage_texts
+
+#: The prompt keeps the opening turn and this many of the latest turns; the words of a turn by its role.
+LATEST_TURNS = 2
+WORDS_PER_TURN = {"user": 25, "assistant": 25}
 
 
 class RagAnswerTask(GenerationTask):
@@ -44,7 +49,7 @@ class RagAnswerTask(GenerationTask):
         return {
             **self.settings,
             "question": " ".join(str(record["question"]).split()),
-            "history": truncated_history(record.get("history", [])),
+            "history": truncated_history(record.get("history", []), LATEST_TURNS, WORDS_PER_TURN),
             "passages": passage_texts(record, int(self.settings.get("words", WORDS_PER_PASSAGE))),
         }
 

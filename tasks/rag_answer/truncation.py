@@ -1,29 +1,20 @@
-"""Truncation of the conversation and of each passage to the length that fits the prompt."""
+"""Truncation of each passage to the length that fits the prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from searchlora.prompts import first_words
 from searchlora.records import Record
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.tasks.rag_answer.citations import ROUND_BRACKETS
 
-#: The prompt keeps the opening turn, which names the subject, and this many of the latest turns.
-LATEST_TURNS = 2
-WORDS_PER_TURN = 25
 WORDS_PER_PASSAGE = 80
 WORDS_PER_TITLE = 10
 MAX_MEAN_WORD_LENGTH = 7  # characters; limits texts without spaces, addresses and tables
 
 _TOKENS = Analyzer(stemmer="english", shortest=1)
-
-
-def truncated_history(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The opening turn, "…" in place of omitted turns, and the latest turns; each truncated to its first words."""
-    if len(history) > LATEST_TURNS + 2:
-        history = [history[0], {"role": "assistant", "text": "…"}, *history[-LATEST_TURNS:]]
-    return [{"role": turn["role"], "text": _first_words(turn["text"], WORDS_PER_TURN)} for turn in history]
 
 
 def passage_texts(record: Record, words: int = WORDS_PER_PASSAGE) -> list[str]:
@@ -64,13 +55,8 @@ def excerpt(text: str, query_terms: frozenset[str], length: int) -> str:
 
 
 def _passage(passage: Mapping[str, Any], query_terms: frozenset[str], words: int) -> str:
-    title = _first_words(passage.get("title") or "", WORDS_PER_TITLE)
+    title = first_words(passage.get("title") or "", WORDS_PER_TITLE)
     text, max_characters = excerpt(passage["text"], query_terms, words), words * MAX_MEAN_WORD_LENGTH
     if len(text) > max_characters:
         text = text[:max_characters].rstrip(" …") + " …"
     return (f"{title}: {text}" if title else text).translate(ROUND_BRACKETS)
-
-
-def _first_words(text: str, length: int) -> str:
-    words = text.split()
-    return " ".join(words) if len(words) <= length else " ".join(words[:length]) + " …"

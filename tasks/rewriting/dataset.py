@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
+from searchlora.data.collection import shop_collection
 from searchlora.data.formats import conversations, msrd, pairs, query_log, recognition
-from searchlora.data.formats.common import NATIVE, is_whole, mapped, native, native_columns, with_options
+from searchlora.data.formats.common import (
+    NATIVE,
+    Converted,
+    FormatRows,
+    converted,
+    mapped,
+    native,
+    native_columns,
+    with_options,
+)
 from searchlora.data.splits import connected
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows, read_text
-from searchlora.records import Collection, Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Format, Option, Options, Record, SourceReport, SourceRow
 from searchlora.tasks.rewriting import reduction
 
 SHOP_RECORDS = "rewriting.jsonl"
@@ -44,86 +51,28 @@ def _native(source: Path, options: Options) -> Rows:
     return native(source, options, REQUIRED_FIELDS, JSON_FIELDS)
 
 
-def _canard_turns(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
-    """CANARD's questions from turn `from_turn` on; the dataset card counts the questions left out."""
-    from_turn = options.get("from_turn", "1")
-    if not is_whole(from_turn):
-        raise UsageError(f"'{from_turn}' is not a whole number", where="--option from_turn")
-    left_out = 0
-    for row in conversations.read_canard(source):
-        if isinstance(row, SourceRow) and row.data["number"] < int(from_turn):
-            left_out += 1
-        else:
-            yield row
-    if left_out:
-        yield SourceReport((f"Questions before turn {from_turn} are left out.",), {"questions left out": left_out})
-
-
-def _canard(data: Mapping[str, Any]) -> Record:
-    return _record(
-        id=conversations.question_id(data["dialogue"], data["number"]),
-        group=data["article"],
-        query=data["question"],
-        history=_turns(data["turns"]),
-        rewrite=data["rewrite"],
-        turn=data["number"],
-        split=data["split"],
-    )
-
-
-def _cast(data: Mapping[str, Any]) -> Record:
-    return _record(
-        id=data["id"],
-        group=f"topic {data['topic']}",
-        query=data["utterance"],
-        history=[{"role": role, "text": text} for role, text in data["history"]],
-        rewrite=data["rewrite"],
-        turn=data["position"],
-    )
-
-
-def _qrecc(data: Mapping[str, Any]) -> Record:
-    return _record(
-        id=f"{data['conversation']}_{data['turn']}",
-        group=f"conversation {data['conversation']}",
-        query=data["question"],
-        history=_turns(data["context"]),
-        rewrite=data["rewrite"],
-        turn=data["turn"],
-        split=data["split"],
-    )
-
-
-def _pair(data: Mapping[str, Any]) -> Record:
-    return _record(
-        id=data["id"],
-        group=data["group"],
-        query=data["query"],
-        history=[],
-        rewrite=data["rewrite"],
-        split=data.get("split"),
-    )
-
-
-def _queries(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow]:
+def _queries(source: Path, options: Options) -> FormatRows:
     """Each query once: a table of judgments has a row per document."""
     seen: set[str] = set()
-    for row in native(source, options, ("id", "group", "query"), JSON_FIELDS):
-        text = row.data["query"] if isinstance(row, SourceRow) and not row.data.get("history") else None
-        if isinstance(text, str):
+
+    def first(row: SourceRow) -> Converted:
+        text = row.data["query"]
+        if isinstance(text, str) and not row.data.get("history"):
             if text in seen:
-                continue
+                return None
             seen.add(text)
-        yield row
+        return row
+
+    return converted(native(source, options, ("id", "group", "query"), JSON_FIELDS), first)
 
 
-def _mtrag(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+def _mtrag(source: Path, options: Options) -> FormatRows:
     """MT-RAG's questions with passages, by which rewrites are measured; groups as of the rag_answer task."""
     del options
     rows: list[SourceRow] = []
     left_out = 0
     for row in conversations.read_mtrag(source):
-        if isinstance(row, RejectedRow):
+        if not isinstance(row, SourceRow):
             yield row
         elif row.data["passages"]:
             rows.append(row)
@@ -135,54 +84,31 @@ def _mtrag(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow |
     yield SourceReport(("Questions without passages are left out.",), {"questions without passages left out": left_out})
 
 
-def _judged(data: Mapping[str, Any]) -> Record:
-    return {name: data[name] for name in ("id", "group", "query")}
-
-
-def _record(*, query: str, rewrite: str, split: str | None = None, **rest: Any) -> Record:
-    record = {**rest, "query": query, "rewrite": rewrite, "needs_rewrite": normalised(query) != normalised(rewrite)}
-    return {**record, "split": split} if split is not None else record
-
-
-def _turns(texts: Sequence[str]) -> list[dict[str, str]]:
-    """Turns from alternating texts of user and assistant; empty texts are left out."""
-    roles = ("user", "assistant")
-    return [{"role": roles[number % 2], "text": text} for number, text in enumerate(texts) if text.strip()]
-
-
-def _shop_collection(source: Path, options: Options) -> Collection:
-    del options
-    # The grades are those of ESCI: grade 1 is a complement, which is not relevant to the query.
-    return Collection(read_documents(source / CORPUS_FILE), read_judgments(source / QRELS_FILE), relevant=2)
-
-
-def _by_options(options: Options) -> Callable[[SourceRow], SourceRow | RejectedRow]:
-    words = read_words(Path(options[PROTECTED])) if PROTECTED in options else []
+def _by_options(options: Options) -> Callable[[Record], Converted]:
+    words = _read_words(Path(options[PROTECTED])) if PROTECTED in options else []
     reduced = bool(reduction.settings_of(options))
 
-    def convert(row: SourceRow) -> SourceRow | RejectedRow:
-        row = _with_protected(row, words)
-        return reduction.checked(row) if reduced else row
+    def convert(record: Record) -> Converted:
+        fault = reduction.fault(record) if reduced else None
+        return fault or _with_protected(record, words)
 
     return convert
 
 
-def read_words(path: Path) -> list[str]:
-    """The words of a list, one per line. Raises `DataError` for a file that cannot be read or is empty."""
+def _read_words(path: Path) -> list[str]:
     words = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not words:
         raise DataError("contains no word", where=str(path), fix="Write one word per line.")
     return words
 
 
-def _with_protected(row: SourceRow, words: Sequence[str]) -> SourceRow:
-    own, query = row.data.get("protected", []), row.data.get("query")
+def _with_protected(record: Record, words: list[str]) -> Record:
+    own, query = record.get("protected", []), record.get("query")
     if not isinstance(own, list) or not isinstance(query, str):
-        return row  # rejected by the record schema
+        return record  # rejected by the record schema
     text = f" {normalised(query)} "
     matches = [word for word in words if f" {normalised(word)} " in text]
-    protected = [*own, *matches]
-    return replace(row, data={**row.data, "protected": protected}) if matches else row
+    return {**record, "protected": [*own, *matches]} if matches else record
 
 
 FORMATS: Mapping[str, Format] = {
@@ -200,14 +126,14 @@ FORMATS: Mapping[str, Format] = {
             graded_by="synthetic",
             description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
-            collection=_shop_collection,
+            collection=shop_collection,
             sidecars=(VOCABULARY,),
             recognises=recognition.in_folder(SHOP_RECORDS, VOCABULARY),
         ),
         Format(
             name="canard",
             description="CANARD (train.json, dev.json, test.json); its answers become the collection",
-            read=mapped(_canard_turns, _canard),
+            read=conversations.read_canard,
             collection=lambda source, _: conversations.canard_collection(source),
             options={
                 "from_turn": Option(
@@ -222,11 +148,8 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="cast2019",
             description="TREC CAsT 2019 topics (evaluation_topics_v1.0.json), human rewrites in a TSV beside them",
-            read=mapped(
-                lambda source, options: conversations.read_cast(
-                    source, conversations.read_cast_rewrites(source, options.get("rewrites"))
-                ),
-                _cast,
+            read=lambda source, options: conversations.read_cast(
+                source, conversations.read_cast_rewrites(source, options.get("rewrites"))
             ),
             options={"rewrites": Option("the human rewrites as TSV", "file", "a TSV beside the topics")},
             recognises=recognition.cast(2019),
@@ -235,7 +158,7 @@ FORMATS: Mapping[str, Format] = {
             Format(
                 name=f"cast{year}",
                 description=described,
-                read=mapped(lambda source, _: conversations.read_cast(source), _cast),
+                read=lambda source, _: conversations.read_cast(source),
                 recognises=recognition.cast(year),
             )
             for year, described in CAST.items()
@@ -243,13 +166,13 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="qrecc",
             description="QReCC (qrecc_train.json, qrecc_test.json), or a folder with both",
-            read=mapped(lambda source, _: conversations.read_qrecc(source), _qrecc),
+            read=lambda source, _: conversations.read_qrecc(source),
             recognises=recognition.with_fields("Conversation_no", "Turn_no", "Rewrite"),
         ),
         Format(
             name="pairs",
             description="query pairs with the columns query, rewrite, optionally id (JSONL, JSON, CSV, TSV, Parquet)",
-            read=mapped(pairs.read_pairs, _pair),
+            read=pairs.read_pairs,
             options=pairs.PAIR_COLUMNS,
             needs=("query", "rewrite"),
         ),
@@ -262,7 +185,10 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="msrd",
             description="MSRD's folder (movies.jsonl, judgments.tsv): judged queries without rewrites, in families",
-            read=mapped(lambda source, _: msrd.read_msrd(source), _judged),
+            read=mapped(
+                lambda source, _: msrd.read_msrd(source),
+                lambda data: {name: data[name] for name in ("id", "group", "query")},
+            ),
             collection=lambda source, _: msrd.msrd_collection(source),
             passes=2,
             recognises=msrd.RECOGNISES,
@@ -279,7 +205,7 @@ FORMATS: Mapping[str, Format] = {
             name="querylog",
             description="a query log (session, time, query, clicks, optionally user), mined for reformulations; "
             "an id is the hash of query and rewrite (searchlora.data.formats.common)",
-            read=mapped(query_log.read_query_log, _pair),
+            read=query_log.read_query_log,
             options=query_log.OPTIONS,
             collection=query_log.clicked_collection,
             passes=2,

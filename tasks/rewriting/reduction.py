@@ -8,7 +8,7 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.outputs import Grammar, InvalidOutput, subsequence_rules
-from searchlora.records import Option, Options, RejectedRow, SourceRow
+from searchlora.records import Option, Options, Record
 
 #: The option of every format, and the key of the task's settings.
 WORDS = "words"
@@ -63,11 +63,10 @@ def settings_of(options: Options) -> dict[str, Any]:
     return {WORDS: words} if words == "query" else {}
 
 
-def checked(row: SourceRow) -> SourceRow | RejectedRow:
-    """The row, rejected if its rewrite is no reduction of its query."""
-    query, rewrite = row.data.get("query"), row.data.get("rewrite")
-    if isinstance(query, str) and isinstance(rewrite, str):
-        parsed = ReducedQuery(query).parse(rewrite)
-        if isinstance(parsed, InvalidOutput):
-            return RejectedRow(row.where, f"field 'rewrite': {parsed.reason} (--option {WORDS}=query)", row.data)
-    return row
+def fault(record: Record) -> str | None:
+    """Why a rewrite is no reduction of its query; None if it is one, or if the record schema rejects them."""
+    query, rewrite = record.get("query"), record.get("rewrite")
+    if not isinstance(query, str) or not isinstance(rewrite, str):
+        return None
+    parsed = ReducedQuery(query).parse(rewrite)
+    return f"field 'rewrite': {parsed.reason} (--option {WORDS}=query)" if isinstance(parsed, InvalidOutput) else None

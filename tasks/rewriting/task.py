@@ -9,6 +9,7 @@ from typing import Any
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import FreeText, InvalidOutput, OutputSpec
+from searchlora.prompts import truncated_history
 from searchlora.records import Options, Record
 from searchlora.rewards import RewardContext, retrieval_rewards
 from searchlora.task import EvaluationInput, GenerationTask
@@ -34,7 +35,10 @@ class RewritingTask(GenerationTask):
     writes = "query"
 
     def fields(self, record: Record) -> Mapping[str, Any]:
-        return {"query": record["query"], "history": truncated_history(record.get("history", []))}
+        return {
+            "query": record["query"],
+            "history": truncated_history(record.get("history", []), LATEST_TURNS, {"assistant": WORDS_PER_ANSWER}),
+        }
 
     def target(self, record: Record) -> str:
         """The reference rewrite. Raises `DataError` for a record that has none."""
@@ -99,22 +103,3 @@ class RewritingTask(GenerationTask):
     def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
         del records
         return frozenset()
-
-
-def truncated_history(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The opening turn, "…" in place of omitted turns, and the latest turns; answers truncated to their first words.
-
-    Examples:
-        >>> truncated_history([{"role": "user", "text": "warm  tents?"}])
-        [{'role': 'user', 'text': 'warm tents?'}]
-    """
-    if len(history) > LATEST_TURNS + 2:
-        history = [history[0], {"role": "assistant", "text": "…"}, *history[-LATEST_TURNS:]]
-    return [{"role": turn["role"], "text": _truncated(turn)} for turn in history]
-
-
-def _truncated(turn: Mapping[str, str]) -> str:
-    words = turn["text"].split()
-    if turn["role"] == "user" or len(words) <= WORDS_PER_ANSWER:
-        return " ".join(words)
-    return " ".join(words[:WORDS_PER_ANSWER]) + " …"

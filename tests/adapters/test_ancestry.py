@@ -8,7 +8,7 @@ from searchlora.adapters.ancestry import ancestors, training_queries, write_trai
 from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore
 from searchlora.eval.judgments.lineage import query_hash
-from searchlora.experiments.lineage import run_lineage
+from searchlora.systems.lineage import run_lineage
 
 
 @pytest.fixture

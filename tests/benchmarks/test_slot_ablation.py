@@ -162,7 +162,7 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
     assert found.costs["full pipeline"]["chorus-judge"][tokens] == pytest.approx(
         once.costs["full pipeline"]["chorus-judge-1"][tokens]
     )
-    assert len(read_run(found.experimented.runs["without chorus-judge"].source.path)) == TOPICS
+    assert len(read_run(found.experimented.runs["without chorus-judge"].path)) == TOPICS
     table = benchmark.table(found, test, 20)
     assert table.startswith(ablation_markdown(found))
     assert "Pipeline `product_search` on 8 test topics, a sample of 20. Adapters: `chorus-judge`, of 2 folds." in table

@@ -104,7 +104,7 @@ def test_the_kernels_are_compiled_and_their_absence_is_explained(monkeypatch):
 
 @pytest.mark.parametrize(("value", "problem"), [("avx99", "has no instruction set 'avx99'"), ("avx512", "lacks")])
 def test_an_instruction_set_that_cannot_be_used_is_explained(monkeypatch, value, problem):
-    monkeypatch.setattr("searchlora.models.instruction_sets.cpu_flags", lambda: frozenset({"avx2", "fma"}))
+    monkeypatch.setattr("searchlora.models.processor.cpu_flags", lambda: frozenset({"avx2", "fma"}))
     monkeypatch.setenv("SEARCHLORA_NATIVE", value)
     found = diagnosed()["CPU kernels"]
     assert found.status == "broken" and problem in found.detail and "baseline" in found.fix

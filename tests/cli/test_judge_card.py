@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_judgments, write_run_card
+from searchlora.eval.judgments.card import JudgmentsCard, write_card, write_judgments
 from searchlora.eval.judgments.lineage import query_hash
-from searchlora.eval.trec import write_qrels, write_run
+from searchlora.eval.trec import write_qrels
 
 RNG = np.random.default_rng(1)
 HUMAN = {f"q{q}": {f"d{d}": int(RNG.integers(0, 4)) for d in range(10)} for q in range(12)}
@@ -25,7 +25,7 @@ def noisy(share: float):
 
 @pytest.fixture
 def files(tmp_path):
-    """Human qrels, two judges (one with failed answers beside it), two ways of asking, two runs and topics."""
+    """Human qrels, two judges (one with failed answers beside it), and topics."""
     write_qrels(tmp_path / "human", HUMAN)
     good = noisy(0.2)
     failed = [{"topic": "q0", "document": d, "raw": "well …"} for d in ("d0", "d1")]
@@ -34,10 +34,6 @@ def files(tmp_path):
     write_qrels(tmp_path / "good", good)
     (tmp_path / "good.invalid.jsonl").write_text("\n".join(map(json.dumps, failed)), encoding="utf-8")
     write_qrels(tmp_path / "poor", noisy(0.8))
-    write_qrels(tmp_path / "poor-again", noisy(0.8))
-    for name, noise in (("near", 0.5), ("far", 4.0)):
-        run = {q: {d: g + noise * RNG.normal() for d, g in row.items()} for q, row in HUMAN.items()}
-        write_run(tmp_path / name, run, name)
     rows = [json.dumps({"id": q, "query": f"words of {q}"}) for q in HUMAN]
     (tmp_path / "topics.jsonl").write_text("\n".join(rows), encoding="utf-8")
     return tmp_path
@@ -50,28 +46,18 @@ def asked(files, *more):
 
 @pytest.mark.slow
 def test_card_with_all_options(cli, files):
-    runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
-    more = (
-        "--variant",
-        f"poor={files / 'poor-again'}",
-        "--rater",
-        f"a={files / 'human'}",
-        "--rater",
-        f"b={files / 'good'}",
-    )
-    done = cli(*asked(files, *runs, *more))
+    done = cli(*asked(files, "--rater", f"a={files / 'human'}", "--rater", f"b={files / 'good'}"))
     assert done.code == 0, done.err
     found = json.loads((files / "out" / "judge_card.json").read_text(encoding="utf-8"))
     good, poor = found["cards"]
     assert good["invalid"] == {"none": 2} and good["figures"]["kappa"]["n"] == 120
-    assert poor["stability"]["worst"] == "poor-again" and good["stability"] is None
-    assert good["order"]["systems"] == ["near", "far"] and good["order"]["tau"]["value"] == 1
+    assert not poor["invalid"]
     assert good["people"]["pairs"][0]["kappa"]["n"] == 118
     assert found["comparison"]["differences"][0]["a"] == "good"
-    assert len(found["inputs"]) == 7 and any(name.endswith("good.invalid.jsonl") for name in found["inputs"])
+    assert len(found["inputs"]) == 4 and any(name.endswith("good.invalid.jsonl") for name in found["inputs"])
     assert all(len(sha256) == 64 for sha256 in found["inputs"].values())
     text = (files / "out" / "judge_card.md").read_text(encoding="utf-8")
-    assert text.index("| good |") < text.index("| poor |") and "1 of 1 pairs of judges differ" in text
+    assert text.index("| good |") < text.index("| poor |") and "1 of 1 pairs of judges are shown to differ" in text
     assert f"good: kappa {good['figures']['kappa']['value']:.3f}" in done.out
 
 
@@ -89,10 +75,6 @@ def test_a_circular_judge_is_refused_or_marked(cli, refused, files):
     assert "poor (circular)" in (files / "out" / "judge_card.md").read_text(encoding="utf-8")
     assert "no topics file was given" in cli(*asked(files)).out
 
-    write_run_card(files / "near", RunCard("near", DATE, adapters=("j@2",), lineage=("j@2",)))
-    runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
-    assert "the judge j@1 and the system share j@1" in refused(*asked(files, *runs))
-
 
 def test_human_qrels_must_be_human(refused, files):
     write_card(files / "human", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
@@ -102,10 +84,8 @@ def test_human_qrels_must_be_human(refused, files):
 @pytest.mark.parametrize("source", ["mixed", "human"])
 def test_human_grades_are_not_compared_with_themselves(refused, files, source):
     counts = {"human": 120} if source == "human" else {"human": 60, "llm": 60}
-    for file, more in (("poor", ()), ("poor-again", ("--variant", f"poor={files / 'poor-again'}"))):
-        write_card(files / file, JudgmentsCard(source, DATE, counts=counts))
-        assert f"{file}: holds judgments of source '{source}', not a judge's alone" in refused(*asked(files, *more))
-        (files / f"{file}.card.json").unlink()
+    write_card(files / "poor", JudgmentsCard(source, DATE, counts=counts))
+    assert f"poor: holds judgments of source '{source}', not a judge's alone" in refused(*asked(files))
 
 
 @pytest.mark.parametrize(
@@ -116,9 +96,7 @@ def test_human_grades_are_not_compared_with_themselves(refused, files, source):
         (("--relevant", 4), "the relevance threshold 4 does not divide the scale"),
         (("--judge", "nameless"), "'nameless' is not NAME=FILE"),
         (("--judge", "good=x"), "two judges have one name"),
-        (("--variant", "other=x"), "there is no judge 'other'"),
         (("--correction", "none"), "there is no correction 'none'"),
-        (("--run", "one=human"), "human"),
     ],
 )
 def test_impossible_requests_are_errors(refused, files, monkeypatch, more, says):
@@ -127,16 +105,9 @@ def test_impossible_requests_are_errors(refused, files, monkeypatch, more, says)
     assert not (files / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        (("--measure", "nDCG@ten"), "'nDCG@ten' is not a measure"),
-        (("--correction", "none"), "there is no correction 'none'"),
-    ],
-)
-def test_options_that_one_judge_without_runs_does_not_need_are_checked(refused, files, more, says):
+def test_the_correction_is_checked_for_one_judge(refused, files):
     ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'good'}", "--out", files / "out")
-    assert says in refused(*ask, *more)
+    assert "there is no correction 'none'" in refused(*ask, "--correction", "none")
     assert not (files / "out").exists()
 
 
@@ -160,26 +131,11 @@ def test_qrels_of_an_llm_are_not_accepted_as_a_rater(refused, files):
 
 
 @pytest.mark.slow
-def test_variants_of_one_file_name_are_kept_apart(cli, refused, files):
-    for folder in ("one", "two"):
-        (files / folder).mkdir()
-        write_qrels(files / folder / "poor", noisy(0.5))
-    variants = [part for folder in ("one", "two") for part in ("--variant", f"poor={files / folder / 'poor'}")]
-    done = cli(*asked(files, *variants))
-    assert done.code == 0, done.err
-    stability = json.loads((files / "out" / "judge_card.json").read_text(encoding="utf-8"))["cards"][1]["stability"]
-    assert [each["name"] for each in stability["variants"]] == [str(files / name / "poor") for name in ("one", "two")]
-    assert "a variant file is repeated" in refused(*asked(files, *variants[:2], *variants[:2]))
-
-
-@pytest.mark.slow
-def test_a_judge_without_a_grade_orders_no_runs(cli, refused, files):
+def test_a_judge_without_a_grade_has_invalid_answers_only(cli, refused, files):
     write_qrels(files / "failed", {q: dict.fromkeys(row, 9) for q, row in HUMAN.items()})
-    runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
     ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'failed'}", "--out", files / "out")
     assert "the grade 9 is outside the scale 0, 1, 2, 3, which is assumed" in refused(*ask)
     ask += ("--scale", "0,1,2,3")
-    assert "has no grade for any human-graded pair" in refused(*ask, *runs)
     done = cli(*ask)
     assert done.code == 0 and "120 of 120 answers are invalid" in done.out
 
@@ -215,8 +171,7 @@ def test_the_scale_is_that_of_the_judges_card(cli, refused, files):
     assert cli(*ask, "--scale", "0,1").code == 0
     assert "names the grades 0, 1, --scale gives 0, 1, 2" in refused(*ask, "--scale", "0,1,2")
     scaled(files / "four", HUMAN, (0, 1, 2, 3), relevant=2)
-    for more in (("--judge", f"y={files / 'four'}"), ("--variant", f"x={files / 'four'}")):
-        assert "names the grades 0, 1, 2, 3, that of" in refused(*ask, *more)
+    assert "names the grades 0, 1, 2, 3, that of" in refused(*ask, "--judge", f"y={files / 'four'}")
     scaled(files / "strict", two, (0, 1), relevant=0)
     assert "the cards count as relevant from grade 0 and 1" in refused(*ask, "--judge", f"y={files / 'strict'}")
 

@@ -30,7 +30,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/cards_from_files.py": ("judge-card", "prediction-powered"),
     "eval/judge/prediction_powered": ("prediction-powered",),
     "eval/judge/scale.py": ("judge-card", "prediction-powered"),
-    "eval/judgments": ("mix-qrels",),
+    "eval/judge/merging.py": ("merge-qrels",),
     "eval/policy/decide.py": ("promote",),
     "pipelines/config.py": ("run", "search", "ablate"),
     "pipelines/explain.py": ("search",),
@@ -42,15 +42,14 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/data/inspection/profiling.py": ("data inspect",),
     "searchlora/data": ("data build",),
     "searchlora/experiments/demo_search.py": ("serve",),
-    "searchlora/experiments/encoder_evaluation_run.py": ("evaluate", "promote"),
+    "searchlora/experiments/evaluate.py": ("evaluate", "promote"),
     "searchlora/experiments/encoder_train.py": ("train",),
     "searchlora/experiments/experiment": ("experiment",),
     "searchlora/experiments/gate.py": ("gate fit", "gate evaluate"),
     "searchlora/experiments/judge": ("judge",),
     "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
-    "searchlora/experiments/mixing.py": ("mix-qrels",),
+    "searchlora/experiments/merge_qrels.py": ("merge-qrels",),
     "searchlora/experiments/promote.py": ("promote",),
-    "searchlora/experiments/prompted_evaluate.py": ("evaluate",),
     "searchlora/experiments/run.py": ("run",),
     "searchlora/experiments/sweep.py": ("sweep",),
     "searchlora/experiments/training_runs.py": ("train",),
@@ -80,11 +79,12 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("searchlora/retrieval/index_folder.py", "--pipeline"): ("index build",),
     ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
-    ("eval/formats/workbenches.py", "--format"): ("data build",),
+    ("eval/formats/quepid.py", "--format"): ("data build",),
     ("eval/policy/decide.py", "--judgments-source"): ("data build", "convert qrels"),
     ("searchlora/experiments/demo_search.py", "--all"): ("demo",),
-    ("searchlora/experiments/encoder_evaluation_run.py", "--corpus"): ("data build",),
-    ("searchlora/experiments/encoder_evaluation_run.py", "--qrels"): ("data build",),
+    ("searchlora/experiments/evaluate.py", "--unconstrained"): ("evaluate",),
+    ("searchlora/experiments/evaluate.py", "--corpus"): ("data build",),
+    ("searchlora/experiments/evaluate.py", "--qrels"): ("data build",),
     ("searchlora/data/formats/judgments.py", "--rater"): ("judge-card",),
     ("searchlora/data/mixture.py", "--data"): ("train",),
     ("searchlora/experiments/encoder_train.py", "--corpus"): ("data build",),
@@ -134,7 +134,7 @@ MESSAGES = sorted(set(_messages()))
 
 def test_messages_are_found():
     assert len(MESSAGES) > 60
-    assert ("searchlora/experiments/mixing.py", "Give --source llm or clicks.") in MESSAGES
+    assert ("searchlora/experiments/merge_qrels.py", "Give --source llm or clicks.") in MESSAGES
 
 
 #: Options before the verb.

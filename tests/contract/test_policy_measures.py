@@ -157,7 +157,7 @@ def test_a_policy_decides_in_every_measure_that_a_report_shows(name):
     for measure in report.measures:
         comparison = report.compared(measure)
         sliced = "kind" in {each.slice for each in comparison.slice_pairs if each.pair.measure == measure}
-        slices = {"kind": {"largest_fall": 0.1}} if sliced else {}
+        slices = {"kind": {"max_fall": 0.1}} if sliced else {}
         policy = Policy.model_validate({"measure": measure, "beat": {"base": {}, "baselines": "all"}, "slices": slices})
         results = {each.rule: each for each in decide(policy, comparison, CANDIDATE, Facts({"base": BASE}))}
         assert results["beat base"].finding.startswith(measure) or f"has no {measure}" in results["beat base"].finding

@@ -167,23 +167,3 @@ def test_unusable_judgments_are_rejected_with_their_place(tmp_path, line, reason
     )
     assert rejected["where"] == "j.jsonl, line 5" and reason in rejected["reason"]
     assert card.rows["train"] == 8
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        '{"queries": [{"query": "a", "ratings": {"1": ' + "[" * 100_000,
-        '{"queries": 7}',
-        "[]",
-        '{"query_doc_pairs": [{"doc_id": "1", "judgements": {"rating": 1}}]}',
-        '{"queries": [{"query": "a", "ratings": {"1": {"rating": 3}}}]}',
-        '{"query_doc_pairs": [{"query_text": "a", "doc_id": "1", "document_fields": "{broken", "judgements": []}]}',
-    ],
-)
-def test_hostile_exports_of_quepid_leave_no_dataset(tmp_path, body):
-    path, documents = tmp_path / "book.json", tmp_path / "documents.csv"
-    path.write_text(body, encoding="utf-8")
-    documents.write_text("id,text\n1,dome\n", encoding="utf-8")
-    with pytest.raises(DataError) as raised:
-        build("judgment", path, format="quepid", out=tmp_path / "out", allow_rejects=True, corpus=documents)
-    assert "book.json" in str(raised.value) and not (tmp_path / "out").exists()

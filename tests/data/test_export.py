@@ -13,9 +13,9 @@ from searchlora.data.export import export_split
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.card import JudgmentsCard, read_card, write_card
-from searchlora.experiments.run import with_history
+from searchlora.systems.pipeline import with_history
 from searchlora.task import load_task
-from tests.tasks.rag_answer.made import mtrag_row, usual_rows, write_mtrag
+from tests.tasks.rag_answer.made import usual_rows, write_mtrag
 
 
 def write_pairs(path: Path, *, with_documents: bool = True) -> Path:
@@ -115,17 +115,3 @@ def test_mtrag_is_a_source_of_conversations_whose_passages_are_relevant(tmp_path
         assert fields["query"] == last["text"]
         search = with_history({"id": topic, **fields}, "here")
         assert [turn["text"] for turn in search["history"]] == [turn["text"] for turn in before]
-
-
-def test_questions_of_one_conversation_or_document_are_one_group(tmp_path: Path) -> None:
-    rows = [
-        mtrag_row(1, "tents", document="a"),
-        mtrag_row(2, "boots", document="b"),
-        mtrag_row(3, "lamps", document="a"),
-        mtrag_row(4, "ropes", document="c", first="Tell me about boots 2"),
-    ]
-    source = write_mtrag(tmp_path / "reference.jsonl", rows)
-    build("rewriting", source, format="mtrag", out=tmp_path / "data", shares=(1.0, 0.0, 0.0))
-    groups = {record["id"]: record["group"] for record in load_dataset(tmp_path / "data").records("train")}
-    first, second, third, fourth = (groups[row["task_id"]] for row in rows)
-    assert first == third != second == fourth

@@ -298,12 +298,6 @@ def test_a_full_disk_during_a_build_is_an_error_that_names_it(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "temporary"]
 
 
-def test_a_build_without_usable_rows_is_one_data_error(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text("\n\n", encoding="utf-8")
-    with pytest.raises(DataError, match="holds no usable row"):
-        build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out")
-
-
 @pytest.mark.parametrize(
     "shares", [(float("nan"), 0.5, 0.5), (0.8, float("nan"), 0.2), (float("inf"), 0, 0), (-1, 1, 1)]
 )

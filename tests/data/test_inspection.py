@@ -25,7 +25,7 @@ from tests.data.test_judged_formats import (
     trec_pool,
     trecdl_folder,
 )
-from tests.data.test_own_judgments import QUEPID, corpus
+from tests.data.test_own_judgments import corpus
 from tests.docs.blocks import ROOT, blocks
 
 
@@ -264,15 +264,6 @@ def test_unknown_grades_are_left_to_the_user(tmp_path):
     path = written(tmp_path / "j.csv", "query,passage,grade\ntent,dome,blue\ntent,boot,red\n")
     (command,) = (c for c in propose(profile(path), list(load_tasks().values())) if "judgment" in c.arguments)
     assert "--grades blue=NUMBER,red=NUMBER" in str(command) and not command.complete
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", QUEPID)
-def test_exports_of_quepid_are_recognised(tmp_path, name):
-    path = written(tmp_path / name, QUEPID[name])
-    proposed = propose(profile(path), list(load_tasks().values()))
-    built = [command.arguments for command in proposed if command.arguments[0] == "data"]
-    assert {(words[2], words[5]) for words in built} == {("embedding", "quepid"), ("judgment", "quepid")}
 
 
 @pytest.mark.parametrize(

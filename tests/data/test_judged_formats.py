@@ -118,12 +118,6 @@ def test_trecdl_names_missing_and_malformed_files(tmp_path):
         list(judged_pairs.read_trecdl(tmp_path))
 
 
-def test_the_published_trecdl_folder_is_read(real_data):
-    found = rows(judged_pairs.trecdl_hits(real_data / "trecdl19"))
-    assert len(found) == 43 and {len(each["pairs"]) for each in found} == {100}
-    assert sum(pair["grade"] is not None for each in found for pair in each["pairs"]) == 2257
-
-
 # Test collections
 
 
@@ -164,21 +158,19 @@ def test_judgments_of_unknown_topics_are_an_error():
 
 def test_beir_folders_are_read(tmp_path):
     beir_folder(tmp_path)
-    assert judged_collections.beir_queries(tmp_path) == {"q1": "tents", "q2": "pegs"}
-    assert list(judged_collections.beir_documents(tmp_path)) == [
-        Document("d1", "A tent is a shelter.", "Tents"),
-        Document("d2", "", "Pegs"),
-    ]
-    assert judged_collections.beir_qrels(tmp_path) == {"test": {"q2": {"d2": 2}}, "train": {"q1": {"d1": 1}}}
-    found = rows(graded_pairs(judged_collections.read_beir(tmp_path)))
+    beir = judged_collections.read_beir(tmp_path)
+    assert beir.queries == {"q1": "tents", "q2": "pegs"}
+    assert list(beir.documents()) == [Document("d1", "A tent is a shelter.", "Tents"), Document("d2", "", "Pegs")]
+    assert beir.qrels == {"test": {"q2": {"d2": 2}}, "train": {"q1": {"d1": 1}}}
+    found = rows(graded_pairs(beir))
     assert ("pegs", "", "Pegs", "test") in [
         (each["query"], each["title"], each["passage"], each["split"]) for each in found
     ]
     (tmp_path / "qrels" / "extra.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"extra.tsv: is not named train, dev or test"):
-        judged_collections.beir_qrels(tmp_path)
+        judged_collections.read_beir(tmp_path)
     with pytest.raises(DataError, match=r"holds no qrels/\*\.tsv"):
-        judged_collections.beir_qrels(tmp_path / "qrels")
+        judged_collections.read_beir(tmp_path / "qrels")
 
 
 @pytest.mark.parametrize(
@@ -211,10 +203,6 @@ def test_files_of_a_trec_folder_can_be_given_as_options(tmp_path):
     )
     with pytest.raises(DataError, match=r"c.tsv, line 1: has 3 fields where 2 are needed"):
         list(graded_pairs(named))
-
-
-def test_unexplained_cranfield_judgments_are_left_out(tmp_path):
-    assert judged_collections.cranfield_unexplained(cranfield_folder(tmp_path)) == {("1", "3")}
 
 
 # ESCI

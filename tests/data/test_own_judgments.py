@@ -1,10 +1,9 @@
-"""A user's own judgments: columns by a map, several raters, letters as grades, a corpus, Quepid's exports."""
+"""A user's own judgments: columns by a map, several raters, letters as grades, a corpus."""
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -50,40 +49,20 @@ def corpus(folder: Path) -> Path:
     return folder / "products.jsonl.gz"
 
 
-ROWS = [
-    {"q": "green tent", "sku": "1", "name": "Dome", "body": "a tent", "stars": 3, "price": 9},
-    {"q": "green tent", "sku": "2", "name": "Boot", "body": "warm", "stars": 0, "price": 5},
-]
-
-
-def _csv(rows: Iterable[dict[str, Any]], delimiter: str = ",") -> str:
-    return "".join(delimiter.join(map(str, row)) + "\n" for row in [list(ROWS[0]), *(row.values() for row in rows)])
-
-
-def _table(folder: Path, kind: str) -> Path:
-    path = folder / f"judged.{kind}"
-    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
-    if kind == "parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
-        return path
-    text = {"csv": _csv(ROWS), "tsv": _csv(ROWS, "\t"), "json": json.dumps(ROWS)}.get(kind.removesuffix(".gz"), lines)
-    path.write_bytes(gzip.compress(text.encode()) if kind.endswith(".gz") else text.encode())
-    return path
-
-
-@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "json", "jsonl", "jsonl.gz", "parquet"])
-def test_columns_of_every_kind_of_file_are_mapped_and_others_noted(tmp_path, kind):
-    columns = ("query=q", "document=sku", "title=name", "passage=body,price", "grade=stars")
-    found = records(_table(tmp_path, kind), tmp_path / "out", *columns)
-    assert list(found) == ids("green tent/1", "green tent/2")
-    assert found[ids("green tent/1")[0]] == {
-        "id": ids("green tent/1")[0],
-        "group": "green tent",
-        "query": "green tent",
-        "title": "Dome",
-        "passage": "a tent 9",
-        "grade": 3,
-    }
+def test_exports_of_quepid_are_read_by_a_map_of_their_columns(tmp_path):
+    given = {"corpus": corpus(tmp_path)}
+    texts = ("text=short_description", "id=sku")
+    ratings = "query,docid,rating\ngreen tent,1,3\ngreen tent,2,0\n"
+    found = records(
+        written(tmp_path / "r.csv", ratings), tmp_path / "r", "document=docid", "grade=rating", *texts, **given
+    )
+    assert {id_: record["grade"] for id_, record in found.items()} == dict(
+        zip(ids("green tent/1", "green tent/2"), (3, 0), strict=True)
+    )
+    book = "query,docid,ann@x.org,Ben\ngreen tent,1,3,\ngreen tent,2,0,1\n"
+    columns = ("document=docid", "grade=ann@x.org,Ben", *texts)
+    found = records(written(tmp_path / "b.csv", book), tmp_path / "b", *columns, **given)
+    assert [record["votes"] for record in found.values()] == [{"3": 1}, {"0": 1, "1": 1}]
 
 
 def test_a_title_alone_is_the_passage_and_its_hash_the_id(tmp_path):
@@ -167,7 +146,8 @@ def test_each_raters_grades_are_written_for_the_judge_card(tmp_path, cli):
 
 @pytest.mark.slow
 def test_raters_grades_are_folded_with_the_guideline(tmp_path):
-    records(written(tmp_path / "j.csv", RATED), tmp_path / "out", "grade=ann,ben,eve", options={"grades": "2"})
+    found = records(written(tmp_path / "j.csv", RATED), tmp_path / "out", "grade=ann,ben,eve", options={"grades": "2"})
+    assert [record["votes"] for record in found.values()] == [{"1": 3}, {"0": 2}, {"0": 2, "1": 1}, {"0": 3}]
     assert read_qrels(tmp_path / "out" / "qrels.ann.txt")[pair_id("tent")] == {"1": 1, "2": 0, "3": 1}
 
 
@@ -200,12 +180,6 @@ def test_grades_are_merged_by_the_rule(tmp_path, rule, grades):
     source = written(tmp_path / "j.csv", RATED)
     found = records(source, tmp_path / "out", "grade=ann,ben,eve", options={"rule": rule})
     assert [record["grade"] for record in found.values()] == grades
-
-
-def test_votes_are_folded_with_the_grades(tmp_path):
-    found = records(written(tmp_path / "j.csv", RATED), tmp_path / "out", "grade=ann,ben,eve", options={"grades": "2"})
-    votes = [record["votes"] for record in found.values()]
-    assert votes == [{"1": 3}, {"0": 2}, {"0": 2, "1": 1}, {"0": 3}]
 
 
 @pytest.mark.parametrize(
@@ -281,66 +255,6 @@ def test_a_pair_without_a_relevant_document_is_counted(tmp_path):
     assert load_dataset(tmp_path / "out").card.report["counts"] == {"topics without relevant": 1}
 
 
-QUEPID = {
-    "ratings.csv": "query,docid,rating\ngreen tent,1,3\ngreen tent,2,0\n unrated\nwarm boots,3,\n",
-    "detailed.csv": "Team Name,Case Name,Query Text,Doc ID,Title,Rating\nt,c,green tent,1,x,3\nt,c,green tent,2,y,0\n",
-    "ratings.json": json.dumps({"queries": [{"query": "green tent", "ratings": {"1": 3, "2": 0.0}}]}),
-    "case.json": json.dumps(
-        {"case_name": "c", "queries": [{"query_text": "green tent", "options": {}, "ratings": {"1": 3, "2": 0}}]}
-    ),
-    "book.csv": "query,docid,ann@x.org,Ben\ngreen tent,1,3,\ngreen tent,2,0,1\n",
-}
-
-
-@pytest.mark.parametrize("name", QUEPID)
-def test_quepid_exports_are_read_as_they_are(tmp_path, name):
-    source = written(tmp_path / name, QUEPID[name])
-    columns = ("text=short_description", "id=sku")
-    found = records(source, tmp_path / "out", *columns, format="quepid", corpus=corpus(tmp_path))
-    assert {id_: record["grade"] for id_, record in found.items()} == dict(
-        zip(ids("green tent/1", "green tent/2"), (3, 0), strict=True)
-    )
-
-
-def test_a_quepid_book_holds_its_texts_and_raters(tmp_path):
-    def judgement(rating: float | None, user: str, **more: bool) -> dict[str, Any]:
-        return {"rating": rating, "unrateable": False, "judge_later": False, "user_email": user, **more}
-
-    fields = json.dumps({"title": "Dome", "description": "a green tent", "id": "1"})
-    pairs = [
-        {"query_text": "tent", "doc_id": "1", "position": 1, "document_fields": fields,
-         "judgements": [judgement(3.0, "ann@x.org"), judgement(2.0, "ben@x.org")]},
-        {"query_text": "tent", "doc_id": "2", "position": 2, "document_fields": {"title": "Boot"},
-         "judgements": [judgement(0.0, "ann@x.org"), judgement(None, "ben@x.org", unrateable=True)]},
-    ]  # fmt: skip
-    book = {"name": "b", "scorer": {"code": "x" * 10_000}, "query_doc_pairs": pairs}
-    found = records(written(tmp_path / "book.json", json.dumps(book)), tmp_path / "out", format="quepid")
-    assert [(r.get("title"), r["passage"], r["grade"], r["votes"]) for r in found.values()] == [
-        ("Dome", "a green tent", 2, {"2": 1, "3": 1}),
-        (None, "Boot", 0, {"0": 1}),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("b.csv", "query,docid,ann\ntent,1,3,4\n", r"line 2: has 4 fields where the header has 3"),
-        ("b.json", '{"queries": [7]}', r"query 1: is not a query with 'ratings'"),
-        ("b.json", '{"query_doc_pairs": [{"query_text": "t", "judgements": [7]}]}', r"pair 1, judgement 1: is not a"),
-    ],
-)
-def test_a_malformed_row_of_quepid_is_rejected_with_its_place(tmp_path, name, text, message):
-    with pytest.raises(RejectedRows, match=message):
-        records(written(tmp_path / name, text), tmp_path / "out", format="quepid")
-
-
-def test_a_file_that_is_no_export_of_quepid_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="neither a list 'query_doc_pairs' nor a list 'queries'"):
-        records(written(tmp_path / "b.json", "{}"), tmp_path / "out", format="quepid")
-    with pytest.raises(DataError, match="is not the header of a Quepid export"):
-        records(written(tmp_path / "b.csv", "a,b\n1,2\n"), tmp_path / "out", format="quepid")
-
-
 def test_grades_without_a_training_row_are_warned_about(tmp_path):
     source = written(tmp_path / "j.csv", "query,passage,grade\ntent,a,3\ntent,b,0\n")
     records(source, tmp_path / "out")
@@ -353,11 +267,11 @@ def test_grades_without_a_training_row_are_warned_about(tmp_path):
     [
         (("colour=c",), {}, r"--map: format 'judgments' has no field 'colour'.*Its fields: query, document, passage"),
         (("document=a,b",), {}, r"the field 'document' is read from one column"),
-        ((), {"format": "trec", "grades": "E=3"}, r"--grades: format 'trec' maps no grades.*judgments, native, quepid"),
+        ((), {"format": "trec", "grades": "E=3"}, r"--grades: format 'trec' maps no grades.*judgments, native"),
         ((), {"grades": "E"}, r"'E' gives no grade its number.*--grades E=3,S=2"),
         ((), {"grades": "E=3,e=2"}, r"the grade 'e' has two numbers"),
         ((), {"options": {"rule": "mean"}}, r"the rule is 'mean'.*majority, median"),
-        ((), {"format": "quepid", "topics": "x"}, r"--topics: format 'quepid' reads no topics.*judgments"),
+        ((), {"format": "native", "topics": "x"}, r"--topics: format 'native' reads no topics.*judgments"),
         ((), {"task": "intent", "format": "csv", "grades": "a=1"}, r"'csv' maps no grades.*has no format with it"),
         (("query=q",), {"task": "embedding", "format": "squad"}, r"has no field 'query'.*none, its layout is fixed"),
     ],
@@ -438,11 +352,3 @@ def test_decimals_of_parquet_files_are_numbers(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "c.parquet")
     found = list(read_documents(tmp_path / "c.parquet"))
     assert [document.field("price") for document in found] == ["19.9", "5"]
-
-
-def test_contradictory_ratings_of_one_query_in_two_spellings_are_refused(tmp_path: Path) -> None:
-    source = written(tmp_path / "rows.csv", "id,group,query,rewrite\nr0,g,tent,dome\n")
-    documents = written(tmp_path / "c.csv", "id,text\nd0,x\n")
-    ratings = written(tmp_path / "quepid.csv", "query,docid,rating\ntent,d0,1\nTent!,d0,3\n")
-    with pytest.raises(DataError, match="document 'd0' has the grades 1 and 3"):
-        build("rewriting", source, format="native", out=tmp_path / "d", corpus=documents, qrels=ratings, shares=TRAIN)

@@ -8,16 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import UsageError
 from searchlora.eval.calibration import (
-    BINS,
     TEMPERATURES,
     apply_temperature,
     calibration_curve,
     expected_calibration_error,
     fit_temperature,
     grade_curve,
-    judge_calibration_error,
 )
 from tests.eval.judge.test_calibration import made, pairs
 
@@ -67,55 +65,23 @@ def test_points_of_the_reliability_curve():
         assert 0 < point.groups <= 20
 
 
-def probabilities(off: float, queries: int = 60, each: int = 30):
-    rng = np.random.default_rng(2)
-    human, predicted = {}, {}
-    for query in range(queries):
-        chance = rng.beta(0.8, 1.2, each)
-        human[f"q{query}"] = {f"d{at}": int(rng.random() < p) * 2 for at, p in enumerate(chance)}
-        predicted[f"q{query}"] = {f"d{at}": float(np.clip(p + off, 0, 1)) for at, p in enumerate(chance)}
-    return human, predicted
-
-
 def test_binned_curve_equals_scikit_learn():
     from sklearn.calibration import calibration_curve as theirs
 
-    human, predicted = probabilities(0.1)
-    points = grade_curve(human, predicted, bins=10, relevant=2)
-    both = pairs(human, predicted)
-    share, mean = theirs(both[:, 1] >= 2, both[:, 0], n_bins=10)
+    rng = np.random.default_rng(1)
+    probability = {f"r{n}": float(rng.beta(2, 2)) for n in range(400)}
+    correct = {row: bool(rng.random() < value) for row, value in probability.items()}
+    points = calibration_curve(probability, correct, bins=10).points
+    share, mean = theirs(list(correct.values()), list(probability.values()), n_bins=10)
     assert [point.observed for point in points] == pytest.approx(list(share))
     assert [point.predicted for point in points] == pytest.approx(list(mean))
+    off = sum(point.n * abs(point.observed - point.predicted) for point in points) / 400
+    assert expected_calibration_error(probability, correct, bins=10).value == pytest.approx(off)
 
 
-def test_expected_calibration_error_of_calibrated_and_shifted_probabilities():
-    sound = judge_calibration_error(*probabilities(0), relevant=2)
-    shifted = judge_calibration_error(*probabilities(0.15), relevant=2)
-    assert sound.value < 0.04
-    assert shifted.value == pytest.approx(0.13, abs=0.03)
-    assert sound.high < shifted.low
-    assert (sound.n, sound.queries) == (1800, 60)
-    human, predicted = probabilities(0.15)
-    points = grade_curve(human, predicted, bins=BINS, relevant=2)
-    written_out = sum(point.n * abs(point.observed - point.predicted) for point in points) / 1800
-    assert shifted.value == pytest.approx(written_out)
-
-
-def test_curves_refuse_invalid_probabilities_and_unpaired_values():
-    with pytest.raises(DataError, match=r"query q: 1.2 is not a probability"):
-        judge_calibration_error({"q": {"d": 1}}, {"q": {"d": 1.2}})
+def test_a_curve_of_unpaired_grades_is_refused():
     with pytest.raises(UsageError, match="no pair in common"):
         grade_curve({"q": {"d": 1}}, {"q": {"e": 1}})
-
-
-def test_calibration_error_of_a_judge_uses_the_shared_implementation():
-    """One number of bins and one interval for tasks and judges."""
-    human, predicted = probabilities(0.1)
-    flat = {f"{q} {d}": value for q, row in predicted.items() for d, value in row.items()}
-    correct = {f"{q} {d}": grade >= 2 for q, row in human.items() for d, grade in row.items()}
-    judge = judge_calibration_error(human, predicted, relevant=2)
-    assert judge.value == pytest.approx(expected_calibration_error(flat, correct).value, abs=1e-12)
-    assert judge.low < judge.value < judge.high and BINS == 15
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0, 50.0])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.comparison import BANDS, by_traffic, compare, slice_order
 from searchlora.eval.evaluation import by_thirds, confusion_matrix, evaluate_run
-from searchlora.eval.measures import retrieval_values
 
 QRELS = {str(number): {"a": 2, "b": 1, "c": 0} for number in range(1, 13)}
 RUN = {str(number): {"a": 1.0, "b": 2.0, "x": 3.0} for number in range(2, 14)}
@@ -97,12 +96,6 @@ def test_circular_figures_are_marked_in_every_output():
     compared = compare(systems, baseline="other", resamples=100)
     assert compared.circular == {"ours": "the judge is its reranker"}
     assert (compared.label("ours"), compared.label("other")) == ("ours (circular)", "other")
-
-
-def test_values_equal_those_of_the_measures():
-    found = evaluate_run(RUN, QRELS, measures=["nDCG@10", "AP", "P@5"])
-    for measure, rows in retrieval_values(RUN, QRELS, ["nDCG@10", "AP", "P@5"]).items():
-        assert found.values[measure] == rows
 
 
 @pytest.mark.parametrize("traffic", [0, 1e308])

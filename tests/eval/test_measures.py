@@ -76,21 +76,9 @@ def test_err_works_for_any_topic_and_document_ids():
     assert values["nDCG(dcg='exp-log2')@10"]["2"] == pytest.approx(1, abs=1e-5)
 
 
-def test_cutoffs_and_levels_below_one_are_refused():
-    for name in ("nDCG@0", "nDCG@-1", "P(rel=0)@5", "AP(rel=0)", "MRR@0"):
-        with pytest.raises(UsageError, match="is not a measure"):
-            retrieval_values({"1": {"a": 1.0}}, QRELS, [name])
-
-
 def test_errors_of_other_providers_are_put_into_words():
     with pytest.raises(UsageError, match="Accuracy cannot be computed here"):
         retrieval_values({"1": {"a": 1.0}}, {"1": {"a": 1}}, ["Accuracy"])
-
-
-def test_aliases_of_a_measure_and_both_kinds_of_mrr():
-    values = retrieval_values({"2": {"x": 2.0, "c": 1.0}}, QRELS, ["R@5", "Recall@5", "MRR@1", "RR"])
-    assert values["R@5"] == values["Recall@5"]
-    assert (values["MRR@1"]["2"], values["RR"]["2"]) == (0.0, 0.5)
 
 
 def test_an_empty_run_scores_zero():
@@ -108,7 +96,18 @@ def test_notes_report_topics_left_out_and_topics_scored_zero():
     "name",
     [
         *("nDCG@10^20", f"nDCG@{10**20}", f"Success@{2**31}", f"RR(rel={10**20})", f"MRR@{10**400}", "IPrec@1e400"),
-        *(f"SetF(beta={10**400})", "RBP(p=1e400)", "AP@True", "P(rel=True)@5", "P@0", "nDCG@" + "-" * 100_000 + "1"),
+        *(
+            f"SetF(beta={10**400})",
+            "RBP(p=1e400)",
+            "AP@True",
+            "P(rel=True)@5",
+            "P@0",
+            "nDCG@0",
+            "nDCG@-1",
+            "AP(rel=0)",
+            "MRR@0",
+            "nDCG@" + "-" * 100_000 + "1",
+        ),
         *("\x00", "\ud800"),
     ],
     ids=lambda name: ascii(name)[:20],
@@ -134,18 +133,6 @@ def test_published_trec_dl_2019_values_are_reproduced(real_data, tmp_path):
     values = retrieval_values(run, qrels, ["nDCG@10"])["nDCG@10"]
     assert len(values) == 43
     assert sum(values.values()) / 43 == pytest.approx(0.5058, abs=5e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("collection", ["cranfield", "dl19"])
-def test_same_as_pytrec_eval_on_raw_values(collection, real_data, tmp_path):
-    import pytrec_eval
-
-    run, qrels = (_cranfield if collection == "cranfield" else _dl19)(real_data, tmp_path)
-    raw = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recip_rank", "recall.10,100", "map"}).evaluate(run)
-    ours = retrieval_values(run, qrels, ["nDCG@10", "MRR", "Recall@10", "Recall@100", "AP"])
-    for measure, key in zip(ours, ["ndcg_cut_10", "recip_rank", "recall_10", "recall_100", "map"], strict=True):
-        assert ours[measure] == pytest.approx({topic: row[key] for topic, row in raw.items()}, abs=1e-9)
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from searchlora.eval.judge import agreement
-from searchlora.eval.resampling import influences, intervals, standard_error, swap_p
+from searchlora.eval import agreement
+from searchlora.eval.resampling import influences, intervals, standard_errors, swap_p
 
 SCALE = (0, 1, 2, 3)
 KAPPA = partial(agreement.kappa, weights=agreement.disagreement(SCALE))
@@ -66,7 +66,7 @@ def test_interval_equals_a_plain_loop():
     upper, lower = np.quantile(ratios, [0.975, 0.025])
     found = intervals(KAPPA, tables[:, None], bounds=(-1, 1), resamples=3_000)[0]
     assert found == pytest.approx([value, value - upper * error, value - lower * error], abs=0.02)
-    assert standard_error(KAPPA, tables) == pytest.approx(error)
+    assert standard_errors(KAPPA, tables[:, None], np.eye(1)) == pytest.approx([error])
 
 
 def test_influence_is_the_derivative():

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 import gzip
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from searchlora.errors import DataError
-from searchlora.eval.trec import ranked, read_qrels, read_run, write_qrels, write_run
-
-WORD = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=6)
-SCORE = st.floats(allow_nan=False, allow_infinity=False)
-
-
-@pytest.mark.slow
-@settings(max_examples=50, deadline=None)
-@given(run=st.dictionaries(WORD, st.dictionaries(WORD, SCORE, min_size=1, max_size=8), max_size=4))
-def test_run_round_trips_with_scores_and_ranking(run, tmp_path_factory):
-    path = tmp_path_factory.mktemp("run") / "a.trec.gz"
-    write_run(path, run, "tag")
-    back = read_run(path)
-    assert back == run
-    assert {topic: list(scores) for topic, scores in back.items()} == {t: ranked(s) for t, s in run.items()}
+from searchlora.eval.trec import ranked, read_qrels, read_run, write_run
 
 
 def test_ties_are_written_in_the_order_of_trec_eval(tmp_path):
@@ -43,12 +26,6 @@ def test_ties_are_ranked_as_by_trec_eval():
         assert measured["1"]["recip_rank"] == pytest.approx(1 / place)
 
 
-def test_qrels_round_trip(tmp_path):
-    qrels = {"q1": {"d1": 3, "d2": 0}, "q2": {"d1": -1}}
-    write_qrels(tmp_path / "deep" / "q.gz", qrels)
-    assert read_qrels(tmp_path / "deep" / "q.gz") == qrels
-
-
 def test_same_run_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -62,8 +39,6 @@ def test_same_run_gives_the_same_bytes(tmp_path):
     [
         ("1 0 d3", "3 fields where 4 are needed"),
         ("1 0 d3 two", "the grade 'two' is not a whole number"),
-        ("1 0 d3 1.5", "the grade '1.5' is not a whole number"),
-        ("1 0 d3 99999999999", "the grade 99999999999 is out of range"),
         ("1 0 d3 " + "9" * 400, "the grade .* is out of range"),
         ("1 0 d\0 1", "holds a NUL character"),
         ("1 0 d3 1_0", "the grade '1_0' is not a whole number"),
@@ -115,26 +90,4 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
     with pytest.raises(DataError, match="tag"):
         write_run(path, {}, "two words")
     assert path.read_text() == "1 Q0 a 1 1.0 t\n"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_write_to_an_unwritable_path_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
-        write_run(Path(tmp_path / "file" / "r"), {}, "t")
-
-
-def test_full_disk_is_an_error_and_keeps_the_old_file(tmp_path, monkeypatch):
-    from searchlora.files import atomic
-
-    path = tmp_path / "r"
-    path.write_text("old")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(atomic.Path, "replace", full)
-    with pytest.raises(DataError, match="No space left"):
-        write_run(path, {"1": {"a": 1.0}}, "t")
-    assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

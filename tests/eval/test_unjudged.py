@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import ranked
-from searchlora.eval.unjudged import _top
 from searchlora.eval.unjudged import unjudged_values as of_plain
 
 #: Best first: u1 and u2 were never judged.
@@ -116,12 +115,6 @@ def test_judged_equals_ir_measures_except_for_ties(run, grades, cutoff):
     theirs = {metric.query_id: metric.value for metric in metrics} or {"1": 0}
     ours = unjudged_values({"1": run}, {"1": grades}, [f"P@{cutoff}"])[f"Judged@{cutoff}"]
     assert ours == pytest.approx(theirs)
-
-
-@pytest.mark.slow
-@given(run=RUNS, depth=st.integers(1, 12))
-def test_top_documents_equal_those_of_the_full_ranking(run, depth):
-    assert _top(run, depth) == ranked(run)[:depth]
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_each_variant_is_the_pipeline_executed_by_itself(made, tmp_path):
     for variant in found.variants:
         built = build_pipeline("shop", variant.stages, store=store, documents=documents)
         expected = run_of(built.execute(searches))
-        source = found.experimented.runs[variant.name].source.path
+        source = found.experimented.runs[variant.name].path
         assert {topic: pytest.approx(scores) for topic, scores in read_run(source).items()} == expected, variant.name
         assert source.read_text().split()[5] == built.tag
         evaluations[variant.name] = evaluate_run(expected, qrels, measures=["nDCG@5"])
@@ -106,7 +106,7 @@ def test_each_variant_is_the_pipeline_executed_by_itself(made, tmp_path):
             )
     assert {pair.measure for pair in found.comparison.comparisons} == {"nDCG@5"}  # the first measure alone is tested
     assert found.comparison.row(FULL, "MRR@5").n == TOPICS
-    assert len({json.dumps(read_run(run.source.path)) for run in found.experimented.runs.values()}) > 3
+    assert len({json.dumps(read_run(run.path)) for run in found.experimented.runs.values()}) > 3
 
     assert {(each.a, each.b) for each in found.interactions} == {("bm25", "shop-judge"), ("dense", "shop-judge")}
     (one, _) = found.interactions
@@ -187,10 +187,10 @@ def test_a_circular_judge_is_refused_before_anything_is_computed_or_marked(made,
 def test_a_base_model_that_judged_may_not_take_the_place_of_an_adapter(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "shop")
     found = run(folder, "judged.yaml", tmp_path / "out", interacting=False)
-    card = read_run_card(found.experimented.runs["base instead of shop-judge"].source.path)
+    card = read_run_card(found.experimented.runs["base instead of shop-judge"].path)
     (base,) = [each for each in card.lineage if each.startswith("base ") and "tiny" in each]
     assert card.adapters == () and "shop-judge@2" not in card.lineage
-    assert "shop-judge@2" in read_run_card(found.experimented.runs[FULL].source.path).lineage
+    assert "shop-judge@2" in read_run_card(found.experimented.runs[FULL].path).lineage
     write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge=base, judge_lineage=(base,)))
     with pytest.raises(UsageError, match="base instead of shop-judge"):
         run(folder, "judged.yaml", tmp_path / "out")
@@ -258,8 +258,10 @@ def test_new_topics_and_another_pipeline_are_computed_again(made, tmp_path):
     run(folder, "hybrid.yaml", tmp_path / "out")
     (folder / "hybrid.yaml").write_text((folder / "hybrid.yaml").read_text().replace("bm25: {k: 6}", "bm25: {k: 5}"))
     assert run(folder, "hybrid.yaml", tmp_path / "out").reused == ("without bm25",)
-    lines = (folder / "topics.jsonl").read_text().splitlines()
-    (folder / "topics.jsonl").write_text("\n".join(lines[:-1]))
+    *lines, last = (folder / "topics.jsonl").read_text().splitlines()
+    (folder / "topics.jsonl").write_text("\n".join(lines))
+    assert len(run(folder, "hybrid.yaml", tmp_path / "out").reused) == 3
+    (folder / "topics.jsonl").write_text("\n".join([*lines, last.replace('query": "', 'query": "new ')]))
     assert run(folder, "hybrid.yaml", tmp_path / "out").reused == ()
 
 

@@ -166,7 +166,7 @@ def test_its_five_adapters_are_slots_of_one_pipeline_and_ablated(all_walked):
     topics = [json.loads(line) for line in (folder / "search" / "topics.jsonl").read_text().splitlines()]
     tested = {record["id"] for record in load_dataset(folder / "dataset").records("test")}
     assert len(topics) == 3 and {topic["id"] for topic in topics} <= tested
-    assert set(ablation.experimented.qrels) == {topic["id"] for topic in topics}
+    assert set(ablation.experimented.topics.qrels) == {topic["id"] for topic in topics}
     assert found.search.report == folder / "search" / "ablation" / "report.html" and found.search.report.is_file()
     assert 'href="search/ablation/report.html"' in found.report.read_text(encoding="utf-8")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,18 +16,18 @@ from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import BaseMismatch, DataError, NotInStore, PipelineError, TamperedAdapter, UsageError
 from searchlora.eval.judgments.card import read_run_card
+from searchlora.eval.judgments.lineage import RunLineage
 from searchlora.eval.trec import read_run
-from searchlora.experiments import encoder_cache, encoder_evaluate, encoder_evaluation_run
-from searchlora.experiments.encoder_cache import EncoderCache
-from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, Found
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.run import run
 from searchlora.experiments.train import train, train_or_reuse
 from searchlora.experiments.validation import _contrastive_loss
 from searchlora.inference.settings import LocalSettings
-from searchlora.records import Document, Hit
+from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
+from searchlora.systems import encoder
+from searchlora.systems.encoder import EncoderData, EncoderSystem, StoredEncoder
 from searchlora.task import load_task
 from searchlora.testing import build_tiny_encoder
 from searchlora.training.pairs import PairRow, text_key
@@ -148,25 +147,23 @@ def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stored")
-def test_what_encoders_found_is_kept_and_reused_until_something_changes(full, place, data, tmp_path, monkeypatch):
-    keep = tmp_path / "outputs"
+def test_hits_of_encoders_are_reused_until_something_changes(full, place, data, tmp_path, monkeypatch):
     names = ["base zero-shot", "finder-full@1", "finder@1"]
 
     def evaluated(folder=data / "pairs", **options):
-        return evaluate("finder", folder, compare_with=[full.reference], store=place, cache_dir=keep, **options)
+        cache = tmp_path / "outputs"
+        return evaluate("finder", folder, compare_with=[full.reference], store=place, cache_dir=cache, **options)
 
     first = evaluated()
     assert first.reused == ()
     with monkeypatch.context() as patch:
-        patch.setattr(encoder_evaluate.Encoder, "load", lambda *_, **__: pytest.fail("an encoder was loaded"))
+        patch.setattr(Encoder, "encode", lambda *_, **__: pytest.fail("an encoder was used"))
         again = evaluated()
-    assert list(again.reused) == names
+        assert list(again.reused) == names
+        assert list(evaluated(limit=5).reused) == names
     for name in names:
-        assert vars(again.systems[name]) == vars(first.systems[name])
-    assert evaluated(limit=5).reused == ()
-    assert list(evaluated(limit=5).reused) == names
-    monkeypatch.setattr(encoder_cache, "machine", lambda: "another")
-    assert evaluated(limit=5).reused == ()
+        assert again.systems[name].evaluation == first.systems[name].evaluation
+        assert again.systems[name].raw.run == first.systems[name].raw.run
 
 
 @pytest.mark.slow
@@ -181,47 +178,29 @@ def test_documents_are_encoded_once_for_the_base_and_an_adapter_of_queries_only(
     )
     found = evaluate("asker", data / "pairs", store=place)
     assert len(encoded) == 1 and asker.reference not in encoded
-    trial = EncoderEvaluationRun(load_task("embedding"), *_searched(data))
-    alone = trial.find(Encoder.load(asker.manifest.base.name, adapter=asker))
+    task, dataset = load_task("embedding"), load_dataset(data / "pairs")
+    loaded = Encoder.load(asker.manifest.base.name, adapter=asker)
+    alone = EncoderSystem("alone", EncoderData(task, dataset.documents()), lambda: loaded)
+    runs = {name: system.raw.run for name, system in found.systems.items()}
+    assert runs["asker@1"] == alone.run(dataset.records("test")).run != runs["base zero-shot"]
     assert len(encoded) == 2
-    assert [each["hits"] for each in found.systems["asker@1"].searches] == alone.hits
-    assert found.systems["asker@1"].searches != found.systems["base zero-shot"].searches
 
 
-def _searched(data):
-    dataset = load_dataset(data / "pairs")
-    return dataset.records("test"), dataset.documents(), dataset.qrels()
-
-
-def test_hits_are_reused_for_the_same_documents_and_queries_only(stored, tmp_path):
+def test_the_fingerprint_of_an_encoder_says_what_its_hits_depend_on(stored):
+    task = load_task("embedding")
     documents = (Document("d1", "a tent"), Document("d2", "a boot"))
-    trial = EncoderEvaluationRun(load_task("embedding"), [{"id": "q1", "query": "tent"}], documents, {"q1": {"d1": 1}})
-    found = Found(0.5, hits=[[Hit("d1", 0.75), Hit("d2", 0.25)]])
-    EncoderCache(tmp_path, trial).save("finder@1", stored, found)
-    assert EncoderCache(tmp_path, trial).found("finder@1", stored) == found
-    assert EncoderCache(tmp_path, trial).found("finder@1", stored, bare=True) is None
-    for changed in (
-        replace(trial, documents=(documents[0], Document("d2", "a boots"))),
-        replace(trial, records=[{"id": "q1", "query": "tents"}]),
-    ):
-        assert EncoderCache(tmp_path, changed).found("finder@1", stored) is None
-    entry = json.loads((tmp_path / "finder@1.json").read_text())
-    for damage in (
-        {"hits": []},
-        {"hits": [[["d1"]]]},
-        {"hits": [[["d1", "x"]]]},
-        {"hits": 5},
-        {"hits": [[[1, None]]]},
-        {"seconds": "soon"},
-        {"seconds": -1},
-        {"classes": ["a"]},
-        {"classes": 7},
-    ):
-        (tmp_path / "finder@1.json").write_text(json.dumps({**entry, **damage}))
-        assert EncoderCache(tmp_path, trial).found("finder@1", stored) is None, damage
-    for text in ("{}", "[]", "5", "[" * 1000, '"x"'):
-        (tmp_path / "finder@1.json").write_text(text)
-        assert EncoderCache(tmp_path, trial).found("finder@1", stored) is None, text
+    base, lineage = stored.manifest.base, RunLineage(())
+
+    def fingerprint(documents=documents, adapter=stored, base_fingerprint=base.fingerprint, **options):
+        data = EncoderData(task, documents)
+        return StoredEncoder(
+            "finder", data, base.name, lineage, adapter=adapter, fingerprint=base_fingerprint, **options
+        ).fingerprint
+
+    assert fingerprint() == fingerprint()
+    assert fingerprint(base_fingerprint=None) is None
+    changed = [fingerprint((documents[0], Document("d2", "a boots"))), fingerprint(adapter=None)]
+    assert len({fingerprint(), *changed, fingerprint(classifier="knn")}) == 4
 
 
 @pytest.mark.slow
@@ -243,8 +222,8 @@ def test_each_adapter_is_evaluated_with_its_own_classifier(place, data, fast, tm
         overrides = (*fast, f"classifier={classifier}")
         train("embedding", data / "labels", f"by-{classifier}", overrides=overrides, store=place)
     used = []
-    classify = encoder_evaluation_run.classify
-    monkeypatch.setattr(encoder_evaluation_run, "classify", lambda *given: used.append(given[-1]) or classify(*given))
+    classify = encoder.classify
+    monkeypatch.setattr(encoder, "classify", lambda *given: used.append(given[-1]) or classify(*given))
     options = {"store": place, "cache_dir": tmp_path / "outputs"}
     evaluate("by-linear", data / "labels", compare_with=["by-centroid"], **options)
     assert used == ["linear", "centroid", "linear"]  # of the base, the other adapter, and the candidate

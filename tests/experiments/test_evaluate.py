@@ -10,9 +10,8 @@ from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError
 from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.judge.judgments import load_judgments
-from searchlora.experiments.prompted_evaluate import evaluate_prompted
+from searchlora.systems.models import AdapterSystem
 from searchlora.task import load_task
 from tests.factories import first_word, random_adapter, random_adapter_folder, word_records
 
@@ -38,21 +37,20 @@ def test_each_adapter_generates_as_many_tokens_as_its_own_recipe_says(tiny_base,
     rewriting = load_task("rewriting")
     build(rewriting, rewriting.folder / "examples.jsonl", format="native", out=tmp_path / "data")
     dataset, records = load_dataset(tmp_path / "data"), word_records(3)
+    judged = (dataset, records, load_judgments(dataset, task, records))
+    monkeypatch.setattr("searchlora.experiments.evaluate.load_task", lambda *_: task)
+    monkeypatch.setattr("searchlora.experiments.evaluate.judged_records", lambda *_: judged)
     generated = {}
-    run_model = EvaluationRun.run_model
+    run = AdapterSystem.run
 
-    def watched(self, name, *arguments, **options):
-        generated[name] = self.max_new_tokens
-        return run_model(self, name, *arguments, **options)
+    def watched(self, rows, *arguments):
+        generated[self.name] = self.max_new_tokens
+        return run(self, rows, *arguments)
 
-    monkeypatch.setattr(EvaluationRun, "run_model", watched)
+    monkeypatch.setattr(AdapterSystem, "run", watched)
 
-    def evaluated(*names):
-        adapters = [store.get(name) for name in names]
-        judgments = load_judgments(dataset, task, records)
-        return evaluate_prompted(
-            task, dataset, records, judgments, adapters, cache_dir=tmp_path / "outputs", store=store
-        )
+    def evaluated(adapter, other):
+        return evaluate(adapter, "data", compare_with=[other], cache_dir=tmp_path / "outputs", store=store)
 
     evaluated("short", "long")
     assert generated == {"base zero-shot": 2, "long@1": 5, "short@1": 2}

@@ -14,7 +14,6 @@ from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_c
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.measures import retrieval_values
 from searchlora.experiments.gate import BEST_HERE, EQUAL, FIXED, GATE, ORACLE, evaluate_gate, fit_gate
-from searchlora.experiments.lineage import base_reference, seen_by_run
 from searchlora.experiments.run import run
 from searchlora.experiments.slots import find_slots, without
 from searchlora.pipelines.config import read_pipeline
@@ -22,6 +21,7 @@ from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
 from searchlora.pipelines.stage_lists import pinned
 from searchlora.retrieval.gate import read_gate
+from searchlora.systems.lineage import base_reference, seen_by_run
 
 COUNT = 40
 SECOND = 0.6309297535714575  # the gain of a relevant document at rank 2

@@ -19,7 +19,7 @@ from searchlora.errors import DataError, InvalidName, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
 from searchlora.eval.trec import write_qrels
-from searchlora.experiments.evaluate import EvaluationResult, evaluate
+from searchlora.experiments.evaluate import CACHE_FILE, EvaluationResult, evaluate
 from searchlora.experiments.promote import PromotionResult, promote
 from searchlora.experiments.train import train
 from searchlora.outputs import Label
@@ -246,7 +246,7 @@ def test_an_insignificant_improvement_is_refused(shop):
 
 def test_a_fall_in_a_slice_is_refused(shop):
     shop.store.alias(NAME, "production", ALWAYS_GREEN)
-    found = shop.promote(ALWAYS_RED, Policy(beat={"base": {}}, slices={"colour": {"largest_fall": 0.1}}))
+    found = shop.promote(ALWAYS_RED, Policy(beat={"base": {}}, slices={"colour": {"max_fall": 0.1}}))
     assert broken(found) == {"slice colour = green"}
     assert next(result.short_by for result in found.results if not result.passed) == pytest.approx(0.9)
 
@@ -276,7 +276,7 @@ def test_changed_data_does_not_bypass_a_refusal(shop, tmp_path):
     """Refused on one dataset, tried on another: the change is reported although the alias has not moved."""
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           shares=(0.5, 0.1, 0.4))  # fmt: skip
-    strict = Policy(least={"rows": 10_000})
+    strict = Policy(min_rows=10_000)
     assert broken(shop.promote(2, strict)) == {"enough data"}
     for _ in range(2):
         assert "unchanged data" in broken(shop.promote(2, data=tmp_path / "other"))
@@ -302,40 +302,42 @@ def test_an_alias_moved_during_the_measurement_is_an_error(shop, monkeypatch):
 
 
 def test_cached_outputs_of_another_machine_give_no_latency_and_damaged_ones_are_ignored(shop, monkeypatch):
-    policy = Policy(beat={}, latency={"at_most_ms": 10_000})
+    policy = Policy(beat={}, max_latency_ms=10_000)
     shop.promote(ALWAYS_RED, policy, force=None)
     (shop.store.root / NAME / "aliases.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("searchlora.experiments.output_cache.machine", lambda: "another")
+        patch.setattr("searchlora.systems.measure.machine", lambda: "another")
         with pytest.raises(UsageError, match=f"{NAME}@1 was not timed"):
             shop.promote(ALWAYS_RED, policy)
-    file = shop.root / "outputs" / f"{NAME}@1.json"
-    file.write_text("{")
-    assert f"{NAME}@1" not in shop.promote(ALWAYS_RED, policy).evaluated.reused
-    assert json.loads(file.read_text())["outputs"]
+    file = shop.root / "outputs" / CACHE_FILE
+    file.write_text("{" * 5000)
+    with pytest.warns(UserWarning, match="a new cache begins"):
+        assert f"{NAME}@1" not in shop.promote(ALWAYS_RED, policy).evaluated.reused
+    (shop.store.root / NAME / "aliases.json").unlink()
+    assert f"{NAME}@1" in shop.promote(ALWAYS_RED, policy).evaluated.reused
 
 
 def test_a_policy_loosened_after_a_refusal_needs_a_reason(shop, cli, tmp_path):
-    assert shop.promote(ALL_RIGHT, Policy(least={"rows": 10_000})).refused
+    assert shop.promote(ALL_RIGHT, Policy(min_rows=10_000)).refused
     for _ in range(2):  # the refusal of the looser policy is not the decision that the next one is compared with
-        assert broken(shop.promote(ALL_RIGHT, Policy(least={"rows": 10}))) == {"the policy of the last decision"}
+        assert broken(shop.promote(ALL_RIGHT, Policy(min_rows=10))) == {"the policy of the last decision"}
     assert shop.store.aliases(NAME) == {}
-    assert broken(shop.promote(ALL_RIGHT, Policy(least={"rows": 20_000}))) == {"enough data"}  # stricter
+    assert broken(shop.promote(ALL_RIGHT, Policy(min_rows=20_000))) == {"enough data"}  # stricter
     with pytest.raises(UsageError, match="--reason needs a reason"):
-        shop.promote(ALL_RIGHT, Policy(least={"rows": 10}), reason=" ")
-    (tmp_path / "policy.yaml").write_text("least: {rows: 10}\n", encoding="utf-8")
+        shop.promote(ALL_RIGHT, Policy(min_rows=10), reason=" ")
+    (tmp_path / "policy.yaml").write_text("min_rows: 10\n", encoding="utf-8")
     arguments = ["--to", "production", "--policy", tmp_path / "policy.yaml", "--data", shop.data]
     arguments += ["--store", shop.store.root, "--out", shop.root]
     refused = cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments)
-    assert refused.code == 1 and "least.rows was 20000, is 10" in " ".join(refused.out.split())
+    assert refused.code == 1 and "min_rows was 20000, is 10" in " ".join(refused.out.split())
     explained = cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments, "--reason", "the shop is small")
     assert explained.code == 0
     move = Store(shop.store.root).history(NAME)[-1]
     finding = next(rule.finding for rule in move.decision.rules if rule.rule == "the policy of the last decision")
-    assert finding == "changed: least.rows was 20000, is 10; the reason given: the shop is small"
+    assert finding == "changed: min_rows was 20000, is 10; the reason given: the shop is small"
     assert str(move).endswith("by its policy: the shop is small")
-    assert not shop.promote(ALWAYS_RED, Policy(beat={}, least={"rows": 10}), reason="a trial").refused
-    assert not shop.promote(ALWAYS_GREEN, Policy(beat={}, least={"rows": 10})).refused  # the same policy again
+    assert not shop.promote(ALWAYS_RED, Policy(beat={}, min_rows=10), reason="a trial").refused
+    assert not shop.promote(ALWAYS_GREEN, Policy(beat={}, min_rows=10)).refused  # the same policy again
 
 
 def test_a_removed_slice_value_is_refused_unless_accepted(shop, tmp_path):

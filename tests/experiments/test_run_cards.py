@@ -12,9 +12,9 @@ from searchlora.eval.judgments import card
 from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.experiment import experiment
-from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.run import run
 from searchlora.experiments.spec import Experiment
+from searchlora.systems.lineage import run_lineage
 from searchlora.testing import build_tiny_encoder
 
 ENCODER = "all-minilm-l6-v2"

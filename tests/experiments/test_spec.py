@@ -44,8 +44,8 @@ def test_a_policy_may_be_a_file_or_inline(file, tmp_path):
     (tmp_path / "policy.yaml").write_text("beat: {bm25: {margin: 0.01}}\n")
     file.write_text(TEXT + "policy: policy.yaml\n")
     assert read_experiment(file).policy.beat["bm25"].margin == 0.01
-    file.write_text(TEXT + "policy: {invalid_rate: {at_most: 0.1}}\n")
-    assert read_experiment(file).policy.invalid_rate.at_most == 0.1
+    file.write_text(TEXT + "policy: {max_invalid_rate: 0.1}\n")
+    assert read_experiment(file).policy.max_invalid_rate == 0.1
     file.write_text(TEXT.replace("  own: {", "  base: {").replace("baseline: bm25", "policy: {beat: {base: {}}}"))
     assert read_experiment(file).policy.beat.keys() == {"base"}
 

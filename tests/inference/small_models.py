@@ -9,6 +9,7 @@ from searchlora.inference.batched.lora_slots import LoraLimits
 from searchlora.inference.batched.model_runner import batched_core
 from searchlora.inference.scheduling.engine_core import EngineCore
 from searchlora.inference.scheduling.requests import Limits, TokenIds
+from searchlora.inference.sequential import score_sequences
 
 
 def small(name: str, **settings):
@@ -39,3 +40,20 @@ def ids(count: int, seed: int = 0) -> TokenIds:
     """Random token ids."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randint(3, 250, (count,), generator=generator).tolist())
+
+
+def greedy(model, prompt: TokenIds, tokens: int) -> list[int]:
+    """The most likely answer by the model alone, one token after the other; 2 ends it."""
+    answer: list[int] = []
+    with torch.inference_mode():
+        while len(answer) < tokens and answer[-1:] != [2]:
+            answer.append(int(model(torch.tensor([[*prompt, *answer]])).logits[0, -1].argmax()))
+    return answer
+
+
+def full_scores(model, prompts, choices) -> list[tuple[float, ...]]:
+    """Log-probabilities of choices by the model alone: each choice with its whole prompt before it."""
+    with torch.inference_mode():
+        parts = list(score_sequences(model, prompts, choices, pad_id=0, batches=lambda lengths: [list(lengths)]))
+    scores = {row: scored.log_probabilities for part in parts for row, scored in part.items()}
+    return [scores[row] for row in range(len(prompts))]

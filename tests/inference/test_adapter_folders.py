@@ -1,4 +1,4 @@
-"""Files of adapters are hashed in the threads of callers, once, and loads read what was hashed."""
+"""Files of adapters are hashed in the threads of clients, once, and loads read what was hashed."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_rows_do_not_wait_while_a_large_adapter_is_hashed(tiny_base, store, monk
 
     monkeypatch.setattr(adapter_folders, "check_files", slow)
     engine = LocalEngine(tiny_base, store, precision="fp32")
-    with ThreadPoolExecutor(4) as callers:
-        waiting = [callers.submit(lambda: engine.submit(asked("tent", "one")).result(30)) for _ in range(4)]
+    with ThreadPoolExecutor(4) as clients:
+        waiting = [clients.submit(lambda: engine.submit(asked("tent", "one")).result(30)) for _ in range(4)]
         try:
             assert started.wait(10)
             assert engine.generate([asked("tent")]) and engine.submit(asked("rope")).result(10)

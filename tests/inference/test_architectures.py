@@ -6,33 +6,18 @@ import pytest
 import torch
 
 from searchlora.inference.batched.forward import is_supported
-from searchlora.inference.batched.lora_slots import LoraLimits
-from searchlora.inference.batched.model_runner import batched_core
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.sampling import Sampling, TokenSampler
-from searchlora.inference.scheduling.engine_core import EngineCore
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
-from searchlora.inference.sequential import score_sequences, sequential_core
+from searchlora.inference.sequential import sequential_core
 from searchlora.models.resolve import resolve
 from searchlora.testing import build_tiny_base
 from tests.factories import random_adapter_folder
-from tests.inference.small_models import small
+from tests.inference.small_models import batched, full_scores, greedy, small
 
 PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
 ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]
-
-
-def core(model, fetch=lambda _: None) -> EngineCore:
-    return batched_core(model, 2, fetch, slots=LoraLimits(2), limits=Limits(4, 4096, 512, 64), prefix_tokens=64)
-
-
-def greedy(model, prompt, tokens):
-    ids = list(prompt)
-    with torch.inference_mode():
-        while len(ids) < len(prompt) + tokens and ids[-1] != 2:
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
 
 
 @pytest.mark.parametrize(
@@ -59,10 +44,8 @@ def test_architectures_are_batched_or_detected_as_sequential(name, settings):
     if not taken:
         return
     wanted = [greedy(model, prompt, 9) for prompt in PROMPTS]
-    with torch.inference_mode():
-        batches = list(score_sequences(model, PROMPTS, ANSWERS, pad_id=0, batches=lambda rows: [list(rows)]))
-    scores = {row: found for part in batches for row, found in part.items()}
-    shared = core(model)
+    scores = full_scores(model, PROMPTS, ANSWERS)
+    shared = batched(model, rows=4)
     for within in (None, 50.0):
         writing = [GenerateRequest(ids=prompt, max_new_tokens=9) for prompt in PROMPTS]
         scoring = [
@@ -72,28 +55,7 @@ def test_architectures_are_batched_or_detected_as_sequential(name, settings):
         shared.finish([*writing, *scoring])
         assert [request.result.result() for request in writing] == wanted
         for row, request in enumerate(scoring):
-            assert request.result.result().log_probabilities == pytest.approx(scores[row].log_probabilities, abs=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2", "gemma"])
-def test_a_mixed_batch_matches_peft(name, tmp_path):
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    for number, targets in enumerate(["all-linear", {"gpt2": ["c_attn"]}.get(name, ["q_proj", "v_proj"])]):
-        made = get_peft_model(small(name), LoraConfig(r=3 + number, lora_alpha=8, target_modules=targets))
-        generator = torch.Generator().manual_seed(number)
-        for parameter in (value for key, value in made.named_parameters() if "lora_" in key):
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-        made.save_pretrained(tmp_path / f"a{number}")
-    alone = {each: PeftModel.from_pretrained(small(name), tmp_path / each) for each in ("a0", "a1")}
-    alone[None] = small(name)
-    model = small(name)
-    assert is_supported(model)
-    rows = [(PROMPTS[turn % 2], each) for turn, each in enumerate(["a1", None, "a0", "a0", None, "a1", "a0"])]
-    queued = [GenerateRequest(ids=prompt, adapter=each, max_new_tokens=9) for prompt, each in rows]
-    core(model, lambda each: tmp_path / each).finish(queued)
-    assert [request.result.result() for request in queued] == [greedy(alone[each], prompt, 9) for prompt, each in rows]
+            assert request.result.result().log_probabilities == pytest.approx(scores[row], abs=1e-4)
 
 
 @pytest.mark.slow

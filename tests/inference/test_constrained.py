@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from searchlora.errors import RequestRefused
 from searchlora.inference.constrained import Constraints, mask_logits
-from searchlora.inference.decoding import Answer, append_tokens
+from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.sampling import Sampling, TokenSampler
@@ -117,7 +117,7 @@ def test_an_answer_without_valid_continuation_ends(tokenizer, constraints):
     import torch
 
     (matcher,) = constraints.matchers([Grammar("regex", "a")])
-    answer = Answer(GenerateRequest(ids=(5,), max_new_tokens=9, matcher=matcher))
+    answer = AnswerState(GenerateRequest(ids=(5,), max_new_tokens=9, matcher=matcher))
     while not answer.ended:
         append_tokens([answer], torch.zeros((1, len(tokenizer))), 2)
     assert answer.ids == [tokenizer("a")["input_ids"][0], 2]
@@ -163,7 +163,7 @@ def test_a_mask_after_an_error_is_never_followed(tokenizer, constraints, samplin
         GenerateRequest(ids=(5,), max_new_tokens=9, matcher=matcher, sampler=TokenSampler(sampling, 0))
         for matcher in matchers
     ]
-    answers = [Answer(request) for request in requests]
+    answers = [AnswerState(request) for request in requests]
     append_tokens(answers, torch.zeros((2, len(tokenizer))), 2)
     assert isinstance(answers[0].error, RequestRefused)
     assert answers[0].ids == []

@@ -7,59 +7,16 @@ import shutil
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import BaseMismatch, EngineError, PromptTooLong, RequestRefused, TamperedAdapter
+from searchlora.errors import BaseMismatch, EngineError, PromptTooLong, RequestRefused
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import resolve
 from searchlora.testing import build_tiny_base
-from tests.factories import first_word, random_adapter, random_adapter_folder
+from tests.factories import first_word, random_adapter
 
 
 def asked(text: str, adapter: str | None = None, tokens: int = 8) -> Request:
     return Request(({"role": "user", "content": text},), adapter, tokens)
-
-
-@pytest.mark.slow
-def test_greedy_answers_match_plain_peft(tiny_base, tmp_path):
-    from peft import PeftModel
-
-    folder, _ = random_adapter_folder(tiny_base, tmp_path / "made", seed=3)
-    engine = LocalEngine(tiny_base, precision="fp32")
-    engine.load_folder("candidate", folder)
-    plain = PeftModel.from_pretrained(load_model(tiny_base, precision="fp32"), folder).eval()
-    tokenizer = load_tokenizer(tiny_base)
-    for text in ("tent", "boot and rope"):
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        ids = plain.generate(**prompt, max_new_tokens=8, do_sample=False, eos_token_id=2, pad_token_id=0)
-        wanted = tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-        assert engine.generate([asked(text, "candidate")])[0].text == wanted
-
-
-def test_a_folder_loaded_again_under_a_name_replaces_the_first(tiny_base, tmp_path):
-    engine = LocalEngine(tiny_base, precision="fp32")
-    first, _ = random_adapter_folder(tiny_base, tmp_path / "first", seed=1)
-    second, _ = random_adapter_folder(tiny_base, tmp_path / "second", seed=2)
-    answers = []
-    for folder in (first, second, first):
-        engine.load_folder("candidate", folder)
-        answers.append(engine.generate([asked("tent", "candidate")])[0].text)
-    assert answers[0] == answers[2] != answers[1]
-
-
-@pytest.mark.slow
-def test_a_tampered_adapter_is_refused_when_it_is_loaded(tiny_base, tmp_path):
-    store = Store(tmp_path / "store")
-    stored = random_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
-    file = stored.path / "adapter_model.safetensors"
-    file.chmod(0o644)
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(bytes(content))
-    with pytest.raises(TamperedAdapter, match=r"adapter_model\.safetensors: was changed"):
-        LocalEngine(tiny_base, store).generate([asked("tent", "one")])
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UnusableAnswer, UsageError
-from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.inference.engine import Completion, Request, TokenLogprob
@@ -21,6 +20,7 @@ from searchlora.inference.settings import ServerSettings
 from searchlora.outputs import Grammar, InvalidOutput
 from searchlora.progress import silent
 from searchlora.recipe import PromptOptions
+from searchlora.systems.models import EngineSystem
 from tests.factories import first_word, word_records
 from tests.inference.http_server import Reply, answering
 
@@ -214,43 +214,13 @@ def test_256_requests_are_in_flight_unless_told_otherwise(tiny_base):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_slow_for_its_time_limit_gets_no_more_at_once(tiny_base):
-    """The last of many would wait in its queue beyond the limit."""
-    slow = Slow(0.4)
-    with answering(slow) as server:
-        engine = make_engine(ServerSettings(url=server.url, timeout_s=2), tiny_base, None)  # between 0.25 and 0.5 s
-        engine.generate(texts(50))
-        engine.close()
-    assert slow.most <= 18  # 16, and the list of models came fast
-
-
-@pytest.mark.slow
-def test_a_server_that_refuses_for_being_busy_gets_fewer_at_once(tiny_base):
-    """Beyond 24 at once this one refuses; with backing off, all are answered."""
-    slow = Slow(0.05)
-
-    def answer(asked):
-        with slow.lock:
-            is_busy = slow.under_way >= 24
-        return Reply(status=503) if is_busy else slow(asked)
-
-    with answering(answer) as server:
-        engine = make_engine(ServerSettings(url=server.url, retries=9), tiny_base, None)
-        found = engine.generate(texts(120))
-        engine.close()
-    assert len(found) == 120
-    assert 16 <= slow.most <= 24
-
-
-@pytest.mark.slow
 @pytest.mark.usefixtures("known_to_be_fast")
 def test_an_evaluation_keeps_a_server_busy(tiny_base, tmp_path):
     """Its calls of the engine hold more records than those of a local engine, 128."""
     slow = Slow(30, wanted=140)
     with answering(slow) as server:
         engine = make_engine(ServerSettings(url=server.url, concurrency=140), tiny_base, None)
-        run = EvaluationRun(first_word(tmp_path / "task"), word_records(140))
-        result = run.run_model("base", engine, None)
+        result = EngineSystem("base", first_word(tmp_path / "task"), engine).run(word_records(140))
         engine.close()
     assert set(result.outputs) == {"red"}
     assert slow.most == 140
@@ -320,25 +290,6 @@ def test_closing_ends_running_calls(tiny_base):
         for after in (lambda: engine.generate([Request(CHAT)]), lambda: engine.score([Request(CHAT)], [["a"]])):
             with pytest.raises(EngineError, match="the engine is closed"):
                 after()
-
-
-def test_closing_does_not_wait_for_retries(tiny_base):
-    with answering(lambda _: Reply(status=503, headers={"Retry-After": "30"})) as server:
-        engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", retries=9)
-
-        def call():
-            with pytest.raises(EngineError, match=r"too busy|closed|given up"):
-                engine.generate([Request(CHAT)] * 3)
-
-        thread = threading.Thread(target=call, daemon=True)
-        thread.start()
-        while len(server.asked) < 3:
-            time.sleep(0.01)
-        started = time.monotonic()
-        engine.close()
-        thread.join(5)
-        assert not thread.is_alive()
-        assert time.monotonic() - started < 5
 
 
 def test_errors_name_their_request(tiny_base):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
@@ -331,26 +330,6 @@ def test_an_adapter_is_reloaded_after_a_restart_of_vllm(tiny_base, renderer, sto
             may_not.generate([Request(CHAT, "one@1")])
         with pytest.raises(EngineError, match="refuses with 404"):
             RemoteEngine(server.url, tiny_base, model="gone").generate([Request(CHAT)])
-
-
-def test_scoring_stops_when_the_call_was_cancelled(tiny_base, renderer):
-    like = LikeVllm(renderer)
-    bad, good = Request(({"role": "user", "content": "t"},)), Request(({"role": "user", "content": "long " * 9},))
-    short = len(renderer.prompt_ids(bad.messages))
-
-    def answer(asked):
-        if asked.path == "/v1/models":
-            return like(asked)
-        time.sleep(0.05)
-        return Reply({"error": "no"}, 400) if len(asked.body["prompt"][0]) == short else like(asked)
-
-    with answering(answer) as server:
-        engine = RemoteEngine(server.url, tiny_base, concurrency=2)
-        with pytest.raises(EngineError, match="request 1: the server refuses with 400"):
-            engine.score([bad, good], [["a"], [f"{number:04}" for number in range(0, 1000, 3)]])
-        failed = len(server.asked)
-        engine.close()
-        assert len(server.asked) <= failed + 1
 
 
 def test_a_tampered_adapter_is_not_loaded(tiny_base, renderer, store, monkeypatch):

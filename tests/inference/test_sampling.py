@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from searchlora.cpu.kernels import kernels
 from searchlora.errors import RequestRefused
 from searchlora.inference.sampling import Sampling, TokenSampler, sample, token_logprobs
-from searchlora.models.native import kernels
 
 VOCABULARY = 512
 
@@ -22,9 +24,15 @@ def native(dtype=torch.float32):
     return kernels(torch.empty(0, dtype=dtype))
 
 
-def sample_with(kind, logits, samplers):
+def by(kind, function, *arguments):
+    """What a function returns with one of the two implementations."""
+    with mock.patch.dict(os.environ, {"SEARCHLORA_NATIVE": "0"} if kind == "PyTorch" else {}):
+        return function(*arguments)
+
+
+def sample_with(kind, logits, samplers, rows=None):
     """Tokens by one of the two implementations."""
-    return sample(logits, samplers, None, native() if kind == "compiled" else None)
+    return by(kind, sample, logits, samplers, rows)
 
 
 KINDS = pytest.mark.parametrize(
@@ -212,22 +220,20 @@ def test_rows_without_finite_logits_do_not_fail_the_others(kind):
     top_p=st.floats(0.01, 1.0),
     min_p=st.floats(0.0, 1.0),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-    compiled_for=st.sampled_from([torch.float32, torch.bfloat16]),
 )
 def test_the_compiled_kernel_draws_what_pytorch_draws(
-    seed, spread, vocabulary, temperature, top_k, top_p, min_p, dtype, compiled_for
+    seed, spread, vocabulary, temperature, top_k, top_p, min_p, dtype
 ):
     """Up to rounding: a number from 0 to 1 may fall between the ends of one token in both sums."""
-    if dtype != torch.float32:
-        compiled_for = dtype
     logits = torch.stack([logits_of(seed % 1000 + n, vocabulary, spread) for n in range(6)]).to(dtype)
     logits[:, torch.arange(vocabulary) % 5 == 3] = -math.inf
     filters = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
     kinds = [filters, {}, *({name: value} for name, value in filters.items())]
     settings = [Sampling(temperature=temperature, seed=seed, **kind) for kind in kinds]
     rows = [4, 1, 5, 0, 2]
-    found = sample(logits, [TokenSampler(each) for each in settings], rows, native(compiled_for))
-    expected = sample(logits, [TokenSampler(each) for each in settings], rows)
+    found, expected = (
+        sample_with(kind, logits, [TokenSampler(each) for each in settings], rows) for kind in ("compiled", "PyTorch")
+    )
     differing = [place for place in range(5) if found[place] != expected[place]]
     for place in differing:  # neighbours in the cumulated distribution, or at the edge of what a filter keeps
         assert is_near_an_edge(logits[rows[place]].float(), settings[place], found[place], expected[place])
@@ -256,12 +262,12 @@ def is_near_an_edge(logits, sampling, one, other):
 def test_log_probabilities_of_the_compiled_kernel_are_those_of_pytorch(dtype, vocabulary):
     logits = torch.stack([logits_of(n, vocabulary) for n in range(5)]).to(dtype)
     arguments = logits, [1, 2, 3, 4, 5], [0, 3, 20, 1, 2]
-    for one, other in zip(token_logprobs(*arguments, native(dtype)), token_logprobs(*arguments), strict=True):
+    found, expected = (by(kind, token_logprobs, *arguments) for kind in ("compiled", "PyTorch"))
+    for one, other in zip(found, expected, strict=True):
         assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
         assert [token for token, _ in one.top] == [token for token, _ in other.top]
         assert [value for _, value in one.top] == pytest.approx([value for _, value in other.top], abs=1e-5)
-    alone = token_logprobs(logits[2:3], [3], [20], native(dtype))
-    assert alone == token_logprobs(*arguments, native(dtype))[2:3]
+    assert by("compiled", token_logprobs, logits[2:3], [3], [20]) == found[2:3]
 
 
 @pytest.mark.skipif(native() is None, reason="no compiled kernels")

@@ -18,10 +18,10 @@ from searchlora.inference.batched.choice_tree import PrunedSearch, build_tree
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.requests import ScoreRequest
-from searchlora.inference.sequential import score_sequences
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel, resolve
 from tests.factories import first_word, random_adapter
+from tests.inference.small_models import full_scores, greedy
 
 ADAPTERS = (None, "one@1", "two@1")
 LABELS = [
@@ -89,27 +89,13 @@ def scored_ids(engine, prompts, answers, within=None):
     return [request.result.result() for request in queued]
 
 
-def one_batch(lengths):
-    yield list(lengths)
-
-
-def whole(model, prompts, answers):
-    """The reference: every answer with its whole prompt before it."""
-    found = {}
-    with torch.inference_mode():
-        parts = list(score_sequences(model, prompts, answers, pad_id=0, batches=one_batch))
-    for part in parts:
-        found.update(part)
-    return [found[row].log_probabilities for row in range(len(prompts))]
-
-
 def exact_scores(exact, plain, prompts, answers):
     """The reference of each row in fp64, and a bound on the error of an engine in fp32.
 
     Most scores are exact to 1e-4. For a few prompts this random model amplifies the rounding of its embeddings
     alone to 2e-3, whatever computes it: the error of PEFT in fp32 shows which prompts these are.
     """
-    for wanted, rounded in zip(whole(exact, prompts, answers), whole(plain, prompts, answers), strict=True):
+    for wanted, rounded in zip(full_scores(exact, prompts, answers), full_scores(plain, prompts, answers), strict=True):
         yield wanted, 5e-3 + 10 * float(np.abs(np.subtract(rounded, wanted)).max())
 
 
@@ -171,7 +157,7 @@ def test_engine_scores_of_mixed_adapters_equal_full_sequence_scores(sharp_base, 
     engine = LocalEngine(sharp_base, store, precision="fp32", batch_rows=3)
     plain = {adapter: with_adapter(sharp_base, store, adapter, "fp32") for adapter in ADAPTERS}
     for request, answers, found in zip(*mixed(engine, within), strict=True):
-        (wanted,) = whole(plain[request.adapter], [engine.renderer.prompt_ids(request.messages)], [answers])
+        (wanted,) = full_scores(plain[request.adapter], [engine.renderer.prompt_ids(request.messages)], [answers])
         bound = [score if within is None else max(score, max(wanted) - within) for score in wanted]
         capped = [score if within is None else max(score, max(wanted) - within) for score in found]
         assert capped == pytest.approx(bound, rel=1e-4, abs=1e-3)
@@ -188,7 +174,7 @@ def test_bf16_scores_deviate_from_fp32_about_as_much_as_peft(sharp_base, store, 
     ours, others = [], []
     for request, answers, found in zip(*mixed(engine, within), strict=True):
         prompt = [engine.renderer.prompt_ids(request.messages)]
-        (wanted,), (other,) = (whole(each[request.adapter], prompt, [answers]) for each in (exact, rounded))
+        (wanted,), (other,) = (full_scores(each[request.adapter], prompt, [answers]) for each in (exact, rounded))
         least = -math.inf if within is None else max(wanted) - within
         capped = [np.maximum(scores, least) for scores in (found, other, wanted)]
         ours += list(np.abs(capped[0] - capped[2]))
@@ -206,22 +192,13 @@ def test_shared_tokens_of_choices_are_computed_once(engine):
     assert engine.score([asked("tent", None)], [[]])[0].log_probabilities == ()
 
 
-def liked(model, prompt, tokens=6):
-    """What the model itself would go on with."""
-    ids = list(prompt)
-    with torch.inference_mode():
-        for _ in range(tokens):
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
-
-
 @pytest.mark.slow
 def test_prune_margin_skips_choices_far_behind(engine, plain):
     prompts = [[5, 6, 7, 8], [100, 90, 80], [30, 31, 32, 33, 34, 35]]
     others = [[*start, *range(20, 30), 2] for start in itertools.product(range(3, 11), repeat=2)]
-    answers = [[*others, liked(plain, prompt)] for prompt in prompts]
+    answers = [[*others, greedy(plain, prompt, 6)] for prompt in prompts]
     quick = scored_ids(engine, prompts, answers, 12.0)
-    for found, wanted, each in zip(quick, whole(plain, prompts, answers), answers, strict=True):
+    for found, wanted, each in zip(quick, full_scores(plain, prompts, answers), answers, strict=True):
         assert found.scored_tokens < 0.5 * len(build_tree(each).targets)
         best = int(np.argmax(wanted))
         assert int(np.argmax(found.log_probabilities)) == best
@@ -232,4 +209,4 @@ def test_the_vocabulary_is_processed_in_slices(engine, plain, monkeypatch):
     monkeypatch.setattr("searchlora.inference.batched.choice_scoring._LOGIT_ROWS", 3)
     answers = [[7, 8, 9, 2], [7, 9, 2], [8, 2], [9, 9, 9, 9, 2]]
     (found,) = scored_ids(engine, [[5, 6, 7]], [answers])
-    assert found.log_probabilities == pytest.approx(whole(plain, [[5, 6, 7]], [answers])[0], abs=5e-3)
+    assert found.log_probabilities == pytest.approx(full_scores(plain, [[5, 6, 7]], [answers])[0], abs=5e-3)

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 
 from searchlora.errors import DataError, PipelineError
-from searchlora.inference.local import LocalEngine
-from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.settings import LocalSettings, ServerSettings, engine_settings, read_engine
 
 KEY = {"url": "http://a", "api_key_env": "SECRET"}
-
-
-@pytest.mark.parametrize(
-    ("settings", "engine", "others"),
-    [
-        (LocalSettings, LocalEngine, {"base", "store", "waiting", "waiting_per_caller", "prompt_options"}),
-        (ServerSettings, RemoteEngine, {"base", "store", "api_key", "prompt_options"}),
-    ],
-)
-def test_settings_are_the_arguments_of_the_engine_with_its_defaults(settings, engine, others):
-    """Whatever an engine can do, every verb can ask of it."""
-    arguments = {
-        name: parameter.default
-        for name, parameter in inspect.signature(engine).parameters.items()
-        if name not in others
-    }
-    fields = {name: field for name, field in settings.model_fields.items() if name not in ("kind", "api_key_env")}
-    assert fields.keys() == arguments.keys()
-    for name, field in fields.items():
-        default = field.get_default(call_default_factory=True)
-        if name not in ("precision", "names") and not field.is_required():  # of the recipe; none
-            assert default == arguments[name], name
 
 
 def test_a_file_or_a_text_holds_the_settings(tmp_path):

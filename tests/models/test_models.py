@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from searchlora.errors import BaseModelError, BaseModelMoved
 from searchlora.models.fingerprint import fingerprint
-from searchlora.models.instruction_sets import SWITCH, cpu_flags
-from searchlora.models.load import computed_in, load_model, load_tokenizer, multiplies_bf16
+from searchlora.models.load import computed_in, load_model, load_tokenizer
+from searchlora.models.processor import SWITCH, cpu_flags, multiplies_bf16
 from searchlora.models.resolve import CATALOGUE, PackagedWeights, public_name, resolve
 from searchlora.prompts import Renderer
 from searchlora.testing import build_tiny_base

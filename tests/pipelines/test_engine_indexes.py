@@ -12,13 +12,13 @@ from searchlora.eval.trec import read_run
 from searchlora.experiments import batch_log
 from searchlora.experiments.run import run
 from searchlora.experiments.slots import find_slots
-from searchlora.experiments.systems import plan_of
 from searchlora.inference.engines import Engines
 from searchlora.pipelines import pipeline as pipelines
 from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_indexes import load_corpus
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stage_lists import adapters, encoders, pinned, reads_corpus
+from searchlora.systems.pipeline import plan_of
 from tests.factories import random_encoder_adapter, shout
 
 CORPUS = [

@@ -304,16 +304,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(task, encoder_base, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_trained_further(task, encoder_base, tmp_path):
-    rows = pair_rows(task, records(48))
-    recipe = fast(encoder_base, "optim.max_steps=3", "checkpoints.every_steps=3")
-    whole = train_encoder(recipe, encoder_base, rows, tmp_path / "run")
-    again = train_encoder(recipe, encoder_base, rows, tmp_path / "run", resume=True)
-    assert again.summary["steps"] == whole.summary["steps"] == 3
-    assert again.summary["final_loss"] == whole.summary["final_loss"]
-
-
-@pytest.mark.slow
 def test_a_run_of_lora_fa_is_resumed_with_its_frozen_a(task, encoder_base, tmp_path):
     """The optimiser, which is made after a checkpoint is loaded, must not decide which weights a checkpoint has."""
     base = without_dropout(encoder_base, tmp_path / "base")
@@ -330,17 +320,6 @@ def test_a_run_of_lora_fa_is_resumed_with_its_frozen_a(task, encoder_base, tmp_p
     for model, run in zip(models, (whole, resumed), strict=True):
         attach(model, run.adapter)
     assert np.allclose(models[0].encode(["tent"]), models[1].encode(["tent"]), atol=1e-5)
-
-
-@pytest.mark.slow
-def test_validation_keeps_the_best_step(task, encoder_base, tmp_path):
-    losses = iter([0.5, 0.2, 0.9])
-    recipe = fast(encoder_base, "optim.max_steps=3", "validation.every_steps=1")
-    trained = train_encoder(
-        recipe, encoder_base, pair_rows(task, records(16)), tmp_path / "run", validate=lambda _: {"loss": next(losses)}
-    )
-    assert trained.summary["best"] == {"step": 2, "loss": 0.2}
-    assert trained.adapter.name == "best"
 
 
 # recipes

@@ -22,16 +22,11 @@ from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
 from searchlora.training import frozen_documents
 from searchlora.training.frozen_documents import FrozenDocumentsLoss
-from searchlora.training.pairs import PairRow, text_key
 from tests.experiments.test_encoders import rows
 from tests.server.api.serving import made_service, served
+from tests.training.test_contrastive import pair
 
 FAST = ("optim.batch_size=8", "optim.max_steps=60", "max_tokens=24", "validation.every_steps=60", "lora.r=8")
-
-
-def pair(anchor, positive, *negatives, relevant=()):
-    keys = frozenset(map(text_key, (positive, *relevant)))
-    return PairRow(anchor, positive, negatives, keys, tuple(map(text_key, (positive, *negatives))))
 
 
 @pytest.fixture(scope="module")

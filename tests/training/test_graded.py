@@ -62,10 +62,6 @@ def first_loss(base, folder, records, *settings, weights=None):
     return line["loss"]
 
 
-def test_grades_behind_a_common_prefix_differ_at_the_next_token():
-    assert choice_tokens([[5, 1, 9], [5, 2, 9], [5, 3, 9]]) == (1, (1, 2, 3))
-
-
 @pytest.mark.parametrize("completions", [[[5, 1, 9], [5, 1, 8], [5, 2, 9]], [[5, 1], [5]]])
 def test_grades_that_no_token_tells_apart_are_refused(completions):
     with pytest.raises(TrainingError, match="does not tell all grades apart"):

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from searchlora.adapters.attach import new_adapter
+from searchlora.cpu.fused_model import fused_model
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_model
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
 from searchlora.task import load_prompted_task
-from searchlora.training.fused_model import fused_model
 from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
 
@@ -86,8 +86,6 @@ def test_the_4_bit_repacking_fault_exists_on_this_cpu():
 
 def test_the_fast_path_has_the_losses_of_peft(tmp_path, monkeypatch):
     """In fp32, over three seeds. In bf16 both are as far from that by rounding; `benchmarks.training` compares them."""
-    from searchlora.training import cpu_fast_path
-
     task, base = load_prompted_task("rewriting"), resolve("smollm2-135m-instruct-q4_1")
 
     def losses_of(seed, way):
@@ -96,7 +94,7 @@ def test_the_fast_path_has_the_losses_of_peft(tmp_path, monkeypatch):
         return losses(train_adapter(task, recipe, base, RECORDS, tmp_path / f"{way} {seed}"))
 
     fast = [losses_of(seed, "fast") for seed in range(3)]
-    monkeypatch.setattr(cpu_fast_path, "enable_cpu_fast_path", lambda *_, **__: False)
+    monkeypatch.setattr("searchlora.cpu.backend.fused_model", lambda *_, **__: None)
     peft = [losses_of(seed, "peft") for seed in range(3)]
     assert [len(each) for each in fast] == [2, 2, 2]
     assert fast != peft  # two implementations

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from searchlora.data.building import build
 from searchlora.errors import TrainingError
-from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.train import train
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
@@ -69,8 +68,7 @@ def test_validation_does_not_change_training_by_a_single_bit(tiny_base, tmp_path
     )
     records = word_records(64)
     without = train_adapter(task, recipe, tiny_base, records, tmp_path / "without")
-    trial = EvaluationRun(task, records[:4], max_new_tokens=4)
-    validator = Validator(task, LocalEngine(tiny_base), records[:8], trial)
+    validator = Validator(task, LocalEngine(tiny_base), records[:8], records[:4], max_new_tokens=4)
     train_adapter(task, recipe, tiny_base, records, tmp_path / "with", validate=validator)
     last = "checkpoints/checkpoint-12"
     assert same(tmp_path / "without" / last, tmp_path / "with" / last)
@@ -81,50 +79,28 @@ def test_validation_does_not_change_training_by_a_single_bit(tiny_base, tmp_path
 
 
 @pytest.mark.slow
-def test_the_best_step_is_stored(tiny_base, tmp_path):
-    losses = iter([3.0, 1.0, 2.0, 4.0])
-    recipe = load_recipe({}, overrides=[*SHORT, "validation.every_steps=3", "checkpoints.every_steps=3"])
-    trained = train_adapter(
-        first_word(tmp_path / "task"),
-        recipe,
-        tiny_base,
-        word_records(64),
-        tmp_path / "run",
-        validate=lambda _: {"loss": next(losses)},
-    )
-    assert trained.summary["best"] == {"step": 6, "loss": 1.0}
+@pytest.mark.parametrize(
+    ("metric", "values", "less_is_better"),
+    [
+        ("loss", [3.0, 1.0, 2.0, 4.0], ()),
+        ("kappa", [math.nan, 0.1, math.nan, 0.0], ()),  # a step without the metric is never the best
+        ("MAE", [3.0, 1.0, 2.0, 4.0], ("MAE",)),
+    ],
+)
+def test_the_best_step_is_stored(tiny_base, tmp_path, metric, values, less_is_better):
+    measured = iter(values)
+
+    def validate(_: Path) -> dict[str, float]:
+        return {"loss": 1.0, metric: next(measured)}
+
+    validate.less_is_better = less_is_better
+    changes = ["validation.every_steps=3", "checkpoints.every_steps=3", f"validation.metric={metric}"]
+    recipe = load_recipe({}, overrides=[*SHORT, *changes])
+    task = first_word(tmp_path / "task")
+    trained = train_adapter(task, recipe, tiny_base, word_records(64), tmp_path / "run", validate=validate)
+    assert trained.summary["best"] == {"step": 6, "loss": 1.0, metric: values[1]}
     assert same(trained.adapter, tmp_path / "run" / "best")
     assert not same(trained.adapter, tmp_path / "run" / "checkpoints" / "checkpoint-12")
-
-
-@pytest.mark.slow
-def test_a_step_without_the_metric_is_never_the_best(tiny_base, tmp_path):
-    kappas = iter([math.nan, 0.1, math.nan, 0.0])
-    changes = ["validation.every_steps=3", "checkpoints.every_steps=3", "validation.metric=kappa"]
-    trained = train_adapter(
-        first_word(tmp_path / "task"),
-        load_recipe({}, overrides=[*SHORT, *changes]),
-        tiny_base,
-        word_records(64),
-        tmp_path / "run",
-        validate=lambda _: {"loss": 1.0, "kappa": next(kappas)},
-    )
-    assert trained.summary["best"] == {"step": 6, "loss": 1.0, "kappa": 0.1}
-
-
-@pytest.mark.slow
-def test_the_best_step_minimises_a_measure_where_less_is_better(tiny_base, tmp_path):
-    class Errors:
-        less_is_better = ("MAE",)
-        found = iter([3.0, 1.0, 2.0, 4.0])
-
-        def __call__(self, _: Path) -> dict[str, float]:
-            return {"loss": 1.0, "MAE": next(self.found)}
-
-    recipe = load_recipe({}, overrides=[*SHORT, "validation.every_steps=3", "validation.metric=MAE"])
-    task = first_word(tmp_path / "task")
-    trained = train_adapter(task, recipe, tiny_base, word_records(64), tmp_path / "run", validate=Errors())
-    assert trained.summary["best"] == {"step": 6, "loss": 1.0, "MAE": 1.0}
 
 
 @pytest.mark.slow

@@ -17,9 +17,10 @@ import numpy as np
 
 from benchmarks.common import save_figures
 from benchmarks.statistics.intervals.simulation import TOPICS, band, markdown, row
-from searchlora.eval.aggregate import Aggregate, cohen_kappa, f1, macro_f1
+from searchlora.eval.aggregate import Aggregate, f1, macro_f1
 from searchlora.eval.calibration import expected_calibration_error
 from searchlora.eval.figures import AggregateTable, Resampling, aggregate_figures, aggregate_table
+from searchlora.eval.grade_measures import KAPPA, grade_measures
 
 RESAMPLES = 1_000
 OURS, PERCENTILE = "bootstrap-t, limited (ours)", "percentile"
@@ -39,7 +40,8 @@ def _kappa(n: int, rng: np.random.Generator) -> _Drawn:
         np.where(rng.random(len(query)) < rng.beta(3, 3, n)[query], true, rng.integers(0, 4, len(query))) for _ in "ab"
     ]
     gold, a, b = (_rows(side.tolist()) for side in (true, *predictions))
-    figures = [cohen_kappa(gold, predicted, (0, 1, 2, 3)) for predicted in (a, b)]
+    measure = grade_measures((0, 1, 2, 3), 2)[KAPPA]
+    figures = [measure.aggregate(gold, predicted) for predicted in (a, b)]
     return figures[0], figures[1], {str(row): f"q{each}" for row, each in enumerate(query)}
 
 

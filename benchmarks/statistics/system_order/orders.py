@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.statistics.system_order.correlation import Values, drawn_topics, kendall_tau, order_agreement, tau_ap
 from benchmarks.statistics.system_order.judges import Judge
-from searchlora.eval.judge.agreement import Floats
+from searchlora.eval.agreement import Floats
 from searchlora.eval.judge.card import JudgeCard, judge_card, to_json
 from searchlora.eval.judge.comparison import compare_judges
-from searchlora.eval.judge.system_order import Values, kendall_tau, order_agreement, tau_ap
 from searchlora.eval.measures import retrieval_values
-from searchlora.eval.resampling import drawn_queries
 from searchlora.eval.trec import Qrels, Run
 
 #: The measure that orders the systems, and a second one that ignores grades and ranks.
@@ -105,7 +104,7 @@ def tau_difference(
     drawn = np.array(
         [
             _tau(truth, first, times) - _tau(truth, second, times)
-            for block in drawn_queries(len(truth), resamples, len(truth), rng)
+            for block in drawn_topics(len(truth), resamples, len(truth), rng)
             for times in block
         ]
     )

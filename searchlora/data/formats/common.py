@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from searchlora.data.splits import SPLIT_NAMES, SPLITS
-from searchlora.errors import DataError, MissingColumn
+from searchlora.errors import DataError, MissingColumn, UsageError
 from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
 from searchlora.eval.judgments.sources import Source
 from searchlora.eval.text_identity import fingerprint, normalised
@@ -51,6 +51,12 @@ def _split_of(path: Path) -> str | None:
         return None
     named = {SPLIT_NAMES[word] for word in re.split(r"[\W_]+", name) if word in SPLIT_NAMES}
     return named.pop() if len(named) == 1 else None
+
+
+def plain_or_packed(path: Path) -> Path:
+    """The file, or the one with `.gz` after its name where it is there."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.exists() else path
 
 
 def source_of_rows(path: Path) -> Source | None:
@@ -101,6 +107,13 @@ def read_table(path: Path, fields: FieldMap, required: Sequence[str], texts: Seq
         raise DataError(f"no row has the column '{min(unseen)}', which --map names", where=path.name)
 
 
+def read_tables(source: Path, fields: FieldMap, required: Sequence[str], texts: Sequence[str] = ()) -> Rows:
+    """The rows of a file, or of a folder with a file per split, as `read_table`; `split` is the file's, or None."""
+    for path, split in split_files(source):
+        for row in read_table(path, fields, required, texts):
+            yield row if isinstance(row, RejectedRow) else replace(row, data={**row.data, "split": split})
+
+
 def no_text(data: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """The fault of the first of these fields that is not text, or None.
 
@@ -115,14 +128,30 @@ def no_text(data: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return None
 
 
-def is_whole(text: str) -> bool:
-    """Whether the value of an option is a whole number. `str.isdigit` also accepts "²", which `int` does not.
+def whole_number(options: Options, name: str, default: int, minimum: int = 0) -> int:
+    """The value of an option that is a whole number. Raises `UsageError` for another value.
 
     Examples:
-        >>> is_whole("12"), is_whole("-1"), is_whole("²"), is_whole("9" * 5000)
-        (True, False, False, False)
+        >>> whole_number({"depth": "12"}, "depth", 10)
+        12
+        >>> whole_number({"depth": "²"}, "depth", 10, minimum=1)
+        Traceback (most recent call last):
+        searchlora.errors.UsageError: --option depth: '²' is not a whole number of at least 1
     """
-    return text.isascii() and text.isdecimal() and len(text) < 20
+    value = options.get(name, str(default))
+    # `str.isdigit` also accepts "²", which `int` does not; converting very many digits takes quadratic time.
+    if not (value.isascii() and value.isdecimal() and len(value) < 20 and int(value) >= minimum):
+        bound = f" of at least {minimum}" if minimum else ""
+        raise UsageError(f"'{value[:60]}' is not a whole number{bound}", where=f"--option {name}")
+    return int(value)
+
+
+def yes_or_no(options: Options, name: str, default: str) -> bool:
+    """The value of an option that is yes or no. Raises `UsageError` for another value."""
+    value = options.get(name, default)
+    if value not in ("yes", "no"):
+        raise UsageError(f"'{value}' is neither yes nor no", where=f"--option {name}")
+    return value == "yes"
 
 
 def as_word(value: Any) -> Any:
@@ -198,51 +227,61 @@ def _derive(record: Record, derived: Set[str], needed: Sequence[str], number: in
     return {name: value for name, value in values.items() if name in derived}
 
 
-def mapped(read: FormatReader, to_record: Callable[[Mapping[str, Any]], Record]) -> FormatReader:
-    """A reader whose rows are converted to records; rejected rows and reports pass through.
+#: What becomes of a row: its record, another row, the reason why it is rejected, or None if it is left out.
+Converted: TypeAlias = Record | SourceRow | str | None
 
-    A row that `to_record` raises for is rejected, as in `with_options`.
+_Other = TypeVar("_Other")  # what is in rows besides rows: rejected ones and reports
+
+
+def converted(
+    rows: Iterator[SourceRow | _Other], convert: Callable[[SourceRow], Converted]
+) -> Iterator[SourceRow | RejectedRow | _Other]:
+    """The rows with what a function makes of their data; rejected rows and reports pass through.
+
+    Rows come here before the record schema has seen them, so their fields may be of any type. A row that the function
+    raises for is rejected; it does not end the build.
     """
+    for row in rows:
+        if not isinstance(row, SourceRow):
+            yield row
+            continue
+        try:
+            result = convert(row)
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            result = f"is not a row of this format ({type(error).__name__}: {error})"
+        if isinstance(result, str):
+            yield RejectedRow(row.where, result, row.data)
+        elif result is not None:
+            yield result if isinstance(result, SourceRow) else replace(row, data=result)
 
-    def rows(source: Path, options: Options) -> FormatRows:
-        for row in read(source, options):
-            yield _converted(row, lambda row: replace(row, data=to_record(row.data)))
 
-    return rows
-
-
-def _converted(
-    row: SourceRow | RejectedRow | SourceReport, convert: Callable[[SourceRow], SourceRow | RejectedRow]
-) -> SourceRow | RejectedRow | SourceReport:
-    """The converted row. Rows come here before the record schema has seen them, so their fields may be of any type;
-    a row of another form than `convert` expects must not end the build."""
-    if not isinstance(row, SourceRow):
-        return row
-    try:
-        return convert(row)
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
-        return RejectedRow(row.where, f"is not a row of this format ({type(error).__name__}: {error})", row.data)
+def mapped(read: FormatReader, to_record: Callable[[Mapping[str, Any]], Converted]) -> FormatReader:
+    """A reader whose rows are converted by their data alone, as `converted` does."""
+    return lambda source, options: converted(read(source, options), lambda row: to_record(row.data))
 
 
 def with_options(
-    format: Format,
-    options: Mapping[str, Option],
-    converter: Callable[[Options], Callable[[SourceRow], SourceRow | RejectedRow]],
+    format: Format, options: Mapping[str, Option], converter: Callable[[Options], Callable[[Record], Converted]]
 ) -> Format:
     """A format with further options, by which every row that it reads is checked or changed.
 
     Args:
         format: The format to extend.
         options: Each further option by its name; they are not passed to the format's reader.
-        converter: Returns a function for rows from the given options. It may raise for unusable options.
+        converter: Returns a function for the data of rows from the given options. It may raise for unusable options.
     """
 
     def read(source: Path, values: Options) -> FormatRows:
         convert = converter(values)
-        for row in format.read(source, {key: value for key, value in values.items() if key not in options}):
-            yield _converted(row, convert)
+        own = {key: value for key, value in values.items() if key not in options}
+        yield from mapped(format.read, convert)(source, own)
 
     return replace(format, read=read, options={**format.options, **options})
+
+
+def with_split(record: Record, split: str | None) -> Record:
+    """The record with its official split, if the source has one."""
+    return record if split is None else {**record, "split": split}
 
 
 def _from_cells(
@@ -256,7 +295,7 @@ def _from_cells(
                 record[name] = parse_json(record[name])
             except ValueError:
                 return RejectedRow(row.where, f"field '{name}': is not JSON", row.data)
-    return replace(row, data={**record, **({"split": split} if split else {})})
+    return replace(row, data=with_split(record, split))
 
 
 def pair_id(query: str, rewrite: str | None = None) -> str:

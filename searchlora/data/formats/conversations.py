@@ -20,35 +20,61 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.common import split_files
+from searchlora.data.formats.common import Converted, FormatRows, converted, split_files, whole_number
+from searchlora.data.formats.pairs import rewritten
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
 from searchlora.eval.trec import is_word
 from searchlora.files import Rows, check_file, numbered_lines, read_rows
-from searchlora.records import Collection, Document, Judgment, RejectedRow, SourceRow
+from searchlora.records import Collection, Document, Judgment, Options, Record, RejectedRow, SourceReport, SourceRow
+
+
+def _alternating(texts: Sequence[str]) -> list[dict[str, str]]:
+    """Turns from alternating texts of user and assistant; empty texts are left out."""
+    roles = ("user", "assistant")
+    return [{"role": roles[number % 2], "text": text} for number, text in enumerate(texts) if text.strip()]
+
+
+def _texts_fault(data: Record, lists: Sequence[str], texts: Sequence[str]) -> str | None:
+    """The first field that is not a list of texts, or not a text."""
+    for name in lists:
+        if not isinstance(data[name], list) or not all(isinstance(text, str) for text in data[name]):
+            return f"field '{name}': is not a list of texts"
+    return next((f"field '{name}': is not text" for name in texts if not isinstance(data[name], str)), None)
+
+
+# CANARD
 
 _CANARD_FIELDS = ("History", "QuAC_dialog_id", "Question", "Question_no", "Rewrite")
 _TITLES = 2  # entries of a history before its first question
 _NO_ANSWER = frozenset({"i don't know.", "i don't know", "cannotanswer"})
 
 
-def read_canard(source: Path) -> Rows:
-    """Questions of CANARD, from one file or a folder of official splits.
+def read_canard(source: Path, options: Options) -> FormatRows:
+    """Questions of CANARD, from one file or a folder of official splits, as records of `pairs.rewritten`.
 
-    Yields:
-        `dialogue`, `number` (from 1), `article`, `question`, `rewrite`, `turns` (question, answer, ... before this
-        question, as published; the first question is replaced by its human rewrite), `split`.
+    The history is as published, with the human rewrite in place of the first question. Questions before turn
+    `from_turn` of the options are left out and counted.
     """
+    from_turn = whole_number(options, "from_turn", 1)
+    left_out = 0
     for path, split in split_files(source):
-        openings = _openings(path)
+        rows = (row.data for row in _canard_rows(path) if isinstance(row, SourceRow))
+        openings = {data["QuAC_dialog_id"]: data["Rewrite"] for data in rows if data["Question_no"] == 1}
         for row in _canard_rows(path):
             if isinstance(row, RejectedRow):
                 yield row
+            elif row.data["Question_no"] < from_turn:
+                left_out += 1
             else:
-                yield SourceRow(_canard_fields(row.data, openings, split), row.where)
+                yield replace(row, data=_canard_record(row.data, openings, split))
+    if left_out:
+        yield SourceReport((f"Questions before turn {from_turn} are left out.",), {"questions left out": left_out})
 
 
 def canard_collection(source: Path) -> Collection:
@@ -59,23 +85,17 @@ def canard_collection(source: Path) -> Collection:
     """
     return Collection(
         documents=(
-            Document(_answer_id(dialogue, number), answer, article)
-            for dialogue, number, article, answer in _answers(source)
+            Document(f"{dialogue}_a{number}", answer, article) for dialogue, number, article, answer in _answers(source)
         ),
         judgments=(
-            Judgment(question_id(dialogue, number), _answer_id(dialogue, number), 1)
+            Judgment(_question_id(dialogue, number), f"{dialogue}_a{number}", 1)
             for dialogue, number, _, _ in _answers(source)
         ),
     )
 
 
-def question_id(dialogue: str, number: int) -> str:
-    """The id of a question, the same in records and judgments."""
+def _question_id(dialogue: str, number: int) -> str:
     return f"{dialogue}_q{number}"
-
-
-def _answer_id(dialogue: str, number: int) -> str:
-    return f"{dialogue}_a{number}"
 
 
 def _answers(source: Path) -> Iterator[tuple[str, int, str, str]]:
@@ -94,24 +114,19 @@ def _answers(source: Path) -> Iterator[tuple[str, int, str, str]]:
             longest[dialogue] = max(longest.get(dialogue, 0), len(answers))
 
 
-def _openings(path: Path) -> dict[str, str]:
-    rows = (row.data for row in _canard_rows(path) if isinstance(row, SourceRow))
-    return {data["QuAC_dialog_id"]: data["Rewrite"] for data in rows if data["Question_no"] == 1}
-
-
-def _canard_fields(data: Any, openings: dict[str, str], split: str | None) -> dict[str, Any]:
+def _canard_record(data: Record, openings: Mapping[str, str], split: str | None) -> Record:
     turns = data["History"][_TITLES:]
     if turns and data["QuAC_dialog_id"] in openings:
         turns = [openings[data["QuAC_dialog_id"]], *turns[1:]]
-    return {
-        "dialogue": data["QuAC_dialog_id"],
-        "number": data["Question_no"],
-        "article": data["History"][0],
-        "question": data["Question"],
-        "rewrite": data["Rewrite"],
-        "turns": turns,
-        "split": split,
-    }
+    return rewritten(
+        id=_question_id(data["QuAC_dialog_id"], data["Question_no"]),
+        group=data["History"][0],
+        history=_alternating(turns),
+        turn=data["Question_no"],
+        query=data["Question"],
+        rewrite=data["Rewrite"],
+        split=split,
+    )
 
 
 def _canard_rows(path: Path) -> Rows:
@@ -120,35 +135,33 @@ def _canard_rows(path: Path) -> Rows:
         yield row if fault is None else RejectedRow(row.where, fault, row.data)
 
 
-def _canard_fault(data: Any) -> str | None:
-    history = data["History"]
-    if not isinstance(history, list) or not all(isinstance(text, str) for text in history):
-        return "field 'History': is not a list of texts"
-    if len(history) < _TITLES or len(history) % 2:
+def _canard_fault(data: Record) -> str | None:
+    if fault := _texts_fault(data, ["History"], []):
+        return fault
+    if len(data["History"]) < _TITLES or len(data["History"]) % 2:
         return "field 'History': is not article, section, then pairs of question and answer"
-    for name in ("QuAC_dialog_id", "Question", "Rewrite"):
-        if not isinstance(data[name], str):
-            return f"field '{name}': is not text"
+    if fault := _texts_fault(data, [], ["QuAC_dialog_id", "Question", "Rewrite"]):
+        return fault
     return None if isinstance(data["Question_no"], int) else "field 'Question_no': is not a whole number"
 
+
+# TREC CAsT
 
 _UTTERANCES = ("raw_utterance", "utterance")
 _ANSWERS = ("passage", "response")
 _REWRITE = "manual_rewritten_utterance"
 
-#: A turn and the turns before it as pairs of role and text.
-TurnInContext = tuple[Mapping[str, Any], list[tuple[str, str]]]
+#: A turn and the turns before it.
+TurnInContext = tuple[Mapping[str, Any], list[dict[str, str]]]
 
 
 def read_cast(source: Path, rewrites: Mapping[str, str] | None = None) -> Rows:
-    """User turns of a TREC CAsT topics file.
+    """User turns of a TREC CAsT topics file as records of `pairs.rewritten`; ids are as in the track's qrels ("31_2").
+
+    A turn without a human rewrite is rejected. `turn` is counted from 1, among the user's turns.
 
     Args:
         rewrites: "topic_turn" -> human rewrite, for a file that holds none itself (2019).
-
-    Yields:
-        `topic`, `id` ("31_2", as in the track's qrels), `position` (from 1, among the user's turns), `utterance`,
-        `rewrite`, `history` (pairs of "user" or "assistant" and text). A turn without a human rewrite is rejected.
     """
     seen: set[str] = set()
     for row in read_rows(source, ("number", "turn")):
@@ -167,7 +180,14 @@ def read_cast_rewrites(topics: Path, file: str | None = None) -> dict[str, str]:
     Raises:
         DataError: when there is none, more than one, or a line is not `topic_turn`, tab, rewrite.
     """
-    path = Path(file) if file else _rewrites_beside(topics)
+    beside = sorted(topics.parent.glob("*annotated_resolved*.tsv"))
+    if not file and len(beside) != 1:
+        raise DataError(
+            f"there are {len(beside)} files *annotated_resolved*.tsv with the human rewrites beside the topics",
+            where=str(topics),
+            fix="Name the file with --option rewrites=FILE.",
+        )
+    path = Path(file) if file else beside[0]
     check_file(path)
     rewrites: dict[str, str] = {}
     for number, line in numbered_lines(path):
@@ -180,20 +200,10 @@ def read_cast_rewrites(topics: Path, file: str | None = None) -> dict[str, str]:
     return rewrites
 
 
-def _rewrites_beside(topics: Path) -> Path:
-    files = sorted(topics.parent.glob("*annotated_resolved*.tsv"))
-    if len(files) != 1:
-        raise DataError(
-            f"there are {len(files)} files *annotated_resolved*.tsv with the human rewrites beside the topics",
-            where=str(topics),
-            fix="Name the file with --option rewrites=FILE.",
-        )
-    return files[0]
-
-
 def _topic(row: SourceRow, rewrites: Mapping[str, str] | None, seen: set[str]) -> Rows:
-    topic = row.data["number"]
-    for turn, history in _turns_in_context(row.data["turn"]):
+    topic, turns = row.data["number"], row.data["turn"]
+    in_context = _tree_turns if any("participant" in turn for turn in turns) else _flat_turns
+    for turn, history in in_context(turns):
         turn_id = f"{topic}_{turn['number']}"
         if turn_id in seen:  # the 2022 file repeats the turns that branches share
             continue
@@ -204,43 +214,37 @@ def _topic(row: SourceRow, rewrites: Mapping[str, str] | None, seen: set[str]) -
             reason = f"field '{_REWRITE}' is missing" if rewrites is None else f"there is no human rewrite of {turn_id}"
             yield RejectedRow(where, reason, turn)
             continue
-        fields = {
-            "topic": topic,
-            "id": turn_id,
-            "position": 1 + sum(role == "user" for role, _ in history),
-            "utterance": _first_of(turn, _UTTERANCES).strip(),
-            "rewrite": rewrite.strip(),
-            "history": history,
-        }
-        yield SourceRow(fields, where)
-
-
-def _turns_in_context(turns: Sequence[Mapping[str, Any]]) -> Iterator[TurnInContext]:
-    if any("participant" in turn for turn in turns):
-        return _tree_turns(turns)
-    return _flat_turns(turns)
+        record = rewritten(
+            id=turn_id,
+            group=f"topic {topic}",
+            history=history,
+            turn=1 + sum(before["role"] == "user" for before in history),
+            query=_first_of(turn, _UTTERANCES).strip(),
+            rewrite=rewrite.strip(),
+        )
+        yield SourceRow(record, where)
 
 
 def _flat_turns(turns: Sequence[Mapping[str, Any]]) -> Iterator[TurnInContext]:
-    history: list[tuple[str, str]] = []
+    history: list[dict[str, str]] = []
     for turn in turns:
         yield turn, list(history)
-        history.append(("user", _first_of(turn, _UTTERANCES).strip()))
+        history.append({"role": "user", "text": _first_of(turn, _UTTERANCES).strip()})
         answer = _first_of(turn, _ANSWERS, "").strip()
         if answer:
-            history.append(("assistant", answer))
+            history.append({"role": "assistant", "text": answer})
 
 
 def _tree_turns(turns: Sequence[Mapping[str, Any]]) -> Iterator[TurnInContext]:
     by_number = {turn["number"]: turn for turn in turns}
     for turn in turns:
         if turn["participant"].lower() == "user":
-            history: list[tuple[str, str]] = []
+            history: list[dict[str, str]] = []
             ancestor = turn
             while (parent := _first_of(ancestor, ("parent", "parent_turn"), None)) is not None:
                 ancestor = by_number[parent]
                 role = "user" if ancestor["participant"].lower() == "user" else "assistant"
-                history.insert(0, (role, _first_of(ancestor, (*_UTTERANCES, *_ANSWERS)).strip()))
+                history.insert(0, {"role": role, "text": _first_of(ancestor, (*_UTTERANCES, *_ANSWERS)).strip()})
             yield turn, history
 
 
@@ -256,94 +260,82 @@ def _first_of(turn: Mapping[str, Any], names: Sequence[str], default: Any = _REQ
     return default
 
 
+# QReCC
+
 _QRECC_FIELDS = ("Conversation_no", "Turn_no", "Context", "Question", "Rewrite")
 
 
-def read_qrecc(source: Path) -> Rows:
-    """Questions of QReCC, from one file or a folder of official splits.
-
-    Yields:
-        `conversation`, `turn` (from 1), `context` (a list of texts), `question`, `rewrite`, `split`.
-    """
+def read_qrecc(source: Path) -> FormatRows:
+    """Questions of QReCC, from one file or a folder of official splits, as records of `pairs.rewritten`."""
     for path, split in split_files(source):
-        for row in read_rows(path, _QRECC_FIELDS):
-            if isinstance(row, SourceRow):
-                yield _qrecc_row(row, split)
-            else:
-                yield row
+        yield from converted(read_rows(path, _QRECC_FIELDS), partial(_qrecc_record, split))
 
 
-def _qrecc_row(row: SourceRow, split: str | None) -> SourceRow | RejectedRow:
-    data: Any = row.data
-    if not isinstance(data["Context"], list) or not all(isinstance(text, str) for text in data["Context"]):
-        return RejectedRow(row.where, "field 'Context': is not a list of texts", data)
-    for name in ("Question", "Rewrite"):
-        if not isinstance(data[name], str):
-            return RejectedRow(row.where, f"field '{name}': is not text", data)
-    fields = {
-        "conversation": data["Conversation_no"],
-        "turn": data["Turn_no"],
-        "context": data["Context"],
-        "question": data["Question"],
-        "rewrite": data["Rewrite"],
-        "split": split,
-    }
-    return SourceRow(fields, row.where)
+def _qrecc_record(split: str | None, row: SourceRow) -> Converted:
+    data = row.data
+    return _texts_fault(data, ["Context"], ["Question", "Rewrite"]) or rewritten(
+        id=f"{data['Conversation_no']}_{data['Turn_no']}",
+        group=f"conversation {data['Conversation_no']}",
+        history=_alternating(data["Context"]),
+        turn=data["Turn_no"],
+        query=data["Question"],
+        rewrite=data["Rewrite"],
+        split=split,
+    )
 
 
-# MT-RAG's passage ids end with the offsets in the document: "ibmcld_03080-9575-11239". Wikipedia ids also have the
-# section before the offsets: "806502664_5333-5957-0-624".
+# MT-RAG
+
+# Passage ids end with the offsets in the document: "ibmcld_03080-9575-11239". Wikipedia ids also have the section
+# before the offsets: "806502664_5333-5957-0-624".
 _OFFSETS = re.compile(r"(?:_\d+-\d+)?-\d+-\d+$")
 
 _MTRAG_FIELDS = ("task_id", "conversation_id", "input", "contexts", "answerability")
 
 
-def read_mtrag(path: Path) -> Iterator[SourceRow | RejectedRow]:
+def read_mtrag(path: Path) -> FormatRows:
     """The tasks of an MT-RAG reference file.
 
     Yields:
         `id`, `conversation`, `query` (the last user turn), `history` (earlier turns, `role` and `text`),
         `passages` (`id`, `title`, `text` each), `answer` (or None), `answerability`, `collection`.
     """
-    for row in read_rows(path, _MTRAG_FIELDS):
-        if isinstance(row, RejectedRow):
-            yield row
-            continue
-        data = row.data
-        if (field := _malformed_field(data)) is not None:
-            yield RejectedRow(row.where, f"field '{field}': is not of the form that MT-RAG defines", dict(data))
-            continue
-        turns = [{"role": _role(turn["speaker"]), "text": turn["text"]} for turn in data["input"]]
-        if not turns or turns[-1]["role"] != "user":
-            yield RejectedRow(row.where, "the conversation does not end with a user turn", dict(data))
-            continue
-        yield SourceRow(
-            {
-                "id": str(data["task_id"]).replace(" ", "_"),
-                "conversation": data["conversation_id"],
-                "query": turns[-1]["text"],
-                "history": turns[:-1],
-                "passages": [
-                    {"id": context["document_id"], "title": context.get("title") or "", "text": context["text"]}
-                    for context in data["contexts"]
-                ],
-                "answer": data["targets"][0]["text"] if data.get("targets") else None,
-                "answerability": data["answerability"],
-                "collection": data.get("Collection"),
-            },
-            row.where,
-        )
+    return converted(read_rows(path, _MTRAG_FIELDS), _mtrag_task)
+
+
+def _mtrag_task(row: SourceRow) -> Converted:
+    data = row.data
+    if (field := _malformed_field(data)) is not None:
+        return f"field '{field}': is not of the form that MT-RAG defines"
+    turns = [
+        {"role": "user" if turn["speaker"] == "user" else "assistant", "text": turn["text"]} for turn in data["input"]
+    ]
+    if not turns or turns[-1]["role"] != "user":
+        return "the conversation does not end with a user turn"
+    return {
+        "id": str(data["task_id"]).replace(" ", "_"),
+        "conversation": data["conversation_id"],
+        "query": turns[-1]["text"],
+        "history": turns[:-1],
+        "passages": [
+            {"id": context["document_id"], "title": context.get("title") or "", "text": context["text"]}
+            for context in data["contexts"]
+        ],
+        "answer": data["targets"][0]["text"] if data.get("targets") else None,
+        "answerability": data["answerability"],
+        "collection": data.get("Collection"),
+    }
 
 
 def mtrag_collection(source: Path) -> Collection:
     """The passages of all tasks; those of a task are relevant to its question, grade 1."""
     tasks = [row.data for row in read_mtrag(source) if isinstance(row, SourceRow)]
-    documents = {
-        each["id"]: Document(each["id"], each["text"], each["title"]) for task in tasks for each in task["passages"]
-    }
-    relevant = {task["id"]: dict.fromkeys(each["id"] for each in task["passages"]) for task in tasks}
+    passages = [passage for task in tasks for passage in task["passages"]]
+    relevant = {task["id"]: dict.fromkeys(passage["id"] for passage in task["passages"]) for task in tasks}
     return Collection(
-        documents=documents.values(),
+        documents={
+            passage["id"]: Document(passage["id"], passage["text"], passage["title"]) for passage in passages
+        }.values(),
         judgments=(Judgment(task, document, 1) for task, of_task in relevant.items() for document in of_task),
     )
 
@@ -364,17 +356,12 @@ def _malformed_field(data: Mapping[str, Any]) -> str | None:
             isinstance(member, dict) and all(isinstance(member.get(text), str) for text in texts) for member in members
         ):
             return field
-    if not all(isinstance(each.get("title") or "", str) and is_word(each["document_id"]) for each in data["contexts"]):
-        return "contexts"
-    listed = data["answerability"] if isinstance(data["answerability"], list) else [data["answerability"]]
-    if not listed or not all(isinstance(value, str) for value in listed):
-        return "answerability"
-    if not isinstance(data["conversation_id"], str | int):
-        return "conversation_id"
-    if not isinstance(data.get("Collection") or "", str):
-        return "Collection"
-    return None
-
-
-def _role(speaker: str) -> str:
-    return "user" if speaker == "user" else "assistant"
+    contexts, answerability = data["contexts"], data["answerability"]
+    listed = answerability if isinstance(answerability, list) else [answerability]
+    sound = {
+        "contexts": all(isinstance(c.get("title") or "", str) and is_word(c["document_id"]) for c in contexts),
+        "answerability": bool(listed) and all(isinstance(value, str) for value in listed),
+        "conversation_id": isinstance(data["conversation_id"], str | int),
+        "Collection": isinstance(data.get("Collection") or "", str),
+    }
+    return next((field for field, is_sound in sound.items() if not is_sound), None)

@@ -17,12 +17,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from searchlora.data.collection import CorpusFile, read_documents
-from searchlora.data.formats.common import field_map, is_whole
+from searchlora.data.formats import recognition
+from searchlora.data.formats.common import field_map, plain_or_packed, whole_number
 from searchlora.data.splits import SPLIT_NAMES
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
 from searchlora.eval.judgments.pooling import pool
@@ -30,7 +30,7 @@ from searchlora.eval.judgments.sources import GradeSources, Source
 from searchlora.eval.trec import Qrels
 from searchlora.files import numbered_lines, open_bytes, read_rows, strict
 from searchlora.files.rows import delimited_fields
-from searchlora.records import Collection, Document, Judgment, Option, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Collection, Document, Judgment, Option, Options, RejectedRow, SourceReport, SourceRow
 
 _SEED = 13
 
@@ -48,6 +48,7 @@ class Judged:
         pool: Topic -> documents that systems retrieved, from which unjudged ones are drawn; None: all documents.
         outside: Number of judgments left out because their document is not in the pool.
         sources: Split -> who or what graded; without an entry, the builder's default holds.
+        grades: Grade -> its grade on the scale 0 to 3 of graded pairs, where they differ.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Judged:
     pool: Mapping[str, Sequence[str]] | None = None
     outside: int = 0
     sources: Mapping[str | None, GradeSources] = field(default_factory=dict)
+    grades: Mapping[int, int] = field(default_factory=dict)
 
     def source_of(self, split: str | None, topic: str, document: str) -> Source | None:
         """Who or what graded a pair; None: the source does not say it."""
@@ -94,7 +96,7 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
             "no topic of the judgments has a query", where=collection.name, fix="Do topics and qrels belong together?"
         )
     judged = {document for _, _, document, _ in pairs}
-    texts = {each.id: each for each in collection.documents() if each.id in judged}
+    texts = {document.id: document for document in collection.documents() if document.id in judged}
     empty = 0
     for split, topic, document, grade in pairs:
         where = f"{collection.name}, topic {topic}, document {document}"
@@ -105,6 +107,7 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
         elif not texts[document].searchable.strip():
             empty += 1
         else:
+            grade = collection.grades.get(grade, grade)
             row = {"topic": topic, "query": collection.queries[topic], "document": document, "grade": grade}
             assumed = document in drawn.get(topic, ())
             graded_by = "synthetic" if assumed else collection.source_of(split, topic, document)
@@ -165,39 +168,7 @@ def read_beir(source: Path) -> Judged:
     """Topics, documents and judgments of a BEIR folder; the documents are read when iterated.
 
     Raises:
-        DataError: for a missing file or a malformed row.
-    """
-    files = beir_files(source)
-    sources = {split: sources_of(path) for split, path in files.items() if has_card(path)}
-    return Judged(
-        source.name, beir_queries(source), lambda: beir_documents(source), beir_qrels(source), sources=sources
-    )
-
-
-def beir_documents(source: Path) -> Iterator[Document]:
-    """The documents of a BEIR folder, one at a time. Raises `DataError` for a malformed row."""
-    for where, data in _beir_rows(source, "corpus.jsonl"):
-        title = data.get("title") or ""
-        if not isinstance(data["text"], str) or not isinstance(title, str):
-            raise DataError("title and text of a document must be text", where=where)
-        yield Document(str(data["_id"]), data["text"], title)
-
-
-def beir_queries(source: Path) -> dict[str, str]:
-    """Query id -> text. Raises `DataError` for a malformed row."""
-    return {str(data["_id"]): str(data["text"]) for _, data in _beir_rows(source, "queries.jsonl")}
-
-
-def beir_qrels(source: Path) -> dict[str | None, Qrels]:
-    """Split (train, validation, test) -> query id -> document id -> grade. Raises `DataError` as `beir_files`."""
-    return {split: read_qrels(path, "beir") for split, path in beir_files(source).items()}
-
-
-def beir_files(source: Path) -> dict[str | None, Path]:
-    """Split -> the file of its judgments.
-
-    Raises:
-        DataError: if there is no file of judgments, or a file name in `qrels/` is not a split.
+        DataError: for a missing file, a malformed row, or a file name in `qrels/` that is not a split.
     """
     files = sorted(path for path in (source / "qrels").glob("*") if path.name.endswith((".tsv", ".tsv.gz")))
     if not files:
@@ -208,13 +179,25 @@ def beir_files(source: Path) -> dict[str | None, Path]:
         if split is None or split in of_split:
             raise DataError("is not named train, dev or test", where=str(path), fix="Rename or remove it.")
         of_split[split] = path
-    return of_split
+    return Judged(
+        source.name,
+        {str(row.data["_id"]): str(row.data["text"]) for row in _beir_rows(source, "queries.jsonl")},
+        lambda: _beir_documents(source),
+        {split: read_qrels(path, "beir") for split, path in of_split.items()},
+        sources={split: sources_of(path) for split, path in of_split.items() if has_card(path)},
+    )
 
 
-def _beir_rows(source: Path, name: str) -> Iterator[tuple[str, Any]]:
-    packed = source / f"{name}.gz"
-    for row in strict(read_rows(packed if packed.exists() else source / name, ("_id", "text"))):
-        yield row.where, row.data
+def _beir_documents(source: Path) -> Iterator[Document]:
+    for row in _beir_rows(source, "corpus.jsonl"):
+        title = row.data.get("title") or ""
+        if not isinstance(row.data["text"], str) or not isinstance(title, str):
+            raise DataError("title and text of a document must be text", where=row.where)
+        yield Document(str(row.data["_id"]), row.data["text"], title)
+
+
+def _beir_rows(source: Path, name: str) -> Iterator[SourceRow]:
+    return strict(read_rows(plain_or_packed(source / name), ("_id", "text")))
 
 
 #: How `data build` names the columns of documents.
@@ -280,7 +263,7 @@ def read_trec(source: Path, options: Mapping[str, str]) -> Judged:
     if "runs" not in options:
         return judged
     runs = {str(path): read_run(path) for path in _run_files(source, options["runs"])}
-    return _within_pool(judged, pool(runs, _depth(options.get("depth", f"{sys.maxsize}"))))
+    return _within_pool(judged, pool(runs, whole_number(options, "depth", sys.maxsize, minimum=1)))
 
 
 def _within_pool(judged: Judged, pooled: Mapping[str, Mapping[str, int]]) -> Judged:
@@ -291,24 +274,14 @@ def _within_pool(judged: Judged, pooled: Mapping[str, Mapping[str, int]]) -> Jud
         }
         for split, of_split in judged.qrels.items()
     }
-    before, after = (_count(each) for each in (judged.qrels, qrels))
+    before, after = (sum(len(g) for of_split in q.values() for g in of_split.values()) for q in (judged.qrels, qrels))
     documents = {topic: list(counts) for topic, counts in pooled.items()}
     return replace(judged, qrels=qrels, pool=documents, outside=before - after)
-
-
-def _count(qrels: Mapping[str | None, Qrels]) -> int:
-    return sum(len(grades) for of_split in qrels.values() for grades in of_split.values())
 
 
 def _run_files(source: Path, value: str) -> list[Path]:
     paths = [source / part if (source / part).exists() else Path(part) for part in value.split(",")]
     return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-
-
-def _depth(value: str) -> int:
-    if not is_whole(value) or int(value) < 1:
-        raise UsageError(f"'{value}' is not a whole number of at least 1", where="--option depth")
-    return int(value)
 
 
 def trec_documents(corpus: CorpusFile) -> Iterator[Document]:
@@ -383,41 +356,32 @@ def cranfield_collection(source: Path) -> Collection:
         documents=(
             Document(number, text, title) for number, title, text in _cranfield_entries(source / "cran.all.1400")
         ),
-        judgments=_cranfield_judgments(source / "cranqrel"),
+        judgments=(
+            Judgment(topic, document, 5 - int(grade))
+            for topic, document, grade in _cranfield_lines(source / "cranqrel")
+            if grade != "-1"
+        ),
     )
 
 
-def cranfield_unexplained(source: Path) -> frozenset[tuple[str, str]]:
-    """The pairs (topic, document) with -1 in the judgments: neither relevant nor not relevant.
-
-    Raises:
-        DataError: naming file and line.
-    """
-    return frozenset(
-        (topic, document) for topic, document, grade in _cranfield_lines(source / "cranqrel") if grade == "-1"
-    )
-
-
-def read_cranfield(source: Path, grades: Mapping[int, int] | None = None) -> Judged:
+def read_cranfield(source: Path) -> Judged:
     """The Cranfield collection; titles are left out of the documents, since the texts repeat them.
-
-    Args:
-        source: The folder of the collection.
-        grades: Grade, with 4 the best, -> grade of a judgment; None: unchanged.
 
     Raises:
         DataError: naming file and line.
     """
     qrels: dict[str, dict[str, int]] = {}
     for judgment in cranfield_collection(source).judgments:
-        grade = judgment.grade if grades is None else grades[judgment.grade]
-        qrels.setdefault(judgment.topic, {})[judgment.document] = grade
+        qrels.setdefault(judgment.topic, {})[judgment.document] = judgment.grade
     return Judged(
         source.name,
         cranfield_topics(source),
         lambda: (replace(document, title="") for document in cranfield_collection(source).documents),
         {None: qrels},
-        cranfield_unexplained(source),
+        frozenset(
+            (topic, document) for topic, document, grade in _cranfield_lines(source / "cranqrel") if grade == "-1"
+        ),
+        grades={4: 3, 3: 2, 2: 1},
     )
 
 
@@ -451,12 +415,6 @@ def _joined_text(fields: dict[str, list[str]], name: str) -> str:
     return " ".join(" ".join(fields.get(name, ())).split())
 
 
-def _cranfield_judgments(path: Path) -> Iterator[Judgment]:
-    for topic, document, grade in _cranfield_lines(path):
-        if grade != "-1":
-            yield Judgment(topic, document, 5 - int(grade))
-
-
 def _cranfield_lines(path: Path) -> Iterator[tuple[str, str, str]]:
     for line_number, line in numbered_lines(path):
         fields = line.split()
@@ -467,3 +425,35 @@ def _cranfield_lines(path: Path) -> Iterator[tuple[str, str, str]]:
                 fix="A line is 'query document grade', the grade 1 to 4 or -1.",
             )
         yield fields[0], fields[1], fields[2]
+
+
+@dataclass(frozen=True)
+class CollectionFormat:
+    """A public layout of a test collection, of which tasks make their formats.
+
+    Attributes:
+        read: Returns the collection from its folder and the options.
+    """
+
+    name: str
+    description: str
+    read: Callable[[Path, Options], Judged]
+    options: Mapping[str, Option] = field(default_factory=dict)
+    recognises: recognition.Recognition | None = None
+
+
+COLLECTIONS = (
+    CollectionFormat(
+        "beir",
+        "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)",
+        lambda source, _: read_beir(source),
+        recognises=recognition.in_folder("corpus.jsonl*", "queries.jsonl*", "qrels"),
+    ),
+    CollectionFormat("trec", "a folder with topics, qrels and the documents", read_trec, TREC_OPTIONS),
+    CollectionFormat(
+        "cranfield",
+        "the Cranfield collection; of its grades, 4 is best, and a judge learns them as 3, 2, 1, 1",
+        lambda source, _: read_cranfield(source),
+        recognises=recognition.in_folder("cran.all.1400", "cran.qry", "cranqrel"),
+    ),
+)

@@ -16,21 +16,21 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from searchlora.data.formats.common import no_text, pair_id
+from searchlora.data.formats.common import Converted, FormatRows, converted, no_text, pair_id, yes_or_no
 from searchlora.data.splits import SPLIT_NAMES
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
 from searchlora.eval.text_identity import fingerprint
 from searchlora.files import Rows, as_text, open_bytes, read_rows
 from searchlora.files.rows import parquet_rows
-from searchlora.records import Option, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Option, Options, Record, RejectedRow, SourceReport, SourceRow
 
 #: ESCI label, a letter or a word -> grade.
 ESCI_GRADES: Mapping[str, int] = {
@@ -50,7 +50,7 @@ _PAIRS = ("query", "product_id", "product_locale", "esci_label", "product_title"
 _TAG = re.compile(r"<[^>]*>")
 
 
-def read_esci(source: Path, options: Mapping[str, str]) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+def read_esci(source: Path, options: Options) -> FormatRows:
     """Examples of ESCI with their product, in the order of the products; of a file of pairs in file order.
 
     The products, 1.8 million with long texts, are read once; the examples are held in memory.
@@ -70,72 +70,64 @@ def read_esci(source: Path, options: Mapping[str, str]) -> Iterator[SourceRow | 
     if source.is_file():
         yield from _esci_pairs(source, options)
         return
-    small = options.get("small_version", "no")
-    if small not in ("yes", "no"):
-        raise UsageError(f"'{small}' is neither yes nor no", where="--option small_version")
-    locale = options.get("locale", "us")
-    examples, columns, faulty = _esci_examples(_one_parquet(source, "examples"), locale, small == "yes")
+    small = yes_or_no(options, "small_version", "no")
+    yield from converted(_joined(source, options.get("locale", "us"), small), lambda row: _esci_row(row.data))
+
+
+def _joined(source: Path, locale: str, small: bool) -> Rows:
+    """The examples of a locale, each with the fields of its product."""
+    examples, columns, faulty = _esci_examples(_one_parquet(source, "examples"), locale, small)
     yield from faulty
-    products = _one_parquet(source, "products")
     keys = np.array([fingerprint(str(product)) for product in columns["product_id"]], dtype=np.uint64)
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     waiting = np.ones(len(keys), dtype=np.bool_)
-    for row in _columns_of(products, _PRODUCTS, _TEXTS):
+    for row in _columns_of(_one_parquet(source, "products"), _PRODUCTS, _TEXTS):
         if isinstance(row, RejectedRow):
             yield row
             continue
-        product = row.data
-        if product["product_locale"] != locale:
+        if row.data["product_locale"] != locale:
             continue
-        key = np.uint64(fingerprint(str(product["product_id"])))
+        key = np.uint64(fingerprint(str(row.data["product_id"])))
         for index in order[np.searchsorted(ordered, key) : np.searchsorted(ordered, key, side="right")]:
             if waiting[index]:
                 waiting[index] = False
                 example = {name: values[index] for name, values in columns.items()}
-                yield _esci_row(example, product, f"{examples}, example {example['example_id']}")
+                yield SourceRow({**row.data, **example}, f"{examples}, example {example['example_id']}")
     for index in np.flatnonzero(waiting):
         where = f"{examples}, example {columns['example_id'][index]}"
         yield RejectedRow(where, f"the product {columns['product_id'][index]} is not among the products")
 
 
-def _esci_pairs(path: Path, options: Mapping[str, str]) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+def _esci_pairs(path: Path, options: Options) -> FormatRows:
     """The examples of a file that holds the texts of the products too."""
     locale = options.get("locale", "us")
     seen: dict[int, str] = {}
     counts = Counter[str]()
-    for row in read_rows(path, _PAIRS):
-        if isinstance(row, RejectedRow):
-            yield row
-            continue
+
+    def example(row: SourceRow) -> Converted:
         data = row.data
         if locale not in ("all", data["product_locale"]):
             counts["pairs of other locales left out"] += 1
         elif data.get("query_locale") not in (None, "", data["product_locale"]):
             counts["pairs of a query and a product of two locales left out"] += 1
-        elif (key := _pair_key(data)) not in seen:
+        elif (key := fingerprint(f"{data['product_locale']}\n{data['product_id']}\n{data['query']}")) not in seen:
             seen[key] = str(data["esci_label"])
-            query_id = data.get("query_id")
-            topic = pair_id(str(data["query"])) if query_id in (None, "") else _whole(query_id)
-            example = {**data, "query_id": topic, "split": SPLIT_NAMES.get(str(data.get("split")))}
-            yield _esci_row(example, data, row.where)
+            # pandas writes a number in a column with gaps as "7.0"
+            query_id = str("" if data.get("query_id") is None else data["query_id"]).removesuffix(".0")
+            topic = query_id or pair_id(str(data["query"]))
+            return _esci_row({**data, "query_id": topic, "split": SPLIT_NAMES.get(str(data.get("split")))})
         elif seen[key] == data["esci_label"]:
             counts["repeated pairs left out"] += 1
         else:
-            yield RejectedRow(row.where, f"the pair has the label '{seen[key]}' in an earlier row", data)
+            return f"the pair has the label '{seen[key]}' in an earlier row"
+        return None
+
+    yield from converted(read_rows(path, _PAIRS), example)
     if not seen:
         raise DataError(f"has no pair of the locale '{locale}'", where=path.name, fix="It is us, es, jp or all.")
     if counts:
         yield SourceReport((), dict(counts))
-
-
-def _pair_key(data: Mapping[str, Any]) -> int:
-    return fingerprint(f"{data['product_locale']}\n{data['product_id']}\n{data['query']}")
-
-
-def _whole(value: Any) -> str:
-    """A number as pandas writes it in a column with gaps ("7.0") without its fraction."""
-    return str(value).removesuffix(".0")
 
 
 def _esci_examples(path: Path, locale: str, small: bool) -> tuple[str, dict[str, list[Any]], list[RejectedRow]]:
@@ -158,27 +150,23 @@ def _esci_examples(path: Path, locale: str, small: bool) -> tuple[str, dict[str,
     return path.name, columns, faulty
 
 
-def _esci_row(example: Mapping[str, Any], product: Mapping[str, Any], where: str) -> SourceRow | RejectedRow:
+def _esci_row(example: Record) -> Converted:
+    """The graded pair of an example with the fields of its product."""
     label = str(example["esci_label"]).strip()
     grade = ESCI_GRADES.get(label, ESCI_GRADES.get(label.lower()))
     if grade is None:
-        return RejectedRow(where, f"field 'esci_label': '{label}' is none of E, S, C, I", dict(example))
-    if fault := no_text(example, ("query",)):
-        return RejectedRow(where, fault, dict(example))
-    title = _without_markup(product["product_title"])
-    text = ". ".join(part for name in _TEXTS if (part := _without_markup(product.get(name))))
-    return SourceRow(
-        {
-            "topic": str(example["query_id"]),
-            "query": example["query"],
-            "document": str(example["product_id"]),
-            "title": title if text else "",
-            "passage": text or title,
-            "grade": grade,
-            "split": example["split"],
-        },
-        where,
-    )
+        return f"field 'esci_label': '{label}' is none of E, S, C, I"
+    title = _without_markup(example["product_title"])
+    text = ". ".join(part for name in _TEXTS if (part := _without_markup(example.get(name))))
+    return no_text(example, ("query",)) or {
+        "topic": str(example["query_id"]),
+        "query": example["query"],
+        "document": str(example["product_id"]),
+        "title": title if text else "",
+        "passage": text or title,
+        "grade": grade,
+        "split": example["split"],
+    }
 
 
 def _without_markup(value: Any) -> str:
@@ -237,17 +225,13 @@ def trecdl_hits(source: Path) -> Rows:
         DataError: unless the folder has one JSON file and one qrels file.
     """
     qrels = read_qrels(_one_file(source, "qrels*"))
-    for row in read_rows(_one_file(source, "*.json", "*.json.gz"), ("query", "hits")):
-        if isinstance(row, RejectedRow):
-            yield row
-            continue
+
+    def graded(row: SourceRow) -> Converted:
         hits = row.data["hits"]
         if not isinstance(hits, list) or not hits or not all(_is_hit(hit) for hit in hits):
-            yield RejectedRow(row.where, "field 'hits': is not a list of objects with qid, docid, content and score")
-            continue
+            return "field 'hits': is not a list of objects with qid, docid, content and score"
         if len({str(hit["qid"]) for hit in hits}) > 1:
-            yield RejectedRow(row.where, "field 'hits': its entries belong to several queries (qid)")
-            continue
+            return "field 'hits': its entries belong to several queries (qid)"
         topic, query = str(hits[0]["qid"]), row.data["query"]
         grades = qrels.get(topic, {})
         pairs = [
@@ -261,7 +245,9 @@ def trecdl_hits(source: Path) -> Rows:
             }
             for hit in hits
         ]
-        yield SourceRow({"topic": topic, "query": query, "pairs": pairs}, row.where)
+        return {"topic": topic, "query": query, "pairs": pairs}
+
+    yield from converted(read_rows(_one_file(source, "*.json", "*.json.gz"), ("query", "hits")), graded)
 
 
 def _is_hit(hit: object) -> bool:

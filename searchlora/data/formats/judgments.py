@@ -1,4 +1,4 @@
-"""Reader of one's own judgments: tables of query, document and grade, with one rater or several; and Quepid's exports.
+"""Reader of one's own judgments: tables of query, document and grade, with one rater or several.
 
 The texts stand in the row (`passage`, `title`) or in a corpus (`corpus`). Several raters are several columns
 (`grade=ann,ben`) or a row for each rating (`rater`). Their grades are merged by a rule, the votes stay in the row, and
@@ -11,26 +11,28 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from searchlora.data.collection import CorpusFile, read_documents
 from searchlora.data.formats.common import (
+    Converted,
+    FormatRows,
+    converted,
     document_id,
     field_map,
     pair_id,
     read_table,
-    source_of_rows,
     split_files,
 )
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file, title_and_passage
-from searchlora.data.formats.quepid import read_quepid
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_topics
 from searchlora.eval.judge.rater_agreement import RatingsAgreement, ratings_agreement
+from searchlora.eval.judge.rater_report import agreement_files
 from searchlora.eval.judgments.card import has_card
-from searchlora.eval.judgments.rater_report import agreement_files
 from searchlora.eval.judgments.ratings import RULES, Rating, by_rater
 from searchlora.eval.judgments.sources import SOURCES, GradeSources, Key, Source, merged_source
 from searchlora.eval.text_identity import fingerprint, normalised
@@ -53,22 +55,14 @@ COLUMNS: Mapping[str, Option] = {
     "source": Option(f"who or what graded: {', '.join(SOURCES)}", "column"),
 }
 
-#: Options of Quepid's exports, whose columns are known.
-QUEPID_OPTIONS: Mapping[str, Option] = {
+OPTIONS: Mapping[str, Option] = {
+    **COLUMNS,
     "corpus": Option("the documents, where the judgments have ids only", "file"),
     **CORPUS_COLUMNS,
     "grade_map": Option("the number of each grade in the source", "as E=3,S=2,C=1,I=0", "grades are numbers"),
     "rule": Option("how several grades of a pair are merged", ", ".join(RULES), "majority"),
-}
-
-OPTIONS: Mapping[str, Option] = {
-    **COLUMNS,
-    **QUEPID_OPTIONS,
     "topics": Option("the queries, where the judgments have ids only", "file"),
 }
-
-#: A row, the split of its file, and the columns of its grades.
-Found: TypeAlias = Iterator[tuple[SourceRow | RejectedRow, str | None, Sequence[str]]]
 
 _MAX_NAME = 40  # characters of a rater in the name of a file: up to 160 bytes
 
@@ -77,55 +71,10 @@ _RULE = (
     "The grades of several raters are merged by the rule '{rule}'; ties go to the lower grade. "
     "The field 'votes' has the number of raters for each grade."
 )
+_PAIRS_SHOWN = 6  # pairs of raters in the notes
 
 
-@dataclass
-class Row:
-    """A row of a source of judgments, not yet validated.
-
-    Attributes:
-        more: `title`, `passage`, `group`, `split` and `kind`, where the source has them.
-        source: Who or what graded; None: neither a column nor a card says it.
-    """
-
-    where: str
-    data: Mapping[str, Any]
-    topic: str
-    query: str
-    document: str
-    more: dict[str, Any] = field(default_factory=dict)
-    source: Source | None = None
-
-
-def corpus_of(options: Options) -> CorpusFile | None:
-    """The corpus that the options name, with its columns."""
-    return corpus_file(Path(options["corpus"]), options) if options.get("corpus") else None
-
-
-def table_rows(source: Path, fields: FieldMap) -> Found:
-    """The rows of tables, each field of the map but the grade under its own name."""
-    grades = fields.get("grade", ("grade",))
-    others = {name: columns for name, columns in fields.items() if name != "grade"}
-    for path, split in split_files(source):
-        if "source" in fields and has_card(path):
-            raise UsageError(
-                "has a card that says who graded", where=str(path), fix="Leave --map source out, or remove the card."
-            )
-        for row in read_table(path, others, ("query", *grades)):
-            yield row, split, grades
-
-
-def quepid_rows(source: Path, fields: FieldMap) -> Found:
-    """The rows of one of Quepid's exports."""
-    del fields
-    graded_by = source_of_rows(source)
-    for row in read_quepid(source):
-        yield replace(row, source=graded_by) if isinstance(row, SourceRow) else row, None, ("grade",)
-
-
-def read_judgments(
-    source: Path, options: Options, rows: Callable[[Path, FieldMap], Found] = table_rows
-) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+def read_judgments(source: Path, options: Options) -> FormatRows:
     """Graded pairs of query and document, each once, in file order.
 
     Rows are read one at a time where they hold their texts and one grade each. Otherwise the judgments, and the texts
@@ -134,7 +83,6 @@ def read_judgments(
     Args:
         source: A table (CSV, TSV, JSONL, JSON, Parquet), or a folder with a file per split.
         options: See `OPTIONS`.
-        rows: Reads the rows of the source: `table_rows` or `quepid_rows`.
 
     Yields:
         `topic`, `query`, `document`, `title`, `passage`, `grade`; `votes` (grade as text -> number of raters) where the
@@ -146,25 +94,19 @@ def read_judgments(
         DataError: if a file cannot be read, or no judged document is in the corpus.
     """
     reading = _Reading.from_options(options)
-    if rows is quepid_rows:
-        reading.texts = "Give the documents: --corpus FILE."
-    ratings: list[Rating] = []
-    pairs = reading.pairs(rows(source, reading.fields), ratings)
-    corpus = corpus_of(options)
+    pairs, corpus = reading.pairs(source), _corpus_of(options)
     reported = False
-    for row in _in_rows(pairs) if corpus is None else _with_texts(list(pairs), corpus):
+    for row in converted(pairs, _with_own_text) if corpus is None else _with_texts(list(pairs), corpus):
         if not reported and isinstance(row, SourceRow) and "votes" in row.data:
             # The source has been read to its end, and a builder may stop at its limit of rows.
             reported = True
-            yield from reading.reports(ratings)
+            yield from reading.reports()
         yield row
     if not reported:
-        yield from reading.reports(ratings)
+        yield from reading.reports()
 
 
-def judged_collection(
-    source: Path, options: Options, rows: Callable[[Path, FieldMap], Found] = table_rows
-) -> tuple[Judged, list[RejectedRow | SourceReport]]:
+def judged_collection(source: Path, options: Options) -> tuple[Judged, list[RejectedRow | SourceReport]]:
     """The judgments as a test collection, with the rows that were rejected and the reports.
 
     The documents are those of the corpus, else the judged ones. All judgments are held in memory.
@@ -172,10 +114,10 @@ def judged_collection(
     others: list[RejectedRow | SourceReport] = []
     queries: dict[str, str] = {}
     qrels: dict[str | None, dict[str, dict[str, int]]] = {}
-    each: dict[str | None, dict[Key, Source]] = {}
+    graded_by: dict[str | None, dict[Key, Source]] = {}
     texts: dict[str, Document] = {}
-    corpus = corpus_of(options)
-    for row in read_judgments(source, options, rows):
+    corpus = _corpus_of(options)
+    for row in read_judgments(source, options):
         if not isinstance(row, SourceRow):
             others.append(row)
             continue
@@ -183,11 +125,11 @@ def judged_collection(
         queries[data["topic"]] = data["query"]
         qrels.setdefault(data.get("split"), {}).setdefault(data["topic"], {})[data["document"]] = data["grade"]
         if row.source is not None:
-            each.setdefault(data.get("split"), {})[data["topic"], data["document"]] = row.source
+            graded_by.setdefault(data.get("split"), {})[data["topic"], data["document"]] = row.source
         if corpus is None:
             texts.setdefault(data["document"], Document(data["document"], data["passage"], data["title"]))
     documents: Callable[[], Iterable[Document]] = texts.values if corpus is None else lambda: read_documents(corpus)
-    sources = {split: GradeSources(None, of_split) for split, of_split in each.items()}
+    sources = {split: GradeSources(None, of_split) for split, of_split in graded_by.items()}
     return Judged(source.name, queries, documents, qrels, sources=sources), others
 
 
@@ -197,13 +139,16 @@ def judged_queries(path: Path, fields: FieldMap) -> dict[str, dict[str, int]]:
     Raises:
         DataError: for the first row that is not a judgment.
     """
-    reading = _Reading(fields, None, None, "majority", has_corpus=True)
     judged: dict[str, dict[str, int]] = {}
-    for row in reading.pairs(table_rows(path, fields), []):
+    for row in _Reading(fields, None, None, "majority", has_corpus=True).pairs(path):
         if isinstance(row, RejectedRow):
             raise DataError(row.reason, where=row.where)
         judged.setdefault(row.data["query"], {})[row.data["document"]] = row.data["grade"]
     return judged
+
+
+def _corpus_of(options: Options) -> CorpusFile | None:
+    return corpus_file(Path(options["corpus"]), options) if options.get("corpus") else None
 
 
 def parse_grade_map(text: str) -> dict[str, int]:
@@ -218,7 +163,7 @@ def parse_grade_map(text: str) -> dict[str, int]:
     """
     grades: dict[str, int] = {}
     for part in text.split(","):
-        name, equals, number = (each.strip() for each in part.rpartition("="))
+        name, equals, number = map(str.strip, part.rpartition("="))
         if not (name and equals and number.isdecimal() and len(number) < 10):
             raise UsageError(f"'{part.strip()}' gives no grade its number", fix="Write --grades E=3,S=2,C=1,I=0.")
         if name.lower() in grades:
@@ -229,17 +174,29 @@ def parse_grade_map(text: str) -> dict[str, int]:
 
 @dataclass
 class _Reading:
-    """One pass over a source: its options, where its texts are from, and what was counted."""
+    """One pass over a source: its options, and what was read.
+
+    Attributes:
+        queries: Topic -> query, where the judgments have ids of queries.
+        ratings: The ratings of named raters.
+        judged: Pair -> its grade, of rows without a rater.
+        rated: Pair -> its first row, and rater -> grade.
+        without_text: The place of the first row without a field for a text.
+        with_text: Whether some row has one.
+    """
 
     fields: FieldMap
     queries: Mapping[str, str] | None
     grade_map: Mapping[str, int] | None
     rule: str
     has_corpus: bool
-    texts: str = "Name their columns, as --map passage=title,description, or give the documents: --corpus FILE."
     counts: Counter[str] = field(default_factory=Counter)
-    without_text: str = ""  # the first row without a field for a text
-    with_text: bool = False  # whether some row has one
+    ratings: list[Rating] = field(default_factory=list)
+    judged: dict[int, int] = field(default_factory=dict)
+    rated: dict[int, tuple[SourceRow, dict[str, int]]] = field(default_factory=dict)
+    query_of_topic: dict[str, int] = field(default_factory=dict)
+    without_text: str = ""
+    with_text: bool = False
 
     @classmethod
     def from_options(cls, options: Options) -> _Reading:
@@ -255,70 +212,117 @@ class _Reading:
             bool(options.get("corpus")),
         )
 
-    def pairs(self, found: Found, ratings: list[Rating]) -> Iterator[SourceRow | RejectedRow]:
-        """The pairs without the texts of a corpus; `ratings` gets those of named raters."""
-        collected: dict[int, tuple[Row, dict[str, int]]] = {}
-        judged: dict[int, int] = {}
-        queries: dict[str, int] = {}
-        for read, split, columns in found:
-            if isinstance(read, RejectedRow):
-                yield read
-                continue
-            given = {rater: value for rater, value in _of_raters(read.data, columns).items() if not _is_empty(value)}
-            if not given:
-                self.counts["rows without a grade"] += 1
-                continue
-            row = self._row(read, split)
-            grades = {rater: number_of_grade(value, self.grade_map) for rater, value in given.items()}
-            faults = [grade for grade in grades.values() if isinstance(grade, str)]
-            if isinstance(row, RejectedRow) or faults:
-                yield row if isinstance(row, RejectedRow) else RejectedRow(row.where, faults[0], row.data)
-                continue
-            numbers = {rater: grade for rater, grade in grades.items() if isinstance(grade, int)}
-            query = fingerprint(normalised(row.query))
-            if queries.setdefault(row.topic, query) != query:
-                yield RejectedRow(row.where, f"the topic '{row.topic}' has another query in an earlier row", row.data)
-                continue
-            key = fingerprint(f"{row.more.get('split')}\n{row.topic}\n{row.document}")
-            if _UNNAMED in numbers:
-                grade = numbers[_UNNAMED]
-                if key in collected and collected[key][1]:
-                    yield RejectedRow(row.where, "the pair has a grade with a rater in an earlier row", row.data)
-                elif judged.setdefault(key, grade) != grade:
-                    reason = f"the pair has the grade {grade} here and {judged[key]} in an earlier row"
-                    fix = "name the column of the raters with --map rater=COLUMN"
-                    yield RejectedRow(row.where, f"{reason}; if they are of several raters, {fix}", row.data)
-                elif key in collected:
-                    self.counts["repeated judgments left out"] += 1
-                else:
-                    collected[key] = (row, {}) if self.has_corpus else _SEEN
-                    yield _graded(row, grade)
-                continue
-            if key in judged:
-                yield RejectedRow(row.where, "the pair has a grade without a rater in an earlier row", row.data)
-                continue
-            first, of_pair = collected.setdefault(key, (row, {}))
-            first.source = merged_source([first.source, row.source])
-            if twice := sorted(of_pair.keys() & numbers.keys()):
-                yield RejectedRow(row.where, f"rater '{twice[0]}' graded this pair in an earlier row", row.data)
-                continue
-            of_pair.update(numbers)
-            ratings += [Rating(row.topic, row.document, grade, rater, "", 0.0) for rater, grade in numbers.items()]
+    def pairs(self, source: Path) -> Iterator[SourceRow | RejectedRow]:
+        """The pairs without the texts of a corpus; those of several raters come last."""
+        grades = self.fields.get("grade", ("grade",))
+        others = {name: columns for name, columns in self.fields.items() if name != "grade"}
+        for path, split in split_files(source):
+            if "source" in self.fields and has_card(path):
+                raise UsageError(
+                    "has a card that says who graded",
+                    where=str(path),
+                    fix="Leave --map source out, or remove the card.",
+                )
+            rows = read_table(path, others, ("query", *grades))
+            yield from converted(rows, partial(self._pair, split, grades))
         if self.without_text and not self.with_text:
-            raise UsageError("the judgments have no texts", where=self.without_text, fix=self.texts)
-        for row, of_pair in collected.values():
-            if of_pair:
-                votes = {str(grade): count for grade, count in sorted(Counter(of_pair.values()).items())}
-                yield _graded(row, RULES[self.rule](list(of_pair.values())), votes)
+            fix = "Name their columns, as --map passage=title,description, or give the documents: --corpus FILE."
+            raise UsageError("the judgments have no texts", where=self.without_text, fix=fix)
+        for row, of_pair in self.rated.values():
+            votes = {str(grade): count for grade, count in sorted(Counter(of_pair.values()).items())}
+            yield _graded(row, RULES[self.rule](list(of_pair.values())), votes=votes)
 
-    def reports(self, ratings: Sequence[Rating]) -> Iterator[SourceReport]:
+    def _pair(self, split: str | None, columns: Sequence[str], row: SourceRow) -> Converted:
+        given = {rater: value for rater, value in _of_raters(row.data, columns).items() if not _is_empty(value)}
+        if not given:
+            self.counts["rows without a grade"] += 1
+            return None
+        pair = self._identified(row, split)
+        grades = {rater: number_of_grade(value, self.grade_map) for rater, value in given.items()}
+        fault = next((grade for grade in grades.values() if isinstance(grade, str)), None)
+        if isinstance(pair, str) or fault is not None:
+            return pair if isinstance(pair, str) else fault
+        topic, query = pair.data["topic"], fingerprint(normalised(pair.data["query"]))
+        if self.query_of_topic.setdefault(topic, query) != query:
+            return f"the topic '{topic}' has another query in an earlier row"
+        key = fingerprint(f"{pair.data['split']}\n{topic}\n{pair.data['document']}")
+        numbers = {rater: int(grade) for rater, grade in grades.items()}
+        if _UNNAMED in numbers:
+            return self._judgment(pair, key, numbers[_UNNAMED])
+        return self._add_ratings(pair, key, numbers)
+
+    def _judgment(self, pair: SourceRow, key: int, grade: int) -> Converted:
+        """A grade without a rater."""
+        if key in self.rated:
+            return "the pair has a grade with a rater in an earlier row"
+        if key not in self.judged:
+            self.judged[key] = grade
+            return _graded(pair, grade)
+        if self.judged[key] != grade:
+            reason = f"the pair has the grade {grade} here and {self.judged[key]} in an earlier row"
+            return f"{reason}; if they are of several raters, name the column of the raters with --map rater=COLUMN"
+        self.counts["repeated judgments left out"] += 1
+        return None
+
+    def _add_ratings(self, pair: SourceRow, key: int, numbers: Mapping[str, int]) -> Converted:
+        """The grades of named raters, which are merged when all rows are read."""
+        if key in self.judged:
+            return "the pair has a grade without a rater in an earlier row"
+        first, of_pair = self.rated.get(key, (pair, {}))
+        self.rated[key] = replace(first, source=merged_source([first.source, pair.source])), of_pair
+        if twice := sorted(of_pair.keys() & numbers.keys()):
+            return f"rater '{twice[0]}' graded this pair in an earlier row"
+        of_pair.update(numbers)
+        topic, document = pair.data["topic"], pair.data["document"]
+        self.ratings += [Rating(topic, document, grade, rater, "", 0.0) for rater, grade in numbers.items()]
+        return None
+
+    def _identified(self, row: SourceRow, split: str | None) -> SourceRow | str:
+        """The row with `topic`, `query`, `document` and the texts, or what is wrong with it."""
+        data = row.data
+        query = _text(data["query"])
+        if self.queries is not None:
+            if query not in self.queries:
+                return f"field 'query': '{query}' is not one of the topics"
+            topic, query = query, self.queries[query]
+        else:
+            topic = _text(data.get("topic")) or pair_id(query)
+        if not query:
+            return "field 'query': is empty or not text"
+        more: dict[str, Any] = {name: _text(data.get(name)) for name in ("group", "kind") if name in self.fields}
+        if not self.has_corpus:
+            more |= {"title": _text(data.get("title")), "passage": _text(data.get("passage"))}
+            if "passage" not in data and "title" not in data:
+                self.without_text = self.without_text or row.where
+                return "field 'passage' is missing"
+            self.with_text = True
+            if not more["title"] and not more["passage"]:
+                return "field 'passage': is empty or not text"
+        document = _text(data.get("document"))
+        if not document and not self.has_corpus:
+            document = document_id(f"{more['title']} {more['passage']}")
+        for name, value in (("topic", topic), ("document", document)):
+            if not is_word(value):
+                return f"field '{name}': '{value}' is not one word"
+        split = split or SPLIT_NAMES.get(_text(data.get("split")).lower())
+        if "split" in self.fields and split is None:
+            return f"field 'split': '{data['split']}' is not train, dev or test"
+        graded_by = row.source
+        if "source" in self.fields and (named := _text(data.get("source")).lower()):
+            if named not in SOURCES:
+                return f"field 'source': '{named[:60]}' is not one of {', '.join(SOURCES)}"
+            graded_by = named
+        identity = {"topic": topic, "query": query, "document": document}
+        return SourceRow({**identity, **more, "split": split}, row.where, graded_by)
+
+    def reports(self) -> Iterator[SourceReport]:
         """What was counted, and the agreement of the raters."""
-        if not ratings:
+        if not self.ratings:
             if self.counts:
                 yield SourceReport((), dict(self.counts))
             return
-        agreement = ratings_agreement(ratings, resamples=1000)
-        qrels = by_rater(ratings)
+        agreement = ratings_agreement(self.ratings, resamples=1000)
+        qrels = by_rater(self.ratings)
         names = _rater_names(qrels)
         self.counts["pairs with several grades"] = agreement.shared
         yield SourceReport(
@@ -329,52 +333,12 @@ class _Reading:
             {names[rater]: of_rater for rater, of_rater in qrels.items()},
         )
 
-    def _row(self, row: SourceRow, split: str | None) -> Row | RejectedRow:
-        data = row.data
-        query = _text(data["query"])
-        if self.queries is not None:
-            if query not in self.queries:
-                return RejectedRow(row.where, f"field 'query': '{query}' is not one of the topics", data)
-            topic, query = query, self.queries[query]
-        else:
-            topic = _text(data.get("topic")) or pair_id(query)
-        if not query:
-            return RejectedRow(row.where, "field 'query': is empty or not text", data)
-        more: dict[str, Any] = {name: _text(data.get(name)) for name in ("group", "kind") if name in self.fields}
-        if not self.has_corpus:
-            more |= {"title": _text(data.get("title")), "passage": _text(data.get("passage"))}
-            if "passage" not in data and "title" not in data:
-                self.without_text = self.without_text or row.where
-                return RejectedRow(row.where, "field 'passage' is missing", data)
-            self.with_text = True
-            if not more["title"] and not more["passage"]:
-                return RejectedRow(row.where, "field 'passage': is empty or not text", data)
-        document = _text(data.get("document"))
-        if not document and not self.has_corpus:
-            document = document_id(f"{more['title']} {more['passage']}")
-        for name, value in (("topic", topic), ("document", document)):
-            if not is_word(value):
-                return RejectedRow(row.where, f"field '{name}': '{value}' is not one word", data)
-        split = split or SPLIT_NAMES.get(_text(data.get("split")).lower())
-        if "split" in self.fields and split is None:
-            return RejectedRow(row.where, f"field 'split': '{data['split']}' is not train, dev or test", data)
-        graded_by = row.source
-        if "source" in self.fields and (named := _text(data.get("source")).lower()):
-            if named not in SOURCES:
-                known = ", ".join(SOURCES)
-                return RejectedRow(row.where, f"field 'source': '{named[:60]}' is not one of {known}", data)
-            graded_by = named
-        return Row(row.where, data, topic, query, document, {**more, "split": split}, graded_by)
-
 
 def _of_raters(data: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     """Rater -> cell with the grade; several columns are several raters."""
     if len(columns) > 1:
         return {column: data.get(column) for column in columns}
     return {_text(data.get("rater")): data.get(columns[0])}
-
-
-_SEEN: tuple[Any, dict[str, int]] = (None, {})
 
 
 def number_of_grade(value: Any, numbers: Mapping[str, int] | None) -> int | str:
@@ -392,20 +356,16 @@ def _word_of(text: str) -> str:
     return text if is_word(text) and len(text) <= 20 else "GRADE"
 
 
-def _graded(row: Row, grade: int, votes: Mapping[str, int] | None = None) -> SourceRow:
-    pair = {"topic": row.topic, "query": row.query, "document": row.document, "grade": grade, **row.more}
-    return SourceRow({**pair, "votes": votes} if votes else pair, row.where, row.source)
+def _graded(row: SourceRow, grade: int, **votes: Mapping[str, int]) -> SourceRow:
+    return replace(row, data={**row.data, "grade": grade, **votes})
 
 
-def _in_rows(pairs: Iterable[SourceRow | RejectedRow]) -> Iterator[SourceRow | RejectedRow]:
-    """Pairs with their texts; a title without a text is the passage."""
-    for row in pairs:
-        if isinstance(row, SourceRow) and not row.data["passage"]:
-            row = replace(row, data={**row.data, "title": "", "passage": row.data["title"]})
-        yield row
+def _with_own_text(row: SourceRow) -> Converted:
+    """A title without a text is the passage."""
+    return row if row.data["passage"] else {**row.data, "title": "", "passage": row.data["title"]}
 
 
-def _with_texts(pairs: Sequence[SourceRow | RejectedRow], corpus: CorpusFile) -> Iterator[SourceRow | RejectedRow]:
+def _with_texts(pairs: Sequence[SourceRow | RejectedRow], corpus: CorpusFile) -> FormatRows:
     """Pairs with the texts of the corpus; pairs whose document is not there, or is empty, are rejected."""
     judged = [row.data["document"] for row in pairs if isinstance(row, SourceRow)]
     wanted = set(judged)
@@ -422,17 +382,16 @@ def _with_texts(pairs: Sequence[SourceRow | RejectedRow], corpus: CorpusFile) ->
             where=str(corpus),
             fix="Name the column of the id in the corpus: --map corpus.id=COLUMN.",
         )
-    for row in pairs:
-        if isinstance(row, RejectedRow):
-            yield row
-            continue
-        found = texts.get(row.data["document"])
-        if found is None:
-            yield RejectedRow(row.where, f"the document {row.data['document']} is not in the corpus", row.data)
-        elif not found.searchable.strip():
-            yield RejectedRow(row.where, f"the document {row.data['document']} of the corpus is empty", row.data)
-        else:
-            yield replace(row, data={**row.data, **title_and_passage(found)})
+
+    def with_text(row: SourceRow) -> Converted:
+        name = row.data["document"]
+        if name not in texts:
+            return f"the document {name} is not in the corpus"
+        if not texts[name].searchable.strip():
+            return f"the document {name} of the corpus is empty"
+        return {**row.data, **title_and_passage(texts[name])}
+
+    yield from converted(iter(pairs), with_text)
 
 
 def _rater_names(raters: Iterable[str]) -> dict[str, str]:
@@ -443,15 +402,12 @@ def _rater_names(raters: Iterable[str]) -> dict[str, str]:
         {'ann b': 'ann_b', 'ann_b': 'ann_b-2', 'ben': 'ben'}
     """
     names: dict[str, str] = {}
+    numbers = Counter[str]()
     for rater in raters:
-        plain = _plain(rater)
-        number = 1 + sum(_plain(other) == plain for other in names)
-        names[rater] = plain if number == 1 else f"{plain}-{number}"
+        plain = re.sub(r"[^\w-]", "_", rater)[:_MAX_NAME]
+        numbers[plain] += 1
+        names[rater] = plain if numbers[plain] == 1 else f"{plain}-{numbers[plain]}"
     return names
-
-
-def _plain(rater: str) -> str:
-    return re.sub(r"[^\w-]", "_", rater)[:_MAX_NAME]
 
 
 def _agreement_notes(agreement: RatingsAgreement) -> Iterator[str]:
@@ -465,9 +421,6 @@ def _agreement_notes(agreement: RatingsAgreement) -> Iterator[str]:
         weighted = figure(pair.weighted.value, pair.weighted.low, pair.weighted.high)
         yield f"{pair.a} and {pair.b}: weighted kappa {weighted}, n = {pair.weighted.n} pairs"
     yield "the grades of each rater are in qrels.RATER.txt, for judge-card --rater NAME=FILE"
-
-
-_PAIRS_SHOWN = 6
 
 
 def _is_empty(value: Any) -> bool:

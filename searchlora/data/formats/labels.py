@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def read_labelled(source: Path, options: Mapping[str, str]) -> Rows:
                 yield row
                 continue
             name = as_word(row.data["id"]) if "id" in fields else f"{split or 'row'}-{numbers[split]}"
-            data = {"id": name, "text": row.data["text"], "label": row.data["label"], "split": split}
-            yield SourceRow(data, row.where, row.source)
+            label = row.data["label"]
+            label = str(label).strip() if isinstance(label, str | int) else label
+            yield replace(row, data={"id": name, "text": row.data["text"], "label": label, "split": split})
 
 
 def read_banking77(source: Path) -> Rows:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats import recognition
+from searchlora.data.formats.common import plain_or_packed
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import as_text, read_rows, strict
@@ -103,7 +104,7 @@ def msrd_movies(source: Path) -> Iterator[Document]:
     Raises:
         DataError: for a missing file or a malformed row.
     """
-    for row in strict(read_rows(_file(source, MOVIES), ("id", "title", "overview"))):
+    for row in strict(read_rows(plain_or_packed(source / MOVIES), ("id", "title", "overview"))):
         yield Document(str(row.data["id"]), _text(row.data), str(row.data["title"]))
 
 
@@ -114,13 +115,8 @@ def _text(movie: Mapping[str, Any]) -> str:
 
 def _judgments(source: Path) -> Iterator[tuple[str, str, str, str, int]]:
     """Place, query id, query, document and grade."""
-    for row in strict(read_rows(_file(source, JUDGMENTS), ("query_id", "query", "doc_id", "grade"))):
+    for row in strict(read_rows(plain_or_packed(source / JUDGMENTS), ("query_id", "query", "doc_id", "grade"))):
         data = row.data
         if str(data["grade"]) not in ("0", "1"):
             raise DataError(f"the grade is '{data['grade']}'", where=row.where, fix="A grade is 0 or 1.")
         yield row.where, str(data["query_id"]), str(data["query"]), str(data["doc_id"]), int(data["grade"])
-
-
-def _file(source: Path, name: str) -> Path:
-    packed = source / f"{name}.gz"
-    return packed if packed.exists() else source / name

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.common import PairIds, as_word, field_map, read_table, split_files
+from searchlora.data.formats.common import (
+    Converted,
+    FormatRows,
+    PairIds,
+    as_word,
+    converted,
+    field_map,
+    read_tables,
+    with_split,
+)
 from searchlora.eval.text_identity import normalised
-from searchlora.files import FieldMap, Rows
-from searchlora.records import Option, RejectedRow, SourceRow
+from searchlora.records import Option, Options, Record, SourceRow
 
 #: Options of `read_pairs`: column -> meaning; each names a column that is called differently in the source.
 PAIR_COLUMNS: Mapping[str, Option] = {
@@ -24,7 +32,13 @@ PAIR_COLUMNS: Mapping[str, Option] = {
 }
 
 
-def read_pairs(source: Path, options: Mapping[str, str]) -> Rows:
+def rewritten(*, query: str, rewrite: str, split: str | None = None, **fields: Any) -> Record:
+    """A record of a query and its rewrite: the other fields, then the two, whether they differ, and the split."""
+    differs = normalised(query) != normalised(rewrite)
+    return with_split({**fields, "query": query, "rewrite": rewrite, "needs_rewrite": differs}, split)
+
+
+def read_pairs(source: Path, options: Options) -> FormatRows:
     """Pairs of a query and its rewrite, from one file or a folder with a file per split.
 
     Args:
@@ -32,22 +46,20 @@ def read_pairs(source: Path, options: Mapping[str, str]) -> Rows:
             named. A column `id` is used if there is one; rows without an id get one from `PairIds`.
 
     Yields:
-        `id`, `query`, `rewrite`, `group`, `split`.
+        `id`, `group`, `history` (empty), and the fields of `rewritten`.
     """
     fields = field_map(options, PAIR_COLUMNS)
     ids = PairIds()
-    for path, split in split_files(source):
-        for row in read_table(path, fields, ("query", "rewrite"), texts=("query", "rewrite")):
-            if isinstance(row, RejectedRow):
-                yield row
-                continue
-            query, rewrite = row.data["query"], row.data["rewrite"]
-            group = as_word(row.data["group"]) if "group" in fields else normalised(query)
-            given_id = None if options.get("id") == "" else as_word(row.data.get("id"))
-            # A named column needs an id in every row; the record schema rejects a row without one.
-            pair = given_id if given_id or "id" in fields else ids.assign(query, rewrite)
-            data = {"id": pair, "query": query, "rewrite": rewrite, "group": group, "split": split}
-            yield SourceRow(data, row.where, row.source)
+
+    def record(row: SourceRow) -> Converted:
+        query, rewrite = row.data["query"], row.data["rewrite"]
+        group = as_word(row.data["group"]) if "group" in fields else normalised(query)
+        given_id = None if options.get("id") == "" else as_word(row.data.get("id"))
+        # A named column needs an id in every row; the record schema rejects a row without one.
+        pair = given_id if given_id or "id" in fields else ids.assign(query, rewrite)
+        return rewritten(id=pair, group=group, history=[], query=query, rewrite=rewrite, split=row.data["split"])
+
+    yield from converted(read_tables(source, fields, ("query", "rewrite"), texts=("query", "rewrite")), record)
 
 
 #: Options of `read_faq`: column -> meaning; each names a column that is called differently in the source.
@@ -63,7 +75,7 @@ FAQ_COLUMNS: Mapping[str, Option] = {
 }
 
 
-def read_faq(source: Path, options: Mapping[str, str]) -> Rows:
+def read_faq(source: Path, options: Options) -> FormatRows:
     """Questions with their answers, from one file or a folder with a file per split.
 
     Args:
@@ -73,33 +85,26 @@ def read_faq(source: Path, options: Mapping[str, str]) -> Rows:
         `id`; `group` (the section, else the normalised question); `section` (None if there is none); `question`;
         `answer`; `split` (None for a single file).
     """
-    fields = field_map(options, FAQ_COLUMNS)
-    ignored = {name for name in FAQ_COLUMNS if options.get(name) == ""}
+    columns = field_map(options, FAQ_COLUMNS)
     ids = PairIds()
-    for path, split in split_files(source):
-        for row in read_table(path, fields, ("question", "answer")):
-            yield row if isinstance(row, RejectedRow) else _faq_row(row, fields, ignored, ids, split)
 
+    def cell(row: SourceRow, name: str) -> str | None:
+        value = None if options.get(name) == "" else row.data.get(name)
+        return None if value is None or not str(value).strip() else str(value)
 
-def _faq_row(
-    row: SourceRow, columns: FieldMap, ignored: Set[str], ids: PairIds, split: str | None
-) -> SourceRow | RejectedRow:
-    question, answer = row.data["question"], row.data["answer"]
-    for name, value in (("question", question), ("answer", answer)):
-        if not isinstance(value, str) or not value.strip():
-            return RejectedRow(row.where, f"field '{', '.join(columns.get(name, (name,)))}': holds no text", row.data)
-    section = _cell(row, "section", ignored)
-    fields = {
-        "id": _cell(row, "id", ignored) or ids.assign(question, answer),
-        "group": section or normalised(question),
-        "section": section,
-        "question": question.strip(),
-        "answer": answer.strip(),
-        "split": split,
-    }
-    return SourceRow(fields, row.where)
+    def fields(row: SourceRow) -> Converted:
+        question, answer = row.data["question"], row.data["answer"]
+        for name, value in (("question", question), ("answer", answer)):
+            if not isinstance(value, str) or not value.strip():
+                return f"field '{', '.join(columns.get(name, (name,)))}': holds no text"
+        section = cell(row, "section")
+        return {
+            "id": cell(row, "id") or ids.assign(question, answer),
+            "group": section or normalised(question),
+            "section": section,
+            "question": question.strip(),
+            "answer": answer.strip(),
+            "split": row.data["split"],
+        }
 
-
-def _cell(row: SourceRow, name: str, ignored: Set[str]) -> str | None:
-    value: Any = None if name in ignored else row.data.get(name)
-    return None if value is None or not str(value).strip() else str(value)
+    yield from converted(read_tables(source, columns, ("question", "answer")), fields)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import read_documents
-from searchlora.data.formats.common import is_whole, pair_id, rows_with_columns
+from searchlora.data.formats.common import FormatRows, pair_id, rows_with_columns, whole_number
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, corpus_file
+from searchlora.data.formats.pairs import rewritten
 from searchlora.data.formats.query_log_mining import COUNTS, LogRow, LogStore, Rules, log_store, mine
 from searchlora.data.personal_data import mask, mask_all
 from searchlora.errors import UsageError
@@ -76,7 +77,7 @@ MAX_QUERY = 10_000
 _BATCH = 1000  # rows stored at once
 
 
-def read_query_log(source: Path, options: Mapping[str, str]) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+def read_query_log(source: Path, options: Mapping[str, str]) -> FormatRows:
     """Mine pairs of a failed query and its successful reformulation from a query log.
 
     Memory does not grow with the log: it is sorted on disk. Personal data is masked in everything that is yielded,
@@ -86,9 +87,9 @@ def read_query_log(source: Path, options: Mapping[str, str]) -> Iterator[SourceR
         options: Values of `OPTIONS`; columns have the names of `COLUMNS` unless an option renames them.
 
     Yields:
-        `id` (`pair_id` of query and rewrite), `query`, `rewrite` (the same for a pass-through row), `group`
-        (the normalised rewrite, so that all queries with one rewrite go to one split), `sessions` (number of sessions
-        with the pair); before them the rejected rows of the log, after them the report.
+        Records of `pairs.rewritten`: `id` is the `pair_id` of query and rewrite, a pass-through row has its query as
+        rewrite, `group` is the normalised rewrite, so that all queries with one rewrite go to one split. Before them
+        the rejected rows of the log, after them the report.
 
     Raises:
         UsageError: for a threshold that is not a number, or a pattern that is not a regular expression.
@@ -99,11 +100,10 @@ def read_query_log(source: Path, options: Mapping[str, str]) -> Iterator[SourceR
         yield from _fill(store, source, options, order_pattern, counts)
         _mine_sessions(store, rules, counts)
         store.select_known(rules.min_users)
-        for query, rewrite, group, sessions, where in store.best_pairs():
+        for query, rewrite, group, where in store.best_pairs():
             counts["reformulations kept" if group != normalised(query) else "pass-through rows kept"] += 1
-            pair = pair_id(query, rewrite)
-            fields = {"id": pair, "query": query, "rewrite": rewrite, "group": group, "sessions": sessions}
-            yield SourceRow(fields, where)
+            record = rewritten(id=pair_id(query, rewrite), group=group, history=[], query=query, rewrite=rewrite)
+            yield SourceRow(record, where)
         counts.update({name: store.count(name) for name in COUNTS})
     yield SourceReport(rules.describe(), dict(counts))
 
@@ -121,12 +121,10 @@ def clicked_collection(source: Path, options: Mapping[str, str]) -> Collection:
     """
     if not options.get("corpus") or not options.get("clicked"):
         return Collection((), ())
-    minimum = options.get("clicked_sessions", "2")
-    if not is_whole(minimum) or not 1 <= int(minimum) < 2**31:
-        raise UsageError(f"'{minimum}' is not a whole number of at least 1", where="--option clicked_sessions")
+    minimum = whole_number(options, "clicked_sessions", 2, minimum=1)
     written = datetime.fromtimestamp(source.stat().st_mtime, UTC).isoformat(timespec="seconds")
     rule = f"clicked after the rewrite in {minimum} or more sessions; not corrected for positions"
-    judgments = list(_clicked_judgments(source, options, int(minimum)))
+    judgments = list(_clicked_judgments(source, options, minimum))
     made_from = {source.name: file_sha256(source)}
     card = JudgmentsCard("clicks", written, counts={"clicks": len(judgments)}, rule=rule, made_from=made_from)
     return Collection(read_documents(corpus_file(Path(options["corpus"]), options)), judgments, judged_by=card)
@@ -139,7 +137,7 @@ def _clicked_judgments(source: Path, options: Mapping[str, str], minimum: int) -
             pass  # rejected rows are reported by the reader of the records
         _mine_sessions(store, rules, Counter())
         store.select_known(rules.min_users)
-        for query, rewrite, group, _, _ in list(store.best_pairs()):
+        for query, rewrite, group, _ in list(store.best_pairs()):
             for document in store.clicked(group, minimum):
                 yield Judgment(pair_id(query, rewrite), document, 1)
 

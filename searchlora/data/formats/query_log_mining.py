@@ -134,8 +134,8 @@ WHERE rank = 1 AND query IN (SELECT query FROM log GROUP BY query HAVING COUNT(D
 _CANDIDATES = "SELECT query, rewrite, COUNT(DISTINCT session) AS sessions FROM pair GROUP BY query, rewrite"
 
 _BEST = f"""
-SELECT one.typed, other.typed, best.rewrite, best.sessions, one.place FROM (
-    SELECT query, rewrite, sessions, ROW_NUMBER() OVER (
+SELECT one.typed, other.typed, best.rewrite, one.place FROM (
+    SELECT query, rewrite, ROW_NUMBER() OVER (
         PARTITION BY query ORDER BY sessions DESC, query = rewrite DESC, rewrite
     ) AS rank
     FROM ({_CANDIDATES}) WHERE query IN (SELECT query FROM known) AND rewrite IN (SELECT query FROM known)
@@ -187,8 +187,8 @@ class LogStore:
         """Select the queries issued by at least `min_users` users. Call it before `best_pairs`."""
         self._database.executescript(_KNOWN.format(min_users=int(min_users)))
 
-    def best_pairs(self) -> Iterator[tuple[str, str, str, int, str]]:
-        """The rewrite kept for each query: query, rewrite, the normalised rewrite, its sessions, the query's place."""
+    def best_pairs(self) -> Iterator[tuple[str, str, str, str]]:
+        """The rewrite of each query: query, rewrite, the normalised rewrite, and the query's place."""
         yield from self._database.execute(_BEST)
 
     def count(self, name: str) -> int:

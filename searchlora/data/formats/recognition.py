@@ -84,23 +84,3 @@ def _year(turn: Mapping[str, Any], sample: Sample) -> int | None:
         beside = any(fnmatch(name, "*annotated_resolved*.tsv") for name in sample.names)
         return 2019 if "raw_utterance" in turn and beside else None
     return 2021 if "passage" in turn else 2020
-
-
-def quepid(sample: Sample) -> Path | None:
-    """An export of Quepid: ratings of a case, or a book."""
-    row = sample.row
-    queries = row.get("queries")
-    if isinstance(row.get("query_doc_pairs"), list):
-        return sample.path
-    if isinstance(queries, list) and queries and isinstance(queries[0], dict) and "ratings" in queries[0]:
-        return sample.path
-    names = [name.strip().lower() for name in row]
-    is_csv = sample.path.name.lower().endswith((".csv", ".csv.gz"))
-    is_case = names == ["query", "docid", "rating"] or {"query text", "doc id", "rating"} <= set(names)
-    is_book = names[:2] == ["query", "docid"] and len(names) > 2 and all(_is_grade(row[name]) for name in list(row)[2:])
-    return sample.path if is_csv and (is_case or is_book) else None
-
-
-def _is_grade(cell: Any) -> bool:
-    text = str(cell).strip()
-    return not text or text.replace(".", "", 1).isdecimal()

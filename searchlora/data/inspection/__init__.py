@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from searchlora.data.inspection.commands import Command, propose
-from searchlora.data.inspection.profiling import Column, Fault, Profile, inspection, lines_of, profile
+from searchlora.data.inspection.profiling import Column, Profile, inspection, lines_of, profile
 
-__all__ = ["Column", "Command", "Fault", "Profile", "inspection", "lines_of", "profile", "propose"]
+__all__ = ["Column", "Command", "Profile", "inspection", "lines_of", "profile", "propose"]

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from searchlora.data.inspection.profiling import (
     Column,
@@ -26,35 +27,15 @@ from searchlora.data.inspection.profiling import (
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels
 from searchlora.files import read_head
-from searchlora.records import Format, Sample
+from searchlora.files.yaml_text import parse_yaml
+from searchlora.records import Format
 from searchlora.task import Task
 
-#: Field -> names of columns that commonly hold it, in lower case with underscores, likeliest first.
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "query": ("query", "query_text", "search_query", "search_term", "keyword", "keywords", "search", "q", "term"),
-    "document": ("document", "docid", "doc_id", "document_id", "product_id", "item_id", "sku", "asin", "doc", "pid"),
-    "grade": ("grade", "rating", "relevance", "judgment", "judgement", "esci_label", "gain", "score", "stars", "label"),
-    "passage": ("passage", "text", "body", "content", "description", "snippet", "overview", "abstract", "summary"),
-    "title": ("title", "name", "headline"),
-    "rater": ("rater", "rater_id", "annotator", "annotator_id", "assessor", "judge", "worker", "worker_id"),
-    "topic": ("topic", "query_id", "qid", "topic_id"),
-    "rewrite": ("rewrite", "rewritten_query", "rewritten", "reformulation", "corrected_query", "correction", "target"),
-    "text": ("text", "utterance", "sentence", "phrase", "message", "query", "question"),
-    "label": ("label", "intent", "category", "class"),
-    "question": ("question", "frage", "pregunta"),
-    "answer": ("answer", "antwort", "respuesta", "response"),
-    "section": ("section", "chapter"),
-    "positive": ("positive", "pos", "positive_passage", "relevant_text"),
-    "negative": ("negative", "neg", "negative_passage"),
-    "session": ("session", "session_id", "sessionid"),
-    "time": ("time", "timestamp", "datetime", "date", "ts"),
-    "clicks": ("clicks", "num_clicks", "click_count"),
-    "user": ("user", "user_id", "uid"),
-    "position": ("position", "rank", "pos"),
-    "clicked": ("clicked", "click", "is_clicked"),
-    "id": ("id", "_id", "docid", "doc_id", "document_id", "product_id", "sku", "asin", "key", "document", "url"),
-}
-_BODY = ("text", "body", "content", "passage", "description", "overview", "abstract", "summary")
+_TABLE: Mapping[str, Any] = parse_yaml((Path(__file__).parent / "names.yaml").read_text(encoding="utf-8"))
+
+#: Field -> names of columns that commonly hold it, likeliest first; and those that hold the text of a document.
+NAMES: Mapping[str, Sequence[str]] = _TABLE["names"]
+_BODY: Sequence[str] = _TABLE["body"]
 
 #: Fields that are read if their columns are there.
 _OPTIONAL = ("document", "passage", "title", "rater", "topic", "section", "negative", "user")
@@ -63,12 +44,7 @@ _RATER = re.compile(r"(^|_)(rater|rating|grade|judge|agent|annotator|assessor)s?
 _MERGED = re.compile(r"final|majority|mean|median|average|avg|gold|consensus")
 
 #: Grades as words -> their numbers on the scale 0 to 3.
-_WORDS: Mapping[str, int] = {
-    **dict.fromkeys(("e", "exact", "perfect", "yes", "true", "relevant"), 3),
-    **dict.fromkeys(("s", "substitute", "good", "partial"), 2),
-    **dict.fromkeys(("c", "complement", "fair"), 1),
-    **dict.fromkeys(("i", "irrelevant", "bad", "no", "false", "not relevant"), 0),
-}
+_WORDS: Mapping[str, int] = {word: grade for grade, words in _TABLE["words"].items() for word in words}
 _ESCI = ({"e", "s", "c", "i"}, {"exact", "substitute", "complement", "irrelevant"})
 _SCALE = (0, 1, 2, 3)
 _LONG_GRADE = 10  # characters of a number that is no grade
@@ -267,7 +243,7 @@ def _with_documents(found: Profile, format: Format, columns: Mapping[str, Sequen
     """The options that give the texts of judged documents, where the file has their ids only."""
     if not {"corpus", "grade_map"} <= set(format.options):
         return parts
-    if "passage" in columns or "title" in columns or _holds_texts(found.sample):
+    if "passage" in columns or "title" in columns:
         return parts
     names = columns.get("document") or [name for name in found.columns if _plain(name) in ("docid", "doc_id")]
     key = names[0] if names else ""
@@ -288,14 +264,6 @@ def _with_documents(found: Profile, format: Format, columns: Mapping[str, Sequen
         parts.options.append("--allow-rejects")
         parts.notes.append(f"{_missing(known, judged, path)}; their rows are rejected")
     return parts
-
-
-def _holds_texts(sample: Sample) -> bool:
-    """Whether a book of Quepid holds the fields of its documents."""
-    pairs = sample.row.get("query_doc_pairs")
-    return (
-        isinstance(pairs, list) and bool(pairs) and bool(isinstance(pairs[0], dict) and pairs[0].get("document_fields"))
-    )
 
 
 def _missing(known: int, judged: int, path: Path) -> str:

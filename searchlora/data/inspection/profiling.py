@@ -99,14 +99,6 @@ class Column:
         return self.characters / self.filled if self.filled else 0.0
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A row that cannot be read: its place, and why."""
-
-    where: str
-    reason: str
-
-
 #: A file of documents beside another: its path, field -> column, and how many of the other's documents it holds.
 Corpus: TypeAlias = tuple[Path, dict[str, str], int]
 
@@ -131,7 +123,7 @@ class Profile:
     sample: Sample
     rows: int = 0
     columns: dict[str, Column] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[RejectedRow] = field(default_factory=list)
     faulty: int = 0
     sample_of: str = ""
     corpora: dict[str, tuple[Corpus | None, int]] = field(default_factory=dict)
@@ -140,7 +132,7 @@ class Profile:
         """Count a row that a build rejects; the first ones are kept."""
         self.faulty += 1
         if len(self.faults) < MAX_FAULTS:
-            self.faults.append(Fault(where, reason))
+            self.faults.append(RejectedRow(where, reason))
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain values."""
@@ -205,7 +197,7 @@ def _profile(path: Path) -> Profile:
     kind = trec_kind(head)
     try:
         if kind != "other":
-            return {"qrels": _qrels, "run": _run, "topics": _topics}[kind](path)
+            return _trec(path, kind)
     except ReadLimitReached as error:
         return Profile(
             path, kind, f"TREC {kind} that is too large to be counted", _sample(path, {}), sample_of=error.what
@@ -312,45 +304,36 @@ def _table(path: Path) -> Profile:
     return found
 
 
-def _qrels(path: Path) -> Profile:
-    qrels = read_qrels(path, "trec")
-    grades = sorted({grade for of_topic in qrels.values() for grade in of_topic.values()})
-    judgments = sum(map(len, qrels.values()))
-    shown = ", ".join(map(str, grades[:10]))
-    text = f"TREC qrels: {_count(judgments, 'judgment')} of {_count(len(qrels), 'topic')}, grades {shown}"
-    return Profile(path, "qrels", text, _sample(path, {}), rows=judgments)
-
-
-def _run(path: Path) -> Profile:
-    run = read_run(path, "trec")
-    ranked = sum(map(len, run.values()))
-    text = f"TREC run: {_count(ranked, 'document')} for {_count(len(run), 'topic')}"
-    return Profile(path, "run", text, _sample(path, {}), rows=ranked)
-
-
-def _topics(path: Path) -> Profile:
-    topics = read_topics(path, "trec")
-    return Profile(path, "topics", f"TREC topics: {_count(len(topics), 'query')}", _sample(path, {}), rows=len(topics))
+def _trec(path: Path, kind: str) -> Profile:
+    if kind == "topics":
+        rows = len(read_topics(path, "trec"))
+        text = _count(rows, "query")
+    elif kind == "run":
+        run = read_run(path, "trec")
+        rows = sum(map(len, run.values()))
+        text = f"{_count(rows, 'document')} for {_count(len(run), 'topic')}"
+    else:
+        qrels = read_qrels(path, "trec")
+        grades = sorted({grade for of_topic in qrels.values() for grade in of_topic.values()})
+        rows, shown = sum(map(len, qrels.values())), ", ".join(map(str, grades[:10]))
+        text = f"{_count(rows, 'judgment')} of {_count(len(qrels), 'topic')}, grades {shown}"
+    return Profile(path, kind, f"TREC {kind}: {text}", _sample(path, {}), rows=rows)
 
 
 def _folder(path: Path) -> Profile:
     """A folder with a file per split is described by its file of training rows."""
     names = tuple(sorted(each.name for each in path.iterdir()))
     description = f"a folder of {_count(len(names), 'file')}"
-    first = next((file for file, split in _split_files(path) if split == "train"), None)
+    try:
+        first = next((file for file, split in split_files(path) if split == "train"), None)
+    except DataError:
+        first = None
     if first is None:
         return Profile(path, "folder", description, Sample(path, names, {}))
     found = _table(first)
     found.description = f"{description}, one for each split; {first.name} is {found.description}"
     found.path, found.sample = path, Sample(path, names, found.sample.row)
     return found
-
-
-def _split_files(path: Path) -> Iterator[tuple[Path, str | None]]:
-    try:
-        yield from split_files(path)
-    except DataError:
-        return
 
 
 def _other(path: Path, head: Head) -> Profile:
@@ -371,8 +354,8 @@ def _sample(path: Path, row: Mapping[str, Any]) -> Sample:
     return Sample(path, tuple(sorted(each.name for each in path.parent.iterdir())), row)
 
 
-def _fault(error: DataError) -> Fault:
-    return Fault(str(error.where or ""), error.what)
+def _fault(error: DataError) -> RejectedRow:
+    return RejectedRow(str(error.where or ""), error.what)
 
 
 def _type_of(value: Any, text: str) -> str:

@@ -13,7 +13,6 @@ from searchlora.experiments.improve.selection import Candidate, Row
 from searchlora.inference.engine import Request
 from searchlora.inference.sampling import Sampling
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.prompts import messages
 from searchlora.recipe import Recipe
@@ -174,35 +173,3 @@ def _named(
 
 def _is_valid(task: GenerationTask, record: Record, text: str, finish: str) -> bool:
     return finish == "stop" and not isinstance(task.parse(text.strip(), record), InvalidOutput)
-
-
-@dataclass(frozen=True)
-class Answered:
-    """Greedy outputs of a model on validation rows, and their rewards.
-
-    Attributes:
-        outputs: One per record; `InvalidOutput` where parsing failed.
-        rewards: One per record; None where it cannot be rewarded.
-    """
-
-    outputs: list[Any]
-    rewards: list[float | None]
-
-
-def answer_greedily(
-    engine: LocalEngine | RemoteEngine,
-    task: GenerationTask,
-    records: Sequence[Record],
-    adapter: str | None,
-    recipe: Recipe,
-    context: RewardContext,
-    progress: Progress = silent,
-) -> Answered:
-    """The greedy outputs of a model, rewarded; a grade or label is scored, a text generated."""
-    stage = AdapterStage(task, engine, adapter, recipe.max_new_tokens)
-    outputs: list[Any] = []
-    size = max(_BATCH, engine.call_size)
-    for start in range(0, len(records), size):
-        outputs += stage.ask(records[start : start + size])
-        progress(len(outputs), len(records))
-    return Answered(outputs, task.reward(records, outputs, context))

@@ -17,7 +17,6 @@ from searchlora.errors import PipelineError, RecipeError, UsageError, some
 from searchlora.eval.measures import parse_measure
 from searchlora.experiments.improve.report import write_report
 from searchlora.experiments.improve.rounds import Round, Rounds
-from searchlora.experiments.lineage import seen_in_training
 from searchlora.experiments.train import PromptedJob
 from searchlora.experiments.training_runs import (
     TrainingOptions,
@@ -37,6 +36,7 @@ from searchlora.progress import Steps, no_progress
 from searchlora.recipe import load_recipe, parse_recipe
 from searchlora.records import Document
 from searchlora.rewards import RewardContext
+from searchlora.systems.lineage import seen_in_training
 from searchlora.task import GenerationTask, Task, load_prompted_task
 from searchlora.training.training_run import TrainingResult
 

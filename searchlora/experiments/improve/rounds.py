@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.data.dataset import Dataset
 from searchlora.errors import SearchloraError, TrainingError
-from searchlora.experiments.improve.candidates import Rewarder, answer_greedily, gather, read_samples, sample
+from searchlora.experiments.improve.candidates import Rewarder, gather, read_samples, sample
 from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, row_from_json, worst
 from searchlora.files import atomic_text
 from searchlora.models.resolve import BaseModel
@@ -34,6 +34,7 @@ from searchlora.progress import Steps
 from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.rewards import INVALID, RewardContext
+from searchlora.systems.models import EngineSystem
 from searchlora.task import COMPLETION, REFERENCE, UNCHANGED, GenerationTask
 from searchlora.training.sft import train_adapter
 
@@ -311,21 +312,22 @@ class Rounds:
         """Reward, validity, length and share of unchanged inputs of greedy outputs on the validation rows."""
         progress = progress or self.steps("Validation")
         records = self.validation
-        answered = answer_greedily(self.engine, self.task, records, adapter, self.recipe, self.context, progress)
-        rewards = [reward for reward in answered.rewards if reward is not None]
+        system = EngineSystem(adapter, self.task, self.engine, adapter, max_new_tokens=self.recipe.max_new_tokens)
+        outputs = system.run(records, progress).outputs
+        rewards = [reward for reward in self.task.reward(records, outputs, self.context) if reward is not None]
         if not rewards:
             raise TrainingError("no validation row can be rewarded", where=str(self.dataset.folder))
-        texts = [output for output in answered.outputs if isinstance(output, str)]
-        invalid = sum(isinstance(output, InvalidOutput) for output in answered.outputs)
+        texts = [output for output in outputs if isinstance(output, str)]
+        invalid = sum(isinstance(output, InvalidOutput) for output in outputs)
         unchanged = [
             output == str(self.task.query(record)).strip()
-            for record, output in zip(records, answered.outputs, strict=True)
+            for record, output in zip(records, outputs, strict=True)
             if isinstance(output, str)
         ]
         return {
             "reward": mean(rewards),
             "rows": len(rewards),
-            "invalid": invalid / len(answered.outputs),
+            "invalid": invalid / len(outputs),
             "characters": mean([float(len(text)) for text in texts]),
             "unchanged": mean([float(each) for each in unchanged]),
         }

@@ -23,7 +23,6 @@ from searchlora.adapters.full_model import base_of
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PromptTooLong, UsageError
-from searchlora.experiments.lineage import base_lineage, base_queries
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.engine import Engine
 from searchlora.inference.engines import make_engine
@@ -35,6 +34,7 @@ from searchlora.pipelines.stages import AdapterStage
 from searchlora.prompts import RENDERING, messages
 from searchlora.recipe import load_recipe
 from searchlora.records import Record, SearchContext
+from searchlora.systems.lineage import base_lineage, base_queries
 from searchlora.task import GenerationTask, load_prompted_task
 
 

@@ -1,21 +1,24 @@
-"""Admission to the batched model runner: rows, KV cache, LoRA slots, tokens of a step, and each caller's share."""
+"""Admission to the batched model runner: rows, KV cache, LoRA slots, tokens of a step, and each client's share."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, AnyRequest
-from searchlora.inference.scheduling.requests import AnswerGroup, GenerateRequest, Limits, ModelRequest, ScoreRequest
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest, TokenIds
 
 AnyModelRequest = ModelRequest[Any]
 
-#: Chunks of short prompts that are begun in one step, beside rows that decode for a waiting caller and without them.
+#: Adapter and token ids.
+SharedPrompt: TypeAlias = tuple[str | None, TokenIds]
+
+#: Chunks of short prompts that are begun in one step, beside rows that decode for a waiting client and without them.
 CHUNKS_BESIDE_ROWS, CHUNKS_ALONE = 2, 8
 
-#: One of so many rows and LoRA slots is reserved for callers that hold none.
+#: One of so many rows and LoRA slots is reserved for clients that hold none.
 RESERVED = 8
 
 
@@ -32,7 +35,7 @@ class ScorePass:
 
     def join(self, request: ScoreRequest) -> bool:
         """Add a request, unless the pass has no room for it or prunes by another margin."""
-        longest = max(each.max_tokens for each in [request, *self._requests])
+        longest = max(other.max_tokens for other in [request, *self._requests])
         has_room = self._limits.pass_holds(len(self._requests) + 1, longest)
         if self._requests and (not has_room or request.prune_margin != self._requests[0].prune_margin):
             return False
@@ -69,7 +72,7 @@ class BatchRoom:
 class Admission:
     """One round of admission.
 
-    A caller of `submit` leaves a few rows and LoRA slots free for callers that hold none, and while others wait it
+    A client of `submit` leaves a few rows and LoRA slots free for clients that hold none, and while others wait it
     takes no more than its share. Requests of `finish` are not limited: nobody waits for one of them alone.
 
     Args:
@@ -79,7 +82,7 @@ class Admission:
         adapters: The adapters that are in use.
         generating: Requests whose rows generate.
         long: Requests whose long prompts are being computed.
-        waiting: Callers with queued requests.
+        waiting: Clients with queued requests.
     """
 
     def __init__(
@@ -95,42 +98,43 @@ class Admission:
         self._limits, self._prefiller = limits, prefiller
         self._slots, self._adapters = slots, set(adapters)
         # A computed prompt that was overtaken too often keeps out all that would take its room.
-        kept_out = [each.max_tokens for each in long if each.overtaken >= MAX_OVERTAKEN]
-        lengths = [each.max_tokens for each in generating]
-        joining = [each for each in long if isinstance(each, GenerateRequest)]
+        kept_out = [request.max_tokens for request in long if request.overtaken >= MAX_OVERTAKEN]
+        lengths = [request.max_tokens for request in generating]
+        joining = [request for request in long if isinstance(request, GenerateRequest)]
         self._room = BatchRoom(limits, lengths, len(joining))
         self._longest = max(kept_out, default=1)
         self._scored = ScorePass(limits)
-        interactive = any(each.interactive for each in generating)
+        interactive = any(request.interactive for request in generating)
         self._left = prefiller.chunk * (CHUNKS_BESIDE_ROWS if interactive else CHUNKS_ALONE)  # tokens of this step
         self._begun = False  # whether a request of this round uses some of them
-        self._long_tokens = sum(len(each.ids) for each in long)
-        self._long_groups = {each.group for each in joining if each.group is not None}
-        self._begun_groups = set[AnswerGroup]()
+        self._long_tokens = sum(len(request.ids) for request in long)
+        # Prompts of which more answers follow: the first one computes the prompt, and the others find it in the cache.
+        self._long_prompts = {_shared_prompt(request) for request in joining} - {None}
+        self._begun_prompts = set[SharedPrompt | None]()
         self._long_of = Counter[Hashable]()
-        for each in long:
-            self._long_of[each.caller] += len(each.ids)
-        self._rows_of = Counter(each.caller for each in [*generating, *joining] if each.interactive)
+        for request in long:
+            self._long_of[request.client] += len(request.ids)
+        self._rows_of = Counter(request.client for request in [*generating, *joining] if request.interactive)
         self._waiting = set(waiting)
 
     def may_take(self, request: AnyRequest) -> bool:
-        """Whether the request's caller may have more now. If not, requests of others do not overtake this one."""
+        """Whether the request's client may have more now. If not, requests of others do not overtake this one."""
         assert isinstance(request, ModelRequest)
-        caller, is_long = request.caller, self._is_long(request)
-        if is_long and (self._long_tokens >= self._limits.long_tokens or _group(request) in self._long_groups):
+        client, is_long = request.client, self._is_long(request)
+        if is_long and (self._long_tokens >= self._limits.long_tokens or _shared_prompt(request) in self._long_prompts):
             return False
         if not request.interactive:
             return True
-        if is_long and self._long_of[caller] >= self._limits.long_tokens // 4:
+        if is_long and self._long_of[client] >= self._limits.long_tokens // 4:
             return False
         if not isinstance(request, GenerateRequest):
             return True
-        capacity, held = self._room.capacity(request.max_tokens), self._rows_of[caller]
+        capacity, held = self._room.capacity(request.max_tokens), self._rows_of[client]
         reserve = max(capacity // RESERVED, min(1, self._limits.rows // RESERVED))
         if held < max(1, reserve // 2):
             return True
-        callers = self._waiting | set(self._rows_of)
-        if self._waiting - {caller} and held >= capacity // len(callers):
+        clients = self._waiting | set(self._rows_of)
+        if self._waiting - {client} and held >= capacity // len(clients):
             return False
         adapter = request.adapter
         takes_slot = adapter is not None and adapter not in self._adapters
@@ -147,7 +151,7 @@ class Admission:
         if not (self._fits_long if self._is_long(request) else self._fits_step)(request):
             return False
         if isinstance(request, GenerateRequest) and request.interactive:
-            self._rows_of[request.caller] += 1
+            self._rows_of[request.client] += 1
         if adapter is not None:
             self._adapters.add(adapter)
         return True
@@ -156,8 +160,7 @@ class Admission:
         return self._tokens_left(request) > self._prefiller.chunk
 
     def _tokens_left(self, request: AnyModelRequest) -> int:
-        group = _group(request)
-        if group is not None and (group.columns is not None or group in self._begun_groups):
+        if _shared_prompt(request) in self._begun_prompts:
             return 1
         return self._prefiller.left(Prompt(request.ids, request.adapter, 0))
 
@@ -167,10 +170,9 @@ class Admission:
             if self._room.rows >= self._limits.rows:
                 return False
             self._room.rows += 1
-            if request.group is not None:
-                self._long_groups.add(request.group)
+            self._long_prompts |= {_shared_prompt(request)} - {None}
         self._long_tokens += len(request.ids)
-        self._long_of[request.caller] += len(request.ids)
+        self._long_of[request.client] += len(request.ids)
         return True
 
     def _fits_step(self, request: AnyModelRequest) -> bool:
@@ -185,10 +187,11 @@ class Admission:
             joins = self._room.join(max(request.max_tokens, self._longest))
         if joins:
             self._left, self._begun = self._left - tokens, True
-            if (group := _group(request)) is not None:
-                self._begun_groups.add(group)
+            self._begun_prompts |= {_shared_prompt(request)} - {None}
         return joins
 
 
-def _group(request: AnyModelRequest) -> AnswerGroup | None:
-    return request.group if isinstance(request, GenerateRequest) else None
+def _shared_prompt(request: AnyModelRequest) -> SharedPrompt | None:
+    """The prompt of a generation after which others with the same prompt follow; None for other requests."""
+    is_shared = isinstance(request, GenerateRequest) and request.keep_prefix
+    return (request.adapter, request.ids) if is_shared else None

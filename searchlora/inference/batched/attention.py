@@ -1,4 +1,8 @@
-"""Attention over the KV cache, registered with transformers by name: a fast and a batch-invariant variant."""
+"""Attention over the KV cache, registered with transformers by name: a fast and a batch-invariant variant.
+
+On a CPU, attention over short sequences is two matrix products: PyTorch's blockwise kernel is slower there. Longer
+sequences, where the scores would not fit in memory, and GPUs use PyTorch's kernel.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,18 @@ from typing import Any
 
 import torch
 
-from searchlora.models.attention import attention
-from searchlora.models.native import kernels
+from searchlora.cpu import backend
 
 #: The model's `_attn_implementation`, and that of a batch-invariant model.
 NAME, INVARIANT_NAME = "searchlora", "searchlora-batch-invariant"
 
-#: Columns and tokens of one step of `attend_invariant` without compiled kernels.
+#: Scores (heads x new x columns) of one row up to which two matrix products are faster than the blockwise kernel.
+_MAX_SCORES_PER_ROW = 10_000_000
+
+#: Scores computed by one pair of products: few enough to stay in the CPU caches.
+_SCORES_PER_BLOCK = 2_000_000
+
+#: Columns and tokens of one step of `attend_invariant` in PyTorch.
 _COLUMN_BLOCK, _TOKEN_BLOCK = 64, 16
 
 
@@ -33,24 +42,58 @@ def attend(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a batched model: a compiled kernel for one new token per row, else `models.attention`.
+    """softmax(scaling · Q Kᵀ + mask) V, with keys shared by groups of query heads.
 
     Args:
         module: Unused; transformers passes the attention layer.
         query: Shape (rows, heads, new, size).
-        key, value: Shape (rows, key heads, columns, size).
-        attention_mask: Added to the scores; shape (rows, 1, new, columns).
+        key, value: Shape (rows, key heads, columns, size); `key heads` divides `heads`.
+        attention_mask: Added to the scores; shape (rows, 1, new, columns). None: every token attends to all.
         scaling: Factor of the scores; 1/√size if None.
 
     Returns:
         Shape (rows, new, heads, size), and None in the place of the attention weights.
     """
     del module
-    compiled = kernels(query) if query.shape[2] == 1 else None
-    if compiled and attention_mask is not None and compiled.supports_attention(query, key, value, attention_mask):
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return compiled.attention(query, key, value, attention_mask, scale), None
-    return attention(query, key, value, attention_mask, scaling), None
+    rows, heads, new, size = query.shape
+    scale = size**-0.5 if scaling is None else scaling
+    if new == 1 and attention_mask is not None:
+        compiled = backend.attention(query, key, value, attention_mask, scale)
+        if compiled is not None:
+            return compiled, None
+    scores_per_row = heads * new * key.shape[2]
+    if scores_per_row > _MAX_SCORES_PER_ROW or query.device.type != "cpu":
+        grouped = heads != key.shape[1]
+        output = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=grouped
+        )
+        return output.transpose(1, 2), None
+    step = max(1, _SCORES_PER_BLOCK // scores_per_row)
+    blocks = [slice(start, start + step) for start in range(0, rows, step)]
+    mask = None if attention_mask is None else attention_mask.expand(rows, -1, -1, -1)
+    outputs = [
+        _attend_rows(query[block], key[block], value[block], None if mask is None else mask[block], scale)
+        for block in blocks
+    ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs), None
+
+
+def _attend_rows(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Attention as two matrix products; all scores are in memory at once and keys are not repeated for the groups."""
+    rows, heads, new, size = query.shape
+    key_heads, columns = key.shape[1:3]
+    group = heads // key_heads
+    queries, keys = (query * scale).reshape(rows * key_heads, group * new, size), key.flatten(0, 1)
+    if new == 1:  # with few rows on one side, the product is faster with the many keys on the left
+        scores = torch.bmm(keys, queries.transpose(1, 2)).transpose(1, 2).contiguous()
+    else:
+        scores = torch.bmm(queries, keys.transpose(1, 2))
+    if mask is not None:
+        scores.view(rows, heads, new, columns).add_(mask)
+    output = torch.bmm(scores.softmax(-1), value.flatten(0, 1))
+    return output.view(rows, heads, new, -1).transpose(1, 2)
 
 
 def attend_invariant(
@@ -65,22 +108,22 @@ def attend_invariant(
     """Batch-invariant attention: the result of a token depends on that token and on what it attends to, only.
 
     It is independent, to the last bit, of the other rows, of the other tokens of the pass, and of how many columns the
-    pass reads. The compiled kernel has this property. Without it, tokens are computed in products of fixed shapes: each
-    with the columns up to the end of the last block that it attends to.
+    pass reads. PyTorch computes tokens in products of fixed shapes: each with the columns up to the end of the last
+    block that it attends to.
 
     Args and returns: as `attend`.
     """
     del module
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    compiled = kernels(query)
-    if compiled and compiled.supports_attention(query, key, value, attention_mask):
-        return compiled.attention(query, key, value, attention_mask, scale), None
+    compiled = backend.attention(query, key, value, attention_mask, scale)
+    if compiled is not None:
+        return compiled, None
     rows, heads, new, size = query.shape
     columns = key.shape[2]
     hidden = torch.finfo(attention_mask.dtype).min
     padding = (0, -columns % _COLUMN_BLOCK)
     mask = torch.nn.functional.pad(attention_mask[:, 0], padding, value=hidden)
-    key, value = (torch.nn.functional.pad(each, (0, 0, *padding)) for each in (key, value))
+    key, value = (torch.nn.functional.pad(states, (0, 0, *padding)) for states in (key, value))
     blocks = (mask > hidden / 2).view(rows, new, -1, _COLUMN_BLOCK).any(3)
     last_block = (blocks * torch.arange(1, blocks.shape[2] + 1, device=blocks.device)).amax(2)  # (rows, new)
     output = query.new_empty(rows, new, heads, size)
@@ -91,10 +134,10 @@ def attend_invariant(
                 here = tokens[start : start + _TOKEN_BLOCK]
                 padded = [*here, *here[:1] * (_TOKEN_BLOCK - len(here))]
                 until = count * _COLUMN_BLOCK
-                found = _attend_tokens(
+                attended = _attend_tokens(
                     query[row, :, padded], key[row, :, :until], value[row, :, :until], mask[row, padded, :until], scale
                 )
-                output[row, here] = found[: len(here)]
+                output[row, here] = attended[: len(here)]
     return output, None
 
 
@@ -107,3 +150,47 @@ def _attend_tokens(
     grouped = (query * scale).view(key_heads, heads // key_heads, tokens, size).permute(2, 0, 1, 3)
     scores = grouped @ key.transpose(1, 2).expand(tokens, -1, -1, -1) + mask[:, None, None]
     return (scores.softmax(-1) @ value.expand(tokens, -1, -1, -1)).reshape(tokens, heads, size)
+
+
+class RotaryTable(torch.nn.Module):
+    """Batch-invariant rotary embeddings: cosines and sines are computed once per block of positions, and looked up.
+
+    PyTorch computes the last elements of a thread's share without vector instructions, and so with another rounding.
+
+    Args:
+        rotary: The module to replace.
+    """
+
+    _BLOCK = 1024
+
+    def __init__(self, rotary: Any) -> None:
+        super().__init__()
+        self._rotary = rotary
+        self._tables: tuple[torch.Tensor, torch.Tensor] | None = None  # cosines, sines; shape (positions, head size)
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of positions (rows, new); shape (rows, new, head size)."""
+        needed = int(position_ids.max()) + 1
+        while self._tables is None or len(self._tables[0]) < needed:
+            start = 0 if self._tables is None else len(self._tables[0])
+            positions = torch.arange(start, start + self._BLOCK, device=position_ids.device)
+            cos, sin = (table[0] for table in self._rotary(x, positions[None]))
+            before = self._tables
+            self._tables = (cos, sin) if before is None else (torch.cat([before[0], cos]), torch.cat([before[1], sin]))
+        return self._tables[0][position_ids], self._tables[1][position_ids]
+
+
+def replace_rotary(model: Any) -> None:
+    """Replace the rotary embeddings of a model by a `RotaryTable`, if that gives the same."""
+    backbone = getattr(model, model.base_model_prefix)
+    rotary = getattr(backbone, "rotary_emb", None)
+    if rotary is None:
+        return
+    table = RotaryTable(rotary)
+    x, positions = next(model.parameters())[:1], torch.tensor([[3, 1, 2]], device=model.device)
+    try:
+        same = all(map(torch.equal, rotary(x, positions), table(x, positions)))
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # another signature, other shapes
+        return
+    if same:
+        backbone.rotary_emb = table

@@ -7,7 +7,7 @@ the position that it has in its own choice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -49,8 +49,8 @@ def score_choices(
     Raises:
         NonFinitePrompts: if hidden states of some prompts are not finite.
     """
-    trees = {each: _tree(each) for each in set(choices)}
-    searches = [PrunedSearch(trees[each], margin) for each in choices]
+    trees = {choice_ids: _tree(choice_ids) for choice_ids in set(choices)}
+    searches = [PrunedSearch(trees[choice_ids], margin) for choice_ids in choices]
     prefiller.compute_shared_prefixes(prompts)
     # Prompts of similar length are computed in one pass.
     order = sorted(range(len(prompts)), key=lambda place: prefiller.left(prompts[place]))
@@ -59,14 +59,15 @@ def score_choices(
     while batch.rows:
         batch.compute(nodes)
         candidates = [batch.searches[row].next_nodes() for row in batch.rows]
-        batch.keep([place for place, each in enumerate(candidates) if len(each)])
-        candidates = [each for each in candidates if len(each)]
+        batch.keep([place for place, of_row in enumerate(candidates) if len(of_row)])
+        candidates = [of_row for of_row in candidates if len(of_row)]
         if margin is None:
             limit = _EXACT_NODES
         else:
             limit = _INVARIANT_NODES if prefiller.forward.batch_invariant else _max_nodes(list(map(len, candidates)))
         nodes = [
-            batch.searches[row].mark_computed(each[:limit]) for row, each in zip(batch.rows, candidates, strict=True)
+            batch.searches[row].mark_computed(of_row[:limit])
+            for row, of_row in zip(batch.rows, candidates, strict=True)
         ]
     return [
         ChoiceScores(tuple(search.scores().tolist()), len(prompt.ids), search.known_steps)
@@ -150,7 +151,7 @@ class _TreeBatch:
         self._record(rows, chosen, hidden, starts)
         for place, prompt, begun in zip(places, prompts, starts, strict=True):
             if begun < len(prompt.ids) and prompt.keep_prefix:
-                self._cache_prompt(place, prompt)
+                self._prefixes.add_prompt(prompt.adapter, prompt.ids, partial(self._cache.copy_columns, place))
 
     def keep(self, places: Sequence[int]) -> None:
         """Continue with the rows in these places only."""
@@ -158,12 +159,6 @@ class _TreeBatch:
             if target != source:
                 self._cache.move_row(source, target, self._computed[self.rows[source]])
         self.rows = [self.rows[place] for place in places]
-
-    def _cache_prompt(self, place: int, prompt: Prompt) -> None:
-        """Add a prompt to the prefix cache, without its last token."""
-        if self._prefixes.is_new(prompt.adapter, prompt.ids[:-1]):
-            columns = self._cache.copy_columns(place, slice(len(prompt.ids) - 1))
-            self._prefixes.add(prompt.adapter, prompt.ids[:-1], columns)
 
     def _inputs(self, rows: Sequence[int], chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
         """Token ids and positions (rows, new) of a pass, and the columns visible to each (rows, new, columns)."""

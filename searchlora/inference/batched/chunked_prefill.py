@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchlora.inference.batched.kv_cache import KVCache
-from searchlora.inference.batched.prefill import Head, Prefiller, Prompt
+from searchlora.inference.batched.prefill import ComputedPrefix, Prefiller, Prompt
 from searchlora.inference.scheduling.requests import ModelRequest
 
 AnyModelRequest = ModelRequest[Any]
@@ -38,7 +38,7 @@ class _Progress:
 
 
 class ChunkedPrefill:
-    """Long prompts that are being computed. Callers take turns chunk by chunk; prompts of one caller do not.
+    """Long prompts that are being computed. Clients take turns chunk by chunk; prompts of one client do not.
 
     Chunks end at multiples of `Prefiller.chunk` tokens, so that they depend on the prompt only. No pass needs a mask
     of more than a chunk times the length of the prompt.
@@ -49,7 +49,7 @@ class ChunkedPrefill:
 
     def __init__(self, prefiller: Prefiller) -> None:
         self._prefiller = prefiller
-        self._lines: OrderedDict[Hashable, deque[Prompt]] = OrderedDict()  # the caller whose turn it is first
+        self._queues: OrderedDict[Hashable, deque[Prompt]] = OrderedDict()  # the client whose turn it is first
         self._progress: dict[Prompt, _Progress] = {}
 
     @property
@@ -66,11 +66,11 @@ class ChunkedPrefill:
             shared = [prefix for of_round in rounds for prefix in of_round]
             for prompt in of_adapter:
                 last = (len(prompt.ids) - 1) // chunk * chunk  # where the last chunk begins
-                lengths = {min(len(each), last) for each in shared if prompt.ids[: len(each)] == each}
+                lengths = {min(len(prefix), last) for prefix in shared if prompt.ids[: len(prefix)] == prefix}
                 request, cache = prompts[prompt], self._prefiller.forward.new_cache()
                 cache.reserve(1, last, last)
                 self._progress[prompt] = _Progress(request, cache, 0, 0, sorted(lengths))
-                self._lines.setdefault(request.caller, deque()).append(prompt)
+                self._queues.setdefault(request.client, deque()).append(prompt)
 
     def take_computed(self, fits: Callable[[AnyModelRequest], bool], max_tokens: int) -> dict[Prompt, AnyModelRequest]:
         """Remove and return prompts of which only the last chunk is left, with their heads, and their requests.
@@ -81,9 +81,9 @@ class ChunkedPrefill:
         """
         taken: dict[Prompt, AnyModelRequest] = {}
         tokens = 0
-        for line in list(self._lines.values()):
-            while line:
-                prompt = line[0]
+        for queue in list(self._queues.values()):
+            while queue:
+                prompt = queue[0]
                 left = len(prompt.ids) - self._start(prompt)
                 if left > self._prefiller.chunk or (taken and tokens + left > max_tokens):
                     break
@@ -91,16 +91,16 @@ class ChunkedPrefill:
                 if not fits(progress.request):
                     break
                 tokens += left
-                prompt.head = Head(progress.cache.view_columns(0, progress.start), progress.computed)
+                prompt.prefix = ComputedPrefix(progress.cache.view_columns(0, progress.start), progress.computed)
                 taken[prompt] = self.remove(prompt)
         return taken
 
     def next_prompt(self) -> Prompt | None:
-        """The prompt whose next chunk is computed next, if any; its caller goes to the end of the rotation."""
-        for caller, line in self._lines.items():
-            if len(line[0].ids) - self._start(line[0]) > self._prefiller.chunk:
-                self._lines.move_to_end(caller)
-                return line[0]
+        """The prompt whose next chunk is computed next, if any; its client goes to the end of the rotation."""
+        for client, queue in self._queues.items():
+            if len(queue[0].ids) - self._start(queue[0]) > self._prefiller.chunk:
+                self._queues.move_to_end(client)
+                return queue[0]
         return None
 
     def compute_chunk(self, prompt: Prompt) -> None:
@@ -120,15 +120,15 @@ class ChunkedPrefill:
     def remove(self, prompt: Prompt) -> AnyModelRequest:
         """Forget a prompt and return its request."""
         request = self._progress.pop(prompt).request
-        line = self._lines[request.caller]
-        line.remove(prompt)
-        if not line:
-            del self._lines[request.caller]
+        queue = self._queues[request.client]
+        queue.remove(prompt)
+        if not queue:
+            del self._queues[request.client]
         return request
 
     def clear(self) -> None:
         """Forget all prompts."""
-        self._lines.clear()
+        self._queues.clear()
         self._progress.clear()
 
     def _start(self, prompt: Prompt) -> int:

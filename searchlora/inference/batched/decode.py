@@ -10,12 +10,12 @@ import torch
 from searchlora.inference.batched.forward import NonFiniteOutput
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
-from searchlora.inference.decoding import Answer, append_tokens
+from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import non_finite_error
 
 
 @dataclass(eq=False)
-class Row(Answer):
+class BatchRow(AnswerState):
     """An answer with a row of the KV cache.
 
     Attributes:
@@ -47,13 +47,13 @@ class DecodeBatch:
     """
 
     def __init__(self, prefiller: Prefiller, stop_id: int) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[BatchRow] = []
         self._prefiller = prefiller
         self._forward = prefiller.forward
         self._stop_id = stop_id
         self._cache: KVCache = prefiller.forward.new_cache()
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[BatchRow]) -> None:
         """Prefill new rows and generate the first token of each.
 
         Rows of one adapter are placed together, as `lora_mapping` prefers them, those with fewer tokens to compute
@@ -92,21 +92,21 @@ class DecodeBatch:
         append_tokens(self.rows, self._forward.logits(hidden[:, 0]), self._stop_id)
         return True
 
-    def remove(self, is_done: Callable[[Row], bool]) -> list[Row]:
+    def remove(self, is_done: Callable[[BatchRow], bool]) -> list[BatchRow]:
         """Remove the rows that are done; the last row of the cache takes the place of a removed one."""
         removed = []
         for place in range(len(self.rows) - 1, -1, -1):
             if is_done(self.rows[place]):
                 removed.append(self.rows[place])
-                last = self.rows.pop()
+                last = self.rows[place] = self.rows[-1]  # in this order: another thread may copy the list
+                self.rows.pop()
                 if place < len(self.rows):
-                    self.rows[place] = last
                     self._cache.move_row(len(self.rows), place, last.length)
         return removed[::-1]
 
-    def copy_prompt(self, row: Row) -> torch.Tensor:
-        """A copy of the KV cache of a row's prompt without its last token."""
-        return self._cache.copy_columns(self.rows.index(row), slice(len(row.prompt.ids) - 1))
+    def copy_columns(self, row: BatchRow, columns: slice) -> torch.Tensor:
+        """A copy of some columns of a row's KV cache."""
+        return self._cache.copy_columns(self.rows.index(row), columns)
 
     def clear(self) -> None:
         """Forget all rows, after a pass that failed in the middle."""

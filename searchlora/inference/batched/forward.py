@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
+from searchlora.cpu import backend
 from searchlora.inference.batched import attention
-from searchlora.inference.batched.frozen_linear import FrozenLinear, can_prepack, is_linear, merged_linear
-from searchlora.inference.batched.fused_layers import fuse_decoder_layers, fuse_norms, replace_rotary
+from searchlora.inference.batched.frozen_linear import FrozenLinear, is_linear, merged_linear
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import add_lora_layers
 from searchlora.inference.batched.lora_mapping import map_rows
-from searchlora.models.native.huge_pages import use_huge_pages
 
 
 class NonFiniteOutput(Exception):
@@ -50,16 +49,16 @@ class Forward:
         self.config = model.config.get_text_config()
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._backbone = getattr(model, model.base_model_prefix)
-        self._head: FrozenLinear = merged_linear([model.get_output_embeddings()], can_prepack(model), batch_invariant)
+        self._head: FrozenLinear = merged_linear([model.get_output_embeddings()], batch_invariant)
         self.lora_layers = add_lora_layers(model, batch_invariant)
-        fuse_norms(model)
         attention.register()
         model.set_attn_implementation(attention.INVARIANT_NAME if batch_invariant else attention.NAME)
         if batch_invariant:
-            replace_rotary(model)
-        fuse_decoder_layers(model, batch_invariant)
+            attention.replace_rotary(model)
+        attend = attention.attend_invariant if batch_invariant else attention.attend
+        backend.fuse_layers(model, attend, self.new_cache)
         weights = [*(group.base for group in self.lora_layers.groups), self._head]
-        use_huge_pages(tensor for weight in weights for tensor in weight.tensors())
+        backend.use_huge_pages(tensor for weight in weights for tensor in weight.tensors())
 
     def new_cache(self) -> KVCache:
         """An empty KV cache for this model."""
@@ -113,7 +112,7 @@ class Forward:
         """
         logits = self.logits(hidden).float()
         # The sum over one row alone: the order of a sum over several rows depends on how many there are.
-        norms = torch.stack([each.logsumexp(-1) for each in logits]) if self.batch_invariant else logits.logsumexp(-1)
+        norms = torch.stack([row.logsumexp(-1) for row in logits]) if self.batch_invariant else logits.logsumexp(-1)
         return logits[rows, tokens] - norms[rows]
 
 

@@ -1,18 +1,14 @@
-"""Frozen linear layers of a base model: how they compute, and the memory layout of their weights."""
+"""Frozen linear layers of a base model, computed by PyTorch or by the CPU backend."""
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from searchlora.models.load import multiplies_bf16
-from searchlora.models.native import kernels
-from searchlora.models.native.bindings import Kernels, LoraItems, LoraTables, PackedWeight, pack_frozen
+from searchlora.cpu import backend
 
 
 class FrozenLinear(Protocol):
@@ -26,21 +22,6 @@ class FrozenLinear(Protocol):
 
     def tensors(self) -> Sequence[torch.Tensor]:
         """What is read at every product."""
-
-
-def can_prepack(model: torch.nn.Module) -> bool:
-    """Whether weights can be packed once in oneDNN's layout, instead of at every product.
-
-    PyTorch offers this for its own compiler (`torch/_inductor/mkldnn_lowerings.py`). On a CPU with bf16 instructions a
-    product with 32 rows takes two thirds of the time then (`benchmarks/multi_adapter`).
-    """
-    first = next(model.parameters())
-    return (
-        first.device.type == "cpu"
-        and first.dtype == torch.bfloat16
-        and multiplies_bf16()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
 
 
 @dataclass(frozen=True)
@@ -58,72 +39,6 @@ class PlainLinear:
 
     def tensors(self) -> Sequence[torch.Tensor]:
         return (self.weight,)
-
-
-class PrepackedLinear:
-    """A linear layer whose weight is packed for the CPU; see `can_prepack`.
-
-    Products with few rows are bound by reading the weight, which the compiled kernel does faster than oneDNN. oneDNN
-    does not document its layout, so the packed weight is compared with the layout that the kernel expects.
-
-    Args:
-        weight: Shape (out, in), bf16.
-        bias: Shape (out,).
-        batch_invariant: Use the kernel for any number of rows, so that a row's result does not depend on their number.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool = False) -> None:
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-        self._product = torch.ops.mkldnn._linear_pointwise.default
-        self._bias = bias
-        self._size_out = len(weight)
-        same_dtype = bias is None or bias.dtype == weight.dtype
-        self._compiled = _kernels_for(weight, self._packed) if same_dtype else None
-        max_rows = 0 if self._compiled is None else math.inf if batch_invariant else self._compiled.max_rows
-        self._max_numel = max_rows * weight.shape[1] if max_rows else 0  # of x
-        self._address: int = torch.ops.mkldnn.data_ptr(self._packed)
-
-    @property
-    def has_kernel(self) -> bool:
-        """Whether the compiled kernel can read the weight."""
-        return self._compiled is not None
-
-    def uses_kernel(self, x: torch.Tensor) -> bool:
-        """Whether the compiled kernel computes this input."""
-        return x.numel() <= self._max_numel and x.dtype == torch.bfloat16
-
-    def can_add_lora(self, x: torch.Tensor) -> bool:
-        """Whether the kernel can add the rows' adapters in the same product."""
-        return self._compiled is not None and self._compiled.fuses_lora and self.uses_kernel(x)
-
-    def run_kernel(self, x: torch.Tensor, lora: tuple[LoraTables, LoraItems] | None = None) -> torch.Tensor:
-        """The product by the compiled kernel, with the rows' adapters added; see `Kernels.linear`."""
-        assert self._compiled is not None
-        return self._compiled.linear(x, self._address, self._bias, self._size_out, lora)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self.uses_kernel(x):
-            return self.run_kernel(x)
-        product: torch.Tensor = self._product(x, self._packed, self._bias, "none", [], "")
-        return product
-
-    def dense(self) -> torch.Tensor:
-        dense: torch.Tensor = self._packed.to_dense()
-        return dense
-
-    def tensors(self) -> Sequence[torch.Tensor]:
-        return (self._packed,)
-
-
-def _kernels_for(weight: torch.Tensor, packed: torch.Tensor) -> Kernels | None:
-    """The kernels that can read a weight as oneDNN packed it; None if there are none."""
-    compiled, size = kernels(weight), torch.ops.mkldnn._nbytes(packed)
-    expected = pack_frozen(weight, compiled.panel) if compiled is not None and compiled.max_rows else None
-    if expected is None or size != weight.nbytes:
-        return None
-    memory = (ctypes.c_char * size).from_address(torch.ops.mkldnn.data_ptr(packed))
-    actual = torch.frombuffer(memory, dtype=torch.int16).view(expected.shape)
-    return compiled if torch.equal(actual, expected.view(torch.int16)) else None
 
 
 @dataclass(frozen=True)
@@ -148,33 +63,6 @@ class WrappedLinear:
 
     def tensors(self) -> Sequence[torch.Tensor]:
         return tuple(self.layer.parameters())
-
-
-class CompiledLinear:
-    """A linear layer in fp32 that the compiled kernel computes; see `linear_fp32.c`.
-
-    A row's result does not depend on the other rows. Weights that are bf16 numbers are stored as such: the products are
-    the same, and few rows, which are bound by reading the weight, take half the time.
-
-    Args:
-        weight: Shape (out, in), fp32.
-        bias: Shape (out,), fp32.
-        compiled: The kernels for fp32.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, compiled: Kernels) -> None:
-        halves = weight.bfloat16()
-        self._weight = PackedWeight(halves if torch.equal(halves.float(), weight) else weight)
-        self._bias, self._compiled = bias, compiled
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._compiled.linear_fp32(x, self._weight, self._bias)
-
-    def dense(self) -> torch.Tensor:
-        return self._weight.dense().float()
-
-    def tensors(self) -> Sequence[torch.Tensor]:
-        return (self._weight.blocks,)
 
 
 class DequantizedLinear(WrappedLinear):
@@ -255,16 +143,11 @@ def blocked_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Bl
     return BlockedLinear(PlainLinear(weight, bias), rows=1)  # a build without oneDNN: its BLAS is unknown
 
 
-def frozen_linear(
-    weight: torch.Tensor, bias: torch.Tensor | None, prepack: bool, batch_invariant: bool = False
-) -> FrozenLinear:
+def frozen_linear(weight: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool = False) -> FrozenLinear:
     """A frozen layer with a weight of shape (out, in)."""
-    if prepack:
-        prepacked = PrepackedLinear(weight, bias, batch_invariant)
-        return BlockedLinear(prepacked) if batch_invariant and not prepacked.has_kernel else prepacked
-    compiled = kernels(weight) if weight.dtype == torch.float32 else None
-    if compiled is not None and (bias is None or bias.dtype == weight.dtype):
-        return CompiledLinear(weight, bias, compiled)
+    packed = backend.frozen_linear(weight, bias, batch_invariant)
+    if packed is not None:
+        return BlockedLinear(packed) if batch_invariant and not packed.treats_rows_alike else packed
     return blocked_linear(weight, bias) if batch_invariant else PlainLinear(weight, bias)
 
 
@@ -282,7 +165,7 @@ def shape_of(layer: Any) -> tuple[int, int]:
     return layer.nf, layer.nx
 
 
-def merged_linear(layers: Sequence[Any], prepack: bool, batch_invariant: bool = False) -> FrozenLinear:
+def merged_linear(layers: Sequence[Any], batch_invariant: bool = False) -> FrozenLinear:
     """Layers with the same input as one product; a layer of another class than torch's own must come alone."""
     if type(layers[0]).__name__ == "Conv1D":
         weights = [layers[0].weight.detach().T.contiguous()]
@@ -294,7 +177,7 @@ def merged_linear(layers: Sequence[Any], prepack: bool, batch_invariant: bool = 
     else:
         return WrappedLinear(layers[0])
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-    return frozen_linear(weight, merged_bias(layers), prepack, batch_invariant)
+    return frozen_linear(weight, merged_bias(layers), batch_invariant)
 
 
 def merged_bias(layers: Sequence[Any]) -> torch.Tensor | None:
@@ -303,5 +186,5 @@ def merged_bias(layers: Sequence[Any]) -> torch.Tensor | None:
     if not biases:
         return None
     return torch.cat(
-        [biases[0].new_zeros(shape_of(each)[0]) if each.bias is None else each.bias.detach() for each in layers]
+        [biases[0].new_zeros(shape_of(layer)[0]) if layer.bias is None else layer.bias.detach() for layer in layers]
     )

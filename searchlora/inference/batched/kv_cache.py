@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
-from searchlora.models.native.huge_pages import use_huge_pages
+from searchlora.cpu.backend import use_huge_pages
 
 #: Columns are allocated in multiples of this.
 _COLUMN_STEP = 64
@@ -127,7 +127,7 @@ class KVCache(Cache):  # type: ignore[misc]
     def copy_columns(self, row: int, *columns: slice) -> torch.Tensor:
         """A copy of columns of a row, concatenated; shape (layers, 2, key heads, columns, head size)."""
         assert self._data is not None
-        return torch.cat([self._data[:, :, row, :, each] for each in columns], dim=3)
+        return torch.cat([self._data[:, :, row, :, part] for part in columns], dim=3)
 
     def view_columns(self, row: int, count: int) -> torch.Tensor:
         """The first columns of a row, not copied; shape as that of `copy_columns`."""

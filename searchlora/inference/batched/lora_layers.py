@@ -14,20 +14,16 @@ from typing import Any, Protocol
 
 import torch
 
+from searchlora.cpu.backend import lora_slots, padded_rank, release_free_memory, use_huge_pages
 from searchlora.inference.batched.frozen_linear import (
     FrozenLinear,
-    PrepackedLinear,
     blocked_linear,
-    can_prepack,
     is_linear,
     merged_bias,
     merged_linear,
     shape_of,
 )
 from searchlora.inference.batched.lora_mapping import LoraMapping
-from searchlora.models.native import kernels
-from searchlora.models.native.bindings import DEPTH, Kernels, LoraTables, pack
-from searchlora.models.native.huge_pages import release_free_memory, use_huge_pages
 
 #: Names of layers that get the same input in a transformer block.
 _MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -77,27 +73,14 @@ def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor, batch_
         size_in: Input size of the layers.
         spans: Output columns of each layer.
         like: A tensor with the dtype and device of A and B.
-        batch_invariant: Compute each row independently of the others; the compiled kernels always do.
+        batch_invariant: Compute each row independently of the others; the CPU backend always does.
     """
-    compiled = kernels(like)
-    if compiled is not None:
-        return PackedSlots(size_in, spans, like, compiled)
-    return (BlockedSlots if batch_invariant else TorchSlots)(size_in, spans, like)
-
-
-def padded_rank(rank: int) -> int:
-    """The rank that a slot is stored with: a multiple of 2, and of 32 above 32.
-
-    Examples:
-        >>> [padded_rank(rank) for rank in (1, 8, 9, 33, 64)]
-        [2, 8, 10, 64, 64]
-    """
-    step = 2 if rank <= DEPTH else DEPTH
-    return -(-rank // step) * step
+    packed = lora_slots(size_in, spans, like)
+    return packed or (BlockedSlots if batch_invariant else TorchSlots)(size_in, spans, like)
 
 
 def _highest_rank(weights: Sequence[LoraWeights | None]) -> int:
-    return max((len(each.a) for each in weights if each is not None), default=0)
+    return max((len(change.a) for change in weights if change is not None), default=0)
 
 
 class TorchSlots:
@@ -114,10 +97,10 @@ class TorchSlots:
             return
         a = self._like.new_zeros(self._size_in, len(self._spans), rank)
         b = self._like.new_zeros(self._spans[-1].stop, len(self._spans), rank)
-        for layer, (span, each) in enumerate(zip(self._spans, weights, strict=True)):
-            if each is not None:
-                a[:, layer, : len(each.a)] = each.a.T
-                b[span, layer, : len(each.a)] = each.b
+        for layer, (span, change) in enumerate(zip(self._spans, weights, strict=True)):
+            if change is not None:
+                a[:, layer, : len(change.a)] = change.a.T
+                b[span, layer, : len(change.a)] = change.b
         table = self._tables.get(rank)
         self._tables[rank] = _RankTable.empty(a, b) if table is None else table
         self._tables[rank].append(slot, a.flatten(1), b.flatten(1).T)
@@ -171,8 +154,8 @@ class _RankTable:
     def remove(self, slot: int) -> None:
         """Remove the entry of a slot; those after it move up."""
         entry = self.entries.pop(slot)
-        kept = [index for index in range(len(self.a)) if index != entry]
-        self.a, self.b = self.a[kept], self.b[kept]
+        others = [index for index in range(len(self.a)) if index != entry]
+        self.a, self.b = self.a[others], self.b[others]
         self.entries = {other: index - (index > entry) for other, index in self.entries.items()}
 
 
@@ -191,49 +174,6 @@ class BlockedSlots(TorchSlots):
         return y
 
 
-class PackedSlots:
-    """For the compiled kernels, which read A and B sequentially in blocks of columns."""
-
-    def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor, compiled: Kernels) -> None:
-        self._kernels, self._size_in, self._spans, self._like = compiled, size_in, spans, like
-        self._tables = LoraTables(torch.tensor([span.stop for span in spans]), size_in)
-
-    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        self._tables.clear(slot)
-        self._tables.cover(slot)
-        rank = padded_rank(_highest_rank(weights))
-        if not rank:
-            return
-        a = self._like.new_zeros(len(self._spans), rank, self._size_in)
-        packed_b = []
-        for layer, (span, each) in enumerate(zip(self._spans, weights, strict=True)):
-            b = self._like.new_zeros(span.stop - span.start, rank)
-            if each is not None:
-                a[layer, : len(each.a)] = each.a
-                b[:, : each.b.shape[1]] = each.b
-            packed_b.append(pack(b))
-        self._tables.put(slot, pack(a.flatten(0, 1)), torch.cat(packed_b))
-
-    def clear(self, slot: int) -> None:
-        self._tables.clear(slot)
-
-    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
-        dtype = self._like.dtype
-        if x.dtype != dtype or y.dtype != dtype:
-            return self.add(x.to(dtype), y.to(dtype), mapping).to(y.dtype)
-        y = y.contiguous()
-        self._kernels.lora(x.contiguous(), y, self._tables, mapping.items(x.shape[1]))
-        return y
-
-    def apply(self, base: FrozenLinear, x: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
-        if isinstance(base, PrepackedLinear) and self._tables.is_aligned and base.can_add_lora(x):
-            return base.run_kernel(x, (self._tables, mapping.items(x.shape[1])))
-        return self.add(x, base(x), mapping)
-
-    def tensors(self) -> Sequence[torch.Tensor]:
-        return [tensor for pair in self._tables.weights.values() for tensor in pair]
-
-
 @dataclass
 class ActiveMapping:
     """The mapping of the current forward pass; None if all rows use the bare base model."""
@@ -247,7 +187,6 @@ class LoraLayerGroup:
     Args:
         layers: Module path of each layer -> the layer.
         active: Shared by all groups of a model.
-        prepack: Whether to pack frozen weights for the CPU, see `frozen_linear.can_prepack`.
         like: A tensor with the dtype and device of A and B.
         batch_invariant: Compute each row independently of the others, to the last bit.
 
@@ -263,7 +202,6 @@ class LoraLayerGroup:
         self,
         layers: Mapping[str, torch.nn.Module],
         active: ActiveMapping,
-        prepack: bool,
         like: torch.Tensor,
         batch_invariant: bool = False,
     ) -> None:
@@ -273,7 +211,7 @@ class LoraLayerGroup:
         self.size_in = shapes[0][1]
         ends = [0, *accumulate(out for out, _ in shapes)]
         self.spans = [slice(start, end) for start, end in pairwise(ends)]
-        self.base = merged_linear(list(layers.values()), prepack, batch_invariant)
+        self.base = merged_linear(list(layers.values()), batch_invariant)
         self._bias = merged_bias(list(layers.values()))
         self._like = like
         self.slots = empty_slots(self.size_in, self.spans, like, batch_invariant)
@@ -288,9 +226,9 @@ class LoraLayerGroup:
         if any(weights):
             self._changed.add(slot)
         factor = self._like.new_ones(self.spans[-1].stop)
-        for span, each in zip(self.spans, weights, strict=True):
-            if each is not None and each.factor is not None:
-                factor[span] = each.factor.to(factor.dtype)
+        for span, change in zip(self.spans, weights, strict=True):
+            if change is not None and change.factor is not None:
+                factor[span] = change.factor.to(factor.dtype)
                 self._factors[slot] = factor
 
     def clear(self, slot: int) -> None:
@@ -399,10 +337,10 @@ class LoraLayers:
 def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
     """Replace a model's linear layers, except its output layer, by layers with LoRA slots; their weights move."""
     active = ActiveMapping()
-    prepack, like = can_prepack(model), torch.empty(0, dtype=model.dtype, device=model.device)
+    like = torch.empty(0, dtype=model.dtype, device=model.device)
     groups = []
     for layers in list(_merged_layers(model)):
-        group = LoraLayerGroup(layers, active, prepack, like, batch_invariant)
+        group = LoraLayerGroup(layers, active, like, batch_invariant)
         for index, path in enumerate(layers):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, LoraLinear(group, index))
@@ -413,16 +351,18 @@ def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
 def _merged_layers(model: Any) -> Iterator[dict[str, torch.nn.Module]]:
     """Paths and layers of each group, in the model's order."""
     head = model.get_output_embeddings()
-    layers = {path: each for path, each in model.named_modules() if is_linear(each) and each is not head}
+    layers = {path: layer for path, layer in model.named_modules() if is_linear(layer) and layer is not head}
     done: set[str] = set()
     for path, layer in layers.items():
         if path in done:
             continue
         parent, _, name = path.rpartition(".")
         names = next((names for names in _MERGED if name in names), (name,))
-        paths = [f"{parent}.{each}" for each in names]
-        others = [layers.get(each) for each in paths]
-        can_merge = all(type(each) is torch.nn.Linear and shape_of(each)[1] == shape_of(layer)[1] for each in others)
+        paths = [f"{parent}.{sibling}" for sibling in names]
+        others = [layers.get(sibling) for sibling in paths]
+        can_merge = all(
+            type(sibling) is torch.nn.Linear and shape_of(sibling)[1] == shape_of(layer)[1] for sibling in others
+        )
         group = paths if can_merge else [path]
         done.update(group)
-        yield {each: layers[each] for each in group}
+        yield {member: layers[member] for member in group}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
-
-from searchlora.models.native.bindings import LoraItems
 
 #: The slot of the bare base model: its A and B are zero.
 BASE_SLOT = 0
@@ -29,6 +28,7 @@ class LoraMapping:
         row_slots: Slot of each row.
         adapter_rows: Slots and the rows that use them, without the base model's.
         device: Of the tensors.
+        derived: What slots have computed from the mapping, by keys of their own.
     """
 
     slots: slice | torch.Tensor
@@ -38,19 +38,13 @@ class LoraMapping:
     row_slots: tuple[int, ...]
     adapter_rows: Sequence[tuple[int, Sequence[int]]]
     device: torch.device | str
-    _items: dict[int, LoraItems] = field(default_factory=dict)
+    derived: dict[Any, Any] = field(default_factory=dict)
     _translated: dict[tuple[int, ...], LoraMapping | None] = field(default_factory=dict)
 
     @cached_property
     def slots_in_use(self) -> frozenset[int]:
         """All slots that rows use, without the base model's."""
         return frozenset(slot for slot, _ in self.adapter_rows)
-
-    def items(self, tokens: int) -> LoraItems:
-        """The mapping for the compiled kernels, for a pass with this many tokens per row."""
-        if tokens not in self._items:
-            self._items[tokens] = LoraItems(self.adapter_rows, tokens)
-        return self._items[tokens]
 
     def translated(self, entries: Mapping[int, int]) -> LoraMapping | None:
         """The mapping for a table that has some of the slots, under other numbers; None if no row uses them.

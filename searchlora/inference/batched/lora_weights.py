@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from searchlora.adapters.peft_folder import CONFIG, WEIGHTS, lora_settings, read_config, read_weights, scaling
-from searchlora.errors import LoadCheckFailed, MissingKey, TamperedAdapter, UnexpectedKey, some
+from searchlora.adapters.peft_folder import CONFIG, check_header, lora_settings, read_config, read_weights, scaling
+from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey, some
 from searchlora.inference.batched.lora_layers import LoraLayers, LoraWeights
 
 _PREFIX = "base_model.model."
@@ -47,28 +47,16 @@ def read_ranks(folder: Path) -> dict[str, int]:
 
     Raises:
         MissingKey: for a folder without weights.
-        TamperedAdapter: for a file that is not safetensors.
+        TamperedAdapter, LoadCheckFailed: for a file that is not safetensors, or too large.
     """
-    from safetensors import SafetensorError, safe_open
-
-    file = folder / WEIGHTS
     ranks: dict[str, int] = {}
-    if not file.is_file():
-        raise MissingKey(f"there is no {WEIGHTS}", where=str(folder), fix="Save the adapter as safetensors.")
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (it is not iterable)
-                path, part = _parse_key(key, folder)
-                if part == "magnitude":
-                    continue
-                shape = tensors.get_slice(key).get_shape()
-                if len(shape) != 2:
-                    raise UnexpectedKey(f"'{key}' is no matrix", where=str(folder), fix="Store a plain LoRA adapter.")
-                ranks[path] = max(ranks.get(path, 0), shape[0] if part == "a" else shape[1])
-    except (SafetensorError, OSError) as error:
-        raise TamperedAdapter(
-            f"is not safetensors ({error})", where=str(file), fix="Store the adapter again."
-        ) from None
+    for key, shape in check_header(folder).items():
+        path, part = _parse_key(key, folder)
+        if part == "magnitude":
+            continue
+        if len(shape) != 2:
+            raise UnexpectedKey(f"'{key}' is no matrix", where=str(folder), fix="Store a plain LoRA adapter.")
+        ranks[path] = max(ranks.get(path, 0), shape[0] if part == "a" else shape[1])
     return ranks
 
 

@@ -20,14 +20,14 @@ from searchlora.inference.batched.admission import (
 )
 from searchlora.inference.batched.choice_scoring import score_choices
 from searchlora.inference.batched.chunked_prefill import ChunkedPrefill
-from searchlora.inference.batched.decode import DecodeBatch, Row
+from searchlora.inference.batched.decode import BatchRow, DecodeBatch
 from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.lora_slots import LoraLimits, LoraSlots
-from searchlora.inference.batched.prefill import Head, NonFinitePrompts, Prefiller, Prompt
+from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
-from searchlora.inference.scheduling.requests import AnswerGroup, GenerateRequest, Limits, ScoreRequest
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest, TokenIds
 
 Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
 
@@ -54,7 +54,7 @@ def batched_core(
         batch_invariant: See `Forward`.
     """
     forward, counts = Forward(model, batch_invariant=batch_invariant), Counts()
-    prefixes = PrefixCache(prefix_tokens, limits.long_tokens)
+    prefixes = PrefixCache(prefix_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
     adapters = LoraSlots(forward.lora_layers, slots, fetch, prefixes.remove_adapter, counts)
     runner = BatchedModelRunner(DecodeBatch(prefiller, stop_id), prefiller, adapters, limits, counts)
@@ -69,36 +69,36 @@ class BatchedModelRunner:
     ) -> None:
         self._batch, self._prefiller, self._slots = batch, prefiller, slots
         self._limits, self._counts = limits, counts
-        self._generating: dict[Row, GenerateRequest] = {}
         self._long = ChunkedPrefill(prefiller)
         self._prefill_debt = 0.0  # seconds that decode steps have to take before the next chunk
 
     @property
     def running(self) -> Collection[AnyModelRequest]:
         """Requests whose rows generate or whose long prompts are being computed."""
-        return [*self._generating.values(), *self._long.requests.values()]
+        return [*self._generating, *self._long.requests.values()]
+
+    @property
+    def _generating(self) -> list[GenerateRequest]:
+        return [row.request for row in self._batch.rows.copy()]  # other threads change the list
 
     def release_finished(self) -> None:
         """Remove rows that ended, and rows and long prompts that were cancelled or are late."""
-        for row in self._batch.remove(lambda row: row.ended or self._generating[row].is_over):
-            request = self._generating.pop(row)
+        for row in self._batch.remove(lambda row: row.ended or row.request.is_over):
             self._slots.release(row.prompt.adapter)
             if row.error is not None:
-                request.fail(row.error)
+                row.request.fail(row.error)
             elif row.ended:
-                request.finish(row.ids)
+                row.request.finish(row.ids)
             else:
-                request.fail_late()
-        self._prefiller.prefixes.release_groups()
+                row.request.fail_late()
         for prompt in [prompt for prompt, request in self._long.requests.items() if request.is_over]:
             self._slots.release(prompt.adapter)
             self._long.remove(prompt).fail_late()
 
     def admission(self, waiting: Collection[Hashable]) -> Admission:
         """Admits what fits beside the running requests."""
-        generating, long = self._generating.values(), self._long.requests.values()
-        slots = self._slots
-        return Admission(self._limits, self._prefiller, slots.count, slots.in_use, generating, long, waiting)
+        slots, long = self._slots, self._long.requests.values()
+        return Admission(self._limits, self._prefiller, slots.count, slots.in_use, self._generating, long, waiting)
 
     def compute(self, requests: Sequence[AnyModelRequest]) -> None:
         """Score, prefill new rows, compute a chunk of a long prompt, and decode one token of all rows."""
@@ -110,7 +110,7 @@ class BatchedModelRunner:
             self._begin({prompt: request for prompt, request in begun.items() if prompt not in long})
         self._continue_long(bool(begun))
         self.release_finished()
-        if self._generating:
+        if self._batch.rows:
             self._decode()
 
     def drop_all(self) -> None:
@@ -121,9 +121,8 @@ class BatchedModelRunner:
         self._long.clear()
 
     def _drop_rows(self) -> None:
-        for row in self._generating:
+        for row in self._batch.rows:
             self._slots.release(row.prompt.adapter)
-        self._generating.clear()
         self._batch.clear()
 
     def _is_long(self, prompt: Prompt) -> bool:
@@ -131,8 +130,8 @@ class BatchedModelRunner:
 
     @property
     def _is_interactive(self) -> bool:
-        """Whether a caller waits for one of the generating rows."""
-        return any(request.interactive for request in self._generating.values())
+        """Whether a client waits for one of the generating rows."""
+        return any(request.interactive for request in self._generating)
 
     def _acquire(self, requests: Sequence[AnyModelRequest], begun: dict[Prompt, AnyModelRequest]) -> None:
         """Load the adapters of requests, and add a prompt for each to `begun`; requests without an adapter fail."""
@@ -145,10 +144,7 @@ class BatchedModelRunner:
             else:
                 try:
                     slot = self._slots.acquire(request.adapter)
-                    keep_prefix = isinstance(request, ScoreRequest) and request.keep_prefix
-                    prompt = Prompt(request.ids, request.adapter, slot, keep_prefix)
-                    begun[prompt] = request
-                    _use_group_columns(prompt, request)
+                    begun[Prompt(request.ids, request.adapter, slot, request.keep_prefix)] = request
                 except Exception as error:
                     refused[request.adapter] = error
                     request.fail(error)
@@ -159,9 +155,9 @@ class BatchedModelRunner:
         try:
             yield
         finally:
-            held = {id(row.prompt) for row in self._generating} | set(map(id, self._long.requests))
+            held = {id(row.prompt) for row in self._batch.rows} | set(map(id, self._long.requests))
             for prompt in begun:
-                prompt.head = None
+                prompt.prefix = None
                 if id(prompt) not in held:
                     self._slots.release(prompt.adapter)
 
@@ -175,22 +171,19 @@ class BatchedModelRunner:
         generate = {prompt: each for prompt, each in prompts.items() if isinstance(each, GenerateRequest)}
         _retry_finite(score, self._score)
         first: dict[Prompt, GenerateRequest] = {}
-        begun_groups: set[AnswerGroup] = set()
+        others: dict[Prompt, GenerateRequest] = {}  # they find their prompts in the cache
+        begun = set[tuple[str | None, TokenIds]]()
         for prompt, request in generate.items():
-            if request.group is None or prompt.head is not None or request.group not in begun_groups:
-                first[prompt] = request
-            if request.group is not None:
-                begun_groups.add(request.group)
+            is_first = not prompt.keep_prefix or (prompt.adapter, prompt.ids) not in begun
+            (first if is_first else others)[prompt] = request
+            begun.add((prompt.adapter, prompt.ids))
         _retry_finite(first, self._prefill)
-        others = {prompt: request for prompt, request in generate.items() if prompt not in first}
-        for prompt, request in others.items():
-            _use_group_columns(prompt, request)
         _retry_finite(others, self._prefill)
 
     def _continue_long(self, others_admitted: bool) -> None:
         """Begin the long prompts that are computed, or compute one chunk.
 
-        While rows decode whose callers wait, this takes at most half of the time: after a chunk, decode steps take as
+        While rows decode whose clients wait, this takes at most half of the time: after a chunk, decode steps take as
         long as the chunk has taken.
         """
         interactive = self._is_interactive
@@ -239,15 +232,12 @@ class BatchedModelRunner:
                 request.fail(non_finite_error(request.adapter))
 
     def _prefill(self, requests: dict[Prompt, GenerateRequest]) -> None:
-        rows = {Row(request, prompt=prompt): request for prompt, request in requests.items()}
-        self._batch.add(list(rows))
-        self._generating.update(rows)
-        for row, request in rows.items():
-            if (group := request.group) is not None:
-                request.group = None
-                group.waiting.remove(request)
-                copy = partial(self._batch.copy_prompt, row)
-                self._prefiller.prefixes.add_group(group, request.adapter, copy, len(request.ids))
+        rows = [BatchRow(request, prompt=prompt) for prompt, request in requests.items()]
+        self._batch.add(rows)
+        for row in rows:
+            if row.request.keep_prefix:
+                copy = partial(self._batch.copy_columns, row)
+                self._prefiller.prefixes.add_prompt(row.request.adapter, row.request.ids, copy)
         self._report(rows)
 
     def _decode(self) -> None:
@@ -256,26 +246,20 @@ class BatchedModelRunner:
             if not self._batch.step():
                 return
         except Exception as error:
-            for request in self._generating.values():
+            for request in self._generating:
                 request.fail(error)
             self._drop_rows()
             return
         self._prefill_debt -= time.monotonic() - started
         self._counts.decode_steps += 1
-        self._counts.decoded_rows += len(self._generating)
-        self._report(self._generating)
+        self._counts.decoded_rows += len(self._batch.rows)
+        self._report(self._batch.rows)
 
-    def _report(self, rows: dict[Row, GenerateRequest]) -> None:
+    def _report(self, rows: Sequence[BatchRow]) -> None:
         self._counts.generated_tokens += len(rows)
-        for row, request in rows.items():
+        for row in rows:
             if row.error is None:
-                request.report(row.ids)
-
-
-def _use_group_columns(prompt: Prompt, request: AnyModelRequest) -> None:
-    """Let a prompt begin with what another answer to it has computed, if anything is kept."""
-    if isinstance(request, GenerateRequest) and request.group is not None and request.group.columns is not None:
-        prompt.head = Head(request.group.columns, 0)
+                row.request.report(row.ids)
 
 
 def _retry_finite(prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:

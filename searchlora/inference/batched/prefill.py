@@ -21,8 +21,8 @@ _CPU_PASS = 512
 
 
 @dataclass(frozen=True)
-class Head:
-    """The beginning of a prompt that is computed: of a long one (see `chunked_prefill`), or for another answer to it.
+class ComputedPrefix:
+    """The beginning of a long prompt that is computed, see `chunked_prefill`.
 
     Attributes:
         columns: Its KV cache, as `KVCache.view_columns` returns it.
@@ -42,14 +42,14 @@ class Prompt:
         adapter: Name of the adapter; None is the bare base model.
         slot: LoRA slot of the adapter.
         keep_prefix: Keep its KV cache: the same prompt follows again soon.
-        head: What is computed of it already.
+        prefix: What is computed of it already.
     """
 
     ids: TokenIds
     adapter: str | None
     slot: int
     keep_prefix: bool = False
-    head: Head | None = None
+    prefix: ComputedPrefix | None = None
 
 
 class NonFinitePrompts(Exception):
@@ -113,13 +113,15 @@ class Prefiller:
         """Write computed heads and cached prefixes into the rows of a cache from `first` on; return their lengths."""
         starts = [self._paste_prefix(prompt, cache, first + place) for place, prompt in enumerate(prompts)]
         self.counts.prompt_tokens += sum(len(prompt.ids) for prompt in prompts)
-        self.counts.cached_prompt_tokens += sum(starts) - sum(each.head.computed for each in prompts if each.head)
+        self.counts.cached_prompt_tokens += sum(starts) - sum(
+            prompt.prefix.computed for prompt in prompts if prompt.prefix
+        )
         return starts
 
     def left(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt that are in no cache."""
-        head = 0 if prompt.head is None else prompt.head.columns.shape[3]
-        return len(prompt.ids) - max(head, self.prefixes.longest_match(prompt.adapter, prompt.ids)[0])
+        computed = 0 if prompt.prefix is None else prompt.prefix.columns.shape[3]
+        return len(prompt.ids) - max(computed, self.prefixes.longest_match(prompt.adapter, prompt.ids)[0])
 
     def compute_shared_prefixes(self, prompts: Sequence[Prompt]) -> None:
         """Compute and cache the prefixes that these prompts share, unless they are cached or longer than a chunk.
@@ -149,8 +151,8 @@ class Prefiller:
 
     def _paste_prefix(self, prompt: Prompt, cache: KVCache, row: int) -> int:
         length, columns = self.prefixes.longest_match(prompt.adapter, prompt.ids)
-        if prompt.head is not None and prompt.head.columns.shape[3] >= length:
-            columns = prompt.head.columns
+        if prompt.prefix is not None and prompt.prefix.columns.shape[3] >= length:
+            columns = prompt.prefix.columns
             length = columns.shape[3]
         if columns is not None:
             cache.paste_columns(row, columns)

@@ -1,7 +1,4 @@
-"""Prefix cache: the KV cache of prompt prefixes that several requests share, least recently used evicted first.
-
-The prompts of answer groups are kept apart from it, until the last answer has begun.
-"""
+"""Prefix cache: the KV cache of prompt prefixes that several requests share, least recently used evicted first."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from itertools import pairwise
 
 import torch
 
-from searchlora.inference.scheduling.requests import AnswerGroup, TokenIds
+from searchlora.inference.scheduling.requests import TokenIds
 
 #: A prefix is cached separately if it is at least this many tokens longer than the one it extends.
 MIN_EXTENSION = 16
@@ -61,16 +58,13 @@ class PrefixCache:
 
     Args:
         budget: Size in tokens.
-        group_budget: Size of the prompts of answer groups in tokens.
     """
 
     budget: int
-    group_budget: int
     _entries: OrderedDict[tuple[Hashable, TokenIds], torch.Tensor] = field(default_factory=OrderedDict)
     _lengths: dict[Hashable, dict[int, int]] = field(default_factory=dict)  # adapter -> length -> number of entries
     _recent: dict[Hashable, deque[TokenIds]] = field(default_factory=dict)
     _tokens: int = 0
-    _groups: dict[AnswerGroup, Hashable] = field(default_factory=dict)  # those with columns, and their adapters
 
     def to_compute(self, adapter: Hashable, prompts: Sequence[TokenIds]) -> list[list[TokenIds]]:
         """Prefixes worth computing before these prompts, in rounds, without those that are cached.
@@ -113,30 +107,15 @@ class PrefixCache:
         while self._tokens > self.budget:
             self._remove(next(iter(self._entries)))
 
-    def add_group(self, group: AnswerGroup, adapter: Hashable, copy: Callable[[], torch.Tensor], length: int) -> None:
-        """Keep the KV cache of a group's prompt, unless no other answer waits or all groups together are too large."""
-        self.release_groups()
-        held = sum(each.columns.shape[3] for each in self._groups if each.columns is not None)
-        if group.columns is None and group.waiting and held + length <= self.group_budget:
-            group.columns = copy()
-            self._groups[group] = adapter
-
-    def release_groups(self) -> None:
-        """Remove the prompts of groups for which no answer waits any more."""
-        for group in list(self._groups):
-            if all(request.is_over for request in group.waiting):
-                self._remove_group(group)
-
-    def _remove_group(self, group: AnswerGroup) -> None:
-        del self._groups[group]
-        group.columns = None
+    def add_prompt(self, adapter: Hashable, prompt: TokenIds, copy: Callable[[slice], torch.Tensor]) -> None:
+        """Add a prompt without its last token, unless it is cached or too long; `copy` returns its columns."""
+        if self.is_new(adapter, prompt[:-1]):
+            self.add(adapter, prompt[:-1], copy(slice(len(prompt) - 1)))
 
     def remove_adapter(self, adapter: Hashable) -> None:
         """Remove all entries of an adapter: its name may mean other weights from now on."""
         for key in [key for key in self._entries if key[0] == adapter]:
             self._remove(key)
-        for group in [group for group, name in self._groups.items() if name == adapter]:
-            self._remove_group(group)
         self._recent.pop(adapter, None)
         self._lengths.pop(adapter, None)
 

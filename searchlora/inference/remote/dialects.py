@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -11,12 +12,10 @@ from typing import Any, Literal, Protocol
 
 from searchlora.errors import EngineError, UnusableAnswer
 from searchlora.inference.answer_text import AnswerText
-from searchlora.inference.engine import ChoiceScores, Completion, Request, TokenLogprob
+from searchlora.inference.engine import ChoiceScores, Completion, Request, TokenLogprob, token_logprob
 from searchlora.inference.sampling import GREEDY, Sampling
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
-
-DialectName = Literal["vllm", "searchlora", "openai"]
 
 #: Maximum number of prompts, and of tokens with log-probabilities (vLLM refuses more), in one call.
 _MAX_PROMPTS, _MAX_TOKENS = 16, 128
@@ -31,28 +30,33 @@ class Post(Protocol):
     def __call__(self, path: str, body: Mapping[str, Any]) -> Any: ...
 
 
-class Dialect(Protocol):
+class Dialect(ABC):
     """One kind of server. An unexpected response raises KeyError, TypeError, ValueError or AttributeError."""
 
     def rendered(self, request: Request) -> Request:
         """The request with the token ids of its prompt, if this kind of server takes them; else unchanged."""
+        return request
 
     def longest(self, choices: Sequence[str], choice_suffix: str | None) -> int:
         """Tokens of the longest choice; 0 for a server that counts what it renders itself."""
+        del choices, choice_suffix
+        return 0
 
+    @abstractmethod
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         """The completion of one request by the model with this name on the server.
 
         Raises `EngineError` for what this kind of server cannot do.
         """
 
+    @abstractmethod
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
     ) -> ChoiceScores:
         """The log-probabilities of the choices, see `Engine.score`."""
 
 
-class Vllm:
+class Vllm(Dialect):
     """vLLM's completions of token ids: the prompt is rendered here, so the model reads what training has seen.
 
     Args:
@@ -104,19 +108,17 @@ class Vllm:
 
     def _logprobs(self, ids: Sequence[int], reported: Mapping[str, Any], count: int) -> tuple[TokenLogprob, ...]:
         """The log-probabilities of tokens. vLLM reports the chosen token among the most likely ones, wherever it is."""
-
-        def of(token: int, logprob: Any, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-            content = self._token_bytes(token)
-            return TokenLogprob(content.decode("utf-8", "replace"), content, _number(logprob), top)
-
-        found = []
+        reported_tokens = []
         for token, logprob, likely in zip(ids, reported["token_logprobs"], reported["top_logprobs"], strict=False):
-            best = sorted(likely.items(), key=lambda each: -each[1])[:count]
-            top = tuple(of(int(name.removeprefix("token_id:")), value) for name, value in best)
-            found.append(of(token, logprob, top))
-        if len(found) < len(ids):
-            raise ValueError(f"{len(found)} log-probabilities for {len(ids)} tokens")
-        return tuple(found)
+            best = sorted(likely.items(), key=lambda token: -token[1])[:count]
+            top = [
+                token_logprob(self._token_bytes(int(name.removeprefix("token_id:"))), _number(value))
+                for name, value in best
+            ]
+            reported_tokens.append(token_logprob(self._token_bytes(token), _number(logprob), top))
+        if len(reported_tokens) < len(ids):
+            raise ValueError(f"{len(reported_tokens)} log-probabilities for {len(ids)} tokens")
+        return tuple(reported_tokens)
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
@@ -165,18 +167,7 @@ class Vllm:
         return {**fields, "repetition_penalty": 1.0}
 
 
-class _RendersItself:
-    """A server that takes messages."""
-
-    def rendered(self, request: Request) -> Request:
-        return request
-
-    def longest(self, choices: Sequence[str], choice_suffix: str | None) -> int:
-        del choices, choice_suffix
-        return 0
-
-
-class Searchlora(_RendersItself):
+class Searchlora(Dialect):
     """`searchlora serve`: it uses this project's renderer and scores as the local engine does."""
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
@@ -211,7 +202,7 @@ class Searchlora(_RendersItself):
         return ChoiceScores(scores, int(usage["prompt_tokens"]), int(usage["scored_tokens"]))
 
 
-class OpenAI(_RendersItself):
+class OpenAI(Dialect):
     """Any other server: it renders the chat with its own template. Requests that need token ids are refused.
 
     Such a server reads control tokens in contents as its own, so they are broken before they are sent.
@@ -303,7 +294,7 @@ def _message(answer: Mapping[str, Any], sampling: Sampling) -> Completion:
     (choice,) = answer["choices"]
     logprobs = None
     if sampling.logprobs is not None:
-        logprobs = tuple(_token_logprob(each) for each in _reported(choice)["content"])
+        logprobs = tuple(_token_logprob(token) for token in _reported(choice)["content"])
     return _completion(choice["message"]["content"] or "", choice["finish_reason"], answer["usage"], logprobs)
 
 
@@ -319,7 +310,7 @@ def _token_logprob(reported: Mapping[str, Any], *, has_top: bool = True) -> Toke
     text = reported["token"]
     content = text.encode() if reported.get("bytes") is None else bytes(reported["bytes"])
     likely = reported.get("top_logprobs") or () if has_top else ()
-    top = tuple(_token_logprob(each, has_top=False) for each in likely)
+    top = tuple(_token_logprob(token, has_top=False) for token in likely)
     return TokenLogprob(text, content, _number(reported["logprob"]), top)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
@@ -16,8 +16,9 @@ from searchlora.errors import EngineError, NotInStore, PromptTooLong, RequestRef
 from searchlora.http_client import OF_ONE_REQUEST, HttpClient, Refused
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import ChoiceScores, Completion, Request
-from searchlora.inference.remote.dialects import Dialect, DialectName
+from searchlora.inference.remote.dialects import Dialect
 from searchlora.inference.remote.server_models import ServerModels
+from searchlora.inference.settings import ServerSettings
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
@@ -30,7 +31,7 @@ _CALLS_IN_FLIGHT = 4
 #: Distance of the seeds of two answers to one request: a prime, so that those of two requests hardly coincide.
 _SEEDS_APART = 1_000_003
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class RemoteEngine:
@@ -45,17 +46,11 @@ class RemoteEngine:
         base: The base model that the server serves; its tokenizer is used, and its fingerprint for load checks.
         store: Resolves adapter references; None: only exact versions and the keys of `names` are valid.
         api_key: Sent as a bearer token; read it from the environment, not from a file.
-        names: Reference -> the server's name of that adapter; references are pinned now. Other adapters are called by
-            their pinned reference, `name@3`.
-        model: The server's name of the base model; None: the name that `searchlora serve` uses, or the first model
-            that another server lists.
-        dialect: Kind of server; None: detected.
-        load: Let vLLM load missing adapters from the store's folder (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`).
-        concurrency: Maximum number of requests in flight at once, over all callers. It is reached if the server answers
-            in a fraction of the time limit; a slower one gets fewer, so that none waits too long in its queue.
-        timeout_s: Time limit of one attempt in seconds.
-        retries: Attempts after the first, on failed connections and on status 429 and 5xx except 504.
         prompt_options: Options of the prompts of the bare base; those of an adapter are in its manifest.
+        options: Other fields of `ServerSettings`. References in `names` are pinned now; adapters that it does not name
+            are called by their pinned reference, `name@3`. `concurrency` is reached if the server answers in a
+            fraction of the time limit; a slower one gets fewer requests, so that none waits too long in its queue.
+            Attempts are repeated on failed connections and on status 429 and 5xx except 504.
 
     Attributes:
         call_size: See `Engine`: four times what is in flight, so that few requests are waited for alone.
@@ -72,29 +67,28 @@ class RemoteEngine:
         store: Store | None = None,
         *,
         api_key: str | None = None,
-        names: Mapping[str, str] | None = None,
-        model: str | None = None,
-        dialect: DialectName | None = None,
-        load: bool = False,
-        concurrency: int = 256,
-        timeout_s: float = 60.0,
-        retries: int = 4,
         prompt_options: PromptOptions | None = None,
+        **options: Any,
     ) -> None:
+        settings = ServerSettings(url=url, **options)
         self.base = base
         self.store = store
-        self.call_size = _CALLS_IN_FLIGHT * concurrency
+        self.call_size = _CALLS_IN_FLIGHT * settings.concurrency
         self.renderer = Renderer(
             load_tokenizer(base), prompt_options, adapter_options=self._prompt_options if store else None
         )
         self._folders: set[str] = set()  # names without a version, see `load_folder`
-        self._named = frozenset(names or ()) if store is None else frozenset()
-        self._client = HttpClient(url, api_key=api_key, connections=concurrency, timeout_s=timeout_s, retries=retries)
-        pinned = {self.pin(reference): name for reference, name in (names or {}).items()}
-        self._models = ServerModels(
-            self._client, base, store, names=pinned, base_name=model, dialect=dialect, load=load
+        self._named = frozenset(settings.names) if store is None else frozenset()
+        self._client = HttpClient(
+            url,
+            api_key=api_key,
+            connections=settings.concurrency,
+            timeout_s=settings.timeout_s,
+            retries=settings.retries,
         )
-        self._pool = ThreadPoolExecutor(concurrency, "searchlora-remote")
+        names = {self.pin(reference): name for reference, name in settings.names.items()}
+        self._models = ServerModels(self._client, base, store, settings, names)
+        self._pool = ThreadPoolExecutor(settings.concurrency, "searchlora-remote")
         self._closed = Event()
         self._running: set[Event] = set()  # one per call, set when the call is cancelled
 
@@ -215,14 +209,14 @@ class RemoteEngine:
         return self._run(requests, jobs, progress)
 
     def _run(
-        self, requests: Sequence[Request], jobs: Sequence[Callable[..., Answer]], progress: Progress
-    ) -> list[Answer]:
+        self, requests: Sequence[Request], jobs: Sequence[Callable[..., Result]], progress: Progress
+    ) -> list[Result]:
         """The answers in order. After a failure the others are neither awaited nor retried."""
         pinned = self._pinned(requests)
         cancelled = Event()
         self._running.add(cancelled)
-        futures: dict[Future[Answer], int] = {}
-        answers: dict[int, Answer] = {}
+        futures: dict[Future[Result], int] = {}
+        answers: dict[int, Result] = {}
         try:
             for row, (job, adapter) in enumerate(zip(jobs, pinned, strict=True)):
                 futures[self._start(job, adapter, row, cancelled)] = row
@@ -236,14 +230,14 @@ class RemoteEngine:
                 future.cancel()
         return [answers[row] for row in range(len(jobs))]
 
-    def _start(self, job: Callable[..., Answer], adapter: str | None, row: int, cancelled: Event) -> Future[Answer]:
+    def _start(self, job: Callable[..., Result], adapter: str | None, row: int, cancelled: Event) -> Future[Result]:
         try:
             return self._pool.submit(self._answer, job, adapter, row, cancelled)
         except RuntimeError:  # the pool is shut down
             self._check_open()
             raise
 
-    def _answer(self, job: Callable[..., Answer], adapter: str | None, row: int, cancelled: Event) -> Answer:
+    def _answer(self, job: Callable[..., Result], adapter: str | None, row: int, cancelled: Event) -> Result:
         self._check_open()
         where = f"{self._client.url}, request {row + 1}"
         post = partial(self._client.post, cancelled=cancelled, request=row)

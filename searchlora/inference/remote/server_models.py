@@ -12,7 +12,8 @@ from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, printable
 from searchlora.http_client import HttpClient, Refused
-from searchlora.inference.remote.dialects import Dialect, DialectName, OpenAI, Searchlora, Vllm
+from searchlora.inference.remote.dialects import Dialect, OpenAI, Searchlora, Vllm
+from searchlora.inference.settings import DialectName, ServerSettings
 from searchlora.models.resolve import BaseModel, public_name
 from searchlora.prompts import Renderer
 
@@ -24,10 +25,9 @@ class ServerModels:
         client: The server's endpoints.
         base: The base model that the server should have.
         store: Where adapters are found that are loaded on the server.
+        settings: `model`, `dialect` and `load` apply; a missing model is the name that `searchlora serve` uses, or the
+            first that another server lists, and a missing dialect is detected from `owned_by` of its models.
         names: Pinned reference -> the server's name of the adapter; others are called by their reference.
-        base_name: The server's name of the base model; None: as `searchlora serve` calls it, else the first listed.
-        dialect: Kind of server; None: detected from `owned_by` of its models.
-        load: Whether adapters may be loaded on vLLM from the store's folder, which it must see under the same path.
     """
 
     def __init__(
@@ -35,19 +35,14 @@ class ServerModels:
         client: HttpClient,
         base: BaseModel,
         store: Store | None,
-        *,
+        settings: ServerSettings,
         names: Mapping[str, str],
-        base_name: str | None,
-        dialect: DialectName | None,
-        load: bool,
     ) -> None:
         self._client = client
         self._base = base
         self._store = store
         self._names = names
-        self._given_base_name = base_name
-        self._given_dialect = dialect
-        self._load = load
+        self._given_base_name, self._given_dialect, self._load = settings.model, settings.dialect, settings.load
         self._loading = Lock()
 
     @cached_property

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from weakref import WeakSet
 
-from searchlora.inference.scheduling.fair_queue import AnyRequest
 from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, Limits
 from searchlora.inference.scheduling.scheduler import ModelRunner, Scheduler
 
@@ -83,8 +82,8 @@ def _close_all() -> None:
         core.close(_AT_EXIT)
 
 
-class EngineCore:
-    """What `LocalEngine` delegates to.
+class EngineCore(Scheduler):
+    """A scheduler with the loaded adapters and the counters of its model runner: what `LocalEngine` delegates to.
 
     Attributes:
         vocabulary: Number of logits of the model.
@@ -93,23 +92,15 @@ class EngineCore:
     def __init__(
         self, runner: ModelRunner, adapters: LoadedAdapters, counts: Counts, limits: Limits, vocabulary: int
     ) -> None:
+        super().__init__(runner, limits)
         self.vocabulary = vocabulary
-        self._runner, self._adapters, self._counts = runner, adapters, counts
-        self._scheduler = Scheduler(runner, limits)
+        self._adapters, self._counts = adapters, counts
         _open.add(self)
 
     @property
     def loaded(self) -> tuple[str, ...]:
         """Names of the loaded adapters."""
         return self._adapters.loaded
-
-    def submit(self, requests: Sequence[AnyRequest], caller: Hashable) -> None:
-        """See `Scheduler.submit`."""
-        self._scheduler.submit(requests, caller)
-
-    def finish(self, requests: Sequence[AnyRequest]) -> None:
-        """See `Scheduler.finish`; the requests of one call have a line of their own in the fair queue."""
-        self._scheduler.finish(requests, object())
 
     def load(self, name: str) -> None:
         """See `LoadedAdapters.load`."""
@@ -145,16 +136,11 @@ class EngineCore:
 
     def stats(self) -> Stats:
         """Counters and current state."""
-        scheduler, counts = self._scheduler, asdict(self._counts)
-        running: list[Any] = list(self._runner.running)
+        running = list(self._runner.running)
         return Stats(
-            **counts,
-            waiting=scheduler.waiting,
+            **asdict(self._counts),
+            waiting=self.waiting,
             generating=sum(isinstance(request, GenerateRequest) for request in running),
-            refused=scheduler.refused,
+            refused=self.refused,
             loaded=self._adapters.loaded,
         )
-
-    def close(self, seconds: float) -> None:
-        """See `Scheduler.close`."""
-        self._scheduler.close(seconds)

@@ -1,4 +1,4 @@
-"""Fair queue: one first-in-first-out line per caller, served round robin, with a starvation guard."""
+"""Fair queue: one first-in-first-out queue per client, served round robin, with a starvation guard."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ AnyRequest = QueuedRequest[Any]
 
 
 class FairQueue:
-    """The lines of all callers; not thread-safe.
+    """The queues of all clients; not thread-safe.
 
     Examples:
         >>> from searchlora.inference.scheduling.requests import GenerateRequest
         >>> queue = FairQueue()
-        >>> for caller in ("a", "a", "b"):
-        ...     queue.push(GenerateRequest(ids=(1,), max_new_tokens=1), caller)
+        >>> for client in ("a", "a", "b"):
+        ...     queue.push(GenerateRequest(ids=(1,), max_new_tokens=1), client)
         >>> admitted = []
         >>> queue.admit(lambda request: len(admitted) < 2, admitted)
         >>> len(admitted), len(queue)
@@ -30,24 +30,24 @@ class FairQueue:
     """
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[Hashable, deque[AnyRequest]] = OrderedDict()
+        self._queues: OrderedDict[Hashable, deque[AnyRequest]] = OrderedDict()
 
     def __len__(self) -> int:
-        return sum(map(len, list(self._lines.values())))
+        return sum(map(len, list(self._queues.values())))
 
-    def length(self, caller: Hashable) -> int:
-        """Number of requests in one caller's line."""
-        return len(self._lines.get(caller, ()))
+    def length(self, client: Hashable) -> int:
+        """Number of requests in one client's queue."""
+        return len(self._queues.get(client, ()))
 
-    def push(self, request: AnyRequest, caller: Hashable) -> None:
-        """Append a request to its caller's line."""
-        request.caller = caller
-        self._lines.setdefault(caller, deque()).append(request)
+    def push(self, request: AnyRequest, client: Hashable) -> None:
+        """Append a request to its client's queue."""
+        request.client = client
+        self._queues.setdefault(client, deque()).append(request)
 
     @property
-    def callers(self) -> list[Hashable]:
-        """Callers with queued requests, the one whose turn it is first."""
-        return list(self._lines)
+    def clients(self) -> list[Hashable]:
+        """Clients with queued requests, the one whose turn it is first."""
+        return list(self._queues)
 
     def admit(
         self,
@@ -55,58 +55,58 @@ class FairQueue:
         admitted: list[AnyRequest],
         may_take: Callable[[AnyRequest], bool] = lambda _: True,
     ) -> None:
-        """Move requests from the heads of the lines to `admitted`, round robin, as long as one fits.
+        """Move requests from the heads of the queues to `admitted`, round robin, as long as one fits.
 
-        A caller that was served goes to the end of the rotation.
+        A client that was served goes to the end of the rotation.
 
         Args:
             fits: Whether a request has room beside those already admitted.
             admitted: Receives the requests one by one, so that an interrupt loses none.
-            may_take: Whether the caller of a request may have more now. If not, its request is passed over without
+            may_take: Whether the client of a request may have more now. If not, its request is passed over without
                 being overtaken.
         """
-        first = self._starving_caller(may_take)
-        turn = deque(self._lines) if first is None else deque([first, *self._needing_no_room(first)])
+        first = self._starving_client(may_take)
+        turn = deque(self._queues) if first is None else deque([first, *self._needing_no_room(first)])
         skipped: list[AnyRequest] = []
         while turn:
-            caller = turn.popleft()
-            line = self._lines[caller]
-            if not (line[0].needs_no_room or may_take(line[0])):
+            client = turn.popleft()
+            queue = self._queues[client]
+            if not (queue[0].needs_no_room or may_take(queue[0])):
                 continue
-            if not (line[0].needs_no_room or fits(line[0])):
-                skipped.append(line[0])
+            if not (queue[0].needs_no_room or fits(queue[0])):
+                skipped.append(queue[0])
                 continue
-            admitted.append(line.popleft())
-            self._lines.move_to_end(caller)
-            if line:
-                turn.append(caller)
+            admitted.append(queue.popleft())
+            self._queues.move_to_end(client)
+            if queue:
+                turn.append(client)
             else:
-                del self._lines[caller]
+                del self._queues[client]
             for request in skipped:  # counted only when another request was admitted after it
                 request.overtaken += 1
             skipped = []
-            if caller == first:  # the starving request fitted; the others share the remaining room
-                first, turn = None, deque(self._lines)
+            if client == first:  # the starving request fitted; the others share the remaining room
+                first, turn = None, deque(self._queues)
 
-    def _starving_caller(self, may_take: Callable[[AnyRequest], bool]) -> Hashable | None:
-        """The caller whose head request was overtaken most often, if at least `MAX_OVERTAKEN` times."""
-        heads = {caller: line[0] for caller, line in self._lines.items() if line[0].overtaken >= MAX_OVERTAKEN}
-        starving = {caller: head for caller, head in heads.items() if head.needs_no_room or may_take(head)}
-        return max(starving, key=lambda caller: starving[caller].overtaken, default=None)
+    def _starving_client(self, may_take: Callable[[AnyRequest], bool]) -> Hashable | None:
+        """The client whose head request was overtaken most often, if at least `MAX_OVERTAKEN` times."""
+        heads = {client: queue[0] for client, queue in self._queues.items() if queue[0].overtaken >= MAX_OVERTAKEN}
+        starving = {client: head for client, head in heads.items() if head.needs_no_room or may_take(head)}
+        return max(starving, key=lambda client: starving[client].overtaken, default=None)
 
     def _needing_no_room(self, first: Hashable) -> list[Hashable]:
-        return [caller for caller, line in self._lines.items() if caller != first and line[0].needs_no_room]
+        return [client for client, queue in self._queues.items() if client != first and queue[0].needs_no_room]
 
     def remove_if(self, unwanted: Callable[[AnyRequest], bool]) -> list[AnyRequest]:
         """Remove and return all requests that meet a condition, wherever they stand."""
         removed = []
-        for caller, line in list(self._lines.items()):
-            removed += [request for request in line if unwanted(request)]
-            kept = deque(request for request in line if not unwanted(request))
-            if kept:
-                self._lines[caller] = kept
+        for client, queue in list(self._queues.items()):
+            removed += [request for request in queue if unwanted(request)]
+            others = deque(request for request in queue if not unwanted(request))
+            if others:
+                self._queues[client] = others
             else:
-                del self._lines[caller]
+                del self._queues[client]
         return removed
 
     def remove(self, requests: Sequence[AnyRequest]) -> None:

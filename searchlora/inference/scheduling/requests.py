@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from searchlora.errors import DeadlineExceeded
 from searchlora.inference.answer_text import AnswerText
-from searchlora.inference.constrained import Matcher
 from searchlora.inference.engine import ChoiceScores, TokenLogprob
 from searchlora.inference.sampling import TokenSampler
 
 if TYPE_CHECKING:
-    import torch
+    from llguidance import LLMatcher
 
 Result = TypeVar("Result")
 TokenIds = tuple[int, ...]
@@ -29,14 +28,14 @@ class QueuedRequest(Generic[Result]):
     Attributes:
         deadline: Time on the monotonic clock after which the result is no longer wanted; None means no deadline.
         overtaken: Number of times that later requests were admitted because they fitted and this one did not.
-        caller: The caller in whose line of the fair queue it waits.
-        interactive: Whether the caller waits for this very request (`submit`), not for all of a call (`finish`).
+        client: In whose queue it waits.
+        interactive: Whether the client waits for this very request (`submit`), not for all of a call (`finish`).
         result: The result, or the error that ended the request. Cancelling it withdraws the request.
     """
 
     deadline: float | None = None
     overtaken: int = 0
-    caller: Hashable = None
+    client: Hashable = None
     interactive: bool = False
     result: Future[Result] = field(default_factory=Future)
 
@@ -73,28 +72,17 @@ class ModelRequest(QueuedRequest[Result]):
     Attributes:
         ids: Token ids of the prompt.
         adapter: Pinned name of the adapter; None is the bare base model.
+        keep_prefix: Keep the KV cache of the prompt: the same prompt follows again soon.
     """
 
     ids: TokenIds
     adapter: str | None = None
+    keep_prefix: bool = False
 
     @property
     def max_tokens(self) -> int:
         """Upper bound of its tokens: the prompt and what is generated or scored after it."""
         raise NotImplementedError
-
-
-@dataclass(eq=False)
-class AnswerGroup:
-    """Answers to one prompt that share its prefill.
-
-    Attributes:
-        waiting: Those that have not begun.
-        columns: KV cache of the prompt without its last token, once an answer has begun and as long as others wait.
-    """
-
-    waiting: list[GenerateRequest] = field(default_factory=list)
-    columns: torch.Tensor | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -107,18 +95,16 @@ class GenerateRequest(ModelRequest[list[int]]):
         sampler: How tokens are chosen; None means greedy.
         text: The growing text, if it is streamed or may end at a stop string.
         logprobs: Log-probabilities of the tokens that were passed on.
-        group: The other answers to the same prompt that have not begun; None for a single answer.
         ignore_stop: Generate on after the stop token, up to `max_new_tokens` (for speed measurements).
         on_token: Called with all tokens so far after each token, by the computing thread; it must be fast. An exception
             that it raises fails this request.
     """
 
     max_new_tokens: int
-    matcher: Matcher | None = None
+    matcher: LLMatcher | None = None
     sampler: TokenSampler | None = None
     text: AnswerText | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    group: AnswerGroup | None = None
     ignore_stop: bool = False
     on_token: Callable[[list[int]], None] | None = None
 
@@ -142,12 +128,10 @@ class ScoreRequest(ModelRequest[ChoiceScores]):
     Attributes:
         choices: Token ids of each choice, at least one choice.
         prune_margin: See `Engine.score`.
-        keep_prefix: Keep the KV cache of the prompt: the same prompt follows again soon.
     """
 
     choices: tuple[TokenIds, ...]
     prune_margin: float | None = None
-    keep_prefix: bool = False
 
     @property
     def max_tokens(self) -> int:
@@ -181,7 +165,7 @@ class Limits:
         cache_tokens: KV cache of the generating rows: number of rows times the longest.
         pass_tokens: Tokens of one prefill or scoring pass: number of rows times the longest, choices included.
         waiting: Requests in the queue.
-        waiting_per_caller: Requests of one caller in the queue; None: a quarter of `waiting`, but at least 256.
+        waiting_per_client: Requests of one client in the queue; None: a quarter of `waiting`, but at least 256.
 
     Examples:
         >>> Limits(rows=4, cache_tokens=4096, pass_tokens=512, waiting=64).pass_holds(2, 200)
@@ -194,12 +178,12 @@ class Limits:
     cache_tokens: int
     pass_tokens: int
     waiting: int
-    waiting_per_caller: int | None = None
+    waiting_per_client: int | None = None
 
     @property
-    def max_line(self) -> int:
-        """Maximum length of one caller's line."""
-        return self.waiting_per_caller or min(self.waiting, max(256, self.waiting // 4))
+    def max_queue(self) -> int:
+        """Maximum length of one client's queue."""
+        return self.waiting_per_client or min(self.waiting, max(256, self.waiting // 4))
 
     @property
     def long_tokens(self) -> int:

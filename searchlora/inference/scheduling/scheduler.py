@@ -1,4 +1,20 @@
-"""Scheduler: collects the requests of all callers into batches that one thread at a time computes."""
+"""Scheduler: continuous batching of the requests of all clients.
+
+There is no prefill phase nor decoding phase. Between two steps, queued requests are admitted to the model runner as
+long as they fit beside those that run; a step advances every running request, and those that end leave. At most one
+thread computes: that of a call of `finish`, or else a thread of its own, which ends when nothing is left to do.
+
+A request is in one of these states:
+
+| state | where | next |
+| --- | --- | --- |
+| queued | its client's queue in the `FairQueue` | admitted when it fits; done if cancelled or late |
+| admitted | `_admitted`, during one step | running, or done after that step |
+| running | `ModelRunner.running` | done: finished, failed, cancelled or late |
+| done | its future has a result or an error | |
+
+`close` ends in two stages: first new requests are refused, then those that are not done fail.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +39,7 @@ class Admission(Protocol):
     """One round of admission."""
 
     def may_take(self, request: AnyRequest) -> bool:
-        """Whether the request's caller may have more now. If not, requests of others do not overtake this one."""
+        """Whether the request's client may have more now. If not, requests of others do not overtake this one."""
 
     def fits(self, request: AnyRequest) -> bool:
         """Whether a request has room beside those that run and those admitted before it; it counts as admitted then."""
@@ -40,7 +56,7 @@ class ModelRunner(Protocol):
         """Free what running requests hold that are done, cancelled or late."""
 
     def admission(self, waiting: Collection[Hashable]) -> Admission:
-        """One round of admission, while these callers have queued requests."""
+        """One round of admission, while these clients have queued requests."""
 
     def compute(self, requests: Sequence[ModelRequest[Any]]) -> None:
         """Begin requests, and advance the running ones by one step. Each request gets its result or its error."""
@@ -50,7 +66,7 @@ class ModelRunner(Protocol):
 
 
 class Scheduler:
-    """Admits queued requests to the model runner between two steps (continuous batching).
+    """The queue of all clients and the thread that computes it.
 
     No thread outlives the work, so an engine without references can be garbage-collected.
 
@@ -75,21 +91,23 @@ class Scheduler:
     def waiting(self) -> int:
         """Number of model requests that are not begun."""
         begun = set(map(id, list(self._runner.running)))
-        admitted = [each for each in self._admitted if isinstance(each, ModelRequest) and not each.result.done()]
-        return len(self._queue) + sum(id(request) not in begun for request in admitted)
+        open_ = [
+            request for request in self._admitted if isinstance(request, ModelRequest) and not request.result.done()
+        ]
+        return len(self._queue) + sum(id(request) not in begun for request in open_)
 
-    def submit(self, requests: Sequence[AnyRequest], caller: Hashable) -> None:
+    def submit(self, requests: Sequence[AnyRequest], client: Hashable) -> None:
         """Queue requests, all or none, and return at once; a thread computes them.
 
         Raises:
-            EngineBusy: when the queue or the caller's share of it has no room for all, no thread can be started, or the
+            EngineBusy: when the queue or the client's share of it has no room for all, no thread can be started, or the
                 engine is closed.
         """
         late: list[AnyRequest] = []
         try:
             with self._changed:
                 self._check_open()
-                if self._is_full(len(requests), caller):
+                if self._is_full(len(requests), client):
                     late += self._sweep()
                 if len(self._queue) + len(requests) > self.limits.waiting:
                     self.refused += len(requests)
@@ -98,16 +116,16 @@ class Scheduler:
                         f"{self.limits.waiting} may wait",
                         fix="Ask again later, or ask fewer at once.",
                     )
-                if self._is_full(len(requests), caller):
+                if self._is_full(len(requests), client):
                     self.refused += len(requests)
                     raise EngineBusy(
-                        f"{self._queue.length(caller)} requests of this caller wait already, {len(requests)} came, and "
-                        f"no more than {self.limits.max_line} of one caller may wait",
+                        f"{self._queue.length(client)} requests of this client wait already, {len(requests)} came, and "
+                        f"no more than {self.limits.max_queue} of one client may wait",
                         fix="Ask again later, or ask fewer at once.",
                     )
                 for request in requests:
                     request.interactive = True
-                    self._queue.push(request, caller)
+                    self._queue.push(request, client)
                 try:
                     self._start_thread()
                 except RuntimeError as error:
@@ -117,18 +135,19 @@ class Scheduler:
             for request in late:  # without the lock: a done-callback may call the engine
                 request.fail_late()
 
-    def finish(self, requests: Sequence[AnyRequest], caller: Hashable) -> None:
-        """Queue requests and return when all are done, successfully or not.
+    def finish(self, requests: Sequence[AnyRequest]) -> None:
+        """Queue requests, in a queue of their own, and return when all are done, successfully or not.
 
-        If no thread computes, the calling thread does, for all callers, until its own requests are done. (OpenMP keeps
+        If no thread computes, the calling thread does, for all clients, until its own requests are done. OpenMP keeps
         worker threads for each thread that computes, and they slow each other down as soon as there are more than
-        cores: a step takes half as long again in a thread beside one that has computed before.) At most half of the
-        queue's places are used at once, so that other callers find room.
+        cores: a step takes half as long again in a thread beside one that has computed before. At most half of the
+        queue's places are used at once, so that others find room.
 
         Raises:
             EngineBusy: when the engine is closed.
             EngineError: when called from a callback of the engine, whose thread would wait for itself.
         """
+        client = object()
         left, rejected, open_ = deque(requests), deque[AnyRequest](), _Countdown(len(requests))
         for request in requests:
             request.result.add_done_callback(open_.down)
@@ -138,7 +157,7 @@ class Scheduler:
             while left and self._stopped:
                 rejected.append(left.popleft())
             while left and open_.count - len(left) < max_queued:
-                self._queue.push(left.popleft(), caller)
+                self._queue.push(left.popleft(), client)
 
         with self._changed:
             self._check_open()
@@ -175,7 +194,7 @@ class Scheduler:
         with self._changed:
             self._closed = True
             while (self._is_driven or self._calls or self._has_work) and time.monotonic() < until:
-                with suppress(RuntimeError):  # no thread can be started: waiting callers compute
+                with suppress(RuntimeError):  # no thread can be started: waiting clients compute
                     self._start_thread()
                 self._changed.wait(min(until - time.monotonic(), 1.0))
             self._stopped = True
@@ -189,10 +208,10 @@ class Scheduler:
     def _has_work(self) -> bool:
         return bool(len(self._queue) or self._runner.running)
 
-    def _is_full(self, count: int, caller: Hashable) -> bool:
-        """Whether the queue, or the caller's share of it, has no room for more requests."""
-        in_line = self._queue.length(caller) + count
-        return len(self._queue) + count > self.limits.waiting or in_line > self.limits.max_line
+    def _is_full(self, count: int, client: Hashable) -> bool:
+        """Whether the queue, or the client's share of it, has no room for more requests."""
+        of_client = self._queue.length(client) + count
+        return len(self._queue) + count > self.limits.waiting or of_client > self.limits.max_queue
 
     def _check_open(self) -> None:
         if self._closed:
@@ -242,7 +261,7 @@ class Scheduler:
         with self._changed:
             self._is_driven, self._driver = False, None
             self._changed.notify_all()
-            with suppress(RuntimeError):  # no thread can be started: the next caller computes the queued requests
+            with suppress(RuntimeError):  # no thread can be started: the next client computes the queued requests
                 self._start_thread()
 
     def _step(self, push: Callable[[], None]) -> None:
@@ -250,7 +269,7 @@ class Scheduler:
         with self._changed:
             push()
             late = self._sweep() if time.monotonic() > self._swept + _SWEEP_INTERVAL else []
-            admission = self._runner.admission(self._queue.callers)
+            admission = self._runner.admission(self._queue.clients)
             self._queue.admit(admission.fits, self._admitted, admission.may_take)
             self._changed.notify_all()  # the queue has room again
         for request in late:

@@ -232,7 +232,7 @@ def submit_requests(
             on_token = None if stream is None else partial(stream.on_token, number * answers)
             seconds = service.settings.timeout
             futures += service.engine.submit_answers(
-                request, answers, caller=caller, seconds=seconds, on_token=on_token
+                request, answers, client=caller, seconds=seconds, on_token=on_token
             )
     except BaseException as error:
         for future in futures:

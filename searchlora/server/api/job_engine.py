@@ -11,7 +11,6 @@ from typing import TypeVar
 from searchlora.errors import EngineBusy
 from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.records import SearchContext
 from searchlora.server.api.jobs import BackgroundJob
 from searchlora.server.api.model_task import CallerEngine, asking
 from searchlora.server.api.service import Service
@@ -19,7 +18,7 @@ from searchlora.server.api.service import Service
 T = TypeVar("T")
 
 #: Searches of one call of a stage: few, so that a job moves on often and stops soon.
-_BATCH = 8
+JOB_BATCH = 8
 
 #: Requests that a job has in the engine's queue at once.
 _REQUESTS = 32
@@ -97,27 +96,6 @@ def _scored(
     requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None, engine: CallerEngine
 ) -> list[ChoiceScores]:
     return engine.score(requests, choices, prune_margin=prune_margin)
-
-
-def executed(
-    engine: JobEngine, pipeline: Pipeline, searches: Sequence[SearchContext], step: str, before: int, units: int
-) -> list[SearchContext]:
-    """The searches after a pipeline, in small batches; the server's engine is asked in the job's own line.
-
-    Args:
-        before, units: Units of the job that are done, and all of them; a search is one unit.
-
-    Raises:
-        JobCancelled: when the job was cancelled.
-        SearchloraError: what a stage raises.
-    """
-
-    def progress(done: int, total: int | None, note: str = "") -> None:
-        del total
-        engine.job.progress(before + done, units, note or step)
-
-    progress(0, None)
-    return for_job(engine, pipeline).execute(searches, batch=_BATCH, progress=progress)
 
 
 def for_job(engine: JobEngine, pipeline: Pipeline) -> Pipeline:

@@ -51,7 +51,7 @@ class CallerEngine:
         """See `Engine.generate`."""
         requests = [self._service.rendered(request) for request in requests]
         futures = [
-            self._add([self._service.engine.submit(request, caller=self._caller, seconds=self._seconds)])[0]
+            self._add([self._service.engine.submit(request, client=self._caller, seconds=self._seconds)])[0]
             for request in requests
         ]
         completions = [future.result() for future in futures]
@@ -66,7 +66,7 @@ class CallerEngine:
         requests = [self._service.rendered(request) for request in requests]
         submitted = self._service.engine.submit_scores(
             ((request, each, prune_margin) for request, each in zip(requests, choices, strict=True)),
-            caller=self._caller,
+            client=self._caller,
             seconds=self._seconds,
         )
         scores = [future.result() for future in self._add(submitted)]

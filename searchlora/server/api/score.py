@@ -77,7 +77,7 @@ def _submit(
             models.append(request.adapter or service.base)
 
     try:
-        futures = service.engine.submit_scores(engine_requests(), caller=caller, seconds=service.settings.timeout)
+        futures = service.engine.submit_scores(engine_requests(), client=caller, seconds=service.settings.timeout)
     except (ApiError, SearchloraError) as error:
         if len(models) < len(requests) > 1:
             raise api_error_at(error, len(models)) from error

@@ -9,9 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
-from searchlora.experiments.run import with_history
 from searchlora.pipelines.stages import FAILED_PARTS, INVALID
 from searchlora.server.api.schemas import Body, Fields
+from searchlora.systems.pipeline import with_history
 
 Grade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
 

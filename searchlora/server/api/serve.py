@@ -92,7 +92,7 @@ def make_service(
             _base(base, store),
             store,
             waiting=settings.max_waiting,
-            waiting_per_caller=waiting_per_caller,
+            waiting_per_client=waiting_per_caller,
         )
         assert isinstance(local, LocalEngine)
         for adapter in load:

@@ -1,32 +1,29 @@
-"""What background jobs compute on all judged topics: gains and losses, mixes of a fusion, disagreements of a judge.
-
-The measures and their intervals are those of `searchlora.experiments` and `searchlora.eval`.
-"""
+"""What background jobs compute on all judged topics: gains and losses, mixes of a fusion, disagreements of a judge."""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from searchlora.errors import PipelineError, UsageError
+from searchlora.errors import UsageError
 from searchlora.eval.figures import SystemScore
-from searchlora.eval.trec import Run
+from searchlora.eval.judgments.lineage import RunLineage, lineage_of, refuse_circular
 from searchlora.experiments.fixed_mixes import PARTS, Mix, PartHits, measure_mixes, part_hits
 from searchlora.experiments.judge.disagreements import disagreements
-from searchlora.experiments.run import with_history
 from searchlora.experiments.slots import fusion_parts, fusion_place, kept_parts
-from searchlora.experiments.topic_gains import BASELINE, SYSTEM, circular_pipelines, topic_gains
+from searchlora.files.result_cache import cache_key
 from searchlora.outputs import Graded, InvalidOutput
-from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stage_settings import FuseSettings
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage
-from searchlora.records import SearchContext
+from searchlora.progress import Progress, silent
+from searchlora.records import Record, SearchContext
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.job_engine import JobEngine, executed, for_job
+from searchlora.server.api.job_engine import JOB_BATCH, JobEngine, for_job
 from searchlora.server.api.jobs import BackgroundJob
 from searchlora.server.api.search_schemas import (
     ComparisonRequest,
@@ -37,6 +34,10 @@ from searchlora.server.api.search_schemas import (
 from searchlora.server.api.served_pipelines import VariantKey
 from searchlora.server.api.service import Service
 from searchlora.server.grading.search_grades import HumanGrade, SearchGrades
+from searchlora.systems.measure import measure
+from searchlora.systems.measures import RetrievalMeasures
+from searchlora.systems.pipeline import outputs_of, run_card, searches_of, with_history
+from searchlora.systems.system import Outputs, System
 
 #: Scores of documents that stay in memory as runs over the topics: about a gigabyte.
 _SCORES = 5_000_000
@@ -49,41 +50,48 @@ _PAIRS = 32
 
 _UNGRADED = "People have graded nothing yet."
 
+#: Names of the two systems in the comparison.
+SYSTEM, BASELINE = "system", "baseline"
+
 Topics: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
-class TopicRuns:
-    """Runs over the judged topics by pipeline: a topic is executed once. Thread-safe.
+class TopicCache:
+    """Results of pipelines on topics in memory: a topic is executed once. Thread-safe.
 
     Args:
-        scores: Scores that are kept; beyond it the runs that were used the longest ago are dropped, but not the newest.
+        scores: Scores that are kept; beyond it the results that were used the longest ago are dropped.
     """
 
     def __init__(self, scores: int = _SCORES) -> None:
-        self._scores = scores
-        self._runs: OrderedDict[VariantKey, dict[str, Mapping[str, float]]] = OrderedDict()
+        self._left = scores
+        self._values: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def known(self, key: VariantKey) -> dict[str, Mapping[str, float]]:
-        """Topic -> document -> score, of the topics that were executed."""
+    def get(self, key: str) -> Any | None:
+        """See `systems.measure.Cache`."""
         with self._lock:
-            return dict(self._runs.get(key, {}))
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
 
-    def add(self, key: VariantKey, run: Run) -> None:
-        """Add the results of topics."""
+    def put_all(self, values: Mapping[str, Any], label: str = "") -> None:
+        """See `systems.measure.Cache`."""
+        del label
         with self._lock:
-            self._runs.setdefault(key, {}).update(run)
-            self._runs.move_to_end(key)
-            while len(self._runs) > 1 and sum(map(_scores, self._runs.values())) > self._scores:
-                self._runs.popitem(last=False)
+            for key, value in values.items():
+                self._left += _scores(self._values.pop(key, None)) - _scores(value)
+                self._values[key] = value
+            while self._left < 0:
+                self._left += _scores(self._values.popitem(last=False)[1])
 
 
-def _scores(run: Run) -> int:
-    return sum(map(len, run.values()))
+def _scores(value: Any) -> int:
+    return len(value["hits"]) if value else 0
 
 
 @dataclass(frozen=True)
-class System:
+class RequestedSystem:
     """A pipeline of a request, as it is executed."""
 
     request: SystemRequest
@@ -95,10 +103,39 @@ class System:
         return self.request.model_dump() | {"stages": self.pipeline.labels}
 
 
-def system_of(service: Service, request: SystemRequest) -> System:
+class _JobSystem(System):
+    """A pipeline that a job executes with the server's engine, a few topics at a time.
+
+    Attributes:
+        skipped: Stage -> number of topics that ran without it.
+    """
+
+    batch_size = JOB_BATCH
+
+    def __init__(self, name: str, requested: RequestedSystem, engine: JobEngine) -> None:
+        self.name, self.skipped = name, Counter[str]()
+        self._requested, self._store = requested, engine.service.store
+        self._pipeline = for_job(engine, requested.pipeline)
+
+    @property
+    def fingerprint(self) -> str:
+        name, slots, weights = self._requested.key
+        return cache_key(name, sorted(slots), weights)
+
+    @property
+    def lineage(self) -> RunLineage | None:
+        return lineage_of(run_card(self.name, self._requested.pipeline, self._store))
+
+    def run(self, rows: Sequence[Record], progress: Progress = silent) -> Outputs:
+        done = self._pipeline.execute(searches_of(rows), progress=progress)
+        self.skipped.update(stage for search in done for stage in search.get("skipped", ()))
+        return outputs_of(done, {})
+
+
+def system_of(service: Service, request: SystemRequest) -> RequestedSystem:
     """The pipeline of a request. Raises `ApiError` 400 or 404, see `ServedPipelines.variant`."""
     key, pipeline = service.pipelines.variant_with_key(request.pipeline, request.slots, request.weights)
-    return System(request, key, pipeline)
+    return RequestedSystem(request, key, pipeline)
 
 
 def measured(service: Service) -> SearchGrades:
@@ -111,78 +148,72 @@ def measured(service: Service) -> SearchGrades:
 
 @dataclass(frozen=True)
 class Comparing:
-    """Gains and losses of a system against a baseline.
-
-    Args:
-        circular: System -> why its figures are circular.
-    """
+    """Gains and losses of a system against a baseline."""
 
     service: Service
-    runs: TopicRuns
+    cache: TopicCache
     body: ComparisonRequest
-    systems: Mapping[str, System]
+    systems: Mapping[str, RequestedSystem]
     topics: Topics
     qrels: Mapping[str, Mapping[str, int]]
-    circular: Mapping[str, str]
 
     @classmethod
-    def of(cls, service: Service, runs: TopicRuns, body: ComparisonRequest) -> Comparing:
+    def of(cls, service: Service, cache: TopicCache, body: ComparisonRequest) -> Comparing:
         """Check a request. Raises `ApiError` and `UsageError` for one that cannot be computed."""
         topics, qrels = _judged(service)
         systems = {SYSTEM: system_of(service, body.system), BASELINE: system_of(service, body.baseline)}
-        circular = _circular(service, systems, topics, body.allow_circular)
-        return cls(service, runs, body, systems, topics, qrels, circular)
+        _circular(service, systems, topics, body.allow_circular)
+        return cls(service, cache, body, systems, topics, qrels)
 
     def __call__(self, job: BackgroundJob) -> dict[str, Any]:
         """Execute both pipelines on all topics, and compare them."""
         engine = JobEngine(self.service, job)
-        runs = {name: self.runs.known(system.key) for name, system in self.systems.items()}
-        missing = {name: [topic for topic in self.topics if topic not in run] for name, run in runs.items()}
-        same = self.systems[SYSTEM].key == self.systems[BASELINE].key
-        if same:
-            missing[BASELINE] = []
-        total, done = sum(map(len, missing.values())), 0
-        skips: list[str] = []
-        for name, system in self.systems.items():
-            searches = [_search(topic, self.topics[topic]) for topic in missing[name]]
-            found = executed(engine, system.pipeline, searches, f"topics, {name}", done, total)
-            runs[name].update(_run_of(found))
-            # A skip may be a matter of the moment: such a topic is executed again by the next comparison.
-            skipped = {str(search["id"]) for search in found if search.get("skipped")}
-            self.runs.add(system.key, {topic: hits for topic, hits in runs[name].items() if topic not in skipped})
-            skips += _skip_notes(found, f"{name.capitalize()}: ")
-            done += len(searches)
-        if same:
-            runs[BASELINE] = runs[SYSTEM]
-        gains = topic_gains(
-            runs[SYSTEM],
-            runs[BASELINE],
-            self.topics,
-            self.qrels,
-            measure=self.body.measure,
-            circular=self.circular,
+        systems = [_JobSystem(name, requested, engine) for name, requested in self.systems.items()]
+        units = len(systems) * len(self.topics)
+        begun = iter(range(0, units, len(self.topics)))
+
+        def steps(label: str) -> Progress:
+            before = next(begun)
+            job.progress(before, units, label)
+            return lambda done, _, note="": job.progress(before + done, units, note or label)
+
+        measurement = measure(
+            systems,
+            [{"id": topic, **fields} for topic, fields in self.topics.items()],
+            RetrievalMeasures(self.qrels, [self.body.measure], card=measured(self.service).card, unjudged=False),
+            self.cache,
+            candidate=SYSTEM,
+            baseline=BASELINE,
+            allow_circular=self.body.allow_circular,
+            steps=steps,
         )
-        fields = {name for system in self.systems.values() for name in _fields(self.service, system)}
-        figures = {name: _figure(gains.row(name)) for name in self.systems}
-        pair = gains.pair
+        comparison = measurement.comparison
+        name = comparison.measures[0]
+        pair, values = comparison.pair(SYSTEM, BASELINE, name), comparison.values[name]
+        gains = comparison.gains(SYSTEM, BASELINE)
+        fields = {field for system in self.systems.values() for field in _fields(self.service, system)}
+        skips = [note for system in systems for note in _skip_notes(system.skipped, f"{system.name.capitalize()}: ")]
         return {
             "object": "comparison",
-            "measure": gains.comparison.measures[0],
-            **{name: system.json() | figures[name] for name, system in self.systems.items()},
+            "measure": name,
+            **{
+                system: requested.json() | _figure(comparison.row(system, name))
+                for system, requested in self.systems.items()
+            },
             **{key: _number(getattr(pair, key)) for key in ("difference", "low", "high", "p")},
             **{key: getattr(pair, key) for key in ("n", "wins", "losses", "ties")},
-            "circular": dict(self.circular),
-            "notes": [*gains.comparison.notes, *skips],
+            "circular": dict(comparison.circular),
+            "notes": [*comparison.notes, *skips],
             "topics": [
                 {
-                    "topic": each.topic,
-                    "query": str(self.topics[each.topic]["query"]),
-                    "fields": _shown_fields(each.topic, self.topics[each.topic], fields),
-                    "system": each.system,
-                    "baseline": each.baseline,
-                    "gain": each.gain,
+                    "topic": topic,
+                    "query": str(self.topics[topic]["query"]),
+                    "fields": _shown_fields(topic, self.topics[topic], fields),
+                    "system": values[SYSTEM][topic],
+                    "baseline": values[BASELINE][topic],
+                    "gain": gains[topic],
                 }
-                for each in gains.topics
+                for topic in sorted(gains, key=lambda topic: (-gains[topic], topic))
             ],
         }
 
@@ -193,7 +224,7 @@ class Weighing:
 
     service: Service
     body: WeightsRequest
-    system: System
+    system: RequestedSystem
     topics: Topics
     qrels: Mapping[str, Mapping[str, int]]
     circular: Mapping[str, str]
@@ -246,7 +277,7 @@ class Weighing:
             "notes": [
                 "The figures are for the fused hits, before later stages.",
                 "The best mix was chosen on these topics: expect less on other topics.",
-                *_skip_notes(executed_before),
+                *_skip_notes(Counter(stage for search in executed_before for stage in search.get("skipped", ()))),
             ],
         }
 
@@ -384,9 +415,8 @@ def _check_scale(scale: Sequence[int], grades: Collection[int]) -> None:
     raise ApiError(400, "other_scale", message, param="grades")
 
 
-def _skip_notes(searches: Iterable[SearchContext], system: str = "") -> list[str]:
+def _skip_notes(counts: Mapping[str, int], system: str = "") -> list[str]:
     """A note for each stage without which topics ran."""
-    counts = Counter(stage for search in searches for stage in search.get("skipped", ()))
     return [
         f"{system}{count} {'topic' if count == 1 else 'topics'} ran without stage {stage}."
         for stage, count in counts.items()
@@ -401,10 +431,14 @@ def _judged(service: Service) -> tuple[Topics, Mapping[str, Mapping[str, int]]]:
     return topics, qrels
 
 
-def _circular(service: Service, systems: Mapping[str, System], topics: Topics, allow: bool) -> dict[str, str]:
-    pipelines = {name: system.pipeline for name, system in systems.items()}
+def _circular(service: Service, systems: Mapping[str, RequestedSystem], topics: Topics, allow: bool) -> dict[str, str]:
+    """System -> why its figures are circular. Raises `ApiError` for a circular one unless they are allowed."""
+    card = measured(service).card
+    if card is None or not card.judge_lineage:
+        return {}
+    lineages = {name: lineage_of(run_card(name, system.pipeline, service.store)) for name, system in systems.items()}
     try:
-        return circular_pipelines(pipelines, measured(service).card, topics, service.store, allow=allow)
+        return refuse_circular(card, lineages, {topic: str(of["query"]) for topic, of in topics.items()}, allow=allow)
     except UsageError as error:
         raise ApiError(400, "circular", f"{error.what[:1].upper()}{error.what[1:]}.", param="allow_circular") from None
 
@@ -413,14 +447,7 @@ def _search(topic: str, fields: Mapping[str, Any]) -> SearchContext:
     return with_history({"id": topic, **fields}, f"topic {topic}")
 
 
-def _run_of(searches: Sequence[SearchContext]) -> Run:
-    for search in searches:
-        if "hits" not in search:
-            raise PipelineError("no stage retrieves, so there is nothing to measure", where=f"topic {search['id']}")
-    return run_of(searches)
-
-
-def _fields(service: Service, system: System) -> list[str]:
+def _fields(service: Service, system: RequestedSystem) -> list[str]:
     return service.pipelines.get(system.request.pipeline).fields
 
 

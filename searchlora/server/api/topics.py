@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from searchlora.server.api.jobs import BackgroundJob
 from searchlora.server.api.search_schemas import ComparisonRequest, DisagreementsRequest, WeightsRequest
 from searchlora.server.api.service import Service
-from searchlora.server.api.topic_jobs import Comparing, Disagreeing, TopicRuns, Weighing
+from searchlora.server.api.topic_jobs import Comparing, Disagreeing, TopicCache, Weighing
 from searchlora.server.grading.search_grades import MEASURE
 
 _COMPARISON = TypeAdapter(ComparisonRequest)
@@ -25,7 +25,7 @@ Work: TypeAlias = Callable[[BackgroundJob], dict[str, Any]]
 def routes(service: Service) -> APIRouter:
     """`GET /v1/topics`; `POST /v1/topics/compare`, `/weights` and `/disagreements`; `GET` and `DELETE /v1/jobs/ID`."""
     router = APIRouter()
-    runs = TopicRuns()
+    cache = TopicCache()
 
     async def start(http: Request, kind: str, prepared: Callable[[], Work]) -> Response:
         """A job, once its request was checked in a thread: the check may load adapters."""
@@ -40,7 +40,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/topics/compare")
     async def compare(http: Request) -> Response:
         body = await service.body(http, _COMPARISON)
-        return await start(http, "comparison", lambda: Comparing.of(service, runs, body))
+        return await start(http, "comparison", lambda: Comparing.of(service, cache, body))
 
     @router.post("/v1/topics/weights")
     async def weights(http: Request) -> Response:

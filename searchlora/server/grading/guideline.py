@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from searchlora.data.grade_lines import grade_line
 from searchlora.errors import DataError, UsageError
 from searchlora.files import read_text
-
-# `* 3: Perfect`, `- **2**: Highly relevant. The passage ...`: the name ends where the explanation begins.
-_NAMED_GRADE = re.compile(r"\s*[*+-]\s+\**(\d+)\**\s*[:=]\**\s*([^:.(–—]+)")
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,12 @@ def read_guideline(path: Path, scale: Sequence[int]) -> Guideline:
         raise DataError("the guideline is empty", where=str(path), fix="Describe what each grade means.")
     names: dict[int, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        if match := _NAMED_GRADE.match(line):
-            grade = int(match[1])
-            if grade not in grades:
+        if named := grade_line(line):
+            if named.grade not in grades:
                 raise UsageError(
-                    f"names the grade {grade}, which is not on the scale {','.join(map(str, grades))}",
+                    f"names the grade {named.grade}, which is not on the scale {','.join(map(str, grades))}",
                     where=f"{path}, line {number}",
                     fix="Change --scale or the guideline.",
                 )
-            names.setdefault(grade, match[2].strip(" *"))
+            names.setdefault(named.grade, named.name)
     return Guideline(text, tuple(Grade(grade, names.get(grade, "")) for grade in grades))

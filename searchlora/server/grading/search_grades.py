@@ -17,9 +17,9 @@ from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.ratings import Rating, by_pair, check_rater, merged
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import Qrels, is_word
-from searchlora.experiments.run import with_history
 from searchlora.files.append_log import AppendLog
 from searchlora.server.grading.ratings_log import RatingsLog
+from searchlora.systems.pipeline import with_history
 
 #: The measure of a ranking that is shown beside it.
 MEASURE = "nDCG@10"

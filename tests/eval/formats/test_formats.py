@@ -92,11 +92,6 @@ def test_query_texts_are_mapped_to_topics(tmp_path, name):
         write_qrels(tmp_path / "q", {"6": {"a": 1}}, name, topics=TOPICS)
 
 
-def test_topics_are_ignored_for_formats_with_ids(tmp_path):
-    write_qrels(tmp_path / "q.tsv", {"7": {"a": 3}}, topics=TOPICS)
-    assert read_qrels(tmp_path / "q.tsv", topics={}) == {"7": {"a": 3}}
-
-
 def test_files_saved_by_ranx_are_read(tmp_path):
     # Qrels.save: orjson with two blanks of indent; Run.save: json in one line.
     (tmp_path / "qrels.json").write_text('{\n  "q_1": {\n    "d_12": 5,\n    "d_25": 3\n  }\n}')
@@ -173,11 +168,6 @@ def test_a_rating_becomes_the_number_of_thresholds_it_reaches(tmp_path):
     (tmp_path / "bad.json").write_text('{"1": {"a": "nan"}}')
     with pytest.raises(DataError, match="not a finite number"):
         read_qrels(tmp_path / "bad.json", thresholds=(0.5,))
-
-
-def test_integral_floats_and_negative_grades_are_grades(tmp_path):
-    (tmp_path / "quepid.txt").write_text("1 0 a 3.0\n1 0 b -2\n")
-    assert read_qrels(tmp_path / "quepid.txt") == {"1": {"a": 3, "b": -2}}
 
 
 @pytest.mark.parametrize("name", ["beir", "quepid", "opensearch", "csv"])

@@ -52,14 +52,9 @@ def test_a_damaged_file_is_read_or_a_data_error(tmp_path: Path, kind: str, name:
     ("name", "content", "says"),
     [
         ("trec", "1 0 a " + "9" * 400, "not a finite number"),
-        ("trec", "1 0 a 1e400", "not a finite number"),
-        ("beir", "query-id\tcorpus-id\tscore\n1\ta\t" + "9" * 400, "not a finite number"),
         ("jsonl", '{"topic": "1", "document": "a", "grade": ' + "9" * 400 + "}", "does not fit in 64 bits"),
-        ("jsonl", '{"topic": "1", "document": "a", "grade": "' + "9" * 400 + '"}', "not a finite number"),
         ("jsonl", "[" * 100_000, "nested deeper than 100"),
-        ("ranx", '{"1": {"a": ' + "9" * 400 + "}}", "does not fit in 64 bits"),
         ("ranx", '{"1":' * 100_000, "nested deeper than 100"),
-        ("quepid", "query,docid,rating\nred,a," + "9" * 400, "not a finite number"),
         (
             "opensearch",
             '{"judgmentRatings": [{"query": "a", "ratings": [{"docId": "d", "rating": 1e999}]}]}',

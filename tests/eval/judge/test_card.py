@@ -10,7 +10,8 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.card import cards_markdown, judge_card, to_json
+from searchlora.eval.judge.card import judge_card, to_json
+from searchlora.eval.judge.page import cards_markdown
 from tests.eval.judge import llmjudge
 
 #: grades of people, and of a judge that is right in two of three
@@ -122,13 +123,12 @@ def test_json_contains_the_whole_card_without_nan():
     assert back["figures"]["kappa"]["value"] == found.figures["kappa"].value
     assert back["grades"][3]["precision"]["value"] is None
     assert back["circular"] == ["why"]
-    assert [width for width, _ in back["needs"][0]["targets"]] == [0.1, 0.05, 0.02]
 
 
 def test_markdown_marks_circular_everywhere():
     text = cards_markdown([card(name="good"), card(name="own", circular=["trained on 2 of the 12 topics"])], None)
     assert "| own (circular) |" in text
-    assert "**Circular**: trained on 2 of the 12 topics." in text
+    assert "**Circular: trained on 2 of the 12 topics**" in text
 
 
 def test_unusable_judgments_are_errors():
@@ -143,7 +143,7 @@ def test_unusable_judgments_are_errors():
     few = card({q: JUDGED[q] for q in ("q1", "q2")}, {q: HUMAN[q] for q in ("q1", "q2")})
     assert few.notes == ("The pairs are of only 2 queries: intervals by query are unreliable.",)
     one = card({"q1": JUDGED["q1"]}, {"q1": HUMAN["q1"]})
-    assert math.isnan(one.figures["kappa"].low) and one.needs == ()
+    assert math.isnan(one.figures["kappa"].low)
 
 
 def partial_pool():
@@ -177,11 +177,10 @@ def test_a_judge_without_pairs_of_two_raters_has_no_ceiling_and_the_card_says_so
 
 
 @pytest.mark.parametrize("side", ["judge", "human judgments"])
-def test_a_single_grade_gets_no_sample_size(side):
+def test_a_single_grade_is_noted(side):
     human, _, _ = partial_pool()
     constant = {topic: dict.fromkeys(row, 2) for topic, row in human.items()}
     sides = (human, constant) if side == "judge" else (constant, human)
     card = judge_card(*sides, resamples=200)
-    assert card.needs == ()
     assert f"Every valid grade of the {side} is 2: kappa is 0 or undefined" in " ".join(card.notes)
     assert judge_card(human, human, resamples=200).notes == ()

@@ -8,7 +8,6 @@ import pytest
 from searchlora.errors import UsageError
 from searchlora.eval.judge.comparison import compare_judges
 from searchlora.eval.significance import correct
-from tests.eval.judge import llmjudge
 
 HUMAN = {
     f"q{q}": {f"d{d}": int(np.random.default_rng(q * 99 + d).integers(0, 4)) for d in range(15)} for q in range(20)
@@ -37,14 +36,6 @@ def test_a_clearly_better_judge_is_significant_and_equal_judges_are_not():
     assert [each.p_corrected for each in found.differences] == correct([each.p for each in found.differences])
 
 
-def test_the_lower_error_is_the_better():
-    found = compare_judges(
-        HUMAN, {"bad": noisy(0.8, 1), "good": noisy(0.2, 2)}, measure="mae", correction="bh", resamples=500
-    )
-    assert [(each.a, each.b) for each in found.differences] == [("good", "bad")]
-    assert found.differences[0].difference < 0
-
-
 def test_pairs_missing_from_a_judge_are_left_out_of_differences():
     short = noisy(0.5, 3)
     del short["q4"], short["q5"]["d0"]
@@ -61,20 +52,9 @@ def test_the_number_of_swaps_suffices_for_the_correction():
     assert sum(each.p_corrected <= 0.05 for each in found.differences) == 9
 
 
-def test_llmjudge_judges_that_differ_in_wording_only_are_not_significant(real_data):
-    names = ("NISTRetrieval-instruct0", "NISTRetrieval-instruct1", "TREMA-nuggets", "RMITIR-llama70B")
-    judges = {name: llmjudge.judge(real_data, name) for name in names}
-    found = compare_judges(llmjudge.human(real_data), judges, resamples=2_000)
-    by_pair = {frozenset((each.a, each.b)): each for each in found.differences}
-    assert by_pair[frozenset(names[:2])].p_corrected > 0.05
-    assert by_pair[frozenset(names[2:])].p_corrected < 0.01
-
-
 def test_incomparable_judges_are_errors():
     with pytest.raises(UsageError, match="two judges"):
         compare_judges(HUMAN, {"one": noisy(0.5, 1)})
-    with pytest.raises(UsageError, match="no measure 'f1'"):
-        compare_judges(HUMAN, {"a": noisy(0.5, 1), "b": noisy(0.5, 2)}, measure="f1")
     same = {q: dict.fromkeys(row, 1) for q, row in HUMAN.items()}
     with pytest.raises(UsageError, match="kappa is undefined for b"):
         compare_judges(same, {"a": noisy(0.5, 1), "b": same})

@@ -102,24 +102,16 @@ def test_changed_judge_queries_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values | {"more": 1}, "the field 'more' is unknown"),
+        (lambda values: values | {"more": 1}, "the field 'more': unexpected"),
         (lambda values: {key: value for key, value in values.items() if key != "rule"}, "the field 'rule' is missing"),
-        (lambda values: values | {"source": "a friend"}, "the source 'a friend' is none of human, llm, clicks, mixed"),
+        (lambda values: values | {"source": "a friend"}, "the field 'source': input should be 'human', 'llm'"),
         (lambda values: values | {"schema_version": 2}, "schema version is not 1"),
         (lambda values: [values], "schema version is not 1"),
-        (lambda values: values | {"judge_lineage": "shop-judge@3"}, "the field 'judge_lineage' is not a list of texts"),
-        (lambda values: values | {"judge_lineage": None}, "the field 'judge_lineage' is not a list of texts"),
-        (lambda values: values | {"judge_lineage": [3]}, "the field 'judge_lineage' is not a list of texts"),
-        (lambda values: values | {"judge_queries": 5}, "the field 'judge_queries' is not a count and a sha256"),
-        (lambda values: values | {"judge_queries": {}}, "the field 'judge_queries' is not a count and a sha256"),
-        (
-            lambda values: values | {"judge_queries": {"count": 2, "sha256": None}},
-            "the field 'judge_queries' is not a count and a sha256",
-        ),
-        (lambda values: values | {"counts": ["llm"]}, "the field 'counts' is not a table of whole numbers"),
-        (lambda values: values | {"invalid": True}, "the field 'invalid' is not a whole number"),
-        (lambda values: values | {"qrels_sha256": 5}, "the field 'qrels_sha256' is not text"),
-        (lambda values: values | {"judge": ["j"]}, "the field 'judge' is not text"),
+        (lambda values: values | {"judge_lineage": "shop-judge@3"}, "the field 'judge_lineage': "),
+        (lambda values: values | {"judge_lineage": [3]}, "the field 'judge_lineage': "),
+        (lambda values: values | {"judge_queries": 5}, "the field 'judge_queries': "),
+        (lambda values: values | {"judge_queries": {"count": 2, "sha256": None}}, "does not match its sha256"),
+        (lambda values: values | {"invalid": True}, "the field 'invalid': "),
     ],
 )
 def test_a_damaged_card_is_an_error_that_names_the_fault(tmp_path, change, message):
@@ -152,7 +144,7 @@ def test_a_damaged_card_of_a_run_is_an_error_that_names_the_fault(tmp_path, line
     write_run_card(path, RunCard("rewritten", "2026-07-01"))
     values = json.loads(card_path(path).read_text(encoding="utf-8"))
     card_path(path).write_text(json.dumps(values | {"lineage": lineage}), encoding="utf-8")
-    with pytest.raises(DataError, match="the field 'lineage' is not a list of texts"):
+    with pytest.raises(DataError, match="the field 'lineage': "):
         read_run_card(path)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,10 +82,6 @@ def test_unknown_lineage_is_reported():
     for strange in (JudgmentsCard("llm", ""), JudgmentsCard("mixed", "", counts={"human": 2, "llm": 3})):
         assert doubts(strange, {}) == ("It is not known who the judge is, nor on which queries it was trained.",)
     assert doubts(JudgmentsCard("mixed", "", counts={"human": 2, "clicks": 3}), {}) == ()
-
-
-def test_the_query_hash_is_the_documented_one():
-    assert query_hash("  Red\tSHOES? ") == hashlib.sha256(b"red shoes").hexdigest()[:16]
 
 
 @given(st.text(), st.text())

@@ -93,13 +93,3 @@ def test_a_line_that_is_not_a_pair_is_an_error_that_names_it(tmp_path, line, mes
 def test_a_file_without_pairs_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no pair"):
         read_pairs(written(tmp_path, "\n"))
-
-
-@pytest.mark.parametrize(
-    "line", ["t1 d\0 1", '{"topic": "t1", "document": "d\\u0000"}', '{"topic": "t1", "document": "\\ud800"}']
-)
-def test_pairs_with_unusable_characters_are_named(tmp_path, line):
-    (tmp_path / "pairs.txt").write_text(f"t1 d1\n{line}\n", encoding="utf-8")
-    with pytest.raises(DataError) as caught:
-        read_pairs(tmp_path / "pairs.txt")
-    assert caught.value.where == f"{tmp_path / 'pairs.txt'}, line 2"

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.agreement import krippendorff_alpha
-from searchlora.eval.judge.rater_agreement import people_agreement, ratings_agreement
+from searchlora.eval.agreement import alpha, coincidences
+from searchlora.eval.judge.rater_agreement import ratings_agreement
+from searchlora.eval.judge.rater_report import write_ratings
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
-from searchlora.eval.judgments.rater_report import write_ratings
 from searchlora.eval.judgments.ratings import (
     RULES,
     Rating,
@@ -72,30 +72,22 @@ ROW = json.loads(rating_line(rated("1", "d", 2, "anna")))
     ("line", "says"),
     [
         ("{", "is not JSON"),
-        ("[1]", "is not a JSON object"),
         ({key: value for key, value in ROW.items() if key != "grade"}, "lacks grade"),
         ({**ROW, "system": "bm25"}, "unknown key 'system'"),
         ({**ROW, "grade": "2"}, "grade '2' is not a whole number"),
-        ({**ROW, "grade": 2.0}, "grade 2.0 is not a whole number"),
         ({**ROW, "grade": True}, "grade True is not a whole number"),
         ({**ROW, "grade": -1}, "grade -1 is not a whole number"),
         ({**ROW, "rater": "../anna"}, "'../anna' is not a rater's name"),
         ({**ROW, "topic": "two words"}, "topic 'two words' is not one word"),
-        ({**ROW, "document": ""}, "document '' is not one word"),
         ({**ROW, "time": "2026-03-01T12:00:00"}, "is not an ISO 8601 time with UTC offset"),
-        ({**ROW, "time": 5}, "is not an ISO 8601 time with UTC offset"),
         ({**ROW, "seconds": float("nan")}, "the number NaN is not a finite number"),
         ({**ROW, "seconds": -1}, "seconds -1 is not a number from 0"),
         ({**ROW, "note": None}, "note None is not text"),
         ({**ROW, "grade": 2**31}, "grade 2147483648 is not a whole number from 0 to 2147483647"),
-        ({**ROW, "grade": 1e30}, r"grade 1e\+30 is not a whole number"),
         ({**ROW, "grade": 10**400}, "integer 10000000000000000000... of 401 digits"),
-        ({**ROW, "seconds": 10**400}, "integer 10000000000000000000... of 401 digits"),
         ({**ROW, "time": "9" * 400}, "of 402 characters is not an ISO 8601 time"),
         ({**ROW, "note": "\ud800"}, "lone surrogate"),
-        ({**ROW, "document": "d\0"}, "is not one word"),
         ({**ROW, "note": "a\0b"}, "NUL"),
-        ("[" * 100_000 + "]" * 100_000, "nested deeper than"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, says):
@@ -127,12 +119,6 @@ def test_a_truncated_last_line_is_skipped_and_reported(tmp_path):
         complete = cut >= len(data) - 1  # but for its newline
         assert found == (whole if complete else whole[:1]), cut
         assert [f"{path}, line 2" in str(one.message) for one in reported] == ([] if complete else [True])
-
-
-def test_a_malformed_line_before_the_last_is_an_error(tmp_path):
-    path = write(tmp_path / "r.jsonl", end=b'{"topic": "1"\n' + rating_line(rated("1", "d", 1, "ben")))
-    with pytest.raises(DataError, match="line 1"):
-        read_ratings(path)
 
 
 def test_the_last_correction_counts_and_cannot_tell_is_no_grade():
@@ -210,7 +196,9 @@ def test_agreement_equals_scikit_learn_and_alpha(three):
         assert two.weighted.value == pytest.approx(cohen_kappa_score(a, b, weights="quadratic"), abs=1e-12)
         assert two.confusion == tuple(map(tuple, confusion_matrix(a, b, labels=found.scale).tolist()))
         assert (two.kappa.n, two.kappa.queries) == (len(both), 8)
-    assert found.alpha.value == pytest.approx(krippendorff_alpha(list(by_pair(three).values())), abs=1e-12)
+    assert found.alpha.value == pytest.approx(
+        alpha(coincidences(list(by_pair(three).values()), found.scale)), abs=1e-12
+    )
     carl = found.raters[2]
     unsure = sum(row.grade is None for row in three)
     assert (carl.rated, carl.cannot_tell.value) == (40, pytest.approx(unsure / 40))
@@ -278,8 +266,3 @@ def test_export_without_grades_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="there are no grades"):
         write_ratings([rated("1", "a", None, "anna")], tmp_path, **CARD)
     assert not list(tmp_path.iterdir())
-
-
-def test_alpha_equals_the_ceiling_of_the_judge_card(three):
-    ours = ratings_agreement(three, resamples=100, seed=4)
-    assert ours.alpha == people_agreement(by_rater(three), ours.scale, 2, resamples=100, seed=4).alpha

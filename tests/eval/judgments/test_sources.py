@@ -64,11 +64,11 @@ def test_a_card_of_another_file_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reported"),
     [
-        ({"source": "people"}, "the source 'people' is none of human, llm"),
+        ({"source": "people"}, "the field 'source': input should be 'human', 'llm'"),
         ({"source": "human"}, "its source is 'human', and it names the judge j@1"),
         ({"source": "human", "judge": None}, "its source is 'human', and it names the judge j@1"),
         ({"source": "human", "judge": None, "judge_lineage": []}, "its source is 'human', and it names grades of llm"),
-        ({"source": None}, "the field 'source' is not text"),
+        ({"source": None}, "the field 'source': "),
     ],
 )
 def test_a_card_that_was_edited_into_a_human_one_is_an_error(tmp_path, change, reported):

@@ -15,10 +15,10 @@ def changed(before, after):
 def test_order_comments_and_spelling_of_a_file_are_no_change(tmp_path):
     (tmp_path / "a.yaml").write_text(
         "beat:\n  base: {margin: 0.0}\n  incumbent: {}\n  baselines: [BM25, tf-idf]\njudgments: [human, mixed]\n"
-        "slices: {kind: {values: [a, b]}}\nleast: {rows: 20}\n"
+        "slices: {kind: {values: [a, b]}}\nmin_rows: 20\n"
     )
     (tmp_path / "b.yaml").write_text(
-        "# renamed\nleast:\n  rows: 20   # rows\nslices:\n  kind:\n    values: [b, a]\njudgments: [mixed, human]\n"
+        "# renamed\nmin_rows: 20   # rows\nslices:\n  kind:\n    values: [b, a]\njudgments: [mixed, human]\n"
         "beat: {incumbent: {margin: 0}, baselines: [TF-IDF, bm25], base: {}}\nheld_out: null\n"
     )
     a, b = (read_policy(tmp_path / name).model_dump(mode="json") for name in ("a.yaml", "b.yaml"))
@@ -34,17 +34,17 @@ def test_order_comments_and_spelling_of_a_file_are_no_change(tmp_path):
         ({"beat": {"baselines": ["BM25", "x"]}}, {"beat": {"baselines": ["x"]}}),
         ({"beat": {"baselines": {"margin": 0.1}}}, {"beat": {"baselines": {"margin": 0.0}}}),
         ({"slices": {"kind": {}}}, {}),
-        ({"slices": {"kind": {}}}, {"slices": {"kind": {"largest_fall": 0.1}}}),
+        ({"slices": {"kind": {}}}, {"slices": {"kind": {"max_fall": 0.1}}}),
         ({"slices": {"kind": {}}}, {"slices": {"kind": {"values": ["a"]}}}),
         ({"slices": {"kind": {"values": ["a", "b"]}}}, {"slices": {"kind": {"values": ["a"]}}}),
         ({"slices": {"kind": {"by": "interval"}}}, {"slices": {"kind": {}}}),
-        ({"slices": {"kind": {}}}, {"slices": {"kind": {"least_rows": 10}}}),
-        ({"slices": {"kind": {"least_rows": 10}}}, {"slices": {"kind": {"least_rows": 20}}}),
-        ({"invalid_rate": {"at_most": 0.1}}, {"invalid_rate": {"at_most": 0.2}}),
-        ({"invalid_rate": {"at_most": 0.1}}, {}),
-        ({"latency": {"at_most_ms": 9, "at_most_times_base": 2}}, {"latency": {"at_most_ms": 9}}),
-        ({"least": {"rows": 100}}, {"least": {"rows": 10}}),
-        ({"least": {"groups": 100}}, {}),
+        ({"slices": {"kind": {}}}, {"slices": {"kind": {"min_rows": 10}}}),
+        ({"slices": {"kind": {"min_rows": 10}}}, {"slices": {"kind": {"min_rows": 20}}}),
+        ({"max_invalid_rate": 0.1}, {"max_invalid_rate": 0.2}),
+        ({"max_invalid_rate": 0.1}, {}),
+        ({"max_latency_ms": 9, "max_latency_ratio": 2}, {"max_latency_ms": 9}),
+        ({"min_rows": 100}, {"min_rows": 10}),
+        ({"min_groups": 100}, {}),
         ({"data": "0123456789"}, {}),
         ({"data": "0123456789"}, {"data": "01234567"}),
         ({"judgments": ["human"]}, {"judgments": ["human", "llm"]}),

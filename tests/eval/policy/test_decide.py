@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.aggregate import cohen_kappa
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.policy import SAME_POLICY, Facts, Policy, RuleResult, decide
 
 ROLES = {"base": "base", "incumbent": "old@1"}
@@ -52,10 +52,11 @@ def broken(policy: Policy, comparison: Comparison, **facts: object) -> dict[str,
 
 def test_a_better_candidate_passes():
     policy = Policy(
-        slices={"kind": {"largest_fall": 0.0}},
-        invalid_rate={"at_most": 0.01},
-        latency={"at_most_ms": 150, "at_most_times_base": 1.5},
-        least={"rows": 200},
+        slices={"kind": {"max_fall": 0.0}},
+        max_invalid_rate=0.01,
+        max_latency_ms=150,
+        max_latency_ratio=1.5,
+        min_rows=200,
         data="abab" * 4,
     )
     assert broken(policy, compared(0.05, invalid=2)) == {}
@@ -77,13 +78,15 @@ def test_an_insignificant_improvement_is_refused():
 def test_rows_and_groups_are_those_of_the_measure_of_the_policy():
     clusters = {str(row): f"g{row // 5}" for row in range(100)}
     values = {"rare": {str(row): row / 10 for row in range(10)}, "common": {str(row): row / 100 for row in range(100)}}
-    kappa = cohen_kappa({str(row): row % 2 for row in range(20)}, {str(row): 1 for row in range(20)}, (0, 1))
+    kappa = grade_measures((0, 1), 1)["kappa"].aggregate(
+        {str(row): row % 2 for row in range(20)}, {str(row): 1 for row in range(20)}
+    )
     systems = {
         name: Evaluation("common", values, clusters, aggregates={"kappa": kappa}) for name in ("base", "old@1", "new@2")
     }
     comparison = compare(systems, candidate="new@2", resamples=100)
     for measure, found in (("rare", "10 rows in 2"), ("common", "100 rows in 20"), ("kappa", "20 rows in 4")):
-        policy = Policy(measure=measure, beat={}, least={"rows": 10, "groups": 20})
+        policy = Policy(measure=measure, beat={}, min_rows=10, min_groups=20)
         data = next(each for each in decide(policy, comparison, "new@2", Facts(ROLES)) if each.rule == "enough data")
         assert data.finding == f"{found} groups; required: 10 in 20"
         assert data.passed == (measure == "common")
@@ -103,15 +106,6 @@ def test_few_differing_rows_are_not_significant(rows, wins):
     found = broken(Policy(beat={"base": {}}), comparison, roles={"base": "base"})
     assert found == {"beat base": pytest.approx(pair.p - 0.05)}
     assert pair.p > 0.1
-
-
-def test_a_system_called_incumbent_is_the_incumbent():
-    rng = np.random.default_rng(1)
-    values = rng.uniform(0, 1, len(ROWS))
-    comparison = compare(
-        {"incumbent": evaluation(values), "new@2": evaluation(values - 0.1)}, candidate="new@2", resamples=500
-    )
-    assert broken(Policy(beat={"incumbent": {}}), comparison, roles={}).keys() == {"beat incumbent"}
 
 
 def test_slices_without_a_system_to_compare_with_are_an_error():
@@ -137,12 +131,12 @@ def test_the_lower_end_of_the_interval_must_exceed_the_margin():
 def test_a_fall_in_a_slice_is_refused_although_the_mean_rose():
     comparison = compared(0.1, odd=-0.12)
     assert broken(Policy(), comparison) == {}
-    found = broken(Policy(slices={"kind": {"largest_fall": 0.01}}), comparison)
+    found = broken(Policy(slices={"kind": {"max_fall": 0.01}}), comparison)
     assert found.keys() == {"slice kind = odd"}
     assert found["slice kind = odd"] == pytest.approx(0.01, abs=0.02)
-    assert broken(Policy(slices={"kind": {"largest_fall": 0.05}}), comparison) == {}
+    assert broken(Policy(slices={"kind": {"max_fall": 0.05}}), comparison) == {}
     (pair,) = [each.pair for each in comparison.slice_pairs if (each.value, each.pair.b) == ("odd", "old@1")]
-    by_interval = {"largest_fall": 0.5 * (pair.difference + pair.low) * -1, "values": ["odd"]}
+    by_interval = {"max_fall": 0.5 * (pair.difference + pair.low) * -1, "values": ["odd"]}
     assert broken(Policy(slices={"kind": by_interval}), comparison) == {}
     assert broken(Policy(slices={"kind": {**by_interval, "by": "interval"}}), comparison).keys() == {"slice kind = odd"}
     assert broken(Policy(slices={"kind": {"values": ["even"]}}), comparison) == {}
@@ -150,9 +144,9 @@ def test_a_fall_in_a_slice_is_refused_although_the_mean_rose():
 
 def test_a_small_slice_is_reported_and_does_not_decide():
     comparison = compared(0.1, odd=-0.12)
-    rule = {"largest_fall": 0.01, "least_rows": 100}
+    rule = {"max_fall": 0.01, "min_rows": 100}
     assert broken(Policy(slices={"kind": rule}), comparison).keys() == {"slice kind = odd"}
-    policy = Policy(slices={"kind": {**rule, "least_rows": 101}})
+    policy = Policy(slices={"kind": {**rule, "min_rows": 101}})
     assert broken(policy, comparison) == {}
     message = {result.rule: result.finding for result in decide(policy, comparison, "new@2", Facts(ROLES, "ab" * 32))}
     assert message["slice kind = odd"].startswith("reported only, with fewer than 101 rows: nDCG@10 -0.0")
@@ -179,7 +173,7 @@ def test_where_less_is_better_a_rise_is_a_fall():
     )
     for beat in ({"base": {"margin": 0.05}, "incumbent": {}}, {"incumbent": {"margin": 0.2}}):
         for by in ("difference", "interval"):
-            policy = Policy(beat=beat, slices={"kind": {"largest_fall": 0.01, "by": by}})
+            policy = Policy(beat=beat, slices={"kind": {"max_fall": 0.01, "by": by}})
             found = broken(policy, turned)
             assert found == pytest.approx(broken(policy, plain))
             assert "slice kind = odd" in found
@@ -200,20 +194,20 @@ def graded(skill: float, seed: int) -> Evaluation:
     message = {row: grade if rng.random() < skill else int(rng.integers(3)) for row, grade in gold.items()}
     right = {row: float(message[row] == grade) for row, grade in gold.items()}
     kinds = {row: "odd" if int(row) % 2 else "even" for row in ROWS}
-    figures = {"kappa": cohen_kappa(gold, message, (0, 1, 2))}
+    figures = {"kappa": grade_measures((0, 1, 2), 1)["kappa"].aggregate(gold, message)}
     return Evaluation("kappa", {"accuracy": right}, {}, slices={"kind": kinds}, aggregates=figures)
 
 
 def test_an_aggregate_measure_can_be_the_policy_measure_without_slices():
     systems = {"base": graded(0.3, 1), "old@1": graded(0.6, 2), "new@2": graded(0.9, 3)}
     comparison = compare(systems, candidate="new@2", resamples=1000)
-    assert broken(Policy(least={"rows": 200}), comparison) == {}
+    assert broken(Policy(min_rows=200), comparison) == {}
     pair = comparison.pair("new@2", "old@1", "kappa")
     found = broken(Policy(beat={"incumbent": {"margin": 0.4}}), comparison)
     assert found == {"beat incumbent": pytest.approx(0.4 - pair.low)}
     with pytest.raises(UsageError, match=r"kappa is an aggregate without slices.*one of: accuracy"):
         broken(Policy(slices={"kind": {}}), comparison)
-    assert broken(Policy(measure="accuracy", slices={"kind": {"largest_fall": 0.1}}), comparison) == {}
+    assert broken(Policy(measure="accuracy", slices={"kind": {"max_fall": 0.1}}), comparison) == {}
 
 
 def test_a_circular_judge_is_refused():
@@ -239,9 +233,11 @@ def test_training_queries_are_refused_and_unknown_ones_reported():
 
 def test_values_at_the_bounds_of_rules():
     policy = Policy(
-        invalid_rate={"at_most": 0.02},
-        latency={"at_most_ms": 120, "at_most_times_base": 2},
-        least={"rows": 300, "groups": 100},
+        max_invalid_rate=0.02,
+        max_latency_ms=120,
+        max_latency_ratio=2,
+        min_rows=300,
+        min_groups=100,
     )
     found = broken(policy, compared(0.05, invalid=10, ms=180))
     assert found == {
@@ -270,7 +266,7 @@ def test_the_invalid_rate_is_of_all_rows_that_the_system_answered():
         candidate="new@2",
         resamples=200,
     )
-    found = broken(Policy(beat={}, invalid_rate={"at_most": 0.1}), comparison)
+    found = broken(Policy(beat={}, max_invalid_rate=0.1), comparison)
     assert found == {"invalid rate": pytest.approx(0.05)}
 
 
@@ -300,10 +296,10 @@ def of_the_policy(policy: Policy, then: Policy, **facts: object) -> RuleResult:
 
 
 def test_a_policy_loosened_since_the_last_decision_needs_a_reason():
-    then = Policy(slices={"kind": {"largest_fall": 0.03}}, least={"rows": 9})
-    now = Policy(slices={"kind": {"largest_fall": 0.1}}, judgments=("llm", "human"), data="ab" * 32)
+    then = Policy(slices={"kind": {"max_fall": 0.03}}, min_rows=9)
+    now = Policy(slices={"kind": {"max_fall": 0.1}}, judgments=("llm", "human"), data="ab" * 32)
     listed = (
-        "changed: slices.kind.largest_fall was 0.03, is 0.1; least.rows was 9, is 1; "
+        "changed: slices.kind.max_fall was 0.03, is 0.1; min_rows was 9, is 1; "
         "judgments was [human, mixed], is [human, llm]; data was not set, is " + "ab" * 32
     )
     same, refused = of_the_policy(then, then), of_the_policy(now, then)
@@ -311,7 +307,7 @@ def test_a_policy_loosened_since_the_last_decision_needs_a_reason():
     assert (same.passed, same.finding) == (True, "the same")
     assert not refused.passed
     assert refused.finding == (
-        f"{listed}; no reason was given for slices.kind.largest_fall, least.rows, judgments, which may let a refused "
+        f"{listed}; no reason was given for slices.kind.max_fall, min_rows, judgments, which may let a refused "
         "version pass. Restore the policy, or give --reason REASON"
     )
     assert (explained.passed, explained.finding) == (True, f"{listed}; the reason given: agreed with the search team")
@@ -320,16 +316,11 @@ def test_a_policy_loosened_since_the_last_decision_needs_a_reason():
 
 
 def test_a_stricter_policy_and_the_headline_by_its_name_need_no_reason():
-    then = Policy(least={"rows": 9})
-    tighter = of_the_policy(Policy(least={"rows": 10}, slices={"kind": {}}), then)
-    assert tighter.passed and "least.rows was 9, is 10" in tighter.finding
+    then = Policy(min_rows=9)
+    tighter = of_the_policy(Policy(min_rows=10, slices={"kind": {}}), then)
+    assert tighter.passed and "min_rows was 9, is 10" in tighter.finding
     headline = compared(0.05).measures[0]
     assert of_the_policy(then.model_copy(update={"measure": headline}), then).finding == "the same"
-
-
-def test_every_rule_reports_its_figures():
-    for result in decide(Policy(slices={"kind": {}}), compared(0.05), "new@2", Facts(ROLES)):
-        assert result.finding
 
 
 @pytest.mark.parametrize(
@@ -351,4 +342,4 @@ def test_a_latency_rule_without_measured_times_is_an_error():
         {"base": evaluation(np.full(200, 0.1)), "new@2": evaluation(np.full(200, 0.2))}, candidate="new@2"
     )
     with pytest.raises(UsageError, match="new@2 was not timed"):
-        decide(Policy(beat={}, latency={"at_most_ms": 5}), comparison, "new@2", Facts({"base": "base"}))
+        decide(Policy(beat={}, max_latency_ms=5), comparison, "new@2", Facts({"base": "base"}))

@@ -7,9 +7,10 @@ from xml.etree import ElementTree
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.policy import RuleResult, read_policy
+from searchlora.eval.ci import summary_markdown, write_junit
+from searchlora.eval.policy import Policy, RuleResult, read_policy
 from searchlora.eval.policy.changes import changes
-from searchlora.eval.policy.ci import summary_markdown, write_junit
+from searchlora.renamed import RenamedWarning
 from tests.eval.policy.test_decide import compared
 
 RESULTS = (
@@ -21,7 +22,7 @@ RESULTS = (
 
 def test_a_policy_file_is_read(tmp_path):
     file = tmp_path / "policy.yaml"
-    file.write_text("beat:\n  base: {margin: 0.02}\nslices:\n  turn: {largest_fall: 0.1, values: ['3']}\n")
+    file.write_text("beat:\n  base: {margin: 0.02}\nslices:\n  turn: {max_fall: 0.1, values: ['3']}\n")
     policy = read_policy(file)
     assert policy.beat.keys() == {"base"}
     assert policy.slices["turn"].values == ("3",)
@@ -35,7 +36,7 @@ def test_a_policy_file_is_read(tmp_path):
         ("beats: {}", "'beats'.*rules of a policy: measure, beat"),
         ("beat: {base: {margin: -1}}", "'beat.base.margin'"),
         ("slices: {turn: {by: mood}}", "'slices.turn.by'"),
-        ("slices: {turn: {least_rows: 0}}", "'slices.turn.least_rows'"),
+        ("slices: {turn: {min_rows: 0}}", "'slices.turn.min_rows'"),
         ("data: shop", "'data'"),
         ("beat: [", "not YAML"),
     ],
@@ -95,5 +96,43 @@ def test_a_policy_of_an_earlier_release_equals_its_current_form(tmp_path):
     policy = read_policy(path)
     assert policy.held_out == "reported"
     assert changes({"held_out": "told"}, policy.model_dump(mode="json", exclude_defaults=True)) == ()
+    path.write_text(
+        "invalid_rate: {at_most: 0.1}\nlatency: {at_most_ms: 9}\nleast: {rows: 20, groups: 5}\n"
+        "slices: {turn: {largest_fall: 0.1, least_rows: 3}}\n"
+    )
+    with pytest.warns(RenamedWarning) as warned:
+        policy = read_policy(path)
+    assert (policy.max_invalid_rate, policy.max_latency_ms, policy.min_rows, policy.min_groups) == (0.1, 9, 20, 5)
+    assert (policy.slices["turn"].max_fall, policy.slices["turn"].min_rows) == (0.1, 3)
+    assert [str(warning.message).split(";")[0] for warning in warned] == [
+        "policy: 'invalid_rate: {at_most: …}' is now 'max_invalid_rate'",
+        "policy: 'latency: {at_most_ms: …}' is now 'max_latency_ms'",
+        "policy: 'least: {rows: …}' is now 'min_rows'",
+        "policy: 'least: {groups: …}' is now 'min_groups'",
+        "slices: 'largest_fall' is now 'max_fall'",
+        "slices: 'least_rows' is now 'min_rows'",
+    ]
+    with pytest.raises(UsageError, match="'least'"):
+        path.write_text("least: {columns: 2}\n")
+        read_policy(path)
+
+
+def test_a_policy_that_an_earlier_release_stored_is_compared_without_a_warning(recwarn):
+    stored = {
+        "measure": None, "beat": {"base": {"margin": 0.0}, "incumbent": {"margin": 0.0}}, "baselines": None,
+        "slices": {"turn": {"largest_fall": 0.1, "values": None, "by": "difference", "least_rows": 9}},
+        "invalid_rate": {"at_most": 0.1}, "latency": {"at_most_ms": None, "at_most_times_base": 2.0},
+        "least": {"rows": 20, "groups": 1}, "data": None, "judgments": ["human", "mixed"], "held_out": None,
+    }  # fmt: skip
+    same = Policy(
+        slices={"turn": {"max_fall": 0.1, "min_rows": 9}}, max_invalid_rate=0.1, max_latency_ratio=2, min_rows=20
+    )
+    assert changes(stored, same.model_dump(mode="json")) == ()
+    (change,) = changes(stored, {**same.model_dump(mode="json"), "min_rows": 10})
+    assert (str(change), change.stricter) == ("min_rows was 20, is 10", False)
+    assert not [warning for warning in recwarn if issubclass(warning.category, RenamedWarning)]
+
+
+def test_words_of_an_earlier_release_are_shown_as_they_are_now():
     (change,) = changes({"held_out": "told"}, {"held_out": "required"})
     assert str(change) == "held_out was reported, is required"

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 VOID = frozenset({"meta", "br", "hr", "img", "input", "link"})
-SHAPES = frozenset({"path", "use", "line", "circle", "rect"})
 
 #: Element -> its allowed parents.
 PARENTS = {

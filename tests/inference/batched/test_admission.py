@@ -1,4 +1,4 @@
-"""A caller that asks much leaves rows and slots to others, and takes no more than its share while they wait."""
+"""A client that asks much leaves rows and slots to others, and takes no more than its share while they wait."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRe
 from tests.inference.small_models import batched, ids, small
 
 
-def writing(caller=None, tokens=8, length=5, adapter=None, interactive=True):
+def writing(client=None, tokens=8, length=5, adapter=None, interactive=True):
     return GenerateRequest(
         ids=ids(length),
         max_new_tokens=tokens,
         ignore_stop=True,
-        caller=caller,
+        client=client,
         adapter=adapter,
         interactive=interactive,
     )
@@ -34,21 +34,21 @@ class Prefiller:
 
 
 def admitted(lines, running=(), long=(), limits=None, slots=16):
-    """How many requests of each caller are admitted beside running ones."""
+    """How many requests of each client are admitted beside running ones."""
     queue, found = FairQueue(), []
-    for caller, requests in lines.items():
+    for client, requests in lines.items():
         for request in requests:
-            queue.push(request, caller)
+            queue.push(request, client)
     in_use = {each.adapter for each in running if each.adapter}
     admission = Admission(
-        limits or Limits(32, 65536, 8192, 64), Prefiller(), slots, in_use, running, long, queue.callers
+        limits or Limits(32, 65536, 8192, 64), Prefiller(), slots, in_use, running, long, queue.clients
     )
     queue.admit(admission.fits, found, admission.may_take)
-    return Counter(request.caller for request in found)
+    return Counter(request.client for request in found)
 
 
-def rows(caller, count, **more):
-    return [writing(caller, **more) for _ in range(count)]
+def rows(client, count, **more):
+    return [writing(client, **more) for _ in range(count)]
 
 
 def test_one_caller_leaves_an_eighth_of_the_rows_to_others():
@@ -102,14 +102,14 @@ def test_who_has_its_share_is_not_overtaken_and_holds_nobody_up():
     for number in range(2 * MAX_OVERTAKEN):
         queue.push(writing(number), number)
         found = []
-        queue.admit(lambda _: True, found, lambda request: request.caller != "greedy")
-        assert [request.caller for request in found] == [number]
+        queue.admit(lambda _: True, found, lambda request: request.client != "greedy")
+        assert [request.client for request in found] == [number]
     assert greedy.overtaken == 0
     greedy.overtaken = MAX_OVERTAKEN
     queue.push(writing("other"), "other")
     found = []
-    queue.admit(lambda _: True, found, lambda request: request.caller != "greedy")
-    assert [request.caller for request in found] == ["other"]
+    queue.admit(lambda _: True, found, lambda request: request.client != "greedy")
+    assert [request.client for request in found] == ["other"]
     queue.admit(lambda _: True, found, lambda _: True)
     assert found[1] is greedy
 
@@ -123,7 +123,7 @@ def test_a_caller_with_all_rows_does_not_let_another_wait(length):
     begun = threading.Event()
 
     def note(_):
-        held.append(Counter(request.caller for request in core._runner.running))
+        held.append(Counter(request.client for request in core._runner.running))
         begun.set()
 
     greedy = [

@@ -21,7 +21,7 @@ def asked(text=TEXT, adapter=None, tokens=8, seed=1) -> Request:
 
 
 def engine_of(base, *, chunk=256, **settings) -> LocalEngine:
-    engine = LocalEngine(base, precision="fp32", **{"prefix_tokens": 0, **settings})
+    engine = LocalEngine(base, precision="fp32", **settings)
     engine._core._runner._prefiller.chunk = chunk
     return engine
 
@@ -50,16 +50,15 @@ def test_the_prompt_is_computed_once(tiny_base, expected, rows, chunk):
     prompt = futures[0].result().prompt_tokens
     assert prompt > 2 * 16
     assert computed(engine) == prompt + 8  # the last token's hidden state is computed for each answer
-    assert not engine._core._runner._prefiller.prefixes._groups
 
 
 @pytest.mark.slow
 def test_groups_and_other_requests_share_batches(tiny_base, expected):
     engine = engine_of(tiny_base, batch_rows=5, chunk=16)
     free = hold(engine)
-    first = engine.submit_answers(asked(), 9, caller="a")
-    other = engine.submit_answers(asked("boot"), 3, caller="b")
-    single = [engine.submit(asked(seed=seed), caller="c") for seed in (1, 2)]
+    first = engine.submit_answers(asked(), 9, client="a")
+    other = engine.submit_answers(asked("boot"), 3, client="b")
+    single = [engine.submit(asked(seed=seed), client="c") for seed in (1, 2)]
     free.set()
     assert texts(first) == expected
     assert texts(single)[0] == expected[0]
@@ -75,7 +74,6 @@ def test_the_other_answers_go_on_when_one_is_withdrawn(tiny_base, expected):
         assert all(futures[number].cancel() for number in (0, 4))
         free.set()
         assert texts(futures[1:4] + futures[5:]) == expected[1:4] + expected[5:]
-        assert not engine._core._runner._prefiller.prefixes._groups
 
 
 def test_a_prompt_without_finite_numbers_fails_all_answers(tiny_base, folders):
@@ -111,9 +109,8 @@ def test_an_adapter_that_was_replaced_computes_the_prompt_again(tiny_base, folde
     assert [each.logprobs for each in found[1:]] == [each.logprobs for each in wanted[1:]]
 
 
-def test_prompts_of_too_many_groups_are_not_kept(tiny_base, expected):
-    engine = engine_of(tiny_base, batch_rows=2)
-    engine._core._runner._prefiller.prefixes.group_budget = 10
+def test_prompts_that_the_cache_does_not_hold_are_computed_again(tiny_base, expected):
+    engine = engine_of(tiny_base, batch_rows=2, prefix_tokens=0)
     futures = engine.submit_answers(asked(), 9)
     assert texts(futures) == expected
-    assert computed(engine) > 3 * futures[0].result().prompt_tokens
+    assert computed(engine) == 9 * futures[0].result().prompt_tokens

@@ -14,9 +14,8 @@ from searchlora.errors import DeadlineExceeded, EngineError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
-from searchlora.inference.sequential import score_sequences
 from tests.factories import random_adapter_folder
-from tests.inference.small_models import batched, ids, small
+from tests.inference.small_models import batched, full_scores, greedy, ids, small
 
 CHUNK = 16
 
@@ -56,17 +55,9 @@ def recorded(core, monkeypatch, before=lambda _: None, costs=lambda _: 0.0) -> l
     return passes
 
 
-def greedy(model, prompt, tokens):
-    found = list(prompt)
-    with torch.inference_mode():
-        while len(found) < len(prompt) + tokens and (len(found) == len(prompt) or found[-1] != 2):
-            found.append(int(model(torch.tensor([found])).logits[0, -1].argmax()))
-    return found[len(prompt) :]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("invariant", [False, True])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2", "gemma"])
 def test_chunks_compute_what_the_model_computes_with_the_adapter_of_each_row(name, invariant, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -88,10 +79,8 @@ def test_chunks_compute_what_the_model_computes_with_the_adapter_of_each_row(nam
     for (prompt, adapter), written, scored in zip(rows, writing, scoring, strict=True):
         model = alone[adapter]
         assert written.result.result() == greedy(model, prompt, 6)
-        with torch.inference_mode():
-            batches = score_sequences(model, [prompt], [choices], pad_id=0, batches=lambda each: [list(each)])
-            (wanted,) = [part[0] for part in batches if 0 in part]
-        assert scored.result.result().log_probabilities == pytest.approx(wanted.log_probabilities, abs=1e-4)
+        (wanted,) = full_scores(model, [prompt], [choices])
+        assert scored.result.result().log_probabilities == pytest.approx(wanted, abs=1e-4)
 
 
 def test_rows_decode_between_chunks_and_no_mask_is_larger_than_a_chunk_of_the_length(monkeypatch):
@@ -155,7 +144,7 @@ def test_a_long_prompt_ends_between_two_chunks(monkeypatch, kind, way):
     shared.finish([after])
     assert sum(each.new == CHUNK for each in passes) == 3
     assert not shared._runner.running
-    assert shared._runner._long._progress == {} and not shared._runner._long._lines
+    assert shared._runner._long._progress == {} and not shared._runner._long._queues
 
 
 def test_callers_take_turns_and_a_short_one_is_not_held_up_by_a_long_one(monkeypatch):
@@ -275,10 +264,6 @@ def test_many_choices_are_scored_in_passes_with_small_masks(monkeypatch, invaria
     requests = [ScoreRequest(ids=ids(n, n), choices=choices[: 30 - n]) for n in (5, 12)]
     shared.finish(requests)
     assert max(each.new for each in passes) <= CHUNK + 8
-    for request in requests:
-        with torch.inference_mode():
-            batches = score_sequences(
-                model, [request.ids], [request.choices], pad_id=0, batches=lambda each: [list(each)]
-            )
-            (wanted,) = [part[0] for part in batches if 0 in part]
-        assert request.result.result().log_probabilities == pytest.approx(wanted.log_probabilities, abs=1e-4)
+    wanted = full_scores(model, [request.ids for request in requests], [request.choices for request in requests])
+    for request, scores in zip(requests, wanted, strict=True):
+        assert request.result.result().log_probabilities == pytest.approx(scores, abs=1e-4)

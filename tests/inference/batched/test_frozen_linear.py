@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from searchlora.inference.batched import frozen_linear, lora_layers
-from searchlora.inference.batched.frozen_linear import DequantizedLinear, PrepackedLinear, WrappedLinear, merged_linear
-from searchlora.inference.batched.lora_layers import LoraWeights
-from searchlora.inference.batched.lora_mapping import map_rows
-from searchlora.models import native
+from searchlora.inference.batched.frozen_linear import DequantizedLinear, WrappedLinear, merged_linear
 from searchlora.models.load import load_model
 
 
@@ -35,7 +27,7 @@ def test_a_row_of_a_4_bit_layer_does_not_depend_on_other_rows(tiny_base):
     layer = model.get_submodule("model.layers.0.mlp.down_proj")
     assert DequantizedLinear.fits(layer)
     x = torch.randn(45, layer.in_features)
-    linear = merged_linear([layer], prepack=False, batch_invariant=True)
+    linear = merged_linear([layer], batch_invariant=True)
     whole = linear(x)
     torch.testing.assert_close(whole, torch.nn.functional.linear(x, linear.dense()), rtol=1e-4, atol=1e-4)
     for rows in ([0], [44, 3], list(range(44, -1, -1))):
@@ -45,84 +37,3 @@ def test_a_row_of_a_4_bit_layer_does_not_depend_on_other_rows(tiny_base):
 def test_dense_weights_exclude_the_bias():
     layer = torch.nn.Linear(5, 3)
     torch.testing.assert_close(WrappedLinear(layer).dense(), layer.weight.detach())
-
-
-#: What reads frozen weights, where the processor multiplies bfloat16.
-compiled = native.kernels(torch.empty(0, dtype=torch.bfloat16))
-multiplies = pytest.mark.skipif(
-    not (compiled and compiled.max_rows), reason="this processor does not multiply bfloat16"
-)
-
-
-def packed(monkeypatch, weight, bias, lies):
-    """With our own kernel, or with oneDNN's alone."""
-    with monkeypatch.context() as patch:
-        if not lies:
-            patch.setattr(
-                frozen_linear, "pack_frozen", lambda *_: weight.view(6, 48, 32, 2)
-            )  # of the right size, but not contiguous
-        found = PrepackedLinear(weight, bias)
-    assert (found._compiled is not None) == lies
-    return found
-
-
-@pytest.fixture
-def layer():
-    torch.manual_seed(0)
-    return torch.nn.Linear(96, 192, dtype=torch.bfloat16).requires_grad_(False)
-
-
-@multiplies
-@pytest.mark.parametrize("rows", [1, 2, 8, 16, 17, 32, 33, 100, 128, 129, 512, 513])
-def test_products_of_few_rows_match_onednn(layer, monkeypatch, rows):
-    x = torch.randn(rows, 1, 96).bfloat16()
-    found, wanted = (packed(monkeypatch, layer.weight, layer.bias, lies)(x) for lies in (True, False))
-    assert found.shape == wanted.shape == (rows, 1, 192)
-    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=1e-3)
-    if rows > compiled.max_rows:
-        assert torch.equal(found, wanted)
-
-
-@multiplies
-def test_the_result_of_a_row_does_not_depend_on_other_rows(layer):
-    ours, x = PrepackedLinear(layer.weight, layer.bias), torch.randn(70, 1, 96).bfloat16()
-    together = ours(x)
-    assert all(torch.equal(ours(x[row : row + 1])[0], together[row]) for row in range(70))
-
-
-@pytest.mark.slow
-@multiplies
-@pytest.mark.parametrize("ends", [(192,), (64, 192), (32, 96, 192), (80, 192)])
-@settings(max_examples=25, deadline=None)
-@given(
-    slots=st.one_of(
-        st.lists(st.integers(0, 4), min_size=1, max_size=70),
-        st.lists(st.integers(1, 4), min_size=1, max_size=70).map(sorted),
-    ),
-    rank=st.sampled_from([2, 8, 16, 40, 64]),
-    tokens=st.integers(1, 3),
-    biased=st.booleans(),
-)
-def test_lora_deltas_are_added(ends, slots, rank, tokens, biased):
-    torch.manual_seed(0)
-    weight, bias = torch.randn(192, 96).bfloat16() / 10, torch.randn(192).bfloat16() if biased else None
-    spans = [slice(start, end) for start, end in pairwise((0, *ends))]
-    base, added = PrepackedLinear(weight, bias), lora_layers.PackedSlots(96, spans, weight, compiled)
-    for slot in range(1, 5):
-        changes = [LoraWeights(torch.randn(rank, 96) / 10, torch.randn(each.stop - each.start, rank)) for each in spans]
-        added.put(slot, [*changes[:-1], None if slot == 2 else changes[-1]])
-    x, routing = torch.randn(len(slots), tokens, 96).bfloat16(), map_rows(slots, "cpu")
-    if routing is None:
-        return
-    found = added.apply(base, x, routing)
-    torch.testing.assert_close(found, added.add(x, base(x), routing), rtol=2e-2, atol=0.1)
-    bare = [row for row, slot in enumerate(slots) if slot == 0]
-    assert torch.equal(found[bare], base(x)[bare])
-    alone = added.apply(base, x[-1:], map_rows(slots[-1:], "cpu")) if slots[-1] else base(x[-1:])
-    assert torch.equal(alone[0], found[-1])
-
-
-@multiplies
-@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (7, 9)])
-def test_unsupported_sizes_fall_back_to_onednn(shape):
-    assert PrepackedLinear(torch.randn(shape).bfloat16(), None)._compiled is None

@@ -14,6 +14,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from searchlora.models.load import load_model
 from tests.factories import random_adapter_folder
+from tests.inference.small_models import greedy
 
 #: Name -> recipe overrides: different ranks, layers and LoRA variants.
 KINDS = {
@@ -67,14 +68,6 @@ def loaded(engine, folders):
     return engine
 
 
-def greedy(model, prompt, tokens):
-    ids = list(prompt)
-    with torch.inference_mode():
-        while len(ids) < len(prompt) + tokens and (len(ids) == len(prompt) or ids[-1] != 2):
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
-
-
 def written(engine, rows):
     queued = [GenerateRequest(ids=tuple(ids), adapter=adapter, max_new_tokens=most) for ids, adapter, most in rows]
     engine._core.finish(queued)
@@ -88,16 +81,6 @@ def test_mixed_batches_match_separate_ones(engine, alone, rows, alike):
     if alike:  # beginnings that prompts share
         rows = [([*range(30, 55), *ids], adapter, most) for ids, adapter, most in rows]
     assert written(engine, rows) == [greedy(alone[adapter], ids, most) for ids, adapter, most in rows]
-
-
-@pytest.mark.slow
-@settings(max_examples=10, deadline=None)
-@given(ROWS, st.randoms())
-def test_answers_do_not_depend_on_the_order_of_a_batch(engine, rows, random):
-    order = list(range(len(rows)))
-    random.shuffle(order)
-    turned = written(engine, [rows[place] for place in order])
-    assert [turned[order.index(place)] for place in range(len(rows))] == written(engine, rows)
 
 
 @pytest.mark.slow
@@ -117,12 +100,6 @@ def test_bf16_logits_are_close_to_peft_in_bf16(tiny_base, folders, quantization)
             seconds = model(torch.tensor([[*range(40, 60), token] for token in range(3, 60)])).logits[:, -1]
         wanted = logits[3:60] + seconds.float().log_softmax(-1)[:, 2]
         assert request.result.result().log_probabilities == pytest.approx(wanted.tolist(), abs=0.25)
-
-
-@pytest.mark.slow
-def test_a_row_without_adapter_equals_the_base_beside_dora_rows(engine, alone):
-    rows = [([5, 6, 7], "decomposed", 6), ([5, 6, 7], None, 6)]
-    assert written(engine, rows) == [greedy(alone[adapter], ids, most) for ids, adapter, most in rows]
 
 
 @pytest.mark.slow

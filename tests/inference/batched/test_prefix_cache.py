@@ -40,7 +40,7 @@ def test_each_cached_prefix_is_shared_and_extends_its_parent(prompts):
 
 
 def test_the_least_recently_used_prefix_is_evicted():
-    kept = PrefixCache(budget=100, group_budget=50)
+    kept = PrefixCache(budget=100)
     columns = torch.zeros(1)
     prompts = {start: tuple(range(start, start + 40)) for start in (0, 1000, 2000)}
     kept.add("a", prompts[0], columns)

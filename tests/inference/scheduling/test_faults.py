@@ -1,4 +1,4 @@
-"""Faults in the scheduler: failures of one caller or request do not affect others."""
+"""Faults in the scheduler: failures of one client or request do not affect others."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_a_request_overtaken_too_often_blocks_the_queue_until_it_fits():
 
 def test_a_full_batch_does_not_count_as_overtaking():
     lines = FairQueue()
-    for caller in range(40):
+    for client in range(40):
         for _ in range(3):
-            lines.push(GenerateRequest(ids=(caller,), max_new_tokens=1), caller)
+            lines.push(GenerateRequest(ids=(client,), max_new_tokens=1), client)
     for _ in range(3 * MAX_OVERTAKEN):
         assert take(lines, lambda _: False) == []
     room = [32]
@@ -64,16 +64,16 @@ def test_an_adapter_gets_a_slot_under_steady_traffic_of_others(tiny_base, folder
     stop = threading.Event()
 
     def traffic(name: str) -> None:
-        under_way = [engine.submit(asked("boot", name, 12), caller=name) for _ in range(2)]
+        under_way = [engine.submit(asked("boot", name, 12), client=name) for _ in range(2)]
         while not stop.is_set():
             under_way.pop(0).result(30)
-            under_way.append(engine.submit(asked("boot", name, 12), caller=name))
+            under_way.append(engine.submit(asked("boot", name, 12), client=name))
 
     threads = [threading.Thread(target=traffic, args=(name,)) for name in "xy"]
     for thread in threads:
         thread.start()
     try:
-        assert engine.submit(asked("tent", "z"), caller="z").result(60).completion_tokens > 0
+        assert engine.submit(asked("tent", "z"), client="z").result(60).completion_tokens > 0
     finally:
         stop.set()
         for thread in threads:
@@ -163,7 +163,7 @@ def test_a_thread_that_cannot_start_is_an_error_and_requests_are_kept(engine, mo
         with pytest.raises(EngineBusy, match="no thread can be started"):
             engine.submit(asked())
         assert engine.stats().waiting == 0
-        assert engine.generate([asked()])  # the caller's own thread computes
+        assert engine.generate([asked()])  # the client's own thread computes
     assert engine.submit(asked()).result(10)
 
 
@@ -307,7 +307,7 @@ def test_a_call_is_served_while_others_keep_the_queue_full(engine):
     def flood() -> None:
         while not stop.is_set():
             try:
-                engine.submit(asked("boot", tokens=2), caller=threading.get_ident())
+                engine.submit(asked("boot", tokens=2), client=threading.get_ident())
             except EngineBusy:
                 time.sleep(0.001)
 
@@ -384,7 +384,7 @@ def test_callbacks_run_without_the_lock(engine):
     asked_beside: list[object] = []
 
     def beside() -> None:
-        asked_beside.append(engine.submit(asked(), caller="beside"))
+        asked_beside.append(engine.submit(asked(), client="beside"))
 
     def on_event(_: object) -> None:
         thread = threading.Thread(target=beside)
@@ -392,7 +392,7 @@ def test_callbacks_run_without_the_lock(engine):
         thread.join(5)
 
     futures[0].add_done_callback(on_event)
-    kept = engine.submit(asked(), caller="other")
+    kept = engine.submit(asked(), client="other")
     assert asked_beside
     free.set()
     assert kept.result(10)
@@ -405,7 +405,7 @@ def test_a_large_call_does_not_exclude_others(engine):
     call.start()
     while engine.stats().waiting < 4:
         time.sleep(0.01)
-    futures = [engine.submit(asked(), caller="other") for _ in range(4)]
+    futures = [engine.submit(asked(), client="other") for _ in range(4)]
     free.set()
     assert all(future.result(20) for future in futures)
     call.join(20)

@@ -107,7 +107,7 @@ def test_limits_of_the_engine_are_options(tiny_base, store, monkeypatch):
         one = {"model": public_name(str(tiny_base.path)), "messages": asked()["messages"], "choices": ["a"]}
         answer = client.post("/v1/score", json={"requests": [one] * 2})
         assert answer.status_code == 503
-        assert "no more than 1 of one caller" in answer.json()["error"]["message"]
+        assert "no more than 1 of one client" in answer.json()["error"]["message"]
     given = {}
     monkeypatch.setattr("searchlora.server.api.serve.make_service", lambda *_, **more: given.update(more) or 1 / 0)
     for arguments, wanted in ((limits, (3, 1_000_000, True, 1)), ((), (MAX_RANK, 4 << 30, False, None))):

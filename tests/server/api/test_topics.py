@@ -86,28 +86,28 @@ def test_all_topics_are_ordered_by_gain_with_the_paired_interval_of_the_mean(cli
 @pytest.mark.slow
 def test_a_pipeline_is_executed_once_on_each_topic(client, monkeypatch):
     executed = []
-    original = job_engine.executed
+    original = topic_jobs._JobSystem.run
     monkeypatch.setattr(
-        topic_jobs, "executed", lambda engine, pipeline, searches, *more: (
-            executed.append(len(searches)) or original(engine, pipeline, searches, *more)
-        )
-    )  # fmt: skip
+        topic_jobs._JobSystem,
+        "run",
+        lambda self, rows, *more: executed.append(len(rows)) or original(self, rows, *more),
+    )
     body = {"system": {"pipeline": "triple"}, "baseline": {"pipeline": "triple"}}
     same = result(client, "compare", **body)
     assert (same["difference"], same["ties"]) == (0, len(TOPICS))
     again = result(client, "compare", **body | {"baseline": {"pipeline": "triple", "weights": [1, 0, 0]}})
-    assert executed == [len(TOPICS), 0, 0, len(TOPICS)]
+    assert sum(executed) == 2 * len(TOPICS)
     assert again["system"]["value"] == same["system"]["value"]
 
 
 @pytest.mark.slow
 def test_runs_that_stay_in_memory_are_bounded_and_a_comparison_needs_none_of_them(search_service):
-    runs = topic_jobs.TopicRuns(scores=5)
-    for name, documents in (("a", 3), ("b", 3), ("c", 9)):
-        runs.add((name, frozenset(), ()), {"t": {f"d{each}": 1.0 for each in range(documents)}})
-    assert [len(runs.known((name, frozenset(), ()))) for name in "abc"] == [0, 0, 1]
+    cache = topic_jobs.TopicCache(scores=5)
+    for name, documents in (("a", 3), ("b", 3), ("c", 2), ("d", 9)):
+        cache.put_all({name: {"hits": [[f"d{number}", 1.0] for number in range(documents)]}})
+        assert [cache.get(known) is not None for known in "abcd"].count(True) == {"a": 1, "b": 1, "c": 2, "d": 0}[name]
     body = ComparisonRequest(system=SystemRequest(pipeline="lexical"), baseline=SystemRequest(pipeline="mixed"))
-    found = topic_jobs.Comparing.of(search_service, runs, body)(BackgroundJob("1", "comparison", "anna"))
+    found = topic_jobs.Comparing.of(search_service, cache, body)(BackgroundJob("1", "comparison", "anna"))
     assert found["n"] == len(TOPICS)
 
 

@@ -7,20 +7,13 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from searchlora.eval.measures import retrieval_values
 from searchlora.outputs import InvalidOutput
-from searchlora.task import EncoderTask, EvaluationInput, load_encoder_task
+from searchlora.task import EvaluationInput, load_encoder_task
 
 TASK = load_encoder_task("embedding")
 FOUND = [
     {"id": f"q{n}", "group": f"g{n // 2}", "query": "x", "positives": ["y"], "kind": "ab"[n % 2]} for n in range(4)
 ]
 CLASSES = [{"id": f"t{n}", "group": f"t{n}", "query": "x", "label": "abc"[n % 3]} for n in range(9)]
-
-
-def test_the_evaluator_meets_the_task_contract():
-    assert isinstance(TASK, EncoderTask)
-    assert TASK.target(FOUND[0]) == "y" and TASK.target(CLASSES[1]) == "b"
-    assert TASK.input_text(FOUND[0]) == "x"
-    assert TASK.examples and all(TASK.positives(record) for record in TASK.examples)
 
 
 def test_retrieval_is_evaluated_over_every_judged_record():

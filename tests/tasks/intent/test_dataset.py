@@ -258,16 +258,3 @@ def test_an_out_of_scope_label_of_training_rows_is_added_to_the_list(tmp_path: P
     options = {"labels": str(tmp_path / "labels.txt"), "out_of_scope": "elsewhere"}
     settings = _dataset(source, "native", options=options).settings or {}
     assert settings["labels"] == ["a", "b", "elsewhere"]
-
-
-@pytest.mark.slow
-def test_the_shop_supplies_its_schema(tmp_path: Path) -> None:
-    from searchlora.shop import make_shop
-
-    make_shop(tmp_path / "shop", products=600, queries=120)
-    dataset = _dataset(tmp_path / "shop", "shop")
-    settings = dataset.settings or {}
-    assert settings["out_of_scope"] in settings["schema"]["properties"]["need"]["enum"]
-    bound = task.bound(settings)
-    for record in dataset.records("test"):
-        assert bound.parse(bound.target(record), record) == record["object"]

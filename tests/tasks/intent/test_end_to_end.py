@@ -83,37 +83,3 @@ def test_labels_end_to_end(cli, tmp_path, tiny_base, banks):
     )
     assert ran.code == 0, ran.err
     assert "bank-intent@1" in (tmp_path / "run.trec").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_objects_end_to_end_are_always_valid(cli, tmp_path, tiny_base):
-    schema = {
-        "type": "object",
-        "properties": {"about": {"enum": ["card", "rate"]}, "most": {"enum": [1, 2, None]}},
-        "required": ["about", "most"],
-        "additionalProperties": False,
-    }
-    rows = [
-        {"id": f"r{n}{about}", "group": f"g{n}{about}", "query": f"{WORDS[about]} {n} under {most}",
-         "object": {"most": most, "about": about}}
-        for n in range(20) for about in ("card", "rate") for most in ((1, 2, None)[n % 3],)
-    ]  # fmt: skip
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
-    data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "evaluation"
-    schema_option = ("--option", f"schema={tmp_path / 'schema.json'}")
-    built = cli(
-        *("data", "build", "intent", tmp_path / "rows.jsonl", "--format", "native", "--out", data, *schema_option)
-    )
-    assert built.code == 0, built.err
-    trained = cli(
-        *("train", "intent", "--data", data, "--name", "needs", "--base", tiny_base.path, "--store", store),
-        *_set(*QUICK, "optim.max_steps=4", "max_new_tokens=48", "method=lora", "validation.rows=4"),
-    )
-    assert trained.code == 0, trained.err
-    evaluated = cli("evaluate", "needs", "--data", data, "--store", store, "--out", out)
-    assert evaluated.code == 0, evaluated.err
-    figures = _figures(out)
-    assert figures["needs@1", "invalid"] == figures["base zero-shot", "invalid"] == 0
-    assert ("needs@1", "field: about") in figures
-    assert ("needs@1", "F1 of parts") in figures

@@ -82,20 +82,6 @@ def test_calibration_error_uses_the_most_probable_label_before_the_threshold():
     assert found.mean("accuracy") == 0.5
 
 
-def test_the_whole_confusion_matrix_is_returned_for_many_labels():
-    labels = [f"l{n:02}" for n in range(30)]
-    gold = [*labels, "l00", "l00", "l01"]
-    predicted = [*labels, "l01", "l01", "l02"]
-    found = _label_task(labels).evaluate(
-        EvaluationInput(_records("label", gold), [Label(label) for label in predicted])
-    )
-    matrix = found.confusions["labels"]
-    assert matrix.rows == tuple(labels)
-    assert matrix.columns == (*labels, "invalid")
-    assert sum(map(sum, matrix.counts)) == len(gold)
-    assert (matrix.counts[0][:3], matrix.counts[1][:3]) == ((1, 2, 0), (0, 1, 1))
-
-
 def test_a_label_missing_from_training_is_reported():
     found = _label_task(["a", "b"]).evaluate(EvaluationInput(_records("label", ["a", "new"]), [Label("a"), Label("b")]))
     assert found.notes == ("Not in the training data, so never predicted: new.",)

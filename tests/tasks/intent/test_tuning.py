@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import f1_score, log_loss
 
 from searchlora.outputs import InvalidOutput, Label
@@ -44,16 +42,6 @@ def test_the_temperature_recovers_the_overconfidence_factor(factor):
     for near in (0.98, 1.02):
         other = {"temperature": tuned["temperature"] * near}
         assert after <= log_loss(gold, [with_tuning(CLOSED, other, output).probabilities for output in outputs])
-
-
-@given(st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda p: sum(p) > 0), st.floats(0.2, 5))
-def test_a_temperature_rescales_probabilities_without_changing_answers(weights, temperature):
-    given_ = tuple(weight / sum(weights) for weight in weights)
-    best = LABELS[given_.index(max(given_))]
-    found = with_tuning(CLOSED, {"temperature": temperature}, Label(best, given_))
-    assert found.value == best
-    assert sum(found.probabilities) == pytest.approx(1)
-    assert all(0 <= value <= 1 for value in found.probabilities)
 
 
 def test_outputs_without_probabilities_are_unchanged():

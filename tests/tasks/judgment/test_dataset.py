@@ -39,17 +39,6 @@ def test_trec_dl_records(tmp_path):
     }
 
 
-def test_beir_keeps_its_splits(tmp_path):
-    found = records(beir_folder(tmp_path), "beir", tmp_path / "out", options={"relevant": "1", "unjudged": "1"})
-    assert {id_: (each["grade"], each["split"]) for id_, each in found.items()} == {
-        "q1 d1": (1, "train"),
-        "q1 d2": (0, "train"),
-        "q2 d1": (0, "test"),
-        "q2 d2": (2, "test"),
-    }
-    assert found["q1 d1"]["title"] == "Tents"
-
-
 def test_cranfield_grades_are_mapped_and_unexplained_pairs_never_sampled(tmp_path):
     found = records(cranfield_folder(tmp_path), "cranfield", tmp_path / "out", options={"unjudged": "2"})
     assert {id_: each["grade"] for id_, each in found.items()} == {"1 1": 3, "1 2": 1, "1 4": 0, "1 5": 0}
@@ -141,11 +130,6 @@ def test_a_grade_missing_from_the_guideline_is_rejected(tmp_path):
     source.write_text(json.dumps({**row, "grade": "high"}), encoding="utf-8")
     with pytest.raises(RejectedRows, match=r"'high' is not a whole number; give it one with --grades high=NUMBER"):
         records(source, "native", tmp_path / "out")
-
-
-def test_an_invalid_count_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match=r"--option unjudged: 'few' is not a whole number"):
-        records(trecdl_folder(tmp_path), "trecdl", tmp_path / "out", options={"unjudged": "few"})
 
 
 @pytest.mark.slow

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from searchlora.data.building import build
-from searchlora.eval.comparison import compare
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment import task
-from searchlora.tasks.judgment.baselines import BM25, COMMONEST, bm25_scores, fitted_baselines
+from searchlora.tasks.judgment.baselines import BM25, COMMONEST, fitted_baselines
 
 SCALE = (0, 1, 2, 3)
 NO_GRADE = InvalidOutput("relevant", "not a grade of the scale")
@@ -70,21 +69,6 @@ def test_calibration_uses_the_probability_of_relevance():
     assert "calibration error" not in task.evaluate(EvaluationInput(records(gold), [Grade(0)] * 4)).figures()
 
 
-def test_with_two_grades_both_kappas_are_equal():
-    two = task.bound({**task.default_settings, "scale": task.default_settings["scale"][:2], "relevant": 1})
-    found = two.evaluate(EvaluationInput(records([0, 1, 1, 0]), [Grade(0), Grade(1), Grade(0), Grade(0)])).figures()
-    assert found["kappa"] == found["kappa binary"] == pytest.approx(0.5)
-
-
-def test_systems_are_compared_by_kappa_with_clusters():
-    gold = [0, 1, 2, 3] * 12
-    good = task.evaluate(EvaluationInput(records(gold, queries=12), [Grade(grade) for grade in gold]))
-    poor = task.evaluate(EvaluationInput(records(gold, queries=12), [Grade(0)] * len(gold)))
-    found = compare({"poor": poor, "good": good}, candidate="good", resamples=200)
-    first = found.comparisons[0]
-    assert (first.measure, first.difference) == ("kappa", pytest.approx(1.0))
-
-
 def test_baselines_learn_from_the_training_split(tmp_path):
     rows = []
     for number in range(40):
@@ -99,12 +83,6 @@ def test_baselines_learn_from_the_training_split(tmp_path):
     found = task.baselines(test, tmp_path / "data")
     assert found[COMMONEST] == [Grade(0)] * len(test)
     assert task.evaluate(EvaluationInput(test, found[BM25])).figures()["kappa"] == pytest.approx(1)
-
-
-def test_bm25_baseline_scores_pairs():
-    pairs = [("green tent", "a green tent"), ("green tent", "boots"), ("boots", "boots"), ("the", "a green tent")]
-    scores = bm25_scores([{"query": query, "passage": passage} for query, passage in pairs])
-    assert scores[0] > 0 and scores[2] > 0 and scores[1] == scores[3] == 0
 
 
 def test_bm25_baseline_thresholds_the_score_relative_to_the_best():

@@ -118,7 +118,7 @@ def test_a_file_that_is_not_a_guideline_is_an_error(tmp_path):
         ({"grades": "5"}, "'5' is not 2, 3 or 4"),
         ({"grades": "2", "guideline": "products"}, "defines the grades itself"),
         ({"relevant": "4"}, "relevant=4 does not divide the scale 0, 1, 2, 3"),
-        ({"characters": "0"}, "must be at least 1"),
+        ({"characters": "0"}, "'0' is not a whole number of at least 1"),
         ({"characters": "ten"}, "'ten' is not a whole number"),
     ],
 )

@@ -14,7 +14,6 @@ from searchlora.outputs import Grade
 from searchlora.prompts import messages
 from searchlora.records import Hit
 from searchlora.tasks.judgment import task
-from searchlora.tasks.judgment.reranking import expected_grade
 
 
 def search(passages: int, hits: int) -> dict:
@@ -89,12 +88,6 @@ def test_ties_keep_their_order_in_a_run_file_too(grades, behind):
     order = [f"d{place}" for place in [*wanted, *range(len(grades), len(grades) + behind)]]
     assert [hit.document for hit in found["hits"]] == order
     assert list(ranked({hit.document: hit.score for hit in found["hits"]})) == order
-
-
-@given(st.lists(st.floats(0.001, 1), min_size=4, max_size=4))
-def test_the_expected_grade_is_within_the_scale(weights):
-    probabilities = tuple(weight / math.fsum(weights) for weight in weights)
-    assert 0 <= expected_grade(Grade(0, probabilities), (0, 1, 2, 3)) <= 3 + 1e-9
 
 
 def test_the_passage_precedes_the_query_and_is_truncated_at_a_word():

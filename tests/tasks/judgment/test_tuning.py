@@ -10,30 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import cohen_kappa_score
 
-from searchlora.eval.calibration import fit_temperature
 from searchlora.outputs import Grade, InvalidOutput
-from searchlora.tasks.judgment import task
-from searchlora.tasks.judgment.reranking import expected_grade
 from searchlora.tasks.judgment.thresholds import best_thresholds, cohen_kappa, grade_of
 from searchlora.tasks.judgment.tuning import tuned, with_tuning
 
 SCALE = (0, 1, 2, 3)
-graded = st.lists(st.sampled_from(SCALE), min_size=2, max_size=30)
-
-
-def test_a_score_equal_to_a_threshold_is_above_it():
-    thresholds = (0.5, 1.5, 1.5)
-    assert [grade_of(score, thresholds, SCALE) for score in (-9, 0.49, 0.5, 1.49, 1.5, 9)] == [0, 0, 1, 1, 3, 3]
-
-
-@pytest.mark.slow
-@given(graded, st.randoms())
-def test_kappa_equals_scikit_learn(gold, rng):
-    predicted = [rng.choice(SCALE) for _ in gold]
-    theirs = cohen_kappa_score(gold, predicted, labels=SCALE)
-    assert cohen_kappa(gold, predicted, SCALE) == pytest.approx(0.0 if np.isnan(theirs) else theirs)
 
 
 @pytest.mark.slow
@@ -65,13 +47,6 @@ def rows(queries: int, each: int, sharpness: float, seed: int = 0, shift: float 
             records.append({"id": f"{query} {number}", "group": f"q{query}", "grade": grade})
             outputs.append(Grade(int(predicted.argmax()), tuple(predicted.tolist())))
     return records, outputs
-
-
-@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
-def test_the_temperature_corrects_overconfidence(sharpness):
-    records, outputs = rows(20, 100, sharpness)
-    found = fit_temperature(np.array([each.probabilities for each in outputs]), [each["grade"] for each in records])
-    assert found == pytest.approx(sharpness, rel=0.15)
 
 
 @pytest.mark.slow
@@ -126,18 +101,3 @@ def test_too_few_rows_queries_or_probabilities_tune_nothing():
     records, outputs = rows(10, 10, 1.0)
     assert tuned(records, [Grade(each.value) for each in outputs], SCALE) == {}
     assert tuned(records, [InvalidOutput("x", "no") for _ in outputs], SCALE) == {}
-
-
-@pytest.mark.slow
-def test_tuning_uses_the_scale_of_the_task():
-    records, outputs = rows(10, 20, 2.0, shift=1.0)
-    bound = task.bound(tuned=task.tune(records, outputs))
-    assert set(bound.tuned) >= {"temperature", "validation"}
-    after = [bound.apply_tuning(output, record) for record, output in zip(records, outputs, strict=True)]
-    assert all(isinstance(each, Grade) and len(each.probabilities or ()) == 4 for each in after)
-    order = np.argsort([expected_grade(each, SCALE) for each in after])
-    assert [after[place].value for place in order] == sorted(
-        each.value for each in after
-    ) or "thresholds" not in bound.tuned
-    assert task.apply_tuning(outputs[0], records[0]) == outputs[0]
-    assert bound.apply_tuning(Grade(2), records[0]) == Grade(2)

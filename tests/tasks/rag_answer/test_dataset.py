@@ -16,7 +16,6 @@ from searchlora.outputs import CitedAnswer
 from searchlora.records import Record, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.rag_answer import task
 from searchlora.tasks.rag_answer.citations import supported
-from searchlora.tasks.rag_answer.dataset import connected
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
 from tests.tasks.rag_answer.made import SUBJECTS, mtrag_row, usual_rows, write_mtrag
 
@@ -122,10 +121,6 @@ def test_sections_of_a_wikipedia_article_are_one_document(tmp_path: Path) -> Non
     ]
     records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", rows))
     assert records["conv40<::>2"]["group"] == records["conv41<::>2"]["group"] != records["conv42<::>2"]["group"]
-
-
-def test_transitively_connected_rows_are_one_group() -> None:
-    assert connected([["a"], ["b"], ["c", "b"], [], ["a", "c"], ["d"]]) == [0, 0, 0, 3, 0, 5]
 
 
 def test_the_card_states_rules_and_counts(tmp_path: Path) -> None:

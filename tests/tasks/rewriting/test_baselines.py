@@ -1,11 +1,10 @@
-"""Baselines of the rewriting task, and truncation of conversations."""
+"""Baselines of the rewriting task."""
 
 from __future__ import annotations
 
 import json
 
 from searchlora.tasks.rewriting.baselines import baseline_outputs, first_and
-from searchlora.tasks.rewriting.task import LATEST_TURNS, WORDS_PER_ANSWER, truncated_history
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
@@ -36,22 +35,3 @@ def test_dictionary_baseline_uses_the_vocabulary_of_the_dataset(tmp_path):
     found = baseline_outputs([{"query": "red kicks", "rewrite": "red running shoes"}], tmp_path)
     assert found["dictionary"] == ["red running shoes"]
     assert "first turn + query" not in found
-
-
-def test_a_short_conversation_is_not_truncated():
-    history = turns(*"abcdef")
-    assert truncated_history(history) == history
-
-
-def test_a_long_conversation_keeps_first_and_last_turns_and_marks_the_omission():
-    shown = [turn["text"] for turn in truncated_history(turns(*"abcdefghij"))]
-    assert shown == ["a", "…", *"ghij"]
-    assert len(shown) == LATEST_TURNS + 2
-
-
-def test_only_answers_are_truncated():
-    long = " ".join(["word"] * (WORDS_PER_ANSWER + 9))
-    asked, answered = truncated_history(turns(long, long))
-    assert asked["text"] == long
-    assert answered["text"].split()[-1] == "…"
-    assert len(answered["text"].split()) == WORDS_PER_ANSWER + 1

@@ -118,20 +118,6 @@ def test_published_canard_is_read(real_data: Path, tmp_path: Path) -> None:
     assert len({record["group"] for record in records}) == 442
 
 
-@pytest.mark.slow
-def test_canard_split_by_article_drops_only_stock_questions(real_data: Path, tmp_path: Path) -> None:
-    dataset = _dataset(
-        real_data / "canard" / "dev.json", "canard", tmp_path / "out", shares=(0.6, 0.1, 0.3), on_leak="drop"
-    )
-    test = dataset.records("test")
-    assert len({record["id"].rpartition("_q")[0] for record in test}) >= 100
-    assert 0 < dataset.card.leaks["found"] < 40
-    gone = [json.loads(line) for line in (dataset.folder / "leaks.jsonl").read_text().splitlines()]
-    assert all(leak["id"].endswith("_q1") for leak in gone)
-    qrels = dataset.qrels()
-    assert qrels is not None and not {leak["id"] for leak in gone} & set(qrels)
-
-
 # CAsT
 
 
@@ -288,24 +274,6 @@ def test_a_shop_folder_supplies_collection_and_vocabulary(tmp_path: Path) -> Non
     assert json.loads((dataset.folder / "vocabulary.json").read_text()) == {"kicks": "running shoes"}
     assert "vocabulary.json" in dataset.card.files
     assert not (dataset.folder / "notes.txt").exists()
-
-
-def test_a_query_log_states_its_rules_and_counts_on_the_card(tmp_path: Path) -> None:
-    source = tmp_path / "log.csv"
-    lines = ["session,time,query,clicks"]
-    for session in range(3):
-        lines += [f"s{session},0,red shoez,0", f"s{session},9,red shoes,1", f"s{session},99,tent,1"]
-    source.write_text("\n".join(lines))
-    dataset = _dataset(source, "querylog", tmp_path / "out")
-    found = {record["query"]: record for record in dataset.records("train")}
-    assert found["red shoez"]["id"] == pair_id("red shoez", "red shoes")
-    assert found["red shoez"]["rewrite"] == "red shoes"
-    assert found["red shoez"]["needs_rewrite"] and not found["tent"]["needs_rewrite"]
-    assert dataset.card.report["counts"]["log rows"] == 9
-    assert any("fewer than 3 users" in rule for rule in dataset.card.report["rules"])
-    assert dataset.card.report["counts"]["reformulations kept"] == 1
-    with pytest.raises(DataError, match=r"holds no usable row \(.*queries of enough users: 0"):
-        _dataset(source, "querylog", tmp_path / "none", options={"min_users": "4"})
 
 
 def test_listed_words_in_the_query_are_protected(tmp_path):

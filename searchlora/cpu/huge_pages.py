@@ -1,0 +1,63 @@
+"""Huge pages (2 MiB) for memory that every step reads from end to end: weights and KV cache; return of free memory.
+
+`benchmarks/multi_adapter` has the effect.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+from collections.abc import Iterable
+
+import torch
+
+_PAGE_BYTES = 1 << 21
+
+#: MADV_COLLAPSE: move small pages into huge ones now (Linux 6.1, `man 2 madvise`). Python's mmap lacks the constant.
+_MADV_COLLAPSE = 25
+
+
+def use_huge_pages(tensors: Iterable[torch.Tensor], *, is_empty: bool = False) -> None:
+    """Ask the operating system to back CPU tensors with huge pages; without support nothing changes.
+
+    Whole pages are moved, with whatever else lies in them.
+
+    Args:
+        is_empty: Nothing was written to the tensors yet, so nothing has to be moved: the pages are huge on first use.
+    """
+    spans = _merge(_span(tensor) for tensor in tensors if tensor.device.type == "cpu")
+    if platform.system() != "Linux" or not spans:
+        return
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for start, end in spans:
+        for advice in (mmap.MADV_HUGEPAGE,) if is_empty else (mmap.MADV_HUGEPAGE, _MADV_COLLAPSE):
+            madvise(start, end - start, advice)
+
+
+def release_free_memory() -> None:
+    """Return the allocator's free memory to the operating system (`malloc_trim`), where the C library supports it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """Start and end address of the pages of a tensor."""
+    if tensor.is_mkldnn:
+        begin, size = torch.ops.mkldnn.data_ptr(tensor), torch.ops.mkldnn._nbytes(tensor)
+    else:
+        storage = tensor.untyped_storage()
+        begin, size = storage.data_ptr(), storage.nbytes()
+    return begin // _PAGE_BYTES * _PAGE_BYTES, -(-(begin + size) // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def _merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted spans without overlaps."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            start, end = merged[-1][0], max(end, merged.pop()[1])
+        merged.append((start, end))
+    return merged

@@ -1,0 +1,308 @@
+"""Run systems on the same rows, measure their outputs, and compare them: the one path of every evaluation.
+
+Outputs are cached row by row under the fingerprint of the system, so that a measurement that was killed goes on, and
+one of other rows computes only the new ones. A judge that took part in a system is refused before anything is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Protocol
+
+from searchlora.errors import PipelineError, UsageError
+from searchlora.eval.comparison import Comparison, compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.judgments.lineage import doubts, refuse_circular
+from searchlora.eval.trec import Run
+from searchlora.files.result_cache import cache_key
+from searchlora.machine import machine
+from searchlora.outputs import from_json, to_json
+from searchlora.progress import Progress, Steps, no_progress, silent
+from searchlora.records import Record
+from searchlora.systems.measures import Measures
+from searchlora.systems.system import Outputs, System
+
+
+class Cache(Protocol):
+    """Results by key, such as `files.result_cache.ResultCache`."""
+
+    def get(self, key: str) -> Any | None:
+        """The JSON value of a key; None if it is unknown."""
+
+    def put_all(self, values: Mapping[str, Any], label: str = "") -> None:
+        """Keep values."""
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """A measured system.
+
+    Attributes:
+        name: In tables.
+        raw: What it did with the rows.
+        evaluation: The values of each row.
+        reused: Whether an earlier measurement had computed all rows.
+    """
+
+    name: str
+    raw: Outputs
+    evaluation: Evaluation
+    reused: bool = False
+
+    @property
+    def outputs(self) -> Sequence[Any]:
+        """One output per row."""
+        return self.raw.outputs
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The result of `measure`.
+
+    Attributes:
+        comparison: The figures.
+        results: System -> result, in the order of the systems.
+        left_out: Optional system -> why it could not be run.
+    """
+
+    comparison: Comparison
+    results: Mapping[str, SystemResult]
+    left_out: Mapping[str, str]
+
+    @property
+    def reused(self) -> tuple[str, ...]:
+        """Names of systems of which nothing was computed."""
+        return tuple(name for name, result in self.results.items() if result.reused)
+
+
+def measure(
+    systems: Sequence[System],
+    rows: Sequence[Record],
+    measures: Measures,
+    cache: Cache | None = None,
+    *,
+    candidate: str | None = None,
+    baseline: str | None = None,
+    also_tested: Sequence[str] = (),
+    correction: str = "holm",
+    allow_circular: bool = False,
+    notes: Sequence[str] = (),
+    measured: Callable[[System, SystemResult], SystemResult] | None = None,
+    steps: Steps = no_progress,
+) -> Measurement:
+    """Run systems on rows, and compare their measures pairwise.
+
+    Args:
+        systems: Each has a name of its own.
+        rows: Records or topics, each with an `id`.
+        measures: How outputs are measured.
+        cache: Outputs of earlier measurements; new ones are added. None: everything is computed.
+        candidate, baseline, also_tested, correction: See `compare`. A single system is compared with nothing.
+        allow_circular: Accept a judge that took part in a system; its figures are marked as circular.
+        notes: In front of the notes of the comparison.
+        measured: Called with each system when it has been measured; returns what is kept of the result, for example
+            without the run.
+        steps: Progress of each system.
+
+    Raises:
+        UsageError: for two systems of one name, or a circular judge; nothing has been run then.
+        SearchloraError: what a system raises.
+
+    Examples:
+        >>> from searchlora.systems.fixed import FixedResults
+        >>> from searchlora.systems.measures import RetrievalMeasures
+        >>> rows = [{"id": "q1", "query": "red tent"}, {"id": "q2", "query": "couch"}]
+        >>> ours = FixedResults("ours", rows, run={"q1": {"d1": 2.0}, "q2": {"d2": 1.0}})
+        >>> theirs = FixedResults("theirs", rows, run={"q1": {"d1": 2.0}, "q2": {"d9": 1.0}})
+        >>> measures = RetrievalMeasures({"q1": {"d1": 1}, "q2": {"d2": 1}}, ["MRR@10"])
+        >>> measure([theirs, ours], rows, measures, candidate="ours").comparison.comparisons[0].difference
+        0.5
+    """
+    names = [system.name for system in systems]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two systems are called '{repeated[0]}'", fix="Give them different names.")
+    results, left_out = run_systems(
+        systems, rows, measures, cache, allow_circular=allow_circular, measured=measured, steps=steps
+    )
+    comparison = compare(
+        {name: result.evaluation for name, result in results.items()},
+        candidate=candidate,
+        baseline=next(iter(results)) if len(results) == 1 and candidate is None else baseline,
+        also_tested=also_tested,
+        correction=correction,
+    )
+    lineages = {system.name: system.lineage for system in systems if system.name in results}
+    notes = (*notes, *comparison.notes, *doubts(measures.card, lineages))
+    return Measurement(replace(comparison, notes=notes), results, left_out)
+
+
+def run_systems(
+    systems: Sequence[System],
+    rows: Sequence[Record],
+    measures: Measures,
+    cache: Cache | None = None,
+    *,
+    allow_circular: bool = False,
+    measured: Callable[[System, SystemResult], SystemResult] | None = None,
+    steps: Steps = no_progress,
+) -> tuple[dict[str, SystemResult], dict[str, str]]:
+    """The results of systems by name, and why optional ones are missing; without a comparison. See `measure`."""
+    lineages = {system.name: system.lineage for system in systems}
+    circular = refuse_circular(measures.card, lineages, measures.queries(rows), allow=allow_circular)
+    results: dict[str, SystemResult] = {}
+    left_out: dict[str, str] = {}
+    for system in systems:
+        try:
+            result = run_system(system, rows, measures, cache, steps(f"Running: {system.name}"))
+        except PipelineError as error:
+            if not system.optional:
+                raise
+            left_out[system.name] = f"{error.what} ({error.where})" if error.where else error.what
+            continue
+        finally:
+            system.finish()
+        result = replace(result, evaluation=replace(result.evaluation, circular=circular.get(system.name, "")))
+        results[system.name] = measured(system, result) if measured is not None else result
+    return results, left_out
+
+
+def run_system(
+    system: System,
+    rows: Sequence[Record],
+    measures: Measures,
+    cache: Cache | None = None,
+    progress: Progress = silent,
+) -> SystemResult:
+    """The result of one system, without a comparison or a check of circularity."""
+    outputs, reused = outputs_of(system, rows, cache, progress)
+    outputs = measures.with_hits(rows, outputs)
+    evaluation = measures.evaluate(system, rows, outputs)
+    costs = {**outputs.costs, **system.fixed_costs}
+    return SystemResult(system.name, outputs, replace(evaluation, costs=costs), reused)
+
+
+def outputs_of(
+    system: System, rows: Sequence[Record], cache: Cache | None = None, progress: Progress = silent
+) -> tuple[Outputs, bool]:
+    """The outputs of a system, those of known rows from the cache; and whether nothing was computed."""
+    fingerprint = system.fingerprint if cache is not None else None
+    if cache is None or fingerprint is None:
+        return system.run(rows, progress), False
+    keys = [cache_key(fingerprint, system.row_key(row)) for row in rows]
+    parts: dict[int, Outputs] = {}
+    for place, (key, row) in enumerate(zip(keys, rows, strict=True)):
+        if (known := _read(cache.get(key), system, row)) is not None:
+            parts[place] = known
+    missing = [place for place in range(len(rows)) if place not in parts]
+    if not missing:
+        return _joined([parts[place] for place in range(len(rows))]), True
+    if system.batch_size is None:
+        missing = list(range(len(rows)))
+    size = system.batch_size or len(missing)
+    for start in range(0, len(missing), size):
+        places = missing[start : start + size]
+        asked = [rows[place] for place in places]
+
+        def shown(done: int, total: int | None, note: str = "", before: int = len(rows) - len(missing) + start) -> None:
+            del total
+            progress(before + done, len(rows), note)
+
+        done = system.run(asked, shown)
+        own = {place: _row(done, number, row) for number, (place, row) in enumerate(zip(places, asked, strict=True))}
+        parts.update(own)
+        written = {
+            keys[place]: value
+            for place, part in own.items()
+            if str(rows[place]["id"]) not in done.passing and (value := _written(part, rows[place])) is not None
+        }
+        cache.put_all(written, system.name)
+    return _joined([parts[place] for place in range(len(rows))]), False
+
+
+def _row(outputs: Outputs, number: int, row: Record) -> Outputs:
+    """What a system did with one of the rows."""
+    name = str(row["id"])
+    invalid = outputs.invalid
+    return Outputs(
+        [outputs.outputs[number]],
+        None if outputs.run is None else {name: outputs.run.get(name, {})},
+        None if invalid is None else {name: invalid[name]} if name in invalid else {},
+        outputs.costs,
+        outputs.parts,
+    )
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    """The outputs of all rows; a mean cost that is unknown for a row is unknown."""
+    run: dict[str, Mapping[str, float]] = {}
+    invalid: dict[str, str] = {}
+    for part in parts:
+        run.update(part.run or {})
+        invalid.update(part.invalid or {})
+    return Outputs(
+        [part.outputs[0] for part in parts],
+        None if any(part.run is None for part in parts) else run,
+        None if any(part.invalid is None for part in parts) else invalid,
+        _means([part.costs for part in parts]),
+        {name: _means([part.parts.get(name, {}) for part in parts]) for name in parts[0].parts},
+    )
+
+
+def _means(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {
+        name: sum(row[name] for row in costs) / len(costs) for name in costs[0] if all(name in row for row in costs)
+    }
+
+
+def _written(part: Outputs, row: Record) -> dict[str, Any] | None:
+    """One row's outputs as a JSON value; None for an output of a type that JSON cannot represent."""
+    try:
+        output = to_json(part.outputs[0])
+    except TypeError:
+        return None
+    name = str(row["id"])
+    return {
+        "output": output,
+        "hits": None if part.run is None else list(part.run[name].items()),
+        "invalid": None if part.invalid is None else part.invalid.get(name, ""),
+        "machine": machine(),
+        "costs": dict(part.costs),
+        "parts": {name: dict(costs) for name, costs in part.parts.items()},
+    }
+
+
+def _read(value: Any, system: System, row: Record) -> Outputs | None:
+    """One row's outputs; None for a value that was not written for it.
+
+    Costs of another machine are left out: they cannot be compared with those of this one.
+    """
+    if value is None:
+        return None
+    name = str(row["id"])
+    try:
+        output = from_json(value["output"])
+        hits = value["hits"]
+        run: Run | None = None if hits is None else {name: {str(document): _number(score) for document, score in hits}}
+        why = value["invalid"]
+        costs = _numbers(value["costs"])
+        parts = {str(part): _numbers(own) for part, own in value["parts"].items()}
+        own_machine = value["machine"] == machine()
+        if not (why is None or isinstance(why, str)) or not system.accepts(row, output):
+            return None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return None
+    invalid = None if why is None else {name: why} if why else {}
+    return Outputs([output], run, invalid, costs if own_machine else {}, parts if own_machine else {})
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): _number(value) for name, value in values.items()}
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not isfinite(number) or isinstance(value, str | bool):
+        raise ValueError(value)
+    return number

@@ -1,0 +1,191 @@
+"""Systems that are an LLM: a model on an engine, a stored adapter, and its base zero-shot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from searchlora.adapters.full_model import base_of
+from searchlora.adapters.load_check import check_files, check_renders
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.errors import UsageError
+from searchlora.eval.judgments.lineage import RunLineage
+from searchlora.files.result_cache import cache_key
+from searchlora.inference.engine import Engine
+from searchlora.inference.engines import Engines
+from searchlora.inference.metered import MeteredEngine
+from searchlora.models.load import load_tokenizer
+from searchlora.models.resolve import BaseModel
+from searchlora.outputs import is_output_of
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.progress import Progress, silent
+from searchlora.prompts import RENDERING, Renderer, messages
+from searchlora.records import Record
+from searchlora.systems.lineage import run_lineage
+from searchlora.systems.system import BASE, Outputs, System
+from searchlora.task import GenerationTask
+
+
+class EngineSystem(System):
+    """A model that an engine has loaded answers the records of a task.
+
+    Args:
+        task: The task, with the settings and tuned values of the model.
+        engine: Generates and scores.
+        adapter: A name that the engine knows; None: its base model.
+        max_new_tokens: Maximum length of an output in tokens.
+        constrained: Constrain outputs to the task's form, see `AdapterStage`.
+        rest: Generate the text after a scored choice, such as a reason.
+    """
+
+    task: GenerationTask
+
+    def __init__(
+        self,
+        name: str,
+        task: GenerationTask,
+        engine: Engine,
+        adapter: str | None = None,
+        *,
+        max_new_tokens: int = 64,
+        constrained: bool = True,
+        rest: bool = True,
+    ) -> None:
+        self.name, self.task, self.adapter = name, task, adapter
+        self.max_new_tokens, self.constrained, self.rest = max_new_tokens, constrained, rest
+        self.engine = engine
+
+    @property
+    def batch_size(self) -> int:  # type: ignore[override]
+        return Pipeline(self.name, [self._stage(self.engine)]).batch_size
+
+    def run(self, rows: Sequence[Record], progress: Progress = silent) -> Outputs:
+        engine = MeteredEngine(self.engine)
+        stage = self._stage(engine)
+        outputs: list[Any] = []
+        started = time.monotonic()
+        for start in range(0, len(rows), self.batch_size):
+            outputs += stage.ask(rows[start : start + self.batch_size])
+            progress(len(outputs), len(rows))
+        costs = {
+            "ms per query": 1000 * (time.monotonic() - started) / len(rows),
+            "prompt tokens per query": engine.prompt_tokens / len(rows),
+            "new tokens per query": engine.output_tokens / len(rows),
+        }
+        return Outputs(outputs, costs=costs)
+
+    def _stage(self, engine: Engine) -> AdapterStage:
+        return AdapterStage(self.task, engine, self.adapter, self.max_new_tokens, self.constrained, self.rest)
+
+
+class AdapterSystem(EngineSystem):
+    """An adapter of the store; its engine is loaded when the first record is answered.
+
+    Args:
+        task: The plugin, without the settings of an adapter.
+        engines: Make the engine of the adapter's base, in its precision and with its prompt options.
+        name: None: the reference.
+        constrained: As for `EngineSystem`.
+
+    Raises:
+        UsageError: for an adapter of another task.
+    """
+
+    def __init__(
+        self,
+        stored: StoredAdapter,
+        task: GenerationTask,
+        engines: Engines,
+        *,
+        name: str | None = None,
+        constrained: bool = True,
+    ) -> None:
+        manifest = stored.manifest
+        if manifest.task != task.name:
+            raise UsageError(
+                f"is an adapter for the task '{manifest.task}', not for '{task.name}'", where=stored.reference
+            )
+        self.stored, self.engines = stored, engines
+        self.base = manifest.base.resolve()
+        self.name, self.adapter = name or self._reference or BASE, self._reference
+        self.task = task.bound(manifest.settings, self._tuned)
+        self.max_new_tokens, self.constrained, self.rest = manifest.max_new_tokens, constrained, True
+
+    def check(self) -> None:
+        """Run the load check, before any long work. Raises `LoadCheckFailed`."""
+        check_files(self.stored, self.base)
+        check_renders(self.stored, self.task, Renderer(load_tokenizer(self.base)))
+
+    @cached_property
+    def engine(self) -> Engine:  # type: ignore[override]
+        return self.engines.get(*self._model, prompt_options=self.stored.manifest.prompt_options)
+
+    @cached_property
+    def engine_id(self) -> str:  # type: ignore[override]
+        return self.engines.engine_id(*self._model, prompt_options=self.stored.manifest.prompt_options)
+
+    @property
+    def lineage(self) -> RunLineage:
+        return run_lineage(self.engines.store, [self.stored.reference])
+
+    @property
+    def fingerprint(self) -> str:
+        manifest = self.stored.manifest
+        return cache_key(
+            "model",
+            manifest.base.fingerprint.model_dump(),
+            self.engine_id,
+            self._weights,
+            [self.task.name, self.task.version, manifest.settings, self._tuned],
+            manifest.prompt_options.model_dump(),
+            [RENDERING, self.max_new_tokens, self.constrained],
+        )
+
+    def row_key(self, row: Record) -> Any:
+        return [dict(message) for message in messages(self.task, row)]
+
+    def accepts(self, row: Record, output: Any) -> bool:
+        return is_output_of(self.task.output(row), output)
+
+    @property
+    def _reference(self) -> str | None:
+        return self.stored.reference
+
+    @property
+    def _tuned(self) -> Mapping[str, Any] | None:
+        return self.stored.manifest.tuned
+
+    @property
+    def _weights(self) -> Mapping[str, str]:
+        return self.stored.manifest.files
+
+    @property
+    def _model(self) -> tuple[BaseModel, Any]:
+        return base_of(self.stored, self.base), self.stored.manifest.precision
+
+
+class ZeroShotSystem(AdapterSystem):
+    """The base of an adapter without the adapter, by the same prompts."""
+
+    @property
+    def lineage(self) -> RunLineage:
+        return run_lineage(self.engines.store, (), [self.stored.manifest.base.name])
+
+    @property
+    def _reference(self) -> None:
+        return None
+
+    @property
+    def _tuned(self) -> None:
+        return None
+
+    @property
+    def _weights(self) -> Mapping[str, str]:
+        return {}
+
+    @property
+    def _model(self) -> tuple[BaseModel, Any]:
+        return self.base, self.stored.manifest.precision

@@ -1,0 +1,232 @@
+"""The system that is a pipeline: which pipeline it is, what its hits depend on, and which models take part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.full_model import base_of
+from searchlora.adapters.golden import prompt_hash
+from searchlora.adapters.store import Store
+from searchlora.errors import PipelineError, RowError
+from searchlora.eval.judgments.card import RunCard, read_run_card
+from searchlora.eval.judgments.lineage import RunLineage, lineage_of
+from searchlora.files import file_sha256, tree_sha256
+from searchlora.files.result_cache import cache_key
+from searchlora.inference.engines import Engines
+from searchlora.inference.settings import LocalSettings
+from searchlora.models.resolve import public_name, resolve
+from searchlora.pipelines.engine_indexes import generations
+from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.stage_lists import adapters, encoders, pinned, searches_by_http, supplied_runs, zero_shot
+from searchlora.pipelines.stage_settings import AdapterSettings, FuseSettings, HitsSettings, Settings, dumped
+from searchlora.pipelines.stages import INVALID
+from searchlora.progress import Progress, silent
+from searchlora.records import Record, SearchContext
+from searchlora.systems.lineage import run_lineage
+from searchlora.systems.system import Outputs, System
+from searchlora.task import GenerationTask, Task, load_task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which pipeline a system is.
+
+    Attributes:
+        pipeline: The name of the pipeline.
+        stages: The settings of its stages, with pinned adapters.
+        sha256: Hash of the settings, the weights of adapters and encoders, the versions of the adapters' tasks, and the
+            generations of indexes in search engines.
+    """
+
+    pipeline: str
+    stages: Sequence[Settings]
+    sha256: str
+
+
+class PipelineSystem(System):
+    """A pipeline that retrieves.
+
+    Args:
+        build: Builds the pipeline; called when a row is to be searched.
+        corpus: Hash of the documents; None without any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        build: Callable[[Plan], Pipeline],
+        store: Store,
+        *,
+        corpus: str | None = None,
+    ) -> None:
+        self.name, self.plan, self.store = name, plan, store
+        self._build, self._corpus = build, corpus
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The built pipeline. Raises `PipelineError`, `BaseModelError`, `LoadCheckFailed`."""
+        return self._build(self.plan)
+
+    @property
+    def batch_size(self) -> int | None:  # type: ignore[override]
+        return self.pipeline.batch_size
+
+    @property
+    def fingerprint(self) -> str | None:
+        """None for a pipeline that searches an engine by HTTP, whose content is unknown."""
+        return None if searches_by_http(self.plan.stages) else cache_key("pipeline", self.plan.sha256, self._corpus)
+
+    @property
+    def lineage(self) -> RunLineage | None:
+        return lineage_of(self.planned_card())
+
+    def planned_card(self) -> RunCard:
+        """The models that take part; nothing is built, so that the engines and the tag are unknown."""
+        return run_card(self.name, Pipeline(self.name, (), tuple(self.plan.stages)), self.store)
+
+    def card(self) -> RunCard:
+        """The card of its run."""
+        return run_card(self.name, self.pipeline, self.store)
+
+    def run(self, rows: Sequence[Record], progress: Progress = silent) -> Outputs:
+        started = time.monotonic()
+        executed = self.pipeline.execute(searches_of(rows), progress=progress)
+        return outputs_of(executed, {"ms per query": 1000 * (time.monotonic() - started) / len(rows)})
+
+
+def outputs_of(
+    executed: Sequence[SearchContext],
+    costs: Mapping[str, float],
+    parts: Mapping[str, Mapping[str, float]] | None = None,
+) -> Outputs:
+    """The outputs of searches after a pipeline.
+
+    Raises:
+        PipelineError: if no stage retrieves.
+    """
+    invalid: dict[str, str] = {}
+    for search in executed:
+        if "hits" not in search:
+            raise PipelineError("no stage retrieves, so there is nothing to measure", where=f"topic {search['id']}")
+        reasons = [reason for _, reason in search.get(INVALID, ())]
+        reasons += [f"{stage} was skipped: {reason}" for stage, reason in search.get("skipped", {}).items()]
+        if reasons:
+            invalid[str(search["id"])] = reasons[-1]
+    passing = {str(search["id"]) for search in executed if search.get("skipped")}
+    return Outputs([None] * len(executed), run_of(executed), invalid, costs, parts or {}, passing)
+
+
+def searches_of(rows: Sequence[Record]) -> list[SearchContext]:
+    """A search for each row; `history` is a list of turns. Raises `RowError`."""
+    return [with_history(row, f"topic {row['id']}") for row in rows]
+
+
+def with_history(search: Record, where: str) -> Record:
+    """The search with `history` as a list of turns; a table cell may hold it as JSON. Raises `RowError`."""
+    history = search.get("history")
+    if history in (None, ""):
+        return {key: value for key, value in search.items() if key != "history"}
+    try:
+        turns = json.loads(history) if isinstance(history, str) else history
+        valid = all({"role", "text"} <= turn.keys() for turn in turns)
+    except (ValueError, TypeError, AttributeError):
+        valid = False
+    if not valid:
+        raise RowError(
+            "'history' is not a list of turns", where=where, fix='A turn is {"role": "user", "text": "..."}.'
+        )
+    return {**search, "history": turns}
+
+
+def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: str | Path | None = None) -> Plan:
+    """The plan of a pipeline with these stages, whose adapters are pinned.
+
+    Raises:
+        InvalidName, NotInStore, BaseModelError: for a missing adapter or encoder.
+        EngineError: if a server cannot say what it serves, or a search engine which index it holds.
+    """
+    store = engines.store
+    stages = pinned(stages, store.pin)
+    manifests = [store.get(adapter).manifest for adapter in adapters(stages)]
+    without_adapter = [store.get(adapter).manifest for adapter in zero_shot(stages)]
+    bases = [manifest.base.fingerprint.model_dump() for manifest in without_adapter]
+    weights = [manifest.files for manifest in manifests]
+    plugins = [load_task(manifest.task, tasks).bound(manifest.settings) for manifest in [*manifests, *without_adapter]]
+    versions = [task_identity(task) for task in plugins]
+    encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
+    settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
+    supplied = [file_sha256(run) for run in supplied_runs(stages)]
+    more = [part for part in (supplied, bases, generations(stages)) if part]
+    identity = [pipeline, settings, weights, versions, encoder_hashes, *more]
+    parts = json.dumps(identity, sort_keys=True)
+    return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
+
+
+def task_identity(task: Task) -> list[Any]:
+    """The version and the prompt of a task, which identify its code."""
+    return [task.version, prompt_hash(task) if isinstance(task, GenerationTask) else None]
+
+
+def _identity(stage: Settings, engines: Engines) -> dict[str, Any]:
+    """The settings of a stage on which its outputs depend; of an engine, what distinguishes its outputs."""
+    settings = dumped(stage)
+    if isinstance(stage, AdapterSettings) and stage.engine is not None:
+        stored = engines.store.get(stage.name)
+        manifest = stored.manifest
+        base = manifest.base.resolve()
+        base = base if stage.bare else base_of(stored, base)
+        precision = manifest.precision
+        engine_id = engines.engine_id(base, precision, settings=stage.engine)
+        settings["engine"] = None if engine_id == LocalSettings().engine_id(precision) else engine_id
+    return settings
+
+
+def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
+    """The adapters and encoders that took part in the run, so that none of them may judge it.
+
+    The card of a run whose hits a stage takes is included. Hits without a card come from unknown models.
+    """
+    stages = built.settings
+    own = adapters(stages)
+    bare = [*encoders(stages), *(store.get(reference).manifest.base.name for reference in zero_shot(stages))]
+    sources = {Path(run).name: read_run_card(run) for run in supplied_runs(stages)}
+    cards = [card for card in sources.values() if card is not None]
+    unknown = [name for name, card in sources.items() if card is None]
+    if any(isinstance(stage, HitsSettings) and stage.run is None for stage in stages):
+        unknown.append("hits of the queries")
+    under = [store.get(adapter).manifest.base.name for adapter in own]
+    bases = [*map(public_name, [*under, *bare]), *(base for card in cards for base in card.bases)]
+    lineage = [*run_lineage(store, own, bare).references, *(each for card in cards for each in card.lineage)]
+    return RunCard(
+        system=system,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        adapters=tuple(dict.fromkeys([*own, *(each for card in cards for each in card.adapters)])),
+        lineage=tuple(dict.fromkeys(lineage)),
+        bases=tuple(dict.fromkeys(bases)),
+        pipeline=built.tag,
+        engines=tuple(dict.fromkeys([*built.engine_id, *(each for card in cards for each in card.engines)])),
+        gate_queries=tuple(
+            dict.fromkeys([*_gate_queries(stages), *(each for card in cards for each in card.gate_queries)])
+        ),
+        unknown_sources=tuple(dict.fromkeys([*unknown, *(each for card in cards for each in card.unknown_sources)])),
+    )
+
+
+def _gate_queries(stages: Sequence[Settings]) -> Iterator[str]:
+    """Hashes of the queries on which the gates of fusions were fitted."""
+    from searchlora.retrieval.gate import read_gate
+
+    for stage in stages:
+        if isinstance(stage, FuseSettings):
+            if stage.gate is not None and stage.weights is None:
+                yield from read_gate(Path(stage.gate), stage.gate_sha256).queries
+            yield from _gate_queries(stage.of)

@@ -1,0 +1,151 @@
+"""Systems that are an LLM: token counts, decoding options, and what a fingerprint depends on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import UsageError
+from searchlora.inference.engine import Request
+from searchlora.inference.engines import Engines
+from searchlora.inference.local import LocalEngine
+from searchlora.inference.settings import LocalSettings
+from searchlora.outputs import InvalidOutput, Label, OneLabel
+from searchlora.pipelines.stages import PRUNE_MARGIN
+from searchlora.prompts import RENDERING, messages
+from searchlora.systems import models
+from searchlora.systems.fixed import FixedResults
+from searchlora.systems.measure import run_system
+from searchlora.systems.measures import TaskMeasures
+from searchlora.systems.models import AdapterSystem, EngineSystem, ZeroShotSystem
+from tests.factories import FirstWord, first_word, random_adapter, word_records
+
+RECORDS = word_records(5)
+LABELS = ("tent", "boot", "stove", "rope", "lamp")
+
+
+class Named(FirstWord):
+    def output(self, record):
+        del record
+        return OneLabel(LABELS)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_base) -> LocalEngine:
+    return LocalEngine(tiny_base, precision="fp32")
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_generated_and_scored_tokens_are_counted(engine, tmp_path, constrained):
+    task = Named(first_word(tmp_path).folder)
+    found = EngineSystem("base", task, engine, max_new_tokens=7, constrained=constrained).run(RECORDS)
+    requests = [Request(messages(task, record), None, 7) for record in RECORDS]
+    if constrained:
+        assert all(isinstance(output, Label) and output.probabilities for output in found.outputs)
+        spent = [each.scored_tokens for each in engine.score(requests, [LABELS] * 5, prune_margin=PRUNE_MARGIN)]
+    else:
+        assert all(isinstance(output, InvalidOutput) for output in found.outputs)
+        spent = [each.completion_tokens for each in engine.generate(requests)]
+    prompts = [len(engine.renderer.prompt_ids(request.messages)) for request in requests]
+    assert found.costs["new tokens per query"] == sum(spent) / 5
+    assert found.costs["prompt tokens per query"] == sum(prompts) / 5
+
+
+class OneOf(FirstWord):
+    """Its labels are settings; it measures how sure the likeliest label of the measured task was."""
+
+    default_settings: ClassVar = {"labels": list(LABELS)}
+
+    def output(self, record):
+        del record
+        return OneLabel(tuple(self.settings["labels"]))
+
+    def evaluate(self, inputs):
+        found = super().evaluate(replace(inputs, outputs=[output.value for output in inputs.outputs]))
+        spec = self.output(inputs.records[0])
+        sure = {
+            record["id"]: dict(zip(spec.labels, output.probabilities, strict=True))[output.value]
+            for record, output in zip(inputs.records, inputs.outputs, strict=True)
+            if output.probabilities is not None
+        }
+        return replace(found, values={**found.values, "sure": sure})
+
+
+def test_probabilities_of_another_label_set_are_not_evaluated(engine, tmp_path):
+    task = OneOf(first_word(tmp_path).folder)
+    measures = TaskMeasures(task)
+    fewer = task.bound({"labels": ["tent", "boot"]})
+    found = run_system(EngineSystem("incumbent", fewer, engine), RECORDS, measures)
+    assert all(len(output.probabilities) == 2 for output in found.outputs)
+    again = run_system(FixedResults("incumbent", RECORDS, found.outputs, task=fewer), RECORDS, measures)
+    for result in (found, again):
+        assert set(result.evaluation.values["accuracy"]) == {record["id"] for record in RECORDS}
+        assert result.evaluation.values["sure"] == {}
+    candidate = run_system(EngineSystem("candidate", task, engine), RECORDS, measures)
+    assert len(candidate.evaluation.values["sure"]) == len(RECORDS)
+
+
+@pytest.fixture(scope="module")
+def stored(tiny_base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stored")
+    task, store = first_word(folder / "task"), Store(folder / "store")
+    return random_adapter(store, "one", task, tiny_base, folder / "made", seed=1), task, store
+
+
+def fingerprint(stored, kind=AdapterSystem, engine=None, **options):
+    adapter, task, store = stored
+    return kind(adapter, task, Engines(store, engine), **options).fingerprint
+
+
+def test_the_fingerprint_says_what_outputs_depend_on(stored, monkeypatch):
+    adapter, task, store = stored
+    changed = adapter.manifest.model_copy(update={"tuned": {"threshold": 0.5}})
+    shorter = adapter.manifest.model_copy(update={"recipe": {**adapter.manifest.recipe, "max_new_tokens": 3}})
+    kinds = {
+        "the adapter": fingerprint(stored),
+        "its base": fingerprint(stored, ZeroShotSystem),
+        "unconstrained": fingerprint(stored, constrained=False),
+        "tuned": fingerprint((replace(adapter, manifest=changed), task, store)),
+        "shorter": fingerprint((replace(adapter, manifest=shorter), task, store)),
+        **{
+            str(settings): fingerprint(stored, engine=settings)
+            for settings in (
+                LocalSettings(quantization="nf4"),
+                LocalSettings(precision="fp32"),
+                LocalSettings(batch_invariant=False),
+            )
+        },
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "RENDERING", RENDERING + 1)
+        kinds["rendering"] = fingerprint(stored)
+    assert len(set(kinds.values())) == len(kinds)
+    assert fingerprint(stored) == kinds["the adapter"]
+
+
+def test_sizes_of_an_engine_do_not_matter(stored):
+    """Outputs are the same whatever the batch is."""
+    smaller = LocalSettings(batch_rows=2, prefix_tokens=0, adapters=3)
+    assert fingerprint(stored, engine=smaller) == fingerprint(stored)
+
+
+def test_a_row_is_known_by_its_prompt_and_an_output_by_its_form(stored):
+    adapter, task, store = stored
+    system = AdapterSystem(adapter, task, Engines(store))
+    row = RECORDS[0]
+    assert system.row_key(row) == system.row_key({**row, "id": "other", "group": "other"})
+    assert system.row_key(row) != system.row_key({**row, "text": "another text"})
+    assert system.accepts(row, "tent") and not system.accepts(row, Label("tent"))
+
+
+def test_an_adapter_of_another_task_is_refused(stored, tmp_path):
+    adapter, _, store = stored
+
+    class Other(FirstWord):
+        name = "other"
+
+    with pytest.raises(UsageError, match="is an adapter for the task 'first-word', not for 'other'"):
+        AdapterSystem(adapter, Other(first_word(tmp_path).folder), Engines(store))
