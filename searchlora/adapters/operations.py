@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.aliases import AliasMove
 from searchlora.adapters.manifest import Base, Dataset, Manifest, ManifestDraft, Precision
-from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Entry, Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import StoreError, UsageError
@@ -131,15 +130,15 @@ def alias(
     if force is not None and not force.strip():
         raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
     store = _store(store)
-    pinned = parse_reference(store.pin(reference))
-    decided = any(move.alias == name and move.decision is not None for move in store.history(pinned.name))
+    version = store.resolve(reference)
+    decided = any(move.alias == name and move.decision is not None for move in store.history(version.name))
     if decided and force is None:
         raise StoreError(
             f"a policy decides about the alias '{name}'",
-            where=pinned.name,
+            where=version.name,
             fix="Use `searchlora promote` with the policy, or --force REASON.",
         )
-    return store.alias(pinned.name, name, pinned.version or 0, force or reason)
+    return store.alias(version.name, name, version.number, force or reason)
 
 
 def rollback(name: str, alias: str, *, reason: str | None = None, store: AnyStore = None) -> AliasMove:

@@ -8,15 +8,13 @@ Such a version gets a *view* in the cache of this machine: its own files as link
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS, read_config
 from searchlora.adapters.staging import link_file, make_view
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.models.resolve import BaseModel, cache_dir
+from searchlora.models.resolve import BaseModel
 
 
 def peft_folder(stored: StoredAdapter, base: BaseModel) -> Path:
@@ -35,17 +33,10 @@ def peft_folder(stored: StoredAdapter, base: BaseModel) -> Path:
     if base.revision is not None and config.get("revision") == base.revision:
         return own
     named = {**config, "base_model_name_or_path": str(base.path.resolve()), "revision": None}
-    return _view(own, named)
-
-
-def _view(own: Path, config: dict[str, Any]) -> Path:
-    """The folder in the cache with this configuration and a link to the version's weights."""
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    key = hashlib.sha256(f"{own}\n{text}".encode()).hexdigest()[:16]
-    views = cache_dir().resolve() / "peft"
+    text = json.dumps(named, indent=2, sort_keys=True) + "\n"
 
     def fill(new: Path) -> None:
         (new / CONFIG).write_text(text, encoding="utf-8")
         link_file(own / WEIGHTS, new / WEIGHTS)
 
-    return make_view(views / f"{own.parent.name}-{own.name}-{key}", WEIGHTS, fill)
+    return make_view("peft", own, text, WEIGHTS, fill)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 import uuid
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 
 from searchlora.errors import DataError, StoreError
 from searchlora.files import atomic_folder, atomic_text, publish_folder, read_bounded, sync
+from searchlora.models.resolve import cache_dir
 
 Items = TypeVar("Items")
 
@@ -64,12 +66,20 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise StoreError(error.what, where=error.where, fix="Make room or give another folder.") from error
 
 
-def make_view(view: Path, file: str, fill: Callable[[Path], None]) -> Path:
-    """A folder of links in the cache of this machine, filled if `file` in it is missing or leads nowhere.
+def make_view(kind: str, own: Path, content: str, file: str, fill: Callable[[Path], None]) -> Path:
+    """A folder of links to the files of a version in the cache of this machine, filled if it is missing.
+
+    Args:
+        kind: Folder of the cache.
+        own: The version's own folder, absolute.
+        content: What else the view depends on.
+        file: A file of the view; if it leads nowhere, the view is made again.
 
     Raises:
         StoreError: if it cannot be written, and what `fill` raises.
     """
+    key = hashlib.sha256(f"{own}\n{content}".encode()).hexdigest()[:16]
+    view = cache_dir().resolve() / kind / f"{own.parent.name}-{own.name}-{key}"
     if not (view / file).exists():
         shutil.rmtree(view, ignore_errors=True)  # an older view, whose links lead nowhere
         try:

@@ -29,6 +29,7 @@ from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import (
     MAX_VERSION,
     Reference,
+    Version,
     check_alias,
     check_name,
     is_name,
@@ -183,25 +184,28 @@ class Store:
         Raises:
             InvalidName, NotInStore, ManifestError.
         """
-        parsed = parse_reference(reference)
-        return self._read(parsed.name, self._resolve(parsed))
+        return self._read(self.resolve(reference))
 
-    def _read(self, name: str, number: int) -> StoredAdapter:
+    def _read(self, version: Version) -> StoredAdapter:
         """A version that exists. Raises `ManifestError`."""
-        folder = self.root / name / str(number)
+        folder = self.root / version.name / str(version.number)
         manifest = read_manifest(folder)
-        if manifest.reference != f"{name}@{number}":
+        if manifest.reference != str(version):
             raise ManifestError(
-                f"is the manifest of {manifest.reference}, but is in the folder of {name}@{number}",
+                f"is the manifest of {manifest.reference}, but is in the folder of {version}",
                 where=str(folder / MANIFEST),
                 fix="Do not rename folders in a store; restore it, or store the adapter again.",
             )
         return StoredAdapter(folder, manifest)
 
-    def pin(self, reference: str) -> str:
-        """The exact version that a reference points to now, as `name@3`. Raises `InvalidName`, `NotInStore`."""
+    def resolve(self, reference: str) -> Version:
+        """The exact version that a reference points to now. Raises `InvalidName`, `NotInStore`."""
         parsed = parse_reference(reference)
-        return f"{parsed.name}@{self._resolve(parsed)}"
+        return Version(parsed.name, self._resolve(parsed))
+
+    def pin(self, reference: str) -> str:
+        """As `resolve`, in the form `name@3`."""
+        return str(self.resolve(reference))
 
     def stored_by(self, name: str, training_run: str) -> StoredAdapter | None:
         """The version of a name that a training run stored, by the id of the run; None if there is none."""
@@ -318,7 +322,7 @@ class Store:
         for number in self.versions(name):
             manifest, problem = None, None
             try:
-                manifest = self._read(name, number).manifest
+                manifest = self._read(Version(name, number)).manifest
             except StoreError as error:
                 problem = str(error)
             aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
@@ -327,6 +331,10 @@ class Store:
             yield Entry(name, number, aliases, manifest, problem, forced, by_hand, evaluation)
 
     # Aliases
+
+    def target(self, name: str, alias: str) -> int | None:
+        """The version that an alias points to; None if there is no such alias. Raises `InvalidName`."""
+        return self.aliases(name).get(check_alias(alias))
 
     def aliases(self, name: str) -> dict[str, int]:
         """Alias -> version."""

@@ -66,7 +66,7 @@ def ablate(
     check_writable(out / "report.html")
     kinds: tuple[Kind, ...] = (*KINDS, "older") if older else KINDS
     with progress_bars() as steps:
-        found = verb(
+        ablation = verb(
             pipeline,
             topics,
             qrels,
@@ -82,9 +82,9 @@ def ablate(
             allow_circular=allow_circular,
             steps=steps,
         )
-    typer.echo(json.dumps(to_plain(ablation_json(found)), indent=2) if as_json else ablation_markdown(found))
-    for name, why in found.left_out.items():
+    typer.echo(json.dumps(to_plain(ablation_json(ablation)), indent=2) if as_json else ablation_markdown(ablation))
+    for name, why in ablation.left_out.items():
         typer.echo(f"{name} is left out: {why}.", err=as_json)
-    if found.reused:
-        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(found.reused)}.", err=as_json)
-    typer.echo(f"Report: {write_ablation(found, out)}", err=as_json)
+    if ablation.reused:
+        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(ablation.reused)}.", err=as_json)
+    typer.echo(f"Report: {write_ablation(ablation, out)}", err=as_json)

@@ -65,7 +65,7 @@ def use_device(device: str | None) -> str | None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return device
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = [each.strip() for each in visible.split(",") if each.strip()] if visible is not None else None
+    gpus = [gpu.strip() for gpu in visible.split(",") if gpu.strip()] if visible is not None else None
     number = int(match["number"] or 0)
     if gpus is not None and number >= len(gpus):
         raise UsageError(

@@ -167,29 +167,29 @@ def search(
         return
     rows: list[Mapping[str, Any]] = []
     (executed,) = loaded.execute([search], trace=rows.append)
-    found = result(search, executed, loaded.labels)
+    row = result(search, executed, loaded.labels)
     if as_json:
-        print_json(found)
+        print_json(row)
     else:
         print_stages(rows)
-        print_result(found, loaded.documents, top)
+        print_result(row, loaded.documents, top)
 
 
 def _fields(values: Sequence[str]) -> dict[str, Any]:
     """The fields of the options `--field NAME=VALUE`. Raises `UsageError` for one without a name."""
-    found: dict[str, Any] = {}
-    for each in values:
-        name, equals, value = each.partition("=")
+    fields: dict[str, Any] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
         if not name or not equals:
-            raise UsageError(f"'{each}' is not NAME=VALUE", where="--field")
+            raise UsageError(f"'{text}' is not NAME=VALUE", where="--field")
         if value.startswith(("[", "{")):
             try:
-                found[name] = json.loads(value)
+                fields[name] = json.loads(value)
             except ValueError:
                 raise UsageError(f"the value of '{name}' is not JSON", where="--field") from None
         else:
-            found[name] = value
-    return found
+            fields[name] = value
+    return fields
 
 
 @takes(StoreOptions, "stored")

@@ -102,7 +102,7 @@ def _check_events(text: str) -> None:
             nodes, levels = closed.nodes, closed.levels + 1
             anchored[closed.anchor or ""] = nodes, levels
         elif isinstance(event, yaml.AliasEvent):
-            if any(each.anchor == event.anchor for each in stack):  # a value in itself
+            if any(open_.anchor == event.anchor for open_ in stack):  # a value in itself
                 raise ValueError(f"{_TOO_DEEP}, line {line}")
             nodes, levels = anchored.get(str(event.anchor), (1, 0))
         elif isinstance(event, yaml.ScalarEvent):

@@ -18,16 +18,12 @@ from searchlora.files.yaml_text import parse_yaml
     ("text", "says"),
     [
         ("[" * 100_000, "nested deeper than 100"),
-        ("[" * 100_000 + "]" * 100_000, "nested deeper than 100"),
         ('{"a":' * 101 + "1" + "}" * 101, "nested deeper than 100"),
         ("NaN", "NaN is not a finite number"),
-        ('{"a": [-Infinity]}', "-Infinity is not a finite number"),
         ("1e999", "the number 1e999 is not finite"),
         ("9" * 400, r"99999999999999999999\.\.\. of 400 digits does not fit"),
-        ("9" * 5000, "of 5000 digits does not fit"),
         ("9223372036854775808", "does not fit in 64 bits"),
         ('"\\ud83d"', "lone surrogate"),
-        ('{"\\udfff": 1}', "lone surrogate"),
         ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         ('{"a": 1} 2', "Extra data"),
         ('"a\0"', "Invalid control character"),
@@ -54,8 +50,6 @@ NESTED = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 10} for n in rang
         ({"$ref": "http://{host}/x.json"}, "leads out of the schema"),
         ({"properties": {"a": {"items": [{"$ref": "http://{host}/x.json#/a"}]}}}, "leads out of the schema"),
         ({"$dynamicRef": "http://{host}/x.json"}, "leads out of the schema"),
-        ({"$ref": "file:///etc/passwd"}, "leads out of the schema"),
-        ({"$ref": "other.json"}, "leads out of the schema"),
         ({"$id": "http://{host}/a", "properties": {"a": {"$ref": "http://{host}/a#/x"}}}, "leads out of the schema"),
         ({"properties": {"a": {"$ref": "#/$defs/none"}}}, "leads to nothing"),
         ({"$ref": "#"}, "leads back to itself"),
@@ -107,12 +101,10 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10
         (b"name: caf\xe9", r"is not UTF-8 text .*line 1"),
         (b"a: 1\nb: \xff", r"is not UTF-8 text .*line 2"),
         ("[" * 100_000, "nested too deeply"),
-        ("[" * 200 + "]" * 200, "nested too deeply"),
         ("\n".join("  " * depth + "a:" for depth in range(500)), "nested too deeply"),
         ("&a [*a]", "nested too deeply"),
         (LAUGHS, "expands to more than 100,000 values"),
         ("a: 2024-13-01", "is not YAML"),
-        ("a: 2001-12-14t21:59:43.10-99:99", "is not YAML"),
         ("a: !!python/object/apply:os.system [x]", "is not YAML"),
         ("a: " + "9" * 5000, "is not YAML"),
         ("a: 0x" + "f" * 100, "does not fit in 64 bits"),
@@ -120,22 +112,16 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10
         ("a: \0", "is not YAML"),
         ("? [a]\n: 1", "is not YAML"),
         ("a: 1\nb: {c: 1, d: 2, c: 3}", "the key 'c' occurs twice"),
-        ("1: 1\n1: 2", "the key '1' occurs twice"),
         ("a: 1\n---\nb: 2", "expected a single document .*line 2"),
         ("a: b\nc: d: e", "is not YAML .*line 2"),
         ("\ud800", "lone surrogate"),
         ('a: "\\0"', "NUL character"),
         ("a: !!binary aGk=", "the tag 'tag:yaml.org,2002:binary'.*line 1"),
         ("a: 1\nb: !!set {a, b}", "the tag 'tag:yaml.org,2002:set'.*line 2"),
-        ("a: !!timestamp x", "the tag 'tag:yaml.org,2002:timestamp'"),
         ("a: !!bool maybe", "'maybe' is not of the type bool.*line 1"),
-        ("a: !!int ''", "'' is not of the type int"),
         ("a: 1" + ":1" * 190 + ".5", "is not of the type float"),  # base 60
         ("a: 1" + ":1" * 100_000, "a number of 200,001 characters"),
-        ("~: 1", "the key None is not text"),
         ("on: 1", "the key True is not text; write it in quotes.*line 1"),
-        ("2024-01-01: 1", "the key 2024-01-01 is not text"),
-        ("? {a: b}\n: c", "is not YAML"),
         ("&a {x: {<<: *a}}", "nested too deeply"),
         ("a: &a\n- *a", "nested too deeply"),
         ("".join(f"a{n}: &a{n} [{f'*a{n - 1}' if n else 1}]\n" for n in range(120)), "nested too deeply"),
@@ -199,12 +185,3 @@ def test_patterns_and_additional_properties_behave_as_in_jsonschema():
         for each in (schema, closed, typed):
             expected = jsonschema.Draft202012Validator(each).is_valid(value)
             assert schema_validator(each).is_valid(value) is expected, (each, value)
-
-
-@pytest.mark.slow
-def test_a_repeated_key_among_many_is_found_in_linear_time():
-    keys = [f'"{number}": 0' for number in range(300_000)]
-    started = time.monotonic()
-    with pytest.raises(ValueError, match="the key '299999' occurs twice"):
-        parse_json("{" + ",".join([*keys, keys[-1]]) + "}")
-    assert time.monotonic() - started < 10  # hours, where each key is looked up among all others

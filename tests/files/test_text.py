@@ -89,15 +89,6 @@ def test_the_line_that_is_not_utf8_is_named(tmp_path, name):
         text.read()
 
 
-def test_utf16_is_named(tmp_path):
-    for name in ("a.txt", "a.jsonl"):
-        (tmp_path / name).write_bytes('{"query": "tent"}\n'.encode("utf-16"))
-    with pytest.raises(DataError, match=r"is UTF-16 text.*iconv -f UTF-16"):
-        list(numbered_lines(tmp_path / "a.txt"))
-    with pytest.raises(DataError, match=r"is UTF-16 text.*iconv -f UTF-16"):
-        list(read_rows(tmp_path / "a.jsonl"))
-
-
 def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbftent\n")
     assert list(numbered_lines(tmp_path / "a.txt")) == [(1, "tent\n")]
