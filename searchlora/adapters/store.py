@@ -48,6 +48,7 @@ from searchlora.adapters.stored import (
     without_paths,
 )
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
+from searchlora.files import sync
 from searchlora.recipe import PromptOptions
 
 __all__ = ["Entry", "Store", "StoredAdapter"]
@@ -257,8 +258,8 @@ class Store:
                 that point to it are deleted too.
         """
         if (stray := self._stray_version(reference)) is not None:
-            with self._locked(stray.parent.name), staging.staging_folder(self.root) as trash:
-                stray.rename(trash / "removed")
+            with self._locked(stray.parent.name):
+                staging.remove_folder(stray)
             return reference
         parsed = parse_reference(reference)
         with self._locked_existing(parsed.name):
@@ -280,8 +281,7 @@ class Store:
                 history, _ = history.move(alias, None, "its version was removed")
             removed = sorted({*self._removed(parsed.name), number})
             staging.replace_text(self.root / parsed.name / REMOVED, json.dumps(removed) + "\n")
-            with staging.staging_folder(self.root) as trash:
-                (self.root / parsed.name / str(number)).rename(trash / "removed")
+            staging.remove_folder(self.root / parsed.name / str(number))
         return f"{parsed.name}@{number}"
 
     # Listing
@@ -439,23 +439,21 @@ class Store:
         training_run: str | None = None,
     ) -> StoredAdapter:
         """Write a version into a temporary folder with `fill`, check it, then rename the folder into place."""
-        check_name(name)
-        staging.sweep(self.root)
-        with self._locked(name), staging.staging_folder(self.root) as new:
+        with self._locked(name):
             self.check_task(name, task)
             if training_run is not None and (existing := self.stored_by(name, training_run)) is not None:
                 return existing
             number = self._free_version(name, version)
-            manifest = fill(new, number)
-            required = {MODEL_WEIGHTS} if manifest.method == "full" else {CONFIG, WEIGHTS}
-            if missing := required - manifest.files.keys():
-                raise StoreError(
-                    f"there is no {min(missing)}", where=name, fix="Give a plain PEFT folder, or that of a model."
-                )
-            if check is not None:
-                check(StoredAdapter(new, manifest))
             target = self.root / name / str(number)
-            staging.publish(new, target)
+            with staging.whole_folder(target) as new:
+                manifest = fill(new, number)
+                required = {MODEL_WEIGHTS} if manifest.method == "full" else {CONFIG, WEIGHTS}
+                if missing := required - manifest.files.keys():
+                    raise StoreError(
+                        f"there is no {min(missing)}", where=name, fix="Give a plain PEFT folder, or that of a model."
+                    )
+                if check is not None:
+                    check(StoredAdapter(new, manifest))
             return StoredAdapter(target, manifest)
 
     def _resolve(self, reference: Reference) -> int:
@@ -549,6 +547,7 @@ class Store:
         lock = FileLock(folder / ".lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            sync(self.root)
             lock.acquire()
         except OSError as error:
             raise StoreError(f"cannot be written ({error.strerror})", where=str(folder)) from error

@@ -153,7 +153,7 @@ def test_a_bad_version_can_be_removed(three, cli, damage, reference):
     assert removed.code == 0, removed.err
     assert not (three.root / reference.replace("@", "/")).exists()
     assert all(entry.problem is None for entry in three.list())
-    assert not list(three.root.glob(".tmp-*"))
+    assert not list(three.root.rglob(".*.partial"))
 
 
 def test_a_version_is_removed_by_force_although_the_aliases_are_damaged(three):

@@ -190,5 +190,5 @@ def test_a_failed_check_stores_nothing(store, stored, task, other_base):
     with pytest.raises(BaseMismatch):
         store.add("echo", stored.path, stored.manifest.draft(), check=lambda new: verify(new, task, other_base))
     assert store.versions("echo") == (1,)
-    assert not list(store.root.glob(".tmp-*"))
+    assert not list(store.root.rglob(".*.partial"))
     assert json.loads((stored.path / MANIFEST).read_text())["version"] == 1

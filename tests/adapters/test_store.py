@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from searchlora.adapters import staging
 from searchlora.adapters.manifest import MANIFEST, SCHEMA_VERSION
 from searchlora.adapters.store import Store
 from searchlora.errors import InvalidName, ManifestError, NameTaken, NotInStore, StoreError
@@ -125,7 +123,7 @@ def test_removal_refuses_aliased_versions_and_never_reuses_a_number(store, train
     assert store.aliases("echo") == {}
     assert store.add("echo", trained, draft).reference == "echo@3"
     assert store.versions("echo") == (1, 3)
-    assert not list(store.root.glob(".tmp-*"))
+    assert not list(store.root.rglob(".*.partial"))
 
 
 def test_links_folders_pickles_and_missing_files_are_not_stored(store, writable, draft):
@@ -145,7 +143,7 @@ def test_links_folders_pickles_and_missing_files_are_not_stored(store, writable,
     (writable / "adapter_config.json").unlink()
     with pytest.raises(StoreError, match=r"adapter_config\.json"):
         store.add("echo", writable, draft)
-    assert store.list() == [] and not list(store.root.glob(".tmp-*"))
+    assert store.list() == [] and not list(store.root.rglob(".*.partial"))
 
 
 @pytest.mark.parametrize(
@@ -166,15 +164,13 @@ def test_an_unusable_manifest_is_an_error(store, stored, spoil, message):
         store.get("echo")
 
 
-def test_folders_of_killed_writers_are_removed_after_a_day(store, stored, trained):
-    old, new = store.root / ".tmp-old", store.root / ".tmp-new"
-    for folder in (old, new):
-        folder.mkdir()
-        (folder / "half").write_text("x")
-    os.utime(old, (0, 0))
+def test_what_a_killed_removal_left_goes_with_the_next_one(store, stored, trained):
+    left = store.root / "echo" / ".removed-1"
+    left.mkdir()
     store.add("echo", trained, stored.manifest.draft())
-    assert not old.exists() and new.exists()
-    assert staging.ABANDONED_AFTER == 86400
+    assert [entry.problem for entry in store.list()] == [None, None]
+    store.remove("echo@1")
+    assert sorted(entry.name for entry in (store.root / "echo").iterdir()) == [".lock", "2", "removed.json"]
 
 
 def test_the_store_folder_comes_from_option_variable_or_default(monkeypatch, tmp_path):

@@ -54,15 +54,16 @@ def test_a_killed_writer_leaves_the_store_unchanged(store, stored, trained):
         assert [entry.problem for entry in store.list()] == [None]
         check_hashes(store.get("echo"))
     assert write(store, trained, stored.path / MANIFEST, "").stdout == "echo@2\n"
+    assert not list(store.root.rglob(".*.partial"))  # the next writer removes what a killed one left
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_an_error_and_stores_nothing(store, stored, trained):
     done = write(store, trained, stored.path / MANIFEST, "full")
     assert done.returncode == 1
-    assert "cannot be written" in done.stdout and "nothing was stored" in done.stdout
+    assert "cannot be written" in done.stdout
     assert store.versions("echo") == (1,)
-    assert not list(store.root.glob(".tmp-*"))
+    assert not list(store.root.rglob(".*.partial"))
 
 
 def _add(root, folder, manifest, start):
