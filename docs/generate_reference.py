@@ -98,7 +98,7 @@ def pipeline() -> str:
     """Every key of every kind of stage."""
     from searchlora.inference.settings import LocalSettings, ServerSettings
     from searchlora.pipelines.config import CorpusSettings, PipelineFile
-    from searchlora.pipelines.stage_settings import KINDS
+    from searchlora.pipelines.stages.kinds import stage_classes
 
     parts = [
         "# Pipeline keys\n",
@@ -114,7 +114,8 @@ def pipeline() -> str:
         "A stage is a mapping with one key, its kind. The keys of the file:\n",
         _model_table(PipelineFile),
     ]
-    for kind, model in {**KINDS, "corpus": CorpusSettings}.items():
+    own = {kind: model for kind, model in stage_classes().items() if model.__module__.startswith("searchlora.")}
+    for kind, model in {**own, "corpus": CorpusSettings}.items():
         parts += [f"## {kind}\n", f"{_text(inspect.getdoc(model))}\n", _model_table(model)]
     parts += [
         "## engine\n",

@@ -78,7 +78,7 @@ class Factorial:
 
 def interaction_disagreements(found: Sequence[Interaction]) -> str:
     """Which rules where the interval and the corrected p of an interaction disagree; empty where they agree."""
-    return disagreement_note((f"{each.a} and {each.b}", each.low, each.high, each.p_corrected) for each in found)
+    return disagreement_note((f"{pair.a} and {pair.b}", pair.low, pair.high, pair.p_corrected) for pair in found)
 
 
 def interactions(
@@ -144,5 +144,5 @@ def interactions(
                 n=len(topics),
             )
         )
-    corrected = correct([each.p for each in found], correction)
-    return tuple(replace(each, p_corrected=p) for each, p in zip(found, corrected, strict=True))
+    corrected = correct([pair.p for pair in found], correction)
+    return tuple(replace(pair, p_corrected=p) for pair, p in zip(found, corrected, strict=True))

@@ -40,11 +40,11 @@ def pareto_front(settings: Sequence[Setting], cost: str, *, less_is_better: bool
     """
     sign = -1 if less_is_better else 1
     front, best = [], -math.inf
-    known = [each for each in settings if not math.isnan(each.quality)]
-    for each in sorted(known, key=lambda each: (each.costs[cost], -sign * each.quality)):
-        if sign * each.quality > best:
-            front.append(each.name)
-            best = sign * each.quality
+    known = [setting for setting in settings if not math.isnan(setting.quality)]
+    for setting in sorted(known, key=lambda setting: (setting.costs[cost], -sign * setting.quality)):
+        if sign * setting.quality > best:
+            front.append(setting.name)
+            best = sign * setting.quality
     return tuple(front)
 
 
@@ -69,5 +69,9 @@ def cheapest_equal(
         for pair in comparison.comparisons
         if pair.a == best and pair.measure == measure and sign * pair.difference > 0 and pair.p_corrected < LEVEL
     }
-    equal = [each for each in settings if each.name == best or not (each.name in worse or math.isnan(each.quality))]
-    return best, min(equal, key=lambda each: (each.costs[cost], -sign * each.quality)).name
+    equal = [
+        setting
+        for setting in settings
+        if setting.name == best or not (setting.name in worse or math.isnan(setting.quality))
+    ]
+    return best, min(equal, key=lambda setting: (setting.costs[cost], -sign * setting.quality)).name

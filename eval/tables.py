@@ -49,12 +49,12 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
     """
     more = {
         "slices": [
-            {"slice": each.slice, "value_of_slice": each.value, **_row(comparison, each.row)}
-            for each in comparison.slices
+            {"slice": part.slice, "value_of_slice": part.value, **_row(comparison, part.row)}
+            for part in comparison.slices
         ],
         "slice_comparisons": [
-            {"slice": each.slice, "value_of_slice": each.value, **_compared(comparison, each.pair)}
-            for each in comparison.slice_pairs
+            {"slice": part.slice, "value_of_slice": part.value, **_compared(comparison, part.pair)}
+            for part in comparison.slice_pairs
         ],
         "weighted": [_row(comparison, row) for row in comparison.weighted],
         "weighted_comparisons": [_weighted(comparison, pair) for pair in comparison.weighted_pairs],

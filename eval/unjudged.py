@@ -50,15 +50,15 @@ def unjudged_values(run: Run, qrels: Qrels, plain: Mapping[str, Mapping[str, flo
         >>> unjudged_values(run, qrels, plain)["MRR@10 condensed"]
         {'q1': 1.0}
     """
-    affected = [each for each in map(parse_measure, plain) if _affected(each)]
-    cutoffs = sorted({each.cutoff for each in affected if each.cutoff is not None}) or [10]
+    affected = [measure for measure in map(parse_measure, plain) if _affected(measure)]
+    cutoffs = sorted({measure.cutoff for measure in affected if measure.cutoff is not None}) or [10]
     tops = {topic: _top(run.get(topic, {}), max(cutoffs)) for topic in qrels}
-    condensed = retrieval_values(_condensed(run, qrels), qrels, [each.name for each in affected])
+    condensed = retrieval_values(_condensed(run, qrels), qrels, [measure.name for measure in affected])
     best = _as_best(run, qrels, affected, tops, plain)
     values_by_name: dict[str, dict[str, float]] = {}
-    for each in affected:
-        values_by_name[f"{each.name} {CONDENSED}"] = condensed[each.name]
-        values_by_name[f"{each.name} {AS_BEST}"] = best[each.name]
+    for measure in affected:
+        values_by_name[f"{measure.name} {CONDENSED}"] = condensed[measure.name]
+        values_by_name[f"{measure.name} {AS_BEST}"] = best[measure.name]
     for cutoff in cutoffs:
         values_by_name[f"Judged@{cutoff}"] = {topic: _judged(top[:cutoff], qrels[topic]) for topic, top in tops.items()}
     return values_by_name
@@ -100,8 +100,8 @@ def _as_best(
 ) -> dict[str, dict[str, float]]:
     """Name -> topic -> greatest value over the numbers of unjudged documents that get the best grade."""
     by_cutoff: dict[int | None, list[str]] = {}
-    for each in measures:
-        by_cutoff.setdefault(each.cutoff, []).append(each.name)
+    for measure in measures:
+        by_cutoff.setdefault(measure.cutoff, []).append(measure.name)
     grade = max((grade for grades in qrels.values() for grade in grades.values()), default=1)
     values_by_name: dict[str, dict[str, float]] = {}
     for cutoff, names in by_cutoff.items():

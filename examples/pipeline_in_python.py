@@ -8,7 +8,8 @@ from pathlib import Path
 import sample
 
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings
+from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.records import Document
 
 adapter = sample.rewriter()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -13,19 +14,11 @@ from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.errors import DataError, PipelineError
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
-from searchlora.http_client import check_key_variable
 from searchlora.inference.settings import EngineSettings, engine_settings
-from searchlora.pipelines.stage_lists import with_engine
-from searchlora.pipelines.stage_settings import (
-    KINDS,
-    AdapterSettings,
-    Bm25Settings,
-    EngineSearchSettings,
-    FuseSettings,
-    HttpSettings,
-    RetrieveSettings,
-    Settings,
-)
+from searchlora.pipelines.stages.bm25 import Bm25Settings
+from searchlora.pipelines.stages.kinds import RENAMED_KINDS, stage_class, stage_classes, stage_names
+from searchlora.pipelines.stages.retrieve import RetrieveSettings
+from searchlora.pipelines.stages.stage import Settings, StageSettings
 
 _READY = Path(__file__).parent
 
@@ -57,7 +50,7 @@ class CorpusSettings(Settings):
 
     def below(self, folder: Path) -> CorpusFile:
         """The documents, with the path resolved against `folder`."""
-        columns = {name: (each,) if isinstance(each, str) else tuple(each) for name, each in self.map.items()}
+        columns = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in self.map.items()}
         return CorpusFile(folder / self.file, columns, "map: {{{field}: COLUMN}}")
 
 
@@ -92,10 +85,16 @@ class PipelineConfig:
 
     name: str
     source: str
-    stages: Sequence[Settings]
+    stages: Sequence[StageSettings]
     corpus: Corpus | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     overrides: Sequence[str] = ()
+
+    @property
+    def index_options(self) -> str:
+        """The options of `searchlora index` that name the pipeline."""
+        words = ["--pipeline", self.source, *(word for override in self.overrides for word in ("--set", override))]
+        return shlex.join(words)
 
 
 def ready_pipelines() -> list[str]:
@@ -140,26 +139,18 @@ def read_pipeline(
         raise PipelineError(str(error), where=str(path)) from None
     file = _validated(PipelineFile, content, str(path))
     parameters = _overridden(file.parameters, overrides, str(path))
-    stages = [_below(stage, path.parent) for stage in parse_stages(file.stages, str(path), parameters)]
+    stages = parse_stages(file.stages, str(path), parameters)
     if engine is None and file.engine is not None:
         where = f"{path}, engine"
         engine = engine_settings(_substituted(file.engine, parameters, where), where)
     return PipelineConfig(
         file.name,
         str(pipeline),
-        with_engine(stages, engine) if engine else stages,
+        [stage.with_default_engine(engine) for stage in stages] if engine is not None else stages,
         _corpus(file.corpus, path, parameters),
         parameters,
         tuple(overrides),
     )
-
-
-def _below(stage: Settings, folder: Path) -> Settings:
-    """The stage with the path of its gate resolved against the folder of the pipeline file."""
-    if not isinstance(stage, FuseSettings):
-        return stage
-    update: dict[str, Any] = {"of": tuple(_below(part, folder) for part in stage.of)}
-    return stage.model_copy(update=update | ({"gate": str(folder / stage.gate)} if stage.gate is not None else {}))
 
 
 def read_pipelines(
@@ -172,7 +163,7 @@ def read_pipelines(
     """
     parameters = {pipeline: read_pipeline(pipeline).parameters.keys() for pipeline in pipelines}
     for pipeline in pipelines:
-        others = set().union(*(keys for each, keys in parameters.items() if each != pipeline)) - parameters[pipeline]
+        others = set().union(*(keys for other, keys in parameters.items() if other != pipeline)) - parameters[pipeline]
         own = [override for override in overrides if override.partition("=")[0] not in others]
         yield pipeline, read_pipeline(pipeline, own)
 
@@ -196,7 +187,7 @@ def pipeline_path(pipeline: str | Path) -> Path:
 
 def parse_stages(
     stages: Sequence[Mapping[str, Mapping[str, Any]]], where: str, parameters: Mapping[str, Any] | None = None
-) -> list[Settings]:
+) -> list[StageSettings]:
     """The settings of the stages in the list `stages` of a pipeline file, without adapter stages whose `name` is null.
 
     Args:
@@ -211,16 +202,16 @@ def parse_stages(
         >>> [type(stage).__name__ for stage in parse_stages(stages, "example", {"judge": None})]
         ['Bm25Settings']
     """
-    found = [
-        _stage(stage, KINDS, parameters or {}, f"{where}, stage {number}")
+    parsed = [
+        _stage(stage, parameters or {}, f"{where}, stage {number}")
         for number, stage in enumerate(stages, 1)
         if not is_empty_slot(stage, parameters or {})
     ]
-    if stages and not found:
+    if stages and not parsed:
         raise PipelineError(
             "no stage is left without those that have no adapter", where=where, fix="Name an adapter with --set."
         )
-    return found
+    return parsed
 
 
 def is_empty_slot(stage: Any, parameters: Mapping[str, Any]) -> bool:
@@ -244,46 +235,37 @@ def bm25_settings(**settings: Any) -> Bm25Settings:
     return _validated(Bm25Settings, settings, "bm25")
 
 
-def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[str, Any], where: str) -> Settings:
+def _stage(stage: Any, parameters: Mapping[str, Any], where: str, *, part: bool = False) -> StageSettings:
     content = dict(stage) if isinstance(stage, Mapping) else {str(stage): None}
     kind, values = next(iter(content.items()), ("", None))
-    if len(content) != 1 or kind not in kinds or not isinstance(values, Mapping):
+    kinds = _part_kinds() if part else stage_names()
+    if len(content) != 1 or RENAMED_KINDS.get(kind, kind) not in kinds or not isinstance(values, Mapping):
         raise PipelineError(
             f"{list(content)} is not one kind of stage with its settings",
             where=where,
-            fix=f"A stage is one of: {', '.join(sorted(kinds))}, as in '- bm25: {{k: 100}}'.",
+            fix=f"A stage is one of: {', '.join(kinds)}, as in '- bm25: {{k: 100}}'.",
         )
-    settings = _substituted(values, parameters, where)
-    if kinds[kind] is FuseSettings and isinstance(settings.get("of"), list):
-        retrieval_kinds = {name: model for name, model in KINDS.items() if issubclass(model, RetrieveSettings)}
+    model = stage_class(kind, where)
+    settings = _substituted(values, parameters, where, model.literal)
+    if isinstance(settings.get("of"), list):
         settings["of"] = [
-            _stage(inner, retrieval_kinds, parameters, f"{where}, of {number}")
+            _stage(inner, parameters, f"{where}, of {number}", part=True)
             for number, inner in enumerate(settings["of"], 1)
         ]
-    if issubclass(kinds[kind], EngineSearchSettings) and isinstance(settings.get("filter"), Mapping):
-        settings["filter"] = _substituted(settings["filter"], parameters, f"{where}, filter")
-    if issubclass(kinds[kind], RetrieveSettings) and isinstance(settings.get("filter_by"), Mapping):
-        inner = f"{where}, filter_by"
-        settings["filter_by"] = {
-            field: _substituted(each, parameters, inner) if isinstance(each, Mapping) else each
-            for field, each in _substituted(settings["filter_by"], parameters, inner).items()
-        }
-    if kinds[kind] is AdapterSettings and isinstance(settings.get("tuned"), Mapping):
-        settings["tuned"] = _substituted(settings["tuned"], parameters, f"{where}, tuned")
-    if kinds[kind] is AdapterSettings and settings.get("engine") is not None:
-        inner = f"{where}, engine"
-        engine = settings["engine"]
-        substituted = _substituted(engine, parameters, inner) if isinstance(engine, Mapping) else engine
-        settings["engine"] = engine_settings(substituted, inner)
-    validated = _validated(kinds[kind], settings, where)
-    if isinstance(validated, HttpSettings | EngineSearchSettings):
-        check_key_variable(validated.api_key_env, where)
+    validated = _validated(model, settings, where)
+    validated.check_file(where)
     return validated
+
+
+def _part_kinds() -> list[str]:
+    """The kinds that a `fuse` fuses."""
+    classes = stage_classes(skipped=lambda _: None)
+    return [kind for kind, model in classes.items() if issubclass(model, RetrieveSettings)]
 
 
 def _validated(model: type[Model], content: Any, where: str) -> Model:
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context=where)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -306,12 +288,18 @@ def _overridden(defaults: Mapping[str, Any], overrides: Sequence[str], where: st
     return parameters
 
 
-def _substituted(settings: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _substituted(
+    settings: Mapping[str, Any], parameters: Mapping[str, Any], where: str, literal: Collection[str] = ()
+) -> dict[str, Any]:
+    """The settings with the values of parameters, also in mappings under keys that are not `literal`."""
     substituted: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, str) and value.startswith("$"):
             if value[1:] not in parameters:
                 raise PipelineError(f"'{key}' refers to the parameter '{value}', which is not declared", where=where)
-            value = parameters[value[1:]]
-        substituted[key] = value
+            substituted[key] = parameters[value[1:]]
+        elif isinstance(value, Mapping) and key not in literal:
+            substituted[key] = _substituted(value, parameters, f"{where}, {key}")
+        else:
+            substituted[key] = value
     return substituted

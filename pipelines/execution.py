@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from searchlora.errors import SearchloraError, concerns_all
-from searchlora.inference.engine import ChoiceScores
+from searchlora.inference.engine import Engine
 from searchlora.inference.metered import Exchange, MeteredEngine
-from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.conditions import paths_of, values_at
-from searchlora.pipelines.results import plain, written
-from searchlora.pipelines.stage_settings import (
-    HitsSettings,
-    PassagesSettings,
-    RetrieveSettings,
-    Settings,
-    StageSettings,
-    stage_kind,
-)
-from searchlora.pipelines.stages import (
-    FAILED_PARTS,
-    FUSED_QUERIES,
-    AdapterStage,
-    HitsStage,
-    MatchStage,
-    PassagesStage,
-    RetrieveStage,
-    SimilarityStage,
-    Stage,
-    has_own_hits,
-)
-from searchlora.prompts import messages
-from searchlora.records import Record, SearchContext
+from searchlora.pipelines.results import written
+from searchlora.pipelines.stages.explanation import Describe
+from searchlora.pipelines.stages.stage import FAILED_PARTS, Stage, StageSettings
+from searchlora.records import SearchContext
 from searchlora.time_limit import within_budget
-
-#: The message of an error.
-Describe: TypeAlias = Callable[[SearchloraError], str]
 
 #: Takes the rows of a trace, one for each search and stage.
 Trace: TypeAlias = Callable[[Mapping[str, Any]], None]
@@ -46,7 +21,7 @@ Trace: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 def execute_stage(
     stage: Stage,
-    settings: Settings | None,
+    settings: StageSettings | None,
     searches: Sequence[SearchContext],
     number: int,
     trace: Trace | None = None,
@@ -72,12 +47,13 @@ def execute_stage(
     if trace is None:
         return _applied(stage, settings, searches, describe)
     exchanges: list[Exchange] = []
-    watched = stage
-    if isinstance(stage, AdapterStage):
-        engine = stage.engine if isinstance(stage.engine, MeteredEngine) else MeteredEngine(stage.engine)
-        watched = replace(stage, engine=engine.heard_by(exchanges.append))
+
+    def heard(engine: Engine) -> Engine:
+        metered = engine if isinstance(engine, MeteredEngine) else MeteredEngine(engine)
+        return metered.heard_by(exchanges.append)
+
     started = time.perf_counter()
-    done = _applied(watched, settings, searches, describe)
+    done = _applied(stage.with_engines(heard), settings, searches, describe)
     taken = earlier + 1000 * (time.perf_counter() - started)
     of_prompt: dict[str, list[Exchange]] = {}
     for exchange in exchanges:
@@ -89,9 +65,9 @@ def execute_stage(
 
 
 def _applied(
-    stage: Stage, settings: Settings | None, searches: Sequence[SearchContext], describe: Describe
+    stage: Stage, settings: StageSettings | None, searches: Sequence[SearchContext], describe: Describe
 ) -> list[SearchContext]:
-    policy = settings if isinstance(settings, StageSettings) else StageSettings()
+    policy = settings or StageSettings()
     try:
         if policy.budget_s is None:
             done = stage(searches)
@@ -102,7 +78,7 @@ def _applied(
         if policy.on_failure == "raise":
             raise
         if len(searches) == 1 or concerns_all(error):
-            return [_skipped(stage, settings, search, describe(error)) for search in searches]
+            return [_skipped(stage, search, describe(error)) for search in searches]
     half = len(searches) // 2
     halves = searches[:half], searches[half:]
     return [search for part in halves for search in _applied(stage, settings, part, describe)]
@@ -117,13 +93,8 @@ def _without_failed_parts(search: SearchContext, describe: Describe) -> SearchCo
     return {**rest, "skipped": {**search.get("skipped", {}), **failed}}
 
 
-def _skipped(stage: Stage, settings: Settings | None, search: SearchContext, reason: str) -> SearchContext:
-    nothing: dict[str, Any] = {}
-    if isinstance(settings, RetrieveSettings | HitsSettings):
-        nothing["hits"] = list(search["hits"]) if has_own_hits(search) else []
-    elif isinstance(settings, PassagesSettings):
-        nothing["passages"] = []
-    return {**search, **nothing, "skipped": {**search.get("skipped", {}), stage.label: reason}}
+def _skipped(stage: Stage, search: SearchContext, reason: str) -> SearchContext:
+    return {**search, **stage.if_skipped(search), "skipped": {**search.get("skipped", {}), stage.label: reason}}
 
 
 # Traces
@@ -131,7 +102,7 @@ def _skipped(stage: Stage, settings: Settings | None, search: SearchContext, rea
 
 def trace_row(
     stage: Stage,
-    settings: Settings | None,
+    settings: StageSettings | None,
     before: SearchContext,
     after: SearchContext,
     exchanges: Mapping[str, Sequence[Exchange]],
@@ -152,79 +123,15 @@ def trace_row(
     """
     row: dict[str, Any] = {
         "id": str(before["id"]),
-        "kind": stage_kind(settings) if settings is not None else type(stage).__name__,
+        "kind": settings.kind if settings is not None else type(stage).__name__,
         "label": stage.label,
-        "input": dict(_read(stage, before)),
+        "input": dict(stage.inputs(before)),
     }
-    flags = []
-    if isinstance(stage, AdapterStage):
-        asked = [messages(stage.task, record) for record in _records(stage, before)]
-        own = [exchange for prompt in dict.fromkeys(map(repr, asked)) for exchange in exchanges.get(prompt, ())]
-        distinct = list({(repr(each.request), each.choices): each for each in own}.values())
-        row["adapter"] = stage.adapter
-        row["requests"] = [_request(exchange) for exchange in distinct]
-        row["tokens"] = {
-            "prompt": sum(each.answer.prompt_tokens for each in distinct),
-            "output": sum(_output_tokens(each) for each in distinct),
-        }
-        if distinct and all(exchange.known for exchange in distinct):
-            flags.append("cached")
-        outputs = after.get("outputs", {}).get(stage.task.name, ()) if after is not before else ()
-        reasons = dict.fromkeys(output.reason for output in outputs if isinstance(output, InvalidOutput))
-        flags += [f"invalid: {reason}" for reason in reasons]
+    more, flags = stage.trace(before, after, exchanges)
     output = dict(written(before, after))
     skipped = {label: why for label, why in output.pop("skipped", {}).items() if label not in before.get("skipped", {})}
-    row["output"] = output
     if stage.label in skipped:
-        row["flags"] = [f"skipped: {skipped[stage.label]}"]
+        flags = [f"skipped: {skipped[stage.label]}"]
     else:
-        row["flags"] = [*flags, *(f"skipped: {label}: {reason}" for label, reason in skipped.items())]
-    return row
-
-
-def _read(stage: Stage, search: SearchContext) -> Iterator[tuple[str, Any]]:
-    """The fields that a stage reads; of passages and hits the ids."""
-    if isinstance(stage, AdapterStage):
-        yield "records", plain(_records(stage, search))
-    elif isinstance(stage, RetrieveStage | SimilarityStage):
-        yield "query", search["query"]
-    if isinstance(stage, RetrieveStage):
-        if FUSED_QUERIES in search:
-            yield FUSED_QUERIES, list(search[FUSED_QUERIES])
-        for path in paths_of(stage.filter_by):
-            yield path, sorted(values_at(search, path))
-    if isinstance(stage, SimilarityStage):
-        yield "passages", [passage["id"] for passage in search.get("passages", ())]
-    if isinstance(stage, PassagesStage):
-        yield "hits", [hit.document for hit in search.get("hits", ())][: stage.k]
-    if isinstance(stage, MatchStage):
-        for path in stage.paths:
-            yield path, sorted(values_at(search, path))
-    if isinstance(stage, HitsStage) and stage.run is None:
-        yield "hits", plain(search.get("hits"))
-
-
-def _records(stage: AdapterStage, search: SearchContext) -> list[Record]:
-    """The records of a stage; none where the search lacks what they need, so that the stage was skipped."""
-    try:
-        return list(stage.task.records_from(search))
-    except SearchloraError:
-        return []
-
-
-def _request(exchange: Exchange) -> dict[str, Any]:
-    request, answer = exchange.request, exchange.answer
-    row: dict[str, Any] = {"prompt": [dict(message) for message in request.messages]}
-    if request.answer_prefix:
-        row["answer_prefix"] = request.answer_prefix
-    if isinstance(answer, ChoiceScores):
-        row["log_probabilities"] = dict(zip(exchange.choices, answer.log_probabilities, strict=True))
-    else:
-        row |= {"text": answer.text, "finish": answer.finish}
-    tokens = {"prompt": answer.prompt_tokens, "output": _output_tokens(exchange)}
-    return {**row, "tokens": tokens, **({"cached": True} if exchange.known else {})}
-
-
-def _output_tokens(exchange: Exchange) -> int:
-    answer = exchange.answer
-    return answer.scored_tokens if isinstance(answer, ChoiceScores) else answer.completion_tokens
+        flags += [f"skipped: {label}: {reason}" for label, reason in skipped.items()]
+    return {**row, **more, "output": output, "flags": flags}

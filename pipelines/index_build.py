@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +19,11 @@ from searchlora.data.collection import INDEX_FILE, Corpus, corpus_path, index_fo
 from searchlora.data.document_store import DocumentStore, write_documents
 from searchlora.errors import DataError
 from searchlora.files import atomic_text, file_sha256, replace_folder, resumable_folder
+from searchlora.inference.engines import Engines
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import read_pipelines
-from searchlora.pipelines.retrievers import Encoders, bm25_keys, structure, vector_keys
-from searchlora.pipelines.stage_lists import pinned, searching
-from searchlora.pipelines.stage_settings import Bm25Settings, DenseSettings
+from searchlora.pipelines.stages.encoder import EncodingSettings
+from searchlora.pipelines.stages.stage import BuildContext, leaves
 from searchlora.progress import Steps, no_progress
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.index_folder import (
@@ -71,24 +71,36 @@ class _State(BaseModel):
 
 
 class _Vectors(NamedTuple):
-    """Vectors that pipelines need, and the structures over them."""
+    """Vectors that stages need, and the structures over them."""
 
-    settings: DenseSettings
+    keys: VectorKeys
+    settings: EncodingSettings
     structures: list[Structure]
 
 
-class _Wanted(NamedTuple):
-    """What pipelines need, without repetitions."""
+class IndexNeeds:
+    """What stages need of an index folder, without repetitions. Stages add to it, see `StageSettings.add_to_index`."""
 
-    bm25: dict[str, Bm25Keys]
-    dense: dict[str, tuple[VectorKeys, _Vectors]]
+    def __init__(self) -> None:
+        self.bm25: dict[str, Bm25Keys] = {}
+        self.dense: dict[str, _Vectors] = {}
+
+    def add_bm25(self, keys: Bm25Keys) -> None:
+        """Add a BM25 index."""
+        self.bm25[part_name("bm25", keys)] = keys
+
+    def add_vectors(self, keys: VectorKeys, settings: EncodingSettings, structure: Structure | None) -> None:
+        """Add vectors, and a structure for an approximate search in them."""
+        vectors = self.dense.setdefault(part_name("dense", keys), _Vectors(keys, settings, []))
+        if structure is not None and structure not in vectors.structures:
+            vectors.structures.append(structure)
 
     def is_in(self, bm25: Sequence[Bm25Part], dense: Sequence[DensePart]) -> bool:
         """Whether these parts are all that is needed."""
         structures = {part.folder: part.structures for part in dense}
         return self.bm25.keys() <= {part.folder for part in bm25} and all(
             name in structures and set(vectors.structures) <= set(structures[name])
-            for name, (_, vectors) in self.dense.items()
+            for name, vectors in self.dense.items()
         )
 
 
@@ -114,7 +126,7 @@ def build_index(
         store: The adapter store, for dense stages with an adapter.
 
     Raises:
-        PipelineError: for an invalid pipeline, or one whose backend cannot be saved.
+        PipelineError: for an invalid pipeline.
         DataError: for a row that is not a document, two documents with the same id, a folder `out` that is not an
             index, or a file that cannot be written.
         BaseModelError, NotInStore, LoadCheckFailed: if an encoder or an adapter is missing or fails its load check.
@@ -131,26 +143,27 @@ def build_index(
     """
     out = Path(out).resolve()  # a symbolic link stays, and the folder that it names is replaced
     _check_target(out)
-    encoders = Encoders(store if isinstance(store, Store) else Store(store))
+    store = store if isinstance(store, Store) else Store(store)
+    context = BuildContext(store, Engines(store), steps=steps)
     source = identity_of(corpus)
-    wanted = _wanted(pipelines, overrides, encoders)
+    needs = _needs(pipelines, overrides, context)
     present = _usable(out, source)
     if (
         present is not None
         and present.manifest.corpus.path == source.path  # else the manifest gets the new one
-        and wanted.is_in(present.manifest.bm25, present.manifest.dense)
+        and needs.is_in(present.manifest.bm25, present.manifest.dense)
     ):
         return BuiltIndex(out, present.manifest, built=False)
     with resumable_folder(out) as folder:
-        build = _Build(folder, source, steps)
+        build = _Build(folder, source, context)
         try:
             if build.state.documents is None and present is not None:
                 build.take(present)
             build.documents(corpus)
-            for name, keys in wanted.bm25.items():
+            for name, keys in needs.bm25.items():
                 build.bm25(name, keys)
-            for name, (vector, needed) in wanted.dense.items():
-                build.dense(name, vector, needed, encoders)
+            for name, vectors in needs.dense.items():
+                build.dense(name, vectors)
             manifest = build.finish()
         except BaseException:
             build.give_up()
@@ -164,10 +177,11 @@ def build_index(
 class _Build:
     """The steps of a build; each is skipped if an earlier, killed build has completed it."""
 
-    def __init__(self, folder: Path, source: CorpusIdentity, steps: Steps) -> None:
+    def __init__(self, folder: Path, source: CorpusIdentity, context: BuildContext) -> None:
         self.folder = folder
         self.source = source
-        self.steps = steps
+        self.context = context
+        self.steps = context.steps
         state = _state_of(folder, source)
         if state is None:
             _empty(folder)
@@ -210,22 +224,22 @@ class _Build:
         part = Bm25Part(folder=name, keys=keys, terms=index.save(folder))
         self._note(bm25=(*self.state.bm25, part))
 
-    def dense(self, name: str, keys: VectorKeys, needed: _Vectors, encoders: Encoders) -> None:
+    def dense(self, name: str, vectors: _Vectors) -> None:
         """Encode the documents, and build the structures over their vectors."""
         folder = self._part_folder(name)
         if name not in [part.folder for part in self.state.dense]:
-            self._encode(folder, keys, needed.settings, encoders)
+            self._encode(folder, vectors.keys, vectors.settings)
         remove_parts(folder)
-        for each in needed.structures:
-            self._structure(folder, each)
+        for structure in vectors.structures:
+            self._structure(folder, structure)
 
     def finish(self) -> IndexManifest:
         """Write the manifest, after which the folder is an index."""
         assert self.state.documents is not None
-        kept = {part.folder for part in self.state.bm25} | {part.folder for part in self.state.dense}
-        for each in self.folder.iterdir():
-            if each.is_dir() and each.name not in kept:  # of a killed build for another pipeline
-                shutil.rmtree(each)
+        parts = {part.folder for part in self.state.bm25} | {part.folder for part in self.state.dense}
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name not in parts:  # of a killed build for another pipeline
+                shutil.rmtree(path)
         for part in self.state.dense:  # of which a killed build left more, such as half a structure
             complete = {VECTORS, ROWS, *(structure.file for structure in part.structures)}
             for file in (self.folder / part.folder).iterdir():
@@ -254,13 +268,13 @@ class _Build:
         if not any(self.folder.glob("dense-*/*")):
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _encode(self, folder: Path, keys: VectorKeys, settings: DenseSettings, encoders: Encoders) -> None:
+    def _encode(self, folder: Path, keys: VectorKeys, settings: EncodingSettings) -> None:
         documents = DocumentStore(self.folder)
         longest = write_vectors(
             folder,
             documents.in_order(),
             documents.at,
-            encoders.get(settings),
+            settings.encoder(self.context),
             batch_size=settings.batch_size,
             normalise=settings.normalise,
             document_prefix=settings.document_prefix,
@@ -268,7 +282,7 @@ class _Build:
             progress=self.steps("Encoding"),
         )
         vectors = VectorFile.open(folder).vectors
-        adapter = encoders.document_adapter(settings)
+        adapter = settings.document_adapter(self.context.store)
         part = DensePart(
             folder=folder.name,
             model=public_name(settings.model),
@@ -282,7 +296,7 @@ class _Build:
         self._note(dense=(*self.state.dense, part))
 
     def _structure(self, folder: Path, structure: Structure) -> None:
-        part = next(each for each in self.state.dense if each.folder == folder.name)
+        part = next(part for part in self.state.dense if part.folder == folder.name)
         if structure in part.structures:
             return
         index = structure.build(VectorFile.open(folder).vectors, self.steps(f"Indexing: {structure.kind}"))
@@ -290,7 +304,7 @@ class _Build:
         file.unlink(missing_ok=True)  # it may be a link to a file of an index in use
         write_structure(index, file)
         more = part.model_copy(update={"structures": (*part.structures, structure)})
-        self._note(dense=tuple(more if each is part else each for each in self.state.dense))
+        self._note(dense=tuple(more if other is part else other for other in self.state.dense))
 
     def _part_folder(self, name: str, *, new: bool = False) -> Path:
         folder = self.folder / name
@@ -305,27 +319,13 @@ class _Build:
             out.write(self.state.model_dump_json() + "\n")
 
 
-def _wanted(pipelines: Sequence[str | Path], overrides: Sequence[str], encoders: Encoders) -> _Wanted:
-    wanted = _Wanted({}, {})
-    for stage in _stages(pipelines, overrides, encoders.store):
-        if isinstance(stage, Bm25Settings):
-            keys = bm25_keys(stage)
-            wanted.bm25[part_name("bm25", keys)] = keys
-        else:
-            vector = vector_keys(stage, encoders)
-            _, needed = wanted.dense.setdefault(part_name("dense", vector), (vector, _Vectors(stage, [])))
-            searched = structure(stage)
-            if searched is not None and searched not in needed.structures:
-                needed.structures.append(searched)
-    return wanted
-
-
-def _stages(
-    pipelines: Sequence[str | Path], overrides: Sequence[str], store: Store
-) -> Iterator[Bm25Settings | DenseSettings]:
-    """The searching stages of all pipelines, with pinned adapters; adapters of other stages need not exist."""
+def _needs(pipelines: Sequence[str | Path], overrides: Sequence[str], context: BuildContext) -> IndexNeeds:
+    """What the stages of all pipelines need; adapters of stages that search no index need not exist."""
+    needs = IndexNeeds()
     for _, config in read_pipelines(pipelines, overrides):
-        yield from searching(pinned(searching(config.stages), store.pin))
+        for stage in leaves(config.stages):
+            stage.add_to_index(needs, context)
+    return needs
 
 
 def _usable(out: Path, source: CorpusIdentity) -> IndexFolder | None:
@@ -366,8 +366,8 @@ def _state_of(folder: Path, source: CorpusIdentity) -> _State | None:
 
 
 def _empty(folder: Path) -> None:
-    for each in folder.iterdir():
-        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _link(source: Path, target: Path) -> None:

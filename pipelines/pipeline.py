@@ -9,23 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.data.collection import Corpus, CorpusFile, check_id, index_folder, read_documents
-from searchlora.errors import DataError, PipelineError, UsageError
+from searchlora.data.collection import Corpus
+from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.trec import Run
 from searchlora.files.json_text import text_fault
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
-from searchlora.pipelines.engine_indexes import SearchEngines
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.execution import Trace, execute_stage
 from searchlora.pipelines.results import result
-from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers, SavedRetrievers, pipeline_options
 from searchlora.pipelines.shared_batches import SharedBatches
-from searchlora.pipelines.stage_building import build_stage
-from searchlora.pipelines.stage_lists import check_order, pinned, reads_corpus
-from searchlora.pipelines.stage_settings import Settings
-from searchlora.pipelines.stages import AdapterStage, Stage
+from searchlora.pipelines.stages.stage import BuildContext, Stage, StageSettings, check_order, needs_of, pinned
 from searchlora.progress import Progress, Steps, no_progress, silent
 from searchlora.records import Document, SearchContext
 
@@ -41,7 +37,7 @@ class Pipeline:
 
     name: str
     stages: Sequence[Stage]
-    settings: Sequence[Settings] = ()
+    settings: Sequence[StageSettings] = ()
     documents: Mapping[str, Document] = field(default_factory=dict)
 
     @classmethod
@@ -96,17 +92,30 @@ class Pipeline:
         stages = pinned(config.stages, store.pin)
         if corpus is None:
             corpus = own_corpus(config)
-        documents = retrievers(corpus if corpus is not None else (), config)
-        return build_pipeline(
-            config.name,
-            stages,
-            store=store,
-            documents=documents,
+        context = BuildContext(
+            store,
+            Engines(store),
+            open_corpus(corpus if corpus is not None else (), config.index_options),
             tasks=tasks,
             cache=AnswerCache(Path(cache)) if isinstance(cache, str | Path) else cache,
-            search_engines=SearchEngines(pipeline_options(config)),
             steps=steps,
+            pipeline=config.index_options,
         )
+        return cls.build(config.name, stages, context)
+
+    @classmethod
+    def build(cls, name: str, stages: Sequence[StageSettings], context: BuildContext) -> Pipeline:
+        """Build a pipeline: check and load adapters, index the documents, load encoders.
+
+        Args:
+            name: The name of the pipeline, for run tags.
+            stages: The settings of the stages, with pinned adapters.
+            context: What the stages are built with; pipelines may share it.
+
+        Raises:
+            As `StageSettings.build`.
+        """
+        return cls(name, [stage.build(context) for stage in stages], tuple(stages), context.corpus.documents)
 
     def search(self, query: str, **fields: Any) -> dict[str, Any]:
         """Execute the pipeline on one query.
@@ -134,12 +143,12 @@ class Pipeline:
     @property
     def engine_id(self) -> list[str]:
         """The engines of the adapter stages, see `Engine.engine_id`."""
-        return [stage.engine.engine_id for stage in self.stages if isinstance(stage, AdapterStage)]
+        return [engine.engine_id for stage in self.stages for engine in stage.engines()]
 
     @property
     def batch_size(self) -> int:
         """The number of searches per call of a stage that keeps the engines of the stages busy."""
-        return max([_BATCH, *(stage.engine.call_size for stage in self.stages if isinstance(stage, AdapterStage))])
+        return max([_BATCH, *(engine.call_size for stage in self.stages for engine in stage.engines())])
 
     def execute(
         self,
@@ -194,7 +203,7 @@ def own_corpus(config: PipelineConfig) -> Corpus | None:
     Raises:
         PipelineError: if it names none and a stage needs them.
     """
-    if config.corpus is None and reads_corpus(config.stages):
+    if config.corpus is None and needs_of(config.stages).corpus:
         raise PipelineError(
             "the pipeline needs documents, and none are given",
             where=config.source,
@@ -221,73 +230,24 @@ def _check(searches: Sequence[SearchContext]) -> None:
         seen.add(str(search["id"]))
 
 
-# Building
-
-
 def build_pipeline(
     name: str,
-    stages: Sequence[Settings],
+    stages: Sequence[StageSettings],
     *,
     store: Store,
-    documents: Sequence[Document] | Retrievers,
+    documents: Sequence[Document] | IndexedCorpus,
     tasks: str | Path | None = None,
     cache: AnswerCache | None = None,
-    engines: Engines | None = None,
-    encoders: Encoders | None = None,
-    search_engines: SearchEngines | None = None,
     steps: Steps = no_progress,
 ) -> Pipeline:
-    """Build a pipeline: check and load adapters, index the documents, load encoders. Shared resources are loaded once.
+    """Build a pipeline of stages that were written in Python, see `Pipeline.build`.
 
     Args:
-        name: The name of the pipeline, for run tags.
-        stages: The settings of the stages, with pinned adapters.
-        documents: The corpus of retrieval stages, or what `retrievers` returns.
+        documents: The corpus of retrieval stages, or what `open_corpus` returns.
         tasks: A folder of task plugins.
         cache: Answers of adapter stages, see `Pipeline.load`.
-        engines: Engines that several pipelines share; None: of this pipeline alone.
-        encoders: The same for encoders.
-        search_engines: The same for the search engines of text_search and vector_search stages.
-
-    Raises:
-        PipelineError: if a stage retrieves and there are no documents.
-        StaleIndex: for an index folder that does not fit the stages or the models.
-        BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
-    engines = engines or Engines(store)
-    encoders = encoders or Encoders(store)
-    searching = search_engines or SearchEngines()
-    source: Retrievers = BuiltRetrievers(documents) if isinstance(documents, Sequence) else documents
-    built = [
-        build_stage(settings, source, store, engines, encoders, searching, tasks=tasks, cache=cache, steps=steps)
-        for settings in stages
-    ]
-    return Pipeline(name, built, tuple(stages), source.documents)
-
-
-def retrievers(corpus: Corpus | Iterable[Document], config: PipelineConfig | None = None) -> Retrievers:
-    """Where stages get retrievers and documents from: built in memory, or those of an index folder.
-
-    Args:
-        corpus: Documents, a file of them, or an index folder.
-        config: The pipeline, for error messages.
-
-    Raises:
-        DataError: for a row that is not a document, or two documents with the same id.
-        StaleIndex: for an index folder whose files or corpus were changed.
-    """
-    if not isinstance(corpus, str | Path | CorpusFile):
-        return BuiltRetrievers(_unique(corpus))
-    folder = index_folder(corpus)
-    return SavedRetrievers(folder, config) if folder is not None else BuiltRetrievers(_unique(read_documents(corpus)))
-
-
-def _unique(documents: Iterable[Document]) -> list[Document]:
-    """The documents as a list; raises `DataError` for an id that is not one word, or is repeated."""
-    unique: dict[str, Document] = {}
-    for document in documents:
-        check_id(document.id)
-        if document.id in unique:
-            raise DataError(f"two documents have the id '{document.id}'")
-        unique[document.id] = document
-    return list(unique.values())
+    corpus = documents if isinstance(documents, IndexedCorpus) else IndexedCorpus(documents)
+    return Pipeline.build(
+        name, stages, BuildContext(store, Engines(store), corpus, tasks=tasks, cache=cache, steps=steps)
+    )

@@ -8,10 +8,12 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from searchlora.errors import DataError
-from searchlora.pipelines.stages import INVALID
 from searchlora.records import Hit, SearchContext
 
-#: Keys of a result that are no field which a stage wrote, and `hits`, which are shown in a form of their own.
+#: The task and the reason of each output so far that is invalid: a field of a search.
+INVALID = "invalid_outputs"
+
+#: Keys of a result that no stage wrote. `hits` has its own format.
 NOT_FIELDS = ("id", "query", "stages", "input", "hits", "invalid")
 
 

@@ -15,8 +15,8 @@ from typing import Any, NoReturn, TypeAlias
 from searchlora.errors import SearchloraError, concerns_all
 from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.inference.metered import Answer, Exchange, MeteredEngine, request_key
-from searchlora.pipelines.stage_settings import Settings, StageSettings
-from searchlora.pipelines.stages import PRUNE_MARGIN, AdapterStage, Stage
+from searchlora.pipelines.stages.adapter import PRUNE_MARGIN, AdapterStage
+from searchlora.pipelines.stages.stage import Stage, StageSettings
 from searchlora.records import SearchContext
 
 #: A request, and its choices if they are scored.
@@ -31,7 +31,7 @@ class SharedBatches:
         settings: Their settings; fewer, or none, where stages were built without.
     """
 
-    def __init__(self, stages: Sequence[Stage], settings: Sequence[Settings]) -> None:
+    def __init__(self, stages: Sequence[Stage], settings: Sequence[StageSettings]) -> None:
         self._stages = list(stages)
         self._ends = _groups(stages, settings)
         self._milliseconds = [0.0] * len(self._stages)
@@ -116,7 +116,7 @@ class _Failed(MeteredEngine):
         raise self._error
 
 
-def _groups(stages: Sequence[Stage], settings: Sequence[Settings]) -> dict[int, int]:
+def _groups(stages: Sequence[Stage], settings: Sequence[StageSettings]) -> dict[int, int]:
     """Index of a stage -> end of the stages from there on of which none reads what an earlier one of them writes."""
     groups: dict[int, int] = {}
     start = 0
@@ -134,7 +134,7 @@ def _groups(stages: Sequence[Stage], settings: Sequence[Settings]) -> dict[int, 
     return groups
 
 
-def _may_share(stage: AdapterStage, policy: Settings | None) -> bool:
+def _may_share(stage: AdapterStage, policy: StageSettings | None) -> bool:
     """Whether what a stage reads and writes is known, its time need not be told apart, and it looks up no answers."""
-    timed = isinstance(policy, StageSettings) and policy.budget_s is not None
+    timed = policy is not None and policy.budget_s is not None
     return stage.task.reads_as_declared and not timed and not isinstance(stage.engine, MeteredEngine)

@@ -12,7 +12,6 @@ The verbs of the command line are functions of the same names, imported when fir
     searchlora.promote("shop-rewriter@2", "production", "policy.yaml", folder)
     searchlora.run("rewrite_bm25", queries, corpus, out)
     searchlora.ablate("rewrite_bm25", topics, qrels, out, corpus=corpus)
-    searchlora.fit_gate("hybrid", topics, qrels, "gate.json", corpus=corpus)
     searchlora.build_index(corpus, "index", pipelines=["rewrite_bm25"])
     searchlora.Pipeline.load("rewrite_bm25", corpus="index").search("red telly")
     searchlora.adapters.list()
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from searchlora.experiments.demo import demo as demo
     from searchlora.experiments.evaluate import evaluate as evaluate
     from searchlora.experiments.experiment import experiment as experiment
-    from searchlora.experiments.gate import evaluate_gate as evaluate_gate
-    from searchlora.experiments.gate import fit_gate as fit_gate
     from searchlora.experiments.improve.command import improve as improve
     from searchlora.experiments.promote import promote as promote
     from searchlora.experiments.run import run as run
@@ -48,8 +45,6 @@ _VERBS = {
     "ablate": "searchlora.experiments.ablate",
     "train": "searchlora.experiments.train",
     "evaluate": "searchlora.experiments.evaluate",
-    "evaluate_gate": "searchlora.experiments.gate",
-    "fit_gate": "searchlora.experiments.gate",
     "experiment": "searchlora.experiments.experiment",
     "Experiment": "searchlora.experiments.spec",
     "improve": "searchlora.experiments.improve.command",

@@ -24,7 +24,7 @@ def key_rows(model: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
     """Key, type with its bounds, default and meaning of each field of a pydantic model; nested keys have dots.
 
     Examples:
-        >>> from searchlora.pipelines.stage_settings import PassagesSettings
+        >>> from searchlora.pipelines.stages.passages import PassagesSettings
         >>> key_rows(PassagesSettings)[-1]
         ('`k`', 'whole number (≥ 1)', '`10`', 'number of hits whose texts are fetched')
     """
@@ -37,7 +37,7 @@ def _rows(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
         if inspect.isclass(inner) and hasattr(inner, "model_fields"):
             yield from _rows(inner, f"{prefix}{name}.")
             continue
-        bounds = ", ".join(_bound(each) for each in field.metadata if _bound(each))
+        bounds = ", ".join(_bound(constraint) for constraint in field.metadata if _bound(constraint))
         default = (
             "required"
             if field.is_required()
@@ -54,9 +54,9 @@ def _bound(constraint: Any) -> str:
 def _type(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is typing.Literal:
-        return " or ".join(f"`{each}`" for each in arguments)
+        return " or ".join(f"`{argument}`" for argument in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_type(each) for each in arguments))
+        return " or ".join(dict.fromkeys(_type(argument) for argument in arguments))
     if annotation is type(None):
         return "none"
     if origin in (list, tuple):

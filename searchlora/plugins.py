@@ -37,10 +37,10 @@ def installed_plugins(group: str, built_in: str) -> dict[str, Plugin]:
         group: Name of the group.
         built_in: Package of the built-in plugins.
     """
-    found: dict[str, dict[str, EntryPoint]] = {}
+    points: dict[str, dict[str, EntryPoint]] = {}
     for point in entry_points(group=group):
-        found.setdefault(point.name, {}).setdefault(point.value, point)
-    return {name: _chosen(name, list(points.values()), built_in) for name, points in found.items()}
+        points.setdefault(point.name, {}).setdefault(point.value, point)
+    return {name: _chosen(name, list(same.values()), built_in) for name, same in points.items()}
 
 
 def _chosen(name: str, points: list[EntryPoint], built_in: str) -> Plugin:

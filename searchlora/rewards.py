@@ -89,10 +89,10 @@ def retrieval_rewards(
         if relevant[topic] and isinstance(query, str)
     }
     if context.measure is None:
-        found = {row: rank_reward(_first(hits, relevant[topics[row]])) for row, hits in retrieved.items()}
+        reward_of = {row: rank_reward(_first(hits, relevant[topics[row]])) for row, hits in retrieved.items()}
     else:
-        found = _measured(retrieved, topics, context.measure, context)
-    return [found.get(row, INVALID) if relevant[topic] else None for row, topic in enumerate(topics)]
+        reward_of = _measured(retrieved, topics, context.measure, context)
+    return [reward_of.get(row, INVALID) if relevant[topic] else None for row, topic in enumerate(topics)]
 
 
 def _first(hits: Sequence[Hit], relevant: Set[str]) -> int | None:

@@ -27,20 +27,20 @@ def within_budget(call: Callable[[], _Result], budget_s: float, queries: int, na
         >>> within_budget(lambda: ["d1"], budget_s=10, queries=2, name="stage bm25")
         ['d1']
     """
-    found: Future[_Result] = Future()
+    future: Future[_Result] = Future()
 
     def work() -> None:
         try:
-            found.set_result(call())
+            future.set_result(call())
         except BaseException as error:
-            found.set_exception(error)
+            future.set_exception(error)
 
     threading.Thread(target=work, name=name, daemon=True).start()
     try:
-        return found.result(budget_s * queries)
+        return future.result(budget_s * queries)
     except TimeoutError:
-        if found.done():  # the call itself raised it, or ended just now
-            return found.result()
+        if future.done():  # the call itself raised it, or ended just now
+            return future.result()
         raise DeadlineExceeded(
             f"took longer than its budget of {budget_s:g} s for each of {queries} searches",
             where=name,

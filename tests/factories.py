@@ -16,8 +16,9 @@ from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.evaluation import Evaluation
+from searchlora.inference.constrained import Constraints
 from searchlora.models.fingerprint import fingerprint
-from searchlora.models.load import load_encoder, load_model
+from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.outputs import FreeText, OutputSpec
 from searchlora.recipe import EncoderRecipe, Recipe, load_encoder_recipe, load_recipe, parse_recipe
@@ -243,3 +244,17 @@ def edit_json(file: Path, change: Callable[[Any], object]) -> None:
     change(values)
     file.chmod(0o644)
     file.write_text(json.dumps(values), encoding="utf-8")
+
+
+def admission(base: BaseModel, spec: OutputSpec) -> Callable[[str], bool]:
+    """Whether the grammar of an output, in the tokens of a base, admits a text as a whole answer."""
+    tokenizer = load_tokenizer(base)
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    constraints = Constraints(tokenizer, len(tokenizer), stop)
+
+    def admits(text: str) -> bool:
+        (matcher,) = constraints.matchers([spec.grammar])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return bool(matcher.validate_tokens([*ids, stop]) == len(ids) + 1)
+
+    return admits

@@ -8,25 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.inference.constrained import Constraints
-from searchlora.models.load import load_tokenizer
 from searchlora.outputs import InvalidOutput, LabelSet
+from tests.factories import admission
 
 FORM = LabelSet(("a", 'b "quoted"', "c d", "ü"))
 
 
 @pytest.fixture(scope="module")
 def admits(tiny_base):
-    tokenizer = load_tokenizer(tiny_base)
-    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    constraints = Constraints(tokenizer, len(tokenizer), stop)
-
-    def whole(text: str) -> bool:
-        (matcher,) = constraints.matchers([FORM.grammar])
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return matcher.validate_tokens([*ids, stop]) == len(ids) + 1
-
-    return whole
+    return admission(tiny_base, FORM)
 
 
 def _written(labels) -> str:

@@ -207,7 +207,7 @@ def _opened(index: str) -> Pipeline:
 
 
 def _retriever(pipeline: Pipeline) -> Retriever:
-    from searchlora.pipelines.stages import RetrieveStage
+    from searchlora.pipelines.stages.retrieve import RetrieveStage
 
     (stage,) = pipeline.stages
     assert isinstance(stage, RetrieveStage)

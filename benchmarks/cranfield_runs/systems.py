@@ -23,7 +23,7 @@ ENCODER = "all-minilm-l6-v2"
 
 STEM = Analyzer(stemmer="english")
 
-#: Name -> options of `BM25Index`; systems with `title` in their name search titles only.
+#: Name -> options of `BM25Index`, or of `_other_method`; systems with `title` in their name search titles only.
 LEXICAL: dict[str, dict[str, Any]] = {
     BASELINE: {},
     "bm25_k1.2_b0.75": {"k1": 1.2, "b": 0.75},
@@ -100,6 +100,8 @@ def _makers(data: Cranfield, paths: Mapping[str, Path], steps: Steps) -> dict[st
         return loaded[0]
 
     def lexical(name: str) -> Run:
+        if "method" in LEXICAL[name]:
+            return _other_method(data, **LEXICAL[name])
         return _search(BM25Index(_searched(name, data), **LEXICAL[name]), data)
 
     def dense(name: str) -> Run:
@@ -120,6 +122,21 @@ def _searched(name: str, data: Cranfield) -> list[Document]:
 def _search(retriever: Retriever, data: Cranfield) -> Run:
     found = retriever.search(list(data.queries.values()), DEPTH)
     return {topic: {hit.document: hit.score for hit in hits} for topic, hits in zip(data.queries, found, strict=True)}
+
+
+def _other_method(data: Cranfield, analyzer: Analyzer, method: str, k1: float, b: float) -> Run:
+    """A run by another variant of BM25 than Lucene's, straight from bm25s."""
+    import bm25s
+
+    index = bm25s.BM25(method=method, k1=k1, b=b)
+    index.index([analyzer(document.searchable) for document in data.documents], show_progress=False)
+    index.nonoccurrence_array = None  # a document without a query term scores 0; the ranking is the same
+    run = {}
+    for topic, query in data.queries.items():
+        values = index.get_scores(analyzer(query)).tolist()
+        scores = {document.id: score for document, score in zip(data.documents, values, strict=True) if score > 0}
+        run[topic] = {document: scores[document] for document in ranked(scores)[:DEPTH]}
+    return run
 
 
 def _fused(method: str, runs: Sequence[Run], data: Cranfield) -> Run:

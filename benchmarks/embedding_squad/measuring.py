@@ -16,8 +16,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import write_json
 from searchlora.experiments.evaluate import encoder_data
 from searchlora.experiments.judge.judgments import load_judgments
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.records import Record
 from searchlora.retrieval.classifying import classify
@@ -71,7 +70,7 @@ def _measured(fold: Fold, cache: Path, steps: Steps, limit: int | None) -> dict[
     for name in (BM25, ZERO, FULL, LORA):
         if name not in runs:
             if name == BM25:
-                stage = bm25_stage(Bm25Settings(), data.documents, steps("Indexing"))
+                stage = Bm25Settings().over(data.documents, steps("Indexing"))
                 system: System = RetrieverSystem(BM25, data.task, stage.retriever)
             else:
                 system = EncoderSystem(name, data, partial(fold.encoder, name))

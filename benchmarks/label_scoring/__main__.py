@@ -26,7 +26,7 @@ from searchlora.adapters.store import Store
 from searchlora.inference.engine import ChoiceScores, Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
-from searchlora.pipelines.stages import PRUNE_MARGIN
+from searchlora.pipelines.stages.adapter import PRUNE_MARGIN
 from searchlora.prompts import messages
 from searchlora.recipe import load_recipe
 from searchlora.task import load_prompted_task

@@ -32,8 +32,8 @@ from searchlora.inference.local import LocalEngine
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stage_lists import adapters
-from searchlora.pipelines.stages import AdapterStage, Stage
+from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.stage import Stage, needs_of
 from searchlora.recipe import load_recipe
 from searchlora.records import Document, SearchContext
 
@@ -92,7 +92,7 @@ def benchmark(
             NO_PREFIXES: LocalSettings(batch_rows=BATCH, batch_invariant=False, prefix_tokens=0),
         }.items()
     }
-    pinned = {name: store.get(name) for name in adapters(pipelines[ENGINE].settings)}
+    pinned = {name: store.get(name) for name in needs_of(pipelines[ENGINE].settings).adapters}
     peft = PeftEngine(base, pinned, BATCH)
     systems: dict[str, Sequence[Stage]] = {name: each.stages for name, each in pipelines.items()}
     systems[PEFT] = with_engine(pipelines[ENGINE].stages, peft)

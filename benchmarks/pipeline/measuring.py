@@ -12,7 +12,8 @@ from typing import Any
 from benchmarks.pipeline.peft_engine import PeftEngine
 from searchlora.inference.engine import Engine, Request
 from searchlora.outputs import CitedAnswer, ClosedSet, Grade, InvalidOutput, Label
-from searchlora.pipelines.stages import AdapterStage, Stage, with_outputs
+from searchlora.pipelines.stages.adapter import AdapterStage, with_outputs
+from searchlora.pipelines.stages.stage import Stage
 from searchlora.prompts import messages
 from searchlora.records import Record, SearchContext
 

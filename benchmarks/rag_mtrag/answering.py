@@ -21,8 +21,8 @@ from searchlora.data.dataset import Dataset
 from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import CitedAnswer, InvalidOutput, from_json, to_json
-from searchlora.pipelines.stage_settings import AdapterSettings, SimilaritySettings
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterSettings, AdapterStage
+from searchlora.pipelines.stages.similarity import SimilaritySettings
 from searchlora.progress import Progress, Steps
 from searchlora.prompts import messages
 from searchlora.recipe import load_recipe
@@ -167,7 +167,7 @@ def _scores(
     progress: Progress,
 ) -> dict[str, float]:
     """The probability of the abstention by id."""
-    outputs = _asked(task, engine, adapter, records, folder, 1, progress, rest=False)
+    outputs = _asked(task, engine, adapter, records, folder, 1, progress, continue_after_choice=False)
     return {
         id_: output.abstention_probability
         for id_, output in outputs.items()
@@ -196,7 +196,10 @@ def _asked(
     rest: bool = True,
 ) -> dict[str, Any]:
     """The outputs by id; stored outputs for the same prompts are reused."""
-    stage, file = AdapterStage(task, engine, adapter, longest, rest=rest), folder / f"{adapter or 'base'}.jsonl"
+    stage, file = (
+        AdapterStage(task, engine, adapter, longest, continue_after_choice=rest),
+        folder / f"{adapter or 'base'}.jsonl",
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     _end_line(file)
     prompts = {row["id"]: _hash(stage, row) for row in records}

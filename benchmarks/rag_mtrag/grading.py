@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks.rag_mtrag.data import Record
 from searchlora.adapters.store import Store
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stage_settings import AdapterSettings, SimilaritySettings
+from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.similarity import SimilaritySettings
 from searchlora.progress import Progress
 
 #: Rows per batch; grades are written to disk after each batch.

@@ -28,8 +28,7 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.improve.command import improve_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.records import Document, Record, RejectedRow
 from searchlora.systems.fixed import FixedResults
@@ -115,7 +114,7 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
         {"id": row["id"], "group": row["history"][0]["text"], "query": row["query"], "history": row["history"]}
         for row in questions
     ]
-    retrieve = bm25_stage(Bm25Settings(), list(passages.values()))
+    retrieve = Bm25Settings().over(list(passages.values()))
     measures = TaskMeasures(load_prompted_task("rewriting"), qrels, retrieve=retrieve)
     systems = run_all(measures, records, engine, stored, lambda record: str(record["group"]), steps)
     comparison = compared(systems)

@@ -108,9 +108,9 @@ def _overrides(fold: Fold, **others: None) -> list[str]:
 
 
 def _changed(config: PipelineConfig) -> list[str]:
-    """The slots to change: all, but a `match` without an intent before it, which matches nothing."""
+    """The slots to change: all, but a `filter` without an intent before it, which matches nothing."""
     empty = config.parameters.get("intent") is None
-    return [slot.name for slot in find_slots(config.stages) if not (empty and slot.name == "match")]
+    return [slot.name for slot in find_slots(config.stages) if not (empty and slot.name == "filter")]
 
 
 def table(found: Ablation, test: TestSet, topics: int) -> str:

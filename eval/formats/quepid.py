@@ -1,170 +1,72 @@
-"""Quepid's exports of ratings (https://github.com/o19s/quepid), of a case and of a book, as JSON and CSV.
+"""Quepid's exports of the ratings of a case (https://github.com/o19s/quepid), as CSV.
 
-* Ratings or a whole case: `{"queries": [{"query": TEXT, "ratings": {DOCUMENT: RATING}}]}`; a case has `query_text`.
-* A book: `{"query_doc_pairs": [{"query_text": TEXT, "doc_id": ID, "document_fields": {...}, "judgements": [{"rating",
-  "unrateable", "user_email"}]}]}`; the response of the API has `query` and `user_id`. `document_fields` is JSON, often
-  as text; its values are the text of the document, `title` its title.
+Read are the basic export `query,docid,rating`, which Quepid also imports, and the detailed one, with the columns
+`Query Text`, `Doc ID` and `Rating` among others. As in Quepid, white space around a field is ignored (a leading space
+before `=`, `+`, `-` or `@` keeps spreadsheets from running it), and a line without document or rating is an unrated
+query or document, not a judgment. A topic is identified by the text of its query. The export of a book has a column for
+each rater instead of `rating`; it is not qrels.
 
-* CSV: `query,docid,rating` or, with more columns, `Query Text`, `Doc ID` and `Rating`; of a book `query,docid` and a
-  column for each rater. A line without document or rating is an unrated query or document. White space around a field
-  is ignored: a leading blank before `=`, `+`, `-` or `@` keeps spreadsheets from running it.
-
-As judgments (`QUEPID`), the ratings of a case are read; a book has several raters for a pair, and is not qrels.
-
-Sources: `export/ratings/show.json.jbuilder`, `export/cases/_query.json.jbuilder`, `export/books/*.jbuilder`,
-`books/_query_doc_pairs.json.jbuilder`, `export/ratings/show.basic.csv.erb` and `books_controller.rb` of Quepid.
+Sources: `show.basic.csv.erb`, `export_case_service.rb`, `ratings_importer.rb` and `books_controller.rb` of Quepid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from searchlora.errors import DataError
 from searchlora.eval.formats.base import Format, QrelsForm, TripleRow, first_fields
 from searchlora.eval.trec import Qrels
-from searchlora.files import (
-    Head,
-    RejectedRow,
-    Rows,
-    SourceRow,
-    as_text,
-    check_file,
-    json_file,
-    open_bytes,
-    parse_json,
-    read_head,
-    strict,
-)
+from searchlora.files import Head, RejectedRow, open_bytes
 from searchlora.files.rows import delimited_fields, write_delimited
 
-_PAIRS, _QUERIES = "query_doc_pairs", "queries"
-_BOOK = ("query", "docid")
 _BASIC = ("query", "docid", "rating")
 _DETAILED = ("query text", "doc id", "rating")
 
 
-def read_quepid(path: Path, label: str | None = None) -> Rows:
-    """One row per rating: `query`, `document`, `grade`, and for a book `rater`, `title` and `passage`.
-
-    Args:
-        label: Names the file in the places of rows; None: its name without the folder.
-
-    Judgements that are unrateable, or that a rater wants to make later, and empty cells have no grade (None).
-
-    Raises:
-        DataError: if the file is not one of Quepid's exports.
-    """
-    check_file(path)
-    name = label or path.name
-    if read_head(path).text[:1] != "{":
-        yield from _csv(path, name)
-        return
-    body = json_file(path)
-    if isinstance(body, dict) and isinstance(body.get(_PAIRS), list):
-        yield from _book(body[_PAIRS], name)
-    elif isinstance(body, dict) and isinstance(body.get(_QUERIES), list):
-        yield from _case(body[_QUERIES], name)
-    else:
-        raise DataError(f"has neither a list '{_PAIRS}' nor a list '{_QUERIES}'", where=name)
+def _rows(path: Path) -> Iterator[TripleRow]:
+    lines = _lines(path)
+    where, header = next(lines, (f"{path}, line 1", []))
+    positions = _positions(header, where)
+    for where, fields in lines:
+        if len(fields) > len(header):
+            raise DataError(f"has {len(fields)} fields where the header has {len(header)}", where=where)
+        query, document, rating = (fields[position].strip() if position < len(fields) else "" for position in positions)
+        if document and rating:
+            yield TripleRow(where, query, document, rating)
+        elif rating:
+            raise DataError("has a rating but no document", where=where)
 
 
-def _csv(path: Path, label: str) -> Rows:
-    """Ratings of a case, or a book with a column for each rater; a line may end early."""
+def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     with open_bytes(path) as file:
-        lines = delimited_fields(file, label, ",")
-        header = next(lines, None)
-        if header is None or isinstance(header, RejectedRow):
-            raise DataError("has no header", where=label)
-        names = [name.strip() for name in header[1]]
-        lower = [name.lower() for name in names]
-        columns = next(
-            (columns for columns in (_BASIC, _DETAILED) if all(lower.count(name) == 1 for name in columns)), None
-        )
-        if columns is None and lower[:2] != list(_BOOK):
-            raise DataError("is not the header of a Quepid export", where=header[0], fix="It is query,docid,rating.")
-        for line in lines:
+        for line in delimited_fields(file, str(path), ","):
             if isinstance(line, RejectedRow):
-                yield line
-                continue
-            where, cells = line[0], [cell.strip() for cell in line[1]]
-            if len(cells) > len(names):
-                yield RejectedRow(where, f"has {len(cells)} fields where the header has {len(names)}", cells)
-                continue
-            cells += [""] * (len(names) - len(cells))
-            if columns is not None:
-                query, document, grade = (cells[lower.index(name)] for name in columns)
-                yield SourceRow({"query": query, "document": document, "grade": grade}, where)
-                continue
-            for rater, grade in zip(names[2:], cells[2:], strict=True):
-                yield SourceRow({"query": cells[0], "document": cells[1], "grade": grade, "rater": rater}, where)
+                raise DataError(line.reason, where=line.where)
+            yield line
 
 
-def _case(queries: list[Any], name: str) -> Rows:
-    for number, query in enumerate(queries, start=1):
-        where = f"{name}, query {number}"
-        if not isinstance(query, dict) or not isinstance(query.get("ratings") or {}, dict):
-            yield RejectedRow(where, "is not a query with 'ratings'", query)
-            continue
-        text = query.get("query") or query.get("query_text")
-        for document, rating in (query.get("ratings") or {}).items():
-            yield SourceRow({"query": text, "document": document, "grade": rating}, f"{where}, document {document}")
+def _positions(header: list[str], where: str) -> list[int]:
+    names = _names(header)
+    for columns in (_BASIC, _DETAILED):
+        if all(names.count(column) == 1 for column in columns):
+            return [names.index(column) for column in columns]
+    if names[:2] == list(_BASIC[:2]):
+        raise DataError(
+            "is of a book, which has several raters for a pair",
+            where=where,
+            fix="Export the ratings of the case; `searchlora data build judgment --format judgments` reads books.",
+        )
+    raise DataError("is not the header of a Quepid export", where=where, fix=f"The header is {','.join(_BASIC)}.")
 
 
-def _book(pairs: list[Any], name: str) -> Rows:
-    for number, pair in enumerate(pairs, start=1):
-        where = f"{name}, pair {number}"
-        if not isinstance(pair, dict) or not isinstance(pair.get("judgements") or [], list):
-            yield RejectedRow(where, "is not a pair with 'judgements'", pair)
-            continue
-        shared = {"query": pair.get("query_text") or pair.get("query"), "document": pair.get("doc_id"), **_texts(pair)}
-        yield from _judgements(pair.get("judgements") or [], shared, where)
-
-
-def _judgements(judgements: list[Any], shared: Mapping[str, Any], where: str) -> Iterator[SourceRow | RejectedRow]:
-    for number, judgement in enumerate(judgements, start=1):
-        if not isinstance(judgement, dict):
-            yield RejectedRow(f"{where}, judgement {number}", "is not a JSON object", judgement)
-            continue
-        rated = not judgement.get("unrateable") and not judgement.get("judge_later")
-        rater = judgement.get("user_email") or judgement.get("user_id") or "unknown"
-        grade = judgement.get("rating") if rated else None
-        yield SourceRow({**shared, "grade": grade, "rater": str(rater)}, f"{where}, judgement {number}")
-
-
-def _texts(pair: Mapping[str, Any]) -> dict[str, str]:
-    """Title and passage of the document, from its fields in the order of the export."""
-    fields = pair.get("document_fields")
-    if isinstance(fields, str):
-        try:
-            fields = parse_json(fields)
-        except ValueError:
-            return {"passage": str(fields)}
-    if not isinstance(fields, dict):
-        return {}
-    texts = [as_text(value) for name, value in fields.items() if name not in ("id", "title", "thumb", "image")]
-    return {"title": as_text(fields.get("title")), "passage": " ".join(filter(None, texts))}
-
-
-def _qrels_rows(path: Path) -> Iterator[TripleRow]:
-    for row in strict(read_quepid(path, str(path))):
-        query, document, rating = (row.data[name] for name in ("query", "document", "grade"))
-        if "rater" in row.data:
-            raise DataError(
-                "is of a book, which has several raters for a pair",
-                where=row.where,
-                fix="Export the ratings of the case; `searchlora data build judgment --format quepid` reads books.",
-            )
-        if document and rating not in (None, ""):
-            yield TripleRow(row.where, query, document, rating)
-        elif rating not in (None, ""):
-            raise DataError("has a rating but no document", where=row.where)
+def _names(header: list[str]) -> list[str]:
+    return [name.strip().lower() for name in header]
 
 
 def _is_quepid(head: Head) -> bool:
-    names = [name.strip().lower() for name in first_fields(head.line, ",")]
-    return names[:2] == list(_BOOK) or all(column in names for column in _DETAILED)
+    names = _names(first_fields(head.line, ","))
+    return names[:2] == list(_BASIC[:2]) or all(column in names for column in _DETAILED)
 
 
 def _write_qrels(path: Path, qrels: Qrels) -> None:
@@ -185,7 +87,7 @@ QUEPID = Format(
         shape="query,docid,rating as header",
         recognises=_is_quepid,
         suffixes=(".csv",),
-        rows=_qrels_rows,
+        rows=_rows,
         write=_write_qrels,
         by_query=True,
     ),

@@ -203,7 +203,7 @@ def check_grades(human: Qrels, scale: Sequence[int], prefix: str = "") -> None:
 
 def common_pairs(labels: Sequence[Labels]) -> set[tuple[str, str]]:
     """The (topic, document) pairs that all label sets have."""
-    sets = [{(topic, document) for topic, row in each.items() for document in row} for each in labels]
+    sets = [{(topic, document) for topic, row in labelled.items() for document in row} for labelled in labels]
     return set.intersection(*sets)
 
 

@@ -1,1 +1,1 @@
-"""Sources of relevance judgments: provenance cards, judge lineage, pooling, human ratings, clicks and mixtures."""
+"""Sources of relevance judgments: provenance cards, judge lineage, pooling, human ratings and clicks."""

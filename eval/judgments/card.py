@@ -102,7 +102,8 @@ class RunCard:
         run_sha256: sha256 of the run file, set when the card is written.
         unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
         engines: The engines that computed the adapter stages, see `Engine.engine_id`.
-        gate_queries: Hashes of the queries on which the gates of its fusions were fitted.
+        gate_queries: Hashes of queries on which the weights of its fusions were learned; only in cards of releases
+            that learned weights for each query.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -373,7 +374,7 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise _malformed(path, f"its schema version is not {SCHEMA_VERSION}")
     # A missing lineage would never be found circular.
-    if missing := sorted({each.name for each in fields(card)} - values.keys() - _LATER_FIELDS):
+    if missing := sorted({field_.name for field_ in fields(card)} - values.keys() - _LATER_FIELDS):
         raise _malformed(path, f"the field '{missing[0]}' is missing")
     return values
 

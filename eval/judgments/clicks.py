@@ -109,7 +109,7 @@ class ClickJudgments:
     @property
     def rule(self) -> str:
         """Description of the grading rule, for the card."""
-        thresholds = ", ".join(f"{each:g}" for each in self.thresholds)
+        thresholds = ", ".join(f"{ratio:g}" for ratio in self.thresholds)
         return (
             f"clicks over expected clicks by position, (clicks + {PRIOR:g}) / (expected + {PRIOR:g}); grade: number of"
             f" thresholds {thresholds} reached; {self.minimum} impressions or more"
@@ -236,10 +236,10 @@ class ClickCounts:
 
 
 def _checked(minimum: int, thresholds: Sequence[float]) -> tuple[float, ...]:
-    values = tuple(float(each) for each in thresholds)
+    values = tuple(float(ratio) for ratio in thresholds)
     ascending = all(low < high for low, high in zip((0.0, *values), values, strict=False))
     if not values or not np.isfinite(values).all() or not ascending:
-        listed = ", ".join(f"{each:g}" for each in values) or "none"
+        listed = ", ".join(f"{ratio:g}" for ratio in values) or "none"
         raise UsageError(f"the thresholds are {listed}", fix="Give ascending finite numbers above 0.")
     if minimum < 1:
         raise UsageError(f"the minimum number of impressions is {minimum}", fix="Give 1 or more.")
@@ -270,9 +270,9 @@ def click_qrels(clicks: ClickJudgments, topics: Mapping[str, str] | None = None)
     for topic, query in (topics or {}).items():
         ids.setdefault(clean_query(query), []).append(topic)
     qrels: dict[str, dict[str, int]] = {}
-    for each in clicks.judgments:
-        for topic in ids.get(each.query, []) if topics is not None else [topic_id(each.query)]:
-            qrels.setdefault(topic, {})[each.document] = each.grade
+    for judgment in clicks.judgments:
+        for topic in ids.get(judgment.query, []) if topics is not None else [topic_id(judgment.query)]:
+            qrels.setdefault(topic, {})[judgment.document] = judgment.grade
     if not qrels:
         if topics is not None and clicks.judgments:
             raise DataError(
@@ -311,7 +311,7 @@ def write_click_qrels(
     count = sum(len(row) for row in qrels.values())
     card = JudgmentsCard("clicks", created, counts={"clicks": count}, rule=clicks.rule, made_from=made_from or {})
     with atomic_text(details_path(path)) as out:
-        for each in clicks.judgments:
-            out.write(json.dumps(asdict(each), ensure_ascii=False) + "\n")
+        for judgment in clicks.judgments:
+            out.write(json.dumps(asdict(judgment), ensure_ascii=False) + "\n")
         write_judgments(path, qrels, card)  # inside the block: a failure here discards the statistics too
     return qrels

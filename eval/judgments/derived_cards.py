@@ -41,7 +41,7 @@ def graded_card(cards: Sequence[JudgmentsCard], counts: SourceCounts) -> Judgmen
 
     The word for a combination of sources without a word of its own is `mixed`.
     """
-    source: Source = next((each for each in SOURCES if each == counts.source), "mixed")
+    source: Source = next((known for known in SOURCES if known == counts.source), "mixed")
     if source == "human":  # a judge whose grades were left out did not grade
         cards = [card for card in cards if card.source == "human"]
     card = merged_card(cards) if cards else declared_card(source, 0)
@@ -64,7 +64,7 @@ def merged_card(cards: Sequence[JudgmentsCard]) -> JudgmentsCard:
         judge_lineage=tuple(dict.fromkeys(reference for card in cards for reference in card.judge_lineage)),
         base=bases.pop() if len(bases) == 1 else None,
         prompt_hash=prompts.pop() if len(prompts) == 1 else None,
-        judge_queries=None if None in queries else tuple(sorted({each for some in queries for each in some or ()})),
+        judge_queries=None if None in queries else tuple(sorted({query for some in queries for query in some or ()})),
         rule="; ".join(dict.fromkeys(card.rule for card in cards if card.rule is not None)) or None,
         made_from={name: sha256 for card in cards for name, sha256 in card.made_from.items()},
         engine=engines.pop() if len(engines) == 1 else None,

@@ -80,7 +80,7 @@ def _leaves(part: Mapping[str, Any], path: _Path = ()) -> Iterator[tuple[_Path, 
             yield from _leaves(value, here)
         elif isinstance(value, list | tuple):
             folds_case = _SETS.get(_kind(here), False)
-            yield here, frozenset(str(each).casefold() if folds_case else str(each) for each in value)
+            yield here, frozenset(str(member).casefold() if folds_case else str(member) for member in value)
         elif value is not None:
             yield here, value
 

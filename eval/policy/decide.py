@@ -133,34 +133,29 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     """Rules on the data: enough rows, unchanged data, held-out queries, accepted and independent judgments."""
     rows, groups = comparison.row(candidate, measure).n, comparison.measure_groups[measure]
     lacking = max(policy.min_rows - rows, policy.min_groups - groups, 0)
-    yield RuleResult(
-        "enough data",
-        not lacking,
-        f"{rows} rows in {groups} groups; required: {policy.min_rows} in {policy.min_groups}",
-        float(lacking),
-    )
+    finding = f"{rows} rows in {groups} groups; required: {policy.min_rows} in {policy.min_groups}"
+    yield _result("enough data", not lacking, finding, float(lacking))
     if policy.data is not None:
         holds = facts.data.startswith(policy.data)
         finding = f"the data is {facts.data[:16]}; the policy was written for {policy.data[:16]}"
-        yield RuleResult("the policy's data", holds, finding, 0.0 if holds else None)
+        yield _result("the policy's data", holds, finding)
     finding = "; ".join(facts.changed) or "nothing was changed since the last decision"
     holds = facts.accepted or not facts.changed
     finding = f"{ACCEPTED}{finding}" if facts.accepted and facts.changed else finding
-    yield RuleResult(UNCHANGED, holds, finding, 0.0 if holds else None)
+    yield _result(UNCHANGED, holds, finding)
     yield from _same_policy(policy, comparison, facts)
     if facts.leaked is None:
         required = policy.held_out == "required"
         finding = "the training data of the candidate is unknown"
         finding = f"{finding}, which the policy requires" if required else f"not checked: {finding}"
-        yield RuleResult("held out", not required, finding, None if required else 0.0)
+        yield _result("held out", not required, finding)
     else:
         listed = f" ({some(facts.leaked)})" if facts.leaked else ""
         finding = f"{len(facts.leaked)} of {rows} queries{listed} are in the candidate's training data"
-        yield RuleResult("held out", not facts.leaked, finding, float(len(facts.leaked)))
+        yield _result("held out", not facts.leaked, finding, float(len(facts.leaked)))
     yield _source(policy, facts)
     reason = comparison.circular.get(candidate, "")
-    yield RuleResult("no circular judge", not reason, reason or "no judge had a part in the systems it judged",
-                     None if reason else 0.0)  # fmt: skip
+    yield _result("no circular judge", not reason, reason or "no judge had a part in the systems it judged")
 
 
 def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterator[RuleResult]:
@@ -169,7 +164,8 @@ def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterat
         return
     headline = comparison.measures[0]
     before, after = (
-        {**each, "measure": each.get("measure") or headline} for each in (facts.policy, policy.model_dump(mode="json"))
+        {**stored, "measure": stored.get("measure") or headline}
+        for stored in (facts.policy, policy.model_dump(mode="json"))
     )
     changed = changes(before, after)
     looser = [change for change in changed if not change.stricter]
@@ -182,23 +178,23 @@ def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterat
             "version pass. Restore the policy, or give --reason REASON"
         )
     holds = not looser or bool(facts.reason)
-    yield RuleResult(SAME_POLICY, holds, finding, 0.0 if holds else None)
+    yield _result(SAME_POLICY, holds, finding)
 
 
 def _source(policy: Policy, facts: Facts) -> RuleResult:
     """Rule on the source of the judgments: that of each grade is accepted, or that of all in a word."""
-    outside = "; ".join(filter(None, (each.outside(policy.judgments) for each in facts.graded)))
+    outside = "; ".join(filter(None, (counts.outside(policy.judgments) for counts in facts.graded)))
     known = facts.source in policy.judgments or (bool(facts.graded) and not outside)
     finding = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are accepted"
     if known:
-        return RuleResult("source of judgments", True, finding)
+        return _result("source of judgments", True, finding)
     advice = (
         "say who graded with --judgments-source, of `data build` or `convert qrels`, or by a card beside the file"
         if facts.source == UNKNOWN
         else "evaluate on grades of an accepted source"
     )
     detail = f" (not accepted: {outside})" if outside else ""
-    return RuleResult("source of judgments", False, f"{finding}{detail}; {advice}", None)
+    return _result("source of judgments", False, f"{finding}{detail}; {advice}")
 
 
 def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
@@ -209,17 +205,17 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
                 if facts.removed
                 else "there is no incumbent yet"
             )
-            yield RuleResult("beat incumbent", not facts.removed, finding, None if facts.removed else 0.0)
+            yield _result("beat incumbent", not facts.removed, finding)
             continue
         if system in facts.too_few and system not in comparison.systems:
-            yield RuleResult(f"beat {role}", False, f"not compared with {system}: {facts.too_few[system]}", None)
+            yield _result(f"beat {role}", False, f"not compared with {system}: {facts.too_few[system]}")
             continue
         if system in comparison.systems and comparison.find(system, measure) is None:
             finding = (
                 f"{system} has no {measure}, so it cannot be compared in it. Use another measure, or do not name the "
                 "system under 'beat'"
             )
-            yield RuleResult(f"beat {role}", False, finding, None)
+            yield _result(f"beat {role}", False, finding)
             continue
         pair = _pair(comparison, candidate, system, measure)
         reached = _worse_end(comparison, pair)
@@ -240,9 +236,9 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         if above and pair.p > LEVEL:
             finding = f"{finding}; the interval alone does not decide"
         if system in facts.too_few:
-            yield RuleResult(f"beat {role}", False, f"{finding}; not decisive: {facts.too_few[system]}", None)
+            yield _result(f"beat {role}", False, f"{finding}; not decisive: {facts.too_few[system]}")
             continue
-        yield RuleResult(f"beat {role}", passed, finding, 0.0 if passed else _size(short))
+        yield _result(f"beat {role}", passed, finding, short)
 
 
 def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> Iterator[tuple[str, str, Margin]]:
@@ -281,13 +277,13 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
     other = _rival(policy, facts)
     for name, rule in policy.slices.items():
         pairs = {
-            each.value: each.pair
-            for each in comparison.slice_pairs
-            if (each.slice, each.pair.a, each.pair.b, each.pair.measure) == (name, candidate, other, measure)
+            part.value: part.pair
+            for part in comparison.slice_pairs
+            if (part.slice, part.pair.a, part.pair.b, part.pair.measure) == (name, candidate, other, measure)
         }
         missing = [value for value in rule.values or () if value not in pairs]
         if not pairs or missing:
-            known = ", ".join(dict.fromkeys(each.slice for each in comparison.slice_pairs)) or "none"
+            known = ", ".join(dict.fromkeys(part.slice for part in comparison.slice_pairs)) or "none"
             missing_name = f"the value {missing[0]} of the slice '{name}'" if pairs else f"a slice '{name}'"
             raise UsageError(f"the policy names {missing_name}, which the data does not have", fix=f"Slices: {known}.")
         for value, pair in pairs.items():
@@ -302,7 +298,7 @@ def _missing_values(name: str, rule: SliceRule, present: Collection[str], facts:
         value = then.removeprefix(_slice_rule(name, ""))
         if value != then and value not in present and (rule.values is None or value in rule.values):
             finding = f"{ACCEPTED if facts.accepted else ''}was in the last decision and is not in this data"
-            yield RuleResult(then, facts.accepted, finding, 0.0 if facts.accepted else None)
+            yield _result(then, facts.accepted, finding)
 
 
 def _slice_rule(name: str, value: str) -> str:
@@ -333,10 +329,8 @@ def _slice(
         f"{bound} must not be {limit}"
     )
     if rule.min_rows is not None and pair.n < rule.min_rows:
-        return RuleResult(
-            _slice_rule(name, value), True, f"reported only, with fewer than {rule.min_rows} rows: {finding}"
-        )
-    return RuleResult(_slice_rule(name, value), passed, finding, 0.0 if passed else _size(-rule.max_fall - reached))
+        finding, passed = f"reported only, with fewer than {rule.min_rows} rows: {finding}", True
+    return _result(_slice_rule(name, value), passed, finding, -rule.max_fall - reached)
 
 
 def _worse_end(comparison: Comparison, pair: PairedComparison) -> float:
@@ -358,14 +352,12 @@ def _bounds(policy: Policy, comparison: Comparison, candidate: str, facts: Facts
 
 
 def _at_most(rule: str, value: float, limit: float, unit: str) -> RuleResult:
-    passed = value <= limit
-    finding = f"{unit.format(value)}; at most {unit.format(limit)}"
-    return RuleResult(rule, passed, finding, 0.0 if passed else value - limit)
+    return _result(rule, value <= limit, f"{unit.format(value)}; at most {unit.format(limit)}", value - limit)
 
 
-def _size(short: float) -> float | None:
-    """None for a single cluster, which has no interval."""
-    return None if math.isnan(short) else short
+def _result(rule: str, passed: bool, finding: str, short: float = math.nan) -> RuleResult:
+    """The result of a rule; nan if it cannot be said by how much it was missed."""
+    return RuleResult(rule, passed, finding, 0.0 if passed else None if math.isnan(short) else short)
 
 
 def _milliseconds(comparison: Comparison, system: str) -> float:

@@ -37,21 +37,16 @@ class SlotLine:
         return comparison.pair(candidate, self.system, comparison.measures[0])
 
 
-def cost_names(lines: Sequence[SlotLine]) -> list[str]:
-    """The names of the costs of all lines, in order."""
-    return list(dict.fromkeys(name for line in lines for name in line.costs))
-
-
 def slots_section(comparison: Comparison, slots: Sequence[SlotLine]) -> Section:
     """What each slot brings: the headline with something else in its place, and the difference from that."""
-    measure, costs = comparison.measures[0], cost_names(slots)
+    measure, costs = comparison.measures[0], list(dict.fromkeys(name for slot in slots for name in slot.costs))
     pairs = [pair for slot in slots if (pair := slot.pair(comparison)) is not None]
     lines = []
     for slot in slots:
         score, pair = comparison.row(slot.system, measure), slot.pair(comparison)
         cells = [
             slot.slot,
-            slot.shown,
+            f"{slot.shown} (circular)" if slot.system in comparison.circular else slot.shown,
             estimate(score.value, score.low, score.high),
             "" if pair is None else difference(comparison, pair),
             "" if pair is None else p_value(pair.p_corrected),
@@ -60,11 +55,12 @@ def slots_section(comparison: Comparison, slots: Sequence[SlotLine]) -> Section:
         lines.append(line(cells, slot.system == comparison.candidate))
     head = ["slot", "in its place", measure, "unchanged minus this", "p corrected", *costs]
     note = (
-        "95% intervals of paired differences; p by paired randomisation, corrected by "
-        f"{CORRECTION_NAMES[comparison.correction]} over {len(comparison.comparisons)} comparisons. A coloured "
-        "difference is significant at 0.05 after correction. Costs are those of the slot alone, means over the run "
-        "with its batching; tokens are those of LLMs. A dash: not measured, because an equal computation of another "
-        f"variant was reused, or measured on another machine. {comparison.disagreements(pairs)}"
+        f"n = {comparison.row(slots[0].system, measure).n}. 95% intervals of paired differences; p by paired "
+        f"randomisation, corrected by {CORRECTION_NAMES[comparison.correction]} over {len(comparison.comparisons)} "
+        "comparisons. A highlighted difference is significant at 0.05 after correction. Costs are those of the slot "
+        "alone, means over the run with its batching; tokens are those of LLMs. A dash: not measured, because an "
+        "equal computation of another variant was reused, or measured on another machine. "
+        f"{comparison.disagreements(pairs)}"
     )
     return Section(
         "slots",

@@ -160,8 +160,8 @@ def line(cells: Sequence[object], highlighted: bool = False) -> Line:
 
 def fold_all_but_first(tables: Sequence[tuple[str, Table]]) -> Iterator[Block]:
     """The tables, given with their titles, with all but the first one folded."""
-    for number_of_table, (title, each) in enumerate(tables):
-        yield Group("fold", (each,), title) if number_of_table else each
+    for number_of_table, (title, one) in enumerate(tables):
+        yield Group("fold", (one,), title) if number_of_table else one
 
 
 def estimate(value: float, low: float, high: float, sign: str = "", tone: str = "") -> Cell:
@@ -213,7 +213,7 @@ def _markdown(block: Block, level: int) -> Iterator[str]:
     elif isinstance(block, Bullets):
         yield "\n".join(f"* {markdown_text(text)}" for text in block.lines)
     elif isinstance(block, Group):
-        inner = [part for each in block.blocks for part in _markdown(each, level)]
+        inner = [part for inner_block in block.blocks for part in _markdown(inner_block, level)]
         yield from ([f"{'#' * level} {markdown_text(block.title)}"] if block.title and inner else []) + inner
 
 

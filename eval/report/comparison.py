@@ -13,7 +13,7 @@ from searchlora.eval.evaluation import Confusion
 from searchlora.eval.formatting import interval, number
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report.blocks import Cell, Section, Text, line, table
-from searchlora.eval.report.examples import Detail, examples_section
+from searchlora.eval.report.examples import RowTexts, examples_section
 from searchlora.eval.report.heat_maps import confusions_section, curves_section, slices_section
 from searchlora.eval.report.page import Alert, write_page
 from searchlora.eval.report.sections import (
@@ -36,7 +36,7 @@ def write_report(
     path: str | Path,
     title: str,
     comparison: Comparison,
-    details: Mapping[str, Detail],
+    details: Mapping[str, RowTexts],
     provenance: Mapping[str, str],
     *,
     introduction: str = "",

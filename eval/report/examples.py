@@ -14,7 +14,7 @@ SHOWN_DOCUMENTS = 5
 
 
 @dataclass(frozen=True)
-class Found:
+class RetrievedDocument:
     """A retrieved document and its grade (None: not judged)."""
 
     document: str
@@ -23,20 +23,20 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SystemOutput:
     """The output of one system for one row.
 
     Args:
         output: Its output, or the raw text of one that did not parse.
-        found: The first retrieved documents, best first; `SHOWN_DOCUMENTS` of them are shown.
+        documents: The first retrieved documents, best first; `SHOWN_DOCUMENTS` of them are shown.
     """
 
     output: str
-    found: tuple[Found, ...] = ()
+    documents: tuple[RetrievedDocument, ...] = ()
 
 
 @dataclass(frozen=True)
-class Detail:
+class RowTexts:
     """The texts of one row.
 
     Args:
@@ -46,7 +46,7 @@ class Detail:
     """
 
     query: str
-    answers: Mapping[str, Answer] = field(default_factory=dict)
+    answers: Mapping[str, SystemOutput] = field(default_factory=dict)
     reference: str | None = None
 
 
@@ -70,7 +70,7 @@ def extremes(comparison: Comparison, a: str, b: str, count: int = 5) -> tuple[li
 _ROWS, _MANY, _FEWER = 5, 5, 2
 
 
-def examples_section(comparison: Comparison, details: Mapping[str, Detail]) -> Section | None:
+def examples_section(comparison: Comparison, details: Mapping[str, RowTexts]) -> Section | None:
     """For each main pair a few wins and losses; rows without texts are skipped."""
     if comparison.row_measure is None:
         return None
@@ -97,7 +97,7 @@ def examples_section(comparison: Comparison, details: Mapping[str, Detail]) -> S
 
 
 def _cards(
-    comparison: Comparison, details: Mapping[str, Detail], rows: Sequence[str], systems: tuple[str, str]
+    comparison: Comparison, details: Mapping[str, RowTexts], rows: Sequence[str], systems: tuple[str, str]
 ) -> list[dict[str, Any]]:
     values, gains = comparison.values[str(comparison.row_measure)], comparison.gains(*systems)
     return [
@@ -114,13 +114,13 @@ def _cards(
     ]
 
 
-def _side(comparison: Comparison, detail: Detail, row: str, system: str) -> dict[str, Any]:
+def _side(comparison: Comparison, detail: RowTexts, row: str, system: str) -> dict[str, Any]:
     answer = detail.answers.get(system)
     return {
         "name": comparison.label(system),
         "ours": system == comparison.candidate,
         "value": comparison.values[str(comparison.row_measure)][system][row],
         "output": answer.output if answer is not None else "",
-        "found": answer.found[:SHOWN_DOCUMENTS] if answer is not None else (),
+        "documents": answer.documents[:SHOWN_DOCUMENTS] if answer is not None else (),
         "invalid": comparison.invalid.get(system, {}).get(row),
     }

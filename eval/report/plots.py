@@ -166,13 +166,13 @@ def curve_plot(points: Sequence[CurvePoint], title: str, predicted: str, observe
     """
     figure, axes = drawing(_SIDE * 0.85, _SIDE)
     ends = [
-        min(min(each.predicted, each.observed) for each in points),
-        max(max(each.predicted, each.observed) for each in points),
+        min(min(point.predicted, point.observed) for point in points),
+        max(max(point.predicted, point.observed) for point in points),
     ]
     axes.plot(ends, ends, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-    for each in points:
-        axes.plot([each.predicted, each.predicted], [each.low, each.high], color=ACCENT, linewidth=2.2, alpha=0.6)
-    x, y = [each.predicted for each in points], [each.observed for each in points]
+    for point in points:
+        axes.plot([point.predicted, point.predicted], [point.low, point.high], color=ACCENT, linewidth=2.2, alpha=0.6)
+    x, y = [point.predicted for point in points], [point.observed for point in points]
     axes.plot(x, y, "o-", color=ACCENT, markersize=4.5, linewidth=1.2)
     axes.set_xlabel(predicted, color=MUTED, fontsize=8)
     axes.set_ylabel(observed, color=MUTED, fontsize=8)
@@ -192,13 +192,13 @@ def cost_plot(settings: Sequence[Setting], front: Collection[str], measure: str,
         measure, cost: Labels of the axes; `cost` is a key of `Setting.costs`.
     """
     figure, axes = drawing(_SIDE * 0.85)
-    for each in settings:
-        x, colour = each.costs[cost], ACCENT if each.name in front else MUTED
-        axes.plot([x, x], [each.low, each.high], color=colour, linewidth=1.6, alpha=0.5)
-        axes.plot([x], [each.quality], "o", color=colour, markersize=4.5)
-    line = sorted((each.costs[cost], each.quality) for each in settings if each.name in front)
+    for setting in settings:
+        x, colour = setting.costs[cost], ACCENT if setting.name in front else MUTED
+        axes.plot([x, x], [setting.low, setting.high], color=colour, linewidth=1.6, alpha=0.5)
+        axes.plot([x], [setting.quality], "o", color=colour, markersize=4.5)
+    line = sorted((setting.costs[cost], setting.quality) for setting in settings if setting.name in front)
     axes.plot([x for x, _ in line], [y for _, y in line], color=ACCENT, linewidth=1.0)
-    costs = [each.costs[cost] for each in settings]
+    costs = [setting.costs[cost] for setting in settings]
     if 0 < 10 * min(costs) <= max(costs):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.12g}")  # the default is TeX, shown as it is

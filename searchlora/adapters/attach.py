@@ -32,7 +32,7 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
 
     Returns:
         A `peft.PeftModel` whose A and B are fp32 and require gradients, of LoRA-FA B alone; all other parameters are
-        frozen. For EVA, A is set later, by `training.eva.initialize_eva`.
+        frozen. For EVA, A is set later, by `training.lora_variants.initialize_eva`.
 
     Raises:
         RecipeError: for target modules that the base does not have, the output layer among them, or PiSSA on a 4-bit

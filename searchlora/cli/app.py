@@ -14,7 +14,6 @@ from searchlora.cli import (
     data,
     doctor,
     evaluate,
-    gate,
     improve,
     index,
     judge,
@@ -51,7 +50,6 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
             ablate.ablate,
             "ablate shop.yaml --topics topics.jsonl --qrels qrels.txt --corpus docs.jsonl --out ablation",
         ),
-        "gate": (gate.app, "gate fit shop.yaml --topics train.jsonl --qrels train.txt --out gate.json"),
         "promote": (
             evaluate.promote,
             "promote shop-rewriter@3 --to production --policy policy.yaml --data data/rewriting",

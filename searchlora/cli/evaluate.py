@@ -53,9 +53,6 @@ def evaluate(
     stemmer: Annotated[
         str | None, option("--stemmer LANGUAGE", "Snowball stemmer of BM25, for example english.")
     ] = None,
-    backend: Annotated[
-        str, option("--backend NAME", "BM25 library: bm25s (lucene) or rank-bm25 (robertson).")
-    ] = "bm25s",
 ) -> None:
     """Compare an adapter with its base model and the task's baselines, and write a report with intervals."""
     from searchlora.cli.terminal import print_comparison, progress_bars
@@ -69,7 +66,7 @@ def evaluate(
             **rows._asdict(),
             **compared._asdict(),
             **stored.given(),
-            retrieval=bm25_settings(backend=backend, stemmer=stemmer),
+            retrieval=bm25_settings(stemmer=stemmer),
             cache_dir=out / "outputs",
             engine=engine.read(),
             steps=steps,

@@ -91,16 +91,16 @@ def load(
     engine searches the old index until the new one is complete.
     """
     from searchlora.cli.terminal import print_json, progress_bars
-    from searchlora.pipelines.engine_indexes import load_corpus
+    from searchlora.pipelines.engine_load import load_corpus
 
     with progress_bars() as steps:
         indexes = load_corpus(
             corpus_of(corpus, columns), pipelines=pipeline, overrides=settings, store=store, steps=steps
         )
     if as_json:
-        print_json([_loaded(each) for each in indexes])
+        print_json([_loaded(index) for index in indexes])
     else:
-        typer.echo("\n".join(_loaded_lines(each) for each in indexes))
+        typer.echo("\n".join(_loaded_lines(index) for index in indexes))
 
 
 @app.command(epilog=example("searchlora index show products-index --json"))
@@ -157,7 +157,7 @@ def _lines(manifest: IndexManifest) -> str:
         keys = part.keys.model_dump(exclude_none=True)
         lines.append(f"BM25: {part.terms:,} terms ({', '.join(f'{name}={value}' for name, value in keys.items())})")
     for dense in manifest.dense:
-        structures = ", ".join(["flat", *(each.kind for each in dense.structures)])
+        structures = ", ".join(["flat", *(structure.kind for structure in dense.structures)])
         shape = f"{dense.vectors:,} × {dense.dimensions}"
         lines.append(f"vectors of {dense.adapter or dense.model}: {shape} ({structures}; {dense.keys.precision})")
     return "\n".join(lines)

@@ -12,16 +12,16 @@ import typer
 
 from searchlora.cli.options import (
     CACHE_MB,
+    AllowCircularOption,
     CacheLimitOption,
     CacheOption,
-    DataOption,
     DeviceOption,
     EngineOptions,
     JsonOption,
     MapOption,
+    MeasureOption,
     ParametersOption,
     StoreOption,
-    StoreOptions,
     TasksOption,
     argument,
     cache_of,
@@ -192,33 +192,60 @@ def _fields(values: Sequence[str]) -> dict[str, Any]:
     return fields
 
 
-@takes(StoreOptions, "stored")
+@takes(PipelineOptions)
 @takes(EngineOptions, "engine")
 def tune(
     pipeline: PipelineArgument,
-    data: DataOption,
     out: Annotated[Path, option("--out FILE", "Pipeline file (YAML) to write.")],
-    stored: StoreOptions,
+    options: PipelineOptions,
     engine: EngineOptions,
-    settings: ParametersOption = [],
+    data: Annotated[Path | None, option("--data FOLDER", "Dataset folder, from `data build`: fit thresholds.")] = None,
+    topics: Annotated[Path | None, option("--topics FILE", "Validation topics: choose fusion weights.")] = None,
+    qrels: Annotated[Path | None, option("--qrels FILE", "Relevance judgments of the topics (qrels).")] = None,
+    measure: MeasureOption = "nDCG@10",
+    allow_circular: AllowCircularOption = False,
 ) -> None:
-    """Fit the thresholds of a pipeline's adapter stage on validation records, and write the tuned pipeline."""
-    from searchlora.cli.terminal import progress_bars
-    from searchlora.experiments.tune import tune as verb
+    """Fit the thresholds of an adapter stage (--data) or the weights of a fusion (--topics, --qrels).
 
+    Writes the pipeline with the fitted values and pinned adapters. Use validation data, not test data.
+    """
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.experiments.tune import tune as fit_thresholds
+    from searchlora.experiments.tune import tune_weights
+    from searchlora.pipelines.config import read_pipeline
+
+    if (data is None) == (topics is None) or (topics is None) != (qrels is None):
+        raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
+    stored = {"store": options.store, "tasks": options.tasks}
+    if data is not None:
+        with progress_bars() as steps:
+            tuned = fit_thresholds(
+                pipeline, data, out, overrides=options.settings, engine=engine.read(), steps=steps, **stored
+            )
+        for key, value in tuned.tuned.items():
+            typer.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
+        typer.echo(f"Wrote {tuned.path} for {tuned.adapter}")
+        return
+    assert topics is not None and qrels is not None
     with progress_bars() as steps:
-        done = verb(
-            pipeline,
-            data,
+        chosen = tune_weights(
+            read_pipeline(pipeline, options.settings, engine.read()),
+            topics,
+            qrels,
             out,
-            overrides=settings,
-            **stored.given(),
-            engine=engine.read(),
+            measure=measure,
+            corpus=options.documents(),
+            allow_circular=allow_circular,
             steps=steps,
+            **stored,
         )
-    for key, value in done.tuned.items():
-        typer.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
-    typer.echo(f"Wrote {done.path} for {done.adapter}")
+    for name, score in (("before", chosen.own), ("best", chosen.best)):
+        weights = ", ".join(f"{part} {weight:g}" for part, weight in zip(chosen.parts, score.weights, strict=True))
+        interval = f"{score.low:.4f} to {score.high:.4f}, n = {score.n}"
+        typer.echo(f"{name}: {weights}: {chosen.measure} {score.value:.4f} ({interval})")
+    if chosen.circular:
+        typer.echo(f"circular: {chosen.circular}")
+    typer.echo(f"Wrote {chosen.path}. The weights were chosen on these topics: expect less on others.")
 
 
 @app.command("list", epilog=example("searchlora pipelines list --json"))
@@ -258,14 +285,13 @@ def validate(
     """Check a pipeline without executing it: keys, parameters, the order of stages, and that its adapters exist."""
     from searchlora.adapters.store import Store
     from searchlora.pipelines.config import read_pipeline
-    from searchlora.pipelines.stage_lists import check_order, pinned
-    from searchlora.pipelines.stage_settings import stage_kind
+    from searchlora.pipelines.stages.stage import check_order, pinned
 
     config = read_pipeline(pipeline, settings)
     check_order(config.stages, pipeline)
     stages = pinned(config.stages, Store(store).pin)
     for number, stage in enumerate(stages, 1):
-        typer.echo(f"{number}. {stage_kind(stage)}: {stage.model_dump_json(exclude_defaults=True)}")
+        typer.echo(f"{number}. {stage.kind}: {stage.model_dump_json(exclude_defaults=True)}")
     typer.echo(f"{config.name} is valid.")
 
 
@@ -274,12 +300,14 @@ def stages(
     kind: Annotated[str | None, argument("KIND", "Kind of stage. Default: all kinds.")] = None,
 ) -> None:
     """Print every kind of stage with its keys, their types and defaults."""
+    from searchlora.cli.terminal import warn_of
     from searchlora.key_tables import key_rows
-    from searchlora.pipelines.stage_settings import KINDS
+    from searchlora.pipelines.stages.kinds import stage_classes
 
-    if kind is not None and kind not in KINDS:
-        raise UsageError(f"there is no stage '{kind}'", fix=f"Kinds: {', '.join(sorted(KINDS))}.")
-    for name, model in KINDS.items():
+    classes = stage_classes(skipped=warn_of)
+    if kind is not None and kind not in classes:
+        raise UsageError(f"there is no stage '{kind}'", fix=f"Kinds: {', '.join(classes)}.")
+    for name, model in classes.items():
         if kind in (None, name):
             typer.echo(f"{name}\n  {' '.join((inspect.getdoc(model) or '').split())}")
             for key, value_type, default, meaning in key_rows(model):
@@ -289,10 +317,9 @@ def stages(
 
 
 def _summary(config: Any) -> dict[str, Any]:
-    from searchlora.pipelines.stage_settings import stage_kind
 
     return {
         "name": config.name,
-        "stages": [stage_kind(stage) for stage in config.stages],
+        "stages": [stage.kind for stage in config.stages],
         "parameters": dict(config.parameters),
     }

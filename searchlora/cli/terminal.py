@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from searchlora.eval.comparison import Comparison
     from searchlora.eval.policy import RuleResult
-    from searchlora.pipelines.explain import Explanation, Retrieved
+    from searchlora.pipelines.explain import Explanation
+    from searchlora.pipelines.stages.explanation import Retrieved
     from searchlora.records import Document
     from searchlora.task import Task
 

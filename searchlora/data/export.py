@@ -47,8 +47,8 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
     qrels: dict[str, dict[str, int]] = {}
     judged = dataset.qrels()
     of_records = dataset.record_sources
-    each: dict[Key, Source] = {}
-    sources = GradeSources(None, each)
+    by_pair: dict[Key, Source] = {}
+    sources = GradeSources(None, by_pair)
     for record in dataset.iter_records(split):
         if judged is not None:
             topics[str(record["id"])] = _topic(task, record)
@@ -62,7 +62,7 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
             )
         topics.setdefault(judgment.topic, _topic(task, record))
         qrels.setdefault(judgment.topic, {})[judgment.document] = judgment.grade
-        each[judgment.topic, judgment.document] = of_records.of(str(record["id"]))
+        by_pair[judgment.topic, judgment.document] = of_records.of(str(record["id"]))
     if judged is not None:
         qrels = {topic: dict(judged[topic]) for topic in topics if judged.get(topic)}
     if not qrels:

@@ -113,13 +113,13 @@ def _by_query(
                     where=f"query '{query}'",
                     fix="The same query has them in another spelling. Leave one of the judgments.",
                 )
-    found: set[str] = set()
+    asked: set[str] = set()
     for topic, queries in records:
         key = next((key for query in queries if (key := normalised(query)) in judged), None)
         if key is not None:
-            found.add(key)
+            asked.add(key)
             yield from (Judgment(topic, document, grade, source) for document, grade in judged[key].items())
-    for key in judged.keys() - found:
+    for key in judged.keys() - asked:
         yield from (Judgment(f"\n{key}", document, grade) for document, grade in judged[key].items())
 
 

@@ -97,14 +97,14 @@ class Mixture:
         keys = set[tuple[str, int]]().union(*(leak_keys(self.task, record) for record in held_out))
         result = []
         for dataset, _ in self.more:
-            kept: list[Record] = []
+            rest: list[Record] = []
             removed: list[str] = []
             for record in dataset.iter_records("train"):
                 if keys.isdisjoint(leak_keys(self.task, record)):
-                    kept.append(record)
+                    rest.append(record)
                 else:
                     removed.append(str(record["id"]))
-            result.append((kept, removed))
+            result.append((rest, removed))
         return result
 
 

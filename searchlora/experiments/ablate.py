@@ -21,7 +21,8 @@ from searchlora.errors import LoadCheckFailed, PipelineError, StaleIndex, UsageE
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.interaction import Factorial, Interaction, interactions
 from searchlora.eval.measures import RETRIEVAL_MEASURES, parse_measure
-from searchlora.experiments.experiment import ExperimentResult, RunFolder, Topics, hashes
+from searchlora.experiments.experiment import ExperimentResult, RunFolder, Topics
+from searchlora.experiments.experiment_inputs import hashes
 from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, full, with_base, with_older, without
 from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.experiments.stage_costs import Cost, Place, SharedStages
@@ -29,10 +30,9 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.load import load_tokenizer
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
-from searchlora.pipelines.retrievers import BuiltRetrievers, Retrievers
-from searchlora.pipelines.stage_lists import check_order, pinned, produces_hits, reads_corpus
-from searchlora.pipelines.stage_settings import DenseSettings, FuseSettings, Settings, VectorSearchSettings
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus
+from searchlora.pipelines.stages.stage import Needs, StageSettings, check_order, needs_of, pinned, produces_hits
 from searchlora.progress import Progress, Steps, no_progress, silent
 from searchlora.prompts import Renderer
 from searchlora.records import Record
@@ -200,7 +200,7 @@ def _chosen(slots: Sequence[Slot], only: Sequence[str], source: str) -> tuple[Sl
 
 
 def _variants(
-    stages: Sequence[Settings],
+    stages: Sequence[StageSettings],
     slots: Sequence[Slot],
     kinds: Sequence[Kind],
     store: Store,
@@ -249,13 +249,14 @@ def _with_vectors(
     """
     places = {slot.name: slot.place for slot in slots}
     indexed = corpus is not None and index_folder(corpus) is not None
-    source = retrievers(corpus) if corpus is not None and indexed else BuiltRetrievers(())
+    source = open_corpus(corpus) if corpus is not None and indexed else IndexedCorpus(())
     kept = []
     for variant in variants:
         leaf = _at(variant.stages, places[variant.slots[0]]) if variant.kind in ("base", "older") else None
-        if isinstance(leaf, VectorSearchSettings) or (isinstance(leaf, DenseSettings) and indexed):
+        needs = leaf.needs() if leaf is not None and leaf.produces_hits else Needs()
+        if (needs.encoders or needs.adapters) and (indexed or not needs.documents):
             try:
-                build_pipeline("vectors", [leaf], store=store, documents=source)
+                build_pipeline("vectors", [leaf] if leaf else [], store=store, documents=source)
             except StaleIndex as error:
                 left_out[variant.name] = f"{error.what} ({error.where})"
                 continue
@@ -263,14 +264,13 @@ def _with_vectors(
     return kept
 
 
-def _at(stages: Sequence[Settings], place: Place) -> Settings:
-    first, *rest = place
-    stage = stages[first]
-    return _at(stage.of, tuple(rest)) if rest and isinstance(stage, FuseSettings) else stage
+def _at(stages: Sequence[StageSettings], place: Place) -> StageSettings:
+    first, *parts = place
+    return _at(stages[first].parts, tuple(parts)) if parts else stages[first]
 
 
 def _pairs(
-    stages: Sequence[Settings], slots: Sequence[Slot], variants: Sequence[Variant]
+    stages: Sequence[StageSettings], slots: Sequence[Slot], variants: Sequence[Variant]
 ) -> dict[tuple[str, str], Variant]:
     """Two slots -> the pipeline without both, for those that can be left out alone and together."""
     alone = {variant.slots[0] for variant in variants if variant.kind == "off"}
@@ -329,7 +329,7 @@ class _Shared:
 
     def __init__(
         self,
-        stages: Sequence[Sequence[Settings]],
+        stages: Sequence[Sequence[StageSettings]],
         corpus: Corpus | None,
         store: Store,
         tasks: str | Path | None,
@@ -341,11 +341,13 @@ class _Shared:
     @cached_property
     def stages(self) -> SharedStages:
         """The stages of the variants that wait."""
-        needed = self._corpus is not None and any(reads_corpus(stages) for stages in self.waiting)
-        documents: Retrievers = retrievers(self._corpus) if self._corpus is not None and needed else BuiltRetrievers(())
+        needed = self._corpus is not None and any(needs_of(stages).corpus for stages in self.waiting)
+        documents: IndexedCorpus = (
+            open_corpus(self._corpus) if self._corpus is not None and needed else IndexedCorpus(())
+        )
         return SharedStages(self.waiting, store=self._store, documents=documents, tasks=self._tasks, steps=self._steps)
 
-    def finish(self, stages: Sequence[Settings]) -> None:
+    def finish(self, stages: Sequence[StageSettings]) -> None:
         """Forget what only this variant needs."""
         self.waiting.remove(stages)
         if "stages" in self.__dict__:

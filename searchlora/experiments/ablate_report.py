@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.formatting import figure, markdown_table, markdown_text, number, p_value
-from searchlora.eval.interaction import interaction_disagreements
-from searchlora.eval.report import SlotLine, cost_names, interactions_section, slots_section, write_report
-from searchlora.eval.significance import CORRECTION_NAMES
+from searchlora.eval.report import SlotLine, interactions_section, slots_section, write_report
+from searchlora.eval.report.blocks import Section, markdown
 from searchlora.experiments.ablate import Ablation
-from searchlora.experiments.experiment import measured_by
+from searchlora.experiments.experiment_inputs import measured_by
 from searchlora.experiments.experiment_report import details
 from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.experiments.slots import FULL
-from searchlora.pipelines.stage_settings import stage_kind
 
 STEM = "ablation"
 
@@ -30,7 +27,6 @@ def write_ablation(ablation: Ablation, folder: Path) -> Path:
     experimented = ablation.experimented
     name, comparison = experimented.spec.name, ablation.comparison
     made = header(name)
-    lines = list(slot_lines(ablation))
     report = write_report(
         folder / "report.html",
         f"Ablation of {name}",
@@ -42,7 +38,7 @@ def write_ablation(ablation: Ablation, folder: Path) -> Path:
             f" judged topics; the judgments are {experimented.topics.graded.source} ({experimented.topics.graded})."
         ),
         base=FULL,
-        first=[slots_section(comparison, lines), interactions_section(ablation.interactions, comparison.correction)],
+        first=_sections(ablation),
     )
     write_figures(folder, STEM, comparison, made, _more(ablation), head=ablation_markdown(ablation))
     return report
@@ -70,53 +66,13 @@ _PAIR = ("difference", "low", "high", "p", "p_corrected", "n")
 
 def ablation_markdown(ablation: Ablation) -> str:
     """The tables of slots and of interactions."""
+    return markdown(_sections(ablation)).rstrip()
+
+
+def _sections(ablation: Ablation) -> list[Section | None]:
     comparison = ablation.comparison
-    measure, correction = comparison.measures[0], CORRECTION_NAMES[comparison.correction]
-    lines = list(slot_lines(ablation))
-    costs = cost_names(lines)
-    rows = []
-    for line in lines:
-        pair, row = line.pair(comparison), comparison.row(line.system, measure)
-        compared = (
-            ["", ""] if pair is None else [figure(pair.difference, pair.low, pair.high, "+"), p_value(pair.p_corrected)]
-        )
-        spent = [number(line.costs.get(name), ",.4g") for name in costs]
-        rows.append([line.slot, _marked(ablation, line), figure(row.value, row.low, row.high), *compared, *spent])
-    head = ["slot", "in its place", measure, "unchanged minus this", "corrected p", *costs]
-    parts = [
-        markdown_table(head, rows, words=2),
-        f"n = {comparison.row(FULL, measure).n}. Paired differences with 95% intervals, p by randomisation, corrected"
-        f" by {correction} over {len(comparison.comparisons)} comparisons. Costs are those of the slot alone.",
-    ]
-    pairs = [pair for line in lines if (pair := line.pair(comparison)) is not None]
-    parts[-1] = f"{parts[-1]} {markdown_text(comparison.disagreements(pairs))}".rstrip()
-    if ablation.interactions:
-        found = [
-            [
-                f"{each.a} and {each.b}",
-                each.reading,
-                *(number(value, "+.3f") for value in (each.without_a, each.without_b, each.without_both)),
-                figure(each.interaction, each.low, each.high, "+"),
-                p_value(each.p_corrected),
-            ]
-            for each in ablation.interactions
-        ]
-        head = [
-            "slots",
-            "reading",
-            "lost without the first",
-            "without the second",
-            "without both",
-            "interaction",
-            "corrected p",
-        ]
-        parts += [
-            markdown_table(head, found, words=2),
-            "Interaction: what the first slot brings where the second works, minus what it brings where the second is"
-            f" left out; p corrected by {correction} over {len(found)} interactions.",
-        ]
-        parts[-1] = f"{parts[-1]} {markdown_text(interaction_disagreements(ablation.interactions))}".rstrip()
-    return "\n\n".join(parts)
+    slots = slots_section(comparison, list(slot_lines(ablation)))
+    return [slots, interactions_section(ablation.interactions, comparison.correction)]
 
 
 def slot_lines(ablation: Ablation) -> Iterator[SlotLine]:
@@ -129,10 +85,6 @@ def slot_lines(ablation: Ablation) -> Iterator[SlotLine]:
                 replaced = ablation.costs.get(variant.name, {}).get(slot.name, {})
                 costs = dict.fromkeys(own, 0.0) if variant.kind == "off" else replaced
                 yield SlotLine(slot.name, variant.shown, variant.name, costs)
-
-
-def _marked(ablation: Ablation, line: SlotLine) -> str:
-    return f"{line.shown} (circular)" if line.system in ablation.comparison.circular else line.shown
 
 
 def _more(ablation: Ablation) -> dict[str, Any]:
@@ -149,8 +101,7 @@ def _more(ablation: Ablation) -> dict[str, Any]:
                 "kind": variant.kind,
                 "slots": list(variant.slots),
                 "stages": [
-                    {stage_kind(stage): stage.model_dump(mode="json", exclude_defaults=True)}
-                    for stage in variant.stages
+                    {stage.kind: stage.model_dump(mode="json", exclude_defaults=True)} for stage in variant.stages
                 ],
             }
             for variant in ablation.variants

@@ -23,8 +23,7 @@ from searchlora.files.result_cache import ResultCache
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.models.resolve import public_name
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
 from searchlora.systems.encoder import EncoderData, RetrieverSystem, StoredEncoder
@@ -280,7 +279,7 @@ def _encoder_baselines(
 ) -> Iterator[System]:
     """What works without a model: BM25, or rules that predict classes."""
     if data.documents:
-        stage = bm25_stage(retrieval or Bm25Settings(), data.documents, steps("Indexing"))
+        stage = (retrieval or Bm25Settings()).over(data.documents, steps("Indexing"))
         yield RetrieverSystem(BM25, data.task, stage.retriever)
     else:
         yield from (FixedResults(name, records, outputs) for name, outputs in baselines.outputs.items())

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
+from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes, write_report
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
 from searchlora.experiments.evaluate import EvaluationResult
@@ -93,7 +93,7 @@ def _weight_hashes(adapter: StoredAdapter) -> str:
     return "\n".join([f"{adapter.reference}, stored {adapter.manifest.created}", *files])
 
 
-def _details(evaluated: EvaluationResult) -> dict[str, Detail]:
+def _details(evaluated: EvaluationResult) -> dict[str, RowTexts]:
     """The records that the report shows: the largest wins and losses of each main pair of systems."""
     comparison = evaluated.comparison
     shown: set[str] = set()
@@ -109,13 +109,13 @@ def _details(evaluated: EvaluationResult) -> dict[str, Detail]:
         if row not in shown:
             continue
         answers = {
-            name: Answer(
+            name: SystemOutput(
                 _output_text(system.outputs[index], _output_spec(own_tasks.get(name, evaluated.task), record)),
                 _top_hits((system.raw.run or {}).get(row, {}), documents, qrels.get(row, {})),
             )
             for name, system in evaluated.systems.items()
         }
-        details[row] = Detail(input_text(evaluated.task, record), answers, _expected(evaluated.task, record))
+        details[row] = RowTexts(input_text(evaluated.task, record), answers, _expected(evaluated.task, record))
     return details
 
 
@@ -148,6 +148,6 @@ def _output_text(output: Any, spec: OutputSpec | None) -> str:
 
 def _top_hits(
     scores: Mapping[str, float], documents: Mapping[str, str], grades: Mapping[str, int]
-) -> tuple[Found, ...]:
+) -> tuple[RetrievedDocument, ...]:
     hits = list(scores)[:SHOWN_DOCUMENTS]
-    return tuple(Found(document, documents.get(document, ""), grades.get(document)) for document in hits)
+    return tuple(RetrievedDocument(document, documents.get(document, ""), grades.get(document)) for document in hits)

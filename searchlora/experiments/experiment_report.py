@@ -11,9 +11,10 @@ from searchlora.eval.ci import summary_markdown, write_junit
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
+from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes, write_report
 from searchlora.eval.trec import ranked
-from searchlora.experiments.experiment import RESULT, ExperimentResult, measured_by
+from searchlora.experiments.experiment import RESULT, ExperimentResult
+from searchlora.experiments.experiment_inputs import measured_by
 from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.files import atomic_text
 
@@ -76,7 +77,7 @@ def _introduction(result: ExperimentResult) -> str:
     return text
 
 
-def details(result: ExperimentResult) -> Mapping[str, Detail]:
+def details(result: ExperimentResult) -> Mapping[str, RowTexts]:
     """Topic -> its texts, of the topics that the report shows: the largest wins and losses of each main pair."""
     comparison = result.comparison
     shown = set()
@@ -93,13 +94,14 @@ def details(result: ExperimentResult) -> Mapping[str, Detail]:
     }
     titles = _titles(result, shown_documents)
     return {
-        topic: Detail(
+        topic: RowTexts(
             str(result.topics.fields[topic]["query"]),
             {
-                name: Answer(
+                name: SystemOutput(
                     "",
                     tuple(
-                        Found(each, titles.get(each, ""), result.topics.qrels[topic].get(each)) for each in documents
+                        RetrievedDocument(each, titles.get(each, ""), result.topics.qrels[topic].get(each))
+                        for each in documents
                     ),
                 )
                 for name, documents in systems.items()

@@ -27,7 +27,7 @@ from searchlora.experiments.evaluate import EvaluationResult, evaluate
 from searchlora.experiments.learned_baselines import FIX
 from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps, no_progress
 from searchlora.systems.lineage import seen_in_training
 from searchlora.systems.system import BASE

@@ -21,12 +21,10 @@ from searchlora.files import atomic_text, check_writable, file_sha256, read_rows
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
-from searchlora.pipelines.engine_indexes import generations
+from searchlora.pipelines.engine_load import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
-from searchlora.pipelines.stage_lists import adapters, encoders, produces_hits, supplied_runs, zero_shot
-from searchlora.pipelines.stage_settings import dumped, stage_kind
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.stage import needs_of, produces_hits
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record, RejectedRow, SearchContext
 from searchlora.systems.pipeline import run_card, task_identity, with_history
@@ -148,19 +146,19 @@ def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, 
         folder = index_folder(corpus)
         fields = corpus.fields if isinstance(corpus, CorpusFile) else {}
         documents = [file_sha256(folder / INDEX_FILE if folder is not None else corpus_path(corpus)), dict(fields)]
-    used = [*adapters(built.settings), *zero_shot(built.settings)]
+    used = [*needs_of(built.settings).adapters, *needs_of(built.settings).zero_shot]
     return {
         **package_versions("searchlora"),
         "pipeline": built.tag,
-        "stages": [[stage_kind(stage), dumped(stage)] for stage in built.settings],
+        "stages": [[stage.kind, stage.identity()] for stage in built.settings],
         "batch": built.batch_size,
         "engines": built.engine_id,
         "adapters": {reference: dict(store.get(reference).manifest.files) for reference in used},
-        "tasks": [task_identity(stage.task) for stage in built.stages if isinstance(stage, AdapterStage)],
-        "encoders": {name: fingerprint(resolve(name).path).model_dump() for name in encoders(config.stages)},
+        "tasks": [task_identity(task) for stage in built.stages for task in stage.tasks()],
+        "encoders": {name: fingerprint(resolve(name).path).model_dump() for name in needs_of(config.stages).encoders},
         "documents": documents,
         "indexes": generations(built.settings),
-        "runs": {run: file_sha256(run) for run in supplied_runs(config.stages)},
+        "runs": {run: file_sha256(run) for run in needs_of(config.stages).runs},
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -12,26 +12,14 @@ from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.experiments.stage_costs import Place
-from searchlora.pipelines.stage_lists import check_order, produces_hits
-from searchlora.pipelines.stage_settings import (
-    AdapterSettings,
-    EncodingSettings,
-    FuseSettings,
-    MatchSettings,
-    RetrieveSettings,
-    Settings,
-    SimilaritySettings,
-    stage_kind,
-)
+from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.stage import StageSettings, check_order, produces_hits, short_name
 
 #: What a slot can be changed to: left out, the base model without its adapter, an older version of its adapter.
 Kind: TypeAlias = Literal["off", "base", "older"]
 
 #: The name of the unchanged pipeline.
 FULL = "full pipeline"
-
-#: Longest part of an adapter's name that is shown; names of variants hold two.
-_SHOWN = 36
 
 
 @dataclass(frozen=True)
@@ -65,17 +53,17 @@ class Variant:
     """
 
     name: str
-    stages: tuple[Settings, ...]
+    stages: tuple[StageSettings, ...]
     kind: Kind | None = None
     slots: tuple[str, ...] = ()
     shown: str = FULL
     adapter: str = ""
 
 
-def find_slots(stages: Sequence[Settings]) -> tuple[Slot, ...]:
+def find_slots(stages: Sequence[StageSettings]) -> tuple[Slot, ...]:
     """The slots of a pipeline, in the order of its stages.
 
-    A slot is an adapter stage, a `similarity` or `match` stage, a stage that retrieves, or a part of a `fuse`.
+    A slot is an adapter stage, a `similarity` or `filter` stage, a stage that retrieves, or a part of a `fuse`.
     Whether it can be left out is for `without` to say.
 
     Examples:
@@ -92,18 +80,18 @@ def find_slots(stages: Sequence[Settings]) -> tuple[Slot, ...]:
     )
 
 
-def full(stages: Sequence[Settings]) -> Variant:
+def full(stages: Sequence[StageSettings]) -> Variant:
     """The unchanged pipeline."""
     return Variant(FULL, tuple(stages))
 
 
-def without(stages: Sequence[Settings], *slots: Slot) -> Variant:
+def without(stages: Sequence[StageSettings], *slots: Slot) -> Variant:
     """The pipeline without one slot or two.
 
     Raises:
         PipelineError: if nothing retrieves any more, or a stage lacks the hits that it reads.
     """
-    left: list[Settings] = []
+    left: list[StageSettings] = []
     for index, stage in enumerate(stages):
         kept = _without(stage, (index,), {slot.place for slot in slots})
         if kept is not None:
@@ -121,7 +109,7 @@ def _clipped(name: str, names: int) -> str:
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
 
 
-def fusion_place(stages: Sequence[Settings]) -> int | None:
+def fusion_place(stages: Sequence[StageSettings]) -> int | None:
     """Index of the first stage that fuses parts, whose weights `with_weights` changes; None if there is none."""
     return next((index for index, stage in enumerate(stages) if isinstance(stage, FuseSettings)), None)
 
@@ -135,12 +123,12 @@ def fusion_parts(settings: FuseSettings) -> tuple[str, ...]:
         >>> fusion_parts(stage)
         ('bm25', 'dense')
     """
-    names = ["fuse" if isinstance(part, FuseSettings) else next(_slots(part, ())).name for part in settings.of]
+    names = [part.slot_name for part in settings.of]
     often = Counter(names)
     return tuple(f"{name} ({place + 1})" if often[name] > 1 else name for place, name in enumerate(names))
 
 
-def kept_parts(stages: Sequence[Settings], *off: Slot) -> tuple[str, ...]:
+def kept_parts(stages: Sequence[StageSettings], *off: Slot) -> tuple[str, ...]:
     """The names of the parts of the first fusion that are left without some slots, as `fusion_parts` has them.
 
     Examples:
@@ -158,7 +146,7 @@ def kept_parts(stages: Sequence[Settings], *off: Slot) -> tuple[str, ...]:
     return tuple(name for part, name in names if _without(settings.of[part], (index, part), places) is not None)
 
 
-def with_weights(stages: Sequence[Settings], weights: Sequence[float], *off: Slot) -> tuple[Settings, ...]:
+def with_weights(stages: Sequence[StageSettings], weights: Sequence[float], *off: Slot) -> tuple[StageSettings, ...]:
     """The pipeline with other weights of its first fusion, and without some slots; a part of weight 0 is left out.
 
     Raises:
@@ -180,19 +168,16 @@ def with_weights(stages: Sequence[Settings], weights: Sequence[float], *off: Slo
     return without(changed, *off, *unused).stages if off or unused else tuple(changed)
 
 
-def with_base(stages: Sequence[Settings], slot: Slot) -> Variant | None:
+def with_base(stages: Sequence[StageSettings], slot: Slot) -> Variant | None:
     """The pipeline with the base model in place of the slot's adapter; None for a slot without an adapter."""
     if not slot.base:
         return None
 
-    def changed(stage: Settings) -> Settings:
-        return stage.model_copy(update={"bare": True} if isinstance(stage, AdapterSettings) else {"adapter": None})
-
-    replaced = _replaced(stages, slot, changed)
+    replaced = _replaced(stages, slot, None)
     return Variant(f"base instead of {slot.name}", replaced, "base", (slot.name,), "base")
 
 
-def with_older(stages: Sequence[Settings], slot: Slot, store: Store) -> Variant | None:
+def with_older(stages: Sequence[StageSettings], slot: Slot, store: Store) -> Variant | None:
     """The pipeline with the previous version of the slot's adapter that the store has; None if there is none."""
     if slot.adapter is None:
         return None
@@ -203,74 +188,46 @@ def with_older(stages: Sequence[Settings], slot: Slot, store: Store) -> Variant 
     return with_version(stages, slot, f"{current.name}@{max(earlier)}")
 
 
-def with_version(stages: Sequence[Settings], slot: Slot, reference: str) -> Variant:
+def with_version(stages: Sequence[StageSettings], slot: Slot, reference: str) -> Variant:
     """The pipeline with another version of the slot's adapter, `name@version`."""
     pinned = parse_reference(reference)
-
-    def changed(stage: Settings) -> Settings:
-        if isinstance(stage, AdapterSettings):
-            return stage.model_copy(update={"name": reference, "bare": False})
-        return stage.model_copy(update={"adapter": reference})
-
-    shown = f"{_short(pinned.name)}@{pinned.version}"
+    shown = f"{short_name(reference)}@{pinned.version}"
     return Variant(
-        f"{shown} instead of {slot.name}", _replaced(stages, slot, changed), "older", (slot.name,), shown, reference
+        f"{shown} instead of {slot.name}", _replaced(stages, slot, reference), "older", (slot.name,), shown, reference
     )
 
 
-def _slots(stage: Settings, place: Place) -> Iterator[Slot]:
-    if isinstance(stage, FuseSettings):
-        for index, part in enumerate(stage.of):
-            yield from _slots(part, (*place, index))
-    elif isinstance(stage, AdapterSettings):
-        yield Slot(_short(parse_reference(stage.name).name), place, None if stage.bare else stage.name, not stage.bare)
-    elif isinstance(stage, EncodingSettings | SimilaritySettings):
-        adapter = stage.adapter
-        of = f"({_short(parse_reference(adapter).name)})" if adapter else ""
-        yield Slot(f"{stage_kind(stage)}{of}", place, adapter, adapter is not None)
-    elif isinstance(stage, RetrieveSettings | MatchSettings):
-        yield Slot(stage_kind(stage), place, None)
+def _slots(stage: StageSettings, place: Place) -> Iterator[Slot]:
+    for index, part in enumerate(stage.parts):
+        yield from _slots(part, (*place, index))
+    if stage.removable and not stage.parts:
+        yield Slot(stage.slot_name, place, stage.adapter_reference, stage.adapter_reference is not None)
 
 
-def _without(stage: Settings, place: Place, places: set[Place]) -> Settings | None:
+def _without(stage: StageSettings, place: Place, places: set[Place]) -> StageSettings | None:
     """A stage without the parts at some places; None if nothing is left of it."""
     if place in places:
         return None
-    if not isinstance(stage, FuseSettings):
-        return stage
-    parts = [_without(part, (*place, index), places) for index, part in enumerate(stage.of)]
-    kept = [index for index, part in enumerate(parts) if part is not None]
-    if not kept:
-        return None
-    weights = tuple(stage.weights[index] for index in kept) if stage.weights is not None else None
-    left = {"of": tuple(parts[index] for index in kept), "weights": weights}
-    return stage.model_copy(update={**left, **_gate_parts(stage, kept)})
+    parts = {index: _without(part, (*place, index), places) for index, part in enumerate(stage.parts)}
+    kept = {index: part for index, part in parts.items() if part is not None}
+    if not parts or not kept:
+        return None if parts else stage
+    return stage.with_parts(kept)
 
 
-def _replaced(stages: Sequence[Settings], slot: Slot, changed: Callable[[Settings], Settings]) -> tuple[Settings, ...]:
-    def at(stage: Settings, place: Place) -> Settings:
+def _replaced(stages: Sequence[StageSettings], slot: Slot, adapter: str | None) -> tuple[StageSettings, ...]:
+    """The stages with another adapter in a slot; None: the base model without one."""
+
+    def at(stage: StageSettings, place: Place) -> StageSettings:
         if place == slot.place:
-            return changed(stage)
-        if isinstance(stage, FuseSettings) and slot.place[: len(place)] == place:
-            parts = tuple(at(part, (*place, n)) for n, part in enumerate(stage.of))
-            return stage.model_copy(update={"of": parts, **_gate_parts(stage, range(len(parts)))})
-        return stage
+            return stage.with_adapter(adapter)
+        if slot.place[: len(place)] != place:
+            return stage
+        return stage.with_parts({index: at(part, (*place, index)) for index, part in enumerate(stage.parts)})
 
     return tuple(at(stage, (index,)) for index, stage in enumerate(stages))
-
-
-def _gate_parts(stage: FuseSettings, kept: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The parts of a gate that a changed fusion still has, so that the gate takes them as they are."""
-    if stage.gate is None:
-        return {}
-    known = stage.gate_parts if stage.gate_parts is not None else tuple(range(len(stage.of)))
-    return {"gate_parts": tuple(known[index] for index in kept)}
 
 
 def _ordinal(place: Place) -> str:
     index, *parts = place
     return ", ".join([f"stage {index + 1}", *(f"part {part + 1}" for part in parts)])
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…"

@@ -14,12 +14,13 @@ from typing import TypeAlias
 
 from searchlora.adapters.store import Store
 from searchlora.inference.metered import Answer, MeteredEngine
+from searchlora.pipelines.corpus import IndexedCorpus
 from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.retrievers import Retrievers
-from searchlora.pipelines.stage_building import fuse_stage
-from searchlora.pipelines.stage_settings import FuseSettings, Settings, stage_kind
-from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
+from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.retrieve import RetrieveStage
+from searchlora.pipelines.stages.stage import Stage, StageSettings
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Document, Hit, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter, FieldTest
@@ -106,10 +107,10 @@ class SharedStages:
 
     def __init__(
         self,
-        pipelines: Iterable[Sequence[Settings]],
+        pipelines: Iterable[Sequence[StageSettings]],
         *,
         store: Store,
-        documents: Sequence[Document] | Retrievers,
+        documents: Sequence[Document] | IndexedCorpus,
         tasks: str | Path | None = None,
         steps: Steps = no_progress,
     ) -> None:
@@ -123,13 +124,13 @@ class SharedStages:
         self._answers: dict[int, dict[bytes, Answer]] = {}
         self._found: dict[int, dict[_Call, list[list[Hit]]]] = {}
 
-    def pipeline(self, name: str, stages: Sequence[Settings]) -> Pipeline:
+    def pipeline(self, name: str, stages: Sequence[StageSettings]) -> Pipeline:
         """A pipeline of these stages."""
         parts = [self._stage(stage, lambda _, leaf: leaf, ()) for stage in stages]
         return Pipeline(name, parts, tuple(stages))
 
     def execute(
-        self, stages: Sequence[Settings], searches: Sequence[SearchContext], progress: Progress
+        self, stages: Sequence[StageSettings], searches: Sequence[SearchContext], progress: Progress
     ) -> tuple[list[SearchContext], Mapping[Place, Cost]]:
         """Execute stages on searches, which are the same in every call.
 
@@ -145,7 +146,7 @@ class SharedStages:
         total = len(stages) * len(searches)
         progress(known * len(searches), total)
         for index in range(known, len(stages)):
-            note = f"stage {index + 1} of {len(stages)}: {stage_kind(stages[index])}"
+            note = f"stage {index + 1} of {len(stages)}: {stages[index].kind}"
 
             def executed(count: int, before: int = index * len(searches), note: str = note) -> None:
                 progress(before + count, total, note)
@@ -155,14 +156,14 @@ class SharedStages:
             self._done[path[: index + 1]] = done, costs
         return done, costs
 
-    def finish(self, stages: Sequence[Settings]) -> None:
+    def finish(self, stages: Sequence[StageSettings]) -> None:
         """Forget what only this pipeline, executed or not, needs; call it once for each."""
         self._pending.remove([_identity(stage) for stage in stages])
         needed = {tuple(path[:length]) for path in self._pending for length in range(1, len(path) + 1)}
         self._done = {path: done for path, done in self._done.items() if path in needed}
 
     def _executed(
-        self, settings: Settings, index: int, searches: Sequence[SearchContext], progress: Callable[[int], None]
+        self, settings: StageSettings, index: int, searches: Sequence[SearchContext], progress: Callable[[int], None]
     ) -> tuple[list[SearchContext], dict[Place, Cost]]:
         meters: dict[Place, MeteredEngine | MeteredRetriever] = {}
 
@@ -194,20 +195,20 @@ class SharedStages:
         tokens = (engine.prompt_tokens, engine.output_tokens) if isinstance(engine, MeteredEngine) else (0, 0)
         return done, {**costs, (index,): Cost(None if reused else taken, *tokens)}
 
-    def _stage(self, settings: Settings, change: Callable[[Place, Stage], Stage], place: Place) -> Stage:
+    def _stage(self, settings: StageSettings, change: Callable[[Place, Stage], Stage], place: Place) -> Stage:
         """The built stage, with each leaf changed."""
         if not isinstance(settings, FuseSettings):
             return change(place, self._built[_identity(settings)])
         parts = [self._stage(inner, change, (*place, index)) for index, inner in enumerate(settings.of)]
-        return fuse_stage(settings, [part for part in parts if isinstance(part, RetrieveStage)])
+        return settings.fused([part for part in parts if isinstance(part, RetrieveStage)])
 
 
-def _leaves(settings: Settings) -> list[Settings]:
+def _leaves(settings: StageSettings) -> list[StageSettings]:
     """The stage, or the stages that it fuses."""
     if isinstance(settings, FuseSettings):
         return [leaf for inner in settings.of for leaf in _leaves(inner)]
     return [settings]
 
 
-def _identity(settings: Settings) -> str:
-    return f"{stage_kind(settings)} {settings.model_dump_json()}"
+def _identity(settings: StageSettings) -> str:
+    return f"{settings.kind} {settings.model_dump_json()}"

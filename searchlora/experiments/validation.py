@@ -84,7 +84,9 @@ class Validator:
             return {}
         engine, name = self._loaded(adapter)
         # Text after the choices, such as a reason, is not generated: no value is tuned on it and it takes longest.
-        system = EngineSystem(_CANDIDATE, self.task, engine, name, max_new_tokens=self.max_new_tokens, rest=False)
+        system = EngineSystem(
+            _CANDIDATE, self.task, engine, name, max_new_tokens=self.max_new_tokens, continue_after_choice=False
+        )
         return self.task.tune(records, system.run(records, progress).outputs)
 
     def _loaded(self, folder: Path) -> tuple[LocalEngine, str | None]:

@@ -17,7 +17,7 @@ from searchlora.inference.adapter_folders import AdapterFolders, required_store
 from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.input_processor import InputProcessor
 from searchlora.inference.output_processor import OnToken, OutputProcessor
-from searchlora.inference.scheduling.engine_core import EngineCore, Stats
+from searchlora.inference.scheduling.engine_core import Stats
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
 from searchlora.inference.sequential import sequential_core
 from searchlora.inference.settings import WAITING, LocalSettings, local_settings
@@ -83,7 +83,6 @@ class LocalEngine:
         **options: Any,
     ) -> None:
         from searchlora.inference.batched.forward import is_supported
-        from searchlora.inference.batched.lora_slots import LoraLimits
         from searchlora.inference.batched.model_runner import batched_core
 
         if settings is None:
@@ -93,14 +92,14 @@ class LocalEngine:
         quantization, precision = settings.quantization, settings.precision or "bf16"
         if base.version is not None and prompt_options is None:
             prompt_options = required_store(store).prompt_options(base.version)
-        rows, invariant = settings.batch_rows, settings.batch_invariant
+        rows = settings.batch_rows
         limits = Limits(rows, settings.cache_tokens, settings.batch_tokens, waiting, waiting_per_client)
         self.base = base
         self.store = store
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
         self.renderer = Renderer(load_tokenizer(base), prompt_options, adapter_options=self._prompt_options)
         self._sorted_together = _SORTED_BATCHES * rows
-        self.batch_invariant = invariant
+        self.batch_invariant = settings.batch_invariant
         self.call_size = rows
         self.engine_id = settings.engine_id(precision)
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
@@ -109,28 +108,11 @@ class LocalEngine:
         self._adapters = AdapterFolders(base, store, self._folders)
         stop_id, pad_id = self.renderer.stop_id, int(self.renderer.tokenizer.pad_token_id)
         self.shares_batches = is_supported(model)
-        self._core: EngineCore
-        if self.shares_batches:
-            self._core = batched_core(
-                model,
-                stop_id,
-                self._adapters,
-                slots=LoraLimits(settings.adapters, settings.max_rank, settings.adapter_bytes),
-                limits=limits,
-                prefix_tokens=settings.prefix_tokens,
-                batch_invariant=invariant,
-            )
-        else:
-            self._core = sequential_core(
-                model,
-                stop_id,
-                pad_id,
-                self._adapters,
-                slots=settings.adapters,
-                limits=limits,
-                context=context,
-                batch_invariant=invariant,
-            )
+        self._core = (
+            batched_core(model, stop_id, self._adapters, settings, limits)
+            if self.shares_batches
+            else sequential_core(model, stop_id, pad_id, self._adapters, settings, limits, context)
+        )
         self._inputs = InputProcessor(
             self.renderer,
             self.pin,

@@ -20,6 +20,7 @@ from searchlora.inference.engine import ChoiceScores, non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.fair_queue import AnyRequest
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
+from searchlora.inference.settings import LocalSettings
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.prompts import Example
 
@@ -32,11 +33,9 @@ def sequential_core(
     stop_id: int,
     pad_id: int,
     fetch: Callable[[str], AbstractContextManager[Path]],
-    *,
-    slots: int,
+    settings: LocalSettings,
     limits: Limits,
     context: int | None,
-    batch_invariant: bool = False,
 ) -> EngineCore:
     """An engine core whose batches have one adapter each.
 
@@ -44,14 +43,14 @@ def sequential_core(
         model: From `models.load.load_model`; PEFT's modules are inserted into it.
         stop_id, pad_id: Token ids that end an answer and that pad a batch.
         fetch: Gives the checked folder of an adapter to a block that reads it.
-        slots: Maximum number of loaded adapters.
+        settings: Maximum number of loaded adapters, and whether to be batch invariant: one row per batch then.
+        limits: Sizes of batches and of the queue.
         context: Context length in tokens; None for unbounded positions.
-        batch_invariant: Compute one row per batch, so that a result does not depend on other requests.
     """
-    if batch_invariant:
+    if settings.batch_invariant:
         limits = replace(limits, rows=1)
     counts, vocabulary = Counts(), model.get_output_embeddings().weight.shape[0]
-    adapters = PeftAdapters(model, slots, fetch, counts)
+    adapters = PeftAdapters(model, settings.adapters, fetch, counts)
     runner = SequentialModelRunner(adapters, stop_id, pad_id, limits, counts, context)
     return EngineCore(runner, adapters, counts, limits, vocabulary)
 

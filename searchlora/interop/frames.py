@@ -16,7 +16,7 @@ import pandas as pd
 
 from searchlora.errors import PipelineError
 from searchlora.files import as_text
-from searchlora.pipelines.stages import FUSED_QUERIES
+from searchlora.pipelines.stages.stage import FUSED_QUERIES
 from searchlora.records import Document, Hit, SearchContext
 
 #: Fields of a search that are no columns of their own: rows are hits, and passages are made of hits again.

@@ -12,10 +12,10 @@ It is made of a loaded pipeline, or of the address of a server:
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from searchlora.extras import importing
-from searchlora.interop.sources import LocalSource, ServerSource
+from searchlora.interop.sources import SourceRetriever
 
 with importing():
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -23,12 +23,9 @@ with importing():
     from langchain_core.retrievers import BaseRetriever
     from pydantic import Field
 
-if TYPE_CHECKING:
-    from searchlora.pipelines.pipeline import Pipeline
 
-
-class SearchloraRetriever(BaseRetriever):  # type: ignore[misc]
-    """Documents of a pipeline's hits, best first: the text, and `metadata` as of `sources.Found.metadata`.
+class SearchloraRetriever(SourceRetriever, BaseRetriever):  # type: ignore[misc]
+    """Documents of a pipeline's hits, best first: the text, and `metadata` as of `sources.SearchResult.metadata`.
 
     Further keyword arguments of `invoke`, such as `history`, are fields of the search that stages read.
 
@@ -40,24 +37,12 @@ class SearchloraRetriever(BaseRetriever):  # type: ignore[misc]
     source: Any
     k: int = Field(10, ge=1)
 
-    @classmethod
-    def from_pipeline(cls, pipeline: Pipeline, **options: Any) -> SearchloraRetriever:
-        """A retriever over a loaded pipeline; `options` are `k` and those of LangChain's retrievers."""
-        return cls(source=LocalSource(pipeline), **options)
-
-    @classmethod
-    def from_server(
-        cls, url: str, pipeline: str, *, api_key: str | None = None, timeout_s: float = 60.0, **options: Any
-    ) -> SearchloraRetriever:
-        """A retriever over a pipeline of a server; arguments as of `sources.ServerSource`."""
-        return cls(source=ServerSource(url, pipeline, api_key=api_key, timeout_s=timeout_s), **options)
-
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **fields: Any
     ) -> list[Document]:
         del run_manager
         found = self.source.search(query, self.k, fields)
-        return [Document(id=each.id, page_content=each.text, metadata=found.metadata(each)) for each in found.documents]
+        return [Document(id=hit.id, page_content=hit.text, metadata=found.metadata(hit)) for hit in found.documents]
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **fields: Any

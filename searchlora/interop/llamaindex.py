@@ -13,25 +13,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.extras import importing
-from searchlora.interop.sources import LocalSource, ServerSource, Source
+from searchlora.interop.sources import Source, SourceRetriever
 
 with importing():
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-if TYPE_CHECKING:
-    from searchlora.pipelines.pipeline import Pipeline
-
 #: What an LLM or an encoder is shown of the metadata, besides the text.
 _SHOWN = ("title",)
 
 
-class SearchloraRetriever(BaseRetriever):  # type: ignore[misc]
-    """Nodes of a pipeline's hits, best first: the text, the score, and `metadata` as of `sources.Found.metadata`.
+class SearchloraRetriever(SourceRetriever, BaseRetriever):  # type: ignore[misc]
+    """Nodes of a pipeline's hits, best first: text, score, and the `metadata` of `sources.SearchResult.metadata`.
 
     Of the metadata, an LLM that gets the nodes sees the title only.
 
@@ -53,32 +50,20 @@ class SearchloraRetriever(BaseRetriever):  # type: ignore[misc]
         self._k = k
         self._fields = dict(fields or {})
 
-    @classmethod
-    def from_pipeline(cls, pipeline: Pipeline, **options: Any) -> SearchloraRetriever:
-        """A retriever over a loaded pipeline; `options` as of the class."""
-        return cls(LocalSource(pipeline), **options)
-
-    @classmethod
-    def from_server(
-        cls, url: str, pipeline: str, *, api_key: str | None = None, timeout_s: float = 60.0, **options: Any
-    ) -> SearchloraRetriever:
-        """A retriever over a pipeline of a server; arguments as of `sources.ServerSource`."""
-        return cls(ServerSource(url, pipeline, api_key=api_key, timeout_s=timeout_s), **options)
-
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         found = self._source.search(query_bundle.query_str, self._k, self._fields)
         nodes = []
-        for each in found.documents:
-            metadata = found.metadata(each)
+        for hit in found.documents:
+            metadata = found.metadata(hit)
             hidden = [name for name in metadata if name not in _SHOWN]
             node = TextNode(
-                id_=each.id,
-                text=each.text,
+                id_=hit.id,
+                text=hit.text,
                 metadata=metadata,
                 excluded_llm_metadata_keys=hidden,
                 excluded_embed_metadata_keys=hidden,
             )
-            nodes.append(NodeWithScore(node=node, score=each.score))
+            nodes.append(NodeWithScore(node=node, score=hit.score))
         return nodes
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

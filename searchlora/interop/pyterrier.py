@@ -14,6 +14,7 @@ nothing itself. Adapters are pinned to a version when a transformer is made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
@@ -26,13 +27,10 @@ from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings, engine_settings
 from searchlora.pipelines.config import PipelineConfig, parse_stages, read_pipeline
-from searchlora.pipelines.engine_indexes import SearchEngines
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline as Loaded
-from searchlora.pipelines.pipeline import build_pipeline, own_corpus, retrievers
-from searchlora.pipelines.retrievers import BuiltRetrievers, Encoders, Retrievers
-from searchlora.pipelines.stage_lists import check_order, pinned, produces_hits
-from searchlora.pipelines.stage_settings import HitsSettings, MatchSettings, PassagesSettings, Settings
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.pipeline import own_corpus
+from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, needs_of, pinned, produces_hits
 from searchlora.records import Document, Hit
 
 with importing():
@@ -43,8 +41,8 @@ with importing():
 
 if TYPE_CHECKING:
     #: Documents: a file or index folder, documents, dictionaries or a frame with `docno`, `text` and `title`, or what
-    #: `pipelines.pipeline.retrievers` returns, which several transformers may share.
-    AnyCorpus: TypeAlias = Corpus | pd.DataFrame | Iterable[Document | Mapping[str, Any]] | Retrievers
+    #: `pipelines.corpus.open_corpus` returns, which several transformers may share.
+    AnyCorpus: TypeAlias = Corpus | pd.DataFrame | Iterable[Document | Mapping[str, Any]] | IndexedCorpus
 
 #: Fields of documents that become columns of what retrieves.
 METADATA = ("title", "text")
@@ -76,25 +74,12 @@ class Models:
     ) -> None:
         settings = engine_settings(engine, "engine", from_file=False) if isinstance(engine, Mapping) else engine
         self.store = store if isinstance(store, Store) else Store(store)
-        self.tasks = tasks
-        self._engines = Engines(self.store, settings)
-        self._encoders = Encoders(self.store)
-        self._search_engines = SearchEngines()
-        self._cache = AnswerCache(Path(cache)) if cache is not None else None
+        answers = AnswerCache(Path(cache)) if cache is not None else None
+        self._context = BuildContext(self.store, Engines(self.store, settings), tasks=tasks, cache=answers)
 
-    def build(self, name: str, stages: Sequence[Settings], documents: Retrievers) -> Loaded:
-        """A pipeline of stages, with adapters pinned to versions. Raises as `build_pipeline`."""
-        return build_pipeline(
-            name,
-            pinned(stages, self.store.pin),
-            store=self.store,
-            documents=documents,
-            tasks=self.tasks,
-            cache=self._cache,
-            engines=self._engines,
-            encoders=self._encoders,
-            search_engines=self._search_engines,
-        )
+    def build(self, name: str, stages: Sequence[StageSettings], documents: IndexedCorpus) -> Loaded:
+        """A pipeline of stages, with adapters pinned to versions. Raises as `StageSettings.build`."""
+        return Loaded.build(name, pinned(stages, self.store.pin), replace(self._context, corpus=documents))
 
 
 #: Models of transformers that name none, by the folder of the store, as long as a transformer needs them.
@@ -132,22 +117,20 @@ class Stages(pt.Transformer):  # type: ignore[misc]
     @property
     def rewrites(self) -> bool:
         """Whether a stage rewrites the query."""
-        return any(stage.task.writes == "query" for stage in self.pipeline.stages if isinstance(stage, AdapterStage))
+        return any(task.writes == "query" for stage in self.pipeline.stages for task in stage.tasks())
 
     @property
     def reads_hits(self) -> bool:
         """Whether the stages need a frame of results."""
-        if self._takes_hits:
-            return True
-        for number, stage in enumerate(self.pipeline.settings):
-            if isinstance(stage, PassagesSettings | MatchSettings):
-                return not produces_hits(self.pipeline.settings[:number])
-        return False
+        settings = self.pipeline.settings
+        return self._takes_hits or any(
+            stage.reads_hits and not produces_hits(settings[:number]) for number, stage in enumerate(settings)
+        )
 
     @property
     def _takes_hits(self) -> bool:
-        """Whether a stage `hits` takes the hits of the frame."""
-        return any(isinstance(stage, HitsSettings) and stage.run is None for stage in self.pipeline.settings)
+        """Whether a stage `from_run` takes the hits of the frame."""
+        return needs_of(self.pipeline.settings).query_hits
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Execute the stages on the searches of a frame.
@@ -161,9 +144,9 @@ class Stages(pt.Transformer):  # type: ignore[misc]
         pt.validate.columns(inp, includes=needed, context=self)
         searches = searches_of(inp, self.pipeline.documents)
         if self._takes_hits:
-            searches = [{**each, "hits": [_supplied(hit) for hit in each["hits"]]} for each in searches]
+            searches = [{**search, "hits": [_supplied(hit) for hit in search["hits"]]} for search in searches]
         elif self.retrieves:  # anew: the hits that the frame has are not those of this pipeline
-            searches = [{name: value for name, value in each.items() if name != "hits"} for each in searches]
+            searches = [{name: value for name, value in search.items() if name != "hits"} for search in searches]
         return frame_of(
             self.pipeline.execute(searches),
             inp,
@@ -207,17 +190,17 @@ class Pipeline(Stages):
         models = models or _default()
         config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline, overrides)
         check_order(config.stages, config.source)
-        documents = _retrievers(own_corpus(config) if corpus is None else corpus, config)
+        documents = _opened(own_corpus(config) if corpus is None else corpus, config.index_options)
         super().__init__(models.build(config.name, config.stages, documents), models, metadata)
 
 
 class Stage(Stages):
-    """One stage of any kind: `sl.Stage("match", corpus, filter={"brand": "intent.brand"})`.
+    """One stage of any kind: `sl.Stage("filter", corpus, filter={"brand": "intent.brand"})`.
 
     Args:
-        kind: The key of the stage in a pipeline file, such as `dense`, `fuse`, `match` or `http`.
+        kind: The key of the stage in a pipeline file, such as `dense`, `fuse`, `filter` or `http`.
         corpus: Documents: a file or index folder, documents, dictionaries or a frame with `docno`, `text` and `title`,
-            or what `searchlora.pipelines.pipeline.retrievers` returns, which several transformers may share.
+            or what `searchlora.pipelines.corpus.open_corpus` returns, which several transformers may share.
         models: Store, engines and encoders.
         metadata: Fields of documents that become columns, where the stage retrieves.
         settings: The keys of the stage, as in a pipeline file.
@@ -248,7 +231,7 @@ class Stage(Stages):
     ) -> None:
         models = models or _default()
         parsed = parse_stages(stages, type(self).__name__)
-        built = models.build(next(iter(stages[-1])), parsed, _retrievers(corpus))
+        built = models.build(next(iter(stages[-1])), parsed, _opened(corpus))
         super().__init__(built, models, metadata)
 
 
@@ -273,7 +256,7 @@ class Adapter(Stage):
         name: The adapter, with or without a version or an alias.
         corpus: Texts of the hits, where the frame has no column `text`.
         k: The number of hits whose texts the adapter reads; None: it reads the query alone.
-        settings: Further keys of a stage `adapter`, such as `on_failure` or `bare`, and `models`.
+        settings: Further keys of a stage `adapter`, such as `on_failure` or `zero_shot`, and `models`.
 
     Raises:
         PipelineError, BaseModelError, NotInStore, LoadCheckFailed: as `Stage`.
@@ -322,15 +305,11 @@ class Answer(Adapter):
 
 
 def _supplied(hit: Hit) -> dict[str, Any]:
-    """A hit as a stage `hits` reads it."""
+    """A hit as a stage `from_run` reads it."""
     return {"document": hit.document, "score": hit.score}
 
 
-def _retrievers(corpus: AnyCorpus | None, config: PipelineConfig | None = None) -> Retrievers:
-    if corpus is None:
-        return BuiltRetrievers(())
-    if isinstance(corpus, str | Path | CorpusFile):
-        return retrievers(corpus, config)
-    if isinstance(corpus, Iterable):  # a frame is one, too
-        return retrievers(documents_of(corpus), config)
-    return corpus
+def _opened(corpus: AnyCorpus | None, pipeline: str | None = None) -> IndexedCorpus:
+    if corpus is None or isinstance(corpus, IndexedCorpus):
+        return corpus or IndexedCorpus()
+    return open_corpus(corpus if isinstance(corpus, str | Path | CorpusFile) else documents_of(corpus), pipeline)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from searchlora.errors import PipelineError
+from searchlora.http_client import HttpClient
+from searchlora.pipelines.results import NOT_FIELDS, result
+from searchlora.records import Document
 
 if TYPE_CHECKING:
     from searchlora.pipelines.pipeline import Pipeline
@@ -14,7 +19,7 @@ _INVALID = "invalid: "
 
 
 @dataclass(frozen=True)
-class FoundDocument:
+class ResultDocument:
     """A hit with its document.
 
     Attributes:
@@ -33,7 +38,7 @@ class FoundDocument:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found.
 
     Attributes:
@@ -45,11 +50,11 @@ class Found:
     """
 
     query: str
-    documents: tuple[FoundDocument, ...]
+    documents: tuple[ResultDocument, ...]
     stages: tuple[str, ...]
     fields: Mapping[str, Any]
 
-    def metadata(self, document: FoundDocument) -> dict[str, Any]:
+    def metadata(self, document: ResultDocument) -> dict[str, Any]:
         """The metadata of a document for retrievers of other libraries.
 
         Returns:
@@ -58,9 +63,9 @@ class Found:
             only what concerns this one is there.
 
         Examples:
-            >>> tent = FoundDocument("d1", "Tent", "For four.", 2.5, 1, {"brand": "Acme"})
+            >>> tent = ResultDocument("d1", "Tent", "For four.", 2.5, 1, {"brand": "Acme"})
             >>> grades = [{"id": "d1", "grade": 3}, {"id": "d2", "grade": 0}]
-            >>> metadata = Found("tent", (tent,), ("bm25",), {"grades": grades}).metadata(tent)
+            >>> metadata = SearchResult("tent", (tent,), ("bm25",), {"grades": grades}).metadata(tent)
             >>> metadata["brand"], metadata["id"], metadata["rank"], metadata["search"]["grades"]
             ('Acme', 'd1', 1, [{'id': 'd1', 'grade': 3}])
         """
@@ -78,7 +83,7 @@ class Found:
 class Source(Protocol):
     """Searches by a pipeline."""
 
-    def search(self, query: str, k: int, fields: Mapping[str, Any]) -> Found:
+    def search(self, query: str, k: int, fields: Mapping[str, Any]) -> SearchResult:
         """The first k hits of a query.
 
         Args:
@@ -98,34 +103,31 @@ class LocalSource:
         >>> from searchlora.records import Document
         >>> shop = Pipeline.load("bm25", corpus=[Document("d1", "A red couch."), Document("d2", "A green tent.")])
         >>> found = LocalSource(shop).search("tent", 10, {})
-        >>> [(each.id, each.text, each.rank) for each in found.documents]
+        >>> [(document.id, document.text, document.rank) for document in found.documents]
         [('d2', 'A green tent.', 1)]
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
 
-    def search(self, query: str, k: int, fields: Mapping[str, Any]) -> Found:
+    def search(self, query: str, k: int, fields: Mapping[str, Any]) -> SearchResult:
         """The first k hits of a query, see `Source`."""
-        from searchlora.errors import PipelineError
-        from searchlora.pipelines.results import result
-        from searchlora.records import Document
-
         search = {"id": "1", "query": query, **fields}
         rows: list[Mapping[str, Any]] = []
         (executed,) = self.pipeline.execute([search], trace=rows.append)
         if "hits" not in executed:
             raise PipelineError("the pipeline finds no documents: no stage retrieves", where=self.pipeline.name)
-        found = result(search, executed, self.pipeline.labels)
         documents = []
         for rank, hit in enumerate(executed["hits"][:k], 1):
             corpus = self.pipeline.documents
             document = hit.fetched or (corpus[hit.document] if hit.document in corpus else Document(hit.document, ""))
             documents.append(
-                FoundDocument(document.id, document.title, document.text, float(hit.score), rank, document.metadata)
+                ResultDocument(document.id, document.title, document.text, float(hit.score), rank, document.metadata)
             )
         labels = tuple(self.pipeline.labels)
-        return Found(str(executed["query"]), tuple(documents), labels, _fields(found, _invalid(rows)))
+        return SearchResult(
+            str(executed["query"]), tuple(documents), labels, _fields(result(search, executed, labels), rows)
+        )
 
 
 class ServerSource:
@@ -153,45 +155,59 @@ class ServerSource:
         timeout_s: float = 60.0,
         retries: int = 4,
     ) -> None:
-        from searchlora.http_client import HttpClient
-
         self.pipeline = pipeline
         self._slots = dict(slots or {})
         self._client = HttpClient(url, api_key=api_key, timeout_s=timeout_s, retries=retries)
 
-    def search(self, query: str, k: int, fields: Mapping[str, Any]) -> Found:
+    def search(self, query: str, k: int, fields: Mapping[str, Any]) -> SearchResult:
         """The first k hits of a query, see `Source`; k is at most 1000."""
         body: dict[str, Any] = {"pipeline": self.pipeline, "query": query, "top": k}
         body |= {name: value for name, value in (("fields", dict(fields)), ("slots", self._slots)) if value}
         answer = self._client.post("/v1/search", body)
         documents = tuple(
-            FoundDocument(hit["document"], hit["title"] or "", hit["text"] or "", float(hit["score"]), hit["rank"])
+            ResultDocument(hit["document"], hit["title"] or "", hit["text"] or "", float(hit["score"]), hit["rank"])
             for hit in answer["hits"]
         )
         stages = tuple(stage["label"] for stage in answer["stages"])
-        return Found(answer["query"], documents, stages, _fields(answer["output"], _invalid(answer["stages"])))
+        return SearchResult(answer["query"], documents, stages, _fields(answer["output"], answer["stages"]))
+
+
+class SourceRetriever:
+    """What retrievers of other libraries have in common: how they are made."""
+
+    @classmethod
+    def from_pipeline(cls, pipeline: Pipeline, **options: Any) -> Self:
+        """Search by a loaded pipeline; `options` are those of the class."""
+        return cls(source=LocalSource(pipeline), **options)  # type: ignore[call-arg]
+
+    @classmethod
+    def from_server(
+        cls, url: str, pipeline: str, *, api_key: str | None = None, timeout_s: float = 60.0, **options: Any
+    ) -> Self:
+        """Search by a pipeline of a server; arguments as of `ServerSource`."""
+        source = ServerSource(url, pipeline, api_key=api_key, timeout_s=timeout_s)
+        return cls(source=source, **options)  # type: ignore[call-arg]
 
 
 def _invalid(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Label of a stage -> why outputs of its adapter do not parse, of the rows of a trace."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, dict[str, None]] = {}
     for stage in stages:
-        flags = [flag.removeprefix(_INVALID) for flag in stage["flags"] if flag.startswith(_INVALID)]
-        reasons.setdefault(stage["label"], []).extend(flags)
-    return reasons
+        for flag in stage["flags"]:
+            if flag.startswith(_INVALID):
+                reasons.setdefault(stage["label"], {})[flag.removeprefix(_INVALID)] = None
+    return {label: list(of_stage) for label, of_stage in reasons.items()}
 
 
-def _fields(written: Mapping[str, Any], invalid: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    from searchlora.pipelines.results import NOT_FIELDS
-
+def _fields(written: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     fields = {name: value for name, value in written.items() if name not in NOT_FIELDS}
-    reasons = {stage: list(dict.fromkeys(why)) for stage, why in invalid.items() if why}
-    return {**fields, "invalid": reasons} if reasons else fields
+    invalid = _invalid(stages)
+    return {**fields, "invalid": invalid} if invalid else fields
 
 
 def _concerning(document: str, value: Any) -> Any:
     """Of a list of objects with the ids of documents, those of one document; any other value as it is."""
     listed = isinstance(value, Sequence) and not isinstance(value, str)
-    if not listed or not value or not all(isinstance(each, Mapping) and "id" in each for each in value):
+    if not listed or not value or not all(isinstance(entry, Mapping) and "id" in entry for entry in value):
         return value
-    return [each for each in value if each["id"] == document]
+    return [entry for entry in value if entry["id"] == document]

@@ -1,6 +1,6 @@
 """Lexical retrieval by BM25.
 
-The score of a document is a sum over the terms of the query. With the default method `lucene`, a term contributes
+The score of a document is a sum over the terms of the query, in the variant of Lucene. A term contributes
 
     ln(1 + (N - df + 0.5) / (df + 0.5)) · tf / (tf + k1 · (1 - b + b · length / mean length))
 
@@ -17,11 +17,10 @@ import copy
 import io
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +38,7 @@ from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
-from searchlora.retrieval.retriever import check_k, tie_order
-
-METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
-BACKENDS = ("bm25s", "rank-bm25")
+from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
 
 #: Number of documents between two progress calls.
 _STEP = 1_000
@@ -52,22 +48,6 @@ _PARTS = ("data", "indices", "indptr")
 
 #: The files of a saved index.
 BM25_FILES = (*(f"{part}.csc.index.npy" for part in _PARTS), *string_table_files(_TERMS))
-
-
-class _Vocabulary(Protocol):
-    def get(self, term: str, /) -> int | None:
-        """The number of a term; None for a term of no document."""
-
-    def __len__(self) -> int:
-        """The number of terms."""
-
-
-class _Scorer(Protocol):
-    def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
-        """The scores of all documents, shape (documents,), for the term ids of a query."""
-
-    def document_frequency(self, term_id: int) -> int:
-        """The number of documents with the term."""
 
 
 class BM25Index:
@@ -81,17 +61,13 @@ class BM25Index:
         k1: Term-frequency saturation, at least 0.
         b: Length normalisation, from 0 to 1.
         analyzer: Applied to documents and queries.
-        method: One of `METHODS`. They rank almost all queries the same; `robertson` gives a weight of 0 to a term in
-            more than half of the documents, `lucene` never does.
-        backend: `bm25s`, or `rank-bm25`, the slow reference implementation, which supports `robertson` only. Its scores
-            are divided by k1 + 1, a constant factor that bm25s omits.
         spool: A folder in which the terms of the documents wait for bm25s, 4 bytes each, in a file without a name.
             None: in memory. bm25s itself needs about 40 bytes of memory per document and distinct term while it builds.
         progress: Called for every thousand documents.
 
     Raises:
         DataError: if there are no documents, two have the same id, or no document has one of the fields.
-        UsageError: for an unknown method or backend, or k1 or b out of range.
+        UsageError: if k1, b or a boost is out of range.
 
     Examples:
         >>> index = BM25Index([Document("1", "rain jacket"), Document("2", "wool socks")])
@@ -106,13 +82,12 @@ class BM25Index:
         k1: float = 0.9,
         b: float = 0.4,
         analyzer: Analyzer | None = None,
-        method: str = "lucene",
-        backend: str = "bm25s",
         fields: Mapping[str, int] | None = None,
         spool: Path | None = None,
         progress: Progress = silent,
     ) -> None:
-        _check(k1, b, method, backend)
+        if k1 < 0 or not 0 <= b <= 1:
+            raise UsageError(f"k1={k1}, b={b} is out of range", fix="k1 is at least 0, b is between 0 and 1.")
         if fields is not None and (not fields or min(fields.values()) < 1):
             raise UsageError(
                 f"the boosts {dict(fields)} are out of range", fix="Give a field with a boost of 1 or more."
@@ -122,44 +97,35 @@ class BM25Index:
         vocabulary: dict[str, int] = {}
         with io.BytesIO() if spool is None else tempfile.TemporaryFile(dir=spool) as file:
             ids, corpus = self._read(documents, vocabulary, file, progress)
-            build = _Bm25s.build if backend == "bm25s" else _RankBm25
-            self._scorer: _Scorer = build(corpus, len(vocabulary), k1, b, method)
-        self._vocabulary: _Vocabulary = vocabulary
-        self._ids: Sequence[str] = ids
-        self._order = tie_order(ids)
-        self._columns: FieldColumns | None = None
-        self._reading: Callable[[], AbstractContextManager[None]] = nullcontext
+            self._scorer = _scorer(k1=k1, b=b)
+            built = self._scorer.build_index_from_ids(range(len(vocabulary)), corpus, show_progress=False)
+            self._scorer.scores = built
+        self._vocabulary: dict[str, int] | StringTable = vocabulary
+        self._documents = IndexedDocuments(ids, tie_order(ids))
 
     @classmethod
-    def load(
-        cls,
-        folder: Path,
-        ids: Sequence[str],
-        order: NDArray[np.intp],
-        analyzer: Analyzer,
-        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> BM25Index:
+    def load(cls, folder: Path, documents: IndexedDocuments, analyzer: Analyzer) -> BM25Index:
         """The index that `save` wrote, memory-mapped; its hits are those of the saved index.
 
         Args:
-            ids: The ids of the documents, in the order in which they were indexed.
-            order: Their `tie_order`.
             analyzer: The one of the saved index.
-            reading: Called for a context in which the files are read, which may refuse to.
 
         Raises:
             OSError, ValueError: if a file is missing, is not a plain array, or does not fit the others.
         """
         index = cls.__new__(cls)
-        index._reading = reading
+        index._documents = documents
         index._fields = None  # of documents, which are indexed already
         index.analyzer = analyzer
         vocabulary = StringTable(folder / _TERMS)
         index._vocabulary = vocabulary
-        index._ids = ids
-        index._order = order
-        index._columns = None
-        index._scorer = _Bm25s.load(folder, len(ids), len(vocabulary))
+        # Not bm25s' own `load_scores`, whose errors are not only those of `mapped_array`.
+        data, rows, starts = (mapped_array(folder / f"{part}.csc.index.npy") for part in _PARTS)
+        check_vector(data, np.float32, "matrix")
+        check_vector(rows, np.int32, "list of rows", len(data))
+        check_starts(starts, len(data), len(vocabulary))
+        index._scorer = _scorer()  # k1 and b are in the scores
+        index._scorer.scores = {"data": data, "indices": rows, "indptr": starts, "num_docs": len(documents.ids)}
         return index
 
     def save(self, folder: Path) -> int:
@@ -169,17 +135,16 @@ class BM25Index:
             The number of terms.
 
         Raises:
-            UsageError: for an index of rank-bm25, which cannot be saved.
             OSError: if a file cannot be written.
         """
-        if not (isinstance(self._scorer, _Bm25s) and isinstance(self._vocabulary, dict)):
-            raise UsageError("only an index that was built by bm25s can be saved", fix="Use the backend 'bm25s'.")
-        self._scorer.save(folder)
+        assert isinstance(self._vocabulary, dict), "an index that was loaded is saved already"
+        for part in _PARTS:
+            np.save(folder / f"{part}.csc.index.npy", self._scorer.scores[part], allow_pickle=False)
         write_string_table(list(self._vocabulary), folder / _TERMS)
         return len(self._vocabulary)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._documents.ids)
 
     @property
     def terms(self) -> int:
@@ -189,7 +154,7 @@ class BM25Index:
     def filterable(self, columns: FieldColumns) -> BM25Index:
         """The same index, whose searches can be filtered by the fields of its documents."""
         index = copy.copy(self)
-        index._columns = columns
+        index._documents = replace(self._documents, columns=columns)
         return index
 
     def search(
@@ -207,23 +172,11 @@ class BM25Index:
         """
         check_k(k)
         hits = []
-        for query, rows in zip(queries, rows_of(self._columns, filters, len(queries)), strict=True):
-            with self._reading():
+        for query, rows in zip(queries, rows_of(self._documents.columns, filters, len(queries)), strict=True):
+            with self._documents.reading():
                 hits.append(self._search(query, k, rows))
             progress(len(hits), len(queries))
         return hits
-
-    def document_frequencies(self, terms: Sequence[str]) -> list[int]:
-        """The number of documents with each term, as the analyser writes terms; 0 for a term of no document.
-
-        Examples:
-            >>> index = BM25Index([Document("1", "rain jacket"), Document("2", "wool jacket")])
-            >>> index.document_frequencies(["jacket", "wool", "tent"])
-            [2, 1, 0]
-        """
-        with self._reading():
-            numbers = [self._vocabulary.get(term) for term in terms]
-            return [0 if number is None else self._scorer.document_frequency(number) for number in numbers]
 
     def contributions(self, query: str, document: str) -> dict[str, float]:
         """What each word of a query adds to the score of a document, in order; 0 for a word that it does not have.
@@ -241,13 +194,19 @@ class BM25Index:
         """
         words = replace(self.analyzer, stemmer=None)(query)
         shares = dict.fromkeys(words, 0.0)
-        with self._reading():
-            row = self._ids.index(document) if document in self._ids else None
+        with self._documents.reading():
+            ids = self._documents.ids
+            row = ids.index(document) if document in ids else None
             for word in words if row is not None else ():
-                shares[word] += sum(float(self._scorer.scores([term])[row]) for term in self._term_ids(word))
+                shares[word] += sum(float(self._scores([term])[row]) for term in self._term_ids(word))
         if row is None:
             raise ValueError(f"the document {document!r} is not in the index")
         return shares
+
+    def _scores(self, term_ids: list[int]) -> NDArray[np.float32]:
+        """The scores of all documents, shape (documents,)."""
+        scores: NDArray[np.float32] = self._scorer.get_scores_from_ids(term_ids)
+        return scores
 
     def _term_ids(self, text: str) -> list[int]:
         numbers = (self._vocabulary.get(term) for term in self.analyzer(text))
@@ -257,16 +216,13 @@ class BM25Index:
         term_ids = self._term_ids(query)
         if not term_ids:
             return []
-        scores = self._scorer.scores(term_ids)
+        scores = self._scores(term_ids)
         matching = np.flatnonzero(scores > 0 if rows is None else (scores > 0) & rows)
         if len(matching) > k:
             # Ties with the k-th best are kept, so that they are broken by id.
             threshold = np.partition(scores[matching], len(matching) - k)[len(matching) - k]
             matching = matching[scores[matching] >= threshold]
-        best = matching[np.lexsort((self._order[matching], -scores[matching]))][:k]
-        if not np.isfinite(scores[best]).all():
-            raise ValueError("a score is not finite")
-        return [Hit(self._ids[row], float(scores[row])) for row in best]
+        return self._documents.hits(matching, scores[matching], k)
 
     def _terms(self, document: Document) -> list[str]:
         if self._fields is None:
@@ -300,7 +256,7 @@ class BM25Index:
 
 
 class _TermLists:
-    """The term ids of all documents, in a file; what bm25s and rank-bm25 need of a list of lists."""
+    """The term ids of all documents, in a file; what bm25s needs of a list of lists."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -321,70 +277,9 @@ class _TermLists:
             yield terms
 
 
-class _Bm25s:
-    def __init__(self, index: Any) -> None:
-        # bm25l and bm25+ add a score for absent terms. Without it the ranking is the same, and a document without a
-        # query term scores 0.
-        index.nonoccurrence_array = None
-        self._index = index
+def _scorer(**options: float) -> Any:
+    import bm25s
 
-    @classmethod
-    def build(cls, corpus: _TermLists, terms: int, k1: float, b: float, method: str) -> _Bm25s:
-        import bm25s
-
-        # delta keeps the default of bm25s; only bm25l and bm25+ use it.
-        index = bm25s.BM25(k1=k1, b=b, method=method)
-        index.scores = index.build_index_from_ids(range(terms), corpus, show_progress=False)
-        return cls(index)
-
-    @classmethod
-    def load(cls, folder: Path, documents: int, terms: int) -> _Bm25s:
-        import bm25s
-
-        index = bm25s.BM25()  # k1, b and the method are in the scores
-        # Not `load_scores`, whose errors are not only those of `mapped_array`.
-        data, rows, starts = (mapped_array(folder / f"{part}.csc.index.npy") for part in _PARTS)
-        check_vector(data, np.float32, "matrix")
-        check_vector(rows, np.int32, "list of rows", len(data))
-        check_starts(starts, len(data), terms)
-        index.scores = {"data": data, "indices": rows, "indptr": starts, "num_docs": documents}
-        return cls(index)
-
-    def save(self, folder: Path) -> None:
-        for part in _PARTS:
-            np.save(folder / f"{part}.csc.index.npy", self._index.scores[part], allow_pickle=False)
-
-    def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
-        scores: NDArray[np.floating[Any]] = self._index.get_scores_from_ids(list(term_ids))
-        return scores
-
-    def document_frequency(self, term_id: int) -> int:
-        starts = self._index.scores["indptr"]  # of a term's column in the sparse matrix of scores
-        return int(starts[term_id + 1] - starts[term_id])
-
-
-class _RankBm25:
-    def __init__(self, corpus: _TermLists, terms: int, k1: float, b: float, method: str) -> None:
-        del terms
-        if method != "robertson":
-            raise UsageError(f"rank-bm25 has no method '{method}'", fix="Use method='robertson', or bm25s.")
-        from rank_bm25 import BM25Okapi
-
-        self._factor = k1 + 1
-        self._index = BM25Okapi(corpus, k1=k1, b=b, epsilon=0)
-
-    def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
-        scores: NDArray[np.floating[Any]] = self._index.get_scores(term_ids) / self._factor
-        return scores
-
-    def document_frequency(self, term_id: int) -> int:
-        return sum(term_id in counts for counts in self._index.doc_freqs)
-
-
-def _check(k1: float, b: float, method: str, backend: str) -> None:
-    if method not in METHODS:
-        raise UsageError(f"there is no BM25 method '{method}'", fix=f"Known: {', '.join(METHODS)}.")
-    if backend not in BACKENDS:
-        raise UsageError(f"there is no BM25 backend '{backend}'", fix=f"Known: {', '.join(BACKENDS)}.")
-    if k1 < 0 or not 0 <= b <= 1:
-        raise UsageError(f"k1={k1}, b={b} is out of range", fix="k1 is at least 0, b is between 0 and 1.")
+    scorer = bm25s.BM25(method="lucene", **options)
+    scorer.nonoccurrence_array = None  # of other methods; bm25s reads it without having set it
+    return scorer

@@ -36,24 +36,18 @@ def classify(
         >>> classify(known, ["a", "a", "b", "b"], np.array([[0.8, 0.3]], dtype=np.float32))
         ['a']
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+
     if len(set(labels)) < 2:
         raise UsageError("there are fewer than two classes")
-    fitted = _classifier(method, len(labels)).fit(_unit(known), list(labels))
-    return [str(label) for label in fitted.predict(_unit(vectors))]
-
-
-def _classifier(method: str, texts: int) -> Any:
-    if method == "centroid":
-        from sklearn.neighbors import NearestCentroid
-
-        return NearestCentroid()
+    classifier: Any = NearestCentroid()
     if method == "knn":
-        from sklearn.neighbors import KNeighborsClassifier
-
-        return KNeighborsClassifier(min(NEIGHBOURS, texts), weights="distance")
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=10, max_iter=1000)
+        classifier = KNeighborsClassifier(min(NEIGHBOURS, len(labels)), weights="distance")
+    elif method == "linear":
+        classifier = LogisticRegression(C=10, max_iter=1000)
+    predicted = classifier.fit(_unit(known), list(labels)).predict(_unit(vectors))
+    return [str(label) for label in predicted]
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -6,8 +6,8 @@ Source: Karpukhin et al., "Dense Passage Retrieval for Open-Domain Question Answ
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,10 +17,11 @@ from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.encoding import QueryEncoder, encode_texts, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
 from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure, inner_products
-from searchlora.retrieval.retriever import check_k, tie_order
-from searchlora.retrieval.vector_file import VectorFile, check_finite, longest_of, normalised
+from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
+from searchlora.retrieval.vector_file import VectorFile
 
 if TYPE_CHECKING:
     from searchlora.models.load import Precision
@@ -30,18 +31,14 @@ class SavedVectors(NamedTuple):
     """Vectors of documents that were encoded before.
 
     Attributes:
-        ids: Ids of all documents, with and without text.
-        order: Their `tie_order`.
+        documents: All documents, with and without text.
         file: The vectors.
         nearest: Searches the vectors.
-        reading: Called for a context in which the files are read, which may refuse to.
     """
 
-    ids: Sequence[str]
-    order: NDArray[np.intp]
+    documents: IndexedDocuments
     file: VectorFile
     nearest: Nearest
-    reading: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class DenseIndex:
@@ -85,22 +82,21 @@ class DenseIndex:
         effort: int = 64,
         progress: Progress = silent,
     ) -> None:
-        self._set_query(encoder, query_batch_size, normalise, query_prefix)
+        self._queries = QueryEncoder(encoder, query_batch_size, normalise, query_prefix)
         ids, texts = _texts(documents)
-        # A text encoded in another batch differs in its last bits, so each text is encoded once.
-        distinct = {text: index for index, text in enumerate(dict.fromkeys(texts.values()))}
-        prefixed = [document_prefix + text for text in distinct]
-        encoded = encoder.encode_documents(prefixed, batch_size=batch_size, precision=precision, progress=progress)
-        check_finite(encoded, _first_with_each(texts))
-        vectors = encoded[[distinct[text] for text in texts.values()]]
-        self.vectors: Vectors = normalised(vectors) if normalise else vectors
-        self._ids: Sequence[str] = ids
-        self._order: NDArray[np.intp] = tie_order(ids)
+        self.vectors = encode_texts(
+            encoder,
+            texts,
+            batch_size=batch_size,
+            normalise=normalise,
+            prefix=document_prefix,
+            precision=precision,
+            progress=progress,
+        )
+        self._documents = IndexedDocuments(ids, tie_order(ids))
         self._rows: NDArray[np.int64] | None = (
             np.array([row for row, name in enumerate(ids) if name in texts]) if len(texts) < len(ids) else None
         )
-        self._columns: FieldColumns | None = None
-        self._reading: Callable[[], AbstractContextManager[None]] = nullcontext
         longest = longest_of(self.vectors)
         self._nearest: Nearest = (
             ExactSearch(self.vectors, longest)
@@ -120,31 +116,27 @@ class DenseIndex:
     ) -> DenseIndex:
         """An index of vectors that were encoded before; only queries are encoded. Arguments as of `DenseIndex`."""
         index = cls.__new__(cls)
-        index._set_query(encoder, query_batch_size, normalise, query_prefix)
+        index._queries = QueryEncoder(encoder, query_batch_size, normalise, query_prefix)
         index.vectors = saved.file.vectors
-        index._ids, index._order, index._rows = saved.ids, saved.order, saved.file.rows
-        index._nearest = saved.nearest
-        index._columns = None
-        index._reading = saved.reading
+        index._documents, index._rows, index._nearest = saved.documents, saved.file.rows, saved.nearest
         return index
 
     def searched_by(self, encoder: Encoder) -> DenseIndex:
         """The same vectors, with queries by another encoder, which must encode documents as the first one does."""
         index = copy.copy(self)
-        index.encoder = encoder
+        index._queries = dataclasses.replace(self._queries, encoder=encoder)
         return index
 
     def filterable(self, columns: FieldColumns) -> DenseIndex:
         """The same index, whose searches can be filtered by the fields of its documents, those without text too."""
         index = copy.copy(self)
-        index._columns = columns
+        index._documents = dataclasses.replace(self._documents, columns=columns)
         return index
 
-    def _set_query(self, encoder: Encoder, batch_size: int, normalise: bool, prefix: str) -> None:
-        self.encoder = encoder
-        self._query_batch_size = batch_size
-        self._normalise = normalise
-        self._prefix = prefix
+    @property
+    def encoder(self) -> Encoder:
+        """Encodes queries."""
+        return self._queries.encoder
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -167,51 +159,30 @@ class DenseIndex:
             DataError: if the encoder returns a vector that is not finite.
         """
         check_k(k)
-        passing = rows_of(self._columns, filters, len(queries))
+        passing = rows_of(self._documents.columns, filters, len(queries))
         hits: list[list[Hit]] = []
-        for start in range(0, len(queries), self._query_batch_size):
-            batch = queries[start : start + self._query_batch_size]
-            texts = [query for query in batch if query.strip()]
-            vectors: Iterator[Vectors] = iter(self.query_vectors(texts) if texts else ())
-            for query in batch:
-                rows = next(passing)
-                if query.strip():
-                    vector = next(vectors)[None]
-                    with self._reading():
-                        hits.append(self._nearest_documents(vector, k, rows))
-                else:
-                    hits.append([])
+        for vector, rows in zip(self._queries.vectors(queries), passing, strict=True):
+            if vector is None:
+                hits.append([])
+            else:
+                with self._documents.reading():
+                    hits.append(self._nearest_documents(vector[None], k, rows))
             progress(len(hits), len(queries))
         return hits
-
-    def query_vectors(self, queries: Sequence[str]) -> Vectors:
-        """The vectors of queries with a text, shape (queries, dimensions).
-
-        Raises:
-            DataError: if the encoder returns a vector that is not finite.
-        """
-        encoded = self.encoder.encode([self._prefix + query for query in queries])
-        check_finite(encoded, [f"the query '{query}'" for query in queries])
-        return normalised(encoded) if self._normalise else encoded
 
     def _nearest_documents(self, vector: Vectors, k: int, rows: NDArray[np.bool_] | None) -> list[Hit]:
         """The k documents nearest to a vector of shape (1, dimensions), among those of some rows of the documents."""
         if vector.shape[1] != self.vectors.shape[1]:
             raise ValueError(f"a query has {vector.shape[1]:,} dimensions, and a document {self.vectors.shape[1]:,}")
         if rows is None:
-            found = self._nearest.candidates(vector, k)
+            nearest = self._nearest.candidates(vector, k)
         else:
             passing = rows if self._rows is None else rows[self._rows]
-            found = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
+            nearest = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
-        vectors = self.vectors[found].astype(np.float64)
+        vectors = self.vectors[nearest].astype(np.float64)
         scores = inner_products(vectors, vector[0])
-        if not np.isfinite(scores).all():
-            raise ValueError("a score is not finite")
-        documents = found if self._rows is None else self._rows[found]
-        # Scores that are equal in single precision are ties, as in `eval.trec.ranked`.
-        best = np.lexsort((self._order[documents], -scores.astype(np.float32)))[:k]
-        return [Hit(self._ids[documents[index]], float(scores[index])) for index in best]
+        return self._documents.hits(nearest if self._rows is None else self._rows[nearest], scores, k)
 
 
 def _texts(documents: Iterable[Document]) -> tuple[list[str], dict[str, str]]:
@@ -221,15 +192,7 @@ def _texts(documents: Iterable[Document]) -> tuple[list[str], dict[str, str]]:
         if document.id in texts:
             raise DataError(f"two documents have the id '{document.id}'")
         texts[document.id] = document.searchable
-    found = {name: text for name, text in texts.items() if text.strip()}
-    if not found:
+    with_text = {name: text for name, text in texts.items() if text.strip()}
+    if not with_text:
         raise DataError("no document contains text to search")
-    return list(texts), found
-
-
-def _first_with_each(texts: dict[str, str]) -> list[str]:
-    """The id of the first document with each distinct text, in the order of the texts."""
-    first: dict[str, str] = {}
-    for name, text in texts.items():
-        first.setdefault(text, name)
-    return list(first.values())
+    return list(texts), with_text

@@ -17,15 +17,15 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from searchlora.data.collection import check_id
 from searchlora.errors import DataError, EngineError, StaleIndex
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
-from searchlora.retrieval.index_folder import CorpusIdentity, VectorKeys, differences
+from searchlora.retrieval.encoding import encode_texts
+from searchlora.retrieval.index_folder import CorpusIdentity, EncodedVectors, FrozenModel, VectorKeys, differences
 from searchlora.retrieval.search_engine import (
     Entry,
     Graph,
@@ -36,7 +36,6 @@ from searchlora.retrieval.search_engine import (
     quoted_names,
     storable,
 )
-from searchlora.retrieval.vector_file import check_finite, normalised
 
 #: Version of the record. Changes with what engines store of a document.
 SCHEMA: Literal[1] = 1
@@ -45,41 +44,28 @@ SCHEMA: Literal[1] = 1
 BATCH = 512
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TextKeys(_Frozen):
+class TextKeys(FrozenModel):
     """What the full-text index depends on, besides the documents."""
 
     fields: tuple[str, ...]
     analyzer: str | None
 
 
-class EngineVectors(_Frozen):
+class EngineVectors(EncodedVectors):
     """Vectors in an engine.
 
     Attributes:
-        model: Name of the encoder.
-        adapter: Exact reference of its adapter, `name@version`.
-        keys: What the vectors depend on.
-        batch_size: Documents per forward pass; it changes the last bits of vectors.
         graph: Of an approximate search; None: exact.
     """
 
-    model: str
-    adapter: str | None
-    keys: VectorKeys
-    batch_size: int
-    dimensions: int
     graph: Graph | None
 
 
-class EngineRecord(_Frozen):
+class EngineRecord(FrozenModel):
     """What an index in an engine was loaded from.
 
     Attributes:
-        corpus: None for documents that were given from Python.
+        corpus: None for documents from Python.
         facets: Fields that filters can name.
     """
 
@@ -133,24 +119,21 @@ class Vectorizer:
     vectors: EngineVectors
 
     def encode(self, documents: Sequence[Document]) -> list[Entry]:
-        """The documents with their vectors; each text is encoded once."""
+        """The documents with their vectors; None for a document without text."""
         keys = self.vectors.keys
-        searchable = [storable(document.searchable) for document in documents]
-        first: dict[str, str] = {}  # text -> the first document with it
-        for document, text in zip(documents, searchable, strict=True):
-            if text.strip():
-                first.setdefault(text, document.id)
-        if not first:
+        texts = {document.id: text for document in documents if (text := storable(document.searchable)).strip()}
+        if not texts:
             return [Entry(document, None) for document in documents]
-        encoded = self.encoder.encode_documents(
-            [keys.document_prefix + text for text in first],
+        vectors = encode_texts(
+            self.encoder,
+            texts,
             batch_size=self.vectors.batch_size,
+            normalise=keys.normalise,
+            prefix=keys.document_prefix,
             precision=keys.precision,
         )
-        check_finite(encoded, (f"document {name}" for name in first.values()))
-        rows = np.asarray(normalised(encoded) if keys.normalise else encoded, dtype=np.float32)
-        of_text = dict(zip(first, rows, strict=True))
-        return [Entry(document, of_text.get(text)) for document, text in zip(documents, searchable, strict=True)]
+        of_document = dict(zip(texts, vectors, strict=True))
+        return [Entry(document, of_document.get(document.id)) for document in documents]
 
 
 def load_index(
@@ -177,7 +160,7 @@ def load_index(
         DataError: for two documents with the same id, an id that is not one word, a collection without text, a field
             that no document has, a document that the engine cannot hold, or a corpus that changes meanwhile.
         UsageError: for a layout that the engine cannot hold.
-        EngineError: if the engine cannot be reached, refuses, or does not store what it was given.
+        EngineError: if the engine cannot be reached, refuses, or does not store a document.
     """
     count, names = _scan(documents(), text.fields if text is not None else ())
     record = EngineRecord(
@@ -198,15 +181,15 @@ def load_index(
             engine.create(index, generation, loaded.layout, loaded.model_dump_json())
         _drop_others(engine, index, generation)  # those of a load that was killed after it was published
         return LoadedIndex(index, generation, loaded, loaded=False)
-    if corpus is None:  # without a hash of the documents, nothing that is there can be kept
-        for each in engine.generations(index):
-            engine.drop(each)
+    if corpus is None:  # without a hash of the documents, no stored document can be reused
+        for earlier in engine.generations(index):
+            engine.drop(earlier)
     engine.create(index, generation, record.layout, record.model_dump_json())
     done = 0
     for batch in _batches(documents()):
         ids = [document.id for document in batch]
         if set(ids) - engine.present(generation, ids):
-            entries = [Entry(each, None) for each in batch] if vectorizer is None else vectorizer.encode(batch)
+            entries = [Entry(document, None) for document in batch] if vectorizer is None else vectorizer.encode(batch)
             engine.put(generation, record.layout, entries)
             if lost := set(ids) - engine.present(generation, ids):
                 raise EngineError(
@@ -225,9 +208,9 @@ def load_index(
 
 
 def _drop_others(engine: SearchEngine, index: str, generation: str) -> None:
-    for each in engine.generations(index):
-        if each != generation:
-            engine.drop(each)
+    for other in engine.generations(index):
+        if other != generation:
+            engine.drop(other)
 
 
 def open_index(
@@ -327,7 +310,7 @@ def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tu
     """The number of documents and the names of their further fields. Raises `DataError` as `load_index`."""
     ids: set[str] = set()
     names: dict[str, None] = {}
-    found: set[str] = set()
+    with_text: set[str] = set()
     has_text = False
     for document in documents:
         check_id(document.id)
@@ -336,10 +319,10 @@ def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tu
         ids.add(document.id)
         has_text = has_text or bool(document.searchable.strip())
         names.update(dict.fromkeys(facets(document)))
-        found |= {field for field in fields if field not in found and document.field(field).strip()}
+        with_text |= {field for field in fields if field not in with_text and document.field(field).strip()}
     if not has_text:
         raise DataError("no document contains text to search")
-    missing = set(fields) - found - {"title", "text"}
+    missing = set(fields) - with_text - {"title", "text"}
     if missing:
         raise DataError(
             f"no document has the field {quoted_names(missing)}",

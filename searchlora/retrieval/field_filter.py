@@ -85,7 +85,7 @@ class FieldColumns:
             if not any(known):
                 raise DataError(f"no document has the field '{field}', by which a stage filters")
         self._values = {field: list(known) for field, known in values.items()}
-        self._numbers = {field: np.array(each, dtype=np.int32) for field, each in numbers.items()}
+        self._numbers = {field: np.array(rows, dtype=np.int32) for field, rows in numbers.items()}
 
     def rows(self, filter: FieldFilter) -> NDArray[np.bool_]:
         """Which documents pass a filter, shape (documents,). Each distinct value of a field is tested once."""
@@ -93,8 +93,8 @@ class FieldColumns:
             np.array([test(value) for value in self._values[field]], dtype=bool)[self._numbers[field]]
             for field, test in filter.items()
         ]
-        found: NDArray[np.bool_] = np.logical_and.reduce(passing)
-        return found
+        rows: NDArray[np.bool_] = np.logical_and.reduce(passing)
+        return rows
 
 
 def rows_of(
@@ -114,11 +114,11 @@ def rows_of(
 
 def _rows(columns: FieldColumns, filters: Sequence[FieldFilter]) -> Iterator[NDArray[np.bool_] | None]:
     """Equal filters in a row, such as those of the queries of one search, share their rows."""
-    filter: FieldFilter = {}
+    last: FieldFilter = {}
     rows = None
-    for each in filters:
-        if each != filter:
-            filter, rows = each, columns.rows(each) if each else None
+    for filter in filters:
+        if filter != last:
+            last, rows = filter, columns.rows(filter) if filter else None
         yield rows
 
 
@@ -134,7 +134,7 @@ def _equal(values: frozenset[str]) -> Callable[[str], bool]:
 def _containing(values: frozenset[str]) -> Callable[[str], bool] | None:
     """The words of a value stand together in the field."""
     wanted = [f" {words} " for value in values if (words := _words(value))]
-    return (lambda text: any(each in f" {_words(text)} " for each in wanted)) if wanted else None
+    return (lambda text: any(value in f" {_words(text)} " for value in wanted)) if wanted else None
 
 
 def _beginning(values: frozenset[str]) -> Callable[[str], bool]:
@@ -168,12 +168,12 @@ def _words(text: str) -> str:
 
 def _numbers(texts: Iterable[str]) -> list[float]:
     """The finite numbers among texts, written with a decimal point and without separators."""
-    found = []
+    numbers = []
     for text in texts:
         try:
             number = float(text)
         except ValueError:
             continue
         if math.isfinite(number):
-            found.append(number)
-    return found
+            numbers.append(number)
+    return numbers

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from searchlora.errors import SearchloraError, UsageError, concerns_all
 from searchlora.eval.trec import ranked
@@ -28,11 +28,11 @@ def fuse(
     *,
     method: str = "rrf",
     weights: Sequence[float] | None = None,
-    constant: float = 60,
+    rrf_k: float = 60,
 ) -> list[Hit]:
     """Fuse rankings into one, best first, with ties by id in descending order.
 
-    * `rrf`: the sum over lists of weight / (constant + rank), ranks from 1; the scores of the lists are not used.
+    * `rrf`: the sum over lists of weight / (rrf_k + rank), ranks from 1; the scores of the lists are not used.
     * `combsum`: the sum over lists of weight × (score - min) / (max - min), with the minimum and the maximum of the
       list. If all scores of a list are equal, each counts as 1.
     * `combmnz`: combsum times the number of lists that contain the document.
@@ -40,18 +40,18 @@ def fuse(
     Args:
         rankings: Each best first, with distinct documents.
         weights: One positive weight per list; default: all 1.
-        constant: Constant of `rrf`, at least 0; larger values give less weight to the first ranks.
+        rrf_k: Constant of `rrf`, at least 0; larger values give less weight to the first ranks.
 
     Raises:
-        UsageError: for an unknown method, or weights or a constant out of range.
+        UsageError: for an unknown method, or weights or `rrf_k` out of range.
 
     Examples:
         >>> fused = fuse([[Hit("a", 3.0), Hit("b", 1.0)], [Hit("b", 9.0)]])
         >>> [hit.document for hit in fused]
         ['b', 'a']
     """
-    _check(method, weights, len(rankings), constant)
-    by_list = [_shares(ranking, method, constant) for ranking in rankings]
+    _check(method, weights, len(rankings), rrf_k)
+    by_list = [_shares(ranking, method, rrf_k) for ranking in rankings]
     scaled = [
         {document: weight * share for document, share in shares.items()}
         for weight, shares in zip(weights or [1.0] * len(rankings), by_list, strict=True)
@@ -88,46 +88,29 @@ class Source:
 Failure: TypeAlias = tuple[str, SearchloraError]
 
 
-class Weigher(Protocol):
-    """Chooses the weights of a fusion query by query."""
-
-    def weights(self, queries: Sequence[str]) -> Sequence[Sequence[float]]:
-        """For each query a weight of each source, at least 0 and not all 0; a source of weight 0 is left out."""
-
-
 class Fused:
     """A retriever that fuses several retrievers over the same documents.
 
     Args:
         sources: Each retrieves its own depth whatever k is, so that the hits for a smaller k are a prefix.
-        method, constant: As in `fuse`.
-        weigher: Chooses the weights of each query, in place of those of the sources.
+        method, rrf_k: As in `fuse`.
 
     Attributes:
-        sources, weigher: As given.
+        sources: As given.
 
     Raises:
         UsageError: as `fuse`; also without a source, or for a depth below 1.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        *,
-        method: str = "rrf",
-        constant: float = 60,
-        weigher: Weigher | None = None,
-    ) -> None:
+    def __init__(self, sources: Sequence[Source], *, method: str = "rrf", rrf_k: float = 60) -> None:
         if not sources:
             raise UsageError("there is nothing to fuse", fix="Give at least one retriever.")
         self.sources = tuple(sources)
-        self._weights = [source.weight for source in sources]
-        _check(method, self._weights, len(sources), constant)
+        _check(method, [source.weight for source in sources], len(sources), rrf_k)
         for source in sources:
             check_k(source.depth)
         self._method = method
-        self._constant = constant
-        self.weigher = weigher
+        self._rrf_k = rrf_k
 
     def search(
         self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
@@ -145,58 +128,52 @@ class Fused:
             SearchloraError: of a source that is not optional, or if all sources fail for a query.
         """
         check_k(k)
-        by_source = [self._asked(source, queries, filters) for source in self.sources]
-        of_queries = self.weigher.weights(queries) if self.weigher is not None else [self._weights] * len(queries)
-        found = []
-        for *asked, weights in zip(*by_source, of_queries, strict=True):
-            failures = [failure for each in asked for failure in each.failures]
-            if all(each.hits is None for each in asked):
+        by_source = [self._ask(source, queries, filters) for source in self.sources]
+        results = []
+        for of_query in zip(*by_source, strict=True):
+            failures = [failure for answer in of_query for failure in answer.failures]
+            rankings = [
+                (answer.hits, source.weight)
+                for answer, source in zip(of_query, self.sources, strict=True)
+                if answer.hits is not None
+            ]
+            if not rankings:
                 raise failures[0][1]
-            found.append((self._fused([each.hits for each in asked], weights)[:k], failures))
-        return found
+            hits, weights = zip(*rankings, strict=True)
+            results.append((fuse(hits, method=self._method, weights=weights, rrf_k=self._rrf_k)[:k], failures))
+        return results
 
-    def _asked(self, source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Asked]:
+    def _ask(self, source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Answer]:
         """What a source has for each query."""
         try:
             if source.budget_s is None:
-                return _found(source, queries, filters)
-            called = partial(_found, source, queries, filters)
+                return _search(source, queries, filters)
+            called = partial(_search, source, queries, filters)
             return within_budget(called, source.budget_s, len(queries), source.label or "a part of the fusion")
         except SearchloraError as error:
             if not source.optional:
                 raise
             # An engine that cannot be asked fails for all queries; one bad query fails alone.
             if len(queries) == 1 or concerns_all(error):
-                return [_Asked(None, [(source.label, error)])] * len(queries)
+                return [_Answer(None, [(source.label, error)])] * len(queries)
         return [
-            asked
+            answer
             for index, query in enumerate(queries)
-            for asked in self._asked(source, [query], None if filters is None else [filters[index]])
+            for answer in self._ask(source, [query], None if filters is None else [filters[index]])
         ]
 
-    def _fused(self, rankings: Sequence[Sequence[Hit] | None], weights: Sequence[float]) -> list[Hit]:
-        """The fused hits of the sources that did not fail; equally weighted if the weigher wants none of these."""
-        there = [(hits, weight) for hits, weight in zip(rankings, weights, strict=True) if hits is not None]
-        used = [(hits, weight) for hits, weight in there if weight != 0] or [(hits, 1.0) for hits, _ in there]
-        return fuse(
-            [hits for hits, _ in used],
-            method=self._method,
-            weights=[weight for _, weight in used],
-            constant=self._constant,
-        )
 
-
-class _Asked(NamedTuple):
+class _Answer(NamedTuple):
     """What a source has for a query: its hits, None if it failed, and what failed of it or in it."""
 
     hits: list[Hit] | None
     failures: Sequence[Failure] = ()
 
 
-def _found(source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Asked]:
+def _search(source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Answer]:
     if isinstance(source.retriever, Fused):
-        return [_Asked(*each) for each in source.retriever.search_with_failures(queries, source.depth, filters)]
-    return [_Asked(hits) for hits in search_filtered(source.retriever, queries, source.depth, filters)]
+        return [_Answer(*result) for result in source.retriever.search_with_failures(queries, source.depth, filters)]
+    return [_Answer(hits) for hits in search_filtered(source.retriever, queries, source.depth, filters)]
 
 
 _METHODS: dict[str, Callable[[Sequence[float]], float]] = {
@@ -207,9 +184,9 @@ _METHODS: dict[str, Callable[[Sequence[float]], float]] = {
 METHODS = tuple(_METHODS)
 
 
-def _shares(ranking: Sequence[Hit], method: str, constant: float) -> _Shares:
+def _shares(ranking: Sequence[Hit], method: str, rrf_k: float) -> _Shares:
     if method == "rrf":
-        return {hit.document: 1 / (constant + rank) for rank, hit in enumerate(ranking, start=1)}
+        return {hit.document: 1 / (rrf_k + rank) for rank, hit in enumerate(ranking, start=1)}
     if not ranking:
         return {}
     scores = [hit.score for hit in ranking]
@@ -217,7 +194,7 @@ def _shares(ranking: Sequence[Hit], method: str, constant: float) -> _Shares:
     return {hit.document: (hit.score - least) / width if width > 0 else 1.0 for hit in ranking}
 
 
-def _check(method: str, weights: Sequence[float] | None, lists: int, constant: float) -> None:
+def _check(method: str, weights: Sequence[float] | None, lists: int, rrf_k: float) -> None:
     if method not in _METHODS:
         raise UsageError(f"there is no fusion '{method}'", fix=f"Known: {', '.join(METHODS)}.")
     if weights is not None and len(weights) != lists:
@@ -226,5 +203,5 @@ def _check(method: str, weights: Sequence[float] | None, lists: int, constant: f
         raise UsageError(
             f"the weights {list(weights)} are not all above 0", fix="Remove the sources that should not count."
         )
-    if not math.isfinite(constant) or constant < 0:
-        raise UsageError(f"the constant {constant} is out of range", fix="It is at least 0; 60 is usual.")
+    if not math.isfinite(rrf_k) or rrf_k < 0:
+        raise UsageError(f"'rrf_k' is {rrf_k}", fix="It is at least 0; 60 is usual.")

@@ -14,10 +14,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
@@ -38,7 +36,17 @@ from searchlora.models.resolve import cache_dir
 from searchlora.progress import Progress, silent
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25_FILES, BM25Index
-from searchlora.retrieval.nearest import Hnsw, Ivf, Structure, read_structure
+from searchlora.retrieval.dense import SavedVectors
+from searchlora.retrieval.nearest import (
+    ApproximateSearch,
+    ExactSearch,
+    Hnsw,
+    Ivf,
+    Nearest,
+    Structure,
+    read_structure,
+)
+from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.vector_file import VECTOR_FILES, VectorFile
 
 #: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
@@ -54,11 +62,13 @@ _Count = Annotated[int, Field(ge=1, lt=2**63)]
 _Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class _Frozen(BaseModel):
+class FrozenModel(BaseModel):
+    """Part of a manifest or a record; its keys are those of the class."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Bm25Keys(_Frozen):
+class Bm25Keys(FrozenModel):
     """What the matrix of a BM25 index depends on, besides the documents."""
 
     k1: float
@@ -74,7 +84,7 @@ class Bm25Keys(_Frozen):
         return Analyzer(stopwords=self.stopwords, stemmer=self.stemmer, shortest=self.shortest)
 
 
-class VectorKeys(_Frozen):
+class VectorKeys(FrozenModel):
     """What the vectors of documents depend on, besides the documents.
 
     Attributes:
@@ -92,7 +102,7 @@ class VectorKeys(_Frozen):
     precision: Literal["fp32", "bf16"]
 
 
-class Bm25Part(_Frozen):
+class Bm25Part(FrozenModel):
     """A BM25 index in an index folder."""
 
     folder: PartName
@@ -105,36 +115,44 @@ class Bm25Part(_Frozen):
         return [f"{self.folder}/{name}" for name in BM25_FILES]
 
 
-class DensePart(_Frozen):
-    """Vectors in an index folder.
+class EncodedVectors(FrozenModel):
+    """Vectors of documents.
 
     Attributes:
         model: Name of the encoder.
         adapter: Exact reference of its adapter, `name@version`.
         batch_size: Documents per forward pass; it changes the last bits of vectors.
-        vectors: Number of documents with text.
         dimensions: Of the vectors.
+    """
+
+    model: str
+    adapter: str | None
+    keys: VectorKeys
+    batch_size: _Count
+    dimensions: _Count
+
+
+class DensePart(EncodedVectors):
+    """Vectors in an index folder.
+
+    Attributes:
+        vectors: Number of documents with text.
         longest: Length of the longest vector.
         structures: Structures for approximate search.
     """
 
     folder: PartName
-    model: str
-    adapter: str | None
-    keys: VectorKeys
-    batch_size: _Count
     vectors: _Count
-    dimensions: _Count
     longest: Annotated[float, Field(ge=0)]
     structures: tuple[Annotated[Hnsw | Ivf, Field(discriminator="kind")], ...] = ()
 
     @property
     def files(self) -> list[str]:
         """The names of its files."""
-        return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(each.file for each in self.structures))]
+        return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(structure.file for structure in self.structures))]
 
 
-class CorpusIdentity(_Frozen):
+class CorpusIdentity(FrozenModel):
     """The corpus of an index.
 
     Attributes:
@@ -174,14 +192,14 @@ class CorpusIdentity(_Frozen):
         return size != self.bytes or not has_sha256(file, self.sha256)
 
 
-class FileIdentity(_Frozen):
+class FileIdentity(FrozenModel):
     """A file of an index."""
 
     sha256: _Sha256
     bytes: _Bytes
 
 
-class IndexManifest(_Frozen):
+class IndexManifest(FrozenModel):
     """`index.json`."""
 
     schema_version: Literal[2] = SCHEMA
@@ -200,13 +218,6 @@ class IndexManifest(_Frozen):
         if missing := needed - self.files.keys():
             raise ValueError(f"its list of files lacks {min(missing)}")
         return self
-
-
-class FoundVectors(NamedTuple):
-    """Vectors in an index folder, and what is known of them."""
-
-    part: DensePart
-    file: VectorFile
 
 
 Part = TypeVar("Part", Bm25Part, DensePart)
@@ -237,40 +248,44 @@ class IndexFolder:
         self._check_corpus()
         with self.reading():
             self.documents = DocumentStore(folder, self.reading)
-            self.order: NDArray[np.int64] = self.documents.tie_order
+            self._indexed = IndexedDocuments(self.documents.ids, self.documents.tie_order, reading=self.reading)
             _check_equal("documents", len(self.documents), self.manifest.documents)
 
     def bm25(self, keys: Bm25Keys) -> BM25Index:
         """The BM25 index with these settings, memory-mapped. Raises `StaleIndex` if there is none."""
         part = self._part(self.manifest.bm25, keys, "BM25 index")
         with self._mapping(part):
-            index = BM25Index.load(
-                self.folder / part.folder, self.documents.ids, self.order, keys.analyzer, self.reading
-            )
+            index = BM25Index.load(self.folder / part.folder, self._indexed, keys.analyzer)
             _check_equal("terms", index.terms, part.terms)
         return index
 
-    def vectors(self, keys: VectorKeys, structure: Structure | None) -> FoundVectors:
-        """The vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the structure."""
+    def vectors(self, keys: VectorKeys, structure: Structure | None = None, effort: int = 64) -> SavedVectors:
+        """The vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the structure.
+
+        Args:
+            structure: For approximate search; None: exact search.
+            effort: Of the approximate search, as of `DenseIndex`.
+        """
         part = self._part(self.manifest.dense, keys, "vectors")
         if structure is not None and structure not in part.structures:
-            built = ", ".join(_described(each) for each in part.structures) or "none"
+            built = ", ".join(_described(other) for other in part.structures) or "none"
             raise self._stale(
                 f"has no structure {_described(structure)} over the vectors of {part.adapter or part.model}; there is"
                 f" {built}"
             )
+        folder = self.folder / part.folder
         with self._mapping(part):
-            file = VectorFile.open(self.folder / part.folder)
+            file = VectorFile.open(folder)
             _check_equal("vectors", len(file.vectors), part.vectors)
             _check_equal("dimensions", file.vectors.shape[1], part.dimensions)
             if file.rows[-1] >= len(self.documents):
                 raise ValueError("a vector is that of a document that is not there")
-        return FoundVectors(part, file)
-
-    def structure(self, part: DensePart, structure: Structure) -> Any:
-        """The faiss index of a structure over the vectors of a part, memory-mapped. Raises `StaleIndex`."""
-        with self._mapping(part):
-            return read_structure(structure, self.folder / part.folder / structure.file, part.vectors, part.dimensions)
+            if structure is None:
+                nearest: Nearest = ExactSearch(file.vectors, part.longest)
+            else:
+                opened = read_structure(structure, folder / structure.file, part.vectors, part.dimensions)
+                nearest = ApproximateSearch(structure, opened, effort, part.longest)
+        return SavedVectors(self._indexed, file, nearest)
 
     def verify(self, progress: Progress = silent) -> None:
         """Hash every file.
@@ -315,7 +330,7 @@ class IndexFolder:
         described = [(differences(keys, part.keys), part) for part in parts]
         if not described:
             raise self._stale(f"has no {what}")
-        different, part = min(described, key=lambda each: len(each[0]))
+        different, part = min(described, key=lambda description: len(description[0]))
         if different:
             whose = f" of {part.adapter or part.model}" if isinstance(part, DensePart) else ""
             raise self._stale(f"has no {what} for this pipeline; in the {what}{whose} {'; '.join(different)}")
@@ -422,11 +437,11 @@ def part_name(kind: str, keys: BaseModel) -> str:
     return f"{kind}-{digest[:12]}"
 
 
-def differences(wanted: BaseModel, found: BaseModel) -> list[str]:
+def differences(wanted: BaseModel, built: BaseModel) -> list[str]:
     """What differs between the settings in use and those of an index, one phrase each."""
     phrases = []
     for name in type(wanted).model_fields:
-        ours, theirs = getattr(wanted, name), getattr(found, name)
+        ours, theirs = getattr(wanted, name), getattr(built, name)
         if ours == theirs:
             continue
         if isinstance(ours, Fingerprint):
@@ -470,9 +485,9 @@ def _digest_cache(file: Path) -> Path:
     return cache_dir() / "hashes" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def _check_equal(what: str, found: int, expected: int) -> None:
-    if found != expected:
-        raise ValueError(f"it has {found:,} {what}, and its manifest says {expected:,}")
+def _check_equal(what: str, actual: int, expected: int) -> None:
+    if actual != expected:
+        raise ValueError(f"it has {actual:,} {what}, and its manifest says {expected:,}")
 
 
 def _described(structure: Structure) -> str:

@@ -18,17 +18,30 @@ from pathlib import Path
 from typing import Any
 from weakref import finalize
 
+import grpc
 import numpy as np
+from pymilvus import DataType, Function, FunctionType, MilvusClient
+from pymilvus.exceptions import MilvusException
 
-from searchlora.errors import DataError, EngineError, UsageError
-from searchlora.records import Document, Hit
+from searchlora.errors import DataError, EngineError
+from searchlora.records import Hit
 from searchlora.retrieval.nearest import inner_products
-from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
+from searchlora.retrieval.search_engine import (
+    Entry,
+    Filter,
+    Layout,
+    Published,
+    SearchEngine,
+    Vector,
+    fetched_hit,
+    storable,
+    stored_fields,
+)
 from searchlora.retrieval.threshold import best_by_sum
 from searchlora.server_url import server_url
 
-#: Maximum length of a text in bytes, and number of hits of a search; limits of Milvus.
-_MOST_BYTES, _MOST_HITS = 65_535, 16_384
+#: Maximum length of a text in bytes.
+_MOST_BYTES = 65_535
 
 #: Maximum length of an id in bytes.
 _ID_BYTES = 512
@@ -49,7 +62,7 @@ _REGISTRY = "searchlora_indexes"
 _OUTPUT = ["id", "title", "text", "metadata"]
 
 
-class Milvus:
+class Milvus(SearchEngine):
     """A Milvus cluster, or a file of the embedded Milvus Lite, which one process at a time can open. Thread-safe.
 
     Args:
@@ -62,6 +75,7 @@ class Milvus:
     """
 
     default_analyzer = "standard"
+    most_hits = 16_384
 
     def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 30.0) -> None:
         if "://" in url:
@@ -79,8 +93,6 @@ class Milvus:
     @cached_property
     def _client(self) -> Any:
         """The connection; a file that is not there is created."""
-        from pymilvus import MilvusClient
-
         if self._is_embedded:
             import milvus_lite  # noqa: F401 (a missing one names the extra)
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # each error is raised, too
@@ -91,13 +103,7 @@ class Milvus:
         self._finalizer = finalize(self, client.close)
         return client
 
-    def check(self, layout: Layout) -> None:
-        """Raise `UsageError` for an index that searches nothing."""
-        if not layout.fields and layout.dimensions is None:
-            raise UsageError("there is nothing to search", fix="Load for a text_search or a vector_search.")
-
     def published(self, index: str) -> Published | None:
-        """The generation that is published under a name; None if there is none."""
         if self._is_embedded and not Path(self._address).exists():
             return None
         rows = [row for row in self._registered(index) if row["published"] > 0]
@@ -107,82 +113,63 @@ class Milvus:
         return Published(latest["generation"], latest["record"])
 
     def generations(self, index: str) -> list[str]:
-        """All generations of a name, complete or not."""
         return sorted(row["generation"] for row in self._registered(index))
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation, a collection; of one that exists, only the record is replaced."""
-        with _errors(self.where):
-            self._create_registry()
-            if not self._client.has_collection(generation, timeout=self._timeout_s):
-                self._create(generation, *self._schema(layout))
+        self._create(_REGISTRY, *_registry_schema())
+        self._create(generation, *self._schema(layout))
         registered = {row["generation"]: row["published"] for row in self._registered(index)}
         published = registered.get(generation, 0)
         self._register({"generation": generation, "index": index, "record": record, "published": published})
 
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
-        """Those of the documents that are stored."""
+        self._load(generation, writes=True)
         stored: set[str] = set()
-        with _errors(self.where):
-            self._load(generation, self._write_s)
-            for start in range(0, len(ids), _IDS):
-                # Not `get(ids=...)`: it writes ids into its filter as they are.
-                chosen = _any_of("id", ids[start : start + _IDS])
-                rows = self._client.query(generation, filter=chosen, output_fields=["id"], timeout=self._timeout_s)
-                stored.update(row["id"] for row in rows)
+        for start in range(0, len(ids), _IDS):
+            # Not `get(ids=...)`: it writes ids into its filter as they are.
+            chosen = _any_of("id", ids[start : start + _IDS])
+            stored.update(row["id"] for row in self._call("query", generation, filter=chosen, output_fields=["id"]))
         return stored
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
-        """Store documents. Raises `DataError` for a field that is longer than Milvus takes."""
         rows = [_row(layout, entry) for entry in entries]
-        with _errors(self.where):
-            for start in range(0, len(rows), _PUT):
-                self._client.upsert(generation, rows[start : start + _PUT], timeout=self._write_s)
+        for start in range(0, len(rows), _PUT):
+            self._call("upsert", generation, rows[start : start + _PUT], writes=True)
 
     def publish(self, index: str, generation: str, layout: Layout) -> None:
-        """Write the collection to disk, and let the name stand for it."""
         del layout
-        with _errors(self.where):
-            self._client.flush(generation, timeout=self._write_s)
+        self._call("flush", generation, writes=True)
         (row,) = [row for row in self._registered(index) if row["generation"] == generation]
         self._register({**row, "published": time.time_ns()})
 
     def drop(self, generation: str) -> None:
-        """Delete the collection of a generation."""
-        with _errors(self.where):
-            self._client.drop_collection(generation, timeout=self._write_s)
-            self._in_memory.discard(generation)
-            self._client.delete(_REGISTRY, filter=_any_of("generation", [generation]), timeout=self._write_s)
+        self._call("drop_collection", generation, writes=True)
+        self._in_memory.discard(generation)
+        self._call("delete", _REGISTRY, filter=_any_of("generation", [generation]), writes=True)
 
     def search_text(
         self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
     ) -> list[Hit]:
-        """The k best documents that contain a word of the query in one of the fields, with their texts."""
-        _check_count(k)
         condition = _condition(where)
 
         def best(field: str, count: int) -> list[Hit]:
             return self._by_text(generation, layout, field, query, condition, count)
 
         def scores(field: str, ids: Sequence[str]) -> dict[str, float]:
-            found: dict[str, float] = {}
+            of_documents: dict[str, float] = {}
             for start in range(0, len(ids), _IDS):
                 part = ids[start : start + _IDS]
                 hits = self._by_text(generation, layout, field, query, _any_of("id", part), len(part))
-                found |= {hit.document: hit.score for hit in hits}
-            return found
+                of_documents |= {hit.document: hit.score for hit in hits}
+            return of_documents
 
-        return best_by_sum(boosts, best, scores, k, _MOST_HITS)
+        return best_by_sum(boosts, best, scores, k, self.most_hits)
 
     def search_vectors(
         self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
     ) -> list[Hit]:
-        """The k documents whose vectors have the largest inner products with a vector, with their texts.
-
-        The products are computed again: those of the engine depend, in the last bits, on the place of a vector.
-        """
-        _check_count(k)
-        # Of the engine's products, for vectors of about length 1.
+        # The products are computed again: those of the engine depend, in the last bits, on the place of a vector. This
+        # is the error of the engine's products, for vectors of about length 1.
         error = len(vector) * float(np.finfo(np.float32).eps) * max(1.0, float(np.linalg.norm(vector)))
         condition = " and ".join(filter(None, ["has_vector == true", _condition(where)]))
 
@@ -194,20 +181,25 @@ class Milvus:
                 return []
             stored = np.array([row["entity"]["vector"] for row in rows], dtype=np.float32)
             products = inner_products(stored, vector).astype(np.float32)
-            return [_hit(row, float(product)) for row, product in zip(rows, products, strict=True)]
+            return [fetched_hit(row["id"], score, row["entity"]) for row, score in zip(rows, products, strict=True)]
 
-        return best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, _MOST_HITS, error)
+        return best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, self.most_hits, error)
 
     def close(self) -> None:
-        """Close the connection."""
         if self.__dict__.pop("_client", None) is not None:
             self._finalizer()
             self._in_memory.clear()
 
-    def _load(self, collection: str, timeout_s: float) -> None:
+    def _call(self, method: str, collection: str, *values: Any, writes: bool = False, **options: Any) -> Any:
+        """What the client answers within the time limit of a search, or of a write."""
+        timeout_s = self._write_s if writes else self._timeout_s
+        with _errors(self.where):
+            return getattr(self._client, method)(collection, *values, timeout=timeout_s, **options)
+
+    def _load(self, collection: str, *, writes: bool = False) -> None:
         """Load a collection into the memory of the server: in a file that another process wrote none is loaded."""
         if collection not in self._in_memory:
-            self._client.load_collection(collection, timeout=timeout_s)
+            self._call("load_collection", collection, writes=writes)
             self._in_memory.add(collection)
 
     def _by_text(
@@ -215,29 +207,27 @@ class Milvus:
     ) -> list[Hit]:
         name = f"words_{layout.fields.index(field)}"
         rows = self._search(generation, query, name, {"metric_type": "BM25"}, condition, count)
-        found = [_hit(row, abs(row["distance"])) for row in rows]  # Milvus Lite returns the negated score
-        return [hit for hit in found if hit.score > 0]
+        # Milvus Lite returns the negated score.
+        hits = [fetched_hit(row["id"], abs(row["distance"]), row["entity"]) for row in rows]
+        return [hit for hit in hits if hit.score > 0]
 
     def _search(
         self, generation: str, query: Any, field: str, options: Mapping[str, Any], condition: str, count: int
     ) -> list[Any]:
-        with _errors(self.where):
-            self._load(generation, self._timeout_s)
-            (rows,) = self._client.search(
-                generation,
-                data=[query],
-                anns_field=field,
-                search_params=dict(options),
-                filter=condition,
-                limit=count,
-                output_fields=[*_OUTPUT, field] if field == "vector" else _OUTPUT,
-                timeout=self._timeout_s,
-            )
+        self._load(generation)
+        (rows,) = self._call(
+            "search",
+            generation,
+            data=[query],
+            anns_field=field,
+            search_params=dict(options),
+            filter=condition,
+            limit=count,
+            output_fields=[*_OUTPUT, field] if field == "vector" else _OUTPUT,
+        )
         return list(rows)
 
     def _schema(self, layout: Layout) -> tuple[Any, Any]:
-        from pymilvus import DataType, Function, FunctionType, MilvusClient
-
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         indexes = MilvusClient.prepare_index_params()
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
@@ -284,53 +274,38 @@ class Milvus:
     # The registry: a collection with a row for each generation.
 
     def _registered(self, index: str) -> list[dict[str, Any]]:
-        with _errors(self.where):
-            if not self._client.has_collection(_REGISTRY, timeout=self._timeout_s):
-                return []
-            self._load(_REGISTRY, self._timeout_s)
-            rows = self._client.query(
-                _REGISTRY,
-                filter=_any_of("index", [index]),
-                output_fields=["generation", "index", "record", "published"],
-                timeout=self._timeout_s,
-            )
+        if not self._call("has_collection", _REGISTRY):
+            return []
+        self._load(_REGISTRY)
+        fields = ["generation", "index", "record", "published"]
+        rows = self._call("query", _REGISTRY, filter=_any_of("index", [index]), output_fields=fields)
         return [dict(row) for row in rows]
 
     def _register(self, row: Mapping[str, Any]) -> None:
-        with _errors(self.where):
-            self._client.upsert(_REGISTRY, [{**row, "nothing": [0.0, 0.0]}], timeout=self._write_s)
-            self._client.flush(_REGISTRY, timeout=self._write_s)
-
-    def _create_registry(self) -> None:
-        from pymilvus import DataType, MilvusClient
-
-        if self._client.has_collection(_REGISTRY, timeout=self._timeout_s):
-            return
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("generation", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
-        schema.add_field("index", DataType.VARCHAR, max_length=_ID_BYTES)
-        schema.add_field("record", DataType.VARCHAR, max_length=_MOST_BYTES)
-        schema.add_field("published", DataType.INT64)
-        schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # a collection needs a vector
-        indexes = MilvusClient.prepare_index_params()
-        indexes.add_index("nothing", index_type="FLAT", metric_type="IP")
-        self._create(_REGISTRY, schema, indexes)
+        self._call("upsert", _REGISTRY, [{**row, "nothing": [0.0, 0.0]}], writes=True)
+        self._call("flush", _REGISTRY, writes=True)
 
     def _create(self, collection: str, schema: Any, indexes: Any) -> None:
-        self._client.create_collection(
-            collection, schema=schema, index_params=indexes, consistency_level="Strong", timeout=self._write_s
-        )
+        """Create a collection if it is not there."""
+        if not self._call("has_collection", collection):
+            options = {"schema": schema, "index_params": indexes, "consistency_level": "Strong"}
+            self._call("create_collection", collection, **options, writes=True)
+
+
+def _registry_schema() -> tuple[Any, Any]:
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("generation", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
+    schema.add_field("index", DataType.VARCHAR, max_length=_ID_BYTES)
+    schema.add_field("record", DataType.VARCHAR, max_length=_MOST_BYTES)
+    schema.add_field("published", DataType.INT64)
+    schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # a collection needs a vector
+    indexes = MilvusClient.prepare_index_params()
+    indexes.add_index("nothing", index_type="FLAT", metric_type="IP")
+    return schema, indexes
 
 
 def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
-    document = entry.document
-    row: dict[str, Any] = {
-        "id": document.id,
-        "title": storable(document.title),
-        "text": storable(document.text),
-        "metadata": {storable(name): storable(value) for name, value in document.metadata.items()},
-        "facets": facets(document),
-    }
+    document, row = entry.document, stored_fields(entry.document)
     for number, field in enumerate(layout.fields):
         row[f"field_{number}"] = storable(document.field(field))
     lengths = {name: len(value.encode()) for name, value in row.items() if isinstance(value, str)}
@@ -377,18 +352,9 @@ def _string(text: str) -> str:
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 
 
-def _hit(row: Any, score: float) -> Hit:
-    fields = row["entity"]
-    document = Document(row["id"], fields["text"], fields["title"], dict(fields["metadata"] or {}))
-    return Hit(document.id, float(score), document)
-
-
 @contextmanager
 def _errors(where: str) -> Iterator[None]:
     """Errors of pymilvus as `EngineError`."""
-    import grpc
-    from pymilvus.exceptions import MilvusException
-
     try:
         yield
     except (MilvusException, grpc.RpcError) as error:
@@ -397,8 +363,3 @@ def _errors(where: str) -> Iterator[None]:
         if "not found" in message or "not exist" in message:
             fix = "If the index was loaded again, load the pipeline again, too."
         raise EngineError(f"Milvus refuses or cannot be reached ({message})", where=where, fix=fix) from None
-
-
-def _check_count(k: int) -> None:
-    if k > _MOST_HITS:
-        raise UsageError(f"{k} hits are requested, and Milvus returns at most {_MOST_HITS:,}")

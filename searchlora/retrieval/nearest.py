@@ -83,8 +83,8 @@ class Nearest:
             block = rows[start : start + _BLOCK]
             scores[start : start + len(block)] = vectors[block] @ vector[0]
         threshold = np.partition(scores, len(rows) - k)[len(rows) - k]
-        found: NDArray[np.int64] = rows[scores >= threshold - self._error(vector)]
-        return found
+        nearest: NDArray[np.int64] = rows[scores >= threshold - self._error(vector)]
+        return nearest
 
     def _error(self, vector: Vectors) -> float:
         """Bound of the difference of two scores by rounding."""
@@ -241,8 +241,8 @@ def read_structure(structure: Structure, file: Path, vectors: int, dimensions: i
     except (RuntimeError, MemoryError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())[-200:]}") from None
     kind = faiss.IndexIVFFlat if isinstance(structure, Ivf) else faiss.IndexHNSWFlat
-    found = (type(index), index.ntotal, index.d, index.metric_type)
-    if found != (kind, vectors, dimensions, faiss.METRIC_INNER_PRODUCT):
+    opened = (type(index), index.ntotal, index.d, index.metric_type)
+    if opened != (kind, vectors, dimensions, faiss.METRIC_INNER_PRODUCT):
         raise ValueError(f"{file}: it is a {type(index).__name__} of {index.ntotal} × {index.d} numbers")
     return index
 

@@ -11,17 +11,33 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestRefused, UsageError
+import opensearchpy
+from opensearchpy import exceptions, helpers
+
+from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestRefused
 from searchlora.http_client import OF_ONE_REQUEST, authorization
-from searchlora.records import Document, Hit
-from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
+from searchlora.records import Hit
+from searchlora.retrieval.search_engine import (
+    Entry,
+    Filter,
+    Layout,
+    Published,
+    SearchEngine,
+    Vector,
+    fetched_hit,
+    storable,
+    stored_fields,
+)
 from searchlora.retrieval.threshold import best_by_sum
 from searchlora.server_url import server_url
 
-#: Largest number of hits of a search (`index.max_result_window`), and of characters of a value that filters compare.
-_MOST_HITS, _MOST_FACET = 10_000, 2_000
+#: Largest number of hits of a search (`index.max_result_window`).
+_MOST_HITS = 10_000
+
+#: Maximum length of a value that filters compare, in characters.
+_MOST_FACET = 2_000
 
 #: Maximum length of an id in bytes.
 _ID_BYTES = 512
@@ -33,27 +49,15 @@ _SOURCE = ["title", "text", "metadata"]
 _META = "searchlora"
 
 
-class _Dialect(Protocol):
-    """What OpenSearch and Elasticsearch say differently: their plug-ins for vectors."""
+class _OpenSearchDialect:
+    """What OpenSearch says differently from Elasticsearch: its plug-in for vectors."""
 
     def settings(self, layout: Layout) -> dict[str, Any]:
         """The settings of an index."""
-
-    def vector(self, layout: Layout) -> dict[str, Any]:
-        """The mapping of the vectors."""
-
-    def exact(self, vector: Sequence[float]) -> dict[str, Any]:
-        """The script that scores a document by its vector, as the graph does."""
-
-    def nearest(self, vector: Sequence[float], count: int, effort: int, filters: list[Any]) -> dict[str, Any]:
-        """The body of an approximate search."""
-
-
-class _OpenSearchDialect:
-    def settings(self, layout: Layout) -> dict[str, Any]:
         return {"index": {"knn": True}} if layout.graph is not None else {}  # exact search needs no graph
 
     def vector(self, layout: Layout) -> dict[str, Any]:
+        """The mapping of the vectors."""
         mapping: dict[str, Any] = {"type": "knn_vector", "dimension": layout.dimensions}
         if layout.graph is not None:
             parameters = {"m": layout.graph.m, "ef_construction": layout.graph.ef_construction}
@@ -62,17 +66,19 @@ class _OpenSearchDialect:
         return mapping
 
     def exact(self, vector: Sequence[float]) -> dict[str, Any]:
+        """The script that scores a document by its vector, as the graph does."""
         parameters = {"field": "vector", "query_value": vector, "space_type": "innerproduct"}
         return {"lang": "knn", "source": "knn_score", "params": parameters}
 
     def nearest(self, vector: Sequence[float], count: int, effort: int, filters: list[Any]) -> dict[str, Any]:
+        """The body of an approximate search."""
         knn: dict[str, Any] = {"vector": vector, "k": count, "method_parameters": {"ef_search": max(effort, count)}}
         if filters:
             knn["filter"] = {"bool": {"filter": filters}}
         return {"query": {"knn": {"vector": knn}}}
 
 
-class _ElasticsearchDialect:
+class _ElasticsearchDialect(_OpenSearchDialect):
     def settings(self, layout: Layout) -> dict[str, Any]:
         del layout
         return {}
@@ -94,13 +100,10 @@ class _ElasticsearchDialect:
         return {"knn": {**knn, **({"filter": filters} if filters else {})}}
 
 
-_DIALECTS: Mapping[str, _Dialect] = {
-    "opensearch": _OpenSearchDialect(),
-    "elasticsearch": _ElasticsearchDialect(),
-}
+_DIALECTS = {"opensearch": _OpenSearchDialect(), "elasticsearch": _ElasticsearchDialect()}
 
 
-class OpenSearch:
+class OpenSearch(SearchEngine):
     """A cluster of OpenSearch, or of Elasticsearch. Thread-safe.
 
     Args:
@@ -116,6 +119,7 @@ class OpenSearch:
     """
 
     default_analyzer = "standard"
+    most_hits = _MOST_HITS
 
     def __init__(
         self,
@@ -128,8 +132,6 @@ class OpenSearch:
         timeout_s: float = 30.0,
         retries: int = 4,
     ) -> None:
-        import opensearchpy
-
         parts = server_url(url, example="https://localhost:9200")
         if parts.query or parts.fragment:
             raise EngineError(f"{url!r} is not the address of a server", fix="Write it as in https://localhost:9200.")
@@ -145,43 +147,31 @@ class OpenSearch:
             verify_certs=True,
         )
 
-    def check(self, layout: Layout) -> None:
-        """Raise `UsageError` for an index that searches nothing."""
-        if not layout.fields and layout.dimensions is None:
-            raise UsageError("there is nothing to search", fix="Load for a text_search or a vector_search.")
-
     def published(self, index: str) -> Published | None:
-        """The generation that is published under a name; None if there is none.
-
-        Raises:
-            EngineError: if the name is that of an index that was not loaded by searchlora.
-        """
-        found = self._mappings(index)
-        if not found:
+        mappings = self._mappings(index)
+        if not mappings:
             return None
-        if len(found) > 1 or index in found:
+        if len(mappings) > 1 or index in mappings:
             raise EngineError(
                 f"'{index}' is an index or alias that searchlora did not load",
                 where=self.where,
                 fix="Choose another name as 'index' of the stage, or search it by a stage 'http'.",
             )
-        ((generation, record),) = found.items()
+        ((generation, record),) = mappings.items()
         if record is None:
             raise EngineError(f"the alias '{index}' is not of searchlora", where=self.where, fix="Choose another name.")
         return Published(generation, record)
 
     def generations(self, index: str) -> list[str]:
-        """All generations of a name, complete or not."""
         own = re.compile(rf"{re.escape(index)}_[0-9a-f]{{12}}")  # and not those of an index with a longer name
-        found = self._mappings(f"{index}_*")
-        return sorted(name for name, record in found.items() if record is not None and own.fullmatch(name))
+        mappings = self._mappings(f"{index}_*")
+        return sorted(name for name, record in mappings.items() if record is not None and own.fullmatch(name))
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation, an index; of one that exists, only the record is replaced."""
         del index
         analyzed = {"type": "text", "analyzer": layout.analyzer or self.default_analyzer}
-        kept = {"type": "text", "index": False}
-        properties: dict[str, Any] = {"id": {"type": "keyword"}, "title": kept, "text": kept}
+        stored = {"type": "text", "index": False}
+        properties: dict[str, Any] = {"id": {"type": "keyword"}, "title": stored, "text": stored}
         properties |= {"metadata": {"type": "object", "enabled": False}, "facets": {"type": "object", "dynamic": True}}
         properties |= {f"field_{number}": analyzed for number in range(len(layout.fields))}
         if layout.dimensions is not None:
@@ -203,15 +193,11 @@ class OpenSearch:
                 self._client.indices.create(index=generation, body=body)
 
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
-        """Those of the documents that are stored."""
         with _errors(self.where):
             response = self._client.mget(index=generation, body={"ids": list(ids)}, params={"_source": "false"})
         return {row["_id"] for row in response["docs"] if row.get("found")}
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
-        """Store documents by bulk requests. Raises `DataError` naming one that the engine refuses."""
-        from opensearchpy import helpers
-
         actions = (
             {"_op_type": "index", "_index": generation, "_id": entry.document.id, "_source": _row(layout, entry)}
             for entry in entries
@@ -232,7 +218,6 @@ class OpenSearch:
                     raise DataError(f"the engine refuses the document ({reason})", where=f"document {result['_id']}")
 
     def publish(self, index: str, generation: str, layout: Layout) -> None:
-        """Make the documents searchable, and let the alias name them."""
         del layout
         published = self.published(index)
         actions: list[dict[str, Any]] = [{"add": {"index": generation, "alias": index}}]
@@ -243,14 +228,12 @@ class OpenSearch:
             self._client.indices.update_aliases(body={"actions": actions})
 
     def drop(self, generation: str) -> None:
-        """Delete the index of a generation."""
         with _errors(self.where):
             self._client.indices.delete(index=generation, params={"ignore_unavailable": "true"})
 
     def search_text(
         self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
     ) -> list[Hit]:
-        """The k best documents that contain a word of the query in one of the fields, with their texts."""
         fields = [f"field_{layout.fields.index(field)}^{boost!r}" for field, boost in boosts.items()]
         match = {"multi_match": {"query": query, "fields": fields, "type": "most_fields"}}
         body = {"query": {"bool": {"must": [match], "filter": _filters(where)}}}
@@ -260,14 +243,11 @@ class OpenSearch:
     def search_vectors(
         self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
     ) -> list[Hit]:
-        """The k documents whose vectors have the largest inner products with a vector, with their texts."""
         filters, values = _filters(where), vector.tolist()
         if layout.graph is None:
             with_vector = {"bool": {"filter": [{"exists": {"field": "vector"}}, *filters]}}
             scored = {"script_score": {"query": with_vector, "script": self._dialect.exact(values)}}
             return _inner_products(self._search(generation, {"query": scored}, k))
-
-        _check_count(k)
 
         def best(_: str, count: int) -> list[Hit]:
             return self._search(generation, self._dialect.nearest(values, count, effort, filters), count)
@@ -275,13 +255,11 @@ class OpenSearch:
         return _inner_products(best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, _MOST_HITS))
 
     def close(self) -> None:
-        """Close the connections."""
         self._client.close()
 
     def _search(
         self, generation: str, body: Mapping[str, Any], k: int, parameters: Mapping[str, Any] | None = None
     ) -> list[Hit]:
-        _check_count(k)
         order = [{"_score": "desc"}, {"id": "desc"}]
         request = {**body, "size": k, "sort": order, "_source": _SOURCE, "track_total_hits": False}
         # Without this, the hits of a shard that failed are missing without an error.
@@ -303,21 +281,16 @@ class OpenSearch:
         """Index -> its record; None for an index that is not of searchlora."""
         with _errors(self.where):
             options = {"ignore_unavailable": "true", "allow_no_indices": "true"}
-            found = self._client.indices.get_mapping(index=name, params=options)
-        return {each: content["mappings"].get("_meta", {}).get(_META) for each, content in found.items()}
+            response = self._client.indices.get_mapping(index=name, params=options)
+        return {index: content["mappings"].get("_meta", {}).get(_META) for index, content in response.items()}
 
 
 def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
     document = entry.document
     if len(document.id.encode()) > _ID_BYTES:
         raise DataError(f"the id has more than {_ID_BYTES} bytes", where=f"document {document.id}")
-    row: dict[str, Any] = {
-        "id": document.id,
-        "title": storable(document.title),
-        "text": storable(document.text),
-        "metadata": {storable(name): storable(value) for name, value in document.metadata.items()},
-        "facets": {_key(name): value for name, value in facets(document).items()},
-    }
+    row = stored_fields(document)
+    row["facets"] = {_key(name): value for name, value in row["facets"].items()}
     row |= {f"field_{number}": storable(document.field(field)) for number, field in enumerate(layout.fields)}
     if entry.vector is not None:
         row["vector"] = entry.vector.tolist()
@@ -334,11 +307,10 @@ def _key(field: str) -> str:
 
 
 def _hit(row: Mapping[str, Any]) -> Hit:
-    source, score = row["_source"], float(row["_score"])
+    score = float(row["_score"])
     if not math.isfinite(score):
         raise ValueError("a score that is not finite")
-    document = Document(str(row["_id"]), str(source["text"]), str(source["title"]), dict(source["metadata"]))
-    return Hit(document.id, score, document)
+    return fetched_hit(str(row["_id"]), score, row["_source"])
 
 
 def _inner_products(hits: Sequence[Hit]) -> list[Hit]:
@@ -349,8 +321,6 @@ def _inner_products(hits: Sequence[Hit]) -> list[Hit]:
 @contextmanager
 def _errors(where: str) -> Iterator[None]:
     """Errors of opensearch-py as `EngineError`."""
-    from opensearchpy import exceptions
-
     try:
         yield
     except exceptions.ConnectionTimeout:
@@ -384,8 +354,3 @@ def _reason(error: Any) -> str:
         cause = information.get("error", information)
         information = cause.get("reason", cause) if isinstance(cause, Mapping) else cause
     return " ".join(str(information or error.error).split())[:300]
-
-
-def _check_count(k: int) -> None:
-    if k > _MOST_HITS:
-        raise UsageError(f"{k} hits are requested, and the engine returns at most {_MOST_HITS:,}")

@@ -10,22 +10,33 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from weakref import finalize
 
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import Jsonb
+
 from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestRefused, UsageError
-from searchlora.records import Document, Hit
-from searchlora.retrieval.search_engine import Entry, Filter, Layout, Published, Vector, facets, storable
+from searchlora.records import Hit
+from searchlora.retrieval.search_engine import (
+    Entry,
+    Filter,
+    Layout,
+    Published,
+    SearchEngine,
+    Vector,
+    fetched_hit,
+    storable,
+    stored_fields,
+)
 from searchlora.server_url import check_host, check_text
 
-if TYPE_CHECKING:
-    import psycopg
-    from psycopg import sql
-
-Row = tuple[Any, ...]
-Result = TypeVar("Result")
+#: What PostgreSQL says of a document, or of a query, that is too large or that it cannot hold.
+_REFUSED = (psycopg.errors.ProgramLimitExceeded, psycopg.DataError)
 
 #: Labels of positions in a tsvector, so at most as many fields; the order of `ts_rank_cd`'s weights is the reverse.
 _LABELS = "ABCD"
@@ -53,7 +64,7 @@ _QUERY = """
     FROM unnest(tsvector_to_array(to_tsvector(%(analyzer)s::regconfig, %(query)s))) AS word"""
 
 
-class Postgres:
+class Postgres(SearchEngine):
     """A database of PostgreSQL with pgvector. Thread-safe; each thread that searches has a connection.
 
     Args:
@@ -74,12 +85,12 @@ class Postgres:
         # Given, if empty, so that libpq does not send PGPASSWORD to an address that a file names.
         self._parameters["password"] = password or ""
         self._timeout_s = timeout_s
-        self._idle: list[psycopg.Connection[Row]] = []
+        self._idle: list[psycopg.Connection] = []
         self._lock = threading.Lock()
         finalize(self, _close, self._idle)
 
     def check(self, layout: Layout) -> None:
-        """Raise `UsageError` for more than four fields, or more dimensions than pgvector takes."""
+        super().check(layout)
         if len(layout.fields) > len(_LABELS):
             raise UsageError(
                 f"PostgreSQL weights {len(_LABELS)} fields, and there are {len(layout.fields)}",
@@ -94,9 +105,7 @@ class Postgres:
             )
 
     def published(self, index: str) -> Published | None:
-        """The generation that is published under a name; None if there is none."""
-
-        def read(connection: psycopg.Connection[Row]) -> Published | None:
+        with self._connected() as connection:
             if connection.execute("SELECT to_regclass(%s)", [_REGISTRY]).fetchone() == (None,):
                 return None
             row = connection.execute(
@@ -104,144 +113,96 @@ class Postgres:
                 " ORDER BY published DESC LIMIT 1",
                 [index],
             ).fetchone()
-            return Published(row[0], row[1]) if row is not None else None
-
-        return self._run(read)
+        return Published(*row) if row is not None else None
 
     def generations(self, index: str) -> list[str]:
-        """All generations of a name, complete or not."""
-
-        def read(connection: psycopg.Connection[Row]) -> list[str]:
+        with self._connected() as connection:
             connection.execute(_CREATE_REGISTRY)
             rows = connection.execute(
                 "SELECT generation FROM searchlora_indexes WHERE index = %s ORDER BY generation", [index]
-            ).fetchall()
+            )
             return [row[0] for row in rows]
 
-        return self._run(read)
-
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation, a table; of one that exists, only the record is replaced."""
-        from psycopg import sql
-
-        vector: sql.Composable = sql.SQL("")
+        columns = (
+            'id text COLLATE "C" PRIMARY KEY, title text NOT NULL, text text NOT NULL, metadata jsonb NOT NULL,'
+            " facets jsonb NOT NULL, words tsvector"
+        )
         if layout.dimensions is not None:
-            vector = sql.SQL(", vector vector({})").format(sql.Literal(layout.dimensions))
-
-        def create(connection: psycopg.Connection[Row]) -> None:
+            columns += f", vector vector({layout.dimensions})"
+        with self._connected() as connection:
             if layout.fields:
                 self._check_analyzer(connection, layout)
             if layout.dimensions is not None:
                 _create_extension(connection, self.where)
             with connection.transaction():
                 connection.execute(_CREATE_REGISTRY)
-                connection.execute(
-                    sql.SQL(
-                        'CREATE TABLE IF NOT EXISTS {} (id text COLLATE "C" PRIMARY KEY, title text NOT NULL,'
-                        " text text NOT NULL, metadata jsonb NOT NULL, facets jsonb NOT NULL, words tsvector{})"
-                    ).format(sql.Identifier(generation), vector)
-                )
+                connection.execute(_of_table("CREATE TABLE IF NOT EXISTS {} (" + columns + ")", generation))
                 connection.execute(
                     "INSERT INTO searchlora_indexes (generation, index, record) VALUES (%s, %s, %s)"
                     " ON CONFLICT (generation) DO UPDATE SET record = excluded.record",
                     [generation, index, record],
                 )
 
-        self._run(create)
-
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
-        """Those of the documents that are stored."""
-        from psycopg import sql
-
-        query = sql.SQL("SELECT id FROM {} WHERE id = ANY(%s)").format(sql.Identifier(generation))
-        return self._run(lambda connection: {row[0] for row in connection.execute(query, [list(ids)])})
+        with self._connected() as connection:
+            rows = connection.execute(_of_table("SELECT id FROM {} WHERE id = ANY(%s)", generation), [list(ids)])
+            return {row[0] for row in rows}
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
-        """Store documents in one transaction. Raises `DataError` naming a document that PostgreSQL cannot hold."""
-        import psycopg
-
         statement, rows = _insertion(generation, layout), [_row(layout, entry) for entry in entries]
-
-        def put(connection: psycopg.Connection[Row]) -> None:
-            with connection.cursor() as cursor:
+        with self._connected() as connection, connection.cursor() as cursor:
+            with suppress(*_REFUSED):
+                with connection.transaction():
+                    cursor.executemany(statement, rows)
+                return
+            for entry, row in zip(entries, rows, strict=True):  # which one it was
                 try:
-                    with connection.transaction():
-                        cursor.executemany(statement, rows)
-                    return
-                except (psycopg.errors.ProgramLimitExceeded, psycopg.DataError):
-                    pass
-                for entry, row in zip(entries, rows, strict=True):  # which one it was
-                    try:
-                        cursor.execute(statement, row)
-                    except (psycopg.errors.ProgramLimitExceeded, psycopg.DataError) as error:
-                        raise DataError(
-                            f"PostgreSQL cannot hold the document ({_said(error)})",
-                            where=f"document {entry.document.id}",
-                            fix="Split it into passages.",
-                        ) from None
-
-        self._run(put)
+                    cursor.execute(statement, row)
+                except _REFUSED as error:
+                    raise DataError(
+                        f"PostgreSQL cannot hold the document ({_said(error)})",
+                        where=f"document {entry.document.id}",
+                        fix="Split it into passages.",
+                    ) from None
 
     def publish(self, index: str, generation: str, layout: Layout) -> None:
-        """Build the indexes of the table, and let the name stand for it."""
-        from psycopg import sql
-
         del index  # the registry has it
-
-        structures = ["facets jsonb_path_ops"]
+        structures = {"0": "gin (facets jsonb_path_ops)"}
         if layout.fields:
-            structures.append("words")
-        table = sql.Identifier(generation)
-
-        def publish(connection: psycopg.Connection[Row]) -> None:
-            for number, columns in enumerate(structures):
-                name = sql.Identifier(f"{generation}_{number}")
-                connection.execute(
-                    sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING gin (" + columns + ")").format(name, table)
-                )
-            if layout.graph is not None:
-                connection.execute(
-                    sql.SQL(
-                        "CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw (vector vector_ip_ops)"
-                        " WITH (m = {}, ef_construction = {})"
-                    ).format(sql.Identifier(f"{generation}_hnsw"), table, *(sql.Literal(each) for each in layout.graph))
-                )
-            connection.execute(sql.SQL("ANALYZE {}").format(table))
+            structures["1"] = "gin (words)"
+        if layout.graph is not None:
+            m, ef = layout.graph
+            structures["hnsw"] = f"hnsw (vector vector_ip_ops) WITH (m = {m}, ef_construction = {ef})"
+        with self._connected() as connection:
+            for name, structure in structures.items():
+                create = "CREATE INDEX IF NOT EXISTS {} ON {} USING " + structure
+                connection.execute(_of_table(create, f"{generation}_{name}", generation))
+            connection.execute(_of_table("ANALYZE {}", generation))
             connection.execute(
                 "UPDATE searchlora_indexes SET published = clock_timestamp() WHERE generation = %s", [generation]
             )
 
-        self._run(publish)
-
     def drop(self, generation: str) -> None:
-        """Delete the table of a generation."""
-        from psycopg import sql
-
-        def drop(connection: psycopg.Connection[Row]) -> None:
-            with connection.transaction():
-                connection.execute("DELETE FROM searchlora_indexes WHERE generation = %s", [generation])
-                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(generation)))
-
-        self._run(drop)
+        with self._connected() as connection, connection.transaction():
+            connection.execute("DELETE FROM searchlora_indexes WHERE generation = %s", [generation])
+            connection.execute(_of_table("DROP TABLE IF EXISTS {}", generation))
 
     def search_text(
         self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
     ) -> list[Hit]:
-        """The k best documents that contain a word of the query in one of the fields, with their texts."""
-        from psycopg import sql
-
         label_of = dict(zip(layout.fields, _LABELS, strict=False))
         largest = max(boosts.values())  # ts_rank_cd takes weights up to 1; only their ratios matter
         weights = {label_of[field]: boost / largest for field, boost in boosts.items()}
         condition, values = _condition(where)
-        statement = sql.SQL(
+        statement = (
             "WITH query AS MATERIALIZED (" + _QUERY + ")"
             " SELECT id, title, text, metadata,"
             " ts_rank_cd(%(weights)s::real[], d.words, query.words, %(norm)s) AS score"
             " FROM {} AS d, query WHERE d.words @@ query.words"
             + condition
             + " ORDER BY score DESC, id DESC LIMIT %(k)s"
-        ).format(sql.Identifier(generation))
+        )
         parameters = {
             "query": query,
             "analyzer": layout.analyzer or self.default_analyzer,
@@ -251,53 +212,41 @@ class Postgres:
             "k": k,
             **values,
         }
-        return self._search(statement, parameters)
+        return self._search(_of_table(statement, generation), parameters)
 
     def search_vectors(
         self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
     ) -> list[Hit]:
-        """The k documents whose vectors have the largest inner products with a vector, with their texts."""
-        from psycopg import sql
-
         condition, values = _condition(where)
-        table = sql.Identifier(generation)
+        candidates, settings = "{} WHERE vector IS NOT NULL" + condition, {}
+        if layout.graph is not None:
+            # Whatever k is, the graph returns as many candidates, so that the hits for a smaller k are a prefix.
+            order = " ORDER BY vector <#> %(vector)s::vector LIMIT %(count)s"
+            candidates = "(SELECT * FROM " + candidates + order + ") AS candidates"
+            settings = {"hnsw.ef_search": min(effort, _MOST_EFFORT), "hnsw.iterative_scan": "strict_order"}
+        columns = "id, title, text, metadata, (-(vector <#> %(vector)s::vector))::real AS score"
+        statement = "SELECT " + columns + " FROM " + candidates + " ORDER BY score DESC, id DESC LIMIT %(k)s"
         parameters = {"vector": _literal(vector), "k": k, "count": max(k, effort), **values}
-        columns = "SELECT id, title, text, metadata, (-(vector <#> %(vector)s::vector))::real AS score FROM "
-        if layout.graph is None:
-            return self._search(
-                sql.SQL(
-                    columns + "{} WHERE vector IS NOT NULL" + condition + " ORDER BY score DESC, id DESC LIMIT %(k)s"
-                ).format(table),
-                parameters,
-            )
-        # Whatever k is, the graph returns as many candidates, so that the hits for a smaller k are a prefix.
-        candidates = (
-            "(SELECT * FROM {} WHERE vector IS NOT NULL" + condition + " ORDER BY vector <#> %(vector)s::vector"
-            " LIMIT %(count)s) AS candidates"
-        )
-        statement = sql.SQL(columns + candidates + " ORDER BY score DESC, id DESC LIMIT %(k)s").format(table)
-        settings = {"hnsw.ef_search": min(effort, _MOST_EFFORT), "hnsw.iterative_scan": "strict_order"}
-        return self._search(statement, parameters, settings)
+        return self._search(_of_table(statement, generation), parameters, settings)
 
     def close(self) -> None:
-        """Close the connections that no thread uses."""
         with self._lock:
             _close(self._idle)
 
     def _search(
         self, statement: sql.Composed, parameters: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     ) -> list[Hit]:
-        limits = {"statement_timeout": f"{max(int(1000 * self._timeout_s), 1)}", **(settings or {})}
+        limits = {"statement_timeout": max(int(1000 * self._timeout_s), 1), **(settings or {})}
+        with self._connected() as connection, connection.transaction():
+            for name, value in limits.items():
+                connection.execute("SELECT set_config(%s, %s, true)", [name, str(value)])
+            rows = connection.execute(statement, parameters).fetchall()
+        return [
+            fetched_hit(name, score, {"title": title, "text": text, "metadata": metadata})
+            for name, title, text, metadata, score in rows
+        ]
 
-        def search(connection: psycopg.Connection[Row]) -> list[Row]:
-            with connection.transaction():
-                for name, value in limits.items():
-                    connection.execute("SELECT set_config(%s, %s, true)", [name, str(value)])
-                return connection.execute(statement, parameters).fetchall()
-
-        return [_hit(row) for row in self._run(search)]
-
-    def _check_analyzer(self, connection: psycopg.Connection[Row], layout: Layout) -> None:
+    def _check_analyzer(self, connection: psycopg.Connection, layout: Layout) -> None:
         name = layout.analyzer or self.default_analyzer
         known = [row[0] for row in connection.execute("SELECT cfgname FROM pg_ts_config ORDER BY cfgname")]
         if name.rpartition(".")[2] not in known:
@@ -307,47 +256,40 @@ class Postgres:
                 fix=f"Set 'analyzer' to one of: {', '.join(known)}.",
             )
 
-    def _run(self, work: Callable[[psycopg.Connection[Row]], Result]) -> Result:
-        """Do something with a connection; with a new one again if an idle one turns out to be broken."""
+    @contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection]:
+        """A connection: an idle one that the server has not closed, or a new one."""
         with self._lock:
-            idle = self._idle.pop() if self._idle else None
+            connection = self._idle.pop() if self._idle else None
         with _errors(self.where, self._timeout_s):
-            if idle is not None:
-                import psycopg
-
+            if connection is not None:
                 try:
-                    return self._with(idle, work)
+                    connection.execute("")
                 except psycopg.OperationalError:
-                    if not idle.closed:
-                        raise
-            return self._with(self._connect(), work)
-
-    def _with(self, connection: psycopg.Connection[Row], work: Callable[[psycopg.Connection[Row]], Result]) -> Result:
-        try:
-            return work(connection)
-        finally:
-            if not connection.closed:
-                with self._lock:
-                    self._idle.append(connection)
-
-    def _connect(self) -> psycopg.Connection[Row]:
-        import psycopg
-
-        seconds = max(int(self._timeout_s), 2)  # libpq's least
-        connection = psycopg.connect(**self._parameters, connect_timeout=seconds, autocommit=True)
-        connection.execute("SET client_min_messages = warning")
-        return connection
+                    connection = None
+            if connection is None:
+                seconds = max(int(self._timeout_s), 2)  # libpq's least
+                connection = psycopg.connect(**self._parameters, connect_timeout=seconds, autocommit=True)
+                connection.execute("SET client_min_messages = warning")
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    with self._lock:
+                        self._idle.append(connection)
 
 
-def _close(connections: list[psycopg.Connection[Row]]) -> None:
+def _close(connections: list[psycopg.Connection]) -> None:
     while connections:
         connections.pop().close()
 
 
-def _parameters(url: str) -> dict[str, Any]:
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
+def _of_table(statement: str, *names: str) -> sql.Composed:
+    """A statement with quoted names of tables and indexes in place of `{}`."""
+    return sql.SQL(statement).format(*map(sql.Identifier, names))
 
+
+def _parameters(url: str) -> dict[str, Any]:
     if not re.match(r"postgres(ql)?://", url):
         raise EngineError(
             f"{url!r} is not the address of a database", fix="Write it as in postgresql://user@host:5432/database."
@@ -358,7 +300,7 @@ def _parameters(url: str) -> dict[str, Any]:
         for host in str(parameters.get("host", "")).split(","):
             if host and not host.startswith(("/", "@")) and ":" not in host:  # no folder of a socket, no IPv6 address
                 check_host(host)
-    except (ProgrammingError, ValueError) as error:
+    except (psycopg.ProgrammingError, ValueError) as error:
         raise EngineError(f"{url!r} is not the address of a database ({_said(error)})") from None
     if "password" in parameters:
         raise EngineError("the address holds a password", fix="Give it in an environment variable: 'api_key_env'.")
@@ -367,9 +309,7 @@ def _parameters(url: str) -> dict[str, Any]:
     return parameters
 
 
-def _create_extension(connection: psycopg.Connection[Row], where: str) -> None:
-    import psycopg
-
+def _create_extension(connection: psycopg.Connection, where: str) -> None:
     if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone():
         return
     try:
@@ -384,8 +324,6 @@ def _create_extension(connection: psycopg.Connection[Row], where: str) -> None:
 
 def _insertion(generation: str, layout: Layout) -> sql.Composed:
     """The statement that stores a document; parameters as `_row` makes them."""
-    from psycopg import sql
-
     parts = [
         f"setweight(to_tsvector(%s::regconfig, %s), '{label}')"
         for _, label in zip(layout.fields, _LABELS, strict=False)
@@ -396,20 +334,15 @@ def _insertion(generation: str, layout: Layout) -> sql.Composed:
         columns.append("vector")
         values.append("%s::vector")
     updates = ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
-    return sql.SQL(
-        f"INSERT INTO {{}} ({', '.join(columns)}) VALUES ({', '.join(values)}) ON CONFLICT (id) DO UPDATE SET {updates}"
-    ).format(sql.Identifier(generation))
+    insert = f"INSERT INTO {{}} ({', '.join(columns)}) VALUES ({', '.join(values)})"
+    return _of_table(f"{insert} ON CONFLICT (id) DO UPDATE SET {updates}", generation)
 
 
 def _row(layout: Layout, entry: Entry) -> list[Any]:
-    from psycopg.types.json import Jsonb
-
-    document = entry.document
-    metadata = {storable(name): storable(value) for name, value in document.metadata.items()}
-    row: list[Any] = [document.id, storable(document.title), storable(document.text), Jsonb(metadata)]
-    row.append(Jsonb(facets(document)))
+    stored = stored_fields(entry.document)
+    row: list[Any] = [Jsonb(value) if isinstance(value, dict) else value for value in stored.values()]
     for field in layout.fields:
-        row += [layout.analyzer or Postgres.default_analyzer, storable(document.field(field))]
+        row += [layout.analyzer or Postgres.default_analyzer, storable(entry.document.field(field))]
     if layout.dimensions is not None:
         row.append(None if entry.vector is None else _literal(entry.vector))
     return row
@@ -417,8 +350,6 @@ def _row(layout: Layout, entry: Entry) -> list[Any]:
 
 def _condition(where: Filter) -> tuple[str, dict[str, Any]]:
     """A condition on facets, which the index on them answers, and its parameters."""
-    from psycopg.types.json import Jsonb
-
     condition = ""
     parameters: dict[str, Any] = {}
     for number, (field, values) in enumerate(where.items()):
@@ -433,23 +364,16 @@ def _literal(vector: Vector) -> str:
     return f"[{','.join(map(str, vector.tolist()))}]"
 
 
-def _hit(row: Row) -> Hit:
-    identifier, title, text, metadata, score = row
-    return Hit(identifier, float(score), Document(identifier, text, title, metadata))
-
-
 @contextmanager
 def _errors(where: str, timeout_s: float) -> Iterator[None]:
     """Errors of psycopg as `EngineError`."""
-    import psycopg
-
     try:
         yield
     except psycopg.errors.QueryCanceled:
         raise DeadlineExceeded(
             f"the database did not answer within {timeout_s:g} seconds", where=where, fix="Set a longer timeout_s."
         ) from None
-    except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded) as error:
+    except _REFUSED as error:
         raise RequestRefused(f"the database refuses the query ({_said(error)})", where=where) from None
     except psycopg.errors.UndefinedTable as error:
         raise EngineError(

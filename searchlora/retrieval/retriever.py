@@ -1,16 +1,18 @@
-"""The retriever contract, and the checks and the tie order that all retrievers share."""
+"""The retriever contract, and what all retrievers share: checks, the order of ties, the documents of an index."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import UsageError
 from searchlora.records import Hit
-from searchlora.retrieval.field_filter import FieldFilter
+from searchlora.retrieval.field_filter import FieldColumns, FieldFilter
 
 
 class Retriever(Protocol):
@@ -46,6 +48,37 @@ def tie_order(ids: Sequence[str]) -> NDArray[np.intp]:
     order = np.empty(len(ids), dtype=np.intp)
     order[sorted(range(len(ids)), key=ids.__getitem__, reverse=True)] = np.arange(len(ids))
     return order
+
+
+@dataclass(frozen=True)
+class IndexedDocuments:
+    """The documents of an index of ours, by their rows.
+
+    Attributes:
+        ids: In the order in which they were indexed.
+        order: Their `tie_order`.
+        columns: Their fields, for filters; None: searches cannot be filtered.
+        reading: Called for a context in which the files of the index are read, which may refuse to.
+    """
+
+    ids: Sequence[str]
+    order: NDArray[np.intp]
+    columns: FieldColumns | None = None
+    reading: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def hits(self, rows: NDArray[np.intp], scores: NDArray[np.floating[Any]], k: int) -> list[Hit]:
+        """The k best of some rows. Scores that are equal in single precision are ties, as in `eval.trec.ranked`.
+
+        Args:
+            scores: Of these rows, shape (rows,).
+
+        Raises:
+            ValueError: if a score is not finite.
+        """
+        if not np.isfinite(scores).all():
+            raise ValueError("a score is not finite")
+        best = np.lexsort((self.order[rows], -scores.astype(np.float32)))[:k]
+        return [Hit(self.ids[rows[place]], float(scores[place])) for place in best]
 
 
 def check_k(k: int) -> None:

@@ -6,10 +6,12 @@ is a *generation*: a table, collection or index of its own, published under the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,10 @@ from numpy.typing import NDArray
 from searchlora.errors import UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document, Hit
-from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.encoding import QueryEncoder
 from searchlora.retrieval.field_filter import FieldFilter, case_folded
 from searchlora.retrieval.retriever import check_k
-from searchlora.retrieval.vector_file import check_finite, normalised
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -68,32 +70,41 @@ class Published(NamedTuple):
     record: str
 
 
-class SearchEngine(Protocol):
+class SearchEngine(ABC):
     """A search engine. Its methods are safe for threads, and raise `EngineError` naming the address if it fails.
 
     Attributes:
         where: Its address, for error messages.
         default_analyzer: Its name of the analyser that splits any language into words.
+        most_hits: Maximum number of hits of a search.
     """
 
     where: str
-    default_analyzer: str
+    default_analyzer: ClassVar[str]
+    most_hits: ClassVar[float] = math.inf
 
     def check(self, layout: Layout) -> None:
         """Raise `UsageError` for a layout that the engine cannot hold."""
+        if not layout.fields and layout.dimensions is None:
+            raise UsageError("there is nothing to search", fix="Load for a text_search or a vector_search.")
 
+    @abstractmethod
     def published(self, index: str) -> Published | None:
         """The generation that is published under a name; None if there is none."""
 
+    @abstractmethod
     def generations(self, index: str) -> list[str]:
         """All generations of a name, complete or not."""
 
+    @abstractmethod
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
         """Create an empty generation; of one that exists, only the record is replaced."""
 
+    @abstractmethod
     def present(self, generation: str, ids: Sequence[str]) -> set[str]:
         """Those of the documents that are stored."""
 
+    @abstractmethod
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
         """Store documents; those with the same ids are replaced.
 
@@ -101,12 +112,15 @@ class SearchEngine(Protocol):
             DataError: naming a document that the engine cannot hold.
         """
 
+    @abstractmethod
     def publish(self, index: str, generation: str, layout: Layout) -> None:
         """Let the name stand for a generation, at once for all who search, and index it completely."""
 
+    @abstractmethod
     def drop(self, generation: str) -> None:
         """Delete a generation."""
 
+    @abstractmethod
     def search_text(
         self, generation: str, layout: Layout, query: str, boosts: Mapping[str, float], where: Filter, k: int
     ) -> list[Hit]:
@@ -119,6 +133,7 @@ class SearchEngine(Protocol):
             boosts: Field -> boost above 0; fields are among those of the layout.
         """
 
+    @abstractmethod
     def search_vectors(
         self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
     ) -> list[Hit]:
@@ -129,8 +144,26 @@ class SearchEngine(Protocol):
             effort: Number of candidates of an approximate search.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Close the connections."""
+
+
+def stored_fields(document: Document) -> dict[str, Any]:
+    """What every engine stores of a document: id, title, text, and metadata for hits and for filters."""
+    return {
+        "id": document.id,
+        "title": storable(document.title),
+        "text": storable(document.text),
+        "metadata": {storable(name): storable(value) for name, value in document.metadata.items()},
+        "facets": facets(document),
+    }
+
+
+def fetched_hit(document: str, score: float, fields: Mapping[str, Any]) -> Hit:
+    """A hit with the document that the engine returns, from its `stored_fields`."""
+    fetched = Document(document, str(fields["text"]), str(fields["title"]), dict(fields["metadata"] or {}))
+    return Hit(document, float(score), fetched)
 
 
 @dataclass(frozen=True)
@@ -142,13 +175,64 @@ class OpenIndex:
     layout: Layout
 
 
-class TextSearch:
-    """Full-text search in an engine, with boosted fields and filters. Thread-safe.
+class EngineSearch(ABC, Generic[Query]):
+    """Searches an index in an engine. Thread-safe.
+
+    Args:
+        filter: Field -> value, or several of which any one matches; compared without regard to case.
+        concurrency: Number of queries that the engine searches at a time.
+    """
+
+    def __init__(
+        self, index: OpenIndex, filter: Mapping[str, str | Sequence[str]] | None = None, concurrency: int = 8
+    ) -> None:
+        self._index = index
+        self._filter = folded_filter(filter or {})
+        self._concurrency = concurrency
+
+    def search(
+        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
+    ) -> list[list[Hit]]:
+        """At most `k` hits per query, best first, with their texts; a blank query has no hits.
+
+        Raises:
+            UsageError: if k is less than 1 or more than the engine returns; for a filter that tests more than whether a
+                field equals a value.
+            DataError: if the encoder returns a vector that is not finite.
+            EngineError: if the engine cannot be reached, refuses, or the index was replaced since it was opened.
+        """
+        check_k(k)
+        if k > self._index.engine.most_hits:
+            raise UsageError(f"{k} hits are requested, and the engine returns at most {self._index.engine.most_hits:,}")
+        # None: no document can pass the filters of the stage and of the query.
+        wheres = [_where(self._filter, filter) for filter in filters or [{}] * len(queries)]
+        prepared = self._prepared([storable(query) for query in queries])
+        jobs = list(zip(prepared, wheres, strict=True))
+
+        def hits(job: tuple[Query | None, Filter | None]) -> list[Hit]:
+            query, where = job
+            return [] if query is None or where is None else in_order(self._ask(query, where, k), k)
+
+        if len(jobs) < 2 or self._concurrency == 1:
+            return list(map(hits, jobs))
+        with ThreadPoolExecutor(min(self._concurrency, len(jobs))) as pool:
+            return list(pool.map(hits, jobs))
+
+    @abstractmethod
+    def _prepared(self, queries: Sequence[str]) -> Iterable[Query | None]:
+        """What is sent for each query; None for a blank one."""
+
+    @abstractmethod
+    def _ask(self, query: Query, where: Filter, k: int) -> list[Hit]:
+        """The hits of the engine."""
+
+
+class TextSearch(EngineSearch[str]):
+    """Full-text search in an engine, with boosted fields and filters.
 
     Args:
         boosts: Field -> boost; None: all fields of the index, equally.
-        filter: Field -> value, or several of which one is enough; compared without regard to case.
-        concurrency: Number of queries that the engine searches at a time.
+        filter, concurrency: As of `EngineSearch`.
     """
 
     def __init__(
@@ -159,40 +243,22 @@ class TextSearch:
         filter: Mapping[str, str | Sequence[str]] | None = None,
         concurrency: int = 8,
     ) -> None:
-        self._index = index
+        super().__init__(index, filter, concurrency)
         self._boosts = dict(boosts or dict.fromkeys(index.layout.fields, 1.0))
-        self._filter = folded_filter(filter or {})
-        self._concurrency = concurrency
 
-    def search(
-        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
-    ) -> list[list[Hit]]:
-        """At most `k` hits per query, best first, with their texts; a blank query has no hits.
+    def _prepared(self, queries: Sequence[str]) -> Iterable[str | None]:
+        return (query if query.strip() else None for query in queries)
 
-        Raises:
-            UsageError: if k is less than 1; for a filter that tests more than whether a field equals a value.
-            EngineError: if the engine cannot be reached, refuses, or the index was replaced since it was opened.
-        """
-        check_k(k)
-        wheres = _wheres(self._filter, filters, len(queries))
-        return _map(
-            lambda each: self._search(storable(each[0]), each[1], k),
-            list(zip(queries, wheres, strict=True)),
-            self._concurrency,
-        )
-
-    def _search(self, query: str, where: Filter | None, k: int) -> list[Hit]:
-        if not query.strip() or where is None:
-            return []
+    def _ask(self, query: str, where: Filter, k: int) -> list[Hit]:
         index = self._index
-        return in_order(index.engine.search_text(index.generation, index.layout, query, self._boosts, where, k), k)
+        return index.engine.search_text(index.generation, index.layout, query, self._boosts, where, k)
 
 
-class VectorSearch:
+class VectorSearch(EngineSearch[Vector]):
     """Dense search in an engine: queries are encoded here, and their vectors sent. Arguments as of `DenseIndex`.
 
     Args:
-        filter, concurrency: As of `TextSearch`.
+        filter, concurrency: As of `EngineSearch`.
         effort: Number of candidates of an approximate search.
     """
 
@@ -208,68 +274,27 @@ class VectorSearch:
         query_prefix: str = "",
         concurrency: int = 8,
     ) -> None:
-        self.encoder = encoder
-        self._index = index
-        self._filter = folded_filter(filter or {})
+        super().__init__(index, filter, concurrency)
+        self._queries = QueryEncoder(encoder, query_batch_size, normalise, query_prefix)
         self._effort = effort
-        self._batch_size = query_batch_size
-        self._normalise = normalise
-        self._prefix = query_prefix
-        self._concurrency = concurrency
 
-    def search(
-        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
-    ) -> list[list[Hit]]:
-        """At most `k` hits per query, best first, with their texts; a blank query has no hits.
+    def _prepared(self, queries: Sequence[str]) -> Iterable[Vector | None]:
+        return self._queries.vectors(queries)
 
-        Raises:
-            UsageError: as `TextSearch.search`.
-            DataError: if the encoder returns a vector that is not finite.
-            EngineError: as `TextSearch.search`.
-        """
-        check_k(k)
-        wheres = _wheres(self._filter, filters, len(queries))
-        texts = [query for query in queries if query.strip()]
-        parts = [texts[start : start + self._batch_size] for start in range(0, len(texts), self._batch_size)]
-        vectors = [vector for part in parts for vector in self.query_vectors(part)]
-        of_texts = [where for query, where in zip(queries, wheres, strict=True) if query.strip()]
-        pairs = list(zip(vectors, of_texts, strict=True))
-        found = iter(_map(lambda pair: self._search(*pair, k), pairs, self._concurrency))
-        return [next(found) if query.strip() else [] for query in queries]
-
-    def query_vectors(self, queries: Sequence[str]) -> Vectors:
-        """The vectors of queries with a text, shape (queries, dimensions).
-
-        Raises:
-            DataError: if the encoder returns a vector that is not finite.
-        """
-        encoded = self.encoder.encode([self._prefix + storable(query) for query in queries])
-        check_finite(encoded, [f"the query '{query}'" for query in queries])
-        return normalised(encoded) if self._normalise else encoded
-
-    def _search(self, vector: Vector, where: Filter | None, k: int) -> list[Hit]:
-        if where is None:
-            return []
+    def _ask(self, query: Vector, where: Filter, k: int) -> list[Hit]:
         index = self._index
-        return in_order(index.engine.search_vectors(index.generation, index.layout, vector, where, k, self._effort), k)
-
-
-def _wheres(constant: Filter, filters: Sequence[FieldFilter] | None, queries: int) -> Iterable[Filter | None]:
-    """For each query the filter of the engine; None if no document can pass both filters of a field.
-
-    Raises:
-        UsageError: as `TextSearch.search`.
-    """
-    return [_where(constant, filter) for filter in filters] if filters is not None else [constant] * queries
+        return index.engine.search_vectors(index.generation, index.layout, query, where, k, self._effort)
 
 
 def _where(constant: Filter, filter: FieldFilter) -> Filter | None:
+    """The filter of a stage and that of a query as one; None if no value of a field passes both."""
     where = dict(constant)
     for name, test in filter.items():
         field = storable(name)
         if test.equals is None:
             raise UsageError(
-                f"a search engine can only test whether '{field}' equals a value", fix="Use a stage 'match' for others."
+                f"a search engine can only test whether '{field}' equals a value",
+                fix="Use a stage 'filter' for others.",
             )
         values = {folded(value) for value in test.equals}
         where[field] = tuple(sorted(values.intersection(where[field]) if field in where else values))
@@ -302,7 +327,7 @@ def folded_filter(filter: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[
         {'brand': ('acme',), 'colour': ('red', 'blue')}
     """
     return {
-        storable(field): tuple(folded(each) for each in ((values,) if isinstance(values, str) else values))
+        storable(field): tuple(folded(value) for value in ((values,) if isinstance(values, str) else values))
         for field, values in filter.items()
     }
 
@@ -326,10 +351,3 @@ def storable(text: str) -> str:
 def quoted_names(names: Collection[str]) -> str:
     """Names of fields for a message."""
     return ", ".join(f"'{name}'" for name in sorted(names))
-
-
-def _map(search: Callable[[Query], list[Hit]], queries: Sequence[Query], concurrency: int) -> list[list[Hit]]:
-    if len(queries) < 2 or concurrency == 1:
-        return [search(query) for query in queries]
-    with ThreadPoolExecutor(min(concurrency, len(queries))) as pool:
-        return list(pool.map(search, queries))

@@ -40,14 +40,13 @@ def best_by_sum(
 
     Examples:
         >>> lists = {"title": {"a": 2.0, "b": 2.0}, "text": {"b": 0.5}}
-        >>> found = best_by_sum(
+        >>> best_by_sum(
         ...     {"title": 1.0, "text": 2.0},
         ...     lambda field, n: [Hit(document, score) for document, score in lists[field].items()][:n],
-        ...     lambda field, ids: {each: lists[field][each] for each in ids if each in lists[field]},
+        ...     lambda field, ids: {name: lists[field][name] for name in ids if name in lists[field]},
         ...     k=1,
         ...     most=100,
         ... )
-        >>> found
         [Hit(document='b', score=3.0)]
     """
     count = min(k + _MARGIN, most)

@@ -20,6 +20,7 @@ from searchlora.files.string_table import check_vector, mapped_array
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder, Vectors, by_length
+from searchlora.retrieval.encoding import check_finite, longest_of, normalised
 
 if TYPE_CHECKING:
     from searchlora.models.load import Precision
@@ -146,7 +147,7 @@ class _Encoding(NamedTuple):
     progress: Progress
 
 
-def _encode(folder: Path, order: NDArray[np.int64], document: Callable[[int], Document], how: _Encoding) -> Vectors:
+def _encode(folder: Path, order: NDArray[np.int64], document_at: Callable[[int], Document], how: _Encoding) -> Vectors:
     """Vectors of the documents in `order`, memory-mapped: those that are there, and those that are encoded now."""
     file = folder / _ENCODED
     step = how.batch_size * _BATCHES_KEPT
@@ -155,14 +156,14 @@ def _encode(folder: Path, order: NDArray[np.int64], document: Callable[[int], Do
         out.truncate(done * dimensions * 4)  # of the part at whose end the build was killed
         out.seek(0, os.SEEK_END)
         for start in range(done, len(order), step):
-            part = [document(int(place)) for place in order[start : start + step]]
+            part = [document_at(int(place)) for place in order[start : start + step]]
             vectors = how.encoder.encode_documents(
-                [how.prefix + each.searchable for each in part],
+                [how.prefix + document.searchable for document in part],
                 batch_size=how.batch_size,
                 precision=how.precision,
                 progress=_shifted(how.progress, start, len(order)),
             )
-            check_finite(vectors, (each.id for each in part))
+            check_finite(vectors, (f"document {document.id}" for document in part))
             out.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
             out.flush()
             os.fsync(out.fileno())
@@ -195,25 +196,6 @@ def _in_order(file: Path, encoded: Vectors, places: NDArray[np.int64], normalise
             longest = max(longest, longest_of(block))
             out.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
     return longest
-
-
-def check_finite(vectors: Vectors, names: Iterable[str]) -> None:
-    """Raise `DataError` naming the first vector that is not finite."""
-    for name, vector in zip(names, vectors, strict=True):
-        if not np.isfinite(vector).all():
-            raise DataError("the encoder returns a vector that is not finite", where=name)
-
-
-def normalised(vectors: Vectors) -> Vectors:
-    """The vectors at length 1; a vector of zeros stays."""
-    lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
-    unit: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return unit
-
-
-def longest_of(vectors: Vectors) -> float:
-    """The length of the longest vector."""
-    return float(np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1).max()))
 
 
 def _shifted(progress: Progress, start: int, of_all: int) -> Progress:

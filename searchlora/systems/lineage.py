@@ -129,7 +129,7 @@ def _stored_parents(store: Store, adapter: StoredAdapter) -> list[StoredAdapter]
 
 
 def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...] | None:
-    """The topics whose query an adapter or a gate of the run was trained on; None if unknown.
+    """The topics whose query an adapter of the run, or its `gate_queries`, were trained on; None if unknown.
 
     Topics with a conversation are skipped, as in `seen_in_training`.
     """

@@ -14,9 +14,9 @@ from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.trec import Qrels
 from searchlora.outputs import Grade, Label
 from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stage_settings import Bm25Settings
-from searchlora.pipelines.stages import RetrieveStage, with_outputs
+from searchlora.pipelines.stages.adapter import with_outputs
+from searchlora.pipelines.stages.bm25 import Bm25Settings
+from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
 from searchlora.systems.system import Outputs, System
@@ -144,7 +144,7 @@ def retrieval_stage(
     documents = dataset.documents() if task.writes == "query" else None
     if not documents:
         return None
-    return bm25_stage(settings or Bm25Settings(), documents, progress)
+    return (settings or Bm25Settings()).over(documents, progress)
 
 
 def _search(task: GenerationTask, record: Record) -> SearchContext:

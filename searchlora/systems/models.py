@@ -20,7 +20,7 @@ from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import is_output_of
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.progress import Progress, silent
 from searchlora.prompts import RENDERING, Renderer, messages
 from searchlora.records import Record
@@ -38,7 +38,7 @@ class EngineSystem(System):
         adapter: A name that the engine knows; None: its base model.
         max_new_tokens: Maximum length of an output in tokens.
         constrained: Constrain outputs to the task's form, see `AdapterStage`.
-        rest: Generate the text after a scored choice, such as a reason.
+        continue_after_choice: Generate the text after a scored choice, such as a reason.
     """
 
     task: GenerationTask
@@ -52,10 +52,14 @@ class EngineSystem(System):
         *,
         max_new_tokens: int = 64,
         constrained: bool = True,
-        rest: bool = True,
+        continue_after_choice: bool = True,
     ) -> None:
         self.name, self.task, self.adapter = name, task, adapter
-        self.max_new_tokens, self.constrained, self.rest = max_new_tokens, constrained, rest
+        self.max_new_tokens, self.constrained, self.continue_after_choice = (
+            max_new_tokens,
+            constrained,
+            continue_after_choice,
+        )
         self.engine = engine
 
     @property
@@ -78,7 +82,9 @@ class EngineSystem(System):
         return Outputs(outputs, costs=costs)
 
     def _stage(self, engine: Engine) -> AdapterStage:
-        return AdapterStage(self.task, engine, self.adapter, self.max_new_tokens, self.constrained, self.rest)
+        return AdapterStage(
+            self.task, engine, self.adapter, self.max_new_tokens, self.constrained, self.continue_after_choice
+        )
 
 
 class AdapterSystem(EngineSystem):
@@ -112,7 +118,7 @@ class AdapterSystem(EngineSystem):
         self.base = manifest.base.resolve()
         self.name, self.adapter = name or self._reference or BASE, self._reference
         self.task = task.bound(manifest.settings, self._tuned)
-        self.max_new_tokens, self.constrained, self.rest = manifest.max_new_tokens, constrained, True
+        self.max_new_tokens, self.constrained, self.continue_after_choice = manifest.max_new_tokens, constrained, True
 
     def check(self) -> None:
         """Run the load check, before any long work. Raises `LoadCheckFailed`."""

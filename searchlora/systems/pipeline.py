@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,11 +23,11 @@ from searchlora.files.result_cache import cache_key
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import public_name, resolve
-from searchlora.pipelines.engine_indexes import generations
+from searchlora.pipelines.engine_load import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.stage_lists import adapters, encoders, pinned, searches_by_http, supplied_runs, zero_shot
-from searchlora.pipelines.stage_settings import AdapterSettings, FuseSettings, HitsSettings, Settings, dumped
-from searchlora.pipelines.stages import INVALID
+from searchlora.pipelines.results import INVALID
+from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.stage import StageSettings, needs_of, pinned
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
 from searchlora.systems.lineage import run_lineage
@@ -47,7 +47,7 @@ class Plan:
     """
 
     pipeline: str
-    stages: Sequence[Settings]
+    stages: Sequence[StageSettings]
     sha256: str
 
 
@@ -83,7 +83,7 @@ class PipelineSystem(System):
     @property
     def fingerprint(self) -> str | None:
         """None for a pipeline that searches an engine by HTTP, whose content is unknown."""
-        return None if searches_by_http(self.plan.stages) else cache_key("pipeline", self.plan.sha256, self._corpus)
+        return None if needs_of(self.plan.stages).unversioned else cache_key("pipeline", self.plan.sha256, self._corpus)
 
     @property
     def lineage(self) -> RunLineage | None:
@@ -147,7 +147,7 @@ def with_history(search: Record, where: str) -> Record:
     return {**search, "history": turns}
 
 
-def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: str | Path | None = None) -> Plan:
+def plan_of(pipeline: str, stages: Sequence[StageSettings], engines: Engines, tasks: str | Path | None = None) -> Plan:
     """The plan of a pipeline with these stages, whose adapters are pinned.
 
     Raises:
@@ -156,15 +156,16 @@ def plan_of(pipeline: str, stages: Sequence[Settings], engines: Engines, tasks: 
     """
     store = engines.store
     stages = pinned(stages, store.pin)
-    manifests = [store.get(adapter).manifest for adapter in adapters(stages)]
-    without_adapter = [store.get(adapter).manifest for adapter in zero_shot(stages)]
+    needs = needs_of(stages)
+    manifests = [store.get(adapter).manifest for adapter in needs.adapters]
+    without_adapter = [store.get(adapter).manifest for adapter in needs.zero_shot]
     bases = [manifest.base.fingerprint.model_dump() for manifest in without_adapter]
     weights = [manifest.files for manifest in manifests]
     plugins = [load_task(manifest.task, tasks).bound(manifest.settings) for manifest in [*manifests, *without_adapter]]
     versions = [task_identity(task) for task in plugins]
-    encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
+    encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in needs.encoders]
     settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
-    supplied = [file_sha256(run) for run in supplied_runs(stages)]
+    supplied = [file_sha256(run) for run in needs.runs]
     more = [part for part in (supplied, bases, generations(stages)) if part]
     identity = [pipeline, settings, weights, versions, encoder_hashes, *more]
     parts = json.dumps(identity, sort_keys=True)
@@ -176,14 +177,14 @@ def task_identity(task: Task) -> list[Any]:
     return [task.version, prompt_hash(task) if isinstance(task, GenerationTask) else None]
 
 
-def _identity(stage: Settings, engines: Engines) -> dict[str, Any]:
+def _identity(stage: StageSettings, engines: Engines) -> dict[str, Any]:
     """The settings of a stage on which its outputs depend; of an engine, what distinguishes its outputs."""
-    settings = dumped(stage)
+    settings = stage.identity()
     if isinstance(stage, AdapterSettings) and stage.engine is not None:
         stored = engines.store.get(stage.name)
         manifest = stored.manifest
         base = manifest.base.resolve()
-        base = base if stage.bare else base_of(stored, base)
+        base = base if stage.zero_shot else base_of(stored, base)
         precision = manifest.precision
         engine_id = engines.engine_id(base, precision, settings=stage.engine)
         settings["engine"] = None if engine_id == LocalSettings().engine_id(precision) else engine_id
@@ -195,13 +196,13 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
 
     The card of a run whose hits a stage takes is included. Hits without a card come from unknown models.
     """
-    stages = built.settings
-    own = adapters(stages)
-    bare = [*encoders(stages), *(store.get(reference).manifest.base.name for reference in zero_shot(stages))]
-    sources = {Path(run).name: read_run_card(run) for run in supplied_runs(stages)}
+    needs = needs_of(built.settings)
+    own = needs.adapters
+    bare = [*needs.encoders, *(store.get(reference).manifest.base.name for reference in needs.zero_shot)]
+    sources = {Path(run).name: read_run_card(run) for run in needs.runs}
     cards = [card for card in sources.values() if card is not None]
     unknown = [name for name, card in sources.items() if card is None]
-    if any(isinstance(stage, HitsSettings) and stage.run is None for stage in stages):
+    if needs.query_hits:
         unknown.append("hits of the queries")
     under = [store.get(adapter).manifest.base.name for adapter in own]
     bases = [*map(public_name, [*under, *bare]), *(base for card in cards for base in card.bases)]
@@ -214,19 +215,6 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
         bases=tuple(dict.fromkeys(bases)),
         pipeline=built.tag,
         engines=tuple(dict.fromkeys([*built.engine_id, *(each for card in cards for each in card.engines)])),
-        gate_queries=tuple(
-            dict.fromkeys([*_gate_queries(stages), *(each for card in cards for each in card.gate_queries)])
-        ),
+        gate_queries=tuple(dict.fromkeys(query for card in cards for query in card.gate_queries)),
         unknown_sources=tuple(dict.fromkeys([*unknown, *(each for card in cards for each in card.unknown_sources)])),
     )
-
-
-def _gate_queries(stages: Sequence[Settings]) -> Iterator[str]:
-    """Hashes of the queries on which the gates of fusions were fitted."""
-    from searchlora.retrieval.gate import read_gate
-
-    for stage in stages:
-        if isinstance(stage, FuseSettings):
-            if stage.gate is not None and stage.weights is None:
-                yield from read_gate(Path(stage.gate), stage.gate_sha256).queries
-            yield from _gate_queries(stage.of)

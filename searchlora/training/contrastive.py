@@ -85,7 +85,7 @@ def _prepare(
         The `peft.PeftModel`, None if all weights are trained; and the function that saves the trained weights.
     """
     from searchlora.adapters.attach import new_adapter, save_adapter
-    from searchlora.training.eva import initialize_eva
+    from searchlora.training.lora_variants import initialize_eva
 
     limit = model.max_seq_length
     model.max_seq_length = recipe.max_tokens if limit is None else min(limit, recipe.max_tokens)

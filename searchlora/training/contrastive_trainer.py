@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 
 from searchlora.recipe import EncoderRecipe
-from searchlora.training.optimizers import lora_fa_optimizer
+from searchlora.training.lora_variants import lora_fa_optimizer
 from searchlora.training.pair_batches import PairBatchSampler, PairCollator
 from searchlora.training.pairs import PairRow
 

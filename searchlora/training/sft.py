@@ -113,7 +113,7 @@ def train_adapter(
 def _trained_model(base: BaseModel, recipe: Recipe, rows: Rows, pad_id: int) -> Any:
     """The base with a new adapter, or the base in fp32 with all of its weights unfrozen."""
     from searchlora.adapters.attach import new_adapter
-    from searchlora.training.eva import initialize_eva
+    from searchlora.training.lora_variants import initialize_eva
 
     if recipe.is_full:
         return load_model(base, precision="fp32").requires_grad_(True)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.optimizers import create_loraplus_optimizer
 from trl import SFTTrainer
 
 from searchlora.models.batch import completion_log_probabilities, completion_logits, log_probabilities
 from searchlora.prompts import IGNORED
 from searchlora.recipe import Recipe
 from searchlora.training.graded import choice_columns, choice_log_probabilities, ranking_loss
-from searchlora.training.optimizers import lora_fa_optimizer, lora_plus_optimizer
+from searchlora.training.lora_variants import lora_fa_optimizer
 from searchlora.training.rows import GroupedBatches, LengthGroupedBatches, Rows
 
 
@@ -98,7 +99,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return nll, ranking
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """AdamW, or the optimiser of LoRA+ or LoRA-FA if the recipe asks for it."""
+        """AdamW, or if the recipe asks for it the optimiser of LoRA-FA, or of LoRA+ (arXiv:2402.12354)."""
         lora = self.recipe.lora
         if self.recipe.is_full or (lora.plus_ratio is None and lora.variant != "lora_fa"):
             return super().create_optimizer(*args, **kwargs)
@@ -106,7 +107,13 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             self.optimizer: Any = lora_fa_optimizer(self.model, self.recipe)
         else:
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = lora_plus_optimizer(self.model, optimizer_class, self.recipe, settings)
+            self.optimizer = create_loraplus_optimizer(
+                self.model,
+                optimizer_class,
+                loraplus_lr_ratio=lora.plus_ratio or 1.0,
+                loraplus_weight_decay=self.recipe.optim.weight_decay,
+                **settings,
+            )
         return self.optimizer
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:

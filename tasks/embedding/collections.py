@@ -92,8 +92,8 @@ def judged_records(judged: Judged, relevant: int) -> FormatRows:
                 continue
             query = judged.queries[topic]
             record = {"id": topic, "group": normalised(query) or topic, "query": query, "positives": positives}
-            if kept := [text for text in negatives if text not in positives][:MAX_NEGATIVES]:
-                record["negatives"] = kept
+            if irrelevant := [text for text in negatives if text not in positives][:MAX_NEGATIVES]:
+                record["negatives"] = irrelevant
             yield SourceRow({**record, "split": split} if split else record, where)
     yield from judged.reports()
     if without:

@@ -49,7 +49,7 @@ class JudgmentTask(GenerationTask):
     @property
     def grades(self) -> tuple[int, ...]:
         """The scale in ascending order."""
-        return tuple(each["grade"] for each in self.settings["scale"])
+        return tuple(meaning["grade"] for meaning in self.settings["scale"])
 
     @property
     def reasoned(self) -> bool:
@@ -72,9 +72,9 @@ class JudgmentTask(GenerationTask):
 
     def training_warnings(self, records: Iterable[Record]) -> Iterable[str]:
         """Grades of the scale without a training row, which a judge never learns to give; rows of one class only."""
-        found = {record["grade"] for record in records}
-        yield from _one_class(found, self.settings["relevant"])
-        if missing := [str(grade) for grade in self.grades if grade not in found]:
+        used = {record["grade"] for record in records}
+        yield from _one_class(used, self.settings["relevant"])
+        if missing := [str(grade) for grade in self.grades if grade not in used]:
             of_scale = ", ".join(map(str, self.grades))
             yield f"no training row has the grade {', '.join(missing)} of the scale {of_scale}"
 
@@ -87,7 +87,7 @@ class JudgmentTask(GenerationTask):
             )
 
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
-        theirs = tuple(each["grade"] for each in settings["scale"])
+        theirs = tuple(meaning["grade"] for meaning in settings["scale"])
         if theirs != self.grades:
             adapter, dataset = (", ".join(map(str, grades)) for grades in (self.grades, theirs))
             raise UsageError(

@@ -152,7 +152,7 @@ def evidence(text: str, passages: Sequence[Mapping[str, str]]) -> tuple[Evidence
         ((True,), (False,))
     """
     full = [f"{passage.get('title') or ''} {passage['text']}" for passage in passages]
-    found = []
+    evidence = []
     for sentence in sentences(text):
         cited = [number for number in sentence.citations if 1 <= number <= len(passages)]
         alone = {number: supported(sentence.text, [full[number - 1]]) for number in cited}
@@ -163,8 +163,8 @@ def evidence(text: str, passages: Sequence[Mapping[str, str]]) -> tuple[Evidence
         ]
         holds = supported(sentence.text, [full[number - 1] for number in cited] or full)
         support = tuple(alone.get(number) for number in sentence.citations)
-        found.append(Evidence(sentence.text, sentence.citations, holds, tuple(spans), support))
-    return tuple(found)
+        evidence.append(Evidence(sentence.text, sentence.citations, holds, tuple(spans), support))
+    return tuple(evidence)
 
 
 def supporting_span(sentence: str, passage: str) -> tuple[int, int] | None:

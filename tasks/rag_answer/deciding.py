@@ -97,10 +97,10 @@ def relevances(record: Record) -> list[float] | None:
         >>> relevances({"passages": [{"id": "a"}, {"id": "b"}], "grades": [{"id": "b", "relevance": 0.5}]}) is None
         True
     """
-    found = {grade["id"]: float(grade["relevance"]) for grade in record.get("grades", ())}
-    if any(passage["id"] not in found for passage in record["passages"]):
+    by_id = {grade["id"]: float(grade["relevance"]) for grade in record.get("grades", ())}
+    if any(passage["id"] not in by_id for passage in record["passages"]):
         return None
-    return [found[passage["id"]] for passage in record["passages"]]
+    return [by_id[passage["id"]] for passage in record["passages"]]
 
 
 def abstention(rule: Rule, own: float | None, relevance: float) -> tuple[bool, str]:
@@ -169,20 +169,20 @@ def recited(answer: CitedAnswer, record: Record, rule: Rule) -> CitedAnswer:
     * `judge`: every sentence cites the passages that the judge holds relevant.
     * `support`: every sentence cites the passages that support it most, or none; see `citations`.
     """
-    found = [sentence.text for sentence in sentences(answer.text)]
-    if answer.abstained or not found:
+    sentence_texts = [sentence.text for sentence in sentences(answer.text)]
+    if answer.abstained or not sentence_texts:
         return answer
     if rule.by == SUPPORT:
         texts = {
             number: f"{passage.get('title') or ''} {passage['text']}"
             for number, passage in enumerate(record["passages"], start=1)
         }
-        text = cited(found, texts)
+        text = cited(sentence_texts, texts)
     else:
         relevance = relevances(record)
         assert relevance is not None  # checked before the answer was generated
         relevant = relevant_passages(relevance, rule.numbers["from"])
-        text = " ".join(with_marks(sentence, relevant) for sentence in found)
+        text = " ".join(with_marks(sentence, relevant) for sentence in sentence_texts)
     numbers = tuple(dict.fromkeys(number for sentence in sentences(text) for number in sentence.citations))
     return CitedAnswer(text, numbers, False, answer.abstention_probability, answer.reason)
 

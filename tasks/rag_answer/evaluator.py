@@ -175,11 +175,11 @@ def reward(record: Record, output: CitedAnswer | InvalidOutput, *, citations: bo
 
 def _evidence(row: _Row, citations: bool) -> float:
     """Share of the sentences that have a content word which their passages support; 0 where there is none."""
-    found = [
+    verdicts = [
         supported(sentence.text, [row.passages[n - 1] for n in sentence.citations] if citations else row.passages)
         for sentence in row.sentences
     ]
-    known = [each for each in found if each is not None]
+    known = [verdict for verdict in verdicts if verdict is not None]
     return sum(known) / len(known) if known else 0.0
 
 

@@ -133,13 +133,13 @@ def fitted(by: str, rows: Sequence[_Row]) -> Rule:
         return Rule(JUDGE, {"below": 1 - _best_threshold(1 - relevance, silent)})
     from sklearn.linear_model import LogisticRegression
 
-    features = np.column_stack([[log_odds(each) for each in own], [log_odds(each) for each in relevance]])
+    features = np.column_stack([[log_odds(p) for p in own], [log_odds(p) for p in relevance]])
     spread = np.maximum(features.std(axis=0), 1e-9)
     model = LogisticRegression().fit(features / spread, silent)
     weights = model.coef_[0] / spread
-    found = {"intercept": float(model.intercept_[0]), "answer": float(weights[0]), "judge": float(weights[1])}
+    numbers = {"intercept": float(model.intercept_[0]), "answer": float(weights[0]), "judge": float(weights[1])}
     probability = model.predict_proba(features / spread)[:, 1]
-    return Rule(BOTH, {**found, "from": _best_threshold(probability, silent)})
+    return Rule(BOTH, {**numbers, "from": _best_threshold(probability, silent)})
 
 
 def _abstains(rule: Rule, row: _Row) -> bool:
@@ -172,7 +172,7 @@ def _cite(by: str, answered: Sequence[_Row]) -> Rule:
     if by != JUDGE:
         return Rule(by, {})
     labelled = [row for row in answered if row.gold or row.unanswerable]
-    scores = sorted({0.0, 1.0, *(each for row in labelled for each in row.relevance)}, reverse=True)
+    scores = sorted({0.0, 1.0, *(relevance for row in labelled for relevance in row.relevance)}, reverse=True)
     candidates = scores[:: max(1, len(scores) // 100)]  # as good as all, in a hundredth of the time
     return Rule(JUDGE, {"from": max(candidates, key=lambda least: _citation_f1(labelled, least))})
 

@@ -39,17 +39,17 @@ def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardCon
     """
     rules = baselines.baseline_outputs(records, dataset)
     names = {"raw query": UNCHANGED, baselines.REFERENCE: REFERENCE}
-    made: list[dict[str, str]] = []
+    candidates: list[dict[str, str]] = []
     for row, record in enumerate(records):
-        found = {names.get(name, name): outputs[row] for name, outputs in rules.items()}
+        queries = {names.get(name, name): outputs[row] for name, outputs in rules.items()}
         if "rewrite" in record:
-            found[REFERENCE] = record["rewrite"]
-            found.update(variants(record, str(record["rewrite"]), REFERENCE))
+            queries[REFERENCE] = record["rewrite"]
+            queries.update(variants(record, str(record["rewrite"]), REFERENCE))
         if not record.get("history"):
-            found.update(_reduced(str(record["query"])))
-        found.update(_titles(record, context))
-        made.append(_distinct(found))
-    return made
+            queries.update(_reduced(str(record["query"])))
+        queries.update(_titles(record, context))
+        candidates.append(_distinct(queries))
+    return candidates
 
 
 def variants(record: Record, rewrite: str, name: str = "rewrite") -> dict[str, str]:
@@ -85,17 +85,17 @@ def _reduced(query: str) -> Iterator[tuple[str, str]]:
 def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]:
     """Titles that the input names: others could only be guessed."""
     grades = context.qrels.get(str(record["id"]), {})
-    best = sorted((each for each, grade in grades.items() if grade >= context.relevant), key=lambda each: -grades[each])
+    best = sorted((document for document, grade in grades.items() if grade >= context.relevant), key=lambda document: -grades[document])
     known = {
         *words(str(record["query"])),
         *(word for turn in record.get("history", ()) for word in words(turn["text"])),
     }
     titles = dict.fromkeys(
         title
-        for each in best
-        if each in context.documents and (title := _DISAMBIGUATION.sub("", context.documents[each].title).strip())
+        for document in best
+        if document in context.documents and (title := _DISAMBIGUATION.sub("", context.documents[document].title).strip())
     )
-    named = [each for each in titles if (of_title := words(each)) and known.issuperset(of_title)]
+    named = [title for title in titles if (of_title := words(title)) and known.issuperset(of_title)]
     for number, title in enumerate(named[:TITLES], 1):
         yield f"title: {number}", title
         yield f"query + title: {number}", f"{record['query']} {title}"

@@ -52,7 +52,7 @@ def evaluate(inputs: EvaluationInput) -> Evaluation:
         rewrites = [texts[row] for row in referenced]
         references = [str(records[row]["rewrite"]) for row in referenced]
         values["ROUGE-L"] = dict(zip([ids[row] for row in referenced], rouge_l(rewrites, references), strict=True))
-        by_id = (dict(zip([ids[row] for row in referenced], each, strict=True)) for each in (rewrites, references))
+        by_id = (dict(zip([ids[row] for row in referenced], texts, strict=True)) for texts in (rewrites, references))
         aggregates["BLEU"] = corpus_bleu(*by_id)
     values["left alone"] = {
         id_: float(words(text) == words(record["query"]))
@@ -106,5 +106,5 @@ def _protected(record: Record) -> list[str]:
 
 def _kept(protected: Sequence[str], text: str) -> float:
     """The share of protected words or phrases that a text contains, ignoring case."""
-    found = f" {' '.join(words(text))} "
-    return sum(f" {' '.join(words(phrase))} " in found for phrase in protected) / len(protected)
+    padded = f" {' '.join(words(text))} "
+    return sum(f" {' '.join(words(phrase))} " in padded for phrase in protected) / len(protected)

@@ -16,7 +16,7 @@ from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.records import Document
 from searchlora.task import load_prompted_task
 from searchlora.testing import build_tiny_base

@@ -86,8 +86,6 @@ def test_every_verb_that_computes_adapters_takes_the_same_engine_options():
         "judge",
         "improve",
         "demo",
-        "gate fit",
-        "gate evaluate",
     )
     wanted = ("--engine", "--server", "--api-key-env")
     options = {

@@ -45,7 +45,6 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/evaluate.py": ("evaluate", "promote"),
     "searchlora/experiments/encoder_train.py": ("train",),
     "searchlora/experiments/experiment": ("experiment",),
-    "searchlora/experiments/gate.py": ("gate fit", "gate evaluate"),
     "searchlora/experiments/judge": ("judge",),
     "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
     "searchlora/experiments/merge_qrels.py": ("merge-qrels",),
@@ -70,9 +69,9 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
 #: Messages that send the reader to another verb: module and option -> that verb.
 OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("eval/judge/scale.py", "--relevant"): ("judge-card",),
-    ("pipelines/retrievers.py", "--pipeline"): ("index build", "index load"),
-    ("pipelines/retrievers.py", "--set"): ("index build", "index load"),
-    ("pipelines/engine_indexes.py", "--pipeline"): ("index load",),
+    ("pipelines/config.py", "--pipeline"): ("index build", "index load"),
+    ("pipelines/config.py", "--set"): ("index build", "index load"),
+    ("pipelines/stages/stage.py", "--pipeline"): ("index build", "index load"),
     ("searchlora/retrieval/engine_index.py", "--pipeline"): ("index load",),
     ("searchlora/retrieval/index_folder.py", "--map"): ("index build", "index load"),
     ("searchlora/retrieval/index_folder.py", "--out"): ("index build",),

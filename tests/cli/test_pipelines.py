@@ -10,7 +10,7 @@ import yaml
 
 from searchlora.eval.trec import read_run
 from searchlora.pipelines.config import ready_pipelines
-from searchlora.pipelines.stage_settings import KINDS
+from searchlora.pipelines.stages.kinds import stage_classes
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_list_names_every_ready_pipeline(cli):
     assert {row["name"]: row["stages"] for row in rows}["rewrite_hybrid"] == ["adapter", "fuse"]
     text = cli("pipelines", "list").out
     assert re.search(r"^conversational_search +fuse > passages > passages  \(rewriter=null, ", text, re.M)
-    assert "rerank_run" in text and "hits > passages > adapter" in text
+    assert "rerank_run" in text and "from_run > passages > adapter" in text
 
 
 @pytest.mark.parametrize("name", ready_pipelines())
@@ -124,7 +124,7 @@ def test_validate_says_what_is_wrong(refused, cli, tmp_path):
 @pytest.mark.slow
 def test_stages_describes_every_kind_and_key(cli, refused):
     text = cli("pipelines", "stages").out
-    for kind, model in KINDS.items():
+    for kind, model in stage_classes().items():
         assert f"\n{kind}\n" in f"\n{text}"
         for key in model.model_fields:
             assert f"    {key} " in text, (kind, key)

@@ -21,6 +21,7 @@ from searchlora.retrieval.milvus import Milvus
 from searchlora.retrieval.nearest import ExactSearch, Ivf
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
+from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.search_engine import Graph, SearchEngine, TextSearch, VectorSearch
 from searchlora.retrieval.vector_file import VectorFile, write_vectors
 from searchlora.testing import build_tiny_encoder
@@ -44,8 +45,8 @@ WORD = st.sampled_from(["tent", "green", "running", "socks", "палатка", "
 ENGINES = ["postgres", "milvus", "opensearch"]
 TEXT = [f"{engine} text" for engine in ENGINES]
 VECTORS = [f"{engine} {structure}" for engine in ENGINES for structure in ("exact", "hnsw")]
-LEXICAL = {"bm25s", "rank-bm25", "saved bm25", "fused bm25", *TEXT}
-LOCAL = ["bm25s", "rank-bm25", "saved bm25", "dense", "dense, not normalised", "saved dense", "ivf"]
+LEXICAL = {"bm25", "saved bm25", "fused bm25", *TEXT}
+LOCAL = ["bm25", "saved bm25", "dense", "dense, not normalised", "saved dense", "ivf"]
 BM25_AND_DENSE = [*LOCAL, *TEXT, *VECTORS]
 KINDS = [
     *LOCAL,
@@ -92,22 +93,19 @@ def make(encoder, engine, tmp_path_factory):
 
     def saved_words(documents):
         folder, store = stored(documents)
-        words(store.in_order()).save(folder)
-        return BM25Index.load(folder, store.ids, store.tie_order, Analyzer())
+        BM25Index(store.in_order()).save(folder)
+        return BM25Index.load(folder, IndexedDocuments(store.ids, store.tie_order), Analyzer())
 
     def saved_vectors(documents):
         folder, store = stored(documents)
         longest = write_vectors(folder, store.in_order(), store.at, encoder)
         file = VectorFile.open(folder)
         nearest = ExactSearch(file.vectors, longest)
-        return DenseIndex.load(SavedVectors(store.ids, store.tie_order, file, nearest), encoder)
-
-    def words(documents, backend="bm25s"):
-        return BM25Index(documents, method="robertson", backend=backend)
+        return DenseIndex.load(SavedVectors(IndexedDocuments(store.ids, store.tie_order), file, nearest), encoder)
 
     def fused(documents, method):
         documents = list(documents)
-        return Fused([Source(words(documents)), Source(DenseIndex(documents, encoder), weight=2.0)], method=method)
+        return Fused([Source(BM25Index(documents)), Source(DenseIndex(documents, encoder), weight=2.0)], method=method)
 
     def of_engine(kind, documents):
         name, _, what = kind.partition(" ")
@@ -124,14 +122,13 @@ def make(encoder, engine, tmp_path_factory):
         if kind in TEXT or kind in VECTORS:
             return of_engine(kind, documents)
         return {
-            "bm25s": words,
-            "rank-bm25": lambda given: words(given, "rank-bm25"),
+            "bm25": BM25Index,
             "saved bm25": saved_words,
             "dense": lambda given: DenseIndex(given, encoder),
             "saved dense": saved_vectors,
             "ivf": lambda given: DenseIndex(given, encoder, structure=IVF, effort=4),
             "dense, not normalised": lambda given: DenseIndex(given, encoder, normalise=False),
-            "fused bm25": lambda given: Fused([Source(words(given), depth=5)]),
+            "fused bm25": lambda given: Fused([Source(BM25Index(given), depth=5)]),
             "rrf": lambda given: fused(given, "rrf"),
             "combsum": lambda given: fused(given, "combsum"),
             "combmnz": lambda given: fused(given, "combmnz"),

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -251,8 +252,12 @@ def test_invalid_arguments_are_refused_before_reading(tmp_path: Path) -> None:
         build(task, source, format="nativ", out=out)
     with pytest.raises(UsageError, match="has no option 'colour'"):
         build(task, source, format="pairs", out=out, options={"colour": "red"})
-    with pytest.raises(UsageError, match="are not three that add up to 1"):
-        build(task, source, format="native", out=out, shares=(0.5, 0.1, 0.1))
+    for shares in ((0.5, 0.1, 0.1), (nan, 0.5, 0.5), (0.8, nan, 0.2), (inf, 0, 0), (-1, 1, 1)):
+        with pytest.raises(UsageError, match="are not three that add up to 1"):
+            build(task, source, format="native", out=out, shares=shares)
+    for limit in (0, -1):
+        with pytest.raises(UsageError, match=rf"--limit: the limit is {limit}"):
+            build(task, source, format="native", out=out, limit=limit)
     with pytest.raises(UsageError, match="leave nothing for training"):
         build(task, source, format="native", out=out, shares=(0, 0.5, 0.5))
     with pytest.raises(UsageError, match="on_leak"):
@@ -269,26 +274,6 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="already exists"):
         build(task, _source(tmp_path, [_row(0)]), format="native", out=out)
     assert _nothing_but(out, "precious.txt")
-
-
-@pytest.mark.slow
-def test_a_full_disk_leaves_no_partial_dataset(tmp_path: Path) -> None:
-    source = _source(tmp_path, [_row(number) for number in range(5000)])
-    script = f"""
-import resource, sys
-from pathlib import Path
-from searchlora.data.building import build
-from searchlora.errors import DataError
-from searchlora.tasks.rewriting import task
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    build(task, Path({str(source)!r}), format="native", out=Path({str(tmp_path / "out")!r}))
-except DataError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "cannot be written" in done.stdout
-    assert _nothing_but(tmp_path, "rows.jsonl")
 
 
 def _many(rows: int) -> Iterator[str]:

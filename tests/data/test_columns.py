@@ -137,33 +137,3 @@ def test_the_corpus_of_a_trec_folder_is_mapped(tmp_path):
     assert found == [("Dome", "green"), (None, "Boot")]
     with pytest.raises(DataError, match=r"corpus\.csv, line 2: .*--map corpus\.id=COLUMN"):
         build("judgment", tmp_path, format="trec", out=tmp_path / "other", shares=TRAIN)
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ('{"query": "a", "document": "1", "passage": "x", "grade": ' + "9" * 400 + "}", "does not fit in 64 bits"),
-        ('{"query": "a", "document": "1", "passage": "x", "grade": "' + "9" * 400 + '"}', "is not a whole number"),
-        ('{"query": "a\\ud800", "document": "1", "passage": "x", "grade": 1}', "lone surrogate"),
-        ('{"query": "a", "document": "1\\u0000", "passage": "x", "grade": 1}', "is not one word"),
-        ('{"query": ["a"], "document": "1", "passage": "x", "grade": 1}', "field 'query'"),
-        ('{"query": "a", "document": "1", "passage": {"x": 1}, "grade": 1}', "field 'passage'"),
-        ('{"query": "a", "document": "1", "passage": "x", "grade": [1]}', "is not a whole number"),
-        ('{"query": "a", "document": "1", "passage": "x", "grade": NaN}', "is not a finite number"),
-        (
-            '{"query": "a", "document": "\\u2028", "passage": "x", "rater": "\\u2028", "grade": 1e300}',
-            "not a whole number",
-        ),
-        ("[" * 100_000, "nested deeper than 100"),
-    ],
-)
-def test_unusable_judgments_are_rejected_with_their_place(tmp_path, line, reason):
-    rows = [json.dumps({"query": "q", "document": f"d{n}", "passage": f"p{n}", "grade": n % 4}) for n in range(8)]
-    path = tmp_path / "j.jsonl"
-    path.write_text("\n".join([*rows[:4], line, *rows[4:]]), encoding="utf-8")
-    card = build("judgment", path, format="judgments", out=tmp_path / "out", shares=TRAIN, allow_rejects=True)
-    (rejected,) = map(
-        json.loads, (tmp_path / "out" / "rejected.jsonl").read_text(encoding="utf-8").strip("\n").split("\n")
-    )
-    assert rejected["where"] == "j.jsonl, line 5" and reason in rejected["reason"]
-    assert card.rows["train"] == 8

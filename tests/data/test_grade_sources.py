@@ -16,7 +16,7 @@ from searchlora.eval.judgments.card import JudgmentsCard, card_path, read_card, 
 from searchlora.eval.judgments.sources import GradeSources
 from searchlora.eval.trec import Qrels, write_qrels
 from searchlora.experiments.judge.judgments import load_judgments
-from searchlora.experiments.mixing import mix_qrels
+from searchlora.experiments.merge_qrels import merge_files
 from searchlora.shop import make_shop
 from searchlora.task import load_task
 
@@ -138,7 +138,7 @@ def test_each_pair_of_mixed_judgments_keeps_its_source(tmp_path):
     write_judgments(tmp_path / "human.txt", human, HUMAN)
     write_judgments(tmp_path / "llm.txt", QRELS, LLM)
     (folder / "qrels.txt").unlink()
-    mix_qrels(tmp_path / "human.txt", tmp_path / "llm.txt", folder / "qrels.txt")
+    merge_files(tmp_path / "human.txt", tmp_path / "llm.txt", folder / "qrels.txt")
     for task in ("judgment", "embedding"):
         build(task, folder, format="trec", out=tmp_path / task)
         dataset = load_dataset(tmp_path / task)

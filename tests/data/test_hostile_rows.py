@@ -237,14 +237,6 @@ def test_unclosed_rows_are_read_in_linear_time(tmp_path: Path) -> None:
     assert time.perf_counter() - start < 20
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_below_one_is_refused(tmp_path: Path, limit: int) -> None:
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(record, range(30))), encoding="utf-8")
-    with pytest.raises(UsageError, match=rf"--limit: the limit is {limit}"):
-        build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out", limit=limit)
-    assert not (tmp_path / "out").exists()
-
-
 BUILD = """
 import sys
 from searchlora.data import build
@@ -296,15 +288,6 @@ def test_a_full_disk_during_a_build_is_an_error_that_names_it(tmp_path: Path) ->
     reported, _ = build_in_process(source, tmp_path / "out", tmp_path / "temporary", 50_000).communicate()
     assert "File too large" in reported and "out: cannot be written" in reported
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "temporary"]
-
-
-@pytest.mark.parametrize(
-    "shares", [(float("nan"), 0.5, 0.5), (0.8, float("nan"), 0.2), (float("inf"), 0, 0), (-1, 1, 1)]
-)
-def test_shares_that_are_not_shares_are_refused(tmp_path: Path, shares: tuple[float, float, float]) -> None:
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(record, range(30))), encoding="utf-8")
-    with pytest.raises(UsageError, match="are not three that add up to 1"):
-        build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out", shares=shares)
 
 
 def test_the_list_of_rejected_rows_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

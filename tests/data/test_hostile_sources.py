@@ -18,12 +18,11 @@ from searchlora.data import build
 from searchlora.errors import SearchloraError
 from searchlora.shop import make_shop
 from searchlora.task import load_task
-from tests.data.test_judged_formats import beir_folder, cranfield_folder, esci_folder, trecdl_folder
+from tests.data.layouts import layout
+from tests.data.test_judged_formats import esci_folder
 
 #: Damaged copies of each source.
 ROUNDS = 8
-
-NAMES = ["tent", "stove", "boot", "rope", "mug", "axe", "map", "lamp"]
 
 #: What takes the place of a token of a text file.
 TOKENS = [
@@ -47,207 +46,65 @@ TOKENS = [
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?|\w+|\S|\s')
 
 
-def json_rows(rows: list[dict[str, object]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+def table(name: str, kind: str) -> Callable[[Path], Path]:
+    """Rows of a layout as a table of another kind."""
 
-
-def squad(folder: Path) -> Path:
-    articles = [
-        {
-            "title": f"The {name}",
-            "paragraphs": [
-                {
-                    "context": f"A {name} weighs {n} kilograms. It is green.",
-                    "qas": [
-                        {
-                            "id": f"q{n}",
-                            "question": f"How heavy is a {name}?",
-                            "answers": [{"text": f"{n} kilograms", "answer_start": 10 + len(name)}],
-                        },
-                        {"id": f"i{n}", "question": "Why?", "answers": [], "is_impossible": True},
-                    ],
-                }
-            ],
-        }
-        for n, name in enumerate(NAMES)
-    ]
-    (folder / "train.json").write_text(json.dumps({"data": articles}), encoding="utf-8")
-    return folder / "train.json"
-
-
-def canard(folder: Path) -> Path:
-    rows = [
-        {
-            "History": [name, "Uses", "What is it?", f"A {name}."],
-            "QuAC_dialog_id": f"C_{n}",
-            "Question": "Why?",
-            "Question_no": 2,
-            "Rewrite": f"Why is it a {name}?",
-        }
-        for n, name in enumerate(NAMES)
-    ]
-    first = [{**row, "History": row["History"][:2], "Question_no": 1, "Question": "What is it?"} for row in rows]
-    (folder / "train.json").write_text(json.dumps([*first, *rows]), encoding="utf-8")
-    return folder / "train.json"
-
-
-def qrecc(folder: Path) -> Path:
-    rows = [
-        {
-            "Conversation_no": n,
-            "Turn_no": 1,
-            "Context": ["a", "b"],
-            "Question": f"why {name}",
-            "Rewrite": f"why {name}?",
-        }
-        for n, name in enumerate(NAMES)
-    ]
-    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    return folder / "rows.json"
-
-
-def cast(tree: bool) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        topics = []
-        for n, name in enumerate(NAMES):
-            users = [
-                {
-                    "number": f"{k}-1" if tree else k,
-                    "utterance": f"{name} {k}",
-                    "manual_rewritten_utterance": f"the {name} {k}",
-                }
-                for k in (1, 3)
-            ]
-            if tree:
-                answer = {"number": "2-1", "participant": "System", "response": "yes", "parent": "1-1"}
-                users = [
-                    {**users[0], "participant": "User"},
-                    answer,
-                    {**users[1], "participant": "User", "parent": "2-1"},
-                ]
-            topics.append({"number": n, "turn": users})
-        (folder / "topics.json").write_text(json.dumps(topics), encoding="utf-8")
-        return folder / "topics.json"
-
-    return make
-
-
-def cast_2019(folder: Path) -> Path:
-    topics = [{"number": n, "turn": [{"number": 1, "raw_utterance": f"{name}?"}]} for n, name in enumerate(NAMES)]
-    (folder / "topics.json").write_text(json.dumps(topics), encoding="utf-8")
-    rewrites = "".join(f"{n}_1\tthe {name}?\n" for n, name in enumerate(NAMES))
-    (folder / "x_annotated_resolved_y.tsv").write_text(rewrites, encoding="utf-8")
-    return folder / "topics.json"
-
-
-def mtrag(folder: Path) -> Path:
-    rows = [
-        {
-            "task_id": f"t{n}<::>1",
-            "conversation_id": f"c{n}",
-            "input": [{"speaker": "user", "text": f"what is a {name}?"}],
-            "contexts": [{"document_id": f"d{n}", "title": name, "text": f"A {name} is a thing. It is green."}],
-            "targets": [{"text": f"A {name} is a thing."}],
-            "answerability": ["ANSWERABLE"],
-            "Collection": "shop",
-        }
-        for n, name in enumerate(NAMES)
-    ]
-    (folder / "reference.jsonl").write_text(json_rows(rows), encoding="utf-8")
-    return folder / "reference.jsonl"
-
-
-def table(name: str, columns: dict[str, Callable[[int, str], object]], count: int = 24) -> Callable[[Path], Path]:
-    def make(folder: Path) -> Path:
-        rows = [{key: of(n, NAMES[n % len(NAMES)]) for key, of in columns.items()} for n in range(count)]
-        path = folder / name
-        if name.endswith(".parquet"):
+        rows = [json.loads(line) for line in layout(f"tables/{name}.jsonl", folder).read_text("utf-8").splitlines()]
+        path = folder / f"{name}.{kind}"
+        if kind == "parquet":
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-        elif name.endswith((".csv", ".tsv")):
-            mark = "," if name.endswith(".csv") else "\t"
-            lines = [mark.join(columns), *(mark.join(map(str, row.values())) for row in rows)]
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        elif name.endswith(".gz"):
-            path.write_bytes(gzip.compress(json_rows(rows).encode()))
+        elif kind in ("csv", "tsv"):
+            mark = {"csv": ",", "tsv": "\t"}[kind]
+            lines = [rows[0], *(row.values() for row in rows)]
+            path.write_text("".join(f"{mark.join(map(str, line))}\n" for line in lines), encoding="utf-8")
         else:
-            path.write_text(json.dumps(rows) if name.endswith(".json") else json_rows(rows), encoding="utf-8")
+            text = json.dumps(rows) if kind == "json" else "".join(json.dumps(row) + "\n" for row in rows)
+            path.write_bytes(gzip.compress(text.encode()) if kind.endswith("gz") else text.encode())
         return path
 
     return make
 
 
-PAIRS = {"query": lambda n, name: f"{name} {n} x", "rewrite": lambda n, name: f"{name} {n} better"}
-RECORDS = {"id": lambda n, _: f"r{n}", "group": lambda n, _: f"g{n}", **PAIRS}
-LOG = {
-    "session": lambda n, _: f"s{n // 3}",
-    "time": lambda n, _: 1_700_000_000 + 10 * n,
-    "query": lambda n, _: ["kicks", "red kicks", "red shoes"][n % 3],
-    "clicks": lambda n, _: n % 3 // 2,
-}
-CLICKS = {
-    "query": lambda n, _: NAMES[n // 4 % 6],
-    "document": lambda n, _: f"d{n % 4}",
-    "position": lambda n, _: n % 4 + 1,
-    "clicked": lambda n, _: int(n % 3 == 0),
-}
-LABELLED = {"text": lambda n, name: f"a {name} {n}", "label": lambda n, _: "ab"[n % 2]}
-FAQ = {"question": lambda n, name: f"what is {name} {n}", "answer": lambda n, name: f"the {name} is number {n}."}
-TRIPLES = {
-    "query": lambda n, name: f"{name} {n}",
-    "positive": lambda n, name: f"the {name} {n}",
-    "negative": lambda *_: "no",
-}
-
-
-def trec(folder: Path) -> Path:
-    (folder / "collection.tsv").write_text("d1\tA tent.\nd2\tPegs, idle.\nd3\tA boot.\n", encoding="utf-8")
-    (folder / "topics.tsv").write_text("5\twhat is a tent\n6\twhat is a boot\n", encoding="utf-8")
-    (folder / "qrels.txt").write_text("5 0 d1 3\n5 0 d2 0\n6 0 d3 1\n", encoding="utf-8")
-    return folder
-
-
-def clinc150(folder: Path) -> Path:
-    parts = {f"{kind}{split}": [[f"{kind} {split} {n}", "oos" if kind else "ab"[n % 2]] for n in range(8)]
-             for kind in ("", "oos_") for split in ("train", "val", "test")}  # fmt: skip
-    (folder / "data_full.json").write_text(json.dumps(parts), encoding="utf-8")
-    return folder / "data_full.json"
-
-
-def clicks(folder: Path) -> Path:
-    documents = [{"id": f"d{n}", "text": f"the {NAMES[n]}"} for n in range(4)]
-    (folder / "documents.jsonl").write_text(json_rows(documents), encoding="utf-8")
-    return table("log.csv", CLICKS, 96)(folder)
-
-
-SOURCES: dict[tuple[str, str, str], Callable[[Path], Path]] = {
-    **{("rewriting", "native", ending): table(f"rows{ending}", RECORDS)
-       for ending in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz")},
-    ("rewriting", "canard", ""): canard,
-    ("rewriting", "qrecc", ""): qrecc,
-    ("rewriting", "cast2019", ""): cast_2019,
-    ("rewriting", "cast2020", ""): cast(tree=False),
-    ("rewriting", "cast2022", ""): cast(tree=True),
-    ("rewriting", "pairs", ""): table("pairs.csv", PAIRS),
-    ("rewriting", "mtrag", ""): mtrag,
-    **{("rewriting", "querylog", ending): table(f"log{ending}", LOG, 60) for ending in (".jsonl", ".csv", ".parquet")},
-    ("intent", "clinc150", ""): clinc150,
-    ("intent", "csv", ""): table("rows.csv", LABELLED),
-    ("judgment", "trecdl", ""): trecdl_folder,
-    ("judgment", "trec", ""): trec,
-    ("judgment", "beir", ""): beir_folder,
-    ("judgment", "cranfield", ""): cranfield_folder,
+#: Task, format and kind of a table -> what writes the source: a function, or a layout and the file in it to build from.
+SOURCES: dict[tuple[str, str, str], Callable[[Path], Path] | tuple[str, str]] = {
+    **{("rewriting", "native", kind): table("native", kind)
+       for kind in ("jsonl", "json", "csv", "tsv", "parquet", "jsonl.gz")},
+    **{("rewriting", "querylog", kind): table("querylog", kind) for kind in ("jsonl", "csv", "parquet")},
+    ("rewriting", "canard", ""): ("canard", "train.json"),
+    ("rewriting", "qrecc", ""): ("qrecc", "rows.json"),
+    ("rewriting", "cast2019", ""): ("cast2019", "topics.json"),
+    ("rewriting", "cast2020", ""): ("cast2020", "topics.json"),
+    ("rewriting", "cast2022", ""): ("cast2022", "topics.json"),
+    ("rewriting", "pairs", ""): ("tables", "pairs.csv"),
+    ("rewriting", "mtrag", ""): ("mtrag", "reference.jsonl"),
+    ("intent", "clinc150", ""): ("clinc150", "data_full.json"),
+    ("intent", "csv", ""): ("tables", "labelled.csv"),
+    ("judgment", "trecdl", ""): ("trecdl", ""),
+    ("judgment", "trec", ""): ("trec", ""),
+    ("judgment", "beir", ""): ("beir", ""),
+    ("judgment", "cranfield", ""): ("cranfield", ""),
     ("judgment", "esci", ""): esci_folder,
-    ("embedding", "pairs", ""): table("pairs.jsonl", TRIPLES),
-    ("embedding", "squad", ""): squad,
-    ("embedding", "clicks", ""): clicks,
-    ("embedding", "trec", ""): trec,
-    ("embedding", "beir", ""): beir_folder,
-    ("rag_answer", "mtrag", ""): mtrag,
-    ("rag_answer", "squad", ""): squad,
-    ("rag_answer", "faq", ""): table("faq.json", FAQ),
+    ("embedding", "pairs", ""): ("tables", "triples.jsonl"),
+    ("embedding", "squad", ""): ("squad", "train.json"),
+    ("embedding", "clicks", ""): ("clicks", "log.csv"),
+    ("embedding", "trec", ""): ("trec", ""),
+    ("embedding", "beir", ""): ("beir", ""),
+    ("rag_answer", "mtrag", ""): ("mtrag", "reference.jsonl"),
+    ("rag_answer", "squad", ""): ("squad", "train.json"),
+    ("rag_answer", "faq", ""): ("tables", "faq.json"),
 }  # fmt: skip
 
 OPTIONS = {"querylog": {"min_users": "1"}, "clicks": {"documents": "documents.jsonl", "minimum": "1"}}
+
+
+def written(source: tuple[str, str, str], folder: Path) -> Path:
+    """Writes a source; the file or folder to build from."""
+    how = SOURCES[source]
+    if callable(how):
+        return how(folder)
+    name, file = how
+    return layout(f"{name}/{file}", folder) if name == "tables" else layout(name, folder) / file
 
 
 def damage(path: Path, rng: random.Random) -> None:
@@ -290,7 +147,7 @@ def test_a_damaged_source_gives_a_dataset_or_a_data_error(tmp_path: Path, source
     task = load_task(name)
     good = tmp_path / "good"
     good.mkdir()
-    made = SOURCES[source](good)
+    original = written(source, good)
     rng = random.Random("-".join(source))
     for number in range(ROUNDS):
         bad = tmp_path / f"bad{number}"
@@ -300,7 +157,7 @@ def test_a_damaged_source_gives_a_dataset_or_a_data_error(tmp_path: Path, source
         options = {key: str(bad / value) if key == "documents" else value
                    for key, value in OPTIONS.get(format, {}).items()}  # fmt: skip
         try:
-            build(task, bad / made.relative_to(good), format=format, out=tmp_path / f"out{number}", options=options,
+            build(task, bad / original.relative_to(good), format=format, out=tmp_path / f"out{number}", options=options,
                   allow_rejects=True, on_leak="drop")  # fmt: skip
         except SearchloraError as error:
             assert str(error)

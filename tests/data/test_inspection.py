@@ -6,6 +6,7 @@ import gzip
 import json
 import shlex
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,14 +18,8 @@ import pytest
 from searchlora.data.inspection import profile, propose
 from searchlora.errors import DataError
 from searchlora.task import load_tasks
-from tests.data.test_judged_formats import (
-    beir_folder,
-    cranfield_folder,
-    esci_folder,
-    esci_pairs,
-    trec_pool,
-    trecdl_folder,
-)
+from tests.data.layouts import layout
+from tests.data.test_judged_formats import esci_folder, esci_pairs, trec_pool
 from tests.data.test_own_judgments import corpus
 from tests.docs.blocks import ROOT, blocks
 
@@ -111,6 +106,7 @@ def test_a_fault_in_a_trec_file_is_reported_with_its_place(tmp_path):
 
 def test_the_sample_of_a_large_file_is_stated(cli, tmp_path, monkeypatch):
     path = written(tmp_path / "t.csv", "query,rewrite\n" + "sofa,couch\n" * 50)
+    assert profile(path).sample_of == "" and "sample:" not in cli("data", "inspect", path).out
     monkeypatch.setattr("searchlora.data.inspection.profiling.MAX_ROWS", 20)
     found = profile(path)
     assert (found.rows, found.faulty, found.sample_of) == (20, 0, "the first 20 rows")
@@ -124,12 +120,6 @@ def test_the_sample_of_a_large_file_is_stated(cli, tmp_path, monkeypatch):
 def test_a_grade_of_very_many_digits_is_no_number(tmp_path):
     path = written(tmp_path / "t.csv", f"query,passage,grade\ntent,a tent,{'9' * 5000}\nboot,a boot,1\n")
     assert not any(each.complete for each in propose(profile(path), [load_tasks()["judgment"]]))
-
-
-def test_a_file_within_the_limits_is_no_sample(cli, tmp_path):
-    path = written(tmp_path / "t.csv", "query,rewrite\n" + "sofa,couch\n" * 50)
-    assert profile(path).sample_of == ""
-    assert "sample:" not in cli("data", "inspect", path).out
 
 
 @pytest.mark.slow
@@ -269,9 +259,9 @@ def test_unknown_grades_are_left_to_the_user(tmp_path):
 @pytest.mark.parametrize(
     ("make", "file", "formats"),
     [
-        (trecdl_folder, "bm25.json", {("judgment", "trecdl")}),
-        (beir_folder, "", {("judgment", "beir"), ("embedding", "beir")}),
-        (cranfield_folder, "cran.qry", {("judgment", "cranfield"), ("embedding", "cranfield")}),
+        (partial(layout, "trecdl"), "bm25.json", {("judgment", "trecdl")}),
+        (partial(layout, "beir"), "", {("judgment", "beir"), ("embedding", "beir")}),
+        (partial(layout, "cranfield"), "cran.qry", {("judgment", "cranfield"), ("embedding", "cranfield")}),
         (esci_folder, "", {("judgment", "esci")}),
         (trec_pool, "qrels.txt", {("judgment", "trec"), ("embedding", "trec")}),
         (trec_pool, "", {("judgment", "trec"), ("embedding", "trec")}),

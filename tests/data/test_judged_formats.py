@@ -16,43 +16,7 @@ from searchlora.data.formats import judged_collections, judged_pairs
 from searchlora.data.formats.judged_collections import Judged, graded_pairs, trec_documents
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Document, RejectedRow, SourceReport, SourceRow
-
-
-def trecdl_folder(folder: Path) -> Path:
-    hits = [
-        {"qid": 7, "docid": "d1", "rank": 1, "score": 9.5, "content": "A shelter of cloth."},
-        {"qid": 7, "docid": "d2", "rank": 2, "score": 8.5, "content": "Pegs hold it."},
-        {"qid": 7, "docid": "d3", "rank": 3, "score": 7.5, "content": "A stove."},
-        {"qid": 7, "docid": "d4", "rank": 4, "score": 6.5, "content": "A boot."},
-    ]
-    (folder / "bm25.json").write_text(json.dumps([{"query": "What is a tent?", "hits": hits}]), encoding="utf-8")
-    (folder / "qrels.dl.txt").write_text("7 Q0 d1 3\n7 Q0 d3 0\n7 Q0 d9 2\n", encoding="utf-8")
-    return folder
-
-
-def beir_folder(folder: Path) -> Path:
-    documents = [
-        {"_id": "d1", "title": "Tents", "text": "A tent is a shelter."},
-        {"_id": "d2", "title": "Pegs", "text": ""},
-    ]
-    with gzip.open(folder / "corpus.jsonl.gz", "wt", encoding="utf-8") as out:
-        out.writelines(json.dumps(each) + "\n" for each in documents)
-    queries = [{"_id": "q1", "text": "tents", "metadata": {}}, {"_id": "q2", "text": "pegs"}]
-    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)), encoding="utf-8")
-    (folder / "qrels").mkdir()
-    for split, line in (("train", "q1\td1\t1"), ("test", "q2\td2\t2")):
-        text = f"query-id\tcorpus-id\tscore\n{line}\n"
-        (folder / "qrels" / f"{split}.tsv").write_text(text, encoding="utf-8")
-    return folder
-
-
-def cranfield_folder(folder: Path) -> Path:
-    entry = ".I {0}\n.T\ntitle {0}\n.A\n.B\n.W\n{1}\n"
-    abstracts = [entry.format(n, f"abstract {n} on flow .") for n in range(1, 6)]
-    (folder / "cran.all.1400").write_text("".join(abstracts), encoding="utf-8")
-    (folder / "cran.qry").write_text(".I 001\n.W\nwhat is flow .\n", encoding="utf-8")
-    (folder / "cranqrel").write_text("1 1 1\n1 2 4\n1 3 -1\n", encoding="utf-8")
-    return folder
+from tests.data.layouts import layout
 
 
 def esci_folder(folder: Path, **columns: list) -> Path:
@@ -91,7 +55,7 @@ def rows(found) -> list:
 
 
 def test_trecdl_yields_graded_pairs_and_adds_the_lowest_ranked_unjudged(tmp_path):
-    found = rows(judged_pairs.read_trecdl(trecdl_folder(tmp_path)))
+    found = rows(judged_pairs.read_trecdl(layout("trecdl", tmp_path)))
     assert [(each["document"], each["grade"], each["score"]) for each in found] == [("d1", 3, 9.5), ("d3", 0, 7.5)]
     assert {each["topic"] for each in found} == {"7"}
     drawn = rows(judged_pairs.read_trecdl(tmp_path, unjudged=1))
@@ -101,7 +65,7 @@ def test_trecdl_yields_graded_pairs_and_adds_the_lowest_ranked_unjudged(tmp_path
 
 
 def test_trecdl_names_missing_and_malformed_files(tmp_path):
-    trecdl_folder(tmp_path)
+    layout("trecdl", tmp_path)
     (tmp_path / "bm25.json").write_text('[{"query": "q", "hits": [{"docid": "d1"}]}]', encoding="utf-8")
     (refused,) = judged_pairs.read_trecdl(tmp_path)
     assert (
@@ -157,7 +121,9 @@ def test_judgments_of_unknown_topics_are_an_error():
 
 
 def test_beir_folders_are_read(tmp_path):
-    beir_folder(tmp_path)
+    corpus = layout("beir", tmp_path) / "corpus.jsonl"
+    (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress(corpus.read_bytes()))
+    corpus.unlink()
     beir = judged_collections.read_beir(tmp_path)
     assert beir.queries == {"q1": "tents", "q2": "pegs"}
     assert list(beir.documents()) == [Document("d1", "A tent is a shelter.", "Tents"), Document("d2", "", "Pegs")]

@@ -140,15 +140,15 @@ def test_the_manifest_names_the_datasets_and_their_weights(folders, tiny_base, t
 
 @pytest.mark.slow
 def test_another_weight_is_another_training(folders, tiny_base, tmp_path):
-    store, said = Store(tmp_path / "store"), []
+    store, logged = Store(tmp_path / "store"), []
     overrides = (*SHORT, f"base={tiny_base.path}")
     for weight in (0.5, 0.5, 0.25):
         more = {str(folders / "other"): weight}
         train_or_reuse(
-            "judgment", folders / "own", "j", overrides=overrides, more_data=more, store=store, say=said.append
+            "judgment", folders / "own", "j", overrides=overrides, more_data=more, store=store, log=logged.append
         )
     assert store.versions("j") == (1, 2)
-    assert said[1] == "Reusing j@1, trained on this dataset with this recipe"
+    assert logged[1] == "Reusing j@1, trained on this dataset with this recipe"
     first, second = (
         [line["loss"] for line in read_metrics(store.get(f"j@{number}").path / "metrics.jsonl") if "loss" in line]
         for number in (1, 2)

@@ -155,35 +155,29 @@ def test_a_judgment_of_the_query_itself_precedes_that_of_its_rewrite(tmp_path):
     assert load_dataset(tmp_path / "out").qrels() == {pair_id("red kicks"): {"p2": 1}}
 
 
-def test_a_malformed_judgment_by_query_names_its_place(tmp_path, source):
-    corpus = written(tmp_path / "products.csv", "id,text\np1,a shoe\n")
-    qrels = written(tmp_path / "j.csv", "query,document,grade\nred kicks,p1,good\n")
-    with pytest.raises(DataError, match=r"j\.csv, line 2: field 'grade': 'good' is not a whole number"):
-        build("rewriting", source, format="native", out=tmp_path / "out", corpus=corpus, qrels=qrels)
-    assert not (tmp_path / "out").exists()
-
-
 def test_corpus_and_qrels_are_only_accepted_together(source, tmp_path):
     qrels = written(tmp_path / "q.txt", "r1 0 p1 3\n")
     with pytest.raises(UsageError, match="judgments need a corpus"):
         build(load_task("rewriting"), source, format="native", out=tmp_path / "data", qrels=qrels)
 
 
-def test_a_pair_judged_twice_is_an_error_that_names_it(source, tmp_path):
-    with pytest.raises(DataError, match="topic r1: document p1 is judged twice"):
-        built(source, tmp_path, ["r1", "r1"])
-
-
-def test_a_lone_surrogate_is_an_error_that_names_it(source, tmp_path):
-    corpus = written(tmp_path / "products.jsonl", '{"id": "p1", "text": "boots \\ud83d"}')
-    qrels = written(tmp_path / "q.txt", "r1 0 p1 3\n")
-    with pytest.raises(DataError, match=r"products\.jsonl, line 1: .*a lone surrogate"):
-        build("rewriting", source, format="native", out=tmp_path / "d", corpus=corpus, qrels=qrels)
-
-
-def test_a_malformed_judgment_is_an_error_and_no_dataset_remains(source, tmp_path):
-    corpus = written(tmp_path / "products.csv", "id,text\np1,a running shoe\n")
-    qrels = written(tmp_path / "q.txt", "r1 0 p1 3\nr2 p1 3\n")
-    with pytest.raises(DataError, match=r"q\.txt, line 2"):
-        build(load_task("rewriting"), source, format="native", out=tmp_path / "data", corpus=corpus, qrels=qrels)
+@pytest.mark.parametrize(
+    ("documents", "name", "judged", "message"),
+    [
+        (
+            '"boots"',
+            "j.csv",
+            "query,document,grade\nred kicks,p1,good\n",
+            r"j\.csv, line 2: field 'grade': 'good'",
+        ),
+        ('"boots"', "q.txt", "r1 0 p1 3\nr2 p1 3\n", r"q\.txt, line 2"),
+        ('"boots"', "q.txt", "r1 0 p1 1\nr1 0 p1 1\n", "topic r1: document p1 is judged twice"),
+        ('"boots \\ud83d"', "q.txt", "r1 0 p1 3\n", r"products\.jsonl, line 1: .*a lone surrogate"),
+    ],
+)
+def test_a_malformed_line_is_an_error_that_names_its_place(source, tmp_path, documents, name, judged, message):
+    corpus = written(tmp_path / "products.jsonl", f'{{"id": "p1", "text": {documents}}}')
+    qrels = written(tmp_path / name, judged)
+    with pytest.raises(DataError, match=message):
+        build("rewriting", source, format="native", out=tmp_path / "data", corpus=corpus, qrels=qrels)
     assert not (tmp_path / "data").exists()

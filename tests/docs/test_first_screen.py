@@ -12,7 +12,7 @@ from benchmarks.common import RESULTS
 from benchmarks.summary import LINES
 from searchlora.cli.doctor import _DEFAULT_BASE
 from searchlora.cli.serve import serve
-from searchlora.pipelines.stage_settings import KINDS
+from searchlora.pipelines.stages.kinds import stage_classes
 from searchlora.server.api.openapi import openapi_document
 from searchlora.task import load_tasks
 from tests.docs.blocks import ROOT
@@ -56,9 +56,9 @@ STAGES = {
     "bm25": "BM25",
     "dense": "dense retrieval",
     "fuse": "rank fusion",
-    "hits": "a TREC run",
+    "from_run": "a TREC run",
     "http": "OpenSearch, Elasticsearch or Solr",
-    "match": "filters and boosts by intent",
+    "filter": "filters and boosts by intent",
     "passages": None,  # auxiliaries of the judge and of answers
     "similarity": None,
     "text_search": "full-text and vector search in PostgreSQL (pgvector), Milvus, OpenSearch and Elasticsearch",
@@ -77,7 +77,7 @@ def test_a_newcomers_question_is_answered(question):
 
 def test_every_task_and_every_kind_of_stage_is_named():
     assert TASKS.keys() == load_tasks().keys()
-    assert STAGES.keys() == KINDS.keys()
+    assert STAGES.keys() == stage_classes().keys()
     for words in (*TASKS.values(), *filter(None, STAGES.values())):
         assert words in SCREEN, words
 

@@ -90,7 +90,7 @@ def test_every_command_stage_and_pipeline_is_on_the_overview_page():
 
     from searchlora.cli.app import app
     from searchlora.pipelines.config import ready_pipelines
-    from searchlora.pipelines.stage_settings import KINDS
+    from searchlora.pipelines.stages.kinds import stage_classes
 
     text = (ROOT / "docs" / "reference" / "overview.md").read_text(encoding="utf-8")
     commands, stages, pipelines = text.split("\n## ")[1:]
@@ -104,7 +104,7 @@ def test_every_command_stage_and_pipeline_is_on_the_overview_page():
         for verb in getattr(command, "commands", ("",))
     }
     assert sorted(wanted - named) == []
-    assert [kind for kind in KINDS if f"`{kind}`" not in stages] == []
+    assert [kind for kind in stage_classes() if f"`{kind}`" not in stages] == []
     assert [name for name in ready_pipelines() if f"`{name}`" not in pipelines] == []
 
 

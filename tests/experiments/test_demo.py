@@ -154,7 +154,7 @@ def test_its_five_adapters_are_slots_of_one_pipeline_and_ablated(all_walked):
     adapters = {each.evaluated.adapter.reference for each in found.tasks.values()}
     assert {slot.adapter for slot in ablation.slots if slot.adapter} == adapters
     assert adapters == {f"shop-{name}@1" for name in ("rewriter", "intent", "judge", "answers", "embedder")}
-    slots = ["shop-intent", "shop-rewriter", "bm25", "dense(shop-embedder)", "match", "shop-judge", "shop-answers"]
+    slots = ["shop-intent", "shop-rewriter", "bm25", "dense(shop-embedder)", "filter", "shop-judge", "shop-answers"]
     assert [slot.name for slot in ablation.slots] == slots
     names = {variant.name for variant in ablation.variants}
     assert names == {

@@ -22,7 +22,7 @@ from searchlora.inference.settings import LocalSettings
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stage_settings import AdapterSettings
+from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.server.api.serve import make_service
 from searchlora.server.api.service import Settings
 from tests.server.api.serving import asked, served
@@ -153,7 +153,7 @@ def test_a_pipeline_runs_it(place, cli, tmp_path):
 
 
 def test_a_bare_stage_asks_the_base_and_not_the_whole_model(place):
-    stages = [AdapterSettings(name="whole@1", bare=bare) for bare in (False, True)]
+    stages = [AdapterSettings(name="whole@1", zero_shot=bare) for bare in (False, True)]
     whole, base = (stage.engine.base for stage in build_pipeline("p", stages, store=place, documents=[]).stages)
     assert (whole.version, base.version) == ("whole@1", None)
     assert base.path == FIXTURE / "base"

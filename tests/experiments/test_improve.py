@@ -157,7 +157,7 @@ def test_the_retriever_is_the_last_one_of_a_pipeline_and_encodes_queries_in_batc
     assert [[hit.document for hit in hits] for hits in found] == [[hit.document for hit in hits] for hits in expected]
     assert found[0][0].document == "d1"
     empty = tmp_path / "empty.yaml"
-    empty.write_text("name: e\nstages:\n  - hits: {k: 3}\n", encoding="utf-8")
+    empty.write_text("name: e\nstages:\n  - from_run: {k: 3}\n", encoding="utf-8")
     with pytest.raises(PipelineError, match="retrieves nothing"):
         retrieve_stage(empty, documents, Store(tmp_path / "store"))
 

@@ -9,12 +9,13 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, RowError, UsageError
 from searchlora.eval.judgments import card
-from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
+from searchlora.eval.judgments.card import JudgmentsCard, card_path, read_run_card, write_card
+from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.experiment import experiment
 from searchlora.experiments.run import run
 from searchlora.experiments.spec import Experiment
-from searchlora.systems.lineage import run_lineage
+from searchlora.systems.lineage import run_lineage, seen_by_run
 from searchlora.testing import build_tiny_encoder
 
 ENCODER = "all-minilm-l6-v2"
@@ -131,3 +132,12 @@ def test_a_kill_between_card_and_run_never_leaves_a_run_without_its_card(folder,
     run(folder / "bm25.yaml", *files, store=folder / "store")
     assert read_run_card(files[-1]).run_sha256 != before.run_sha256
     assert sorted(file.name for file in folder.glob(".new-*")) == []
+
+
+def test_queries_on_which_an_earlier_release_learned_weights_count_as_seen(folder):
+    searched(folder, folder / "bm25.yaml")
+    values = json.loads(card_path(folder / "run.trec").read_text())
+    values["gate_queries"] = [query_hash("green tent")]
+    card_path(folder / "run.trec").write_text(json.dumps(values))
+    topics = {name: {"query": query} for name, query in QUERIES.items()}
+    assert seen_by_run(Store(folder / "store"), read_run_card(folder / "run.trec"), topics) == ("q1",)

@@ -8,7 +8,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.experiments.slots import find_slots, with_base, with_older, without
 from searchlora.pipelines.config import parse_stages
-from searchlora.pipelines.stage_lists import adapters, zero_shot
+from searchlora.pipelines.stages.stage import needs_of
 from tests.factories import first_word, random_adapter
 
 DENSE = {"dense": {"model": "m", "adapter": "shop-embedder@2"}}
@@ -75,10 +75,10 @@ def test_a_pipeline_that_would_retrieve_nothing_is_refused():
 
 def test_the_base_takes_the_place_of_the_adapter_alone(stages):
     variant = with_base(stages, slot(stages, "shop-judge"))
-    assert variant.stages[4] == stages[4].model_copy(update={"bare": True})
+    assert variant.stages[4] == stages[4].model_copy(update={"zero_shot": True})
     assert variant.stages[:4] == tuple(stages[:4])
-    assert zero_shot(variant.stages) == ("shop-judge@1",)
-    assert adapters(variant.stages) == ("shop-rewriter@3", "shop-embedder@2")
+    assert needs_of(variant.stages).zero_shot == ("shop-judge@1",)
+    assert needs_of(variant.stages).adapters == ("shop-rewriter@3", "shop-embedder@2")
     dense = with_base(stages, slot(stages, "dense(shop-embedder)"))
     assert dense.stages[1].of[1].of[1].adapter is None
     assert dense.stages[1].of[0] == stages[1].of[0]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from searchlora.errors import DataError, PipelineError, UsageError
-from searchlora.experiments.experiment import changes, hashes, measured_by, refuse_changes
+from searchlora.experiments.experiment_inputs import changes, hashes, measured_by, refuse_changes
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.inference.settings import LocalSettings, ServerSettings
 

@@ -79,7 +79,9 @@ def test_the_model_and_the_judge_can_decide_together(made, tmp_path):
     rule = rule_of(done.tuned, "abstain")
     least = rule.numbers["from"]
     pipeline = Pipeline.load(tmp_path / "t.yaml", corpus=CORPUS, store=store)
-    deciding = replace(pipeline, stages=[*pipeline.stages[:3], replace(pipeline.stages[3], rest=False)])
+    deciding = replace(
+        pipeline, stages=[*pipeline.stages[:3], replace(pipeline.stages[3], continue_after_choice=False)]
+    )
     for found in deciding.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS]):
         assert found["answer"].reason.startswith("both: probability of abstaining")
         assert found["answer"].abstained == (
@@ -105,7 +107,9 @@ def test_the_judge_may_be_an_encoder(made, tmp_path):
     assert kinds == ["bm25", "passages", "similarity", "adapter"]  # without the empty slot
     assert done.tuned["origin"]["adapters"][0].startswith("similarity(")
     pipeline = Pipeline.load(tmp_path / "tuned.yaml", corpus=CORPUS, store=store)
-    deciding = replace(pipeline, stages=[*pipeline.stages[:3], replace(pipeline.stages[3], rest=False)])
+    deciding = replace(
+        pipeline, stages=[*pipeline.stages[:3], replace(pipeline.stages[3], continue_after_choice=False)]
+    )
     for found in deciding.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS]):
         assert found["answer"].abstained == (highest(found) < done.tuned["abstain"]["below"])
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from searchlora.inference.batched.lora_slots import LoraLimits
 from searchlora.inference.batched.model_runner import batched_core
 from searchlora.inference.scheduling.engine_core import EngineCore
 from searchlora.inference.scheduling.requests import Limits, TokenIds
-from searchlora.inference.sequential import score_sequences
+from searchlora.inference.sequential import score_sequences, sequential_core
+from searchlora.inference.settings import LocalSettings
 
 
 def small(name: str, **settings):
@@ -27,12 +27,16 @@ def small(name: str, **settings):
 
 
 def batched(
-    model, fetch=lambda _: None, *, rows=8, cache_tokens=8192, prefix_tokens=1024, slots=2, **settings
+    model, fetch=lambda _: None, *, rows=8, cache_tokens=8192, prefix_tokens=1024, slots=2, batch_invariant=False
 ) -> EngineCore:
     """An engine core of a small model whose requests share batches."""
     limits = Limits(rows, cache_tokens, 512, 64)
     return batched_core(
-        model, 2, fetch, slots=LoraLimits(slots), limits=limits, prefix_tokens=prefix_tokens, **settings
+        model,
+        2,
+        fetch,
+        LocalSettings(adapters=slots, prefix_tokens=prefix_tokens, batch_invariant=batch_invariant),
+        limits,
     )
 
 
@@ -40,6 +44,12 @@ def ids(count: int, seed: int = 0) -> TokenIds:
     """Random token ids."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randint(3, 250, (count,), generator=generator).tolist())
+
+
+def sequential(model, rows: int, context: int | None = None, pad_id: int = 1) -> EngineCore:
+    """An engine core of a small model that computes one adapter at a time."""
+    settings, limits = LocalSettings(adapters=2, batch_invariant=False), Limits(rows, 4096, 512, 64)
+    return sequential_core(model, 2, pad_id, lambda _: None, settings, limits, context)
 
 
 def greedy(model, prompt: TokenIds, tokens: int) -> list[int]:

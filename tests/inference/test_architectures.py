@@ -9,12 +9,11 @@ from searchlora.inference.batched.forward import is_supported
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.sampling import Sampling, TokenSampler
-from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
-from searchlora.inference.sequential import sequential_core
+from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from searchlora.models.resolve import resolve
 from searchlora.testing import build_tiny_base
 from tests.factories import random_adapter_folder
-from tests.inference.small_models import batched, full_scores, greedy, small
+from tests.inference.small_models import batched, full_scores, greedy, sequential, small
 
 PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
 ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]
@@ -88,9 +87,7 @@ def test_a_sequential_model_gives_the_same_answers(tiny_base, tmp_path, monkeypa
 def test_equal_prompts_of_a_sequential_model_are_computed_once(name):
     settings = {"sliding_window": 4} if name == "mistral" else {}
     prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0], PROMPTS[1]]
-    sequential = sequential_core(
-        small(name, **settings), 2, 0, lambda _: None, slots=1, limits=Limits(8, 4096, 512, 64), context=None
-    )
+    core = sequential(small(name, **settings), rows=8, pad_id=0)
     for sampling in (None, Sampling(1.0, seed=3)):
         seen = []
         for part in (prompts, *([each] for each in prompts)):
@@ -99,10 +96,10 @@ def test_equal_prompts_of_a_sequential_model_are_computed_once(name):
                 GenerateRequest(ids=ids, max_new_tokens=9, sampler=sampler)
                 for ids, sampler in zip(part, samplers, strict=True)
             ]
-            before = sequential.stats()
-            sequential.finish(queued)
+            before = core.stats()
+            core.finish(queued)
             seen += [request.result.result() for request in queued]
-            cached = sequential.stats().cached_prompt_tokens - before.cached_prompt_tokens
+            cached = core.stats().cached_prompt_tokens - before.cached_prompt_tokens
             assert cached == (2 * (len(PROMPTS[0]) - 1) + len(PROMPTS[1]) - 1 if len(part) > 1 else 0)
         assert seen[: len(prompts)] == seen[len(prompts) :]
 

@@ -8,8 +8,8 @@ from searchlora.errors import EngineError, RequestRefused
 from searchlora.inference.engine import Completion
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stages import AdapterStage, PassagesStage
+from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.passages import PassagesStage
 from searchlora.records import Document
 from searchlora.task import load_task
 
@@ -23,8 +23,8 @@ class Rewriter:
     call_size = 1
     engine_id = "table"
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
+    def __init__(self, rewrites=REWRITES, seconds: float = 0.0, finish: str = "stop") -> None:
+        self.rewrites, self.seconds, self.finish = rewrites, seconds, finish
         self.calls: list[int] = []
 
     def pin(self, adapter):
@@ -38,7 +38,8 @@ class Rewriter:
             raise RequestRefused("does not fit")
         if "server" in queries:
             raise EngineError("the server does not answer")
-        return [Completion(REWRITES[query], "stop", 10, len(REWRITES[query])) for query in queries]
+        texts = [self.rewrites[query] for query in queries]
+        return [Completion(text, self.finish, 10, len(text)) for text in texts]
 
     def score(self, requests, choices, **_):
         raise NotImplementedError
@@ -49,7 +50,7 @@ def built(engine, adapter=None, bm25=None, more=()):
     configs = [{"adapter": {"name": "rewriter@3", **(adapter or {})}}, {"bm25": {"k": 10, **(bm25 or {})}}, *more]
     settings = parse_stages(configs, "here")
     rewrite = AdapterStage(load_task("rewriting"), engine, "rewriter@3", fuse_rewrite=settings[0].rewrite == "fuse")
-    stages = [rewrite, bm25_stage(settings[1], DOCUMENTS)]
+    stages = [rewrite, settings[1].over(DOCUMENTS)]
     if more:
         stages.append(PassagesStage({document.id: document for document in DOCUMENTS}, 10))
     return Pipeline("p", stages, tuple(settings))

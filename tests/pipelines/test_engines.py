@@ -14,7 +14,8 @@ from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.settings import LocalSettings, ServerSettings
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stage_settings import AdapterSettings, Bm25Settings
+from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from tests.factories import first_word, random_adapter_folder
 from tests.server.api.serving import made_service, served
 
@@ -54,14 +55,7 @@ def test_the_server_of_a_file_is_the_default_of_its_stages(tmp_path):
         ("{kind: server}", r"mine\.yaml, engine: 'url': field required"),
         ("{url: x, api_key: secret}", r"engine: 'api_key'.*Known keys: api_key_env, concurrency, dialect, kind, load"),
         ("{url: x, kind: other}", r"engine: 'kind': there is no engine 'other'. Kinds: local, server"),
-        ("{quantization: int8}", r"engine: 'quantization'"),
-        ("{batch_rows: 0}", r"engine: 'batch_rows'"),
         ("{kind: local, url: x}", r"engine: 'url'.*Known keys: adapter_bytes, adapters, batch_invariant"),
-        ("{rows: 3}", r"engine: 'rows'.*Known keys: adapter_bytes"),
-        ("{url: x, dialect: other}", r"engine: 'dialect'"),
-        ("{url: x, concurrency: 0}", r"engine: 'concurrency'"),
-        ("{url: x, timeout_s: 0}", r"engine: 'timeout_s'"),
-        ("{url: x, api_key_env: 'no name'}", r"engine: 'api_key_env'"),
         ("{url: $place}", r"engine: 'url' refers to the parameter '\$place'"),
         ("http://a", r"mine\.yaml: 'engine'"),
     ],
@@ -114,16 +108,6 @@ def test_stages_of_one_server_share_an_engine(store, monkeypatch):
     engines = [stage.engine for stage in build_pipeline("p", stages, store=store, documents=[]).stages]
     assert [type(engine) for engine in engines] == [RemoteEngine] * 3 + [LocalEngine]
     assert engines[0] is engines[2] is not engines[1]
-
-
-@pytest.mark.slow
-def test_an_unset_api_key_variable_is_named(store, monkeypatch):
-    monkeypatch.delenv("THE_KEY", raising=False)
-    stage = AdapterSettings(name="one", engine=ServerSettings(url="http://a", api_key_env="THE_KEY"))
-    with pytest.raises(
-        PipelineError, match=r"http://a: the environment variable THE_KEY with the server.s key is not set"
-    ):
-        build_pipeline("p", [stage], store=store, documents=[])
 
 
 @pytest.mark.slow

@@ -11,12 +11,12 @@ import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineError, PipelineError, RequestRefused
 from searchlora.inference.remote.engine import RemoteEngine
-from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
-from searchlora.pipelines.stage_building import bm25_stage, fuse_stage
-from searchlora.pipelines.stages import RetrieveStage
+from searchlora.pipelines.stages.bm25 import Bm25Settings
+from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.records import Hit
 from searchlora.retrieval.fusion import Fused, Source
 from tests.inference.http_server import Reply, answering
@@ -91,9 +91,6 @@ def test_a_stage_that_exceeds_its_budget_fails():
     assert all("budget of 0.01 s" in search["skipped"]["rewriter@3"] for search in done)
     (fast,) = built(Rewriter(), {"budget_s": 30}).execute(searches("kicks"))
     assert fast["query"] == "boots"
-
-
-def test_errors_within_a_budget_are_those_of_the_stage():
     with pytest.raises(RequestRefused, match="does not fit"):
         built(Rewriter(), {"budget_s": 30}).execute(searches("too long"))
 
@@ -114,15 +111,16 @@ class Sometimes:
         return [self.hits[:k] for _ in queries]
 
 
-def fusion(optional, broken):
-    bm25, *_ = built(Rewriter()).stages[1:]
-    sources = [Source(bm25.retriever, label="bm25"), Source(broken, label="engine", optional=optional)]
-    return Pipeline("p", [RetrieveStage(Fused(sources), 10, "rrf")])
+def fusion(retriever, **policy):
+    """A pipeline that fuses BM25 with a retriever."""
+    settings = FuseSettings(k=10, of=(Bm25Settings(), Bm25Settings(**policy)))
+    bm25 = settings.of[0].over(DOCUMENTS)
+    return Pipeline("p", [settings.fused([bm25, RetrieveStage(retriever, 100, "engine", kind="http")])])
 
 
 def test_the_other_parts_of_a_fusion_are_fused_where_an_optional_one_fails():
     broken, rows = Sometimes("d9"), []
-    pipeline = fusion(True, broken)
+    pipeline = fusion(broken, on_failure="skip")
     done = pipeline.execute(searches("tent", "too long", "boots"), trace=rows.append)
     assert broken.calls == [3, 1, 1, 1]  # one bad request fails alone
     assert ["d9" in [hit.document for hit in search["hits"]] for search in done] == [True, False, True]
@@ -130,12 +128,12 @@ def test_the_other_parts_of_a_fusion_are_fused_where_an_optional_one_fails():
     assert [row["flags"] for row in rows] == [[], ["skipped: engine: does not fit."], []]
     assert all("failed_parts" not in search for search in done)
     broken = Sometimes("d9")
-    done = fusion(True, broken).execute(searches("tent", "server"))
+    done = fusion(broken, on_failure="skip").execute(searches("tent", "server"))
     assert broken.calls == [2]
     assert [list(search["skipped"]) for search in done] == [["engine"]] * 2
     assert {hit.document for hit in done[0]["hits"]} == {"d2", "d3"}
     with pytest.raises(EngineError, match="the index is gone"):
-        fusion(False, Sometimes("d9")).execute(searches("tent", "server"))
+        fusion(Sometimes("d9")).execute(searches("tent", "server"))
     nothing = Fused([Source(Sometimes(), label="engine", optional=True)])
     with pytest.raises(EngineError, match="the index is gone"):
         nothing.search(["server"], 3)
@@ -147,45 +145,26 @@ def test_the_other_parts_of_a_fusion_do_not_wait_for_a_late_one():
             released.wait(60)
             return super().search(queries, k)
 
-    def with_late(optional):
-        in_time = fusion(True, None).stages[0].retriever.sources[0]
-        late = Source(Late("d9"), label="slow", optional=optional, budget_s=0.01)
-        return Pipeline("p", [RetrieveStage(Fused([in_time, late]), 10, "rrf")])
-
     released = threading.Event()
     begun = time.perf_counter()
-    done = with_late(True).execute(searches("tent", "boots"))
-    with pytest.raises(DeadlineExceeded, match="slow"):
-        with_late(False).execute(searches("tent"))
+    done = fusion(Late("d9"), budget_s=0.01, on_failure="skip").execute(searches("tent", "boots"))
+    with pytest.raises(DeadlineExceeded, match="engine"):
+        fusion(Late("d9"), budget_s=0.01).execute(searches("tent"))
     assert time.perf_counter() - begun < 50
     released.set()
-    assert all("longer than its budget of 0.01 s" in search["skipped"]["slow"] for search in done)
+    assert all("longer than its budget of 0.01 s" in search["skipped"]["engine"] for search in done)
     assert {hit.document for search in done for hit in search["hits"]} == {"d1", "d2", "d3"}
 
 
 def test_failures_in_a_fusion_of_a_fusion_are_told():
-    (inner,) = fusion(True, Sometimes("d9")).stages
-    outer = Pipeline("p", [RetrieveStage(Fused([Source(inner.retriever, label="rrf")]), 10, "outer")])
+    (inner,) = fusion(Sometimes("d9"), on_failure="skip").stages
+    outer = Pipeline("p", [FuseSettings(of=(inner.settings,)).fused([inner])])
     (found,) = outer.execute(searches("server"))
     assert found["skipped"] == {"engine": "http://db:9200: the index is gone."}
 
 
-def test_a_gate_that_wants_only_the_part_that_failed_leaves_the_others_equal():
-    class Second:
-        def weights(self, queries):
-            return [(0.0, 1.0)] * len(queries)
-
-    (stage,) = fusion(True, Sometimes("d9")).stages
-    gated = Fused(stage.retriever.sources, weigher=Second())
-    (one, failed) = gated.search_with_failures(["tent", "too long"], 5)
-    assert [hit.document for hit in one[0]] == ["d9"] and not one[1]
-    assert [label for label, _ in failed[1]] == ["engine"]
-    assert gated.search(["server tent"], 5)[0][0].document == "d9"
-    assert {hit.document for hit in gated.search_with_failures(["server", "tent"], 5)[1][0]} == {"d2", "d3"}
-
-
 def test_an_explanation_tells_the_part_that_failed():
-    pipeline = fusion(True, Sometimes("d9"))
+    pipeline = fusion(Sometimes("d9"), on_failure="skip")
     explanation = explain(pipeline, "server", "d9", lambda error: error.what)
     assert explanation.stages[0].retrieved.parts[1].failed == "the index is gone"
     assert explanation.verdict.endswith("(it failed: the index is gone)")
@@ -202,30 +181,15 @@ def test_an_explanation_tells_the_part_that_was_late():
             return found
 
     released = threading.Event()
-    in_time = fusion(True, None).stages[0].retriever.sources[0]
-    late = Source(Late("d9", "d2"), label="slow", optional=True, budget_s=0.5)
-    pipeline = Pipeline("p", [RetrieveStage(Fused([in_time, late]), 10, "rrf")])
+    pipeline = fusion(Late("d9", "d2"), budget_s=0.5, on_failure="skip")
     explanation = explain(pipeline, "tent", "d9", lambda error: error.what)
     released.set()
     (stage,) = explanation.stages
-    assert stage.notes[0].startswith("the part slow was skipped: ") and "its budget of 0.5 s" in stage.notes[0]
+    assert stage.notes[0].startswith("the part engine was skipped: ") and "its budget of 0.5 s" in stage.notes[0]
     assert stage.retrieved.rank is None and stage.retrieved.parts[1].rank == 1
-    assert "BM25Index (not among the first" in explanation.verdict
+    assert "bm25 (not among the first" in explanation.verdict
     assert explanation.verdict.endswith("for each of 1 searches; else at rank 1)")
     assert [part.skipped != "" for part in stage.retrieved.parts] == [False, True]
-
-
-def test_a_part_of_a_fusion_has_a_failure_policy_and_a_time_budget():
-    (fused,) = parse_stages(
-        [{"fuse": {"of": [{"bm25": {"on_failure": "skip"}}, {"bm25": {"k": 5, "budget_s": 2}}]}}], "here"
-    )
-    stage = fuse_stage(fused, [bm25_stage(part, DOCUMENTS) for part in fused.of])
-    assert [(source.optional, source.budget_s) for source in stage.retriever.sources] == [(True, None), (False, 2.0)]
-    (stage,) = parse_stages([{"fuse": {"on_failure": "skip", "budget_s": 2, "of": [{"bm25": {}}]}}], "here")
-    assert (stage.on_failure, stage.budget_s) == ("skip", 2)
-    for wrong in ({"on_failure": "ignore"}, {"budget_s": 0}):
-        with pytest.raises(PipelineError, match=next(iter(wrong))):
-            parse_stages([{"bm25": wrong}], "here")
 
 
 def test_the_trace_tells_what_each_stage_did_with_each_search():

@@ -7,8 +7,7 @@ import pytest
 from searchlora.inference.engine import Completion
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stage_building import bm25_stage
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.records import Document
 from tests.pipelines.rewriting import DOCUMENTS, Rewriter, built, searches
 
@@ -22,7 +21,7 @@ def test_a_rewrite_is_fused_with_the_query():
     assert "fused_queries" not in same  # the rewrite is the query
     documents = [*DOCUMENTS, Document("d4", "shelter"), Document("d5", "a tent shelter")]
     rewrite, _ = pipeline.stages
-    wider = Pipeline("p", [rewrite, bm25_stage(pipeline.settings[1], documents)])
+    wider = Pipeline("p", [rewrite, pipeline.settings[1].over(documents)])
     (found,) = wider.execute(searches("shelter"))
     assert found["hits"][0].document == "d5"  # both queries find it
     assert found["hits"][0].score == pytest.approx(sum(1 / (60 + rank) for rank in _ranks(documents, "d5")))
@@ -34,7 +33,7 @@ def test_a_rewrite_is_fused_with_the_query():
 
 
 def _ranks(documents, document):
-    stage = bm25_stage(parse_stages([{"bm25": {}}], "here")[0], documents)
+    stage = parse_stages([{"bm25": {}}], "here")[0].over(documents)
     rankings = stage.retriever.search(["shelter", "tent"], 10)
     return [[hit.document for hit in hits].index(document) + 1 for hits in rankings]
 

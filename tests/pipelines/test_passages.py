@@ -30,11 +30,6 @@ def test_passages_are_the_texts_of_the_top_hits(tmp_path):
     assert "passages(1)" in pipeline.tag
 
 
-def test_passages_before_any_hit_are_refused(tmp_path):
-    with pytest.raises(PipelineError, match="query q: there are no hits"):
-        built(tmp_path, {"passages": {"k": 1}}).execute([{"id": "q", "query": "green tent"}])
-
-
 @pytest.mark.slow
 def test_similarity_grades_each_passage_by_its_cosine_with_the_query(tmp_path):
     folder = str(build_tiny_encoder(tmp_path / "encoder"))

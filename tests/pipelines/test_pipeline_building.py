@@ -9,21 +9,33 @@ import pytest
 
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
-from searchlora.errors import PipelineError
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engine import Request
 from searchlora.inference.settings import ServerSettings
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stage_settings import AdapterSettings
+from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.prompts import messages
 from searchlora.task import load_prompted_task
 from tests.factories import first_word, random_adapter, random_adapter_folder
 
 
-@pytest.mark.slow
-def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(tiny_base, tmp_path, monkeypatch):
-    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    task = first_word(tmp_path / "task")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
+    return task
+
+
+@pytest.fixture
+def store(tiny_base, tmp_path, task):
+    store = Store(tmp_path / "store")
+    random_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
+    return store
+
+
+@pytest.mark.slow
+def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(tiny_base, tmp_path, task):
+    store = Store(tmp_path / "store")
     for seed, precision in enumerate(("bf16", "fp32", "bf16"), start=1):
         folder, recipe = random_adapter_folder(tiny_base, tmp_path / f"made{seed}", seed, (f"precision={precision}",))
         store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
@@ -34,20 +46,17 @@ def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(ti
 
 
 @pytest.mark.slow
-def test_text_after_a_scored_choice_can_be_disabled(tiny_base, tmp_path, monkeypatch):
-    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
-    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
-    random_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
-    stages = [AdapterSettings(name="one"), AdapterSettings(name="one", rest=False)]
-    assert [stage.rest for stage in build_pipeline("p", stages, store=store, documents=[]).stages] == [True, False]
+def test_text_after_a_scored_choice_can_be_disabled(store):
+    stages = [AdapterSettings(name="one"), AdapterSettings(name="one", continue_after_choice=False)]
+    assert [stage.continue_after_choice for stage in build_pipeline("p", stages, store=store, documents=[]).stages] == [
+        True,
+        False,
+    ]
 
 
 @pytest.mark.slow
-def test_a_bare_stage_answers_as_the_base_model_to_the_same_prompt(tiny_base, tmp_path, monkeypatch):
-    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
-    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
-    random_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
-    stages = [AdapterSettings(name="one", max_new_tokens=4, bare=bare) for bare in (False, True)]
+def test_a_zero_shot_stage_answers_as_the_base_model_to_the_same_prompt(store, task):
+    stages = [AdapterSettings(name="one", max_new_tokens=4, zero_shot=bare) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
     assert (adapted.label, bare.label) == ("one@1", "base(first-word)")
     assert bare.engine is adapted.engine
@@ -58,12 +67,13 @@ def test_a_bare_stage_answers_as_the_base_model_to_the_same_prompt(tiny_base, tm
 
 
 @pytest.mark.slow
-def test_cached_answers_are_those_of_the_same_weights(tiny_base, tmp_path, monkeypatch):
-    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
-    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
-    for seed in (1, 2):
-        random_adapter(store, "one", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
-    settings = [AdapterSettings(name="one@1"), AdapterSettings(name="one@2"), AdapterSettings(name="one@2", bare=True)]
+def test_cached_answers_are_those_of_the_same_weights(tiny_base, tmp_path, task, store):
+    random_adapter(store, "one", task, tiny_base, tmp_path / "made2", seed=2)
+    settings = [
+        AdapterSettings(name="one@1"),
+        AdapterSettings(name="one@2"),
+        AdapterSettings(name="one@2", zero_shot=True),
+    ]
     searches = [{"id": text, "group": text, "query": text, "text": text} for text in ("tent", "axe")]
 
     def built(cache=None):
@@ -87,15 +97,14 @@ def _without_flag(request):
 
 
 @pytest.mark.slow
-def test_a_bare_stage_renders_with_the_options_of_its_adapter(tiny_base, tmp_path, monkeypatch):
-    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
-    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
+def test_a_zero_shot_stage_renders_with_the_options_of_its_adapter(tiny_base, tmp_path, task):
+    store = Store(tmp_path / "store")
     folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1, ("prompt.date=2020-02-29",))
     store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
-    stages = [AdapterSettings(name="one", bare=bare) for bare in (False, True)]
+    stages = [AdapterSettings(name="one", zero_shot=bare) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
     assert bare.engine.renderer.options.date == "2020-02-29" != adapted.engine.renderer.options.date
-    server = AdapterSettings(name="one", bare=True, engine=ServerSettings(url="http://a"))
+    server = AdapterSettings(name="one", zero_shot=True, engine=ServerSettings(url="http://a"))
     (asked,) = build_pipeline("p", [server], store=store, documents=[]).stages
     assert asked.engine.renderer.options.date == "2020-02-29"
 
@@ -107,32 +116,6 @@ def test_values_tuned_for_the_adapter_are_not_those_of_its_base(tiny_base, tmp_p
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     store_adapter(store, "judge", folder, task=task, recipe=recipe, base=tiny_base, tuned={"temperature": 3.0})
     own = {"first_stage_weight": 0.5}
-    stages = [AdapterSettings(name="judge", bare=bare, tuned=own) for bare in (False, True)]
+    stages = [AdapterSettings(name="judge", zero_shot=bare, tuned=own) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
     assert (adapted.task.tuned, bare.task.tuned) == ({"temperature": 3.0, **own}, own)
-
-
-def test_a_file_may_map_the_columns_of_its_own_corpus(tmp_path):
-    (tmp_path / "products.jsonl").write_text('{"sku": 7, "name": "Red tent", "maker": "Acme", "note": "for two"}\n')
-    text = "name: shop\nparameters: {file: products.jsonl}\nstages: [{bm25: {fields: {title: 2, maker: 1}}}]\n"
-    shop = tmp_path / "shop.yaml"
-    shop.write_text(f"{text}corpus: {{file: $file, map: {{id: sku, title: name, text: [name, note]}}}}\n")
-    for query in ("acme", "tent"):
-        assert [hit["document"] for hit in Pipeline.load(shop).search(query)["hits"]] == ["7"]
-
-
-@pytest.mark.parametrize(
-    ("corpus", "named"),
-    [
-        ("{map: {id: sku}}", "'file'"),
-        ("{file: products.jsonl, map: {id: []}}", "the field 'id' has no column"),
-        ("{file: products.jsonl, columns: {id: sku}}", "'columns'"),
-        ("[products.jsonl]", "corpus"),
-    ],
-)
-def test_a_corpus_that_is_no_file_and_map_is_refused_by_name(tmp_path, corpus, named):
-    shop = tmp_path / "shop.yaml"
-    shop.write_text(f"name: shop\ncorpus: {corpus}\nstages: [{{bm25: {{}}}}]\n")
-    with pytest.raises(PipelineError, match="corpus") as refused:
-        Pipeline.load(shop)
-    assert named in str(refused.value)

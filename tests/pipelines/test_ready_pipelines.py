@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -135,9 +134,9 @@ def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel,
 
     # The same attributes as a filter, in a file of one's own.
     shown = ready.called("pipelines", "show", "product_search").out
-    boosted = "match: {boost: {brand: intent.brand, category: intent.category}, factor: $factor}"
+    boosted = "filter: {boost: {brand: intent.brand, category: intent.category}, factor: $factor}"
     assert boosted in shown
-    Path("mine.yaml").write_text(shown.replace(boosted, "match: {filter: {brand: intent.brand}}"), encoding="utf-8")
+    Path("mine.yaml").write_text(shown.replace(boosted, "filter: {filter: {brand: intent.brand}}"), encoding="utf-8")
     supplier = {row["id"]: row["supplier"] for row in products}
     filtered = ready("mine.yaml", topics, Path("index"), **slots)
     for result in filtered:
@@ -149,39 +148,6 @@ def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel,
         brand = result["intent"]["brand"]
         assert {supplier[hit["document"]] for hit in result["hits"]} == {brand}
         assert len(result["hits"]) == min(of_brand[brand], 100)
-
-
-@pytest.mark.slow
-def test_movie_search_on_msrd(ready: Any, real_data: Path) -> None:
-    movies = rows_of(real_data / "msrd" / "movies.jsonl.gz", DOCUMENTS)
-    written(Path("msrd/movies.jsonl"), movies)
-    known = {str(movie["id"]) for movie in movies}
-    with gzip.open(real_data / "msrd" / "judgments.tsv.gz", "rt", encoding="utf-8") as lines:
-        head, *judged = islice(lines, 20_000)
-    kept = [line for line in judged if line.split("\t")[2] in known]
-    Path("msrd/judgments.tsv").write_text("".join([head, *kept]), encoding="utf-8")
-    ready.called("data", "build", "rewriting", "msrd", "--format", "msrd", "--out", "data", *SPLIT)
-    ready.called("data", "export", "data", "--split", "test", "--out", "test")
-    topics = written(Path("topics.jsonl"), rows_of(Path("test/topics.jsonl"), QUERIES))
-    slots = {"rewriter": "rewriter", "embedder": "embedder", "judge": "judge", "depth": 6}
-    results = ready("movie_search", topics, Path("data/corpus.jsonl"), **slots)
-    assert len(results) == QUERIES
-    check_stages(results, ["rewriter@1", "judge@1"], graded=6, passages=6)
-
-
-@pytest.mark.slow
-def test_faq_answers_on_the_perl_faq(ready: Any, real_data: Path) -> None:
-    faq = written(Path("perlfaq.jsonl"), rows_of(real_data / "perlfaq" / "perlfaq.jsonl")[::3])
-    ready.called("data", "build", "embedding", faq, "--format", "faq", "--out", "data", *SPLIT)
-    ready.called("data", "export", "data", "--split", "test", "--out", "test")
-    topics = written(Path("topics.jsonl"), rows_of(Path("test/topics.jsonl"), QUERIES))
-    slots = {"embedder": "embedder", "judge": "judge", "answers": "answers", "depth": 5, "passages": 2}
-    results = ready("faq_answers", topics, Path("data/corpus.jsonl"), **slots)
-    check_stages(results, ["judge@1", "answers@1"], graded=5, passages=2)
-    for result in results:
-        graded = [grade["id"] for grade in result["grades"]]
-        assert [passage["id"] for passage in result["passages"]] == graded[:2]  # the best by expected grade
-        assert result["answer"].keys() >= {"text", "citations", "abstained"}
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from searchlora.inference.engine import ChoiceScores, Completion
 from searchlora.inference.metered import MeteredEngine
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.stage import Stage
 from searchlora.task import load_prompted_task
 from tests.pipelines.rewriting import searches
 
@@ -142,10 +143,12 @@ def test_stages_that_are_no_neighbours_are_not_mixed():
     pipeline = built(engine)
     first, second = pipeline.stages
 
-    def between(searches):
-        return [{**search, "query": f"{search['query']} new"} for search in searches]
+    class Between(Stage):
+        label = "between"
 
-    between.label = "between"
-    (done,) = Pipeline("p", [first, between, second]).execute(searches("tent"))
+        def __call__(self, searches):
+            return [{**search, "query": f"{search['query']} new"} for search in searches]
+
+    (done,) = Pipeline("p", [first, Between(), second]).execute(searches("tent"))
     assert engine.calls == [["intent@1"], ["rewriter@1"]]
     assert (done["intent"], done["query"]) == ({"brand": "tent Ltd"}, "tent new rewritten")

@@ -44,7 +44,7 @@ def by_the_book(lists: list[dict[str, float]], method: str, weights: list[float]
 def test_scores_equal_the_formulas(lists, method, data):
     weights = data.draw(st.lists(st.floats(0.1, 5), min_size=len(lists), max_size=len(lists)))
     constant = data.draw(st.sampled_from([0, 1, 60]))
-    found = fuse([hits(scores) for scores in lists], method=method, weights=weights, constant=constant)
+    found = fuse([hits(scores) for scores in lists], method=method, weights=weights, rrf_k=constant)
     scores = {hit.document: hit.score for hit in found}
     assert scores == pytest.approx(by_the_book(lists, method, weights, constant), rel=1e-12)
     assert [hit.document for hit in found] == ranked(scores)
@@ -103,7 +103,7 @@ def test_fusing_no_hits_gives_no_hits():
         ({"weights": [1]}, "1 weights for 2 rankings"),
         ({"weights": [1, 0]}, "not all above 0"),
         ({"weights": [1, float("nan")]}, "not all above 0"),
-        ({"constant": -1}, "the constant -1 is out of range"),
+        ({"rrf_k": -1}, "'rrf_k' is -1"),
     ],
 )
 def test_invalid_options_are_errors(options, says):

@@ -12,8 +12,7 @@ import pytest
 
 from searchlora.errors import DataError, StaleIndex
 from searchlora.pipelines.index_build import build_index
-from searchlora.pipelines.retrievers import bm25_keys
-from searchlora.pipelines.stage_settings import Bm25Settings
+from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.retrieval import index_folder
 from searchlora.retrieval.index_folder import IndexFolder, read_manifest
 
@@ -97,12 +96,11 @@ def test_a_file_that_is_cut_off_or_written_to_in_use_is_refused_and_does_not_kil
         file = folder / name
         content = file.read_bytes()
         opened = IndexFolder(folder)
-        index = opened.bm25(bm25_keys(Bm25Settings()))
+        index = opened.bm25(Bm25Settings().keys())
         os.truncate(file, 10)
         for use in (
             lambda index=index: index.search(["tent"], 3),
             lambda index=index: index.contributions("tent", "2"),
-            lambda index=index: index.document_frequencies(["tent"]),
             lambda opened=opened: opened.documents["2"],
             lambda opened=opened: "2" in opened.documents,
             lambda opened=opened: list(opened.documents),
@@ -125,7 +123,7 @@ def test_an_open_index_outlives_its_files(folder):
 
 
 def index_keys():
-    return bm25_keys(Bm25Settings())
+    return Bm25Settings().keys()
 
 
 def test_verify_finds_files_that_are_not_in_the_manifest(folder):
@@ -238,7 +236,7 @@ def test_a_changed_corpus_is_refused_with_the_command_that_builds_again(folder, 
 
 def test_other_settings_are_refused_and_named(folder):
     with pytest.raises(StaleIndex) as refused:
-        IndexFolder(folder).bm25(bm25_keys(Bm25Settings(k1=1.2, stemmer="english")))
+        IndexFolder(folder).bm25(Bm25Settings(k1=1.2, stemmer="english").keys())
     assert "k1 is 0.9, and 1.2 in the pipeline; stemmer is None, and 'english' in the pipeline" in refused.value.what
 
 

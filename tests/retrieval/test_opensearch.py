@@ -10,12 +10,11 @@ import base64
 import numpy as np
 import pytest
 
-from searchlora.errors import DataError, EngineError, StaleIndex, UsageError
+from searchlora.errors import DataError, EngineError, UsageError
 from searchlora.records import Document
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
-from searchlora.retrieval.index_folder import corpus_identity
 from searchlora.retrieval.opensearch import OpenSearch
-from searchlora.retrieval.search_engine import Entry, Graph, Layout, TextSearch
+from searchlora.retrieval.search_engine import Entry, Graph, Layout, OpenIndex, TextSearch
 from tests.inference.http_server import Reply, answering
 from tests.retrieval.opensearch_server import Cluster, json_of
 
@@ -77,14 +76,6 @@ def test_filters(server):
         {"terms": {"facets.brand": ["acme", "nobody"]}},
         {"terms": {"facets.size%2Eeu": ["l"]}},
     ]
-
-
-def test_a_dot_in_the_name_of_a_field_is_not_another_field(server):
-    sizes = [{"size.eu": "42", "size_eu": "8"}, {"size.eu": "8", "size_eu": "42"}]
-    engine, _ = load(server, [Document(f"d{number}", "boot", metadata=size) for number, size in enumerate(sizes)])
-    for field, expected in (("size.eu", "d0"), ("size_eu", "d1")):
-        search = TextSearch(open_index(engine, "products", filters=[field]), filter={field: "42"})
-        assert [hit.document for hit in search.search(["boot"], 9)[0]] == [expected]
 
 
 def test_the_index_that_is_created(server, cluster):
@@ -192,61 +183,6 @@ def test_another_load_replaces_the_alias_at_once_and_the_index_after_it(server, 
     }
 
 
-def test_a_load_that_was_killed_after_it_was_published_leaves_nothing(server, cluster, tmp_path, monkeypatch):
-    def killed(_):
-        raise KeyboardInterrupt
-
-    engine = OpenSearch(server.url)
-
-    def load_of(content):
-        (tmp_path / "corpus.jsonl").write_text(content)
-        corpus = corpus_identity(tmp_path / "corpus.jsonl", {})
-        return load_index(engine, "products", lambda: PRODUCTS, corpus=corpus, text=KEYS)
-
-    load_of("first")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine, "drop", killed)
-        load_of("second")
-    assert len(cluster.indexes) == 2
-    again = load_of("second")
-    assert not again.loaded and list(cluster.indexes) == [again.generation]
-
-
-def test_a_corpus_that_changes_while_it_is_loaded_leaves_the_old_index(server, cluster, tmp_path, monkeypatch):
-    file = tmp_path / "corpus.jsonl"
-    file.write_text("first")
-    engine = OpenSearch(server.url)
-    first = load_index(engine, "products", lambda: PRODUCTS, corpus=corpus_identity(file, {}), text=KEYS)
-    file.write_text("second")
-    put = engine.put
-
-    def changing(*stored):
-        put(*stored)
-        file.write_text("others")
-
-    monkeypatch.setattr(engine, "put", changing)
-    with pytest.raises(DataError, match="products: the corpus was changed while it was read"):
-        load_index(engine, "products", lambda: PRODUCTS, corpus=corpus_identity(file, {}), text=KEYS)
-    assert list(cluster.indexes) == [first.generation] == list(cluster.aliases.values())
-
-
-def test_the_record_of_a_moved_corpus_names_its_new_place(server, tmp_path):
-    engine, old, new = OpenSearch(server.url), tmp_path / "old.jsonl", tmp_path / "new.jsonl"
-
-    def load_of(file):
-        return load_index(engine, "products", lambda: PRODUCTS, corpus=corpus_identity(file, {}), text=KEYS)
-
-    old.write_text("first")
-    first = load_of(old)
-    old.rename(new)
-    again = load_of(new)
-    assert not again.loaded and again.record == first.record.model_copy(update={"corpus": corpus_identity(new, {})})
-    open_index(engine, "products", text=KEYS)
-    new.write_text("second")
-    with pytest.raises(StaleIndex, match=r"new\.jsonl was changed after the index was loaded"):
-        open_index(engine, "products", text=KEYS)
-
-
 def test_an_index_of_the_team_is_never_touched(server, cluster):
     cluster.indexes["products"] = {"mappings": {"properties": {}}}
     cluster.indexes["products_archive"] = {"mappings": {"properties": {}}}
@@ -264,11 +200,6 @@ def test_an_index_with_a_longer_name_is_another_one(server, cluster):
     assert engine.generations("products") == []
     load(server)
     assert other.generation in cluster.indexes and engine.generations("products_by_brand") == [other.generation]
-
-
-def test_no_index_is_a_stale_index(server):
-    with pytest.raises(StaleIndex, match=r"there is no such index.*searchlora index load CORPUS --pipeline p"):
-        open_index(OpenSearch(server.url), "products", pipeline="--pipeline p")
 
 
 def test_a_document_that_is_refused_is_named(server, cluster):
@@ -333,14 +264,8 @@ def test_an_unexpected_answer_is_an_error(reply, says):
         OpenSearch(server.url).search_text("p_1", Layout(("title",)), "couch", {"title": 1.0}, {}, 3)
 
 
-def test_addresses_and_numbers_that_cannot_be_used(server):
-    with pytest.raises(EngineError, match="holds a password") as raised:
-        OpenSearch("https://user:secret@host:9200")
-    assert "secret" not in str(raised.value)
-    for url in ("host:9200", "ftp://host", "https://host?x=1"):
-        with pytest.raises(EngineError, match="is not the address of a server"):
-            OpenSearch(url)
+def test_too_many_hits_and_a_server_that_is_not_there(server):
     with pytest.raises(UsageError, match="at most 10,000"):
-        OpenSearch(server.url).search_text("p_1", Layout(("title",)), "x", {"title": 1.0}, {}, 10_001)
+        TextSearch(OpenIndex(OpenSearch(server.url), "p_1", Layout(("title",)))).search(["x"], 10_001)
     with pytest.raises(EngineError, match="cannot be reached"):
         OpenSearch("http://127.0.0.1:9", retries=0).published("products")

@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from searchlora.errors import DataError, EngineError, StaleIndex, UsageError
@@ -19,13 +18,12 @@ from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.engine_index import BATCH, TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldTest
-from searchlora.retrieval.gate import features_of
 from searchlora.retrieval.index_folder import corpus_identity
 from searchlora.retrieval.milvus import Milvus
+from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
 from searchlora.retrieval.search_engine import Graph, OpenIndex, TextSearch, VectorSearch
-from searchlora.retrieval.vector_file import normalised
-from tests.retrieval.vectorizers import FINGERPRINT, vectorizer_of
+from tests.retrieval.vectorizers import vectorizer_of
 
 pytestmark = pytest.mark.slow
 
@@ -134,12 +132,6 @@ def test_texts_and_further_fields_come_with_the_hits(shop, encoder):
     assert hit.fetched.text == "tent s o'neil \\x ?"  # what no engine stores
 
 
-def test_a_gate_can_read_the_vectors_of_queries(shop, encoder):
-    _, _, vectors = features_of(["tent", " "], [TextSearch(shop), VectorSearch(shop, encoder)], vectors=True)
-    assert vectors[0].tolist() == pytest.approx(normalised(encoder.encode(["tent"]))[0].tolist(), abs=1e-6)
-    assert not vectors[1].any()
-
-
 def test_vectors_are_compared_by_inner_product(shop, encoder):
     hits = VectorSearch(shop, encoder).search(["hiking boots, waterproof", ""], 9)
     assert hits[0][0].document == "d2" and hits[0][0].score == pytest.approx(1, abs=1e-5)
@@ -211,52 +203,11 @@ def test_names_and_values_of_filters_are_never_syntax(engine):
         assert found(TextSearch(opened, filter={name: [names[0], "x"]}), "tent") == ["d0"][number:], name
 
 
-def test_a_batch_that_the_engine_does_not_store_is_an_error(engine, monkeypatch):
-    put = engine.put
-    monkeypatch.setattr(engine, "put", lambda generation, layout, entries: put(generation, layout, entries[1:]))
-    with pytest.raises(EngineError, match=r"document d0: the engine did not store 1 of 3 documents"):
-        load_index(engine, "lossy", lambda: numbered(3), text=keys(engine, ("text",)))
-    with pytest.raises(StaleIndex, match="not loaded completely"):
-        open_index(engine, "lossy")
-
-
 # Loading
 
 
 def numbered(count, word="tent"):
     return [Document(f"d{number}", f"{word} {number % 7}") for number in range(count)]
-
-
-def test_a_killed_load_goes_on_without_encoding_again(engine, encoder, monkeypatch, tmp_path):
-    corpus = identity(tmp_path)
-    documents, vectorizer = numbered(BATCH + 10), vectorizer_of(encoder)
-    put, calls = engine.put, []
-
-    def killed(generation, layout, entries):
-        calls.append(len(entries))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        put(generation, layout, entries)
-
-    def load():
-        return load_index(engine, "resumed", lambda: documents, corpus=corpus, vectorizer=vectorizer)
-
-    monkeypatch.setattr(engine, "put", killed)
-    with pytest.raises(KeyboardInterrupt):
-        load()
-    with pytest.raises(StaleIndex, match="there is no such index, or it was not loaded completely"):
-        open_index(engine, "resumed")
-    encoded = []
-    encode = encoder.encode_documents
-    monkeypatch.setattr(
-        encoder, "encode_documents", lambda texts, **more: encoded.extend(texts) or encode(texts, **more)
-    )
-    loaded = load()
-    assert loaded.loaded and calls == [BATCH, 10, 10] and len(encoded) == 7
-    assert not load().loaded
-    search = VectorSearch(open_index(engine, "resumed"), encoder)
-    assert len(found(search, "tent 3", BATCH + 10)) == BATCH + 10
-    assert engine.generations("resumed") == [loaded.generation]
 
 
 def test_an_index_is_searched_until_another_load_is_complete(engine, tmp_path):
@@ -285,96 +236,16 @@ def test_an_index_is_searched_until_another_load_is_complete(engine, tmp_path):
         TextSearch(old).search(["tent"], 3)
 
 
-def test_the_record_of_a_moved_corpus_names_its_new_place(engine, tmp_path):
-    def load(name):
-        corpus = identity(tmp_path, name=name)
-        return load_index(engine, "moved", lambda: numbered(3), corpus=corpus, text=keys(engine, ("text",)))
-
-    load("old.jsonl")
-    (tmp_path / "old.jsonl").unlink()
-    again = load("new.jsonl")
-    assert not again.loaded and len(found(TextSearch(open_index(engine, "moved")), "tent")) == 3
-    (tmp_path / "new.jsonl").write_text("another")
-    with pytest.raises(StaleIndex, match=r"new\.jsonl was changed after the index was loaded"):
-        open_index(engine, "moved")
-
-
 def identity(folder, content="a", name="corpus.jsonl"):
     file = folder / name
     file.write_text(content)
     return corpus_identity(file, {"text": ("name", "description")})
 
 
-@pytest.mark.usefixtures("shop")
-def test_what_does_not_fit_is_refused_with_the_command(engine, encoder):
-    vectors = vectorizer_of(encoder).vectors.keys
-    other = vectors.model_copy(update={"encoder": FINGERPRINT.model_copy(update={"tensors": "1"})})
-    cases = [
-        ({"text": keys(engine, ("title", "colour"))}, "does not search 'colour'; its fields are title, text, brand"),
-        ({"text": TextKeys(fields=("title",), analyzer="english")}, "its analyser is .*, and english in the pipeline"),
-        ({"vectors": other}, r"the encoder is another one \(tensors differ\)"),
-        (
-            {"vectors": vectors.model_copy(update={"adapter": {"a": "1"}})},
-            "no adapter is used, and one in the pipeline",
-        ),
-        ({"vectors": vectors, "graph": Graph(16, 200)}, r"its search is exact, and by a graph \(m=16"),
-        (
-            {"filters": ["brand", "maker"]},
-            "the filter names 'maker', which no document of the index has; fields: brand",
-        ),
-    ]
-    for arguments, says in cases:
-        with pytest.raises(StaleIndex, match=f"shop: .*{says}.* searchlora index load CORPUS --pipeline p.yaml"):
-            open_index(engine, "shop", pipeline="--pipeline p.yaml", **arguments)
-    with pytest.raises(StaleIndex, match="there is no such index"):
-        open_index(engine, "nothing")
-
-
-def test_an_index_without_text_or_vectors_says_so(engine, encoder, tmp_path):
-    load_index(engine, "words", lambda: numbered(2), corpus=identity(tmp_path), text=keys(engine, ("text",)))
-    with pytest.raises(
-        StaleIndex, match=r"the index has no vectors.*index load .*corpus.jsonl --map text=name,description"
-    ):
-        open_index(engine, "words", vectors=vectorizer_of(encoder).vectors.keys)
-    identity(tmp_path, "changed")
-    with pytest.raises(StaleIndex, match="was changed after the index was loaded"):
-        open_index(engine, "words")
-    (tmp_path / "corpus.jsonl").unlink()
-    open_index(engine, "words")
-
-
-@pytest.mark.parametrize(
-    ("documents", "says"),
-    [
-        ([*SHOP, SHOP[0]], "two documents have the id 'd1'"),
-        ([Document("a b", "x")], "cannot be used in a TREC file"),
-        ([Document("\ud800", "x")], "cannot be used in a TREC file"),
-        ([Document("a", " ")], "no document contains text"),
-        (
-            [Document("a", "x", metadata={"colour": "red"})],
-            "no document has the field 'brand'. Fields: title, text, colour",
-        ),
-    ],
-)
-def test_a_collection_that_cannot_be_searched_is_refused_before_the_engine_is_asked(documents, says):
-    with pytest.raises(DataError, match=says):
-        load_index(object(), "never", lambda: documents, text=TextKeys(fields=FIELDS, analyzer=None))
-
-
 def test_a_document_that_the_engine_cannot_hold_is_named(engine):
     long = Document("long", " ".join(f"word{number}" for number in range(200_000)))
     with pytest.raises(DataError, match=r"document long: .*cannot hold the document.*Split it into passages"):
         load_index(engine, "toolong", lambda: [*numbered(3), long], text=keys(engine, ("text",)))
-
-
-def test_a_document_whose_vector_is_not_finite_is_named(encoder, monkeypatch):
-    def encode(texts, **_):
-        return np.array([[np.nan if "bad" in text else 1.0] for text in texts], dtype=np.float32)
-
-    monkeypatch.setattr(encoder, "encode_documents", encode)
-    documents = [Document("d1", "good"), Document("d2", " "), Document("d3", "bad"), Document("d4", "bad")]
-    with pytest.raises(DataError, match="document d3: the encoder returns a vector that is not finite"):
-        vectorizer_of(encoder).encode(documents)
 
 
 def test_an_analyser_that_the_engine_does_not_have_is_refused(engine):
@@ -390,32 +261,25 @@ def test_a_language_of_postgres_stems(postgres_url):
     assert (found(search, "boot"), found(search, "the")) == (["d1"], [])
 
 
-# Addresses
+# What one engine does
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("engine", "url", "says"),
     [
-        ("mysql://host/shop", "is not the address of a database"),
-        ("postgresql://user:secret@host/shop", "the address holds a password"),
-        ("postgresql://host/shop?passfile=/etc/passwd", "the address sets 'passfile'"),
-        ("postgresql://host/shop?service=x", "the address sets 'service'"),
-        ("postgresql://[host/shop", "is not the address of a database"),
+        (Postgres, "mysql://host/shop", "is not the address of a database"),
+        (Postgres, "postgresql://user:secret@host/shop", "the address holds a password"),
+        (Postgres, "postgresql://host/shop?passfile=/etc/passwd", "the address sets 'passfile'"),
+        (Postgres, "postgresql://host/shop?service=x", "the address sets 'service'"),
+        (Milvus, "http://user:secret@host:19530", "the address holds a password"),
+        (Milvus, "shop.sqlite", "A file ends with .db"),
+        (OpenSearch, "https://user:secret@host:9200", "holds a password"),
+        (OpenSearch, "https://host?x=1", "is not the address of a server"),
     ],
 )
-def test_an_address_of_postgres_that_cannot_be_used(url, says):
+def test_an_address_that_cannot_be_used(engine, url, says):
     with pytest.raises(EngineError, match=says) as raised:
-        Postgres(url)
-    assert "secret" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [("http://user:secret@host:19530", "the address holds a password"), ("shop.sqlite", "A file ends with .db")],
-)
-def test_an_address_of_milvus_that_cannot_be_used(url, says):
-    with pytest.raises(EngineError, match=says) as raised:
-        Milvus(url)
+        engine(url)
     assert "secret" not in str(raised.value)
 
 
@@ -492,7 +356,8 @@ def test_a_connection_that_the_server_closed_is_opened_again(postgres_url):
     search = TextSearch(open_index(engine, "closed"))
     (idle,) = engine._idle
     process = idle.info.backend_pid
-    Postgres(postgres_url)._run(lambda other: other.execute("SELECT pg_terminate_backend(%s, 5000)", [process]))
+    with Postgres(postgres_url)._connected() as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [process])
     assert found(search, "tent") == ["d1", "d0"]
 
 

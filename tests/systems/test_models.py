@@ -14,7 +14,7 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.settings import LocalSettings
 from searchlora.outputs import InvalidOutput, Label, OneLabel
-from searchlora.pipelines.stages import PRUNE_MARGIN
+from searchlora.pipelines.stages.adapter import PRUNE_MARGIN
 from searchlora.prompts import RENDERING, messages
 from searchlora.systems import models
 from searchlora.systems.fixed import FixedResults

@@ -229,7 +229,7 @@ def _seconds(value: Any) -> float:
 
 def _clicked_ids(value: Any) -> list[str]:
     if isinstance(value, (list, tuple)):
-        return [str(each) for each in value]
+        return [str(id_) for id_ in value]
     return [part for part in re.split(r"[\s,;|]+", str(value).strip()) if part] if value is not None else []
 
 

@@ -235,18 +235,18 @@ def first_row(path: Path) -> Mapping[str, Any]:
 
 def ids_in(path: Path, column: str, ids: set[str]) -> int:
     """Number of `ids` that occur in a column of a file, of which the first rows are read."""
-    found: set[str] = set()
+    occurring: set[str] = set()
     try:
         for number, row in enumerate(read_rows(path)):
-            if number >= _PART or len(found) == len(ids):
+            if number >= _PART or len(occurring) == len(ids):
                 break
             if not isinstance(row, RejectedRow) and (value := as_text(row.data.get(column))) in ids:
-                found.add(value)
+                occurring.add(value)
     except ReadLimitReached:
-        return len(found)
+        return len(occurring)
     except DataError:
         return 0
-    return len(found)
+    return len(occurring)
 
 
 def column_values(path: Path, column: str) -> set[str]:
@@ -271,7 +271,7 @@ def _has_no_header(head: Head) -> bool:
 
 def _table(path: Path) -> Profile:
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-    found = Profile(path, "table", "", _sample(path, {}))
+    profile = Profile(path, "table", "", _sample(path, {}))
     cells = 0
     try:
         for number, row in enumerate(read_rows(path)):
@@ -279,29 +279,29 @@ def _table(path: Path) -> Profile:
                 raise ReadLimitReached(f"the first {_count(number, 'row')}")
             check_read_time()
             if isinstance(row, RejectedRow):
-                found.add_fault(row.where, row.reason)
+                profile.add_fault(row.where, row.reason)
                 continue
             if (fault := value_fault(row.data)) is not None:
-                found.add_fault(row.where, fault)
-            if not found.rows:
-                found.sample = _sample(path, row.data)
-            found.rows += 1
+                profile.add_fault(row.where, fault)
+            if not profile.rows:
+                profile.sample = _sample(path, row.data)
+            profile.rows += 1
             cells += len(row.data)
             for name, value in row.data.items():
-                column = found.columns.get(name)
-                if column is None and len(found.columns) < MAX_COLUMNS:
-                    column = found.columns[name] = Column(name)
+                column = profile.columns.get(name)
+                if column is None and len(profile.columns) < MAX_COLUMNS:
+                    column = profile.columns[name] = Column(name)
                 if column is not None:
                     column.add(value)
     except ReadLimitReached as error:
-        found.sample_of = error.what
+        profile.sample_of = error.what
     except DataError as error:
-        found.faults.append(_fault(error))
-        found.faulty += 1
+        profile.faults.append(_fault(error))
+        profile.faulty += 1
     names = {"jsonl": "JSON Lines", "ndjson": "JSON Lines", "json": "JSON", "csv": "CSV", "tsv": "TSV"}
     packed = ", gzip" if path.name.lower().endswith(".gz") else ""
-    found.description = f"{names.get(kind, 'Parquet')}{packed}: {_count(found.rows, 'row')}"
-    return found
+    profile.description = f"{names.get(kind, 'Parquet')}{packed}: {_count(profile.rows, 'row')}"
+    return profile
 
 
 def _trec(path: Path, kind: str) -> Profile:
@@ -322,7 +322,7 @@ def _trec(path: Path, kind: str) -> Profile:
 
 def _folder(path: Path) -> Profile:
     """A folder with a file per split is described by its file of training rows."""
-    names = tuple(sorted(each.name for each in path.iterdir()))
+    names = tuple(sorted(file.name for file in path.iterdir()))
     description = f"a folder of {_count(len(names), 'file')}"
     try:
         first = next((file for file, split in split_files(path) if split == "train"), None)
@@ -330,10 +330,10 @@ def _folder(path: Path) -> Profile:
         first = None
     if first is None:
         return Profile(path, "folder", description, Sample(path, names, {}))
-    found = _table(first)
-    found.description = f"{description}, one for each split; {first.name} is {found.description}"
-    found.path, found.sample = path, Sample(path, names, found.sample.row)
-    return found
+    profile = _table(first)
+    profile.description = f"{description}, one for each split; {first.name} is {profile.description}"
+    profile.path, profile.sample = path, Sample(path, names, profile.sample.row)
+    return profile
 
 
 def _other(path: Path, head: Head) -> Profile:
@@ -351,7 +351,7 @@ def _other(path: Path, head: Head) -> Profile:
 
 
 def _sample(path: Path, row: Mapping[str, Any]) -> Sample:
-    return Sample(path, tuple(sorted(each.name for each in path.parent.iterdir())), row)
+    return Sample(path, tuple(sorted(file.name for file in path.parent.iterdir())), row)
 
 
 def _fault(error: DataError) -> RejectedRow:

@@ -29,9 +29,8 @@ from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stage_lists import pinned
-from searchlora.pipelines.stage_settings import EncodingSettings, FuseSettings, RetrieveSettings
-from searchlora.pipelines.stages import RetrieveStage
+from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
+from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.recipe import load_recipe, parse_recipe
 from searchlora.records import Document
@@ -208,11 +207,12 @@ def retrieve_stage(
     return stage
 
 
-def _in_batches(stage: RetrieveSettings, size: int) -> RetrieveSettings:
+def _in_batches(stage: StageSettings, size: int) -> StageSettings:
     """The settings of a stage, and of those that it fuses, with queries encoded in batches."""
-    if isinstance(stage, FuseSettings):
-        return stage.model_copy(update={"of": tuple(_in_batches(each, size) for each in stage.of)})
-    return stage.model_copy(update={"query_batch_size": size}) if isinstance(stage, EncodingSettings) else stage
+    if stage.parts:
+        return stage.with_parts({index: _in_batches(part, size) for index, part in enumerate(stage.parts)})
+    encodes = "query_batch_size" in type(stage).model_fields
+    return stage.model_copy(update={"query_batch_size": size}) if encodes else stage
 
 
 def _check_reward(task: GenerationTask, measure: str) -> None:

@@ -30,7 +30,7 @@ from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import public_name, resolve
 from searchlora.outputs import Grade, Graded, InvalidOutput
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.prompts import RENDERING, messages
 from searchlora.recipe import load_recipe
 from searchlora.records import Record, SearchContext

@@ -79,98 +79,60 @@ def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor, batch_
     return packed or (BlockedSlots if batch_invariant else TorchSlots)(size_in, spans, like)
 
 
-def _highest_rank(weights: Sequence[LoraWeights | None]) -> int:
-    return max((len(change.a) for change in weights if change is not None), default=0)
-
-
 class TorchSlots:
-    """For PyTorch's batched product: one table per rank, A of the layers concatenated, B block-diagonal."""
+    """For PyTorch: A of the layers concatenated, B block-diagonal; adapters of one rank share batched products."""
 
     def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor) -> None:
         self._size_in, self._spans, self._like = size_in, spans, like
-        self._tables: dict[int, _RankTable] = {}
+        self._weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> (in, layers * rank), (…, out)
 
     def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
         self.clear(slot)
-        rank = padded_rank(_highest_rank(weights))
+        rank = padded_rank(max((len(change.a) for change in weights if change is not None), default=0))
         if not rank:
             return
         a = self._like.new_zeros(self._size_in, len(self._spans), rank)
-        b = self._like.new_zeros(self._spans[-1].stop, len(self._spans), rank)
+        b = self._like.new_zeros(len(self._spans), rank, self._spans[-1].stop)
         for layer, (span, change) in enumerate(zip(self._spans, weights, strict=True)):
             if change is not None:
                 a[:, layer, : len(change.a)] = change.a.T
-                b[span, layer, : len(change.a)] = change.b
-        table = self._tables.get(rank)
-        self._tables[rank] = _RankTable.empty(a, b) if table is None else table
-        self._tables[rank].append(slot, a.flatten(1), b.flatten(1).T)
+                b[layer, : len(change.a), span] = change.b.T
+        self._weights[slot] = (a.flatten(1), b.flatten(0, 1))
 
     def clear(self, slot: int) -> None:
-        for rank, table in list(self._tables.items()):
-            if slot in table.entries:
-                table.remove(slot)
-                if not table.entries:
-                    del self._tables[rank]
+        self._weights.pop(slot, None)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
-        for table in self._tables.values():
-            of_table = mapping.translated(table.entries)
-            if of_table is not None:
-                inner = torch.bmm(of_table.to_segments(x), of_table.select(table.a))
-                y = of_table.add_product(y, inner, of_table.select(table.b))
+        by_rank: dict[int, list[int]] = {}
+        for slot, _ in mapping.adapter_rows:
+            if slot in self._weights:
+                by_rank.setdefault(len(self._weights[slot][1]), []).append(slot)
+        for slots in by_rank.values():
+            padded, rows, places = mapping.segments(tuple(slots))
+            a, b = (torch.stack(parts) for parts in zip(*(self._weights[slot] for slot in slots), strict=True))
+            inner = torch.bmm(x.index_select(0, padded).view(len(slots), -1, x.shape[-1]), a)
+            product = torch.bmm(inner, b).view(-1, *y.shape[1:])
+            y.index_add_(0, rows, product.index_select(0, places))
         return y
 
     def apply(self, base: FrozenLinear, x: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         return self.add(x, base(x), mapping)
 
     def tensors(self) -> Sequence[torch.Tensor]:
-        return [tensor for table in self._tables.values() for tensor in (table.a, table.b)]
-
-
-@dataclass
-class _RankTable:
-    """A and B of the slots of one rank; entry 0 is zero, for rows of other slots.
-
-    Attributes:
-        entries: Slot -> its entry.
-        a: Shape (entries, in, layers * rank).
-        b: Shape (entries, layers * rank, out).
-    """
-
-    entries: dict[int, int]
-    a: torch.Tensor
-    b: torch.Tensor
-
-    @classmethod
-    def empty(cls, a: torch.Tensor, b: torch.Tensor) -> _RankTable:
-        """A table for entries like these, (in, layers, rank) and (out, layers, rank)."""
-        return cls({}, a.new_zeros(1, *a.flatten(1).shape), b.new_zeros(1, *b.flatten(1).T.shape))
-
-    def append(self, slot: int, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Add the entry of a slot."""
-        self.a, self.b = torch.cat([self.a, a[None]]), torch.cat([self.b, b[None]])
-        self.entries[slot] = len(self.entries) + 1
-
-    def remove(self, slot: int) -> None:
-        """Remove the entry of a slot; those after it move up."""
-        entry = self.entries.pop(slot)
-        others = [index for index in range(len(self.a)) if index != entry]
-        self.a, self.b = self.a[others], self.b[others]
-        self.entries = {other: index - (index > entry) for other, index in self.entries.items()}
+        return [tensor for pair in self._weights.values() for tensor in pair]
 
 
 class BlockedSlots(TorchSlots):
     """The batch-invariant variant for PyTorch: per adapter, in blocks of rows of one fixed size."""
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
-        for table in self._tables.values():
-            for slot, rows in mapping.adapter_rows:
-                if slot in table.entries:
-                    index, entry = torch.tensor(rows, device=x.device), table.entries[slot]
-                    flat = x.index_select(0, index).flatten(0, 1)
-                    inner = blocked_linear(table.a[entry].T.contiguous())(flat)
-                    product = blocked_linear(table.b[entry].T.contiguous())(inner)
-                    y.index_add_(0, index, product.view(len(rows), *y.shape[1:]))
+        for slot, rows in mapping.adapter_rows:
+            if slot in self._weights:
+                a, b = self._weights[slot]
+                index = torch.tensor(rows, device=x.device)
+                inner = blocked_linear(a.T.contiguous())(x.index_select(0, index).flatten(0, 1))
+                product = blocked_linear(b.T.contiguous())(inner)
+                y.index_add_(0, index, product.view(len(rows), *y.shape[1:]))
         return y
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import EngineBusy, EngineError, LoadCheckFailed
@@ -13,22 +12,7 @@ from searchlora.inference.batched.lora_layers import LoraLayers
 from searchlora.inference.batched.lora_mapping import BASE_SLOT
 from searchlora.inference.batched.lora_weights import read_lora_weights, read_ranks
 from searchlora.inference.scheduling.engine_core import Counts
-from searchlora.recipe import MAX_RANK
-
-
-@dataclass(frozen=True)
-class LoraLimits:
-    """Upper bounds on loaded adapters.
-
-    Attributes:
-        slots: Number of adapters.
-        rank: Rank of an adapter.
-        size: Bytes of all adapters together.
-    """
-
-    slots: int
-    rank: int = MAX_RANK
-    size: int = 4 << 30
+from searchlora.inference.settings import LocalSettings
 
 
 class LoraSlots:
@@ -36,7 +20,7 @@ class LoraSlots:
 
     Args:
         layers: The model's layers, which hold the weights.
-        limits: Upper bounds on the loaded adapters.
+        settings: Upper bounds on the loaded adapters: their number, their ranks and their bytes together.
         fetch: Gives the checked PEFT folder of an adapter to a block that reads it.
         on_unload: Called with the name of an adapter that is evicted or unloaded.
         counts: Where hits, misses and evictions are counted.
@@ -48,13 +32,13 @@ class LoraSlots:
     def __init__(
         self,
         layers: LoraLayers,
-        limits: LoraLimits,
+        settings: LocalSettings,
         fetch: Callable[[str], AbstractContextManager[Path]],
         on_unload: Callable[[str], None],
         counts: Counts,
     ) -> None:
-        self.count = limits.slots
-        self._limits = limits
+        self.count = settings.adapters
+        self._max_rank, self._max_bytes = settings.max_rank, settings.adapter_bytes
         self._counts = counts
         self._layers = layers
         self._fetch, self._on_unload = fetch, on_unload
@@ -121,15 +105,15 @@ class LoraSlots:
         """Bytes of an adapter in a slot, from the shapes of its weights. Raises `LoadCheckFailed` above a limit."""
         ranks = read_ranks(folder)
         rank, size = max(ranks.values(), default=0), self._layers.size(ranks)
-        if rank > self._limits.rank:
+        if rank > self._max_rank:
             raise LoadCheckFailed(
-                f"has rank {rank}, more than the {self._limits.rank} that are served",
+                f"has rank {rank}, more than the {self._max_rank} that are served",
                 where=name,
                 fix="Train it with a lower rank, or raise 'max_rank'.",
             )
-        if size > self._limits.size:
+        if size > self._max_bytes:
             raise LoadCheckFailed(
-                f"takes {size >> 20:,} MiB, more than the {self._limits.size >> 20:,} MiB for all adapters",
+                f"takes {size >> 20:,} MiB, more than the {self._max_bytes >> 20:,} MiB for all adapters",
                 where=name,
                 fix="Train it with a lower rank or on fewer layers, or raise 'adapter_bytes'.",
             )
@@ -137,7 +121,7 @@ class LoraSlots:
 
     def _free_slot(self, size: int) -> int:
         """A free slot, with memory for this many bytes beside the other adapters; unused adapters are evicted."""
-        while len(self._slot_of) >= self.count or sum(self._size_of.values()) + size > self._limits.size:
+        while len(self._slot_of) >= self.count or sum(self._size_of.values()) + size > self._max_bytes:
             name = next((name for name in self._slot_of if name not in self._users), None)
             if name is None:
                 raise EngineBusy(

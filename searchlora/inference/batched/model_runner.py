@@ -22,12 +22,13 @@ from searchlora.inference.batched.choice_scoring import score_choices
 from searchlora.inference.batched.chunked_prefill import ChunkedPrefill
 from searchlora.inference.batched.decode import BatchRow, DecodeBatch
 from searchlora.inference.batched.forward import Forward
-from searchlora.inference.batched.lora_slots import LoraLimits, LoraSlots
+from searchlora.inference.batched.lora_slots import LoraSlots
 from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest, TokenIds
+from searchlora.inference.settings import LocalSettings
 
 Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
 
@@ -36,11 +37,8 @@ def batched_core(
     model: Any,
     stop_id: int,
     fetch: Callable[[str], AbstractContextManager[Path]],
-    *,
-    slots: LoraLimits,
+    settings: LocalSettings,
     limits: Limits,
-    prefix_tokens: int,
-    batch_invariant: bool = False,
 ) -> EngineCore:
     """An engine core that computes rows with different adapters in one batch.
 
@@ -48,15 +46,13 @@ def batched_core(
         model: A model that `forward.is_supported`; its layers are replaced.
         stop_id: The token that ends an answer.
         fetch: Gives the checked folder of an adapter to a block that reads it.
-        slots: Upper bounds on the loaded adapters.
+        settings: Bounds on the loaded adapters, size of the prefix cache, and whether to be batch invariant.
         limits: Sizes of batches and of the queue.
-        prefix_tokens: Size of the prefix cache in tokens.
-        batch_invariant: See `Forward`.
     """
-    forward, counts = Forward(model, batch_invariant=batch_invariant), Counts()
-    prefixes = PrefixCache(prefix_tokens)
+    forward, counts = Forward(model, batch_invariant=settings.batch_invariant), Counts()
+    prefixes = PrefixCache(settings.prefix_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
-    adapters = LoraSlots(forward.lora_layers, slots, fetch, prefixes.remove_adapter, counts)
+    adapters = LoraSlots(forward.lora_layers, settings, fetch, prefixes.remove_adapter, counts)
     runner = BatchedModelRunner(DecodeBatch(prefiller, stop_id), prefiller, adapters, limits, counts)
     return EngineCore(runner, adapters, counts, limits, forward.vocabulary)
 

@@ -148,15 +148,13 @@ class Scheduler:
             EngineError: when called from a callback of the engine, whose thread would wait for itself.
         """
         client = object()
-        left, rejected, open_ = deque(requests), deque[AnyRequest](), _Countdown(len(requests))
+        left, open_ = deque(requests), _Countdown(len(requests))
         for request in requests:
             request.result.add_done_callback(open_.down)
         max_queued = max(1, self.limits.waiting // 2)
 
         def push() -> None:
-            while left and self._stopped:
-                rejected.append(left.popleft())
-            while left and open_.count - len(left) < max_queued:
+            while left and not self._stopped and open_.count - len(left) < max_queued:
                 self._queue.push(left.popleft(), client)
 
         with self._changed:
@@ -169,12 +167,10 @@ class Scheduler:
             self._calls += 1
         try:
             while left or open_.count:
-                while rejected:
-                    rejected.popleft().fail(_closed())
+                while left and self._stopped:
+                    left.popleft().fail(_closed())
                 with self._changed:
                     push()
-                    if rejected:
-                        continue
                     if self._is_driven:
                         self._changed.wait()
                         continue

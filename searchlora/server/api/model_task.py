@@ -6,14 +6,15 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from searchlora.errors import PipelineError, RenderError
 from searchlora.inference.engine import ChoiceScores, Completion, Engine
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.inference.metered import MeteredEngine
-from searchlora.pipelines.stages import AdapterStage, Stage, with_outputs
+from searchlora.pipelines.stages.adapter import AdapterStage, with_outputs
+from searchlora.pipelines.stages.stage import Stage
 from searchlora.records import Record, SearchContext
 from searchlora.server.api.adapter_tasks import input_schema
 from searchlora.server.api.errors import ApiError
@@ -99,13 +100,15 @@ class CallerEngine:
 
 def asking(stage: Stage, own: Engine, engine: Engine) -> Stage:
     """A stage with `engine` in the place of the server's `own`, below the cache of its answers if it has one."""
-    if not isinstance(stage, AdapterStage):
-        return stage
-    if stage.engine is own:
-        return replace(stage, engine=engine)
-    if isinstance(stage.engine, MeteredEngine) and stage.engine.engine is own:
-        return replace(stage, engine=stage.engine.asking(engine))
-    return stage
+
+    def instead(current: Engine) -> Engine:
+        if current is own:
+            return engine
+        if isinstance(current, MeteredEngine) and current.engine is own:
+            return current.asking(engine)
+        return current
+
+    return stage.with_engines(instead)
 
 
 @dataclass(frozen=True)

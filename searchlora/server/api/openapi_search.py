@@ -38,8 +38,7 @@ _FUSION = an_object(
         "stage": INTEGER,
         "method": STRING,
         "parts": a_list(STRING),
-        "weights": {"oneOf": [{"type": "null"}, a_list(NUMBER)]},
-        "gate": NULLABLE_STRING,
+        "weights": a_list(NUMBER),
     }
 )
 

@@ -19,7 +19,7 @@ from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import NOT_FIELDS, plain, result
 from searchlora.pipelines.shared_batches import SharedBatches
-from searchlora.pipelines.stages import AdapterStage, Stage
+from searchlora.pipelines.stages.stage import Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.server.api.errors import ApiError, public_message
 from searchlora.server.api.model_task import CallerEngine, asking
@@ -160,21 +160,21 @@ class SearchJob:
 
 def _evidence(stage: Stage, before: SearchContext, after: SearchContext) -> dict[str, Any] | None:
     """The sentences of the answer that a stage wrote, with what supports them, and the passages that they cite."""
-    if not isinstance(stage, AdapterStage) or after is before:
+    if after is before:
         return None
-    outputs = after.get("outputs", {}).get(stage.task.name, ())
     sentences = [
-        each
-        for output in outputs
+        sentence
+        for task in stage.tasks()
+        for output in after.get("outputs", {}).get(task.name, ())
         if not isinstance(output, InvalidOutput)
-        for each in stage.task.evidence(before, output)
+        for sentence in task.evidence(before, output)
     ]
     if not sentences:
         return None
-    cited = sorted({number for each in sentences for number in each.citations})
+    cited = sorted({number for sentence in sentences for number in sentence.citations})
     passages = list(before.get("passages", ()))
     return {
-        "sentences": [plain(each) for each in sentences],
+        "sentences": [plain(sentence) for sentence in sentences],
         "passages": [
             {
                 "number": number,

@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
-from searchlora.pipelines.stages import FAILED_PARTS, INVALID
+from searchlora.pipelines.results import INVALID
+from searchlora.pipelines.stages.stage import FAILED_PARTS
 from searchlora.server.api.schemas import Body, Fields
 from searchlora.systems.pipeline import with_history
 

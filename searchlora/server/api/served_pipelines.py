@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile
-from searchlora.errors import InvalidName, NotInStore, PipelineError, StoreError, UsageError
+from searchlora.errors import InvalidName, NotInStore, PipelineError, UsageError
 from searchlora.experiments.slots import (
     Slot,
     find_slots,
@@ -29,21 +29,10 @@ from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
 from searchlora.outputs import Graded
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
-from searchlora.pipelines.engine_indexes import SearchEngines
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus, retrievers
-from searchlora.pipelines.retrievers import Encoders, Retrievers
-from searchlora.pipelines.stage_lists import check_order, pinned
-from searchlora.pipelines.stage_settings import (
-    AdapterSettings,
-    Bm25Settings,
-    DenseSettings,
-    FuseSettings,
-    RetrieveSettings,
-    Settings,
-)
-from searchlora.pipelines.stages import AdapterStage
-from searchlora.progress import Progress, silent
-from searchlora.records import Document
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
+from searchlora.pipelines.pipeline import Pipeline, own_corpus
+from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
 from searchlora.task import GenerationTask
 
@@ -52,9 +41,6 @@ if TYPE_CHECKING:
     from searchlora.models.load import Precision
     from searchlora.models.resolve import BaseModel
     from searchlora.recipe import PromptOptions
-    from searchlora.retrieval.bm25 import BM25Index
-    from searchlora.retrieval.dense import DenseIndex
-    from searchlora.retrieval.field_filter import FieldColumns
 
 #: Pipelines with changed slots that stay loaded; they share engine, encoders and indexes with the unchanged ones.
 _VARIANTS = 256
@@ -105,66 +91,19 @@ class ServerEngines(Engines):
                 engine.close(seconds)
 
 
-class SharedRetrievers:
-    """Retrievers of a corpus that pipelines and their variants share: each index is made once. Not safe for threads."""
-
-    def __init__(self, source: Retrievers) -> None:
-        self._source = source
-        self._bm25: dict[str, BM25Index] = {}
-        self._dense: dict[str, DenseIndex] = {}
-        self._vectors: dict[str, DenseIndex] = {}  # by what documents are encoded with
-
-    @property
-    def documents(self) -> Mapping[str, Document]:
-        """The corpus by id."""
-        return self._source.documents
-
-    def bm25(self, settings: Bm25Settings, progress: Progress = silent) -> BM25Index:
-        """See `Retrievers.bm25`."""
-        key = _of_index(settings)
-        if key not in self._bm25:
-            self._bm25[key] = self._source.bm25(settings, progress)
-        return self._bm25[key]
-
-    def dense(self, settings: DenseSettings, encoders: Encoders, progress: Progress = silent) -> DenseIndex:
-        """See `Retrievers.dense`."""
-        key = _of_index(settings)
-        if key not in self._dense:
-            self._dense[key] = self._searching(settings, encoders, progress)
-        return self._dense[key]
-
-    def columns(self, fields: Iterable[str]) -> FieldColumns:
-        """See `Retrievers.columns`."""
-        return self._source.columns(fields)
-
-    def _searching(self, settings: DenseSettings, encoders: Encoders, progress: Progress) -> DenseIndex:
-        """A new index, or vectors of another one: adapters of queries search the vectors of their base."""
-        adapter = encoders.document_adapter(settings)
-        key = _of_index(settings.model_copy(update={"adapter": adapter.reference if adapter is not None else None}))
-        if key in self._vectors:
-            return self._vectors[key].searched_by(encoders.get(settings))
-        self._vectors[key] = self._source.dense(settings, encoders, progress)
-        return self._vectors[key]
-
-
-def _of_index(settings: Settings) -> str:
-    """The settings on which an index depends: not how many hits are wanted, by what, and what happens on failure."""
-    return settings.model_dump_json(exclude=set(RetrieveSettings.model_fields))
-
-
 @dataclass(frozen=True)
 class ServedPipeline:
     """A pipeline of the server.
 
     Attributes:
         pipeline: As it was loaded, with adapters pinned at the start of the server.
-        source: Its retrievers.
+        source: Its documents and their indexes.
         store: The adapter store.
         slots: What requests can change.
     """
 
     pipeline: Pipeline
-    source: Retrievers
+    source: IndexedCorpus
     store: Store
     slots: tuple[Slot, ...]
 
@@ -184,30 +123,20 @@ class ServedPipeline:
         if slot.adapter is None:
             return choices
         name = parse_reference(slot.adapter).name
-        versions = [f"{name}@{version}" for version in self.store.versions(name)]
         settings = _settings_at(stages, slot)
-        if isinstance(settings, AdapterSettings):
-            choices += ["base", *versions]
-        elif isinstance(settings, DenseSettings) and self._is_for_queries(slot.adapter):
-            choices += ["base", *filter(self._is_for_queries, versions)]
+        if settings.can_swap(slot.adapter, self.store):
+            versions = [f"{name}@{version}" for version in self.store.versions(name)]
+            choices += ["base", *(version for version in versions if settings.can_swap(version, self.store))]
         return choices
-
-    def _is_for_queries(self, reference: str) -> bool:
-        """Whether a version encodes queries only, so that it searches the vectors of its base."""
-        try:
-            return self.store.get(reference).manifest.query_side_only
-        except StoreError:  # a damaged or removed version cannot be selected
-            return False
 
     @property
     def fields(self) -> list[str]:
         """The fields of a search, besides the query, that its tasks read and no earlier stage writes."""
         written = {"id", "query", "hits", "passages", "grades"}
         read: dict[str, None] = {}
-        for stage in self.pipeline.stages:
-            if isinstance(stage, AdapterStage):
-                read |= {name: None for name in stage.task.reads.values() if name not in written}
-                written.add(stage.task.writes)
+        for task in (task for stage in self.pipeline.stages for task in stage.tasks()):
+            read |= {name: None for name in task.reads.values() if name not in written}
+            written.add(task.writes)
         return list(read)
 
     @property
@@ -226,7 +155,7 @@ class ServedPipeline:
         found = {}
         for slot in self.slots:
             stage = self.pipeline.stages[slot.place[0]]
-            if len(slot.place) == 1 and isinstance(stage, AdapterStage) and _grades(stage.task):
+            if len(slot.place) == 1 and any(map(_grades, stage.tasks())):
                 found[slot.name] = slot.place[0]
         return found
 
@@ -236,13 +165,11 @@ class ServedPipeline:
         if self.fusion is not None:
             index, settings = self.fusion
             parts = fusion_parts(settings)
-            gate = settings.gate is not None and settings.weights is None  # it chooses the weights of each query
             fusion = {
                 "stage": index + 1,
                 "method": settings.method,
                 "parts": list(parts),
-                "weights": None if gate else list(settings.weights or (1.0,) * len(parts)),
-                "gate": (settings.gate_sha256 or "")[:8] if gate else None,
+                "weights": list(settings.weights or (1.0,) * len(parts)),
             }
         return {
             "id": self.pipeline.name,
@@ -272,12 +199,10 @@ class ServedPipelines:
     def __init__(
         self, store: Store, engine: LocalEngine, tasks: Path | None = None, cache: AnswerCache | None = None
     ) -> None:
-        self._store, self._tasks, self._cache = store, tasks, cache
-        self._engines = ServerEngines(store, engine)
-        self._encoders = Encoders(store)
-        self._search_engines = SearchEngines()
+        self._store, self._engines = store, ServerEngines(store, engine)
+        self._context = BuildContext(store, self._engines, tasks=tasks, cache=cache)
         self._by_name: dict[str, ServedPipeline] = {}
-        self._corpora: dict[str, SharedRetrievers] = {}
+        self._corpora: dict[str, IndexedCorpus] = {}
         self._variants: OrderedDict[VariantKey, Pipeline] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -307,7 +232,7 @@ class ServedPipelines:
             )
         check_order(config.stages, config.source)
         stages = pinned(config.stages, self._store.pin)
-        source = self._retrievers(config, corpus)
+        source = self._corpus(config, corpus)
         loaded = self._build(config.name, stages, source)
         self._by_name[config.name] = ServedPipeline(loaded, source, self._store, find_slots(stages))
 
@@ -347,7 +272,7 @@ class ServedPipelines:
             if key not in self._variants:
                 try:
                     self._variants[key] = self._build(name, stages, served.source)
-                except PipelineError as error:  # such as a gate whose features come from a part that is off
+                except PipelineError as error:
                     raise _refused(pipeline_message(error)) from None
                 if len(self._variants) > _VARIANTS:
                     self._variants.popitem(last=False)
@@ -358,32 +283,22 @@ class ServedPipelines:
         """Close the engines that stages named."""
         self._engines.close(seconds)
 
-    def _retrievers(self, config: PipelineConfig, corpus: Path | None) -> Retrievers:
+    def _corpus(self, config: PipelineConfig, corpus: Path | None) -> IndexedCorpus:
         documents: Corpus | None = corpus if corpus is not None else own_corpus(config)
         if documents is None:
-            return retrievers((), config)
+            return IndexedCorpus()
         columns = documents.fields if isinstance(documents, CorpusFile) else {}
         key = json.dumps([str(documents), {name: list(each) for name, each in columns.items()}], sort_keys=True)
         if key not in self._corpora:
-            self._corpora[key] = SharedRetrievers(retrievers(documents, config))
+            self._corpora[key] = open_corpus(documents, config.index_options)
         return self._corpora[key]
 
-    def _build(self, name: str, stages: Sequence[Settings], source: Retrievers) -> Pipeline:
-        return build_pipeline(
-            name,
-            stages,
-            store=self._store,
-            documents=source,
-            tasks=self._tasks,
-            cache=self._cache,
-            engines=self._engines,
-            encoders=self._encoders,
-            search_engines=self._search_engines,
-        )
+    def _build(self, name: str, stages: Sequence[StageSettings], source: IndexedCorpus) -> Pipeline:
+        return Pipeline.build(name, stages, replace(self._context, corpus=source))
 
     def _changed(
         self, served: ServedPipeline, slots: Mapping[str, str], weights: Sequence[float]
-    ) -> tuple[tuple[Settings, ...], dict[str, str]]:
+    ) -> tuple[tuple[StageSettings, ...], dict[str, str]]:
         """The stages with changed slots and weights, and each slot with its exact version."""
         by_name = {slot.name: slot for slot in served.slots}
         stages = tuple(served.pipeline.settings)
@@ -421,13 +336,12 @@ class ServedPipelines:
         raise _refused(f"The slot '{slot.name}' cannot be '{choice[:64]}'. It can be: {', '.join(['on', *choices])}.")
 
 
-def _settings_at(stages: Sequence[Settings], slot: Slot) -> Settings:
+def _settings_at(stages: Sequence[StageSettings], slot: Slot) -> StageSettings:
     """The settings of the stage, or of the part of a fusion, that a slot is."""
     index, *parts = slot.place
     settings = stages[index]
     for part in parts:
-        assert isinstance(settings, FuseSettings)
-        settings = settings.of[part]
+        settings = settings.parts[part]
     return settings
 
 

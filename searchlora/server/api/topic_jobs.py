@@ -1,4 +1,4 @@
-"""What background jobs compute on all judged topics: gains and losses, mixes of a fusion, disagreements of a judge."""
+"""What background jobs compute on all judged topics: gains and losses, fusion weights, disagreements of a judge."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, TypeAlias
 from searchlora.errors import UsageError
 from searchlora.eval.figures import SystemScore
 from searchlora.eval.judgments.lineage import RunLineage, lineage_of, refuse_circular
-from searchlora.experiments.fixed_mixes import PARTS, Mix, PartHits, measure_mixes, part_hits
+from searchlora.experiments.fusion_weights import PARTS, WeightsScore, best_weights, measure_weights, search_parts
 from searchlora.experiments.judge.disagreements import disagreements
 from searchlora.experiments.slots import fusion_parts, fusion_place, kept_parts
 from searchlora.files.result_cache import cache_key
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stage_settings import FuseSettings
-from searchlora.pipelines.stages import AdapterStage, RetrieveStage
+from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
 from searchlora.server.api.errors import ApiError
@@ -220,7 +220,7 @@ class Comparing:
 
 @dataclass(frozen=True)
 class Weighing:
-    """The measure under each mix of a pipeline's first fusion, of its hits before later stages."""
+    """The measure under each choice of weights of a pipeline's first fusion, of its hits before later stages."""
 
     service: Service
     body: WeightsRequest
@@ -246,38 +246,28 @@ class Weighing:
         return cls(service, body, system, topics, qrels, circular)
 
     def __call__(self, job: BackgroundJob) -> dict[str, Any]:
-        """Search the parts once for each topic, and measure each mix."""
+        """Search the parts once for each topic, and measure each choice of weights."""
         engine = JobEngine(self.service, job)
         pipeline = for_job(engine, self.system.pipeline)
         place = fusion_place(pipeline.settings)
         assert place is not None
-        settings, stage = pipeline.settings[place], pipeline.stages[place]
-        assert isinstance(settings, FuseSettings) and isinstance(stage, RetrieveStage)
-        before = replace(pipeline, stages=pipeline.stages[:place], settings=pipeline.settings[:place])
-        hits: dict[str, PartHits] = {}
-        executed_before: list[SearchContext] = []
         searches = [_search(topic, fields) for topic, fields in self.topics.items()]
-        for start in range(0, len(searches), _PAIRS):
-            job.progress(start, len(searches), "topics")
-            part = before.execute(searches[start : start + _PAIRS])
-            executed_before += part
-            hits |= {str(search["id"]): found for search, found in zip(part, part_hits(stage, part), strict=True)}
-        mixes = measure_mixes(hits, settings, self.qrels, measure=self.body.measure, progress=job.progress)
-        best = max(range(len(mixes)), key=lambda place: mixes[place].value)
+        searched = search_parts(pipeline, searches, job.progress)
+        scores = measure_weights(searched, self.qrels, measure=self.body.measure, progress=job.progress)
         return {
             "object": "weights",
             "measure": self.body.measure,
             "system": self.system.json(),
-            "stage": stage.label,
-            "parts": self._parts(settings),
-            "n": mixes[0].n,
-            "mixes": [{"weights": list(mix.weights), **_figure(mix)} for mix in mixes],
-            "best": best,
+            "stage": pipeline.labels[place],
+            "parts": self._parts(searched.settings),
+            "n": scores[0].n,
+            "mixes": [{"weights": list(score.weights), **_figure(score)} for score in scores],
+            "best": scores.index(best_weights(scores)),
             "circular": dict(self.circular),
             "notes": [
                 "The figures are for the fused hits, before later stages.",
                 "The best mix was chosen on these topics: expect less on other topics.",
-                *_skip_notes(Counter(stage for search in executed_before for stage in search.get("skipped", ()))),
+                *_skip_notes(Counter(stage for search in searched.searches for stage in search.get("skipped", ()))),
             ],
         }
 
@@ -457,7 +447,7 @@ def _shown_fields(topic: str, fields: Mapping[str, Any], read: set[str]) -> dict
     return {name: value for name, value in search.items() if name in read}
 
 
-def _figure(figure: SystemScore | Mix) -> dict[str, float | None]:
+def _figure(figure: SystemScore | WeightsScore) -> dict[str, float | None]:
     return {"value": _number(figure.value), "low": _number(figure.low), "high": _number(figure.high)}
 
 

@@ -53,7 +53,7 @@ QRELS = [
     ("quepid", QUEPID + "red, a ,2\n", "line 3", "judged twice"),
     ("quepid", QUEPID + "red,,2\n", "line 3", "a rating but no document"),
     ("quepid", QUEPID + 'red,"b,2\n', "line 3", "cannot be read as a row"),
-    ("quepid", "query,docid,Ann,Ben\nred,a,1,2\n", "line 2", "is of a book, which has several raters"),
+    ("quepid", "query,docid,Ann,Ben\nred,a,1,2\n", "line 1", "is of a book, which has several raters"),
     ("quepid", "q,d,r\nred,a,1\n", "line 1", "not the header of a Quepid export"),
     ("opensearch", searched({"docId": "b", "rating": "x"}), RATING, "the grade 'x'"),
     ("opensearch", searched({"rating": "2"}), RATING, "the document is missing"),

@@ -10,10 +10,10 @@ import pytest
 from searchlora.eval.calibration import grade_curve
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.formatting import interval, p_value
+from searchlora.eval.formatting import interval, p_value, printable
 from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import Answer, Confusion, Curve, Detail, Found, extremes, write_report
+from searchlora.eval.report import Confusion, Curve, RetrievedDocument, RowTexts, SystemOutput, extremes, write_report
 from searchlora.eval.tables import to_markdown
 from tests.eval.report.made import comparison, evaluation, topics
 from tests.eval.report.page import Page
@@ -181,10 +181,10 @@ def test_costs_and_their_ratio(page, compared, tmp_path):
 @pytest.mark.slow
 def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_path):
     found = {
-        "strong": Answer("says this", (Found("d1", "A title", 2), Found("d2"))),
-        "base": Answer("says that", (Found("d3", grade=0),)),
+        "strong": SystemOutput("says this", (RetrievedDocument("d1", "A title", 2), RetrievedDocument("d2"))),
+        "base": SystemOutput("says that", (RetrievedDocument("d3", grade=0),)),
     }
-    details = {row: Detail(f"What is asked in {row}?", found, reference="what was wanted") for row in topics()}
+    details = {row: RowTexts(f"What is asked in {row}?", found, reference="what was wanted") for row in topics()}
     page = Page(write_report(tmp_path / "r.html", "t", compared, details, {}))
     page.check_whole()
     a, b = next(pair for pair in compared.main_pairs if set(pair) == {"strong", "base"})
@@ -216,7 +216,7 @@ def test_circular_is_marked_wherever_the_system_is_named(kind, tmp_path):
     }
     roles = {"candidate": (name, None), "baseline": (None, name), "both": ("strong", name)}[kind]
     compared = compare(systems, candidate=roles[0], baseline=roles[1], resamples=100)
-    details = {row: Detail(row, {name: Answer("x")}) for row in topics()}
+    details = {row: RowTexts(row, {name: SystemOutput("x")}) for row in topics()}
     page = Page(write_report(tmp_path / "r.html", "t", compared, details, {}))
     reported = [text for text in [*page.texts, *page.labels] if name in text]
     assert len(reported) > 15
@@ -331,7 +331,7 @@ def test_an_aggregate_headline_where_less_is_better(tmp_path):
         )  # fmt: skip
     systems["other"] = Evaluation("error of grades", {}, {}, aggregates=dict(systems["base"].aggregates))
     found = compare(systems, candidate="strong", resamples=300)
-    details = {row: Detail(f"asked {row}") for row in rows}
+    details = {row: RowTexts(f"asked {row}") for row in rows}
     del details["q0"]
     page = Page(write_report(tmp_path / "r.html", "t", found, details, {}))
     page.check_whole()
@@ -384,68 +384,48 @@ def test_one_system_with_one_cluster(tmp_path):
 
 
 EVIL = "<script>alert('$x$ & $y$')</script>\""
+ODD = "a\x00\x1b[31mb\x9b\u202egpj\u2066\ud800\uffff$x^{2$"
 
 
 @pytest.mark.slow
-def test_everything_is_escaped(tmp_path):
+@pytest.mark.parametrize("evil", [EVIL, ODD], ids=["markup", "control characters"])
+def test_names_and_texts_are_escaped_wherever_they_are_shown(tmp_path, evil):
+    """A query log or an adapter's name may hold anything: the page is UTF-8, in reading order, and is written."""
     plain = {
         name: evaluation(
-            skill, seed, invalid={"q1": f"reason {EVIL}"}, totals={f"total {EVIL}": 1.0}, notes=(f"note {EVIL}",),
-            slices={f"slice {EVIL}": {row: f"value {EVIL}{n % 2}" for n, row in enumerate(topics())}},
-            costs={f"cost {EVIL}": 1.0}, circular=f"why {EVIL}",
+            skill, seed, invalid={"q1": f"reason {evil}"}, totals={f"total {evil}": 1.0}, notes=(f"note {evil}",),
+            slices={f"slice {evil}": {row: f"value {evil}{n % 2}" for n, row in enumerate(topics())}},
+            costs={f"cost {evil}": 1.0}, circular=f"why {evil}",
         )
-        for name, skill, seed in ((f"one {EVIL}", 0.1, 1), (f"two {EVIL}", 1.0, 2))
+        for name, skill, seed in ((f"one {evil}", 0.1, 1), (f"two {evil}", 1.0, 2))
     }  # fmt: skip
-    compared = compare(plain, candidate=f"two {EVIL}", resamples=100)
-    answers = dict.fromkeys(plain, Answer(f"output {EVIL}", (Found(f"id {EVIL}"), Found("d", f"text {EVIL}", 1))))
+    compared = compare(plain, candidate=f"two {evil}", resamples=100)
+    answers = dict.fromkeys(
+        plain,
+        SystemOutput(f"output {evil}", (RetrievedDocument(f"id {evil}"), RetrievedDocument("d", f"text {evil}", 1))),
+    )
     human = {f"q{n}": {"a": n % 2} for n in range(4)}
     page = Page(
         write_report(
-            tmp_path / "r.html", f"title {EVIL}", compared,
-            {row: Detail(f"query {EVIL}\n{row}", answers, f"wanted {EVIL}") for row in topics()},
-            {f"label {EVIL}": f"hash {EVIL}"},
-            introduction=f"intro {EVIL}",
-            rules=[RuleResult(f"rule {EVIL}", False, f"found {EVIL}", 1.0)],
-            forced=f"forced {EVIL}",
-            confusions={f"matrix {EVIL}": Confusion((f"row {EVIL}",), (f"column {EVIL}",), ((3,),))},
-            curves={f"curve {EVIL}": Curve(tuple(grade_curve(human, human)))},
+            tmp_path / "r.html", f"title {evil}", compared,
+            {row: RowTexts(f"query {evil}\n{row}", answers, f"wanted {evil}") for row in topics()},
+            {f"label {evil}": f"hash {evil}"},
+            introduction=f"intro {evil}",
+            rules=[RuleResult(f"rule {evil}", False, f"found {evil}", 1.0)],
+            forced=f"forced {evil}",
+            confusions={f"matrix {evil}": Confusion((f"row {evil}",), (f"column {evil}",), ((3,),))},
+            curves={f"curve {evil}": Curve(tuple(grade_curve(human, human)))},
         )
     )  # fmt: skip
     page.check_whole()
     assert "<script" not in page.source
+    assert not set(page.source) & {"\x00", "\x1b", "\x9b", "\u202e", "\u2066", "\ud800", "\uffff"}
     everything = [*page.texts, *page.labels]
     words = (
         "title intro reason total note slice value cost why output id text query wanted label hash rule found forced"
     )
     for word in [*words.split(), "matrix", "row", "column", "curve", "one", "two"]:
-        assert any(f"{word} {EVIL}" in text for text in everything), word
-
-
-ODD = "a\x00\x1b[31mb\x9b\u202egpj\u2066\ud800\uffff$x^{2$"
-
-
-@pytest.mark.slow
-def test_control_characters_and_unclosed_math_are_escaped(tmp_path):
-    """A query log or an adapter's name may hold anything: the page is UTF-8, in reading order, and is written."""
-    plain = {
-        name: evaluation(
-            skill, seed, invalid={"q1": ODD}, totals={ODD: 1.0}, notes=(ODD,), costs={ODD: 1.0}, circular=ODD,
-            slices={ODD: {row: f"{ODD}{n % 2}" for n, row in enumerate(topics())}},
-        )
-        for name, skill, seed in ((f"one {ODD}", 0.1, 1), (f"two {ODD}", 1.0, 2))
-    }  # fmt: skip
-    compared = compare(plain, candidate=f"two {ODD}", resamples=100)
-    answers = dict.fromkeys(plain, Answer(ODD, (Found(ODD), Found("d", ODD, 1))))
-    page = Page(
-        write_report(
-            tmp_path / "r.html", ODD, compared, {row: Detail(f"{ODD} {row}", answers, ODD) for row in topics()},
-            {ODD: ODD}, introduction=ODD, rules=[RuleResult(ODD, False, ODD, 1.0)], forced=ODD,
-            confusions={ODD: Confusion((ODD,), (ODD,), ((3,),))},
-        )
-    )  # fmt: skip
-    page.check_whole()
-    assert not set(page.source) & {"\x00", "\x1b", "\x9b", "\u202e", "\u2066", "\ud800", "\uffff"}
-    assert any("$x^{2$" in text for plot in page.plots.values() for text in plot)
+        assert any(f"{word} {printable(evil)}" in text for text in everything), word
 
 
 @pytest.mark.slow

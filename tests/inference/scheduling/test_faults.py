@@ -14,10 +14,9 @@ from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, em
 from searchlora.inference.batched.lora_mapping import map_rows
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, FairQueue
-from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, Limits, ScoreRequest
-from searchlora.inference.sequential import sequential_core
+from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, ScoreRequest
 from tests.inference.scheduling.requests import asked, hold
-from tests.inference.small_models import small
+from tests.inference.small_models import sequential, small
 
 
 def take(lines, fits):
@@ -250,7 +249,7 @@ def test_cancelled_rows_leave_the_batch_while_generating(either):
 @pytest.mark.slow
 def test_long_prompts_and_long_answers_are_not_batched_together():
     model = small("opt", max_position_embeddings=32)
-    core = sequential_core(model, 2, 1, lambda _: None, slots=2, limits=Limits(4, 4096, 512, 64), context=32)
+    core = sequential(model, rows=4, context=32)
     queued = [
         GenerateRequest(ids=tuple(range(3, 29)), max_new_tokens=4),
         GenerateRequest(ids=(5, 6), max_new_tokens=28),
@@ -447,7 +446,7 @@ def test_a_closing_engine_finishes_running_calls(either):
 @pytest.mark.parametrize("kind", ["generate", "score"])
 def test_without_batches_an_unwanted_prompt_ends_between_two_layers(way, kind):
     model = small("mistral", sliding_window=4)
-    core = sequential_core(model, 2, 1, lambda _: None, slots=2, limits=Limits(4, 4096, 512, 64), context=256)
+    core = sequential(model, rows=4, context=256)
     first, second = model.model.layers
     reached = []
     if kind == "generate":

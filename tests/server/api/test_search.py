@@ -15,7 +15,7 @@ from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.local import LocalEngine
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.server.api import search, search_execution
 from searchlora.server.api.served_pipelines import ServerEngines
 from searchlora.server.grading.search_grades import SearchGrades
@@ -51,12 +51,12 @@ def streamed(client, **body):
 
 def test_slots_without_which_the_pipeline_cannot_be_built_are_refused(client, monkeypatch):
     def refused(*_, **__):
-        raise PipelineError("the gate needs the first encoder", where="/srv/gate.json", fix="Fit a gate.")
+        raise PipelineError("the model is of another kind", where="/srv/model", fix="Name another.")
 
-    monkeypatch.setattr("searchlora.server.api.served_pipelines.build_pipeline", refused)
+    monkeypatch.setattr(Pipeline, "build", refused)
     part = next(each for each in client.get("/v1/pipelines").json()["data"] if each["id"] == "triple")["slots"][0]
     error = searched(client, "triple", status=400, slots={part["name"]: "off"})["error"]
-    assert (error["message"], error["param"]) == ("The gate needs the first encoder. Fit a gate.", "slots")
+    assert (error["message"], error["param"]) == ("The model is of another kind. Name another.", "slots")
 
 
 def test_hits_are_those_of_the_pipeline_with_their_texts(client, corpus_of_search, pipeline_files):
@@ -265,7 +265,6 @@ def test_weights_of_a_fusion_are_changed_for_one_request(client):
         "method": "rrf",
         "parts": ["bm25 (1)", "bm25 (2)"],
         "weights": [1.0, 1.0],
-        "gate": None,
     }
     shifted = searched(client, "mixed", weights=[1, 9])
     assert shifted["stages"][0]["label"].endswith("weights=1:9)")

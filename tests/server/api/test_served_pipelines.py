@@ -7,11 +7,7 @@ import pytest
 import yaml
 
 from searchlora.adapters.store import Store
-from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.retrievers import BuiltRetrievers
-from searchlora.pipelines.stage_settings import Bm25Settings, FuseSettings
 from searchlora.retrieval.encoder import Encoder
-from searchlora.server.api.served_pipelines import ServedPipeline
 from searchlora.task import load_task
 from tests.factories import encoder_recipe_for, random_adapter, random_encoder_adapter, shout
 from tests.server.api.serving import made_service, served
@@ -39,17 +35,6 @@ def start(tmp_path, tiny_base, corpus_of_search):
         return served(made_service(tiny_base, store, pipelines=[(str(file), corpus_of_search)]))
 
     return start
-
-
-def test_a_fusion_with_a_gate_has_no_fixed_weights(tmp_path):
-    gated = FuseSettings(of=(Bm25Settings(), Bm25Settings(b=0)), gate="gate.json", gate_sha256="0123456789")
-    for settings, weights, gate in (
-        (gated, None, "01234567"),
-        (gated.model_copy(update={"weights": (1.0, 3.0)}), [1, 3], None),
-    ):
-        pipeline = Pipeline("gated", [], (settings,))
-        fusion = ServedPipeline(pipeline, BuiltRetrievers([]), Store(tmp_path), ()).described()["fusion"]
-        assert (fusion["weights"], fusion["gate"]) == (weights, gate)
 
 
 def test_an_adapter_of_queries_is_exchanged_without_encoding_the_corpus_again(

@@ -12,7 +12,7 @@ from searchlora.adapters.store import Store
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import Graded
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.prompts import messages
 from searchlora.server.api import adapter_tasks
 from searchlora.server.api.task_outputs import output_json

@@ -484,22 +484,6 @@ def test_support_is_that_of_each_citation(run):
     assert empty[0] == "cite" and empty[1].endswith("this sentence states nothing to support")
 
 
-def test_weights_of_a_gate_are_chosen_per_query_until_a_slider_moves(run):
-    found = run(
-        """
-        const [side] = page.sides();
-        const shares = () => page.texts(side, ".shares")[0];
-        const before = shares();
-        const [slider] = side.querySelectorAll(".slider");
-        slider.value = "3";
-        slider.dispatch("input");
-        return [before, shares()];
-        """,
-        more="Object.assign(fusion, { weights: null, gate: '01234567' });",
-    )
-    assert found == ["chosen per query by the gate 01234567", "bm25 0.7, dense 0.3"]
-
-
 # Focus
 
 

@@ -45,13 +45,6 @@ def test_native_records_use_their_texts_as_collection(tmp_path):
     assert dataset.qrels() == {"a": {tent: 1, shelter: 1, boots: 0}, "b": {boots: 1, shelter: 0}}
 
 
-def test_native_tables_contain_lists_as_json(tmp_path):
-    (tmp_path / "rows.csv").write_text('id,group,query,positives,negatives\na,a,tent,"[""x"", ""y""]",\n')
-    assert records(tmp_path / "rows.csv", "native") == [
-        {"id": "a", "group": "a", "query": "tent", "positives": ["x", "y"]}
-    ]
-
-
 def test_labels_have_no_collection_and_no_warning_about_it(tmp_path):
     rows = [{"id": str(n), "group": str(n), "query": f"text {n}", "label": "xy"[n % 2]} for n in range(4)]
     dataset = built(lines(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
@@ -185,17 +178,6 @@ def test_clicks_are_corrected_for_position_and_their_card_says_so(tmp_path):
     card = read_card(tmp_path / "out" / "qrels.txt")
     assert (card.source, card.counts) == ("clicks", {"clicks": 4})
     assert "expected" in card.rule and dataset.relevant == 2
-
-
-@pytest.mark.slow
-def test_published_collections_are_read(real_data, tmp_path):
-    squad = built(
-        real_data / "squad" / "squaddev_v1.1.json.gz", "squad", tmp_path / "squad", how={"shares": (0.5, 0.1, 0.4)}
-    )
-    assert sum(squad.card.rows.values()) > 10_500
-    assert len(squad.documents()) == 2067
-    cranfield = built(real_data / "cranfield", "cranfield", tmp_path / "cranfield")
-    assert (len(cranfield.records("train")), len(cranfield.documents())) == (225, 1400)
 
 
 def test_rejected_rows_leave_no_texts_in_the_collection(tmp_path):

@@ -16,8 +16,8 @@ from searchlora.experiments.train import train
 from searchlora.records import Record
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.guideline import settings_of
-from searchlora.tasks.judgment.task import _truncated
-from tests.data.test_judged_formats import beir_folder, cranfield_folder, esci_folder, trecdl_folder
+from tests.data.layouts import layout
+from tests.data.test_judged_formats import esci_folder
 
 ALL_IN_TRAIN = (1.0, 0.0, 0.0)
 
@@ -28,7 +28,7 @@ def records(source: Path, format: str, out: Path, **options) -> dict[str, Record
 
 
 def test_trec_dl_records(tmp_path):
-    found = records(trecdl_folder(tmp_path), "trecdl", tmp_path / "out")
+    found = records(layout("trecdl", tmp_path), "trecdl", tmp_path / "out")
     assert list(found) == ["7 d1", "7 d3"]
     assert found["7 d1"] == {
         "id": "7 d1",
@@ -40,7 +40,7 @@ def test_trec_dl_records(tmp_path):
 
 
 def test_cranfield_grades_are_mapped_and_unexplained_pairs_never_sampled(tmp_path):
-    found = records(cranfield_folder(tmp_path), "cranfield", tmp_path / "out", options={"unjudged": "2"})
+    found = records(layout("cranfield", tmp_path), "cranfield", tmp_path / "out", options={"unjudged": "2"})
     assert {id_: each["grade"] for id_, each in found.items()} == {"1 1": 3, "1 2": 1, "1 4": 0, "1 5": 0}
     assert found["1 1"]["passage"] == "abstract 1 on flow ." and "title" not in found["1 1"]
 
@@ -87,14 +87,14 @@ def test_native_tables_contain_grades_as_digits(tmp_path):
     ],
 )
 def test_training_rows_of_one_class_are_a_warning(tmp_path, options, reported):
-    records(beir_folder(tmp_path), "beir", tmp_path / "out", options=options)
+    records(layout("beir", tmp_path), "beir", tmp_path / "out", options=options)
     warnings = load_dataset(tmp_path / "out").card.warnings
     assert any(re.search(f"all training rows are {reported}.*--option", warning) for warning in warnings), warnings
 
 
 @pytest.mark.slow
 def test_training_on_a_single_grade_is_refused_before_a_run_begins(tmp_path, tiny_base):
-    records(beir_folder(tmp_path), "beir", tmp_path / "out", options={})
+    records(layout("beir", tmp_path), "beir", tmp_path / "out", options={})
     with pytest.raises(DataError, match="all training rows have the grade 1, so the judge would learn a constant"):
         train("judgment", tmp_path / "out", "j", base=str(tiny_base.path), store=tmp_path / "store")
     assert not (tmp_path / "store" / ".runs" / "j").exists()
@@ -144,11 +144,3 @@ def test_published_collections_are_read(tmp_path, real_data):
 def test_grades_that_are_given_replace_the_guideline_of_products(tmp_path):
     records(esci_folder(tmp_path), "esci", tmp_path / "data", options={"grades": "2"})
     assert len(load_dataset(tmp_path / "data").settings["scale"]) == 2
-
-
-def test_a_passage_without_blanks_is_cut_at_a_character():
-    title, text = "标题.", "字" * 600
-    shown = _truncated(f"{title} {text}", 480)
-    assert shown == f"{title} {text}"[:480] + " …"
-    assert _truncated("a tent of green cloth", 12) == "a tent of …"
-    assert _truncated("x" * 90, 50) == "x" * 50 + " …"

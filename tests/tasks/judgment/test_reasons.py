@@ -14,7 +14,7 @@ from searchlora.experiments.training_runs import recipe_for
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import Grade
-from searchlora.pipelines.stages import AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.prompts import messages
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.tuning import with_tuning
@@ -149,7 +149,7 @@ def test_tuning_keeps_a_reason_with_its_grade_and_drops_one_of_another(key):
 def test_the_reason_is_generated_after_the_tuned_grade(tiny_base, tmp_path):
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.load_folder("made", random_adapter_folder(tiny_base, tmp_path / "made", seed=4)[0])
-    (plain,) = AdapterStage(REASONED, engine, "made", rest=False).ask([PAIR])
+    (plain,) = AdapterStage(REASONED, engine, "made", continue_after_choice=False).ask([PAIR])
     assert plain.reason is None
     reasons = []
     for wanted in (0, 3):

@@ -99,3 +99,6 @@ def test_the_passage_precedes_the_query_and_is_truncated_at_a_word():
     assert user["content"].startswith("Passage: Tents. made of cloth\n")
     (_, user) = messages(bound, {**record, "title": "", "passage": "x" * 20})
     assert user["content"].startswith("Passage: " + "x" * 12 + " …\n")
+    wider = task.bound({**task.default_settings, "characters": 90})  # the only blank is far from the end
+    (_, user) = messages(wider, {**record, "title": "标题", "passage": "字" * 600})
+    assert user["content"].startswith("Passage: 标题. " + "字" * 86 + " …\n")

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import UsageError
-from searchlora.inference.constrained import Constraints
-from searchlora.models.load import load_tokenizer
 from searchlora.outputs import FreeText, InvalidOutput
 from searchlora.tasks.rewriting import task
 from searchlora.tasks.rewriting.reduction import ReducedQuery
+from tests.factories import admission
 
 QUERY = 'the "road"  the movie 映画 it\'s\\n'
 WORDS = QUERY.split()
@@ -25,16 +24,7 @@ FORM = ReducedQuery(QUERY)
 
 @pytest.fixture(scope="module")
 def admits(tiny_base):
-    tokenizer = load_tokenizer(tiny_base)
-    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    constraints = Constraints(tokenizer, len(tokenizer), stop)
-
-    def whole(text: str) -> bool:
-        (matcher,) = constraints.matchers([FORM.grammar])
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return matcher.validate_tokens([*ids, stop]) == len(ids) + 1
-
-    return whole
+    return admission(tiny_base, FORM)
 
 
 def test_every_reduction_is_admitted_and_parses(admits):

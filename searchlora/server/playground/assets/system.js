@@ -100,7 +100,7 @@ export class SystemChoice {
     this.part(".sliders").replaceChildren();
     this.part(".mixes").replaceChildren();
     if (box.hidden) return;
-    const tenths = inTenths(ownWeights(fusion));
+    const tenths = inTenths(fusion.weights);
     const two = fusion.parts.length === 2;
     for (const [place, name] of two ? [[1, `${fusion.parts[0]} – ${fusion.parts[1]}`]] : fusion.parts.entries()) {
       const slider = made("input", "slider");
@@ -128,9 +128,8 @@ export class SystemChoice {
 
   showShares() {
     const { fusion } = this.pipeline;
-    const weights = this.chosen || ownWeights(fusion);
-    const byGate = !this.chosen && fusion.weights === null;
-    const text = byGate ? `chosen per query by the gate ${fusion.gate}` : mixText(fusion.parts, weights.map((weight) => weight / sumOf(weights)));
+    const weights = this.chosen || fusion.weights;
+    const text = mixText(fusion.parts, weights.map((weight) => weight / sumOf(weights)));
     this.part(".shares").textContent = text;
     for (const slider of this.sliders) slider.setAttribute("aria-valuetext", text);
   }
@@ -138,9 +137,6 @@ export class SystemChoice {
 
 const sumOf = (weights) => weights.reduce((one, other) => one + other, 0);
 const inTenths = (weights) => weights.map((weight) => Math.round((STEPS * weight) / sumOf(weights)));
-
-// The weights of a pipeline; equal ones where a gate chooses them for each query.
-const ownWeights = ({ parts, weights }) => weights || parts.map(() => 1);
 
 export const mixText = (parts, weights) => parts.map((part, place) => `${part} ${Number(weights[place].toFixed(2))}`).join(", ");
 

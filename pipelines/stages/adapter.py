@@ -1,0 +1,403 @@
+"""The stage `adapter`: an adapter, or its base model zero-shot, generates, and its task updates the search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from searchlora.adapters.full_model import base_of
+from searchlora.adapters.load_check import check_renders
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.errors import InvalidScores, PipelineError, SearchloraError, UsageError
+from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
+from searchlora.inference.metered import Exchange, MeteredEngine
+from searchlora.inference.settings import EngineSettings, engine_settings
+from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
+from searchlora.pipelines.results import INVALID, plain
+from searchlora.pipelines.stages.retrieve import searched_queries
+from searchlora.pipelines.stages.stage import (
+    FUSED_QUERIES,
+    BuildContext,
+    Needs,
+    Stage,
+    StageSettings,
+    short_name,
+)
+from searchlora.prompts import Message, messages
+from searchlora.recipe import PromptOptions
+from searchlora.records import Record, SearchContext
+from searchlora.task import GenerationTask
+
+#: Log-probability margin in nats: choices this far behind the best are not scored to the end, see `Engine.score`. No
+#: probability changes by more than 0.0004. (Temperatures are fitted to probabilities that were scored in this way.)
+PRUNE_MARGIN = 8.0
+
+#: Smallest number of records that are scored before their continuations are generated: few enough for a local engine's
+#: prefix cache to hold their prompts still. Half a call of the engine is scored where that is more.
+SCORING_BATCH = 16
+
+
+class AdapterSettings(StageSettings):
+    """`- adapter: {name: shop-rewriter@production}`: run an adapter on each query; its manifest names task and base.
+
+    With `name: null`, also as the value of a parameter, the stage is left out: the slot is empty.
+    """
+
+    kind: ClassVar[str] = "adapter"
+    renamed: ClassVar[Mapping[str, str]] = {"bare": "zero_shot", "rest": "continue_after_choice"}
+    adapter_key: ClassVar[str | None] = "name"
+    removable: ClassVar[bool] = True
+
+    name: str = Field(description="adapter: `name`, `name@3` or `name@alias`")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="maximum number of generated tokens; default: that of the adapter's recipe"
+    )
+    constrained: bool = Field(True, description="constrain the output to the output form of the task")
+    continue_after_choice: bool = Field(
+        True, description="also generate the text that follows a scored choice, such as the reason for a grade"
+    )
+    engine: EngineSettings | None = Field(
+        None, description="see [engine](#engine); default: the file's engine, else this process"
+    )
+    zero_shot: bool = Field(False, description="use the base model without the adapter, with the same prompt")
+    rewrite: Literal["replace", "fuse"] = Field(
+        "replace",
+        description="for rewriting tasks; replace: later stages search with the rewritten query; fuse: they search with"
+        " the query and its rewrite, and fuse the hits by reciprocal rank fusion",
+    )
+    tuned: dict[str, Any] = Field(
+        default_factory=dict,
+        description="tuned values that replace those in the adapter's manifest, such as `{abstain: judge}` for"
+        " rag_answer; `searchlora tune` fits them",
+    )
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine_of_a_file(cls, engine: Any, info: ValidationInfo) -> Any:
+        return engine if engine is None or not info.context else engine_settings(engine, f"{info.context}, engine")
+
+    def needs(self) -> Needs:
+        return Needs(zero_shot=(self.name,)) if self.zero_shot else Needs(adapters=(self.name,))
+
+    @property
+    def adapter_reference(self) -> str | None:
+        return None if self.zero_shot else self.name
+
+    def with_adapter(self, reference: str | None) -> Self:
+        update = {"zero_shot": True} if reference is None else {"name": reference, "zero_shot": False}
+        return self.model_copy(update=update)
+
+    def with_default_engine(self, engine: EngineSettings) -> Self:
+        return self if self.engine is not None else self.model_copy(update={"engine": engine})
+
+    @property
+    def slot_name(self) -> str:
+        return short_name(self.name)
+
+    def can_swap(self, reference: str, store: Store) -> bool:
+        del reference, store
+        return True
+
+    def build(self, context: BuildContext) -> AdapterStage:
+        """Load the adapter.
+
+        Raises:
+            PipelineError: for a task without a prompt, or a tuned value that it does not have.
+            BaseModelError, NotInStore, LoadCheckFailed: if the base or the adapter is missing or fails its load check.
+        """
+        stored = context.store.get(self.name)
+        manifest = stored.manifest
+        task = self._task(stored, context)
+        base = manifest.base.resolve()
+        model = base if self.zero_shot else base_of(stored, base)
+        # An engine knows the options of each adapter's prompts; those of a base without an adapter are its own.
+        own = self.zero_shot and manifest.prompt_options != PromptOptions()
+        options = manifest.prompt_options if own else None
+        local = context.engines.get(model, manifest.precision, settings=self.engine, prompt_options=options)
+        check_renders(stored, task, local.renderer)
+        engine: Engine = local
+        adapter = None if self.zero_shot else engine.pin(self.name)
+        if context.cache is not None:
+            scope = {
+                "engine": engine.engine_id,
+                "base": manifest.base.fingerprint.model_dump(),
+                "adapter": {} if self.zero_shot else dict(manifest.files),
+                "prompt options": manifest.prompt_options.model_dump(),
+            }
+            engine = MeteredEngine(engine, context.cache.answers(scope))
+        return AdapterStage(
+            task,
+            engine,
+            adapter,
+            self.max_new_tokens or manifest.max_new_tokens,
+            constrained=self.constrained,
+            continue_after_choice=self.continue_after_choice,
+            fuse_rewrite=self.rewrite == "fuse",
+        )
+
+    def _task(self, stored: StoredAdapter, context: BuildContext) -> GenerationTask:
+        from searchlora.task import load_task
+
+        manifest = stored.manifest
+        tuned = {} if self.zero_shot else manifest.tuned  # values that were chosen for the adapter's outputs
+        task = load_task(manifest.task, context.tasks).bound(manifest.settings, {**tuned, **self.tuned})
+        if not isinstance(task, GenerationTask):
+            what = f"the task '{task.name}' has no prompt, so it cannot be an adapter stage"
+            raise PipelineError(what, where=self.name)
+        try:
+            task.check_tuned(self.tuned)
+        except UsageError as error:
+            raise PipelineError(error.what, where=f"{self.name}, tuned", fix=error.fix) from None
+        return task
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A record with its prompt, which is rendered once, and the form of its output."""
+
+    record: Record
+    chat: tuple[Message, ...]
+    spec: OutputSpec
+
+
+@dataclass(frozen=True)
+class AdapterStage(Stage):
+    """A stage for any generation task: an adapter, or the base model, generates, and the task updates the search.
+
+    Parsed outputs, including `InvalidOutput`, are stored under `outputs[task name]`, one list per search. The task's
+    fallback replaces an invalid output; without a fallback the search is unchanged.
+
+    Args:
+        adapter: A pinned reference, `name@3`; None: the base model zero-shot.
+        constrained: Constrain the output: choices are scored completely, with probabilities, and a grammar restricts
+            generation. False: the model generates freely and the text is parsed.
+        continue_after_choice: Generate the text that follows a scored choice, such as the reason of a grade, or the
+            answer where the model does not abstain. It follows the choice after tuning.
+        fuse_rewrite: Where the task rewrites the query, let retrievers search with the one before, too.
+    """
+
+    task: GenerationTask
+    engine: Engine
+    adapter: str | None
+    max_new_tokens: int = 64
+    constrained: bool = True
+    continue_after_choice: bool = True
+    fuse_rewrite: bool = False
+
+    @property
+    def label(self) -> str:
+        name = self.adapter or f"base({self.task.name})"
+        return f"{name}(rewrite=fuse)" if self.fuse_rewrite else name
+
+    def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
+        records = [self.task.records_from(search) for search in searches]
+        flat = [record for of_search in records for record in of_search]
+        outputs = iter(self.ask(flat))
+        done = [
+            with_outputs(self.task, search, of_search, [next(outputs) for _ in of_search])
+            for search, of_search in zip(searches, records, strict=True)
+        ]
+        return [self._with_queries(before, after) for before, after in zip(searches, done, strict=True)]
+
+    def requests(self, searches: Sequence[SearchContext]) -> list[tuple[Request, tuple[str, ...]]]:
+        """The first request for each record of the searches, with its choices; none where it generates."""
+        asked = [self._asked(record) for search in searches for record in self.task.records_from(search)]
+        return [
+            (self._request(each), ())
+            if (spec := self._scored(each)) is None
+            else (self._scoring_request(each, spec), tuple(spec.choices or ()))
+            for each in asked
+        ]
+
+    def _with_queries(self, before: SearchContext, after: SearchContext) -> SearchContext:
+        """The search after the stage, with the queries before it that retrievers search with, too."""
+        if after["query"] == before["query"] or not (self.fuse_rewrite or FUSED_QUERIES in before):
+            return after
+        others = searched_queries(before) if self.fuse_rewrite else searched_queries(before)[:-1]
+        return {**after, FUSED_QUERIES: tuple(dict.fromkeys((*others, str(after["query"]))))}
+
+    def ask(self, records: Sequence[Record]) -> list[Any]:
+        """The output of each record; `InvalidOutput` if the text does not parse or was cut off."""
+        size = max(SCORING_BATCH, self.engine.call_size // 2)
+        if self.continue_after_choice and len(records) > size and self._continues(records[0]):
+            parts = [records[start : start + size] for start in range(0, len(records), size)]
+            return [output for part in parts for output in self.ask(part)]
+        asked = [self._asked(record) for record in records]
+        scored = {index: spec for index, each in enumerate(asked) if (spec := self._scored(each)) is not None}
+        generated = [index for index in range(len(asked)) if index not in scored]
+        outputs = {**self._score(asked, scored), **self._generate(asked, generated)}
+        tuned = [self._apply_tuning(outputs[index], record) for index, record in enumerate(records)]
+        return self._with_continuations(asked, scored, tuned) if self.continue_after_choice else tuned
+
+    def _asked(self, record: Record) -> _Prompt:
+        return _Prompt(record, messages(self.task, record), self.task.output(record))
+
+    def _scored(self, asked: _Prompt) -> ClosedSet | None:
+        """The choices that are scored; None for an output that is generated."""
+        return asked.spec if self.constrained and isinstance(asked.spec, ClosedSet) else None
+
+    def _request(self, asked: _Prompt) -> Request:
+        return Request(asked.chat, self.adapter, self.max_new_tokens, asked.spec.grammar if self.constrained else None)
+
+    def _scoring_request(self, asked: _Prompt, spec: ClosedSet) -> Request:
+        return Request(
+            asked.chat,
+            self.adapter,
+            choice_suffix=spec.choice_suffix if isinstance(spec, Continued) else None,
+            keep_prefix=self.continue_after_choice and isinstance(spec, Continued) and spec.continues,
+        )
+
+    def _continues(self, record: Record) -> bool:
+        spec = self.task.output(record)
+        return self.constrained and isinstance(spec, Continued) and spec.continues
+
+    def _score(self, asked: Sequence[_Prompt], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
+        requests = [self._scoring_request(asked[index], spec) for index, spec in specs.items()]
+        choices = [spec.choices or () for spec in specs.values()]
+        scores = self.engine.score(requests, choices, prune_margin=PRUNE_MARGIN) if requests else []
+        return {
+            index: _value(spec, result.log_probabilities)
+            for (index, spec), result in zip(specs.items(), scores, strict=True)
+        }
+
+    def _generate(self, asked: Sequence[_Prompt], indices: Sequence[int]) -> dict[int, Any]:
+        requests = [self._request(asked[index]) for index in indices]
+        completions = self.engine.generate(requests) if requests else []
+        return {
+            index: text
+            if isinstance(text := _complete_text(completion), InvalidOutput)
+            else self.task.parse(text, asked[index].record)
+            for index, completion in zip(indices, completions, strict=True)
+        }
+
+    def _apply_tuning(self, output: Any, record: Record) -> Any:
+        return output if isinstance(output, InvalidOutput) else self.task.apply_tuning(output, record)
+
+    def _with_continuations(
+        self, asked: Sequence[_Prompt], specs: Mapping[int, ClosedSet], values: list[Any]
+    ) -> list[Any]:
+        continued = {
+            index: (spec, prefix)
+            for index, spec in specs.items()
+            if isinstance(spec, Continued)
+            and not isinstance(values[index], InvalidOutput)
+            and (prefix := spec.answer_prefix(values[index])) is not None
+        }
+        requests = [
+            Request(
+                asked[index].chat,
+                self.adapter,
+                self.max_new_tokens,
+                spec.continuation,
+                answer_prefix=prefix,
+            )
+            for index, (spec, prefix) in continued.items()
+        ]
+        outputs = list(values)
+        completions = self.engine.generate(requests) if requests else []
+        for (index, (spec, _)), completion in zip(continued.items(), completions, strict=True):
+            outputs[index] = spec.with_continuation(values[index], _complete_text(completion))
+        return outputs
+
+    def engines(self) -> tuple[Engine, ...]:
+        return (self.engine,)
+
+    def tasks(self) -> tuple[GenerationTask, ...]:
+        return (self.task,)
+
+    def with_engines(self, change: Callable[[Engine], Engine]) -> AdapterStage:
+        return replace(self, engine=change(self.engine))
+
+    # Traces and explanations
+
+    def inputs(self, search: SearchContext) -> Iterator[tuple[str, Any]]:
+        """The records of the task."""
+        yield "records", plain(self._records(search))
+
+    def trace(
+        self, before: SearchContext, after: SearchContext, exchanges: Mapping[str, Sequence[Exchange]]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """The version that generated, its requests and answers, and tokens, those of cached answers included."""
+        prompts = dict.fromkeys(repr(messages(self.task, record)) for record in self._records(before))
+        own = [exchange for prompt in prompts for exchange in exchanges.get(prompt, ())]
+        distinct = list({(repr(exchange.request), exchange.choices): exchange for exchange in own}.values())
+        row = {
+            "adapter": self.adapter,
+            "requests": [_request(exchange) for exchange in distinct],
+            "tokens": {
+                "prompt": sum(exchange.answer.prompt_tokens for exchange in distinct),
+                "output": sum(_output_tokens(exchange) for exchange in distinct),
+            },
+        }
+        flags = ["cached"] if distinct and all(exchange.known for exchange in distinct) else []
+        return row, [*flags, *(f"invalid: {reason}" for reason in self._invalid(before, after))]
+
+    def notes(self, before: SearchContext, after: SearchContext, rank: int | None) -> Iterator[str]:
+        """Why outputs are invalid."""
+        del rank
+        for reason in self._invalid(before, after):
+            yield f"an output of {self.label} is invalid: {reason}"
+
+    def _invalid(self, before: SearchContext, after: SearchContext) -> list[str]:
+        outputs = after.get("outputs", {}).get(self.task.name, ()) if after is not before else ()
+        return list(dict.fromkeys(output.reason for output in outputs if isinstance(output, InvalidOutput)))
+
+    def _records(self, search: SearchContext) -> list[Record]:
+        """The records of a search; none where it lacks what they need, so that the stage was skipped."""
+        try:
+            return list(self.task.records_from(search))
+        except SearchloraError:
+            return []
+
+
+def _request(exchange: Exchange) -> dict[str, Any]:
+    request, answer = exchange.request, exchange.answer
+    row: dict[str, Any] = {"prompt": [dict(message) for message in request.messages]}
+    if request.answer_prefix:
+        row["answer_prefix"] = request.answer_prefix
+    if isinstance(answer, ChoiceScores):
+        row["log_probabilities"] = dict(zip(exchange.choices, answer.log_probabilities, strict=True))
+    else:
+        row |= {"text": answer.text, "finish": answer.finish}
+    tokens = {"prompt": answer.prompt_tokens, "output": _output_tokens(exchange)}
+    return {**row, "tokens": tokens, **({"cached": True} if exchange.known else {})}
+
+
+def _output_tokens(exchange: Exchange) -> int:
+    answer = exchange.answer
+    return answer.scored_tokens if isinstance(answer, ChoiceScores) else answer.completion_tokens
+
+
+def _value(spec: ClosedSet, log_probabilities: Sequence[float]) -> Any:
+    """The most probable choice; `InvalidOutput` for scores that are not numbers."""
+    try:
+        return spec.from_scores(log_probabilities)
+    except InvalidScores as error:
+        return InvalidOutput("", error.what)
+
+
+def _complete_text(completion: Completion) -> str | InvalidOutput:
+    """The text of a completion; `InvalidOutput` if it was cut off."""
+    if completion.finish == "stop":
+        return completion.text
+    return InvalidOutput(completion.text, f"no end within {completion.completion_tokens} tokens")
+
+
+def with_outputs(
+    task: GenerationTask, search: SearchContext, records: Sequence[Record], outputs: Sequence[Any]
+) -> SearchContext:
+    """A search with a task's outputs in it: kept as they are, and acted on with the fallback where one is invalid."""
+    usable = [
+        task.fallback(record) if isinstance(output, InvalidOutput) else output
+        for record, output in zip(records, outputs, strict=True)
+    ]
+    changes = task.updates(search, usable) if all(value is not None for value in usable) else {}
+    kept = {**search.get("outputs", {}), task.name: list(outputs)}
+    # Apart from `outputs`, in which a later stage of the same task replaces those of an earlier one.
+    invalid = [(task.name, output.reason) for output in outputs if isinstance(output, InvalidOutput)]
+    told = {INVALID: (*search.get(INVALID, ()), *invalid)} if invalid else {}
+    return {**search, **changes, "outputs": kept, **told}

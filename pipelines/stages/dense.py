@@ -1,0 +1,118 @@
+"""The stage `dense`: search of the corpus by the vectors of an encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from searchlora.adapters.store import Store
+from searchlora.errors import StoreError
+from searchlora.models.resolve import public_name
+from searchlora.pipelines.stages.encoder import EncodingSettings
+from searchlora.pipelines.stages.retrieve import RetrieveStage
+from searchlora.pipelines.stages.stage import BuildContext, Needs
+
+if TYPE_CHECKING:
+    from searchlora.pipelines.index_build import IndexNeeds
+    from searchlora.retrieval.dense import DenseIndex
+    from searchlora.retrieval.nearest import Structure
+
+
+class DenseSettings(EncodingSettings):
+    """`- dense: {model: all-minilm-l6-v2, k: 100}`: dense search; the model is a catalogue name, a folder or a hub id.
+
+    `adapter: shop-embedder@production` adds an adapter to the model. The search is exact; `index: hnsw` and
+    `index: ivf` search large collections approximately.
+    """
+
+    kind: ClassVar[str] = "dense"
+
+    index: Literal["flat", "hnsw", "ivf"] = Field(
+        "flat", description="exact search (flat), or approximate search in a graph (hnsw) or in lists of vectors (ivf)"
+    )
+    hnsw_m: int = Field(32, ge=2, description="hnsw: neighbours per vector")
+    hnsw_ef_construction: int = Field(200, ge=1, description="hnsw: candidates per vector while the graph is built")
+    hnsw_ef_search: int = Field(64, ge=1, description="hnsw: candidates per query, at least its hits")
+    ivf_lists: int | None = Field(
+        None, ge=1, description="ivf: number of lists; default: four times the square root of the number of documents"
+    )
+    ivf_probes: int = Field(16, ge=1, description="ivf: lists that are searched per query")
+
+    @model_validator(mode="after")
+    def _of_the_index(self) -> DenseSettings:
+        for key in sorted(self.model_fields_set):
+            kind = key.partition("_")[0]
+            if kind in ("hnsw", "ivf") and kind != self.index:
+                raise ValueError(f"'{key}' is for 'index: {kind}'")
+        return self
+
+    def needs(self) -> Needs:
+        encoder = super().needs()
+        return Needs(adapters=encoder.adapters, encoders=encoder.encoders, documents=True)
+
+    def build(self, context: BuildContext) -> RetrieveStage:
+        """Encode the documents, or open their vectors."""
+        index = context.corpus.indexes.get(("dense", self.index_key), lambda: self._index(context))
+        if self.filter_by:
+            index = index.filterable(context.corpus.columns(self.filter_by))
+        label = self.label(public_name(index.encoder.name))
+        return RetrieveStage(index, self.k, label, self.filter_by, self.kind)
+
+    def _index(self, context: BuildContext) -> DenseIndex:
+        """A new index, or the vectors of another one: adapters of queries search the vectors of their base."""
+        adapter = self.document_adapter(context.store)
+        of_documents = self.with_adapter(adapter.reference if adapter is not None else None)
+        key = ("vectors", of_documents.index_key)
+        index = context.corpus.indexes.get(key, lambda: self._vectors(context))
+        encoder = self.encoder(context)
+        return index if index.encoder is encoder else index.searched_by(encoder)
+
+    def _vectors(self, context: BuildContext) -> DenseIndex:
+        from searchlora.retrieval.dense import DenseIndex
+
+        if (folder := context.corpus.folder) is not None:
+            return DenseIndex.load(
+                folder.vectors(self.vector_keys(context), self.structure(), self._effort),
+                self.encoder(context),
+                query_batch_size=self.query_batch_size,
+                normalise=self.normalise,
+                query_prefix=self.query_prefix,
+            )
+        return DenseIndex(
+            context.corpus.rows(),
+            self.encoder(context),
+            batch_size=self.batch_size,
+            query_batch_size=self.query_batch_size,
+            normalise=self.normalise,
+            query_prefix=self.query_prefix,
+            document_prefix=self.document_prefix,
+            precision=self.precision,
+            structure=self.structure(),
+            effort=self._effort,
+            progress=context.steps("Encoding"),
+        )
+
+    def structure(self) -> Structure | None:
+        """The structure of an approximate search; None for exact search."""
+        from searchlora.retrieval.nearest import Hnsw, Ivf
+
+        if self.index == "hnsw":
+            return Hnsw(m=self.hnsw_m, ef_construction=self.hnsw_ef_construction)
+        return Ivf(lists=self.ivf_lists) if self.index == "ivf" else None
+
+    @property
+    def _effort(self) -> int:
+        """How much an approximate search looks at per query."""
+        return self.hnsw_ef_search if self.index == "hnsw" else self.ivf_probes
+
+    def add_to_index(self, needs: IndexNeeds, context: BuildContext) -> None:
+        pinned = self.pinned(context.store.pin)
+        needs.add_vectors(pinned.vector_keys(context), pinned, self.structure())
+
+    def can_swap(self, reference: str, store: Store) -> bool:
+        """Whether a version encodes queries only, so that it searches the vectors of its base."""
+        try:
+            return store.get(reference).manifest.query_side_only
+        except StoreError:  # a damaged or removed version cannot be selected
+            return False

@@ -1,0 +1,150 @@
+"""The stage `fuse`: rank fusion of the hits of several stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+
+from searchlora.errors import EngineError
+from searchlora.pipelines.stages.conditions import Conditions
+from searchlora.pipelines.stages.explanation import Retrieved, Sought
+from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
+from searchlora.pipelines.stages.stage import BuildContext, StageSettings
+from searchlora.records import Hit
+from searchlora.retrieval.field_filter import FieldFilter
+from searchlora.retrieval.fusion import Failure, Fused, Source
+
+
+class FuseSettings(RetrieveSettings):
+    """`- fuse: {method: rrf, k: 100, of: [{bm25: {k: 100}}, {dense: {model: all-minilm-l6-v2}}]}`: rank fusion.
+
+    The `k` of a stage under `of` is the number of its hits that are fused.
+    """
+
+    kind: ClassVar[str] = "fuse"
+    renamed: ClassVar[Mapping[str, str]] = {"constant": "rrf_k"}
+    unlabelled: ClassVar[frozenset[str]] = frozenset({"of", "method"})
+
+    of: tuple[SerializeAsAny[RetrieveSettings], ...] = Field(min_length=1, description="stages whose hits are fused")
+    method: Literal["rrf", "combsum", "combmnz"] = Field(
+        "rrf",
+        description="reciprocal rank fusion (rrf), the sum of scaled scores (combsum), or that sum times the number of"
+        " lists that contain the document (combmnz)",
+    )
+    rrf_k: float = Field(
+        60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
+    )
+    weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_gate(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and not values.keys().isdisjoint(("gate", "gate_sha256", "gate_parts")):
+            raise ValueError(
+                "'gate' is no longer a key: `searchlora tune` chooses 'weights' on judged validation topics instead"
+            )
+        return values
+
+    @field_validator("of")
+    @classmethod
+    def _filtered_alike(cls, of: tuple[RetrieveSettings, ...], info: ValidationInfo) -> tuple[RetrieveSettings, ...]:
+        filter_by = info.data.get("filter_by", {})
+        if any(stage.filter_by not in ({}, filter_by) for stage in of):
+            raise ValueError("'filter_by' is a key of the fusion, not of its parts")
+        # Parts know what they are filtered by, so that each can be built without the fusion.
+        return tuple(_filtered_by(stage, filter_by) for stage in of)
+
+    @field_validator("weights")
+    @classmethod
+    def _one_per_stage(cls, weights: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        stages = info.data.get("of")
+        if weights is not None and stages is not None and len(weights) != len(stages):
+            raise ValueError(f"there are {len(weights)} weights for {len(stages)} stages")
+        if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
+            raise ValueError("weights must be above 0")
+        return weights
+
+    @property
+    def parts(self) -> tuple[RetrieveSettings, ...]:
+        return self.of
+
+    def with_parts(self, parts: Mapping[int, StageSettings]) -> Self:
+        """See `StageSettings.with_parts`; each keeps its weight."""
+        weights = tuple(self.weights[index] for index in parts) if self.weights is not None else None
+        return self.model_copy(update={"of": tuple(parts.values()), "weights": weights})
+
+    def labelled_filters(self) -> list[str]:
+        """None: the parts tell it."""
+        return []
+
+    def build(self, context: BuildContext) -> FuseStage:
+        """Build the parts."""
+        return self.fused([part.build(context) for part in self.of])
+
+    def fused(self, parts: Sequence[RetrieveStage]) -> FuseStage:
+        """The stage that fuses the hits of built parts, one for each of `of`."""
+        weights = self.weights or (1.0,) * len(parts)
+        sources = [
+            Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip", own.budget_s)
+            for part, weight, own in zip(parts, weights, self.of, strict=True)
+        ]
+        fused = Fused(sources, method=self.method, rrf_k=self.rrf_k)
+        label = self.label(*(part.label for part in parts), name=self.method)
+        return FuseStage(fused, self.k, label, self.filter_by, self.kind, parts=tuple(parts), settings=self)
+
+
+def _filtered_by(stage: RetrieveSettings, filter_by: Conditions) -> RetrieveSettings:
+    if not filter_by:
+        return stage
+    values = {name: getattr(stage, name) for name in stage.model_fields_set}
+    return type(stage)(**{**values, "filter_by": filter_by})
+
+
+@dataclass(frozen=True)
+class FuseStage(RetrieveStage):
+    """The fused hits of parts. A part that may be skipped and fails is left out."""
+
+    parts: tuple[RetrieveStage, ...] = field(kw_only=True)
+    settings: FuseSettings = field(kw_only=True)
+
+    def _search(self, queries: Sequence[str], filters: Sequence[FieldFilter]) -> list[tuple[list[Hit], list[Failure]]]:
+        assert isinstance(self.retriever, Fused)
+        return self.retriever.search_with_failures(queries, self.k, filters)
+
+    def look_up_parts(self, query: str, filter: FieldFilter, sought: Sought) -> tuple[Retrieved, ...]:
+        return tuple(
+            replace(part.look_up_query(query, filter, sought), skipped=sought.skipped.get(part.label, ""))
+            for part in self.parts
+        )
+
+    def deepest(self) -> int:
+        """All hits of the parts."""
+        return sum(part.k for part in self.parts)
+
+    def without_skipped(self, sought: Sought) -> FuseStage:
+        if not sought.skipped:
+            return self
+        parts = [
+            replace(part, retriever=_Skipped(sought.skipped[part.label]))
+            if part.label in sought.skipped
+            else part.without_skipped(sought)
+            for part in self.parts
+        ]
+        return self.settings.fused(parts)
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """A part of a fusion that was skipped: it is not asked again, as it might answer in time now."""
+
+    reason: str
+
+    def search(
+        self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
+    ) -> list[list[Hit]]:
+        del queries, k, filters
+        raise EngineError(self.reason)

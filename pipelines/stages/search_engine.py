@@ -1,0 +1,252 @@
+"""The stages `text_search` and `vector_search`: search in an index that `searchlora index load` filled."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from searchlora.http_client import api_key, check_key_variable
+from searchlora.models.resolve import public_name
+from searchlora.pipelines.corpus import Shared
+from searchlora.pipelines.stages.encoder import EncodingSettings
+from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
+from searchlora.pipelines.stages.stage import BuildContext, Needs
+from searchlora.retrieval.engine_index import TextKeys, open_index
+from searchlora.retrieval.retriever import Retriever
+from searchlora.retrieval.search_engine import Graph, OpenIndex, SearchEngine, TextSearch, VectorSearch, folded_filter
+
+#: Fields that are searched where a stage names none.
+DEFAULT_FIELDS = ("title", "text")
+
+_CONNECTION = ("engine", "url", "api_key_env", "auth", "concurrency", "timeout_s")
+
+
+class EngineSearchSettings(RetrieveSettings):
+    """Settings of a stage that searches an index in a search engine, which `searchlora index load` filled.
+
+    The texts come with the hits, so that no corpus is needed.
+    """
+
+    unlabelled: ClassVar[frozenset[str]] = frozenset({*_CONNECTION, "index", "filter"})
+
+    engine: Literal["postgres", "milvus", "opensearch", "elasticsearch"] = Field(description="kind of search engine")
+    url: str = Field(
+        min_length=1,
+        description="address without a password: `postgresql://user@host/database`, `https://host:9200`,"
+        " `http://host:19530` for Milvus, or the path of a file `.db` of Milvus Lite, relative to the working folder",
+    )
+    index: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the index in the engine")
+    filter: dict[str, str | tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="field -> value, or a list of values of which one must match, ignoring case; fields are other"
+        " columns of the corpus",
+    )
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*$",
+        description="environment variable that holds the password or key; SEARCHLORA_API_KEY_VARIABLES must list it",
+    )
+    auth: Literal["bearer", "apikey", "basic"] = Field(
+        "basic", description="OpenSearch, Elasticsearch: how the key is sent; for `basic` it is `user:password`"
+    )
+    concurrency: int = Field(8, ge=1, description="maximum number of queries in flight")
+    timeout_s: float = Field(30, gt=0, description="time limit of a query in seconds")
+
+    @field_validator("filter")
+    @classmethod
+    def _with_values(cls, filter: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+        for name, values in filter.items():
+            if not values or not all(value.strip() for value in ((values,) if isinstance(values, str) else values)):
+                raise ValueError(f"the filter of '{name}' has no value")
+        return filter
+
+    @model_validator(mode="after")
+    def _of_the_engine(self) -> EngineSearchSettings:
+        if "auth" in self.model_fields_set and self.engine not in ("opensearch", "elasticsearch"):
+            raise ValueError(f"'auth' is not for '{self.engine}'")
+        for name, condition in self.filter_by.items():
+            if set(condition.paths) != {"equals"}:
+                raise ValueError(f"a search engine compares '{name}' by 'equals' only; use a stage 'filter'")
+        return self
+
+    def check_file(self, where: str) -> None:
+        check_key_variable(self.api_key_env, where)
+
+    def needs(self) -> Needs:
+        return Needs(texts_with_hits=True)
+
+    def labelled_filters(self) -> list[str]:
+        """The filters in the label."""
+        filters = [f"filter={name}:{'|'.join(values)}" for name, values in folded_filter(self.filter).items()]
+        return [*filters, *super().labelled_filters()]
+
+    def connection(self, shared: Shared) -> SearchEngine:
+        """The search engine, connected on first use.
+
+        Raises:
+            PipelineError: if the environment variable with its key is not set.
+            EngineError: for an address that cannot be used.
+            MissingExtra: without the engine's library.
+        """
+        key = ("search engine", self.model_dump_json(include=set(_CONNECTION)))
+        return shared.get(key, self._connect)
+
+    def _connect(self) -> SearchEngine:
+        secret = api_key(self.api_key_env, self.url)
+        if self.engine == "postgres":
+            from searchlora.retrieval.postgres import Postgres
+
+            return Postgres(self.url, password=secret, timeout_s=self.timeout_s)
+        if self.engine == "milvus":
+            from searchlora.retrieval.milvus import Milvus
+
+            return Milvus(self.url, token=secret, timeout_s=self.timeout_s)
+        from searchlora.retrieval.opensearch import OpenSearch
+
+        return OpenSearch(
+            self.url,
+            flavour=self.engine,
+            api_key=secret,
+            auth=self.auth,
+            connections=self.concurrency,
+            timeout_s=self.timeout_s,
+        )
+
+    def build(self, context: BuildContext) -> RetrieveStage:
+        """Connect to the engine.
+
+        Raises:
+            StaleIndex: if the index was not loaded, or does not fit the stage or the models.
+            As `connection`.
+        """
+        retriever = self._retriever(context)
+        return EngineStage(retriever, self.k, self.label(*self._inner(context)), self.filter_by, self.kind)
+
+    def _inner(self, context: BuildContext) -> list[str]:
+        """What the label names first."""
+        del context
+        return [f"{self.engine}:{self.index}"]
+
+    @abstractmethod
+    def _retriever(self, context: BuildContext) -> Retriever: ...
+
+    def _open(self, context: BuildContext, **wanted: Any) -> OpenIndex:
+        return open_index(
+            self.connection(context.shared),
+            self.index,
+            filters={*self.filter, *self.filter_by},
+            pipeline=context.pipeline,
+            **wanted,
+        )
+
+    def text_keys(self, engine: SearchEngine) -> TextKeys | None:
+        """What a full-text index must hold; None without one."""
+        del engine
+        return None
+
+    def vectors(self) -> VectorSearchSettings | None:
+        """The settings of the vectors that are searched; None without vectors."""
+        return None
+
+
+class TextSearchSettings(EngineSearchSettings):
+    """`- text_search: {engine: postgres, url: "postgresql:///shop", index: products}`: full-text search.
+
+    The engine analyses the texts and scores them: OpenSearch, Elasticsearch and Milvus by BM25, PostgreSQL by cover
+    density. The score of a document is a sum over fields, weighted by their boosts.
+    """
+
+    kind: ClassVar[str] = "text_search"
+
+    fields: dict[str, float] | None = Field(
+        None,
+        description="field -> boost, as in `{title: 3, text: 1, brand: 0.5}`; fields are title, text and other"
+        " columns of the corpus, in PostgreSQL at most four; default: title and text",
+    )
+    analyzer: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*$",
+        description="the engine's name of the analyser, such as `english`; default: an analyser without a language,"
+        " `simple` in PostgreSQL and `standard` in the others",
+    )
+
+    @field_validator("fields")
+    @classmethod
+    def _boosted(cls, fields: dict[str, float] | None) -> dict[str, float] | None:
+        if fields is not None and (not fields or min(fields.values()) <= 0):
+            raise ValueError("a field with a boost above 0 is needed")
+        return fields
+
+    def text_keys(self, engine: SearchEngine) -> TextKeys:
+        return TextKeys(fields=tuple(self.fields or DEFAULT_FIELDS), analyzer=self.analyzer or engine.default_analyzer)
+
+    def _retriever(self, context: BuildContext) -> Retriever:
+        index = self._open(context, text=self.text_keys(self.connection(context.shared)))
+        boosts = self.fields or dict.fromkeys(DEFAULT_FIELDS, 1.0)
+        return TextSearch(index, boosts=boosts, filter=self.filter, concurrency=self.concurrency)
+
+
+class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
+    """`- vector_search: {engine: milvus, url: shop.db, index: products, model: all-minilm-l6-v2}`: dense search.
+
+    Queries are encoded in this process, and their vectors are sent. `adapter: shop-embedder@production` adds an adapter
+    to the encoder. An index with vectors of another encoder or adapter is refused.
+    """
+
+    kind: ClassVar[str] = "vector_search"
+    unlabelled: ClassVar[frozenset[str]] = EncodingSettings.unlabelled | EngineSearchSettings.unlabelled
+
+    structure: Literal["flat", "hnsw"] = Field(
+        "flat", description="exact search (flat), or approximate search in a graph (hnsw)"
+    )
+    hnsw_m: int = Field(16, ge=2, le=100, description="hnsw: neighbours per vector")
+    hnsw_ef_construction: int = Field(
+        200, ge=4, le=1000, description="hnsw: candidates per vector while the graph is built"
+    )
+    hnsw_ef_search: int = Field(64, ge=1, le=1000, description="hnsw: candidates per query, at least its hits")
+
+    @model_validator(mode="after")
+    def _of_the_structure(self) -> VectorSearchSettings:
+        for key in sorted(self.model_fields_set):
+            if key.startswith("hnsw_") and self.structure != "hnsw":
+                raise ValueError(f"'{key}' is for 'structure: hnsw'")
+        if self.hnsw_ef_construction < 2 * self.hnsw_m and self.structure == "hnsw":
+            raise ValueError("'hnsw_ef_construction' is at least twice 'hnsw_m'")
+        return self
+
+    def needs(self) -> Needs:
+        encoder = super().needs()
+        return Needs(adapters=encoder.adapters, encoders=encoder.encoders, texts_with_hits=True)
+
+    def _inner(self, context: BuildContext) -> list[str]:
+        return [*super()._inner(context), public_name(self.encoder(context).name)]
+
+    def _retriever(self, context: BuildContext) -> Retriever:
+        index = self._open(context, vectors=self.vector_keys(context), graph=self.graph)
+        return VectorSearch(
+            index,
+            self.encoder(context),
+            filter=self.filter,
+            effort=self.hnsw_ef_search,
+            query_batch_size=self.query_batch_size,
+            normalise=self.normalise,
+            query_prefix=self.query_prefix,
+            concurrency=self.concurrency,
+        )
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph of an approximate search; None for exact search."""
+        return Graph(self.hnsw_m, self.hnsw_ef_construction) if self.structure == "hnsw" else None
+
+    def vectors(self) -> VectorSearchSettings:
+        return self
+
+
+class EngineStage(RetrieveStage):
+    """A stage that searches in an engine, which sends the texts of its hits."""
+
+    def deepest(self) -> int:
+        return 1_000
