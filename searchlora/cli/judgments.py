@@ -11,6 +11,7 @@ from searchlora.cli.options import (
     CorpusOption,
     HostOption,
     MapOption,
+    PoolOptions,
     PortOption,
     ScaleOption,
     SeedOption,
@@ -22,6 +23,7 @@ from searchlora.cli.options import (
     parse_grade_map,
     parse_grades,
     parse_numbers,
+    takes,
 )
 
 if TYPE_CHECKING:
@@ -37,17 +39,14 @@ _PRINTED_POSITIONS = 20
 @app.command(
     epilog=example("searchlora grade serve --topics topics.jsonl --corpus docs.jsonl --guideline guide.md --out grades")
 )
+@takes(PoolOptions, "pool")
 def serve(
     topics: TopicsOption,
     corpus: CorpusOption,
     guideline: Annotated[Path, option("--guideline FILE", "Markdown; lines such as '* 3: Perfect' define the grades.")],
     out: Annotated[Path, option("--out FOLDER", "Folder for ratings.jsonl; an existing file is continued.")],
+    pool: PoolOptions,
     columns: MapOption = [],
-    pairs: Annotated[
-        Path | None, option("--pairs FILE", "Pairs to grade: 'topic document' lines, qrels or JSONL.")
-    ] = None,
-    runs: Annotated[list[Path], option("--runs FILE", "TREC run to pool pairs from; repeatable.")] = [],
-    depth: Annotated[int, option("--depth N", "Pool depth: documents per run.")] = 10,
     scale: ScaleOption = "0,1,2,3",
     overlap: Annotated[int, option("--overlap N", "Raters per pair.")] = 2,
     rater: Annotated[
@@ -68,8 +67,8 @@ def serve(
     from searchlora.server.http import address, bind, is_loopback
 
     rules = read_guideline(guideline, parse_grades(scale))
-    pool = pairs_to_judge(runs, depth, pairs)
-    blinded = blind_pairs(load_texts(pool, topics, corpus_of(corpus, columns)))
+    pooled = pairs_to_judge(*pool)
+    blinded = blind_pairs(load_texts(pooled, topics, corpus_of(corpus, columns)))
     with warnings_on_stderr():
         log = RatingsLog(out)
     if log.repaired:
@@ -77,7 +76,7 @@ def serve(
     try:
         session = Session(blinded, rules, log, overlap=overlap, seed=seed, raters=rater or None)
         with bind(host, port) as listening:
-            typer.echo(f"{len(blinded)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {log.path}.")
+            typer.echo(f"{len(blinded)} pairs of {len(pooled)} topics, {overlap} raters each; grades go to {log.path}.")
             if not is_loopback(host):
                 typer.echo(
                     "warning: everyone who reaches this address can read the passages and grade under any name.",

@@ -240,6 +240,17 @@ class RecipeOptions(NamedTuple):
     restart: RestartOption = False
 
 
+class PoolOptions(NamedTuple):
+    """The pairs to grade: the top documents of runs, or a file; with the names of the verbs' parameters."""
+
+    runs: Annotated[list[Path], option("--pool FILE", "TREC run whose top documents are graded; repeatable.")] = []
+    depth: Annotated[int, option("--depth N", "Pool depth: documents per run.", min=1)] = 10
+    pairs: Annotated[
+        Path | None,
+        option("--pairs FILE", "Pairs to grade, instead of a pool: 'topic document' lines, qrels or JSONL."),
+    ] = None
+
+
 class EvaluationOptions(NamedTuple):
     """The rows of an evaluation and what is learned from, with the names of the verbs' parameters."""
 

@@ -60,7 +60,7 @@ def write_files(folder):
 
 @pytest.mark.slow
 def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
-    runs = ["--runs", tmp_path / "a.trec", "--runs", tmp_path / "b.trec", "--depth", "2"]
+    runs = ["--pool", tmp_path / "a.trec", "--pool", tmp_path / "b.trec", "--depth", "2"]
     files = write_files(tmp_path)
     server = Served(*files, *runs)
     assert "4 pairs of 2 topics, 2 raters each" in server.output_lines[0]
@@ -135,7 +135,7 @@ def test_grading_trec_dl_2019_passages(real_data, tmp_path):
 )
 def test_unusable_inputs_are_one_line_errors(tmp_path, change, says):
     files = write_files(tmp_path)
-    command = [SCRIPT, "grade", "serve", *files, "--runs", tmp_path / "a.trec", *change]
+    command = [SCRIPT, "grade", "serve", *files, "--pool", tmp_path / "a.trec", *change]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert ended.returncode in (1, 2)
     assert "Traceback" not in ended.stderr
