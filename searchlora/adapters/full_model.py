@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.peft_folder import CONFIG, check_delta, read_config
-from searchlora.adapters.staging import link_file, make_view
 from searchlora.adapters.stored import MODEL_CARD, MODEL_WEIGHTS, StoredAdapter, check_hashes
+from searchlora.adapters.views import link_file, make_view
 from searchlora.errors import LoadCheckFailed, MissingKey, TamperedAdapter
 from searchlora.files import parse_json
 from searchlora.models.resolve import BaseModel

@@ -60,7 +60,7 @@ def verify(
 
 
 def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> Path:
-    """A folder from which `peft.AutoPeftModel` loads the adapter with its base; see `peft_view.peft_folder`.
+    """A folder from which `peft.AutoPeftModel` loads the adapter with its base; see `views.peft_folder`.
 
     Of a whole model, a folder from which transformers or sentence-transformers loads it; its base is not needed.
 
@@ -69,12 +69,12 @@ def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> 
 
     Raises:
         BaseModelError: if the base is not on this machine; the hub is not asked.
-        What `load_check.check_files` and `peft_view.peft_folder` raise.
+        What `load_check.check_files` and `views.peft_folder` raise.
     """
     from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_files
-    from searchlora.adapters.peft_view import peft_folder
     from searchlora.adapters.stored import check_hashes
+    from searchlora.adapters.views import peft_folder
 
     stored = _store(store).get(reference)
     if stored.is_full:

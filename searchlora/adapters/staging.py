@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +14,6 @@ from safetensors import SafetensorError
 
 from searchlora.errors import DataError, StoreError
 from searchlora.files import atomic_folder, atomic_text, read_bounded
-from searchlora.models.resolve import cache_dir
 
 Items = TypeVar("Items")
 
@@ -54,31 +52,6 @@ def remove_folder(folder: Path) -> None:
         raise StoreError(f"cannot be removed ({reason(error)})", where=str(folder)) from error
     for leftover in folder.parent.glob(f"{_REMOVED}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def make_view(kind: str, own: Path, content: str, file: str, fill: Callable[[Path], None]) -> Path:
-    """A folder of links to the files of a version in the cache of this machine, filled if it is missing.
-
-    Args:
-        kind: Folder of the cache.
-        own: The version's own folder, absolute.
-        content: What else the view depends on.
-        file: A file of the view; if it leads nowhere, the view is made again.
-
-    Raises:
-        StoreError: if it cannot be written, and what `fill` raises.
-    """
-    key = hashlib.sha256(f"{own}\n{content}".encode()).hexdigest()[:16]
-    view = cache_dir().resolve() / kind / f"{own.parent.name}-{own.name}-{key}"
-    if not (view / file).exists():
-        shutil.rmtree(view, ignore_errors=True)  # an older view, whose links lead nowhere
-        try:
-            with whole_folder(view) as new:
-                fill(new)
-        except StoreError:
-            if not (view / file).exists():  # else another process made the same view
-                raise
-    return view
 
 
 def reason(error: Exception) -> str:
@@ -121,11 +94,3 @@ def read_list(
     except (ValidationError, OSError) as error:
         problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise StoreError(f"is not a list of {what} ({problem})", where=str(file), fix=fix) from None
-
-
-def link_file(source: Path, target: Path) -> None:
-    """A symbolic link, or a copy where the system refuses links, as Windows does without Developer Mode."""
-    try:
-        target.symlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)

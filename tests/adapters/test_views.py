@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from searchlora import adapters
-from searchlora.adapters import peft_view
+from searchlora.adapters import views
 from searchlora.adapters.attach import attach
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
-from searchlora.adapters.peft_view import peft_folder
-from searchlora.adapters.staging import link_file
 from searchlora.adapters.store import StoredAdapter
 from searchlora.adapters.stored import check_hashes
+from searchlora.adapters.views import link_file, peft_folder
 from searchlora.errors import BaseMismatch, BaseModelError
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
@@ -62,7 +61,7 @@ def test_two_processes_may_make_the_same_view_at_once(stored, store, base, monke
             made.append(adapters.path("echo@1", base=str(base.path), store=store))
         link_file(source, target)
 
-    monkeypatch.setattr(peft_view, "link_file", late)
+    monkeypatch.setattr(views, "link_file", late)
     assert adapters.path("echo@1", base=str(base.path), store=store) == made[1]
     assert (made[1] / WEIGHTS).read_bytes() == (stored.path / WEIGHTS).read_bytes()
     assert [folder.name for folder in made[1].parent.iterdir()] == [made[1].name]
