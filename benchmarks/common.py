@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from searchlora.eval.comparison import Comparison
-from searchlora.eval.formatting import to_plain
+from searchlora.data.building import build
+from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.eval.comparison import Comparison, compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.formatting import markdown_table, to_plain
 from searchlora.eval.tables import Header, to_json
 from searchlora.files import atomic_text
 from searchlora.machine import machine, versions
+from searchlora.progress import Progress, silent
 
 if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
@@ -39,6 +44,106 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_text(path) as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """A parser of the options of `python -m benchmarks.NAME`."""
+    return argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
+
+
+def trial_parser(name: str) -> argparse.ArgumentParser:
+    """The same with `--limit` and `--set`, for a trial that writes no results; see `is_trial`."""
+    arguments = parser(name)
+    arguments.add_argument("--limit", type=int, metavar="N", help="number of test rows, for a trial")
+    arguments.add_argument("--set", action="append", default=[], help="key=value that overrides each recipe, likewise")
+    return arguments
+
+
+def is_trial(options: argparse.Namespace) -> bool:
+    """Whether the options of `trial_parser` ask for a trial."""
+    return options.limit is not None or bool(options.set)
+
+
+def dataset(folder: Path, task: str, source: Path, **options: Any) -> Dataset:
+    """The dataset in a folder, built from a source if it does not exist.
+
+    Args:
+        options: Of `data.building.build`.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        build(task, source, out=folder, **options)
+    return load_dataset(folder)
+
+
+def native_dataset(folder: Path, task: str, rows: Iterable[Mapping[str, Any]], **options: Any) -> Dataset:
+    """The dataset in a folder, built from records if it does not exist; see `dataset`."""
+    source = folder.with_name(f"{folder.name}.jsonl")
+    if not folder.is_dir():
+        write_rows(source, rows)
+    return dataset(folder, task, source, format="native", **options)
+
+
+def remembered(
+    file: Path,
+    keys: Sequence[str],
+    compute: Callable[[Sequence[str]], Sequence[Any]],
+    progress: Progress = silent,
+    batch: int = 16,
+) -> dict[str, Any]:
+    """Key -> value, as JSON holds it. Values are computed in batches and appended to a file, which is read again.
+
+    Args:
+        compute: Keys -> their values.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):  # an interrupted run left an incomplete line
+        file.write_text("".join(whole), encoding="utf-8")
+    known = dict(json.loads(line) for line in whole)
+    missing = [key for key in dict.fromkeys(keys) if key not in known]
+    for start in range(0, len(missing), batch):
+        values = dict(zip(part := missing[start : start + batch], compute(part), strict=True))
+        with file.open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in values.items())
+        known |= values
+        progress(start + len(part), len(missing))
+    return {key: known[key] for key in keys}
+
+
+def training_figures(stored: StoredAdapter) -> dict[str, Any]:
+    """What a training run took: rows, steps, tokens, seconds."""
+    return {key: stored.manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")}
+
+
+def named_comparison(
+    evaluations: Mapping[str, Evaluation], names: Mapping[str, str], candidate: str, *tested: str
+) -> Comparison:
+    """The comparison of a system with the others, by the names of a benchmark.
+
+    Args:
+        names: Name of a system in the evaluation -> its name in the benchmark, where they differ.
+        tested: The measures that are tested, the headline first.
+    """
+    systems = {
+        names.get(name, name): replace(evaluation, headline=tested[0], tested=tested)
+        for name, evaluation in evaluations.items()
+    }
+    return compare(systems, candidate=candidate)
+
+
+def in_a_process(module: str, *arguments: str) -> Any:
+    """What a module writes as its last line, as JSON, in a process of its own, whose peak memory is its own.
+
+    Raises:
+        RuntimeError: if it fails; with the end of what it wrote to stderr.
+    """
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command[2:4])} failed: {ended.stderr[-2000:]}")
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def header(name: str, module: str) -> Header:
@@ -104,60 +209,42 @@ def _write(name: str, content: Mapping[str, Any]) -> Path:
     return path
 
 
-Outcome = TypeVar("Outcome")
+def print_or_save_speeds(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
+    more: Mapping[str, Any] | None = None,
+    *,
+    trial: bool = False,
+) -> None:
+    """Print speeds as the tables of the pages show them, and write them to `results/NAME.json` unless it is a trial."""
+    print(speed_table(rows, comparisons))
+    if not trial:
+        save_figures(name, rows, comparisons, more or {}, module=as_called(name))
 
 
-def timed(ways: Mapping[str, Callable[[], Outcome]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Outcome]]:
-    """Seconds of each variant in each repeat, and its last result.
+def speed_table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a row per system and a column per measure; then the ratios of two systems, likewise.
 
-    The variants take turns, so other load on the machine affects all; one warm-up repeat is not counted.
-
-    Args:
-        ways: Name -> function.
+    Systems with other measures have a table of their own.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    results: dict[str, Outcome] = {}
-    for repeat in range(repeats + 1):
-        for name, way in ways.items():
-            begun = time.perf_counter()
-            results[name] = way()
-            if repeat:
-                seconds[name].append(time.perf_counter() - begun)
-    return seconds, results
+    speeds = {(row["system"], row["measure"]): _spread(row, row["value"]) for row in rows}
+    ratios = {(f"{pair['a']} / {pair['b']}", pair["measure"]): _spread(pair, pair["ratio"]) for pair in comparisons}
+    parts = [*_by_measure("", speeds), *_by_measure("ratio", ratios)]
+    return "\n\n".join([*parts, f"Medians of {max(row['n'] for row in rows)} repeats, with minimum and maximum."])
 
 
-def speed_row(system: str, measure: str, values: Sequence[float]) -> dict[str, Any]:
-    """A results row: median, minimum and maximum over the repeats."""
-    return {
-        "system": system,
-        "measure": measure,
-        "value": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "n": len(values),
-    }
+def _by_measure(head: str, cells: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    measures: dict[str, list[str]] = {}
+    for name, measure in cells:
+        measures.setdefault(name, []).append(measure)
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
+    for name, of_name in measures.items():
+        tables.setdefault(tuple(of_name), []).append([name, *(cells[name, measure] for measure in of_name)])
+    for columns, lines in tables.items():
+        yield markdown_table([head, *columns], lines)
 
 
-def speed_ratio(a: str, b: str, measure: str, above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
-    """A comparison: ratio of the medians, and minimum and maximum ratio within a repeat."""
-    ratios = [one / other for one, other in zip(above, below, strict=True)]
-    return {
-        "a": a,
-        "b": b,
-        "measure": measure,
-        "ratio": statistics.median(above) / statistics.median(below),
-        "low": min(ratios),
-        "high": max(ratios),
-        "n": len(ratios),
-    }
-
-
-def merged_base(adapter: StoredAdapter, folder: Path) -> Path:
-    """The base model with an adapter merged into it, written to `folder` or reused; one folder per adapter version."""
-    from searchlora.adapters.merging import export_merged
-
-    out = folder / adapter.reference
-    if not out.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        print(export_merged(adapter, out))
-    return out
+def _spread(row: Mapping[str, Any], value: float) -> str:
+    digits = ",.0f" if value >= 100 else ".1f" if value >= 10 else ".2f"
+    return f"{value:{digits}}" + (f" ({row['low']:{digits}}–{row['high']:{digits}})" if row["n"] > 1 else "")

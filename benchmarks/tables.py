@@ -13,7 +13,7 @@ import re
 import sys
 from typing import Any
 
-from benchmarks.common import RESULTS, ROOT
+from benchmarks.common import RESULTS, ROOT, speed_table
 from benchmarks.summary import disagreements_of, figure_of, summary
 from searchlora.eval.formatting import markdown_table, p_value
 
@@ -55,6 +55,8 @@ def table(name: str) -> str:
     made = f"{results['machine']}; {results['date'][:10]}; `{results['command']}`."
     if "table" in results:
         return f"{results['table']}\n\n{made}\n"
+    if any("ratio" in pair for pair in results["comparisons"]):
+        return f"{speed_table(results['rows'], results['comparisons'])}\n\n{made}\n"
     if "transcript" in results:
         return f"{_transcript(results['transcript'])}\n\n{made}\n"
     rows: dict[str, dict[str, dict[str, Any]]] = {}

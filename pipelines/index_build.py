@@ -275,11 +275,8 @@ class _Build:
             documents.in_order(),
             documents.at,
             settings.encoder(self.context),
-            batch_size=settings.batch_size,
-            normalise=settings.normalise,
-            document_prefix=settings.document_prefix,
-            precision=settings.precision,
-            progress=self.steps("Encoding"),
+            settings.encoding,
+            self.steps("Encoding"),
         )
         vectors = VectorFile.open(folder).vectors
         adapter = settings.document_adapter(self.context.store)

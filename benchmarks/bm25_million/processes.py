@@ -16,22 +16,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.speed import timed
+
 if TYPE_CHECKING:
     from searchlora.pipelines.pipeline import Pipeline
     from searchlora.retrieval.retriever import Retriever
 
 #: Hits per query.
 K = 10
-
-
-def in_a_process(name: str, **arguments: Any) -> dict[str, Any]:
-    """The figures of one of `MEASURED`, from a new process. Raises `RuntimeError` with what it wrote."""
-    command = [sys.executable, "-m", "benchmarks.bm25_million.processes", name, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def build(corpus: str, out: str) -> dict[str, Any]:
@@ -42,20 +34,17 @@ def build(corpus: str, out: str) -> dict[str, Any]:
     built = build_index(corpus, out)
     seconds = time.perf_counter() - begun
     files = {name: file.bytes for name, file in built.manifest.files.items()}
-    documents = sum(size for name, size in files.items() if "/" not in name)
+    texts = sum(size for name, size in files.items() if "/" not in name)
     return {
-        "documents": built.manifest.documents,
-        "seconds": seconds,
-        "peak_mib": peak(),
-        "index_mib": (sum(files.values()) - documents) / 2**20,
-        "documents_mib": documents / 2**20,
-        "terms": built.manifest.bm25[0].terms,
+        "build, s": seconds,
+        "peak, MiB": peak(),
+        "index, MiB": (sum(files.values()) - texts) / 2**20,
+        "texts, MiB": texts / 2**20,
     }
 
 
 def search(index: str, queries: Sequence[str], repeats: int) -> dict[str, Any]:
     """Open an index folder and search it: one query at a time, and all in one call."""
-    before = peak()
     begun = time.perf_counter()
     pipeline = _opened(index)
     opened = time.perf_counter() - begun
@@ -75,16 +64,14 @@ def search(index: str, queries: Sequence[str], repeats: int) -> dict[str, Any]:
         single.append(times)
     each = sorted(median(of_query) for of_query in zip(*single, strict=True))
     return {
-        "documents": len(pipeline.documents),
-        "open_seconds": opened,
-        "first_hits_seconds": first,
-        "queries_per_second": [len(queries) / sum(times) for times in single],
-        "batched_queries_per_second": batched,
-        "p50_ms": 1000 * median(each),
-        "p99_ms": 1000 * each[min(len(each) - 1, int(0.99 * len(each)))],
-        "peak_mib": peak(),
-        "before_mib": before,
-        "own_mib": _status("RssAnon"),
+        "open, s": opened,
+        "first hits, s": first,
+        "queries/s, one at a time": [len(queries) / sum(times) for times in single],
+        "queries/s, one call": batched,
+        "p50, ms": 1000 * median(each),
+        "p99, ms": 1000 * each[min(len(each) - 1, int(0.99 * len(each)))],
+        "peak, MiB": peak(),
+        "without mapped files, MiB": _status("RssAnon"),
     }
 
 
@@ -119,20 +106,20 @@ def compare(index: str, queries: Sequence[str], documents: int, repeats: int) ->
         (found,) = retriever.search([query], K)
         return [hit.document for hit in found]
 
-    speeds: dict[str, list[float]] = {"ours": [], "rank_bm25": []}
-    hits: dict[str, list[list[str]]] = {}
-    ways: Mapping[str, Callable[[str], list[str]]] = {"ours": ours, "rank_bm25": theirs}
-    for repeat in range(repeats + 1):
-        for name, way in ways.items():
-            begun = time.perf_counter()
-            hits[name] = [way(query) for query in queries]
-            if repeat:
-                speeds[name].append(len(queries) / (time.perf_counter() - begun))
-    overlap = [
-        len(set(one) & set(other)) / max(1, len(other))
-        for one, other in zip(hits["ours"], hits["rank_bm25"], strict=True)
-    ]
-    return {**speeds, "build_seconds": built, "peak_mib": peak(), "same_hits": sum(overlap) / len(overlap)}
+    ways: Mapping[str, Callable[[], list[list[str]]]] = {
+        "saved index": lambda: [ours(query) for query in queries],
+        "rank-bm25": lambda: [theirs(query) for query in queries],
+    }
+    seconds, hits = timed(ways, repeats)
+    speeds = {name: [len(queries) / taken for taken in values] for name, values in seconds.items()}
+    overlap = _overlap(hits["rank-bm25"], hits["saved index"])
+    return {**speeds, "build, s": built, "peak, MiB": peak(), f"same top {K}": overlap}
+
+
+def _overlap(reference: Sequence[Sequence[str]], other: Sequence[Sequence[str]]) -> float:
+    """Mean share of the reference's hits that the other has, too."""
+    pairs = list(zip(reference, other, strict=True))
+    return sum(len({*one} & {*two}) / max(1, len(one)) for one, two in pairs) / len(pairs)
 
 
 def load(corpus: str, pipeline: str) -> dict[str, Any]:
@@ -141,7 +128,7 @@ def load(corpus: str, pipeline: str) -> dict[str, Any]:
     command = [sys.executable, "-c", program, "index", "load", corpus, "--pipeline", pipeline]
     begun = time.perf_counter()
     subprocess.run(command, check=True, stdout=sys.stderr)
-    return {"load_seconds": time.perf_counter() - begun}
+    return {"load, s": time.perf_counter() - begun}
 
 
 def through(pipeline: str, index: str, queries: Sequence[str], repeats: int) -> dict[str, Any]:
@@ -155,26 +142,15 @@ def through(pipeline: str, index: str, queries: Sequence[str], repeats: int) -> 
     searches = [{"id": f"q{number}", "query": query} for number, query in enumerate(queries)]
     reference = _opened(index).execute(searches)
     other = Pipeline.load(pipeline, corpus=index)
-    batched, single, found = [], [], []
-    for repeat in range(repeats + 1):
-        begun = time.perf_counter()
-        found = other.execute(searches)
-        middle = time.perf_counter()
-        for query in queries:
-            other.search(query)
-        if repeat:
-            batched.append(len(queries) / (middle - begun))
-            single.append(len(queries) / (time.perf_counter() - middle))
-    shares = []
-    for ours, theirs in zip(reference, found, strict=True):
-        ids = {hit.document for hit in ours["hits"][:K]}
-        shares.append(len(ids & {hit.document for hit in theirs["hits"][:K]}) / max(1, len(ids)))
-    return {
-        "label": other.stages[0].label,
-        "queries_per_second": single,
-        "batched_queries_per_second": batched,
-        "same_hits": sum(shares) / len(shares),
-    }
+    hits: list[list[str]] = []
+
+    def batched() -> None:
+        hits[:] = [[hit.document for hit in search["hits"][:K]] for search in other.execute(searches)]
+
+    seconds, _ = timed({"one call": batched, "one at a time": lambda: [*map(other.search, queries)]}, repeats)
+    own = [[hit.document for hit in search["hits"][:K]] for search in reference]
+    speeds = {f"queries/s, {name}": [len(queries) / taken for taken in values] for name, values in seconds.items()}
+    return {**speeds, f"same top {K}": _overlap(own, hits)}
 
 
 def run(corpus: str, queries: str, out: str) -> dict[str, Any]:
@@ -186,7 +162,7 @@ def run(corpus: str, queries: str, out: str) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     with Path(out).open("rb") as file:
         lines = sum(1 for _ in file)
-    return {"queries": count, "seconds": seconds, "peak_mib": peak(), "lines": lines}
+    return {"queries/s": count / seconds, "seconds": seconds, "peak, MiB": peak(), "lines": lines}
 
 
 MEASURED: Mapping[str, Callable[..., dict[str, Any]]] = {

@@ -15,11 +15,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-from benchmarks.common import ROOT, save_figures, speed_ratio, speed_row
+from benchmarks.common import ROOT, print_or_save_speeds
+from benchmarks.speed import speed_ratio, speed_row, worker
 
 BASE = "smollm2-135m-instruct-q4_1"
 CHOSEN, DEFAULT = "chosen", "default"
@@ -49,23 +49,7 @@ def main() -> None:
         ):
             a, b = (f"{job}, {waiting}, {load}" for waiting, load in (one, other))
             comparisons.append(speed_ratio(a, b, "seconds", seconds[one], seconds[other]))
-    shown = table(rows, comparisons)
-    save_figures("busy_machine", rows, comparisons, {"table": shown, "base": BASE, "rows_per_batch": ROWS})
-    print(shown)
-
-
-def table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """The figures as Markdown: the seconds, then their ratios."""
-    from searchlora.eval.formatting import markdown_table  # not before PyTorch in the processes with the default
-
-    def shown(value: float, each: Mapping[str, Any]) -> str:
-        return f"{value:.2f} ({each['low']:.2f}–{each['high']:.2f})"
-
-    seconds = markdown_table(["", "seconds"], [[row["system"], shown(row["value"], row)] for row in rows])
-    ratios = markdown_table(
-        ["ratio of seconds", ""], [[f"{each['a']} / {each['b']}", shown(each["ratio"], each)] for each in comparisons]
-    )
-    return f"{seconds}\n\n{ratios}\n\nMedians of {REPEATS} repeats, with minimum and maximum."
+    print_or_save_speeds("busy_machine", rows, comparisons, {"base": BASE, "rows_per_batch": ROWS})
 
 
 def _measured(job: str) -> dict[tuple[str, str], list[float]]:
@@ -89,26 +73,12 @@ def _measured(job: str) -> dict[tuple[str, str], list[float]]:
 @contextmanager
 def _worker(job: str, way: str) -> Iterator[Callable[[], float]]:
     """A process with a job; each call does it once and returns the seconds that it took."""
-    command = [sys.executable, "-m", "benchmarks.busy_machine", job]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
     if way == DEFAULT:
         env["GOMP_SPINCOUNT"] = "300000"  # OpenMP's own; what is set is not adapted to other processes
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        requests, answers = process.stdin, process.stdout
-
-        def call() -> float:
-            requests.write("\n")
-            requests.flush()
-            return float(answers.readline())
-
-        try:
-            call()  # the first time compiles and fills caches
-            yield call
-        finally:
-            process.kill()
+    with worker([sys.executable, "-m", "benchmarks.busy_machine", job], cwd=ROOT, environment=env) as call:
+        call("")  # the first time compiles and fills caches
+        yield lambda: float(call(""))
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""BM25 variants, dense retrieval and fusions on Cranfield; see `__main__`."""
+"""Runs of BM25 variants, dense retrieval and fusions on Cranfield, which `statistics.system_order` orders."""

@@ -12,17 +12,14 @@ idle machine.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, WORK, save_figures, speed_ratio, speed_row
-from searchlora.eval.formatting import markdown_table
+from benchmarks.common import ROOT, WORK, parser, print_or_save_speeds
+from benchmarks.speed import speed_ratio, speed_row, worker
 
 EXACT, FREE, TRAINING = "equal in any batch", "batch_invariant: false", "training"
 _OF_ENGINE = ("prompt tokens/s", "new tokens/s")
@@ -30,46 +27,11 @@ MEASURES = {EXACT: _OF_ENGINE, FREE: _OF_ENGINE, TRAINING: ("tokens/s",)}
 PRECISIONS = ("bf16", "fp32")
 
 
-class Measured:
-    """A process that measures one checkout in one precision when it is asked to; see `process.py`."""
-
-    def __init__(self, checkout: Path, precision: str) -> None:
-        work = WORK / "exact_equality"
-        work.mkdir(parents=True, exist_ok=True)
-        script = Path(__file__).with_name("process.py")
-        with (work / f"{checkout.name} {precision}.log").open("w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(script), precision, str(work)],
-                cwd=checkout,
-                env={**os.environ, "PYTHONPATH": str(checkout)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-
-    def speeds(self, system: str) -> list[float]:
-        """Tokens a second of each measure of a system, once."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(f"{system}\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            sys.exit(f"A measuring process ended; see its log in {WORK / 'exact_equality'}.")
-        return list(json.loads(answer))
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.exact_equality")
-    parser.add_argument("--before", type=Path, metavar="CHECKOUT")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    arguments = parser("exact_equality")
+    arguments.add_argument("--before", type=Path, metavar="CHECKOUT")
+    arguments.add_argument("--repeats", type=int, default=5)
+    options = arguments.parse_args()
     checkouts = {"now": ROOT, **({"before": options.before.resolve()} if options.before else {})}
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
@@ -77,25 +39,28 @@ def main() -> None:
         speeds = _take_turns(checkouts, precision, options.repeats)
         rows += [speed_row(system, measure, values) for (system, measure), values in speeds.items()]
         comparisons += _ratios(speeds, precision, bool(options.before))
-    shown = table(rows, comparisons)
-    save_figures("exact_equality", rows, comparisons, {"table": shown})
-    print(shown)
+    print_or_save_speeds("exact_equality", rows, comparisons)
 
 
 def _take_turns(checkouts: dict[str, Path], precision: str, repeats: int) -> dict[tuple[str, str], list[float]]:
     """Speeds of each system and measure; the first repeat warms up and is not counted."""
-    processes = {name: Measured(checkout, precision) for name, checkout in checkouts.items()}
+    work = WORK / "exact_equality"
+    work.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(Path(__file__).with_name("process.py")), precision, str(work)]
     speeds: dict[tuple[str, str], list[float]] = {}
-    for repeat in range(repeats + 1):
-        for system, measures in MEASURES.items():
-            for name, process in processes.items():
-                values = process.speeds(system)
-                if repeat:
-                    for measure, value in zip(measures, values, strict=True):
-                        speeds.setdefault((f"{system}, {precision}, {name}", measure), []).append(value)
-        print(f"{precision}: {repeat} of {repeats} repeats", file=sys.stderr)
-    for process in processes.values():
-        process.close()
+    with ExitStack() as stack:
+        workers = {}
+        for name, checkout in checkouts.items():
+            how = {"environment": {**os.environ, "PYTHONPATH": str(checkout)}, "log": work / f"{name} {precision}.log"}
+            workers[name] = stack.enter_context(worker(command, cwd=checkout, **how))  # type: ignore[arg-type]
+        for repeat in range(repeats + 1):
+            for system, measures in MEASURES.items():
+                for name, measured in workers.items():
+                    values = measured(system)
+                    if repeat:
+                        for measure, value in zip(measures, values, strict=True):
+                            speeds.setdefault((f"{system}, {precision}, {name}", measure), []).append(value)
+            print(f"{precision}: {repeat} of {repeats} repeats", file=sys.stderr)
     return speeds
 
 
@@ -109,24 +74,6 @@ def _ratios(speeds: dict[tuple[str, str], list[float]], precision: str, has_befo
         for system, measure in speeds
         if system == a
     ]
-
-
-def table(rows: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]]) -> str:
-    """The speeds and their ratios as Markdown."""
-    figures = [
-        [row["system"], row["measure"], f"{row['value']:,.0f} ({row['low']:,.0f}–{row['high']:,.0f})"] for row in rows
-    ]
-    ratios = [
-        [f"{pair['a']} / {pair['b']}", pair["measure"], f"{pair['ratio']:.2f} ({pair['low']:.2f}–{pair['high']:.2f})"]
-        for pair in comparisons
-    ]
-    return "\n\n".join(
-        [
-            markdown_table(["system", "measure", "speed"], figures),
-            markdown_table(["ratio", "measure", ""], ratios),
-            "Medians, with minimum and maximum.",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ import json
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.multi_adapter.systems import _engine as _engine_run
 from benchmarks.multi_adapter.systems import made_adapters
 from benchmarks.training import __main__ as training
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.requests import GenerateRequest
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.recipe import load_recipe
 
@@ -42,24 +41,12 @@ def _engine(base: BaseModel, folders: list[Path], precision: str, *, batch_invar
     engine = LocalEngine(base, precision=precision, batch_invariant=batch_invariant, **how)  # type: ignore[arg-type]
     for number, folder in enumerate(folders):
         engine.load_folder(f"a{number}", folder)
-    rng = random.Random(0)
+    rng, measured = random.Random(0), _engine_run(engine, ADAPTERS)
 
     def run() -> list[float]:
-        first: list[float] = []
-        queued = [
-            GenerateRequest(
-                ids=tuple(rng.choices(range(1000, 20_000), k=CONTEXT)),
-                adapter=f"a{row % ADAPTERS}",
-                max_new_tokens=TOKENS,
-                ignore_stop=True,
-            )
-            for row in range(ROWS)
-        ]
-        queued[-1].on_token = lambda _: first.append(time.perf_counter())
-        begun = time.perf_counter()
-        engine._core.finish(queued)
-        ended = time.perf_counter()
-        return [ROWS * CONTEXT / (first[0] - begun), ROWS * (TOKENS - 1) / (ended - first[0])]
+        prompts = [rng.choices(range(1000, 20_000), k=CONTEXT) for _ in range(ROWS)]
+        reading, writing = measured(prompts, TOKENS)
+        return [ROWS * CONTEXT / reading, ROWS * (TOKENS - 1) / writing]
 
     return run
 

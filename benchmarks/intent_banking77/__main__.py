@@ -4,91 +4,96 @@
 
 Trains on the official training set without the rows that also occur in the test set (the builder lists them) and
 without 280 validation rows, on which the temperature of the probabilities is fitted. An existing adapter and existing
-outputs are reused. Sample answers are written to `benchmarks/work/intent_banking77/answers.md`.
+outputs are reused.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from benchmarks.common import WORK, header, real_data, save
-from benchmarks.intent_banking77.systems import (
-    ADAPTER,
-    FREE,
-    calibrated,
-    compared,
-    confused,
-    per_label,
-    run_all,
-    sample_answers,
-)
+from benchmarks.common import WORK, dataset, named_comparison, real_data, save, training_figures
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
-from searchlora.data.building import build
-from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.eval.tables import to_json
+from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.train import train_or_reuse
-from searchlora.files import atomic_text
-from searchlora.inference.local import LocalEngine
-from searchlora.task import load_prompted_task
+from searchlora.outputs import InvalidOutput
+from searchlora.records import Record
+from searchlora.systems.system import BASE
 
 NAME = "banking77-intent"
 SHARES = (0.96, 0.03, 0.01)
 HERE = Path(__file__).parent
-OUT = WORK / "intent_banking77"
+
+ADAPTER, FREE = "adapter", "without constraint"
 
 
 def main() -> None:
+    source = real_data() / "banking77"
+    data = dataset(WORK / "banking77", "intent", source, format="banking77", shares=SHARES)
+    store = Store(WORK / "store")
     with progress_bars() as steps:
-        dataset = _dataset()
-        store = Store(WORK / "store")
-        recipe = HERE / "recipe.yaml"
-        stored = train_or_reuse("intent", dataset.folder, NAME, recipe=recipe, store=store, steps=steps)
-        task = load_prompted_task("intent").bound(stored.manifest.settings)
-        engine = LocalEngine(stored.manifest.base.resolve(), store)
-        systems, tuned = run_all(task, dataset, stored, engine, OUT / "outputs", steps)
-    comparison, calibration = compared(systems), calibrated(systems)
-    records, outputs = dataset.records("test"), systems[ADAPTER].outputs
-    calibration_rows = to_json(calibration, header("intent_banking77", "intent_banking77"))
-    rows = to_json(comparison, header("intent_banking77", "intent_banking77"))
-    save(
-        "intent_banking77",
-        comparison,
-        {
-            "rows": [*rows["rows"], *calibration_rows["rows"]],
-            "comparisons": [*rows["comparisons"], *calibration_rows["comparisons"]],
-            **_about(dataset, stored),
-            "tuned": dict(tuned),
-            "labels": per_label(records, outputs),
-            "confused": confused(records, outputs),
-        },
-    )
-    with atomic_text(OUT / "answers.md") as file:
-        file.write(sample_answers(records, outputs, systems[FREE].outputs))
-    print_comparison(comparison)
-    print_comparison(calibration)
-
-
-def _dataset() -> Dataset:
-    folder = WORK / "banking77"
-    if not folder.is_dir():
-        build("intent", real_data() / "banking77", format="banking77", out=folder, shares=SHARES)
-    return load_dataset(folder)
-
-
-def _about(dataset: Dataset, stored: StoredAdapter) -> dict[str, object]:
-    manifest, card = stored.manifest, dataset.card
-    weights = sum(file.stat().st_size for file in stored.path.glob("*.safetensors"))
-    return {
-        "adapter": manifest.reference,
-        "adapter_bytes": weights,
-        "data": {"rows": card.rows, "training rows taken out since they stand in the test": card.leaks["found"]},
-        "training": {
-            key: manifest.training[key] for key in ("rows", "steps", "tokens", "seconds", "parameters_trained")
-        },
-        "recipe": manifest.recipe,
+        stored = train_or_reuse("intent", data.folder, NAME, recipe=HERE / "recipe.yaml", store=store, steps=steps)
+        evaluated = evaluate(
+            stored.reference,
+            data.folder,
+            unconstrained=True,
+            cache_dir=WORK / "intent_banking77" / "outputs",
+            store=store,
+            steps=steps,
+        )
+    names = {
+        stored.reference: ADAPTER,
+        f"{stored.reference}, unconstrained": f"{ADAPTER}, {FREE}",
+        f"{BASE}, unconstrained": f"{BASE}, {FREE}",
     }
+    evaluations = {name: replace(result.evaluation, slices={}) for name, result in evaluated.systems.items()}
+    comparison = named_comparison(evaluations, names, ADAPTER, "accuracy", "macro-F1")
+    outputs = evaluated.systems[stored.reference].outputs
+    more = {
+        "adapter": stored.reference,
+        "adapter_bytes": stored.weight_bytes,
+        "data": {
+            "rows": data.card.rows,
+            "training rows taken out since they stand in the test": data.card.leaks["found"],
+        },
+        "training": training_figures(stored),
+        "recipe": stored.manifest.recipe,
+        "tuned": dict(stored.manifest.tuned),
+        "labels": per_label(evaluated.records, outputs),
+        "confused": confused(evaluated.records, outputs),
+    }
+    save("intent_banking77", comparison, more)
+    print_comparison(comparison)
+
+
+def per_label(records: Sequence[Record], outputs: Sequence[Any]) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each label, lowest F1 first."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    gold = [str(record["label"]) for record in records]
+    labels = sorted(set(gold))
+    figures = precision_recall_fscore_support(gold, _predicted(outputs), labels=labels, zero_division=0)
+    rows = [
+        {"label": label, "precision": float(p), "recall": float(r), "F1": float(f), "n": int(n)}
+        for label, p, r, f, n in zip(labels, *figures, strict=True)
+    ]
+    return sorted(rows, key=lambda row: float(row["F1"]))
+
+
+def confused(records: Sequence[Record], outputs: Sequence[Any], limit: int = 20) -> list[dict[str, Any]]:
+    """The most frequently confused pairs of gold and predicted labels."""
+    gold = [str(record["label"]) for record in records]
+    pairs = Counter(zip(gold, _predicted(outputs), strict=True))
+    wrong = Counter({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
+    return [{"gold": label, "predicted": other, "n": count} for (label, other), count in wrong.most_common(limit)]
+
+
+def _predicted(outputs: Sequence[Any]) -> list[str]:
+    return ["(invalid)" if isinstance(output, InvalidOutput) else str(output.value) for output in outputs]
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import WORK, as_called, real_data, save_figures, speed_ratio, speed_row
+from benchmarks.common import WORK, parser, print_or_save_speeds, real_data
 from benchmarks.multi_adapter.systems import made_adapters
+from benchmarks.speed import speed_ratio, speed_row
 from searchlora.adapters.attach import attach
 from searchlora.data.formats import judged_pairs
-from searchlora.eval.formatting import markdown_table
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.sequential import score_sequences
@@ -63,36 +63,16 @@ def main() -> None:
     comparisons = [
         speed_ratio(ENGINE, name, "pairs/s", seconds[name], seconds[ENGINE]) for name in seconds if name != ENGINE
     ]
-    for each in comparisons:
-        print(f"{ENGINE}: speed-up {each['ratio']:.2f} over {each['b']} ({each['low']:.2f}-{each['high']:.2f})")
+    print_or_save_speeds("judging", rows, comparisons, {"pairs": len(requests), "fp32": same}, trial=options.trial)
     print(same)
-    if not options.trial:
-        about = {"table": _table(rows, comparisons, same), "pairs": len(requests), "fp32": same}
-        save_figures("judging", rows, comparisons, about, module=as_called("judging"))
-
-
-def _table(
-    rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]], same: Mapping[str, float]
-) -> str:
-    ratios = {pair["b"]: "{ratio:.2f} ({low:.2f}–{high:.2f})".format(**pair) for pair in comparisons}
-    lines = [
-        [row["system"], "{value:.1f} ({low:.1f}–{high:.1f})".format(**row), ratios.get(row["system"], "")]
-        for row in rows
-    ]
-    return (
-        markdown_table(["", "pairs/s", "speed-up of the engine"], lines)
-        + f"\n\nMedians of {rows[0]['n']} parts, with minimum and maximum. In fp32, over {same['pairs']} pairs, the "
-        f"engine gives the same grade as PEFT in {same['same grade']:.0%}; log-probabilities differ by at most "
-        f"{same['largest difference of a log-probability']:.1e}."
-    )
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.judging")
-    parser.add_argument("--queries", type=int, default=10)
-    parser.add_argument("--parts", type=int, default=5, help="in which the queries are measured")
-    parser.add_argument("--try", dest="trial", action="store_true", help="print only")
-    return parser.parse_args()
+    arguments = parser("judging")
+    arguments.add_argument("--queries", type=int, default=10)
+    arguments.add_argument("--parts", type=int, default=5, help="in which the queries are measured")
+    arguments.add_argument("--try", dest="trial", action="store_true", help="print only")
+    return arguments.parse_args()
 
 
 def _requests(queries: int) -> list[Request]:

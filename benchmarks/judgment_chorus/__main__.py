@@ -13,31 +13,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, WORK, real_data, save
+from benchmarks.common import RESULTS, WORK, named_comparison, real_data, save, training_figures
+from benchmarks.judges import ADAPTER, BASE, from_graded, graded, judgment_task, labels, tuned_and_not, with_measures
 from benchmarks.judgment_chorus.folds import FOLDS, OPTIONS, VALIDATING, Chorus
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import print_comparison, progress_bars
-from searchlora.eval.comparison import compare
-from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.judge.card import judge_card, to_json
 from searchlora.eval.judge.rater_agreement import ratings_agreement
 from searchlora.eval.judgments.ratings import Rating
 from searchlora.eval.trec import Qrels, write_qrels
-from searchlora.experiments.judge.grade_records import grade_records
-from searchlora.experiments.judge.llm_judge import Judge, load_judge
+from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.experiments.train import train_or_reuse
 from searchlora.files import atomic_text
-from searchlora.outputs import Grade, from_json
-from searchlora.outputs import to_json as output_json
+from searchlora.outputs import Grade
 from searchlora.progress import Steps
-from searchlora.records import Record
-from searchlora.task import EvaluationInput, load_task
-from searchlora.tasks.judgment import JudgmentTask
+from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment.baselines import fitted_baselines
 from searchlora.tasks.judgment.evaluator import (
     BIAS,
@@ -48,14 +42,10 @@ from searchlora.tasks.judgment.evaluator import (
     MAE,
     QUADRATIC,
 )
-from searchlora.tasks.judgment.tuning import tuned, with_tuning
 
 NAME = "judgment_chorus"
-BASE = "smollm2-135m-instruct-q4_1"
 RECIPE = Path(__file__).parent / "recipe.yaml"
 
-ADAPTER, LIKELIEST = "adapter", "adapter, likeliest grade"
-ZERO_SHOT, ZERO_SHOT_TUNED = "base zero-shot", "base zero-shot, tuned"
 MEASURES = (QUADRATIC, KAPPA, BINARY, MAE, BIAS, CALIBRATION, CALIBRATION_RATERS)
 
 
@@ -81,55 +71,40 @@ def answer(chorus: Chorus, work: Path, file: Path, steps: Steps) -> None:
             "judgment", dataset.folder, f"chorus-judge-{number + 1}", recipe=RECIPE, store=store, steps=steps
         )
         judge = load_judge(adapter=stored.reference, base=None, task=None, generate=False, store=store)
-        adapter |= _graded(judge, chorus.of(groups), work / "graded" / stored.reference, steps)
+        adapter |= graded(judge, chorus.of(groups), work / "graded" / stored.reference, steps)
         values.append(dict(stored.manifest.tuned))
-        about = stored.manifest.training
-        training[stored.reference] = {key: about[key] for key in ("rows", "steps", "tokens", "seconds")}
+        training[stored.reference] = training_figures(stored)
     bare = load_judge(adapter=None, base=BASE, task="judgment", generate=False, store=store, settings=work / "fold1")
-    base = _graded(bare, chorus.records, work / "graded" / "base", steps)
+    base = graded(bare, chorus.records, work / "graded" / "base", steps)
     with atomic_text(file) as out:
         json.dump({"adapter": adapter, "base": base, "tuned": values, "training": training}, out)
-
-
-def _graded(judge: Judge, records: Sequence[Record], folder: Path, steps: Steps) -> dict[str, Any]:
-    plain = replace(judge, task=judge.task.bound(judge.task.settings))
-    asked = [{name: value for name, value in record.items() if name not in ("grade", "votes")} for record in records]
-    outputs = grade_records(plain, asked, folder, steps(f"Grading: {judge.reference}"))
-    return {record["id"]: output_json(output) for record, output in zip(records, outputs, strict=True)}
 
 
 def judges(chorus: Chorus, answers: Mapping[str, Any]) -> dict[str, dict[str, Grade]]:
     """System -> id of a pair -> grade. Base and baselines are fitted on the other folds of a pair."""
     found: dict[str, dict[str, Grade]] = {}
-    outputs = {name: {id_: from_json(each) for id_, each in answers[name].items()} for name in ("adapter", "base")}
-    scale = _task().grades
+    adapter, base = from_graded(answers["adapter"]), from_graded(answers["base"])
     for number, groups in enumerate(chorus.folds()):
         records = chorus.of(groups)
         others = chorus.of([group for fold in chorus.folds() for group in fold if group not in groups])
-        for name, grades in fitted_baselines(records, others, scale).items():
+        for name, grades in fitted_baselines(records, others, judgment_task().grades).items():
             found.setdefault(name, {}).update(zip((record["id"] for record in records), grades, strict=True))
-        of_base = tuned(others, [outputs["base"][each["id"]] for each in others], scale)
-        for name, of_model, values in (
-            (ZERO_SHOT, outputs["base"], {}),
-            (ZERO_SHOT_TUNED, outputs["base"], of_base),
-            (LIKELIEST, outputs["adapter"], {}),
-            (ADAPTER, outputs["adapter"], answers["tuned"][number]),
-        ):
-            graded = {record["id"]: with_tuning(of_model[record["id"]], values, scale) for record in records}
-            found.setdefault(name, {}).update(graded)
+        for name, by_id in tuned_and_not(records, adapter, base, answers["tuned"][number], others).items():
+            found.setdefault(name, {}).update(by_id)
     return found
 
 
 def evaluate(chorus: Chorus, answers: Mapping[str, Any]) -> None:
     """Write all results from the grades."""
     systems = judges(chorus, answers)
-    found = {
-        name: _shown(
-            _task().evaluate(EvaluationInput(chorus.records, [grades[record["id"]] for record in chorus.records]))
+    evaluations = {
+        name: judgment_task().evaluate(
+            EvaluationInput(chorus.records, [grades[record["id"]] for record in chorus.records])
         )
         for name, grades in systems.items()
     }
-    comparison = compare(found, candidate=ADAPTER)
+    shown = {name: with_measures(evaluation, MEASURES) for name, evaluation in evaluations.items()}
+    comparison = named_comparison(shown, {}, ADAPTER, QUADRATIC, BINARY)
     gold = labels({record["id"]: Grade(record["grade"]) for record in chorus.records})
     judged = labels(systems[ADAPTER])
     write_qrels(RESULTS / f"{NAME}_adapter.txt", judged)
@@ -175,32 +150,6 @@ def _agreement(raters: Mapping[str, Qrels]) -> Any:
 
 def _figure(figure: Any) -> dict[str, float]:
     return {"value": figure.value, "low": figure.low, "high": figure.high, "n": figure.n}
-
-
-def labels(grades: Mapping[str, Grade]) -> dict[str, dict[str, int]]:
-    """The grades of a judge as qrels."""
-    found: dict[str, dict[str, int]] = {}
-    for id_, grade in grades.items():
-        topic, document = id_.split()
-        found.setdefault(topic, {})[document] = grade.value
-    return found
-
-
-def _shown(evaluation: Evaluation) -> Evaluation:
-    """The evaluation with the measures of the table, quadratic kappa first."""
-    return replace(
-        evaluation,
-        headline=QUADRATIC,
-        tested=(QUADRATIC, BINARY),
-        values={name: evaluation.values[name] for name in MEASURES if name in evaluation.values},
-        aggregates={name: evaluation.aggregates[name] for name in MEASURES if name in evaluation.aggregates},
-    )
-
-
-def _task() -> JudgmentTask:
-    found = load_task("judgment")
-    assert isinstance(found, JudgmentTask)
-    return found
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.common import write_rows
-from searchlora.data.building import build
-from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.eval.trec import read_qrels
+from benchmarks.common import dataset, native_dataset
+from searchlora.data.dataset import Dataset
+from searchlora.eval.formats import read_qrels
 from searchlora.files import parse_field_map
 from searchlora.records import Record
 
@@ -47,19 +45,17 @@ class Chorus:
     @classmethod
     def read(cls, data: Path, folder: Path) -> Chorus:
         """Build the dataset of all pairs in `folder` if it does not exist, and read it."""
-        if not folder.is_dir():
-            build(
-                "judgment",
-                data / "chorus" / "individual_ratings.csv",
-                format="judgments",
-                out=folder,
-                options=OPTIONS,
-                corpus=data / "chorus" / "products.jsonl.gz",
-                fields=parse_field_map(COLUMNS),
-                shares=(1.0, 0.0, 0.0),
-                judgments_source="human",
-            )
-        records = load_dataset(folder).records("train")
+        records = dataset(
+            folder,
+            "judgment",
+            data / "chorus" / "individual_ratings.csv",
+            format="judgments",
+            options=OPTIONS,
+            corpus=data / "chorus" / "products.jsonl.gz",
+            fields=parse_field_map(COLUMNS),
+            shares=(1.0, 0.0, 0.0),
+            judgments_source="human",
+        ).records("train")
         return cls(records, {rater: read_qrels(folder / f"qrels.{rater}.txt") for rater in RATERS})
 
     def folds(self) -> list[list[str]]:
@@ -75,15 +71,9 @@ class Chorus:
 
     def dataset(self, number: int, folder: Path) -> Dataset:
         """The dataset of a fold, built in `folder` if it does not exist: its queries are the test split."""
-        if not folder.is_dir():
-            test = self.folds()[number]
-            rest = [group for fold in self.folds() for group in fold if group not in test]
-            random.Random(f"{SEED}/{number}").shuffle(rest)
-            parts = {"train": rest[VALIDATING:], "validation": rest[:VALIDATING], "test": test}
-            rows: list[dict[str, Any]] = [
-                {**record, "split": split} for split, groups in parts.items() for record in self.of(groups)
-            ]
-            source = folder.with_suffix(".jsonl")
-            write_rows(source, rows)
-            build("judgment", source, format="native", out=folder, options=OPTIONS, judgments_source="human")
-        return load_dataset(folder)
+        test = self.folds()[number]
+        rest = [group for fold in self.folds() for group in fold if group not in test]
+        random.Random(f"{SEED}/{number}").shuffle(rest)
+        parts = {"train": rest[VALIDATING:], "validation": rest[:VALIDATING], "test": test}
+        rows = ({**record, "split": split} for split, groups in parts.items() for record in self.of(groups))
+        return native_dataset(folder, "judgment", rows, options=OPTIONS, judgments_source="human")

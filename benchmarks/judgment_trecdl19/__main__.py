@@ -1,69 +1,44 @@
 """Relevance judgment of TREC Deep Learning 2019 passages, reranking of BM25 by the grades, and the order of systems.
 
     python -m benchmarks.judgment_trecdl19                train, grade, evaluate
-    python -m benchmarks.judgment_trecdl19 --validate     train; the figures of the validation queries only
     python -m benchmarks.judgment_trecdl19 --evaluate     evaluate the grades in benchmarks/work; no model is loaded
 
 One adapter, trained on the human grades of TREC DL 2020 and on pairs of SQuAD. Twelve queries of DL 2020 are held out:
 the best step, the thresholds, and the weight of BM25 or of the encoder in the fused rankings are chosen on them.
 The test set is the pool of six real systems on the 43 queries of DL 2019. Datasets, adapter and grades in
 `benchmarks/work/judgment_trecdl19` are reused.
-
-Options for experiments: `--share 0.25` trains on a part of the rows; `--set KEY=VALUE` overrides the recipe.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from benchmarks.common import RESULTS, WORK, real_data, save
+from benchmarks.common import RESULTS, WORK, parser, real_data, save
+from benchmarks.judges import ADAPTER, ZERO_SHOT_TUNED, labels
 from benchmarks.judgment_trecdl19 import systems as made
-from benchmarks.judgment_trecdl19.answering import WEIGHT, Answers, answer, graded, pairs_of, trained
-from benchmarks.judgment_trecdl19.pools import EACH, VALIDATING, Pool, dl19, dl20, validation_topics
-from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
+from benchmarks.judgment_trecdl19.answering import WEIGHT, Answers, answer
+from benchmarks.judgment_trecdl19.pools import EACH, VALIDATING, Pool, dl19, dl20
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.formatting import to_plain
 from searchlora.eval.judge.card import judge_card, to_json
 from searchlora.eval.trec import write_qrels
-from searchlora.experiments.judge.llm_judge import load_judge
-from searchlora.progress import Steps
 
 NAME = "judgment_trecdl19"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}")
-    parser.add_argument("--evaluate", action="store_true")
-    parser.add_argument("--validate", action="store_true")
-    parser.add_argument("--share", type=float, default=1.0)
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
-    options = parser.parse_args(arguments)
+def main() -> None:
+    arguments = parser(NAME)
+    arguments.add_argument("--evaluate", action="store_true")
+    options = arguments.parse_args()
     data, work = real_data(), WORK / NAME
     test, pool = dl19(data), dl20(data)
     file = work / "answers.json"
     if not options.evaluate:
         work.mkdir(parents=True, exist_ok=True)
         with progress_bars() as steps:
-            adapter = trained(pool, data, work, steps, options.share, options.overrides)
-            if options.validate:
-                print(json.dumps(validated(pool, adapter, work, steps), indent=1))
-                return
-            answer(test, pool, adapter, work, steps, options.share).save(file)
+            answer(test, pool, data, work, steps).save(file)
     evaluate(test, pool, Answers.load(file), work)
-
-
-def validated(pool: Pool, adapter: StoredAdapter, work: Path, steps: Steps) -> dict[str, Any]:
-    """Agreement and reranking on the validation queries of DL 2020: kappas, and nDCG@10 for each weight of BM25."""
-    judge = load_judge(adapter=adapter.reference, base=None, task=None, generate=False, store=Store(work / "store"))
-    topics = validation_topics(pool)
-    outputs = graded(judge, pool, pairs_of(pool, topics), work / "graded" / adapter.reference, steps)
-    return {"adapter": adapter.reference, **made.validation_figures(pool, topics, outputs, adapter.manifest.tuned)}
 
 
 def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path) -> None:
@@ -72,14 +47,14 @@ def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path) -> None:
     comparison, evaluations = made.agreement(test, systems)
     orders = made.orders(test, systems)
     cards = {}
-    for name, system in {"adapter": made.ADAPTER, "base": made.ZERO_SHOT_TUNED}.items():
-        judged = made.labels(systems[system])
+    for name, system in {"adapter": ADAPTER, "base": ZERO_SHOT_TUNED}.items():
+        judged = labels(systems[system])
         write_qrels(RESULTS / f"{NAME}_{name}.txt", judged)
         cards[name] = to_json(judge_card(test.qrels, judged, name=system))
     design = {"trained_on": "DL 2020 and SQuAD", "validation_queries": VALIDATING, "most_of_a_grade_and_query": EACH}
     about = {
         "caption": "figures over all graded pairs and 95% interval by query; alpha and bias are over valid answers",
-        "design": {**design, "weight_of_squad": WEIGHT, "share_of_rows": answers.share},
+        "design": {**design, "weight_of_squad": WEIGHT},
         "calibration_error": made.calibration(evaluations),
         "confusions": {name: asdict(each.confusions["grades"]) for name, each in evaluations.items()},
         "order_of_systems": {name: to_plain(asdict(order)) for name, order in orders.items()},
@@ -95,7 +70,6 @@ def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path) -> None:
     print_comparison(ranked)
     for name, order in orders.items():
         print(f"{name}: Kendall's tau of {len(test.runs)} systems {order.tau.value:.2f}")
-    made.write_examples(work / "examples.md", test, test.judged(), systems[made.ADAPTER])
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import write_rows
-from searchlora.data.building import build
+from benchmarks.common import native_dataset
 from searchlora.data.collection import read_documents
-from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.dataset import Dataset
 from searchlora.data.formats.judged_collections import corpus_file
-from searchlora.eval.formats import read_topics
+from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.text_identity import normalised
-from searchlora.eval.trec import ranked, read_qrels, read_run
+from searchlora.eval.trec import ranked, read_run
 
 SEED = 13
 GUIDELINE = Path(__file__).parent / "guideline.yaml"
@@ -103,22 +102,14 @@ def validation_topics(pool: Pool) -> list[str]:
     return order[:VALIDATING]
 
 
-def training_set(pool: Pool, folder: Path, share: float = 1.0) -> Dataset:
-    """The dataset of DL 2020, built in `folder` if it does not exist.
-
-    Args:
-        share: The share of `EACH` that is used.
-    """
-    if not folder.is_dir():
-        held_out = validation_topics(pool)
-        rows = [{**pool.record(pair), "split": "validation"} for pair in pool.judged(held_out)]
-        for topic in pool.queries:
-            if topic not in held_out:
-                rows += [{**pool.record(pair), "split": "train"} for pair in _some(pool, topic, round(EACH * share))]
-        source = folder.with_suffix(".jsonl")
-        write_rows(source, rows)
-        build("judgment", source, format="native", out=folder, options=OPTIONS, judgments_source="human")
-    return load_dataset(folder)
+def training_set(pool: Pool, folder: Path, most: int = EACH) -> Dataset:
+    """The dataset of DL 2020, built in `folder` if it does not exist, with at most so many rows per query and grade."""
+    held_out = validation_topics(pool)
+    rows = [{**pool.record(pair), "split": "validation"} for pair in pool.judged(held_out)]
+    for topic in pool.queries:
+        if topic not in held_out:
+            rows += [{**pool.record(pair), "split": "train"} for pair in _some(pool, topic, most)]
+    return native_dataset(folder, "judgment", rows, options=OPTIONS, judgments_source="human")
 
 
 def _some(pool: Pool, topic: str, most: int) -> list[Pair]:

@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import math
-import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.judges import ADAPTER, ZERO_SHOT, judgment_task, labels, tuned_and_not, with_measures
 from benchmarks.judgment_trecdl19.answering import Answers
-from benchmarks.judgment_trecdl19.pools import BM25, SEED, Pair, Pool, training_set, validation_topics
+from benchmarks.judgment_trecdl19.pools import BM25, Pool, training_set, validation_topics
 from benchmarks.statistics.system_order.correlation import SystemOrder, order_of_runs
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
 from searchlora.eval.trec import Qrels, Run
-from searchlora.files import atomic_text
 from searchlora.outputs import Grade
 from searchlora.records import Hit
-from searchlora.task import EvaluationInput, load_task
-from searchlora.tasks.judgment import JudgmentTask
+from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment.baselines import fitted_baselines
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
 from searchlora.tasks.judgment.reranking import expected_grade
 from searchlora.tasks.judgment.task import FIRST_STAGE
 from searchlora.tasks.judgment.thresholds import best_thresholds, grade_of
-from searchlora.tasks.judgment.tuning import tuned, with_tuning
 
-ADAPTER, LIKELIEST = "adapter", "adapter, likeliest grade"
 FUSED = "adapter and BM25, weighted"
 ENCODED, BOTH, FUSED_ENCODER = "MiniLM", "adapter and MiniLM", "adapter and MiniLM, weighted"
-ZERO_SHOT, ZERO_SHOT_TUNED = "base zero-shot", "base zero-shot, tuned"
 MEASURES = (KAPPA, BINARY, QUADRATIC, ALPHA, MAE, BIAS)
 
 #: Weights of BM25 or of the encoder among which the validation queries choose.
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
-
-
-def task() -> JudgmentTask:
-    """The task with default settings; its scale is that of the benchmark's guideline."""
-    found = load_task("judgment")
-    assert isinstance(found, JudgmentTask)
-    return found
 
 
 def judges(test: Pool, pool: Pool, answers: Answers, work: Path) -> dict[str, dict[str, Grade]]:
@@ -51,22 +38,15 @@ def judges(test: Pool, pool: Pool, answers: Answers, work: Path) -> dict[str, di
     Adapter and base are tuned on the validation queries of DL 2020; the baselines are fitted on its training rows, with
     BM25 scores over the passages of both pools.
     """
-    scale = task().grades
+    scale = judgment_task().grades
     records = [test.record(pair) for pair in test.judged()]
-    training = training_set(pool, work / ("dl20" if answers.share == 1 else f"dl20-{answers.share:g}"), answers.share)
+    training = training_set(pool, work / "dl20")
     held_out = [pool.record(pair) for pair in pool.judged(validation_topics(pool))]
-    of_base = tuned(held_out, [answers.base[each["id"]] for each in held_out], scale)
     found: dict[str, dict[str, Grade]] = {
         name: {record["id"]: grade for record, grade in zip(records, grades, strict=True)}
         for name, grades in fitted_baselines(records, training.records("train"), scale).items()
     }
-    for name, outputs, values in (
-        (ZERO_SHOT, answers.base, {}),
-        (ZERO_SHOT_TUNED, answers.base, of_base),
-        (LIKELIEST, answers.adapter, {}),
-        (ADAPTER, answers.adapter, answers.tuned),
-    ):
-        found[name] = {each["id"]: with_tuning(outputs[each["id"]], values, scale) for each in records}
+    found |= tuned_and_not(records, answers.adapter, answers.base, answers.tuned, held_out)
     found[ENCODED] = _by_threshold(answers.cosines, records, held_out)
     found[BOTH] = _by_threshold(_summed(answers, held_out), records, held_out)
     return found
@@ -76,7 +56,7 @@ def _by_threshold(
     scores: Mapping[str, float], records: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]
 ) -> dict[str, Grade]:
     """The grades of records by their scores, with thresholds fitted on held-out records."""
-    scale, fitted = task().grades, [scores[each["id"]] for each in held_out]
+    scale, fitted = judgment_task().grades, [scores[each["id"]] for each in held_out]
     gold, groups = [int(each["grade"]) for each in held_out], [str(each["group"]) for each in held_out]
     thresholds = best_thresholds(fitted, gold, groups, scale)
     return {each["id"]: Grade(grade_of(scores[each["id"]], thresholds, scale)) for each in records}
@@ -84,7 +64,7 @@ def _by_threshold(
 
 def _summed(answers: Answers, held_out: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The sum of the adapter's expected grade and the cosine, each divided by its deviation over held-out records."""
-    scale = task().grades
+    scale = judgment_task().grades
     expected = {id_: expected_grade(output, scale) for id_, output in answers.adapter.items()}
     of_grades, of_cosines = (
         statistics.pstdev(scores[each["id"]] for each in held_out) or 1.0 for scores in (expected, answers.cosines)
@@ -96,10 +76,10 @@ def agreement(test: Pool, systems: Mapping[str, Mapping[str, Grade]]) -> tuple[C
     """The adapter compared with each other judge, and all evaluations."""
     records = [test.record(pair) for pair in test.judged()]
     found = {
-        name: task().evaluate(EvaluationInput(records, [grades[str(record["id"])] for record in records]))
+        name: judgment_task().evaluate(EvaluationInput(records, [grades[str(record["id"])] for record in records]))
         for name, grades in systems.items()
     }
-    return compare({name: _shown(each) for name, each in found.items()}, candidate=ADAPTER), found
+    return compare({name: with_measures(each, MEASURES) for name, each in found.items()}, candidate=ADAPTER), found
 
 
 def runs(test: Pool, pool: Pool, answers: Answers) -> tuple[dict[str, Run], dict[str, Any]]:
@@ -142,7 +122,7 @@ def fused(
     Args:
         scores: Id of a pair -> first-stage score; None: that of BM25.
     """
-    reranker = task().bound(task().settings, {FIRST_STAGE: weight})
+    reranker = judgment_task().bound(judgment_task().settings, {FIRST_STAGE: weight})
     found = {}
     for topic in topics:
         documents = [document for _, document in pool.retrieved([topic])]
@@ -162,23 +142,6 @@ def _ndcg(run: Run, qrels: Qrels) -> float:
     return math.fsum(values.values()) / len(values)
 
 
-def validation_figures(
-    pool: Pool, topics: Sequence[str], outputs: Mapping[str, Grade], values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Kappas with and without tuned values, chosen on these very rows, and nDCG@10 for each weight of BM25."""
-    records = [pool.record(pair) for pair in pool.judged(topics)]
-    grades = [with_tuning(outputs[record["id"]], values, task().grades) for record in records]
-    likeliest = [outputs[record["id"]] for record in records]
-    figures, plain = (task().evaluate(EvaluationInput(records, each)).figures() for each in (grades, likeliest))
-    return {
-        "bm25": _ndcg({topic: pool.runs[BM25][topic] for topic in topics}, pool.all_qrels),
-        "nDCG@10": {f"{weight:g}": _ndcg(fused(pool, topics, outputs, weight), pool.all_qrels) for weight in WEIGHTS},
-        "likeliest grade": {name: plain[name] for name in MEASURES},
-        "tuned": {name: figures[name] for name in MEASURES},
-        **dict(values.get("validation", {})),
-    }
-
-
 def reranking(found: Mapping[str, Run], qrels: Qrels) -> Comparison:
     """Compare the rerankings by nDCG@10; the adapter with each other one."""
     evaluations = {
@@ -192,48 +155,8 @@ def orders(test: Pool, systems: Mapping[str, Mapping[str, Grade]]) -> dict[str, 
     return {name: order_of_runs(test.qrels, labels(grades), test.runs) for name, grades in systems.items()}
 
 
-def labels(grades: Mapping[str, Grade]) -> dict[str, dict[str, int]]:
-    """The grades of a judge as qrels."""
-    found: dict[str, dict[str, int]] = {}
-    for id_, grade in grades.items():
-        topic, document = id_.split()
-        found.setdefault(topic, {})[document] = grade.value
-    return found
-
-
 def calibration(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
     """Expected calibration error of the probability of relevance, for judges with probabilities."""
     return {
         name: each.aggregates[CALIBRATION].value for name, each in evaluations.items() if CALIBRATION in each.aggregates
     }
-
-
-def _shown(evaluation: Evaluation) -> Evaluation:
-    """The evaluation with the measures of the tables only."""
-    return replace(
-        evaluation,
-        values={name: evaluation.values[name] for name in MEASURES if name in evaluation.values},
-        aggregates={name: evaluation.aggregates[name] for name in MEASURES if name in evaluation.aggregates},
-    )
-
-
-EXAMPLES = 10
-
-
-def write_examples(path: Path, pool: Pool, pairs: Sequence[Pair], grades: Mapping[str, Grade]) -> None:
-    """Ten grades that equal the human grade and ten that differ most, with texts (which are not for publication)."""
-    records = [pool.record(pair) for pair in pairs]
-    random.Random(SEED).shuffle(records)
-    off = {record["id"]: abs(grades[record["id"]].value - record["grade"]) for record in records}
-    right = [record for record in records if off[record["id"]] == 0]
-    wrong = sorted(records, key=lambda record: -off[record["id"]])
-    with atomic_text(path) as out:
-        for title, chosen in (("Same as human", right[:EXAMPLES]), ("Largest difference", wrong[:EXAMPLES])):
-            out.write(f"# {title}\n\n")
-            for record in chosen:
-                grade = grades[record["id"]]
-                chances = ", ".join(f"{each:.2f}" for each in grade.probabilities or ())
-                out.write(
-                    f"* people {record['grade']}, adapter {grade.value} ({chances}): **{record['query']}**\n"
-                    f"  {record['passage']}\n\n"
-                )

@@ -1,8 +1,7 @@
 """LoRA's claims, measured: full fine-tuning, LoRA and QLoRA on BANKING77 (LLM) and MSRD (encoder).
 
-    python -m benchmarks.lora_claims                 train what is missing, measure, write `results/lora_claims.json`
-    python -m benchmarks.lora_claims llm             one collection; the results keep those of the other
-    python -m benchmarks.lora_claims encoder --train     train the encoder's models only; resumed by the next call
+    python -m benchmarks.lora_claims
+    python -m benchmarks.lora_claims --train     train only; a killed training is resumed by the next call
     python -m benchmarks.lora_claims --limit 20 --set optim.max_steps=3     trial; no results are written
 
 The three methods train on the same rows with one recipe per collection, each in a process of its own, which measures
@@ -12,14 +11,12 @@ nothing. Times of training and inference belong to an idle machine. The encoders
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, WORK, real_data, save_figures
+from benchmarks.common import WORK, dataset, is_trial, named_comparison, real_data, save_figures, trial_parser
 from benchmarks.embedding_msrd.__main__ import HERE as MSRD
 from benchmarks.embedding_msrd.__main__ import NAME as MSRD_NAME
 from benchmarks.lora_claims.report import tables
@@ -27,9 +24,8 @@ from benchmarks.lora_claims.timing import MERGED, UNMERGED, ratios
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
-from searchlora.data.building import build
-from searchlora.eval.comparison import Comparison, compare
-from searchlora.experiments.sweep import SweepResult, sweep, train_trials
+from searchlora.eval.comparison import Comparison
+from searchlora.experiments.sweep import sweep, train_trials
 from searchlora.systems.system import BASE as ZERO_SHOT
 
 NAME = "lora_claims"
@@ -72,34 +68,36 @@ class Collection:
     timed: int
 
 
-COLLECTIONS: Mapping[str, Collection] = {
-    "encoder": Collection(
-        "MSRD, all-MiniLM-L6-v2", MSRD_NAME, "msrd", "embedding", "msrd", (0.7, 0.1, 0.2), MSRD / "recipe.yaml", 256
+COLLECTIONS = (
+    Collection(
+        *("MSRD, all-MiniLM-L6-v2", MSRD_NAME, "msrd", "embedding", "msrd"),
+        shares=(0.7, 0.1, 0.2),
+        recipe=MSRD / "recipe.yaml",
+        timed=256,
     ),
-    "llm": Collection(
+    Collection(
         *("BANKING77, SmolLM2-135M", NAME, "banking77", "intent", "banking77"),
-        (0.96, 0.03, 0.01),
-        HERE / "intent.yaml",
-        32,
+        shares=(0.96, 0.03, 0.01),
+        recipe=HERE / "intent.yaml",
+        timed=32,
     ),
-}
-TITLES = [collection.title for collection in COLLECTIONS.values()]
+)
 
 
 def main() -> None:
-    arguments = _arguments()
-    trial = arguments.limit is not None or bool(arguments.set)
+    parser = trial_parser(NAME)
+    parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
+    arguments = parser.parse_args()
+    trial = is_trial(arguments)
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     claims: list[dict[str, Any]] = []
     with progress_bars() as steps:
-        for name in arguments.collections or COLLECTIONS:
-            collection = COLLECTIONS[name]
+        for collection in COLLECTIONS:
             work = WORK / (f"{collection.work}_trial" if trial else collection.work)
-            data, store = work / "data", Store(work / "store")
-            if not data.exists():
-                source = real_data() / collection.format
-                build(collection.task, source, format=collection.format, out=data, shares=collection.shares)
+            source, store = real_data() / collection.format, Store(work / "store")
+            how_built: dict[str, Any] = {"format": collection.format, "shares": collection.shares}
+            data = dataset(work / "data", collection.task, source, **how_built).folder
             what = (collection.task, data, collection.name, [f"method={','.join(SYSTEMS)}"])
             how: dict[str, Any] = {
                 "recipe": collection.recipe,
@@ -115,7 +113,9 @@ def main() -> None:
             if swept.failed:
                 continue
             models = {str(trial.values["method"]): trial.stored for trial in swept.trials if trial.stored}
-            compared = _renamed(swept, models)
+            names = {ZERO_SHOT: "zero-shot", **{stored.reference: SYSTEMS[method] for method, stored in models.items()}}
+            evaluations = {system: swept.evaluated.systems[system].evaluation for system in names}
+            compared = named_comparison(evaluations, names, SYSTEMS["lora"], swept.comparison.measures[0])
             print_comparison(compared)
             records = swept.evaluated.records[: collection.timed]
             times = [
@@ -127,49 +127,10 @@ def main() -> None:
             comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]
             comparisons += [{**each, "collection": collection.title} for each in times]
             claims += _claims(collection, compared, models, times)
-    if not claims:
-        return
-    print(tables(rows, comparisons, claims))
-    if not trial:
-        _save(rows, comparisons, claims)
-
-
-def _save(rows: list[dict[str, Any]], comparisons: list[dict[str, Any]], claims: list[dict[str, Any]]) -> None:
-    """Write the results, with those of the collections that were not measured now."""
-    file = RESULTS / f"{NAME}.json"
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    measured = {row["collection"] for row in rows}
-
-    def whole(part: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        found = [*(row for row in earlier.get(part, ()) if row["collection"] not in measured), *new]
-        return sorted(found, key=lambda row: TITLES.index(row["collection"]))
-
-    rows, comparisons, claims = whole("rows", rows), whole("comparisons", comparisons), whole("claims", claims)
-    save_figures(NAME, rows, comparisons, {"claims": claims, "table": tables(rows, comparisons, claims)})
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}")
-    parser.add_argument("collections", nargs="*", help=f"any of {', '.join(COLLECTIONS)}; default: all")
-    parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
-    parser.add_argument("--limit", type=int, help="number of test records, for a trial")
-    parser.add_argument("--set", action="append", default=[], help="key=value that overrides each recipe, for a trial")
-    arguments = parser.parse_args()
-    if unknown := [name for name in arguments.collections if name not in COLLECTIONS]:
-        parser.error(f"there is no collection '{unknown[0]}'; there are {', '.join(COLLECTIONS)}")
-    return arguments
-
-
-def _renamed(swept: SweepResult, models: Mapping[str, StoredAdapter]) -> Comparison:
-    """LoRA compared with the other methods and with the base, by the names of this benchmark."""
-    names = {ZERO_SHOT: "zero-shot", **{stored.reference: SYSTEMS[method] for method, stored in models.items()}}
-    measure = swept.comparison.measures[0]
-    systems = {
-        names[name]: replace(result.evaluation, headline=measure, tested=(measure,))
-        for name, result in swept.evaluated.systems.items()
-        if name in names
-    }
-    return compare(systems, candidate=SYSTEMS["lora"])
+    if claims:
+        print(table := tables(rows, comparisons, claims))
+        if not trial:
+            save_figures(NAME, rows, comparisons, {"claims": claims, "table": table})
 
 
 def _rows(

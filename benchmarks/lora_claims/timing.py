@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import timed
+from benchmarks.speed import timed
 from searchlora.adapters.merging import export_merged
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter

@@ -1,9 +1,10 @@
 """Throughput with 1 to 16 adapters mixed in a batch, compared with transformers, PEFT and the base model alone.
 
-    python -m benchmarks.multi_adapter                      everything, on an idle machine python -m
-    benchmarks.multi_adapter --batches 32 --contexts 64 --adapters 8,16 --repeats 5 --try    a part, not stored python
-    -m benchmarks.multi_adapter --contexts 64 --adapters 8 --vllm-python PYTHON --llama-server LLAMA_SERVER with vLLM
-    and llama.cpp, in a separate results file; README.md describes their installation
+    python -m benchmarks.multi_adapter                      everything, on an idle machine
+    python -m benchmarks.multi_adapter --batches 32 --contexts 64 --adapters 8,16 --try      a part, not stored
+    python -m benchmarks.multi_adapter --contexts 64 --adapters 8 --vllm-python PYTHON --llama-server LLAMA_SERVER
+
+The last one adds vLLM and llama.cpp, in a results file of its own; README.md describes their installation.
 
 SmolLM2-135M in bf16, and in llama.cpp with the 4-bit weights from which the bf16 weights were converted. Adapters have
 rank 16 on all linear layers and random weights (speed does not depend on them). Prompts are random tokens, so no prefix
@@ -20,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, as_called, save_figures, speed_ratio, speed_row
+from benchmarks.common import WORK, as_called, parser, save_figures, speed_table
 from benchmarks.multi_adapter.served import LLAMA, VLLM, llama_systems, served_bare, vllm_systems
 from benchmarks.multi_adapter.systems import (
     BARE,
@@ -32,7 +33,7 @@ from benchmarks.multi_adapter.systems import (
     transformers_systems,
     with_adapters,
 )
-from searchlora.eval.formatting import markdown_table
+from benchmarks.speed import speed_ratio, speed_row
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
 
@@ -70,9 +71,9 @@ def main() -> None:
                 ]
                 comparisons += _comparisons(speeds, batch, context, options.adapters)
                 if not options.trial:
-                    about = {"table": _table(rows, comparisons), "rank": RANK, "new_tokens": TOKENS}
+                    about = {"rank": RANK, "new_tokens": TOKENS}
                     save_figures(_name(options), rows, comparisons, about, module=as_called("multi_adapter"))
-    print(_table(rows, comparisons))
+    print(speed_table(rows, comparisons))
 
 
 def _name(options: argparse.Namespace) -> str:
@@ -81,18 +82,18 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.multi_adapter")
+    arguments = parser("multi_adapter")
     numbers = lambda text: [int(each) for each in text.split(",")]  # noqa: E731
-    parser.add_argument("--batches", type=numbers, default=[1, 8, 32])
-    parser.add_argument("--contexts", type=numbers, default=[64, 512])
-    parser.add_argument("--adapters", type=numbers, default=[1, 2, 4, 8, 16])
-    parser.add_argument("--peft", type=numbers, default=[8], help="adapters that PEFT and servers mix")
+    arguments.add_argument("--batches", type=numbers, default=[1, 8, 32])
+    arguments.add_argument("--contexts", type=numbers, default=[64, 512])
+    arguments.add_argument("--adapters", type=numbers, default=[1, 2, 4, 8, 16])
+    arguments.add_argument("--peft", type=numbers, default=[8], help="adapters that PEFT and servers mix")
     file = lambda text: Path(text).expanduser()  # noqa: E731  a result keeps the command as it was given
-    parser.add_argument("--vllm-python", type=file, help="of an environment that has vLLM, to measure it too")
-    parser.add_argument("--llama-server", type=file, help="the server of llama.cpp, to measure it too")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--try", dest="trial", action="store_true", help="print only")
-    return parser.parse_args()
+    arguments.add_argument("--vllm-python", type=file, help="of an environment that has vLLM, to measure it too")
+    arguments.add_argument("--llama-server", type=file, help="the server of llama.cpp, to measure it too")
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--try", dest="trial", action="store_true", help="print only")
+    return arguments.parse_args()
 
 
 def _speeds(systems: Mapping[str, Run], batch: int, context: int, repeats: int) -> dict[str, dict[str, list[float]]]:
@@ -133,27 +134,6 @@ def _comparisons(
 
 def _measure(measure: str, batch: int, context: int) -> str:
     return f"{measure}, {batch} row{'s' if batch > 1 else ''} of {context}"
-
-
-def _table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown tables of speeds and ratios, for generation and then for prompts."""
-    parts = []
-    for measure in (WRITING, READING):
-        speeds = [(row["system"], row, f"{row['value']:,.0f} ({row['low']:,.0f}–{row['high']:,.0f})") for row in rows]
-        ratios = [
-            (f"{pair['a']} / {pair['b']}", pair, f"{pair['ratio']:.2f} ({pair['low']:.2f}–{pair['high']:.2f})")
-            for pair in comparisons
-        ]
-        parts += [_part(measure, measure, speeds), _part("ratio", measure, ratios)]
-    return "\n\n".join([*parts, f"Medians of {rows[0]['n']} repeats, with minimum and maximum."])
-
-
-def _part(head: str, measure: str, figures: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
-    """A column for each cell of a measure, a row for each name."""
-    by_cell = {(name, row["measure"]): text for name, row, text in figures if row["measure"].startswith(measure)}
-    cells = list(dict.fromkeys(cell for _, cell in by_cell))
-    lines = [[name, *(by_cell[name, cell] for cell in cells)] for name in dict.fromkeys(name for name, _ in by_cell)]
-    return markdown_table([head, *(cell.removeprefix(f"{measure}, ") for cell in cells)], lines)
 
 
 if __name__ == "__main__":

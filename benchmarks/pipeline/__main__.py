@@ -14,20 +14,20 @@ once; that time counts five-fold. The engine itself grades all.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from benchmarks.common import WORK, as_called, real_data, save_figures, speed_ratio, speed_row
+from benchmarks.common import WORK, parser, print_or_save_speeds, real_data
 from benchmarks.pipeline.adapters import stored_adapters
-from benchmarks.pipeline.measuring import STAGES, Block, agreement, complete_agreement, measured, with_engine
+from benchmarks.pipeline.measuring import STAGES, Block, measured, with_engine
 from benchmarks.pipeline.peft_engine import PeftEngine
+from benchmarks.speed import speed_ratio, speed_row
 from searchlora.data.formats.msrd import msrd_movies, read_msrd
-from searchlora.eval.formatting import markdown_table
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import BaseModel, resolve
@@ -53,20 +53,21 @@ def main() -> None:
     documents = list(msrd_movies(data))
     searches = drawn(data, max(QUERIES, options.queries * options.repeats))
     results = benchmark(resolve(load_recipe({}).base), WORK / "pipeline", documents, searches, options)
-    print(results["table"])
-    if not options.trial:
-        rows, comparisons = results.pop("rows"), results.pop("comparisons")
-        save_figures("pipeline", rows, comparisons, results, module=as_called("pipeline"))
+    rows, comparisons = results.pop("rows"), results.pop("comparisons")
+    print_or_save_speeds("pipeline", rows, comparisons, results, trial=options.trial)
+    print(json.dumps(results, indent=1))
 
 
-def _arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline")
-    parser.add_argument("--queries", type=int, default=BATCH, help="of each repeat")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--parts", type=int, default=5, help="PEFT and variants grade one of so many batches of pairs")
-    parser.add_argument("--without-whole", action="store_true", help=f"do not run all {QUERIES} queries at once")
-    parser.add_argument("--try", dest="trial", action="store_true", help="print only")
-    return parser.parse_args(arguments)
+def _arguments() -> argparse.Namespace:
+    arguments = parser("pipeline")
+    arguments.add_argument("--queries", type=int, default=BATCH, help="of each repeat")
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument(
+        "--parts", type=int, default=5, help="PEFT and variants grade one of so many batches of pairs"
+    )
+    arguments.add_argument("--without-whole", action="store_true", help=f"do not run all {QUERIES} queries at once")
+    arguments.add_argument("--try", dest="trial", action="store_true", help="print only")
+    return arguments.parse_args()
 
 
 def drawn(data: Path, count: int) -> list[SearchContext]:
@@ -82,7 +83,7 @@ def benchmark(
     searches: Sequence[SearchContext],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Measure all systems; `rows`, `comparisons`, `table` and what else the results file holds."""
+    """Measure all systems; `rows`, `comparisons` and what else the results file holds."""
     store = stored_adapters(base, folder)
     pipelines = {
         name: Pipeline.load(HERE / "pipeline.yaml", corpus=documents, engine=settings, store=store)
@@ -111,11 +112,6 @@ def benchmark(
             f"repeat {repeat + 1}: " + ", ".join(f"{name} {blocks[-1].speed(name):.3f}" for name in systems), flush=True
         )
     results = _figures(systems, blocks, twice)
-    results["agreement"] = {
-        PEFT: agreement(blocks, ENGINE, PEFT),
-        INVARIANT: agreement(blocks, ENGINE, INVARIANT),
-        "PEFT, whole choices": _complete(systems[ENGINE], peft, blocks[0]),
-    }
     results["per_query"] = {
         name: sum(each[name] for each in costs) / (options.repeats * options.queries) for name in _COUNTED
     }
@@ -124,7 +120,6 @@ def benchmark(
         begun = time.perf_counter()
         pipelines[ENGINE].execute(searches[:QUERIES])
         results["whole"] = {"queries": len(searches[:QUERIES]), "seconds": time.perf_counter() - begun}
-    results["table"] = _table(results)
     return results
 
 
@@ -149,15 +144,6 @@ def _asked_twice(stages: Sequence[Stage], block: Block) -> float:
     return time.perf_counter() - begun
 
 
-def _complete(stages: Sequence[Stage], peft: PeftEngine, block: Block) -> dict[str, dict[str, float]]:
-    found = {}
-    for name in ("intent", "judge"):
-        records = block.records[name][:BATCH]
-        same = complete_agreement(_stage(stages, name), peft, records, block.outputs[ENGINE][name])
-        found[name] = {"n": len(records), "same": same}
-    return found
-
-
 def _figures(
     systems: Mapping[str, Any], blocks: Sequence[Block], twice: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
@@ -177,73 +163,6 @@ def _figures(
     slow, quick = ([each[name] for each in twice] for name in (NO_PREFIXES, ENGINE))
     comparisons.append(speed_ratio(ENGINE, NO_PREFIXES, TWICE, slow, quick))
     return {"rows": rows, "comparisons": comparisons, "goal": GOAL, "queries_of_a_repeat": blocks[0].queries}
-
-
-# The table of the README
-
-
-def _table(results: Mapping[str, Any]) -> str:
-    rows, queries = results["rows"], results["queries_of_a_repeat"]
-    names = list(dict.fromkeys(row["system"] for row in rows))
-    measures = list(dict.fromkeys(row["measure"] for row in rows))
-    cells = {(row["system"], row["measure"]): row for row in rows}
-    speeds = [[name, *(_cell(cells.get((name, measure))) for measure in measures)] for name in names]
-    ratios: dict[str, dict[str, str]] = {}
-    for pair in results["comparisons"]:
-        ratios.setdefault(f"{pair['a']} / {pair['b']}", {})[pair["measure"]] = _range(pair, "ratio", ".1f")
-    of = [SPEED, *STAGES.values(), TWICE]
-    compared = [[name, *(found.get(measure, "–") for measure in of)] for name, found in ratios.items()]
-    parts = [
-        markdown_table([f"{queries} queries", *measures], speeds),
-        markdown_table(["ratio of speeds", *of], compared),
-        _notes(results),
-    ]
-    return "\n\n".join(parts)
-
-
-def _notes(results: Mapping[str, Any]) -> str:
-    repeats, per_query = results["rows"][0]["n"], results["per_query"]
-    ratio = next(pair for pair in results["comparisons"] if (pair["a"], pair["b"]) == (ENGINE, PEFT))["ratio"]
-    notes = [
-        f"Medians of {repeats} repeats, with minimum and maximum. The goal of {results['goal']:g} times PEFT is"
-        f" {'reached' if ratio >= results['goal'] else 'missed'}.",
-        f"A query has {per_query['prompt_tokens']:,.0f} prompt tokens in all stages, of which the prefix cache holds"
-        f" {per_query['cached_prompt_tokens'] / per_query['prompt_tokens']:.0%}, and"
-        f" {per_query['generated_tokens']:.0f} generated tokens.",
-        "Same outputs of engine and PEFT: " + "; ".join(_agreements(results["agreement"][PEFT])) + ".",
-        "Labels and grades where PEFT scores whole choices, as the engine does: "
-        + "; ".join(_agreements(results["agreement"]["PEFT, whole choices"]))
-        + ".",
-    ]
-    if "whole" in results:
-        whole = results["whole"]
-        notes.append(
-            f"All {whole['queries']} queries in one call: {whole['seconds']:.0f} s,"
-            f" {whole['queries'] / whole['seconds']:.2f} queries/s."
-        )
-    return "\n".join(notes)
-
-
-def _agreements(found: Mapping[str, Mapping[str, float]]) -> list[str]:
-    return [
-        f"{stage} {each['same']:.0%} of {each['n']:,.0f}"
-        + (
-            f" ({each['same beginning']:.0%} of the words up to the first difference)"
-            if "same beginning" in each
-            else ""
-        )
-        for stage, each in found.items()
-    ]
-
-
-def _cell(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    return _range(row, "value", ".2f" if median((row["low"], row["high"])) < 10 else ".1f")
-
-
-def _range(row: Mapping[str, Any], value: str, digits: str) -> str:
-    return f"{row[value]:{digits}} ({row['low']:{digits}}–{row['high']:{digits}})"
 
 
 if __name__ == "__main__":

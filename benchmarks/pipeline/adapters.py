@@ -1,7 +1,8 @@
-"""Four stored adapters with random weights, one for each adapter stage: speed does not depend on what they learned."""
+"""Stored adapters with random weights: speed does not depend on what they learned."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.multi_adapter.systems import made_adapters
@@ -20,15 +21,19 @@ INTENTS = ("actor", "director", "franchise", "genre", "plot", "title")
 STYLE = "Answer in ten long sentences, and describe each movie."
 
 
-def stored_adapters(base: BaseModel, folder: Path) -> Store:
-    """The store with the adapters of `pipeline.yaml`; those that are there are reused."""
-    tasks = _tasks()
+def stored_adapters(base: BaseModel, folder: Path, tasks: Mapping[str, GenerationTask] | None = None) -> Store:
+    """A store with an adapter of each name; those that are there are reused.
+
+    Args:
+        tasks: Name -> task; None: the adapters of `pipeline.yaml`.
+    """
+    tasks = tasks or _tasks()
     store = Store(folder / "store")
     folders = made_adapters(base, folder, len(tasks), RANK)
     recipe = load_recipe({}, overrides=["method=lora", f"lora.r={RANK}", f"base={base.name}"])
-    for (name, task), made in zip(tasks.items(), folders, strict=True):
+    for (name, task), adapter in zip(tasks.items(), folders, strict=True):
         if name not in store.names():
-            store_adapter(store, name, made, task=task, recipe=recipe, base=base)
+            store_adapter(store, name, adapter, task=task, recipe=recipe, base=base)
     return store
 
 

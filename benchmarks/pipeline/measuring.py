@@ -1,20 +1,15 @@
-"""Systems that execute the same stages on the same inputs, and the time and outputs of each."""
+"""Systems that execute the same stages on the same inputs, and the time of each."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
-from statistics import fmean
 from typing import Any
 
-from benchmarks.pipeline.peft_engine import PeftEngine
-from searchlora.inference.engine import Engine, Request
-from searchlora.outputs import CitedAnswer, ClosedSet, Grade, InvalidOutput, Label
+from searchlora.inference.engine import Engine
 from searchlora.pipelines.stages.adapter import AdapterStage, with_outputs
 from searchlora.pipelines.stages.stage import Stage
-from searchlora.prompts import messages
 from searchlora.records import Record, SearchContext
 
 #: Task -> the stage in tables; all other stages are one row.
@@ -119,63 +114,3 @@ def _sample(records: Sequence[Record], part: int, parts: int, batch: int) -> lis
     ordered = sorted(records, key=lambda record: len(str(record["passage"])))
     batches = [ordered[start : start + batch] for start in range(0, len(ordered), batch)]
     return [record for each in batches[part % min(parts, len(batches)) :: parts] for record in each]
-
-
-# Agreement
-
-
-def agreement(blocks: Sequence[Block], one: str, other: str) -> dict[str, dict[str, float]]:
-    """Stage -> share of records with the same output of two systems, and their number.
-
-    Of texts, also the mean share of words up to the first that differs: in bf16, another batch can change a token, and
-    with it all that follow.
-    """
-    found: dict[str, dict[str, float]] = {}
-    for stage in STAGES.values():
-        pairs = [
-            (block.outputs[one][stage][key], output)
-            for block in blocks
-            for key, output in block.outputs[other].get(stage, {}).items()
-        ]
-        if not pairs:
-            continue
-        found[stage] = {"n": len(pairs), "same": fmean(_value(a) == _value(b) for a, b in pairs)}
-        if stage in ("rewrite", "answer"):
-            found[stage]["same beginning"] = fmean(_common(_value(a), _value(b)) for a, b in pairs)
-    return found
-
-
-def _value(output: Any) -> str:
-    if isinstance(output, InvalidOutput):
-        return output.raw
-    if isinstance(output, Label | Grade):
-        return str(output.value)
-    return output.text if isinstance(output, CitedAnswer) else str(output)
-
-
-def _common(one: str, other: str) -> float:
-    """The share of words of the longer text before the first that differs; 1 for equal texts."""
-    if one == other:
-        return 1.0
-    words = one.split(), other.split()
-    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(*words, strict=False))))
-    return same / max(1, *map(len, words))
-
-
-def complete_agreement(
-    stage: AdapterStage, peft: PeftEngine, records: Sequence[Record], outputs: Mapping[str, Any]
-) -> float:
-    """The share of records whose label or grade is the same where PEFT scores whole choices with the stop token.
-
-    Args:
-        stage: A stage that scores choices.
-        outputs: Id of a record -> output of the engine that is compared.
-    """
-    specs = [spec for record in records if isinstance(spec := stage.task.output(record), ClosedSet)]
-    assert len(specs) == len(records)
-    requests = [Request(messages(stage.task, record), stage.adapter) for record in records]
-    scored = peft.score_completely(requests, [spec.choices or () for spec in specs])
-    values = [spec.from_scores(each.log_probabilities) for spec, each in zip(specs, scored, strict=True)]
-    return fmean(
-        _value(value) == _value(outputs[str(record["id"])]) for record, value in zip(records, values, strict=True)
-    )

@@ -90,30 +90,11 @@ class PeftEngine:
         found: dict[int, ChoiceScores] = {}
         for rows in self._batches(prompts):
             ids, mask = self._padded([prompts[row] for row in rows])
-            last = self._log_probabilities(ids, mask, cache_dir=1)[:, 0]
-            for row, of_row in zip(rows, last, strict=True):
+            scores = self._log_probabilities(ids, mask)
+            for row, of_row in zip(rows, scores, strict=True):
                 values = of_row[first[row]].tolist()
                 found[row] = ChoiceScores(tuple(values), len(prompts[row]), len(values))
         return [found[row] for row in range(len(requests))]
-
-    def score_completely(self, requests: Sequence[Request], choices: Sequence[Sequence[str]]) -> list[ChoiceScores]:
-        """Log-probability of each choice with all of its tokens and the stop token, as `LocalEngine.score` defines it.
-
-        The prompt is computed once for each choice: to compare results, not to be measured.
-        """
-        self._switch(requests)
-        found = []
-        for prompt, of_request in zip(self._prompts(requests), choices, strict=True):
-            answers = [self.renderer.completion_ids(choice) for choice in of_request]
-            longest = max(map(len, answers))
-            ids, mask = self._padded([[*prompt, *answer] for answer in answers])
-            places = self._log_probabilities(ids, mask, cache_dir=longest + 1)
-            sums = []
-            for of_row, answer in zip(places, answers, strict=True):
-                own = of_row[-len(answer) - 1 : -1]
-                sums.append(float(own[torch.arange(len(answer)), answer].sum()))
-            found.append(ChoiceScores(tuple(sums), len(prompt) * len(answers), sum(map(len, answers))))
-        return found
 
     def _switch(self, requests: Sequence[Request]) -> Request:
         """Make the adapter of the requests the active one; the first request."""
@@ -137,14 +118,14 @@ class PeftEngine:
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         return ids, mask
 
-    def _log_probabilities(self, ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-        """Of the last positions, shape (rows, keep, vocabulary)."""
+    def _log_probabilities(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Of the last position, shape (rows, vocabulary)."""
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         with torch.inference_mode():
             logits = self._model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep, use_cache=False
+                input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, use_cache=False
             ).logits
-        return logits.float().log_softmax(-1)
+        return logits[:, 0].float().log_softmax(-1)
 
     def _completion(self, tokens: list[int], prompt: int) -> Completion:
         stop = self.renderer.stop_id

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import write_rows
-from searchlora.data.building import build
-from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.records import RejectedRow, SourceReport, SourceRow
@@ -37,15 +34,6 @@ def records(format: str, source: Path, options: Mapping[str, str]) -> tuple[list
         else:
             reports.append(row)
     return rows, reports
-
-
-def dataset_in(folder: Path, split: Mapping[str, Iterable[Record]]) -> Dataset:
-    """The dataset of these records, built in `folder` if it does not exist."""
-    if not folder.is_dir():
-        source = folder.with_suffix(".jsonl")
-        write_rows(source, ({**row, "split": name} for name, rows in split.items() for row in rows))
-        build(TASK, source, format="native", out=folder, options=SETTINGS)
-    return load_dataset(folder)
 
 
 def validates(row: Record, draw: str, share: float) -> bool:
@@ -98,18 +86,6 @@ class MtRag:
         """Ids of the original rows of the other folds that validate."""
         rows = (row for row in self.training(fold) if validates(row, f"validation {fold}", VALIDATING))
         return frozenset(str(row["id"]) for row in rows if row["kind"] != WITHOUT_GOLD)
-
-    def dataset(self, fold: int, folder: Path, more: Iterable[Record] = ()) -> Dataset:
-        """The dataset of a fold, built in `folder` if it does not exist.
-
-        Args:
-            more: Training rows from elsewhere.
-        """
-        rest = self.training(fold)
-        validating = [row for row in rest if validates(row, f"validation {fold}", VALIDATING)]
-        chosen = {row["id"] for row in validating}
-        training = [row for row in rest if row["id"] not in chosen]
-        return dataset_in(folder, {"train": [*training, *more], "validation": validating, "test": self.test(fold)})
 
 
 def fold_of(row: Record) -> int:

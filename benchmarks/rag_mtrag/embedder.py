@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import write_rows
+from benchmarks.common import native_dataset
 from benchmarks.rag_mtrag.data import FOLDS, VALIDATING, MtRag, Record, validates
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.data.building import build
 from searchlora.experiments.train import train_or_reuse
 from searchlora.progress import Steps
 
@@ -23,11 +22,8 @@ def embedders(mtrag: MtRag, work: Path, store: Store, steps: Steps) -> list[Stor
     """The adapter of each fold, trained on the answerable rows of the other folds; stored adapters are reused."""
     found = []
     for fold in range(FOLDS):
-        folder = work / f"embedder{fold + 1}"
-        if not folder.is_dir():
-            source = folder.with_suffix(".jsonl")
-            write_rows(source, _pairs(mtrag.training(fold), fold))
-            build("embedding", source, format="native", out=folder)
+        rows = _pairs(mtrag.training(fold), fold)
+        folder = native_dataset(work / f"embedder{fold + 1}", "embedding", rows).folder
         found.append(train_or_reuse("embedding", folder, f"{NAME}-{fold + 1}", recipe=RECIPE, store=store, steps=steps))
     return found
 

@@ -16,13 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, real_data, save
+from benchmarks.common import WORK, dataset, real_data, save, training_figures
 from benchmarks.rewriting_canard.switches import with_switches
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
-from searchlora.data.building import build
-from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.dataset import Dataset
 from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.improve.command import improve_or_reuse
@@ -58,30 +57,24 @@ _NAMES = {
 
 def main() -> None:
     with progress_bars() as steps:
-        dataset = _dataset()
+        source = real_data() / "canard" / "dev.json"
+        # The prompt has no title, so a first question cannot be rewritten.
+        how: dict[str, Any] = {"format": "canard", "options": {"from_turn": "2"}, "shares": SHARES}
+        data = dataset(WORK / "canard", "rewriting", source, **how)
         store = Store(WORK / "store")
         recipe = HERE / "improve.yaml"
-        training = with_switches(dataset, WORK / "canard_switches")
+        training = with_switches(data, WORK / "canard_switches")
         stored = improve_or_reuse(None, training.folder, NAME, recipe=recipe, store=store, steps=steps)
         engine = LocalEngine(stored.manifest.base.resolve(), store)
-        _canard(dataset, engine, stored, steps)
+        _canard(data, engine, stored, steps)
         _mtrag(engine, stored, steps)
 
 
-def _dataset() -> Dataset:
-    folder = WORK / "canard"
-    if not folder.is_dir():
-        source = real_data() / "canard" / "dev.json"
-        options = {"from_turn": "2"}  # the prompt has no title, so a first question cannot be rewritten
-        build(load_prompted_task("rewriting"), source, format="canard", out=folder, options=options, shares=SHARES)
-    return load_dataset(folder)
-
-
-def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
+def _canard(data: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
     task = load_prompted_task("rewriting")
-    qrels = dataset.qrels() or {}
-    records = [record for record in dataset.records("test") if record["turn"] > 1 and record["id"] in qrels]
-    measures = TaskMeasures(task, qrels, retrieve=retrieval_stage(task, dataset))
+    qrels = data.qrels() or {}
+    records = [record for record in data.records("test") if record["turn"] > 1 and record["id"] in qrels]
+    measures = TaskMeasures(task, qrels, retrieve=retrieval_stage(task, data))
     systems = run_all(measures, records, engine, stored, lambda record: str(record["id"]).rpartition("_q")[0], steps)
     comparison = compared(systems)
     save(
@@ -91,7 +84,7 @@ def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps:
             "test_questions": len(records),
             "dialogues": len({str(record["id"]).rpartition("_q")[0] for record in records}),
             "articles": len({record["group"] for record in records}),
-            "passages": len(dataset.documents() or ()),
+            "passages": len(data.documents() or ()),
             **_about(stored, systems),
         },
     )
@@ -128,7 +121,7 @@ def _about(stored: StoredAdapter, systems: dict[str, SystemResult]) -> dict[str,
     return {
         "adapter": manifest.reference,
         "trained_on": manifest.dataset.card if manifest.dataset else None,
-        "training": {key: manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")},
+        "training": training_figures(stored),
         "improve": manifest.training["improve"],
         "invalid_rate": {
             name: sum(isinstance(output, InvalidOutput) for output in system.outputs) / len(system.outputs)

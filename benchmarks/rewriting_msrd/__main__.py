@@ -16,12 +16,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.common import WORK, real_data, save
+from benchmarks.common import WORK, dataset, real_data, save
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
-from searchlora.data.building import build
-from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.improve.command import improve_or_reuse, retrieve_stage
 from searchlora.inference.local import LocalEngine
@@ -47,15 +46,15 @@ LISTED_FROM = 30
 
 def main() -> None:
     with progress_bars() as steps:
-        dataset = dataset_of_queries()
+        data = dataset_of_queries()
         store = Store(WORK / "store")
         recipe = HERE / "recipe.yaml"
-        stored = improve_or_reuse(None, dataset.folder, NAME, recipe=recipe, store=store, steps=steps)
-        documents = dataset.documents() or []
+        stored = improve_or_reuse(None, data.folder, NAME, recipe=recipe, store=store, steps=steps)
+        documents = data.documents() or []
         bm25 = retrieve_stage("bm25", documents, store, steps)
-        records = dataset.records("test")
-        words = listed_words(dataset, bm25.retriever.search)
-        task = load_prompted_task("rewriting").bound(dataset.settings)
+        records = data.records("test")
+        words = listed_words(data, bm25.retriever.search)
+        task = load_prompted_task("rewriting").bound(data.settings)
         limit = int(stored.manifest.recipe["max_new_tokens"])
         engine = LocalEngine(stored.manifest.base.resolve(), store)
         systems = [
@@ -64,7 +63,7 @@ def main() -> None:
             EngineSystem(BASE, task, engine, max_new_tokens=limit),
             EngineSystem(ADAPTER, task, engine, stored.reference, max_new_tokens=limit),
         ]
-        measures = TaskMeasures(task, dataset.qrels(), retrieve=bm25)
+        measures = TaskMeasures(task, data.qrels(), retrieve=bm25)
         results = {each.name: run_system(each, records, measures, progress=steps(each.name)) for each in systems}
         about = _about(stored, records, results, words)
         _report("rewriting_msrd", results, about)
@@ -78,27 +77,25 @@ def main() -> None:
 
 def dataset_of_queries() -> Dataset:
     """The judged queries of MSRD, split by family; built in `benchmarks/work` if it does not exist."""
-    folder = WORK / "msrd_reduced"
-    if not folder.is_dir():
-        # A small model miscopies names: on validation queries, "legally blonde" became "lily blonde".
-        build(
-            "rewriting",
-            real_data() / "msrd",
-            format="msrd",
-            out=folder,
-            options={"words": "query"},
-            shares=SHARES,
-            judgments_source="human",
-        )
-    return load_dataset(folder)
+    # A small model miscopies names: on validation queries, "legally blonde" became "lily blonde".
+    options = {"words": "query"}
+    return dataset(
+        WORK / "msrd_reduced",
+        "rewriting",
+        real_data() / "msrd",
+        format="msrd",
+        options=options,
+        shares=SHARES,
+        judgments_source="human",
+    )
 
 
-def listed_words(dataset: Dataset, search: Any) -> list[str]:
+def listed_words(data: Dataset, search: Any) -> list[str]:
     """Words whose removal raises the reward over the training queries that have them, most frequent first."""
-    records = dataset.records("train")
-    context = RewardContext(search, dataset.qrels() or {}, measure=HEADLINE)
-    task = load_prompted_task("rewriting").bound(dataset.settings)
-    named = task.candidates(records, dataset.folder, context)
+    records = data.records("train")
+    context = RewardContext(search, data.qrels() or {}, measure=HEADLINE)
+    task = load_prompted_task("rewriting").bound(data.settings)
+    named = task.candidates(records, data.folder, context)
     pairs = [
         (record, name, text)
         for record, texts in zip(records, named, strict=True)

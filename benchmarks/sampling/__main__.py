@@ -9,13 +9,11 @@ to the end. `--try` prints the figures and stores nothing.
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from benchmarks.common import as_called, save_figures, speed_ratio, speed_row
-from searchlora.eval.formatting import markdown_table
+from benchmarks.common import parser, print_or_save_speeds
+from benchmarks.speed import speed_ratio, speed_row
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.sampling import Sampling
@@ -41,11 +39,11 @@ KINDS = ("short story", "list of facts", "letter", "product description")
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description="Speed of sampling.")
+    arguments = parser("sampling")
     arguments.add_argument("--rows", type=int, default=32)
     arguments.add_argument("--tokens", type=int, default=64)
     arguments.add_argument("--repeats", type=int, default=5)
-    arguments.add_argument("--try", action="store_true", dest="is_trial")
+    arguments.add_argument("--try", action="store_true", dest="trial", help="print only")
     options = arguments.parse_args()
     engine = LocalEngine(resolve(load_recipe({}).base), batch_rows=options.rows, batch_invariant=False)
     ways = {name: _way(engine, each, options.rows, options.tokens) for name, each in VARIANTS.items()}
@@ -60,22 +58,8 @@ def main() -> None:
     comparisons = [
         speed_ratio(name, GREEDY, measure, values, rates[GREEDY]) for name, values in rates.items() if name != GREEDY
     ]
-    shown = table(rows, comparisons)
-    if not options.is_trial:
-        more = {"table": shown, "rows per batch": options.rows, "tokens per row": options.tokens}
-        save_figures("sampling", rows, comparisons, more, module=as_called("sampling"))
-    print(shown)
-
-
-def table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """The figures as Markdown."""
-    ratios = {each["a"]: f"{each['ratio']:.2f} ({each['low']:.2f}–{each['high']:.2f})" for each in comparisons}
-    cells = [
-        [row["system"], f"{row['value']:,.0f} ({row['low']:,.0f}–{row['high']:,.0f})", ratios.get(row["system"], "")]
-        for row in rows
-    ]
-    note = f"Medians of {rows[0]['n']} repeats, with minimum and maximum."
-    return f"{markdown_table(['', rows[0]['measure'], 'of greedy'], cells)}\n\n{note}"
+    more = {"rows per batch": options.rows, "tokens per row": options.tokens}
+    print_or_save_speeds("sampling", rows, comparisons, more, trial=options.trial)
 
 
 def _way(engine: LocalEngine, samplings: tuple[Sampling, ...], rows: int, tokens: int) -> Callable[[], float]:

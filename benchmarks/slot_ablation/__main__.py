@@ -2,27 +2,25 @@
 
     python -m benchmarks.slot_ablation chorus       product search: intent, retrievers, judge
     python -m benchmarks.slot_ablation msrd         movie search: rewriter, retrievers, embedding adapter
-    python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, judge, answers
-    python -m benchmarks.slot_ablation mtrag --without answers      leave a slot empty
-    python -m benchmarks.slot_ablation msrd --limit 20              trial; no results are written
+    python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, embedding adapter
+    python -m benchmarks.slot_ablation chorus --without judge       leave a slot empty
+    python -m benchmarks.slot_ablation msrd --topics 20             trial; no results are written
     python -m benchmarks.slot_ablation chorus --set first_stage_weight=0    another value of a parameter, likewise
 
 Each slot is left out, and its base model is put in the place of its adapter, on test topics only: no adapter was
-trained on a topic that it serves. Where all topics would take more than 15 minutes on two cores, a sample with a fixed
-seed is taken (`folds.TOKENS`). Indexes, runs and copies of the adapters are in `benchmarks/work/slot_ablation`, and an
+trained on a topic that it serves. Indexes, runs and copies of the adapters are in `benchmarks/work/slot_ablation`; an
 interrupted ablation goes on with the same command.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, as_called, real_data, save, write_rows
-from benchmarks.slot_ablation.folds import SEED, Fold, TestSet, merged
+from benchmarks.common import WORK, as_called, parser, real_data, save, write_rows
+from benchmarks.slot_ablation.folds import Fold, TestSet, merged
 from benchmarks.slot_ablation.topic_sets import TEST_SETS, TRAINED, gathered
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
@@ -39,29 +37,26 @@ NAME = "slot_ablation"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}")
-    parser.add_argument("test_set", choices=sorted(TEST_SETS))
-    parser.add_argument("--without", action="append", default=[], metavar="SLOT", help="leave a slot empty; repeatable")
-    parser.add_argument("--limit", type=int, metavar="N", help="number of topics, for a trial")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
-    parser.add_argument("--topics", type=int, metavar="N", help="at most N topics, for a slow machine; results say so")
-    parser.add_argument("--name", metavar="NAME", help="name of the results, beside those of all topics: mtrag_whole")
-    arguments = parser.parse_args()
-    slots = [slot for slot in TRAINED[arguments.test_set] if slot not in arguments.without]
-    whole = TEST_SETS[arguments.test_set](real_data(), slots)
-    limits = [each for each in (arguments.limit, arguments.topics) if each is not None]
-    test, work = whole.sampled(min(limits, default=None)), WORK / NAME / (arguments.name or "")
+    arguments = parser(NAME)
+    arguments.add_argument("test_set", choices=sorted(TEST_SETS))
+    arguments.add_argument("--without", action="append", default=[], metavar="SLOT", help="leave it empty; repeatable")
+    arguments.add_argument("--topics", type=int, metavar="N", help="a sample of N topics, for a trial")
+    arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
+    options = arguments.parse_args()
+    slots = [slot for slot in TRAINED[options.test_set] if slot not in options.without]
+    whole = TEST_SETS[options.test_set](real_data(), slots)
+    test, work = whole.sampled(options.topics), WORK / NAME
     try:
         store = gathered(test, slots, work / "store")
     except UsageError as error:
         sys.exit(str(error))
     with progress_bars() as steps:
-        found = ablated(test, store, work, steps, arguments.set)
+        found = ablated(test, store, work, steps, options.set)
     print(ablation_markdown(found))
     print(f"Report: {write_ablation(found, work / test.name)}")
-    if arguments.limit is None and not arguments.set:
-        more = {"table": table(found, test, whole.topics), **about(found, test, whole.topics)}
-        save(f"{NAME}_{arguments.name or test.name}", found.comparison, more, module=as_called(NAME))
+    if options.topics is None and not options.set:
+        more = {"table": table(found, test), **about(found, test)}
+        save(f"{NAME}_{test.name}", found.comparison, more, module=as_called(NAME))
 
 
 def ablated(
@@ -113,27 +108,24 @@ def _changed(config: PipelineConfig) -> list[str]:
     return [slot.name for slot in find_slots(config.stages) if not (empty and slot.name == "filter")]
 
 
-def table(found: Ablation, test: TestSet, topics: int) -> str:
+def table(found: Ablation, test: TestSet) -> str:
     """The Markdown of the results file."""
-    sample = f", a sample of {topics:,}" if test.topics < topics else ""
     adapters = sorted(
         {fold.without_number(str(name)) for fold in test.folds for name in _adapters(test, fold).values()}
     )
     folds = f", of {len(test.folds)} folds" if len(test.folds) > 1 else ""
     return (
-        f"{ablation_markdown(found)}\n\nPipeline `{test.pipeline}` on {test.topics:,} test topics{sample}."
+        f"{ablation_markdown(found)}\n\nPipeline `{test.pipeline}` on {test.topics:,} test topics."
         f" Adapters: {', '.join(f'`{name}`' for name in adapters)}{folds}."
     )
 
 
-def about(found: Ablation, test: TestSet, topics: int) -> dict[str, Any]:
+def about(found: Ablation, test: TestSet) -> dict[str, Any]:
     """What the results file says beside the figures of the variants."""
     kept = ablation_json(found)
     return {
         "pipeline": test.pipeline,
         "topics": test.topics,
-        "of_topics": topics,
-        "seed": SEED,
         "slots": kept["slots"],
         "interactions": kept["interactions"],
         "left_out": kept["left_out"],

@@ -20,9 +20,6 @@ from searchlora.systems.measure import measure
 
 SEED = 13
 
-#: Tokens that an LLM reads in one ablation at most: 15 minutes on two cores at 1,000 tokens a second.
-TOKENS = 900_000
-
 Costs = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
@@ -53,7 +50,6 @@ class TestSet:
         pipeline: The built-in pipeline.
         qrels: Judgments of all topics.
         measures: The first is tested.
-        tokens: Estimate of the tokens per topic that an LLM reads in all variants together.
         cluster: Field of the topics with the group of dependent topics.
         interacting: Whether to execute the pipeline without each pair of slots.
     """
@@ -64,7 +60,6 @@ class TestSet:
     folds: Sequence[Fold]
     qrels: Qrels
     measures: Sequence[str]
-    tokens: int
     cluster: str | None = None
     interacting: bool = False
 
@@ -76,12 +71,11 @@ class TestSet:
         return sum(len(fold.topics) for fold in self.folds)
 
     def sampled(self, limit: int | None = None) -> TestSet:
-        """The test set with at most `limit` topics, drawn with a fixed seed; None: as many as `TOKENS` allows."""
-        count = min(self.topics, TOKENS // self.tokens if limit is None else limit)
+        """The test set with at most `limit` topics, drawn with a fixed seed; None: with all."""
         ids = sorted(str(topic["id"]) for fold in self.folds for topic in fold.topics)
-        kept = set(random.Random(SEED).sample(ids, count))
+        drawn = set(random.Random(SEED).sample(ids, min(limit or len(ids), len(ids))))
         folds = [
-            replace(fold, topics=[topic for topic in fold.topics if str(topic["id"]) in kept]) for fold in self.folds
+            replace(fold, topics=[topic for topic in fold.topics if str(topic["id"]) in drawn]) for fold in self.folds
         ]
         return replace(self, folds=[fold for fold in folds if fold.topics])
 

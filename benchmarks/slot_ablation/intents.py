@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.common import WORK, real_data, write_rows
+from benchmarks.common import WORK, native_dataset, real_data
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
-from searchlora.data.building import build
+from searchlora.eval.formatting import write_json
 from searchlora.eval.text_identity import normalised
 from searchlora.experiments.train import train_or_reuse
-from searchlora.files import atomic_text, read_rows, strict
+from searchlora.files import read_rows, strict
 
 NAME = "chorus-intent"
 SEED = 13
@@ -44,24 +44,15 @@ WORDS = 5
 
 def main() -> None:
     folder = WORK / "slot_ablation" / "intents"
-    if not (folder / "data").is_dir():
-        products = [row.data for row in strict(read_rows(real_data() / "chorus" / "products.jsonl.gz"))]
-        schema, rows = intents(products, ROWS)
-        write_rows(folder / "intents.jsonl", rows)
-        with atomic_text(folder / "schema.json") as out:
-            json.dump(schema, out)
-        options = {"schema": str(folder / "schema.json")}
-        build(
-            "intent",
-            folder / "intents.jsonl",
-            format="native",
-            out=folder / "data",
-            options=options,
-            shares=(0.95, 0.05, 0),
-        )
+    products = [row.data for row in strict(read_rows(real_data() / "chorus" / "products.jsonl.gz"))]
+    schema, rows = intents(products, ROWS)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "schema.json", schema)
+    options = {"schema": str(folder / "schema.json")}
+    data = native_dataset(folder / "data", "intent", rows, options=options, shares=(0.95, 0.05, 0)).folder
     with progress_bars() as steps:
         stored = train_or_reuse(
-            "intent", folder / "data", NAME, overrides=("optim.epochs=1",), store=Store(folder / "store"), steps=steps
+            "intent", data, NAME, overrides=("optim.epochs=1",), store=Store(folder / "store"), steps=steps
         )
     print(f"{stored.reference}: {json.dumps(dict(stored.manifest.metrics))}")
 

@@ -42,8 +42,6 @@ TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
     "mtrag": {
         "rewriter": ("store", "canard-rewriter", "rewriting_canard"),
         "embedder": ("rag_mtrag/store", "mtrag-embedder-{fold}", "rag_mtrag"),
-        "judge": ("rag_mtrag/store", "question-judge", "rag_mtrag"),
-        "answers": ("rag_mtrag/store", "mtrag-answers-{fold}", "rag_mtrag"),
     },
 }
 
@@ -64,9 +62,7 @@ def chorus(data: Path, slots: Sequence[str]) -> TestSet:
     assert len(folds) == CHORUS_FOLDS
     columns = {"text": ("short_description",), "brand": ("supplier",), "category": ("attr_t_product_type",)}
     corpus = CorpusFile(data / "chorus" / "products.jsonl.gz", columns)
-    # Pairs of about 90 tokens, in the full pipeline, without each retriever, by the base, and with two other intents.
-    tokens = 6 * DEPTH * 90 + 2 * 75
-    return TestSet("chorus", "product_search", corpus, folds, qrels, MEASURES, tokens=tokens)
+    return TestSet("chorus", "product_search", corpus, folds, qrels, MEASURES)
 
 
 def msrd(data: Path, slots: Sequence[str]) -> TestSet:
@@ -83,7 +79,6 @@ def msrd(data: Path, slots: Sequence[str]) -> TestSet:
         if record["id"] in qrels
     ]
     fold = Fold(None, _named("msrd", slots), topics)
-    # A query of about 75 tokens with its instructions, rewritten by the adapter and by the base.
     return TestSet(
         "msrd",
         "movie_search",
@@ -91,7 +86,6 @@ def msrd(data: Path, slots: Sequence[str]) -> TestSet:
         [fold],
         qrels,
         MEASURES,
-        tokens=2 * 75,
         cluster="family",
         interacting=True,
     )
@@ -120,9 +114,6 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
         for number in range(MTRAG_FOLDS)
     ]
     qrels = {topic: grades for topic, grades in (dataset.qrels() or {}).items() if topic in questions}
-    # Passages of about 200 tokens judged in five variants, 700 tokens of an answer in six, two rewrites of 300.
-    of_slot = {"judge": 5 * DEPTH * 200, "answers": 6 * 700, "rewriter": 2 * 300}
-    tokens = max(1, sum(count for slot, count in of_slot.items() if slot in slots))
     return TestSet(
         "mtrag",
         "conversational_search",
@@ -130,7 +121,6 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
         folds,
         qrels,
         MEASURES,
-        tokens=tokens,
         cluster="conversation",
     )
 

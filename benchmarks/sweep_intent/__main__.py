@@ -2,7 +2,7 @@
 
     python -m benchmarks.sweep_intent                train what is missing, compare on validation, write the results
     python -m benchmarks.sweep_intent --train        train only; a killed sweep is resumed by the next call
-    python -m benchmarks.sweep_intent --rows 40 --set optim.max_steps=2     trial; no results are written
+    python -m benchmarks.sweep_intent --limit 40 --set optim.max_steps=2     trial; no results are written
 
 Each of the 20 settings trains on the same rows, a fifth of an epoch, and is compared on 400 validation records that
 no setting was trained on; the test set takes no part. The plots are in `docs/images/sweep`.
@@ -10,14 +10,12 @@ no setting was trained on; the test set takes no part. The plots are in `docs/im
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from typing import Any
 
-from benchmarks.common import ROOT, WORK, real_data, save_figures
+from benchmarks.common import ROOT, WORK, dataset, is_trial, real_data, save_figures, trial_parser
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
-from searchlora.data.building import build
 from searchlora.experiments.sweep import sweep, train_trials
 from searchlora.experiments.sweep_report import sweep_json, sweep_markdown, write_sweep
 
@@ -45,16 +43,14 @@ SETTINGS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}")
+    parser = trial_parser(NAME)
     parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
-    parser.add_argument("--rows", type=int, help="number of validation records, for a trial")
-    parser.add_argument("--set", action="append", default=[], help="key=value that overrides the recipe, for a trial")
     arguments = parser.parse_args()
-    trial = arguments.rows is not None or bool(arguments.set)
+    trial = is_trial(arguments)
     work = WORK / (f"{NAME}_trial" if trial else NAME)
-    data = work / "data"
-    if not data.exists():  # the official test set stays whole; a tenth of the training set compares the settings
-        build("intent", real_data() / "banking77", format="banking77", out=data, shares=(0.89, 0.1, 0.01))
+    # The official test set stays whole; a tenth of the training set compares the settings.
+    source, shares = real_data() / "banking77", (0.89, 0.1, 0.01)
+    data = dataset(work / "data", "intent", source, format="banking77", shares=shares).folder
     store, overrides = Store(work / "store"), [*SETTINGS, *arguments.set]
     with progress_bars() as steps:
         if arguments.train:
@@ -65,7 +61,7 @@ def main() -> None:
         how: dict[str, Any] = {
             "overrides": overrides,
             "store": store,
-            "limit": arguments.rows or RECORDS,
+            "limit": arguments.limit or RECORDS,
             "bars": progress_bars,
             "steps": steps,
         }

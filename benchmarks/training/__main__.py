@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, WORK, save_figures, speed_ratio, speed_row
-from searchlora.cpu.prefix_tree import prefix_tree
+from benchmarks.common import in_a_process, print_or_save_speeds
+from benchmarks.speed import speed_ratio, speed_row
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.eval.formatting import markdown_table
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import resolve
 from searchlora.prompts import Example, Renderer
@@ -74,51 +72,18 @@ def main() -> None:
     comparisons.append(speed_ratio(a, b, "tokens a second", measured[60][ours]["speeds"], dense))
     losses = {system: [statistics.mean(each) for each in measured[60][system]["losses"]] for system in SYSTEMS}
     differences = [one - other for one, other in zip(losses[ours], losses[other], strict=True)]
-    shares = {str(length): of_system[ours]["computed"] for length, of_system in measured.items()}
-    shown = table(rows, comparisons)
-    save_figures(
-        "training",
-        rows,
-        comparisons,
-        {
-            "table": shown,
-            "base": BASE,
-            "rows_per_step": {str(length): settings[0] for length, settings in LENGTHS.items()},
-            "share_of_tokens_computed": shares,
-            "mean_losses_of_seeds": losses,
-            "loss_difference": max(map(abs, differences)),
-        },
-    )
-    print(shown)
+    about = {
+        "base": BASE,
+        "rows_per_step": {str(length): settings[0] for length, settings in LENGTHS.items()},
+        "mean_losses_of_seeds": losses,
+        "loss_difference": max(map(abs, differences)),
+    }
+    print_or_save_speeds("training", rows, comparisons, about)
     print(f"differences of the mean losses of a seed in bf16: {', '.join(f'{each:+.4f}' for each in differences)}")
-    print(f"share of tokens computed (equal beginnings once): {shares}")
 
 
 def _name(system: str, length: int) -> str:
     return system if length == 60 else f"{system}, rows of {length} tokens"
-
-
-def table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """The figures as Markdown: speed and memory of each system, then the ratios."""
-    cells: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault(str(row["system"]), {})[str(row["measure"])] = row
-    figures = []
-    for system, of_measure in cells.items():
-        speed, memory = of_measure["tokens a second"], of_measure["peak memory in GB"]
-        spread = f"{speed['value']:.0f} ({speed['low']:.0f}–{speed['high']:.0f})"
-        figures.append([system, spread, f"{memory['value']:.2f}"])
-    ratios = [
-        [f"{pair['a']} / {pair['b']}", f"{pair['ratio']:.1f} ({pair['low']:.1f}–{pair['high']:.1f})"]
-        for pair in comparisons
-    ]
-    return "\n\n".join(
-        [
-            markdown_table(["rows of 60 tokens unless stated", "tokens a second", "peak memory, GB"], figures),
-            markdown_table(["ratio of tokens a second", ""], ratios),
-            "Medians of the steps of all runs, with minimum and maximum.",
-        ]
-    )
 
 
 def _measured(length: int, folder: Path) -> dict[str, dict[str, Any]]:
@@ -130,19 +95,7 @@ def _measured(length: int, folder: Path) -> dict[str, dict[str, Any]]:
     systems = [*SYSTEMS, WITHOUT_CHECKPOINTING] if length == 60 else SYSTEMS
     results = {}
     for system in systems:
-        log = WORK / "training" / f"{length} {system}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as errors:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.training", system, str(length), str(data)],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        if done.returncode:
-            sys.exit(f"{system} failed on rows of {length} tokens; see {log}")
-        results[system] = json.loads(done.stdout.splitlines()[-1])
+        results[system] = in_a_process("training", system, str(length), str(data))
         speeds = results[system]["speeds"]
         print(f"{_name(system, length)}: {statistics.median(speeds):.0f} tokens a second", file=sys.stderr)
     return results
@@ -187,7 +140,6 @@ def work(system: str, length: int, folder: Path) -> dict[str, Any]:
         "speeds": [speed for speeds, _ in runs for speed in speeds],
         "memory": memory,
         "losses": [losses for _, losses in runs],
-        "computed": _share_computed(_recipe(length, kind, 0), records),
     }
 
 
@@ -292,15 +244,6 @@ def _train_trl(
         for step in range(1, len(losses))
     ]
     return speeds, losses
-
-
-def _share_computed(recipe: Recipe, records: Sequence[Record]) -> float:
-    """Nodes of the steps' prefix trees over tokens of their rows."""
-    rows = [each.input_ids[:-1] for each in _examples(records)]
-    size = recipe.optim.batch_size
-    order = list(LengthGroupedBatches([len(row) for row in rows], size, recipe.seed))
-    trees = [prefix_tree([rows[index] for index in order[start : start + size]]) for start in range(0, len(rows), size)]
-    return sum(len(tree.tokens) for tree in trees) / sum(len(row) + 1 for row in rows)
 
 
 def _examples(records: Sequence[Record]) -> list[Example]:

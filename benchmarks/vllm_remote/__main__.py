@@ -15,7 +15,6 @@ adapters' tasks; the base gets the requests of the first adapter. Both engines c
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +25,11 @@ from typing import Any
 import httpx
 from statsmodels.stats.proportion import proportion_confint
 
-from benchmarks.common import WORK, as_called, save_figures
+from benchmarks.common import WORK, as_called, dataset, parser, save_figures
 from benchmarks.servers import vllm
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.data.building import build
-from searchlora.data.dataset import load_dataset
+from searchlora.data.dataset import Dataset
 from searchlora.eval.formatting import markdown_table
 from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.engine import ChoiceScores, Completion, Request
@@ -65,7 +63,7 @@ class Asked:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description="vLLM through the remote engine, against the local engine.")
+    arguments = parser("vllm_remote")
     arguments.add_argument("--vllm-python", type=Path, required=True, help="of the environment that has vLLM")
     arguments.add_argument("--store", type=Path, help="of --adapters")
     arguments.add_argument("--adapters", nargs=2, help="two references of the store")
@@ -99,21 +97,18 @@ def _trained(store: Store) -> list[str]:
     """A rewriter (free text) and a judge (scored grades)."""
     found = []
     for task, name in (("rewriting", "shop-rewriter"), ("judgment", "shop-judge")):
-        found.append(train_or_reuse(task, _dataset(task), name, overrides=FEW, store=store).reference)
+        found.append(train_or_reuse(task, _dataset(task).folder, name, overrides=FEW, store=store).reference)
     return found
 
 
-def _dataset(task: str) -> Path:
-    folder = HERE / f"data-{task}"
-    if not folder.is_dir():
-        build(task, HERE / "shop", format="shop", out=folder)
-    return folder
+def _dataset(task: str) -> Dataset:
+    return dataset(HERE / f"data-{task}", task, HERE / "shop", format="shop")
 
 
 def _asked(adapter: StoredAdapter, rows: int) -> Asked:
     manifest = adapter.manifest
     task = load_prompted_task(manifest.task).bound(manifest.settings, manifest.tuned)
-    records = load_dataset(_dataset(manifest.task)).records("test")[:rows]
+    records = _dataset(manifest.task).records("test")[:rows]
     written = list(dict.fromkeys(task.target(record) for record in records))[:5]
     specs = [task.output(record) for record in records]
     return Asked(
@@ -130,8 +125,6 @@ def _greedy(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked
     found = []
     for case in everything:
         of_it: list[tuple[Completion, Completion]] = [pairs.pop(0) for _ in case.requests]
-        for one, other in of_it[:3]:
-            print(f"{case.system}\n  local  {one}\n  remote {other}")
         found.append(_share(case.system, "same greedy answer", [one == other for one, other in of_it]))
     return found
 
@@ -143,7 +136,6 @@ def _scores(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked
     found = []
     for case in everything:
         of_it: list[tuple[ChoiceScores, ChoiceScores]] = [pairs.pop(0) for _ in case.requests]
-        print(f"{case.system} {case.choices[0]}\n  local  {of_it[0][0]}\n  remote {of_it[0][1]}")
         apart = [
             abs(a - b)
             for one, other in of_it
@@ -162,7 +154,6 @@ def _valid(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]
         held = Grammar("json_schema", JSON.grammar.text)
         requests = [replace(request, grammar=held, max_new_tokens=64) for request in case.requests]
         completions = remote.generate(requests)
-        print(f"{case.system}\n  {completions[0]}")
         right = [each.finish == "stop" and not isinstance(JSON.parse(each.text), InvalidOutput) for each in completions]
         found.append(_share(case.system, "valid JSON", right))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from searchlora.pipelines.stages.stage import BuildContext, Needs, StageSettings
 if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
     from searchlora.retrieval.encoder import Encoder
+    from searchlora.retrieval.encoding import TextEncoding
     from searchlora.retrieval.index_folder import VectorKeys
 
 
@@ -70,6 +72,14 @@ class EncodingSettings(EncoderSettings, RetrieveSettings):
         1, ge=1, description="queries per forward pass; with 1, hits do not depend on other queries"
     )
     batch_size: int = Field(32, ge=1, description="documents per forward pass")
+
+    @property
+    def encoding(self) -> TextEncoding:
+        """How documents and queries are encoded."""
+        from searchlora.retrieval.encoding import TextEncoding
+
+        keys = [field.name for field in fields(TextEncoding)]
+        return TextEncoding(**{key: getattr(self, key) for key in keys})
 
     def document_adapter(self, store: Store) -> StoredAdapter | None:
         """The adapter with which documents are encoded; None without one, and for one that is for queries only."""

@@ -85,7 +85,10 @@ def _reduced(query: str) -> Iterator[tuple[str, str]]:
 def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]:
     """Titles that the input names: others could only be guessed."""
     grades = context.qrels.get(str(record["id"]), {})
-    best = sorted((document for document, grade in grades.items() if grade >= context.relevant), key=lambda document: -grades[document])
+    best = sorted(
+        (document for document, grade in grades.items() if grade >= context.relevant),
+        key=lambda document: -grades[document],
+    )
     known = {
         *words(str(record["query"])),
         *(word for turn in record.get("history", ()) for word in words(turn["text"])),
@@ -93,7 +96,8 @@ def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]
     titles = dict.fromkeys(
         title
         for document in best
-        if document in context.documents and (title := _DISAMBIGUATION.sub("", context.documents[document].title).strip())
+        if document in context.documents
+        and (title := _DISAMBIGUATION.sub("", context.documents[document].title).strip())
     )
     named = [title for title in titles if (of_title := words(title)) and known.issuperset(of_title)]
     for number, title in enumerate(named[:TITLES], 1):

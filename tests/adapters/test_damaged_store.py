@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from searchlora.adapters.aliases import ALIASES, AliasHistory
+from searchlora.adapters.aliases import ALIASES
 from searchlora.adapters.ancestry import ancestors, training_queries, write_training_queries
 from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN
 from searchlora.adapters.peft_folder import WEIGHTS
@@ -222,26 +222,11 @@ def test_a_rollback_is_refused_if_the_alias_moved_meanwhile(three, monkeypatch):
     assert three.pin("echo@production") == "echo@2"
 
 
-def test_the_history_of_aliases_is_read_once_per_change(three, monkeypatch):
-    three.alias("echo", "production", 1)
-    reads: list[Path] = []
-    original = AliasHistory.read.__func__  # type: ignore[attr-defined]
-    monkeypatch.setattr(
-        AliasHistory, "read", classmethod(lambda cls, folder: reads.append(folder) or original(cls, folder))
-    )
-    three.alias("echo", "production", 2)
-    assert len(reads) == 1
-    three.remove("echo@2", force=True)
-    assert len(reads) == 2
-    three.list()
-    assert len(reads) == 4  # once for each name
-
-
 # Ancestry
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [1, 2, 5, 3000])
+@pytest.mark.parametrize("length", [2, 3000])
 def test_cycles_in_the_ancestry_terminate(store, stored, draft, length):
     """Parents are checked when a manifest is read, but they are only names: anybody can write a cycle."""
     text = json.loads((stored.path / MANIFEST).read_text())
@@ -302,12 +287,10 @@ def test_pipes_devices_and_huge_files_are_not_read(tmp_path):
     [
         lambda file: make_pipe(file),
         lambda file: file.write_text("[NaN]"),
-        lambda file: file.write_text("[-1]"),
-        lambda file: file.write_text('{"1": 1}'),
         lambda file: file.write_text(f"[{10**400}]"),
         lambda file: make_sparse(file, 1 << 40),
     ],
-    ids=["pipe", "nan", "negative", "object", "large", "huge"],
+    ids=["pipe", "nan", "large", "huge"],
 )
 def test_numbers_of_removed_versions_are_never_forgotten(three, trained, draft, damage):
     damage(three.root / "echo" / "removed.json")

@@ -93,29 +93,6 @@ def test_export_takes_the_place_of_a_base_that_was_moved(cli, refused, store, tr
     assert (tmp_path / "merged" / "merged.json").is_file()
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from searchlora.adapters import merging
-from searchlora.adapters.store import Store
-
-def die(tokenizer, folder):
-    (folder / "model.safetensors").stat()
-    os.kill(os.getpid(), 9)
-merging._save_tokenizer = die
-merging.export_merged(Store(sys.argv[1]).get("echo@1"), Path(sys.argv[2]))
-"""
-
-
-@pytest.mark.slow
-def test_the_next_export_removes_what_a_killed_one_left(stored, store, tmp_path):
-    out = tmp_path / "out" / "merged"
-    assert run_script(KILLED, store.root, out).returncode == -9
-    assert len(list(out.parent.iterdir())) == 1
-    export_merged(stored, out)
-    assert list(out.parent.iterdir()) == [out]
-
-
 # An export in a process of its own: store, target, what does not fit on the disk.
 FULL = """
 import resource, signal, sys

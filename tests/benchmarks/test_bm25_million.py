@@ -43,30 +43,20 @@ def test_queries_have_two_to_five_words_of_one_document():
 
 
 @pytest.mark.slow
-def test_a_whole_run_measures_each_process(tmp_path):
-    pipeline = tmp_path / "other.yaml"
-    pipeline.write_text(json.dumps({"name": "other", "stages": [{"bm25": {"k": 10}}]}), encoding="utf-8")
-    missing = tmp_path / "missing.yaml"
-    stage = {"text_search": {"engine": "milvus", "url": str(tmp_path / "none.db"), "index": "none"}}
-    missing.write_text(json.dumps({"name": "missing", "stages": [stage]}), encoding="utf-8")
-    options = argparse.Namespace(
-        documents=[300],
-        rival=[200],
-        streamed=[20, 600],
-        queries=20,
-        of_rival=5,
-        repeats=2,
-        of_engines=4,
-        through=[str(pipeline), f"{missing}@300"],
-        load=False,
-    )
-    results = benchmark.benchmark(tmp_path / "work", options)
-    assert {size: each["build"]["documents"] for size, each in results["indexes"].items()} == {200: 200, 300: 300}
-    assert results["rank_bm25"][200]["same_hits"] > 0.9 and len(results["rank_bm25"][200]["ours"]) == 2
-    found, failed = results["engines"]
-    assert (found["documents"], found["same_hits"]) == (200, 1.0)
-    assert failed["documents"] == 300 and failed["failed"] in results["table"]
-    few, many = results["streamed"]
-    assert (few["queries"], many["queries"]) == (20, 600) and many["lines"] == pytest.approx(30 * few["lines"], rel=0.2)
-    ratio = results["comparisons"][0]["ratio"]
-    assert f"| {ratio:.0f} (" in results["table"] and "| 600 |" in results["table"]
+def test_a_whole_run_measures_each_process(tmp_path, capsys):
+    local, engine = tmp_path / "local.yaml", tmp_path / "engine.yaml"
+    local.write_text(json.dumps({"name": "local", "stages": [{"bm25": {"k": 10}}]}), encoding="utf-8")
+    stage = {"text_search": {"engine": "milvus", "url": str(tmp_path / "engine.db"), "index": "few", "k": 10}}
+    engine.write_text(json.dumps({"name": "engine", "stages": [stage]}), encoding="utf-8")
+    through = [str(local), str(engine)]
+    options = argparse.Namespace(documents=[300], rival=[200], streamed=[20, 600], through=through)
+    rows, comparisons = benchmark.benchmark(tmp_path / "work", options, count=20)
+    figures = {(row["system"], row["measure"]): row["value"] for row in rows}
+    assert figures["rank-bm25, 200 documents", "same top 10"] > 0.9
+    assert figures["engine, 200 documents", "same top 10"] > 0.5
+    assert f"{local}: benchmarks.bm25_million.processes load failed" in capsys.readouterr().out  # it is no engine
+    few, many = (figures[f"searchlora run, {count} queries", "lines"] for count in (20, 600))
+    assert many == pytest.approx(30 * few, rel=0.2)
+    assert {row["system"] for row in rows} > {"index of 300 documents", "saved index, 300 documents"}
+    (pair,) = comparisons
+    assert 0 < pair["low"] <= pair["ratio"] <= pair["high"]

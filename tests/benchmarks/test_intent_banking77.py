@@ -1,8 +1,8 @@
-"""Tables of the intent benchmark: figures per label and sample answers."""
+"""Tables of the intent benchmark: figures per label."""
 
 from __future__ import annotations
 
-from benchmarks.intent_banking77.systems import confused, per_label, sample_answers
+from benchmarks.intent_banking77.__main__ import confused, per_label
 from searchlora.outputs import InvalidOutput, Label
 
 RECORDS = [
@@ -25,10 +25,3 @@ def test_precision_recall_and_confusions_per_label():
     assert (best["label"], best["F1"]) == ("a", 0.5)
     assert confused(RECORDS, FREE)[0] == {"gold": "a", "predicted": "b", "n": 2}
     assert {"gold": "b", "predicted": "(invalid)", "n": 1} in confused(RECORDS, FREE)
-
-
-def test_sample_answers():
-    text = sample_answers(RECORDS, HELD, FREE, count=1)
-    assert "## Right: 2 rows, 1 of them drawn" in text
-    assert "## Wrong: 3 rows, 1 of them drawn" in text
-    assert "**query 4** (t4)\n  gold b; predicted a at 0.80; without constraint 'a b'" in text

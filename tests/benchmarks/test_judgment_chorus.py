@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.judges import ADAPTER, labels
 from benchmarks.judgment_chorus import __main__ as benchmark
 from benchmarks.judgment_chorus.folds import RATERS, VALIDATING, Chorus
 from searchlora.outputs import Grade, to_json
@@ -43,7 +44,7 @@ def test_a_judge_that_repeats_the_majority_has_kappa_1_and_agrees_with_people_be
     answers = {"adapter": right, "base": right, "tuned": [{}] * 3, "training": {}}
     systems = benchmark.judges(chorus, answers)
     assert {len(grades) for grades in systems.values()} == {3188}
-    judged = benchmark.labels(systems[benchmark.ADAPTER])
+    judged = labels(systems[ADAPTER])
     with_people = benchmark.with_people(chorus, judged)
     assert set(with_people) == set(RATERS)
     of_people = [figure["value"] for figure in benchmark.of_people(chorus).values()]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from benchmarks import common
 from benchmarks.lora_claims import __main__ as lora_claims
 from benchmarks.lora_claims.report import tables
 from benchmarks.lora_claims.timing import median_ratio
@@ -63,21 +60,3 @@ def test_one_slow_repeat_does_not_move_the_ratio():
     assert found["ratio"] == pytest.approx(1.05)
     assert found["low"] == pytest.approx(1.05) and found["high"] == pytest.approx(1.05)
     assert median_ratio([1.0, 1.1, 1.2], [1.0, 1.0, 1.0]) == {"ratio": 1.1, "low": 1.0, "high": 1.2}
-
-
-def test_one_collection_is_measured_anew_and_the_other_kept(tmp_path, monkeypatch):
-    for module in (common, lora_claims):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
-    msrd, banking = lora_claims.TITLES
-
-    def measured(title, value):
-        claim = {"collection": title, "claim": "small", "figure": "1%", "met": True}
-        lora_claims._save([{**row("adapter, LoRA", "nDCG@10", value, 0.1, 0.9, 20), "collection": title}], [], [claim])
-        found = json.loads((tmp_path / "lora_claims.json").read_text())
-        return [(each["collection"], each["value"]) for each in found["rows"]], len(found["claims"]), found["table"]
-
-    assert measured(banking, 0.5)[:2] == ([(banking, 0.5)], 1)
-    assert measured(msrd, 0.6)[:2] == ([(msrd, 0.6), (banking, 0.5)], 2)
-    rows, claims, table = measured(banking, 0.7)
-    assert (rows, claims) == ([(msrd, 0.6), (banking, 0.7)], 2)
-    assert "0.700 (0.100 to 0.900)" in table and "0.600 (0.100 to 0.900)" in table

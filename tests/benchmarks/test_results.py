@@ -6,7 +6,8 @@ import json
 import math
 
 from benchmarks import tables
-from benchmarks.common import write_results
+from benchmarks.common import remembered, write_results
+from benchmarks.speed import speed_ratio, speed_row
 
 ROW = {"system": "a | b", "measure": "MRR@10", "value": 0.31, "low": 0.29, "high": 0.33, "n": 600}
 PAIR = {
@@ -57,3 +58,34 @@ def test_a_transcript_is_shown_command_by_command(tmp_path, monkeypatch):
     step = {"description": "One step.", "command": ["searchlora", "adapters", "list"], "output": "none", "exit": 0}
     write_results(tmp_path / "demo.json", {**CONTENT, "transcript": [step]})
     assert tables.table("demo").startswith("One step.\n\n```\n$ searchlora adapters list\nnone\n[exit 0]\n```\n")
+
+
+def test_speeds_are_shown_with_a_table_for_each_set_of_measures(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    fast, slow = [10.0, 12.0, 11.0], [5.0, 4.0, 5.5]
+    rows = [
+        speed_row("ours", "rows/s", fast),
+        speed_row("theirs", "rows/s", slow),
+        speed_row("index", "build, s", [93.9]),
+    ]
+    pairs = [speed_ratio("ours", "theirs", "rows/s", fast, slow)]
+    write_results(tmp_path / "demo.json", {**CONTENT, "rows": rows, "comparisons": pairs})
+    shown = tables.table("demo")
+    assert "| ours | 11.0 (10.0–12.0) |\n| theirs | 5.00 (4.00–5.50) |\n\n" in shown
+    assert "| index | 93.9 |" in shown
+    assert "| ours / theirs | 2.20 (2.00–3.00) |" in shown
+    assert "python -m benchmarks.demo" in shown
+
+
+def test_what_was_computed_is_remembered_and_an_incomplete_line_is_computed_again(tmp_path):
+    file, calls = tmp_path / "values.jsonl", []
+
+    def compute(keys):
+        calls.append(list(keys))
+        return [{"length": len(key)} for key in keys]
+
+    assert remembered(file, ["a", "bb", "a"], compute) == {"a": {"length": 1}, "bb": {"length": 2}}
+    whole = file.read_text()
+    file.write_text(whole + whole[:8])
+    assert remembered(file, ["ccc", "bb"], compute, batch=1)["ccc"] == {"length": 3}
+    assert calls == [["a", "bb"], ["ccc"]]

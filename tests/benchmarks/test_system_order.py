@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
 from itertools import pairwise
 
 import jsonschema
@@ -13,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.cranfield_runs.systems import Cranfield
-from benchmarks.statistics.system_order.judges import SCALE, TASKS, Judge, dealt, encoding_systems, votes
+from benchmarks.statistics.system_order.judges import SCALE, TASKS, Judge, encoding_systems, votes
 from benchmarks.statistics.system_order.orders import (
     MEASURE,
     OTHER,
@@ -24,23 +21,12 @@ from benchmarks.statistics.system_order.orders import (
     spread_rows,
     tau_difference,
 )
-from benchmarks.statistics.system_order.pairs import WORDS, completed, cut, judged_pool, thresholds, write_inputs
-from searchlora.eval.formats import read_topics
-from searchlora.eval.judgments.pooling import read_pairs
+from benchmarks.statistics.system_order.pairs import cut, thresholds
 from searchlora.outputs import Grade
 from searchlora.prompts import messages
 from searchlora.task import EvaluationInput, load_prompted_task
 
 TOPICS = [f"t{n}" for n in range(12)]
-
-
-@pytest.mark.slow
-@given(grades=st.lists(st.sampled_from(SCALE), min_size=1, max_size=40), seed=st.integers(0, 99))
-def test_with_distinct_scores_grades_have_the_human_frequencies(grades, seed):
-    scores = np.random.default_rng(seed).permutation(len(grades)).tolist()
-    found = thresholds(scores, grades, SCALE)
-    given_grades = Counter(sum(score >= each for each in found) for score in scores)
-    assert given_grades == Counter(grades)
 
 
 @pytest.mark.slow
@@ -112,18 +98,6 @@ def test_the_difference_of_two_judges_is_paired():
     assert tau_difference(human, good, good, resamples=50) == (0, 0, 0, 1)
 
 
-def test_permuted_grades_stay_in_their_topic_and_votes_increase_with_the_runs():
-    human = {topic: {f"d{n}": n % 5 for n in range(20)} for topic in TOPICS}
-    found = dealt(human, seed=1).grades
-    assert found != human
-    assert found == dealt(human, seed=1).grades
-    assert all(Counter(found[topic].values()) == Counter(human[topic].values()) for topic in TOPICS)
-    pooled = {topic: {f"d{n}": n + 1 for n in range(20)} for topic in TOPICS}
-    for row in votes(pooled, human).grades.values():
-        assert list(row.values()) == sorted(row.values())
-        assert set(row.values()) == set(SCALE)
-
-
 def test_a_judge_is_circular_if_its_encoder_or_votes_rank_a_system():
     queries = {topic: f"what is {topic}" for topic in TOPICS}
     grades = {topic: {"a": 1} for topic in TOPICS}
@@ -134,37 +108,6 @@ def test_a_judge_is_circular_if_its_encoder_or_votes_rank_a_system():
     assert Judge("LLM", grades, (0, 1), ("base smollm2-135m-instruct-q4_1",)).circular(queries) == {}
     pooled = {topic: {"a": 1, "b": 2} for topic in TOPICS}
     assert len(votes(pooled, {topic: {"a": 0, "b": 1} for topic in TOPICS}).circular(queries)) == 18
-
-
-def test_a_judge_that_was_fitted_to_the_same_question_is_circular():
-    scores = {topic: {"a": 0.1, "b": 0.2} for topic in TOPICS}
-    grades, parts = cut(scores, {topic: {"a": 0, "b": 1} for topic in TOPICS}, SCALE)
-    judge = Judge("LLM, thresholds", grades, SCALE, ("base smollm2-135m-instruct-q4_1",), tuple(parts))
-    assert judge.circular({topic: f"what is {topic}" for topic in TOPICS}) == {}
-    twice = dict.fromkeys(TOPICS, "the same question")
-    assert "was trained on 6 of the 6 topics" in judge.circular(twice)["bm25"]
-
-
-@pytest.fixture
-def collection(tmp_path):
-    """Two documents of more words than the LLM sees, one topic, one unexplained pair."""
-    long = " ".join(f"w{n}" for n in range(WORDS + 20))
-    (tmp_path / "cran.all.1400").write_text(f".I 1\n.T\nwing\n.W\n{long}\n.I 2\n.T\nshell\n.W\nbuckling\n.I 3\n.W\nx\n")
-    (tmp_path / "cran.qry").write_text(".I 001\n.W\nwhat is a wing\n")
-    (tmp_path / "cranqrel").write_text("1 1 2\n1 3 -1\n")
-    return Cranfield(tmp_path)
-
-
-def test_unexplained_pairs_are_not_pooled_and_unjudged_ones_are_not_relevant(collection, tmp_path):
-    pooled = judged_pool(tmp_path, {"a": {"1": {"1": 3.0, "3": 2.0}}, "b": {"1": {"1": 2.0, "2": 1.0}}})
-    assert pooled == {"1": {"1": 2, "2": 1}}
-    assert completed(collection.qrels, pooled) == {"1": {"1": 3, "2": 0}}
-    files = write_inputs(tmp_path / "in", collection, pooled)
-    assert read_topics(files["topics"])["1"]["query"] == "what is a wing"
-    assert {topic: set(row) for topic, row in read_pairs(files["pairs"]).items()} == {"1": {"1", "2"}}
-    texts = {row["id"]: row["text"] for row in map(json.loads, files["corpus"].read_text().splitlines())}
-    assert set(texts) == {"1", "2"}
-    assert texts["1"].split()[-1] == f"w{WORDS - 1}"
 
 
 def test_the_judging_task_meets_the_task_contract():

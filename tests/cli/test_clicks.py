@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import read_card
-from searchlora.eval.trec import read_qrels
 
 
 def rows(names=("query", "document", "position", "clicked")):

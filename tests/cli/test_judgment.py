@@ -8,9 +8,10 @@ import re
 import pytest
 
 from searchlora.adapters.store import Store
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import read_card
-from searchlora.eval.trec import ranked, read_qrels, read_run
+from searchlora.eval.trec import ranked, read_run
 
 SHORT = ("optim.max_steps=2", "optim.batch_size=8", "lora.r=4", "precision=fp32", "method=lora")
 GUIDE = "Grade as a camper would.\n\n* 0: Useless\n* 1: Useful. It answers.\n"

@@ -15,6 +15,7 @@ from searchlora.eval.trec import ranked
 from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Retriever, Source
 from searchlora.retrieval.dense import SavedVectors
+from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldColumns, FieldTest
 from searchlora.retrieval.milvus import Milvus
@@ -127,7 +128,7 @@ def make(encoder, engine, tmp_path_factory):
             "dense": lambda given: DenseIndex(given, encoder),
             "saved dense": saved_vectors,
             "ivf": lambda given: DenseIndex(given, encoder, structure=IVF, effort=4),
-            "dense, not normalised": lambda given: DenseIndex(given, encoder, normalise=False),
+            "dense, not normalised": lambda given: DenseIndex(given, encoder, TextEncoding(normalise=False)),
             "fused bm25": lambda given: Fused([Source(BM25Index(given), depth=5)]),
             "rrf": lambda given: fused(given, "rrf"),
             "combsum": lambda given: fused(given, "combsum"),

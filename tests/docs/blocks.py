@@ -2,6 +2,9 @@
 
 A page's blocks are run in order in one folder. Blocks with a `title` are files. A comment before a block changes how it
 is run: `<!-- exit: 1 -->` for a command that must fail, `<!-- not run: REASON -->` for one that cannot run in a test.
+
+A block whose title begins with `Output` shows what the command before it prints, and in how many seconds. A line `...`
+stands for any lines, `...` in a line for any text, and a number for any number.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,12 +22,22 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)?(?P<rest>[^\n]*)\n(?P<body>.*?)^(?P=indent)```\s*$", re.M | re.S
 )
 _TITLE = re.compile(r'title="([^"]+)"')
+_OUTPUT = re.compile(r"Output(?:, (?P<count>[\d.]+) (?P<unit>s|min))?")
+_NUMBER = re.compile(r"[<+−-]?\d(?:[\d.,:]*\d)?")
 _COMMENT = re.compile(r"<!-- *(exit|not run): *(.+?) *-->\s*\Z", re.S)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: language, text, file name (`title`), expected exit code, and why it is not run, if so."""
+    """One fenced block.
+
+    Attributes:
+        title: The file that the block is.
+        exit: Exit code of its commands.
+        skipped: Why it is not run.
+        output: What its command prints, shortened.
+        seconds: How long that takes on two idle CPU cores, about.
+    """
 
     page: Path
     line: int
@@ -33,6 +46,8 @@ class Block:
     title: str | None = None
     exit: int = 0
     skipped: str | None = None
+    output: str | None = None
+    seconds: float | None = None
 
     @property
     def where(self) -> str:
@@ -47,20 +62,25 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """Every fenced block of a page that names its language."""
+    """Every fenced block of a page that names its language; a block of output belongs to the one before it."""
     text = page.read_text(encoding="utf-8")
-    found = []
+    parsed: list[Block] = []
     for match in _FENCE.finditer(text):
         if match["language"] is None:
             continue
+        line = text.count("\n", 0, match.start()) + 1
+        body = re.sub(rf"^{match['indent']}", "", match["body"], flags=re.M)
+        title = _TITLE.search(match["rest"])
+        if title and (shown := _OUTPUT.fullmatch(title[1])):
+            seconds = float(shown["count"]) * {"s": 1, "min": 60}[shown["unit"]] if shown["count"] else None
+            parsed[-1] = replace(parsed[-1], output=body, seconds=seconds)
+            continue
         comment = _COMMENT.search(text[: match.start()])
         kind, value = (comment[1], comment[2]) if comment else ("", "")
-        title = _TITLE.search(match["rest"])
-        body = re.sub(rf"^{match['indent']}", "", match["body"], flags=re.M)
-        found.append(
+        parsed.append(
             Block(
                 page,
-                text.count("\n", 0, match.start()) + 1,
+                line,
                 match["language"],
                 body,
                 title[1] if title else None,
@@ -68,4 +88,41 @@ def blocks(page: Path) -> list[Block]:
                 value if kind == "not run" else None,
             )
         )
-    return found
+    return parsed
+
+
+def unlike(shown: str, printed: str) -> str | None:
+    """The first line of a shown output that was not printed where it should be; None if all were.
+
+    Examples:
+        >>> unlike("a 1.5  b\\n...\\nlast ... word", "a 22 b\\nc\\nd\\nlast and final word\\n")
+        >>> unlike("a\\nc", "a\\nb\\nc")
+        'c'
+    """
+    rest = [line for line in printed.splitlines() if line.strip()]
+    skips = True  # what is printed before the first shown line is left out
+    for line in filter(str.strip, shown.splitlines()):
+        if line.strip() == "...":
+            skips = True
+            continue
+        pattern = _pattern(line)
+        places = [place for place, other in enumerate(rest if skips else rest[:1]) if pattern.fullmatch(other)]
+        if not places:
+            return line
+        rest, skips = rest[places[0] + 1 :], False
+    return None
+
+
+def _pattern(line: str) -> re.Pattern[str]:
+    """Matches a printed line: `...` is any text, a number any number, and blanks any blanks."""
+    texts = []
+    for text in line.split("..."):
+        words = [_NUMBER.sub("\0", word) for word in text.split()]
+        escaped = r"\s+".join(_escaped(word) for word in words)
+        before, after = (r"\s*" if text[:1].isspace() else ""), (r"\s*" if text[-1:].isspace() else "")
+        texts.append(f"{before}{escaped}{after}")
+    return re.compile(r"\s*" + ".*".join(texts) + r"\s*")
+
+
+def _escaped(word: str) -> str:
+    return _NUMBER.pattern.join(map(re.escape, word.split("\0")))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 
 import pytest
 
 from benchmarks.servers import is_ready
 from tests.child_scripts import COMMAND, Script, run_script
-from tests.docs.blocks import PAGES, ROOT, blocks
+from tests.docs.blocks import PAGES, ROOT, blocks, unlike
 from tests.docs.conftest import write_block
 
 #: Run by tests/journeys instead, which has the files that the page presupposes.
@@ -27,47 +26,54 @@ RUN = [page for page in PAGES if page != JOURNEY and any(block.language in LANGU
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
-def test_code_blocks_of_page_run(page, workplace, cli):
+def test_code_blocks_of_page_run(page, workplace, cli, capsys):
     namespace: dict[str, object] = {"__name__": "__main__"}
     with Servers() as servers:
         for block in blocks(page):
             if block.skipped is not None:
                 continue
+            printed = ""
             if block.title:
                 write_block(workplace, block.title, block.body)
             elif block.language == "python":
+                capsys.readouterr()
                 exec(compile(block.body, block.where, "exec"), namespace)
+                printed = capsys.readouterr().out
             elif block.language == "bash":
                 for words in block.commands():
-                    code = run(words, cli, servers)
-                    assert code == block.exit, (block.where, words, code)
+                    code, printed = run(words, cli, servers)
+                    assert code == block.exit, (block.where, words, code, printed)
             elif block.language in ("yaml", "json"):
                 pytest.fail(f"{block.where}: a {block.language} block needs a title, or a reason why it is not run")
+            if block.output is not None:
+                assert unlike(block.output, printed) is None, f"{block.where} shows this line; printed was\n{printed}"
+
+
+def test_shown_outputs_are_each_of_one_command():
+    shown = [block for page in PAGES for block in blocks(page) if block.output is not None]
+    assert [block.where for block in shown if block.language == "bash" and len(list(block.commands())) != 1] == []
 
 
 def run(words, cli, servers):
-    """One command of a shell block: searchlora's in this process, servers in the background, curl for real."""
+    """Exit code and output of a command: searchlora's in this process, servers in the background, curl for real."""
     if words[:2] == ["searchlora", "serve"] or words[:3] == ["searchlora", "grade", "serve"]:
-        servers.start(words)
-        return 0
+        return 0, servers.start(words)
     if words[0] == "searchlora":
         called = cli(*words[1:])
-        if called.code:
-            print(called.err, file=sys.stderr)
-        return called.code
+        return called.code, called.out + called.err
     if words[0] == "curl":
-        return subprocess.run([*words, "--silent", "--fail-with-body"], timeout=60).returncode
+        ended = subprocess.run([*words, "--silent", "--fail-with-body"], timeout=60, capture_output=True, text=True)
+        return ended.returncode, ended.stdout + ended.stderr
     if words[0] == "export":
         name, _, value = words[1].partition("=")
         servers.environment[name] = value
-        return 0
+        return 0, ""
     if words[:2] == ["python", "-m"]:
         ran = run_script(MODULE, *words[2:])
-        print(ran.stdout, ran.stderr, file=sys.stderr)
-        return ran.returncode
+        return ran.returncode, ran.stdout + ran.stderr
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M), words
-        return 0
+        return 0, ""
     pytest.fail(f"a page shows a command that no test runs: {words}")
 
 
@@ -85,8 +91,9 @@ class Servers:
         port = words[words.index("--port") + 1] if "--port" in words else "8000"
         self.running.append(Script(COMMAND, *words[1:], environment=self.environment))
         assert is_ready(self.running[-1], f"http://127.0.0.1:{port}/readyz"), f"did not start: {words}"
+        return self.running[-1].stdout
 
     def __exit__(self, *_):
-        for each in self.running:
-            each.terminate()
-            each.wait(30)
+        for server in self.running:
+            server.terminate()
+            server.wait(30)

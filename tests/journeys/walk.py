@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.servers import is_ready
-from tests.docs.blocks import ROOT, Block, blocks
+from tests.docs.blocks import ROOT, Block, blocks, unlike
 
 PAGE = ROOT / "docs" / "tutorials" / "production.md"
 
@@ -66,8 +66,8 @@ class Walk:
 
     def output(self, beginning: str) -> str:
         """The output of the one command that begins with these words."""
-        (found,) = (output for command, output in self.outputs.items() if command.startswith(beginning))
-        return found
+        (matching,) = (output for command, output in self.outputs.items() if command.startswith(beginning))
+        return matching
 
     def stop(self) -> None:
         """End the servers that the page started."""
@@ -118,6 +118,8 @@ class Walk:
     def _check(self, block: Block, command: str, code: int, output: str) -> None:
         assert code == block.exit, f"{block.where}: {command} ended with {code}\n{output}"
         assert "Traceback" not in output, output
+        if block.output is not None:
+            assert unlike(block.output, output) is None, f"{block.where} shows this line; printed was\n{output}"
         self.outputs[command] = output
 
     def _serve(self, arguments: Sequence[str]) -> None:
@@ -147,8 +149,8 @@ def _script() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Wide tables, and the code of this checkout."""
-    return {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    """A wide terminal, and the code of this checkout."""
+    return {**os.environ, "COLUMNS": "150", "PYTHONPATH": str(ROOT)}
 
 
 def _free_port() -> int:

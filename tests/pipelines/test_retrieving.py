@@ -14,6 +14,7 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Source
+from searchlora.retrieval.encoding import TextEncoding
 from searchlora.testing import build_tiny_encoder
 
 DOCUMENTS = [
@@ -62,7 +63,9 @@ def test_dense_stage_uses_its_settings(built, tiny):
     assert pipeline.tag == "p_dense(encoder,k=3)"
     options = {"normalise": False, "query_prefix": "query: ", "document_prefix": "text: "}
     pipeline = built({"dense": {"model": tiny, "batch_size": 1, **options}})
-    assert searched(pipeline) == DenseIndex(DOCUMENTS, encoder, batch_size=1, **options).search(QUERIES, 100)
+    assert searched(pipeline) == DenseIndex(DOCUMENTS, encoder, TextEncoding(batch_size=1, **options)).search(
+        QUERIES, 100
+    )
     assert pipeline.tag == "p_dense(encoder,normalise=False,query_prefix=query:-,document_prefix=text:-)"
 
 

@@ -1,0 +1,90 @@
+"""Judges of the benchmarks: grading by an adapter and its base, with and without tuned values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.evaluation import Evaluation
+from searchlora.experiments.judge.grade_records import grade_records
+from searchlora.experiments.judge.llm_judge import Judge
+from searchlora.outputs import Grade, from_json, to_json
+from searchlora.progress import Steps
+from searchlora.records import Record
+from searchlora.task import load_task
+from searchlora.tasks.judgment import JudgmentTask
+from searchlora.tasks.judgment.tuning import tuned, with_tuning
+
+BASE = "smollm2-135m-instruct-q4_1"
+
+ADAPTER, LIKELIEST = "adapter", "adapter, likeliest grade"
+ZERO_SHOT, ZERO_SHOT_TUNED = "base zero-shot", "base zero-shot, tuned"
+
+#: Id of a pair, topic and document -> grade.
+Grades = Mapping[str, Grade]
+
+
+def judgment_task() -> JudgmentTask:
+    """The task with default settings; its scale is that of the benchmarks' guidelines."""
+    task = load_task("judgment")
+    assert isinstance(task, JudgmentTask)
+    return task
+
+
+def graded(judge: Judge, records: Sequence[Record], folder: Path, steps: Steps) -> dict[str, Any]:
+    """Id of a pair -> output as JSON holds it, before tuned values are applied; what is in the folder is reused."""
+    plain = replace(judge, task=judge.task.bound(judge.task.settings))
+    asked = [{name: value for name, value in record.items() if name not in ("grade", "votes")} for record in records]
+    outputs = grade_records(plain, asked, folder, steps(f"Grading: {judge.reference}"))
+    return {record["id"]: to_json(output) for record, output in zip(records, outputs, strict=True)}
+
+
+def from_graded(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs that `graded` returned."""
+    return {id_: from_json(output) for id_, output in outputs.items()}
+
+
+def tuned_and_not(
+    records: Sequence[Record],
+    adapter: Grades,
+    base: Grades,
+    values: Mapping[str, Any],
+    held_out: Sequence[Record],
+) -> dict[str, dict[str, Grade]]:
+    """System -> id of a record -> grade: adapter and base as they are, and with values tuned on held-out records.
+
+    Args:
+        values: The adapter's tuned values; the base's are fitted here.
+    """
+    scale = judgment_task().grades
+    of_base = tuned(held_out, [base[str(record["id"])] for record in held_out], scale)
+    variants: dict[str, tuple[Grades, Mapping[str, Any]]] = {
+        ZERO_SHOT: (base, {}),
+        ZERO_SHOT_TUNED: (base, of_base),
+        LIKELIEST: (adapter, {}),
+        ADAPTER: (adapter, values),
+    }
+    return {
+        name: {str(record["id"]): with_tuning(outputs[record["id"]], tuning, scale) for record in records}
+        for name, (outputs, tuning) in variants.items()
+    }
+
+
+def labels(grades: Grades) -> dict[str, dict[str, int]]:
+    """The grades of a judge as qrels."""
+    qrels: dict[str, dict[str, int]] = {}
+    for id_, grade in grades.items():
+        topic, document = id_.split()
+        qrels.setdefault(topic, {})[document] = grade.value
+    return qrels
+
+
+def with_measures(evaluation: Evaluation, measures: Iterable[str]) -> Evaluation:
+    """The evaluation with these measures only, in their order."""
+    return replace(
+        evaluation,
+        values={name: evaluation.values[name] for name in measures if name in evaluation.values},
+        aggregates={name: evaluation.aggregates[name] for name in measures if name in evaluation.aggregates},
+    )

@@ -1,1 +1,0 @@
-"""Time to score 77 labels with three methods; see `__main__`."""

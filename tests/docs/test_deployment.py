@@ -1,0 +1,214 @@
+"""The files of `docs/deployment` are valid and name what exists, and their commands run."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import socket
+import threading
+import time
+import tomllib
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+import typer.main
+import yaml
+
+from benchmarks.servers import is_ready
+from searchlora.cli.app import app
+from searchlora.pipelines.config import read_pipeline
+from searchlora.server.api.openapi import openapi_document
+from tests.child_scripts import COMMAND, Script, run_script
+from tests.docs.blocks import ROOT
+
+FOLDER = ROOT / "docs" / "deployment"
+COMPOSE = yaml.safe_load(
+    re.sub(r"!reset \[\]", "null", (FOLDER / "compose.yaml").read_text(encoding="utf-8"))  # a tag of compose
+)
+SERVICES = COMPOSE["services"]
+PROMETHEUS = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"][0]
+PATHS = openapi_document("1")["paths"].keys()
+COMMANDS = typer.main.get_command(app).commands
+SERVE = {option: each for each in COMMANDS["serve"].params for option in each.opts}
+KEY = "a-key"
+AUTHORIZED = {"authorization": f"Bearer {KEY}"}
+
+
+def dockerfile() -> dict[str, list[str]]:
+    """Instruction -> its arguments, in their order."""
+    text = (FOLDER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, rest = line.partition(" ")
+            found.setdefault(name, []).append(rest.strip())
+    return found
+
+
+def unit() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(FOLDER / "searchlora@.service")
+    return parser
+
+
+def parsed(words):
+    """The parameters of a command line of `searchlora`; fails for an unknown command or option."""
+    command, arguments = COMMANDS[words[0]], list(words[1:])
+    if hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    return command.make_context(words[0], arguments).params
+
+
+# The Dockerfile
+
+
+def test_the_dockerfile_has_known_instructions_and_copies_what_exists():
+    instructions = dockerfile()
+    known = {"FROM", "ARG", "RUN", "WORKDIR", "COPY", "ENV", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    assert instructions.keys() <= known
+    assert instructions["ARG"] == ["TORCH=cpu"]
+    for copied in instructions["COPY"]:
+        *sources, _ = copied.split()
+        assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert "root" not in instructions["USER"][-1]
+
+
+def test_the_image_installs_extras_that_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (installed,) = re.findall(r"'\.\[([\w,]+)\]'", " ".join(dockerfile()["RUN"]))
+    assert set(installed.split(",")) <= extras.keys()
+
+
+def test_the_image_serves_on_the_port_that_it_exposes_and_its_health_path_exists():
+    instructions = dockerfile()
+    assert yaml.safe_load(instructions["ENTRYPOINT"][0]) == ["searchlora"]
+    values = parsed(yaml.safe_load(instructions["CMD"][0]))
+    assert instructions["EXPOSE"] == [str(values["port"])]
+    (health,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", instructions["HEALTHCHECK"][0])
+    assert health == (str(values["port"]), "/readyz")
+    assert "/readyz" in PATHS
+    assert str(values["store"]) in instructions["RUN"][-1]  # it is made, and belongs to the user
+
+
+# Compose and Prometheus
+
+
+def test_the_commands_of_compose_are_commands_of_searchlora():
+    assert set(SERVICES) == {"server", "load", "postgres", "prometheus"}
+    parsed(SERVICES["load"]["command"])
+    values = parsed(SERVICES["server"]["command"])
+    published = SERVICES["server"]["ports"][0]
+    assert published.rpartition(":")[2] == str(values["port"])
+    assert all(port.startswith("127.0.0.1:") for each in SERVICES.values() for port in each.get("ports") or ())
+
+
+def test_compose_names_files_volumes_and_secrets_that_exist():
+    build = SERVICES["server"]["build"]
+    assert (FOLDER / build["context"]).resolve() == ROOT
+    assert (ROOT / build["dockerfile"]) == FOLDER / "Dockerfile"
+    assert f"{next(iter(build['args']))}=cpu" in dockerfile()["ARG"]
+    for service in SERVICES.values():
+        for volume in service.get("volumes", ()):
+            source = volume.partition(":")[0]
+            assert source in COMPOSE["volumes"] or source == "${DATA" or (FOLDER / source).exists(), volume
+        assert set(service.get("secrets", ())) <= COMPOSE["secrets"].keys()
+        assert set(service.get("depends_on", ())) <= SERVICES.keys()
+
+
+def test_prometheus_reads_the_metrics_of_the_server_with_its_key():
+    assert PROMETHEUS["metrics_path"] in PATHS
+    name, _, port = PROMETHEUS["static_configs"][0]["targets"][0].partition(":")
+    assert (name, port) == ("server", str(parsed(SERVICES["server"]["command"])["port"]))
+    (secret,) = SERVICES["prometheus"]["secrets"]
+    assert PROMETHEUS["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
+    assert COMPOSE["secrets"][secret]["environment"] in SERVICES["server"]["environment"]
+
+
+def test_the_pipeline_searches_in_the_postgres_of_compose():
+    config = read_pipeline(FOLDER / "shop.yaml")
+    variables = SERVICES["postgres"]["environment"]
+    expected = f"postgresql://{variables['POSTGRES_USER']}@postgres/{variables['POSTGRES_DB']}"
+    assert config.parameters["url"] == expected
+
+
+@pytest.mark.slow
+def test_the_commands_of_compose_run_with_a_postgres(postgres_url, tiny_base, tmp_path):
+    """The same words, with a folder and a port of the test, and a base that loads quickly."""
+    (tmp_path / "products.jsonl").write_text('{"id": "p1", "title": "Green tent", "text": "For two."}\n')
+    pipeline = (FOLDER / "shop.yaml").read_text(encoding="utf-8")
+    address = read_pipeline(FOLDER / "shop.yaml").parameters["url"]
+    (tmp_path / "shop.yaml").write_text(pipeline.replace(address, postgres_url), encoding="utf-8")
+
+    def here(words):
+        return [re.sub(r"^/(data|store)\b", str(tmp_path), word) for word in words]
+
+    loaded = run_script(COMMAND, *here(SERVICES["load"]["command"]))
+    assert loaded.returncode == 0, loaded.stderr
+    words = here(SERVICES["server"]["command"])
+    with serving(*words[1:], "--base", tiny_base.path) as url:
+        assert httpx.get(f"{url}{PROMETHEUS['metrics_path']}").status_code == 401
+        with httpx.Client(base_url=url, headers=AUTHORIZED, timeout=60) as client:
+            assert client.get(PROMETHEUS["metrics_path"]).is_success
+            found = client.post("/v1/search", json={"pipeline": "shop", "query": "green tent"}).json()
+    assert "p1" in str(found["hits"][0])
+
+
+# systemd, and updates
+
+
+def test_the_unit_waits_until_the_server_is_ready_and_longer_than_it_takes_to_stop():
+    service = unit()["Service"]
+    program, *words = shlex.split(service["ExecStart"].replace("%i", "8001"))
+    assert program.endswith("/searchlora")
+    values = parsed(words)
+    assert values["port"] == 8001
+    assert int(service["TimeoutStopSec"]) > SERVE["--shutdown-timeout"].default
+    assert "http://127.0.0.1:%i/readyz" in service["ExecStartPost"]
+    assert str(values["store"]).startswith(f"/var/lib/{service['StateDirectory']}")
+
+
+@pytest.mark.slow
+def test_an_update_in_the_order_of_the_guide_loses_no_request(tiny_base, tmp_path):
+    """Clients send requests all the time; the proxy is a variable here."""
+    statuses, ended = [], threading.Event()
+    with ExitStack() as new_server, httpx.Client(headers=AUTHORIZED, timeout=60) as client:
+        with serving("--base", tiny_base.path, "--store", tmp_path) as old:
+            upstream = [old]
+            body = {"model": tiny_base.path.name, "messages": [{"role": "user", "content": "tent"}], "max_tokens": 40}
+
+            def ask():
+                while not ended.is_set():
+                    server = upstream[0]
+                    statuses.append((server, client.post(f"{server}/v1/chat/completions", json=body).status_code))
+
+            threads = [threading.Thread(target=ask) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            new = new_server.enter_context(serving("--base", tiny_base.path, "--store", tmp_path))
+            upstream[0] = new
+            time.sleep(0.1)  # a proxy has passed on what it had received
+        while sum(server == new for server, _ in statuses) < 8:
+            time.sleep(0.05)
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert {server for server, _ in statuses} == {old, new}
+    assert {status for _, status in statuses} == {200}
+
+
+@contextmanager
+def serving(*options):
+    """The address of `searchlora serve`; SIGTERM ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["serve", *options, "--host", "127.0.0.1", "--port", port]
+    script = Script(COMMAND, *words, environment={"SEARCHLORA_API_KEY": KEY})
+    try:
+        assert is_ready(script, f"http://127.0.0.1:{port}/readyz"), script.stderr
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        script.terminate()
+        script.wait(60)
