@@ -88,21 +88,10 @@ TasksOption = Annotated[
     Path | None, option("--tasks FOLDER", "Folder with task plugins of your own. Default: SEARCHLORA_TASKS.")
 ]
 DataOption = Annotated[Path, option("--data FOLDER", "Dataset folder, from `data build`.")]
-BaselineDataOption = Annotated[
-    Path | None,
-    option(
-        "--baseline-data FOLDER",
-        "Dataset from whose training rows the baselines learn. Default: the evaluated dataset.",
-    ),
-]
 SplitOption = Annotated[str, option("--split SPLIT", "Split to evaluate on.")]
 BaseOption = Annotated[
     str | None, option("--base MODEL", "Location of the base model, if it has moved since training.")
 ]
-TrainedBaseOption = Annotated[
-    str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")
-]
-RecipeOption = Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")]
 SetOption = Annotated[
     list[str], option("--set KEY=VALUE", "Override a key of the recipe, for example lora.r=8; repeatable.")
 ]
@@ -111,19 +100,7 @@ ParametersOption = Annotated[
     list[str],
     option("--set KEY=VALUE", "Set a parameter of the pipeline, for example adapter=shop-rewriter@2; repeatable."),
 ]
-CacheOption = Annotated[
-    Path | None,
-    option("--cache FILE", "Cache the outputs of adapter stages in this file, by prompt and adapter version."),
-]
-CacheLimitOption = Annotated[
-    int, option("--cache-mb MB", "Maximum size of --cache; the least recently used outputs are evicted.", min=1)
-]
 
-#: Default of `CacheLimitOption`, in megabytes.
-CACHE_MB = 1024
-QrelsOption = Annotated[
-    Path | None, option("--qrels FILE", "Relevance judgments (qrels) that replace those of the dataset.")
-]
 JudgmentsOption = Annotated[Path, option("--qrels FILE", "Relevance judgments of the topics (qrels).")]
 JudgmentsSourceOption = Annotated[
     str | None,
@@ -172,19 +149,6 @@ DeviceOption = Annotated[
         callback=use_device,
     ),
 ]
-EngineOption = Annotated[
-    str | None,
-    option(
-        "--engine SETTINGS",
-        "Engine that runs LLM adapters: a YAML file, or '{quantization: nf4}'. Default: this process.",
-    ),
-]
-ServerOption = Annotated[
-    str | None, option("--server URL", "Inference server that runs LLM adapters, instead of this process.")
-]
-KeyOption = Annotated[
-    str | None, option("--api-key-env VARIABLE", "Environment variable that holds the API key of the server.")
-]
 JsonOption = Annotated[bool, option("--json", "Print one JSON document.")]
 AdapterArgument = Annotated[str, argument("ADAPTER", "Adapter: name, name@3 or name@alias.")]
 TaskArgument = Annotated[str, argument("TASK", "Task, for example rewriting.")]
@@ -193,9 +157,19 @@ TaskArgument = Annotated[str, argument("TASK", "Task, for example rewriting.")]
 class EngineOptions(NamedTuple):
     """Where LLM adapters are computed."""
 
-    engine: EngineOption = None
-    server: ServerOption = None
-    api_key_env: KeyOption = None
+    engine: Annotated[
+        str | None,
+        option(
+            "--engine SETTINGS",
+            "Engine that runs LLM adapters: a YAML file, or '{quantization: nf4}'. Default: this process.",
+        ),
+    ] = None
+    server: Annotated[
+        str | None, option("--server URL", "Inference server that runs LLM adapters, instead of this process.")
+    ] = None
+    api_key_env: Annotated[
+        str | None, option("--api-key-env VARIABLE", "Environment variable that holds the API key of the server.")
+    ] = None
 
     def read(self) -> EngineSettings | None:
         """The settings of the engine; `--server` and `--api-key-env` are laid over `--engine`. None without any.
@@ -219,6 +193,24 @@ class EngineOptions(NamedTuple):
         return settings
 
 
+class CacheOptions(NamedTuple):
+    """The cache of outputs of adapter stages."""
+
+    cache: Annotated[
+        Path | None,
+        option("--cache FILE", "Cache the outputs of adapter stages in this file, by prompt and adapter version."),
+    ] = None
+    cache_mb: Annotated[
+        int, option("--cache-mb MB", "Maximum size of --cache; the least recently used outputs are evicted.", min=1)
+    ] = 1024
+
+    def open(self) -> AnswerCache | None:
+        """The cache; None without a file."""
+        from searchlora.inference.answer_cache import AnswerCache
+
+        return AnswerCache(self.cache, self.cache_mb << 20) if self.cache is not None else None
+
+
 class StoreOptions(NamedTuple):
     """The store, further tasks, and the device of this process."""
 
@@ -234,8 +226,10 @@ class StoreOptions(NamedTuple):
 class RecipeOptions(NamedTuple):
     """Options of the verbs that train by a recipe, with the names of the verbs' parameters."""
 
-    base: TrainedBaseOption = None
-    recipe: RecipeOption = None
+    base: Annotated[str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")] = (
+        None
+    )
+    recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")] = None
     overrides: SetOption = []
     restart: RestartOption = False
 
@@ -256,8 +250,16 @@ class EvaluationOptions(NamedTuple):
 
     data: DataOption
     split: SplitOption = "test"
-    qrels: QrelsOption = None
-    baseline_data: BaselineDataOption = None
+    qrels: Annotated[
+        Path | None, option("--qrels FILE", "Relevance judgments (qrels) that replace those of the dataset.")
+    ] = None
+    baseline_data: Annotated[
+        Path | None,
+        option(
+            "--baseline-data FOLDER",
+            "Dataset from whose training rows the baselines learn. Default: the evaluated dataset.",
+        ),
+    ] = None
 
 
 def takes(
@@ -399,13 +401,6 @@ def parse_grade_map(text: str, option: str) -> dict[int, int]:
     if len(dict(pairs)) < len(pairs):
         raise UsageError("one grade has two meanings", where=option)
     return dict(pairs)
-
-
-def cache_of(file: Path | None, megabytes: int) -> AnswerCache | None:
-    """The cache in a file, of at most so many megabytes; None without a file."""
-    from searchlora.inference.answer_cache import AnswerCache
-
-    return AnswerCache(file, megabytes << 20) if file is not None else None
 
 
 def corpus_of(corpus: Path, columns: Sequence[str]) -> Corpus:
