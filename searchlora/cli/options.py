@@ -112,11 +112,6 @@ JudgmentsSourceOption = Annotated[
 ClusterOption = Annotated[
     str | None, option("--cluster FIELD", "Topic field that groups dependent topics, such as a session.")
 ]
-JunitOption = Annotated[Path | None, option("--junit FILE", "Write a JUnit XML file with one test case per rule.")]
-SummaryOption = Annotated[Path | None, option("--summary FILE", "Write a Markdown summary for a pull request.")]
-AcceptChangesOption = Annotated[
-    bool, option("--accept-changes", "Continue although inputs differ from those of the earlier result.")
-]
 AllowCircularOption = Annotated[
     bool,
     option(
@@ -139,8 +134,6 @@ CardScaleOption = Annotated[
 ]
 MeasureOption = Annotated[str, option("--measure MEASURE", "Retrieval measure, for example nDCG@10.")]
 SeedOption = Annotated[int, option("--seed N", "Random seed.", min=0)]
-HostOption = Annotated[str, option("--host HOST", "Address to listen on; 0.0.0.0 accepts other machines.")]
-PortOption = Annotated[int, option("--port PORT", "Port; 0 selects a free one.", min=0, max=65535)]
 DeviceOption = Annotated[
     str | None,
     option(
@@ -243,6 +236,16 @@ class PoolOptions(NamedTuple):
         Path | None,
         option("--pairs FILE", "Pairs to grade, instead of a pool: 'topic document' lines, qrels or JSONL."),
     ] = None
+
+
+class DecisionOptions(NamedTuple):
+    """The data that a decision accepts, and where else it is written."""
+
+    accept_changes: Annotated[
+        bool, option("--accept-changes", "Continue although inputs differ from those of the earlier result.")
+    ] = False
+    junit: Annotated[Path | None, option("--junit FILE", "Write a JUnit XML file with one test case per rule.")] = None
+    summary: Annotated[Path | None, option("--summary FILE", "Write a Markdown summary for a pull request.")] = None
 
 
 class EvaluationOptions(NamedTuple):
