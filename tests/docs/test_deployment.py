@@ -19,7 +19,7 @@ import yaml
 from benchmarks.servers import is_ready
 from searchlora.cli.app import app
 from searchlora.pipelines.config import read_pipeline
-from searchlora.server.api.openapi import openapi_document
+from searchlora.server.api.app import PATHS
 from tests.child_scripts import COMMAND, Script, run_script
 from tests.docs.blocks import ROOT
 
@@ -29,7 +29,6 @@ COMPOSE = yaml.safe_load(
 )
 SERVICES = COMPOSE["services"]
 PROMETHEUS = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"][0]
-PATHS = openapi_document("1")["paths"].keys()
 COMMANDS = typer.main.get_command(app).commands
 SERVE = {option: each for each in COMMANDS["serve"].params for option in each.opts}
 KEY = "a-key"
