@@ -33,12 +33,12 @@ _COMPARED_TOO = ("settings", "tuned", "training", "parents", "versions")
 
 def list_(store: AnyStore = None) -> Sequence[Entry]:
     """Every version in the store, by name and number."""
-    return _store(store).list()
+    return Store.of(store).list()
 
 
 def show(reference: str, store: AnyStore = None) -> Manifest:
     """The manifest of the version that a reference points to. Raises `InvalidName`, `NotInStore`, `ManifestError`."""
-    return _store(store).get(reference).manifest
+    return Store.of(store).get(reference).manifest
 
 
 def verify(
@@ -54,7 +54,7 @@ def verify(
     from searchlora.models.resolve import resolve
     from searchlora.task import load_task
 
-    stored = _store(store).get(reference)
+    stored = Store.of(store).get(reference)
     check(stored, load_task(stored.manifest.task, tasks), resolve(base) if base else None)
     return stored
 
@@ -76,7 +76,7 @@ def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> 
     from searchlora.adapters.stored import check_hashes
     from searchlora.adapters.views import peft_folder
 
-    stored = _store(store).get(reference)
+    stored = Store.of(store).get(reference)
     if stored.is_full:
         check_hashes(stored)
         return model_folder(stored)
@@ -98,7 +98,7 @@ def base_path(reference: str, *, base: str | None = None, store: AnyStore = None
     from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_base
 
-    stored = _store(store).get(reference)
+    stored = Store.of(store).get(reference)
     if stored.is_full:
         return model_folder(stored)
     model = _base_here(stored, base)
@@ -129,7 +129,7 @@ def alias(
     """
     if force is not None and not force.strip():
         raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
-    store = _store(store)
+    store = Store.of(store)
     version = store.resolve(reference)
     decided = any(move.alias == name and move.decision is not None for move in store.history(version.name))
     if decided and force is None:
@@ -143,12 +143,12 @@ def alias(
 
 def rollback(name: str, alias: str, *, reason: str | None = None, store: AnyStore = None) -> AliasMove:
     """Move an alias back to its previous version. Raises `NotInStore` if there is none."""
-    return _store(store).rollback(name, alias, reason)
+    return Store.of(store).rollback(name, alias, reason)
 
 
 def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> str:
     """Remove a version and return its exact reference. Raises `StoreError` if an alias points to it and not `force`."""
-    return _store(store).remove(reference, force=force)
+    return Store.of(store).remove(reference, force=force)
 
 
 def export(reference: str, out: str | Path, *, base: str | None = None, store: AnyStore = None) -> MergeReport:
@@ -156,14 +156,14 @@ def export(reference: str, out: str | Path, *, base: str | None = None, store: A
     from searchlora.adapters.merging import export_merged
     from searchlora.models.resolve import resolve
 
-    return export_merged(_store(store).get(reference), Path(out), base=resolve(base) if base else None)
+    return export_merged(Store.of(store).get(reference), Path(out), base=resolve(base) if base else None)
 
 
 def push(reference: str, url: str, *, store: AnyStore = None) -> PushResult:
     """Copy a version to a folder, an object store or the hub; see `transfer.push`."""
     from searchlora.adapters.transfer import push as push_version
 
-    return push_version(_store(store).get(reference), url)
+    return push_version(Store.of(store).get(reference), url)
 
 
 def pull(
@@ -183,7 +183,7 @@ def pull(
     from searchlora.adapters.transfer import pull as pull_version
     from searchlora.models.resolve import resolve
 
-    return pull_version(url, _store(store), name, base=resolve(base) if base else None, tasks=tasks)
+    return pull_version(url, Store.of(store), name, base=resolve(base) if base else None, tasks=tasks)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def diff(first: str, second: str, *, store: AnyStore = None) -> Diff:
     """The manifest fields in which two versions differ, and the relative distance of their weights."""
     from searchlora.adapters.peft_folder import relative_distance
 
-    adapters = [_store(store).get(reference) for reference in (first, second)]
+    adapters = [Store.of(store).get(reference) for reference in (first, second)]
     one, two = (_flat(adapter.manifest.model_dump(include={*_COMPARED, *_COMPARED_TOO})) for adapter in adapters)
     fields = {
         key: (one.get(key), two.get(key)) for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)
@@ -266,7 +266,7 @@ def merge(
     from searchlora.recipe import parse_encoder_recipe, parse_recipe
     from searchlora.task import EncoderTask, GenerationTask, load_task
 
-    store = _store(store)
+    store = Store.of(store)
     parents = [store.get(reference) for reference in references]
     shares = [1 / len(parents)] * len(parents) if weights is None else [float(weight) for weight in weights]
     check_combinable(parents, shares, method)
@@ -382,7 +382,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _store(store: AnyStore) -> Store:
-    return store if isinstance(store, Store) else Store(store)

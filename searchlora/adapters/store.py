@@ -113,6 +113,11 @@ class Store:
         self.root = Path(root or os.environ.get("SEARCHLORA_STORE") or "store")
         self._prompt_options: dict[str, PromptOptions] = {}
 
+    @classmethod
+    def of(cls, store: Store | str | Path | None) -> Store:
+        """A store as it is, or the store of a folder; None: the default one."""
+        return store if isinstance(store, Store) else cls(store)
+
     # Versions
 
     def add(

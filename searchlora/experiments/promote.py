@@ -105,7 +105,7 @@ def promote(
             )
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
     rules = rules if rules.held_out else rules.model_copy(update={"held_out": "required"})
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     candidate = store.resolve(adapter)
     incumbent = store.target(candidate.name, alias)
     if incumbent == candidate.number:
