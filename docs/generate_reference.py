@@ -210,6 +210,27 @@ def http() -> str:
     return f"# HTTP API\n\n{NOTE}{text.partition(chr(10))[2]}"
 
 
+def serve() -> str:
+    """Every setting of the server."""
+    from searchlora.server.api.config import settings_by_key
+
+    rows = []
+    for key, (_, setting, default) in settings_by_key().items():
+        flag = setting.option or f"--{key.replace('_', '-')}"
+        written = "" if default in (None, (), False) else f"`{default}`"
+        rows.append((f"`{key}`", f"`{flag} {setting.metavar}`".replace(" `", "`"), setting.help, written))
+    return "\n".join(
+        [
+            "# Server settings\n",
+            NOTE,
+            "`searchlora serve --config FILE` reads these keys from a YAML file. Each is also an option, which\n"
+            "overrides the file. An option that is repeatable is a list in the file. Paths are relative to the\n"
+            "working directory. An unknown key, or a value out of range, is refused.\n",
+            _table(("key", "option", "meaning", "default"), rows),
+        ]
+    )
+
+
 PAGES = {
     "cli": cli,
     "dataset-options": dataset_options,
@@ -217,6 +238,7 @@ PAGES = {
     "pipeline": pipeline,
     "errors": errors,
     "http": http,
+    "serve": serve,
 }
 
 

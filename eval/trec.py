@@ -62,24 +62,6 @@ def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
         yield number, topic, document, grade
 
 
-def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
-    """Read a qrels file, plain or gzip.
-
-    Raises:
-        DataError: naming file and line, when a line has not four fields, its grade is no whole number, or a document
-            is judged twice for a topic; or when the file holds no line.
-    """
-    qrels: dict[str, dict[str, int]] = {}
-    for number, topic, document, grade in iter_qrels(path):
-        grades = qrels.setdefault(topic, {})
-        if document in grades:
-            raise DataError(f"document {document} is judged twice for topic {topic}", where=f"{path}, line {number}")
-        grades[document] = grade
-    if not qrels:
-        raise DataError("holds no judgment", where=str(path), fix=f"A qrels line is '{QRELS_LINE}'.")
-    return qrels
-
-
 def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     """Read a run file, plain or gzip. Scores decide; the ranks in the file are not used, as in trec_eval.
 

@@ -57,7 +57,7 @@ class SharedBatches:
         try:
             asked = [stage.requests(searches) for stage in stages]
             for scored in (True, False):
-                of_kind = [[each for each in of_stage if bool(each[1]) is scored] for of_stage in asked]
+                of_kind = [[request for request in of_stage if bool(request[1]) is scored] for of_stage in asked]
                 if sum(map(bool, of_kind)) > 1:
                     self._answer(start, stages[0].engine, of_kind, known)
         except SearchloraError as error:
@@ -76,11 +76,11 @@ class SharedBatches:
     ) -> None:
         """Ask for all stages at once; keep the answers of each, and its share of the time, by tokens."""
         began = time.perf_counter()
-        answers: Iterator[Answer] = iter(_answers(engine, [each for of_stage in asked for each in of_stage]))
+        answers: Iterator[Answer] = iter(_answers(engine, [request for of_stage in asked for request in of_stage]))
         taken = 1000 * (time.perf_counter() - began)
-        found = [{_key(*each): next(answers) for each in of_stage} for of_stage in asked]
-        tokens = [sum(map(_tokens, of_stage.values())) for of_stage in found]
-        for number, (of_stage, count) in enumerate(zip(found, tokens, strict=True)):
+        by_stage = [{_key(*request): next(answers) for request in of_stage} for of_stage in asked]
+        tokens = [sum(map(_tokens, of_stage.values())) for of_stage in by_stage]
+        for number, (of_stage, count) in enumerate(zip(by_stage, tokens, strict=True)):
             known[number].update(of_stage)
             self._milliseconds[start + number] += taken * count / sum(tokens)
 
@@ -125,7 +125,7 @@ def _groups(stages: Sequence[Stage], settings: Sequence[StageSettings]) -> dict[
         if not (isinstance(stage, AdapterStage) and _may_share(stage, policy)):
             group = []
             continue
-        written = {each.task.writes for each in group}
+        written = {earlier.task.writes for earlier in group}
         if group and stage.engine is group[0].engine and written.isdisjoint(stage.task.reads.values()):
             groups[start] = index + 1
         else:

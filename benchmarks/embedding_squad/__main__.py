@@ -11,25 +11,31 @@ other collections were not in it.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, real_data, save, save_figures
+from benchmarks.common import (
+    WORK,
+    is_trial,
+    named_comparison,
+    real_data,
+    save,
+    save_figures,
+    trial_parser,
+)
 from benchmarks.embedding_squad import collections as collected
-from benchmarks.embedding_squad import measuring, training
 from benchmarks.embedding_squad.collections import Collected
-from benchmarks.embedding_squad.measuring import FULL, HEADS, LORA, Fold
+from benchmarks.embedding_squad.measuring import FULL, HEADS, LORA, Fold, merged
 from benchmarks.embedding_squad.table import trained_rows, trained_table
+from benchmarks.encoders import trained_encoder
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import print_comparison, progress_bars
-from searchlora.eval.comparison import Comparison, compare
-from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.comparison import Comparison
 from searchlora.progress import Steps
 
 NAME = "embedding_squad"
+HERE = Path(__file__).parent
 
 #: Non-inferiority margin: lower bound for the interval of LoRA − full fine-tuning, in nDCG@10.
 MARGIN = -0.01
@@ -49,69 +55,61 @@ NOTES = {
 
 
 def main() -> None:
-    arguments = _arguments()
-    trial = arguments.limit is not None or bool(arguments.set)
+    arguments = trial_parser(NAME)
+    arguments.add_argument("collections", nargs="*", help=f"any of {', '.join(COLLECTIONS)}; default: all")
+    options = arguments.parse_args()
+    trial = is_trial(options)
     work = WORK / ("embedding_trial" if trial else "embedding")
+    store = Store(work / "store")
     trained: list[tuple[str, Fold]] = []
     with progress_bars() as steps:
-        for name in arguments.collections or COLLECTIONS:
-            found = COLLECTIONS[name](real_data(), work)
-            folds = list(_folds(found, Store(work / "store"), arguments.set))
-            trained += [(found.title, fold) for fold in folds]
-            for result, comparison in _compared(found, folds, work / "kept", steps, arguments.limit):
+        for name in options.collections or COLLECTIONS:
+            collection = COLLECTIONS[name](real_data(), work)
+            folds = [trained_fold(collection, number, store, options.set) for number in range(len(collection.folds))]
+            trained += [(collection.title, fold) for fold in folds]
+            for result, comparison in _compared(
+                collection, folds, store, work / "outputs", options.limit, steps
+            ).items():
                 print_comparison(comparison)
                 if not trial:
-                    save(result, comparison, _about(found, folds, comparison), module=NAME)
-    if not trial and not arguments.collections:
+                    save(result, comparison, _about(collection, folds, comparison), module=NAME)
+    if not trial and not options.collections:
         more = {"table": trained_table(trained)}
         save_figures("embedding_training", trained_rows(trained), [], more, module=NAME)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.embedding_squad")
-    parser.add_argument("collections", nargs="*", help=f"any of {', '.join(COLLECTIONS)}; default: all")
-    parser.add_argument("--limit", type=int, help="number of test rows, for a trial")
-    parser.add_argument("--set", action="append", default=[], help="key=value that overrides each recipe, for a trial")
-    arguments = parser.parse_args()
-    if unknown := [name for name in arguments.collections if name not in COLLECTIONS]:
-        parser.error(f"there is no collection '{unknown[0]}'; there are {', '.join(COLLECTIONS)}")
-    return arguments
-
-
-def _folds(found: Collected, store: Store, overrides: list[str]) -> Sequence[Fold]:
-    folds = []
-    for number, dataset in enumerate(found.folds):
-        name = f"{found.name.replace('_', '-')}-{number}"
-        adapter = training.lora(name, dataset, store, found.recipe, overrides)
-        folds.append(Fold(dataset, adapter, training.full(name, dataset, store, found.recipe, overrides)))
-    return folds
+def trained_fold(collection: Collected, number: int, store: Store, overrides: list[str]) -> Fold:
+    """The adapter and the whole model of a fold, trained if they do not exist."""
+    dataset, name = collection.folds[number], f"{collection.name.replace('_', '-')}-{number}"
+    recipe = HERE / collection.recipe
+    adapter = trained_encoder(name, dataset.folder, store, recipe, overrides)
+    model = trained_encoder(f"{name}-full", dataset.folder, store, recipe, [*overrides, "method=full"])
+    return Fold(dataset, adapter, model)
 
 
 def _compared(
-    found: Collected, folds: Sequence[Fold], cache: Path, steps: Steps, limit: int | None
-) -> list[tuple[str, Comparison]]:
-    """Pairs of result name and the comparison of LoRA with each other system."""
-    if found.name != "banking77":
-        systems = measuring.retrieval(folds, cache / found.name, steps, limit)
-        return [(NAME if found.name == "squad" else f"embedding_{found.name}", _against_lora(systems, "nDCG@10"))]
-    heads = measuring.classes(folds[0], cache / f"{found.name}.json", steps, limit)
-    return [(f"embedding_banking77_{head}", _against_lora(systems, "macro-F1")) for head, systems in heads.items()]
+    collection: Collected, folds: Sequence[Fold], store: Store, cache: Path, limit: int | None, steps: Steps
+) -> dict[str, Comparison]:
+    """Name of the results -> the comparison of LoRA with each other system."""
+    if collection.name == "banking77":
+        heads = folds[0].classes(limit, steps)
+        return {
+            f"embedding_banking77_{head}": named_comparison(of_head, {}, LORA, "macro-F1")
+            for head, of_head in heads.items()
+        }
+    systems = merged([fold.retrieval(store, cache, limit, steps) for fold in folds])
+    name = NAME if collection.name == "squad" else f"embedding_{collection.name}"
+    return {name: named_comparison(systems, {}, LORA, "nDCG@10")}
 
 
-def _against_lora(systems: Mapping[str, Evaluation], headline: str) -> Comparison:
-    """Compare LoRA with the other systems; all measures are shown, only the headline is tested."""
-    tested = {name: replace(each, headline=headline, tested=(headline,)) for name, each in systems.items()}
-    return compare(tested, candidate=LORA)
-
-
-def _about(found: Collected, folds: Sequence[Fold], comparison: Comparison) -> dict[str, Any]:
+def _about(collection: Collected, folds: Sequence[Fold], comparison: Comparison) -> dict[str, Any]:
     against_full = next(pair for pair in comparison.comparisons if pair.b == FULL)
     shares = [fold.adapter.manifest.training for fold in folds]
     return {
-        "caption": f"{found.title}; mean and 95% interval",
-        "collection": found.title,
-        "note": NOTES.get(found.name, ""),
-        "heads": HEADS if found.name == "banking77" else None,
+        "caption": f"{collection.title}; mean and 95% interval",
+        "collection": collection.title,
+        "note": NOTES.get(collection.name, ""),
+        "heads": HEADS if collection.name == "banking77" else None,
         "test_rows": sum(fold.dataset.card.rows["test"] for fold in folds),
         "test_groups": comparison.groups,
         "documents": len(folds[0].dataset.documents() or ()),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from searchlora.data.building import build
-from searchlora.data.dataset import Dataset, load_dataset
+from benchmarks.common import dataset, native_dataset, write_rows
+from searchlora.data.dataset import Dataset
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.records import Record, SourceRow
 from searchlora.tasks.embedding.dataset import FORMATS
@@ -41,8 +42,8 @@ def squad(data: Path, work: Path) -> Collected:
     """Questions find paragraphs; about 40% of the 48 articles for training, half of them for the test."""
     source = data / "squad" / "squaddev_v1.1.json.gz"
     shares = (0.4, 0.05, 0.55)  # articles are the clusters, and there are 48 only: most of them for the test
-    dataset = _built(work / "squad", lambda out: build("embedding", source, format="squad", out=out, shares=shares))
-    return Collected("squad", "SQuAD: question → paragraph", [dataset], "pairs.yaml")
+    squad = dataset(work / "squad", "embedding", source, format="squad", shares=shares)
+    return Collected("squad", "SQuAD: question → paragraph", [squad], "pairs.yaml")
 
 
 def cranfield(data: Path, work: Path) -> Collected:
@@ -52,33 +53,19 @@ def cranfield(data: Path, work: Path) -> Collected:
     collection = FORMATS["cranfield"].collection
     assert collection is not None
 
-    def build_fold(rows_file: Path, out: Path) -> None:
-        found = collection(source, {})
-        documents = ({"id": each.id, "title": each.title, "text": each.text} for each in found.documents)
-        corpus = _lines(out.parent / "corpus.jsonl", list(documents))
-        qrels = out.parent / "qrels.txt"
-        qrels.write_text("".join(f"{each.topic} 0 {each.document} {each.grade}\n" for each in found.judgments))
-        build(
-            "embedding",
-            rows_file,
-            format="native",
-            out=out,
-            corpus=corpus,
-            qrels=qrels,
-            shares=_TRAIN,
-            judgments_source="human",
-        )
-
-    return Collected(
-        "cranfield", "Cranfield: query → abstract", _folds(rows, work / "cranfield", build_fold), "few.yaml"
-    )
+    found = collection(source, {})
+    corpus, qrels = work / "cranfield" / "corpus.jsonl", work / "cranfield" / "qrels.txt"
+    write_rows(corpus, ({"id": each.id, "title": each.title, "text": each.text} for each in found.documents))
+    qrels.write_text("".join(f"{each.topic} 0 {each.document} {each.grade}\n" for each in found.judgments))
+    folds = _folds(rows, work / "cranfield", corpus=corpus, qrels=qrels, judgments_source="human")
+    return Collected("cranfield", "Cranfield: query → abstract", folds, "few.yaml")
 
 
 def perlfaq(data: Path, work: Path) -> Collected:
     """Questions find answers; two folds of questions over all answers."""
     source = data / "perlfaq" / "perlfaq.jsonl"
     rows = [row.data for row in FORMATS["faq"].read(source, {"section": ""}) if isinstance(row, SourceRow)]
-    return Collected("perlfaq", "perlfaq: question → answer", _folds(rows, work / "perlfaq", _native), "few.yaml")
+    return Collected("perlfaq", "perlfaq: question → answer", _folds(rows, work / "perlfaq"), "few.yaml")
 
 
 def arxiv_tags(data: Path, work: Path) -> Collected:
@@ -93,50 +80,26 @@ def arxiv_tags(data: Path, work: Path) -> Collected:
         tags = [names[uri] for uri in paper["tag"] if not uri.endswith(f"/{_COMMON_TAG}")]
         if tags:
             rows.append({"id": f"p{number}", "group": normalised(text), "query": text, "positives": tags})
-    return Collected("arxiv_tags", "arXiv: paper → tags", _folds(rows, work / "arxiv_tags", _native), "few.yaml")
+    return Collected("arxiv_tags", "arXiv: paper → tags", _folds(rows, work / "arxiv_tags"), "few.yaml")
 
 
 def banking77(data: Path, work: Path) -> Collected:
     """Utterances with one of 77 intents; the official test."""
-    source = data / "banking77"
-    dataset = _built(
-        work / "banking77",
-        lambda out: build("embedding", source, format="banking77", out=out, shares=(0.96, 0.03, 0.01)),
-    )
-    return Collected("banking77", "BANKING77: utterance → intent", [dataset], "classes.yaml")
+    shares = (0.96, 0.03, 0.01)
+    intents = dataset(work / "banking77", "embedding", data / "banking77", format="banking77", shares=shares)
+    return Collected("banking77", "BANKING77: utterance → intent", [intents], "classes.yaml")
 
 
 #: Official splits have their test; a tenth of the training groups is for validation.
 _TRAIN = (0.9, 0.1, 0.0)
 
 
-def _folds(rows: Sequence[Record], folder: Path, build_fold: Callable[[Path, Path], object]) -> list[Dataset]:
+def _folds(rows: Sequence[Record], folder: Path, **options: Any) -> list[Dataset]:
     """Two halves by the hash of the group, each the test split of one dataset and the training split of the other."""
     groups = sorted({str(row["group"]) for row in rows}, key=lambda group: fingerprint(f"fold {group}"))
     half = {group: index % FOLDS for index, group in enumerate(groups)}
     datasets = []
     for fold in range(FOLDS):
-        split = [{**row, "split": "test" if half[str(row["group"])] == fold else "train"} for row in rows]
-
-        def make(out: Path, split: list[Record] = split, fold: int = fold) -> None:
-            build_fold(_lines(folder / f"fold{fold}.jsonl", split), out)
-
-        datasets.append(_built(folder / f"fold{fold}", make))
+        split = ({**row, "split": "test" if half[str(row["group"])] == fold else "train"} for row in rows)
+        datasets.append(native_dataset(folder / f"fold{fold}", "embedding", split, shares=_TRAIN, **options))
     return datasets
-
-
-def _native(rows: Path, out: Path) -> None:
-    build("embedding", rows, format="native", out=out, shares=_TRAIN)
-
-
-def _built(out: Path, make: Callable[[Path], object]) -> Dataset:
-    if not out.is_dir():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        make(out)
-    return load_dataset(out)
-
-
-def _lines(path: Path, rows: Sequence[Record]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path

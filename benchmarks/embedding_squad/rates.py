@@ -8,14 +8,16 @@ among the paragraphs of the same articles. No test article is read. The recipes 
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 from benchmarks.common import WORK, real_data, save_figures
 from benchmarks.embedding_squad import collections as collected
-from benchmarks.embedding_squad import training
+from benchmarks.embedding_squad.measuring import FULL
+from benchmarks.encoders import trained_encoder
 from searchlora.adapters.store import Store
 
 NAME = "embedding_rates"
+HERE = Path(__file__).parent
 LORA_RATES = ("5.0e-4", "1.0e-3", "2.0e-3")
 FULL_RATES = ("5.0e-5", "1.0e-4", "2.0e-4")
 MEASURE = "nDCG@10"
@@ -26,31 +28,21 @@ SETTINGS = ("optim.max_steps=64", "validation.every_steps=100000", f"validation.
 
 
 def main() -> None:
-    work = WORK / "embedding_rates"
-    found = collected.squad(real_data(), WORK / "embedding")
-    dataset, store = found.folds[0], Store(work / "store")
+    store = Store(WORK / "embedding_rates" / "store")
+    squad = collected.squad(real_data(), WORK / "embedding")
+    (dataset,), recipe = squad.folds, HERE / squad.recipe
     rows = []
-    for rate in LORA_RATES:
-        adapter = training.lora(
-            _name("lora", rate), dataset, store, found.recipe, [*SETTINGS, f"optim.learning_rate={rate}"]
-        )
-        rows.append(_row(f"LoRA at {rate}", adapter.manifest.metrics))
-    for rate in FULL_RATES:
-        model = training.full(
-            _name("full", rate), dataset, store, found.recipe, [*SETTINGS, f"optim.full_learning_rate={rate}"]
-        )
-        rows.append(_row(f"full fine-tuning at {rate}", model.manifest.metrics))
+    for system, key, rates in (("LoRA", "learning_rate", LORA_RATES), (FULL, "full_learning_rate", FULL_RATES)):
+        for rate in rates:
+            name = f"{system.split()[0].lower()}-{rate.replace('.', '-').replace('e-', '-e')}"
+            overrides = [*SETTINGS, f"optim.{key}={rate}", *(["method=full"] if system == FULL else [])]
+            metrics = trained_encoder(name, dataset.folder, store, recipe, overrides).manifest.metrics
+            rows.append(
+                {"system": f"{system} at {rate}", "measure": MEASURE, "value": metrics[f"validation {MEASURE}"]}
+            )
     count = min(ROWS, dataset.card.rows["validation"])
     save_figures(NAME, [{**row, "n": count} for row in rows], [], {}, module="embedding_squad.rates")
     print("\n".join(f"{row['system']:32} {row['value']:.4f}" for row in rows))
-
-
-def _name(kind: str, rate: str) -> str:
-    return f"{kind}-{rate.replace('.', '-').replace('e-', '-e')}"
-
-
-def _row(system: str, metrics: Any) -> dict[str, Any]:
-    return {"system": system, "measure": MEASURE, "value": metrics[f"validation {MEASURE}"]}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.common import dataset, native_dataset
 from searchlora.data.dataset import Dataset
-from searchlora.eval.trec import read_qrels
+from searchlora.eval.formats import read_qrels
 from searchlora.files import parse_field_map
 from searchlora.records import Record
 

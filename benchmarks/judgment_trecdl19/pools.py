@@ -12,9 +12,9 @@ from benchmarks.common import native_dataset
 from searchlora.data.collection import read_documents
 from searchlora.data.dataset import Dataset
 from searchlora.data.formats.judged_collections import corpus_file
-from searchlora.eval.formats import read_topics
+from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.text_identity import normalised
-from searchlora.eval.trec import ranked, read_qrels, read_run
+from searchlora.eval.trec import ranked, read_run
 
 SEED = 13
 GUIDELINE = Path(__file__).parent / "guideline.yaml"

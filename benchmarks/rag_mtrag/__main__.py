@@ -26,7 +26,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.pipelines.stage_settings import SimilaritySettings
+from searchlora.pipelines.stages.similarity import SimilaritySettings
 from searchlora.progress import Steps
 from searchlora.task import EvaluationInput, GenerationTask, load_prompted_task
 from searchlora.tasks.rag_answer.baselines import fitted_baselines

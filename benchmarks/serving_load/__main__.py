@@ -64,7 +64,7 @@ def main() -> None:
 
 def _served(store: Store) -> AbstractContextManager[str]:
     command = [sys.executable, "-c", "from searchlora.cli import main; main()", "serve"]
-    options = ["--store", str(store.root), "--adapters", str(len(ADAPTERS))]
+    options = ["--store", str(store.root), "--max-loras", str(len(ADAPTERS))]
     return child_server(
         "searchlora serve", lambda port: [*command, *options, "--port", str(port)], HERE / "server.log", ready="/readyz"
     )

@@ -205,12 +205,12 @@ class AdapterStage(Stage):
 
     def requests(self, searches: Sequence[SearchContext]) -> list[tuple[Request, tuple[str, ...]]]:
         """The first request for each record of the searches, with its choices; none where it generates."""
-        asked = [self._asked(record) for search in searches for record in self.task.records_from(search)]
+        prompts = [self._prompt(record) for search in searches for record in self.task.records_from(search)]
         return [
-            (self._request(each), ())
-            if (spec := self._scored(each)) is None
-            else (self._scoring_request(each, spec), tuple(spec.choices or ()))
-            for each in asked
+            (self._request(prompt), ())
+            if (spec := self._scored(prompt)) is None
+            else (self._scoring_request(prompt, spec), tuple(spec.choices or ()))
+            for prompt in prompts
         ]
 
     def _with_queries(self, before: SearchContext, after: SearchContext) -> SearchContext:
@@ -226,26 +226,28 @@ class AdapterStage(Stage):
         if self.continue_after_choice and len(records) > size and self._continues(records[0]):
             parts = [records[start : start + size] for start in range(0, len(records), size)]
             return [output for part in parts for output in self.ask(part)]
-        asked = [self._asked(record) for record in records]
-        scored = {index: spec for index, each in enumerate(asked) if (spec := self._scored(each)) is not None}
-        generated = [index for index in range(len(asked)) if index not in scored]
-        outputs = {**self._score(asked, scored), **self._generate(asked, generated)}
+        prompts = [self._prompt(record) for record in records]
+        scored = {index: spec for index, prompt in enumerate(prompts) if (spec := self._scored(prompt)) is not None}
+        generated = [index for index in range(len(prompts)) if index not in scored]
+        outputs = {**self._score(prompts, scored), **self._generate(prompts, generated)}
         tuned = [self._apply_tuning(outputs[index], record) for index, record in enumerate(records)]
-        return self._with_continuations(asked, scored, tuned) if self.continue_after_choice else tuned
+        return self._with_continuations(prompts, scored, tuned) if self.continue_after_choice else tuned
 
-    def _asked(self, record: Record) -> _Prompt:
+    def _prompt(self, record: Record) -> _Prompt:
         return _Prompt(record, messages(self.task, record), self.task.output(record))
 
-    def _scored(self, asked: _Prompt) -> ClosedSet | None:
+    def _scored(self, prompt: _Prompt) -> ClosedSet | None:
         """The choices that are scored; None for an output that is generated."""
-        return asked.spec if self.constrained and isinstance(asked.spec, ClosedSet) else None
+        return prompt.spec if self.constrained and isinstance(prompt.spec, ClosedSet) else None
 
-    def _request(self, asked: _Prompt) -> Request:
-        return Request(asked.chat, self.adapter, self.max_new_tokens, asked.spec.grammar if self.constrained else None)
-
-    def _scoring_request(self, asked: _Prompt, spec: ClosedSet) -> Request:
+    def _request(self, prompt: _Prompt) -> Request:
         return Request(
-            asked.chat,
+            prompt.chat, self.adapter, self.max_new_tokens, prompt.spec.grammar if self.constrained else None
+        )
+
+    def _scoring_request(self, prompt: _Prompt, spec: ClosedSet) -> Request:
+        return Request(
+            prompt.chat,
             self.adapter,
             choice_suffix=spec.choice_suffix if isinstance(spec, Continued) else None,
             keep_prefix=self.continue_after_choice and isinstance(spec, Continued) and spec.continues,
@@ -255,8 +257,8 @@ class AdapterStage(Stage):
         spec = self.task.output(record)
         return self.constrained and isinstance(spec, Continued) and spec.continues
 
-    def _score(self, asked: Sequence[_Prompt], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
-        requests = [self._scoring_request(asked[index], spec) for index, spec in specs.items()]
+    def _score(self, prompts: Sequence[_Prompt], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
+        requests = [self._scoring_request(prompts[index], spec) for index, spec in specs.items()]
         choices = [spec.choices or () for spec in specs.values()]
         scores = self.engine.score(requests, choices, prune_margin=PRUNE_MARGIN) if requests else []
         return {
@@ -264,13 +266,13 @@ class AdapterStage(Stage):
             for (index, spec), result in zip(specs.items(), scores, strict=True)
         }
 
-    def _generate(self, asked: Sequence[_Prompt], indices: Sequence[int]) -> dict[int, Any]:
-        requests = [self._request(asked[index]) for index in indices]
+    def _generate(self, prompts: Sequence[_Prompt], indices: Sequence[int]) -> dict[int, Any]:
+        requests = [self._request(prompts[index]) for index in indices]
         completions = self.engine.generate(requests) if requests else []
         return {
             index: text
             if isinstance(text := _complete_text(completion), InvalidOutput)
-            else self.task.parse(text, asked[index].record)
+            else self.task.parse(text, prompts[index].record)
             for index, completion in zip(indices, completions, strict=True)
         }
 
@@ -278,7 +280,7 @@ class AdapterStage(Stage):
         return output if isinstance(output, InvalidOutput) else self.task.apply_tuning(output, record)
 
     def _with_continuations(
-        self, asked: Sequence[_Prompt], specs: Mapping[int, ClosedSet], values: list[Any]
+        self, prompts: Sequence[_Prompt], specs: Mapping[int, ClosedSet], values: list[Any]
     ) -> list[Any]:
         continued = {
             index: (spec, prefix)
@@ -289,7 +291,7 @@ class AdapterStage(Stage):
         }
         requests = [
             Request(
-                asked[index].chat,
+                prompts[index].chat,
                 self.adapter,
                 self.max_new_tokens,
                 spec.continuation,
@@ -396,8 +398,8 @@ def with_outputs(
         for record, output in zip(records, outputs, strict=True)
     ]
     changes = task.updates(search, usable) if all(value is not None for value in usable) else {}
-    kept = {**search.get("outputs", {}), task.name: list(outputs)}
+    all_outputs = {**search.get("outputs", {}), task.name: list(outputs)}
     # Apart from `outputs`, in which a later stage of the same task replaces those of an earlier one.
     invalid = [(task.name, output.reason) for output in outputs if isinstance(output, InvalidOutput)]
-    told = {INVALID: (*search.get(INVALID, ()), *invalid)} if invalid else {}
-    return {**search, **changes, "outputs": kept, **told}
+    reasons = {INVALID: (*search.get(INVALID, ()), *invalid)} if invalid else {}
+    return {**search, **changes, "outputs": all_outputs, **reasons}

@@ -72,22 +72,12 @@ class DenseSettings(EncodingSettings):
         from searchlora.retrieval.dense import DenseIndex
 
         if (folder := context.corpus.folder) is not None:
-            return DenseIndex.load(
-                folder.vectors(self.vector_keys(context), self.structure(), self._effort),
-                self.encoder(context),
-                query_batch_size=self.query_batch_size,
-                normalise=self.normalise,
-                query_prefix=self.query_prefix,
-            )
+            saved = folder.vectors(self.vector_keys(context), self.structure(), self._effort)
+            return DenseIndex.load(saved, self.encoder(context), self.encoding)
         return DenseIndex(
             context.corpus.rows(),
             self.encoder(context),
-            batch_size=self.batch_size,
-            query_batch_size=self.query_batch_size,
-            normalise=self.normalise,
-            query_prefix=self.query_prefix,
-            document_prefix=self.document_prefix,
-            precision=self.precision,
+            self.encoding,
             structure=self.structure(),
             effort=self._effort,
             progress=context.steps("Encoding"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -13,7 +14,8 @@ from searchlora.pipelines.stages.stage import BuildContext, Needs, StageSettings
 if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
     from searchlora.retrieval.encoder import Encoder
-    from searchlora.retrieval.index_folder import VectorKeys
+    from searchlora.retrieval.encoding import TextEncoding
+    from searchlora.retrieval.index_manifest import VectorKeys
 
 
 class EncoderSettings(StageSettings):
@@ -71,6 +73,14 @@ class EncodingSettings(EncoderSettings, RetrieveSettings):
     )
     batch_size: int = Field(32, ge=1, description="documents per forward pass")
 
+    @property
+    def encoding(self) -> TextEncoding:
+        """How documents and queries are encoded."""
+        from searchlora.retrieval.encoding import TextEncoding
+
+        keys = [field.name for field in fields(TextEncoding)]
+        return TextEncoding(**{key: getattr(self, key) for key in keys})
+
     def document_adapter(self, store: Store) -> StoredAdapter | None:
         """The adapter with which documents are encoded; None without one, and for one that is for queries only."""
         adapter = self.stored_adapter(store)
@@ -80,7 +90,7 @@ class EncodingSettings(EncoderSettings, RetrieveSettings):
         """What the vectors of documents depend on. Loads the encoder."""
         from searchlora.models.fingerprint import fingerprint
         from searchlora.retrieval.encoder import encoder_base
-        from searchlora.retrieval.index_folder import VectorKeys
+        from searchlora.retrieval.index_manifest import VectorKeys
 
         adapter = self.document_adapter(context.store)
         weights = None

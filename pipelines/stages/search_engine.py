@@ -228,11 +228,9 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
         return VectorSearch(
             index,
             self.encoder(context),
+            self.encoding,
             filter=self.filter,
             effort=self.hnsw_ef_search,
-            query_batch_size=self.query_batch_size,
-            normalise=self.normalise,
-            query_prefix=self.query_prefix,
             concurrency=self.concurrency,
         )
 

@@ -202,10 +202,10 @@ class StageSettings(Settings):
 
 
 def _without_empty_filters(content: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in content.items() if key != "filter_by" or value}
-    if isinstance(kept.get("of"), list):
-        kept["of"] = [_without_empty_filters(part) for part in kept["of"]]
-    return kept
+    identity = {key: value for key, value in content.items() if key != "filter_by" or value}
+    if isinstance(identity.get("of"), list):
+        identity["of"] = [_without_empty_filters(part) for part in identity["of"]]
+    return identity
 
 
 class Stage(ABC):

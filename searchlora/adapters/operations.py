@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.aliases import AliasMove
 from searchlora.adapters.manifest import Base, Dataset, Manifest, ManifestDraft, Precision
-from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Entry, Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import StoreError, UsageError
@@ -61,7 +60,7 @@ def verify(
 
 
 def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> Path:
-    """A folder from which `peft.AutoPeftModel` loads the adapter with its base; see `peft_view.peft_folder`.
+    """A folder from which `peft.AutoPeftModel` loads the adapter with its base; see `views.peft_folder`.
 
     Of a whole model, a folder from which transformers or sentence-transformers loads it; its base is not needed.
 
@@ -70,12 +69,12 @@ def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> 
 
     Raises:
         BaseModelError: if the base is not on this machine; the hub is not asked.
-        What `load_check.check_files` and `peft_view.peft_folder` raise.
+        What `load_check.check_files` and `views.peft_folder` raise.
     """
     from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_files
-    from searchlora.adapters.peft_view import peft_folder
     from searchlora.adapters.stored import check_hashes
+    from searchlora.adapters.views import peft_folder
 
     stored = _store(store).get(reference)
     if stored.is_full:
@@ -131,15 +130,15 @@ def alias(
     if force is not None and not force.strip():
         raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
     store = _store(store)
-    pinned = parse_reference(store.pin(reference))
-    decided = any(move.alias == name and move.decision is not None for move in store.history(pinned.name))
+    version = store.resolve(reference)
+    decided = any(move.alias == name and move.decision is not None for move in store.history(version.name))
     if decided and force is None:
         raise StoreError(
             f"a policy decides about the alias '{name}'",
-            where=pinned.name,
+            where=version.name,
             fix="Use `searchlora promote` with the policy, or --force REASON.",
         )
-    return store.alias(pinned.name, name, pinned.version or 0, force or reason)
+    return store.alias(version.name, name, version.number, force or reason)
 
 
 def rollback(name: str, alias: str, *, reason: str | None = None, store: AnyStore = None) -> AliasMove:
@@ -291,9 +290,30 @@ def merge(
             task=task,
             recipe=parse({**first.recipe, "lora": lora}),
             base=model,
-            training={"combination": method, "weights": shares},
-            parents=[parent.reference for parent in parents],
+            origin=Origin(
+                training={"combination": method, "weights": shares}, parents=[parent.reference for parent in parents]
+            ),
         )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How an adapter came about, for its manifest.
+
+    Attributes:
+        metrics: Measures by name.
+        evaluated: Precision of the base while `metrics` were measured.
+        training: `TrainingResult.summary`: seconds, parameters trained, ...
+        tuned: Values chosen by `Task.tune`.
+        parents: References of the adapters that it was made from.
+    """
+
+    dataset: Dataset | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    evaluated: Precision | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    parents: Sequence[str] = ()
 
 
 def store_adapter(
@@ -304,12 +324,7 @@ def store_adapter(
     task: Task,
     recipe: AnyRecipe,
     base: BaseModel,
-    dataset: Dataset | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    evaluated: Precision | None = None,
-    training: Mapping[str, Any] | None = None,
-    tuned: Mapping[str, Any] | None = None,
-    parents: Sequence[str] = (),
+    origin: Origin | None = None,
     extra_files: Sequence[Path] = (),
 ) -> StoredAdapter:
     """Write the manifest of a trained adapter, verify it, and store it as the next version of `name`.
@@ -319,9 +334,7 @@ def store_adapter(
     Args:
         folder: A plain PEFT folder as `save_adapter` writes it, or a model folder where `recipe.method` is full.
         task: Bound to the settings that it was trained with.
-        evaluated: Precision of the base while `metrics` were measured.
-        training: `TrainingResult.summary`: seconds, parameters trained, ...
-        tuned: Values chosen by `Task.tune`.
+        origin: What else the manifest says; None: nothing is known.
         extra_files: Files to store beside the weights, for example `metrics.jsonl` and `loss.svg`.
 
     Raises:
@@ -334,6 +347,7 @@ def store_adapter(
     from searchlora.models.fingerprint import fingerprint
     from searchlora.task import GenerationTask
 
+    origin = origin or Origin()
     store.check_task(name, task.name)
     (check_full_weights if recipe.is_full else check_delta)(folder)
     draft = ManifestDraft(
@@ -342,15 +356,15 @@ def store_adapter(
         base=Base(name=base.name, revision=base.revision, fingerprint=fingerprint(base.path)),
         recipe=recipe.model_dump(),
         trained=Precision(quantization=recipe.quantization, precision=recipe.precision),
-        evaluated=evaluated,
-        dataset=dataset,
+        evaluated=origin.evaluated,
+        dataset=origin.dataset,
         prompt_hash=prompt_hash(task) if isinstance(task, GenerationTask) else None,
         settings=dict(task.settings),
-        tuned=dict(tuned or {}),
+        tuned=dict(origin.tuned),
         golden=golden_of(task, base, folder, getattr(recipe, "prompt", None)),
-        metrics=_finite(dict(metrics or {})),
-        training=_finite(dict(training or {})),
-        parents=list(parents),
+        metrics=_finite(dict(origin.metrics)),
+        training=_finite(dict(origin.training)),
+        parents=list(origin.parents),
     )
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         flat = Path(temporary) / "flat"

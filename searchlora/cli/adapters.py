@@ -20,6 +20,7 @@ from searchlora.cli.options import (
     option,
     parse_numbers,
 )
+from searchlora.errors import printable
 
 if TYPE_CHECKING:
     from searchlora.adapters.store import Entry, Store
@@ -30,11 +31,6 @@ _VersionArgument = Annotated[str, argument("ADAPTER", "Exact version, name@3.")]
 _NameArgument = Annotated[str, argument("NAME", "Adapter name, without a version.")]
 _AliasArgument = Annotated[str, argument("ALIAS", "Alias, for example production.")]
 _ReasonOption = Annotated[str | None, option("--reason REASON", "Reason, recorded in the alias history.")]
-
-
-def printable(text: str | None) -> str:
-    """A text for the terminal: control characters and lone surrogates, as odd file names hold them, are escaped."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text or "")
 
 
 def _store(path: Path | None) -> Store:
@@ -62,7 +58,9 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
     for entry in entries:
         aliases = ", ".join(f"{alias}{_alias_marks(entry, alias)}" for alias in entry.aliases)
         if entry.manifest is None:
-            table.add_row(*map(escape, (printable(entry.reference), aliases, f"broken: {printable(entry.problem)}")))
+            table.add_row(
+                *map(escape, (printable(entry.reference), aliases, f"broken: {printable(entry.problem or '')}"))
+            )
             continue
         cells = (
             entry.reference,

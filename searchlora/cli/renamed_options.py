@@ -11,7 +11,18 @@ from searchlora.renamed import RenamedWarning, warn_renamed
 #: Command -> old option -> new option.
 RENAMED_OPTIONS: dict[str, dict[str, str]] = {
     "data build": {"--shares": "--split-ratios"},
+    "grade serve": {"--runs": "--pool"},
     "evaluate": {"--beside": "--compare-with", "--beside-encoder": "--compare-with-encoder"},
+    "serve": {
+        "--adapters": "--max-loras",
+        "--batch-rows": "--max-num-seqs",
+        "--grace": "--shutdown-timeout",
+        "--max-rank": "--max-lora-rank",
+        "--name": "--allowed-host",
+        "--per-caller": "--per-client",
+        "--seconds": "--timeout",
+        "--waiting-per-caller": "--waiting-per-client",
+    },
 }
 
 #: Old command -> new command.

@@ -71,7 +71,6 @@ def train(
 
 @takes(EngineOptions, "engine")
 def demo(
-    context: typer.Context,
     engine: EngineOptions,
     out: Annotated[Path, option("--out FOLDER", "Folder for shop, datasets, store and reports.")] = Path("demo"),
     all_tasks: Annotated[
@@ -82,12 +81,13 @@ def demo(
     ] = False,
 ) -> None:
     """Run the whole workflow on the synthetic shop: data, QLoRA training, evaluation by retrieval, report."""
-    from searchlora.cli.serve import serve
+    from searchlora.cli.serve import start
     from searchlora.cli.terminal import print_comparison, progress_bars
     from searchlora.experiments.ablate_report import ablation_markdown
     from searchlora.experiments.demo import EXPLAINED, demo_all
     from searchlora.experiments.demo import demo as demo_one
     from searchlora.inference.settings import LocalSettings
+    from searchlora.server.api.config import read_config
     from searchlora.training.callbacks import peak_memory
 
     if serve_all and not all_tasks:
@@ -123,16 +123,8 @@ def demo(
     # A server elsewhere computed the evaluation only; the playground's server loads the base itself.
     own = engine.engine if isinstance(engine.read(), LocalSettings) else None
     if serve_all:
-        serve(
-            context,
-            base=search.base,
-            store=search.store,
-            pipeline=[str(search.pipeline)],
-            grades=search.grades,
-            topics=search.topics,
-            qrels=search.qrels,
-            engine=own,
-        )
+        files = {name: getattr(search, name) for name in ("store", "grades", "topics", "qrels")}
+        start(read_config(None, {"base": search.base, "pipelines": [str(search.pipeline)], "engine": own, **files}))
     else:
         options = {**search.serve_options, **({"--engine": own} if own is not None else {})}
         words = shlex.join(["searchlora", "serve", *chain.from_iterable(options.items())])

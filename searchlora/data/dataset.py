@@ -15,10 +15,11 @@ from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents
 from searchlora.data.splits import SPLITS
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import JudgmentsCard, card_path, sources_of
 from searchlora.eval.judgments.card import read_card as read_judgments_card
 from searchlora.eval.judgments.sources import GradeSources, read_sources
-from searchlora.eval.trec import Qrels, read_qrels
+from searchlora.eval.trec import Qrels
 from searchlora.files import file_sha256, json_file, json_object, numbered_lines, read_text
 from searchlora.records import Document, Record
 

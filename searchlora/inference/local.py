@@ -18,7 +18,7 @@ from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.input_processor import InputProcessor
 from searchlora.inference.output_processor import OnToken, OutputProcessor
 from searchlora.inference.scheduling.engine_core import Stats
-from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
+from searchlora.inference.scheduling.requests import AnyModelRequest, GenerateRequest, Limits, ScoreRequest
 from searchlora.inference.sequential import sequential_core
 from searchlora.inference.settings import WAITING, LocalSettings, local_settings
 from searchlora.models.load import load_model, load_tokenizer
@@ -297,12 +297,12 @@ class LocalEngine:
         self._submit(queued, client, seconds)
         return [_mapped(request.result, lambda scored: scored) for request in queued]
 
-    def _submit(self, queued: Sequence[ModelRequest[Any]], client: Hashable, seconds: float | None) -> None:
+    def _submit(self, queued: Sequence[AnyModelRequest], client: Hashable, seconds: float | None) -> None:
         for request in queued:
             request.deadline = None if seconds is None else time.monotonic() + seconds
         self._core.submit(self._with_checked_adapters(queued), client)
 
-    def _with_checked_adapters(self, queued: Sequence[ModelRequest[Any]]) -> list[ModelRequest[Any]]:
+    def _with_checked_adapters(self, queued: Sequence[AnyModelRequest]) -> list[AnyModelRequest]:
         """The requests whose adapters are loaded or pass the check of their files, in this thread; the others fail."""
         refused: dict[str | None, Exception] = {}
         for adapter in {request.adapter for request in queued if request.adapter is not None} - {*self._core.loaded}:
@@ -320,7 +320,7 @@ class LocalEngine:
 
         Prompts with one adapter and a common prefix are adjacent, and among them those of similar length.
         """
-        by_prefix: list[ModelRequest[Any]] = sorted(queued, key=lambda request: (request.adapter or "", request.ids))
+        by_prefix: list[AnyModelRequest] = sorted(queued, key=lambda request: (request.adapter or "", request.ids))
         size = self._sorted_together
         windows = [by_prefix[start : start + size] for start in range(0, len(by_prefix), size)]
         ordered = [request for window in windows for request in sorted(window, key=lambda request: -len(request.ids))]
@@ -371,7 +371,7 @@ def _mapped(source: Future[Value], function: Callable[[Value], Mapped]) -> Futur
     return target
 
 
-def _located(error: BaseException, queued: Sequence[ModelRequest[Any]]) -> BaseException:
+def _located(error: BaseException, queued: Sequence[AnyModelRequest]) -> BaseException:
     """The error with the position of its request, if it does not say where it belongs."""
     if not isinstance(error, EngineError) or type(error) not in (EngineError, RequestRefused) or error.where:
         return error

@@ -18,8 +18,14 @@ from searchlora.adapters.attach import attach
 from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import ChoiceScores, non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
-from searchlora.inference.scheduling.fair_queue import AnyRequest
-from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
+from searchlora.inference.scheduling.requests import (
+    AnyModelRequest,
+    AnyRequest,
+    GenerateRequest,
+    Limits,
+    ModelRequest,
+    ScoreRequest,
+)
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.prompts import Example
@@ -127,9 +133,9 @@ class SequentialAdmission:
         holds: Whether one pass has room for these requests.
     """
 
-    def __init__(self, holds: Callable[[Sequence[ModelRequest[Any]]], bool]) -> None:
+    def __init__(self, holds: Callable[[Sequence[AnyModelRequest]], bool]) -> None:
         self._holds = holds
-        self._admitted: list[ModelRequest[Any]] = []
+        self._admitted: list[AnyModelRequest] = []
 
     def may_take(self, _: AnyRequest) -> bool:
         """True: no request holds anything between two passes."""
@@ -180,7 +186,7 @@ class SequentialModelRunner:
         del waiting
         return SequentialAdmission(self._holds)
 
-    def _holds(self, requests: Sequence[ModelRequest[Any]]) -> bool:
+    def _holds(self, requests: Sequence[AnyModelRequest]) -> bool:
         """Whether one pass has room: all generate after the longest prompt, until the last row ends."""
         prompt = max(len(request.ids) for request in requests)
         new = max((request.max_new_tokens for request in requests if isinstance(request, GenerateRequest)), default=0)
@@ -188,7 +194,7 @@ class SequentialModelRunner:
         fits = self._context is None or not new or prompt + new <= self._context
         return fits and self._limits.pass_holds(len(requests), longest)
 
-    def compute(self, requests: Sequence[ModelRequest[Any]]) -> None:
+    def compute(self, requests: Sequence[AnyModelRequest]) -> None:
         """Generate and score; an error fails all requests of the pass, and it stops when none of them is wanted."""
         if not requests:
             return
@@ -298,7 +304,7 @@ class _Unwanted(Exception):
 
 
 @contextmanager
-def stopping_between_layers(model: Any, requests: Sequence[ModelRequest[Any]]) -> Iterator[None]:
+def stopping_between_layers(model: Any, requests: Sequence[AnyModelRequest]) -> Iterator[None]:
     """End the block, between two layers of a forward pass, as soon as all requests are done, cancelled or late."""
 
     def check(*_: Any) -> None:

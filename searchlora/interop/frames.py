@@ -132,7 +132,7 @@ def documents_of(corpus: pd.DataFrame | Iterable[Document | Mapping[str, Any]]) 
         [Document(id='d1', text='A red tent.', title='', metadata={'brand': 'Acme'})]
     """
     rows = corpus.to_dict(orient="records") if isinstance(corpus, pd.DataFrame) else corpus
-    return [each if isinstance(each, Document) else _document(each) for each in rows]
+    return [row if isinstance(row, Document) else _document(row) for row in rows]
 
 
 def _search(id_: str, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,10 @@ from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
-from searchlora.retrieval.encoding import QueryEncoder, encode_texts, longest_of
+from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
 from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure, inner_products
 from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
-from searchlora.retrieval.vector_file import VectorFile
-
-if TYPE_CHECKING:
-    from searchlora.models.load import Precision
 
 
 class SavedVectors(NamedTuple):
@@ -32,12 +28,14 @@ class SavedVectors(NamedTuple):
 
     Attributes:
         documents: All documents, with and without text.
-        file: The vectors.
+        vectors: Of the documents with text, shape (documents with text, dimensions).
+        rows: The number of the document of each, ascending.
         nearest: Searches the vectors.
     """
 
     documents: IndexedDocuments
-    file: VectorFile
+    vectors: Vectors
+    rows: NDArray[np.int64]
     nearest: Nearest
 
 
@@ -50,17 +48,13 @@ class DenseIndex:
     Args:
         documents: Read once; ids must be unique. Title and text are encoded together.
         encoder: Encodes documents and queries.
-        batch_size: Documents per forward pass.
-        query_batch_size: Queries per forward pass. With 1 the hits of a query do not depend on other queries; larger
-            batches are faster, and round scores differently in their last bits.
-        normalise: Normalise vectors to length 1, so that the score is the cosine similarity, from -1 to 1.
-        query_prefix, document_prefix: Prefixes that the encoder was trained with, such as "query: ".
-        precision: Of the matrix products with which documents are encoded; queries are encoded in fp32.
+        encoding: How it does.
         structure: Searches approximately; None: exact search. Scores are exact inner products in either case.
         effort: Of the approximate search: candidates per query for HNSW, lists per query for IVF.
         progress: Called for each batch.
 
     Attributes:
+        encoder: Encodes queries.
         vectors: Of the documents with text, in the order of the documents. Shape: (documents with text, dimensions).
 
     Raises:
@@ -71,28 +65,15 @@ class DenseIndex:
         self,
         documents: Iterable[Document],
         encoder: Encoder,
+        encoding: TextEncoding = USUAL_ENCODING,
         *,
-        batch_size: int = 32,
-        query_batch_size: int = 1,
-        normalise: bool = True,
-        query_prefix: str = "",
-        document_prefix: str = "",
-        precision: Precision = "fp32",
         structure: Structure | None = None,
         effort: int = 64,
         progress: Progress = silent,
     ) -> None:
-        self._queries = QueryEncoder(encoder, query_batch_size, normalise, query_prefix)
+        self.encoder, self._encoding = encoder, encoding
         ids, texts = _texts(documents)
-        self.vectors = encode_texts(
-            encoder,
-            texts,
-            batch_size=batch_size,
-            normalise=normalise,
-            prefix=document_prefix,
-            precision=precision,
-            progress=progress,
-        )
+        self.vectors = encoding.documents(encoder, texts, progress)
         self._documents = IndexedDocuments(ids, tie_order(ids))
         self._rows: NDArray[np.int64] | None = (
             np.array([row for row, name in enumerate(ids) if name in texts]) if len(texts) < len(ids) else None
@@ -105,26 +86,17 @@ class DenseIndex:
         )
 
     @classmethod
-    def load(
-        cls,
-        saved: SavedVectors,
-        encoder: Encoder,
-        *,
-        query_batch_size: int = 1,
-        normalise: bool = True,
-        query_prefix: str = "",
-    ) -> DenseIndex:
-        """An index of vectors that were encoded before; only queries are encoded. Arguments as of `DenseIndex`."""
+    def load(cls, saved: SavedVectors, encoder: Encoder, encoding: TextEncoding = USUAL_ENCODING) -> DenseIndex:
+        """An index of vectors that were encoded before, in the same way; only queries are encoded."""
         index = cls.__new__(cls)
-        index._queries = QueryEncoder(encoder, query_batch_size, normalise, query_prefix)
-        index.vectors = saved.file.vectors
-        index._documents, index._rows, index._nearest = saved.documents, saved.file.rows, saved.nearest
+        index.encoder, index._encoding = encoder, encoding
+        index._documents, index.vectors, index._rows, index._nearest = saved
         return index
 
     def searched_by(self, encoder: Encoder) -> DenseIndex:
         """The same vectors, with queries by another encoder, which must encode documents as the first one does."""
         index = copy.copy(self)
-        index._queries = dataclasses.replace(self._queries, encoder=encoder)
+        index.encoder = encoder
         return index
 
     def filterable(self, columns: FieldColumns) -> DenseIndex:
@@ -132,11 +104,6 @@ class DenseIndex:
         index = copy.copy(self)
         index._documents = dataclasses.replace(self._documents, columns=columns)
         return index
-
-    @property
-    def encoder(self) -> Encoder:
-        """Encodes queries."""
-        return self._queries.encoder
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -161,7 +128,7 @@ class DenseIndex:
         check_k(k)
         passing = rows_of(self._documents.columns, filters, len(queries))
         hits: list[list[Hit]] = []
-        for vector, rows in zip(self._queries.vectors(queries), passing, strict=True):
+        for vector, rows in zip(self._encoding.queries(self.encoder, queries), passing, strict=True):
             if vector is None:
                 hits.append([])
             else:

@@ -1,4 +1,4 @@
-"""Vectors of documents and queries: each text encoded once, checked, and normalised."""
+"""How texts become vectors: each text encoded once, with its prefix, checked, and normalised."""
 
 from __future__ import annotations
 
@@ -17,69 +17,73 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class QueryEncoder:
-    """How queries are encoded.
+class TextEncoding:
+    """How an encoder encodes documents and queries.
 
     Attributes:
-        batch_size: Queries per forward pass. With 1 the vector of a query does not depend on other queries.
-        normalise: Whether vectors have length 1.
-        prefix: Text before each query.
+        batch_size: Documents per forward pass.
+        query_batch_size: Queries per forward pass. With 1 the vector of a query does not depend on other queries;
+            larger batches are faster, and round vectors differently in their last bits.
+        normalise: Normalise vectors to length 1, so that inner products are cosine similarities, from -1 to 1.
+        query_prefix, document_prefix: Prefixes that the encoder was trained with, such as "query: ".
+        precision: Of the matrix products with which documents are encoded; queries are encoded in fp32.
     """
 
-    encoder: Encoder
-    batch_size: int = 1
+    batch_size: int = 32
+    query_batch_size: int = 1
     normalise: bool = True
-    prefix: str = ""
+    query_prefix: str = ""
+    document_prefix: str = ""
+    precision: Precision = "fp32"
 
-    def vectors(self, queries: Sequence[str]) -> Iterator[Vectors | None]:
+    def queries(self, encoder: Encoder, queries: Sequence[str]) -> Iterator[Vectors | None]:
         """The vector of each query, shape (dimensions,); None for a blank one. Encoded batch by batch, as needed.
 
         Raises:
             DataError: if the encoder returns a vector that is not finite.
         """
-        for start in range(0, len(queries), self.batch_size):
-            batch = queries[start : start + self.batch_size]
+        for start in range(0, len(queries), self.query_batch_size):
+            batch = queries[start : start + self.query_batch_size]
             texts = [query for query in batch if query.strip()]
-            encoded = iter(self._encode(texts) if texts else ())
+            encoded = encoder.encode([self.query_prefix + text for text in texts]) if texts else np.zeros((0, 0), "f4")
+            vectors = iter(self.checked(encoded, (f"the query '{text}'" for text in texts)))
             for query in batch:
-                yield next(encoded) if query.strip() else None
+                yield next(vectors) if query.strip() else None
 
-    def _encode(self, texts: Sequence[str]) -> Vectors:
-        encoded = self.encoder.encode([self.prefix + text for text in texts])
-        check_finite(encoded, (f"the query '{text}'" for text in texts))
-        return normalised(encoded) if self.normalise else encoded
+    def documents(self, encoder: Encoder, texts: Mapping[str, str], progress: Progress = silent) -> Vectors:
+        """The vectors of the texts of documents, in their order, shape (documents, dimensions).
+
+        Equal texts are encoded once: in another batch, a vector differs in its last bits.
+
+        Args:
+            texts: Id of a document -> its text, which is not blank; at least one.
+
+        Raises:
+            DataError: if the encoder returns a vector that is not finite; names the first document with the text.
+        """
+        first: dict[str, str] = {}
+        for name, text in texts.items():
+            first.setdefault(text, name)
+        vectors = self.checked(self.forward(encoder, list(first), progress), (f"document {n}" for n in first.values()))
+        rows = {text: row for row, text in enumerate(first)}
+        of_documents: Vectors = vectors[[rows[text] for text in texts.values()]]
+        return of_documents
+
+    def forward(self, encoder: Encoder, texts: Sequence[str], progress: Progress = silent) -> Vectors:
+        """What the encoder returns for texts of documents, neither checked nor normalised."""
+        prefixed = [self.document_prefix + text for text in texts]
+        return encoder.encode_documents(
+            prefixed, batch_size=self.batch_size, precision=self.precision, progress=progress
+        )
+
+    def checked(self, vectors: Vectors, names: Iterable[str]) -> Vectors:
+        """The vectors, normalised if they are to be. Raises `DataError` naming the first that is not finite."""
+        check_finite(vectors, names)
+        return normalised(vectors) if self.normalise else vectors
 
 
-def encode_texts(
-    encoder: Encoder,
-    texts: Mapping[str, str],
-    *,
-    batch_size: int = 32,
-    normalise: bool = True,
-    prefix: str = "",
-    precision: Precision = "fp32",
-    progress: Progress = silent,
-) -> Vectors:
-    """The vectors of the texts of documents, in their order, shape (documents, dimensions).
-
-    Equal texts are encoded once: in another batch, a vector differs in its last bits.
-
-    Args:
-        texts: Id of a document -> its text, which is not blank; at least one.
-
-    Raises:
-        DataError: if the encoder returns a vector that is not finite; names the first document with the text.
-    """
-    first: dict[str, str] = {}
-    for name, text in texts.items():
-        first.setdefault(text, name)
-    encoded = encoder.encode_documents(
-        [prefix + text for text in first], batch_size=batch_size, precision=precision, progress=progress
-    )
-    check_finite(encoded, (f"document {name}" for name in first.values()))
-    rows = {text: row for row, text in enumerate(first)}
-    vectors: Vectors = encoded[[rows[text] for text in texts.values()]]
-    return normalised(vectors) if normalise else vectors
+#: That of most encoders.
+USUAL_ENCODING = TextEncoding()
 
 
 def check_finite(vectors: Vectors, names: Iterable[str]) -> None:

@@ -24,8 +24,8 @@ from searchlora.errors import DataError, EngineError, StaleIndex
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
-from searchlora.retrieval.encoding import encode_texts
-from searchlora.retrieval.index_folder import CorpusIdentity, EncodedVectors, FrozenModel, VectorKeys, differences
+from searchlora.retrieval.encoding import TextEncoding
+from searchlora.retrieval.index_manifest import CorpusIdentity, EncodedVectors, FrozenModel, VectorKeys, differences
 from searchlora.retrieval.search_engine import (
     Entry,
     Graph,
@@ -124,15 +124,13 @@ class Vectorizer:
         texts = {document.id: text for document in documents if (text := storable(document.searchable)).strip()}
         if not texts:
             return [Entry(document, None) for document in documents]
-        vectors = encode_texts(
-            self.encoder,
-            texts,
+        encoding = TextEncoding(
             batch_size=self.vectors.batch_size,
             normalise=keys.normalise,
-            prefix=keys.document_prefix,
+            document_prefix=keys.document_prefix,
             precision=keys.precision,
         )
-        of_document = dict(zip(texts, vectors, strict=True))
+        of_document = dict(zip(texts, encoding.documents(self.encoder, texts), strict=True))
         return [Entry(document, of_document.get(document.id)) for document in documents]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -248,12 +247,8 @@ def read_structure(structure: Structure, file: Path, vectors: int, dimensions: i
 
 
 def _filled(index: Any, vectors: Vectors, progress: Progress) -> Any:
-    for start, block in _blocks(vectors):
+    for start in range(0, len(vectors), _BLOCK):
+        block = np.ascontiguousarray(vectors[start : start + _BLOCK])
         index.add(block)
         progress(start + len(block), len(vectors), "vectors indexed")
     return index
-
-
-def _blocks(vectors: Vectors) -> Iterator[tuple[int, Vectors]]:
-    for start in range(0, len(vectors), _BLOCK):
-        yield start, np.ascontiguousarray(vectors[start : start + _BLOCK])

@@ -20,7 +20,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder
-from searchlora.retrieval.encoding import QueryEncoder
+from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding
 from searchlora.retrieval.field_filter import FieldFilter, case_folded
 from searchlora.retrieval.retriever import check_k
 
@@ -255,9 +255,10 @@ class TextSearch(EngineSearch[str]):
 
 
 class VectorSearch(EngineSearch[Vector]):
-    """Dense search in an engine: queries are encoded here, and their vectors sent. Arguments as of `DenseIndex`.
+    """Dense search in an engine: queries are encoded here, and their vectors sent.
 
     Args:
+        encoder, encoding: As of `DenseIndex`.
         filter, concurrency: As of `EngineSearch`.
         effort: Number of candidates of an approximate search.
     """
@@ -266,20 +267,18 @@ class VectorSearch(EngineSearch[Vector]):
         self,
         index: OpenIndex,
         encoder: Encoder,
+        encoding: TextEncoding = USUAL_ENCODING,
         *,
         filter: Mapping[str, str | Sequence[str]] | None = None,
         effort: int = 64,
-        query_batch_size: int = 1,
-        normalise: bool = True,
-        query_prefix: str = "",
         concurrency: int = 8,
     ) -> None:
         super().__init__(index, filter, concurrency)
-        self._queries = QueryEncoder(encoder, query_batch_size, normalise, query_prefix)
+        self._encoder, self._encoding = encoder, encoding
         self._effort = effort
 
     def _prepared(self, queries: Sequence[str]) -> Iterable[Vector | None]:
-        return self._queries.vectors(queries)
+        return self._encoding.queries(self._encoder, queries)
 
     def _ask(self, query: Vector, where: Filter, k: int) -> list[Hit]:
         index = self._index

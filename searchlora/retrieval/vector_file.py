@@ -6,10 +6,8 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +18,7 @@ from searchlora.files.string_table import check_vector, mapped_array
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder, Vectors, by_length
-from searchlora.retrieval.encoding import check_finite, longest_of, normalised
-
-if TYPE_CHECKING:
-    from searchlora.models.load import Precision
+from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, check_finite, longest_of, normalised
 
 VECTORS = "vectors.npy"
 ROWS = "rows.npy"
@@ -37,32 +32,23 @@ _BATCHES_KEPT = 16
 _BLOCK = 8_192
 
 
-@dataclass(frozen=True)
-class VectorFile:
-    """Vectors of the documents with text.
+def open_vectors(folder: Path) -> tuple[Vectors, NDArray[np.int64]]:
+    """Open what `write_vectors` wrote, memory-mapped.
 
-    Attributes:
-        vectors: Memory-mapped, shape (documents with text, dimensions).
-        rows: Number of the document of each vector, memory-mapped, ascending. Shape: (documents with text,).
+    Returns:
+        The vectors of the documents with text, shape (documents with text, dimensions), and the number of the document
+        of each, ascending.
+
+    Raises:
+        OSError, ValueError: if a file is missing, is not a plain array, or does not fit the other.
     """
-
-    vectors: Vectors
-    rows: NDArray[np.int64]
-
-    @classmethod
-    def open(cls, folder: Path) -> VectorFile:
-        """Open what `write_vectors` wrote; reads the rows.
-
-        Raises:
-            OSError, ValueError: if a file is missing, is not a plain array, or does not fit the other.
-        """
-        vectors, rows = mapped_array(folder / VECTORS), mapped_array(folder / ROWS)
-        if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.flags.c_contiguous or not vectors.size:
-            raise ValueError(f"the vectors are an array of {vectors.dtype} and shape {vectors.shape}")
-        check_vector(rows, np.int64, "rows", len(vectors))
-        if rows[0] < 0 or bool((rows[1:] <= rows[:-1]).any()):
-            raise ValueError("the rows do not ascend")
-        return cls(vectors, rows)
+    vectors, rows = mapped_array(folder / VECTORS), mapped_array(folder / ROWS)
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.flags.c_contiguous or not vectors.size:
+        raise ValueError(f"the vectors are an array of {vectors.dtype} and shape {vectors.shape}")
+    check_vector(rows, np.int64, "rows", len(vectors))
+    if rows[0] < 0 or bool((rows[1:] <= rows[:-1]).any()):
+        raise ValueError("the rows do not ascend")
+    return vectors, rows
 
 
 def write_vectors(
@@ -70,11 +56,7 @@ def write_vectors(
     documents: Iterable[Document],
     at: Callable[[int], Document],
     encoder: Encoder,
-    *,
-    batch_size: int = 32,
-    normalise: bool = True,
-    document_prefix: str = "",
-    precision: Precision = "fp32",
+    encoding: TextEncoding = USUAL_ENCODING,
     progress: Progress = silent,
 ) -> float:
     """Encode documents into a folder; an earlier call that was killed is continued.
@@ -99,11 +81,17 @@ def write_vectors(
     rows, first, lengths = _texts(documents)
     distinct = np.flatnonzero(first == np.arange(len(rows)))
     order = distinct[by_length(lengths[distinct])]
-    encoding = _Encoding(encoder, batch_size, document_prefix, precision, progress)
-    encoded = _encode(folder, order, lambda place: at(int(rows[place])), encoding)
+
+    def forward(places: Sequence[int], shifted: Progress) -> Vectors:
+        batch = [at(int(rows[place])) for place in places]
+        vectors = encoding.forward(encoder, [document.searchable for document in batch], shifted)
+        check_finite(vectors, (f"document {document.id}" for document in batch))
+        return vectors
+
+    encoded = _encode(folder, order, forward, encoding.batch_size, progress)
     places = np.empty(len(rows), dtype=np.int64)
     places[order] = np.arange(len(order))
-    longest = _in_order(folder / VECTORS, encoded, places[first], normalise)
+    longest = _in_order(folder / VECTORS, encoded, places[first], encoding.normalise)
     np.save(folder / ROWS, rows, allow_pickle=False)
     return longest
 
@@ -129,47 +117,32 @@ def _texts(documents: Iterable[Document]) -> tuple[NDArray[np.int64], NDArray[np
             hashes += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     if not rows:
         raise DataError("no document contains text to search")
-    halves = np.frombuffer(bytes(hashes), dtype=np.uint64).reshape(-1, 2)
-    by_hash = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: equal texts stay in the order of the documents
-    ordered = halves[by_hash]
-    begins = np.ones(len(rows), dtype=bool)
-    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    first = np.empty(len(rows), dtype=np.int64)
-    first[by_hash] = by_hash[np.flatnonzero(begins)][np.cumsum(begins) - 1]
-    return np.array(rows, dtype=np.int64), first, np.array(lengths, dtype=np.int64)
+    _, first, group = np.unique(np.frombuffer(bytes(hashes), dtype="u8,u8"), return_index=True, return_inverse=True)
+    return np.array(rows, dtype=np.int64), first[group], np.array(lengths, dtype=np.int64)
 
 
-class _Encoding(NamedTuple):
-    encoder: Encoder
-    batch_size: int
-    prefix: str
-    precision: Precision
-    progress: Progress
-
-
-def _encode(folder: Path, order: NDArray[np.int64], document_at: Callable[[int], Document], how: _Encoding) -> Vectors:
-    """Vectors of the documents in `order`, memory-mapped: those that are there, and those that are encoded now."""
+def _encode(
+    folder: Path,
+    order: NDArray[np.int64],
+    forward: Callable[[Sequence[int], Progress], Vectors],
+    batch_size: int,
+    progress: Progress,
+) -> Vectors:
+    """Vectors of the texts in `order`, memory-mapped: those that are there, and those that are encoded now."""
     file = folder / _ENCODED
-    step = how.batch_size * _BATCHES_KEPT
-    done, dimensions = _kept(folder, how.batch_size)
+    step = batch_size * _BATCHES_KEPT
+    done, dimensions = _kept(folder, batch_size)
     with file.open("r+b" if done else "wb") as out:
         out.truncate(done * dimensions * 4)  # of the part at whose end the build was killed
         out.seek(0, os.SEEK_END)
         for start in range(done, len(order), step):
-            part = [document_at(int(place)) for place in order[start : start + step]]
-            vectors = how.encoder.encode_documents(
-                [how.prefix + document.searchable for document in part],
-                batch_size=how.batch_size,
-                precision=how.precision,
-                progress=_shifted(how.progress, start, len(order)),
-            )
-            check_finite(vectors, (f"document {document.id}" for document in part))
+            vectors = forward(order[start : start + step].tolist(), _shifted(progress, start, len(order)))
             out.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
             out.flush()
             os.fsync(out.fileno())
-            done, dimensions = start + len(part), vectors.shape[1]
+            done, dimensions = start + len(vectors), vectors.shape[1]
             with atomic_text(folder / _DONE) as state:
-                json.dump({"texts": done, "dimensions": dimensions, "batch_size": how.batch_size}, state)
+                json.dump({"texts": done, "dimensions": dimensions, "batch_size": batch_size}, state)
     return np.memmap(file, dtype=np.float32, mode="r", shape=(done, dimensions)).view(np.ndarray)
 
 

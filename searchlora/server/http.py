@@ -22,11 +22,6 @@ PRIVATE_APP: dict[str, Any] = {
     "telemetry": {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
 }
 
-
-#: Keyword arguments of every uvicorn server. `log_config`: uvicorn's settings close every log handler of the process,
-#: and the handler of absl, which `rouge_score` loads, closes its stream: a stderr that was redirected.
-QUIET_SERVER: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
-
 #: Headers of the files of a page: it loads nothing from other origins and is not cached or framed.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",

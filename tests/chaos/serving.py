@@ -53,7 +53,7 @@ def server(folder: Path, base: Path, store: Path, *more: str) -> AbstractContext
 def load(folder: Path, seconds: float, seed: int) -> list[Finding]:
     """Many clients over many adapters: every answer is the one that its adapter gives when it is asked alone."""
     base, store, adapters = make_store(folder)
-    with server(folder, base, store, "--adapters", str(ADAPTERS)) as url:
+    with server(folder, base, store, "--max-loras", str(ADAPTERS)) as url:
         expected = {
             (adapter, prompt): _answer(
                 httpx.post(f"{url}/v1/chat/completions", json=_body(adapter, prompt), timeout=60)
@@ -141,7 +141,7 @@ open({str(document)!r}, "w").write(json.dumps(create_app(service).openapi()))
 service.close()
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    with server(folder, base, store, "--seconds", "20") as url:
+    with server(folder, base, store, "--timeout", "20") as url:
         checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
         options = ["--url", url, "--max-time", str(int(seconds)), "--seed", str(seed), "--checks", checks, "--no-color"]
         done = subprocess.run(

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import JudgmentsCard, read_card, read_run_card, write_judgments
 from searchlora.eval.judgments.lineage import query_hash
-from searchlora.eval.trec import read_qrels
 from tests.experiments.grading_task import build_task, write_collection, write_records
 
 SHORT = ("optim.max_steps=4", "optim.batch_size=8", "lora.r=4", "optim.learning_rate=5e-3")

@@ -131,3 +131,18 @@ def test_stages_describes_every_kind_and_key(cli, refused):
     one = cli("pipelines", "stages", "passages").out
     assert one.startswith("passages\n") and "bm25\n" not in one
     assert "Kinds: adapter, bm25" in refused("pipelines", "stages", "colour")
+
+
+@pytest.mark.usefixtures("corpus")
+def test_tune_prints_the_chosen_weights_beside_those_before(cli, refused, tmp_path):
+    fuse = "fuse: {k: 1, of: [{bm25: {k: 1, fields: {title: 1}}}, {bm25: {k: 1, fields: {text: 1}}}]}"
+    (tmp_path / "p.yaml").write_text(f"name: p\ncorpus: corpus.jsonl\nstages: [{fuse}]\n")
+    (tmp_path / "topics.jsonl").write_text('{"id": "t1", "query": "couch tent"}\n')
+    (tmp_path / "qrels.txt").write_text("t1 0 d1 1\n")
+    judged = ("--topics", tmp_path / "topics.jsonl", "--qrels", tmp_path / "qrels.txt")
+    command = ("tune", tmp_path / "p.yaml", "--out", tmp_path / "tuned.yaml")
+    lines = cli(*command, *judged).out.splitlines()
+    assert lines[0].startswith("before: bm25 (1) 1, bm25 (2) 1: nDCG@10 0.0000")
+    assert lines[1].startswith("best: bm25 (1) 0.6, bm25 (2) 0.4: nDCG@10 1.0000")
+    for incomplete in ((), judged[:2], (*judged, "--data", tmp_path)):
+        assert "tune needs --data, or --topics and --qrels" in refused(*command, *incomplete)

@@ -8,9 +8,10 @@ import random
 
 import pytest
 
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.prediction_powered import prediction_powered_difference, prediction_powered_measure
 from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_judgments, write_run_card
-from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
+from searchlora.eval.trec import read_run, write_qrels, write_run
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def engine(request, tiny_base, store) -> Iterator[Engine]:
     if request.param == "local":
         yield LocalEngine(tiny_base, store, precision="fp32", batch_rows=3)
         return
-    with served(made_service(tiny_base, store, engine={"batch_rows": 3})) as url:
+    with served(made_service(tiny_base, store, max_num_seqs=3)) as url:
         yield RemoteEngine(url, tiny_base, store)
 
 

@@ -186,7 +186,11 @@ def test_costs_and_measures_that_a_system_lacks_are_named_as_such():
         each.rule: each for each in decide(policy, comparison, "new", Facts({"base": "base"}, not_baselines={"base"}))
     }
     assert not results["beat rule"].passed and "rule has no calibration" in results["beat rule"].finding
-    for measure, message in (("ms per query", "under 'latency'"), ("total", "no interval"), ("MAP", "not measured")):
+    for measure, message in (
+        ("ms per query", "max_latency_ms"),
+        ("total", "no interval"),
+        ("MAP", "not measured"),
+    ):
         with pytest.raises(UsageError, match=message):
             decide(Policy(measure=measure), comparison, "new", Facts({"base": "base"}))
     absent = compare({"rule": more, "new": both}, candidate="new", resamples=200)

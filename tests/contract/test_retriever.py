@@ -15,6 +15,7 @@ from searchlora.eval.trec import ranked
 from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Retriever, Source
 from searchlora.retrieval.dense import SavedVectors
+from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldColumns, FieldTest
 from searchlora.retrieval.milvus import Milvus
@@ -23,7 +24,7 @@ from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
 from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.search_engine import Graph, SearchEngine, TextSearch, VectorSearch
-from searchlora.retrieval.vector_file import VectorFile, write_vectors
+from searchlora.retrieval.vector_file import open_vectors, write_vectors
 from searchlora.testing import build_tiny_encoder
 from tests.retrieval.vectorizers import vectorizer_of
 
@@ -99,9 +100,10 @@ def make(encoder, engine, tmp_path_factory):
     def saved_vectors(documents):
         folder, store = stored(documents)
         longest = write_vectors(folder, store.in_order(), store.at, encoder)
-        file = VectorFile.open(folder)
-        nearest = ExactSearch(file.vectors, longest)
-        return DenseIndex.load(SavedVectors(IndexedDocuments(store.ids, store.tie_order), file, nearest), encoder)
+        vectors, rows = open_vectors(folder)
+        nearest = ExactSearch(vectors, longest)
+        indexed = IndexedDocuments(store.ids, store.tie_order)
+        return DenseIndex.load(SavedVectors(indexed, vectors, rows, nearest), encoder)
 
     def fused(documents, method):
         documents = list(documents)
@@ -127,7 +129,7 @@ def make(encoder, engine, tmp_path_factory):
             "dense": lambda given: DenseIndex(given, encoder),
             "saved dense": saved_vectors,
             "ivf": lambda given: DenseIndex(given, encoder, structure=IVF, effort=4),
-            "dense, not normalised": lambda given: DenseIndex(given, encoder, normalise=False),
+            "dense, not normalised": lambda given: DenseIndex(given, encoder, TextEncoding(normalise=False)),
             "fused bm25": lambda given: Fused([Source(BM25Index(given), depth=5)]),
             "rrf": lambda given: fused(given, "rrf"),
             "combsum": lambda given: fused(given, "combsum"),

@@ -97,7 +97,7 @@ def shop(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
     }
     for seed, (name, task) in enumerate(tasks.items(), 1):
         store_made(store, name, task, tiny_base, root / name, seed)
-    service = made_service(tiny_base, store, engine={"batch_invariant": True, "batch_rows": 16})
+    service = made_service(tiny_base, store, batch_invariant=True, max_num_seqs=16)
     with served(service) as url:
         engines = {"local": LocalSettings(batch_rows=8, adapters=2), "server": ServerSettings(url=url)}
         engine_id = {"local": "local, fp32", "server": f"{url}, searchlora, {service.base}, fp32"}

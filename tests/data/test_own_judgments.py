@@ -16,7 +16,7 @@ from searchlora.data import build, load_dataset
 from searchlora.data.collection import read_documents
 from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError, RejectedRows, UsageError
-from searchlora.eval.trec import read_qrels
+from searchlora.eval.formats import read_qrels
 from searchlora.files import parse_field_map
 
 TRAIN = (1.0, 0.0, 0.0)

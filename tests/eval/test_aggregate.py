@@ -13,7 +13,6 @@ from searchlora.errors import UsageError
 from searchlora.eval import aggregate
 
 LABELS = ("a", "b", "c", "d")
-SCALE = (0, 1, 2, 3)
 
 
 def rows(of):

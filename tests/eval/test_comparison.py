@@ -197,15 +197,6 @@ def test_unjudged_sensitivity_figures_have_intervals(systems):
     assert (found.unjudged[0].low, found.unjudged[0].high) == pytest.approx(expected)
 
 
-def test_slice_values_are_sorted_numerically(systems):
-    turns = {row: ["10", "9", "later"][index % 3] for index, row in enumerate(IDS)}
-    systems["raw"] = replace(systems["raw"], slices={"turn": turns})
-    systems = {"raw": systems["raw"]}
-    found = compare(systems, candidate="raw", measures=["MRR@10"], resamples=200)
-    assert [each.value for each in found.slices] == ["9", "10", "later"]
-    assert found.comparisons == ()
-
-
 def test_invalid_arguments_are_errors(systems):
     with pytest.raises(UsageError, match="no system 'other'"):
         compare(systems, candidate="other")

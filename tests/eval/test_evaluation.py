@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.comparison import BANDS, by_traffic, compare, slice_order
+from searchlora.eval.comparison import by_traffic, compare, slice_order
 from searchlora.eval.evaluation import by_thirds, confusion_matrix, evaluate_run
 
 QRELS = {str(number): {"a": 2, "b": 1, "c": 0} for number in range(1, 13)}
@@ -88,16 +88,6 @@ def test_invalid_topic_fields_are_errors():
         evaluate_run(RUN, {})
 
 
-def test_circular_figures_are_marked_in_every_output():
-    systems = {
-        "ours": evaluate_run(RUN, QRELS, circular="the judge is its reranker"),
-        "other": evaluate_run({}, QRELS),
-    }
-    compared = compare(systems, baseline="other", resamples=100)
-    assert compared.circular == {"ours": "the judge is its reranker"}
-    assert (compared.label("ours"), compared.label("other")) == ("ours (circular)", "other")
-
-
 @pytest.mark.parametrize("traffic", [0, 1e308])
 def test_topics_without_finite_positive_total_traffic_are_refused(traffic):
     topics = {topic: {"query": topic, "traffic": traffic} for topic in QRELS}
@@ -112,17 +102,6 @@ def test_head_torso_and_tail_of_a_worked_example():
     }  # fmt: skip
     assert by_traffic({"a": 99, "b": 1}) == {"a": "head", "b": "tail"}
     assert set(by_traffic(dict.fromkeys("abcdef", 2.0)).values()) == {"head"}
-
-
-@pytest.mark.slow
-@given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), min_size=1))
-def test_bands_decrease_in_traffic_and_keep_ties_together(weights):
-    bands = by_traffic(weights)
-    assert set(bands) == set(weights)
-    for one in weights:
-        for two in weights:
-            if weights[one] >= weights[two]:
-                assert BANDS.index(bands[one]) <= BANDS.index(bands[two])
 
 
 @pytest.mark.slow

@@ -115,11 +115,3 @@ def test_judged_equals_ir_measures_except_for_ties(run, grades, cutoff):
     theirs = {metric.query_id: metric.value for metric in metrics} or {"1": 0}
     ours = unjudged_values({"1": run}, {"1": grades}, [f"P@{cutoff}"])[f"Judged@{cutoff}"]
     assert ours == pytest.approx(theirs)
-
-
-@pytest.mark.slow
-@settings(max_examples=200, deadline=None)
-@given(run=RUNS, wanted=st.sampled_from("abcdefghij"))
-def test_ranking_equals_trec_eval_in_single_precision(run, wanted):
-    place = ranked(run).index(wanted) + 1 if wanted in run else math.inf
-    assert retrieval_values({"1": run}, {"1": {wanted: 1}}, ["RR"])["RR"]["1"] == pytest.approx(1 / place)

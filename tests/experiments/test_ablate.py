@@ -13,9 +13,10 @@ from searchlora.data.collection import CorpusFile, read_documents
 from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import evaluate_run
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
 from searchlora.eval.significance import paired_difference
-from searchlora.eval.trec import read_qrels, read_run, write_qrels
+from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments import stage_costs
 from searchlora.experiments.ablate import ablate
 from searchlora.experiments.ablate_report import ablation_json, write_ablation

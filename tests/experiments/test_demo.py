@@ -16,6 +16,7 @@ from searchlora.data.dataset import load_dataset
 from searchlora.experiments.demo import demo, demo_all, shortened
 from searchlora.inference.settings import LocalSettings
 from searchlora.pipelines.config import read_pipeline
+from searchlora.server.api.config import read_config
 from searchlora.task import EncoderTask, load_task, load_tasks
 from searchlora.testing import build_tiny_encoder
 from tests.child_scripts import COMMAND, Script
@@ -197,18 +198,18 @@ def test_the_command_ends_with_the_table_and_the_address_and_reuses_the_runs(all
     assert "Reusing runs of an earlier ablation: full pipeline, without shop-intent" in called.out
     address, command = called.out.rstrip().splitlines()[-2:]
     assert "http://127.0.0.1:8000/" in address
-    served = {}
-    monkeypatch.setattr("searchlora.cli.serve.serve", lambda _, **options: served.update(options))
+    served = []
+    monkeypatch.setattr("searchlora.cli.serve.start", served.append)
     again = cli("demo", "--all", "--out", folder, "--serve")
     assert again.code == 0, again.err
     words = shlex.split(command)
     assert words[:2] == ["searchlora", "serve"]
-    assert served.pop("engine") is None
-    given = {f"--{name}": str(value[0] if isinstance(value, list) else value) for name, value in served.items()}
-    assert dict(zip(words[2::2], words[3::2], strict=True)) == given
+    options = {word.removeprefix("--"): value for word, value in zip(words[2::2], words[3::2], strict=True)}
+    options["pipelines"] = [options.pop("pipeline")]
+    assert served == [read_config(None, options)]
     local = "{batch_invariant: true}"  # the default: its runs are those that are there
     assert cli("demo", "--all", "--out", folder, "--serve", "--engine", local).code == 0
-    assert served["engine"] == local
+    assert served[-1].local_engine.batch_invariant
     printed = cli("demo", "--all", "--out", folder, "--engine", local).out.rstrip().splitlines()[-1]
     assert shlex.split(printed)[-2:] == ["--engine", local]
 

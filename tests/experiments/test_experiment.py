@@ -14,9 +14,10 @@ from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments import card
 from searchlora.eval.judgments.card import JudgmentsCard, RunCard, read_run_card, write_card, write_run_card
-from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
+from searchlora.eval.trec import read_run, write_qrels, write_run
 from searchlora.experiments.experiment import experiment
 from searchlora.experiments.experiment_report import write
 from searchlora.experiments.spec import read_experiment

@@ -18,13 +18,12 @@ from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.train import train
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.settings import LocalSettings
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.server.api.config import ServeConfig
 from searchlora.server.api.serve import make_service
-from searchlora.server.api.service import Settings
 from tests.server.api.serving import asked, served
 
 pytestmark = pytest.mark.slow
@@ -160,7 +159,7 @@ def test_a_bare_stage_asks_the_base_and_not_the_whole_model(place):
 
 
 def test_it_is_served_as_the_base(place):
-    service = make_service("whole@1", place, Settings(), engine=LocalSettings(precision="fp32", batch_invariant=False))
+    service = make_service(ServeConfig(base="whole@1", store=place.root, precision="fp32"))
     assert service.base == "whole@1"
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
         listed = {each["id"] for each in client.get("/v1/models").json()["data"]}
@@ -171,13 +170,11 @@ def test_it_is_served_as_the_base(place):
         refused = client.post("/v1/chat/completions", json=asked("red shoes", "small"))
         assert refused.status_code == 409 and "was trained on" in refused.text
     with pytest.raises(UsageError, match=r"small@1 is an adapter, not a whole model"):
-        make_service("small@1", place, Settings())
+        make_service(ServeConfig(base="small@1", store=place.root))
 
 
 def test_a_base_server_lists_only_its_adapters(place):
-    service = make_service(
-        str(FIXTURE / "base"), place, Settings(), engine=LocalSettings(precision="fp32", batch_invariant=False)
-    )
+    service = make_service(ServeConfig(base=str(FIXTURE / "base"), store=place.root, precision="fp32"))
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
         listed = {each["id"] for each in client.get("/v1/models").json()["data"]}
         assert "small@1" in listed and "whole@1" not in listed

@@ -134,26 +134,14 @@ def test_a_server_gives_the_answers_of_the_local_engine(tiny_base, store, tmp_pa
     assert "'api_key_env'" in refused(*command, "--server", url, "--api-key-env", "no name")
 
 
-FILE_ENGINE = "engine: {url: 'http://evil', api_key_env: VARIABLE}\n" + STAGES
-STAGE_ENGINE = "stages:\n  - adapter: {name: one, engine: {url: 'http://evil', api_key_env: VARIABLE}}\n  - bm25: {}\n"
-PARAMETER = "parameters: {key: VARIABLE}\nengine: {url: 'http://evil', api_key_env: $key}\n" + STAGES
-
-
-@pytest.mark.parametrize("text", [FILE_ENGINE, STAGE_ENGINE, PARAMETER], ids=["file", "stage", "parameter"])
-def test_a_pipeline_file_may_name_only_allowed_api_key_variables(tmp_path, monkeypatch, text):
-    def read(name):
-        return read_pipeline(written(tmp_path, text.replace("VARIABLE", name)))
-
+@pytest.mark.parametrize("place", ["file", "stage"])
+def test_a_pipeline_file_may_name_only_allowed_api_key_variables(tmp_path, monkeypatch, place):
+    engine = "engine: {url: 'http://evil', api_key_env: $key}"
+    stage = f"  - adapter: {{name: one, {engine}}}\n"
+    text = f"{engine}\n{STAGES}" if place == "file" else f"stages:\n{stage}"
+    file = written(tmp_path, f"parameters: {{key: AWS_SECRET_ACCESS_KEY}}\n{text}")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.delenv("SEARCHLORA_API_KEY_VARIABLES", raising=False)
-    with pytest.raises(PipelineError, match="may not send the environment variable AWS_SECRET_ACCESS_KEY") as caught:
-        read("AWS_SECRET_ACCESS_KEY")
-    assert "SEARCHLORA_API_KEY_VARIABLES=AWS_SECRET_ACCESS_KEY" in str(caught.value)
     monkeypatch.setenv("SEARCHLORA_API_KEY_VARIABLES", "SEARCH_KEY, OTHER")
-    for name in ("SEARCH_KEY", "OTHER"):
-        stage, *_ = read(name).stages
-        assert stage.engine.api_key_env == name
-    with pytest.raises(PipelineError, match="may not send"):
-        read("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(PipelineError, match="may not send"):
-        read("SEARCH")
+    with pytest.raises(PipelineError, match="may not send the environment variable AWS_SECRET_ACCESS_KEY"):
+        read_pipeline(file)
+    assert read_pipeline(file, ["key=OTHER"]).stages[0].engine.api_key_env == "OTHER"

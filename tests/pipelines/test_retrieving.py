@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import BaseModelError, PipelineError
-from searchlora.eval.trec import read_run
-from searchlora.experiments.run import run
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Source
+from searchlora.retrieval.encoding import TextEncoding
 from searchlora.testing import build_tiny_encoder
 
 DOCUMENTS = [
@@ -62,7 +59,9 @@ def test_dense_stage_uses_its_settings(built, tiny):
     assert pipeline.tag == "p_dense(encoder,k=3)"
     options = {"normalise": False, "query_prefix": "query: ", "document_prefix": "text: "}
     pipeline = built({"dense": {"model": tiny, "batch_size": 1, **options}})
-    assert searched(pipeline) == DenseIndex(DOCUMENTS, encoder, batch_size=1, **options).search(QUERIES, 100)
+    assert searched(pipeline) == DenseIndex(DOCUMENTS, encoder, TextEncoding(batch_size=1, **options)).search(
+        QUERIES, 100
+    )
     assert pipeline.tag == "p_dense(encoder,normalise=False,query_prefix=query:-,document_prefix=text:-)"
 
 
@@ -97,14 +96,3 @@ def test_invalid_retrieval_stages_are_errors(built, tiny):
             built(stage, documents=[])
     with pytest.raises(BaseModelError, match=r"no base model 'nope'.*all-minilm-l6-v2"):
         built({"dense": {"model": "nope"}})
-
-
-def test_the_built_in_hybrid_pipeline_writes_a_run(tmp_path, tiny):
-    queries, corpus, out = tmp_path / "q.jsonl", tmp_path / "c.jsonl", tmp_path / "run.trec"
-    queries.write_text("".join(json.dumps({"id": f"q{n}", "query": q}) + "\n" for n, q in enumerate(QUERIES)))
-    corpus.write_text("".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in DOCUMENTS))
-    tag, topics = run("hybrid", queries, corpus, out, overrides=[f"encoder={tiny}"], store=tmp_path / "store")
-    assert (tag, topics) == ("hybrid_rrf(bm25,dense(encoder))", 3)
-    found = read_run(out)
-    assert next(iter(found["q0"])) == "d2"
-    assert all(len(scores) == 4 for scores in found.values())

@@ -15,7 +15,7 @@ from searchlora.errors import DataError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document
 from searchlora.retrieval import DenseIndex, Encoder
-from searchlora.testing import build_tiny_encoder
+from searchlora.retrieval.encoding import TextEncoding
 from tests.eval import cranfield
 
 
@@ -35,11 +35,6 @@ class Given:
     encode_documents = encode
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Encoder:
-    return Encoder.load(str(build_tiny_encoder(tmp_path_factory.mktemp("encoder"))))
-
-
 VECTOR = st.lists(st.integers(-3, 3), min_size=3, max_size=3)
 
 
@@ -49,7 +44,7 @@ def test_search_equals_sorting_all_inner_products(vectors, query, k):
     """Small whole numbers: products are exact and many are level, often more than the index first looks at."""
     given_ = Given({f"t{place}": vector for place, vector in enumerate(vectors)} | {"q": query})
     documents = [Document(str(place), f"t{place}") for place in range(len(vectors))]
-    hits = DenseIndex(documents, given_, normalise=False).search(["q"], k)[0]
+    hits = DenseIndex(documents, given_, TextEncoding(normalise=False)).search(["q"], k)[0]
     products = {str(place): float(np.dot(vector, query)) for place, vector in enumerate(vectors)}
     assert [hit.document for hit in hits] == ranked(products)[:k]
     assert {hit.document: hit.score for hit in hits} == {hit.document: products[hit.document] for hit in hits}
@@ -88,7 +83,7 @@ def test_threads_take_turns_and_queries_are_encoded_with_their_adapter():
 
 def test_scores_that_are_equal_in_single_precision_are_ties():
     given_ = Given({"first": [1, 0], "second": [1, 1e-5], "q": [1, 1e-4]})
-    index = DenseIndex([Document("b", "first"), Document("a", "second")], given_, normalise=False)
+    index = DenseIndex([Document("b", "first"), Document("a", "second")], given_, TextEncoding(normalise=False))
     for k in (1, 2):
         hits = index.search(["q"], k)[0]
         assert [hit.document for hit in hits] == ["b", "a"][:k] == ranked({"a": 1 + 1e-9, "b": 1.0})[:k]
@@ -104,7 +99,7 @@ def test_normalised_scores_are_cosines():
 def test_equal_texts_are_encoded_once_with_the_document_prefix():
     given_ = Given({"passage: tent": [1, 0], "passage: A tent": [1, 1], "query: tent": [1, 0]})
     documents = [Document("a", "tent"), Document("b", "tent"), Document("c", "tent", "A")]
-    index = DenseIndex(documents, given_, query_prefix="query: ", document_prefix="passage: ")
+    index = DenseIndex(documents, given_, TextEncoding(query_prefix="query: ", document_prefix="passage: "))
     assert given_.asked == [["passage: tent", "passage: A tent"]]
     assert [hit.document for hit in index.search(["tent"], 2)[0]] == ["b", "a"]
     assert given_.asked[-1] == ["query: tent"]
@@ -116,7 +111,7 @@ def test_queries_in_batches_find_the_same_and_blank_ones_nothing():
     documents = [Document(name, name) for name in "ab"]
     queries = ["q", " ", "r", "s"]
     one = DenseIndex(documents, Given(vectors)).search(queries, 1)
-    assert DenseIndex(documents, encoder, query_batch_size=3).search(queries, 1) == one
+    assert DenseIndex(documents, encoder, TextEncoding(query_batch_size=3)).search(queries, 1) == one
     assert [[hit.document for hit in hits] for hits in one] == [["a"], [], ["b"], ["b"]]
     assert encoder.asked[1:] == [["q", "r"], ["s"]]
 
@@ -134,7 +129,7 @@ def test_a_vector_that_is_not_finite_is_refused(value):
 def test_progress_is_reported(encoder):
     reported = []
     documents = [Document(str(number), f"tent {number}") for number in range(10)]
-    index = DenseIndex(documents, encoder, batch_size=4, progress=lambda *each: reported.append(each))
+    index = DenseIndex(documents, encoder, TextEncoding(batch_size=4), progress=lambda *each: reported.append(each))
     assert [each[:2] for each in reported] == [(4, 10), (8, 10), (10, 10)]
     reported.clear()
     index.search(["a", ""], 1, progress=lambda *each: reported.append(each))

@@ -7,9 +7,8 @@ import pytest
 
 from searchlora.errors import DataError, EngineError, StaleIndex
 from searchlora.records import Document
-from searchlora.retrieval import Encoder
 from searchlora.retrieval.engine_index import BATCH, TextKeys, load_index, open_index
-from searchlora.retrieval.index_folder import corpus_identity
+from searchlora.retrieval.index_manifest import corpus_identity
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.search_engine import Graph, TextSearch, VectorSearch
 from tests.inference.http_server import answering
@@ -19,11 +18,6 @@ from tests.retrieval.vectorizers import FINGERPRINT, vectorizer_of
 FIELDS = ("title", "text", "brand")
 KEYS = TextKeys(fields=("text",), analyzer="standard")
 PRODUCTS = [Document("p1", "for two", "Red couch", {"brand": "Acme"}), Document("p2", "for four", "Green tent")]
-
-
-@pytest.fixture(scope="module")
-def encoder(encoder_base) -> Encoder:
-    return Encoder.load(str(encoder_base.path))
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from searchlora.errors import DataError, EngineError, StaleIndex, UsageError
 from searchlora.records import Document
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
-from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.engine_index import BATCH, TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldTest
-from searchlora.retrieval.index_folder import corpus_identity
+from searchlora.retrieval.index_manifest import corpus_identity
 from searchlora.retrieval.milvus import Milvus
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
@@ -36,11 +35,6 @@ SHOP = [
     Document("d5", "tent\0s o'neil \\x \ud83d", "it's & | ! <-> a/b:*"),
     Document("blank", "  "),
 ]
-
-
-@pytest.fixture(scope="module")
-def encoder(encoder_base) -> Encoder:
-    return Encoder.load(str(encoder_base.path))
 
 
 @pytest.fixture(scope="module", params=["postgres", "milvus"])
@@ -151,15 +145,6 @@ def test_milvus_scores_one_field_by_bm25_as_defined(milvus_url):
     assert scores.keys() == {hit.document for hit in expected}
     ratios = [scores[hit.document] / hit.score for hit in expected]
     assert ratios == pytest.approx([1 + 1.2] * len(ratios), rel=1e-4)  # bm25s leaves the constant factor k1 + 1 out
-
-
-def test_ids_of_any_alphabet_are_looked_up(milvus_url):
-    titles = [Document(f"титул{number}", "sofa", "tent") for number in range(40)]
-    texts = [Document(f"текст{number}", "tent", "sofa") for number in range(40)]
-    engine = Milvus(milvus_url)
-    load_index(engine, "alphabets", lambda: [*titles, *texts], text=keys(engine, ("title", "text")))
-    search = TextSearch(open_index(engine, "alphabets"), boosts={"title": 2, "text": 1})
-    assert found(search, "tent", 3) == ["титул9", "титул8", "титул7"]
 
 
 #: Ids that mean something in a filter, a request or a pattern, and pairs that only some comparisons tell apart.

@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 
 from searchlora.errors import DataError
+from searchlora.progress import silent
 from searchlora.records import Document
-from searchlora.retrieval import DenseIndex, Encoder
-from searchlora.retrieval.vector_file import VectorFile, remove_parts, write_vectors
+from searchlora.retrieval import DenseIndex
+from searchlora.retrieval.encoding import TextEncoding
+from searchlora.retrieval.vector_file import open_vectors, remove_parts, write_vectors
 
 TEXTS = [f"{'tent ' * (number % 7)}{number}" for number in range(90)] + ["tent", "tent", "", "  ", "палатка", "tent"]
 DOCUMENTS = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
-
-
-@pytest.fixture(scope="module")
-def encoder(encoder_base) -> Encoder:
-    return Encoder.load(str(encoder_base.path))
 
 
 class Counting:
@@ -33,8 +30,8 @@ class Counting:
         return self.encoder.encode_documents(texts, **options)
 
 
-def write(folder, encoder, documents=DOCUMENTS, **options):
-    return write_vectors(folder, iter(documents), documents.__getitem__, encoder, **options)
+def write(folder, encoder, documents=DOCUMENTS, progress=silent, **options):
+    return write_vectors(folder, iter(documents), documents.__getitem__, encoder, TextEncoding(**options), progress)
 
 
 @pytest.mark.parametrize(
@@ -43,10 +40,10 @@ def write(folder, encoder, documents=DOCUMENTS, **options):
 )
 def test_vectors_equal_those_of_the_index_in_memory(tmp_path, encoder, options):
     longest = write(tmp_path, encoder, **options)
-    file, index = VectorFile.open(tmp_path), DenseIndex(DOCUMENTS, encoder, **options)
-    assert (file.vectors == index.vectors).all()
-    assert file.vectors.dtype == np.float32
-    assert (file.rows == index._rows).all()
+    (vectors, rows), index = open_vectors(tmp_path), DenseIndex(DOCUMENTS, encoder, TextEncoding(**options))
+    assert (vectors == index.vectors).all()
+    assert vectors.dtype == np.float32
+    assert (rows == index._rows).all()
     assert longest == pytest.approx(np.linalg.norm(index.vectors, axis=1).max(), rel=1e-6)
 
 
@@ -100,7 +97,7 @@ def test_only_the_texts_of_one_part_are_read_at_a_time(tmp_path, encoder):
         iter(DOCUMENTS),
         lambda number: read.append(number) or DOCUMENTS[number],
         Watching(encoder),
-        batch_size=1,
+        TextEncoding(batch_size=1),
     )
 
 

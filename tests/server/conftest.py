@@ -11,11 +11,10 @@ import yaml
 from searchlora.adapters.aliases import Decision, Rule
 from searchlora.adapters.evaluations import EvaluationRecord
 from searchlora.adapters.store import Store
-from searchlora.server.grading.search_grades import SearchGrades
 from searchlora.task import load_task
 from tests.factories import random_adapter
 from tests.server.api.serving import made_service
-from tests.server.searching import DOCUMENTS, STAGES, TOPICS, AnsweringEngine
+from tests.server.searching import DOCUMENTS, STAGES, TOPICS, AnsweringEngine, judged_by, served_files
 
 EVALUATION = EvaluationRecord(
     version=2,
@@ -77,9 +76,9 @@ def grades_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def search_service(store_of_search, tiny_base, pipeline_files, corpus_of_search, grades_folder):
-    pipelines = [(str(pipeline_files / f"{name}.yaml"), corpus_of_search) for name in STAGES]
-    grades = SearchGrades(grades_folder / "collected", grades_folder / "topics.jsonl", grades_folder / "qrels")
-    service = made_service(tiny_base, store_of_search, pipelines=pipelines, grades=grades, max_body_bytes=20_000)
+    collection = judged_by(grades_folder, grades_folder / "collected")
+    pipelines = served_files(pipeline_files, corpus_of_search)
+    service = made_service(tiny_base, store_of_search, max_body=20_000, **pipelines, **collection)
     stages = service.pipelines.get("answered").pipeline.stages
     stages[2] = replace(stages[2], engine=AnsweringEngine())
     return service

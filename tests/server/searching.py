@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from searchlora.inference.engine import ChoiceScores, Completion, Request
 
@@ -44,6 +45,16 @@ STAGES = {
 
 #: What the answering model says, whatever it is asked: a supported sentence, and one that nothing supports.
 ANSWER = "It weighs 2 kg [1]. It costs 9 euros [1]."
+
+
+def served_files(folder: Path, corpus: Path) -> dict[str, object]:
+    """The settings of a server with all pipelines."""
+    return {"pipelines": tuple(str(folder / f"{name}.yaml") for name in STAGES), "corpora": (corpus,)}
+
+
+def judged_by(collection: Path, grades: Path | None) -> dict[str, object]:
+    """The settings of a server that measures on a test collection, and collects grades in a folder."""
+    return {"grades": grades, "topics": collection / "topics.jsonl", "qrels": collection / "qrels"}
 
 
 class AnsweringEngine:

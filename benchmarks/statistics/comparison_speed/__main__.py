@@ -57,8 +57,7 @@ def _measured(folder: str) -> dict[str, float]:
 def _once(folder: Path) -> dict[str, float]:
     from searchlora.eval.comparison import compare
     from searchlora.eval.evaluation import evaluate_run
-    from searchlora.eval.formats import read_run
-    from searchlora.eval.trec import read_qrels
+    from searchlora.eval.formats import read_qrels, read_run
 
     spent = {"reading": 0.0, "measuring": 0.0, "comparing": 0.0}
 

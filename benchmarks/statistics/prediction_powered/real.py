@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.statistics.prediction_powered.draws import DRAWS, Sample, intervals, summary
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.measures import retrieval_values
-from searchlora.eval.trec import read_qrels
 
 #: The judge with the highest kappa over four grades (0.286), and one of the lowest (0.078).
 JUDGES = {"good": "willia-umbrela1", "bad": "TREMA-rubric0"}

@@ -14,10 +14,11 @@ from benchmarks.cranfield_runs.systems import DENSE, ENCODER, FUSIONS, SYSTEMS, 
 from benchmarks.statistics.system_order.pairs import Part, Pool, cut, write_inputs
 from searchlora.adapters.golden import prompt_hash
 from searchlora.errors import UsageError
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, query_hash
-from searchlora.eval.trec import Qrels, Run, read_qrels, read_run, write_run
+from searchlora.eval.trec import Qrels, Run, read_run, write_run
 from searchlora.experiments.judge.command import judge
 from searchlora.files import file_sha256
 from searchlora.progress import Steps

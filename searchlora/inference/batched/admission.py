@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from searchlora.inference.batched.prefill import Prefiller, Prompt
-from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, AnyRequest
-from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest, TokenIds
-
-AnyModelRequest = ModelRequest[Any]
+from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN
+from searchlora.inference.scheduling.requests import (
+    AnyModelRequest,
+    AnyRequest,
+    GenerateRequest,
+    Limits,
+    ModelRequest,
+    ScoreRequest,
+    TokenIds,
+)
 
 #: Adapter and token ids.
 SharedPrompt: TypeAlias = tuple[str | None, TokenIds]

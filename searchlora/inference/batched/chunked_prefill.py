@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import ComputedPrefix, Prefiller, Prompt
-from searchlora.inference.scheduling.requests import ModelRequest
-
-AnyModelRequest = ModelRequest[Any]
+from searchlora.inference.scheduling.requests import AnyModelRequest
 
 
 @dataclass

@@ -14,7 +14,6 @@ from searchlora.inference.batched.admission import (
     CHUNKS_ALONE,
     CHUNKS_BESIDE_ROWS,
     Admission,
-    AnyModelRequest,
     BatchRoom,
     ScorePass,
 )
@@ -27,7 +26,7 @@ from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Pr
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
-from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest, TokenIds
+from searchlora.inference.scheduling.requests import AnyModelRequest, GenerateRequest, Limits, ScoreRequest, TokenIds
 from searchlora.inference.settings import LocalSettings
 
 Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)

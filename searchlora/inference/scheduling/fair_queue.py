@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
 
-from searchlora.inference.scheduling.requests import QueuedRequest
+from searchlora.inference.scheduling.requests import AnyRequest
 
 #: Starvation guard: after this many requests have overtaken it, a request blocks the queue until it fits. At most one
 #: request per decode step overtakes.
 MAX_OVERTAKEN = 64
-
-AnyRequest = QueuedRequest[Any]
 
 
 class FairQueue:

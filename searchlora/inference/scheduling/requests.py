@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from searchlora.errors import DeadlineExceeded
 from searchlora.inference.answer_text import AnswerText
@@ -83,6 +83,10 @@ class ModelRequest(QueuedRequest[Result]):
     def max_tokens(self) -> int:
         """Upper bound of its tokens: the prompt and what is generated or scored after it."""
         raise NotImplementedError
+
+
+AnyRequest: TypeAlias = QueuedRequest[Any]
+AnyModelRequest: TypeAlias = ModelRequest[Any]
 
 
 @dataclass(eq=False, kw_only=True)

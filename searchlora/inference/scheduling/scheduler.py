@@ -23,13 +23,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from searchlora.errors import EngineBusy, EngineError
-from searchlora.inference.scheduling.fair_queue import AnyRequest, FairQueue
-from searchlora.inference.scheduling.requests import CallbackRequest, Limits, ModelRequest
+from searchlora.inference.scheduling.fair_queue import FairQueue
+from searchlora.inference.scheduling.requests import AnyModelRequest, AnyRequest, CallbackRequest, Limits, ModelRequest
 
 #: Seconds between two sweeps of the queue for cancelled and late requests.
 _SWEEP_INTERVAL = 0.25
@@ -49,7 +49,7 @@ class ModelRunner(Protocol):
     """Computes requests. One thread at a time uses it; other threads may only read `running`."""
 
     @property
-    def running(self) -> Collection[ModelRequest[Any]]:
+    def running(self) -> Collection[AnyModelRequest]:
         """Requests that were begun and are not done."""
 
     def release_finished(self) -> None:
@@ -58,7 +58,7 @@ class ModelRunner(Protocol):
     def admission(self, waiting: Collection[Hashable]) -> Admission:
         """One round of admission, while these clients have queued requests."""
 
-    def compute(self, requests: Sequence[ModelRequest[Any]]) -> None:
+    def compute(self, requests: Sequence[AnyModelRequest]) -> None:
         """Begin requests, and advance the running ones by one step. Each request gets its result or its error."""
 
     def drop_all(self) -> None:
@@ -270,7 +270,7 @@ class Scheduler:
             self._changed.notify_all()  # the queue has room again
         for request in late:
             request.fail_late()
-        to_compute: list[ModelRequest[Any]] = []
+        to_compute: list[AnyModelRequest] = []
         for request in self._admitted:
             if request.is_over:
                 request.fail_late()

@@ -59,7 +59,7 @@ class AccessLog:
         client = scope.get("client") or ("unknown",)
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "caller": scope.get("state", {}).get("caller", client[0]),
+            "caller": scope.get("state", {}).get("client_id", client[0]),
             "method": scope["method"][:_MAX_METHOD],
             "path": scope["path"][:_MAX_PATH],
             "status": status,

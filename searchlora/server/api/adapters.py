@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-
 from searchlora.adapters.aliases import AliasMove, Decision
 from searchlora.adapters.ancestry import ancestors
 from searchlora.adapters.evaluations import EvaluationRecord
@@ -15,21 +13,20 @@ from searchlora.adapters.store import Entry
 from searchlora.errors import SearchloraError
 from searchlora.models.resolve import public_name
 from searchlora.server.api.errors import without_folders
+from searchlora.server.api.response_schemas import AdapterEntry, ListOf, VersionEntry
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
 
-
-def routes(service: Service) -> APIRouter:
-    """`GET /v1/adapters`."""
-    router = APIRouter()
-
-    @router.get("/v1/adapters")
-    async def adapters(http: Request) -> Response:
-        return await service.json(http.state.caller, lambda: {"object": "list", "data": _adapters(service)})
-
-    return router
+router = api_router()
 
 
-def _adapters(service: Service) -> list[dict[str, Any]]:
+@router.get("/v1/adapters", summary="List the adapters")
+def adapters(http: ApiRequest) -> ListOf[AdapterEntry]:
+    """The adapters of the store with lineage, measures, decisions and aliases."""
+    return {"object": "list", "data": _adapters(http.service)}
+
+
+def _adapters(service: Service) -> list[AdapterEntry]:
     service.check_store()
     by_name: dict[str, list[Entry]] = {}
     for entry in service.store.list():
@@ -37,7 +34,7 @@ def _adapters(service: Service) -> list[dict[str, Any]]:
     return [_described(service, name, entries) for name, entries in by_name.items()]
 
 
-def _described(service: Service, name: str, entries: Sequence[Entry]) -> dict[str, Any]:
+def _described(service: Service, name: str, entries: Sequence[Entry]) -> AdapterEntry:
     versions = [entry for entry in entries if entry.version]
     try:
         evaluations, history = service.store.evaluations(name), service.store.history(name)
@@ -62,18 +59,30 @@ def _described(service: Service, name: str, entries: Sequence[Entry]) -> dict[st
     }
 
 
-def _version(service: Service, entry: Entry, evaluations: Sequence[EvaluationRecord]) -> dict[str, Any]:
+def _version(service: Service, entry: Entry, evaluations: Sequence[EvaluationRecord]) -> VersionEntry:
     manifest = entry.manifest
     problem = without_folders(entry.problem) if entry.problem is not None else None
-    head: dict[str, Any] = {"version": entry.version, "reference": entry.reference, "problem": problem}
     if manifest is None:
-        return head | {"created": None, "method": None, "lineage": [], "data": None, "metrics": {}, "evaluations": []}
+        return {
+            "version": entry.version,
+            "reference": entry.reference,
+            "problem": problem,
+            "created": None,
+            "method": None,
+            "lineage": [],
+            "data": None,
+            "metrics": {},
+            "evaluations": [],
+        }
     figures = {
         key: value
         for key, value in manifest.metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    return head | {
+    return {
+        "version": entry.version,
+        "reference": entry.reference,
+        "problem": problem,
         "created": manifest.created,
         "method": manifest.method,
         "lineage": list(ancestors(service.store, entry.reference)),

@@ -1,4 +1,4 @@
-"""The FastAPI application: middleware, routes, health probes and metrics."""
+"""The FastAPI application: routes, middleware, health probes and metrics."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import FastAPI, Response
+from fastapi.routing import APIRoute
+from starlette.responses import PlainTextResponse
 
-from searchlora import __version__
 from searchlora.errors import EngineBusy
 from searchlora.server.api import (
     adapters,
     chat,
     completions,
     embeddings,
-    judgments,
     models,
     responses,
     score,
@@ -26,9 +27,12 @@ from searchlora.server.api import (
 )
 from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
 from searchlora.server.api.metrics import RequestMetrics
-from searchlora.server.api.middleware import RequestGuard
+from searchlora.server.api.middleware import Limits, RequestGuard
 from searchlora.server.api.openapi import openapi_document
+from searchlora.server.api.response_schemas import Status
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
+from searchlora.server.api.topic_jobs import TopicCache
 from searchlora.server.api.work_queue import in_thread, run_in_new_thread
 from searchlora.server.http import PRIVATE_APP
 from searchlora.server.playground import page
@@ -36,8 +40,57 @@ from searchlora.server.playground import page
 _LOG = logging.getLogger(__name__)
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application of a service. It closes the service's engine at shutdown."""
+#: Paths that need no API key: probes of an orchestrator, and the page, which asks for the key.
+_PROBES = ("/healthz", "/readyz")
+
+_probe_router = api_router()
+
+
+@_probe_router.get("/healthz", summary="Liveness probe")
+async def healthz(http: ApiRequest) -> Status:
+    """Whether the server lives."""
+    del http
+    return {"status": "alive"}
+
+
+@_probe_router.get("/readyz", summary="Readiness probe")
+async def readyz(http: ApiRequest) -> Status:
+    """Whether a request would be accepted now."""
+    service = http.service
+    if service.engine.stats().waiting >= service.config.waiting:
+        raise EngineBusy("the queue is full", fix="Ask again later.")
+    if missing := await in_thread(service.probe_thread, None, service.missing_files):
+        _LOG.error("not ready: files are missing: %s", ", ".join(repr(str(path)) for path in missing))
+        raise ApiError(503, "storage_unavailable", STORAGE_UNAVAILABLE)
+    return {"status": "ready"}
+
+
+@_probe_router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+async def metrics(http: ApiRequest) -> Response:
+    """All metrics in Prometheus' text format."""
+    text = await in_thread(http.service.probe_thread, None, http.service.metrics.text)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+_MODULES = (models, chat, completions, responses, score, embeddings, tasks, search, topics, adapters, page)
+_ROUTERS = [*(module.router for module in _MODULES), _probe_router]
+
+#: All routes of the server, and their paths.
+ROUTES = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+PATHS = list(dict.fromkeys(route.path_format for route in ROUTES))
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document of the server."""
+    return openapi_document(ROUTES, [path for path in PATHS if _is_open(path)])
+
+
+def create_app(service: Service, *, max_active_requests: int | None = None) -> FastAPI:
+    """The application of a service. It closes the service's engine at shutdown.
+
+    Args:
+        max_active_requests: Limit of requests in progress; None: that of the settings.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,47 +98,29 @@ def create_app(service: Service) -> FastAPI:
         await asyncio.wrap_future(run_in_new_thread(service.close))
 
     app = FastAPI(title="searchlora", lifespan=lifespan, redirect_slashes=False, **PRIVATE_APP)
+    app.state.service, app.state.threads, app.state.topic_cache = service, service.threads, TopicCache()
+    app.openapi = document  # type: ignore[method-assign]
     service.metrics.watch(service.engine.stats)
-    document = openapi_document(__version__)
-    add_error_handlers(app, service.check_store, list(document["paths"]))
-    generating = (chat.routes, completions.routes, responses.routes)
-    searching = (search.routes, judgments.routes, topics.routes, adapters.routes)
-    answering = (*generating, score.routes, embeddings.routes, tasks.routes, *searching)
-    for routes in (models.routes, *answering, _probe_routes):
-        app.include_router(routes(service))
-    app.include_router(page.routes())
-    app.openapi = lambda: document  # type: ignore[method-assign]
-    app.add_middleware(RequestGuard, settings=service.settings)
+    service.fingerprints  # noqa: B018  # computed now, and not by the first request
+    add_error_handlers(app, ROUTES, service.check_store)
+    for router in _ROUTERS:
+        app.include_router(router)
+    config = service.config
+    limits = Limits(
+        api_keys=config.api_keys,
+        host_names=(config.host, *config.allowed_hosts),
+        is_open=_is_open,
+        max_body_bytes=config.max_body,
+        timeout=config.timeout,
+        requests_per_minute=config.per_minute,
+        max_active_requests=max_active_requests or config.max_active_requests,
+    )
+    app.add_middleware(RequestGuard, limits=limits)
     app.add_middleware(UnexpectedErrors)
-    counted = frozenset(path for path in document["paths"] if "{" not in path) | {
-        "/v1/tasks",
-        "/v1/jobs",
-        "/playground",
-    }
+    counted = frozenset(path for path in PATHS if "{" not in path) | {"/v1/tasks", "/v1/jobs", "/playground"}
     app.add_middleware(RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log)
     return app
 
 
-def _probe_routes(service: Service) -> APIRouter:
-    """Liveness, readiness (whether a request would be accepted now) and Prometheus metrics."""
-    router = APIRouter()
-
-    @router.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @router.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        if service.engine.stats().waiting >= service.settings.max_waiting:
-            raise EngineBusy("the queue is full", fix="Ask again later.")
-        if missing := await in_thread(service.probe_thread, None, service.missing_files):
-            _LOG.error("not ready: files are missing: %s", ", ".join(repr(str(path)) for path in missing))
-            raise ApiError(503, "storage_unavailable", STORAGE_UNAVAILABLE)
-        return {"status": "ready"}
-
-    @router.get("/metrics")
-    async def metrics() -> Response:
-        text = await in_thread(service.probe_thread, None, service.metrics.text)
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return router
+def _is_open(path: str) -> bool:
+    return path in _PROBES or page.is_page(path)

@@ -2,84 +2,51 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
+from fastapi import Response
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.server.api.adapter_tasks import task_prompt
+from searchlora.server.api.answer_stream import Delta
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.generation import (
-    AnswerStream,
-    Delta,
-    Generation,
-    generate,
-    submit_requests,
-    token_json,
-    with_answer_tokens,
-)
+from searchlora.server.api.generation import ChoicesFormat, generate, token_json, with_answer_tokens
 from searchlora.server.api.generation_schemas import ChatRequest
 from searchlora.server.api.grammars import grammar_of
+from searchlora.server.api.openapi import EVENTS
+from searchlora.server.api.response_schemas import ChatCompletion
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
 
-_BODY = TypeAdapter(ChatRequest)
+router = api_router()
 
 
-def routes(service: Service) -> APIRouter:
-    """`POST /v1/chat/completions`."""
-    router = APIRouter()
-
-    @router.post("/v1/chat/completions")
-    async def chat(http: Request) -> Response:
-        body = await service.body(http, _BODY)
-
-        def submit(stream: AnswerStream | None) -> tuple[Generation, ChatFormat]:
-            request = _request(service, body)
-            generation = submit_requests(service, [request], body.n or 1, caller=http.state.caller, stream=stream)
-            return generation, ChatFormat(generation, bool(body.stream_options and body.stream_options.include_usage))
-
-        return await generate(service, http, body.n or 1, submit, stream=bool(body.stream))
-
-    return router
+@router.post(
+    "/v1/chat/completions", summary="Generate an answer", response_model=ChatCompletion, responses={200: EVENTS}
+)
+async def chat(http: ApiRequest, body: ChatRequest) -> Response:
+    """Answer a chat, whole or streamed."""
+    return await generate(http, body, ChatFormat, lambda: [_request(http.service, body)])
 
 
-@dataclass
-class ChatFormat:
-    """OpenAI's `chat.completion`, and its chunks.
+class ChatFormat(ChoicesFormat):
+    """OpenAI's `chat.completion`, and its chunks."""
 
-    Attributes:
-        generation: The answers.
-        include_usage: Whether a stream ends with the usage.
-    """
+    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    generation: Generation
-    include_usage: bool
-    _id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
-    _created: int = field(default_factory=lambda: int(time.time()))
-    _begun: set[int] = field(default_factory=set)
+    @cached_property
+    def _begun(self) -> set[int]:
+        """The answers of which a chunk was sent."""
+        return set()
 
-    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        """See `Format`."""
-        choices = [
-            {
-                "index": number,
-                "message": {"role": "assistant", "content": completion.text, "refusal": None},
-                "logprobs": _logprobs(completion.logprobs),
-                "finish_reason": completion.finish,
-            }
-            for number, completion in enumerate(completions)
-        ]
-        return self._envelope("chat.completion", choices) | {"usage": self.generation.usage(completions)}
-
-    def begin(self) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
-        return iter(())
+    def choice(self, number: int, completion: Completion) -> dict[str, Any]:
+        """See `ChoicesFormat`."""
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
+        logprobs = _logprobs(completion.logprobs)
+        return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": completion.finish}
 
     def delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
         """See `Format`."""
@@ -91,25 +58,11 @@ class ChatFormat:
         if delta.completion is not None:
             yield self._chunk(delta.answer, {}, None, delta.completion.finish)
 
-    def end(self, completions: Sequence[Completion]) -> Iterator[dict[str, Any] | str]:
-        """See `Format`."""
-        if self.include_usage:
-            yield self._envelope("chat.completion.chunk", []) | {"usage": self.generation.usage(completions)}
-        yield "data: [DONE]\n\n"
-
-    def failed(self, error: ApiError) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
-        yield error.body
-
     def _chunk(
         self, answer: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, finish: str | None
     ) -> dict[str, Any]:
         choice = {"index": answer, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return self._envelope("chat.completion.chunk", [choice])
-
-    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        model = self.generation.model
-        return {"id": self._id, "object": kind, "created": self._created, "model": model, "choices": choices}
+        return self.envelope(self.chunk_kind, [choice])
 
 
 def _logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
@@ -134,7 +87,7 @@ def _request(service: Service, body: ChatRequest) -> EngineRequest:
         messages,
         pinned,
         grammar=grammar,
-        sampling=body.sampling(body.n or 1, body.top),
+        sampling=body.sampling,
         stop=tuple(body.stop or ()),
         answer_prefix=body.answer_prefix,
     )

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
+from fastapi import Response
 
 from searchlora.errors import SearchloraError
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.prompts import Message
 from searchlora.server.api.adapter_tasks import task_prompt
+from searchlora.server.api.answer_stream import Delta
 from searchlora.server.api.errors import ApiError, api_error_at
-from searchlora.server.api.generation import (
-    AnswerStream,
-    Delta,
-    Generation,
-    generate,
-    submit_requests,
-    with_answer_tokens,
-)
+from searchlora.server.api.generation import ChoicesFormat, generate, with_answer_tokens
 from searchlora.server.api.generation_schemas import CompletionRequest
 from searchlora.server.api.grammars import grammar_of
+from searchlora.server.api.openapi import EVENTS
+from searchlora.server.api.response_schemas import TextCompletion
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
-
-_BODY = TypeAdapter(CompletionRequest)
 
 #: Prompts of one request.
 _MAX_PROMPTS = 256
@@ -37,75 +29,39 @@ _MAX_PROMPTS = 256
 #: Tokens of a continuation unless the request says otherwise; OpenAI's default.
 _DEFAULT_TOKENS = 16
 
-
-def routes(service: Service) -> APIRouter:
-    """`POST /v1/completions`."""
-    router = APIRouter()
-
-    @router.post("/v1/completions")
-    async def completions(http: Request) -> Response:
-        body = await service.body(http, _BODY)
-        if len(body.prompt) > _MAX_PROMPTS:
-            raise ApiError(400, "invalid_value", f"At most {_MAX_PROMPTS} prompts are taken at once.", param="prompt")
-
-        def submit(stream: AnswerStream | None) -> tuple[Generation, CompletionFormat]:
-            requests = _requests(service, body)
-            generation = submit_requests(service, requests, body.n or 1, caller=http.state.caller, stream=stream)
-            include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            return generation, CompletionFormat(generation, include_usage)
-
-        return await generate(service, http, len(body.prompt) * (body.n or 1), submit, stream=bool(body.stream))
-
-    return router
+router = api_router()
 
 
-@dataclass
-class CompletionFormat:
-    """OpenAI's `text_completion`; a chunk of a stream has the same form.
+@router.post("/v1/completions", summary="Continue texts", response_model=TextCompletion, responses={200: EVENTS})
+async def completions(http: ApiRequest, body: CompletionRequest) -> Response:
+    """Continue texts and token arrays, or answer texts with the task of an adapter."""
+    if len(body.prompt) > _MAX_PROMPTS:
+        raise ApiError(400, "invalid_value", f"At most {_MAX_PROMPTS} prompts are taken at once.", param="prompt")
+    return await generate(http, body, CompletionFormat, lambda: _requests(http.service, body), prompts=len(body.prompt))
 
-    Attributes:
-        generation: The answers.
-        include_usage: Whether a stream ends with the usage.
-    """
 
-    generation: Generation
-    include_usage: bool
-    _id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
-    _created: int = field(default_factory=lambda: int(time.time()))
-    _sent: dict[int, int] = field(default_factory=dict)  # answer -> characters
+class CompletionFormat(ChoicesFormat):
+    """OpenAI's `text_completion`; a chunk of a stream has the same form."""
 
-    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        """See `Format`."""
-        choices = [
-            _choice(number, each.text, _logprobs(each.logprobs, 0), each.finish)
-            for number, each in enumerate(completions)
-        ]
-        return self._envelope(choices) | {"usage": self.generation.usage(completions)}
+    kind = chunk_kind = "text_completion"
+    prefix = "cmpl"
 
-    def begin(self) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
-        return iter(())
+    @cached_property
+    def _sent(self) -> dict[int, int]:
+        """Number of an answer -> characters of it that were sent."""
+        return {}
+
+    def choice(self, number: int, completion: Completion) -> dict[str, Any]:
+        """See `ChoicesFormat`."""
+        return _choice(number, completion.text, _logprobs(completion.logprobs, 0), completion.finish)
 
     def delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
         """See `Format`."""
         offset = self._sent.get(delta.answer, 0)
         self._sent[delta.answer] = offset + len(delta.text)
         finish = delta.completion.finish if delta.completion else None
-        yield self._envelope([_choice(delta.answer, delta.text, _logprobs(delta.logprobs, offset), finish)])
-
-    def end(self, completions: Sequence[Completion]) -> Iterator[dict[str, Any] | str]:
-        """See `Format`."""
-        if self.include_usage:
-            yield self._envelope([]) | {"usage": self.generation.usage(completions)}
-        yield "data: [DONE]\n\n"
-
-    def failed(self, error: ApiError) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
-        yield error.body
-
-    def _envelope(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        head = {"id": self._id, "object": "text_completion", "created": self._created}
-        return head | {"model": self.generation.model, "choices": choices}
+        choice = _choice(delta.answer, delta.text, _logprobs(delta.logprobs, offset), finish)
+        yield self.envelope(self.chunk_kind, [choice])
 
 
 def _choice(index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None) -> dict[str, Any]:
@@ -170,7 +126,7 @@ def _request(
         if rendered is not None:
             messages, grammar, default = rendered.messages, grammar or rendered.grammar, rendered.max_new_tokens
         else:
-            limit = service.settings.max_prompt_tokens
+            limit = service.config.max_prompt
             token_ids = tuple(service.engine.renderer.text_ids(prompt, limit=limit))
             if not token_ids:
                 raise ApiError(400, "invalid_value", "The prompt is empty.", param="prompt")
@@ -178,7 +134,7 @@ def _request(
         messages,
         pinned,
         grammar=grammar,
-        sampling=body.sampling(body.n or 1, body.logprobs),
+        sampling=body.sampling,
         stop=tuple(body.stop or ()),
         prompt_ids=token_ids,
     )

@@ -1,4 +1,4 @@
-"""The encoders of a server: their adapters, and vectors computed in batches, fairly between callers."""
+"""The encoders of a server: their adapters, and vectors computed in batches, fairly between clients."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def readable(encoder: Encoder, pinned: str, texts: Sequence[str], *, truncate: b
     """What an encoder reads of each text. Tokenises: call it in a worker thread, not in the queue of the encoders.
 
     Args:
-        encoder: From `Encoders.load`.
+        encoder: From `ServedEncoders.load`.
         pinned: Its name in errors.
         texts: The texts.
         truncate: Whether texts that are too long are cut instead of refused.
@@ -61,14 +61,14 @@ def readable(encoder: Encoder, pinned: str, texts: Sequence[str], *, truncate: b
     return found
 
 
-class Encoders:
+class ServedEncoders:
     """The encoders that the server was started with, and the store's adapters for them. Safe for threads.
 
     Args:
         names: Encoders as `resolve` takes them; requests use the last part of a path.
         store: The store of their adapters.
         max_loaded: Encoders in memory at most; an encoder with an adapter is a whole copy.
-        max_waiting: Requests that wait or run at most; they run one after the other. One caller has half of the places.
+        max_waiting: Requests that wait or run at most; they run one after the other. One client has half of the places.
 
     Raises:
         BaseModelError: for an encoder that does not exist.
@@ -94,13 +94,13 @@ class Encoders:
         """The encoder or exact adapter version that a request's `model` means. Raises `InvalidName`, `NotInStore`."""
         return model if model in self.bases else self._store.pin(model)
 
-    def load(self, pinned: str, *, timeout: float | None = None, caller: str | None = None) -> Future[Encoder]:
+    def load(self, pinned: str, *, timeout: float | None = None, client_id: str | None = None) -> Future[Encoder]:
         """Request a loaded encoder, without waiting for it.
 
         Args:
             pinned: From `pin`.
             timeout: Seconds until the job fails.
-            caller: Callers take turns.
+            client_id: Clients take turns.
 
         Raises:
             EngineBusy: when the queue is full. The future raises the following errors.
@@ -112,7 +112,7 @@ class Encoders:
             done: Future[Encoder] = Future()
             done.set_result(encoder)
             return done
-        return self._queue.put(lambda _: self._encoder(pinned), timeout, caller)
+        return self._queue.put(lambda _: self._encoder(pinned), timeout, client_id)
 
     def submit(
         self,
@@ -122,7 +122,7 @@ class Encoders:
         *,
         documents: bool = False,
         timeout: float | None = None,
-        caller: str | None = None,
+        client_id: str | None = None,
     ) -> Future[Embedded]:
         """Request the vectors of texts without waiting; cancelling the future stops the job, also a running one.
 
@@ -132,14 +132,14 @@ class Encoders:
             dimensions: Leading dimensions to keep, as for `Encoder`.
             documents: Whether the texts are documents, see `Encoder.encode_documents`.
             timeout: Seconds until the job fails.
-            caller: Callers take turns.
+            client_id: Clients take turns.
 
         Raises:
             EngineBusy: when the queue is full. The future raises the errors of `load`, and the following ones.
             DeadlineExceeded: when the job is late; it stops between two batches.
             UsageError: for too many dimensions.
         """
-        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, documents), timeout, caller)
+        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, documents), timeout, client_id)
 
     def _encode(
         self, job: Job, pinned: str, texts: Sequence[Readable], dimensions: int | None, documents: bool

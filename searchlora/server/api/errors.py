@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -169,12 +170,14 @@ def api_error_at(error: BaseException, index: int, name: str = "Request", field:
     return api_error
 
 
-def add_error_handlers(app: FastAPI, check_store: Callable[[], None], paths: Sequence[str]) -> None:
+def add_error_handlers(
+    app: FastAPI, routes: Sequence[APIRoute], check_store: Callable[[], object] = lambda: None
+) -> None:
     """Answer every expected exception with an `ApiError`.
 
     Args:
         app: The application.
-        paths: The paths that it has, for requests of others.
+        routes: Its routes, for requests of other paths and methods.
         check_store: Raises `FileNotFoundError` if the store has disappeared; then no adapter is merely unknown.
     """
 
@@ -191,7 +194,7 @@ def add_error_handlers(app: FastAPI, check_store: Callable[[], None], paths: Seq
 
     def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return _http_error(error, request.scope["path"], paths).response()
+        return _http_error(error, request.scope["path"], routes).response()
 
     app.exception_handler(HTTPException)(http_error)
 
@@ -274,14 +277,15 @@ def public_message(error: SearchloraError) -> str:
     return f"{message} {fix}" if fix else message
 
 
-def _http_error(error: HTTPException, path: str, paths: Sequence[str]) -> ApiError:
+def _http_error(error: HTTPException, path: str, routes: Sequence[APIRoute]) -> ApiError:
     """Starlette's own errors: an unknown path, or a method that a path does not have."""
-    allow = (error.headers or {}).get("Allow")
-    allow = ", ".join(sorted(allow.split(", "))) if allow is not None else None
     if error.status_code == 405:
+        methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+        allow = ", ".join(sorted(methods))
         return ApiError(405, "method_not_allowed", f"Method Not Allowed. This path takes {allow}.", allow=allow)
     if error.status_code != 404:
-        return ApiError(error.status_code, "invalid_request", f"{error.detail}.", allow=allow)
+        return ApiError(error.status_code, "invalid_request", f"{error.detail}.")
+    paths = list(dict.fromkeys(route.path_format for route in routes))
     meant = next((each for each in (f"/v1{path}", path.rstrip("/"), path.removeprefix("/v1")) if each in paths), None)
     advice = f"Did you mean {meant}?" if meant else f"It has {', '.join(paths)}."
     return ApiError(404, "not_found", f"Not Found. This server has no such path. {advice}")

@@ -9,99 +9,30 @@ import asyncio
 import json
 import logging
 import time
+import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
-from fastapi import Request as HttpRequest
 from fastapi import Response
 from starlette.responses import StreamingResponse
 
 from searchlora.errors import DeadlineExceeded, PromptTooLong, SearchloraError
 from searchlora.inference.engine import Completion, Request, TokenLogprob
-from searchlora.outputs import Grammar
+from searchlora.server.api.answer_stream import AnswerStream, Delta
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_at, api_error_of
+from searchlora.server.api.generation_schemas import GenerationRequest
 from searchlora.server.api.grammars import fits
+from searchlora.server.api.response_schemas import Logprob, TopLogprob
+from searchlora.server.api.routing import ApiRequest
 from searchlora.server.api.service import Service
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What was added to an answer.
-
-    Attributes:
-        answer: Number of the answer, from 0.
-        text: The added text, possibly empty.
-        logprobs: Log-probabilities of the added tokens, if they were asked for.
-        completion: The whole answer, if it ends here.
-    """
-
-    answer: int
-    text: str
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    completion: Completion | None = None
-
-
-class AnswerStream:
-    """Growing answers, passed from the engine's thread to the event loop. Create it in the event loop.
-
-    Only the newest text of each answer is held, however slowly the client reads.
-
-    Args:
-        answers: Number of answers.
-    """
-
-    def __init__(self, answers: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._newest: list[tuple[str, tuple[TokenLogprob, ...]]] = [("", ())] * answers
-        self._changed = asyncio.Event()
-
-    def on_token(self, first: int, answer: int, text: str, logprobs: tuple[TokenLogprob, ...] | None) -> None:
-        """Receive an answer so far; with `first` bound, the callback for `LocalEngine.submit_answers`."""
-        self._newest[first + answer] = (text, logprobs or ())
-        self._wake()
-
-    async def deltas(self, futures: Sequence[Future[Completion]]) -> AsyncIterator[Delta]:
-        """What is added to the answers, in the order in which it is; the last delta of each holds its completion.
-
-        Closing the iterator cancels all requests. Raises what a future raises, after the text before it.
-        """
-        for future in futures:
-            future.add_done_callback(lambda _: self._wake())
-        sent, sent_logprobs = [""] * len(futures), [0] * len(futures)
-        unfinished = list(range(len(futures)))
-        try:
-            while unfinished:
-                await self._changed.wait()
-                self._changed.clear()
-                for answer in list(unfinished):
-                    future = futures[answer]
-                    done = future.done()  # before the text is read, so that the text of a failed answer is the last
-                    failed = done and (future.cancelled() or future.exception() is not None)
-                    completion = future.result() if done and not failed else None
-                    text, logprobs = self._newest[answer]
-                    if completion is not None:
-                        text, logprobs = completion.text, completion.logprobs or ()
-                    added, added_logprobs = text[len(sent[answer]) :], logprobs[sent_logprobs[answer] :]
-                    if added or completion is not None:
-                        yield Delta(answer, added, added_logprobs or None, completion)
-                        sent[answer], sent_logprobs[answer] = text, len(logprobs)
-                    if done:
-                        future.result()
-                        unfinished.remove(answer)
-        finally:
-            for future in futures:
-                future.cancel()
-
-    def _wake(self) -> None:
-        with suppress(RuntimeError):  # the loop is closed; the engine's thread continues
-            self._loop.call_soon_threadsafe(self._changed.set)
 
 
 @dataclass(frozen=True)
@@ -112,15 +43,13 @@ class Generation:
         model: The exact adapter version, or the base's name.
         futures: The answers, prompt by prompt.
         answers: Number of answers to each prompt.
-        grammars: The constraint of the answers to each prompt, if any.
-        caller: Who asked.
+        requests: The engine's request for each prompt.
     """
 
     model: str
     futures: Sequence[Future[Completion]]
     answers: int
-    grammars: Sequence[Grammar | None]
-    caller: str
+    requests: Sequence[Request]
 
     def cancel(self) -> None:
         """Withdraw all requests."""
@@ -134,72 +63,126 @@ class Generation:
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def token_json(token: TokenLogprob) -> dict[str, Any]:
+def token_json(token: TokenLogprob) -> Logprob:
     """A token of an answer with its log-probability, as chats and responses show it."""
-    return _token(token) | {"top_logprobs": [_token(top) for top in token.top]}
+    return {**_token(token), "top_logprobs": [_token(top) for top in token.top]}
 
 
-def _token(token: TokenLogprob) -> dict[str, Any]:
+def _token(token: TokenLogprob) -> TopLogprob:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.bytes)}
 
 
-class Format(Protocol):
-    """The format of an endpoint's answers. Events are JSON objects; one with a `type` is sent under that name."""
+@dataclass
+class Format(ABC):
+    """The format of an endpoint's answers. Events are JSON objects; one with a `type` is sent under that name.
 
+    Attributes:
+        generation: The answers.
+        body: The request.
+    """
+
+    generation: Generation
+    body: Any
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @abstractmethod
     def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
 
     def begin(self) -> Iterator[Mapping[str, Any]]:
         """The events before the first delta."""
+        return iter(())
 
+    @abstractmethod
     def delta(self, delta: Delta) -> Iterator[Mapping[str, Any]]:
         """The events of a delta."""
 
+    @abstractmethod
     def end(self, completions: Sequence[Completion]) -> Iterator[Mapping[str, Any] | str]:
         """The events after the last delta; a text is sent as it is."""
 
     def failed(self, error: ApiError) -> Iterator[Mapping[str, Any]]:
         """The last events of a stream that fails."""
+        yield error.body
 
 
-Submit = Callable[[AnswerStream | None], tuple[Generation, Format]]
+class ChoicesFormat(Format):
+    """OpenAI's list of choices, of chats and completions. A stream may end with the usage, and ends with `[DONE]`."""
+
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
+    prefix: ClassVar[str]
+
+    @cached_property
+    def id(self) -> str:
+        """One for all chunks."""
+        return f"{self.prefix}-{uuid.uuid4().hex}"
+
+    @abstractmethod
+    def choice(self, number: int, completion: Completion) -> dict[str, Any]:
+        """A whole answer."""
+
+    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """See `Format`."""
+        choices = [self.choice(number, completion) for number, completion in enumerate(completions)]
+        return self.envelope(self.kind, choices) | {"usage": self.generation.usage(completions)}
+
+    def end(self, completions: Sequence[Completion]) -> Iterator[Mapping[str, Any] | str]:
+        """See `Format`."""
+        if self.body.stream_options and self.body.stream_options.include_usage:
+            yield self.envelope(self.chunk_kind, []) | {"usage": self.generation.usage(completions)}
+        yield "data: [DONE]\n\n"
+
+    def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The choices with what stands beside them."""
+        head = {"id": self.id, "object": kind, "created": self.created}
+        return {**head, "model": self.generation.model, "choices": choices}
 
 
-async def generate(service: Service, http: HttpRequest, answers: int, submit: Submit, *, stream: bool) -> Response:
+async def generate(
+    http: ApiRequest,
+    body: GenerationRequest,
+    form: type[Format],
+    requests: Callable[[], Sequence[Request]],
+    *,
+    prompts: int = 1,
+) -> Response:
     """The response of a request that generates text, whole or as server-sent events.
 
     Args:
-        service: The service.
         http: The request, whose client may disconnect.
-        answers: Number of answers to all prompts together.
-        submit: Submits the engine's requests; called in a worker thread.
-        stream: Whether the answers are streamed.
+        body: Its body.
+        form: The format of the answers.
+        requests: Makes the engine's requests, one per prompt; called in a worker thread.
+        prompts: Number of prompts.
 
     Raises:
-        ApiError: 400, for more answers than the engine's queue takes; 429, for more than the caller may have.
+        ApiError: 400, for more answers than the engine's queue takes; 429, for more than the client may have.
     """
-    started, caller = time.monotonic(), http.state.caller
-    if answers > service.settings.max_waiting:
-        message = f"At most {service.settings.max_waiting} answers are generated at once."
+    service, started, answers = http.service, time.monotonic(), prompts * body.answers
+    if answers > service.config.waiting:
+        message = f"At most {service.config.waiting} answers are generated at once."
         raise ApiError(400, "invalid_value", message, param="n")
     with ExitStack() as admission:
-        admission.enter_context(service.admitted(caller, answers))
-        growing = AnswerStream(answers) if stream else None
-        generation, answer_format = await service.in_thread(
-            caller, lambda: submit(growing), on_abandoned=lambda submitted: submitted[0].cancel()
+        admission.enter_context(service.admitted(http.client_id, answers))
+        growing = AnswerStream(answers) if body.stream else None
+        generation = await http.in_thread(
+            lambda: submit_requests(service, requests(), body.answers, client_id=http.client_id, stream=growing),
+            on_abandoned=Generation.cancel,
         )
+        answer_format = form(generation, body)
         if growing is None:
             try:
                 completions = await unless_disconnected(http, _all(generation.futures))
             finally:
                 generation.cancel()
-            await _count(service, generation, completions)
-            return await service.json(caller, lambda: answer_format.whole(completions))
+            await _count(http, generation, completions)
+            return await http.json_response(lambda: answer_format.whole(completions))
         deltas = growing.deltas(generation.futures)
         first = await unless_disconnected(http, anext(deltas))  # an error before the first token has its own status
         service.metrics.first_token.observe(time.monotonic() - started)
-        deadline = asyncio.get_running_loop().time() + service.settings.timeout - (time.monotonic() - started)
-        events = _events(service, generation, answer_format, first, deltas, deadline, admission.pop_all())
+        deadline = asyncio.get_running_loop().time() + service.config.timeout - (time.monotonic() - started)
+        events = _events(http, generation, answer_format, first, deltas, deadline, admission.pop_all())
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
@@ -208,7 +191,7 @@ def submit_requests(
     requests: Sequence[Request],
     answers: int,
     *,
-    caller: str,
+    client_id: str,
     stream: AnswerStream | None,
 ) -> Generation:
     """Submit requests with one adapter, all or none.
@@ -217,7 +200,7 @@ def submit_requests(
         service: The service.
         requests: One per prompt; adapters are pinned.
         answers: Number of answers to each prompt.
-        caller: Who asks.
+        client_id: Who asks.
         stream: Receives the growing answers.
 
     Raises:
@@ -230,9 +213,9 @@ def submit_requests(
             if request.grammar is not None:
                 service.grammar_trial.check(request.grammar)
             on_token = None if stream is None else partial(stream.on_token, number * answers)
-            seconds = service.settings.timeout
+            seconds = service.config.timeout
             futures += service.engine.submit_answers(
-                request, answers, client=caller, seconds=seconds, on_token=on_token
+                request, answers, client=client_id, seconds=seconds, on_token=on_token
             )
     except BaseException as error:
         for future in futures:
@@ -241,7 +224,7 @@ def submit_requests(
             raise api_error_at(error, number, "Prompt", "prompt") from error
         raise
     model = requests[0].adapter or service.base
-    return Generation(model, futures, answers, [request.grammar for request in requests], caller)
+    return Generation(model, futures, answers, requests)
 
 
 def with_answer_tokens(
@@ -267,7 +250,7 @@ def with_answer_tokens(
         ApiError: 400, for a limit above the server's, and as `Service.rendered`.
         PromptTooLong: for a prompt that leaves no room for an answer.
     """
-    limit, context = service.settings.max_answer_tokens, service.engine.context
+    limit, context = service.config.max_answer, service.engine.context
     if requested is not None and requested > limit:
         raise ApiError(400, "invalid_value", f"An answer has at most {limit} tokens on this server.", param=param)
     request = service.rendered(request, param=prompt)
@@ -285,7 +268,7 @@ async def _all(futures: Sequence[Future[Completion]]) -> list[Completion]:
     return [await asyncio.wrap_future(future) for future in futures]
 
 
-async def _count(service: Service, generation: Generation, completions: Sequence[Completion]) -> None:
+async def _count(http: ApiRequest, generation: Generation, completions: Sequence[Completion]) -> None:
     """Count completions. A truncated one may still match its grammar."""
     by_prompt = [
         completions[first : first + generation.answers] for first in range(0, len(completions), generation.answers)
@@ -293,18 +276,22 @@ async def _count(service: Service, generation: Generation, completions: Sequence
 
     def invalid() -> list[int]:
         return [
-            sum(each.finish == "length" and not fits(grammar, each.text) for each in answers) if grammar else 0
-            for grammar, answers in zip(generation.grammars, by_prompt, strict=True)
+            sum(each.finish == "length" and not fits(request.grammar, each.text) for each in answers)
+            if request.grammar
+            else 0
+            for request, answers in zip(generation.requests, by_prompt, strict=True)
         ]
 
-    has_cut = any(generation.grammars) and any(each.finish == "length" for each in completions)
-    counts = await service.in_thread(generation.caller, invalid) if has_cut else [0] * len(by_prompt)
+    has_cut = any(request.grammar for request in generation.requests) and any(
+        each.finish == "length" for each in completions
+    )
+    counts = await http.in_thread(invalid) if has_cut else [0] * len(by_prompt)
     for answers, count in zip(by_prompt, counts, strict=True):
-        service.metrics.completed(generation.model, answers, invalid=count)
+        http.service.metrics.completed(generation.model, answers, invalid=count)
 
 
 async def _events(
-    service: Service,
+    http: ApiRequest,
     generation: Generation,
     answer_format: Format,
     first: Delta,
@@ -315,7 +302,6 @@ async def _events(
     """Server-sent events. An error in the middle of the stream is the last event.
 
     Args:
-        service: The service.
         generation: The answers.
         answer_format: Their format.
         first: The first delta.
@@ -332,7 +318,7 @@ async def _events(
                 yield sent_event(event)
             delta = await _next_delta(deltas, deadline)
         completions = [future.result() for future in generation.futures]
-        await _count(service, generation, completions)
+        await _count(http, generation, completions)
         for end in answer_format.end(completions):
             yield end if isinstance(end, str) else sent_event(end)
     except Exception as error:

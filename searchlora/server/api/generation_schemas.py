@@ -45,43 +45,6 @@ def _not_called(choice: Any) -> Any:
 _Stop = Annotated[str, Field(min_length=1, max_length=_MAX_STOP_CHARACTERS)]
 
 
-class SamplingFields(Body):
-    """Parameters of sampling. `top_k` and `min_p` are vLLM's.
-
-    Attributes:
-        temperature: Without it, a single answer is greedy (0), and several answers are drawn at 1.
-        top_k: 0 and -1 keep all tokens.
-    """
-
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    top_k: int | None = Field(None, ge=-1, le=1 << 31)
-    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
-    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
-    stop: Annotated[list[_Stop] | None, Field(max_length=_MAX_STOPS, fail_fast=True), BeforeValidator(_stops)] = None
-
-    def sampling(self, answers: int, logprobs: int | None) -> Sampling:
-        """How the tokens are chosen.
-
-        Args:
-            answers: Number of answers to a prompt.
-            logprobs: Number of most likely tokens to report; None reports no log-probabilities.
-        """
-        default = 1.0 if answers > 1 else 0.0
-        return Sampling(
-            temperature=default if self.temperature is None else float(self.temperature),
-            top_k=max(self.top_k or 0, 0),
-            top_p=1.0 if self.top_p is None else max(float(self.top_p), _LEAST_TOP_P),
-            min_p=float(self.min_p or 0),
-            presence_penalty=float(self.presence_penalty or 0),
-            frequency_penalty=float(self.frequency_penalty or 0),
-            seed=self.seed,
-            logprobs=logprobs,
-        )
-
-
 class StreamOptions(Body):
     """OpenAI's `stream_options`."""
 
@@ -114,7 +77,65 @@ class StructuredOutputs(Body):
     choice: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
 
 
-class ChatRequest(SamplingFields):
+class GenerationRequest(Body):
+    """What chats, completions and responses have in common. `top_k`, `min_p` and `structured_outputs` are vLLM's.
+
+    Attributes:
+        temperature: Without it, a single answer is greedy (0), and several answers are drawn at 1.
+        top_k: 0 and -1 keep all tokens.
+    """
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(None, ge=-1, le=1 << 31)
+    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+    stop: Annotated[list[_Stop] | None, Field(max_length=_MAX_STOPS, fail_fast=True), BeforeValidator(_stops)] = None
+
+    @property
+    def answers(self) -> int:
+        """Number of answers to each prompt."""
+        return 1
+
+    @property
+    def top(self) -> int | None:
+        """Number of most likely tokens to report; None: no log-probabilities."""
+        raise NotImplementedError
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the tokens are chosen."""
+        default = 1.0 if self.answers > 1 else 0.0
+        return Sampling(
+            temperature=default if self.temperature is None else float(self.temperature),
+            top_k=max(self.top_k or 0, 0),
+            top_p=1.0 if self.top_p is None else max(float(self.top_p), _LEAST_TOP_P),
+            min_p=float(self.min_p or 0),
+            presence_penalty=float(self.presence_penalty or 0),
+            frequency_penalty=float(self.frequency_penalty or 0),
+            seed=self.seed,
+            logprobs=self.top,
+        )
+
+
+class ChoicesRequest(GenerationRequest):
+    """What chats and completions have in common: several answers to a prompt."""
+
+    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+
+    @property
+    def answers(self) -> int:
+        """Number of answers to each prompt."""
+        return self.n or 1
+
+
+class ChatRequest(ChoicesRequest):
     """Body of `/v1/chat/completions`. `prompt`, `task_input`, `answer_prefix`, `structured_outputs` are not OpenAI's.
 
     Attributes:
@@ -124,19 +145,14 @@ class ChatRequest(SamplingFields):
         tools: Functions; accepted, and never called or shown to the model.
     """
 
-    model: str
     messages: Messages = Field(default_factory=list)
     prompt: Literal["task", "raw"] = "task"
     task_input: Fields | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
     answer_prefix: str = ""
     tools: Annotated[list[dict[str, Any]] | None, Field(max_length=_MAX_TOOLS, fail_fast=True)] = None
     tool_choice: Annotated[Any, AfterValidator(_not_called)] = None
@@ -171,7 +187,7 @@ class ChatRequest(SamplingFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(ChoicesRequest):
     """Body of `/v1/completions`. `prompt_format` and `structured_outputs` are not OpenAI's.
 
     Attributes:
@@ -181,15 +197,15 @@ class CompletionRequest(SamplingFields):
         max_tokens: The default for a continued text is 16, as OpenAI's.
     """
 
-    model: str
     prompt: TextsOrTokens
     prompt_format: Literal["task", "raw"] = "task"
     max_tokens: int | None = Field(None, ge=1)
-    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    structured_outputs: StructuredOutputs | None = None
+
+    @property
+    def top(self) -> int | None:
+        """Number of most likely tokens to report; None: no log-probabilities."""
+        return self.logprobs
 
     # Unsupported: refused unless neutral.
     best_of: Annotated[Any, neutral(1, fix="answers are not ranked: leave it out, or give 1")] = None
@@ -244,7 +260,7 @@ _STATELESS = "nothing is stored between requests: send the whole conversation as
 _NO_TOOLS = "no tool can be called: leave it out"
 
 
-class ResponseRequest(SamplingFields):
+class ResponseRequest(GenerationRequest):
     """Body of `/v1/responses`. `prompt_format` and `structured_outputs` are not OpenAI's.
 
     Attributes:
@@ -254,7 +270,6 @@ class ResponseRequest(SamplingFields):
             `raw`: the messages are the prompt.
     """
 
-    model: str
     input: Annotated[
         list[InputMessage], Field(min_length=1, max_length=4096, fail_fast=True), BeforeValidator(_as_messages)
     ]
@@ -262,9 +277,6 @@ class ResponseRequest(SamplingFields):
     prompt_format: Literal["task", "raw"] = "task"
     max_output_tokens: int | None = Field(None, ge=1)
     text: TextOptions | None = None
-    structured_outputs: StructuredOutputs | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     top_logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
     include: list[Literal["message.output_text.logprobs"]] | None = None
 

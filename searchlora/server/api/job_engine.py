@@ -1,10 +1,10 @@
-"""The server's engine as background jobs use it: in a line of their own, a few requests at a time."""
+"""The server's engine as background jobs use it: in a queue of their own, a few requests at a time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from searchlora.errors import EngineBusy
 from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.server.api.jobs import BackgroundJob
-from searchlora.server.api.model_task import CallerEngine, asking
+from searchlora.server.api.model_task import ClientEngine, asking
 from searchlora.server.api.service import Service
 
 T = TypeVar("T")
@@ -27,77 +27,46 @@ _REQUESTS = 32
 _PAUSE = 0.2
 
 
-@dataclass(eq=False)
-class JobEngine:
-    """The server's engine as a background job uses it: few requests at a time, in a line of their own.
+class JobEngine(ClientEngine):
+    """The server's engine as a background job uses it: few requests at a time, in a queue of their own.
 
     Each group of requests has the time limit of a request of its own, and waits where the queue is full.
     """
 
-    service: Service
-    job: BackgroundJob
-    _current: CallerEngine | None = None
-
-    def __post_init__(self) -> None:
-        self.job.on_cancel(self.cancel)
-
-    @property
-    def engine_id(self) -> str:
-        """See `Engine.engine_id`."""
-        return self.service.engine.engine_id
-
-    @property
-    def call_size(self) -> int:
-        """See `Engine.call_size`."""
-        return self.service.engine.call_size
-
-    def pin(self, adapter: str) -> str:
-        """See `Engine.pin`."""
-        return self.service.engine.pin(adapter)
+    def __init__(self, service: Service, job: BackgroundJob) -> None:
+        super().__init__(service, f"{job.client_id}, background")
+        self._job = job
+        job.on_cancel(self.cancel)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `Engine.generate`."""
-        found: list[Completion] = []
+        completions: list[Completion] = []
         for start in range(0, len(requests), _REQUESTS):
-            found += self._patiently(partial(_generated, requests[start : start + _REQUESTS]))
-        return found
+            completions += self._patiently(partial(super().generate, requests[start : start + _REQUESTS]))
+        return completions
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
         """See `Engine.score`."""
-        found: list[ChoiceScores] = []
+        scores: list[ChoiceScores] = []
         for start in range(0, len(requests), _REQUESTS):
             part = slice(start, start + _REQUESTS)
-            found += self._patiently(partial(_scored, requests[part], choices[part], prune_margin))
-        return found
+            group = partial(super().score, requests[part], choices[part], prune_margin=prune_margin)
+            scores += self._patiently(group)
+        return scores
 
-    def cancel(self) -> None:
-        """Withdraw the requests in the queue."""
-        if self._current is not None:
-            self._current.cancel()
-
-    def _patiently(self, ask: Callable[[CallerEngine], list[T]]) -> list[T]:
+    def _patiently(self, ask: Callable[[], list[T]]) -> list[T]:
         while True:
-            self._current = CallerEngine(self.service, f"{self.job.caller}, background")
-            self.job.check()  # after this, `cancel` finds the engine that is asked
+            self._begin()
+            self._job.check()
             try:
-                return ask(self._current)
+                return ask()
             except EngineBusy:
-                self._current.cancel()
+                self._withdraw()
                 time.sleep(_PAUSE)
 
 
-def _generated(requests: Sequence[Request], engine: CallerEngine) -> list[Completion]:
-    return engine.generate(requests)
-
-
-def _scored(
-    requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None, engine: CallerEngine
-) -> list[ChoiceScores]:
-    return engine.score(requests, choices, prune_margin=prune_margin)
-
-
 def for_job(engine: JobEngine, pipeline: Pipeline) -> Pipeline:
-    """A pipeline whose stages ask the server's engine in the job's own line."""
+    """A pipeline whose stages ask the server's engine in the queue of the job."""
     return replace(pipeline, stages=[asking(stage, engine.service.engine, engine) for stage in pipeline.stages])

@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from searchlora.server.api.errors import ApiError, api_error_of
+from searchlora.server.api.response_schemas import JobEntry
 from searchlora.server.api.work_queue import Job, JobCancelled, JobFuture, WorkQueue
 
 _LOG = logging.getLogger(__name__)
 
-#: Jobs that wait or run at most, those of one caller, and finished ones whose results are kept.
-_CAPACITY, _PER_CALLER, _KEPT = 16, 4, 32
+#: Jobs that wait or run at most, those of one client, and finished ones whose results are kept.
+_CAPACITY, _PER_CLIENT, _KEPT = 16, 4, 32
 
 Status: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 
 @dataclass(eq=False)
 class BackgroundJob:
-    """A job of a caller.
+    """A job of a client.
 
     Attributes:
         kind: What it computes.
@@ -34,7 +35,7 @@ class BackgroundJob:
 
     id: str
     kind: str
-    caller: str
+    client_id: str
     status: Status = "waiting"
     step: str = ""
     done: int = 0
@@ -59,12 +60,12 @@ class BackgroundJob:
         if self._job is not None:
             self._job.check()
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> JobEntry:
         """The job as its endpoint answers."""
         return {
             "object": "job",
             "id": self.id,
-            "kind": self.kind,
+            "kind": self.kind,  # type: ignore[typeddict-item]  # one of those of `topics`
             "status": self.status,
             "step": self.step,
             "done": self.done,
@@ -75,14 +76,14 @@ class BackgroundJob:
 
 
 class Jobs:
-    """The jobs of a server. Thread-safe. Callers take turns, and see and cancel their own jobs only."""
+    """The jobs of a server. Thread-safe. Clients take turns, and see and cancel their own jobs only."""
 
     def __init__(self) -> None:
-        self._queue = WorkQueue(_CAPACITY, _PER_CALLER)
+        self._queue = WorkQueue(_CAPACITY, _PER_CLIENT)
         self._jobs: OrderedDict[str, BackgroundJob] = OrderedDict()
         self._lock = threading.Lock()
 
-    def start(self, caller: str, kind: str, function: Callable[[BackgroundJob], dict[str, Any]]) -> BackgroundJob:
+    def start(self, client_id: str, kind: str, function: Callable[[BackgroundJob], dict[str, Any]]) -> BackgroundJob:
         """Queue a job.
 
         Args:
@@ -91,31 +92,31 @@ class Jobs:
         Raises:
             EngineBusy: when too many jobs wait.
         """
-        job = BackgroundJob(secrets.token_hex(8), kind, caller)
+        job = BackgroundJob(secrets.token_hex(8), kind, client_id)
 
         def run(running: Job) -> None:
             job._job = running
             _run(job, function)
 
         with self._lock:
-            job._future = self._queue.put(run, None, caller)
+            job._future = self._queue.put(run, None, client_id)
             self._jobs[job.id] = job
             finished = [each for each in self._jobs.values() if each.status not in ("waiting", "running")]
             for each in finished[: max(0, len(finished) - _KEPT)]:
                 del self._jobs[each.id]
         return job
 
-    def get(self, caller: str, id_: str) -> BackgroundJob:
-        """A job of a caller. Raises `ApiError` 404."""
+    def get(self, client_id: str, id_: str) -> BackgroundJob:
+        """A job of a client. Raises `ApiError` 404."""
         with self._lock:
             job = self._jobs.get(id_)
-        if job is None or job.caller != caller:
+        if job is None or job.client_id != client_id:
             raise ApiError(404, "job_not_found", "This server has no such job of yours, or no longer.")
         return job
 
-    def cancel(self, caller: str, id_: str) -> BackgroundJob:
-        """Stop a job of a caller at its next step. Raises `ApiError` 404."""
-        job = self.get(caller, id_)
+    def cancel(self, client_id: str, id_: str) -> BackgroundJob:
+        """Stop a job of a client at its next step. Raises `ApiError` 404."""
+        job = self.get(client_id, id_)
         self._stop(job)
         return job
 

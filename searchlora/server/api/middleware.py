@@ -1,4 +1,4 @@
-"""Request guard: authentication, host and origin checks, rate limit, body size and body time-out."""
+"""The guard of both servers: authentication, host and origin checks, rate limit, body size and time limits."""
 
 from __future__ import annotations
 
@@ -8,42 +8,64 @@ import hmac
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.server.api.disconnect import ResponseNotRead, client_disconnected, with_write_timeout
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.http_protocol import MAX_HEAD_BYTES
-from searchlora.server.api.service import Settings
 from searchlora.server.http import is_own_host
-from searchlora.server.playground.page import is_page
-
-#: Paths that need no API key, as the files of the playground do, which asks for the key: probes of an orchestrator.
-_PROBES = ("/healthz", "/readyz")
 
 #: Seconds within which a whole body must arrive.
 _BODY_SECONDS = 30.0
 
-#: Callers whose bucket is remembered; a forgotten caller starts with a full bucket.
-_REMEMBERED_CALLERS = 10_000
+#: Clients whose bucket is remembered; a forgotten client starts with a full bucket.
+_REMEMBERED_CLIENTS = 10_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Who may send requests to an application, and how large and slow they may be.
+
+    Attributes:
+        api_keys: Every request must carry one of them; empty: no key is required, but the host and the origin are
+            checked.
+        host_names: Host names accepted without an API key, see `http.is_own_host`.
+        is_open: Whether a path needs no check: probes, and the files of a page.
+        max_body_bytes: Limit of a request body.
+        timeout: Seconds after which a request fails with 504; a response must be read in time, too.
+        requests_per_minute: POST requests of one client per minute, as a token bucket; None: no limit.
+        max_active_requests: Limit of requests in progress, including those whose body has not arrived.
+        headers: Headers of every response.
+    """
+
+    api_keys: Sequence[str] = ()
+    host_names: Sequence[str] = ()
+    is_open: Callable[[str], bool] = lambda _: False
+    max_body_bytes: int = 1_000_000
+    timeout: float = 120.0
+    requests_per_minute: int | None = None
+    max_active_requests: int = 2048
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class RequestGuard:
-    """ASGI middleware that answers 401, 403, 408, 413, 429 and 503 itself.
+    """ASGI middleware of both servers that answers 401, 403, 408, 413, 429, 431, 503 and 504 itself.
 
-    A request that passes carries its caller in `scope["state"]["caller"]`: an API key's number, or the client's address
-    where no keys are set. Its response has a write time-out.
+    A request that passes carries its client in `scope["state"]["client_id"]`: an API key's number, or an address where
+    no keys are set. Its response has a write time-out.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app = app
-        self._settings = settings
-        self._key_digests = [_digest(key.encode()) for key in settings.api_keys]
-        per_minute = settings.requests_per_minute
+        self._limits = limits
+        self._key_digests = [_digest(key.encode()) for key in limits.api_keys]
+        per_minute = limits.requests_per_minute
         self._rate_limiter = RateLimiter(per_minute) if per_minute else None
         self._active_requests = 0
 
@@ -52,10 +74,11 @@ class RequestGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = with_headers(send, self._limits.headers) if self._limits.headers else send
         if (error := _framing_error(scope["headers"])) is not None:
             await error.response()(scope, receive, send)
             return
-        if scope["path"] in _PROBES or is_page(scope["path"]):
+        if self._limits.is_open(scope["path"]):
             await self._forward(scope, receive, send)
             return
         self._active_requests += 1
@@ -66,16 +89,16 @@ class RequestGuard:
 
     async def _check_and_forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if self._active_requests > self._settings.max_active_requests:
+            if self._active_requests > self._limits.max_active_requests:
                 message = f"The server is busy with {self._active_requests - 1} requests."
                 raise ApiError(503, "busy", message, retry_after=1)
-            scope.setdefault("state", {})["caller"] = self._caller(scope)
+            scope.setdefault("state", {})["client_id"] = self._client_id(scope)
             body = await self._read_body(Headers(scope=scope), receive)
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
         with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
-            await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._settings.timeout))
+            await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._limits.timeout))
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application; answer 504 if its response has not begun at the time limit."""
@@ -88,7 +111,7 @@ class RequestGuard:
             await send(message)
 
         try:
-            async with asyncio.timeout(self._settings.timeout) as limit:
+            async with asyncio.timeout(self._limits.timeout) as limit:
                 await self._app(scope, receive, tracked_send)
         except TimeoutError:
             if begun or not limit.expired():
@@ -96,17 +119,17 @@ class RequestGuard:
             message = "The time limit of the request passed. Allow more time, or ask less."
             await ApiError(504, "deadline_exceeded", message).response()(scope, receive, send)
 
-    def _caller(self, scope: Scope) -> str:
+    def _client_id(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         if self._key_digests:
-            caller = self._authenticate(headers)
+            client_id = self._authenticate(headers)
         else:
-            self._check_host_and_origin(headers)
-            caller = (scope.get("client") or ("unknown",))[0]
-        if self._rate_limiter and scope["method"] == "POST" and (seconds := self._rate_limiter.retry_after(caller)):
-            message = f"No more than {self._settings.requests_per_minute} requests a minute."
+            self._check_host_and_origin(scope["path"], headers)
+            client_id = (scope.get("client") or ("unknown",))[0]
+        if self._rate_limiter and scope["method"] == "POST" and (seconds := self._rate_limiter.retry_after(client_id)):
+            message = f"No more than {self._limits.requests_per_minute} requests a minute."
             raise ApiError(429, "rate_limit_exceeded", message, retry_after=seconds)
-        return caller
+        return client_id
 
     def _authenticate(self, headers: Headers) -> str:
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -117,18 +140,24 @@ class RequestGuard:
             raise ApiError(401, "invalid_api_key", "Give an API key of this server: 'Authorization: Bearer KEY'.")
         return f"key {matches.index(True)}"
 
-    def _check_host_and_origin(self, headers: Headers) -> None:
-        """Without API keys, pages of other sites in a browser on this machine must not send requests."""
+    def _check_host_and_origin(self, path: str, headers: Headers) -> None:
+        """Without API keys, pages of other sites in a browser on this machine must not send requests.
+
+        A link of another site may open any other path than one of an API.
+        """
         host = headers.get("host", "")
-        if not is_own_host(host, self._settings.host_names):
-            message = "This server does not have that host name. Start it with --name and the name."
+        if not is_own_host(host, self._limits.host_names):
+            message = "This server does not have that host name. Start it with --allowed-host and the name."
             raise ApiError(403, "unknown_host", message)
-        origin = headers.get("origin")
-        if len(headers.getlist("origin")) > 1 or (origin is not None and _network_location(origin) != host.lower()):
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+        is_foreign = origin is not None and _network_location(origin) != host.lower()
+        is_foreign |= path.startswith(("/v1/", "/api/")) and site not in ("same-origin", "none")
+        # Of a repeated header another reader might take another value.
+        if is_foreign or any(len(headers.getlist(name)) > 1 for name in ("host", "origin", "sec-fetch-site")):
             raise ApiError(403, "foreign_page", "This request comes from a page of another site.")
 
     async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
-        limit = self._settings.max_body_bytes
+        limit = self._limits.max_body_bytes
         too_long = ApiError(413, "body_too_long", f"A body has at most {limit} bytes.")
         content_length = headers.get("content-length", "0")
         if content_length.isdigit() and int(content_length) > limit:
@@ -151,7 +180,7 @@ class RequestGuard:
 
 
 class RateLimiter:
-    """Token bucket per caller: full at first, refilled steadily, one token per request. Not safe for threads.
+    """Token bucket per client: full at first, refilled steadily, one token per request. Not safe for threads.
 
     Args:
         per_minute: Capacity of a bucket, and tokens added per minute.
@@ -168,14 +197,14 @@ class RateLimiter:
         self._clock = clock
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # tokens, and when they were counted
 
-    def retry_after(self, caller: Hashable) -> int:
-        """Whole seconds until the caller may send a request; 0 means now, and takes a token."""
+    def retry_after(self, client_id: Hashable) -> int:
+        """Whole seconds until the client may send a request; 0 means now, and takes a token."""
         now = self._clock()
-        tokens, since = self._buckets.pop(caller, (float(self._capacity), now))
+        tokens, since = self._buckets.pop(client_id, (float(self._capacity), now))
         tokens = min(self._capacity, tokens + (now - since) * self._capacity / 60)
         seconds = 0 if tokens >= 1 else math.ceil((1 - tokens) * 60 / self._capacity)
-        self._buckets[caller] = (tokens if seconds else tokens - 1, now)
-        if len(self._buckets) > _REMEMBERED_CALLERS:
+        self._buckets[client_id] = (tokens if seconds else tokens - 1, now)
+        if len(self._buckets) > _REMEMBERED_CLIENTS:
             self._buckets.popitem(last=False)
         return seconds
 
@@ -210,6 +239,17 @@ def _network_location(origin: str) -> str | None:
 def _digest(key: bytes) -> bytes:
     """A digest has the same length for all keys, so comparing reveals no key's length."""
     return hashlib.sha256(key).digest()
+
+
+def with_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    """A `send` that adds headers to the response."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return send_with_headers
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

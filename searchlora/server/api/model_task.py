@@ -1,4 +1,4 @@
-"""The model of a task request: its task, and the engine as the request's caller uses it."""
+"""The model of a task request: its task, and the engine as the request's client uses it."""
 
 from __future__ import annotations
 
@@ -24,63 +24,72 @@ from searchlora.task import GenerationTask
 T = TypeVar("T")
 
 
-class CallerEngine:
-    """The engine as one caller of the server uses it: its requests wait in the caller's line and can be cancelled."""
+class ClientEngine:
+    """The engine as one client of the server uses it: requests wait in the queue of the client and can be cancelled."""
 
-    def __init__(self, service: Service, caller: str) -> None:
-        self._service, self._caller = service, caller
-        self._deadline = time.monotonic() + service.settings.timeout
-        self._futures: list[Future[Any]] = []
+    def __init__(self, service: Service, client_id: str) -> None:
+        self.service, self._client_id = service, client_id
         self._lock = threading.Lock()
         self._cancelled = False
+        self._begin()
 
     @property
     def engine_id(self) -> str:
         """See `Engine.engine_id`."""
-        return self._service.engine.engine_id
+        return self.service.engine.engine_id
 
     @property
     def call_size(self) -> int:
         """See `Engine.call_size`."""
-        return self._service.engine.call_size
+        return self.service.engine.call_size
 
     def pin(self, adapter: str) -> str:
         """See `Engine.pin`."""
-        return self._service.engine.pin(adapter)
+        return self.service.engine.pin(adapter)
 
     def generate(self, requests: Sequence[EngineRequest]) -> list[Completion]:
         """See `Engine.generate`."""
-        requests = [self._service.rendered(request) for request in requests]
+        requests = [self.service.rendered(request) for request in requests]
         futures = [
-            self._add([self._service.engine.submit(request, client=self._caller, seconds=self._seconds)])[0]
+            self._add([self.service.engine.submit(request, client=self._client_id, seconds=self._seconds)])[0]
             for request in requests
         ]
         completions = [future.result() for future in futures]
         for request, completion in zip(requests, completions, strict=True):
-            self._service.metrics.completed(request.adapter or self._service.base, [completion])
+            self.service.metrics.completed(request.adapter or self.service.base, [completion])
         return completions
 
     def score(
         self, requests: Sequence[EngineRequest], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
         """See `Engine.score`."""
-        requests = [self._service.rendered(request) for request in requests]
-        submitted = self._service.engine.submit_scores(
+        requests = [self.service.rendered(request) for request in requests]
+        submitted = self.service.engine.submit_scores(
             ((request, each, prune_margin) for request, each in zip(requests, choices, strict=True)),
-            client=self._caller,
+            client=self._client_id,
             seconds=self._seconds,
         )
         scores = [future.result() for future in self._add(submitted)]
         for request, scored in zip(requests, scores, strict=True):
-            model = request.adapter or self._service.base
-            self._service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
-            self._service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
+            model = request.adapter or self.service.base
+            self.service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
+            self.service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
         return scores
 
     def cancel(self) -> None:
         """Withdraw all requests, and refuse further ones."""
         with self._lock:
             self._cancelled = True
+        self._withdraw()
+
+    def _begin(self) -> None:
+        """Start the time limit, and forget requests that are over."""
+        self._deadline = time.monotonic() + self.service.config.timeout
+        with self._lock:
+            self._futures: list[Future[Any]] = []
+
+    def _withdraw(self) -> None:
+        with self._lock:
             futures = list(self._futures)
         for future in futures:
             future.cancel()
@@ -169,7 +178,7 @@ class ModelTask:
         return with_outputs(self.task, search, records, outputs), outputs[0]
 
 
-def model_task(service: Service, model: str, engine: CallerEngine) -> ModelTask:
+def model_task(service: Service, model: str, engine: ClientEngine) -> ModelTask:
     """The task of a request's `model`.
 
     Raises:

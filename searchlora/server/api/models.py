@@ -5,83 +5,70 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, TypeVar
-
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
+from typing import TypeVar
 
 from searchlora.adapters.manifest import Manifest
 from searchlora.adapters.references import check_name
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
-from searchlora.models.fingerprint import Fingerprint, fingerprint
+from searchlora.models.fingerprint import Fingerprint
 from searchlora.server.api.adapter_tasks import description
 from searchlora.server.api.errors import ApiError
+from searchlora.server.api.response_schemas import ListOf, Loaded, ModelEntry
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.schemas import AdapterRequest
 from searchlora.server.api.service import Service
 from searchlora.server.api.work_queue import run_in_new_thread
 
 T = TypeVar("T")
 
-_BODY = TypeAdapter(AdapterRequest)
+router = api_router()
 
 
-def routes(service: Service) -> APIRouter:
+@router.get("/v1/models", summary="List models")
+def models(http: ApiRequest) -> ListOf[ModelEntry]:
     """The base, the encoders, and every adapter for them: by name, by version and by alias."""
-    router = APIRouter()
-    bases = {service.base: service.engine.base, **service.encoders.bases}
-    fingerprints = {name: fingerprint(base.path) for name, base in bases.items()}
-    _add_adapter_routes(router, service)
-
-    @router.get("/v1/models")
-    async def models(http: Request) -> Response:
-        return await service.json(
-            http.state.caller, lambda: {"object": "list", "data": list(_all_models(service, fingerprints))}
-        )
-
-    @router.get("/v1/models/{model:path}")
-    async def model(http: Request, model: str) -> Response:
-        def entry() -> dict[str, Any]:
-            found = next((entry for entry in _all_models(service, fingerprints) if entry["id"] == model), None)
-            if found is None:
-                raise NotInStore("this server has no such model", fix="GET /v1/models lists those it has.")
-            is_adapter = found["root"] != found["id"] or "@" in found["id"]
-            if not is_adapter or not found["parent"]:
-                return found
-            return found | description(found["root"], service.adapter_tasks.get(found["root"]))
-
-        return await service.json(http.state.caller, entry)
-
-    return router
+    return {"object": "list", "data": list(_all_models(http.service))}
 
 
-def _add_adapter_routes(router: APIRouter, service: Service) -> None:
-    """Load an adapter before its first request, or free its slot. Both run between two engine steps."""
-    one_at_a_time = asyncio.Lock()
+@router.get("/v1/models/{model:path}", summary="Describe a model")
+def describe(http: ApiRequest, model: str) -> ModelEntry:
+    """A model; of an adapter, also its task, the fields of its input, and a request that works."""
+    entry = next((entry for entry in _all_models(http.service) if entry["id"] == model), None)
+    if entry is None:
+        raise NotInStore("this server has no such model", fix="GET /v1/models lists those it has.")
+    is_adapter = entry["root"] != entry["id"] or "@" in entry["id"]
+    if not is_adapter or not entry["parent"]:
+        return entry
+    described = description(entry["root"], http.service.adapter_tasks.get(entry["root"]))
+    return {**entry, **described}  # type: ignore[typeddict-item]  # further keys
 
-    async def run(function: Callable[[], T]) -> T:
-        async with one_at_a_time:
-            return await asyncio.wrap_future(run_in_new_thread(function))
 
-    @router.post("/v1/adapters/load")
-    async def load(http: Request) -> dict[str, Any]:
-        body = await service.body(http, _BODY)
-        if body.folder is not None:
-            name, place = body.adapter, body.folder
-            await run(lambda: _load_folder(service, name, place))
-            return {"adapter": name, "loaded": True}
-        pinned = await run(lambda: service.engine.load(body.adapter))
-        return {"adapter": pinned, "loaded": True}
+@router.post("/v1/adapters/load", summary="Load an adapter")
+async def load(http: ApiRequest, body: AdapterRequest) -> Loaded:
+    """Load an adapter before its first request, between two engine steps."""
+    engine, place = http.service.engine, body.folder
+    if place is not None:
+        await _run(http.service, lambda: _load_folder(http.service, body.adapter, place))
+        return {"adapter": body.adapter, "loaded": True}
+    return {"adapter": await _run(http.service, lambda: engine.load(body.adapter)), "loaded": True}
 
-    @router.post("/v1/adapters/unload")
-    async def unload(http: Request) -> dict[str, Any]:
-        body = await service.body(http, _BODY)
-        try:
-            was_loaded = await run(lambda: service.engine.unload(body.adapter))
-        except (EngineBusy, DeadlineExceeded):
-            raise
-        except EngineError as error:  # it is in use
-            raise ApiError(409, "in_use", str(error), param="adapter") from None
-        return {"adapter": body.adapter, "loaded": False, "was_loaded": was_loaded}
+
+@router.post("/v1/adapters/unload", summary="Unload an adapter")
+async def unload(http: ApiRequest, body: AdapterRequest) -> Loaded:
+    """Free the slot of an adapter, between two engine steps."""
+    try:
+        was_loaded = await _run(http.service, lambda: http.service.engine.unload(body.adapter))
+    except (EngineBusy, DeadlineExceeded):
+        raise
+    except EngineError as error:  # it is in use
+        raise ApiError(409, "in_use", str(error), param="adapter") from None
+    return {"adapter": body.adapter, "loaded": False, "was_loaded": was_loaded}
+
+
+async def _run(service: Service, function: Callable[[], T]) -> T:
+    """Load or unload in a thread of its own, one at a time."""
+    async with service.loading:
+        return await asyncio.wrap_future(run_in_new_thread(function))
 
 
 def _load_folder(service: Service, name: str, place: str) -> None:
@@ -105,36 +92,41 @@ def _load_folder(service: Service, name: str, place: str) -> None:
     service.engine.load_folder(name, folder)
 
 
-def _all_models(service: Service, fingerprints: dict[str, Fingerprint]) -> Iterator[dict[str, Any]]:
+def _all_models(service: Service) -> Iterator[ModelEntry]:
     service.check_store()
+    fingerprints = service.fingerprints
     for name in fingerprints:
-        computed: dict[str, Any] = {}
+        entry = _entry(name, 0, name, None)
         if name == service.base:
-            computed = {"precision": service.engine.precision, "batch_invariant": service.engine.batch_invariant}
-        own = {"id": name, "object": "model", "created": 0, "owned_by": "searchlora", "root": name, "parent": None}
-        yield own | computed
-    newest: dict[str, dict[str, Any] | None] = {}
-    for entry in service.store.list():
-        newest[entry.name] = None
-        manifest = entry.manifest
+            entry["precision"], entry["batch_invariant"] = service.engine.precision, service.engine.batch_invariant
+        yield entry
+    newest: dict[str, ModelEntry | None] = {}
+    for stored in service.store.list():
+        newest[stored.name] = None
+        manifest = stored.manifest
         base = next((name for name, print_ in fingerprints.items() if manifest and _fits(manifest, print_)), None)
         if manifest is not None and manifest.method == "full" and base not in service.encoders.bases:
             base = service.base if manifest.reference == service.base else None  # else it needs a server of its own
         if manifest is None or base is None:
             continue
-        description = {
-            "object": "model",
-            "created": int(datetime.fromisoformat(manifest.created).timestamp()),
-            "owned_by": "searchlora",
-            "root": manifest.reference,
-            "parent": base,
-        }
-        newest[entry.name] = description
-        for target in (entry.version, *entry.aliases):
-            yield {"id": f"{entry.name}@{target}", **description}
-    for name, newest_description in newest.items():
-        if newest_description is not None and name not in fingerprints:  # the base has precedence over an adapter
-            yield {"id": name, **newest_description}
+        created = int(datetime.fromisoformat(manifest.created).timestamp())
+        newest[stored.name] = _entry(stored.name, created, manifest.reference, base)
+        for target in (stored.version, *stored.aliases):
+            yield _entry(f"{stored.name}@{target}", created, manifest.reference, base)
+    for name, named in newest.items():
+        if named is not None and name not in fingerprints:  # the base has precedence over an adapter
+            yield named
+
+
+def _entry(id_: str, created: int, root: str, parent: str | None) -> ModelEntry:
+    return {
+        "id": id_,
+        "object": "model",
+        "created": created,
+        "owned_by": "searchlora",
+        "root": root,
+        "parent": parent,
+    }
 
 
 def _fits(manifest: Manifest, current: Fingerprint) -> bool:

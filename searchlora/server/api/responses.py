@@ -8,63 +8,36 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
+from fastapi import Response
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.server.api.adapter_tasks import task_prompt
+from searchlora.server.api.answer_stream import Delta
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.generation import (
-    AnswerStream,
-    Delta,
-    Generation,
-    generate,
-    submit_requests,
-    token_json,
-    with_answer_tokens,
-)
+from searchlora.server.api.generation import Format, generate, token_json, with_answer_tokens
 from searchlora.server.api.generation_schemas import ResponseRequest
 from searchlora.server.api.grammars import grammar_of
+from searchlora.server.api.openapi import EVENTS
+from searchlora.server.api.response_schemas import Logprob, ResponseObject
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
 
-_BODY = TypeAdapter(ResponseRequest)
+router = api_router()
 
 
-def routes(service: Service) -> APIRouter:
-    """`POST /v1/responses`."""
-    router = APIRouter()
-
-    @router.post("/v1/responses")
-    async def responses(http: Request) -> Response:
-        body = await service.body(http, _BODY)
-
-        def submit(stream: AnswerStream | None) -> tuple[Generation, ResponseFormat]:
-            request = _request(service, body)
-            generation = submit_requests(service, [request], 1, caller=http.state.caller, stream=stream)
-            return generation, ResponseFormat(generation, body, request)
-
-        return await generate(service, http, 1, submit, stream=bool(body.stream))
-
-    return router
+@router.post("/v1/responses", summary="Generate a response", response_model=ResponseObject, responses={200: EVENTS})
+async def responses(http: ApiRequest, body: ResponseRequest) -> Response:
+    """Answer in the format of OpenAI's Responses API; nothing is stored."""
+    return await generate(http, body, ResponseFormat, lambda: [_request(http.service, body)])
 
 
 @dataclass
-class ResponseFormat:
-    """OpenAI's `response` with one message, and its events.
+class ResponseFormat(Format):
+    """OpenAI's `response` with one message, and its events."""
 
-    Attributes:
-        generation: The answer.
-        body: The request.
-        request: The engine's request.
-    """
-
-    generation: Generation
-    body: ResponseRequest
-    request: EngineRequest
     _id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
     _message: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
-    _created: int = field(default_factory=lambda: int(time.time()))
     _events: int = 0
 
     def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
@@ -131,13 +104,13 @@ class ResponseFormat:
         return {"id": self._message, "type": "message", "role": "assistant", "status": status, "content": content}
 
     def _response(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
-        sampling = self.request.sampling
+        sampling = self.generation.requests[0].sampling
         given = self.body.text.format if self.body.text else None
         text_format = {"type": "text"} if given is None else given.model_dump(by_alias=True, exclude_none=True)
         return {
             "id": self._id,
             "object": "response",
-            "created_at": self._created,
+            "created_at": self.created,
             "status": status,
             "background": False,
             "completed_at": None,
@@ -167,7 +140,7 @@ def _part(text: str, logprobs: Sequence[TokenLogprob] | None) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": _logprobs(logprobs)}
 
 
-def _logprobs(tokens: Sequence[TokenLogprob] | None) -> list[dict[str, Any]]:
+def _logprobs(tokens: Sequence[TokenLogprob] | None) -> list[Logprob]:
     return [token_json(each) for each in tokens or ()]
 
 
@@ -180,8 +153,6 @@ def _request(service: Service, body: ResponseRequest) -> EngineRequest:
         task = None if pinned is None else service.adapter_tasks.get(pinned)
         if (prompt := task_prompt(task, messages)) is not None:
             messages, grammar, default = prompt.messages, grammar or prompt.grammar, prompt.max_new_tokens
-    request = EngineRequest(
-        messages, pinned, grammar=grammar, sampling=body.sampling(1, body.top), stop=tuple(body.stop or ())
-    )
+    request = EngineRequest(messages, pinned, grammar=grammar, sampling=body.sampling, stop=tuple(body.stop or ()))
     param = "max_output_tokens"
     return with_answer_tokens(service, request, body.max_output_tokens, default=default, param=param, prompt="input")

@@ -6,48 +6,41 @@ import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
+from fastapi import Response
 
 from searchlora.errors import SearchloraError
 from searchlora.inference.engine import ChoiceScores
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_at
+from searchlora.server.api.response_schemas import Scores, ScoresOfBatch
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.schemas import ScoreBody, ScoreRequest, ScoreRequests
 from searchlora.server.api.service import Service
 
-_BODY: TypeAdapter[ScoreRequest | ScoreRequests] = TypeAdapter(ScoreBody)
+router = api_router()
 
 
-def routes(service: Service) -> APIRouter:
-    """`POST /v1/score`, for one request or a batch."""
-    router = APIRouter()
+@router.post("/v1/score", summary="Score choices", response_model=Scores | ScoresOfBatch)
+async def score(http: ApiRequest, body: ScoreBody) -> Response:
+    """Score one request or a batch."""
+    service = http.service
+    requests = body.requests if isinstance(body, ScoreRequests) else [body]
+    with service.admitted(http.client_id, len(requests)):
+        models, futures = await http.in_thread(
+            lambda: _submit(service, requests, http.client_id), on_abandoned=lambda submitted: _cancel(submitted[1])
+        )
+        try:
+            scores = await unless_disconnected(http, asyncio.gather(*map(asyncio.wrap_future, futures)))
+        finally:
+            _cancel(futures)
 
-    @router.post("/v1/score")
-    async def score(http: Request) -> Response:
-        body = await service.body(http, _BODY)
-        requests = body.requests if isinstance(body, ScoreRequests) else [body]
-        with service.admitted(http.state.caller, len(requests)):
-            models, futures = await service.in_thread(
-                http.state.caller,
-                lambda: _submit(service, requests, http.state.caller),
-                on_abandoned=lambda submitted: _cancel(submitted[1]),
-            )
-            try:
-                scores = await unless_disconnected(http, asyncio.gather(*map(asyncio.wrap_future, futures)))
-            finally:
-                _cancel(futures)
+    def content() -> Scores | ScoresOfBatch:
+        results = [_result(service, model, scored) for model, scored in zip(models, scores, strict=True)]
+        return {"results": results} if isinstance(body, ScoreRequests) else results[0]
 
-        def response() -> dict[str, Any]:
-            results = [_result(service, model, scored) for model, scored in zip(models, scores, strict=True)]
-            return {"results": results} if isinstance(body, ScoreRequests) else results[0]
-
-        return await service.json(http.state.caller, response)
-
-    return router
+    return await http.json_response(content)
 
 
 def _cancel(futures: Sequence[Future[ChoiceScores]]) -> None:
@@ -56,11 +49,11 @@ def _cancel(futures: Sequence[Future[ChoiceScores]]) -> None:
 
 
 def _submit(
-    service: Service, requests: Sequence[ScoreRequest], caller: str
+    service: Service, requests: Sequence[ScoreRequest], client_id: str
 ) -> tuple[list[str], Sequence[Future[ChoiceScores]]]:
     """Submit all requests or none. Returns the model of each, and its future."""
-    if len(requests) > service.settings.max_waiting:
-        limit = service.settings.max_waiting
+    if len(requests) > service.config.waiting:
+        limit = service.config.waiting
         raise ApiError(400, "invalid_value", f"At most {limit} requests are taken at once.", param="requests")
     models: list[str] = []
 
@@ -77,7 +70,7 @@ def _submit(
             models.append(request.adapter or service.base)
 
     try:
-        futures = service.engine.submit_scores(engine_requests(), client=caller, seconds=service.settings.timeout)
+        futures = service.engine.submit_scores(engine_requests(), client=client_id, seconds=service.config.timeout)
     except (ApiError, SearchloraError) as error:
         if len(models) < len(requests) > 1:
             raise api_error_at(error, len(models)) from error
@@ -85,7 +78,7 @@ def _submit(
     return models, futures
 
 
-def _result(service: Service, model: str, scored: ChoiceScores) -> dict[str, Any]:
+def _result(service: Service, model: str, scored: ChoiceScores) -> Scores:
     service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
     service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
     return {

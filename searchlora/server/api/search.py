@@ -1,4 +1,4 @@
-"""`/v1/pipelines` and `/v1/search`: the pipelines of the server, and one query through one of them."""
+"""The pipelines of the server, one query through one of them, and grades of its hits."""
 
 from __future__ import annotations
 
@@ -10,68 +10,85 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
+from fastapi import Response
 from starlette.responses import StreamingResponse
 
 from searchlora.errors import DeadlineExceeded
 from searchlora.server.api.disconnect import unless_disconnected
-from searchlora.server.api.errors import api_error_of
+from searchlora.server.api.errors import ApiError, api_error_of
 from searchlora.server.api.generation import sent_event
+from searchlora.server.api.openapi import EVENTS
+from searchlora.server.api.response_schemas import (
+    ExplanationResult,
+    JudgmentResult,
+    ListOf,
+    PipelineEntry,
+    SearchResult,
+)
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_execution import SearchJob
-from searchlora.server.api.search_schemas import SearchRequest
+from searchlora.server.api.search_schemas import JudgmentRequest, SearchRequest
 from searchlora.server.api.service import Service
 from searchlora.server.api.work_queue import run_in_new_thread
 
 _LOG = logging.getLogger(__name__)
 
-_SEARCH = TypeAdapter(SearchRequest)
+router = api_router()
 
 
-def routes(service: Service) -> APIRouter:
-    """`GET /v1/pipelines` and `POST /v1/search`."""
-    router = APIRouter()
-
-    @router.get("/v1/pipelines")
-    async def pipelines(http: Request) -> Response:
-        def content() -> dict[str, Any]:
-            return {"object": "list", "data": [served.described() for _, served in service.pipelines]}
-
-        return await service.json(http.state.caller, content)
-
-    @router.post("/v1/search")
-    async def search(http: Request) -> Response:
-        body = await service.body(http, _SEARCH)
-        caller = http.state.caller
-        service.pipelines.get(body.pipeline)  # an unknown one is refused without a thread
-        with ExitStack() as admission:
-            admission.enter_context(service.admitted(caller))
-            if not body.stream:
-                return await _whole(service, http, body)
-            stream = _SearchStream(service, body, caller)
-            admission.callback(stream.cancel)
-            first = await unless_disconnected(http, stream.next())  # an error before the first stage has its own status
-            events = _events(stream, first, admission.pop_all())
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-    return router
+@router.get("/v1/pipelines", summary="List the pipelines")
+def pipelines(http: ApiRequest) -> ListOf[PipelineEntry]:
+    """The pipelines of the server with their stages, slots and fields."""
+    return {"object": "list", "data": [served.described() for _, served in http.service.pipelines]}
 
 
-async def _whole(service: Service, http: Request, body: SearchRequest) -> Response:
-    job = SearchJob(service, body, http.state.caller)
+@router.post(
+    "/v1/search",
+    summary="Search by a pipeline",
+    response_model=SearchResult | ExplanationResult,
+    responses={200: EVENTS},
+)
+async def search(http: ApiRequest, body: SearchRequest) -> Response:
+    """Execute a pipeline on a query, or say why a document is missing."""
+    service = http.service
+    service.pipelines.get(body.pipeline)  # an unknown one is refused without a thread
+    with ExitStack() as admission:
+        admission.enter_context(service.admitted(http.client_id))
+        if not body.stream:
+            return await _whole(http, body)
+        stream = _SearchStream(http, body)
+        admission.callback(stream.cancel)
+        first = await unless_disconnected(http, stream.next())  # an error before the first stage has its own status
+        events = _events(stream, first, admission.pop_all())
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.post("/v1/judgments", summary="Grade a hit")
+def judgments(http: ApiRequest, body: JudgmentRequest) -> JudgmentResult:
+    """Save a grade, and measure rankings with it."""
+    grades = http.service.grades
+    if grades is None or not grades.collects:
+        message = "This server collects no grades. Start it with --grades FOLDER."
+        raise ApiError(404, "grades_not_collected", message)
+    saved = grades.rate(body.query, body.document, body.grade, body.rater, body.seconds, body.rankings, body.fields)
+    return {"object": "judgment", **saved}  # type: ignore[typeddict-item]
+
+
+async def _whole(http: ApiRequest, body: SearchRequest) -> Response:
+    job = SearchJob(http.service, body, http.client_id)
     try:
-        found = await unless_disconnected(http, _executed(service, job))
+        result = await unless_disconnected(http, _executed(http.service, job))
     finally:
         job.cancel()
-    return await service.json(http.state.caller, lambda: _graded(service, body, found))
+    return await http.json_response(lambda: _graded(http.service, body, result))
 
 
 async def _executed(service: Service, job: SearchJob) -> dict[str, Any]:
-    """The result of a job, which waits for its caller's turn and then has a thread of its own.
+    """The result of a job, which waits for its client's turn and then has a thread of its own.
 
     Encoders compute in it, and a thread that computes must not be kept, see `work_queue`.
     """
-    return await service.in_task_thread(job.caller, lambda: run_in_new_thread(job.run).result())
+    return await service.in_task_thread(job.client_id, lambda: run_in_new_thread(job.run).result())
 
 
 @dataclass(frozen=True)
@@ -85,12 +102,12 @@ class _Event:
 class _SearchStream:
     """The events of a search, passed from the job's thread to the event loop. Create it in the event loop."""
 
-    def __init__(self, service: Service, body: SearchRequest, caller: str) -> None:
+    def __init__(self, http: ApiRequest, body: SearchRequest) -> None:
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + service.settings.timeout
+        self._deadline = self._loop.time() + http.service.config.timeout
         self._events: asyncio.Queue[_Event | BaseException] = asyncio.Queue()
-        self._job = SearchJob(service, body, caller, self._put)
-        self._running = asyncio.ensure_future(self._run(service, body))
+        self._job = SearchJob(http.service, body, http.client_id, self._put)
+        self._running = asyncio.ensure_future(self._run(http, body))
 
     async def next(self) -> _Event:
         """The next event. Raises what the job raises, and `DeadlineExceeded` at the time limit."""
@@ -109,12 +126,10 @@ class _SearchStream:
         self._job.cancel()
         self._running.cancel()
 
-    async def _run(self, service: Service, body: SearchRequest) -> None:
+    async def _run(self, http: ApiRequest, body: SearchRequest) -> None:
         try:
-            found = await _executed(service, self._job)
-            result = await service.in_thread(
-                self._job.caller, lambda: sent_event({"type": "result", **_graded(service, body, found)})
-            )
+            found = await _executed(http.service, self._job)
+            result = await http.in_thread(lambda: sent_event({"type": "result", **_graded(http.service, body, found)}))
         except Exception as error:
             self._events.put_nowait(error)
         else:

@@ -22,7 +22,7 @@ from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stages.stage import Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.server.api.errors import ApiError, public_message
-from searchlora.server.api.model_task import CallerEngine, asking
+from searchlora.server.api.model_task import ClientEngine, asking
 from searchlora.server.api.served_pipelines import pipeline_message
 
 if TYPE_CHECKING:
@@ -38,24 +38,24 @@ _UNREADABLE_FIELDS = (TypeError, KeyError, ValueError, AttributeError, IndexErro
 
 @dataclass
 class SearchJob:
-    """One search of a caller.
+    """One search of a client.
 
     Args:
         service: The service.
         body: The request.
-        caller: Who asks.
+        client_id: Who asks.
         on_stage: Called with the trace of each stage as soon as it has finished, in the job's thread.
     """
 
     service: Service
     body: SearchRequest
-    caller: str
+    client_id: str
     on_stage: Callable[[dict[str, Any]], object] = lambda _: None
-    _engine: CallerEngine = field(init=False)
+    _engine: ClientEngine = field(init=False)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._engine = CallerEngine(self.service, self.caller)
+        self._engine = ClientEngine(self.service, self.client_id)
 
     def cancel(self) -> None:
         """Withdraw all requests to the engine, and stop after the stage that is executed."""
@@ -92,7 +92,7 @@ class SearchJob:
         began = time.perf_counter()
         stages: list[dict[str, Any]] = []
         evidence: dict[str, Any] | None = None
-        shared = SharedBatches([self._of_caller(stage) for stage in pipeline.stages], pipeline.settings)
+        shared = SharedBatches([self._of_client(stage) for stage in pipeline.stages], pipeline.settings)
         for number, (_, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
             if self._cancelled.is_set():
                 raise ApiError(499, "client_disconnected", "The client has disconnected.")
@@ -122,7 +122,7 @@ class SearchJob:
         if pipeline.documents and document not in pipeline.documents:
             message = f"There is no document '{document[:64]}' in the corpus."
             raise ApiError(400, "invalid_value", message, param="explain")
-        stages = [self._of_caller(stage) for stage in pipeline.stages]
+        stages = [self._of_client(stage) for stage in pipeline.stages]
         executed = replace(pipeline, stages=stages)
         explained = explain(executed, self.body.query, document, public_message, **self.body.fields)
         return {"object": "explanation", "pipeline": pipeline.name, **explained.to_json()}
@@ -131,12 +131,12 @@ class SearchJob:
     def _search(self) -> SearchContext:
         return {"id": "1", "query": self.body.query, **self.body.fields}
 
-    def _of_caller(self, stage: Stage) -> Stage:
-        """The stage as it is executed for this caller."""
+    def _of_client(self, stage: Stage) -> Stage:
+        """The stage as it is executed for this client."""
         return asking(stage, self.service.engine, self._engine)
 
     def _shown(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row of the trace: `top` hits of its output, and inputs and requests only if the caller asks for them."""
+        """A row of the trace: `top` hits of its output, and inputs and requests only if the client asks for them."""
         output = dict(row["output"])
         if "hits" in output:
             output["hits"] = output["hits"][: self.body.top]

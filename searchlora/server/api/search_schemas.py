@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from searchlora.errors import RowError
@@ -14,7 +14,7 @@ from searchlora.pipelines.stages.stage import FAILED_PARTS
 from searchlora.server.api.schemas import Body, Fields
 from searchlora.systems.pipeline import with_history
 
-Grade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
+GivenGrade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
 
 #: A grade as a key of a JSON object, which is a text.
 GradeKey: TypeAlias = Annotated[int, Field(ge=-GREATEST_GRADE, le=GREATEST_GRADE, strict=False)]
@@ -35,6 +35,11 @@ def _own_fields(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _example(body: dict[str, Any]) -> ConfigDict:
+    """An example of a request, for the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
+
 class SearchRequest(Body):
     """Body of `/v1/search`.
 
@@ -46,6 +51,10 @@ class SearchRequest(Body):
         explain: A document: the answer says why it is where it is, or why it is missing.
         trace: Whether stages tell their prompts and answers.
     """
+
+    model_config = _example(
+        {"pipeline": "hybrid", "query": "red couch", "top": 3, "weights": [0.3, 0.7], "trace": True}
+    )
 
     pipeline: str
     query: str = Field(min_length=1)
@@ -69,6 +78,8 @@ class JudgmentRequest(Body):
         seconds: Time that the document was on the screen.
         rankings: Rankings of documents, best first, to measure with the new grade.
     """
+
+    model_config = _example({"query": "red couch", "document": "P017", "grade": 2, "rater": "anna"})
 
     query: str = Field(min_length=1)
     document: str = Field(min_length=1)
@@ -99,6 +110,14 @@ class ComparisonRequest(Body):
         allow_circular: Accept a judge that took part in a system; the figures are marked.
     """
 
+    model_config = _example(
+        {
+            "system": {"pipeline": "rewrite_bm25"},
+            "baseline": {"pipeline": "rewrite_bm25", "slots": {"shop-rewriter": "off"}},
+            "measure": "nDCG@10",
+        }
+    )
+
     system: SystemRequest
     baseline: SystemRequest
     measure: str = Field("nDCG@10", max_length=64)
@@ -107,6 +126,8 @@ class ComparisonRequest(Body):
 
 class WeightsRequest(Body):
     """Body of `/v1/topics/weights`: the measure under each mix of a pipeline's fusion."""
+
+    model_config = _example({"system": {"pipeline": "hybrid"}, "measure": "nDCG@10"})
 
     system: SystemRequest
     measure: str = Field("nDCG@10", max_length=64)
@@ -123,8 +144,10 @@ class DisagreementsRequest(Body):
         grades: Grade of people -> grade of the judge's scale; others stay as they are.
     """
 
+    model_config = _example({"pipeline": "judged", "judge": "shop-judge", "limit": 200})
+
     pipeline: str
     judge: str
     version: str = "on"
     limit: int = Field(500, ge=1, le=10_000)
-    grades: dict[GradeKey, Grade] = Field({}, max_length=16)
+    grades: dict[GradeKey, GivenGrade] = Field({}, max_length=16)

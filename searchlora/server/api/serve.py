@@ -8,33 +8,26 @@ import math
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import uvicorn
 
 from searchlora.adapters.full_model import model_of
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
+from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engines import make_engine
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import BaseModel, public_name, resolve
-from searchlora.pipelines.config import PipelineConfig, read_pipelines
+from searchlora.pipelines.config import read_pipelines
 from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.app import create_app
-from searchlora.server.api.encoders import Encoders
-from searchlora.server.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol
+from searchlora.server.api.config import ServeConfig
+from searchlora.server.api.encoders import ServedEncoders
+from searchlora.server.api.http_protocol import uvicorn_config
 from searchlora.server.api.served_pipelines import ServedPipelines
-from searchlora.server.api.service import Service, Settings
+from searchlora.server.api.service import Service
 from searchlora.server.api.work_queue import run_in_new_thread
 from searchlora.server.grading.search_grades import SearchGrades
-from searchlora.server.http import QUIET_SERVER
-
-if TYPE_CHECKING:
-    from searchlora.inference.answer_cache import AnswerCache
-
-#: Settings of a server's engine: it prefers speed, see `LocalEngine`.
-DEFAULT_ENGINE = LocalSettings(batch_invariant=False)
 
 #: File descriptors reserved for files, libraries and idle connections.
 _RESERVED_DESCRIPTORS = 128
@@ -43,82 +36,48 @@ _RESERVED_DESCRIPTORS = 128
 _MAX_DESCRIPTORS = 65_536
 
 
-def make_service(
-    base: str,
-    store: Store,
-    settings: Settings,
-    *,
-    encoders: Sequence[str] = (),
-    load: Sequence[str] = (),
-    tasks: Path | None = None,
-    access_log: AccessLog | None = None,
-    engine: LocalSettings | None = None,
-    waiting_per_caller: int | None = None,
-    pipelines: Sequence[tuple[str, Path | None]] = (),
-    overrides: Sequence[str] = (),
-    cache: AnswerCache | None = None,
-    grades: SearchGrades | None = None,
-) -> Service:
+def make_service(config: ServeConfig) -> Service:
     """Load the base model, adapters before their first request, and pipelines.
-
-    Args:
-        base: The base model, as `resolve` takes it, or `NAME@VERSION` of a stored version that is a whole model.
-        store: The adapter store.
-        settings: Limits of the server.
-        encoders: Encoders, as `resolve` takes them.
-        load: References of adapters to load.
-        tasks: A folder of further task plugins.
-        access_log: Where requests are logged; None: nowhere.
-        engine: Settings of the engine; None: the defaults, not batch invariant.
-        waiting_per_caller: See `LocalEngine`.
-        pipelines: Pipelines to serve, each with its corpus or None, see `ServedPipelines.add`.
-        overrides: Parameters, `name=value`, each for the pipelines that have it.
-        cache: Answers of the adapter stages of pipelines; None: every answer is computed.
-        grades: Where grades of hits are saved.
 
     Raises:
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
-        UsageError: for two models or two pipelines with one name.
-        PipelineError, DataError, StaleIndex: for a pipeline or a corpus that cannot be loaded.
+        UsageError: for two models or two pipelines with one name, a proxy that is no address, and files of grades that
+            are in use.
+        PipelineError, DataError, StaleIndex: for a pipeline, a corpus or judgments that cannot be loaded.
     """
-    configs = _configs([pipeline for pipeline, _ in pipelines], overrides)
-    loaded_encoders = Encoders(encoders, store)
-    if (name := public_name(base)) in loaded_encoders.bases:
-        raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
-
-    def loaded() -> tuple[LocalEngine, ServedPipelines]:
-        local = make_engine(
-            engine or DEFAULT_ENGINE,
-            _base(base, store),
-            store,
-            waiting=settings.max_waiting,
-            waiting_per_client=waiting_per_caller,
-        )
-        assert isinstance(local, LocalEngine)
-        for adapter in load:
-            local.load(adapter)
-        served = ServedPipelines(store, local, tasks, cache)
-        for config, (_, corpus) in zip(configs, pipelines, strict=True):
-            served.add(config, corpus)
-        return local, served
-
-    local, served = run_in_new_thread(loaded).result()
-    service = Service(
-        local, store, loaded_encoders, settings, served, grades=grades, tasks=tasks, access_log=access_log
+    check_proxies(config.trusted_proxies)
+    store = Store(config.store)
+    log = (
+        None if config.access_log is None else AccessLog(None if config.access_log == "-" else Path(config.access_log))
     )
+    pipelines = [pipeline for _, pipeline in read_pipelines(config.pipelines, config.parameters)]
+    encoders = ServedEncoders(config.encoders, store)
+    if (name := public_name(config.base)) in encoders.bases:
+        raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
+    measures = config.grades is not None or config.topics is not None
+    grades = SearchGrades(config.grades, config.topics, config.qrels) if measures else None
+    cache = AnswerCache(config.cache, config.cache_mb << 20) if config.cache is not None else None
+
+    def load() -> tuple[LocalEngine, ServedPipelines]:
+        engine = make_engine(
+            config.local_engine,
+            _base(config.base, store),
+            store,
+            waiting=config.waiting,
+            waiting_per_client=config.waiting_per_client,
+        )
+        assert isinstance(engine, LocalEngine)
+        for adapter in config.load:
+            engine.load(adapter)
+        served = ServedPipelines(store, engine, config.tasks, cache)
+        for pipeline, corpus in zip(pipelines, config.corpus_of_each, strict=True):
+            served.add(pipeline, corpus)
+        return engine, served
+
+    engine, served = run_in_new_thread(load).result()
+    service = Service(engine, store, encoders, config, served, grades=grades, access_log=log)
     service.grammar_trial.start()
     return service
-
-
-def _configs(pipelines: Sequence[str], overrides: Sequence[str]) -> list[PipelineConfig]:
-    """The pipelines with their parameters. Raises `UsageError` for parameters without a pipeline."""
-    if overrides and not pipelines:
-        raise UsageError(
-            f"there is no pipeline whose parameter '{overrides[0].partition('=')[0]}' could be set",
-            where="--set",
-            fix="Give --pipeline, too.",
-        )
-    return [config for _, config in read_pipelines(pipelines, overrides)]
 
 
 def _base(name: str, store: Store) -> BaseModel:
@@ -153,39 +112,33 @@ def check_proxies(trusted_proxies: Sequence[str]) -> None:
             ) from None
 
 
-def make_server(service: Service, *, grace: float = 60.0, trusted_proxies: Sequence[str] = ()) -> uvicorn.Server:
+def make_server(service: Service) -> uvicorn.Server:
     """A uvicorn server that completes requests in progress when it is told to stop.
 
-    Args:
-        service: What is served.
-        grace: Seconds for requests in progress; longer ones are aborted. Infinity: none is.
-        trusted_proxies: Addresses or networks of reverse proxies whose `X-Forwarded-For` names the client. Without
-            them the header is ignored: any client could set it.
-
-    Raises:
-        UsageError: for a proxy that is neither an address nor a network.
+    Its connections and active requests are limited to what fits into the limit of open files. `X-Forwarded-For` is
+    read from trusted proxies only: any client could set it.
     """
-    check_proxies(trusted_proxies)
-    config = uvicorn.Config(
-        create_app(service),
-        **QUIET_SERVER,
-        log_level="warning",
-        http=HttpProtocol,
-        ws="none",
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        limit_concurrency=service.settings.max_connections + 1,  # uvicorn refuses at that number
-        proxy_headers=bool(trusted_proxies),
-        forwarded_allow_ips=list(trusted_proxies),
-        timeout_graceful_shutdown=None if math.isinf(grace) else math.ceil(grace),
+    config = service.config
+    connections = min(config.limit_concurrency, max_connections() or config.limit_concurrency)
+    active = min(config.max_active_requests, connections - connections // 8)
+    app = create_app(service, max_active_requests=active)
+    seconds = config.shutdown_timeout
+    return uvicorn.Server(
+        uvicorn_config(
+            app,
+            connections,
+            log_level="warning",
+            ws="none",
+            proxy_headers=bool(config.trusted_proxies),
+            forwarded_allow_ips=list(config.trusted_proxies),
+            timeout_graceful_shutdown=None if math.isinf(seconds) else math.ceil(seconds),
+        )
     )
-    return uvicorn.Server(config)
 
 
-def serve(
-    service: Service, listening: socket.socket, *, grace: float = 60.0, trusted_proxies: Sequence[str] = ()
-) -> None:
-    """Serve until SIGINT or SIGTERM. Arguments and errors as `make_server`."""
-    server = make_server(service, grace=grace, trusted_proxies=trusted_proxies)
+def serve(service: Service, listening: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    server = make_server(service)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after shutdown
         server.run(sockets=[listening])
 

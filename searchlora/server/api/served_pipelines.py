@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
@@ -34,6 +34,7 @@ from searchlora.pipelines.pipeline import Pipeline, own_corpus
 from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
+from searchlora.server.api.response_schemas import FusionEntry, PipelineEntry
 from searchlora.task import GenerationTask
 
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ class ServedPipeline:
                 found[slot.name] = slot.place[0]
         return found
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> PipelineEntry:
         """The pipeline as `GET /v1/pipelines` lists it."""
-        fusion = None
+        fusion: FusionEntry | None = None
         if self.fusion is not None:
             index, settings = self.fusion
             parts = fusion_parts(settings)

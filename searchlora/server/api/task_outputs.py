@@ -11,6 +11,7 @@ from typing import Any
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OneLabel
 from searchlora.records import Record
 from searchlora.server.api.model_task import ModelTask
+from searchlora.server.api.response_schemas import Classifications, Classified, Reranked, RerankResult, Rewritten
 from searchlora.server.api.schemas import AnswerRequest, ClassifyRequest, RerankRequest, RewriteRequest
 from searchlora.task import GenerationTask
 
@@ -51,7 +52,7 @@ def _probabilities(choices: Sequence[str] | None, probabilities: Sequence[float]
     return {"probabilities": dict(zip(choices, probabilities, strict=True))}
 
 
-def reranked(model: ModelTask, body: RerankRequest) -> dict[str, Any]:
+def reranked(model: ModelTask, body: RerankRequest) -> Reranked:
     """Cohere's shape: the documents by relevance score, which is the expected grade, scaled to between 0 and 1."""
     passages = [{"id": str(number), **document} for number, document in enumerate(body.fields)]
     search = {"id": "1", "query": body.query, "passages": passages, "hits": []}
@@ -60,16 +61,18 @@ def reranked(model: ModelTask, body: RerankRequest) -> dict[str, Any]:
     if not isinstance(spec, Graded) or len(records) != len(passages):
         raise model.unsuitable("grades no passages")
     grades = sorted(spec.scale.values())
-    results: list[dict[str, Any]] = []
+    results: list[RerankResult] = []
     for number, (record, output) in enumerate(model.ask(records)):
         grade = model.task.fallback(record) if isinstance(output, InvalidOutput) else output
         expected = _expected(grade, tuple(spec.scale.values())) if grade is not None else float(grades[0])
         score = (expected - grades[0]) / (grades[-1] - grades[0])
-        invalid = {"invalid": output.reason} if isinstance(output, InvalidOutput) else {}
-        results.append({"index": number, "relevance_score": score, **invalid})
-    results.sort(key=lambda each: (-each["relevance_score"], each["index"]))
-    for each in results if body.return_documents else ():
-        each["document"] = body.fields[each["index"]]
+        result: RerankResult = {"index": number, "relevance_score": score}
+        if isinstance(output, InvalidOutput):
+            result["invalid"] = output.reason
+        if body.return_documents:
+            result["document"] = body.fields[number]
+        results.append(result)
+    results.sort(key=lambda result: (-result["relevance_score"], result["index"]))
     return {"id": f"rerank-{uuid.uuid4().hex}", "model": model.name, "results": results[: body.top_n]}
 
 
@@ -79,7 +82,7 @@ def _expected(grade: Grade, grades: Sequence[int]) -> float:
     return sum(value * share for value, share in zip(grades, grade.probabilities, strict=True))
 
 
-def classified(model: ModelTask, body: ClassifyRequest) -> dict[str, Any]:
+def classified(model: ModelTask, body: ClassifyRequest) -> Classifications:
     """vLLM's shape: one label per text with the probabilities of all labels."""
     records = [
         {**record, "id": str(number), "group": str(number)}
@@ -88,23 +91,33 @@ def classified(model: ModelTask, body: ClassifyRequest) -> dict[str, Any]:
     ]
     if not isinstance(model.task.output(records[0]), OneLabel):
         raise model.unsuitable("gives no single label")
-    data = []
+    data: list[Classified] = []
     for number, (record, output) in enumerate(model.ask(records)):
         value = output_json(model.task, record, output)
         probabilities = value.get("probabilities", {})
-        row = {"index": number, "label": value["value"], "probs": list(probabilities.values())}
-        row |= {"num_classes": len(probabilities), "labels": list(probabilities)}
-        data.append(row | ({} if value["valid"] else {"invalid": value["reason"]}))
-    envelope = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
-    return envelope | {"model": model.name, "data": data}
+        data.append(
+            {
+                "index": number,
+                "label": value["value"],
+                "probs": list(probabilities.values()),
+                "num_classes": len(probabilities),
+                "labels": list(probabilities),
+            }
+        )
+        if not value["valid"]:
+            data[-1]["invalid"] = value["reason"]
+    identity = f"classify-{uuid.uuid4().hex}"
+    return {"id": identity, "object": "list", "created": int(time.time()), "model": model.name, "data": data}
 
 
-def rewritten(model: ModelTask, body: RewriteRequest) -> dict[str, Any]:
+def rewritten(model: ModelTask, body: RewriteRequest) -> Rewritten:
     """The query to search with."""
     context = {"query": body.query, **({"history": body.turns} if body.history else {})}
     searched, output = model.search(context, "query")
-    invalid = {"invalid": output.reason} if isinstance(output, InvalidOutput) else {}
-    return {"object": "rewrite", "model": model.name, "query": str(searched["query"]), **invalid}
+    result: Rewritten = {"object": "rewrite", "model": model.name, "query": str(searched["query"])}
+    if isinstance(output, InvalidOutput):
+        result["invalid"] = output.reason
+    return result
 
 
 def answered(model: ModelTask, body: AnswerRequest) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Texts of token arrays that clients send to be embedded.
 
-OpenAI's API takes arrays of token ids, in the vocabulary of its embedding models, `cl100k_base`. Clients that send
-arrays by default (LangChain's `OpenAIEmbeddings`) write them in this vocabulary, whatever the model is called. So
-arrays are read in it, unless the request says that they are the encoder's own. The vocabulary stands beside this file:
+OpenAI's API takes arrays of token ids, in the vocabulary of its embedding models, `cl100k_base`. LangChain's
+`OpenAIEmbeddings` sends such arrays by default (`check_embedding_ctx_length`), whatever the model is called. So arrays
+are read in it, unless the request says that they are the encoder's own. The vocabulary stands beside this file:
 nothing is loaded from elsewhere. It is that of tiktoken (see `cl100k_base.LICENSE.txt`): the length of each token in a
 byte, then all tokens.
 """

@@ -5,68 +5,61 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter
-
 from searchlora.server.api.jobs import BackgroundJob
+from searchlora.server.api.response_schemas import JobEntry, TopicsEntry
+from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import ComparisonRequest, DisagreementsRequest, WeightsRequest
-from searchlora.server.api.service import Service
 from searchlora.server.api.topic_jobs import Comparing, Disagreeing, TopicCache, Weighing
 from searchlora.server.grading.search_grades import MEASURE
-
-_COMPARISON = TypeAdapter(ComparisonRequest)
-_WEIGHTS = TypeAdapter(WeightsRequest)
-_DISAGREEMENTS = TypeAdapter(DisagreementsRequest)
 
 #: What a job computes.
 Work: TypeAlias = Callable[[BackgroundJob], dict[str, Any]]
 
 
-def routes(service: Service) -> APIRouter:
-    """`GET /v1/topics`; `POST /v1/topics/compare`, `/weights` and `/disagreements`; `GET` and `DELETE /v1/jobs/ID`."""
-    router = APIRouter()
-    cache = TopicCache()
-
-    async def start(http: Request, kind: str, prepared: Callable[[], Work]) -> Response:
-        """A job, once its request was checked in a thread: the check may load adapters."""
-        caller = http.state.caller
-        function = await service.in_task_thread(caller, prepared)
-        return await service.json(caller, lambda: service.jobs.start(caller, kind, function).json())
-
-    @router.get("/v1/topics")
-    async def topics(http: Request) -> Response:
-        return await service.json(http.state.caller, lambda: _described(service))
-
-    @router.post("/v1/topics/compare")
-    async def compare(http: Request) -> Response:
-        body = await service.body(http, _COMPARISON)
-        return await start(http, "comparison", lambda: Comparing.of(service, cache, body))
-
-    @router.post("/v1/topics/weights")
-    async def weights(http: Request) -> Response:
-        body = await service.body(http, _WEIGHTS)
-        return await start(http, "weights", lambda: Weighing.of(service, body))
-
-    @router.post("/v1/topics/disagreements")
-    async def disagreements(http: Request) -> Response:
-        body = await service.body(http, _DISAGREEMENTS)
-        return await start(http, "disagreements", lambda: Disagreeing.of(service, body))
-
-    @router.api_route("/v1/jobs/{job}", methods=["GET", "DELETE"])
-    async def job(http: Request, job: str) -> Response:
-        caller = http.state.caller
-        wanted = service.jobs.cancel if http.method == "DELETE" else service.jobs.get
-        return await service.json(caller, lambda: wanted(caller, job).json())
-
-    return router
+router = api_router()
 
 
-def _described(service: Service) -> dict[str, Any]:
-    grades = service.grades
+@router.get("/v1/topics", summary="Describe the judged topics")
+def topics(http: ApiRequest) -> TopicsEntry:
+    """How many topics have judgments, and what is measured on them."""
+    grades = http.service.grades
     judged = len(grades.judged()[0]) if grades is not None else 0
-    return {
-        "object": "topics",
-        "judged": judged,
-        "measure": MEASURE,
-        "collects_grades": grades is not None and grades.collects,
-    }
+    collects = grades is not None and grades.collects
+    return {"object": "topics", "judged": judged, "measure": MEASURE, "collects_grades": collects}
+
+
+@router.post("/v1/topics/compare", summary="Compare two systems on all topics")
+async def compare(http: ApiRequest, body: ComparisonRequest) -> JobEntry:
+    """Start a job that compares two systems in pairs."""
+    cache: TopicCache = http.app.state.topic_cache
+    return await _start(http, "comparison", lambda: Comparing.of(http.service, cache, body))
+
+
+@router.post("/v1/topics/weights", summary="Measure every choice of weights of a fusion")
+async def weights(http: ApiRequest, body: WeightsRequest) -> JobEntry:
+    """Start a job that measures the weights of a fusion."""
+    return await _start(http, "weights", lambda: Weighing.of(http.service, body))
+
+
+@router.post("/v1/topics/disagreements", summary="Find where a judge and people disagree")
+async def disagreements(http: ApiRequest, body: DisagreementsRequest) -> JobEntry:
+    """Start a job that compares the grades of a judge with those of people."""
+    return await _start(http, "disagreements", lambda: Disagreeing.of(http.service, body))
+
+
+@router.get("/v1/jobs/{job}", summary="Describe a background job")
+def job_progress(http: ApiRequest, job: str) -> JobEntry:
+    """Progress and result of a job of the client."""
+    return http.service.jobs.get(http.client_id, job).json()
+
+
+@router.delete("/v1/jobs/{job}", summary="Cancel a background job")
+def cancel_job(http: ApiRequest, job: str) -> JobEntry:
+    """Stop a job of the client."""
+    return http.service.jobs.cancel(http.client_id, job).json()
+
+
+async def _start(http: ApiRequest, kind: str, prepared: Callable[[], Work]) -> JobEntry:
+    """A job, once its request was checked in a thread: the check may load adapters."""
+    function = await http.service.in_task_thread(http.client_id, prepared)
+    return http.service.jobs.start(http.client_id, kind, function).json()

@@ -23,7 +23,7 @@ T = TypeVar("T")
 class FairThreads:
     """Threads for short blocking work outside the event loop. Thread-safe.
 
-    Callers take turns, the work of one caller starts in FIFO order, and one caller has at most half of the threads: its
+    Clients take turns, the work of one client starts in FIFO order, and one client has at most half of the threads: its
     slow work never holds up the work of others.
 
     Args:
@@ -32,24 +32,24 @@ class FairThreads:
 
     Examples:
         >>> threads = FairThreads(2, "example")
-        >>> threads.submit("caller", lambda: 1 + 1).result()
+        >>> threads.submit("client", lambda: 1 + 1).result()
         2
         >>> threads.shutdown()
     """
 
     def __init__(self, count: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
-        self._count, self._per_caller = count, max(1, count // 2)
+        self._count, self._per_client = count, max(1, count // 2)
         self._waiting: OrderedDict[Hashable, deque[tuple[Future[Any], Callable[[], Any]]]] = OrderedDict()
         self._running: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
         self._closed = False
 
-    def submit(self, caller: Hashable, function: Callable[[], T]) -> Future[T]:
-        """Run a function when its caller's turn comes. After `shutdown` its future is cancelled."""
+    def submit(self, client_id: Hashable, function: Callable[[], T]) -> Future[T]:
+        """Run a function when its client's turn comes. After `shutdown` its future is cancelled."""
         future: Future[T] = Future()
         with self._lock:
-            self._waiting.setdefault(caller, deque()).append((future, function))
+            self._waiting.setdefault(client_id, deque()).append((future, function))
             self._start()
         return future
 
@@ -63,24 +63,24 @@ class FairThreads:
     def _start(self) -> None:
         """Start as much as there is room for. Needs the lock."""
         if self._closed:
-            for line in self._waiting.values():
-                for future, _ in line:
+            for queue in self._waiting.values():
+                for future, _ in queue:
                     future.cancel()
             self._waiting.clear()
         while self._running.total() < self._count:
-            turns = [caller for caller in self._waiting if self._running[caller] < self._per_caller]
+            turns = [client_id for client_id in self._waiting if self._running[client_id] < self._per_client]
             if not turns:
                 return
-            caller = turns[0]
-            future, function = self._waiting[caller].popleft()
-            self._waiting.move_to_end(caller)
-            if not self._waiting[caller]:
-                del self._waiting[caller]
+            client_id = turns[0]
+            future, function = self._waiting[client_id].popleft()
+            self._waiting.move_to_end(client_id)
+            if not self._waiting[client_id]:
+                del self._waiting[client_id]
             if future.set_running_or_notify_cancel():
-                self._running[caller] += 1
-                self._pool.submit(self._run, caller, future, function)
+                self._running[client_id] += 1
+                self._pool.submit(self._run, client_id, future, function)
 
-    def _run(self, caller: Hashable, future: Future[Any], function: Callable[[], Any]) -> None:
+    def _run(self, client_id: Hashable, future: Future[Any], function: Callable[[], Any]) -> None:
         try:
             result = function()
         except BaseException as error:
@@ -89,15 +89,15 @@ class FairThreads:
             future.set_result(result)
         finally:
             with self._lock:
-                self._running[caller] -= 1
-                if not self._running[caller]:
-                    del self._running[caller]
+                self._running[client_id] -= 1
+                if not self._running[client_id]:
+                    del self._running[client_id]
                 self._start()
 
 
 async def in_thread(
     threads: FairThreads,
-    caller: Hashable,
+    client_id: Hashable,
     function: Callable[[], T],
     *,
     on_abandoned: Callable[[T], object] | None = None,
@@ -106,11 +106,11 @@ async def in_thread(
 
     Args:
         threads: Where it runs.
-        caller: Whose turn it uses.
+        client_id: Whose turn it uses.
         function: The function; it is dropped if it has not started when the task is cancelled.
         on_abandoned: Called with its result if the task was cancelled while it ran.
     """
-    future = threads.submit(caller, function)
+    future = threads.submit(client_id, function)
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
@@ -133,7 +133,7 @@ def run_in_new_thread(function: Callable[[], T]) -> Future[T]:
 
 
 class JobCancelled(Exception):
-    """The caller of a running job has cancelled it."""
+    """The client of a running job has cancelled it."""
 
 
 class JobFuture(Future[T]):
@@ -164,7 +164,7 @@ class Job:
     future: JobFuture[Any] = field(default_factory=JobFuture)
 
     def check(self) -> None:
-        """Raise `DeadlineExceeded` after the deadline, and `JobCancelled` when the caller does not wait any more."""
+        """Raise `DeadlineExceeded` after the deadline, and `JobCancelled` when the client does not wait any more."""
         if self.future.stop_requested:
             raise JobCancelled
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -182,57 +182,57 @@ class Job:
 
 
 class WorkQueue:
-    """Jobs run one after the other; callers take turns, and the jobs of one caller run in FIFO order. Thread-safe.
+    """Jobs run one after the other; clients take turns, and the jobs of one client run in FIFO order. Thread-safe.
 
     A job that is cancelled before it starts is never run and gives its place back at once.
 
     Args:
         capacity: Jobs that wait or run at most.
-        capacity_per_caller: The same for one caller; None: no further limit.
+        capacity_per_client: The same for one client; None: no further limit.
 
     Examples:
         >>> WorkQueue(2).put(lambda job: "done", timeout=5).result()
         'done'
     """
 
-    def __init__(self, capacity: int, capacity_per_caller: int | None = None) -> None:
+    def __init__(self, capacity: int, capacity_per_client: int | None = None) -> None:
         self._capacity = capacity
-        self._capacity_per_caller = capacity if capacity_per_caller is None else capacity_per_caller
-        self._waiting: OrderedDict[Hashable, deque[Job]] = OrderedDict()  # the caller whose turn it is first
+        self._capacity_per_client = capacity if capacity_per_client is None else capacity_per_client
+        self._waiting: OrderedDict[Hashable, deque[Job]] = OrderedDict()  # the client whose turn it is first
         self._lock = threading.Lock()
         self._running = False  # whether a thread runs jobs
 
-    def put(self, function: Callable[[Job], Any], timeout: float | None, caller: Hashable = None) -> JobFuture[Any]:
+    def put(self, function: Callable[[Job], Any], timeout: float | None, client_id: Hashable = None) -> JobFuture[Any]:
         """Add a job without waiting for it.
 
         Args:
             function: Called with the job when its turn comes.
             timeout: Seconds until the deadline; a job that is late when its turn comes fails with `DeadlineExceeded`.
-            caller: Whose turn it uses.
+            client_id: Whose turn it uses.
 
         Raises:
-            EngineBusy: when the queue, or the caller's share of it, is full.
+            EngineBusy: when the queue, or the client's share of it, is full.
         """
         job = Job(function, None if timeout is None else time.monotonic() + timeout)
         with self._lock:
             self._drop_cancelled()
             if sum(map(len, self._waiting.values())) + self._running >= self._capacity:
                 raise EngineBusy(f"{self._capacity} such requests wait already", fix="Ask again later.")
-            if len(self._waiting.get(caller, ())) >= self._capacity_per_caller:
-                message = f"{self._capacity_per_caller} such requests of this caller wait already"
+            if len(self._waiting.get(client_id, ())) >= self._capacity_per_client:
+                message = f"{self._capacity_per_client} such requests of this client wait already"
                 raise EngineBusy(message, fix="Ask again later.")
             if not self._running:
                 threading.Thread(target=self._run, name="searchlora-work-queue", daemon=True).start()
                 self._running = True
-            self._waiting.setdefault(caller, deque()).append(job)
+            self._waiting.setdefault(client_id, deque()).append(job)
         return job.future
 
     def _drop_cancelled(self) -> None:
-        for caller, jobs in list(self._waiting.items()):
+        for client_id, jobs in list(self._waiting.items()):
             if remaining := deque(job for job in jobs if not job.future.cancelled()):
-                self._waiting[caller] = remaining
+                self._waiting[client_id] = remaining
             else:
-                del self._waiting[caller]
+                del self._waiting[client_id]
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
@@ -244,9 +244,9 @@ class WorkQueue:
             self._running = bool(self._waiting)
             if not self._waiting:
                 return None
-            caller, jobs = next(iter(self._waiting.items()))
+            client_id, jobs = next(iter(self._waiting.items()))
             job = jobs.popleft()
-            self._waiting.move_to_end(caller)
+            self._waiting.move_to_end(client_id)
             if not jobs:
-                del self._waiting[caller]
+                del self._waiting[client_id]
             return job

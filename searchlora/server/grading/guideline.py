@@ -12,7 +12,7 @@ from searchlora.files import read_text
 
 
 @dataclass(frozen=True)
-class Grade:
+class ScaleGrade:
     """A grade of the scale; its digit is its key on the page. The name is empty if the guideline has none."""
 
     grade: int
@@ -20,11 +20,11 @@ class Grade:
 
 
 @dataclass(frozen=True)
-class Guideline:
+class RatingGuideline:
     """The guideline as Markdown, and the grades from lowest to highest."""
 
     text: str
-    scale: tuple[Grade, ...]
+    scale: tuple[ScaleGrade, ...]
 
     @property
     def grades(self) -> frozenset[int]:
@@ -32,7 +32,7 @@ class Guideline:
         return frozenset(grade.grade for grade in self.scale)
 
 
-def read_guideline(path: Path, scale: Sequence[int]) -> Guideline:
+def read_guideline(path: Path, scale: Sequence[int]) -> RatingGuideline:
     """Read a guideline; lines such as `* 3: Perfect` in it name the grades.
 
     Raises:
@@ -59,4 +59,4 @@ def read_guideline(path: Path, scale: Sequence[int]) -> Guideline:
                     fix="Change --scale or the guideline.",
                 )
             names.setdefault(named.grade, named.name)
-    return Guideline(text, tuple(Grade(grade, names.get(grade, "")) for grade in grades))
+    return RatingGuideline(text, tuple(ScaleGrade(grade, names.get(grade, "")) for grade in grades))

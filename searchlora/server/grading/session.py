@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from searchlora.errors import UsageError
 from searchlora.eval.judgments.ratings import Rating, check_rater
 from searchlora.experiments.judge.pairs import QueryPassage
-from searchlora.server.grading.guideline import Guideline
+from searchlora.server.grading.guideline import RatingGuideline
 from searchlora.server.grading.ratings_log import RatingsLog
 
 #: Seconds for which a pair on a rater's screen is reserved.
@@ -100,7 +100,7 @@ class Session:
     def __init__(
         self,
         pairs: Sequence[Pair],
-        guideline: Guideline,
+        guideline: RatingGuideline,
         log: RatingsLog,
         *,
         overlap: int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 from fastapi import APIRouter, Response
+from starlette.responses import HTMLResponse
 
 from searchlora.server.api.errors import ApiError
 from searchlora.server.http import PAGE_HEADERS
@@ -40,21 +41,26 @@ def is_page(path: str) -> bool:
     return path == PAGE or path.startswith(FILES)
 
 
-def routes() -> APIRouter:
-    """`GET` of the page and of its files."""
-    router = APIRouter()
-    page = _ASSETS.joinpath("playground.html").read_bytes()
-    contents = {name: (_ASSETS.joinpath(name).read_bytes(), kind) for name, kind in page_files().items()}
+router = APIRouter()
+_PAGE = _ASSETS.joinpath("playground.html").read_bytes()
+_CONTENTS = {name: (_ASSETS.joinpath(name).read_bytes(), kind) for name, kind in page_files().items()}
 
-    @router.get(PAGE)
-    async def the_page() -> Response:
-        return Response(page, media_type="text/html", headers=PAGE_HEADERS)
 
-    @router.get(f"{FILES}{{file}}")
-    async def one_file(file: str) -> Response:
-        if file not in contents:
-            raise ApiError(404, "not_found", "The playground has no such file.")
-        content, kind = contents[file]
-        return Response(content, media_type=kind, headers=PAGE_HEADERS)
+@router.get(PAGE, summary="The playground", response_class=HTMLResponse)
+async def the_page() -> Response:
+    """The page."""
+    return Response(_PAGE, media_type="text/html", headers=PAGE_HEADERS)
 
-    return router
+
+@router.get(
+    f"{FILES}{{file}}",
+    summary="A file of the playground",
+    response_class=Response,
+    responses={200: {"content": {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}}},
+)
+async def one_file(file: str) -> Response:
+    """A script, a style sheet or an image of the page."""
+    if file not in _CONTENTS:
+        raise ApiError(404, "not_found", "The playground has no such file.")
+    content, kind = _CONTENTS[file]
+    return Response(content, media_type=kind, headers=PAGE_HEADERS)

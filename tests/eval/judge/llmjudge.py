@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from searchlora.eval.trec import read_qrels
+from searchlora.eval.formats import read_qrels
 
 
 def human(data: Path) -> dict[str, dict[str, int]]:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.calibration import fit_shift
 from searchlora.eval.judge.labels import read_probabilities, write_probabilities
 from searchlora.eval.judge.merging import merge_qrels, merged_qrels_card
@@ -110,20 +109,6 @@ def test_the_card_is_as_circular_as_its_judge():
 def test_only_human_qrels_can_take_precedence(human, other, message):
     with pytest.raises(UsageError, match=message):
         merged_qrels_card(merge_qrels(HUMAN, OTHER), human, other, created="", made_from={})
-
-
-@pytest.mark.slow
-def test_merging_the_llmjudge_judges(real_data):
-    """Kappa as its README has it, from all labels; half of the people's, filled in by a judge."""
-    human = read_qrels(real_data / "llmjudge" / "human_test_qrels.txt")
-    judge = read_qrels(next((real_data / "llmjudge" / "judges").glob("*willia-umbrela1*")))
-    whole = merge_qrels(human, judge, scale=range(4))
-    assert (round(whole.kappa.value, 3), whole.kappa.n, whole.kappa.queries) == (0.286, 4423, 25)
-    assert whole.kappa.low < 0.286 < whole.kappa.high and whole.other == 0
-    half = {topic: dict(list(row.items())[::2]) for topic, row in human.items()}
-    merged = merge_qrels(half, judge, scale=range(4))
-    assert merged.human + merged.other + merged.invalid == 4423
-    assert all(merged.qrels[topic][document] == grade for topic, row in half.items() for document, grade in row.items())
 
 
 def test_probabilities_are_read_back(tmp_path):

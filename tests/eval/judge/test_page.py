@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from dataclasses import replace
@@ -12,7 +11,6 @@ import pytest
 from searchlora.eval.calibration import grade_curve
 from searchlora.eval.formatting import interval, p_value
 from searchlora.eval.judge.card import judge_card
-from searchlora.eval.judge.cards_from_files import judge_cards, write
 from searchlora.eval.judge.comparison import compare_judges
 from searchlora.eval.judge.page import HEADINGS, OVERVIEW_FIGURES, write_judge_card
 from tests.eval.report.page import Page
@@ -185,24 +183,3 @@ def test_a_single_judge_without_optional_sections(tmp_path):
     kappa = card.figures["kappa"]
     reported = f"good agrees with people at kappa {kappa.value:.3f} ({kappa.low:.3f} to {kappa.high:.3f})"
     assert f"{reported} over 144 pairs of 12 queries." in page.texts
-
-
-@pytest.mark.slow
-def test_page_of_three_llmjudge_judges_from_files(real_data, tmp_path):
-    """The kappas are the published ones, and every input is listed with its hash."""
-    people = real_data / "llmjudge" / "human_test_qrels.txt"
-    if not people.is_file():
-        pytest.skip("no LLMJudge")
-    names = {"willia-umbrela1": "0.286", "h2oloo-fewself": "0.277", "TREMA-4prompts": "0.183"}
-    files = {name: people.parent / "judges" / f"{name}.txt" for name in names}
-    found = judge_cards(people, files, resamples=200)
-    invalid = {card.judge: card.invalid for card in found.cards}
-    page = Page(write(found, tmp_path)[2])
-    page.check_whole()
-    assert {line[0][0]: line[2][0] for line in page.tables["All judges"][1:]} == names
-    for file in (people, *files.values()):
-        assert page.texts[page.texts.index(str(file)) + 1] == f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
-    for name in names:
-        points = page.tables[f"Calibration, {name}"][1:]
-        assert [point[0] for point in points] == [("0",), ("1",), ("2",), ("3",)]
-        assert sum(int(point[2][0]) for point in points) == 4423 - sum(invalid[name].values())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import (
     JudgmentsCard,
     RunCard,
@@ -19,7 +20,7 @@ from searchlora.eval.judgments.card import (
     write_judgments,
     write_run_card,
 )
-from searchlora.eval.trec import read_qrels, write_run
+from searchlora.eval.trec import write_run
 
 QRELS = {"t1": {"d1": 3, "d2": 0}, "t2": {"d1": 1}}
 CARD = JudgmentsCard(

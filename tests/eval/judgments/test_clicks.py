@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.clicks import (
     POSITION_PRIOR,
@@ -25,7 +26,6 @@ from searchlora.eval.judgments.clicks import (
     topic_id,
     write_click_qrels,
 )
-from searchlora.eval.trec import read_qrels
 
 #: Chance of a click on a document that was looked at, by its grade.
 ATTRACTS = np.array([0.1, 0.2, 0.3, 0.45])

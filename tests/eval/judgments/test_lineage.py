@@ -87,8 +87,3 @@ def test_unknown_lineage_is_reported():
 @given(st.text(), st.text())
 def test_query_hash_and_leak_check_agree_on_equal_queries(one, two):
     assert (query_hash(one) == query_hash(two)) == (normalised(one) == normalised(two))
-
-
-@pytest.mark.parametrize("other", ["Red shoes", "red-shoes", "red shoes?", "ｒｅｄ　ｓｈｏｅｓ", '"red shoes".'])
-def test_a_training_query_in_another_spelling_is_still_circular(other):
-    assert circular(card("j@1", queries=(query_hash("red shoes"),)), {"one": None}, {"q": other})

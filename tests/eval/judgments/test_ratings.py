@@ -14,6 +14,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.agreement import alpha, coincidences
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.rater_agreement import ratings_agreement
 from searchlora.eval.judge.rater_report import write_ratings
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
@@ -27,7 +28,6 @@ from searchlora.eval.judgments.ratings import (
     read_ratings,
     undecided,
 )
-from searchlora.eval.trec import read_qrels
 from searchlora.files import json_line
 
 TIME = "2026-03-01T12:00:00.000+00:00"
@@ -149,18 +149,6 @@ def test_several_grades_are_merged_by_rule(grades, majority, median, highest, lo
     rows = [rated("1", "d", grade, f"r{place}") for place, grade in enumerate(grades)]
     found = {rule: merged(rows, rule)["1"]["d"] for rule in RULES}
     assert found == {"majority": majority, "median": median, "highest": highest, "lowest": lowest}
-
-
-@pytest.mark.slow
-@given(
-    st.lists(st.integers(0, 3), min_size=1, max_size=7), st.randoms(use_true_random=False), st.sampled_from([*RULES])
-)
-def test_a_merged_grade_is_one_of_the_grades_and_independent_of_order(grades, chance, rule):
-    rows = [rated("1", "d", grade, f"r{place}") for place, grade in enumerate(grades)]
-    found = merged(rows, rule)["1"]["d"]
-    assert found in grades
-    chance.shuffle(rows)
-    assert merged(rows, rule)["1"]["d"] == found
 
 
 def test_unknown_rules_and_invalid_names_are_errors():

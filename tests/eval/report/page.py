@@ -42,7 +42,6 @@ class Page(HTMLParser):
         super().__init__()
         self.source = path.read_text(encoding="utf-8")
         self.tables: dict[str, list[list[Cell]]] = {}
-        self.cells: dict[str, list[list[dict[str, str | None]]]] = {}
         self.headings: list[tuple[str, str]] = []
         self.summaries: list[str] = []
         self.texts: list[str] = []
@@ -71,17 +70,15 @@ class Page(HTMLParser):
         if tag == "div" and named.get("role") == "region":
             assert named["aria-label"] not in self.tables, "two tables have one label"
             self._box = named["aria-label"]
-            self.tables[self._box], self.cells[self._box] = [], []
+            self.tables[self._box] = []
         elif tag == "svg" and "aria-label" in named:
             self._plot = named["aria-label"]
             assert self._plot not in self.plots, "two plots have one label"
             self.plots[self._plot] = []
         elif tag == "tr":
             self.tables[self._box].append([])
-            self.cells[self._box].append([])
         elif tag in ("td", "th"):
             self.tables[self._box][-1].append(())
-            self.cells[self._box][-1].append(named)
         elif tag in HEADINGS:
             self.headings.append((tag, ""))
         elif tag == "summary":

@@ -118,19 +118,6 @@ def test_slices_are_marked_if_the_interval_excludes_0(page, compared):
             assert list(cell) == [f"{pair.difference:+.3f}", *([mark] if mark else []), *expected_texts]
 
 
-def test_tints_range_from_the_least_to_the_greatest_value(page, compared):
-    rows = {each.row for each in compared.slices if (each.slice, each.row.measure) == ("kind", HEADLINE)}
-    best = max(rows, key=lambda row: row.value)
-    cells, texts = page.cells[f"{HEADLINE} by kind"], page.tables[f"{HEADLINE} by kind"]
-    tints = {
-        text[0]: attributes["style"]
-        for row, reported in zip(cells, texts, strict=True)
-        for attributes, text in zip(row, reported, strict=True)
-        if "style" in attributes
-    }
-    assert tints[f"{best.value:.3f}"] == "--v: 1.000" and len(tints) > 3
-
-
 def test_section_of_unjudged_documents(page, compared):
     rows = {(row.system, row.measure): row for row in compared.unjudged}
     for line in page.tables["Share of judged documents"][1:]:

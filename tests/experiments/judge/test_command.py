@@ -19,10 +19,11 @@ from searchlora.adapters.merging import export_merged
 from searchlora.adapters.store import Store
 from searchlora.data.collection import CorpusFile
 from searchlora.errors import BaseModelError, DataError, EngineError, UsageError
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
 from searchlora.eval.judgments.pooling import pool
-from searchlora.eval.trec import read_qrels, read_run
+from searchlora.eval.trec import read_run
 from searchlora.experiments.judge import grade_records
 from searchlora.experiments.judge.command import judge
 from searchlora.experiments.judge.llm_judge import Judge

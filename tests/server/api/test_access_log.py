@@ -10,26 +10,16 @@ import httpx
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.inference.settings import LocalSettings
 from searchlora.server.api import access_log
 from searchlora.server.api.access_log import AccessLog
-from searchlora.server.api.serve import make_service
-from searchlora.server.api.service import Settings
-from tests.server.api.serving import asked, served
+from tests.server.api.serving import asked, made_service, served
 
 CHAT = "/v1/chat/completions"
 
 
 def test_each_request_is_a_line(tiny_base, store, tmp_path):
     file = tmp_path / "access.jsonl"
-    settings = Settings(api_keys=("a-secret-key", "another"))
-    service = make_service(
-        str(tiny_base.path),
-        store,
-        settings,
-        access_log=AccessLog(file),
-        engine=LocalSettings(precision="fp32", batch_invariant=False),
-    )
+    service = made_service(tiny_base, store, api_keys=("a-secret-key", "another"), access_log=str(file))
     key = {"authorization": "Bearer another"}
     with served(service) as url, httpx.Client(base_url=url, timeout=30, headers=key) as client:
         assert client.post(CHAT, json=asked()).status_code == 200

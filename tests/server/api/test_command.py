@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -21,6 +22,7 @@ from searchlora.cli.app import app
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import public_name
 from searchlora.recipe import MAX_RANK
+from searchlora.server.api.config import ServeConfig
 from tests.child_scripts import COMMAND, Script
 from tests.server.api.serving import asked
 
@@ -85,8 +87,8 @@ def test_sigterm_finishes_requests_in_progress(tiny_base, store):
 
 
 @pytest.mark.slow
-def test_caller_limits_and_trusted_proxies_are_options(tiny_base, store):
-    limits = ("--per-caller", "2", "--per-minute", "2", "--trusted-proxy", "127.0.0.0/8")
+def test_client_limits_and_trusted_proxies_are_options(tiny_base, store):
+    limits = ("--per-client", "2", "--per-minute", "2", "--trusted-proxy", "127.0.0.0/8")
     with served(tiny_base, store, *limits) as client:
         one = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a"]}
         answer = client.post("/v1/score", json={"requests": [one] * 3})
@@ -96,10 +98,24 @@ def test_caller_limits_and_trusted_proxies_are_options(tiny_base, store):
         assert client.post("/v1/score", json=one).json()["error"]["code"] == "rate_limit_exceeded"
 
 
+@pytest.fixture
+def configured(monkeypatch):
+    """The settings with which a command would start a server."""
+    seen = []
+    monkeypatch.setattr("searchlora.server.api.serve.make_service", lambda config: seen.append(config) or 1 / 0)
+
+    def run(*arguments):
+        with pytest.raises(ZeroDivisionError):
+            CliRunner().invoke(app, ["serve", "--port", "0", *map(str, arguments)], catch_exceptions=False)
+        return seen[-1]
+
+    return run
+
+
 @pytest.mark.slow
-def test_limits_of_the_engine_are_options(tiny_base, store, monkeypatch):
+def test_limits_of_the_engine_are_options(tiny_base, store):
     """The rank of the store's adapters is 4."""
-    limits = ("--max-rank", "3", "--adapter-bytes", "1000000", "--batch-invariant", "--waiting-per-caller", "1")
+    limits = ("--max-lora-rank", "3", "--adapter-bytes", "1000000", "--batch-invariant", "--waiting-per-client", "1")
     with served(tiny_base, store, *limits) as client:
         answer = client.post("/v1/chat/completions", json=asked())
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "adapter_refused")
@@ -108,74 +124,53 @@ def test_limits_of_the_engine_are_options(tiny_base, store, monkeypatch):
         answer = client.post("/v1/score", json={"requests": [one] * 2})
         assert answer.status_code == 503
         assert "no more than 1 of one client" in answer.json()["error"]["message"]
-    given = {}
-    monkeypatch.setattr("searchlora.server.api.serve.make_service", lambda *_, **more: given.update(more) or 1 / 0)
-    for arguments, wanted in ((limits, (3, 1_000_000, True, 1)), ((), (MAX_RANK, 4 << 30, False, None))):
-        with pytest.raises(ZeroDivisionError):
-            CliRunner().invoke(app, ["serve", "--port", "0", *arguments], catch_exceptions=False)
-        local = given["engine"]
-        known = (local.max_rank, local.adapter_bytes, local.batch_invariant, given["waiting_per_caller"])
-        assert known == wanted
 
 
-def test_topics_and_judgments_are_given_together_or_with_a_folder_for_grades(tmp_path, monkeypatch, refused):
-    given = {}
-    monkeypatch.setattr("searchlora.server.api.serve.make_service", lambda *_, **more: given.update(more) or 1 / 0)
-    topics, qrels = tmp_path / "topics.jsonl", tmp_path / "qrels.txt"
-    topics.write_text('{"id": "t1", "query": "red couch"}\n', encoding="utf-8")
-    qrels.write_text("t1 0 d1 2\n", encoding="utf-8")
-    for options in (["--topics", topics], ["--qrels", qrels]):
-        assert "topics and judgments measure together" in refused("serve", *map(str, options))
-    for more, collects in (([], False), (["--grades", tmp_path / "grades"], True)):
-        with pytest.raises(ZeroDivisionError):
-            words = ["serve", "--port", "0", "--topics", topics, "--qrels", qrels, *more]
-            CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
-        assert (given["grades"].collects, set(given["grades"].judged()[0])) == (collects, {"t1"})
-        given["grades"].close()
+def test_options_are_laid_over_the_file_and_the_file_over_defaults(configured, tmp_path, refused):
+    (tmp_path / "serve.yaml").write_text("max_loras: 4\ntimeout: 5\npipelines: [product_search]\nhost: '::1'\n")
+    default, changed = ServeConfig(port=0), configured("--config", tmp_path / "serve.yaml", "--timeout", "7")
+    assert configured() == default
+    assert (default.local_engine.max_rank, default.local_engine.adapter_bytes) == (MAX_RANK, 4 << 30)
+    expected = {"max_loras": 4, "timeout": 7.0, "pipelines": ("product_search",), "host": "::1"}
+    assert changed == replace(default, **expected)
+    for content, says in (
+        ("max_lora: 4", "'max_lora': unexpected keyword argument. Keys: base, "),
+        ("max_loras: 0", "'max_loras': input should be greater than or equal to 1"),
+        ("per_minute: 0", "'per_minute': input should be greater"),
+        ("- 1", "settings are a mapping"),
+        ("a: [", "is not YAML"),
+        ("corpora: [a, b]", "there are 2 corpora for 0 pipelines"),
+    ):
+        (tmp_path / "serve.yaml").write_text(content)
+        assert says in refused("serve", "--config", str(tmp_path / "serve.yaml"))
 
 
-def test_parameters_of_pipelines_and_the_cache_are_passed_on(tmp_path, monkeypatch, refused):
-    given = {}
-    with monkeypatch.context() as patched:
-        patched.setattr("searchlora.server.api.serve.make_service", lambda *_, **more: given.update(more) or 1 / 0)
-        words = [
-            "serve",
-            "--port",
-            "0",
-            "--pipeline",
-            "product_search",
-            "--set",
-            "judge=shop-judge",
-            "--set",
-            "depth=5",
-        ]
-        with pytest.raises(ZeroDivisionError):
-            CliRunner().invoke(
-                app, [*words, "--cache", str(tmp_path / "answers"), "--cache-mb", "3"], catch_exceptions=False
-            )
-    assert given["overrides"] == ["judge=shop-judge", "depth=5"]
-    assert (given["cache"].file, given["cache"].max_bytes) == (tmp_path / "answers", 3 << 20)
+def test_topics_and_judgments_are_given_together_or_with_a_folder_for_grades(tmp_path, configured, refused):
+    for options in (["--topics", "t"], ["--qrels", "q"]):
+        assert "topics and judgments measure together" in refused("serve", *options)
+        configured(*options, "--grades", tmp_path)
+
+
+def test_parameters_of_pipelines_must_have_a_pipeline_that_takes_them(refused):
     assert "sets no parameter" in refused("serve", "--port", "0", "--pipeline", "product_search", "--set", "jugde=x")
     assert "Give --pipeline, too." in refused("serve", "--port", "0", "--set", "judge=x")
 
 
-def test_settings_of_the_engine_are_those_of_every_verb(tmp_path, monkeypatch, refused):
+def test_settings_of_the_engine_are_those_of_every_verb(tmp_path, configured, refused):
     """`--engine` takes the settings that other verbs take; options of the command line are laid over them."""
-    given = {}
-    monkeypatch.setattr("searchlora.server.api.serve.make_service", lambda *_, **more: given.update(more) or 1 / 0)
-
-    def serve(*arguments):
-        with pytest.raises(ZeroDivisionError):
-            CliRunner().invoke(app, ["serve", "--port", "0", *map(str, arguments)], catch_exceptions=False)
-        return given["engine"]
-
-    assert serve() == LocalSettings(precision="bf16", batch_invariant=False)
+    assert configured().local_engine == LocalSettings(precision="bf16", batch_invariant=False)
     (tmp_path / "engine.yaml").write_text("quantization: nf4\nbatch_rows: 7\n")
-    for settings in ("{quantization: nf4, batch_rows: 7}", tmp_path / "engine.yaml"):
-        expected = LocalSettings(quantization="nf4", batch_rows=7, batch_invariant=False)
-        assert serve("--engine", settings) == expected
-        assert serve("--engine", settings, "--batch-rows", "9") == expected.model_copy(update={"batch_rows": 9})
-    assert serve("--engine", "{batch_invariant: true}").batch_invariant
+    (tmp_path / "serve.yaml").write_text("engine: {quantization: nf4, batch_rows: 7}\n")
+    expected = LocalSettings(quantization="nf4", precision="bf16", batch_rows=7, batch_invariant=False)
+    for given in (
+        ("--engine", "{quantization: nf4, batch_rows: 7}"),
+        ("--engine", tmp_path / "engine.yaml"),
+        ("--config", tmp_path / "serve.yaml"),
+    ):
+        assert configured(*given).local_engine == expected
+        rows = configured(*given, "--max-num-seqs", "9").local_engine
+        assert rows == expected.model_copy(update={"batch_rows": 9})
+    assert configured("--engine", "{batch_invariant: true}").local_engine.batch_invariant
     assert "a server computes in its own process" in refused("serve", "--engine", "{url: 'http://a'}")
     assert "'rows'" in refused("serve", "--engine", "{rows: 7}")
 

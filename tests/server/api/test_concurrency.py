@@ -34,7 +34,7 @@ def leave(client, body):
 
 @pytest.mark.slow
 def test_concurrent_answers_come_from_the_requested_adapter(tiny_base, store):
-    service = made_service(tiny_base, store, engine={"adapters": 2, "batch_rows": 16})
+    service = made_service(tiny_base, store, max_loras=2, max_num_seqs=16)
     models = ("tiny", *NAMES)
     cases = [(model, text) for model in models for text in TEXTS]
     requests = [

@@ -13,7 +13,7 @@ import pytest
 from searchlora.errors import DeadlineExceeded, UsageError
 from searchlora.retrieval.encoder import Encoder
 from searchlora.server.api import encoders
-from searchlora.server.api.encoders import Encoders, Readable
+from searchlora.server.api.encoders import Readable, ServedEncoders
 from tests.server.api.serving import made_service, served
 
 EMBED = "/v1/embeddings"
@@ -99,27 +99,29 @@ def test_only_the_beginning_of_a_long_text_is_tokenised(encoder_base, text, monk
 
 
 def test_nothing_is_computed_after_loading_used_up_the_time_limit(encoder_base, store, embedded, monkeypatch):
-    load = Encoders._load
+    load = ServedEncoders._load
 
     def slow(self, pinned):
         time.sleep(0.2)
         return load(self, pinned)
 
-    monkeypatch.setattr(Encoders, "_load", slow)
+    monkeypatch.setattr(ServedEncoders, "_load", slow)
     with pytest.raises(DeadlineExceeded):
-        Encoders([str(encoder_base.path)], store).submit("encoder", [Readable("late", 3)], None, timeout=0.1).result(60)
+        ServedEncoders([str(encoder_base.path)], store).submit(
+            "encoder", [Readable("late", 3)], None, timeout=0.1
+        ).result(60)
     assert embedded == []
 
 
 def test_the_number_of_loaded_encoder_copies_is_bounded(encoder_base, store, monkeypatch):
-    served, seen = Encoders([str(encoder_base.path)], store, max_loaded=1), []
-    load = Encoders._load
+    served, seen = ServedEncoders([str(encoder_base.path)], store, max_loaded=1), []
+    load = ServedEncoders._load
 
     def counted(self, pinned):
         seen.append(len(self._loaded) + 1)
         return load(self, pinned)
 
-    monkeypatch.setattr(Encoders, "_load", counted)
+    monkeypatch.setattr(ServedEncoders, "_load", counted)
     for model in ("encoder", "meaning@1", "encoder"):
         served.submit(model, [Readable("x", 3)], None).result(30)
     assert seen == [1, 1, 1]
@@ -129,5 +131,5 @@ def test_two_encoders_of_one_name_are_refused_at_the_start(encoder_base, store, 
     other = tmp_path / encoder_base.path.name
     shutil.copytree(encoder_base.path, other)
     with pytest.raises(UsageError, match=f"two encoders would both be called '{other.name}'"):
-        Encoders([str(encoder_base.path), str(other)], store)
-    assert len(Encoders([str(encoder_base.path)] * 2, store).bases) == 1
+        ServedEncoders([str(encoder_base.path), str(other)], store)
+    assert len(ServedEncoders([str(encoder_base.path)] * 2, store).bases) == 1

@@ -24,8 +24,8 @@ def long(tokens, **more):
 
 
 @contextmanager
-def serving(base, store, engine=None, **settings):
-    service = made_service(base, store, engine=engine, **settings)
+def serving(base, store, **settings):
+    service = made_service(base, store, **settings)
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield service, client
 
@@ -39,7 +39,7 @@ def until(true, seconds=5.0):
 
 @pytest.mark.slow
 def test_a_configured_api_key_is_required(tiny_base, store):
-    with serving(tiny_base, store, api_keys=("first-key", "schlüssel"), requests_per_minute=3) as (_, client):
+    with serving(tiny_base, store, api_keys=("first-key", "schlüssel"), per_minute=3) as (_, client):
         for headers in (
             {},
             {"authorization": "Bearer wrong"},
@@ -61,8 +61,8 @@ def test_a_configured_api_key_is_required(tiny_base, store):
             assert codes == [200, 200, 200, 429]
 
 
-def test_a_rate_limited_caller_gets_retry_after(tiny_base, store):
-    with serving(tiny_base, store, requests_per_minute=2) as (_, client):
+def test_a_rate_limited_client_gets_retry_after(tiny_base, store):
+    with serving(tiny_base, store, per_minute=2) as (_, client):
         answers = [client.post(CHAT, json=asked()) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert 1 <= int(answers[2].headers["retry-after"]) <= 30
@@ -84,7 +84,7 @@ def test_the_token_bucket_refills_steadily_up_to_its_size():
 
 
 def test_too_long_bodies_prompts_and_answers_are_errors(tiny_base, store):
-    with serving(tiny_base, store, max_body_bytes=2000, max_prompt_tokens=100, max_answer_tokens=16) as (_, client):
+    with serving(tiny_base, store, max_body=2000, max_prompt=100, max_answer=16) as (_, client):
         assert client.post(CHAT, content=b"x" * 2001).status_code == 413
         chunks = (b"x" * 500 for _ in range(1000))
         assert client.post(CHAT, content=chunks).status_code == 413
@@ -100,12 +100,8 @@ def test_too_long_bodies_prompts_and_answers_are_errors(tiny_base, store):
         assert whole["usage"]["completion_tokens"] <= 16
 
 
-def test_foreign_origins_and_hosts_are_refused_without_keys(tiny_base, store):
-    with serving(tiny_base, store, host_names=("Box.example",)) as (_, client):
-        pages = ({"origin": origin} for origin in ("http://evil.example", "null", "http://["))
-        for headers in ({"host": "evil.example"}, {"host": ""}, *pages):
-            answer = client.post(CHAT, json=asked(), headers=headers)
-            assert (answer.status_code, answer.headers["content-type"]) == (403, "application/json")
+def test_names_of_the_server_are_accepted_and_bodies_that_are_no_json_are_not(tiny_base, store):
+    with serving(tiny_base, store, allowed_hosts=("Box.example",)) as (_, client):
         for host in ("localhost:8000", "box.example", "192.168.1.5"):
             assert client.post(CHAT, json=asked(), headers={"host": host}).status_code == 200
         # What a page may send without asking first is no JSON.
@@ -117,7 +113,7 @@ def test_foreign_origins_and_hosts_are_refused_without_keys(tiny_base, store):
 
 @pytest.mark.slow
 def test_a_full_queue_is_503_and_recovers(tiny_base, store):
-    with serving(tiny_base, store, {"batch_rows": 1}, max_waiting=1, max_answer_tokens=4000) as (service, client):
+    with serving(tiny_base, store, max_num_seqs=1, waiting=1, max_answer=4000) as (service, client):
         with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
             assert stream.status_code == 200
             lines = stream.iter_lines()  # keep a reference: the client disconnects when it is garbage-collected
@@ -141,7 +137,7 @@ def test_a_full_queue_is_503_and_recovers(tiny_base, store):
 
 @pytest.mark.slow
 def test_a_timed_out_answer_is_504_or_ends_the_stream_with_the_reason(tiny_base, store):
-    with serving(tiny_base, store, timeout=0.3, max_answer_tokens=4000) as (service, client):
+    with serving(tiny_base, store, timeout=0.3, max_answer=4000) as (service, client):
         answer = client.post(CHAT, json=long(3000))
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
         assert answer.headers["x-should-retry"] == "false"
@@ -155,7 +151,7 @@ def test_a_timed_out_answer_is_504_or_ends_the_stream_with_the_reason(tiny_base,
 
 
 def test_the_number_of_active_requests_is_bounded(tiny_base, store):
-    with serving(tiny_base, store, max_active_requests=1, max_answer_tokens=4000) as (_, client):
+    with serving(tiny_base, store, max_active_requests=1, max_answer=4000) as (_, client):
         with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
             lines = stream.iter_lines()
             next(lines)
@@ -167,7 +163,7 @@ def test_the_number_of_active_requests_is_bounded(tiny_base, store):
 
 def test_a_score_batch_larger_than_the_queue_is_refused_permanently(tiny_base, store):
     one = {"model": "one", "messages": [{"role": "user", "content": "tent"}], "choices": ["yes", "no"]}
-    with serving(tiny_base, store, max_waiting=4) as (_, client):
+    with serving(tiny_base, store, waiting=4) as (_, client):
         answer = client.post("/v1/score", json={"requests": [one] * 5})
         assert answer.status_code == 400
         assert "At most 4 requests are taken at once" in answer.json()["error"]["message"]
@@ -193,9 +189,9 @@ def test_a_failed_pass_fails_only_its_requests(tiny_base, store, monkeypatch):
 
 
 def test_requests_beyond_the_grace_period_are_aborted(tiny_base, store):
-    service = made_service(tiny_base, store, max_answer_tokens=4000)
+    service = made_service(tiny_base, store, max_answer=4000, shutdown_timeout=0)
     started = time.monotonic()
-    with httpx.Client(timeout=30) as client, served(service, grace=0) as url:
+    with httpx.Client(timeout=30) as client, served(service) as url:
         stream = client.send(client.build_request("POST", url + CHAT, json=long(3000, stream=True)), stream=True)
         lines = stream.iter_lines()
         next(lines)
@@ -205,8 +201,8 @@ def test_requests_beyond_the_grace_period_are_aborted(tiny_base, store):
 
 @pytest.mark.slow
 def test_requests_aborted_before_their_answer_get_an_error(tiny_base, store, caplog):
-    service, found = made_service(tiny_base, store, max_answer_tokens=4000), []
-    with served(service, grace=0) as url:
+    service, found = made_service(tiny_base, store, max_answer=4000, shutdown_timeout=0), []
+    with served(service) as url:
         waits = threading.Thread(target=lambda: found.append(httpx.post(url + CHAT, json=long(3000), timeout=30)))
         waits.start()
         until(lambda: service.engine.stats().generating == 1)
@@ -230,31 +226,14 @@ def test_max_tokens_defaults_to_the_rest_of_the_context(tiny_base, store):
 
 
 def test_an_infinite_grace_period_is_accepted(tiny_base, store):
-    config = make_server(made_service(tiny_base, store), grace=math.inf).config
+    config = make_server(made_service(tiny_base, store, shutdown_timeout=math.inf)).config
     assert config.timeout_graceful_shutdown is None
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_disconnected_client_frees_its_row(tiny_base, store, stream):
-    with serving(tiny_base, store, max_answer_tokens=4000) as (service, client):
-        if stream:
-            with client.stream("POST", CHAT, json=long(3000, stream=True)) as answer:
-                lines = answer.iter_lines()
-                next(lines)
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                client.post(CHAT, json=long(3000), timeout=0.3)
-        written = service.engine.stats().generated_tokens
-        assert written > 0
-        until(lambda: service.engine.stats().generating == 0, seconds=1)
-        assert service.engine.stats().generated_tokens < 2900
-        assert client.post(CHAT, json=asked()).status_code == 200
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_disconnected_client_frees_the_rows_of_all_its_answers(tiny_base, store, stream):
-    with serving(tiny_base, store, max_answer_tokens=4000) as (service, client):
+    with serving(tiny_base, store, max_answer=4000) as (service, client):
         body = long(3000, n=12, temperature=1, stream=stream)  # more answers than rows
         if stream:
             with client.stream("POST", CHAT, json=body) as answer:
@@ -267,8 +246,8 @@ def test_a_disconnected_client_frees_the_rows_of_all_its_answers(tiny_base, stor
 
 
 @pytest.mark.slow
-def test_many_answers_of_one_caller_do_not_hold_up_others(tiny_base, store):
-    with serving(tiny_base, store, {"batch_rows": 4}, api_keys=("many", "one"), max_answer_tokens=4000) as (_, client):
+def test_many_answers_of_one_client_do_not_hold_up_others(tiny_base, store):
+    with serving(tiny_base, store, max_num_seqs=4, api_keys=("many", "one"), max_answer=4000) as (_, client):
         many = {"authorization": "Bearer many"}
         busy = [
             ("/v1/chat/completions", long(400, n=40, temperature=1, stream=True)),
@@ -287,7 +266,7 @@ def test_many_answers_of_one_caller_do_not_hold_up_others(tiny_base, store):
 
 
 def test_answers_beyond_the_queue_are_refused_for_good(tiny_base, store):
-    with serving(tiny_base, store, max_waiting=4) as (_, client):
+    with serving(tiny_base, store, waiting=4) as (_, client):
         for path, body in ((CHAT, asked(n=5)), ("/v1/completions", {"model": "tiny", "prompt": ["a"] * 5})):
             answer = client.post(path, json=body)
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
@@ -308,26 +287,6 @@ def test_a_disconnect_within_the_body_is_counted_as_499(tiny_base, store):
         assert 'status="400"' not in client.get("/metrics").text
 
 
-@pytest.mark.slow
-def test_waiting_connections_give_way_and_requests_in_progress_do_not(tiny_base, store):
-    import socket
-
-    with serving(tiny_base, store, max_active_requests=15, max_connections=20, max_answer_tokens=1000) as (_, client):
-        answers = []
-        working = threading.Thread(target=lambda: answers.append(client.post(CHAT, json=long(300))))
-        working.start()
-        time.sleep(0.2)
-        address = (client.base_url.host, client.base_url.port)
-        halves = [socket.create_connection(address, timeout=20) for _ in range(60)]
-        halves[0].sendall(b"POST /v1/chat/com")
-        assert httpx.get(f"{client.base_url}/v1/models", timeout=5).status_code == 200
-        working.join()
-        assert [answer.status_code for answer in answers] == [200]
-        assert b"gave_way" in halves[0].recv(1000)
-        for half in halves:
-            half.close()
-
-
 def test_small_answers_are_sent_without_delay(client):
     took = []
     for _ in range(20):
@@ -335,19 +294,3 @@ def test_small_answers_are_sent_without_delay(client):
         client.get("/healthz")
         took.append(time.monotonic() - started)
     assert min(took) < 0.02  # the least of many: other processes on the machine only ever add
-
-
-def test_silent_and_partial_requests_delay_nobody(client):
-    import socket
-
-    silent = [socket.create_connection((client.base_url.host, client.base_url.port)) for _ in range(20)]
-    for number, each in enumerate(silent):
-        each.sendall(
-            (b"", b"POST /v1/chat/com", b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{")[number % 3]
-        )
-    garbage = socket.create_connection((client.base_url.host, client.base_url.port))
-    garbage.sendall(b"\x16\x03\x01\x00\xa5 no HTTP\r\n\r\n")
-    assert b"400" in garbage.recv(100)
-    assert client.post(CHAT, json=asked()).status_code == 200
-    for each in (*silent, garbage):
-        each.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -220,13 +221,8 @@ def test_invalid_requests_are_refused_by_name(client, change, status, param, str
 def test_limits_are_those_of_the_other_endpoints(client, service, monkeypatch):
     assert client.post("/v1/search", content=b"x" * 20_001).status_code == 413
     assert client.get("/v1/search").status_code == 405
-    monkeypatch.setitem(service._in_progress, "127.0.0.1", 9)
-    limited = service.settings.__class__(max_requests_per_caller=9)
-    object.__setattr__(service, "settings", limited)
-    try:
-        assert client.post("/v1/search", json={"pipeline": "lexical", "query": "x"}).status_code == 429
-    finally:
-        object.__setattr__(service, "settings", service.settings.__class__(max_body_bytes=20_000))
+    monkeypatch.setitem(service._in_progress, "127.0.0.1", service.config.requests_per_client)
+    assert client.post("/v1/search", json={"pipeline": "lexical", "query": "x"}).status_code == 429
 
 
 @pytest.mark.slow
@@ -303,27 +299,6 @@ def test_a_grade_is_on_disk_with_its_rater_and_moves_the_measure(client, grades_
     assert (rating.topic, rating.document, rating.grade, rating.rater) == ("t1", other, 3, "anna")
 
 
-def test_a_query_without_a_topic_gets_one_that_lasts(client, grades_folder, tmp_path):
-    body = {"query": "green\u2028tent", "document": "d3", "grade": 1, "rater": "ben"}
-    topic = client.post("/v1/judgments", json=body).json()["topic"]
-    assert client.post("/v1/judgments", json=body | {"grade": 0}).json()["topic"] == topic
-    (line,) = (grades_folder / "collected" / "topics.jsonl").read_bytes().splitlines()
-    assert json.loads(line) == {"id": topic, "query": "green\u2028tent"}
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for name in ("topics.jsonl", "ratings.jsonl"):
-        (copy / name).write_bytes((grades_folder / "collected" / name).read_bytes())
-    with (copy / "topics.jsonl").open("ab") as file:
-        file.write(b'{"id": "q-1", "que')  # what a kill leaves
-    again = SearchGrades(copy)
-    assert (again.topic("green\u2028tent"), again.of_search("green\u2028tent", [])["measured"]["value"]) == (
-        topic,
-        None,
-    )
-    again.close()
-    assert len((copy / "topics.jsonl").read_bytes().splitlines()) == 1
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -351,23 +326,21 @@ def test_slots_are_filled_at_start_and_answers_are_cached(store_of_search, tiny_
     slotted = {"name": "slotted", "parameters": {"rewriter": None}, "stages": [
         {"adapter": {"name": "$rewriter", "max_new_tokens": 4}}, {"bm25": {"k": 3}}]}  # fmt: skip
     plain = {"name": "plain", "parameters": {"depth": 3}, "stages": [{"bm25": {"k": "$depth"}}]}
-    pipelines = []
-    for content in (slotted, plain):
-        pipelines.append((str(tmp_path / f"{content['name']}.yaml"), corpus_of_search))
-        (tmp_path / f"{content['name']}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    cache = AnswerCache(tmp_path / "answers.sqlite")
-    own = {"pipelines": pipelines, "overrides": ["rewriter=rewriter@1", "depth=2"], "cache": cache}
-    service = made_service(tiny_base, store_of_search, **own)
+    files = tuple(str(tmp_path / f"{content['name']}.yaml") for content in (slotted, plain))
+    for file, content in zip(files, (slotted, plain), strict=True):
+        Path(file).write_text(yaml.safe_dump(content), encoding="utf-8")
+    own = {"pipelines": files, "corpora": (corpus_of_search,), "cache": tmp_path / "answers.sqlite"}
+    service = made_service(tiny_base, store_of_search, parameters=("rewriter=rewriter@1", "depth=2"), **own)
     with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
         stages = [each["stages"] for each in client.get("/v1/pipelines").json()["data"]]
         first, again = (searched(client, "slotted", trace=True) for _ in range(2))
     assert stages == [["rewriter@1", "bm25(k=3)"], ["bm25(k=2)"]]
     assert "cached" not in first["stages"][0]["flags"] and "cached" in again["stages"][0]["flags"]
-    assert first["hits"] == again["hits"] and len(cache) == 1
+    assert first["hits"] == again["hits"] and len(AnswerCache(own["cache"])) == 1
     with pytest.raises(PipelineError, match="'judge=judge@1' sets no parameter"):
-        made_service(tiny_base, store_of_search, pipelines=pipelines, overrides=["judge=judge@1"])
+        made_service(tiny_base, store_of_search, parameters=("judge=judge@1",), **own)
     with pytest.raises(UsageError, match="no pipeline whose parameter 'judge' could be set"):
-        made_service(tiny_base, store_of_search, overrides=["judge=judge@1"])
+        made_service(tiny_base, store_of_search, parameters=("judge=judge@1",))
 
 
 def test_an_adapter_of_another_base_is_refused_and_no_second_base_is_loaded(service, tmp_path):

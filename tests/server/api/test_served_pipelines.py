@@ -32,7 +32,7 @@ def start(tmp_path, tiny_base, corpus_of_search):
     def start(store, *stages):
         file = tmp_path / "own.yaml"
         file.write_text(yaml.safe_dump({"name": "own", "stages": list(stages)}), encoding="utf-8")
-        return served(made_service(tiny_base, store, pipelines=[(str(file), corpus_of_search)]))
+        return served(made_service(tiny_base, store, pipelines=(str(file),), corpora=(corpus_of_search,)))
 
     return start
 

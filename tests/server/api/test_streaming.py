@@ -14,7 +14,7 @@ import pytest
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.server.api import disconnect
-from searchlora.server.api.generation import AnswerStream
+from searchlora.server.api.answer_stream import AnswerStream
 from searchlora.server.api.serve import make_server
 from searchlora.server.http import bind
 from tests.server.api.serving import asked, made_service
@@ -88,11 +88,11 @@ def test_text_before_a_failure_is_delivered_first(reported, found):
 @pytest.mark.slow
 def test_a_client_that_does_not_read_is_dropped(tiny_base, store, monkeypatch):
     monkeypatch.setattr(disconnect, "_LAST_SECONDS", 0.3)
-    service = made_service(tiny_base, store, timeout=1.0, max_active_requests=1)
+    service = made_service(tiny_base, store, timeout=1.0, max_active_requests=1, shutdown_timeout=1)
     monkeypatch.setattr(service.engine, "submit_answers", writes_much)
     with bind("127.0.0.1", 0) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # connections inherit it
-        server = make_server(service, grace=1)
+        server = make_server(service)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

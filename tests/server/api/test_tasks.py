@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 
 import httpx
@@ -166,23 +165,6 @@ def test_what_does_not_fit_is_named(client, path, body, status, says):
     response = client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert response.status_code == status, response.text
     assert says in response.json()["error"]["message"]
-
-
-def test_the_base_model_has_no_task(client, tiny_base):
-    (base,) = [m["id"] for m in client.get("/v1/models").json()["data"] if m["parent"] is None]
-    assert "base model without a task" in posted(client, "/v1/rewrite", 400, model=base, query="x")["error"]["message"]
-    assert tiny_base.path.is_dir()
-
-
-@pytest.mark.slow
-def test_many_clients_share_batches_and_get_their_own_answers(client):
-    queries = [f"red sofa {n}" for n in range(24)]
-    alone = [posted(client, "/v1/rewrite", model="rewriting", query=query)["query"] for query in queries]
-    with concurrent.futures.ThreadPoolExecutor(24) as pool:
-        together = list(
-            pool.map(lambda query: posted(client, "/v1/rewrite", model="rewriting", query=query)["query"], queries)
-        )
-    assert together == alone
 
 
 def test_a_late_task_request_ends_with_504(store, tiny_base):

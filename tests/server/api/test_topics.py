@@ -267,7 +267,7 @@ def test_a_job_reports_progress_is_cancelled_and_blocks_no_search(client, monkey
     assert finished(client, second)["status"] == "done"
 
 
-def test_jobs_belong_to_their_caller_and_are_bounded(client):
+def test_jobs_belong_to_their_client_and_are_bounded(client):
     assert client.get("/v1/jobs/0123").status_code == client.delete("/v1/jobs/0123").status_code == 404
     jobs, release = Jobs(), threading.Event()
 

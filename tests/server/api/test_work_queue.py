@@ -8,7 +8,7 @@ import time
 import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineBusy
-from searchlora.server.api.work_queue import FairThreads, WorkQueue
+from searchlora.server.api.work_queue import FairThreads, JobCancelled, WorkQueue
 
 
 class Held:
@@ -40,6 +40,33 @@ def test_cancelled_jobs_are_not_run_and_free_their_place():
     held.go.set()
     stays.result(5)
     assert held.done == ["first", "stays"]
+
+
+def test_clients_take_turns():
+    held, queue = Held(), WorkQueue(8)
+    queue.put(held.first, None, "a")
+    assert held.began.wait(5)
+    jobs = [queue.put(held.named(name), None, name[0]) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
+    held.go.set()
+    for job in jobs:
+        job.result(5)
+    assert held.done == ["first", "a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_a_running_job_sees_that_it_was_cancelled():
+    began, checked = threading.Event(), []
+
+    def work(job):
+        began.set()
+        while True:
+            time.sleep(0.01)
+            checked.append(job.check())
+
+    future = WorkQueue(1).put(work, None)
+    assert began.wait(5)
+    assert not future.cancel()
+    with pytest.raises(JobCancelled):
+        future.result(5)
 
 
 def test_expired_jobs_are_not_run():
@@ -88,7 +115,7 @@ def test_no_thread_outlives_the_queue():
         time.sleep(0.01)
 
 
-def test_slow_work_of_a_caller_leaves_threads_to_others():
+def test_slow_work_of_a_client_leaves_threads_to_others():
     threads, go, done = FairThreads(4, "test"), threading.Event(), []
     first = [threads.submit("first", lambda: go.wait(10)) for _ in range(50)]
     try:
@@ -105,7 +132,7 @@ def test_slow_work_of_a_caller_leaves_threads_to_others():
     threads.shutdown()
 
 
-def test_work_that_waits_is_dropped_by_its_caller_and_at_shutdown():
+def test_work_that_waits_is_dropped_by_its_client_and_at_shutdown():
     threads, go, done = FairThreads(1, "test"), threading.Event(), []
     running = threads.submit("first", lambda: go.wait(5))
     dropped, waiting = (threads.submit("first", lambda: done.append("done")) for _ in range(2))
@@ -123,5 +150,5 @@ def test_work_that_fails_gives_its_thread_back():
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             threads.submit("first", lambda: 1 // 0).result(5)
-    assert threads.submit(None, lambda: 1).result(5) == 1  # None is a caller like others
+    assert threads.submit(None, lambda: 1).result(5) == 1  # None is a client like others
     threads.shutdown()

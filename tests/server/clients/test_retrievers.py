@@ -20,7 +20,7 @@ from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
 from tests.pipelines.rewriting import Rewriter, built
 from tests.server.api.serving import made_service, served
-from tests.server.searching import DOCUMENTS, STAGES
+from tests.server.searching import DOCUMENTS, served_files
 
 ROOT = Path(__file__).parents[3]
 KEY = "a-key"
@@ -28,8 +28,8 @@ KEY = "a-key"
 
 @pytest.fixture(scope="module")
 def url(store_of_search, tiny_base, pipeline_files, corpus_of_search):
-    pipelines = [(str(pipeline_files / f"{name}.yaml"), corpus_of_search) for name in STAGES]
-    with served(made_service(tiny_base, store_of_search, pipelines=pipelines, api_keys=(KEY,))) as url:
+    pipelines = served_files(pipeline_files, corpus_of_search)
+    with served(made_service(tiny_base, store_of_search, api_keys=(KEY,), **pipelines)) as url:
         yield url
 
 

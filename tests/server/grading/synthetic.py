@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from searchlora.server.grading.guideline import Grade, Guideline
+from searchlora.server.grading.guideline import RatingGuideline, ScaleGrade
 from searchlora.server.grading.ratings_log import RatingsLog
 from searchlora.server.grading.session import Pair, Session
 
 ATTACK = '<script>document.title = "taken"</script><img src=x onerror=\'document.title = "taken"\'> & "quoted"'
-GUIDELINE = Guideline(
+GUIDELINE = RatingGuideline(
     "# How to grade\n\n* 1: Relevant. It **answers**.\n* 0: Not relevant. <b>It does not.</b>\n",
-    (Grade(0, "Not relevant"), Grade(1, "Relevant")),
+    (ScaleGrade(0, "Not relevant"), ScaleGrade(1, "Relevant")),
 )
 
 

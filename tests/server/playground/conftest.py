@@ -1,4 +1,4 @@
-"""Fixtures: a server with tiny pipelines, and the page's scripts on a small DOM against it."""
+"""Fixtures: a server with tiny pipelines, and the page's scripts on a small DOM."""
 
 from __future__ import annotations
 
@@ -23,14 +23,8 @@ def url(search_service):
 
 
 @pytest.fixture
-def steps(url, tmp_path):
-    """Runs the page's script and the steps of a test against the server; what the steps return."""
-    return lambda code: run_page(tmp_path, url, code)
-
-
-@pytest.fixture
 def own_steps(tmp_path):
-    """The same without a server: `before` gives its answers, see `run_page.mjs`."""
+    """Runs the page's script and the steps of a test; `before` gives the server's answers, see `run_page.mjs`."""
     return lambda before, code: run_page(tmp_path, "http://127.0.0.1:9", code, before)
 
 

@@ -295,18 +295,18 @@ def test_topics_are_compared_and_opened_side_by_side(page):
 
 
 def test_a_comparison_shows_its_progress_and_is_cancelled(page, monkeypatch):
-    held, original = threading.Event(), topic_jobs.executed
+    held, original = threading.Event(), topic_jobs.measure
 
-    def slow(engine, *more):
-        engine.job.progress(2, 5, "topics")
+    def slow(*given, steps, **more):
+        steps("topics")(2, 5)
         assert held.wait(60)
-        return original(engine, *more)
+        return original(*given, steps=steps, **more)
 
-    monkeypatch.setattr(topic_jobs, "executed", slow)
+    monkeypatch.setattr(topic_jobs, "measure", slow)
     to_view(page, "Topics")
     page.tab_to("it.textContent === 'Compare on all topics'")
     page.press("Enter")
-    page.until("document.querySelector('#compare-job .job').innerText.includes('2 of 5 topics')")
+    page.until("document.querySelector('#compare-job .job').innerText.includes('2 of 10 topics')")
     page.tab_to("it.textContent === 'Cancel'")
     page.press("Enter")
     page.until("document.getElementById('status').textContent === 'Cancelled.'")

@@ -27,9 +27,9 @@ async function send(method, path, body) {
     throw new Error("The server does not respond. Saved grades are not lost. Check that it is still running.");
   }
   if (response.ok) return response.json();
-  const { detail } = await response.json().catch(() => ({}));
+  const { error } = await response.json().catch(() => ({}));
   const what = response.status >= 500 ? "failed" : "refused the request";
-  throw new Error(typeof detail === "string" ? detail : `The server ${what} (${response.status}).`);
+  throw new Error(error ? error.message : `The server ${what} (${response.status}).`);
 }
 
 // Run one task at a time and show its error on the page. The task gets a function that says whether its rater is still

@@ -72,3 +72,13 @@ export const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.r
 export function figure({ value, low, high }, form = rounded) {
   return low === null || low === undefined ? form(value) : `${form(value)} (${form(low)} to ${form(high)})`;
 }
+
+// How far a rank is from an earlier one.
+export function moved(rank, before) {
+  if (before === rank) return made("span", "", "same rank");
+  const by = Math.abs(before - rank);
+  const up = before > rank;
+  const arrow = made("span", "", up ? "▲ " : "▼ ");
+  arrow.setAttribute("aria-hidden", "true");
+  return made("span", up ? "up" : "down", arrow, made("span", "visually-hidden", up ? "up " : "down "), String(by));
+}

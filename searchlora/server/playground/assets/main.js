@@ -2,11 +2,11 @@
 
 import { showAdapters } from "./adapters.js";
 import { element } from "./elements.js";
+import { rate } from "./grades.js";
 import { findDisagreements, resumeDisagreements, startJudges } from "./judges.js";
 import { showPins } from "./pins.js";
 import { attempt, send, useKey } from "./requests.js";
-import { compare, openAddress, searchAll } from "./search.js";
-import { Side } from "./side.js";
+import { compare, openAddress, searchAll, startSearch } from "./search.js";
 import { state } from "./state.js";
 import { compareTopics, resumeComparison, startTopics } from "./topics.js";
 import { isKept, onShow, show, viewOf } from "./views.js";
@@ -41,8 +41,7 @@ function startPipelines() {
   const names = [...new Set(state.pipelines.flatMap(({ fields }) => fields))];
   element("more").hidden = !names.length;
   element("field-names").textContent = names.join(", ");
-  state.sides = [new Side("A")];
-  element("sides").replaceChildren(state.sides[0].root);
+  startSearch(rate);
   showPins();
   startTopics();
   startJudges();

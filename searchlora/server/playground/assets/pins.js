@@ -1,8 +1,7 @@
 // Pinned results, and their difference from the results on the screen.
 
-import { announce, button, element, made, table } from "./elements.js";
+import { announce, button, element, made, moved, table } from "./elements.js";
 import { attempt } from "./requests.js";
-import { moved } from "./side.js";
 import { state } from "./state.js";
 
 const pins = JSON.parse(sessionStorage.getItem("pins") || "[]"); // as long as the tab is open, also over a reload

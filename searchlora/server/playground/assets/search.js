@@ -20,6 +20,15 @@ function fieldsOfRequest() {
   return value;
 }
 
+let page; // what a system calls when it concerns all
+
+// The first system. `rate` saves a grade of one of its hits.
+export function startSearch(rate) {
+  page = { rate, searchAgain, showResults, keepAddress };
+  state.sides = [new Side("A", page)];
+  element("sides").replaceChildren(state.sides[0].root);
+}
+
 export const searchAll = () => attempt(async () => {
   const query = element("query").value.trim();
   if (!query || !state.sides.length) return;
@@ -84,7 +93,7 @@ export function showResults() {
 export function compare(again = true) {
   const two = state.sides.length === 1;
   if (two) {
-    const side = new Side("B");
+    const side = new Side("B", page);
     const next = state.pipelines[1] || state.pipelines[0];
     side.set({ pipeline: next.id });
     state.sides.push(side);

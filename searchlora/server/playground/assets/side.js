@@ -1,13 +1,11 @@
 // One system on the screen: what it is, the stages of its search as they finish, and its hits.
 
 import { shownAnswer } from "./answer.js";
-import { announce, button, element, made, milliseconds, rounded, written } from "./elements.js";
+import { announce, button, element, made, milliseconds, moved, rounded, written } from "./elements.js";
 import { explain } from "./explanation.js";
-import { rate } from "./grades.js";
 import { offerMixes, resumeMixes, showJudged } from "./heat_map.js";
 import { pin } from "./pins.js";
 import { attempt, events, send } from "./requests.js";
-import { keepAddress, searchAgain, showResults } from "./search.js";
 import { state } from "./state.js";
 import { SystemChoice } from "./system.js";
 import { shownStage } from "./trace.js";
@@ -16,8 +14,10 @@ const TOP = 10;
 const GRADES = [0, 1, 2, 3];
 
 export class Side {
-  constructor(name) {
+  // `page` holds what concerns all systems: `searchAgain`, `showResults`, `keepAddress` and `rate`.
+  constructor(name, page) {
     this.name = name;
+    this.page = page;
     this.result = null;
     this.stages = [];
     this.expanded = new Set(); // documents whose whole text is shown
@@ -39,11 +39,11 @@ export class Side {
   // The mixes on the screen are those of the system as it was.
   systemChanged() {
     this.offerMixes();
-    searchAgain();
+    this.page.searchAgain();
   }
 
   offerMixes() {
-    offerMixes(this.system, this.name, searchAgain);
+    offerMixes(this.system, this.name, this.page.searchAgain);
   }
 
   // Take up the measurement of the mixes that an earlier load of the page had begun.
@@ -90,9 +90,9 @@ export class Side {
   weightsMoved() {
     clearTimeout(this.moved);
     if (this.query) this.moved = setTimeout(() => attempt(async () => {
-      keepAddress(this.query, this.fields);
+      this.page.keepAddress(this.query, this.fields);
       await this.search(this.query, this.fields);
-      showResults();
+      this.page.showResults();
       announce(`System ${this.name}: ${this.part(".summary").textContent}`);
     }), 120);
   }
@@ -197,7 +197,7 @@ export class Side {
     group.setAttribute("role", "group");
     group.setAttribute("aria-label", `Grade of ${hit.document}`);
     for (const grade of GRADES) {
-      const choice = button(String(grade), () => attempt(() => rate(this, hit, grade)), `Grade ${grade} for ${hit.document}`);
+      const choice = button(String(grade), () => attempt(() => this.page.rate(this, hit, grade)), `Grade ${grade} for ${hit.document}`);
       choice.setAttribute("aria-pressed", String(hit.grade === grade));
       group.append(choice);
     }
@@ -211,13 +211,4 @@ function move(rank, documentId, other) {
   const before = other.documents.indexOf(documentId) + 1;
   if (!before) return made("span", "gone", other.more ? `not in the other's top ${other.documents.length}` : "only here");
   return moved(rank, before);
-}
-
-export function moved(rank, before) {
-  if (before === rank) return made("span", "", "same rank");
-  const by = Math.abs(before - rank);
-  const up = before > rank;
-  const arrow = made("span", "", up ? "▲ " : "▼ ");
-  arrow.setAttribute("aria-hidden", "true");
-  return made("span", up ? "up" : "down", arrow, made("span", "visually-hidden", up ? "up " : "down "), String(by));
 }
