@@ -13,15 +13,17 @@ from searchlora.cli.options import (
     MapOption,
     ParametersOption,
     StoreOption,
+    argument,
     corpus_of,
     example,
+    option,
 )
 
 if TYPE_CHECKING:
     from searchlora.retrieval.engine_index import LoadedIndex
-    from searchlora.retrieval.index_folder import IndexManifest
+    from searchlora.retrieval.index_manifest import IndexManifest
 
-IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Index folder, from `index build`.")]
+IndexArgument = Annotated[Path, argument("INDEX", "Index folder, from `index build`.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,15 +34,11 @@ app = typer.Typer(
 
 @app.command(epilog=example("searchlora index build products.jsonl --out products-index --pipeline hybrid"))
 def build(
-    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Documents: rows with id, title and text.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Index folder to write.")],
+    corpus: Annotated[Path, argument("CORPUS", "Documents: rows with id, title and text.")],
+    out: Annotated[Path, option("--out FOLDER", "Index folder to write.")],
     pipeline: Annotated[
         list[str],
-        typer.Option(
-            "--pipeline",
-            metavar="PIPELINE",
-            help="Pipeline that will search the index: YAML file or built-in name; repeatable.",
-        ),
+        option("--pipeline PIPELINE", "Pipeline that will search the index: YAML file or built-in name; repeatable."),
     ] = ["bm25"],
     columns: MapOption = [],
     settings: ParametersOption = [],
@@ -68,16 +66,10 @@ def build(
 
 @app.command(epilog=example("searchlora index load products.jsonl --pipeline shop.yaml"))
 def load(
-    corpus: Annotated[
-        Path, typer.Argument(metavar="CORPUS", help="Documents: rows with id, title and text, or an index folder.")
-    ],
+    corpus: Annotated[Path, argument("CORPUS", "Documents: rows with id, title and text, or an index folder.")],
     pipeline: Annotated[
         list[str],
-        typer.Option(
-            "--pipeline",
-            metavar="PIPELINE",
-            help="Pipeline that will search the engine: YAML file or built-in name; repeatable.",
-        ),
+        option("--pipeline PIPELINE", "Pipeline that will search the engine: YAML file or built-in name; repeatable."),
     ],
     columns: MapOption = [],
     settings: ParametersOption = [],
@@ -107,7 +99,7 @@ def load(
 def show(index: IndexArgument, as_json: JsonOption = False) -> None:
     """Print the corpus, the parts and the settings of an index."""
     from searchlora.cli.terminal import print_json
-    from searchlora.retrieval.index_folder import read_manifest
+    from searchlora.retrieval.index_manifest import read_manifest
 
     manifest = read_manifest(index)
     if as_json:

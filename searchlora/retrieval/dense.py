@@ -21,7 +21,6 @@ from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, longest_
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
 from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure, inner_products
 from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
-from searchlora.retrieval.vector_file import VectorFile
 
 
 class SavedVectors(NamedTuple):
@@ -29,12 +28,14 @@ class SavedVectors(NamedTuple):
 
     Attributes:
         documents: All documents, with and without text.
-        file: The vectors.
+        vectors: Of the documents with text, shape (documents with text, dimensions).
+        rows: The number of the document of each, ascending.
         nearest: Searches the vectors.
     """
 
     documents: IndexedDocuments
-    file: VectorFile
+    vectors: Vectors
+    rows: NDArray[np.int64]
     nearest: Nearest
 
 
@@ -89,8 +90,7 @@ class DenseIndex:
         """An index of vectors that were encoded before, in the same way; only queries are encoded."""
         index = cls.__new__(cls)
         index.encoder, index._encoding = encoder, encoding
-        index.vectors = saved.file.vectors
-        index._documents, index._rows, index._nearest = saved.documents, saved.file.rows, saved.nearest
+        index._documents, index.vectors, index._rows, index._nearest = saved
         return index
 
     def searched_by(self, encoder: Encoder) -> DenseIndex:
