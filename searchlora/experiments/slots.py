@@ -30,13 +30,11 @@ class Slot:
         name: Unique in the pipeline: the name of the adapter of an adapter stage, else the kind of the stage.
         place: Where it stands in the pipeline.
         adapter: Its pinned adapter; None without one.
-        base: Whether its base model works without the adapter.
     """
 
     name: str
     place: Place
     adapter: str | None
-    base: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,9 +168,8 @@ def with_weights(stages: Sequence[StageSettings], weights: Sequence[float], *off
 
 def with_base(stages: Sequence[StageSettings], slot: Slot) -> Variant | None:
     """The pipeline with the base model in place of the slot's adapter; None for a slot without an adapter."""
-    if not slot.base:
+    if slot.adapter is None:
         return None
-
     replaced = _replaced(stages, slot, None)
     return Variant(f"base instead of {slot.name}", replaced, "base", (slot.name,), "base")
 
@@ -201,7 +198,7 @@ def _slots(stage: StageSettings, place: Place) -> Iterator[Slot]:
     for index, part in enumerate(stage.parts):
         yield from _slots(part, (*place, index))
     if stage.removable and not stage.parts:
-        yield Slot(stage.slot_name, place, stage.adapter_reference, stage.adapter_reference is not None)
+        yield Slot(stage.slot_name, place, stage.adapter_reference)
 
 
 def _without(stage: StageSettings, place: Place, places: set[Place]) -> StageSettings | None:

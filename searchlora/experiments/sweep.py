@@ -31,10 +31,10 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
 from searchlora.experiments.evaluate import EvaluationResult, evaluate
 from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.training_runs import recipe_for
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.progress import Steps, no_progress
-from searchlora.recipe import load_encoder_recipe, load_recipe
-from searchlora.task import EncoderTask, load_prompted_task, load_task
+from searchlora.task import EncoderTask, load_task, prompted
 
 #: Costs of a trial, as tables and plots name them; the first decides which setting is the cheapest.
 PARAMETERS, MEMORY, SECONDS = COSTS = ("parameters trained", "peak memory, GB", "training, s")
@@ -259,11 +259,10 @@ def _check_recipes(
 ) -> None:
     """Read the recipe of every trial, so that a mistake is found before the first one is trained."""
     plugin = load_task(task, tasks)
-    is_encoder = isinstance(plugin, EncoderTask)
-    load = load_encoder_recipe if is_encoder else load_recipe
-    default = (plugin if is_encoder else load_prompted_task(task, tasks)).default_recipe
+    if not isinstance(plugin, EncoderTask):
+        prompted(plugin)
     for trial in trials:
-        load(default, recipe, [*common, *trial.overrides])
+        recipe_for(plugin, recipe, [*common, *trial.overrides])
 
 
 def _to_stderr(text: str) -> None:

@@ -16,9 +16,9 @@ from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import PipelineError, RecipeError, TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
-from searchlora.experiments.improve.candidates import Rewarder, gather, read_samples
+from searchlora.experiments.improve.candidates import Rewarder, gather
 from searchlora.experiments.improve.command import improve, improve_or_reuse, retrieve_stage
-from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, row_from_json, worst
+from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, worst
 from searchlora.experiments.train import train
 from searchlora.outputs import InvalidOutput
 from searchlora.recipe import Improve
@@ -92,12 +92,6 @@ def test_a_row_without_a_reward_is_skipped(reward):
         assert best(row(Candidate("unchanged", "tent", reward)), Improve(min_reward=-0.1)) is not None
 
 
-def test_a_row_is_the_same_after_json():
-    found = Row("q", (Candidate("a", "b", 1.0), Candidate("c: 1", "d", None, valid=False)), 4, 2)
-    assert row_from_json(json.loads(json.dumps(found.as_json()))) == found
-    assert found.candidates[1].kind == "c"
-
-
 def test_oddness_counts_repeated_and_foreign_words():
     assert oddness("red tent", ["A red tent"]) == 0.0
     assert oddness("red red zebra tent", ["A red tent"]) == 0.5
@@ -133,14 +127,6 @@ def test_candidates_are_rules_samples_and_variants_each_once_and_rewarded_once()
     ]
     assert (found.sampled, found.valid_samples) == (4, 2)
     assert len(retriever.searched) == 3
-
-
-def test_a_line_of_samples_that_was_cut_off_is_sampled_again(tmp_path):
-    file = tmp_path / "samples.jsonl"
-    whole = json.dumps({"id": "a", "answers": [["tent", "stop"]]}) + "\n"
-    file.write_text(whole + '{"id": "b", "answ', encoding="utf-8")
-    assert read_samples(file, [{"id": "a"}, {"id": "b"}]) == [[("tent", "stop")]]
-    assert file.read_text(encoding="utf-8") == whole
 
 
 @pytest.mark.slow

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from searchlora.eval.text_identity import fingerprint
 from searchlora.experiments.improve.selection import Candidate, Row
+from searchlora.files.append_log import AppendLog
 from searchlora.inference.engine import Request
 from searchlora.inference.sampling import Sampling
 from searchlora.outputs import InvalidOutput
@@ -43,8 +43,8 @@ class Rewarder:
 
     def remember(self, row: Row) -> None:
         """Take over the rewards of a row that an earlier process computed."""
-        for each in row.candidates:
-            self._known[row.id, each.text] = each.reward
+        for candidate in row.candidates:
+            self._known[row.id, candidate.text] = candidate.reward
 
     def rewards(self, records: Sequence[Record], texts: Sequence[str]) -> list[float | None]:
         """One reward per record and text; see `GenerationTask.reward`."""
@@ -65,54 +65,35 @@ def sample(
     salt: str,
     file: Path,
     progress: Progress = silent,
-) -> None:
-    """Sample completions of records and append them to a file, one line per record; records in it are left out.
+) -> list[list[tuple[str, str]]]:
+    """Completions of each record, and how each ended; those that the log has are not sampled again.
 
     The answers to a record share one prefill, and their random numbers depend on the record and the salt only.
 
     Args:
         adapter: A name that the engine knows; None: the base model.
         salt: Of the random numbers: the seed and the round.
-        file: JSON Lines with `id` and `answers`, each a text and how it ended.
+        file: The log, with `id` and `answers` of the first records.
     """
     settings = recipe.improve
-    waiting = records[len(read_samples(file, records)) :]
     size = max(1, max(_QUEUED, engine.call_size) // settings.samples)
-    with file.open("a", encoding="utf-8") as out:
-        for start in range(0, len(waiting), size):
-            asked = waiting[start : start + size]
+    with AppendLog(file) as log:
+        samples = [[(text, finish) for text, finish in row["answers"]] for row in log]
+        for start in range(len(samples), len(records), size):
+            batch = records[start : start + size]
             requests = []
-            for record in asked:
+            for record in batch:
                 seed = fingerprint(f"{salt}/{record['id']}") % 2**31
                 sampling = Sampling(settings.temperature, top_p=settings.top_p, seed=seed)
                 grammar = task.output(record).grammar
                 requests.append(
                     Request(messages(task, record), adapter, recipe.max_new_tokens, grammar, sampling=sampling)
                 )
-            for record, answers in zip(asked, engine.generate_answers(requests, settings.samples), strict=True):
-                texts = [[each.text, each.finish] for each in answers]
-                out.write(json.dumps({"id": record["id"], "answers": texts}) + "\n")
-            out.flush()
-            progress(len(records) - len(waiting) + min(start + size, len(waiting)), len(records))
-
-
-def read_samples(file: Path, records: Sequence[Record]) -> list[list[tuple[str, str]]]:
-    """The samples of the first records; a last line that a killed process cut off is removed from the file."""
-    if not file.is_file():
-        return []
-    lines: list[list[tuple[str, str]]] = []
-    kept: list[str] = []
-    for line, record in zip(file.read_text(encoding="utf-8").splitlines(keepends=True), records, strict=False):
-        try:
-            values: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
-        except ValueError:
-            break
-        if values.get("id") != record["id"]:
-            break
-        lines.append([(text, finish) for text, finish in values["answers"]])
-        kept.append(line)
-    file.write_text("".join(kept), encoding="utf-8")
-    return lines
+            for record, answers in zip(batch, engine.generate_answers(requests, settings.samples), strict=True):
+                samples.append([(answer.text, answer.finish) for answer in answers])
+                log.append({"id": record["id"], "answers": samples[-1]})
+            progress(len(samples), len(records))
+    return samples
 
 
 def gather(

@@ -18,15 +18,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.data.dataset import Dataset
 from searchlora.errors import SearchloraError, TrainingError
-from searchlora.experiments.improve.candidates import Rewarder, gather, read_samples, sample
-from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, row_from_json, worst
+from searchlora.experiments.improve.candidates import Rewarder, gather, sample
+from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, worst
 from searchlora.files import atomic_text
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import InvalidOutput
@@ -275,8 +275,7 @@ class Rounds:
             return []
         file, salt = folder / SAMPLES, f"{self.recipe.seed}/{number}"
         progress = self.steps(f"Round {number}: sampling")
-        sample(self.engine, self.task, records, adapter, self.recipe, salt, file, progress)
-        return read_samples(file, records)
+        return sample(self.engine, self.task, records, adapter, self.recipe, salt, file, progress)
 
     def _rows(
         self, folder: Path, records: Sequence[Record], samples: list[list[tuple[str, str]]], last: Round | None
@@ -292,7 +291,7 @@ class Rounds:
         progress = self.steps("Rewarding candidates")
         rows = list(gather(self.task, records, rules, samples, rewarder, progress))
         with atomic_text(file) as out:
-            out.writelines(json.dumps(row.as_json()) + "\n" for row in rows)
+            out.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
         return rows
 
     @cached_property
@@ -380,7 +379,8 @@ def _winner_figures(rows: Sequence[Row], chosen: Sequence[Candidate | None]) -> 
 
 
 def _read_rows(file: Path) -> list[Row]:
-    return [row_from_json(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Row(**{**row, "candidates": tuple(Candidate(**each) for each in row["candidates"])}) for row in rows]
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from searchlora.eval.text_identity import words
 from searchlora.recipe import Improve
@@ -63,15 +62,6 @@ class Row:
     def named(self, name: str) -> Candidate | None:
         """The candidate of a name."""
         return next((each for each in self.candidates if each.name == name), None)
-
-    def as_json(self) -> dict[str, Any]:
-        """The row for `candidates.jsonl`; `row_from_json` reads it."""
-        return asdict(self)
-
-
-def row_from_json(values: dict[str, Any]) -> Row:
-    """A row from `Row.as_json`."""
-    return Row(**{**values, "candidates": tuple(Candidate(**each) for each in values["candidates"])})
 
 
 def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
