@@ -30,6 +30,7 @@ from searchlora.pipelines.stages.similarity import SimilaritySettings
 from searchlora.pipelines.stages.stage import Stage, StageSettings, pinned
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Record, SearchContext
+from searchlora.systems.measures import search_of
 from searchlora.systems.pipeline import run_card, with_history
 from searchlora.task import GenerationTask
 
@@ -209,7 +210,7 @@ def _through(
     seen: list[Record] = []
     for start in range(0, len(records), size):
         part = records[start : start + size]
-        searches: list[SearchContext] = [_search(task, record) for record in part]
+        searches: list[SearchContext] = [search_of(task, record) for record in part]
         for stage in stages:
             searches = stage(searches)
         for record, search in zip(part, searches, strict=True):
@@ -217,11 +218,6 @@ def _through(
             seen.append({**record, **read})
         progress(len(seen), len(records))
     return seen
-
-
-def _search(task: GenerationTask, record: Record) -> SearchContext:
-    fields = {source: record[field] for field, source in task.reads.items() if field in record}
-    return {"query": "", **fields, "id": str(record["id"])}
 
 
 def _asked(stage: AdapterStage, records: Sequence[Record], size: int, progress: Progress) -> list[Any]:
