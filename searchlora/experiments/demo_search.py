@@ -112,7 +112,7 @@ def demo_search(
     sample = sampled(dataset, topics)
     _write_rows(queries, sample)
     log(f"Ablating {PIPELINE} on {len(sample)} of {dataset.card.rows['test']} test queries")
-    found = ablate(
+    ablation = ablate(
         pipeline,
         queries,
         qrels,
@@ -123,11 +123,11 @@ def demo_search(
         store=store,
         steps=steps,
     )
-    if found.reused:
-        log(f"Reusing runs of an earlier ablation: {', '.join(found.reused)}")
-    report = write_ablation(found, folder / "ablation")
+    if ablation.reused:
+        log(f"Reusing runs of an earlier ablation: {', '.join(ablation.reused)}")
+    report = write_ablation(ablation, folder / "ablation")
     base = next(each for task, each in adapters.items() if task != "embedding").manifest.base.name
-    return DemonstratedSearch(found, report, pipeline, base, store.root, folder / "grades", queries, qrels)
+    return DemonstratedSearch(ablation, report, pipeline, base, store.root, folder / "grades", queries, qrels)
 
 
 def sampled(dataset: Dataset, count: int) -> list[dict[str, object]]:

@@ -31,8 +31,8 @@ def write(evaluated: EvaluationResult, folder: Path, *, rules: Sequence[RuleResu
         forced: The reason of a promotion that was forced against the policy.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made = header(evaluated.adapter.reference)
-    write_figures(folder, "evaluation", evaluated.comparison, made, {"engines": list(evaluated.engines)})
+    about = header(evaluated.adapter.reference)
+    write_figures(folder, "evaluation", evaluated.comparison, about, {"engines": list(evaluated.engines)})
     for name, system in evaluated.systems.items():
         if system.raw.run is not None:
             file = file_name(name)
@@ -42,7 +42,7 @@ def write(evaluated: EvaluationResult, folder: Path, *, rules: Sequence[RuleResu
         f"Evaluation of {evaluated.adapter.reference}",
         evaluated.comparison,
         _details(evaluated),
-        _provenance(evaluated, made),
+        _provenance(evaluated, about),
         introduction=(
             f"Comparison of the adapter with its base model and with baselines on the {len(evaluated.records)} records "
             f"of the split '{evaluated.split}'."
@@ -67,7 +67,7 @@ def _titled(evaluated: EvaluationResult, of_system: Mapping[str, Mapping[str, _S
     }
 
 
-def _provenance(evaluated: EvaluationResult, made: Header) -> dict[str, str]:
+def _provenance(evaluated: EvaluationResult, about: Header) -> dict[str, str]:
     manifest = evaluated.adapter.manifest
     card = evaluated.dataset.card
     judgments = evaluated.judgments
@@ -84,7 +84,7 @@ def _provenance(evaluated: EvaluationResult, made: Header) -> dict[str, str]:
         "Judgments": str(judgments),
         **({"Baselines learned from": f"sha256 {other.fingerprint}"} if (other := evaluated.learned.other) else {}),
         **({"Engine": "\n".join(evaluated.engines)} if evaluated.engines else {}),
-        **provenance(made),
+        **provenance(about),
     }
 
 

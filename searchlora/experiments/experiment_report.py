@@ -21,7 +21,7 @@ from searchlora.files import atomic_text
 
 def write(result: ExperimentResult, folder: Path) -> Path:
     """Write all result files of an experiment to a folder; returns the path of the HTML report."""
-    made = header(result.spec.name)
+    about = header(result.spec.name)
     more = {
         "inputs": dict(result.inputs),
         "measured": measured_by(result.spec),
@@ -36,11 +36,11 @@ def write(result: ExperimentResult, folder: Path) -> Path:
         result.spec.name,
         result.comparison,
         details(result),
-        {**{f"{label}, sha256": digest for label, digest in result.inputs.items()}, **provenance(made)},
+        {**{f"{label}, sha256": digest for label, digest in result.inputs.items()}, **provenance(about)},
         introduction=_introduction(result),
         rules=result.results,
     )
-    write_figures(folder, Path(RESULT).stem, result.comparison, made, more)
+    write_figures(folder, Path(RESULT).stem, result.comparison, about, more)
     return report
 
 
@@ -100,8 +100,8 @@ def details(result: ExperimentResult) -> Mapping[str, RowTexts]:
                 name: SystemOutput(
                     "",
                     tuple(
-                        RetrievedDocument(each, titles.get(each, ""), result.topics.qrels[topic].get(each))
-                        for each in documents
+                        RetrievedDocument(document, titles.get(document, ""), result.topics.qrels[topic].get(document))
+                        for document in documents
                     ),
                 )
                 for name, documents in systems.items()

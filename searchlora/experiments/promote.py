@@ -216,10 +216,10 @@ def _removed(moves: Sequence[AliasMove], alias: str) -> str:
 
 def _evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[str, Any]:
     """The evidence of the decision: data, judgments, machine, and the figures of the systems involved."""
-    made = to_json(evaluated.comparison, header(evaluated.adapter.reference))
+    figures = to_json(evaluated.comparison, header(evaluated.adapter.reference))
     involved = {evaluated.adapter.reference, BASE, *incumbent, *evaluated.baselines}
     return {
-        **{key: made[key] for key in ("command", "date", "machine", "versions")},
+        **{key: figures[key] for key in ("command", "date", "machine", "versions")},
         "data": evaluated.judgments.data,
         "split": evaluated.split,
         "judgments": evaluated.judgments.source,
@@ -230,7 +230,7 @@ def _evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[
         "n": len(evaluated.records),
         "groups": evaluated.comparison.groups,
         "losses": list(evaluated.losses),
-        "rows": [row for row in made["rows"] if row["system"] in involved],
-        "comparisons": [pair for pair in made["comparisons"] if {pair["a"], pair["b"]} <= involved],
+        "rows": [row for row in figures["rows"] if row["system"] in involved],
+        "comparisons": [pair for pair in figures["comparisons"] if {pair["a"], pair["b"]} <= involved],
         "costs": {name: costs for name, costs in evaluated.comparison.costs.items() if name in involved},
     }

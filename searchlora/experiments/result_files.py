@@ -28,17 +28,17 @@ def header(name: str) -> Header:
 
 
 def write_figures(
-    folder: Path, stem: str, comparison: Comparison, made: Header, more: Mapping[str, Any], *, head: str = ""
+    folder: Path, stem: str, comparison: Comparison, about: Header, more: Mapping[str, Any], *, head: str = ""
 ) -> None:
     """Write `stem.json`, `stem.md` and `per_query.jsonl` into a folder, each atomically.
 
     Args:
         stem: File name without extension.
-        made: The provenance of the figures.
+        about: The provenance of the figures.
         more: Further top-level keys of the JSON.
         head: Markdown in front of the tables.
     """
-    write_json(folder / f"{stem}.json", {**to_json(comparison, made), **more})
+    write_json(folder / f"{stem}.json", {**to_json(comparison, about), **more})
     with atomic_text(folder / f"{stem}.md") as out:
         out.write(f"{head}\n\n{to_markdown(comparison)}" if head else to_markdown(comparison))
     with atomic_text(folder / "per_query.jsonl") as out:
@@ -59,11 +59,11 @@ def file_name(system: str) -> str:
     return system.replace(" ", "-").replace("/", "-")
 
 
-def provenance(made: Header) -> dict[str, str]:
+def provenance(about: Header) -> dict[str, str]:
     """The header as labelled lines, for reports."""
     return {
-        "Command": made.command,
-        "Date": made.date,
-        "Machine": made.machine,
-        "Versions": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
+        "Command": about.command,
+        "Date": about.date,
+        "Machine": about.machine,
+        "Versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()),
     }

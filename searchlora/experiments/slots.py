@@ -91,9 +91,9 @@ def without(stages: Sequence[StageSettings], *slots: Slot) -> Variant:
     """
     left: list[StageSettings] = []
     for index, stage in enumerate(stages):
-        kept = _without(stage, (index,), {slot.place for slot in slots})
-        if kept is not None:
-            left.append(kept)
+        remaining = _without(stage, (index,), {slot.place for slot in slots})
+        if remaining is not None:
+            left.append(remaining)
     name = f"without {' and '.join(_clipped(slot.name, len(slots)) for slot in slots)}"
     if not produces_hits(left):
         raise PipelineError("no other stage retrieves", where=name)
@@ -206,10 +206,10 @@ def _without(stage: StageSettings, place: Place, places: set[Place]) -> StageSet
     if place in places:
         return None
     parts = {index: _without(part, (*place, index), places) for index, part in enumerate(stage.parts)}
-    kept = {index: part for index, part in parts.items() if part is not None}
-    if not parts or not kept:
+    remaining = {index: part for index, part in parts.items() if part is not None}
+    if not parts or not remaining:
         return None if parts else stage
-    return stage.with_parts(kept)
+    return stage.with_parts(remaining)
 
 
 def _replaced(stages: Sequence[StageSettings], slot: Slot, adapter: str | None) -> tuple[StageSettings, ...]:

@@ -163,7 +163,7 @@ def sweep(
     stored = [trial.stored for trial in trained if trial.stored is not None]
     if not stored:
         raise TrainingError(f"all {len(trained)} trials failed, the first with: {trained[0].error}", where=name)
-    first, *others = (each.reference for each in stored)
+    first, *others = (adapter.reference for adapter in stored)
     evaluated = evaluate(
         first,
         data,
@@ -336,10 +336,10 @@ def _compared(trials: Sequence[Trial], evaluated: EvaluationResult) -> SweepResu
     less = measure in evaluated.comparison.less_is_better
     rows = {row.system: row for row in evaluated.comparison.rows if row.measure == measure and row.system in systems}
     best = _best({name: row.value for name, row in rows.items()}, less_is_better=less)
-    tested = {name: replace(each, tested=(measure,)) for name, each in systems.items()}
+    tested = {name: replace(system, tested=(measure,)) for name, system in systems.items()}
     comparison = compare(tested, candidate=best)
     settings = [Setting(name, row.value, row.low, row.high, _costs(stored[name])) for name, row in rows.items()]
-    known = [cost for cost in COSTS if all(cost in each.costs for each in settings)]
+    known = [cost for cost in COSTS if all(cost in setting.costs for setting in settings)]
     front = {cost: pareto_front(settings, cost, less_is_better=less) for cost in known}
     _, cheapest = cheapest_equal(settings, comparison, PARAMETERS, less_is_better=less)
     return SweepResult(trials, evaluated, comparison, settings, front, best, cheapest)

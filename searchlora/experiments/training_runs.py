@@ -380,4 +380,4 @@ def _dataset_summary(job: TrainingJob) -> dict[str, Any]:
 
 def _more_data(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Fingerprint and weight of the further datasets of a manifest, as `Mixture.identity`."""
-    return [{"fingerprint": each["fingerprint"], "weight": each["weight"]} for each in card.get(MORE_DATA, [])]
+    return [{"fingerprint": more["fingerprint"], "weight": more["weight"]} for more in card.get(MORE_DATA, [])]

@@ -203,14 +203,14 @@ def outputs_of(
     size = system.batch_size or len(missing)
     for start in range(0, len(missing), size):
         places = missing[start : start + size]
-        asked = [rows[place] for place in places]
+        batch = [rows[place] for place in places]
 
         def shown(done: int, total: int | None, note: str = "", before: int = len(rows) - len(missing) + start) -> None:
             del total
             progress(before + done, len(rows), note)
 
-        done = system.run(asked, shown)
-        own = {place: _row(done, number, row) for number, (place, row) in enumerate(zip(places, asked, strict=True))}
+        done = system.run(batch, shown)
+        own = {place: _row(done, number, row) for number, (place, row) in enumerate(zip(places, batch, strict=True))}
         parts.update(own)
         written = {
             keys[place]: value

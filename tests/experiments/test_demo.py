@@ -34,15 +34,6 @@ def walked(tiny_base, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_table_has_the_baselines_the_base_and_the_adapter(walked):
-    _, found, _, _ = walked
-    assert {"raw query", "dictionary", "base zero-shot", "shop-rewriter@1"} <= set(found.evaluated.comparison.systems)
-    assert {"nDCG@10", "MRR(rel=2)@10", "Recall(rel=2)@100"} <= set(found.evaluated.comparison.measures)
-    pair = found.evaluated.comparison.pair("shop-rewriter@1", "raw query", "nDCG@10")
-    assert 0 < pair.p <= pair.p_corrected <= 1
-
-
-@pytest.mark.slow
 def test_reference_rewrites_beat_the_dictionary_and_the_dictionary_beats_the_query(walked):
     _, found, _, _ = walked
     comparison = found.evaluated.comparison
@@ -50,15 +41,6 @@ def test_reference_rewrites_beat_the_dictionary_and_the_dictionary_beats_the_que
         comparison.row(system, "nDCG@10").value for system in ("raw query", "dictionary", "reference rewrite")
     )
     assert raw < dictionary < truth
-
-
-@pytest.mark.slow
-def test_the_report_says_what_each_baseline_is(walked):
-    _, found, _, _ = walked
-    page = found.report.read_text(encoding="utf-8")
-    for system in ("raw query", "dictionary", "reference rewrite", "base zero-shot"):
-        assert any(note.startswith(f"{system}: ") for note in found.evaluated.comparison.notes), system
-    assert "an upper bound for rules; no real team has it" in page
 
 
 @pytest.mark.slow

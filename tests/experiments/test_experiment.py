@@ -14,8 +14,7 @@ from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.judgments import card
-from searchlora.eval.judgments.card import JudgmentsCard, RunCard, read_run_card, write_card, write_run_card
+from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_run_card
 from searchlora.eval.trec import read_run, write_qrels, write_run
 from searchlora.experiments.experiment import experiment
 from searchlora.experiments.experiment_report import write
@@ -129,32 +128,6 @@ def test_runs_are_reused_unless_the_corpus_changed(folder):
     assert "bm25" not in accepted.reused
     assert accepted.accepted[0].startswith("corpus was")
     assert "new" in read_run(out / "runs" / "bm25.trec")["q0"]
-
-
-@pytest.mark.slow
-def test_run_files_of_a_killed_call_are_replaced(folder, monkeypatch):
-    spec, out = write_spec(folder), folder / "out"
-    first = experiment(spec, out)
-    (folder / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 1}\n")
-
-    write = card._written_run
-
-    def killed(*arguments: object) -> None:
-        write(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(card, "_written_run", killed)
-        with pytest.raises(KeyboardInterrupt):
-            experiment(spec, out)
-    (folder / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 20}\n")
-    run = out / "runs" / "bm25.trec"
-    for _ in range(2):
-        again = experiment(spec, out)
-        assert again.comparison.rows == first.comparison.rows
-        assert len(read_run(run)["q0"]) > 1 and read_run_card(run) is not None
-        with run.open("a") as file:  # what others wrote is replaced
-            file.write("q1 Q0 d1 99 0.1 x\n")
 
 
 @pytest.mark.slow

@@ -215,21 +215,12 @@ def test_a_baseline_that_learned_from_too_few_rows_is_not_beaten(shop, tmp_path,
 
 
 @pytest.mark.usefixtures("learned")
-def test_a_dataset_of_test_rows_is_evaluated_with_and_without_other_data_for_baselines(shop, tmp_path, cli):
+def test_a_baseline_that_nothing_could_teach_is_not_beaten(shop, tmp_path):
     source = tmp_path / "test.jsonl"
     source.write_text((shop.data / "test.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
     rows = [{key: value for key, value in row.items() if key != "split"} for row in lines(source)]
     source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    built = cli(
-        "data", "build", "colour", source, "--format", "native", "--split-ratios", "0,0,1", "--out", tmp_path / "data"
-    )
-    assert built.code == 0, built.err
-    alone = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", store=shop.store, cache_dir=shop.root / "outputs")
-    assert "commonest" not in alone.systems and set(alone.learned.too_few) == {"commonest"}
-    assert "there is no training row to learn from" in alone.comparison.notes[0]
-    both = evaluate(f"{NAME}@{ALL_RIGHT}", tmp_path / "data", baseline_data=shop.data, store=shop.store,
-                    cache_dir=shop.root / "outputs")  # fmt: skip
-    assert "commonest" in both.systems and both.learned.too_few == {}
+    build("colour", source, format="native", out=tmp_path / "data", shares=(0, 0, 1))
     for policy in ({"baselines": "all"}, {"baselines": ["commonest"]}, {"commonest": {}}):
         found = shop.promote(ALL_RIGHT, Policy.model_validate({"beat": policy}), data=tmp_path / "data", reason="x")
         rule = next(result for result in found.results if result.rule == "beat commonest")

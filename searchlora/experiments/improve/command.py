@@ -271,7 +271,7 @@ class ImproveJob(PromptedJob):
         return self._result(folder, done, start)
 
     def _result(self, folder: Path, rounds: Sequence[Round], start: Mapping[str, Any]) -> TrainingResult:
-        chosen = max(rounds, key=lambda each: each.reward)
+        chosen = max(rounds, key=lambda done: done.reward)
         about = {
             "parent": self.parent.reference if self.parent else None,
             "pipeline": self.pipeline,
@@ -289,10 +289,10 @@ class ImproveJob(PromptedJob):
         training = dict(chosen.figures["training"])
         summary = {
             **training,
-            "seconds": sum(float(each.figures["training"]["seconds"]) for each in rounds),
-            "tokens": sum(int(each.figures["training"]["tokens"]) for each in rounds),
+            "seconds": sum(float(done.figures["training"]["seconds"]) for done in rounds),
+            "tokens": sum(int(done.figures["training"]["tokens"]) for done in rounds),
             "best": {"step": training["steps"], **chosen.figures["validation"]},
-            "improve": {**about, "start": dict(start), "rounds": [dict(each.figures) for each in rounds]},
+            "improve": {**about, "start": dict(start), "rounds": [dict(done.figures) for done in rounds]},
         }
         return TrainingResult(chosen.adapter, chosen.adapter.parent, summary, files)
 

@@ -239,15 +239,6 @@ def test_an_adapter_merged_into_its_base_judges_as_that_adapter(by_adapter, ask,
         ask("damaged.txt", base=str(merged))
 
 
-@pytest.mark.slow
-def test_a_cycle_in_a_forged_lineage_ends_and_every_member_is_checked(by_adapter, files):
-    by_adapter("elsewhere", parents=("judge@2",), out="one.txt")  # judge@1 names a parent that comes after it
-    write_run_card(files["a.trec"], RunCard("ours", "2026-07-01", lineage=("other@1",)))
-    done = by_adapter("elsewhere", parents=("judge@1", "judge@2", "other@2"), out="two.txt", allow_circular=True)
-    assert done.card.judge_lineage == ("judge@2", "judge@1", "other@2")
-    assert done.circular == {str(files["a.trec"]): "the judge judge@2 and the system share other@2"}
-
-
 def test_a_judge_with_unknown_training_queries_is_marked(by_adapter):
     assert by_adapter(parents=()).doubts[0] == "It is not known on which queries the judge judge@1 was trained."
 
