@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes, write_report
+from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, write_report
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
 from searchlora.experiments.evaluate import EvaluationResult
-from searchlora.experiments.result_files import file_name, header, provenance, write_figures
+from searchlora.experiments.result_files import file_name, header, provenance, shown_rows, titles, write_figures
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.prompts import input_text
 from searchlora.records import Record
@@ -96,11 +96,8 @@ def _weight_hashes(adapter: StoredAdapter) -> str:
 def _details(evaluated: EvaluationResult) -> dict[str, RowTexts]:
     """The records that the report shows: the largest wins and losses of each main pair of systems."""
     comparison = evaluated.comparison
-    shown: set[str] = set()
-    for a, b in comparison.main_pairs:
-        wins, losses = extremes(comparison, a, b)
-        shown |= {*wins, *losses}
-    documents = {document.id: document.title or document.text[:80] for document in evaluated.dataset.documents() or ()}
+    shown = shown_rows(comparison)
+    documents = titles(evaluated.dataset.documents() or ())
     qrels = evaluated.judgments.qrels or {}
     own_tasks = {adapter.reference: evaluated.task.bound(adapter.manifest.settings) for adapter in evaluated.adapters}
     details = {}
