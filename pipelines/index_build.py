@@ -142,7 +142,7 @@ def build_index(
     """
     out = Path(out).resolve()  # a symbolic link stays, and the folder that it names is replaced
     _check_target(out)
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     context = BuildContext(store, Engines(store), steps=steps)
     source = identity_of(corpus)
     needs = _needs(pipelines, overrides, context)

@@ -19,7 +19,7 @@ import yaml
 from benchmarks.servers import is_ready
 from searchlora.cli.app import app
 from searchlora.pipelines.config import read_pipeline
-from searchlora.server.api.openapi import openapi_document
+from searchlora.server.api.app import PATHS
 from tests.child_scripts import COMMAND, Script, run_script
 from tests.docs.blocks import ROOT
 
@@ -29,7 +29,6 @@ COMPOSE = yaml.safe_load(
 )
 SERVICES = COMPOSE["services"]
 PROMETHEUS = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"][0]
-PATHS = openapi_document("1")["paths"].keys()
 COMMANDS = typer.main.get_command(app).commands
 SERVE = {option: each for each in COMMANDS["serve"].params for option in each.opts}
 KEY = "a-key"
@@ -168,6 +167,16 @@ def test_the_unit_waits_until_the_server_is_ready_and_longer_than_it_takes_to_st
     assert int(service["TimeoutStopSec"]) > SERVE["--shutdown-timeout"].default
     assert "http://127.0.0.1:%i/readyz" in service["ExecStartPost"]
     assert str(values["store"]).startswith(f"/var/lib/{service['StateDirectory']}")
+
+
+def test_the_limits_of_the_guide_are_those_of_the_command():
+    guide = (ROOT / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
+    limits = re.findall(r"^\| `(--[\w-]+)` \| (\S[^|]*?) \|", guide, re.M)
+    assert len(limits) > 12
+    for option, default in limits:
+        assert option in SERVE, option
+        if default.isdigit():
+            assert SERVE[option].default == int(default), option
 
 
 @pytest.mark.slow
