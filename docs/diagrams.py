@@ -16,7 +16,7 @@ STYLE = """
   .note { font-size: 11.5px; fill: #51606e }
   .box { fill: #f4f7fb; stroke: #5b7c99; stroke-width: 1.3 }
   .store { fill: #fdf3e1; stroke: #b98a35 }
-  .gate { fill: #e9f6ec; stroke: #4d9160 }
+  .check { fill: #e9f6ec; stroke: #4d9160 }
   .edge { fill: none; stroke: #5b6c7c; stroke-width: 1.4; marker-end: url(#head) }
   .ground { fill: #ffffff }
 """
@@ -24,7 +24,7 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Box:
-    """A step or a thing, at a place in the grid; `kind` is box, store (kept on disk) or gate (a check)."""
+    """A step or a thing, at a place in the grid; `kind` is box, store (kept on disk) or check."""
 
     column: float
     row: float
@@ -112,7 +112,7 @@ DIAGRAMS = {
             "pipeline": Box(3, 1, "Pipeline stage", "loads rewriter@production"),
             "run": Box(2, 1, "TREC run", "what was retrieved", "store"),
             "measures": Box(1, 1, "Evaluation", "nDCG, kappa, F1 with intervals"),
-            "policy": Box(0, 1, "Promotion policy", "moves the production alias", "gate"),
+            "policy": Box(0, 1, "Promotion policy", "moves the production alias", "check"),
         },
         (
             ("logs", "dataset", ""),
@@ -130,12 +130,12 @@ DIAGRAMS = {
             "file": Box(0, 0, "Source file", "CSV, JSONL, TREC, Parquet"),
             "reader": Box(1, 0, "Format reader", "one per public format"),
             "record": Box(2, 0, "Record", "validated by JSON Schema"),
-            "split": Box(3, 0, "Split and leak check", "by group, never by row", "gate"),
+            "split": Box(3, 0, "Split and leak check", "by group, never by row", "check"),
             "dataset": Box(3, 1, "Dataset folder", "fingerprint, card", "store"),
             "render": Box(2, 1, "Renderer", "record to token ids"),
             "trainer": Box(1, 1, "Trainer", "TRL or sentence-transformers"),
             "valid": Box(0, 1, "Validation", "on another copy of the base"),
-            "check": Box(1, 2, "Load check", "hashes, keys, golden logits", "gate"),
+            "check": Box(1, 2, "Load check", "hashes, keys, golden logits", "check"),
             "store": Box(2, 2, "Adapter store", "name@version", "store"),
         },
         (
@@ -158,7 +158,7 @@ DIAGRAMS = {
             "request": Box(2, 0, "Request", "prompt, adapter name@version"),
             "engine": Box(3, 0, "Engine", "local batch or a server"),
             "completion": Box(3, 1, "Completion", "text or choice scores"),
-            "parse": Box(2, 1, "Strict parse", "value or InvalidOutput", "gate"),
+            "parse": Box(2, 1, "Strict parse", "value or InvalidOutput", "check"),
             "update": Box(1, 1, "Search, updated", "query, intent, hits, answer"),
             "run": Box(0, 1, "TREC run", "pinned versions in its tag", "store"),
         },
@@ -181,7 +181,7 @@ DIAGRAMS = {
             "evaluate": Box(1, 0, "Evaluate", "same records, same judgments"),
             "outputs": Box(1, 1, "Baselines, base model", "always beside the adapter"),
             "compare": Box(2, 0, "Paired comparison", "intervals, corrected p"),
-            "policy": Box(2, 1, "Policy", "each rule held or broken", "gate"),
+            "policy": Box(2, 1, "Policy", "each rule held or broken", "check"),
             "alias": Box(3, 1, "Alias moves", "with history and rollback", "store"),
             "refusal": Box(2, 2, "Refusal", "kept in the same history", "store"),
         },

@@ -84,7 +84,7 @@ def load_corpus(
         >>> Pipeline.load(folder / "shop.yaml").search("tent")["hits"][0]["document"]
         'd2'
     """
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     context = BuildContext(store, Engines(store))
     try:
         needs = _needs(pipelines, overrides, context)

@@ -26,22 +26,21 @@ from searchlora.pipelines.stages.encoder import EncodingSettings
 from searchlora.pipelines.stages.stage import BuildContext, leaves
 from searchlora.progress import Steps, no_progress
 from searchlora.retrieval.bm25 import BM25Index
-from searchlora.retrieval.index_folder import (
+from searchlora.retrieval.index_folder import IndexFolder, identity_of
+from searchlora.retrieval.index_manifest import (
     Bm25Keys,
     Bm25Part,
     CorpusIdentity,
     DensePart,
     FileIdentity,
-    IndexFolder,
     IndexManifest,
     VectorKeys,
-    identity_of,
     part_name,
     remember_sha256,
     write_manifest,
 )
 from searchlora.retrieval.nearest import Structure, write_structure
-from searchlora.retrieval.vector_file import ROWS, VECTORS, VectorFile, remove_parts, write_vectors
+from searchlora.retrieval.vector_file import ROWS, VECTORS, open_vectors, remove_parts, write_vectors
 
 _STATE = "building.json"
 _PACKAGES = ("searchlora", "bm25s", "faiss-cpu", "sentence-transformers", "torch")
@@ -143,7 +142,7 @@ def build_index(
     """
     out = Path(out).resolve()  # a symbolic link stays, and the folder that it names is replaced
     _check_target(out)
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     context = BuildContext(store, Engines(store), steps=steps)
     source = identity_of(corpus)
     needs = _needs(pipelines, overrides, context)
@@ -278,7 +277,7 @@ class _Build:
             settings.encoding,
             self.steps("Encoding"),
         )
-        vectors = VectorFile.open(folder).vectors
+        vectors, _ = open_vectors(folder)
         adapter = settings.document_adapter(self.context.store)
         part = DensePart(
             folder=folder.name,
@@ -296,7 +295,8 @@ class _Build:
         part = next(part for part in self.state.dense if part.folder == folder.name)
         if structure in part.structures:
             return
-        index = structure.build(VectorFile.open(folder).vectors, self.steps(f"Indexing: {structure.kind}"))
+        vectors, _ = open_vectors(folder)
+        index = structure.build(vectors, self.steps(f"Indexing: {structure.kind}"))
         file = folder / structure.file
         file.unlink(missing_ok=True)  # it may be a link to a file of an index in use
         write_structure(index, file)

@@ -87,7 +87,7 @@ class Pipeline:
             config = pipeline
         else:
             config = read_pipeline(pipeline, overrides, engine)
-        store = store if isinstance(store, Store) else Store(store)
+        store = Store.of(store)
         check_order(config.stages, config.source)
         stages = pinned(config.stages, store.pin)
         if corpus is None:

@@ -20,7 +20,7 @@ _NAMES = {
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
 
 
-def key_rows(model: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
+def key_rows(model: Any) -> list[tuple[str, str, str, str]]:
     """Key, type with its bounds, default and meaning of each field of a pydantic model; nested keys have dots.
 
     Examples:
@@ -28,7 +28,7 @@ def key_rows(model: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
         >>> key_rows(PassagesSettings)[-1]
         ('`k`', 'whole number (≥ 1)', '`10`', 'number of hits whose texts are fetched')
     """
-    return list(_rows(model, prefix))
+    return list(_rows(model, ""))
 
 
 def _rows(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:

@@ -174,20 +174,11 @@ class Renderer:
         text, contents = self._render(chat)
         return [*self._ids(text, contents), *self._content_ids(answer_prefix)]
 
-    def prompt_length(
-        self, chat: Sequence[Message], answer_prefix: str = "", adapter: str | None = None, *, limit: int | None = None
-    ) -> int:
-        """Number of tokens of a prompt. Above `limit` it may be less: the texts are read no further than necessary.
-
-        Raises:
-            RenderError: as `prompt_ids`.
-        """
-        return self.bounded_prompt_ids(chat, answer_prefix, adapter, limit=limit)[1]
-
     def bounded_prompt_ids(
         self, chat: Sequence[Message], answer_prefix: str = "", adapter: str | None = None, *, limit: int | None = None
     ) -> tuple[list[int], int]:
-        """Token ids of a prompt and their number; above `limit` perhaps none, and a number as `prompt_length` gives.
+        """Token ids of a prompt and their number. Above `limit` perhaps none, and a smaller number, as texts are read
+        no further than necessary.
 
         Raises:
             RenderError: as `prompt_ids`.

@@ -485,9 +485,9 @@ def load_tasks(
     return tasks
 
 
-def task_names(folder: str | Path | None = None) -> list[str]:
+def task_names() -> list[str]:
     """The names of all task plugins, sorted; none is imported."""
-    return sorted(_plugins(folder))
+    return sorted(_plugins(None))
 
 
 def load_task(name: str, folder: str | Path | None = None) -> Task:

@@ -238,6 +238,14 @@ def random_encoder_adapter(
     return store_adapter(store, name, made, task=task, recipe=encoder_recipe_for(base), base=base)
 
 
+def edit_json(file: Path, change: Callable[[Any], object]) -> None:
+    """Change the value of a JSON file, also of a stored one, which is read-only."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    change(values)
+    file.chmod(0o644)
+    file.write_text(json.dumps(values), encoding="utf-8")
+
+
 def admission(base: BaseModel, spec: OutputSpec) -> Callable[[str], bool]:
     """Whether the grammar of an output, in the tokens of a base, admits a text as a whole answer."""
     tokenizer = load_tokenizer(base)

@@ -313,10 +313,10 @@ def test_the_length_of_a_long_prompt_is_known_before_all_of_it_is_read(renderer,
     for chat in (filled(CHAT, content * 3), filled(CHAT, content * 1000)):
         exact = len(renderer.prompt_ids(chat, content))
         for limit in (None, exact, exact + 1):
-            assert counting.prompt_length(chat, content, limit=limit) == exact
+            assert counting.bounded_prompt_ids(chat, content, limit=limit)[1] == exact
         for limit in (exact // 2, 10):
-            assert limit < counting.prompt_length(chat, content, limit=limit) <= exact
+            assert limit < counting.bounded_prompt_ids(chat, content, limit=limit)[1] <= exact
     tokenizer.characters = 0
-    assert counting.prompt_length(filled(CHAT, "tent " * 200_000), limit=100) > 100
-    assert counting.prompt_length(CHAT, "tent " * 200_000, limit=100) > 100
+    assert counting.bounded_prompt_ids(filled(CHAT, "tent " * 200_000), limit=100)[1] > 100
+    assert counting.bounded_prompt_ids(CHAT, "tent " * 200_000, limit=100)[1] > 100
     assert tokenizer.characters < 20_000

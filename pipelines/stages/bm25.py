@@ -18,7 +18,7 @@ from searchlora.renamed import RenamedWarning
 if TYPE_CHECKING:
     from searchlora.pipelines.index_build import IndexNeeds
     from searchlora.retrieval.bm25 import BM25Index
-    from searchlora.retrieval.index_folder import Bm25Keys
+    from searchlora.retrieval.index_manifest import Bm25Keys
 
 
 class Bm25Settings(RetrieveSettings):
@@ -79,7 +79,7 @@ class Bm25Settings(RetrieveSettings):
 
     def keys(self) -> Bm25Keys:
         """What an index in an index folder depends on."""
-        from searchlora.retrieval.index_folder import Bm25Keys
+        from searchlora.retrieval.index_manifest import Bm25Keys
 
         return Bm25Keys(**self.model_dump(exclude=set(RetrieveSettings.model_fields)))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
     from searchlora.retrieval.encoder import Encoder
     from searchlora.retrieval.encoding import TextEncoding
-    from searchlora.retrieval.index_folder import VectorKeys
+    from searchlora.retrieval.index_manifest import VectorKeys
 
 
 class EncoderSettings(StageSettings):
@@ -90,7 +90,7 @@ class EncodingSettings(EncoderSettings, RetrieveSettings):
         """What the vectors of documents depend on. Loads the encoder."""
         from searchlora.models.fingerprint import fingerprint
         from searchlora.retrieval.encoder import encoder_base
-        from searchlora.retrieval.index_folder import VectorKeys
+        from searchlora.retrieval.index_manifest import VectorKeys
 
         adapter = self.document_adapter(context.store)
         weights = None

@@ -64,9 +64,9 @@ def write_evaluation(folder: Path, record: EvaluationRecord) -> None:
     """Add a record; an earlier one of the same version, dataset and split is replaced. The caller holds the lock."""
     same = (record.version, record.data, record.split)
     records = read_evaluations(folder)
-    if any(each == record.model_copy(update={"time": each.time}) for each in records):
+    if any(other == record.model_copy(update={"time": other.time}) for other in records):
         return  # the same figure again, from reused outputs
-    others = [each for each in records if (each.version, each.data, each.split) != same]
+    others = [other for other in records if (other.version, other.data, other.split) != same]
     replace_text(folder / EVALUATIONS, _RECORDS.dump_json((*others, record), indent=2).decode() + "\n")
 
 

@@ -7,18 +7,17 @@ gets a *view* in the cache of this machine: links to the version's files at thei
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.peft_folder import CONFIG, check_delta, read_config
-from searchlora.adapters.staging import link_file, make_view
 from searchlora.adapters.stored import MODEL_CARD, MODEL_WEIGHTS, StoredAdapter, check_hashes
+from searchlora.adapters.views import link_file, make_view
 from searchlora.errors import LoadCheckFailed, MissingKey, TamperedAdapter
 from searchlora.files import parse_json
-from searchlora.models.resolve import BaseModel, cache_dir
+from searchlora.models.resolve import BaseModel
 
 #: In place of `/` in the names of stored files.
 _SEPARATOR = "--"
@@ -84,10 +83,8 @@ def model_folder(stored: StoredAdapter) -> Path:
     nested = [name for name in stored.manifest.files if _SEPARATOR in name]
     if not nested:
         return own
-    key = hashlib.sha256(f"{own}\n{sorted(stored.manifest.files.items())}".encode()).hexdigest()[:16]
-    views = cache_dir().resolve() / "models"
-    view = views / f"{own.parent.name}-{own.name}-{key}"
-    return make_view(view, MODEL_WEIGHTS, lambda new: unpack(stored, new))
+    files = str(sorted(stored.manifest.files.items()))
+    return make_view("models", own, files, MODEL_WEIGHTS, lambda new: unpack(stored, new))
 
 
 def unpack(stored: StoredAdapter, target: Path, *, copy: bool = False) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.aliases import AliasMove
 from searchlora.adapters.manifest import Base, Dataset, Manifest, ManifestDraft, Precision
-from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Entry, Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import StoreError, UsageError
@@ -34,12 +33,12 @@ _COMPARED_TOO = ("settings", "tuned", "training", "parents", "versions")
 
 def list_(store: AnyStore = None) -> Sequence[Entry]:
     """Every version in the store, by name and number."""
-    return _store(store).list()
+    return Store.of(store).list()
 
 
 def show(reference: str, store: AnyStore = None) -> Manifest:
     """The manifest of the version that a reference points to. Raises `InvalidName`, `NotInStore`, `ManifestError`."""
-    return _store(store).get(reference).manifest
+    return Store.of(store).get(reference).manifest
 
 
 def verify(
@@ -55,13 +54,13 @@ def verify(
     from searchlora.models.resolve import resolve
     from searchlora.task import load_task
 
-    stored = _store(store).get(reference)
+    stored = Store.of(store).get(reference)
     check(stored, load_task(stored.manifest.task, tasks), resolve(base) if base else None)
     return stored
 
 
 def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> Path:
-    """A folder from which `peft.AutoPeftModel` loads the adapter with its base; see `peft_view.peft_folder`.
+    """A folder from which `peft.AutoPeftModel` loads the adapter with its base; see `views.peft_folder`.
 
     Of a whole model, a folder from which transformers or sentence-transformers loads it; its base is not needed.
 
@@ -70,14 +69,14 @@ def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> 
 
     Raises:
         BaseModelError: if the base is not on this machine; the hub is not asked.
-        What `load_check.check_files` and `peft_view.peft_folder` raise.
+        What `load_check.check_files` and `views.peft_folder` raise.
     """
     from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_files
-    from searchlora.adapters.peft_view import peft_folder
     from searchlora.adapters.stored import check_hashes
+    from searchlora.adapters.views import peft_folder
 
-    stored = _store(store).get(reference)
+    stored = Store.of(store).get(reference)
     if stored.is_full:
         check_hashes(stored)
         return model_folder(stored)
@@ -99,7 +98,7 @@ def base_path(reference: str, *, base: str | None = None, store: AnyStore = None
     from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_base
 
-    stored = _store(store).get(reference)
+    stored = Store.of(store).get(reference)
     if stored.is_full:
         return model_folder(stored)
     model = _base_here(stored, base)
@@ -130,26 +129,26 @@ def alias(
     """
     if force is not None and not force.strip():
         raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
-    store = _store(store)
-    pinned = parse_reference(store.pin(reference))
-    decided = any(move.alias == name and move.decision is not None for move in store.history(pinned.name))
+    store = Store.of(store)
+    version = store.resolve(reference)
+    decided = any(move.alias == name and move.decision is not None for move in store.history(version.name))
     if decided and force is None:
         raise StoreError(
             f"a policy decides about the alias '{name}'",
-            where=pinned.name,
+            where=version.name,
             fix="Use `searchlora promote` with the policy, or --force REASON.",
         )
-    return store.alias(pinned.name, name, pinned.version or 0, force or reason)
+    return store.alias(version.name, name, version.number, force or reason)
 
 
 def rollback(name: str, alias: str, *, reason: str | None = None, store: AnyStore = None) -> AliasMove:
     """Move an alias back to its previous version. Raises `NotInStore` if there is none."""
-    return _store(store).rollback(name, alias, reason)
+    return Store.of(store).rollback(name, alias, reason)
 
 
 def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> str:
     """Remove a version and return its exact reference. Raises `StoreError` if an alias points to it and not `force`."""
-    return _store(store).remove(reference, force=force)
+    return Store.of(store).remove(reference, force=force)
 
 
 def export(reference: str, out: str | Path, *, base: str | None = None, store: AnyStore = None) -> MergeReport:
@@ -157,14 +156,14 @@ def export(reference: str, out: str | Path, *, base: str | None = None, store: A
     from searchlora.adapters.merging import export_merged
     from searchlora.models.resolve import resolve
 
-    return export_merged(_store(store).get(reference), Path(out), base=resolve(base) if base else None)
+    return export_merged(Store.of(store).get(reference), Path(out), base=resolve(base) if base else None)
 
 
 def push(reference: str, url: str, *, store: AnyStore = None) -> PushResult:
     """Copy a version to a folder, an object store or the hub; see `transfer.push`."""
     from searchlora.adapters.transfer import push as push_version
 
-    return push_version(_store(store).get(reference), url)
+    return push_version(Store.of(store).get(reference), url)
 
 
 def pull(
@@ -184,7 +183,7 @@ def pull(
     from searchlora.adapters.transfer import pull as pull_version
     from searchlora.models.resolve import resolve
 
-    return pull_version(url, _store(store), name, base=resolve(base) if base else None, tasks=tasks)
+    return pull_version(url, Store.of(store), name, base=resolve(base) if base else None, tasks=tasks)
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def diff(first: str, second: str, *, store: AnyStore = None) -> Diff:
     """The manifest fields in which two versions differ, and the relative distance of their weights."""
     from searchlora.adapters.peft_folder import relative_distance
 
-    adapters = [_store(store).get(reference) for reference in (first, second)]
+    adapters = [Store.of(store).get(reference) for reference in (first, second)]
     one, two = (_flat(adapter.manifest.model_dump(include={*_COMPARED, *_COMPARED_TOO})) for adapter in adapters)
     fields = {
         key: (one.get(key), two.get(key)) for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)
@@ -267,7 +266,7 @@ def merge(
     from searchlora.recipe import parse_encoder_recipe, parse_recipe
     from searchlora.task import EncoderTask, GenerationTask, load_task
 
-    store = _store(store)
+    store = Store.of(store)
     parents = [store.get(reference) for reference in references]
     shares = [1 / len(parents)] * len(parents) if weights is None else [float(weight) for weight in weights]
     check_combinable(parents, shares, method)
@@ -291,9 +290,30 @@ def merge(
             task=task,
             recipe=parse({**first.recipe, "lora": lora}),
             base=model,
-            training={"combination": method, "weights": shares},
-            parents=[parent.reference for parent in parents],
+            origin=Origin(
+                training={"combination": method, "weights": shares}, parents=[parent.reference for parent in parents]
+            ),
         )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How an adapter came about, for its manifest.
+
+    Attributes:
+        metrics: Measures by name.
+        evaluated: Precision of the base while `metrics` were measured.
+        training: `TrainingResult.summary`: seconds, parameters trained, ...
+        tuned: Values chosen by `Task.tune`.
+        parents: References of the adapters that it was made from.
+    """
+
+    dataset: Dataset | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    evaluated: Precision | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    parents: Sequence[str] = ()
 
 
 def store_adapter(
@@ -304,12 +324,7 @@ def store_adapter(
     task: Task,
     recipe: AnyRecipe,
     base: BaseModel,
-    dataset: Dataset | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    evaluated: Precision | None = None,
-    training: Mapping[str, Any] | None = None,
-    tuned: Mapping[str, Any] | None = None,
-    parents: Sequence[str] = (),
+    origin: Origin | None = None,
     extra_files: Sequence[Path] = (),
 ) -> StoredAdapter:
     """Write the manifest of a trained adapter, verify it, and store it as the next version of `name`.
@@ -319,9 +334,7 @@ def store_adapter(
     Args:
         folder: A plain PEFT folder as `save_adapter` writes it, or a model folder where `recipe.method` is full.
         task: Bound to the settings that it was trained with.
-        evaluated: Precision of the base while `metrics` were measured.
-        training: `TrainingResult.summary`: seconds, parameters trained, ...
-        tuned: Values chosen by `Task.tune`.
+        origin: What else the manifest says; None: nothing is known.
         extra_files: Files to store beside the weights, for example `metrics.jsonl` and `loss.svg`.
 
     Raises:
@@ -334,6 +347,7 @@ def store_adapter(
     from searchlora.models.fingerprint import fingerprint
     from searchlora.task import GenerationTask
 
+    origin = origin or Origin()
     store.check_task(name, task.name)
     (check_full_weights if recipe.is_full else check_delta)(folder)
     draft = ManifestDraft(
@@ -342,15 +356,15 @@ def store_adapter(
         base=Base(name=base.name, revision=base.revision, fingerprint=fingerprint(base.path)),
         recipe=recipe.model_dump(),
         trained=Precision(quantization=recipe.quantization, precision=recipe.precision),
-        evaluated=evaluated,
-        dataset=dataset,
+        evaluated=origin.evaluated,
+        dataset=origin.dataset,
         prompt_hash=prompt_hash(task) if isinstance(task, GenerationTask) else None,
         settings=dict(task.settings),
-        tuned=dict(tuned or {}),
+        tuned=dict(origin.tuned),
         golden=golden_of(task, base, folder, getattr(recipe, "prompt", None)),
-        metrics=_finite(dict(metrics or {})),
-        training=_finite(dict(training or {})),
-        parents=list(parents),
+        metrics=_finite(dict(origin.metrics)),
+        training=_finite(dict(origin.training)),
+        parents=list(origin.parents),
     )
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         flat = Path(temporary) / "flat"
@@ -368,7 +382,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _store(store: AnyStore) -> Store:
-    return store if isinstance(store, Store) else Store(store)

@@ -40,6 +40,17 @@ class Reference:
         return self.name if target is None else f"{self.name}@{target}"
 
 
+@dataclass(frozen=True)
+class Version:
+    """An exact version, `name@3`: what a reference was resolved to."""
+
+    name: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.number}"
+
+
 def is_name(text: str) -> bool:
     """True if the text is a valid adapter name.
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -14,42 +13,16 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from searchlora.errors import DataError, StoreError
-from searchlora.files import atomic_folder, atomic_text, publish_folder, read_bounded, sync
+from searchlora.files import atomic_folder, atomic_text, read_bounded
 
 Items = TypeVar("Items")
 
-TEMPORARY = ".tmp-"
-
-#: Age in seconds from which a temporary folder is treated as left by a killed writer.
-ABANDONED_AFTER = 24 * 3600
-
-
-@contextmanager
-def staging_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder in the root of a store, to be filled and renamed by the caller; removed unless it was renamed.
-
-    What killed writers leave there is removed by `sweep`. Elsewhere, see `whole_folder`.
-
-    Raises:
-        StoreError: if it cannot be written, for example because the disk is full.
-    """
-    folder = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-    except (OSError, SafetensorError) as error:
-        raise StoreError(
-            f"cannot be written ({reason(error)}); nothing was stored",
-            where=str(parent),
-            fix="Make room or give another folder, then try again.",
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+_REMOVED = ".removed-"
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """As `files.atomic_folder`, for a folder outside a store: the next writer of `out` removes what a killed one left.
+    """As `files.atomic_folder`: the next writer of `out` removes what a killed one left.
 
     Raises:
         StoreError: if `out` exists and is not an empty folder, or cannot be written.
@@ -61,39 +34,29 @@ def whole_folder(out: Path) -> Iterator[Path]:
             except SafetensorError as error:
                 raise OSError(reason(error)) from error
     except DataError as error:
+        if error.where != str(out):
+            raise
         raise StoreError(error.what, where=error.where, fix="Make room or give another folder.") from error
 
 
-def make_view(view: Path, file: str, fill: Callable[[Path], None]) -> Path:
-    """A folder of links in the cache of this machine, filled if `file` in it is missing or leads nowhere.
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; nobody sees it in part. What a killed removal beside it left is removed, too.
 
     Raises:
-        StoreError: if it cannot be written, and what `fill` raises.
+        StoreError: if it cannot be removed.
     """
-    if not (view / file).exists():
-        shutil.rmtree(view, ignore_errors=True)  # an older view, whose links lead nowhere
-        try:
-            with whole_folder(view) as new:
-                fill(new)
-        except StoreError:
-            if not (view / file).exists():  # else another process made the same view
-                raise
-    return view
+    hidden = folder.with_name(f"{_REMOVED}{uuid.uuid4().hex}")
+    try:
+        folder.rename(hidden)
+    except OSError as error:
+        raise StoreError(f"cannot be removed ({reason(error)})", where=str(folder)) from error
+    for leftover in folder.parent.glob(f"{_REMOVED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def reason(error: Exception) -> str:
     """The system's message of an error; safetensors raises its own error for a full disk."""
     return getattr(error, "strerror", None) or str(error)
-
-
-def publish(folder: Path, target: Path) -> None:
-    """Sync a folder to disk, rename it to `target`, which must not exist, and sync the folders above it.
-
-    Raises:
-        OSError: if the disk is full or `target` is taken.
-    """
-    publish_folder(folder, target)
-    sync(target.parent.parent)  # the name's folder may be new
 
 
 def replace_text(file: Path, text: str) -> None:
@@ -131,21 +94,3 @@ def read_list(
     except (ValidationError, OSError) as error:
         problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise StoreError(f"is not a list of {what} ({problem})", where=str(file), fix=fix) from None
-
-
-def sweep(parent: Path) -> None:
-    """Remove the temporary folders of writers that were killed more than a day ago."""
-    for leftover in parent.glob(f"{TEMPORARY}*"):
-        try:
-            if time.time() - leftover.stat().st_mtime > ABANDONED_AFTER:
-                shutil.rmtree(leftover)
-        except OSError:  # its writer, or another sweep, was faster
-            continue
-
-
-def link_file(source: Path, target: Path) -> None:
-    """A symbolic link, or a copy where the system refuses links, as Windows does without Developer Mode."""
-    try:
-        target.symlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -29,6 +29,7 @@ from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import (
     MAX_VERSION,
     Reference,
+    Version,
     check_alias,
     check_name,
     is_name,
@@ -47,6 +48,7 @@ from searchlora.adapters.stored import (
     without_paths,
 )
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
+from searchlora.files import sync
 from searchlora.recipe import PromptOptions
 
 __all__ = ["Entry", "Store", "StoredAdapter"]
@@ -110,6 +112,11 @@ class Store:
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or os.environ.get("SEARCHLORA_STORE") or "store")
         self._prompt_options: dict[str, PromptOptions] = {}
+
+    @classmethod
+    def of(cls, store: Store | str | Path | None) -> Store:
+        """A store as it is, or the store of a folder; None: the default one."""
+        return store if isinstance(store, Store) else cls(store)
 
     # Versions
 
@@ -183,25 +190,28 @@ class Store:
         Raises:
             InvalidName, NotInStore, ManifestError.
         """
-        parsed = parse_reference(reference)
-        return self._read(parsed.name, self._resolve(parsed))
+        return self._read(self.resolve(reference))
 
-    def _read(self, name: str, number: int) -> StoredAdapter:
+    def _read(self, version: Version) -> StoredAdapter:
         """A version that exists. Raises `ManifestError`."""
-        folder = self.root / name / str(number)
+        folder = self.root / version.name / str(version.number)
         manifest = read_manifest(folder)
-        if manifest.reference != f"{name}@{number}":
+        if manifest.reference != str(version):
             raise ManifestError(
-                f"is the manifest of {manifest.reference}, but is in the folder of {name}@{number}",
+                f"is the manifest of {manifest.reference}, but is in the folder of {version}",
                 where=str(folder / MANIFEST),
                 fix="Do not rename folders in a store; restore it, or store the adapter again.",
             )
         return StoredAdapter(folder, manifest)
 
-    def pin(self, reference: str) -> str:
-        """The exact version that a reference points to now, as `name@3`. Raises `InvalidName`, `NotInStore`."""
+    def resolve(self, reference: str) -> Version:
+        """The exact version that a reference points to now. Raises `InvalidName`, `NotInStore`."""
         parsed = parse_reference(reference)
-        return f"{parsed.name}@{self._resolve(parsed)}"
+        return Version(parsed.name, self._resolve(parsed))
+
+    def pin(self, reference: str) -> str:
+        """As `resolve`, in the form `name@3`."""
+        return str(self.resolve(reference))
 
     def stored_by(self, name: str, training_run: str) -> StoredAdapter | None:
         """The version of a name that a training run stored, by the id of the run; None if there is none."""
@@ -253,8 +263,8 @@ class Store:
                 that point to it are deleted too.
         """
         if (stray := self._stray_version(reference)) is not None:
-            with self._locked(stray.parent.name), staging.staging_folder(self.root) as trash:
-                stray.rename(trash / "removed")
+            with self._locked(stray.parent.name):
+                staging.remove_folder(stray)
             return reference
         parsed = parse_reference(reference)
         with self._locked_existing(parsed.name):
@@ -276,8 +286,7 @@ class Store:
                 history, _ = history.move(alias, None, "its version was removed")
             removed = sorted({*self._removed(parsed.name), number})
             staging.replace_text(self.root / parsed.name / REMOVED, json.dumps(removed) + "\n")
-            with staging.staging_folder(self.root) as trash:
-                (self.root / parsed.name / str(number)).rename(trash / "removed")
+            staging.remove_folder(self.root / parsed.name / str(number))
         return f"{parsed.name}@{number}"
 
     # Listing
@@ -318,7 +327,7 @@ class Store:
         for number in self.versions(name):
             manifest, problem = None, None
             try:
-                manifest = self._read(name, number).manifest
+                manifest = self._read(Version(name, number)).manifest
             except StoreError as error:
                 problem = str(error)
             aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
@@ -327,6 +336,10 @@ class Store:
             yield Entry(name, number, aliases, manifest, problem, forced, by_hand, evaluation)
 
     # Aliases
+
+    def target(self, name: str, alias: str) -> int | None:
+        """The version that an alias points to; None if there is no such alias. Raises `InvalidName`."""
+        return self.aliases(name).get(check_alias(alias))
 
     def aliases(self, name: str) -> dict[str, int]:
         """Alias -> version."""
@@ -431,23 +444,21 @@ class Store:
         training_run: str | None = None,
     ) -> StoredAdapter:
         """Write a version into a temporary folder with `fill`, check it, then rename the folder into place."""
-        check_name(name)
-        staging.sweep(self.root)
-        with self._locked(name), staging.staging_folder(self.root) as new:
+        with self._locked(name):
             self.check_task(name, task)
             if training_run is not None and (existing := self.stored_by(name, training_run)) is not None:
                 return existing
             number = self._free_version(name, version)
-            manifest = fill(new, number)
-            required = {MODEL_WEIGHTS} if manifest.method == "full" else {CONFIG, WEIGHTS}
-            if missing := required - manifest.files.keys():
-                raise StoreError(
-                    f"there is no {min(missing)}", where=name, fix="Give a plain PEFT folder, or that of a model."
-                )
-            if check is not None:
-                check(StoredAdapter(new, manifest))
             target = self.root / name / str(number)
-            staging.publish(new, target)
+            with staging.whole_folder(target) as new:
+                manifest = fill(new, number)
+                required = {MODEL_WEIGHTS} if manifest.method == "full" else {CONFIG, WEIGHTS}
+                if missing := required - manifest.files.keys():
+                    raise StoreError(
+                        f"there is no {min(missing)}", where=name, fix="Give a plain PEFT folder, or that of a model."
+                    )
+                if check is not None:
+                    check(StoredAdapter(new, manifest))
             return StoredAdapter(target, manifest)
 
     def _resolve(self, reference: Reference) -> int:
@@ -541,6 +552,7 @@ class Store:
         lock = FileLock(folder / ".lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            sync(self.root)
             lock.acquire()
         except OSError as error:
             raise StoreError(f"cannot be written ({error.strerror})", where=str(folder)) from error

@@ -195,58 +195,20 @@ def make_read_only(folder: Path) -> None:
 
 def model_card(manifest: Manifest) -> str:
     """README.md of an adapter: Markdown with the front matter that the hub reads."""
-    base, is_full = public_name(manifest.base.name), manifest.method == "full"
-    parts = [
-        _front_matter(manifest, base),
-        f"# {manifest.reference}",
-        f"{'A whole model' if is_full else 'A LoRA adapter'} for the task **{manifest.task}** (version "
-        f"{manifest.task_version}) on the base model `{base}`, made with searchlora on {manifest.created}.",
-        _usage(manifest),
-        "## Measured\n\n" + (_table(manifest.metrics) or "Nothing was measured."),
-        "## Training\n\n" + _table(_training(manifest)),
-        "## Recipe\n\n```json\n" + json.dumps({**shorten_paths(manifest.recipe), "base": base}, indent=2) + "\n```",
-        f"## Made from\n\n{', '.join(f'`{parent}`' for parent in manifest.parents)}" if manifest.parents else "",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    from jinja2 import Environment, StrictUndefined
 
-
-def _front_matter(manifest: Manifest, base: str) -> str:
-    # The hub refuses a card whose base_model is not a hub id.
-    library, method = ("transformers", "full") if manifest.method == "full" else ("peft", "lora")
-    lines = ["---", f"library_name: {library}", *([f"base_model: {base}"] if "/" in base else [])]
-    return "\n".join(
-        [
-            *lines,
-            "tags:",
-            f"- {method}",
-            "- searchlora",
-            f"- {manifest.task}",
-            "---",
-        ]
+    base = public_name(manifest.base.name)
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-
-
-def _usage(manifest: Manifest) -> str:
-    revision = f" at revision `{manifest.base.revision}`" if manifest.base.revision else ""
-    prints = manifest.base.fingerprint
-    if manifest.golden.vectors and manifest.method == "full":
-        golden = "The golden vectors in `searchlora.json` show the expected output."
-    elif manifest.golden.vectors:
-        golden = (
-            "The base is the transformer inside the encoder; its pooling is unchanged. The golden vectors in "
-            "`searchlora.json` show the expected output."
-        )
-    else:
-        golden = "Render prompts as in training; the golden renders in `searchlora.json` show the token ids."
-    if manifest.method == "full":
-        return (
-            f"All weights of the base were trained: it needs no base. A file name with `--` stands for a path, as in "
-            f"`1_Pooling--config.json`; `searchlora adapters export` writes the folder. {golden}"
-        )
-    return (
-        f"Use it on exactly this base{revision}: {prints.architecture}, tensors `{prints.tensors[:16]}`, tokenizer "
-        f"`{prints.tokenizer[:16]}`, chat template `{prints.template[:16]}`. The folder is a plain PEFT folder: "
-        f"`PeftModel.from_pretrained(base, folder)` reads it. {golden}"
+    template = environment.from_string(Path(__file__).with_name("model_card.md.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        manifest=manifest,
+        base=base,
+        is_full=manifest.method == "full",
+        training=_training(manifest),
+        recipe=json.dumps({**shorten_paths(manifest.recipe), "base": base}, indent=2),
+        table=_table,
     )
 
 
@@ -262,8 +224,6 @@ def _training(manifest: Manifest) -> dict[str, Any]:
 
 
 def _table(values: Mapping[str, Any]) -> str:
-    if not values:
-        return ""
     rows = [f"| {name} | {_cell(value)} |" for name, value in values.items()]
     return "\n".join(["| what | value |", "|---|---|", *rows])
 

@@ -44,14 +44,14 @@ def target_modules(model: Any, target: str | Sequence[str]) -> str | list[str]:
         return list(target)
     if target == "all-linear":
         return target
-    found = [path for path in _linear_layers(model) if _belongs(path, target)]
-    if not found:
+    layers = [path for path in _linear_layers(model) if _belongs(path, target)]
+    if not layers:
         raise RecipeError(
             f"lora.target_modules = {target} names no layer of this {type(model).__name__}",
             where="recipe",
             fix="Give 'all-linear', or names of its layers, such as q_proj.",
         )
-    return found
+    return layers
 
 
 def _linear_layers(model: Any) -> list[str]:

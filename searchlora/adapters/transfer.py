@@ -179,7 +179,7 @@ def _open(url: str, schemes: Sequence[str] = SCHEMES) -> tuple[Any, str]:
 
     scheme = _scheme(url)
     if scheme not in (None, *schemes):
-        listed = ", ".join(f"{each}://" for each in schemes)
+        listed = ", ".join(f"{allowed}://" for allowed in schemes)
         raise UsageError(
             f"URLs of the scheme '{scheme}' cannot be used here",
             where=url,

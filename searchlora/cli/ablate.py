@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -23,7 +23,24 @@ if TYPE_CHECKING:
     from searchlora.experiments.slots import Kind
 
 
+class AblationOptions(NamedTuple):
+    """What is varied and measured, with the names of the verb's parameters."""
+
+    only: Annotated[
+        list[str], option("--slot NAME", "Slot to vary, such as shop-rewriter or bm25; repeatable. Default: all slots.")
+    ] = []
+    measures: Annotated[
+        list[str], option("--measure MEASURE", "Retrieval measure; the first is tested. Repeatable.")
+    ] = []
+    relevant: Annotated[
+        int, option("--relevant GRADE", "Lowest grade that counts as relevant in binary measures.", min=1)
+    ] = 1
+    cluster: ClusterOption = None
+    allow_circular: AllowCircularOption = False
+
+
 @takes(PipelineOptions)
+@takes(AblationOptions, "study")
 @takes(EngineOptions, "engine")
 def ablate(
     pipeline: PipelineArgument,
@@ -31,22 +48,12 @@ def ablate(
     qrels: JudgmentsOption,
     out: Annotated[Path, option("--out FOLDER", "Folder for runs, figures and report.html.")],
     options: PipelineOptions,
+    study: AblationOptions,
     engine: EngineOptions,
-    slot: Annotated[
-        list[str], option("--slot NAME", "Slot to vary, such as shop-rewriter or bm25; repeatable. Default: all slots.")
-    ] = [],
     older: Annotated[bool, option("--older", "Also measure the previous version of each adapter.")] = False,
     no_interactions: Annotated[
         bool, option("--no-interactions", "Do not measure the interaction of each pair of slots.")
     ] = False,
-    measure: Annotated[
-        list[str], option("--measure MEASURE", "Retrieval measure; the first is tested. Repeatable.")
-    ] = [],
-    relevant: Annotated[
-        int, option("--relevant GRADE", "Lowest grade that counts as relevant in binary measures.", min=1)
-    ] = 1,
-    cluster: ClusterOption = None,
-    allow_circular: AllowCircularOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what each slot contributes: without it, with the base model, or with an older version in its place.
@@ -66,25 +73,21 @@ def ablate(
     check_writable(out / "report.html")
     kinds: tuple[Kind, ...] = (*KINDS, "older") if older else KINDS
     with progress_bars() as steps:
-        found = verb(
+        ablation = verb(
             pipeline,
             topics,
             qrels,
             out,
             **options.given(),
             engine=engine.read(),
-            only=slot,
             kinds=kinds,
             interacting=not no_interactions,
-            measures=measure or RETRIEVAL_MEASURES,
-            relevant=relevant,
-            cluster=cluster,
-            allow_circular=allow_circular,
+            **study._replace(measures=study.measures or list(RETRIEVAL_MEASURES))._asdict(),
             steps=steps,
         )
-    typer.echo(json.dumps(to_plain(ablation_json(found)), indent=2) if as_json else ablation_markdown(found))
-    for name, why in found.left_out.items():
+    typer.echo(json.dumps(to_plain(ablation_json(ablation)), indent=2) if as_json else ablation_markdown(ablation))
+    for name, why in ablation.left_out.items():
         typer.echo(f"{name} is left out: {why}.", err=as_json)
-    if found.reused:
-        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(found.reused)}.", err=as_json)
-    typer.echo(f"Report: {write_ablation(found, out)}", err=as_json)
+    if ablation.reused:
+        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(ablation.reused)}.", err=as_json)
+    typer.echo(f"Report: {write_ablation(ablation, out)}", err=as_json)

@@ -20,9 +20,10 @@ from searchlora.cli.options import (
     option,
     parse_numbers,
 )
+from searchlora.errors import printable
 
 if TYPE_CHECKING:
-    from searchlora.adapters.store import Entry, Store
+    from searchlora.adapters.store import Entry
 
 app = typer.Typer(help="List, verify, alias, compare, copy and merge stored adapters.", no_args_is_help=True)
 
@@ -32,37 +33,30 @@ _AliasArgument = Annotated[str, argument("ALIAS", "Alias, for example production
 _ReasonOption = Annotated[str | None, option("--reason REASON", "Reason, recorded in the alias history.")]
 
 
-def printable(text: str | None) -> str:
-    """A text for the terminal: control characters and lone surrogates, as odd file names hold them, are escaped."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text or "")
-
-
-def _store(path: Path | None) -> Store:
-    from searchlora.adapters.store import Store
-
-    return Store(path)
-
-
 @app.command("list", epilog=example("searchlora adapters list --store store"))
 def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List every version with its aliases, task, base and measures."""
     from rich.markup import escape
     from rich.table import Table
 
+    from searchlora.adapters import Store
+    from searchlora.adapters import list as verb
     from searchlora.cli.terminal import print_json, table_console
 
-    entries = _store(store).list()
+    entries = verb(store)
     if as_json:
         print_json([_entry_json(entry) for entry in entries])
         return
     if not entries:
-        typer.echo(f"There is no adapter in {_store(store).root}.")
+        typer.echo(f"There is no adapter in {Store.of(store).root}.")
         return
     table = Table("adapter", "aliases", "task", "base", "stored", "measured")
     for entry in entries:
         aliases = ", ".join(f"{alias}{_alias_marks(entry, alias)}" for alias in entry.aliases)
         if entry.manifest is None:
-            table.add_row(*map(escape, (printable(entry.reference), aliases, f"broken: {printable(entry.problem)}")))
+            table.add_row(
+                *map(escape, (printable(entry.reference), aliases, f"broken: {printable(entry.problem or '')}"))
+            )
             continue
         cells = (
             entry.reference,
@@ -79,11 +73,12 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
 @app.command(epilog=example("searchlora adapters show shop-rewriter@production"))
 def show(reference: AdapterArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Print a version's manifest without its golden records, and the history of its aliases."""
+    from searchlora.adapters import Store
     from searchlora.adapters import show as verb
     from searchlora.cli.terminal import print_json
 
-    manifest = verb(reference, store=_store(store)).model_dump_json(indent=2, exclude={"golden"})
-    history = _store(store).history(reference.partition("@")[0])
+    manifest = verb(reference, store=store).model_dump_json(indent=2, exclude={"golden"})
+    history = Store.of(store).history(reference.partition("@")[0])
     if as_json:
         print_json(
             {
@@ -113,7 +108,7 @@ def path(
     from searchlora.adapters import base_path
     from searchlora.adapters import path as verb
 
-    typer.echo(str((verb if of == "adapter" else base_path)(reference, base=base, store=_store(store))))
+    typer.echo(str((verb if of == "adapter" else base_path)(reference, base=base, store=store)))
 
 
 @app.command(epilog=example("searchlora adapters verify shop-rewriter@3"))
@@ -123,7 +118,7 @@ def verify(
     """Run the full load check: hashes, base, keys, delta, golden renders and logits."""
     from searchlora.adapters import verify as verb
 
-    stored = verb(reference, base=base, store=_store(store), tasks=tasks)
+    stored = verb(reference, base=base, store=store, tasks=tasks)
     typer.echo(f"{stored.reference} passes the load check.")
 
 
@@ -141,7 +136,7 @@ def alias(
     """Point an alias to a version. An alias that a policy has decided about needs --force."""
     from searchlora.adapters import alias as verb
 
-    typer.echo(str(verb(reference, to, reason=reason, force=force, store=_store(store))))
+    typer.echo(str(verb(reference, to, reason=reason, force=force, store=store)))
 
 
 @app.command(epilog=example("searchlora adapters rollback shop-rewriter production"))
@@ -149,7 +144,7 @@ def rollback(name: _NameArgument, to: _AliasArgument, reason: _ReasonOption = No
     """Point an alias back to its previous version."""
     from searchlora.adapters import rollback as verb
 
-    typer.echo(str(verb(name, to, reason=reason, store=_store(store))))
+    typer.echo(str(verb(name, to, reason=reason, store=store)))
 
 
 @app.command(epilog=example("searchlora adapters diff shop-rewriter@2 shop-rewriter@3"))
@@ -158,7 +153,7 @@ def diff(a: AdapterArgument, b: AdapterArgument, store: StoreOption = None, as_j
     from searchlora.adapters import diff as verb
     from searchlora.cli.terminal import print_json
 
-    difference = verb(a, b, store=_store(store))
+    difference = verb(a, b, store=store)
     if as_json:
         print_json(asdict(difference))
     else:
@@ -174,7 +169,7 @@ def remove(
     """Remove a version permanently; its number is never used again."""
     from searchlora.adapters import remove as verb
 
-    typer.echo(f"Removed {verb(reference, force=force, store=_store(store))}")
+    typer.echo(f"Removed {verb(reference, force=force, store=store)}")
 
 
 @app.command(epilog=example("searchlora adapters merge first@1 second@1 --name both --weights 0.5,0.5"))
@@ -193,7 +188,7 @@ def merge(
     from searchlora.adapters import merge as verb
 
     shares = parse_numbers(weights, "--weights") if weights else None
-    stored = verb(references, name, weights=shares, method=method, base=base, tasks=tasks, store=_store(store))
+    stored = verb(references, name, weights=shares, method=method, base=base, tasks=tasks, store=store)
     typer.echo(f"Stored {stored.reference}")
 
 
@@ -207,7 +202,7 @@ def export(
     """Merge an adapter into a copy of its base as bf16 safetensors, and report the numerical change."""
     from searchlora.adapters import export as verb
 
-    typer.echo(str(verb(reference, out, base=base, store=_store(store))))
+    typer.echo(str(verb(reference, out, base=base, store=store)))
 
 
 @app.command(epilog=example("searchlora adapters push shop-rewriter@3 s3://bucket/adapters"))
@@ -219,7 +214,7 @@ def push(
     """Copy a version to a folder or URL."""
     from searchlora.adapters import push as verb
 
-    typer.echo(verb(reference, url, store=_store(store)))
+    typer.echo(verb(reference, url, store=store))
 
 
 @app.command(epilog=example("searchlora adapters pull s3://bucket/adapters --name shop-rewriter"))
@@ -233,7 +228,7 @@ def pull(
     """Copy a version from a folder or URL into the store, if its hashes and its load check pass."""
     from searchlora.adapters import pull as verb
 
-    typer.echo(str(verb(url, name=name, base=base, tasks=tasks, store=_store(store))))
+    typer.echo(str(verb(url, name=name, base=base, tasks=tasks, store=store)))
 
 
 def _alias_marks(entry: Entry, alias: str) -> str:

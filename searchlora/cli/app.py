@@ -26,15 +26,61 @@ from searchlora.cli import (
 )
 from searchlora.cli.options import example, option
 
-_HEADINGS = _START, _DATA, _TRAIN, _EVALUATE, _JUDGE, _STORE, _SERVE = (
-    "Start",
-    "Data",
-    "Train",
-    "Evaluate",
-    "Judgments",
-    "Store",
-    "Serve",
-)
+#: Heading of the help -> command -> function, or group of commands, and an example of it.
+_COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
+    "Start": {
+        "demo": (train.demo, "demo --out demo"),
+        "doctor": (doctor.doctor, "doctor --server http://localhost:8000"),
+        "tasks": (tasks.app, "tasks list"),
+    },
+    "Data": {
+        "data": (data.app, "data shop --out shop"),
+        "convert": (convert.app, "convert run bm25.trec bm25.parquet"),
+    },
+    "Train": {
+        "train": (train.train, "train rewriting --data data/rewriting --name shop-rewriter --set lora.r=8"),
+        "sweep": (sweep.sweep, "sweep intent --data data/intent --name intents --grid lora.r=1,4,16 --out sweep"),
+        "tune": (pipelines.tune, "tune answers_judged --data data/answers --out answers.yaml"),
+        "improve": (improve.improve, "improve shop-rewriter@1 --data data/rewriting --name shop-rewriter --rounds 2"),
+    },
+    "Evaluate": {
+        "evaluate": (evaluate.evaluate, "evaluate shop-rewriter --data data/rewriting --out evaluation"),
+        "experiment": (evaluate.experiment, "experiment systems.yaml --out experiment"),
+        "ablate": (
+            ablate.ablate,
+            "ablate shop.yaml --topics topics.jsonl --qrels qrels.txt --corpus docs.jsonl --out ablation",
+        ),
+        "promote": (
+            evaluate.promote,
+            "promote shop-rewriter@3 --to production --policy policy.yaml --data data/rewriting",
+        ),
+    },
+    "Judgments": {
+        "judge": (
+            judge.judge,
+            "judge shop-judge --topics topics.jsonl --corpus docs.jsonl --pool bm25.trec --out llm.txt",
+        ),
+        "judge-card": (judge.judge_card, "judge-card --human qrels.txt --judge llm=llm.txt --out card"),
+        "prediction-powered": (
+            judge.prediction_powered,
+            "prediction-powered --human qrels.txt --judged llm.txt --run a=a.trec --run b=b.trec",
+        ),
+        "grade": (judgments.app, "grade export --ratings grades/ratings.jsonl --out judged"),
+        "clicks": (judgments.clicks, "clicks log.parquet --out clicks.txt"),
+        "merge-qrels": (judgments.merge_qrels, "merge-qrels human.txt llm.txt --out merged.txt"),
+    },
+    "Store": {"adapters": (adapters.app, "adapters list --store store")},
+    "Serve": {
+        "index": (index.app, "index build products.jsonl --out products-index"),
+        "run": (
+            pipelines.run,
+            "run pipeline.yaml --queries queries.jsonl --corpus corpus.jsonl --out run.trec --out results.jsonl",
+        ),
+        "search": (pipelines.search, 'search bm25 "red couch" --corpus products.jsonl'),
+        "pipelines": (pipelines.app, "pipelines show rerank"),
+        "serve": (serve.serve, "serve --base smollm2-135m-instruct-q4_1 --store store"),
+    },
+}
 
 
 class CommandGroups(TyperGroup):
@@ -45,7 +91,7 @@ class CommandGroups(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # click's types, which typer may bundle
         """Write one section per heading."""
-        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _COMMANDS}
         width = formatter.width - 6 - max(map(len, self.commands))
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
@@ -69,109 +115,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.command("demo", rich_help_panel=_START, epilog=example("searchlora demo --out demo"))(train.demo)
-app.command("doctor", rich_help_panel=_START, epilog=example("searchlora doctor --server http://localhost:8000"))(
-    doctor.doctor
-)
-app.add_typer(tasks.app, name="tasks", rich_help_panel=_START, epilog=example("searchlora tasks list"))
-app.add_typer(data.app, name="data", rich_help_panel=_DATA, epilog=example("searchlora data shop --out shop"))
-app.add_typer(
-    convert.app, name="convert", rich_help_panel=_DATA, epilog=example("searchlora convert run bm25.trec bm25.parquet")
-)
-app.command(
-    "train",
-    rich_help_panel=_TRAIN,
-    epilog=example("searchlora train rewriting --data data/rewriting --name shop-rewriter --set lora.r=8"),
-)(train.train)
-app.command(
-    "sweep",
-    rich_help_panel=_TRAIN,
-    epilog=example("searchlora sweep intent --data data/intent --name intents --grid lora.r=1,4,16 --out sweep"),
-)(sweep.sweep)
-app.command(
-    "tune",
-    rich_help_panel=_TRAIN,
-    epilog=example("searchlora tune answers_judged --data data/answers --out answers.yaml"),
-)(pipelines.tune)
-app.command(
-    "improve",
-    rich_help_panel=_TRAIN,
-    epilog=example("searchlora improve shop-rewriter@1 --data data/rewriting --name shop-rewriter --rounds 2"),
-)(improve.improve)
-app.command(
-    "evaluate",
-    rich_help_panel=_EVALUATE,
-    epilog=example("searchlora evaluate shop-rewriter --data data/rewriting --out evaluation"),
-)(evaluate.evaluate)
-app.command(
-    "experiment", rich_help_panel=_EVALUATE, epilog=example("searchlora experiment systems.yaml --out experiment")
-)(evaluate.experiment)
-app.command(
-    "ablate",
-    rich_help_panel=_EVALUATE,
-    epilog=example(
-        "searchlora ablate shop.yaml --topics topics.jsonl --qrels qrels.txt --corpus docs.jsonl --out ablation"
-    ),
-)(ablate.ablate)
-app.command(
-    "promote",
-    rich_help_panel=_EVALUATE,
-    epilog=example("searchlora promote shop-rewriter@3 --to production --policy policy.yaml --data data/rewriting"),
-)(evaluate.promote)
-app.command(
-    "judge",
-    rich_help_panel=_JUDGE,
-    epilog=example(
-        "searchlora judge shop-judge --topics topics.jsonl --corpus docs.jsonl --pool bm25.trec --out llm.txt"
-    ),
-)(judge.judge)
-app.command(
-    "judge-card",
-    rich_help_panel=_JUDGE,
-    epilog=example("searchlora judge-card --human qrels.txt --judge llm=llm.txt --out card"),
-)(judge.judge_card)
-app.command(
-    "prediction-powered",
-    rich_help_panel=_JUDGE,
-    epilog=example("searchlora prediction-powered --human qrels.txt --judged llm.txt --run a=a.trec --run b=b.trec"),
-)(judge.prediction_powered)
-app.add_typer(
-    judgments.app,
-    name="grade",
-    rich_help_panel=_JUDGE,
-    epilog=example("searchlora grade export --ratings grades/ratings.jsonl --out judged"),
-)
-app.command("clicks", rich_help_panel=_JUDGE, epilog=example("searchlora clicks log.parquet --out clicks.txt"))(
-    judgments.clicks
-)
-app.command(
-    "merge-qrels", rich_help_panel=_JUDGE, epilog=example("searchlora merge-qrels human.txt llm.txt --out merged.txt")
-)(judgments.merge_qrels)
-app.add_typer(
-    adapters.app, name="adapters", rich_help_panel=_STORE, epilog=example("searchlora adapters list --store store")
-)
-app.add_typer(
-    index.app,
-    name="index",
-    rich_help_panel=_SERVE,
-    epilog=example("searchlora index build products.jsonl --out products-index"),
-)
-app.command(
-    "run",
-    rich_help_panel=_SERVE,
-    epilog=example(
-        "searchlora run pipeline.yaml --queries queries.jsonl --corpus corpus.jsonl --out run.trec --out results.jsonl"
-    ),
-)(pipelines.run)
-app.command(
-    "search", rich_help_panel=_SERVE, epilog=example('searchlora search bm25 "red couch" --corpus products.jsonl')
-)(pipelines.search)
-app.add_typer(
-    pipelines.app, name="pipelines", rich_help_panel=_SERVE, epilog=example("searchlora pipelines show rerank")
-)
-app.command(
-    "serve", rich_help_panel=_SERVE, epilog=example("searchlora serve --base smollm2-135m-instruct-q4_1 --store store")
-)(serve.serve)
+for heading, commands in _COMMANDS.items():
+    for name, (command, line) in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=heading, epilog=example(f"searchlora {line}"))
+        else:
+            app.command(name, rich_help_panel=heading, epilog=example(f"searchlora {line}"))(command)
 
 
 @app.callback()

@@ -132,16 +132,21 @@ def inspect(
 
     usable = usable_tasks(tasks)
     with inspection():
-        found = profile(source)
-        commands = propose(found, usable)
+        described = profile(source)
+        commands = propose(described, usable)
     if as_json:
         proposed = [
-            {"command": str(each), "purpose": each.purpose, "notes": list(each.notes), "complete": each.complete}
-            for each in commands
+            {
+                "command": str(command),
+                "purpose": command.purpose,
+                "notes": list(command.notes),
+                "complete": command.complete,
+            }
+            for command in commands
         ]
-        print_json({**found.to_json(), "commands": proposed})
+        print_json({**described.to_json(), "commands": proposed})
         return
-    for line in lines_of(found):
+    for line in lines_of(described):
         typer.echo(line)
     if not commands:
         typer.echo("\nNo command builds from it." + (" Inspect one of its files." if source.is_dir() else ""))

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from searchlora.cli.options import (
-    AcceptChangesOption,
     AdapterArgument,
     AllowCircularOption,
+    DecisionOptions,
     EngineOptions,
     EvaluationOptions,
-    JunitOption,
     StoreOptions,
-    SummaryOption,
     argument,
     option,
     takes,
@@ -78,20 +76,19 @@ def evaluate(
     typer.echo(f"Report: {write(evaluated, out)}")
 
 
+@takes(DecisionOptions, "decision")
 @takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def experiment(
     file: Annotated[Path, argument("FILE", "YAML file: systems, topics, qrels, measures, baseline, policy.")],
     out: Annotated[Path, option("--out FOLDER", "Folder for runs, figures and report.html.")],
+    decision: DecisionOptions,
     stored: StoreOptions,
     engine: EngineOptions,
     since: Annotated[
         Path | None, option("--since FILE", "Earlier experiment.json whose inputs must be the same.")
     ] = None,
-    accept_changes: AcceptChangesOption = False,
     allow_circular: AllowCircularOption = False,
-    junit: JunitOption = None,
-    summary: SummaryOption = None,
 ) -> None:
     """Compare systems over topics, with intervals and paired tests. Exits with 1 if a policy rule is broken."""
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
@@ -99,13 +96,13 @@ def experiment(
     from searchlora.experiments.experiment_report import write, write_decision
     from searchlora.files import check_writable
 
-    check_writable(junit, summary, out / "report.html")
+    check_writable(decision.junit, decision.summary, out / "report.html")
     with progress_bars() as steps:
         result = verb(
             file,
             out,
             since=since,
-            accept_changes=accept_changes,
+            accept_changes=decision.accept_changes,
             allow_circular=allow_circular,
             engine=engine.read(),
             **stored.given(),
@@ -114,7 +111,7 @@ def experiment(
     print_comparison(result.comparison)
     if result.reused:
         typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(result.reused)}.")
-    write_decision(result.spec.name, result.comparison, result.results, junit=junit, summary=summary)
+    write_decision(result.spec.name, result.comparison, result.results, junit=decision.junit, summary=decision.summary)
     typer.echo(f"Report: {write(result, out)}")
     if result.results:
         print_rules(result.results)
@@ -125,6 +122,7 @@ def experiment(
 
 
 @takes(EvaluationOptions, "rows")
+@takes(DecisionOptions, "decision")
 @takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def promote(
@@ -132,6 +130,7 @@ def promote(
     to: Annotated[str, option("--to ALIAS", "Alias to move, for example production.")],
     policy: Annotated[Path, option("--policy FILE", "YAML file of rules.")],
     rows: EvaluationOptions,
+    decision: DecisionOptions,
     stored: StoreOptions,
     engine: EngineOptions,
     force: Annotated[
@@ -144,10 +143,7 @@ def promote(
             "Why the policy is looser than that of the last decision on the alias; the reason is recorded.",
         ),
     ] = None,
-    accept_changes: AcceptChangesOption = False,
     out: Annotated[Path | None, option("--out FOLDER", "Folder for outputs, report.html and figures.")] = None,
-    junit: JunitOption = None,
-    summary: SummaryOption = None,
 ) -> None:
     """Move an alias to a version if it meets the policy; otherwise exit with 1. Either decision is recorded."""
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
@@ -156,9 +152,9 @@ def promote(
     from searchlora.experiments.promote import promote as verb
     from searchlora.files import check_writable
 
-    check_writable(junit, summary, out / "report.html" if out is not None else None)
+    check_writable(decision.junit, decision.summary, out / "report.html" if out is not None else None)
     with progress_bars() as steps:
-        decision = verb(
+        promotion = verb(
             adapter,
             to,
             policy,
@@ -166,24 +162,24 @@ def promote(
             **stored.given(),
             force=force,
             reason=reason,
-            accept_changes=accept_changes,
+            accept_changes=decision.accept_changes,
             cache_dir=out / "outputs" if out is not None else None,
             engine=engine.read(),
             steps=steps,
         )
-    evaluated, results = decision.evaluated, decision.results
+    evaluated, results = promotion.evaluated, promotion.results
     print_comparison(evaluated.comparison)
     _warn(evaluated)
     print_rules(results)
     title = f"{evaluated.adapter.reference} to {to}"
-    write_decision(title, evaluated.comparison, results, force or "", junit=junit, summary=summary)
+    write_decision(title, evaluated.comparison, results, force or "", junit=decision.junit, summary=decision.summary)
     if out is not None:
         typer.echo(f"Report: {write(evaluated, out, rules=results, forced=force or '')}")
-    if decision.refused:
+    if promotion.refused:
         broken = sum(not rule.passed for rule in results)
         typer.echo(f"Refused: {broken} of {len(results)} rules are broken; '{to}' is unchanged.", err=True)
         raise typer.Exit(1)
-    typer.echo(str(decision.move))
+    typer.echo(str(promotion.move))
 
 
 def _warn(evaluated: EvaluationResult) -> None:

@@ -14,6 +14,7 @@ from searchlora.cli.options import (
     EngineOptions,
     MapOption,
     MeasureOption,
+    PoolOptions,
     SeedOption,
     StoreOptions,
     TopicsOption,
@@ -31,7 +32,7 @@ _TrainingTopicsOption = Annotated[
 
 
 class JudgeOptions(NamedTuple):
-    """The judge and the pairs, with the names of the verb's parameters."""
+    """The judge, with the names of the verb's parameters."""
 
     adapter: Annotated[str | None, argument("ADAPTER", "Judge: name, name@3 or name@alias; or use --base.")] = None
     base: Annotated[
@@ -43,12 +44,6 @@ class JudgeOptions(NamedTuple):
     settings: Annotated[
         Path | None, option("--settings FOLDER", "With --base: dataset folder that holds the grades and the guideline.")
     ] = None
-    runs: Annotated[list[Path], option("--pool FILE", "TREC run whose top documents are judged; repeatable.")] = []
-    depth: Annotated[int, option("--depth N", "Pool depth: documents per run.", min=1)] = 10
-    pairs: Annotated[
-        Path | None,
-        option("--pairs FILE", "Pairs to judge, instead of a pool: 'topic document' lines, qrels or JSONL."),
-    ] = None
     generate: Annotated[
         bool,
         option(
@@ -59,6 +54,7 @@ class JudgeOptions(NamedTuple):
 
 
 @takes(JudgeOptions)
+@takes(PoolOptions, "pool")
 @takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def judge(
@@ -66,6 +62,7 @@ def judge(
     corpus: CorpusOption,
     out: Annotated[Path, option("--out FILE", "Qrels to write, with a card beside them.")],
     options: JudgeOptions,
+    pool: PoolOptions,
     stored: StoreOptions,
     engine: EngineOptions,
     columns: MapOption = [],
@@ -83,6 +80,7 @@ def judge(
             corpus_of(corpus, columns),
             out,
             **options._asdict(),
+            **pool._asdict(),
             **stored.given(),
             engine=engine.read(),
             steps=steps,

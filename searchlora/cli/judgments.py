@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from searchlora.cli.options import (
     CorpusOption,
-    HostOption,
     MapOption,
-    PortOption,
+    PoolOptions,
     ScaleOption,
     SeedOption,
     TopicsOption,
@@ -22,6 +21,7 @@ from searchlora.cli.options import (
     parse_grade_map,
     parse_grades,
     parse_numbers,
+    takes,
 )
 
 if TYPE_CHECKING:
@@ -34,29 +34,40 @@ app = typer.Typer(help="Collect judgments from people in a browser, and export t
 _PRINTED_POSITIONS = 20
 
 
+class SessionOptions(NamedTuple):
+    """How pairs are distributed, with the names of the session's parameters."""
+
+    overlap: Annotated[int, option("--overlap N", "Raters per pair.")] = 2
+    seed: Annotated[int, option("--seed N", "Random seed of each rater's order.")] = 0
+
+
+class AddressOptions(NamedTuple):
+    """Where a server listens."""
+
+    host: Annotated[str, option("--host HOST", "Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1"
+    port: Annotated[int, option("--port PORT", "Port; 0 selects a free one.", min=0, max=65535)] = 8765
+
+
 @app.command(
     epilog=example("searchlora grade serve --topics topics.jsonl --corpus docs.jsonl --guideline guide.md --out grades")
 )
+@takes(PoolOptions, "pool")
+@takes(SessionOptions)
+@takes(AddressOptions, "at")
 def serve(
     topics: TopicsOption,
     corpus: CorpusOption,
     guideline: Annotated[Path, option("--guideline FILE", "Markdown; lines such as '* 3: Perfect' define the grades.")],
     out: Annotated[Path, option("--out FOLDER", "Folder for ratings.jsonl; an existing file is continued.")],
+    pool: PoolOptions,
+    options: SessionOptions,
+    at: AddressOptions,
     columns: MapOption = [],
-    pairs: Annotated[
-        Path | None, option("--pairs FILE", "Pairs to grade: 'topic document' lines, qrels or JSONL.")
-    ] = None,
-    runs: Annotated[list[Path], option("--runs FILE", "TREC run to pool pairs from; repeatable.")] = [],
-    depth: Annotated[int, option("--depth N", "Pool depth: documents per run.")] = 10,
     scale: ScaleOption = "0,1,2,3",
-    overlap: Annotated[int, option("--overlap N", "Raters per pair.")] = 2,
     rater: Annotated[
         list[str],
         option("--rater NAME", "Name of a permitted rater; repeatable. Default: any, at most 5 new names per client."),
     ] = [],
-    host: HostOption = "127.0.0.1",
-    port: PortOption = 8765,
-    seed: Annotated[int, option("--seed N", "Random seed of each rater's order.")] = 0,
 ) -> None:
     """Serve a page on which people grade pairs, until Ctrl+C."""
     from searchlora.cli.terminal import warnings_on_stderr
@@ -68,23 +79,25 @@ def serve(
     from searchlora.server.http import address, bind, is_loopback
 
     rules = read_guideline(guideline, parse_grades(scale))
-    pool = pairs_to_judge(runs, depth, pairs)
-    blinded = blind_pairs(load_texts(pool, topics, corpus_of(corpus, columns)))
+    pooled = pairs_to_judge(*pool)
+    blinded = blind_pairs(load_texts(pooled, topics, corpus_of(corpus, columns)))
     with warnings_on_stderr():
         log = RatingsLog(out)
     if log.repaired:
         typer.echo(f"warning: {log.repaired}", err=True)
     try:
-        session = Session(blinded, rules, log, overlap=overlap, seed=seed, raters=rater or None)
-        with bind(host, port) as listening:
-            typer.echo(f"{len(blinded)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {log.path}.")
-            if not is_loopback(host):
+        session = Session(blinded, rules, log, **options._asdict(), raters=rater or None)
+        with bind(*at) as listening:
+            typer.echo(
+                f"{len(blinded)} pairs of {len(pooled)} topics, {options.overlap} raters each; grades go to {log.path}."
+            )
+            if not is_loopback(at.host):
                 typer.echo(
                     "warning: everyone who reaches this address can read the passages and grade under any name.",
                     err=True,
                 )
             typer.echo(f"Open {address(listening)} to grade. Ctrl+C stops; the next start continues.")
-            run_server(session, listening, host)
+            run_server(session, listening, at.host)
     finally:
         log.close()
 

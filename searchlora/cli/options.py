@@ -65,7 +65,7 @@ def use_device(device: str | None) -> str | None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return device
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = [each.strip() for each in visible.split(",") if each.strip()] if visible is not None else None
+    gpus = [gpu.strip() for gpu in visible.split(",") if gpu.strip()] if visible is not None else None
     number = int(match["number"] or 0)
     if gpus is not None and number >= len(gpus):
         raise UsageError(
@@ -88,21 +88,10 @@ TasksOption = Annotated[
     Path | None, option("--tasks FOLDER", "Folder with task plugins of your own. Default: SEARCHLORA_TASKS.")
 ]
 DataOption = Annotated[Path, option("--data FOLDER", "Dataset folder, from `data build`.")]
-BaselineDataOption = Annotated[
-    Path | None,
-    option(
-        "--baseline-data FOLDER",
-        "Dataset from whose training rows the baselines learn. Default: the evaluated dataset.",
-    ),
-]
 SplitOption = Annotated[str, option("--split SPLIT", "Split to evaluate on.")]
 BaseOption = Annotated[
     str | None, option("--base MODEL", "Location of the base model, if it has moved since training.")
 ]
-TrainedBaseOption = Annotated[
-    str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")
-]
-RecipeOption = Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")]
 SetOption = Annotated[
     list[str], option("--set KEY=VALUE", "Override a key of the recipe, for example lora.r=8; repeatable.")
 ]
@@ -111,19 +100,7 @@ ParametersOption = Annotated[
     list[str],
     option("--set KEY=VALUE", "Set a parameter of the pipeline, for example adapter=shop-rewriter@2; repeatable."),
 ]
-CacheOption = Annotated[
-    Path | None,
-    option("--cache FILE", "Cache the outputs of adapter stages in this file, by prompt and adapter version."),
-]
-CacheLimitOption = Annotated[
-    int, option("--cache-mb MB", "Maximum size of --cache; the least recently used outputs are evicted.", min=1)
-]
 
-#: Default of `CacheLimitOption`, in megabytes.
-CACHE_MB = 1024
-QrelsOption = Annotated[
-    Path | None, option("--qrels FILE", "Relevance judgments (qrels) that replace those of the dataset.")
-]
 JudgmentsOption = Annotated[Path, option("--qrels FILE", "Relevance judgments of the topics (qrels).")]
 JudgmentsSourceOption = Annotated[
     str | None,
@@ -134,11 +111,6 @@ JudgmentsSourceOption = Annotated[
 ]
 ClusterOption = Annotated[
     str | None, option("--cluster FIELD", "Topic field that groups dependent topics, such as a session.")
-]
-JunitOption = Annotated[Path | None, option("--junit FILE", "Write a JUnit XML file with one test case per rule.")]
-SummaryOption = Annotated[Path | None, option("--summary FILE", "Write a Markdown summary for a pull request.")]
-AcceptChangesOption = Annotated[
-    bool, option("--accept-changes", "Continue although inputs differ from those of the earlier result.")
 ]
 AllowCircularOption = Annotated[
     bool,
@@ -162,8 +134,6 @@ CardScaleOption = Annotated[
 ]
 MeasureOption = Annotated[str, option("--measure MEASURE", "Retrieval measure, for example nDCG@10.")]
 SeedOption = Annotated[int, option("--seed N", "Random seed.", min=0)]
-HostOption = Annotated[str, option("--host HOST", "Address to listen on; 0.0.0.0 accepts other machines.")]
-PortOption = Annotated[int, option("--port PORT", "Port; 0 selects a free one.", min=0, max=65535)]
 DeviceOption = Annotated[
     str | None,
     option(
@@ -171,19 +141,6 @@ DeviceOption = Annotated[
         "cpu, cuda or cuda:N. Default: the first GPU that PyTorch sees, or the CPU.",
         callback=use_device,
     ),
-]
-EngineOption = Annotated[
-    str | None,
-    option(
-        "--engine SETTINGS",
-        "Engine that runs LLM adapters: a YAML file, or '{quantization: nf4}'. Default: this process.",
-    ),
-]
-ServerOption = Annotated[
-    str | None, option("--server URL", "Inference server that runs LLM adapters, instead of this process.")
-]
-KeyOption = Annotated[
-    str | None, option("--api-key-env VARIABLE", "Environment variable that holds the API key of the server.")
 ]
 JsonOption = Annotated[bool, option("--json", "Print one JSON document.")]
 AdapterArgument = Annotated[str, argument("ADAPTER", "Adapter: name, name@3 or name@alias.")]
@@ -193,9 +150,19 @@ TaskArgument = Annotated[str, argument("TASK", "Task, for example rewriting.")]
 class EngineOptions(NamedTuple):
     """Where LLM adapters are computed."""
 
-    engine: EngineOption = None
-    server: ServerOption = None
-    api_key_env: KeyOption = None
+    engine: Annotated[
+        str | None,
+        option(
+            "--engine SETTINGS",
+            "Engine that runs LLM adapters: a YAML file, or '{quantization: nf4}'. Default: this process.",
+        ),
+    ] = None
+    server: Annotated[
+        str | None, option("--server URL", "Inference server that runs LLM adapters, instead of this process.")
+    ] = None
+    api_key_env: Annotated[
+        str | None, option("--api-key-env VARIABLE", "Environment variable that holds the API key of the server.")
+    ] = None
 
     def read(self) -> EngineSettings | None:
         """The settings of the engine; `--server` and `--api-key-env` are laid over `--engine`. None without any.
@@ -219,6 +186,24 @@ class EngineOptions(NamedTuple):
         return settings
 
 
+class CacheOptions(NamedTuple):
+    """The cache of outputs of adapter stages."""
+
+    cache: Annotated[
+        Path | None,
+        option("--cache FILE", "Cache the outputs of adapter stages in this file, by prompt and adapter version."),
+    ] = None
+    cache_mb: Annotated[
+        int, option("--cache-mb MB", "Maximum size of --cache; the least recently used outputs are evicted.", min=1)
+    ] = 1024
+
+    def open(self) -> AnswerCache | None:
+        """The cache; None without a file."""
+        from searchlora.inference.answer_cache import AnswerCache
+
+        return AnswerCache(self.cache, self.cache_mb << 20) if self.cache is not None else None
+
+
 class StoreOptions(NamedTuple):
     """The store, further tasks, and the device of this process."""
 
@@ -234,10 +219,33 @@ class StoreOptions(NamedTuple):
 class RecipeOptions(NamedTuple):
     """Options of the verbs that train by a recipe, with the names of the verbs' parameters."""
 
-    base: TrainedBaseOption = None
-    recipe: RecipeOption = None
+    base: Annotated[str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")] = (
+        None
+    )
+    recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")] = None
     overrides: SetOption = []
     restart: RestartOption = False
+
+
+class PoolOptions(NamedTuple):
+    """The pairs to grade: the top documents of runs, or a file; with the names of the verbs' parameters."""
+
+    runs: Annotated[list[Path], option("--pool FILE", "TREC run whose top documents are graded; repeatable.")] = []
+    depth: Annotated[int, option("--depth N", "Pool depth: documents per run.", min=1)] = 10
+    pairs: Annotated[
+        Path | None,
+        option("--pairs FILE", "Pairs to grade, instead of a pool: 'topic document' lines, qrels or JSONL."),
+    ] = None
+
+
+class DecisionOptions(NamedTuple):
+    """The data that a decision accepts, and where else it is written."""
+
+    accept_changes: Annotated[
+        bool, option("--accept-changes", "Continue although inputs differ from those of the earlier result.")
+    ] = False
+    junit: Annotated[Path | None, option("--junit FILE", "Write a JUnit XML file with one test case per rule.")] = None
+    summary: Annotated[Path | None, option("--summary FILE", "Write a Markdown summary for a pull request.")] = None
 
 
 class EvaluationOptions(NamedTuple):
@@ -245,8 +253,16 @@ class EvaluationOptions(NamedTuple):
 
     data: DataOption
     split: SplitOption = "test"
-    qrels: QrelsOption = None
-    baseline_data: BaselineDataOption = None
+    qrels: Annotated[
+        Path | None, option("--qrels FILE", "Relevance judgments (qrels) that replace those of the dataset.")
+    ] = None
+    baseline_data: Annotated[
+        Path | None,
+        option(
+            "--baseline-data FOLDER",
+            "Dataset from whose training rows the baselines learn. Default: the evaluated dataset.",
+        ),
+    ] = None
 
 
 def takes(
@@ -388,13 +404,6 @@ def parse_grade_map(text: str, option: str) -> dict[int, int]:
     if len(dict(pairs)) < len(pairs):
         raise UsageError("one grade has two meanings", where=option)
     return dict(pairs)
-
-
-def cache_of(file: Path | None, megabytes: int) -> AnswerCache | None:
-    """The cache in a file, of at most so many megabytes; None without a file."""
-    from searchlora.inference.answer_cache import AnswerCache
-
-    return AnswerCache(file, megabytes << 20) if file is not None else None
 
 
 def corpus_of(corpus: Path, columns: Sequence[str]) -> Corpus:

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from searchlora.cli.options import (
-    CACHE_MB,
     AllowCircularOption,
-    CacheLimitOption,
-    CacheOption,
+    CacheOptions,
     DeviceOption,
     EngineOptions,
     JsonOption,
@@ -24,7 +22,6 @@ from searchlora.cli.options import (
     StoreOption,
     TasksOption,
     argument,
-    cache_of,
     corpus_of,
     example,
     option,
@@ -76,6 +73,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and check pipelines and
 
 @takes(PipelineOptions)
 @takes(EngineOptions, "engine")
+@takes(CacheOptions, "cached")
 def run(
     pipeline: PipelineArgument,
     queries: Annotated[Path, option("--queries FILE", "Queries: JSON lines or TSV with id, query and further fields.")],
@@ -88,8 +86,7 @@ def run(
     ],
     options: PipelineOptions,
     engine: EngineOptions,
-    cache: CacheOption = None,
-    cache_mb: CacheLimitOption = CACHE_MB,
+    cached: CacheOptions,
     trace: Annotated[
         Path | None,
         option(
@@ -113,7 +110,7 @@ def run(
             trace=trace,
             **options.given(),
             engine=engine.read(),
-            cache=cache_of(cache, cache_mb),
+            cache=cached.open(),
             steps=steps,
         )
     typer.echo(f"Wrote {count} topics as {tag} to {', '.join(map(str, out))}")
@@ -121,13 +118,13 @@ def run(
 
 @takes(PipelineOptions)
 @takes(EngineOptions, "engine")
+@takes(CacheOptions, "cached")
 def search(
     pipeline: PipelineArgument,
     query: Annotated[str, argument("QUERY", "The query.")],
     options: PipelineOptions,
     engine: EngineOptions,
-    cache: CacheOption = None,
-    cache_mb: CacheLimitOption = CACHE_MB,
+    cached: CacheOptions,
     fields: Annotated[
         list[str],
         option(
@@ -154,7 +151,7 @@ def search(
             pipeline,
             **options.given(),
             engine=engine.read(),
-            cache=cache_of(cache, cache_mb),
+            cache=cached.open(),
             steps=steps,
         )
     if document is not None:
@@ -167,29 +164,29 @@ def search(
         return
     rows: list[Mapping[str, Any]] = []
     (executed,) = loaded.execute([search], trace=rows.append)
-    found = result(search, executed, loaded.labels)
+    row = result(search, executed, loaded.labels)
     if as_json:
-        print_json(found)
+        print_json(row)
     else:
         print_stages(rows)
-        print_result(found, loaded.documents, top)
+        print_result(row, loaded.documents, top)
 
 
 def _fields(values: Sequence[str]) -> dict[str, Any]:
     """The fields of the options `--field NAME=VALUE`. Raises `UsageError` for one without a name."""
-    found: dict[str, Any] = {}
-    for each in values:
-        name, equals, value = each.partition("=")
+    fields: dict[str, Any] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
         if not name or not equals:
-            raise UsageError(f"'{each}' is not NAME=VALUE", where="--field")
+            raise UsageError(f"'{text}' is not NAME=VALUE", where="--field")
         if value.startswith(("[", "{")):
             try:
-                found[name] = json.loads(value)
+                fields[name] = json.loads(value)
             except ValueError:
                 raise UsageError(f"the value of '{name}' is not JSON", where="--field") from None
         else:
-            found[name] = value
-    return found
+            fields[name] = value
+    return fields
 
 
 @takes(PipelineOptions)

@@ -11,6 +11,7 @@ from searchlora.renamed import RenamedWarning, warn_renamed
 #: Command -> old option -> new option.
 RENAMED_OPTIONS: dict[str, dict[str, str]] = {
     "data build": {"--shares": "--split-ratios"},
+    "grade serve": {"--runs": "--pool"},
     "evaluate": {"--beside": "--compare-with", "--beside-encoder": "--compare-with-encoder"},
     "serve": {
         "--adapters": "--max-loras",

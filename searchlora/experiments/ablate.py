@@ -122,7 +122,7 @@ def ablate(
     """
     for name in measures:
         parse_measure(name)
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline, overrides, engine)
     check_order(config.stages, config.source)
     if not produces_hits(config.stages):

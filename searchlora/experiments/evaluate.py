@@ -141,7 +141,7 @@ def evaluate(
         NotInStore, LoadCheckFailed: if an adapter is missing or fails its load check.
         EngineError: if a server cannot be asked.
     """
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     adapters = list({pinned: store.get(pinned) for pinned in map(store.pin, (adapter, *compare_with))}.values())
     candidate = adapters[0]
     plugin = load_task(candidate.manifest.task, tasks)

@@ -155,7 +155,7 @@ def experiment(
     spec = spec if engine is None else spec.model_copy(update={"engine": engine})
     for name in spec.measures:
         parse_measure(name)  # fails before any run is computed
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     plans = _plans(spec, store, tasks)
     inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in plans.items()}}
     earlier = Path(since) if since is not None else Path(out) / RESULT

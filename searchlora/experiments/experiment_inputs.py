@@ -16,7 +16,7 @@ from searchlora.eval.judgments.card import card_path
 from searchlora.experiments.spec import Experiment
 from searchlora.files import parse_json, tree_sha256
 from searchlora.pipelines.config import CorpusSettings
-from searchlora.retrieval.index_folder import read_manifest
+from searchlora.retrieval.index_manifest import read_manifest
 
 
 def hashes(spec: Experiment) -> dict[str, str]:

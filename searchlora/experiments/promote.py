@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.aliases import AliasMove, Decision, Rule
-from searchlora.adapters.references import check_alias, parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.policy import (
@@ -99,7 +98,6 @@ def promote(
         StoreError: if the alias was moved concurrently.
         DataError, NotInStore, LoadCheckFailed: as `evaluate`.
     """
-    check_alias(alias)
     for option, text in (("--force", force), ("--reason", reason)):
         if text is not None and not text.strip():
             raise UsageError(
@@ -107,15 +105,14 @@ def promote(
             )
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
     rules = rules if rules.held_out else rules.model_copy(update={"held_out": "required"})
-    store = store if isinstance(store, Store) else Store(store)
-    candidate = parse_reference(store.pin(adapter))
-    version = candidate.version or 0
-    incumbent = store.aliases(candidate.name).get(alias)
-    if incumbent == version:
-        raise UsageError(f"'{alias}' already points to {candidate.name}@{version}", where=str(store.root))
+    store = Store.of(store)
+    candidate = store.resolve(adapter)
+    incumbent = store.target(candidate.name, alias)
+    if incumbent == candidate.number:
+        raise UsageError(f"'{alias}' already points to {candidate}", where=str(store.root))
     current = [f"{candidate.name}@{incumbent}"] if incumbent is not None else []
     evaluated = evaluate(
-        f"{candidate.name}@{version}",
+        str(candidate),
         data,
         compare_with=current,
         split=split,
@@ -150,7 +147,7 @@ def promote(
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
     passed = all(result.passed for result in results)
     decision = Decision(
-        version=version,
+        version=candidate.number,
         outcome="promoted" if passed else "refused" if force is None else "forced",
         rules=tuple(Rule(**dataclasses.asdict(result)) for result in results),
         policy=rules.model_dump(mode="json"),

@@ -93,7 +93,7 @@ def run(
         named.add(path.resolve())
     check_writable(*outs, *traced)
     count = _check_queries(Path(queries))
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     built = Pipeline.load(config, corpus=corpus, store=store, tasks=tasks, cache=cache, steps=steps)
     writers: list[_Writer] = [_result_lines if _holds_results(path) else _run_lines for path in outs]
     key = {

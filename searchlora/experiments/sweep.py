@@ -144,7 +144,7 @@ def sweep(
         TrainingError: if every trial failed.
         What `evaluate` raises.
     """
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     trained = train_trials(
         task,
         data,

@@ -70,7 +70,7 @@ def train(
         TrainingError: for an unfinished run without `resume` or `restart`, or one with other inputs.
         LoadCheckFailed: for a trained adapter that does not pass verification; its run is kept.
     """
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     check_name(name)
     options = TrainingOptions(base, recipe, overrides, resume, restart, more_data or {}, steps)
     job = _job(task, data, options, tasks)

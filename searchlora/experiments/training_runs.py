@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from searchlora.adapters.ancestry import training_queries, write_training_queries
 from searchlora.adapters.manifest import TRAINING_RUN, Precision
 from searchlora.adapters.manifest import Dataset as ManifestDataset
-from searchlora.adapters.operations import store_adapter
+from searchlora.adapters.operations import Origin, store_adapter
 from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -218,12 +218,14 @@ def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, ru
         task=job.task,
         recipe=job.recipe,
         base=job.base,
-        dataset=ManifestDataset(fingerprint=job.dataset.fingerprint, card=_dataset_summary(job)),
-        metrics=measured,
-        evaluated=Precision(quantization="none", precision=job.recipe.precision) if measured else None,
-        training={**result.summary, TRAINING_RUN: run_id},
-        tuned=job.tune(result.adapter),
-        parents=parents,
+        origin=Origin(
+            dataset=ManifestDataset(fingerprint=job.dataset.fingerprint, card=_dataset_summary(job)),
+            metrics=measured,
+            evaluated=Precision(quantization="none", precision=job.recipe.precision) if measured else None,
+            training={**result.summary, TRAINING_RUN: run_id},
+            tuned=job.tune(result.adapter),
+            parents=parents,
+        ),
         extra_files=extra_files,
     )
 

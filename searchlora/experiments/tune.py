@@ -80,7 +80,7 @@ def tune(
     """
     out = Path(out)
     check_writable(out)
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     dataset = load_dataset(data)
     config = read_pipeline(pipeline, overrides, engine)
     stages = pinned(config.stages, store.pin)
@@ -165,7 +165,7 @@ def tune_weights(
     """
     out = Path(out)
     check_writable(out)
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     fields = read_topics(Path(topics))
     grades = read_qrels(Path(qrels), topics=fields)
     judged = {topic: with_history(fields[topic], f"{topics}, {topic}") for topic in fields if topic in grades}

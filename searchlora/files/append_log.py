@@ -51,7 +51,7 @@ class AppendLog:
         self.file = file
         self.removed = b""
         self._key = key
-        self._lock = FileLock(file.with_name(f".{file.name}.lock"), thread_local=False)
+        self._lock = FileLock(file.with_name(f".{file.stem}.lock"), thread_local=False)
         with self._writing():
             file.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -84,10 +84,10 @@ class WatchedFiles:
 def cached_digest(cache: Path) -> str | None:
     """The sha256 that `cache_digest` wrote; None if there is none, or something else is there."""
     try:
-        found = read_bounded(cache, 64).decode("ascii")
+        digest = read_bounded(cache, 64).decode("ascii")
     except (OSError, ValueError):
         return None
-    return found if re.fullmatch("[0-9a-f]{64}", found) else None
+    return digest if re.fullmatch("[0-9a-f]{64}", digest) else None
 
 
 def cache_digest(cache: Path, digest: str) -> None:

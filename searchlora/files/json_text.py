@@ -90,11 +90,12 @@ def json_line(row: dict[str, object]) -> str:
     return _ENCODER.encode(row) + "\n"
 
 
-def value_fault(value: Any, *, allow_nul: bool = False) -> str | None:
+def value_fault(value: Any, *, allow_nul: bool = False, also: tuple[type, ...] = ()) -> str | None:
     """Why a value cannot be stored as strict JSON, or None.
 
     Args:
         allow_nul: Allow NUL characters in texts. JSON has them; tokenizers and other programs end a text there.
+        also: Types whose values are allowed whatever they are.
 
     Examples:
         >>> value_fault({"texts": ["a", "b\\ud800"]})
@@ -118,7 +119,7 @@ def value_fault(value: Any, *, allow_nul: bool = False) -> str | None:
                 pending += ((member, depth + 1) for member in item)
         elif isinstance(item, tuple):  # a member of `Pairs`
             pending += ((member, depth) for member in item)
-        elif isinstance(item, bool) or item is None:
+        elif isinstance(item, (bool, *also)) or item is None:
             continue
         elif isinstance(item, int):
             if abs(item) > MAX_INTEGER:

@@ -95,7 +95,7 @@ def write_string_table(strings: Sequence[str], stem: Path) -> None:
     """
     encoded = [text.encode("utf-8", _ERRORS) for text in strings]
     starts = np.zeros(len(encoded) + 1, dtype=np.int64)
-    np.cumsum([len(each) for each in encoded], out=starts[1:])
+    np.cumsum([len(text) for text in encoded], out=starts[1:])
     order = np.array(sorted(range(len(encoded)), key=encoded.__getitem__), dtype=np.int64)
     np.save(_file(stem, "text"), np.frombuffer(b"".join(encoded), dtype=np.uint8), allow_pickle=False)
     np.save(_file(stem, "starts"), starts, allow_pickle=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from searchlora.files.json_text import MAX_INTEGER, text_fault
+from searchlora.files.json_text import text_fault, value_fault
 
 #: Characters of a text. The files that people write have a few thousand.
 MAX_TEXT = 1 << 18
@@ -61,7 +61,7 @@ def parse_yaml(source: str | bytes) -> Any:
         value = yaml.load(text, Loader=_loader())
     except yaml.YAMLError as error:
         raise _not_yaml(error) from None
-    if fault := _fault(value):
+    if fault := value_fault(value, also=(float, datetime.date)):
         raise ValueError(f"is not plain YAML ({fault})")
     return value
 
@@ -102,7 +102,7 @@ def _check_events(text: str) -> None:
             nodes, levels = closed.nodes, closed.levels + 1
             anchored[closed.anchor or ""] = nodes, levels
         elif isinstance(event, yaml.AliasEvent):
-            if any(each.anchor == event.anchor for each in stack):  # a value in itself
+            if any(open_.anchor == event.anchor for open_ in stack):  # a value in itself
                 raise ValueError(f"{_TOO_DEEP}, line {line}")
             nodes, levels = anchored.get(str(event.anchor), (1, 0))
         elif isinstance(event, yaml.ScalarEvent):
@@ -195,23 +195,3 @@ def _decoded(source: bytes) -> str:
     except UnicodeDecodeError as error:
         line = source.count(b"\n", 0, error.start) + 1
         raise ValueError(f"is not UTF-8 text ({error.reason}), line {line}") from None
-
-
-def _fault(value: Any) -> str | None:
-    """Why a value is not plain, or None."""
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            pending += [*item, *item.values()]
-        elif isinstance(item, list):
-            pending += item
-        elif isinstance(item, str):
-            if fault := text_fault(item):
-                return fault
-        elif isinstance(item, int):
-            if abs(item) > MAX_INTEGER:
-                return "an integer does not fit in 64 bits"
-        elif not isinstance(item, float | datetime.date | None):
-            return f"a value of the type {type(item).__name__}"
-    return None

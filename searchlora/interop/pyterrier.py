@@ -73,7 +73,7 @@ class Models:
         cache: str | Path | None = None,
     ) -> None:
         settings = engine_settings(engine, "engine", from_file=False) if isinstance(engine, Mapping) else engine
-        self.store = store if isinstance(store, Store) else Store(store)
+        self.store = Store.of(store)
         answers = AnswerCache(Path(cache)) if cache is not None else None
         self._context = BuildContext(self.store, Engines(self.store, settings), tasks=tasks, cache=answers)
 

@@ -19,9 +19,8 @@ from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
-from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure, inner_products
+from searchlora.retrieval.nearest import ApproximatelyNearest, Nearest, Structure, inner_products
 from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
-from searchlora.retrieval.vector_file import VectorFile
 
 
 class SavedVectors(NamedTuple):
@@ -29,12 +28,14 @@ class SavedVectors(NamedTuple):
 
     Attributes:
         documents: All documents, with and without text.
-        file: The vectors.
+        vectors: Of the documents with text, shape (documents with text, dimensions).
+        rows: The number of the document of each, ascending.
         nearest: Searches the vectors.
     """
 
     documents: IndexedDocuments
-    file: VectorFile
+    vectors: Vectors
+    rows: NDArray[np.int64]
     nearest: Nearest
 
 
@@ -78,10 +79,10 @@ class DenseIndex:
             np.array([row for row, name in enumerate(ids) if name in texts]) if len(texts) < len(ids) else None
         )
         longest = longest_of(self.vectors)
-        self._nearest: Nearest = (
-            ExactSearch(self.vectors, longest)
+        self._nearest = (
+            Nearest(self.vectors, longest)
             if structure is None
-            else ApproximateSearch(structure, structure.build(self.vectors, progress), effort, longest)
+            else ApproximatelyNearest(self.vectors, longest, structure, structure.build(self.vectors, progress), effort)
         )
 
     @classmethod
@@ -89,8 +90,7 @@ class DenseIndex:
         """An index of vectors that were encoded before, in the same way; only queries are encoded."""
         index = cls.__new__(cls)
         index.encoder, index._encoding = encoder, encoding
-        index.vectors = saved.file.vectors
-        index._documents, index._rows, index._nearest = saved.documents, saved.file.rows, saved.nearest
+        index._documents, index.vectors, index._rows, index._nearest = saved
         return index
 
     def searched_by(self, encoder: Encoder) -> DenseIndex:
@@ -145,7 +145,7 @@ class DenseIndex:
             nearest = self._nearest.candidates(vector, k)
         else:
             passing = rows if self._rows is None else rows[self._rows]
-            nearest = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
+            nearest = self._nearest.among(np.flatnonzero(passing), vector, k)
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
         vectors = self.vectors[nearest].astype(np.float64)
         scores = inner_products(vectors, vector[0])

@@ -25,7 +25,7 @@ from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.encoding import TextEncoding
-from searchlora.retrieval.index_folder import CorpusIdentity, EncodedVectors, FrozenModel, VectorKeys, differences
+from searchlora.retrieval.index_manifest import CorpusIdentity, EncodedVectors, FrozenModel, VectorKeys, differences
 from searchlora.retrieval.search_engine import (
     Entry,
     Graph,

@@ -1,224 +1,40 @@
 """Index folder: documents, BM25 matrices and vectors of a corpus, tied by a manifest to everything they depend on.
 
 `index.json` names the corpus with its sha256, the settings of each part, the hashes of the encoder and of its adapter,
-and the sha256 of every file. Opening an index reads the manifest and compares sizes; a file is hashed when it is first
-opened on a machine, and again when its inode, size or times differ. Writers replace files by renaming new ones. A file
-that is written to or cut off while an index is open is noticed before each search.
+and the sha256 of every file. Opening an index reads the manifest and compares sizes and hashes. Writers replace files
+by renaming new ones. A file that is written to or cut off while an index is open is noticed before each search.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel
 
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
-from searchlora.data.document_store import DOCUMENT_FILES, DocumentStore
-from searchlora.errors import DataError, StaleIndex
-from searchlora.files import (
-    FileState,
-    WatchedFiles,
-    atomic_text,
-    cache_digest,
-    cached_digest,
-    file_sha256,
-    parse_json,
-    read_bounded,
-)
-from searchlora.models.fingerprint import Fingerprint
-from searchlora.models.resolve import cache_dir
+from searchlora.data.document_store import DocumentStore
+from searchlora.errors import StaleIndex
+from searchlora.files import WatchedFiles, file_sha256
 from searchlora.progress import Progress, silent
-from searchlora.retrieval.analysis import Analyzer
-from searchlora.retrieval.bm25 import BM25_FILES, BM25Index
+from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.dense import SavedVectors
-from searchlora.retrieval.nearest import (
-    ApproximateSearch,
-    ExactSearch,
-    Hnsw,
-    Ivf,
-    Nearest,
-    Structure,
-    read_structure,
+from searchlora.retrieval.index_manifest import (
+    Bm25Keys,
+    Bm25Part,
+    CorpusIdentity,
+    DensePart,
+    VectorKeys,
+    corpus_identity,
+    differences,
+    has_sha256,
+    read_manifest,
 )
+from searchlora.retrieval.nearest import ApproximatelyNearest, Nearest, Structure, read_structure
 from searchlora.retrieval.retriever import IndexedDocuments
-from searchlora.retrieval.vector_file import VECTOR_FILES, VectorFile
-
-#: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
-SCHEMA: Literal[2] = 2
-
-_MAX_MANIFEST = 16 * 2**20
-
-#: A file of an index: its folder is that of a part, or the index itself.
-FileName = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]+-[0-9a-f]{12}/)?\w[\w.-]*$")]
-PartName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+-[0-9a-f]{12}$")]
-_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-_Count = Annotated[int, Field(ge=1, lt=2**63)]
-_Bytes = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class FrozenModel(BaseModel):
-    """Part of a manifest or a record; its keys are those of the class."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Bm25Keys(FrozenModel):
-    """What the matrix of a BM25 index depends on, besides the documents."""
-
-    k1: float
-    b: float
-    fields: dict[str, int] | None
-    stopwords: str | None
-    stemmer: str | None
-    shortest: int
-
-    @property
-    def analyzer(self) -> Analyzer:
-        """The analyser of documents and queries."""
-        return Analyzer(stopwords=self.stopwords, stemmer=self.stemmer, shortest=self.shortest)
-
-
-class VectorKeys(FrozenModel):
-    """What the vectors of documents depend on, besides the documents.
-
-    Attributes:
-        encoder: Fingerprint of the model.
-        adapter: File -> sha256 of the adapter's weights; None without one, or with one that is for queries only.
-        max_tokens: Length at which texts are truncated.
-    """
-
-    encoder: Fingerprint
-    adapter: dict[str, str] | None
-    max_tokens: int | None
-    dimensions: int | None
-    normalise: bool
-    document_prefix: str
-    precision: Literal["fp32", "bf16"]
-
-
-class Bm25Part(FrozenModel):
-    """A BM25 index in an index folder."""
-
-    folder: PartName
-    keys: Bm25Keys
-    terms: _Count
-
-    @property
-    def files(self) -> list[str]:
-        """The names of its files."""
-        return [f"{self.folder}/{name}" for name in BM25_FILES]
-
-
-class EncodedVectors(FrozenModel):
-    """Vectors of documents.
-
-    Attributes:
-        model: Name of the encoder.
-        adapter: Exact reference of its adapter, `name@version`.
-        batch_size: Documents per forward pass; it changes the last bits of vectors.
-        dimensions: Of the vectors.
-    """
-
-    model: str
-    adapter: str | None
-    keys: VectorKeys
-    batch_size: _Count
-    dimensions: _Count
-
-
-class DensePart(EncodedVectors):
-    """Vectors in an index folder.
-
-    Attributes:
-        vectors: Number of documents with text.
-        longest: Length of the longest vector.
-        structures: Structures for approximate search.
-    """
-
-    folder: PartName
-    vectors: _Count
-    longest: Annotated[float, Field(ge=0)]
-    structures: tuple[Annotated[Hnsw | Ivf, Field(discriminator="kind")], ...] = ()
-
-    @property
-    def files(self) -> list[str]:
-        """The names of its files."""
-        return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(structure.file for structure in self.structures))]
-
-
-class CorpusIdentity(FrozenModel):
-    """The corpus of an index.
-
-    Attributes:
-        path: The file, absolute.
-        modified_ns: Its time of modification, in nanoseconds.
-        columns: Field -> the columns that hold it.
-    """
-
-    path: str
-    sha256: str
-    bytes: int
-    modified_ns: int
-    columns: dict[str, tuple[str, ...]]
-
-    @property
-    def content(self) -> tuple[str, dict[str, tuple[str, ...]]]:
-        """What the documents depend on."""
-        return self.sha256, self.columns
-
-    def command(self, out: Path, pipeline: str) -> str:
-        """The command that builds an index of this corpus."""
-        words = ["searchlora", "index", "build", self.path, "--out", str(out), *self.map_options]
-        return f"{shlex.join(words)} {pipeline}"
-
-    @property
-    def map_options(self) -> list[str]:
-        """The options of commands that name its columns."""
-        return [part for name, columns in self.columns.items() for part in ("--map", f"{name}={','.join(columns)}")]
-
-    def changed(self) -> bool:
-        """Whether the file is there and has another content. It is hashed as the files of an index are."""
-        file = Path(self.path)
-        try:
-            size = file.stat().st_size
-        except (OSError, ValueError):
-            return False
-        return size != self.bytes or not has_sha256(file, self.sha256)
-
-
-class FileIdentity(FrozenModel):
-    """A file of an index."""
-
-    sha256: _Sha256
-    bytes: _Bytes
-
-
-class IndexManifest(FrozenModel):
-    """`index.json`."""
-
-    schema_version: Literal[2] = SCHEMA
-    created: str
-    versions: dict[str, str]
-    corpus: CorpusIdentity
-    documents: _Count
-    bm25: tuple[Bm25Part, ...]
-    dense: tuple[DensePart, ...]
-    files: dict[FileName, FileIdentity]
-
-    @model_validator(mode="after")
-    def _lists_every_file(self) -> IndexManifest:
-        parts: tuple[Bm25Part | DensePart, ...] = (*self.bm25, *self.dense)
-        needed = {*DOCUMENT_FILES, *(name for part in parts for name in part.files)}
-        if missing := needed - self.files.keys():
-            raise ValueError(f"its list of files lacks {min(missing)}")
-        return self
-
+from searchlora.retrieval.vector_file import open_vectors
 
 Part = TypeVar("Part", Bm25Part, DensePart)
 
@@ -275,17 +91,16 @@ class IndexFolder:
             )
         folder = self.folder / part.folder
         with self._mapping(part):
-            file = VectorFile.open(folder)
-            _check_equal("vectors", len(file.vectors), part.vectors)
-            _check_equal("dimensions", file.vectors.shape[1], part.dimensions)
-            if file.rows[-1] >= len(self.documents):
+            vectors, rows = open_vectors(folder)
+            _check_equal("vectors", len(vectors), part.vectors)
+            _check_equal("dimensions", vectors.shape[1], part.dimensions)
+            if rows[-1] >= len(self.documents):
                 raise ValueError("a vector is that of a document that is not there")
-            if structure is None:
-                nearest: Nearest = ExactSearch(file.vectors, part.longest)
-            else:
+            nearest = Nearest(vectors, part.longest)
+            if structure is not None:
                 opened = read_structure(structure, folder / structure.file, part.vectors, part.dimensions)
-                nearest = ApproximateSearch(structure, opened, effort, part.longest)
-        return SavedVectors(self._indexed, file, nearest)
+                nearest = ApproximatelyNearest(vectors, part.longest, structure, opened, effort)
+        return SavedVectors(self._indexed, vectors, rows, nearest)
 
     def verify(self, progress: Progress = silent) -> None:
         """Hash every file.
@@ -369,56 +184,6 @@ class IndexFolder:
         return StaleIndex(what, where=str(self.folder), fix=f"Build the index again: {command}")
 
 
-def read_manifest(folder: Path) -> IndexManifest:
-    """The manifest of an index folder.
-
-    Raises:
-        DataError: if there is none, it is damaged, or it has another schema version.
-    """
-    file = folder / INDEX_FILE
-    try:
-        content = parse_json(read_bounded(file, _MAX_MANIFEST).decode("utf-8"))
-        if isinstance(content, dict) and content.get("schema_version") != SCHEMA:
-            raise DataError(
-                f"the index has the schema version {content.get('schema_version')!r}, this searchlora reads {SCHEMA}",
-                where=str(folder),
-                fix="Build it again with `searchlora index build`.",
-            )
-        return IndexManifest.model_validate(content)
-    except FileNotFoundError:
-        raise DataError("is not an index: there is no index.json", where=str(folder)) from None
-    except (OSError, ValueError, RecursionError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
-        raise DataError(
-            f"is damaged ({reason})", where=str(file), fix="Build the index again with `searchlora index build`."
-        ) from None
-
-
-def write_manifest(folder: Path, manifest: IndexManifest) -> None:
-    """Write `index.json`. Raises `DataError` if it cannot be written."""
-    with atomic_text(folder / INDEX_FILE) as out:
-        out.write(manifest.model_dump_json(indent=2) + "\n")
-
-
-def corpus_identity(file: Path, columns: Mapping[str, tuple[str, ...]]) -> CorpusIdentity:
-    """The identity of a corpus file. Raises `DataError` if it cannot be read."""
-    try:
-        stat = file.stat()  # before it is hashed: a file that changes meanwhile does not seem to be the hashed one
-        cache = _digest_cache(file)
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(file)) from None
-    digest = file_sha256(file)
-    cache_digest(cache, digest)
-    return CorpusIdentity(
-        path=str(file.resolve()),
-        sha256=digest,
-        bytes=stat.st_size,
-        modified_ns=stat.st_mtime_ns,
-        columns=dict(columns),
-    )
-
-
 def identity_of(corpus: Corpus) -> CorpusIdentity:
     """The identity of a corpus; that of an index folder is the one of the file that it was built from.
 
@@ -429,60 +194,6 @@ def identity_of(corpus: Corpus) -> CorpusIdentity:
     if folder is not None:
         return IndexFolder(folder).manifest.corpus
     return corpus_identity(corpus_path(corpus), corpus.fields if isinstance(corpus, CorpusFile) else {})
-
-
-def part_name(kind: str, keys: BaseModel) -> str:
-    """The folder of a part: its kind and a hash of its settings."""
-    digest = hashlib.sha256(keys.model_dump_json().encode()).hexdigest()
-    return f"{kind}-{digest[:12]}"
-
-
-def differences(wanted: BaseModel, built: BaseModel) -> list[str]:
-    """What differs between the settings in use and those of an index, one phrase each."""
-    phrases = []
-    for name in type(wanted).model_fields:
-        ours, theirs = getattr(wanted, name), getattr(built, name)
-        if ours == theirs:
-            continue
-        if isinstance(ours, Fingerprint):
-            changed = [key for key in Fingerprint.model_fields if getattr(ours, key) != getattr(theirs, key)]
-            phrases.append(f"the encoder is another one ({', '.join(changed)} differ)")
-        elif name == "adapter":
-            one_sided = "no adapter is used, and one" if theirs is None else "an adapter is used, and none"
-            phrases.append("the adapter's weights differ" if ours and theirs else f"{one_sided} in the pipeline")
-        else:
-            phrases.append(f"{name} is {theirs!r}, and {ours!r} in the pipeline")
-    return phrases
-
-
-def known_sha256(file: Path) -> str:
-    """The sha256 of a file, computed again only if its inode, size or times differ from the last time.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    cache = _digest_cache(file)
-    known = cached_digest(cache)
-    if known is None:
-        known = file_sha256(file)
-        cache_digest(cache, known)  # of the file as it was before it was hashed
-    return known
-
-
-def has_sha256(file: Path, expected: str) -> bool:
-    """Whether a file has a sha256. Only a cached hash that is the expected one is trusted."""
-    return known_sha256(file) == expected or file_sha256(file) == expected
-
-
-def remember_sha256(file: Path, digest: str) -> None:
-    """Keep the sha256 of a file for `known_sha256`; a cache that cannot be written only costs hashing again."""
-    cache_digest(_digest_cache(file), digest)
-
-
-def _digest_cache(file: Path) -> Path:
-    """Where the hash of a file in its present state is cached."""
-    state = [str(file.resolve()), FileState.of(file.stat())]
-    return cache_dir() / "hashes" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _check_equal(what: str, actual: int, expected: int) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,32 +32,23 @@ _BATCHES_KEPT = 16
 _BLOCK = 8_192
 
 
-@dataclass(frozen=True)
-class VectorFile:
-    """Vectors of the documents with text.
+def open_vectors(folder: Path) -> tuple[Vectors, NDArray[np.int64]]:
+    """Open what `write_vectors` wrote, memory-mapped.
 
-    Attributes:
-        vectors: Memory-mapped, shape (documents with text, dimensions).
-        rows: Number of the document of each vector, memory-mapped, ascending. Shape: (documents with text,).
+    Returns:
+        The vectors of the documents with text, shape (documents with text, dimensions), and the number of the document
+        of each, ascending.
+
+    Raises:
+        OSError, ValueError: if a file is missing, is not a plain array, or does not fit the other.
     """
-
-    vectors: Vectors
-    rows: NDArray[np.int64]
-
-    @classmethod
-    def open(cls, folder: Path) -> VectorFile:
-        """Open what `write_vectors` wrote; reads the rows.
-
-        Raises:
-            OSError, ValueError: if a file is missing, is not a plain array, or does not fit the other.
-        """
-        vectors, rows = mapped_array(folder / VECTORS), mapped_array(folder / ROWS)
-        if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.flags.c_contiguous or not vectors.size:
-            raise ValueError(f"the vectors are an array of {vectors.dtype} and shape {vectors.shape}")
-        check_vector(rows, np.int64, "rows", len(vectors))
-        if rows[0] < 0 or bool((rows[1:] <= rows[:-1]).any()):
-            raise ValueError("the rows do not ascend")
-        return cls(vectors, rows)
+    vectors, rows = mapped_array(folder / VECTORS), mapped_array(folder / ROWS)
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.flags.c_contiguous or not vectors.size:
+        raise ValueError(f"the vectors are an array of {vectors.dtype} and shape {vectors.shape}")
+    check_vector(rows, np.int64, "rows", len(vectors))
+    if rows[0] < 0 or bool((rows[1:] <= rows[:-1]).any()):
+        raise ValueError("the rows do not ascend")
+    return vectors, rows
 
 
 def write_vectors(

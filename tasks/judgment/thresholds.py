@@ -21,6 +21,7 @@ from searchlora.eval.agreement import Floats, disagreement, kappa
 #: Candidate thresholds: this many quantiles of the scores, one value below all scores and one above.
 _QUANTILES = 20
 _RESAMPLES = 50
+_SEED = 0
 
 
 def grade_of(score: float, thresholds: Sequence[float], scale: Sequence[int]) -> int:
@@ -34,7 +35,7 @@ def grade_of(score: float, thresholds: Sequence[float], scale: Sequence[int]) ->
 
 
 def best_thresholds(
-    scores: Sequence[float], gold: Sequence[int], groups: Sequence[str], scale: Sequence[int], *, seed: int = 0
+    scores: Sequence[float], gold: Sequence[int], groups: Sequence[str], scale: Sequence[int]
 ) -> tuple[float, ...]:
     """Ascending thresholds, one fewer than there are grades; two equal thresholds skip the grade between them.
 
@@ -49,7 +50,7 @@ def best_thresholds(
     candidates = np.unique(np.concatenate([[values.min() - 1], inner, [values.max() + 1]]))
     choices = np.array(list(combinations_with_replacement(range(len(candidates)), len(scale) - 1)))
     below = _counts_below(values, candidates, gold, groups, scale)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     weights = rng.multinomial(len(below), np.full(len(below), 1 / len(below)), size=_RESAMPLES)
     best = [candidates[choices[_best_choice(np.tensordot(row, below, axes=1), choices, scale)]] for row in weights]
     return tuple(float(threshold) for threshold in np.median(np.array(best), axis=0))

@@ -6,59 +6,58 @@ from pathlib import Path
 import pytest
 
 from searchlora.adapters.golden import golden_of
-from searchlora.adapters.manifest import ManifestDraft
-from searchlora.adapters.store import Store, StoredAdapter
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.adapters.store import Store
+from searchlora.models.resolve import resolve
 from searchlora.testing import build_tiny_base
-from tests.factories import EchoTask, draft_for, echo_task, trained_adapter_folder
+from tests.factories import draft_for, echo_task, trained_adapter_folder
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+def base(tmp_path_factory):
     return resolve(str(build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")))
 
 
 @pytest.fixture(scope="session")
-def other_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+def other_base(tmp_path_factory):
     return resolve(str(build_tiny_base(tmp_path_factory.mktemp("bases") / "other", seed=1)))
 
 
 @pytest.fixture(scope="session")
-def trained(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(base, tmp_path_factory):
     """A plain PEFT folder; tests copy it before they change anything."""
     return trained_adapter_folder(base, tmp_path_factory.mktemp("trained") / "adapter")
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> EchoTask:
+def task(tmp_path):
     return echo_task(tmp_path / "tasks" / "echo")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(tmp_path, monkeypatch):
     """Fingerprints are remembered in the test's own folder."""
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path):
     return Store(tmp_path / "store")
 
 
 @pytest.fixture(scope="session")
-def draft(base: BaseModel, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> ManifestDraft:
+def draft(base, trained, tmp_path_factory):
     """The draft of `trained`, golden renders and logits included."""
     task = echo_task(tmp_path_factory.mktemp("tasks") / "echo")
     return draft_for(base, task, golden=golden_of(task, base, trained))
 
 
 @pytest.fixture
-def stored(store: Store, trained: Path, draft: ManifestDraft) -> StoredAdapter:
+def stored(store, trained, draft):
     """`echo@1`, as `store_adapter` stores it, without the time that its check takes."""
     return store.add("echo", trained, draft)
 
 
 @pytest.fixture
-def writable(trained: Path, tmp_path: Path) -> Path:
+def writable(trained, tmp_path):
     """A copy of the trained folder that a test may spoil."""
     return Path(shutil.copytree(trained, tmp_path / "spoilt"))

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,27 +9,24 @@ from searchlora.adapters.attach import attach, new_adapter, save_adapter
 from searchlora.adapters.peft_folder import CONFIG
 from searchlora.errors import LoadCheckFailed, MissingKey, NameTaken, RecipeError, UnexpectedKey
 from searchlora.models.load import load_model
-from searchlora.models.resolve import BaseModel
 from tests.factories import edit_weights, recipe_for, train_a_little, trained_adapter_folder
 
 IDS = torch.arange(3, 43)[None]
 
 
-def logits(model: Any) -> torch.Tensor:
+def logits(model):
     with torch.no_grad():
         found: torch.Tensor = model(input_ids=IDS).logits.float()
     return found
 
 
-def fresh(base: BaseModel) -> Any:
+def fresh(base):
     return load_model(base, precision="fp32")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lora", "rslora", "dora", "pissa", "eva", "lora_fa"])
-def test_a_saved_adapter_on_the_original_base_is_the_trained_model(
-    base: BaseModel, tmp_path: Path, variant: str
-) -> None:
+def test_a_saved_adapter_on_the_original_base_is_the_trained_model(base, tmp_path, variant):
     recipe = recipe_for(base, variant=variant)
     model = train_a_little(new_adapter(fresh(base), recipe))
     save_adapter(model, tmp_path / "a", recipe)
@@ -40,24 +35,24 @@ def test_a_saved_adapter_on_the_original_base_is_the_trained_model(
     assert (logits(again) - logits(fresh(base))).abs().max() > 1e-3
 
 
-def test_pissa_is_stored_as_plain_lora_of_twice_the_rank(base: BaseModel, tmp_path: Path) -> None:
+def test_pissa_is_stored_as_plain_lora_of_twice_the_rank(base, tmp_path):
     folder = trained_adapter_folder(base, tmp_path / "a", variant="pissa")
     config = json.loads((folder / CONFIG).read_text())
     assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 16, True)
 
 
-def test_pissa_on_a_4_bit_base_is_refused_by_name(base: BaseModel) -> None:
+def test_pissa_on_a_4_bit_base_is_refused_by_name(base):
     model = load_model(base, quantization="nf4")
     with pytest.raises(RecipeError, match=r"pissa.*method=lora"):
         new_adapter(model, recipe_for(base, variant="pissa"))
 
 
-def test_target_modules_that_the_base_lacks_are_named(base: BaseModel) -> None:
+def test_target_modules_that_the_base_lacks_are_named(base):
     with pytest.raises(RecipeError, match="no_such_proj"):
         new_adapter(fresh(base), recipe_for(base, target_modules=["no_such_proj"]))
 
 
-def test_a_stored_peft_folder_contains_no_local_path(base: BaseModel, trained: Path) -> None:
+def test_a_stored_peft_folder_contains_no_local_path(base, trained):
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(fresh(base), trained)
@@ -67,7 +62,7 @@ def test_a_stored_peft_folder_contains_no_local_path(base: BaseModel, trained: P
     assert str(base.path.parent) not in config
 
 
-def test_adapters_stay_fp32_on_a_bf16_base(base: BaseModel, trained: Path) -> None:
+def test_adapters_stay_fp32_on_a_bf16_base(base, trained):
     from safetensors.torch import load_file
 
     model = attach(load_model(base), trained)
@@ -76,9 +71,7 @@ def test_adapters_stay_fp32_on_a_bf16_base(base: BaseModel, trained: Path) -> No
         assert torch.equal(own[key.replace(".weight", ".default.weight")], tensor)
 
 
-def test_attaching_activates_the_adapter_freezes_the_base_and_keeps_the_random_state(
-    base: BaseModel, trained: Path
-) -> None:
+def test_attaching_activates_the_adapter_freezes_the_base_and_keeps_the_random_state(base, trained):
     model = attach(fresh(base), trained, "one")
     second = attach(model, trained, "two")
     assert second is model and second.active_adapter == "two"
@@ -90,13 +83,13 @@ def test_attaching_activates_the_adapter_freezes_the_base_and_keeps_the_random_s
     assert torch.equal(after, torch.rand(1))
 
 
-def test_an_attached_adapter_name_is_not_overwritten(base: BaseModel, trained: Path) -> None:
+def test_an_attached_adapter_name_is_not_overwritten(base, trained):
     model = attach(fresh(base), trained, "one")
     with pytest.raises(NameTaken, match="'one'"):
         attach(model, trained, "one")
 
 
-def test_missing_unexpected_and_misshapen_keys_are_errors(base: BaseModel, writable: Path) -> None:
+def test_missing_unexpected_and_misshapen_keys_are_errors(base, writable):
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     edit_weights(writable, lambda tensors: {name: value for name, value in tensors.items() if name != key})
     with pytest.raises(MissingKey, match=r"q_proj\.lora_A"):
@@ -110,7 +103,7 @@ def test_missing_unexpected_and_misshapen_keys_are_errors(base: BaseModel, writa
 
 
 @pytest.mark.slow
-def test_a_refused_adapter_leaves_the_model_unchanged(base: BaseModel, trained: Path, writable: Path) -> None:
+def test_a_refused_adapter_leaves_the_model_unchanged(base, trained, writable):
     edit_weights(writable, lambda tensors: dict(list(tensors.items())[1:]))
     model = fresh(base)
     before = logits(model)
@@ -134,14 +127,14 @@ def test_a_refused_adapter_leaves_the_model_unchanged(base: BaseModel, trained: 
         {"alora_invocation_tokens": [5]},
     ],
 )
-def test_a_configuration_beyond_plain_lora_is_refused(base: BaseModel, writable: Path, setting: dict[str, Any]) -> None:
+def test_a_configuration_beyond_plain_lora_is_refused(base, writable, setting):
     file = writable / CONFIG
     file.write_text(json.dumps({**json.loads(file.read_text()), **setting}))
     with pytest.raises(LoadCheckFailed, match=next(iter(setting))):
         attach(fresh(base), writable)
 
 
-def test_a_pickle_is_never_read(base: BaseModel, writable: Path) -> None:
+def test_a_pickle_is_never_read(base, writable):
     (writable / "adapter_model.safetensors").rename(writable / "adapter_model.bin")
     with pytest.raises(MissingKey, match="safetensors"):
         attach(fresh(base), writable)

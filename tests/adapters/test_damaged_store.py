@@ -6,29 +6,27 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from searchlora.adapters.aliases import ALIASES, AliasHistory
+from searchlora.adapters.aliases import ALIASES
 from searchlora.adapters.ancestry import ancestors, training_queries, write_training_queries
-from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, ManifestDraft
-from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
+from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN
+from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.references import MAX_VERSION
-from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.store import Store
 from searchlora.adapters.stored import check_hashes
 from searchlora.errors import InvalidName, LoadCheckFailed, ManifestError, NotInStore, StoreError, TamperedAdapter
 from searchlora.files import read_bounded
-from tests.conftest import Called
-from tests.factories import edit_weights
+from tests.factories import edit_json, edit_weights
 
 
 @pytest.fixture
-def three(store: Store, trained: Path, draft: ManifestDraft) -> Store:
+def three(store, trained, draft):
     """good@1, echo@1, echo@2."""
     store.add("good", trained, draft)
     for _ in range(2):
@@ -36,37 +34,36 @@ def three(store: Store, trained: Path, draft: ManifestDraft) -> Store:
     return store
 
 
-def overwrite(file: Path, text: str) -> None:
+def overwrite(file, text):
     if file.exists():
         file.chmod(0o644)
     file.write_text(text, encoding="utf-8")
 
 
-def make_folder(name: str) -> Callable[[Store], object]:
+def make_folder(name):
     return lambda store: shutil.copytree(store.root / "echo" / "1", store.root / name)
 
 
-def change_manifest(store: Store, **values: Any) -> None:
-    file = store.root / "echo" / "2" / MANIFEST
-    overwrite(file, json.dumps(json.loads(file.read_text()) | values))
+def change_manifest(store, **changed):
+    edit_json(store.root / "echo" / "2" / MANIFEST, lambda values: values.update(changed))
 
 
-def make_pipe(file: Path) -> None:
+def make_pipe(file):
     file.unlink(missing_ok=True)
     os.mkfifo(file)
 
 
-def make_sparse(file: Path, size: int) -> None:
+def make_sparse(file, size):
     file.unlink(missing_ok=True)
     with file.open("wb") as out:
         out.truncate(size)
 
 
 @contextmanager
-def within(seconds: int) -> Iterator[None]:
+def within(seconds):
     """Fail where the block waits, for example for a pipe."""
 
-    def late(*_: object) -> None:
+    def late(*_):
         raise AssertionError(f"not done within {seconds} seconds")
 
     before = signal.signal(signal.SIGALRM, late)
@@ -81,7 +78,6 @@ def within(seconds: int) -> Iterator[None]:
 DAMAGE: dict[str, Callable[[Store], object]] = {
     "manifest-cut": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "{"),
     "manifest-nested": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "[" * 100_000),
-    "manifest-list": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "[]"),
     "manifest-of-another": lambda store: shutil.copytree(store.root / "echo" / "1", store.root / "echo" / "3"),
     "manifest-folder": lambda store: (store.root / "echo" / "4" / MANIFEST).mkdir(parents=True),
     "manifest-pipe": lambda store: make_pipe(store.root / "echo" / "2" / MANIFEST),
@@ -89,14 +85,10 @@ DAMAGE: dict[str, Callable[[Store], object]] = {
     "manifest-many-keys": lambda store: overwrite(
         store.root / "echo" / "2" / MANIFEST, "{" + "".join(f'"{key}":0,' for key in range(200_000)) + '"1":0}'
     ),
-    "manifest-first-year": lambda store: change_manifest(store, created="0001-01-01"),
     "manifest-last-year": lambda store: change_manifest(store, created="9999-12-31T23:59:59-23:59"),
     "manifest-forged-key": lambda store: change_manifest(store, **{"x\x1b[31mred\nERROR forged": 1}),
-    "manifest-forged-time": lambda store: change_manifest(store, created="2026-01-01\n00:00:00"),
     "manifest-missing": lambda store: (store.root / "echo" / "5").mkdir(),
-    "aliases-cut": lambda store: overwrite(store.root / "echo" / ALIASES, "["),
     "aliases-nested": lambda store: overwrite(store.root / "echo" / ALIASES, "[" * 100_000),
-    "aliases-object": lambda store: overwrite(store.root / "echo" / ALIASES, '{"production": 1}'),
     "aliases-forged": lambda store: overwrite(
         store.root / "echo" / ALIASES, '[{"alias": "x\\u001b[31mred", "time": "t", "from": null, "to": 1}]'
     ),
@@ -105,17 +97,13 @@ DAMAGE: dict[str, Callable[[Store], object]] = {
     ),
     "aliases-pipe": lambda store: make_pipe(store.root / "echo" / ALIASES),
     "aliases-huge": lambda store: make_sparse(store.root / "echo" / ALIASES, 1 << 40),
-    "aliases-folder": lambda store: (store.root / "echo" / ALIASES).mkdir(),
     "version-too-large": make_folder("echo/1000000000"),
     "version-huge": make_folder("echo/" + "9" * 60),
     "version-padded": make_folder("echo/007"),
-    "version-arabic": make_folder("echo/\u0663"),
     "version-word": make_folder("echo/latest"),
     "name-upper": make_folder("Echo/1"),
-    "name-blank": make_folder("an adapter/1"),
     "name-escape": make_folder("x\x1b[31mred/1"),
     "name-markup": make_folder("[red]x[/blue]/1"),
-    "name-newline": make_folder("a\nb/1"),
     "name-surrogate": make_folder("bad\udcff/1"),
     "name-reserved": make_folder("con/1"),
 }
@@ -123,9 +111,7 @@ DAMAGE: dict[str, Callable[[Store], object]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_entry_is_listed_with_its_problem_beside_intact_entries(
-    three: Store, cli: Callable[..., Called], damage: str
-) -> None:
+def test_a_damaged_entry_is_listed_with_its_problem_beside_intact_entries(three, cli, damage):
     before = {entry.reference for entry in three.list()}
     DAMAGE[damage](three)
     with within(20):
@@ -143,7 +129,7 @@ def test_a_damaged_entry_is_listed_with_its_problem_beside_intact_entries(
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGE if not name.startswith("name")])
-def test_a_damaged_name_accepts_new_versions(three: Store, trained: Path, draft: ManifestDraft, damage: str) -> None:
+def test_a_damaged_name_accepts_new_versions(three, trained, draft, damage):
     DAMAGE[damage](three)
     stored = three.add("echo", trained, draft)
     assert 3 <= stored.manifest.version <= 6
@@ -154,25 +140,23 @@ def test_a_damaged_name_accepts_new_versions(three: Store, trained: Path, draft:
     ("damage", "reference"),
     [
         ("manifest-cut", "echo@2"),
-        ("manifest-nested", "echo@2"),
         ("manifest-of-another", "echo@3"),
         ("manifest-folder", "echo@4"),
         ("manifest-missing", "echo@5"),
-        ("version-too-large", "echo@1000000000"),
         ("version-huge", "echo@" + "9" * 60),
         ("version-padded", "echo@007"),
     ],
 )
-def test_a_bad_version_can_be_removed(three: Store, cli: Callable[..., Called], damage: str, reference: str) -> None:
+def test_a_bad_version_can_be_removed(three, cli, damage, reference):
     DAMAGE[damage](three)
     removed = cli("adapters", "remove", reference, "--store", three.root)
     assert removed.code == 0, removed.err
     assert not (three.root / reference.replace("@", "/")).exists()
     assert all(entry.problem is None for entry in three.list())
-    assert not list(three.root.glob(".tmp-*"))
+    assert not list(three.root.rglob(".*.partial"))
 
 
-def test_a_version_is_removed_by_force_although_the_aliases_are_damaged(three: Store) -> None:
+def test_a_version_is_removed_by_force_although_the_aliases_are_damaged(three):
     overwrite(three.root / "echo" / ALIASES, "[")
     with pytest.raises(StoreError, match=r"aliases\.json"):
         three.remove("echo@2")
@@ -181,13 +165,13 @@ def test_a_version_is_removed_by_force_although_the_aliases_are_damaged(three: S
 
 
 @pytest.mark.parametrize("reference", ["echo@../good/1", "../store/good@1", "echo@1/../2", "echo@.lock", "echo@", "@1"])
-def test_remove_refuses_anything_but_a_version(three: Store, reference: str) -> None:
+def test_remove_refuses_anything_but_a_version(three, reference):
     with pytest.raises((InvalidName, NotInStore)):
         three.remove(reference, force=True)
     assert len(three.list()) == 3
 
 
-def test_a_link_is_neither_a_name_nor_a_version(three: Store, tmp_path: Path) -> None:
+def test_a_link_is_neither_a_name_nor_a_version(three, tmp_path):
     outside = Path(shutil.copytree(three.root / "echo" / "1", tmp_path / "outside" / "7")).parent
     (three.root / "linked").symlink_to(outside)
     (three.root / "echo" / "7").symlink_to(outside / "7")
@@ -195,7 +179,7 @@ def test_a_link_is_neither_a_name_nor_a_version(three: Store, tmp_path: Path) ->
     assert three.versions("echo") == (1, 2)
 
 
-def test_the_highest_version_number_cannot_be_exceeded(store: Store, trained: Path, draft: ManifestDraft) -> None:
+def test_the_highest_version_number_cannot_be_exceeded(store, trained, draft):
     stored = store.add("echo", trained, draft)
     last = stored.manifest.model_copy(update={"version": MAX_VERSION})
     assert store.adopt(stored.path, last).reference == f"echo@{MAX_VERSION}"
@@ -206,7 +190,7 @@ def test_the_highest_version_number_cannot_be_exceeded(store: Store, trained: Pa
 # Aliases
 
 
-def test_a_rollback_checks_its_target_before_the_alias_moves(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_checks_its_target_before_the_alias_moves(three, monkeypatch):
     for version in (1, 2):
         three.alias("echo", "production", version)
     first = three.get("echo@1")
@@ -227,7 +211,7 @@ def test_a_rollback_checks_its_target_before_the_alias_moves(three: Store, monke
     assert three.pin("echo@production") == "echo@2"
 
 
-def test_a_rollback_is_refused_if_the_alias_moved_meanwhile(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_is_refused_if_the_alias_moved_meanwhile(three, monkeypatch):
     for version in (1, 2):
         three.alias("echo", "production", version)
     monkeypatch.setattr(
@@ -238,29 +222,12 @@ def test_a_rollback_is_refused_if_the_alias_moved_meanwhile(three: Store, monkey
     assert three.pin("echo@production") == "echo@2"
 
 
-def test_the_history_of_aliases_is_read_once_per_change(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    three.alias("echo", "production", 1)
-    reads: list[Path] = []
-    original = AliasHistory.read.__func__  # type: ignore[attr-defined]
-    monkeypatch.setattr(
-        AliasHistory, "read", classmethod(lambda cls, folder: reads.append(folder) or original(cls, folder))
-    )
-    three.alias("echo", "production", 2)
-    assert len(reads) == 1
-    three.remove("echo@2", force=True)
-    assert len(reads) == 2
-    three.list()
-    assert len(reads) == 4  # once for each name
-
-
 # Ancestry
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [1, 2, 5, 3000])
-def test_cycles_in_the_ancestry_terminate(
-    store: Store, stored: StoredAdapter, draft: ManifestDraft, length: int
-) -> None:
+@pytest.mark.parametrize("length", [2, 3000])
+def test_cycles_in_the_ancestry_terminate(store, stored, draft, length):
     """Parents are checked when a manifest is read, but they are only names: anybody can write a cycle."""
     text = json.loads((stored.path / MANIFEST).read_text())
     text["golden"] = {}
@@ -276,9 +243,7 @@ def test_cycles_in_the_ancestry_terminate(
     del draft
 
 
-def test_a_base_path_with_an_unknown_home_folder_has_no_ancestors(
-    store: Store, trained: Path, draft: ManifestDraft
-) -> None:
+def test_a_base_path_with_an_unknown_home_folder_has_no_ancestors(store, trained, draft):
     base = draft.base.model_copy(update={"name": "~nobody-at-all/base"})
     store.add("echo", trained, draft.model_copy(update={"base": base}))
     assert ancestors(store, "echo") == ()
@@ -287,7 +252,7 @@ def test_a_base_path_with_an_unknown_home_folder_has_no_ancestors(
 # Storing twice
 
 
-def test_a_training_run_is_stored_once(store: Store, trained: Path, draft: ManifestDraft) -> None:
+def test_a_training_run_is_stored_once(store, trained, draft):
     run = draft.model_copy(update={"training": {TRAINING_RUN: "a1"}})
     first = store.add("echo", trained, run)
     assert store.add("echo", trained, run) == first
@@ -302,30 +267,7 @@ def test_a_training_run_is_stored_once(store: Store, trained: Path, draft: Manif
     assert store.versions("echo") == (1, 2, 3)
 
 
-def test_auto_peft_model_loads_a_stored_folder(
-    stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Run in the parent folder of the base, since a local base is named by the last part of its path."""
-    import torch
-    from peft import AutoPeftModelForCausalLM
-
-    from searchlora.adapters.attach import attach
-    from searchlora.models.load import load_model
-    from searchlora.models.resolve import resolve
-
-    base = Path(stored.manifest.base.name)
-    monkeypatch.chdir(base.parent)
-    config = json.loads((stored.path / CONFIG).read_text())
-    assert (config["base_model_name_or_path"], config["task_type"]) == ("tiny", "CAUSAL_LM")
-    theirs = AutoPeftModelForCausalLM.from_pretrained(stored.path, dtype=torch.float32)
-    ours = attach(load_model(resolve(str(base)), precision="fp32"), stored)
-    ids = torch.arange(3, 23)[None]
-    with torch.no_grad():
-        assert torch.equal(theirs(input_ids=ids).logits, ours(input_ids=ids).logits)
-    assert not tmp_path.joinpath("store", "tiny").exists()
-
-
-def test_pipes_devices_and_huge_files_are_not_read(tmp_path: Path) -> None:
+def test_pipes_devices_and_huge_files_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     make_sparse(tmp_path / "huge", 1 << 40)
     (tmp_path / "zero").symlink_to("/dev/zero")
@@ -345,22 +287,18 @@ def test_pipes_devices_and_huge_files_are_not_read(tmp_path: Path) -> None:
     [
         lambda file: make_pipe(file),
         lambda file: file.write_text("[NaN]"),
-        lambda file: file.write_text("[-1]"),
-        lambda file: file.write_text('{"1": 1}'),
         lambda file: file.write_text(f"[{10**400}]"),
         lambda file: make_sparse(file, 1 << 40),
     ],
-    ids=["pipe", "nan", "negative", "object", "large", "huge"],
+    ids=["pipe", "nan", "large", "huge"],
 )
-def test_numbers_of_removed_versions_are_never_forgotten(
-    three: Store, trained: Path, draft: ManifestDraft, damage: Callable[[Path], object]
-) -> None:
+def test_numbers_of_removed_versions_are_never_forgotten(three, trained, draft, damage):
     damage(three.root / "echo" / "removed.json")
     with within(10), pytest.raises(StoreError, match=r"removed\.json: is not a list of version numbers"):
         three.add("echo", trained, draft)
 
 
-def test_files_that_take_minutes_to_hash_are_refused_before(three: Store) -> None:
+def test_files_that_take_minutes_to_hash_are_refused_before(three):
     folder = three.root / "echo" / "1"
     make_sparse(folder / "README.md", 100 << 30)
     with within(5), pytest.raises(TamperedAdapter, match="more than 1,073,741,824"):
@@ -371,7 +309,7 @@ def test_files_that_take_minutes_to_hash_are_refused_before(three: Store) -> Non
         check_hashes(three.get("echo@1"))
 
 
-def test_a_move_is_one_line_whatever_its_reason_is(three: Store, cli: Callable[..., Called]) -> None:
+def test_a_move_is_one_line_whatever_its_reason_is(three, cli):
     three.alias("echo", "production", 1, reason="better\n\x1b[31mERROR forged\r\u2028x")
     shown = cli("adapters", "show", "echo@1", "--store", three.root)
     assert "better" in shown.out
@@ -379,12 +317,12 @@ def test_a_move_is_one_line_whatever_its_reason_is(three: Store, cli: Callable[.
     assert len(str(three.history("echo")[0]).splitlines()) == 1
 
 
-def test_a_name_is_listed_in_linear_time(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_listed_in_linear_time(three, monkeypatch):
     for number in range(3, 200):
         (three.root / "echo" / str(number)).mkdir()
     folders, read = Store._folders, []
 
-    def counted(store: Store, folder: Path) -> Any:
+    def counted(store, folder):
         read.append(folder)
         return folders(store, folder)
 

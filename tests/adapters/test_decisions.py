@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
-from searchlora.adapters.aliases import ALIASES, AliasMove, Decision, Rule
-from searchlora.adapters.manifest import ManifestDraft
+from searchlora.adapters.aliases import ALIASES, Decision, Rule
 from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore, StoreError
-from tests.conftest import Called
 
 BROKEN = Rule(rule="beat incumbent", passed=False, finding="nDCG@10 -0.02 (-0.04 to +0.01)", short_by=0.04)
 HELD = Rule(rule="enough data", passed=True, finding="200 rows")
 
 
-def decision(version: int, outcome: str) -> Decision:
+def decision(version, outcome):
     rules = (HELD,) if outcome == "promoted" else (HELD, BROKEN)
     return Decision(version=version, outcome=outcome, rules=rules, policy={}, evidence={"data": "ab"})
 
 
-def decide(store: Store, found: Decision, reason: str | None = None) -> AliasMove:
+def decide(store, found, reason=None):
     return store.decide("echo", "production", found, reason, incumbent=store.aliases("echo").get("production"))
 
 
 @pytest.fixture
-def three(store: Store, trained: Path, draft: ManifestDraft) -> Store:
+def three(store, trained, draft):
     for _ in range(3):
         store.add("echo", trained, draft)
     return store
 
 
-def test_a_promotion_moves_the_alias_and_a_refusal_does_not(three: Store) -> None:
+def test_a_promotion_moves_the_alias_and_a_refusal_does_not(three):
     decide(three, decision(1, "promoted"))
     refusal = decide(three, decision(2, "refused"))
     assert three.aliases("echo") == {"production": 1}
@@ -44,7 +39,7 @@ def test_a_promotion_moves_the_alias_and_a_refusal_does_not(three: Store) -> Non
     assert "refused to version 2: beat incumbent (nDCG@10 -0.02 (-0.04 to +0.01))" in moves[1]
 
 
-def test_stored_decisions_of_earlier_releases_are_read(three: Store) -> None:
+def test_stored_decisions_of_earlier_releases_are_read(three):
     """The field `finding` of a rule was called `said`."""
     decide(three, decision(1, "promoted"))
     file = three.root / "echo" / ALIASES
@@ -54,14 +49,14 @@ def test_stored_decisions_of_earlier_releases_are_read(three: Store) -> None:
     assert move.decision is not None and move.decision.rules == (HELD,)
 
 
-def test_a_refusal_of_the_first_version_makes_no_alias(three: Store) -> None:
+def test_a_refusal_of_the_first_version_makes_no_alias(three):
     decide(three, decision(1, "refused"))
     assert three.aliases("echo") == {}
     with pytest.raises(NotInStore):
         three.get("echo@production")
 
 
-def test_a_forced_move_stays_in_the_history(three: Store) -> None:
+def test_a_forced_move_stays_in_the_history(three):
     decide(three, decision(1, "promoted"))
     decide(three, decision(2, "forced"), "agreed with the search team")
     assert {entry.version: entry.forced for entry in three.list()} == {
@@ -76,26 +71,26 @@ def test_a_forced_move_stays_in_the_history(three: Store) -> None:
     assert "BY FORCE against: beat incumbent: agreed with the search team" in forced[0]
 
 
-def test_a_rollback_skips_refused_decisions(three: Store) -> None:
+def test_a_rollback_skips_refused_decisions(three):
     decide(three, decision(1, "promoted"))
     decide(three, decision(3, "promoted"))
     decide(three, decision(2, "refused"))
     assert three.rollback("echo", "production").target == 1
 
 
-def test_a_refusal_keeps_the_mark_of_an_earlier_forced_move(three: Store) -> None:
+def test_a_refusal_keeps_the_mark_of_an_earlier_forced_move(three):
     decide(three, decision(2, "forced"), "we know")
     decide(three, decision(3, "refused"))
     assert next(entry for entry in three.list() if entry.version == 2).forced == {"production"}
 
 
-def test_a_decision_on_a_missing_version_is_an_error(three: Store) -> None:
+def test_a_decision_on_a_missing_version_is_an_error(three):
     with pytest.raises(NotInStore):
         decide(three, decision(9, "promoted"))
     assert three.history("echo") == []
 
 
-def test_a_manual_move_keeps_the_mark_of_a_forced_move(three: Store) -> None:
+def test_a_manual_move_keeps_the_mark_of_a_forced_move(three):
     decide(three, decision(2, "forced"), "we know")
     for by_hand in (lambda: three.alias("echo", "production", 2), lambda: three.rollback("echo", "production")):
         three.alias("echo", "production", 1)
@@ -107,13 +102,11 @@ def test_a_manual_move_keeps_the_mark_of_a_forced_move(three: Store) -> None:
     assert not any(entry.forced for entry in three.list())
 
 
-def by_hand(store: Store) -> set[int]:
+def by_hand(store):
     return {entry.version for entry in store.list() if entry.by_hand == {"production"}}
 
 
-def test_a_manual_move_after_a_decision_is_marked_until_the_next_decision(
-    three: Store, cli: Callable[..., Called]
-) -> None:
+def test_a_manual_move_after_a_decision_is_marked_until_the_next_decision(three, cli):
     three.alias("echo", "production", 1)
     assert by_hand(three) == set()
     decide(three, decision(2, "refused"))
@@ -129,7 +122,7 @@ def test_a_manual_move_after_a_decision_is_marked_until_the_next_decision(
     assert by_hand(three) == {2}
 
 
-def test_a_rollback_to_a_promoted_version_is_not_marked_as_manual(three: Store) -> None:
+def test_a_rollback_to_a_promoted_version_is_not_marked_as_manual(three):
     decide(three, decision(1, "promoted"))
     decide(three, decision(2, "promoted"))
     three.rollback("echo", "production")
@@ -141,7 +134,7 @@ def test_a_rollback_to_a_promoted_version_is_not_marked_as_manual(three: Store) 
 
 
 @pytest.mark.parametrize("outcome", ["promoted", "refused", "forced"])
-def test_a_decision_is_refused_if_the_alias_moved_meanwhile(three: Store, outcome: str) -> None:
+def test_a_decision_is_refused_if_the_alias_moved_meanwhile(three, outcome):
     three.alias("echo", "production", 3)
     before = three.history("echo")
     for incumbent in (1, None):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +15,10 @@ from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.merging import export_merged
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import (
     BaseMismatch,
     GoldenVectorsMismatch,
     MissingKey,
-    RecipeError,
     TamperedAdapter,
     TokenizerMismatch,
     UnexpectedKey,
@@ -29,12 +26,12 @@ from searchlora.errors import (
 )
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_encoder
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.models.resolve import resolve
 from searchlora.retrieval import Encoder
 from searchlora.testing import build_tiny_encoder
 from tests.factories import (
-    Shout,
     copy_of,
+    edit_json,
     edit_weights,
     encoder_recipe_for,
     random_encoder_adapter,
@@ -46,26 +43,18 @@ TEXTS = ["red tent", "WOOL SOCKS", "a stove that burns below freezing"]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path):
     return Store(tmp_path / "store")
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Shout:
+def task(tmp_path):
     return shout(tmp_path / "task")
 
 
 @pytest.fixture
-def stored(store: Store, task: Shout, encoder_base: BaseModel, tmp_path: Path) -> StoredAdapter:
+def stored(store, task, encoder_base, tmp_path):
     return random_encoder_adapter(store, "shouter", task, encoder_base, tmp_path / "made")
-
-
-def edit_manifest(stored: StoredAdapter, change) -> None:
-    file = stored.path / MANIFEST
-    values = json.loads(file.read_text())
-    change(values)
-    file.chmod(0o644)
-    file.write_text(json.dumps(values))
 
 
 @pytest.mark.slow
@@ -135,10 +124,10 @@ def test_a_zero_delta_and_wrong_keys_are_not_stored(store, task, encoder_base, t
 
 @pytest.mark.slow
 def test_vectors_that_differ_from_the_golden_ones_fail_the_check(stored, store, encoder_base):
-    edit_manifest(stored, lambda values: values["golden"]["vectors"][1]["vector"].__setitem__(3, 0.5))
+    edit_json(stored.path / MANIFEST, lambda values: values["golden"]["vectors"][1]["vector"].__setitem__(3, 0.5))
     with pytest.raises(GoldenVectorsMismatch, match=r"shouter@1.*'RED TENT' is .* off, over"):
         check_vectors(store.get("shouter"), encoder_base)
-    edit_manifest(stored, lambda values: values["golden"]["vectors"][1]["vector"].pop())
+    edit_json(stored.path / MANIFEST, lambda values: values["golden"]["vectors"][1]["vector"].pop())
     with pytest.raises(GoldenVectorsMismatch, match="inf off"):
         check_vectors(store.get("shouter"), encoder_base)
 
@@ -149,16 +138,6 @@ def test_vectors_equal_to_those_of_the_base_fail_the_check(stored, store, encode
     edit_weights(stored.path, lambda tensors: {key: value * ("lora_A" in key) for key, value in tensors.items()})
     with pytest.raises(GoldenVectorsMismatch, match="equal the base's"):
         check_vectors(store.get("shouter"), encoder_base)
-
-
-@pytest.mark.slow
-def test_the_tolerance_holds_for_other_batches_and_threads(stored, encoder_base):
-    """The measured claim behind `golden.VECTOR_TOLERANCE`, on the tiny encoder."""
-    encoder = Encoder.load(encoder_base.name, adapter=stored, device="cpu")
-    texts = [each.text for each in stored.manifest.golden.vectors]
-    beside = encoder.encode([*texts, "x" * 60], batch_size=8)[: len(texts)]
-    alone = np.array([each.vector for each in stored.manifest.golden.vectors])
-    assert abs(beside - alone).max() <= stored.manifest.golden.tolerance * abs(alone).max()
 
 
 @pytest.mark.parametrize("variant", ["rslora", "dora", "pissa"])
@@ -176,11 +155,6 @@ def test_lora_variants_are_saved_in_a_loadable_form(variant, encoder_base, tmp_p
     fresh = load_encoder(encoder_base, device="cpu")
     attach(fresh, tmp_path / variant)
     assert np.allclose(fresh.encode(TEXTS), model.eval().encode(TEXTS), atol=1e-4)
-
-
-def test_a_target_module_missing_from_the_base_is_an_error(encoder_base):
-    with pytest.raises(RecipeError, match=r"target_modules.*q_proj"):
-        new_adapter(load_encoder(encoder_base), encoder_recipe_for(encoder_base, "lora.target_modules=[q_proj]"))
 
 
 @pytest.mark.slow

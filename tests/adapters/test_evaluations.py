@@ -59,7 +59,7 @@ def test_a_version_that_is_not_there_has_no_evaluation(stored, store):
     assert store.evaluations("echo") == ()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"version": 0}]', '[{"version": 1}]', "[" * 100_000, "\udcff"])
+@pytest.mark.parametrize("text", ["", "[1]", '[{"version": 1}]', "[" * 100_000, "\udcff"])
 def test_a_damaged_file_is_told_and_the_versions_are_listed(stored, store, text):
     (store.root / "echo" / EVALUATIONS).write_bytes(text.encode("utf-8", "surrogateescape"))
     problems = [entry.problem for entry in store.list() if entry.manifest is None]

@@ -2,27 +2,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from searchlora import adapters
 from searchlora.adapters import operations
-from searchlora.adapters.manifest import ManifestDraft
-from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.errors import BaseMismatch, GoldenRenderMismatch, NotInStore, UsageError
-from searchlora.models.resolve import BaseModel
-from tests.factories import PROMPT, EchoTask, copy_of, echo_task, trained_adapter_folder
+from tests.factories import PROMPT, copy_of, echo_task, trained_adapter_folder
 
 
 @pytest.mark.slow
-def test_importing_the_package_imports_no_torch() -> None:
+def test_importing_the_package_imports_no_torch():
     check = "import sys, searchlora.adapters; print({'torch', 'transformers', 'peft', 'fsspec'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
 
 
-def test_operations_accept_a_store_or_its_folder(stored: StoredAdapter, store: Store, tmp_path: Path) -> None:
+def test_operations_accept_a_store_or_its_folder(stored, store, tmp_path):
     assert [entry.name for entry in adapters.list(store.root)] == ["echo"]
     assert adapters.show("echo", store.root) == stored.manifest
     assert "production -> version 1" in str(adapters.alias("echo", "production", reason="good", store=store))
@@ -33,9 +29,7 @@ def test_operations_accept_a_store_or_its_folder(stored: StoredAdapter, store: S
     assert adapters.remove("copy@1", store=str(store.root)) == "copy@1"
 
 
-def test_diff_lists_changed_fields_and_the_weight_distance(
-    stored: StoredAdapter, store: Store, base: BaseModel, draft: ManifestDraft, tmp_path: Path
-) -> None:
+def test_diff_lists_changed_fields_and_the_weight_distance(stored, store, base, draft, tmp_path):
     same = store.add("echo", stored.path, draft)
     assert adapters.diff("echo@1", "echo@2", store=store).fields == {}
     assert adapters.diff("echo@1", same.reference, store=store).weights == 0
@@ -54,15 +48,7 @@ def test_diff_lists_changed_fields_and_the_weight_distance(
 
 
 @pytest.mark.slow
-def test_merge_stores_a_new_version_with_its_parents(
-    store: Store,
-    base: BaseModel,
-    draft: ManifestDraft,
-    task: EchoTask,
-    trained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_merge_stores_a_new_version_with_its_parents(store, base, draft, task, trained, tmp_path, monkeypatch):
     monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: task)  # noqa: ARG005
     store.add("echo", trained, draft)
     store.add("echo", trained_adapter_folder(base, tmp_path / "other", seed=3), draft)
@@ -73,9 +59,7 @@ def test_merge_stores_a_new_version_with_its_parents(
     operations.verify("both", base=str(copy_of(base, tmp_path / "moved").path), store=store)
 
 
-def test_merge_refuses_adapters_of_an_earlier_prompt(
-    stored: StoredAdapter, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_merge_refuses_adapters_of_an_earlier_prompt(stored, store, tmp_path, monkeypatch):
     """The golden records of the new version are rendered anew, so it would pass the check that its parents fail."""
     changed = echo_task(tmp_path / "changed", prompt=PROMPT.replace("Echo", "Repeat"))
     monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: changed)  # noqa: ARG005
@@ -83,9 +67,7 @@ def test_merge_refuses_adapters_of_an_earlier_prompt(
         adapters.merge([stored.reference, stored.reference], "both", store=store)
 
 
-def test_merge_refuses_incompatible_adapters(
-    stored: StoredAdapter, store: Store, draft: ManifestDraft, other_base: BaseModel, base: BaseModel, tmp_path: Path
-) -> None:
+def test_merge_refuses_incompatible_adapters(stored, store, draft, other_base, base, tmp_path):
     from searchlora.models.fingerprint import fingerprint
 
     for references, weights, method, message in (

@@ -7,7 +7,7 @@ from searchlora.errors import InvalidName
 
 
 @pytest.mark.parametrize("name", ["a", "shop-rewriter", "v1.2_b", "0x", "a" * 64])
-def test_valid_names_are_accepted(name: str) -> None:
+def test_valid_names_are_accepted(name):
     assert check_name(name) == name
 
 
@@ -33,12 +33,12 @@ def test_valid_names_are_accepted(name: str) -> None:
         "com1",
     ],
 )
-def test_a_name_that_is_not_a_folder_name_is_refused(name: str) -> None:
+def test_a_name_that_is_not_a_folder_name_is_refused(name):
     with pytest.raises(InvalidName, match="1 to 64"):
         check_name(name)
 
 
-def test_references_are_parsed() -> None:
+def test_references_are_parsed():
     assert parse_reference("a") == Reference("a")
     assert parse_reference("a@3") == Reference("a", version=3)
     assert parse_reference("a@production") == Reference("a", alias="production")
@@ -46,6 +46,6 @@ def test_references_are_parsed() -> None:
 
 
 @pytest.mark.parametrize("text", ["a@", "a@0", "a@03", "a@-1", "a@3@4", "a@../b", "a@3x", "../a@1", "a@A", "a@1 "])
-def test_a_reference_outside_the_grammar_is_refused(text: str) -> None:
+def test_a_reference_outside_the_grammar_is_refused(text):
     with pytest.raises(InvalidName):
         parse_reference(text)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft, parse_manifest
-from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.store import Store
 from searchlora.adapters.stored import check_hashes
 from tests.child_scripts import run_script
 
@@ -44,30 +42,31 @@ except StoreError as error:
 """
 
 
-def write(store: Store, folder: Path, manifest: Path, how: str) -> subprocess.CompletedProcess[str]:
+def write(store, folder, manifest, how):
     return run_script(WRITER, store.root, folder, manifest, how)
 
 
 @pytest.mark.slow
-def test_a_killed_writer_leaves_the_store_unchanged(store: Store, stored: StoredAdapter, trained: Path) -> None:
+def test_a_killed_writer_leaves_the_store_unchanged(store, stored, trained):
     for how in ("killed-in-copy", "killed-before-rename"):
         assert write(store, trained, stored.path / MANIFEST, how).returncode == -signal.SIGKILL
         assert store.versions("echo") == (1,)
         assert [entry.problem for entry in store.list()] == [None]
         check_hashes(store.get("echo"))
     assert write(store, trained, stored.path / MANIFEST, "").stdout == "echo@2\n"
+    assert not list(store.root.rglob(".*.partial"))  # the next writer removes what a killed one left
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_an_error_and_stores_nothing(store: Store, stored: StoredAdapter, trained: Path) -> None:
+def test_a_full_disk_is_an_error_and_stores_nothing(store, stored, trained):
     done = write(store, trained, stored.path / MANIFEST, "full")
     assert done.returncode == 1
-    assert "cannot be written" in done.stdout and "nothing was stored" in done.stdout
+    assert "cannot be written" in done.stdout
     assert store.versions("echo") == (1,)
-    assert not list(store.root.glob(".tmp-*"))
+    assert not list(store.root.rglob(".*.partial"))
 
 
-def _add(root: Path, folder: Path, manifest: str, start: multiprocessing.synchronize.Barrier) -> None:
+def _add(root, folder, manifest, start):
     draft: ManifestDraft = parse_manifest(manifest, "test").draft()
     start.wait(30)
     for _ in range(3):
@@ -75,7 +74,7 @@ def _add(root: Path, folder: Path, manifest: str, start: multiprocessing.synchro
 
 
 @pytest.mark.slow
-def test_concurrent_writers_get_separate_versions(store: Store, stored: StoredAdapter, trained: Path) -> None:
+def test_concurrent_writers_get_separate_versions(store, stored, trained):
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(2)
     manifest = stored.manifest.model_dump_json()

@@ -6,15 +6,13 @@ import json
 import os
 import re
 import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from searchlora.adapters.manifest import MANIFEST, Dataset, ManifestDraft, write_manifest
+from searchlora.adapters.manifest import MANIFEST, Dataset, write_manifest
 from searchlora.adapters.peft_folder import WEIGHTS
-from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.store import Store
 from searchlora.adapters.stored import check_hashes, file_hashes
 from searchlora.adapters.transfer import pull, push
 from searchlora.errors import (
@@ -29,19 +27,16 @@ from searchlora.errors import (
     UsageError,
     ZeroDelta,
 )
-from searchlora.models.resolve import BaseModel
-from tests.factories import EchoTask, edit_weights
+from tests.factories import edit_weights
 
 
-def same_bytes(one: Path, two: Path) -> bool:
+def same_bytes(one, two):
     names = sorted(file.name for file in one.iterdir())
     return names == sorted(file.name for file in two.iterdir()) and not filecmp.cmpfiles(one, two, names, False)[1]
 
 
 @pytest.mark.parametrize("place", ["{folder}/there", "file://{folder}/there", "memory://there/{folder}"])
-def test_push_and_pull_preserve_every_byte(
-    store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path, place: str
-) -> None:
+def test_push_and_pull_preserve_every_byte(store, trained, draft, tmp_path, place):
     url = place.format(folder=tmp_path)
     named = {
         "base": draft.base.model_copy(update={"name": "some/base"}),
@@ -56,9 +51,7 @@ def test_push_and_pull_preserve_every_byte(
     assert pull(url, other).path == pulled.path
 
 
-def test_pull_under_another_name_stores_a_version_with_a_parent(
-    stored: StoredAdapter, store: Store, tmp_path: Path
-) -> None:
+def test_pull_under_another_name_stores_a_version_with_a_parent(stored, store, tmp_path):
     push(stored, str(tmp_path / "there"))
     renamed = pull(str(tmp_path / "there"), store, "copy")
     assert renamed.reference == "copy@1" and renamed.manifest.parents == ["echo@1"]
@@ -67,9 +60,7 @@ def test_pull_under_another_name_stores_a_version_with_a_parent(
     assert "# copy@1" in (renamed.path / "README.md").read_text()
 
 
-def test_push_never_overwrites_another_version_or_other_files(
-    store: Store, stored: StoredAdapter, draft: ManifestDraft, tmp_path: Path
-) -> None:
+def test_push_never_overwrites_another_version_or_other_files(store, stored, draft, tmp_path):
     push(stored, str(tmp_path / "there"))
     second = store.add("echo", stored.path, draft)
     with pytest.raises(NameTaken, match="echo@1"):
@@ -80,7 +71,7 @@ def test_push_never_overwrites_another_version_or_other_files(
         push(second, str(tmp_path / "full"))
 
 
-def test_an_interrupted_push_can_be_repeated(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_an_interrupted_push_can_be_repeated(stored, tmp_path):
     there = tmp_path / "there"
     push(stored, str(there))
     (there / MANIFEST).unlink()
@@ -89,7 +80,7 @@ def test_an_interrupted_push_can_be_repeated(stored: StoredAdapter, tmp_path: Pa
     assert not push(stored, str(there)).already
 
 
-def test_pull_refuses_files_that_contradict_the_manifest(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_pull_refuses_files_that_contradict_the_manifest(stored, tmp_path):
     there, other = tmp_path / "there", Store(tmp_path / "other")
     push(stored, str(there))
     good = (there / WEIGHTS).read_bytes()
@@ -111,7 +102,7 @@ def test_pull_refuses_files_that_contradict_the_manifest(stored: StoredAdapter, 
     assert other.list() == []
 
 
-def spoilt_push(stored: StoredAdapter, there: Path, change: Any, **manifest: Any) -> str:
+def spoilt_push(stored, there, change, **manifest):
     """Push, change the weights, and write the manifest that fits them, as a forger would."""
     push(stored, str(there))
     for file in there.iterdir():
@@ -123,11 +114,11 @@ def spoilt_push(stored: StoredAdapter, there: Path, change: Any, **manifest: Any
 
 
 @pytest.fixture
-def known(task: EchoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def known(task, monkeypatch):
     monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: task)  # noqa: ARG005
 
 
-def test_pull_refuses_a_zero_delta(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_pull_refuses_a_zero_delta(stored, tmp_path):
     url = spoilt_push(stored, tmp_path / "there", lambda found: {key: value * 0 for key, value in found.items()})
     other = Store(tmp_path / "other")
     with pytest.raises(ZeroDelta):
@@ -137,9 +128,7 @@ def test_pull_refuses_a_zero_delta(stored: StoredAdapter, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("known")
-def test_pull_runs_the_full_check_if_task_and_base_are_available(
-    stored: StoredAdapter, base: BaseModel, tmp_path: Path
-) -> None:
+def test_pull_runs_the_full_check_if_task_and_base_are_available(stored, base, tmp_path):
     url = spoilt_push(stored, tmp_path / "there", lambda found: dict(list(found.items())[2:]))
     other = Store(tmp_path / "other")
     with pytest.raises(MissingKey):
@@ -153,19 +142,17 @@ def test_pull_runs_the_full_check_if_task_and_base_are_available(
     assert pulled.unverified is None and "verified in full" in str(pulled) and "NOT" not in str(pulled)
 
 
-def test_pull_reports_checks_that_were_skipped(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_pull_reports_checks_that_were_skipped(stored, tmp_path):
     push(stored, str(tmp_path / "there"))
     pulled = pull(str(tmp_path / "there"), Store(tmp_path / "other"))
     assert re.search(r"echo@1.*NOT verified.*no task 'echo'.*searchlora adapters verify echo@1", str(pulled))
 
 
 @pytest.mark.usefixtures("known")
-def test_pull_does_not_ask_the_hub_for_the_base(
-    stored: StoredAdapter, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pull_does_not_ask_the_hub_for_the_base(stored, base, tmp_path, monkeypatch):
     asked = []
 
-    def snapshot(repo: str, **settings: Any) -> str:
+    def snapshot(repo, **settings):
         asked.append((repo, settings["revision"], settings["local_files_only"]))
         raise FileNotFoundError(repo)
 
@@ -179,7 +166,7 @@ def test_pull_does_not_ask_the_hub_for_the_base(
     assert pull(str(there), Store(tmp_path / "third"), base=base).unverified is None
 
 
-def test_pull_does_not_replace_a_version(stored: StoredAdapter, draft: ManifestDraft, tmp_path: Path) -> None:
+def test_pull_does_not_replace_a_version(stored, draft, tmp_path):
     push(stored, str(tmp_path / "there"))
     other = Store(tmp_path / "other")
     other.add("echo", stored.path, draft.model_copy(update={"metrics": {"loss": 9.0}}))
@@ -188,14 +175,12 @@ def test_pull_does_not_replace_a_version(stored: StoredAdapter, draft: ManifestD
     shutil.rmtree(tmp_path / "there")
 
 
-def test_an_unreachable_url_is_an_error(stored: StoredAdapter) -> None:
+def test_an_unreachable_url_is_an_error(stored):
     with pytest.raises(UsageError, match="nowhere"):
         push(stored, "nowhere://x")
 
 
-def test_push_sends_no_absolute_path(
-    store: Store, trained: Path, draft: ManifestDraft, base: BaseModel, tmp_path: Path
-) -> None:
+def test_push_sends_no_absolute_path(store, trained, draft, base, tmp_path):
     paths = {
         "training": {"log": f"{tmp_path}/run/log.txt", "windows": "C:\\Users\\me\\x.csv", "home": "~/data", "steps": 3},
         "dataset": Dataset(fingerprint="d" * 64, card={"source": [f"{tmp_path}/secret/rows.jsonl"]}),
@@ -220,9 +205,7 @@ def test_push_sends_no_absolute_path(
     assert own.manifest == stored.manifest and store.versions("echo") == (1,)
 
 
-def test_a_manifest_or_a_file_that_is_too_large_is_not_fetched(
-    stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_manifest_or_a_file_that_is_too_large_is_not_fetched(stored, tmp_path, monkeypatch):
     push(stored, str(tmp_path / "there"))
     monkeypatch.setattr("searchlora.adapters.stored.MAX_WEIGHT_BYTES", 100)
     with pytest.raises(TamperedAdapter, match="more than 100"):
@@ -232,8 +215,8 @@ def test_a_manifest_or_a_file_that_is_too_large_is_not_fetched(
         pull(str(tmp_path / "there"), Store(tmp_path / "other"))
 
 
-@pytest.mark.parametrize("name", ["weights.bin", "weights.PT", "a.pkl", "a.pickle", "a.ckpt", "../a", "a/b", ".hidden"])
-def test_a_pickle_or_a_path_in_a_manifest_is_not_fetched(stored: StoredAdapter, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["weights.PT", "a.pkl", "../a", "a/b", ".hidden"])
+def test_a_pickle_or_a_path_in_a_manifest_is_not_fetched(stored, tmp_path, name):
     there = tmp_path / "there"
     push(stored, str(there))
     values = json.loads((there / MANIFEST).read_text())
@@ -245,7 +228,7 @@ def test_a_pickle_or_a_path_in_a_manifest_is_not_fetched(stored: StoredAdapter, 
     assert not (tmp_path / "other").exists()
 
 
-def test_pipes_and_devices_are_not_fetched(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_pipes_and_devices_are_not_fetched(stored, tmp_path):
     there = tmp_path / "there"
     push(stored, str(there))
     for make in (os.mkfifo, lambda file: file.symlink_to("/dev/zero"), lambda file: file.mkdir()):
@@ -263,9 +246,7 @@ def test_pipes_and_devices_are_not_fetched(stored: StoredAdapter, tmp_path: Path
     assert not (tmp_path / "other").exists()
 
 
-def test_what_a_server_sends_beyond_the_size_that_it_says_is_not_stored(
-    stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_server_sends_beyond_the_size_that_it_says_is_not_stored(stored, tmp_path, monkeypatch):
     there = tmp_path / "there"
     push(stored, str(there))
     monkeypatch.setattr("searchlora.adapters.transfer.MAX_OTHER_BYTES", 5000)
@@ -277,14 +258,12 @@ def test_what_a_server_sends_beyond_the_size_that_it_says_is_not_stored(
         pull(str(there), Store(tmp_path / "other"))
 
 
-def test_the_manifest_that_is_stored_is_the_one_that_was_checked(
-    stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_manifest_that_is_stored_is_the_one_that_was_checked(stored, tmp_path, monkeypatch):
     there, read = tmp_path / "there", []
     push(stored, str(there))
     opened = LocalFileSystem.open
 
-    def changes_afterwards(self: Any, path: str, *arguments: Any, **more: Any) -> Any:
+    def changes_afterwards(self, path, *arguments, **more):
         stream = opened(self, path, *arguments, **more)
         if path.endswith(MANIFEST):
             read.append(path)
@@ -304,16 +283,7 @@ def test_the_manifest_that_is_stored_is_the_one_that_was_checked(
 @pytest.mark.parametrize(
     "url",
     [
-        *(
-            "ftp://127.0.0.1:1/x",
-            "sftp://h/x",
-            "data:,abc",
-            "git://x",
-            "github://a:b@c/",
-            "zip://a::file://b",
-            "tar://x",
-        ),
-        *("simplecache::s3://b", "reference://", "x://y", "S3://b", "://x", "dask://x", "smb://h/x"),
+        *("ftp://127.0.0.1:1/x", "data:,abc", "zip://a::file://b", "simplecache::s3://b", "x://y", "S3://b", "://x"),
     ],
 )
 def test_a_scheme_without_transport_is_a_usage_error_that_lists_the_others(url, tmp_path):
@@ -322,15 +292,13 @@ def test_a_scheme_without_transport_is_a_usage_error_that_lists_the_others(url, 
     assert refused.value.exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "url", ["http://[", "http://127.0.0.1:99999/x", "https://:80", "http://a b", "http://me:pw@h/x"]
-)
+@pytest.mark.parametrize("url", ["http://[", "https://:80", "http://me:pw@h/x"])
 def test_a_malformed_address_is_not_pulled(url, tmp_path):
     with pytest.raises(EngineError):
         pull(url, Store(tmp_path / "store"))
 
 
-@pytest.mark.parametrize("url", ["\0", "a\0b", "\ud800", "file:///\udfff", "s3://b\0", "hf://["])
+@pytest.mark.parametrize("url", ["a\0b", "file:///\udfff", "hf://["])
 def test_a_url_that_no_transport_reads_is_refused(url, tmp_path):
     with pytest.raises((UsageError, StoreError)):
         pull(url, Store(tmp_path / "store"))

@@ -145,7 +145,7 @@ class Train(Job):
         }
 
     def leftovers(self, folder: Path) -> list[str]:
-        return ["temporary folder in the store"] * bool(list((folder / "store").glob(".tmp-*")))
+        return ["temporary folder in the store"] * bool(list((folder / "store").rglob(".*.partial")))
 
 
 class TrainEncoder(Train):
@@ -208,7 +208,7 @@ class StoreOperations(Job):
         }
 
     def leftovers(self, folder: Path) -> list[str]:
-        return ["temporary folder in the store"] * bool(list((folder / "store").glob(".tmp-*")))
+        return ["temporary folder in the store"] * bool(list((folder / "store").rglob(".*.partial")))
 
 
 class Judge(Job):

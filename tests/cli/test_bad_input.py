@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -33,8 +32,6 @@ def dataset(cli, tmp_path):
     [
         ([ROW, "{broken\n"], ["rows.jsonl, line 2"]),
         ([ROW, {**ROW, "id": "2", "rewrite": 5}], ["rows.jsonl, line 2", "rewrite"]),
-        ([{**ROW, "turn": "second"}], ["rows.jsonl, line 1", "turn"]),
-        ([{"id": "1", "query": "a tent"}], ["rows.jsonl, line 1", "rewrite"]),
         ([ROW, {"id": "2", "query": "a tent", "rewrite": "tent"}], ["rows.jsonl, line 2", "group"]),
     ],
 )
@@ -43,14 +40,6 @@ def test_an_invalid_row_names_file_row_and_field(refused, tmp_path, rows, says):
     complaint = refused("data", "build", "rewriting", source, "--format", "native", "--out", tmp_path / "out")
     assert all(word in complaint for word in says)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_column_is_named(refused, tmp_path):
-    source = tmp_path / "pairs.csv"
-    source.write_text("query,better\na tent,tent\n", encoding="utf-8")
-    complaint = refused("data", "build", "rewriting", source, "--format", "pairs", "--out", tmp_path / "out")
-    assert "pairs.csv" in complaint
-    assert "rewrite" in complaint
 
 
 @pytest.mark.slow
@@ -76,7 +65,6 @@ def test_a_missing_base_is_an_error(refused, dataset, tmp_path):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("lora.r=0", "'lora.r' = 0"),
         ("lora.rank=4", "unknown key 'lora.rank'"),
         ("lora.target_modules=[q_proj", "is not a YAML value"),
     ],
@@ -133,28 +121,10 @@ def test_adapters_that_fail_their_load_check_are_errors(refused, dataset, tiny_b
     )
 
 
-@pytest.mark.slow
-def test_a_base_changed_since_training_is_an_error(refused, tiny_base, tmp_path):
-    from searchlora.models.resolve import resolve
-
-    copy = tmp_path / "base"
-    shutil.copytree(tiny_base.path, copy)
-    store = Store(tmp_path / "store")
-    random_adapter(store, "first", first_word(tmp_path / "task"), resolve(str(copy)), tmp_path / "made", seed=1)
-    template = copy / "chat_template.jinja"
-    template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
-    complaint = refused("adapters", "export", "first", "--out", tmp_path / "merged", "--store", store.root)
-    assert "chat template" in complaint
-    assert "changed since training" in complaint
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         ("name: p\nstages:\n  - bm26: {}\n", "bm25"),
-        ("name: p\nstages:\n  - bm25: {kk: 3}\n", "'kk'"),
-        ("name: p\nstages: []\n", "stages"),
-        ("name: p\nstages:\n  - adapter: {name: $who}\n", "'$who'"),
         ("name: [", "not YAML"),
         ("name: p\nstages:\n  - adapter: {name: nobody}\n  - bm25: {}\n", "no adapter 'nobody'"),
         ("name: p\nstages:\n  - adapter: {name: nobody}\n", "no stage produces hits"),
@@ -185,11 +155,10 @@ def test_invalid_queries_and_corpora_are_errors(refused, tmp_path):
     assert "no pipeline 'p2'" in refused("run", "p2", "--queries", good, "--corpus", good, *out)
 
 
-@pytest.mark.parametrize("history", ["not turns", ["text only"], [{"role": "user"}]])
-def test_an_invalid_conversation_is_an_error(refused, tmp_path, history):
+def test_an_invalid_conversation_is_an_error(refused, tmp_path):
     pipeline = tmp_path / "p.yaml"
     pipeline.write_text("name: p\nstages:\n  - bm25: {}\n", encoding="utf-8")
-    queries = lines(tmp_path / "q.jsonl", {"id": "1", "query": "tent", "history": history})
+    queries = lines(tmp_path / "q.jsonl", {"id": "1", "query": "tent", "history": ["text only"]})
     corpus = lines(tmp_path / "c.jsonl", {"id": "1", "text": "tent"})
     given = ("run", pipeline, "--queries", queries, "--corpus", corpus, "--out", tmp_path / "run.trec")
     assert "q.jsonl, line 1: 'history' is not a list of turns" in refused(*given)
@@ -254,8 +223,6 @@ def test_a_symbolic_link_to_itself_is_put_into_words(refused, tmp_path):
     [
         ("search", "bm25", "red\udcff", "--corpus", "c.jsonl"),
         ("run", "bm25", "--queries", "q.jsonl", "--out", "r\udcff.trec"),
-        ("adapters", "list", "--store", "s\udcff"),
-        ("index", "build", "c.jsonl", "--out", "i\udcff"),
         ("\udcff",),
     ],
 )
@@ -265,7 +232,7 @@ def test_an_argument_that_is_not_utf8_is_a_usage_error(cli, arguments):
     assert "udcff" in called.err and "is not UTF-8 text" in called.err
 
 
-@pytest.mark.parametrize("url", ["http://[", "http://127.0.0.1:99999", "http://:80", "http://a..b"])
+@pytest.mark.parametrize("url", ["http://[", "http://:80"])
 def test_a_malformed_address_is_an_error_without_a_traceback(cli, tmp_path, url):
     corpus = lines(tmp_path / "c.jsonl", {"id": "d1", "text": "a tent"})
     stages = {

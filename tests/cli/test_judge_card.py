@@ -147,11 +147,6 @@ def test_undefined_figures_are_null(cli, files):
     assert "x: kappa 1.000 (no interval), 10 pairs of 1 queries" in done.out and "nan" not in done.out
 
 
-def test_an_invalid_seed_is_a_usage_error(cli, files):
-    done = cli(*asked(files, "--seed", "-1"))
-    assert done.code == 2 and "--seed" in done.err
-
-
 def scaled(path, grades, scale, relevant=None):
     """Qrels of a judge whose card names its scale."""
     card = JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",), scale=scale, relevant=relevant)

@@ -12,7 +12,6 @@ from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import read_card
 from searchlora.eval.trec import ranked, read_run
-from searchlora.tasks.judgment import task
 
 SHORT = ("optim.max_steps=2", "optim.batch_size=8", "lora.r=4", "precision=fp32", "method=lora")
 GUIDE = "Grade as a camper would.\n\n* 0: Useless\n* 1: Useful. It answers.\n"
@@ -142,14 +141,3 @@ def test_a_judge_with_reasons(cli, tmp_path, tiny_base):
     lines = (tmp_path / "q.txt.probabilities.jsonl").read_text(encoding="utf-8").splitlines()
     assert all(json.loads(line)["reason"] for line in lines) and len(lines) == 2
     assert set(read_probabilities(tmp_path / "q.txt.probabilities.jsonl")["t1"]) == {"d0", "d2"}
-
-
-@pytest.mark.slow
-def test_a_bare_base_judges_with_the_settings_of_a_dataset(cli, tmp_path, tiny_base):
-    topics = written(tmp_path / "topics.jsonl", [{"id": "t1", "query": "a tent"}])
-    corpus = written(tmp_path / "corpus.jsonl", [{"id": "d0", "text": "text"}])
-    (tmp_path / "pairs.txt").write_text("t1 d0\n", encoding="utf-8")
-    asked = ("--topics", topics, "--corpus", corpus, "--pairs", tmp_path / "pairs.txt", "--store", tmp_path / "store")
-    judged = cli("judge", "--base", tiny_base.path, "--task", "judgment", *asked, "--out", tmp_path / "q.txt")
-    assert judged.code == 0, judged.err
-    assert read_qrels(tmp_path / "q.txt")["t1"]["d0"] in task.grades

@@ -19,12 +19,12 @@ from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldColumns, FieldTest
 from searchlora.retrieval.milvus import Milvus
-from searchlora.retrieval.nearest import ExactSearch, Ivf
+from searchlora.retrieval.nearest import Ivf, Nearest
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
 from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.search_engine import Graph, SearchEngine, TextSearch, VectorSearch
-from searchlora.retrieval.vector_file import VectorFile, write_vectors
+from searchlora.retrieval.vector_file import open_vectors, write_vectors
 from searchlora.testing import build_tiny_encoder
 from tests.retrieval.vectorizers import vectorizer_of
 
@@ -100,9 +100,10 @@ def make(encoder, engine, tmp_path_factory):
     def saved_vectors(documents):
         folder, store = stored(documents)
         longest = write_vectors(folder, store.in_order(), store.at, encoder)
-        file = VectorFile.open(folder)
-        nearest = ExactSearch(file.vectors, longest)
-        return DenseIndex.load(SavedVectors(IndexedDocuments(store.ids, store.tie_order), file, nearest), encoder)
+        vectors, rows = open_vectors(folder)
+        nearest = Nearest(vectors, longest)
+        indexed = IndexedDocuments(store.ids, store.tie_order)
+        return DenseIndex.load(SavedVectors(indexed, vectors, rows, nearest), encoder)
 
     def fused(documents, method):
         documents = list(documents)

@@ -141,8 +141,9 @@ def test_a_built_stage_maps_searches_in_order_and_can_be_traced_and_skipped(buil
     *first, last = pipeline.settings
     broken = Pipeline("p", [*pipeline.stages[:-1], failing], (*first, last.model_copy(update={"on_failure": "skip"})))
     assert all("gone" in str(search["skipped"]) for search in broken.execute(SEARCHES))
-    if last.produces_hits:
-        assert all(search["hits"] == [] for search in broken.execute(SEARCHES))
+    left = {"passages": "passages"}.get(kind, "hits" if last.produces_hits else None)
+    if left is not None:  # later stages find it empty
+        assert all(search[left] == [] for search in broken.execute(SEARCHES))
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,12 @@ def blocks(page: Path) -> list[Block]:
     return parsed
 
 
+def check_output(block: Block, printed: str) -> None:
+    """Fail if the output that a page shows after a block is not like what was printed."""
+    line = None if block.output is None else unlike(block.output, printed)
+    assert line is None, f"{block.where} shows {line!r}; printed was\n{printed}"
+
+
 def unlike(shown: str, printed: str) -> str | None:
     """The first line of a shown output that was not printed where it should be; None if all were.
 

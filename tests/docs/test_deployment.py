@@ -169,6 +169,16 @@ def test_the_unit_waits_until_the_server_is_ready_and_longer_than_it_takes_to_st
     assert str(values["store"]).startswith(f"/var/lib/{service['StateDirectory']}")
 
 
+def test_the_limits_of_the_guide_are_those_of_the_command():
+    guide = (ROOT / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
+    limits = re.findall(r"^\| `(--[\w-]+)` \| (\S[^|]*?) \|", guide, re.M)
+    assert len(limits) > 12
+    for option, default in limits:
+        assert option in SERVE, option
+        if default.isdigit():
+            assert SERVE[option].default == int(default), option
+
+
 @pytest.mark.slow
 def test_an_update_in_the_order_of_the_guide_loses_no_request(tiny_base, tmp_path):
     """Clients send requests all the time; the proxy is a variable here."""

@@ -20,6 +20,7 @@ from searchlora.server.api.config import read_config
 from searchlora.task import EncoderTask, load_task, load_tasks
 from searchlora.testing import build_tiny_encoder
 from tests.child_scripts import COMMAND, Script
+from tests.docs.blocks import ROOT, blocks, check_output
 
 SMALL = ("optim.max_steps=4", "lora.r=2", "optim.batch_size=8", "validation.generate_rows=4", "validation.rows=8")
 
@@ -94,8 +95,11 @@ def test_the_report_says_what_each_baseline_is(walked):
 def test_the_command_explains_its_table_and_reports_minutes_and_memory(walked, cli, monkeypatch):
     folder, _, _, arguments = walked
     monkeypatch.setattr("searchlora.experiments.demo.demo", lambda out, **more: demo(out, **arguments | more))
+    monkeypatch.setenv("COLUMNS", "150")
     called = cli("demo", "--out", folder)
     assert called.code == 0, called.err
+    (block,) = (block for block in blocks(ROOT / "docs" / "index.md") if block.body == "make demo\n")
+    check_output(block, called.out)
     assert "dictionary: the vocabulary that generated the shop, an upper bound for rules" in called.out
     assert re.search(r"^Took \d+\.\d minutes and at most \d+\.\d GB of memory\.$", called.out, re.M)
 

@@ -93,13 +93,13 @@ def test_a_judge_that_also_retrieves_is_circular(folder):
 @pytest.mark.slow
 def test_a_run_is_recomputed_for_another_encoder_of_the_same_name(folder):
     first = compared(folder, {"hybrid": hybrid(folder)}, allow_circular=True)
-    before = read_run(first.runs["hybrid"].source.path)
+    before = read_run(first.runs["hybrid"].path)
     assert compared(folder, {"hybrid": hybrid(folder)}, allow_circular=True).runs["hybrid"].reused
     (folder / ENCODER).rename(folder / "old")
     build_tiny_encoder(folder / "other", seed=1).rename(folder / ENCODER)
     again = compared(folder, {"hybrid": hybrid(folder)}, allow_circular=True)
     assert not again.runs["hybrid"].reused
-    assert read_run(again.runs["hybrid"].source.path) != before
+    assert read_run(again.runs["hybrid"].path) != before
 
 
 def test_a_bare_base_has_one_name_as_system_and_as_judge(folder):

@@ -23,9 +23,9 @@ SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.eve
 #: Trains in a process of its own: base, dataset, store, where to be killed.
 CHILD = """
 import os, shutil, signal, sys
-from searchlora.adapters import staging
 from searchlora.experiments import training_runs
 from searchlora.experiments.train import train
+from searchlora.files import atomic
 
 base, data, store, point = sys.argv[1:]
 
@@ -34,7 +34,8 @@ def die(*_args, **_kwargs):
 
 remove = training_runs.TrainingRunFolder.remove
 if point == "before the version appears":
-    staging.publish = die
+    publish = atomic.publish_folder
+    atomic.publish_folder = lambda new, target: die() if target.parent.name == "r" else publish(new, target)
 elif point == "before clean-up":
     training_runs.TrainingRunFolder.remove = die
 elif point == "during clean-up":

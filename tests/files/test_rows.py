@@ -19,25 +19,25 @@ from searchlora.records import RejectedRow, SourceRow
 ROWS = [{"query": "red shoes", "rewrite": 'shoes, "red"'}, {"query": "zelt für zwei", "rewrite": "tent\u2028for two"}]
 
 
-def _jsonl(path: Path, rows: list[dict[str, str]]) -> None:
+def _jsonl(path, rows):
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _json(path: Path, rows: list[dict[str, str]]) -> None:
+def _json(path, rows):
     path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _csv(path: Path, rows: list[dict[str, str]]) -> None:
+def _csv(path, rows):
     lines = ["query,rewrite", *(f'{row["query"]},"{row["rewrite"].replace(chr(34), chr(34) * 2)}"' for row in rows)]
     path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig")
 
 
-def _tsv(path: Path, rows: list[dict[str, str]]) -> None:
+def _tsv(path, rows):
     lines = ["query\trewrite", *(f"{row['query']}\t{row['rewrite']}" for row in rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _parquet(path: Path, rows: list[dict[str, str]]) -> None:
+def _parquet(path, rows):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
@@ -53,7 +53,7 @@ WRITERS: dict[str, Callable[[Path, list[dict[str, str]]], None]] = {
 
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("ending", WRITERS)
-def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str, zipped: bool) -> None:
+def test_every_kind_of_file_gives_the_same_rows(tmp_path, ending, zipped):
     path = tmp_path / f"rows{ending}"
     WRITERS[ending](path, ROWS)
     if zipped:
@@ -64,7 +64,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str, zip
     assert [row.data for row in rows] == ROWS
 
 
-def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
     jsonl = tmp_path / "a.jsonl"
     jsonl.write_text('{"a": 1}\n\n{"a": 2}\n')
     assert [row.where for row in read_rows(jsonl)] == ["a.jsonl, line 1", "a.jsonl, line 3"]
@@ -76,7 +76,7 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
     assert [row.where for row in read_rows(array)] == ["a.json, row 1", "a.json, row 2"]
 
 
-def test_malformed_lines_are_rejected_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_malformed_lines_are_rejected_and_the_rest_is_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"query": "ok"}\n{"query": \n[1]\n{"other": 1}\n{"query": "\xff"}\n{"query": "last"}\n')
     rows = list(read_rows(path, ("query",)))
@@ -87,7 +87,7 @@ def test_malformed_lines_are_rejected_and_the_rest_is_read(tmp_path: Path) -> No
     assert "UTF-8" in reasons[3]
 
 
-def test_malformed_rows_of_a_table_are_rejected_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_malformed_rows_of_a_table_are_rejected_and_the_rest_is_read(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'a,b\n1,2\n1\n1,2,3\n"x"y,2\n\xff,2\n5,6\n')
     rows = list(read_rows(path, ("a",)))
@@ -112,7 +112,7 @@ def test_malformed_rows_of_a_table_are_rejected_and_the_rest_is_read(tmp_path: P
         ("a.json", '[{"query": "ü"}]'.encode("latin-1"), "is not UTF-8 text"),
     ],
 )
-def test_an_unusable_file_is_one_clear_error(tmp_path: Path, name: str, content: bytes, reported: str) -> None:
+def test_an_unusable_file_is_one_clear_error(tmp_path, name, content, reported):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as raised:
@@ -121,7 +121,7 @@ def test_an_unusable_file_is_one_clear_error(tmp_path: Path, name: str, content:
     assert name in str(raised.value)
 
 
-def test_a_missing_file_and_a_folder_are_reported_before_iteration(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_reported_before_iteration(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         read_rows(tmp_path / "none.csv")
     (tmp_path / "folder.csv").mkdir()
@@ -139,14 +139,14 @@ def test_a_missing_file_and_a_folder_are_reported_before_iteration(tmp_path: Pat
         ('[{"a": 1}, oops]', 2),
     ],
 )
-def test_a_broken_json_array_names_the_row(tmp_path: Path, text: str, row: int) -> None:
+def test_a_broken_json_array_names_the_row(tmp_path, text, row):
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(RowError, match=f"a.json, row {row}"):
         list(read_rows(path))
 
 
-def test_a_json_array_larger_than_a_chunk_is_read_whole(tmp_path: Path) -> None:
+def test_a_json_array_larger_than_a_chunk_is_read_whole(tmp_path):
     rows: list[dict[str, Any]] = [{"number": number, "text": "ü" * (number % 977)} for number in range(3000)]
     rows.append({"long": "x" * 300_000})
     path = tmp_path / "a.json"
@@ -155,7 +155,7 @@ def test_a_json_array_larger_than_a_chunk_is_read_whole(tmp_path: Path) -> None:
     assert path.stat().st_size > 10 * (1 << 16)
 
 
-def test_numbers_in_a_json_array_are_rejected_rows(tmp_path: Path) -> None:
+def test_numbers_in_a_json_array_are_rejected_rows(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[12, 34]")
     assert [row.data for row in read_rows(path)] == [12, 34]
@@ -165,12 +165,12 @@ def test_numbers_in_a_json_array_are_rejected_rows(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_read_progress_counts_every_byte(tmp_path: Path, ending: str) -> None:
+def test_read_progress_counts_every_byte(tmp_path, ending):
     path = tmp_path / f"rows{ending}"
     WRITERS[ending](path, ROWS * 30_000)
     reported: list[tuple[int, int | None]] = []
 
-    def progress(done: int, total: int | None, note: str = "") -> None:
+    def progress(done, total, note=""):
         del note
         reported.append((done, total))
 
@@ -184,7 +184,7 @@ def test_read_progress_counts_every_byte(tmp_path: Path, ending: str) -> None:
     assert len(reported) >= 2 or ending == ".parquet"  # Parquet packs these rows into less than a telling
 
 
-def test_parquet_nulls_are_none(tmp_path: Path) -> None:
+def test_parquet_nulls_are_none(tmp_path):
     """A null in a required column is kept, so that the schema rejects it; absent optional fields are omitted."""
     import pyarrow
     import pyarrow.parquet
@@ -198,7 +198,7 @@ def test_parquet_nulls_are_none(tmp_path: Path) -> None:
     assert found == [{"id": "1", "label": None, "object": {"category": "x"}}, rows[1]]
 
 
-def test_a_long_field_does_not_break_its_row(tmp_path: Path) -> None:
+def test_a_long_field_does_not_break_its_row(tmp_path):
     long = "word, word\n" * 20_000
     (tmp_path / "rows.csv").write_text(f'a,b\n1,"{long}"\n2,c\n', encoding="utf-8")
     assert [row.data for row in read_rows(tmp_path / "rows.csv")] == [{"a": "1", "b": long}, {"a": "2", "b": "c"}]

@@ -126,19 +126,9 @@ def test_an_empty_frame_has_the_columns(frame):
     assert list(rewriting.transform(frame[:0]).columns)[:3] == ["qid", "query", "query_0"]
 
 
-def test_queries_without_hits_have_no_rows():
-    found = sl.BM25(DOCUMENTS).transform(queries("zebra"))
-    assert len(found) == 0 and "docno" in found.columns
-
-
 def test_a_missing_column_is_named():
     with pytest.raises(pt.validate.InputValidationError, match="docno"):
         sl.Stage("filter", DOCUMENTS, filter={"brand": "brand"}).transform(TOPICS)
-
-
-def test_a_key_that_a_stage_does_not_have_is_refused():
-    with pytest.raises(PipelineError, match="'depth'"):
-        sl.BM25(DOCUMENTS, depth=3)
 
 
 def test_fields_of_documents_are_filtered_by_columns_of_the_query():
@@ -258,15 +248,6 @@ def test_transformers_without_models_share_those_of_the_default_store(store_of_i
     del first, second, engines
     gc.collect()
     assert not sl._DEFAULT
-
-
-def test_a_pipeline_file_names_its_corpus(tmp_path, products):
-    file = tmp_path / "shop.yaml"
-    file.write_text(f"name: shop\ncorpus: {products}\nstages:\n  - bm25: {{k: 1}}\n", encoding="utf-8")
-    assert list(sl.Pipeline(file).search("blue lamp")["docno"]) == ["d4"]
-    file.write_text("name: shop\nstages:\n  - passages: {k: 1}\n", encoding="utf-8")
-    with pytest.raises(PipelineError, match="no stage before it produces hits"):
-        sl.Pipeline(file, products)
 
 
 def test_a_pipeline_takes_the_hits_of_another_retriever(tmp_path, products):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.servers import is_ready
-from tests.docs.blocks import ROOT, Block, blocks, unlike
+from tests.docs.blocks import ROOT, Block, blocks, check_output
 
 PAGE = ROOT / "docs" / "tutorials" / "production.md"
 
@@ -31,24 +31,31 @@ class Walk:
 
     Attributes:
         outputs: Each command, without the program and added options -> its exit code and output.
-        seconds: The same -> the seconds that it took.
+        seconds: The same -> the seconds that it took, and those that the page shows.
         left_out: Blocks that could not be run, and why.
 
     Args:
         folder: The working folder, with the files that the page presupposes.
         added: First words of a command, as `train judgment` -> options that make it faster.
         execute: Executes a command; None: the installed script, in a process of its own.
+        not_compared: First words of commands whose output is not that of the page here.
     """
 
     def __init__(
-        self, folder: Path, *, added: Mapping[str, Sequence[str]] | None = None, execute: Execute | None = None
+        self,
+        folder: Path,
+        *,
+        added: Mapping[str, Sequence[str]] | None = None,
+        execute: Execute | None = None,
+        not_compared: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.outputs: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, tuple[float, float | None]] = {}
         self.left_out: list[str] = []
         self._added = added or {}
         self._execute = execute or self._script
+        self._not_compared = not_compared
         self._servers: list[subprocess.Popen[bytes]] = []
         self._port = str(_free_port())
         self._shown_port: str | None = None
@@ -61,7 +68,8 @@ class Walk:
                     self._block(block)
         finally:
             self.stop()
-            print("\n".join(f"{seconds:6.1f} s  {command}" for command, seconds in self.seconds.items()))
+            for command, (seconds, shown) in self.seconds.items():
+                print(f"{seconds:6.1f} s, the page shows {shown or 0:g} s  {command}")
             print("\n".join(f"left out  {reason}" for reason in self.left_out))
 
     def output(self, beginning: str) -> str:
@@ -89,7 +97,7 @@ class Walk:
         program, *arguments = words
         started = time.monotonic()
         if program == "searchlora" and arguments[0] == "serve":
-            self._serve(arguments)
+            self._serve(block, arguments)
         elif program == "searchlora":
             options = [
                 option
@@ -102,7 +110,7 @@ class Walk:
             assert program == "curl", f"{block.where} needs a program of one's own: {program}"
             code, output = self._run(["curl", "--silent", "--fail-with-body", *map(self._ported, arguments)])
             self._check(block, f"curl {arguments[0].partition('/v1')[2]}", code, output)
-        self.seconds[" ".join(words)[:60]] = time.monotonic() - started
+        self.seconds[" ".join(words)[:60]] = time.monotonic() - started, block.seconds
 
     def _python(self, block: Block) -> None:
         """Run a block with the Python of its library; blocks of clients that are not installed are left out."""
@@ -118,16 +126,18 @@ class Walk:
     def _check(self, block: Block, command: str, code: int, output: str) -> None:
         assert code == block.exit, f"{block.where}: {command} ended with {code}\n{output}"
         assert "Traceback" not in output, output
-        if block.output is not None:
-            assert unlike(block.output, output) is None, f"{block.where} shows this line; printed was\n{output}"
+        if not command.startswith(self._not_compared):
+            check_output(block, output)
         self.outputs[command] = output
 
-    def _serve(self, arguments: Sequence[str]) -> None:
+    def _serve(self, block: Block, arguments: Sequence[str]) -> None:
         self._shown_port = arguments[arguments.index("--port") + 1]
-        options = self._added.get("serve", ())
-        command = [_script(), *map(self._ported, arguments), *options]
-        self._servers.append(subprocess.Popen(command, cwd=self.folder, env=_environment()))
+        command = [_script(), *map(self._ported, arguments), *self._added.get("serve", ())]
+        printed = self.folder / "serve.out"
+        with printed.open("w", encoding="utf-8") as out:
+            self._servers.append(subprocess.Popen(command, cwd=self.folder, env=_environment(), stdout=out))
         assert is_ready(self._servers[-1], f"http://127.0.0.1:{self._port}/readyz"), "the server did not start"
+        self._check(block, "serve", 0, printed.read_text(encoding="utf-8"))
 
     def _ported(self, text: str) -> str:
         """The text with a free port in place of the page's, which another process may use."""
@@ -150,7 +160,7 @@ def _script() -> str:
 
 def _environment() -> dict[str, str]:
     """A wide terminal, and the code of this checkout."""
-    return {**os.environ, "COLUMNS": "150", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "COLUMNS": "150", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def _free_port() -> int:

@@ -93,11 +93,6 @@ def test_unconstrained_answers_are_parsed(stage, engine, form):
         assert output == (form.parse(completion.text) if completion.finish == "stop" else cut)
 
 
-@pytest.mark.slow
-def test_free_text_is_the_same_with_and_without_constraint(stage):
-    assert stage(FreeText()).ask(RECORDS) == stage(FreeText(), constrained=False).ask(RECORDS)
-
-
 def test_a_truncated_constrained_answer_is_invalid(stage):
     for output in stage(COLOUR, tokens=6).ask(RECORDS):
         assert isinstance(output, InvalidOutput)
@@ -146,12 +141,6 @@ def test_a_reason_is_generated_after_the_tuned_grade(stage, engine):
     (output,) = asked.ask(RECORDS[:1])
     behind = Request(messages(asked.task, RECORDS[0]), "made", 1300, REASONED.continuation, answer_prefix="bad\n")
     assert (output.value, output.reason) == (0, engine.generate([behind])[0].text.strip())
-
-
-def test_forms_with_and_without_a_reason_are_answered_in_order(stage):
-    mixed = stage(REASONED, GRADES, FreeText(), tokens=20).ask(RECORDS)
-    assert [type(output) for output in mixed[:2]] == [Grade, Grade]
-    assert mixed[2] == stage(FreeText(), tokens=20).ask(RECORDS)[2]
 
 
 CITED = CitedText(2, "I do not know.")

@@ -12,7 +12,7 @@ import pytest
 from searchlora.errors import DeadlineExceeded, EngineError, PipelineError, RequestRefused
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.pipelines.explain import explain
-from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import result, result_line
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.fuse import FuseSettings
@@ -65,19 +65,6 @@ def test_an_engine_that_cannot_be_asked_is_asked_once():
     assert engine.calls == [3]
     assert [list(search["skipped"]) for search in done] == [["rewriter@3"]] * 3
     assert [search["query"] for search in done] == ["kicks", "server", "shelter"]
-
-
-def test_a_skipped_retrieval_leaves_no_hits_and_no_passages():
-    class Broken:
-        def search(self, *_):
-            raise EngineError("index lost")
-
-    pipeline = built(Rewriter(), bm25={"on_failure": "skip"}, more=[{"passages": {}}])
-    rewrite, bm25, passages = pipeline.stages
-    broken = Pipeline("p", [rewrite, type(bm25)(Broken(), 10, "bm25"), passages], pipeline.settings)
-    (done,) = broken.execute(searches("kicks"))
-    assert (done["hits"], done["passages"], done["skipped"]) == ([], [], {"bm25": "index lost."})
-    assert run_of([done]) == {"q0": {}}
 
 
 def test_a_stage_that_exceeds_its_budget_fails():

@@ -196,12 +196,6 @@ def test_a_saved_index_explains_as_one_in_memory(tmp_path, monkeypatch):
         assert explain(saved, QUERY, document.id) == explain(read, QUERY, document.id)
 
 
-def test_it_is_json(tmp_path):
-    content = explain(built([{"bm25": {"k": 2}}], tmp_path), QUERY, "d5").to_json()
-    assert json.loads(json.dumps(content)) == content
-    assert content["missing_at"] == 0 and content["stages"][0]["retrieved"]["terms"]["red"] == 0
-
-
 @pytest.mark.slow
 def test_the_command_prints_it(cli, refused, tmp_path):
     rows = [{"id": each.id, "text": each.text} for each in DOCUMENTS]

@@ -44,11 +44,6 @@ def executed(tmp_path, settings, *searches):
     return build_pipeline("p", stages, store=Store(tmp_path / "store"), documents=[]).execute(searches)
 
 
-def test_hits_of_a_run_are_taken_in_order_and_cut_at_k(tmp_path, engine_run):
-    found = executed(tmp_path, {"run": str(engine_run), "k": 2}, *({"id": q, "query": "x"} for q in ("q1", "q2", "q9")))
-    assert [search["hits"] for search in found] == [[Hit("d3", 9.0), Hit("d2", 7.5)], [Hit("d2", 1.0)], []]
-
-
 def test_hits_of_a_query_row_are_ids_or_have_scores(tmp_path):
     scored = [{"document": "a", "score": 1}, {"document": "b", "score": 2.5}]
     by_id, by_score = executed(

@@ -15,7 +15,7 @@ from searchlora.files import atomic
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.retrieval import Encoder
-from searchlora.retrieval.index_folder import FileIdentity, read_manifest, write_manifest
+from searchlora.retrieval.index_manifest import FileIdentity, read_manifest, write_manifest
 from searchlora.retrieval.nearest import write_structure
 from searchlora.testing import build_tiny_encoder
 from tests.child_scripts import Script

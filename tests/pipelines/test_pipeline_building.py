@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from searchlora.adapters.operations import store_adapter
+from searchlora.adapters.operations import Origin, store_adapter
 from searchlora.adapters.store import Store
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.engine import Request
@@ -114,7 +114,9 @@ def test_values_tuned_for_the_adapter_are_not_those_of_its_base(tiny_base, tmp_p
     store, judgment = Store(tmp_path / "store"), load_prompted_task("judgment")
     folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1)
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
-    store_adapter(store, "judge", folder, task=task, recipe=recipe, base=tiny_base, tuned={"temperature": 3.0})
+    store_adapter(
+        store, "judge", folder, task=task, recipe=recipe, base=tiny_base, origin=Origin(tuned={"temperature": 3.0})
+    )
     own = {"first_stage_weight": 0.5}
     stages = [AdapterSettings(name="judge", zero_shot=bare, tuned=own) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages

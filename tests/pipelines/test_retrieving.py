@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import BaseModelError, PipelineError
-from searchlora.eval.trec import read_run
-from searchlora.experiments.run import run
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
@@ -100,14 +96,3 @@ def test_invalid_retrieval_stages_are_errors(built, tiny):
             built(stage, documents=[])
     with pytest.raises(BaseModelError, match=r"no base model 'nope'.*all-minilm-l6-v2"):
         built({"dense": {"model": "nope"}})
-
-
-def test_the_built_in_hybrid_pipeline_writes_a_run(tmp_path, tiny):
-    queries, corpus, out = tmp_path / "q.jsonl", tmp_path / "c.jsonl", tmp_path / "run.trec"
-    queries.write_text("".join(json.dumps({"id": f"q{n}", "query": q}) + "\n" for n, q in enumerate(QUERIES)))
-    corpus.write_text("".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in DOCUMENTS))
-    tag, topics = run("hybrid", queries, corpus, out, overrides=[f"encoder={tiny}"], store=tmp_path / "store")
-    assert (tag, topics) == ("hybrid_rrf(bm25,dense(encoder))", 3)
-    found = read_run(out)
-    assert next(iter(found["q0"])) == "d2"
-    assert all(len(scores) == 4 for scores in found.values())

@@ -8,7 +8,7 @@ import pytest
 from searchlora.errors import DataError, EngineError, StaleIndex
 from searchlora.records import Document
 from searchlora.retrieval.engine_index import BATCH, TextKeys, load_index, open_index
-from searchlora.retrieval.index_folder import corpus_identity
+from searchlora.retrieval.index_manifest import corpus_identity
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.search_engine import Graph, TextSearch, VectorSearch
 from tests.inference.http_server import answering

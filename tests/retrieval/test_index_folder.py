@@ -13,8 +13,9 @@ import pytest
 from searchlora.errors import DataError, StaleIndex
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.stages.bm25 import Bm25Settings
-from searchlora.retrieval import index_folder
-from searchlora.retrieval.index_folder import IndexFolder, read_manifest
+from searchlora.retrieval import index_manifest
+from searchlora.retrieval.index_folder import IndexFolder
+from searchlora.retrieval.index_manifest import read_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -193,8 +194,8 @@ def mend(folder, name):
 
 def test_files_are_hashed_once(folder, monkeypatch):
     hashed = []
-    real = index_folder.file_sha256
-    monkeypatch.setattr(index_folder, "file_sha256", lambda file: hashed.append(file) or real(file))
+    real = index_manifest.file_sha256
+    monkeypatch.setattr(index_manifest, "file_sha256", lambda file: hashed.append(file) or real(file))
     IndexFolder(folder)
     assert hashed == []  # the build has remembered them
     os.utime(folder / "documents.jsonl")
@@ -204,7 +205,7 @@ def test_files_are_hashed_once(folder, monkeypatch):
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(corpus, monkeypatch):
-    hashed, contents = index_folder.file_sha256, iter(["sku,text\n1,red couch\n2,green sofa\n", "sku,text\n3,lamp\n"])
+    hashed, contents = index_manifest.file_sha256, iter(["sku,text\n1,red couch\n2,green sofa\n", "sku,text\n3,lamp\n"])
 
     def changes(file):
         digest = hashed(file)
@@ -212,10 +213,10 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(corpus, monkeypa
         return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_folder, "file_sha256", changes)
-        identity = index_folder.corpus_identity(corpus, {})
-        assert index_folder.known_sha256(corpus) != identity.sha256
-    assert index_folder.known_sha256(corpus) == hashed(corpus)
+        patch.setattr(index_manifest, "file_sha256", changes)
+        identity = index_manifest.corpus_identity(corpus, {})
+        assert index_manifest.known_sha256(corpus) != identity.sha256
+    assert index_manifest.known_sha256(corpus) == hashed(corpus)
     assert identity.changed()
 
 

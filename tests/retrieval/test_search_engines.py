@@ -17,7 +17,7 @@ from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.engine_index import BATCH, TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldTest
-from searchlora.retrieval.index_folder import corpus_identity
+from searchlora.retrieval.index_manifest import corpus_identity
 from searchlora.retrieval.milvus import Milvus
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres

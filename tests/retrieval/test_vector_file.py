@@ -10,7 +10,7 @@ from searchlora.progress import silent
 from searchlora.records import Document
 from searchlora.retrieval import DenseIndex
 from searchlora.retrieval.encoding import TextEncoding
-from searchlora.retrieval.vector_file import VectorFile, remove_parts, write_vectors
+from searchlora.retrieval.vector_file import open_vectors, remove_parts, write_vectors
 
 TEXTS = [f"{'tent ' * (number % 7)}{number}" for number in range(90)] + ["tent", "tent", "", "  ", "палатка", "tent"]
 DOCUMENTS = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
@@ -40,10 +40,10 @@ def write(folder, encoder, documents=DOCUMENTS, progress=silent, **options):
 )
 def test_vectors_equal_those_of_the_index_in_memory(tmp_path, encoder, options):
     longest = write(tmp_path, encoder, **options)
-    file, index = VectorFile.open(tmp_path), DenseIndex(DOCUMENTS, encoder, TextEncoding(**options))
-    assert (file.vectors == index.vectors).all()
-    assert file.vectors.dtype == np.float32
-    assert (file.rows == index._rows).all()
+    (vectors, rows), index = open_vectors(tmp_path), DenseIndex(DOCUMENTS, encoder, TextEncoding(**options))
+    assert (vectors == index.vectors).all()
+    assert vectors.dtype == np.float32
+    assert (rows == index._rows).all()
     assert longest == pytest.approx(np.linalg.norm(index.vectors, axis=1).max(), rel=1e-6)
 
 

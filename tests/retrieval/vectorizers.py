@@ -5,7 +5,7 @@ from __future__ import annotations
 from searchlora.models.fingerprint import Fingerprint
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.engine_index import EngineVectors, Vectorizer
-from searchlora.retrieval.index_folder import VectorKeys
+from searchlora.retrieval.index_manifest import VectorKeys
 from searchlora.retrieval.search_engine import Graph
 
 FINGERPRINT = Fingerprint(architecture="Tiny", tensors="0", tokenizer="0", template="0", config="0")

@@ -136,7 +136,7 @@ def whole_number(options: Options, name: str, default: int, minimum: int = 0) ->
         12
         >>> whole_number({"depth": "²"}, "depth", 10, minimum=1)
         Traceback (most recent call last):
-        searchlora.errors.UsageError: --option depth: '²' is not a whole number of at least 1
+        searchlora.errors.UsageError: --option depth: '²' is not a whole number of at least 1.
     """
     value = options.get(name, str(default))
     # `str.isdigit` also accepts "²", which `int` does not; converting very many digits takes quadratic time.

@@ -13,14 +13,9 @@ from searchlora.records import Sample
 Recognition: TypeAlias = Callable[[Sample], Path | None]
 
 
-def with_fields(*names: str, without: tuple[str, ...] = ()) -> Recognition:
-    """A file whose first row has all of these fields, and none of `without`."""
-
-    def recognises(sample: Sample) -> Path | None:
-        row = sample.row
-        return sample.path if all(name in row for name in names) and not any(name in row for name in without) else None
-
-    return recognises
+def with_fields(*names: str) -> Recognition:
+    """A file whose first row has all of these fields."""
+    return lambda sample: sample.path if all(name in sample.row for name in names) else None
 
 
 def with_columns(*names: str) -> Recognition:

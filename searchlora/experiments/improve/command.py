@@ -92,7 +92,7 @@ def improve(
         LoadCheckFailed: for an adapter that does not pass verification; its run is kept.
         EngineError: if a server cannot be asked, or loads no adapters.
     """
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store.of(store)
     check_name(name)
     options = TrainingOptions(recipe=recipe, overrides=overrides, resume=resume, restart=restart, steps=steps)
     job = _job(adapter, data, options, pipeline, store, tasks, engine)

@@ -107,7 +107,7 @@ def judge(
         base=base,
         task=task,
         generate=generate,
-        store=store if isinstance(store, Store) else Store(store),
+        store=Store.of(store),
         settings=settings,
         engine=engine,
         tasks=tasks,

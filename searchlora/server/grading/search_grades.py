@@ -110,23 +110,23 @@ class SearchGrades:
         with self._lock:
             topics = dict(self._topics)
         raters = by_pair(self._ratings)
-        found = []
+        grades = []
         for (topic, document), grade in _pairs(merged(self._ratings)):
             by = tuple(sorted(raters[topic, document]))
-            found.append(HumanGrade(topic, topics.get(topic, {}), document, grade, by))
+            grades.append(HumanGrade(topic, topics.get(topic, {}), document, grade, by))
         if self.card is None or self.card.source not in ("llm", "clicks", "mixed"):
-            rated = {(each.topic, each.document) for each in found}
+            rated = {(graded.topic, graded.document) for graded in grades}
             for (topic, document), grade in _pairs(self._qrels):
                 if topic in topics and (topic, document) not in rated:
-                    found.append(HumanGrade(topic, topics[topic], document, grade))
-        return found
+                    grades.append(HumanGrade(topic, topics[topic], document, grade))
+        return grades
 
     @property
     def _ratings(self) -> tuple[Rating, ...]:
         ratings = tuple(self._log.ratings) if self._log is not None else ()
         if not self._renamed:
             return ratings
-        return tuple(replace(each, topic=self._renamed.get(each.topic, each.topic)) for each in ratings)
+        return tuple(replace(rating, topic=self._renamed.get(rating.topic, rating.topic)) for rating in ratings)
 
     def of_search(
         self, query: str, hits: Sequence[Mapping[str, Any]], fields: Mapping[str, Any] | None = None

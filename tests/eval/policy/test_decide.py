@@ -148,8 +148,8 @@ def test_a_small_slice_is_reported_and_does_not_decide():
     assert broken(Policy(slices={"kind": rule}), comparison).keys() == {"slice kind = odd"}
     policy = Policy(slices={"kind": {**rule, "min_rows": 101}})
     assert broken(policy, comparison) == {}
-    message = {result.rule: result.finding for result in decide(policy, comparison, "new@2", Facts(ROLES, "ab" * 32))}
-    assert message["slice kind = odd"].startswith("reported only, with fewer than 101 rows: nDCG@10 -0.0")
+    findings = {result.rule: result.finding for result in decide(policy, comparison, "new@2", Facts(ROLES, "ab" * 32))}
+    assert findings["slice kind = odd"].startswith("reported only, with fewer than 101 rows: nDCG@10 -0.0")
 
 
 def test_where_less_is_better_a_rise_is_a_fall():
@@ -183,18 +183,18 @@ def test_where_less_is_better_a_rise_is_a_fall():
         pair.losses,
         pytest.approx(-pair.difference),
     )
-    message = {rule.rule: rule.finding for rule in decide(policy, turned, "new@2", Facts(ROLES, "ab" * 32))}
-    assert "the upper end must be below -0.200" in message["beat incumbent"]
-    assert "the upper end must not be above +0.010" in message["slice kind = odd"]
+    findings = {rule.rule: rule.finding for rule in decide(policy, turned, "new@2", Facts(ROLES, "ab" * 32))}
+    assert "the upper end must be below -0.200" in findings["beat incumbent"]
+    assert "the upper end must not be above +0.010" in findings["slice kind = odd"]
 
 
 def graded(skill: float, seed: int) -> Evaluation:
     rng = np.random.default_rng(seed)
     gold = {row: int(row) % 3 for row in ROWS}
-    message = {row: grade if rng.random() < skill else int(rng.integers(3)) for row, grade in gold.items()}
-    right = {row: float(message[row] == grade) for row, grade in gold.items()}
+    given = {row: grade if rng.random() < skill else int(rng.integers(3)) for row, grade in gold.items()}
+    right = {row: float(given[row] == grade) for row, grade in gold.items()}
     kinds = {row: "odd" if int(row) % 2 else "even" for row in ROWS}
-    figures = {"kappa": grade_measures((0, 1, 2), 1)["kappa"].aggregate(gold, message)}
+    figures = {"kappa": grade_measures((0, 1, 2), 1)["kappa"].aggregate(gold, given)}
     return Evaluation("kappa", {"accuracy": right}, {}, slices={"kind": kinds}, aggregates=figures)
 
 

@@ -61,7 +61,7 @@ def write_files(folder):
 
 @pytest.mark.slow
 def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
-    runs = ["--runs", tmp_path / "a.trec", "--runs", tmp_path / "b.trec", "--depth", "2"]
+    runs = ["--pool", tmp_path / "a.trec", "--pool", tmp_path / "b.trec", "--depth", "2"]
     files = write_files(tmp_path)
     server = Served(*files, *runs)
     assert "4 pairs of 2 topics, 2 raters each" in server.output_lines[0]
@@ -101,7 +101,7 @@ def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
 
 
 def test_unusable_inputs_are_one_line_errors(tmp_path, refused):
-    files = [*write_files(tmp_path), "--runs", tmp_path / "a.trec"]
+    files = [*write_files(tmp_path), "--pool", tmp_path / "a.trec"]
     for change, says in (
         ("--scale=0,x", "the scale '0,x' is not a list of whole numbers"),
         ("--scale=0", "0 is no scale"),

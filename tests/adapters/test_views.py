@@ -10,25 +10,24 @@ import pytest
 import torch
 
 from searchlora import adapters
-from searchlora.adapters import peft_view
+from searchlora.adapters import views
 from searchlora.adapters.attach import attach
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
-from searchlora.adapters.peft_view import peft_folder
-from searchlora.adapters.staging import link_file
-from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.store import StoredAdapter
 from searchlora.adapters.stored import check_hashes
+from searchlora.adapters.views import link_file, peft_folder
 from searchlora.errors import BaseMismatch, BaseModelError
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 
 
-def logits(model: object) -> torch.Tensor:
+def logits(model):
     with torch.no_grad():
         return model(input_ids=torch.arange(3, 20)[None]).logits  # type: ignore[operator, no-any-return]
 
 
 @pytest.mark.slow
-def test_auto_peft_model_loads_the_printed_folder(cli, stored: StoredAdapter, store: Store, base: BaseModel) -> None:
+def test_auto_peft_model_loads_the_printed_folder(cli, stored, store, base):
     from peft import AutoPeftModelForCausalLM
 
     before = {file.name: file.read_bytes() for file in stored.path.iterdir()}
@@ -44,9 +43,7 @@ def test_auto_peft_model_loads_the_printed_folder(cli, stored: StoredAdapter, st
     check_hashes(stored)
 
 
-def test_a_second_call_gives_the_same_folder_and_a_dead_link_is_made_again(
-    stored: StoredAdapter, store: Store, base: BaseModel
-) -> None:
+def test_a_second_call_gives_the_same_folder_and_a_dead_link_is_made_again(stored, store, base):
     first = adapters.path("echo@1", base=str(base.path), store=store)
     assert adapters.path("echo@1", base=str(base.path), store=store) == first
     (first / WEIGHTS).unlink()
@@ -55,24 +52,22 @@ def test_a_second_call_gives_the_same_folder_and_a_dead_link_is_made_again(
     assert [folder.name for folder in first.parent.iterdir()] == [first.name]
 
 
-def test_two_processes_may_make_the_same_view_at_once(
-    stored: StoredAdapter, store: Store, base: BaseModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_may_make_the_same_view_at_once(stored, store, base, monkeypatch):
     made = []
 
-    def late(source: Path, target: Path) -> None:
+    def late(source, target):
         if not made:
             made.append(None)
             made.append(adapters.path("echo@1", base=str(base.path), store=store))
         link_file(source, target)
 
-    monkeypatch.setattr(peft_view, "link_file", late)
+    monkeypatch.setattr(views, "link_file", late)
     assert adapters.path("echo@1", base=str(base.path), store=store) == made[1]
     assert (made[1] / WEIGHTS).read_bytes() == (stored.path / WEIGHTS).read_bytes()
     assert [folder.name for folder in made[1].parent.iterdir()] == [made[1].name]
 
 
-def test_a_base_from_the_hub_needs_no_view(stored: StoredAdapter, base: BaseModel, tmp_path: Path) -> None:
+def test_a_base_from_the_hub_needs_no_view(stored, base, tmp_path):
     version = tmp_path / "hub" / "1"
     shutil.copytree(stored.path, version)
     config = json.loads((version / CONFIG).read_text(encoding="utf-8"))
@@ -89,18 +84,14 @@ def test_a_base_from_the_hub_needs_no_view(stored: StoredAdapter, base: BaseMode
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stored")
-def test_of_base_prints_the_folder_of_the_base(
-    cli, refused, store: Store, base: BaseModel, other_base: BaseModel
-) -> None:
+def test_of_base_prints_the_folder_of_the_base(cli, refused, store, base, other_base):
     place = ("echo", "--of", "base", "--store", store.root)
     assert cli("adapters", "path", *place, "--base", base.path).out == f"{base.path}\n"
     assert "was trained on" in refused("adapters", "path", *place, "--base", other_base.path)
 
 
 @pytest.mark.usefixtures("stored")
-def test_another_base_is_refused_and_a_missing_one_is_named(
-    store: Store, other_base: BaseModel, tmp_path: Path
-) -> None:
+def test_another_base_is_refused_and_a_missing_one_is_named(store, other_base, tmp_path):
     with pytest.raises(BaseMismatch, match="was trained on"):
         adapters.path("echo", base=str(other_base.path), store=store)
     with pytest.raises(BaseModelError, match="no base model"):
@@ -108,7 +99,7 @@ def test_another_base_is_refused_and_a_missing_one_is_named(
     assert not (tmp_path / "cache" / "peft").exists()
 
 
-def test_the_commit_of_a_base_from_the_hub_is_saved(base: BaseModel, tmp_path: Path) -> None:
+def test_the_commit_of_a_base_from_the_hub_is_saved(base, tmp_path):
     from searchlora.adapters.attach import new_adapter, save_adapter
     from tests.factories import recipe_for
 
