@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,6 +17,7 @@ from searchlora.cli.options import (
     corpus_of,
     example,
     option,
+    takes,
 )
 
 if TYPE_CHECKING:
@@ -32,18 +33,29 @@ app = typer.Typer(
 )
 
 
+class IndexedOptions(NamedTuple):
+    """Options of the commands that index a corpus for pipelines."""
+
+    columns: MapOption = []
+    settings: ParametersOption = []
+    store: StoreOption = None
+    device: DeviceOption = None
+
+    def given(self) -> dict[str, Any]:
+        """The arguments of a verb; the device was chosen when the option was read."""
+        return {"overrides": self.settings, "store": self.store}
+
+
 @app.command(epilog=example("searchlora index build products.jsonl --out products-index --pipeline hybrid"))
+@takes(IndexedOptions)
 def build(
     corpus: Annotated[Path, argument("CORPUS", "Documents: rows with id, title and text.")],
     out: Annotated[Path, option("--out FOLDER", "Index folder to write.")],
+    options: IndexedOptions,
     pipeline: Annotated[
         list[str],
         option("--pipeline PIPELINE", "Pipeline that will search the index: YAML file or built-in name; repeatable."),
     ] = ["bm25"],
-    columns: MapOption = [],
-    settings: ParametersOption = [],
-    store: StoreOption = None,
-    _device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build an index folder: the documents of a corpus, with the BM25 matrices and vectors that pipelines search.
@@ -55,9 +67,7 @@ def build(
     from searchlora.pipelines.index_build import build_index
 
     with progress_bars() as steps:
-        built = build_index(
-            corpus_of(corpus, columns), out, pipelines=pipeline, overrides=settings, store=store, steps=steps
-        )
+        built = build_index(corpus_of(corpus, options.columns), out, pipelines=pipeline, steps=steps, **options.given())
     if as_json:
         print_json({"index": str(out), "built": built.built, **_summary(built.manifest)})
     else:
@@ -65,16 +75,14 @@ def build(
 
 
 @app.command(epilog=example("searchlora index load products.jsonl --pipeline shop.yaml"))
+@takes(IndexedOptions)
 def load(
     corpus: Annotated[Path, argument("CORPUS", "Documents: rows with id, title and text, or an index folder.")],
     pipeline: Annotated[
         list[str],
         option("--pipeline PIPELINE", "Pipeline that will search the engine: YAML file or built-in name; repeatable."),
     ],
-    columns: MapOption = [],
-    settings: ParametersOption = [],
-    store: StoreOption = None,
-    _device: DeviceOption = None,
+    options: IndexedOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Load a corpus into the search engines that the text_search and vector_search stages of pipelines name.
@@ -86,9 +94,7 @@ def load(
     from searchlora.pipelines.engine_load import load_corpus
 
     with progress_bars() as steps:
-        indexes = load_corpus(
-            corpus_of(corpus, columns), pipelines=pipeline, overrides=settings, store=store, steps=steps
-        )
+        indexes = load_corpus(corpus_of(corpus, options.columns), pipelines=pipeline, steps=steps, **options.given())
     if as_json:
         print_json([_loaded(index) for index in indexes])
     else:

@@ -19,7 +19,7 @@ from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
-from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure, inner_products
+from searchlora.retrieval.nearest import ApproximatelyNearest, Nearest, Structure, inner_products
 from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
 
 
@@ -79,10 +79,10 @@ class DenseIndex:
             np.array([row for row, name in enumerate(ids) if name in texts]) if len(texts) < len(ids) else None
         )
         longest = longest_of(self.vectors)
-        self._nearest: Nearest = (
-            ExactSearch(self.vectors, longest)
+        self._nearest = (
+            Nearest(self.vectors, longest)
             if structure is None
-            else ApproximateSearch(structure, structure.build(self.vectors, progress), effort, longest)
+            else ApproximatelyNearest(self.vectors, longest, structure, structure.build(self.vectors, progress), effort)
         )
 
     @classmethod
@@ -145,7 +145,7 @@ class DenseIndex:
             nearest = self._nearest.candidates(vector, k)
         else:
             passing = rows if self._rows is None else rows[self._rows]
-            nearest = self._nearest.among(self.vectors, np.flatnonzero(passing), vector, k)
+            nearest = self._nearest.among(np.flatnonzero(passing), vector, k)
         # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
         vectors = self.vectors[nearest].astype(np.float64)
         scores = inner_products(vectors, vector[0])

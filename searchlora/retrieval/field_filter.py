@@ -50,7 +50,7 @@ class FieldTest:
 
     @cached_property
     def _tests(self) -> list[Callable[[str], bool]]:
-        tests = (_TESTS[operator](values) for operator, values in self.values)
+        tests = (_test(operator, values) for operator, values in self.values)
         return [test for test in tests if test is not None]
 
 
@@ -127,39 +127,23 @@ def case_folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _equal(values: frozenset[str]) -> Callable[[str], bool]:
-    return lambda text: case_folded(text) in values
-
-
-def _containing(values: frozenset[str]) -> Callable[[str], bool] | None:
-    """The words of a value stand together in the field."""
-    wanted = [f" {words} " for value in values if (words := _words(value))]
-    return (lambda text: any(value in f" {_words(text)} " for value in wanted)) if wanted else None
-
-
-def _beginning(values: frozenset[str]) -> Callable[[str], bool]:
-    beginnings = tuple(values)
-    return lambda text: case_folded(text).startswith(beginnings)
-
-
-def _at_least(values: frozenset[str]) -> Callable[[str], bool] | None:
-    """The lowest of several bounds counts, as a field equals one of several values."""
+def _test(operator: Operator, values: frozenset[str]) -> Callable[[str], bool] | None:
+    """The test of a field's text; None if the operator can compare with none of the values."""
+    if operator == "equals":
+        return lambda text: case_folded(text) in values
+    if operator == "prefix":
+        beginnings = tuple(values)
+        return lambda text: case_folded(text).startswith(beginnings)
+    if operator == "contains":  # the words of a value stand together in the field
+        wanted = [f" {words} " for value in values if (words := _words(value))]
+        return (lambda text: any(value in f" {_words(text)} " for value in wanted)) if wanted else None
     bounds = _numbers(values)
-    return (lambda text: any(number >= min(bounds) for number in _numbers([text]))) if bounds else None
-
-
-def _at_most(values: frozenset[str]) -> Callable[[str], bool] | None:
-    bounds = _numbers(values)
-    return (lambda text: any(number <= max(bounds) for number in _numbers([text]))) if bounds else None
-
-
-_TESTS: Mapping[Operator, Callable[[frozenset[str]], Callable[[str], bool] | None]] = {
-    "equals": _equal,
-    "contains": _containing,
-    "prefix": _beginning,
-    "min": _at_least,
-    "max": _at_most,
-}
+    if not bounds:
+        return None
+    # The widest of several bounds counts, as a field equals one of several values.
+    if operator == "min":
+        return lambda text: any(number >= min(bounds) for number in _numbers([text]))
+    return lambda text: any(number <= max(bounds) for number in _numbers([text]))
 
 
 def _words(text: str) -> str:

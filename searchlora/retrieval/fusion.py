@@ -7,7 +7,7 @@ and Shaw, "Combination of Multiple Searches" (TREC-2, 1994), over scores normali
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -19,8 +19,7 @@ from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.retriever import Retriever, check_k, search_filtered
 from searchlora.time_limit import within_budget
 
-#: Document -> its contribution from one list.
-_Shares = Mapping[str, float]
+METHODS = ("rrf", "combsum", "combmnz")
 
 
 def fuse(
@@ -51,17 +50,15 @@ def fuse(
         ['b', 'a']
     """
     _check(method, weights, len(rankings), rrf_k)
-    by_list = [_shares(ranking, method, rrf_k) for ranking in rankings]
-    scaled = [
-        {document: weight * share for document, share in shares.items()}
-        for weight, shares in zip(weights or [1.0] * len(rankings), by_list, strict=True)
-    ]
-    contributions: dict[str, list[float]] = {}
-    for shares in scaled:
-        for document, share in shares.items():
-            contributions.setdefault(document, []).append(share)
+    shares: dict[str, list[float]] = {}
+    for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
+        for document, share in _shares(ranking, method, rrf_k).items():
+            shares.setdefault(document, []).append(weight * share)
     # fsum is exact, so that the order of the lists does not break ties.
-    scores = {document: _METHODS[method](shares) for document, shares in contributions.items()}
+    scores = {
+        document: math.fsum(of_lists) * (len(of_lists) if method == "combmnz" else 1)
+        for document, of_lists in shares.items()
+    }
     fetched = {hit.document: hit.fetched for ranking in rankings for hit in ranking if hit.fetched is not None}
     return [Hit(document, scores[document], fetched.get(document)) for document in ranked(scores)]
 
@@ -176,15 +173,8 @@ def _search(source: Source, queries: Sequence[str], filters: Sequence[FieldFilte
     return [_Answer(hits) for hits in search_filtered(source.retriever, queries, source.depth, filters)]
 
 
-_METHODS: dict[str, Callable[[Sequence[float]], float]] = {
-    "rrf": math.fsum,
-    "combsum": math.fsum,
-    "combmnz": lambda shares: len(shares) * math.fsum(shares),
-}
-METHODS = tuple(_METHODS)
-
-
-def _shares(ranking: Sequence[Hit], method: str, rrf_k: float) -> _Shares:
+def _shares(ranking: Sequence[Hit], method: str, rrf_k: float) -> Mapping[str, float]:
+    """Document -> its contribution from one list."""
     if method == "rrf":
         return {hit.document: 1 / (rrf_k + rank) for rank, hit in enumerate(ranking, start=1)}
     if not ranking:
@@ -195,7 +185,7 @@ def _shares(ranking: Sequence[Hit], method: str, rrf_k: float) -> _Shares:
 
 
 def _check(method: str, weights: Sequence[float] | None, lists: int, rrf_k: float) -> None:
-    if method not in _METHODS:
+    if method not in METHODS:
         raise UsageError(f"there is no fusion '{method}'", fix=f"Known: {', '.join(METHODS)}.")
     if weights is not None and len(weights) != lists:
         raise UsageError(f"there are {len(weights)} weights for {lists} rankings", fix="Give one per ranking.")

@@ -32,7 +32,7 @@ from searchlora.retrieval.index_manifest import (
     has_sha256,
     read_manifest,
 )
-from searchlora.retrieval.nearest import ApproximateSearch, ExactSearch, Nearest, Structure, read_structure
+from searchlora.retrieval.nearest import ApproximatelyNearest, Nearest, Structure, read_structure
 from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.vector_file import open_vectors
 
@@ -96,11 +96,10 @@ class IndexFolder:
             _check_equal("dimensions", vectors.shape[1], part.dimensions)
             if rows[-1] >= len(self.documents):
                 raise ValueError("a vector is that of a document that is not there")
-            if structure is None:
-                nearest: Nearest = ExactSearch(vectors, part.longest)
-            else:
+            nearest = Nearest(vectors, part.longest)
+            if structure is not None:
                 opened = read_structure(structure, folder / structure.file, part.vectors, part.dimensions)
-                nearest = ApproximateSearch(structure, opened, effort, part.longest)
+                nearest = ApproximatelyNearest(vectors, part.longest, structure, opened, effort)
         return SavedVectors(self._indexed, vectors, rows, nearest)
 
     def verify(self, progress: Progress = silent) -> None:

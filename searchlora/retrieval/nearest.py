@@ -42,15 +42,15 @@ def inner_products(vectors: NDArray[Any], vector: Vectors) -> NDArray[np.float64
 
 
 class Nearest:
-    """Searches vectors.
+    """Searches vectors by comparing a query with all of them, as faiss' flat index does.
 
     Args:
-        total: Number of vectors.
+        vectors: In memory or memory-mapped, shape (documents, dimensions).
         longest: Length of the longest vector.
     """
 
-    def __init__(self, total: int, longest: float) -> None:
-        self._total = total
+    def __init__(self, vectors: Vectors, longest: float) -> None:
+        self._vectors = vectors
         self._longest = longest
 
     def candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
@@ -59,19 +59,19 @@ class Nearest:
         Args:
             vector: Shape (1, dimensions).
         """
-        count = min(k + _MARGIN, self._total)
+        total = len(self._vectors)
+        count = min(k + _MARGIN, total)
         error = self._error(vector)
         while True:
             scores, rows = self._search(vector, count)
-            if count == self._total or rows[-1] < 0 or scores[-1] < scores[k - 1] - error:
+            if count == total or rows[-1] < 0 or scores[-1] < scores[k - 1] - error:
                 return rows[rows >= 0]
-            count = min(2 * count, self._total)
+            count = min(2 * count, total)
 
-    def among(self, vectors: Vectors, rows: NDArray[np.int64], vector: Vectors, k: int) -> NDArray[np.int64]:
+    def among(self, rows: NDArray[np.int64], vector: Vectors, k: int) -> NDArray[np.int64]:
         """Those of some rows that may be among their k nearest; all of them are compared.
 
         Args:
-            vectors: All vectors, in memory or memory-mapped.
             rows: Distinct.
             vector: Shape (1, dimensions).
         """
@@ -80,7 +80,7 @@ class Nearest:
         scores = np.empty(len(rows), dtype=np.float32)
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
-            scores[start : start + len(block)] = vectors[block] @ vector[0]
+            scores[start : start + len(block)] = self._vectors[block] @ vector[0]
         threshold = np.partition(scores, len(rows) - k)[len(rows) - k]
         nearest: NDArray[np.int64] = rows[scores >= threshold - self._error(vector)]
         return nearest
@@ -92,21 +92,6 @@ class Nearest:
 
     def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and rows, best first, shape (count,); rows are -1 where no more are found."""
-        raise NotImplementedError
-
-
-class ExactSearch(Nearest):
-    """Compares a query with all vectors, as faiss' flat index does.
-
-    Args:
-        vectors: In memory or memory-mapped, shape (documents, dimensions).
-    """
-
-    def __init__(self, vectors: Vectors, longest: float) -> None:
-        super().__init__(len(vectors), longest)
-        self._vectors = vectors
-
-    def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         import faiss
 
         scores, rows = faiss.knn(vector, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
@@ -190,17 +175,18 @@ class Ivf(BaseModel):
 Structure = Hnsw | Ivf
 
 
-class ApproximateSearch(Nearest):
+class ApproximatelyNearest(Nearest):
     """Searches by a structure; it may miss some of the nearest vectors.
 
     Args:
+        vectors, longest: As of `Nearest`.
         index: What `Structure.build` or `read_structure` returned.
         effort: Candidates per query for HNSW, at least as many as hits; lists per query for IVF. More find more, and
             take longer.
     """
 
-    def __init__(self, structure: Structure, index: Any, effort: int, longest: float) -> None:
-        super().__init__(index.ntotal, longest)
+    def __init__(self, vectors: Vectors, longest: float, structure: Structure, index: Any, effort: int) -> None:
+        super().__init__(vectors, longest)
         self._structure = structure
         self._index = index
         self._effort = effort

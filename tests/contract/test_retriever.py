@@ -19,7 +19,7 @@ from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldColumns, FieldTest
 from searchlora.retrieval.milvus import Milvus
-from searchlora.retrieval.nearest import ExactSearch, Ivf
+from searchlora.retrieval.nearest import Ivf, Nearest
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
 from searchlora.retrieval.retriever import IndexedDocuments
@@ -101,7 +101,7 @@ def make(encoder, engine, tmp_path_factory):
         folder, store = stored(documents)
         longest = write_vectors(folder, store.in_order(), store.at, encoder)
         vectors, rows = open_vectors(folder)
-        nearest = ExactSearch(vectors, longest)
+        nearest = Nearest(vectors, longest)
         indexed = IndexedDocuments(store.ids, store.tie_order)
         return DenseIndex.load(SavedVectors(indexed, vectors, rows, nearest), encoder)
 

@@ -10,10 +10,10 @@ import pytest
 from searchlora.records import Document
 from searchlora.retrieval import DenseIndex
 from searchlora.retrieval.nearest import (
-    ApproximateSearch,
-    ExactSearch,
+    ApproximatelyNearest,
     Hnsw,
     Ivf,
+    Nearest,
     read_structure,
     write_structure,
 )
@@ -41,8 +41,8 @@ def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, str
     write_structure(index, tmp_path / structure.file)
     opened = read_structure(structure, tmp_path / structure.file, *vectors.shape)
     assert structure.file in Path("/proc/self/maps").read_text()  # mapped, not read
-    exact = ExactSearch(vectors, 1.0)
-    built, saved = (ApproximateSearch(structure, each, effort, 1.0) for each in (index, opened))
+    exact = Nearest(vectors, 1.0)
+    built, saved = (ApproximatelyNearest(vectors, 1.0, structure, each, effort) for each in (index, opened))
     found = 0
     for query in vectors[::50]:
         assert built.candidates(query[None], 10).tolist() == saved.candidates(query[None], 10).tolist()
@@ -53,10 +53,10 @@ def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, str
 def test_more_effort_finds_more(vectors):
     structure = Ivf(lists=30)
     index = structure.build(vectors)
-    exact = ExactSearch(vectors, 1.0)
+    exact = Nearest(vectors, 1.0)
 
     def recall(effort):
-        search = ApproximateSearch(structure, index, effort, 1.0)
+        search = ApproximatelyNearest(vectors, 1.0, structure, index, effort)
         return sum(
             len(set(best(search, vectors, query)) & set(best(exact, vectors, query))) for query in vectors[::50] + 0.3
         )
@@ -66,7 +66,7 @@ def test_more_effort_finds_more(vectors):
 
 def test_many_hits_of_a_graph_are_found(vectors):
     structure = Hnsw(m=8, ef_construction=40)
-    search, exact = ApproximateSearch(structure, structure.build(vectors), 16, 1.0), ExactSearch(vectors, 1.0)
+    search, exact = ApproximatelyNearest(vectors, 1.0, structure, structure.build(vectors), 16), Nearest(vectors, 1.0)
     for query in vectors[::300]:
         found = best(search, vectors, query, 500)
         assert len(found) == 500
@@ -99,7 +99,7 @@ def test_scores_of_an_approximate_index_are_exact(vectors):
 def test_a_small_collection_is_found_whole():
     vectors = np.eye(3, dtype=np.float32)
     for structure in (Hnsw(), Ivf(), Ivf(lists=100)):
-        search = ApproximateSearch(structure, structure.build(vectors), 100, 1.0)
+        search = ApproximatelyNearest(vectors, 1.0, structure, structure.build(vectors), 100)
         assert sorted(search.candidates(vectors[:1], 10)) == [0, 1, 2]
 
 
