@@ -117,6 +117,33 @@ def training_figures(stored: StoredAdapter) -> dict[str, Any]:
     return {key: stored.manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")}
 
 
+#: Cost of a model -> format of its number in tables.
+COSTS: Mapping[str, str] = {
+    "parameters trained": ",.0f",
+    "share of parameters": ".2%",
+    "peak memory, GB": ".2f",
+    "training, s": ",.0f",
+    "on disk, MB": ",.1f",
+}
+
+
+def training_costs(stored: StoredAdapter) -> dict[str, float]:
+    """What a model costs: parameters, memory and time of its training, and its size."""
+    training = stored.manifest.training
+    return {
+        "parameters trained": training["parameters_trained"],
+        "share of parameters": training["parameters_trained"] / training["parameters"],
+        "peak memory, GB": training["peak_memory_gb"],
+        "training, s": training["seconds"],
+        "on disk, MB": stored.weight_bytes / 1e6,
+    }
+
+
+def single_row(system: str, measure: str, value: float) -> dict[str, Any]:
+    """A results row of a figure that was measured once."""
+    return {"system": system, "measure": measure, "value": value, "low": None, "high": None, "n": 1}
+
+
 def named_comparison(
     evaluations: Mapping[str, Evaluation], names: Mapping[str, str], candidate: str, *tested: str
 ) -> Comparison:

@@ -16,7 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, dataset, is_trial, named_comparison, real_data, save_figures, trial_parser
+from benchmarks.common import (
+    WORK,
+    dataset,
+    is_trial,
+    named_comparison,
+    real_data,
+    save_figures,
+    single_row,
+    training_costs,
+    trial_parser,
+)
 from benchmarks.embedding_msrd.__main__ import HERE as MSRD
 from benchmarks.embedding_msrd.__main__ import NAME as MSRD_NAME
 from benchmarks.lora_claims.report import tables
@@ -136,29 +146,10 @@ def main() -> None:
 def _rows(
     collection: Collection, compared: Comparison, models: Mapping[str, StoredAdapter]
 ) -> Sequence[dict[str, Any]]:
-    rows = [{**vars(row), "collection": collection.title} for row in compared.rows]
+    rows = [vars(row) for row in compared.rows]
     for method, stored in models.items():
-        training = stored.manifest.training
-        costs = {
-            "parameters trained": training["parameters_trained"],
-            "share of parameters": training["parameters_trained"] / training["parameters"],
-            "peak memory, GB": training["peak_memory_gb"],
-            "training, s": training["seconds"],
-            "on disk, MB": stored.weight_bytes / 1e6,
-        }
-        rows += [
-            {
-                "system": SYSTEMS[method],
-                "measure": measure,
-                "value": value,
-                "low": None,
-                "high": None,
-                "n": 1,
-                "collection": collection.title,
-            }
-            for measure, value in costs.items()
-        ]
-    return rows
+        rows += [single_row(SYSTEMS[method], *cost) for cost in training_costs(stored).items()]
+    return [{**row, "collection": collection.title} for row in rows]
 
 
 def _claims(

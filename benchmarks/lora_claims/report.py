@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.common import COSTS
 from searchlora.eval.formatting import figure, markdown_table, p_value
-
-#: Cost of a method -> format of its number.
-COSTS: Mapping[str, str] = {
-    "parameters trained": ",.0f",
-    "share of parameters": ".2%",
-    "peak memory, GB": ".2f",
-    "training, s": ",.0f",
-    "on disk, MB": ",.1f",
-}
 
 #: Whether a claim is met -> the word in the table. None: the measurement shows neither.
 _VERDICTS: Mapping[bool | None, str] = {True: "yes", False: "**no**", None: "not shown"}

@@ -33,7 +33,9 @@ from searchlora.retrieval.search_engine import (
     Published,
     SearchEngine,
     Vector,
+    engine_failure,
     fetched_hit,
+    one_line,
     storable,
     stored_fields,
 )
@@ -358,8 +360,6 @@ def _errors(where: str) -> Iterator[None]:
     try:
         yield
     except (MilvusException, grpc.RpcError) as error:
-        message = " ".join(str(getattr(error, "message", "") or error).split())[:300]
-        fix = "Check the address, and that the server runs."
-        if "not found" in message or "not exist" in message:
-            fix = "If the index was loaded again, load the pipeline again, too."
-        raise EngineError(f"Milvus refuses or cannot be reached ({message})", where=where, fix=fix) from None
+        said = one_line(getattr(error, "message", "") or error)
+        gone = "not found" in said or "not exist" in said
+        raise engine_failure(where, f"Milvus refuses or cannot be reached ({said})", gone=gone) from None

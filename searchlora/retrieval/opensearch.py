@@ -26,7 +26,9 @@ from searchlora.retrieval.search_engine import (
     Published,
     SearchEngine,
     Vector,
+    engine_failure,
     fetched_hit,
+    one_line,
     storable,
     stored_fields,
 )
@@ -328,24 +330,14 @@ def _errors(where: str) -> Iterator[None]:
             "the server did not answer in time", where=where, fix="Set a longer timeout_s."
         ) from None
     except exceptions.ConnectionError as error:
-        raise EngineError(
-            f"the server cannot be reached ({' '.join(str(error.error).split())[:300]})",
-            where=where,
-            fix="Check the address, and that the server runs.",
-        ) from None
+        raise engine_failure(where, f"the server cannot be reached ({one_line(error.error)})") from None
     except exceptions.TransportError as error:
-        fix = "Its log says more."
-        if error.status_code in (401, 403):
-            fix = "Name the environment variable with the key as 'api_key_env' of the stage."
-        if error.status_code == 404:
-            fix = "If the index was loaded again, load the pipeline again, too."
-        reason = f"{error.status_code}: {_reason(error)}"
-        kind = RequestRefused if error.status_code in OF_ONE_REQUEST else EngineError
-        raise kind(f"the server refuses ({reason})", where=where, fix=fix) from None
+        status = error.status_code
+        kind = RequestRefused if status in OF_ONE_REQUEST else EngineError
+        what = f"the server refuses ({status}: {_reason(error)})"
+        raise engine_failure(where, what, key=status in (401, 403), gone=status == 404, kind=kind) from None
     except exceptions.OpenSearchException as error:
-        raise EngineError(
-            f"the server's answer cannot be read ({error})", where=where, fix="Check the address."
-        ) from None
+        raise engine_failure(where, f"the server's answer cannot be read ({error})") from None
 
 
 def _reason(error: Any) -> str:
@@ -353,4 +345,4 @@ def _reason(error: Any) -> str:
     if isinstance(information, Mapping):
         cause = information.get("error", information)
         information = cause.get("reason", cause) if isinstance(cause, Mapping) else cause
-    return " ".join(str(information or error.error).split())[:300]
+    return one_line(information or error.error)

@@ -29,7 +29,9 @@ from searchlora.retrieval.search_engine import (
     Published,
     SearchEngine,
     Vector,
+    engine_failure,
     fetched_hit,
+    one_line,
     storable,
     stored_fields,
 )
@@ -375,18 +377,10 @@ def _errors(where: str, timeout_s: float) -> Iterator[None]:
         ) from None
     except _REFUSED as error:
         raise RequestRefused(f"the database refuses the query ({_said(error)})", where=where) from None
-    except psycopg.errors.UndefinedTable as error:
-        raise EngineError(
-            f"the index is no longer there ({_said(error)})",
-            where=where,
-            fix="If it was loaded again, load the pipeline again, too.",
-        ) from None
     except psycopg.Error as error:
-        reached = "the database cannot be reached" if error.sqlstate is None else "the database refuses"
-        fix = "Check the address, and that the server runs."
-        if "password" in _said(error):
-            fix = "Name the environment variable with the password as 'api_key_env' of the stage."
-        raise EngineError(f"{reached} ({_said(error)})", where=where, fix=fix) from None
+        said, gone = _said(error), isinstance(error, psycopg.errors.UndefinedTable)
+        what = "the database cannot be reached" if error.sqlstate is None else "the database refuses"
+        raise engine_failure(where, f"{what} ({said})", key="password" in said, gone=gone) from None
 
 
 def _said(error: BaseException) -> str:
@@ -394,4 +388,4 @@ def _said(error: BaseException) -> str:
     text = str(error)
     with suppress(AttributeError):
         text = error.diag.message_primary or text  # type: ignore[attr-defined]
-    return " ".join(text.split())[:300] or type(error).__name__
+    return one_line(text) or type(error).__name__

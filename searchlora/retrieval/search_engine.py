@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from searchlora.errors import UsageError
+from searchlora.errors import EngineError, UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder
@@ -147,6 +147,28 @@ class SearchEngine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the connections."""
+
+
+def engine_failure(
+    where: str, what: str, *, key: bool = False, gone: bool = False, kind: type[EngineError] = EngineError
+) -> EngineError:
+    """The error for what a client library raises.
+
+    Args:
+        key: Whether the password or key is missing or wrong.
+        gone: Whether the index is not there any more.
+    """
+    fix = "Check the address, and the log of the server."
+    if key:
+        fix = "Name the environment variable with the password or key as 'api_key_env' of the stage."
+    if gone:
+        fix = "If the index was loaded again, load the pipeline again, too."
+    return kind(what, where=where, fix=fix)
+
+
+def one_line(message: object) -> str:
+    """The message of a client library in one line, shortened."""
+    return " ".join(str(message).split())[:300]
 
 
 def stored_fields(document: Document) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from searchlora.eval.text_identity import fingerprint
 from searchlora.experiments.improve.selection import Candidate, Row
 from searchlora.files.append_log import AppendLog
+from searchlora.files.result_cache import cache_key
 from searchlora.inference.engine import Request
 from searchlora.inference.sampling import Sampling
 from searchlora.outputs import InvalidOutput
@@ -66,34 +67,36 @@ def sample(
     file: Path,
     progress: Progress = silent,
 ) -> list[list[tuple[str, str]]]:
-    """Completions of each record, and how each ended; those that the log has are not sampled again.
+    """The sampled completions of each record, a text and how it ended. A log holds those of an interrupted call.
 
     The answers to a record share one prefill, and their random numbers depend on the record and the salt only.
 
     Args:
         adapter: A name that the engine knows; None: the base model.
         salt: Of the random numbers: the seed and the round.
-        file: The log, with `id` and `answers` of the first records.
+        file: The log.
     """
     settings = recipe.improve
     size = max(1, max(_QUEUED, engine.call_size) // settings.samples)
-    with AppendLog(file) as log:
-        samples = [[(text, finish) for text, finish in row["answers"]] for row in log]
-        for start in range(len(samples), len(records), size):
-            batch = records[start : start + size]
+    with AppendLog(file, {"records": cache_key([record["id"] for record in records])}) as log:
+        samples = {name: texts for batch in log for name, texts in batch.items()}
+        waiting = [record for record in records if record["id"] not in samples]
+        for start in range(0, len(waiting), size):
+            asked = waiting[start : start + size]
             requests = []
-            for record in batch:
+            for record in asked:
                 seed = fingerprint(f"{salt}/{record['id']}") % 2**31
                 sampling = Sampling(settings.temperature, top_p=settings.top_p, seed=seed)
                 grammar = task.output(record).grammar
                 requests.append(
                     Request(messages(task, record), adapter, recipe.max_new_tokens, grammar, sampling=sampling)
                 )
-            for record, answers in zip(batch, engine.generate_answers(requests, settings.samples), strict=True):
-                samples.append([(answer.text, answer.finish) for answer in answers])
-                log.append({"id": record["id"], "answers": samples[-1]})
+            answers = zip(asked, engine.generate_answers(requests, settings.samples), strict=True)
+            batch = {record["id"]: [[answer.text, answer.finish] for answer in texts] for record, texts in answers}
+            log.append(batch)
+            samples |= batch
             progress(len(samples), len(records))
-    return samples
+    return [[(text, finish) for text, finish in samples[record["id"]]] for record in records]
 
 
 def gather(
