@@ -36,7 +36,7 @@ from searchlora.task import GenerationTask
 
 
 @dataclass(frozen=True)
-class TunedPipeline:
+class TuneResult:
     """What `tune` wrote.
 
     Attributes:
@@ -60,7 +60,7 @@ def tune(
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = no_progress,
-) -> TunedPipeline:
+) -> TuneResult:
     """Fit what a stage's `tuned` asks for, and write the pipeline with the fitted values and pinned adapters.
 
     The records keep their own passages, so nothing is retrieved: only the stages `adapter` and `similarity` up to the
@@ -108,11 +108,11 @@ def tune(
     task = stage.task.bound(stage.task.settings, {**stage.task.tuned, **tunable.tuned})
     tuned = {**task.tune(seen, outputs), "origin": _origin(dataset, built)}
     _write(out, config, stages, place, {"tuned": tuned}, "`origin` says on what the values were fitted.")
-    return TunedPipeline(out, stage.label, tuned)
+    return TuneResult(out, stage.label, tuned)
 
 
 @dataclass(frozen=True)
-class TunedWeights:
+class TuneWeightsResult:
     """What `tune_weights` wrote.
 
     Attributes:
@@ -144,7 +144,7 @@ def tune_weights(
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = no_progress,
-) -> TunedWeights:
+) -> TuneWeightsResult:
     """Choose the weights of a pipeline's first fusion on validation topics, and write the pipeline with them.
 
     Each part is searched once for each topic. The weights are tenths that add up to 1; a part whose best weight is 0 is
@@ -187,7 +187,7 @@ def tune_weights(
     assert place is not None
     origin = f"{measure} {best.value:.4f} on {best.n} topics of {Path(topics).name}, sha256 {file_sha256(topics)}"
     _write(out, config, stages, place, {"weights": best.weights}, f"weights: {origin}")
-    return TunedWeights(out, measure, fusion_parts(settings), best, own, circular.get(config.name, ""))
+    return TuneWeightsResult(out, measure, fusion_parts(settings), best, own, circular.get(config.name, ""))
 
 
 def _tuned_stage(stages: Sequence[StageSettings], store: Store, task: str, where: str) -> int:
