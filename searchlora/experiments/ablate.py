@@ -23,7 +23,7 @@ from searchlora.eval.interaction import Factorial, Interaction, interactions
 from searchlora.eval.measures import RETRIEVAL_MEASURES, parse_measure
 from searchlora.experiments.experiment import ExperimentResult, RunFolder, measured
 from searchlora.experiments.experiment_inputs import hashes
-from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, full, with_base, with_older, without
+from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, with_base, with_older, without
 from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.experiments.stage_costs import Cost, Place, SharedStages
 from searchlora.inference.engines import Engines
@@ -204,7 +204,7 @@ def _variants(
     tasks: str | Path | None,
 ) -> tuple[list[Variant], dict[str, str]]:
     """The unchanged pipeline and those with one changed slot; and which cannot be made, with the reason."""
-    variants: list[Variant | None] = [full(stages)]
+    variants: list[Variant | None] = [Variant(FULL, tuple(stages))]
     left_out: dict[str, str] = {}
     for slot in slots:
         if "off" in kinds:

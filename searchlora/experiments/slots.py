@@ -78,11 +78,6 @@ def find_slots(stages: Sequence[StageSettings]) -> tuple[Slot, ...]:
     )
 
 
-def full(stages: Sequence[StageSettings]) -> Variant:
-    """The unchanged pipeline."""
-    return Variant(FULL, tuple(stages))
-
-
 def without(stages: Sequence[StageSettings], *slots: Slot) -> Variant:
     """The pipeline without one slot or two.
 

@@ -139,8 +139,8 @@ class Rounds:
 
         settings, number = self.recipe.improve, len(rounds) + 1
         folder = self.folder / settings.then
-        if (folder / ROUND).is_file():
-            return Round(number, folder, json.loads((folder / ROUND).read_text(encoding="utf-8")))
+        if (figures := _read_json(folder / ROUND)) is not None:
+            return Round(number, folder, figures)
         folder.mkdir(exist_ok=True)
         source = max(rounds, key=lambda done: done.reward)
         rows = source.rows()
@@ -179,8 +179,8 @@ class Rounds:
     def _start(self) -> dict[str, Any]:
         """Validation figures of the adapter to improve, and under `fixed` rewards of candidates that need no model."""
         file = self.folder / START
-        if file.is_file():
-            return dict(json.loads(file.read_text(encoding="utf-8")))
+        if (figures := _read_json(file)) is not None:
+            return figures
         records = self.validation
         rules = self.task.candidates(records, self.dataset.folder, self.context)
         rewarder = Rewarder(self.task, self.context)
@@ -195,8 +195,8 @@ class Rounds:
 
     def _round(self, number: int, last: Round | None) -> Round:
         folder = self.folder / f"round-{number:02d}"
-        if (folder / ROUND).is_file():
-            return Round(number, folder, json.loads((folder / ROUND).read_text(encoding="utf-8")))
+        if (figures := _read_json(folder / ROUND)) is not None:
+            return Round(number, folder, figures)
         folder.mkdir(exist_ok=True)
         times: dict[str, float] = {}
         adapter = self._sampler(last)
@@ -389,6 +389,11 @@ def _read_rows(file: Path) -> list[Row]:
     return [
         Row(**{**row, "candidates": tuple(Candidate(**candidate) for candidate in row["candidates"])}) for row in rows
     ]
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    """The content of a file; None if there is none."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:
