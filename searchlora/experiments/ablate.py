@@ -14,7 +14,6 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, index_folder
 from searchlora.errors import LoadCheckFailed, PipelineError, StaleIndex, UsageError
@@ -28,18 +27,17 @@ from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.experiments.stage_costs import Cost, Place, SharedStages
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
-from searchlora.models.load import load_tokenizer
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus
 from searchlora.pipelines.stages.stage import Needs, StageSettings, check_order, pinned, produces_hits
 from searchlora.progress import Progress, Steps, no_progress, silent
-from searchlora.prompts import Renderer
 from searchlora.records import Record
 from searchlora.systems.measure import SystemResult, run_systems
+from searchlora.systems.models import check_loads
 from searchlora.systems.pipeline import PipelineSystem, Plan, outputs_of, plan_of, searches_of
 from searchlora.systems.system import Outputs
-from searchlora.task import GenerationTask, load_task
+from searchlora.task import load_task
 
 #: Kinds of variants that are made unless others are asked for.
 KINDS: tuple[Kind, ...] = ("off", "base")
@@ -216,21 +214,12 @@ def _variants(
             variants.append(with_base(stages, slot))
         if "older" in kinds and (older := with_older(stages, slot, store)) is not None:
             try:
-                _check_loads(older.adapter, store, tasks)
+                stored = store.get(older.adapter)
+                check_loads(stored, stored.manifest.base.resolve(), load_task(stored.manifest.task, tasks))
                 variants.append(older)
             except LoadCheckFailed as error:
                 left_out[older.name] = error.what
     return [variant for variant in variants if variant is not None], left_out
-
-
-def _check_loads(adapter: str, store: Store, tasks: str | Path | None) -> None:
-    """Raise `LoadCheckFailed` for a version that cannot be used any more, such as one of an earlier prompt."""
-    stored = store.get(adapter)
-    base = stored.manifest.base.resolve()
-    check_files(stored, base)
-    task = load_task(stored.manifest.task, tasks)
-    if isinstance(task, GenerationTask):
-        check_renders(stored, task, Renderer(load_tokenizer(base)))
 
 
 def _with_vectors(
