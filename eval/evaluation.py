@@ -72,7 +72,7 @@ class Evaluation:
 
     headline: str
     values: Mapping[str, Mapping[str, float]]
-    clusters: Mapping[str, str]
+    clusters: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     invalid: Mapping[str, str] = field(default_factory=dict)
     totals: Mapping[str, float] = field(default_factory=dict)

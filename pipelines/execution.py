@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
-from searchlora.errors import SearchloraError, concerns_all
+from searchlora.errors import PipelineError, SearchloraError, concerns_all
 from searchlora.inference.engine import Engine
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.pipelines.results import written
@@ -73,6 +74,7 @@ def _applied(
             done = stage(searches)
         else:
             done = within_budget(lambda: stage(searches), policy.budget_s, len(searches), f"stage {stage.label}")
+        _check_result(stage, searches, done)
         return [_without_failed_parts(search, describe) for search in done]
     except SearchloraError as error:
         if policy.on_failure == "raise":
@@ -82,6 +84,23 @@ def _applied(
     half = len(searches) // 2
     halves = searches[:half], searches[half:]
     return [search for part in halves for search in _applied(stage, settings, part, describe)]
+
+
+def _check_result(stage: Stage, before: Sequence[SearchContext], after: Sequence[SearchContext]) -> None:
+    """Refuse what no stage may return.
+
+    Results are shown in the order of the list, and a run is ordered by score: the two must not differ.
+    """
+    if len(after) != len(before):
+        raise PipelineError(f"returned {len(after)} searches for {len(before)}", where=f"stage {stage.label}")
+    for search, own in zip(before, after, strict=True):
+        hits = own.get("hits", ())
+        if hits is not search.get("hits") and any(a.score < b.score for a, b in pairwise(hits)):
+            raise PipelineError(
+                f"returned hits for the search '{own.get('id')}' that are not in the order of their scores",
+                where=f"stage {stage.label}",
+                fix="Sort the hits by descending score, and give hits in another order other scores.",
+            )
 
 
 def _without_failed_parts(search: SearchContext, describe: Describe) -> SearchContext:

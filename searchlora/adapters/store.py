@@ -348,8 +348,7 @@ class Store:
     def alias(self, name: str, alias: str, version: int, reason: str | None = None) -> AliasMove:
         """Move an alias to a version. Raises `InvalidName`, `NotInStore`."""
         check_alias(alias)
-        with self._locked_existing(name):
-            self._resolve(Reference(name, version=version))
+        with self._locked_existing(name, version):
             _, move = self._aliases(name).move(alias, version, reason)
             return move
 
@@ -397,8 +396,7 @@ class Store:
             StoreError: if the alias no longer points to `incumbent`; nothing is recorded then.
         """
         check_alias(alias)
-        with self._locked_existing(name):
-            self._resolve(Reference(name, version=decision.version))
+        with self._locked_existing(name, decision.version):
             history = self._aliases(name)
             if (now := history.current.get(alias)) != incumbent:
                 before, after = (f"version {number}" if number else "nowhere" for number in (incumbent, now))
@@ -428,8 +426,7 @@ class Store:
             InvalidName, NotInStore: for a version that is not stored.
             StoreError: if it cannot be written, or the file is damaged.
         """
-        with self._locked_existing(name):
-            self._resolve(Reference(name, version=record.version))
+        with self._locked_existing(name, record.version):
             write_evaluation(self.root / name, record)
 
     # Internals
@@ -537,10 +534,11 @@ class Store:
         return AliasHistory.read(self.root / check_name(name))
 
     @contextmanager
-    def _locked_existing(self, name: str) -> Iterator[None]:
-        """As `_locked`, for a name that must exist: locking an unknown name would leave an empty folder."""
+    def _locked_existing(self, name: str, version: int | None = None) -> Iterator[None]:
+        """As `_locked`, for a name and a version that must exist: locking an unknown name would leave a folder."""
         self._resolve(Reference(check_name(name)))
         with self._locked(name):
+            self._resolve(Reference(name, version=version))
             yield
 
     @contextmanager

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 #: Measures shown in the terminal, where the comparison has them; the report shows all.
 _MAIN_MEASURES = ("nDCG@10", "Recall@100", "MRR@10")
+_SHOWN_MEASURES = 3
 
 
 def usable_tasks(folder: Path | None) -> list[Task]:
@@ -98,12 +99,14 @@ def print_comparison(comparison: Comparison) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from searchlora.eval.evaluation import ZERO_RESULTS
     from searchlora.eval.formatting import interval, number, p_value
 
     # MRR(rel=2)@10 counts as MRR@10.
     by_bare_name = {re.sub(r"\(.*?\)", "", name): name for name in comparison.measures}
-    measures = [by_bare_name[name] for name in _MAIN_MEASURES if name in by_bare_name]
-    measures = measures or list(comparison.measures[:3])
+    main = [by_bare_name[name] for name in _MAIN_MEASURES if name in by_bare_name]
+    others = [name for name in comparison.measures if name != ZERO_RESULTS]
+    measures = list(dict.fromkeys([comparison.measures[0], *main, *others]))[:_SHOWN_MEASURES]
     leading = comparison.candidate or comparison.baseline or comparison.systems[0]
     pairs = {b if a == leading else a: (a, b) for a, b in comparison.main_pairs}
     tested = next((pair.measure for pair in comparison.comparisons), None)

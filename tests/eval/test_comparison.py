@@ -11,7 +11,7 @@ import pytest
 
 from searchlora.errors import UsageError
 from searchlora.eval.comparison import compare
-from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.evaluation import Evaluation, evaluate_run
 from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.significance import correct, paired_difference
 from searchlora.eval.tables import Header, to_json, to_markdown
@@ -264,3 +264,21 @@ def test_a_circular_system_is_marked_wherever_it_is_named(systems, roles, capsys
     print_comparison(found)
     screen = capsys.readouterr().out
     assert screen.count("adapter (circular)") >= 2 and "its own judge" in screen
+
+
+@pytest.mark.parametrize(
+    ("measures", "shown"),
+    [
+        (("P@5", "nDCG@10"), ["P@5", "nDCG@10"]),
+        (("nDCG@10", "P@5"), ["nDCG@10", "P@5"]),
+        (("P@5", "AP", "MRR@10", "nDCG@10"), ["P@5", "nDCG@10", "MRR@10"]),
+    ],
+)
+def test_the_screen_shows_the_headline_first(measures, shown, capsys):
+    from searchlora.cli.terminal import print_comparison
+
+    run, qrels = {"q1": {"d1": 1.0}, "q2": {"d9": 1.0}}, {"q1": {"d1": 1}, "q2": {"d2": 1}}
+    systems = {name: evaluate_run(run, qrels, measures=measures) for name in ("ours", "theirs")}
+    print_comparison(compare(systems, candidate="ours", resamples=100))
+    header = next(line for line in capsys.readouterr().out.splitlines() if measures[0] in line)
+    assert [name for name in header.replace("┃", " ").split() if "@" in name or name == "AP"] == shown

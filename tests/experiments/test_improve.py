@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,10 +17,11 @@ from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import PipelineError, RecipeError, TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
-from searchlora.experiments.improve.candidates import Rewarder, gather, read_samples
+from searchlora.experiments.improve.candidates import Rewarder, gather, sample
 from searchlora.experiments.improve.command import improve, improve_or_reuse, retrieve_stage
 from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, row_from_json, worst
 from searchlora.experiments.train import train
+from searchlora.inference.engine import Completion
 from searchlora.outputs import InvalidOutput
 from searchlora.recipe import Improve
 from searchlora.records import Document, Hit
@@ -135,12 +137,16 @@ def test_candidates_are_rules_samples_and_variants_each_once_and_rewarded_once()
     assert len(retriever.searched) == 3
 
 
-def test_a_line_of_samples_that_was_cut_off_is_sampled_again(tmp_path):
-    file = tmp_path / "samples.jsonl"
-    whole = json.dumps({"id": "a", "answers": [["tent", "stop"]]}) + "\n"
-    file.write_text(whole + '{"id": "b", "answ', encoding="utf-8")
-    assert read_samples(file, [{"id": "a"}, {"id": "b"}]) == [[("tent", "stop")]]
-    assert file.read_text(encoding="utf-8") == whole
+def test_samples_of_an_interrupted_call_are_not_drawn_again(tmp_path):
+    records = [{"id": name, "group": name, "query": f"{name} tent"} for name in "ab"]
+    recipe = SimpleNamespace(improve=SimpleNamespace(samples=2, temperature=1.0, top_p=1.0), max_new_tokens=5)
+    drawn = [[Completion(name, "stop", 1, 1), Completion("tent", "length", 1, 1)] for name in "ab"]
+    engine = SimpleNamespace(call_size=1, generate_answers=lambda requests, _: drawn[: len(requests)])
+    expected = [[("a", "stop"), ("tent", "length")], [("b", "stop"), ("tent", "length")]]
+    assert sample(engine, task, records, None, recipe, "1", tmp_path / "samples.jsonl") == expected
+    unasked = SimpleNamespace(call_size=1)
+    assert sample(unasked, task, records, None, recipe, "1", tmp_path / "samples.jsonl") == expected
+    assert sample(engine, task, records[1:], None, recipe, "1", tmp_path / "samples.jsonl") == expected[:1]
 
 
 @pytest.mark.slow
@@ -372,7 +378,7 @@ def test_a_classifier_is_improved_by_its_headline_measure(tiny_base, tmp_path):
 
 CHILD = """
 import os, signal, sys
-from searchlora.experiments.improve import rounds
+from searchlora.experiments.improve import candidates, rounds
 from searchlora.experiments.improve.command import improve
 
 base, data, store, point = sys.argv[1:]
@@ -381,11 +387,8 @@ def die(*_args, **_kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if point == "while sampling":
-    sampled = rounds.sample
-    def half(engine, task, records, *rest):
-        sampled(engine, task, records[:7], *rest)
-        die()
-    rounds.sample = half
+    append = candidates.AppendLog.append
+    candidates.AppendLog.append = lambda log, row: (append(log, row), None if "records" in row else die())
 elif point == "before training":
     rounds.train_adapter = die
 elif point == "before the round is complete":

@@ -17,6 +17,7 @@ from searchlora.pipelines.results import result, result_line
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.retrieve import RetrieveStage
+from searchlora.pipelines.stages.stage import Stage
 from searchlora.records import Hit
 from searchlora.retrieval.fusion import Fused, Source
 from tests.inference.http_server import Reply, answering
@@ -28,6 +29,28 @@ CHOICE = {"message": {"role": "assistant", "content": "tent"}, "finish_reason": 
 def test_an_error_ends_the_pipeline_unless_it_is_skipped():
     with pytest.raises(RequestRefused, match="does not fit"):
         built(Rewriter()).execute(searches("kicks", "too long"))
+
+
+class Returning(Stage):
+    """Returns what a test gives it."""
+
+    label = "own"
+
+    def __init__(self, *hits):
+        self.hits = hits
+
+    def __call__(self, searches):
+        return [{**search, "hits": list(hits)} for search, hits in zip(searches, self.hits, strict=False)]
+
+
+def test_what_no_stage_may_return_is_an_error_that_names_the_stage():
+    ordered, mixed = [Hit("d1", 2.0), Hit("d2", 2.0), Hit("d3", 1.0)], [Hit("d3", 1.0), Hit("d1", 2.0)]
+    pipeline = Pipeline("p", [Returning(ordered, mixed)])
+    assert pipeline.search("tent")["hits"][2]["document"] == "d3"
+    with pytest.raises(PipelineError, match="stage own: returned hits for the search 'q1' that are not in the order"):
+        pipeline.execute(searches("tent", "boot"))
+    with pytest.raises(PipelineError, match="stage own: returned 1 searches for 2"):
+        Pipeline("p", [Returning(ordered)]).execute(searches("tent", "boot"))
 
 
 def test_only_the_refused_search_goes_on_without_the_stage():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from searchlora.eval.text_identity import fingerprint
 from searchlora.experiments.improve.selection import Candidate, Row
+from searchlora.files.append_log import AppendLog
+from searchlora.files.result_cache import cache_key
 from searchlora.inference.engine import Request
 from searchlora.inference.sampling import Sampling
 from searchlora.outputs import InvalidOutput
@@ -65,20 +66,21 @@ def sample(
     salt: str,
     file: Path,
     progress: Progress = silent,
-) -> None:
-    """Sample completions of records and append them to a file, one line per record; records in it are left out.
+) -> list[list[tuple[str, str]]]:
+    """The sampled completions of each record, a text and how it ended. A log holds those of an interrupted call.
 
     The answers to a record share one prefill, and their random numbers depend on the record and the salt only.
 
     Args:
         adapter: A name that the engine knows; None: the base model.
         salt: Of the random numbers: the seed and the round.
-        file: JSON Lines with `id` and `answers`, each a text and how it ended.
+        file: The log.
     """
     settings = recipe.improve
-    waiting = records[len(read_samples(file, records)) :]
     size = max(1, max(_QUEUED, engine.call_size) // settings.samples)
-    with file.open("a", encoding="utf-8") as out:
+    with AppendLog(file, {"records": cache_key([record["id"] for record in records])}) as log:
+        samples = {name: texts for batch in log for name, texts in batch.items()}
+        waiting = [record for record in records if record["id"] not in samples]
         for start in range(0, len(waiting), size):
             asked = waiting[start : start + size]
             requests = []
@@ -89,30 +91,12 @@ def sample(
                 requests.append(
                     Request(messages(task, record), adapter, recipe.max_new_tokens, grammar, sampling=sampling)
                 )
-            for record, answers in zip(asked, engine.generate_answers(requests, settings.samples), strict=True):
-                texts = [[each.text, each.finish] for each in answers]
-                out.write(json.dumps({"id": record["id"], "answers": texts}) + "\n")
-            out.flush()
-            progress(len(records) - len(waiting) + min(start + size, len(waiting)), len(records))
-
-
-def read_samples(file: Path, records: Sequence[Record]) -> list[list[tuple[str, str]]]:
-    """The samples of the first records; a last line that a killed process cut off is removed from the file."""
-    if not file.is_file():
-        return []
-    lines: list[list[tuple[str, str]]] = []
-    kept: list[str] = []
-    for line, record in zip(file.read_text(encoding="utf-8").splitlines(keepends=True), records, strict=False):
-        try:
-            values: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
-        except ValueError:
-            break
-        if values.get("id") != record["id"]:
-            break
-        lines.append([(text, finish) for text, finish in values["answers"]])
-        kept.append(line)
-    file.write_text("".join(kept), encoding="utf-8")
-    return lines
+            answers = zip(asked, engine.generate_answers(requests, settings.samples), strict=True)
+            batch = {record["id"]: [[answer.text, answer.finish] for answer in texts] for record, texts in answers}
+            log.append(batch)
+            samples |= batch
+            progress(len(samples), len(records))
+    return [[(text, finish) for text, finish in samples[record["id"]]] for record in records]
 
 
 def gather(

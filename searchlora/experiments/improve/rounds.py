@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.data.dataset import Dataset
 from searchlora.errors import SearchloraError, TrainingError
-from searchlora.experiments.improve.candidates import Rewarder, gather, read_samples, sample
+from searchlora.experiments.improve.candidates import Rewarder, gather, sample
 from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, row_from_json, worst
 from searchlora.files import atomic_text
 from searchlora.models.resolve import BaseModel
@@ -275,8 +275,7 @@ class Rounds:
             return []
         file, salt = folder / SAMPLES, f"{self.recipe.seed}/{number}"
         progress = self.steps(f"Round {number}: sampling")
-        sample(self.engine, self.task, records, adapter, self.recipe, salt, file, progress)
-        return read_samples(file, records)
+        return sample(self.engine, self.task, records, adapter, self.recipe, salt, file, progress)
 
     def _rows(
         self, folder: Path, records: Sequence[Record], samples: list[list[tuple[str, str]]], last: Round | None

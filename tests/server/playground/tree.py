@@ -35,11 +35,3 @@ def parsed(page):
     tree.feed(page)
     assert len(tree._open) == 1
     return tree.root
-
-
-def nodes(node, *above):
-    """Each node with the nodes above it, the nearest first."""
-    yield node, above
-    for child in node["children"]:
-        if isinstance(child, dict):
-            yield from nodes(child, node, *above)
