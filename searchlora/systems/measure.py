@@ -205,11 +205,7 @@ def outputs_of(
         places = missing[start : start + size]
         asked = [rows[place] for place in places]
 
-        def shown(done: int, total: int | None, note: str = "", before: int = len(rows) - len(missing) + start) -> None:
-            del total
-            progress(before + done, len(rows), note)
-
-        done = system.run(asked, shown)
+        done = system.run(asked, _part_of(progress, len(rows) - len(missing) + start, len(asked), len(rows)))
         own = {place: _row(done, number, row) for number, (place, row) in enumerate(zip(places, asked, strict=True))}
         parts.update(own)
         written = {
@@ -219,6 +215,18 @@ def outputs_of(
         }
         cache.put_all(written, system.name)
     return _joined([parts[place] for place in range(len(rows))]), False
+
+
+def _part_of(progress: Progress, before: int, part: int, rows: int) -> Progress:
+    """The progress of a part of the rows as that of all; of something else, such as documents to encode, unchanged."""
+
+    def shown(done: int, total: int | None, note: str = "") -> None:
+        if total == part:
+            progress(before + done, rows, note)
+        else:
+            progress(done, total, note)
+
+    return shown
 
 
 def _row(outputs: Outputs, number: int, row: Record) -> Outputs:
