@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from weakref import finalize
 
@@ -91,6 +92,7 @@ class Milvus(SearchEngine):
         self._timeout_s = timeout_s
         self._write_s = max(timeout_s, _WRITE_S)
         self._in_memory: set[str] = set()
+        self._loading = Lock()
 
     @cached_property
     def _client(self) -> Any:
@@ -200,9 +202,10 @@ class Milvus(SearchEngine):
 
     def _load(self, collection: str, *, writes: bool = False) -> None:
         """Load a collection into the memory of the server: in a file that another process wrote none is loaded."""
-        if collection not in self._in_memory:
-            self._call("load_collection", collection, writes=writes)
-            self._in_memory.add(collection)
+        with self._loading:  # Milvus Lite refuses searches of a collection while it is loaded again
+            if collection not in self._in_memory:
+                self._call("load_collection", collection, writes=writes)
+                self._in_memory.add(collection)
 
     def _by_text(
         self, generation: str, layout: Layout, field: str, query: str, condition: str, count: int

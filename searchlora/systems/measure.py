@@ -204,12 +204,7 @@ def outputs_of(
     for start in range(0, len(missing), size):
         places = missing[start : start + size]
         batch = [rows[place] for place in places]
-
-        def shown(done: int, total: int | None, note: str = "", before: int = len(rows) - len(missing) + start) -> None:
-            del total
-            progress(before + done, len(rows), note)
-
-        done = system.run(batch, shown)
+        done = system.run(batch, _part_of(progress, len(rows) - len(missing) + start, len(batch), len(rows)))
         own = {place: _row(done, number, row) for number, (place, row) in enumerate(zip(places, batch, strict=True))}
         parts.update(own)
         written = {
@@ -219,6 +214,18 @@ def outputs_of(
         }
         cache.put_all(written, system.name)
     return _joined([parts[place] for place in range(len(rows))]), False
+
+
+def _part_of(progress: Progress, before: int, part: int, rows: int) -> Progress:
+    """The progress of a part of the rows as that of all; of something else, such as documents to encode, unchanged."""
+
+    def shown(done: int, total: int | None, note: str = "") -> None:
+        if total == part:
+            progress(before + done, rows, note)
+        else:
+            progress(done, total, note)
+
+    return shown
 
 
 def _row(outputs: Outputs, number: int, row: Record) -> Outputs:
