@@ -156,15 +156,14 @@ def run_systems(
     for system in systems:
         try:
             result = run_system(system, rows, measures, cache, steps(f"Running: {system.name}"))
+            result = replace(result, evaluation=replace(result.evaluation, circular=circular.get(system.name, "")))
+            results[system.name] = measured(system, result) if measured is not None else result
         except PipelineError as error:
             if not system.optional:
                 raise
             left_out[system.name] = f"{error.what} ({error.where})" if error.where else error.what
-            continue
         finally:
             system.finish()
-        result = replace(result, evaluation=replace(result.evaluation, circular=circular.get(system.name, "")))
-        results[system.name] = measured(system, result) if measured is not None else result
     return results, left_out
 
 
