@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
@@ -149,7 +150,15 @@ def ablate(
     shared = _Shared([plan.stages for plan in plans.values()], corpus, store, tasks, steps)
     costed = _costed(slots, variants)
     systems = {
-        name: _VariantSystem(variant, plans[name], shared, store, inputs.get("corpus"), costed.get(name, ()))
+        name: _VariantSystem(
+            variant,
+            plans[name],
+            shared,
+            store,
+            costed.get(name, ()),
+            corpus=inputs.get("corpus"),
+            topics=spec.topics.path,
+        )
         for name, variant in everything.items()
     }
     single = [systems[variant.name] for variant in variants]
@@ -364,19 +373,20 @@ class _VariantSystem(PipelineSystem):
     batch_size = None  # a stage is shared for all topics or for none
 
     def __init__(
-        self, variant: Variant, plan: Plan, shared: _Shared, store: Store, corpus: str | None, costed: Sequence[Slot]
+        self, variant: Variant, plan: Plan, shared: _Shared, store: Store, costed: Sequence[Slot], **inputs: Any
     ) -> None:
-        super().__init__(variant.name, plan, self._assembled, store, corpus=corpus)
+        super().__init__(variant.name, plan, self._assembled, store, **inputs)
         self.optional = variant.kind == "off"
         self._shared, self._costed = shared, costed
 
     def run(self, rows: Sequence[Record], progress: Progress = silent) -> Outputs:
-        done, costs = self._shared.stages.execute(self.plan.stages, searches_of(rows), progress)
+        done, costs = self._shared.stages.execute(self.plan.stages, searches_of(rows, self._topics), progress)
         total = sum((cost for place, cost in costs.items() if len(place) == 1), Cost())
         parts = {slot.name: costs[slot.place].per(len(done)) for slot in self._costed}
         return outputs_of(done, total.per(len(done)), parts)
 
     def finish(self) -> None:
+        super().finish()
         self._shared.finish(self.plan.stages)
 
     def _assembled(self, plan: Plan) -> Pipeline:
