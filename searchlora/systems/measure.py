@@ -256,15 +256,16 @@ def _means(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _written(part: Outputs, row: Record) -> dict[str, Any] | None:
-    """One row's outputs as a JSON value; None for an output of a type that JSON cannot represent."""
+    """One row's outputs as a JSON value; None for an output or a score that JSON cannot represent."""
+    name = str(row["id"])
     try:
         output = to_json(part.outputs[0])
-    except TypeError:
+        hits = None if part.run is None else [(document, _number(score)) for document, score in part.run[name].items()]
+    except (TypeError, ValueError):
         return None
-    name = str(row["id"])
     return {
         "output": output,
-        "hits": None if part.run is None else list(part.run[name].items()),
+        "hits": hits,
         "invalid": None if part.invalid is None else part.invalid.get(name, ""),
         "machine": machine(),
         "costs": dict(part.costs),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
 from searchlora.errors import PipelineError, UsageError
@@ -165,6 +166,18 @@ def test_outputs_that_json_cannot_represent_are_not_cached(cache):
     system.outputs = {row["id"]: Custom(1) for row in ROWS}
     outputs_of(system, ROWS, cache)
     assert len(cache) == 0
+
+
+@pytest.mark.parametrize(("score", "cached"), [(np.float32(0.5), 1), (float("nan"), 0), (float("inf"), 0)])
+def test_scores_of_any_type_are_cached_if_they_are_finite(cache, score, cached):
+    class Scoring(Searching):
+        def run(self, rows, progress=lambda *_: None):
+            del rows, progress
+            return Outputs([None], {"q0": {"d1": score}})
+
+    outputs, _ = outputs_of(Scoring(), ROWS[:1], cache)
+    assert outputs.run["q0"]["d1"] is score
+    assert len(cache) == cached
 
 
 @pytest.mark.parametrize(
