@@ -367,6 +367,16 @@ def test_the_command_prints_the_table_and_writes_the_report(cli, refused, made, 
     assert "no slot 'colour'" in refused(*command, "--slot", "colour")
 
 
+@pytest.mark.slow
+def test_costs_of_every_slot_are_shown_after_an_ablation_of_one(made, tmp_path):
+    one = run(made, "hybrid.yaml", tmp_path, only=("bm25",))
+    assert one.costs[FULL].keys() == {"bm25"}
+    both = run(made, "hybrid.yaml", tmp_path)
+    assert both.reused == (FULL, "without bm25")
+    assert both.costs[FULL].keys() == {"bm25", "dense"}
+
+
+@pytest.mark.slow
 def test_an_ablation_killed_between_the_results_and_the_card_of_a_variant_goes_on(made, tmp_path):
     first = run(made, "hybrid.yaml", tmp_path)
     database = sqlite3.connect(tmp_path / "runs" / "results.sqlite")
