@@ -24,6 +24,9 @@ from searchlora.records import Record
 from searchlora.systems.measures import Measures
 from searchlora.systems.system import Outputs, System
 
+#: Rows that are written to a cache at once: as JSON they take more memory than their hits.
+_WRITTEN = 256
+
 
 class Cache(Protocol):
     """Results by key, such as `files.result_cache.ResultCache`."""
@@ -209,14 +212,11 @@ def outputs_of(
             progress(before + done, len(rows), note)
 
         done = system.run(asked, shown)
-        own = {place: _row(done, number, row) for number, (place, row) in enumerate(zip(places, asked, strict=True))}
-        parts.update(own)
-        written = {
-            keys[place]: value
-            for place, part in own.items()
-            if str(rows[place]["id"]) not in done.passing and (value := _written(part, rows[place])) is not None
-        }
-        cache.put_all(written, system.name)
+        parts.update((place, _row(done, number, rows[place])) for number, place in enumerate(places))
+        lasting = [place for place in places if str(rows[place]["id"]) not in done.passing]
+        for first in range(0, len(lasting), _WRITTEN):
+            values = {keys[place]: _written(parts[place], rows[place]) for place in lasting[first : first + _WRITTEN]}
+            cache.put_all({key: value for key, value in values.items() if value is not None}, system.name)
     return _joined([parts[place] for place in range(len(rows))]), False
 
 

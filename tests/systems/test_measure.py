@@ -168,6 +168,20 @@ def test_outputs_that_json_cannot_represent_are_not_cached(cache):
     assert len(cache) == 0
 
 
+def test_many_rows_are_written_a_part_at_a_time(tmp_path, monkeypatch):
+    class Watched(ResultCache):
+        def put_all(self, values, label=""):
+            written.append(len(values))
+            super().put_all(values, label)
+
+    written = []
+    monkeypatch.setattr(measuring, "_WRITTEN", 4)
+    system = Searching()
+    system.batch_size = None
+    measure([system], ROWS, MEASURES, Watched(tmp_path / "results.sqlite"))
+    assert len(system.seen) == 1 and written == [4, 2]
+
+
 @pytest.mark.parametrize(("score", "cached"), [(np.float32(0.5), 1), (float("nan"), 0), (float("inf"), 0)])
 def test_scores_of_any_type_are_cached_if_they_are_finite(cache, score, cached):
     class Scoring(Searching):
