@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.judgments.lineage import doubts, refuse_circular
+from searchlora.eval.judgments.lineage import RunLineage, doubts, refuse_circular
 from searchlora.eval.trec import Run
 from searchlora.files.result_cache import cache_key
 from searchlora.machine import machine
@@ -136,7 +136,7 @@ def measure(
         also_tested=also_tested,
         correction=correction,
     )
-    lineages = {system.name: system.lineage for system in systems if system.name in results}
+    lineages = _lineages([system for system in systems if system.name in results], measures)
     notes = (*notes, *comparison.notes, *doubts(measures.card, lineages))
     return Measurement(replace(comparison, notes=notes), results, left_out)
 
@@ -152,7 +152,7 @@ def run_systems(
     steps: Steps = no_progress,
 ) -> tuple[dict[str, SystemResult], dict[str, str]]:
     """The results of systems by name, and why optional ones are missing; without a comparison. See `measure`."""
-    lineages = {system.name: system.lineage for system in systems}
+    lineages = _lineages(systems, measures)
     circular = refuse_circular(measures.card, lineages, measures.queries(rows), allow=allow_circular)
     results: dict[str, SystemResult] = {}
     left_out: dict[str, str] = {}
@@ -168,6 +168,12 @@ def run_systems(
         finally:
             system.finish()
     return results, left_out
+
+
+def _lineages(systems: Sequence[System], measures: Measures) -> dict[str, RunLineage | None]:
+    """System -> lineage; empty if no judge graded, since an adapter that is not in the store any more has none."""
+    judged = measures.card is not None and measures.card.judge_lineage
+    return {system.name: system.lineage for system in systems} if judged else {}
 
 
 def run_system(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from searchlora.errors import PipelineError, UsageError
+from searchlora.errors import NotInStore, PipelineError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.lineage import RunLineage, query_hash
 from searchlora.files.result_cache import ResultCache
@@ -246,6 +246,19 @@ def test_a_circular_judge_is_refused_before_anything_is_run_or_marked():
     seen = replace(CARD, judge_queries=(query_hash("tent 1"),))
     with pytest.raises(UsageError, match="was trained on 1 of the 6 topics"):
         measure([Searching()], ROWS, replace(MEASURES, card=seen))
+
+
+def test_a_system_of_a_removed_adapter_is_measured_unless_a_judge_may_be_part_of_it():
+    class Removed(Searching):
+        @property
+        def lineage(self):
+            raise NotInStore("is not in the store", where="judge@1")
+
+    for card in (None, JudgmentsCard("human", "2026-07-01")):
+        measured = measure([Removed()], ROWS, replace(MEASURES, card=card))
+        assert measured.comparison.row("ours", "MRR@10").n == len(ROWS)
+    with pytest.raises(NotInStore):
+        measure([Removed()], ROWS, replace(MEASURES, card=CARD))
 
 
 def test_two_systems_of_one_name_are_refused():
