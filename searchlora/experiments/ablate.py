@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, index_folder
@@ -25,6 +26,7 @@ from searchlora.experiments.experiment_inputs import hashes
 from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, with_base, with_older, without
 from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.experiments.stage_costs import Cost, Place, SharedStages
+from searchlora.files.result_cache import cache_key
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
@@ -151,9 +153,17 @@ def ablate(
         tasks=tasks,
         steps=steps,
     )
-    costed = _costed(slots, variants)
+    costed = _costed(find_slots(stages), variants)
     systems = {
-        name: _VariantSystem(variant, plans[name], shared, store, inputs.get("corpus"), costed.get(name, ()))
+        name: _VariantSystem(
+            variant,
+            plans[name],
+            shared,
+            store,
+            costed.get(name, ()),
+            corpus=inputs.get("corpus"),
+            topics=spec.topics.path,
+        )
         for name, variant in everything.items()
     }
     single = [systems[variant.name] for variant in variants]
@@ -178,7 +188,10 @@ def ablate(
         tuple(variant for variant in variants if variant.name in measurement.results),
         dataclasses.replace(experimented, measurement=measurement),
         _interactions(comparison, pairs, double),
-        {name: result.raw.parts for name, result in measurement.results.items()},
+        {
+            name: {slot.name: result.raw.parts[slot.name] for slot in slots if slot.name in result.raw.parts}
+            for name, result in measurement.results.items()
+        },
         left_out,
     )
 
@@ -274,7 +287,7 @@ def _pairs(
 
 
 def _costed(slots: Sequence[Slot], variants: Sequence[Variant]) -> dict[str, Sequence[Slot]]:
-    """Variant -> the slots whose costs it shows: all of the unchanged pipeline, and a slot that is replaced."""
+    """Variant -> the slots whose costs are kept: all of the unchanged pipeline, and a slot that is replaced."""
     replaced = [variant for variant in variants if variant.kind in ("base", "older")]
     return {FULL: slots, **{one.name: [slot for slot in slots if slot.name in one.slots] for one in replaced}}
 
@@ -319,25 +332,26 @@ class _VariantSystem(PipelineSystem):
     batch_size = None  # a stage is shared for all topics or for none
 
     def __init__(
-        self,
-        variant: Variant,
-        plan: Plan,
-        shared: SharedStages,
-        store: Store,
-        corpus: str | None,
-        costed: Sequence[Slot],
+        self, variant: Variant, plan: Plan, shared: SharedStages, store: Store, costed: Sequence[Slot], **inputs: Any
     ) -> None:
-        super().__init__(variant.name, plan, self._assembled, store, corpus=corpus)
+        super().__init__(variant.name, plan, self._assembled, store, **inputs)
         self.optional = variant.kind == "off"
         self._shared, self._costed = shared, costed
 
+    @property
+    def fingerprint(self) -> str | None:
+        """With the slots whose costs are kept with the results."""
+        known = super().fingerprint
+        return None if known is None else cache_key(known, [slot.name for slot in self._costed])
+
     def run(self, rows: Sequence[Record], progress: Progress = silent) -> Outputs:
-        done, costs = self._shared.execute(self.plan.stages, searches_of(rows), progress)
+        done, costs = self._shared.execute(self.plan.stages, searches_of(rows, self._topics), progress)
         total = sum((cost for place, cost in costs.items() if len(place) == 1), Cost())
         parts = {slot.name: costs[slot.place].per(len(done)) for slot in self._costed}
         return outputs_of(done, total.per(len(done)), parts)
 
     def finish(self) -> None:
+        super().finish()
         self._shared.finish(self.plan.stages)
 
     def _assembled(self, plan: Plan) -> Pipeline:

@@ -125,7 +125,9 @@ def _output_spec(task: Task, record: Record) -> OutputSpec | None:
 
 
 def _output_text(output: Any, spec: OutputSpec | None) -> str:
-    """An output as text: the text itself, a label or grade with its probability, or JSON."""
+    """An output as text: the text itself, a label or grade with its probability, or JSON; "" without an output."""
+    if output is None:
+        return ""
     if isinstance(output, InvalidOutput):
         return output.raw
     if isinstance(output, CitedAnswer):

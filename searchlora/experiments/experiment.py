@@ -175,7 +175,7 @@ def experiment(
         refuse_changes(changed, earlier)
     build = _builder(spec, store, tasks, steps)
     systems: list[System] = [
-        PipelineSystem(name, plans[name], build, store, corpus=inputs.get("corpus"))
+        PipelineSystem(name, plans[name], build, store, corpus=inputs.get("corpus"), topics=spec.topics.path)
         if system.run is None
         else RunFile(name, system.run.path, system.run.format)
         for name, system in spec.systems.items()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.judgments.lineage import doubts, refuse_circular
+from searchlora.eval.judgments.lineage import RunLineage, doubts, refuse_circular
 from searchlora.eval.trec import Run
 from searchlora.files.result_cache import cache_key
 from searchlora.machine import machine
@@ -23,6 +23,9 @@ from searchlora.progress import Progress, Steps, no_progress, silent
 from searchlora.records import Record
 from searchlora.systems.measures import Measures
 from searchlora.systems.system import Outputs, System
+
+#: Rows that are written to a cache at once: as JSON they take more memory than their hits.
+_WRITTEN = 256
 
 
 class Cache(Protocol):
@@ -133,7 +136,7 @@ def measure(
         also_tested=also_tested,
         correction=correction,
     )
-    lineages = {system.name: system.lineage for system in systems if system.name in results}
+    lineages = _lineages([system for system in systems if system.name in results], measures)
     notes = (*notes, *comparison.notes, *doubts(measures.card, lineages))
     return Measurement(replace(comparison, notes=notes), results, left_out)
 
@@ -149,23 +152,28 @@ def run_systems(
     steps: Steps = no_progress,
 ) -> tuple[dict[str, SystemResult], dict[str, str]]:
     """The results of systems by name, and why optional ones are missing; without a comparison. See `measure`."""
-    lineages = {system.name: system.lineage for system in systems}
+    lineages = _lineages(systems, measures)
     circular = refuse_circular(measures.card, lineages, measures.queries(rows), allow=allow_circular)
     results: dict[str, SystemResult] = {}
     left_out: dict[str, str] = {}
     for system in systems:
         try:
             result = run_system(system, rows, measures, cache, steps(f"Running: {system.name}"))
+            result = replace(result, evaluation=replace(result.evaluation, circular=circular.get(system.name, "")))
+            results[system.name] = measured(system, result) if measured is not None else result
         except PipelineError as error:
             if not system.optional:
                 raise
             left_out[system.name] = f"{error.what} ({error.where})" if error.where else error.what
-            continue
         finally:
             system.finish()
-        result = replace(result, evaluation=replace(result.evaluation, circular=circular.get(system.name, "")))
-        results[system.name] = measured(system, result) if measured is not None else result
     return results, left_out
+
+
+def _lineages(systems: Sequence[System], measures: Measures) -> dict[str, RunLineage | None]:
+    """System -> lineage; empty if no judge graded, since an adapter that is not in the store any more has none."""
+    judged = measures.card is not None and measures.card.judge_lineage
+    return {system.name: system.lineage for system in systems} if judged else {}
 
 
 def run_system(
@@ -205,14 +213,11 @@ def outputs_of(
         places = missing[start : start + size]
         batch = [rows[place] for place in places]
         done = system.run(batch, _part_of(progress, len(rows) - len(missing) + start, len(batch), len(rows)))
-        own = {place: _row(done, number, row) for number, (place, row) in enumerate(zip(places, batch, strict=True))}
-        parts.update(own)
-        written = {
-            keys[place]: value
-            for place, part in own.items()
-            if str(rows[place]["id"]) not in done.passing and (value := _written(part, rows[place])) is not None
-        }
-        cache.put_all(written, system.name)
+        parts.update((place, _row(done, number, rows[place])) for number, place in enumerate(places))
+        lasting = [place for place in places if str(rows[place]["id"]) not in done.passing]
+        for first in range(0, len(lasting), _WRITTEN):
+            values = {keys[place]: _written(parts[place], rows[place]) for place in lasting[first : first + _WRITTEN]}
+            cache.put_all({key: value for key, value in values.items() if value is not None}, system.name)
     return _joined([parts[place] for place in range(len(rows))]), False
 
 
@@ -264,15 +269,16 @@ def _means(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _written(part: Outputs, row: Record) -> dict[str, Any] | None:
-    """One row's outputs as a JSON value; None for an output of a type that JSON cannot represent."""
+    """One row's outputs as a JSON value; None for an output or a score that JSON cannot represent."""
+    name = str(row["id"])
     try:
         output = to_json(part.outputs[0])
-    except TypeError:
+        hits = None if part.run is None else [(document, _number(score)) for document, score in part.run[name].items()]
+    except (TypeError, ValueError):
         return None
-    name = str(row["id"])
     return {
         "output": output,
-        "hits": None if part.run is None else list(part.run[name].items()),
+        "hits": hits,
         "invalid": None if part.invalid is None else part.invalid.get(name, ""),
         "machine": machine(),
         "costs": dict(part.costs),

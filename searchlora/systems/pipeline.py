@@ -57,6 +57,7 @@ class PipelineSystem(System):
     Args:
         build: Builds the pipeline; called when a row is to be searched.
         corpus: Hash of the documents; None without any.
+        topics: The file of the rows, for errors; None: it is unknown.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class PipelineSystem(System):
         store: Store,
         *,
         corpus: str | None = None,
+        topics: Path | None = None,
     ) -> None:
         self.name, self.plan, self.store = name, plan, store
-        self._build, self._corpus = build, corpus
+        self._build, self._corpus, self._topics = build, corpus, topics
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -98,9 +100,14 @@ class PipelineSystem(System):
         return run_card(self.name, self.pipeline, self.store)
 
     def run(self, rows: Sequence[Record], progress: Progress = silent) -> Outputs:
+        pipeline, searches = self.pipeline, searches_of(rows, self._topics)
         started = time.monotonic()
-        executed = self.pipeline.execute(searches_of(rows), progress=progress)
+        executed = pipeline.execute(searches, progress=progress)
         return outputs_of(executed, {"ms per query": 1000 * (time.monotonic() - started) / len(rows)})
+
+    def finish(self) -> None:
+        """Release the pipeline, so that the models and indexes of one system are in memory at a time."""
+        self.__dict__.pop("pipeline", None)
 
 
 def outputs_of(
@@ -125,9 +132,10 @@ def outputs_of(
     return Outputs([None] * len(executed), run_of(executed), invalid, costs, parts or {}, passing)
 
 
-def searches_of(rows: Sequence[Record]) -> list[SearchContext]:
-    """A search for each row; `history` is a list of turns. Raises `RowError`."""
-    return [with_history(row, f"topic {row['id']}") for row in rows]
+def searches_of(rows: Sequence[Record], topics: Path | None = None) -> list[SearchContext]:
+    """A search for each row of a file of topics; `history` is a list of turns. Raises `RowError`."""
+    place = f"{topics}, topic" if topics is not None else "topic"
+    return [with_history(row, f"{place} {row['id']}") for row in rows]
 
 
 def with_history(search: Record, where: str) -> Record:

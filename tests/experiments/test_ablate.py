@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from itertools import pairwise
 
 import pytest
@@ -315,3 +316,25 @@ def test_the_command_prints_the_table_and_writes_the_report(cli, refused, made, 
     assert "Runs taken from" in again.err
     assert all(one["slot"] <= other["slot"] for one, other in pairwise(lines))
     assert "no slot 'colour'" in refused(*command, "--slot", "colour")
+
+
+@pytest.mark.slow
+def test_costs_of_every_slot_are_shown_after_an_ablation_of_one(made, tmp_path):
+    one = run(made, "hybrid.yaml", tmp_path, only=("bm25",))
+    assert one.costs[FULL].keys() == {"bm25"}
+    both = run(made, "hybrid.yaml", tmp_path)
+    assert both.reused == (FULL, "without bm25")
+    assert both.costs[FULL].keys() == {"bm25", "dense"}
+
+
+@pytest.mark.slow
+def test_an_ablation_killed_between_the_results_and_the_card_of_a_variant_goes_on(made, tmp_path):
+    first = run(made, "hybrid.yaml", tmp_path)
+    database = sqlite3.connect(tmp_path / "runs" / "results.sqlite")
+    with database:
+        card = "DELETE FROM results WHERE label = ? AND json_extract(value, '$.pipeline') IS NOT NULL"
+        assert database.execute(card, [first.variants[-1].name]).rowcount == 1
+    database.close()
+    again = run(made, "hybrid.yaml", tmp_path)
+    assert again.reused == tuple(variant.name for variant in first.variants)
+    assert again.comparison == first.comparison

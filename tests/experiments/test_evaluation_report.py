@@ -24,6 +24,7 @@ GRADES = Graded({"bad": 0, "poor": 0, "good": 2})
         (CitedText(2, "I do not know.").parse("It is light [2]."), CitedText(2, "I do not know."), "It is light [2]."),
         ({"need": "buy", "brand": "Fjäll"}, JsonObject({}), '{"need": "buy", "brand": "Fjäll"}'),
         (["buy", "ask"], JsonObject({}), '["buy", "ask"]'),
+        (None, None, ""),  # of a system that only retrieves
     ],
 )
 def test_outputs_are_shown_in_readable_form(output, spec, shown):

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
-from searchlora.errors import PipelineError, UsageError
+from searchlora.errors import NotInStore, PipelineError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.lineage import RunLineage, query_hash
 from searchlora.files.result_cache import ResultCache
@@ -167,6 +168,32 @@ def test_outputs_that_json_cannot_represent_are_not_cached(cache):
     assert len(cache) == 0
 
 
+def test_many_rows_are_written_a_part_at_a_time(tmp_path, monkeypatch):
+    class Watched(ResultCache):
+        def put_all(self, values, label=""):
+            written.append(len(values))
+            super().put_all(values, label)
+
+    written = []
+    monkeypatch.setattr(measuring, "_WRITTEN", 4)
+    system = Searching()
+    system.batch_size = None
+    measure([system], ROWS, MEASURES, Watched(tmp_path / "results.sqlite"))
+    assert len(system.seen) == 1 and written == [4, 2]
+
+
+@pytest.mark.parametrize(("score", "cached"), [(np.float32(0.5), 1), (float("nan"), 0), (float("inf"), 0)])
+def test_scores_of_any_type_are_cached_if_they_are_finite(cache, score, cached):
+    class Scoring(Searching):
+        def run(self, rows, progress=lambda *_: None):
+            del rows, progress
+            return Outputs([None], {"q0": {"d1": score}})
+
+    outputs, _ = outputs_of(Scoring(), ROWS[:1], cache)
+    assert outputs.run["q0"]["d1"] is score
+    assert len(cache) == cached
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -219,6 +246,19 @@ def test_a_circular_judge_is_refused_before_anything_is_run_or_marked():
     seen = replace(CARD, judge_queries=(query_hash("tent 1"),))
     with pytest.raises(UsageError, match="was trained on 1 of the 6 topics"):
         measure([Searching()], ROWS, replace(MEASURES, card=seen))
+
+
+def test_a_system_of_a_removed_adapter_is_measured_unless_a_judge_may_be_part_of_it():
+    class Removed(Searching):
+        @property
+        def lineage(self):
+            raise NotInStore("is not in the store", where="judge@1")
+
+    for card in (None, JudgmentsCard("human", "2026-07-01")):
+        measured = measure([Removed()], ROWS, replace(MEASURES, card=card))
+        assert measured.comparison.row("ours", "MRR@10").n == len(ROWS)
+    with pytest.raises(NotInStore):
+        measure([Removed()], ROWS, replace(MEASURES, card=CARD))
 
 
 def test_two_systems_of_one_name_are_refused():
