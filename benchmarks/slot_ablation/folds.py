@@ -127,14 +127,7 @@ def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablati
         variants=tuple(
             replace(named[0][name], name=name, slots=tuple(map(rename, named[0][name].slots))) for name in names
         ),
-        experimented=replace(
-            first.experimented,
-            spec=spec,
-            comparison=measurement.comparison,
-            topics=topics,
-            runs=runs,
-            systems=measurement.results,
-        ),
+        experimented=replace(first.experimented, spec=spec, topics=topics, runs=runs, measurement=measurement),
         interactions=(),
         costs=_mean_costs(test, ablations, names),
         left_out={

@@ -10,38 +10,36 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, index_folder
 from searchlora.errors import LoadCheckFailed, PipelineError, StaleIndex, UsageError
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.interaction import Factorial, Interaction, interactions
 from searchlora.eval.measures import RETRIEVAL_MEASURES, parse_measure
-from searchlora.experiments.experiment import ExperimentResult, RunFolder, Topics
+from searchlora.experiments.experiment import ExperimentResult, RunFolder, measured
 from searchlora.experiments.experiment_inputs import hashes
-from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, full, with_base, with_older, without
+from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, with_base, with_older, without
 from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.experiments.stage_costs import Cost, Place, SharedStages
 from searchlora.files.result_cache import cache_key
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
-from searchlora.models.load import load_tokenizer
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus
-from searchlora.pipelines.stages.stage import Needs, StageSettings, check_order, needs_of, pinned, produces_hits
+from searchlora.pipelines.stages.stage import Needs, StageSettings, check_order, pinned, produces_hits
 from searchlora.progress import Progress, Steps, no_progress, silent
-from searchlora.prompts import Renderer
 from searchlora.records import Record
-from searchlora.systems.measure import SystemResult, measure, run_systems
+from searchlora.systems.measure import SystemResult, run_systems
+from searchlora.systems.models import check_loads
 from searchlora.systems.pipeline import PipelineSystem, Plan, outputs_of, plan_of, searches_of
 from searchlora.systems.system import Outputs
-from searchlora.task import GenerationTask, load_task
+from searchlora.task import load_task
 
 #: Kinds of variants that are made unless others are asked for.
 KINDS: tuple[Kind, ...] = ("off", "base")
@@ -147,8 +145,14 @@ def ablate(
     engines = Engines(store)
     plans = {name: plan_of(config.name, variant.stages, engines, tasks) for name, variant in everything.items()}
     inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in plans.items()}}
-    judged, runs = Topics.of(spec), RunFolder(Path(out) / "runs")
-    shared = _Shared([plan.stages for plan in plans.values()], corpus, store, tasks, steps)
+    runs = RunFolder(Path(out) / "runs")
+    shared = SharedStages(
+        [plan.stages for plan in plans.values()],
+        store=store,
+        documents=partial(_documents, corpus),
+        tasks=tasks,
+        steps=steps,
+    )
     costed = _costed(find_slots(stages), variants)
     systems = {
         name: _VariantSystem(
@@ -163,17 +167,8 @@ def ablate(
         for name, variant in everything.items()
     }
     single = [systems[variant.name] for variant in variants]
-    measurement = measure(
-        single,
-        judged.rows,
-        judged.measures(),
-        runs,
-        candidate=FULL,
-        allow_circular=allow_circular,
-        notes=judged.notes,
-        measured=runs.keep,
-        steps=steps,
-    )
+    experimented = measured(spec, single, inputs, runs, allow_circular=allow_circular, steps=steps)
+    judged = experimented.topics
     double, _ = run_systems(
         [systems[variant.name] for variant in pairs.values()],
         judged.rows,
@@ -183,19 +178,19 @@ def ablate(
         measured=runs.keep,
         steps=steps,
     )
-    left_out |= measurement.left_out
-    comparison = measurement.comparison
+    left_out |= experimented.measurement.left_out
     unused = tuple(f"{name} is left out: {why}." for name, why in left_out.items())
+    comparison = experimented.comparison
     comparison = dataclasses.replace(comparison, notes=(*comparison.notes, *unused))
-    results = measurement.results
+    measurement = dataclasses.replace(experimented.measurement, comparison=comparison)
     return Ablation(
         slots,
-        tuple(variant for variant in variants if variant.name in results),
-        ExperimentResult(spec, comparison, (), judged, runs.files, results, measurement.reused, inputs, ()),
-        _interactions(judged, comparison, pairs, double),
+        tuple(variant for variant in variants if variant.name in measurement.results),
+        dataclasses.replace(experimented, measurement=measurement),
+        _interactions(comparison, pairs, double),
         {
             name: {slot.name: result.raw.parts[slot.name] for slot in slots if slot.name in result.raw.parts}
-            for name, result in results.items()
+            for name, result in measurement.results.items()
         },
         left_out,
     )
@@ -220,7 +215,7 @@ def _variants(
     tasks: str | Path | None,
 ) -> tuple[list[Variant], dict[str, str]]:
     """The unchanged pipeline and those with one changed slot; and which cannot be made, with the reason."""
-    variants: list[Variant | None] = [full(stages)]
+    variants: list[Variant | None] = [Variant(FULL, tuple(stages))]
     left_out: dict[str, str] = {}
     for slot in slots:
         if "off" in kinds:
@@ -232,21 +227,12 @@ def _variants(
             variants.append(with_base(stages, slot))
         if "older" in kinds and (older := with_older(stages, slot, store)) is not None:
             try:
-                _check_loads(older.adapter, store, tasks)
+                stored = store.get(older.adapter)
+                check_loads(stored, stored.manifest.base.resolve(), load_task(stored.manifest.task, tasks))
                 variants.append(older)
             except LoadCheckFailed as error:
                 left_out[older.name] = error.what
     return [variant for variant in variants if variant is not None], left_out
-
-
-def _check_loads(adapter: str, store: Store, tasks: str | Path | None) -> None:
-    """Raise `LoadCheckFailed` for a version that cannot be used any more, such as one of an earlier prompt."""
-    stored = store.get(adapter)
-    base = stored.manifest.base.resolve()
-    check_files(stored, base)
-    task = load_task(stored.manifest.task, tasks)
-    if isinstance(task, GenerationTask):
-        check_renders(stored, task, Renderer(load_tokenizer(base)))
 
 
 def _with_vectors(
@@ -262,8 +248,8 @@ def _with_vectors(
     """
     places = {slot.name: slot.place for slot in slots}
     indexed = corpus is not None and index_folder(corpus) is not None
-    source = open_corpus(corpus) if corpus is not None and indexed else IndexedCorpus(())
-    kept = []
+    source = _documents(corpus if indexed else None)
+    usable = []
     for variant in variants:
         leaf = _at(variant.stages, places[variant.slots[0]]) if variant.kind in ("base", "older") else None
         needs = leaf.needs() if leaf is not None and leaf.produces_hits else Needs()
@@ -273,8 +259,12 @@ def _with_vectors(
             except StaleIndex as error:
                 left_out[variant.name] = f"{error.what} ({error.where})"
                 continue
-        kept.append(variant)
-    return kept
+        usable.append(variant)
+    return usable
+
+
+def _documents(corpus: Corpus | None) -> IndexedCorpus:
+    return IndexedCorpus(()) if corpus is None else open_corpus(corpus)
 
 
 def _at(stages: Sequence[StageSettings], place: Place) -> StageSettings:
@@ -299,7 +289,7 @@ def _pairs(
 def _costed(slots: Sequence[Slot], variants: Sequence[Variant]) -> dict[str, Sequence[Slot]]:
     """Variant -> the slots whose costs are kept: all of the unchanged pipeline, and a slot that is replaced."""
     replaced = [variant for variant in variants if variant.kind in ("base", "older")]
-    return {FULL: slots, **{each.name: [slot for slot in slots if slot.name in each.slots] for each in replaced}}
+    return {FULL: slots, **{one.name: [slot for slot in slots if slot.name in one.slots] for one in replaced}}
 
 
 # Runs
@@ -332,41 +322,6 @@ def _spec(
     )
 
 
-class _Shared:
-    """The stages that the variants of a pipeline share, built when the first run is computed.
-
-    Args:
-        stages: Of each variant.
-        corpus: The documents; None where no stage reads them.
-    """
-
-    def __init__(
-        self,
-        stages: Sequence[Sequence[StageSettings]],
-        corpus: Corpus | None,
-        store: Store,
-        tasks: str | Path | None,
-        steps: Steps,
-    ) -> None:
-        self.waiting = list(stages)
-        self._corpus, self._store, self._tasks, self._steps = corpus, store, tasks, steps
-
-    @cached_property
-    def stages(self) -> SharedStages:
-        """The stages of the variants that wait."""
-        needed = self._corpus is not None and any(needs_of(stages).corpus for stages in self.waiting)
-        documents: IndexedCorpus = (
-            open_corpus(self._corpus) if self._corpus is not None and needed else IndexedCorpus(())
-        )
-        return SharedStages(self.waiting, store=self._store, documents=documents, tasks=self._tasks, steps=self._steps)
-
-    def finish(self, stages: Sequence[StageSettings]) -> None:
-        """Forget what only this variant needs."""
-        self.waiting.remove(stages)
-        if "stages" in self.__dict__:
-            self.stages.finish(stages)
-
-
 class _VariantSystem(PipelineSystem):
     """A variant of a pipeline; what it shares with other variants is computed once.
 
@@ -377,7 +332,7 @@ class _VariantSystem(PipelineSystem):
     batch_size = None  # a stage is shared for all topics or for none
 
     def __init__(
-        self, variant: Variant, plan: Plan, shared: _Shared, store: Store, costed: Sequence[Slot], **inputs: Any
+        self, variant: Variant, plan: Plan, shared: SharedStages, store: Store, costed: Sequence[Slot], **inputs: Any
     ) -> None:
         super().__init__(variant.name, plan, self._assembled, store, **inputs)
         self.optional = variant.kind == "off"
@@ -390,7 +345,7 @@ class _VariantSystem(PipelineSystem):
         return None if known is None else cache_key(known, [slot.name for slot in self._costed])
 
     def run(self, rows: Sequence[Record], progress: Progress = silent) -> Outputs:
-        done, costs = self._shared.stages.execute(self.plan.stages, searches_of(rows, self._topics), progress)
+        done, costs = self._shared.execute(self.plan.stages, searches_of(rows, self._topics), progress)
         total = sum((cost for place, cost in costs.items() if len(place) == 1), Cost())
         parts = {slot.name: costs[slot.place].per(len(done)) for slot in self._costed}
         return outputs_of(done, total.per(len(done)), parts)
@@ -400,11 +355,10 @@ class _VariantSystem(PipelineSystem):
         self._shared.finish(self.plan.stages)
 
     def _assembled(self, plan: Plan) -> Pipeline:
-        return self._shared.stages.pipeline(plan.pipeline, plan.stages)
+        return self._shared.pipeline(plan.pipeline, plan.stages)
 
 
 def _interactions(
-    topics: Topics,
     comparison: Comparison,
     pairs: Mapping[tuple[str, str], Variant],
     results: Mapping[str, SystemResult],
@@ -420,4 +374,4 @@ def _interactions(
             designs[a, b] = Factorial(values[FULL], values[alone[0]], values[alone[1]], neither)
     clusters = (results and next(iter(results.values())).evaluation.clusters) or {}
     less = measure in comparison.less_is_better
-    return interactions(designs, measure, clusters, less_is_better=less, correction=topics.spec.correction)
+    return interactions(designs, measure, clusters, less_is_better=less, correction=comparison.correction)

@@ -26,13 +26,13 @@ def write_ablation(ablation: Ablation, folder: Path) -> Path:
     """
     experimented = ablation.experimented
     name, comparison = experimented.spec.name, ablation.comparison
-    made = header(name)
+    about = header(name)
     report = write_report(
         folder / "report.html",
         f"Ablation of {name}",
         comparison,
         details(experimented),
-        {**{f"{label}, sha256": digest for label, digest in experimented.inputs.items()}, **provenance(made)},
+        {**{f"{label}, sha256": digest for label, digest in experimented.inputs.items()}, **provenance(about)},
         introduction=(
             f"The pipeline {name} and {len(ablation.variants) - 1} variants of it on {len(experimented.topics.qrels)}"
             f" judged topics; the judgments are {experimented.topics.graded.source} ({experimented.topics.graded})."
@@ -40,7 +40,7 @@ def write_ablation(ablation: Ablation, folder: Path) -> Path:
         base=FULL,
         first=_sections(ablation),
     )
-    write_figures(folder, STEM, comparison, made, _more(ablation), head=ablation_markdown(ablation))
+    write_figures(folder, STEM, comparison, about, _more(ablation), head=ablation_markdown(ablation))
     return report
 
 
@@ -56,7 +56,9 @@ def ablation_json(ablation: Ablation) -> dict[str, Any]:
     return {
         "measure": ablation.comparison.measures[0],
         "slots": lines,
-        "interactions": [{**vars(each), "reading": each.reading} for each in ablation.interactions],
+        "interactions": [
+            {**vars(interaction), "reading": interaction.reading} for interaction in ablation.interactions
+        ],
         "left_out": dict(ablation.left_out),
     }
 
@@ -89,7 +91,7 @@ def slot_lines(ablation: Ablation) -> Iterator[SlotLine]:
 
 def _more(ablation: Ablation) -> dict[str, Any]:
     experimented = ablation.experimented
-    found = ablation_json(ablation)
+    ablation_figures = ablation_json(ablation)
     return {
         "inputs": dict(experimented.inputs),
         "measured": measured_by(experimented.spec),
@@ -106,7 +108,7 @@ def _more(ablation: Ablation) -> dict[str, Any]:
             }
             for variant in ablation.variants
         ],
-        "slots": found["slots"],
-        "interactions": [dataclasses.asdict(each) for each in ablation.interactions],
-        "left_out": found["left_out"],
+        "slots": ablation_figures["slots"],
+        "interactions": [dataclasses.asdict(interaction) for interaction in ablation.interactions],
+        "left_out": ablation_figures["left_out"],
     }

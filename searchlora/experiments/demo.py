@@ -11,7 +11,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.eval.report import Chapter, Stored, write_overview
-from searchlora.experiments.demo_search import PIPELINE, TOPICS, DemonstratedSearch, demo_search
+from searchlora.experiments.demo_search import PIPELINE, TOPICS, SearchDemoResult, demo_search
 from searchlora.experiments.evaluate import EvaluationResult, evaluate
 from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.result_files import header, provenance
@@ -67,11 +67,11 @@ class DemoResult:
 
 
 @dataclass(frozen=True)
-class DemonstratedAll:
+class AllDemosResult:
     """The evaluations of all tasks, their adapters in one pipeline, and the path of the overview page."""
 
     tasks: dict[str, DemoResult]
-    search: DemonstratedSearch
+    search: SearchDemoResult
     report: Path
 
 
@@ -180,7 +180,7 @@ def demo_all(
     overrides: Callable[[Task], tuple[str, ...]] = lambda _: (),
     engine: EngineSettings | None = None,
     topics: int = TOPICS,
-) -> DemonstratedAll:
+) -> AllDemosResult:
     """The demo for every installed task that reads the shop, their adapters in one pipeline, and an overview page.
 
     Args:
@@ -208,10 +208,10 @@ def demo_all(
         log=log,
         steps=steps,
     )
-    return DemonstratedAll(results, search, _overview(root, results, search))
+    return AllDemosResult(results, search, _overview(root, results, search))
 
 
-def _overview(root: Path, results: dict[str, DemoResult], search: DemonstratedSearch) -> Path:
+def _overview(root: Path, results: dict[str, DemoResult], search: SearchDemoResult) -> Path:
     adapters = [result.evaluated.adapter for result in results.values()]
     comparisons = {name: (result.evaluated.comparison, result.report) for name, result in results.items()}
     comparisons[PIPELINE] = search.ablation.comparison, search.report

@@ -46,7 +46,7 @@ MEASURES = ("nDCG@10", "MRR(rel=2)@10", "Recall(rel=2)@100")
 
 
 @dataclass(frozen=True)
-class DemonstratedSearch:
+class SearchDemoResult:
     """The pipeline, its ablation, and what a server needs to show it.
 
     Attributes:
@@ -88,7 +88,7 @@ def demo_search(
     engine: EngineSettings | None,
     log: Callable[[str], None],
     steps: Steps,
-) -> DemonstratedSearch:
+) -> SearchDemoResult:
     """Write the pipeline of the demo's adapters, save its index, and ablate it on a sample of test queries.
 
     Args:
@@ -112,7 +112,7 @@ def demo_search(
     sample = sampled(dataset, topics)
     _write_rows(queries, sample)
     log(f"Ablating {PIPELINE} on {len(sample)} of {dataset.card.rows['test']} test queries")
-    found = ablate(
+    ablation = ablate(
         pipeline,
         queries,
         qrels,
@@ -123,11 +123,11 @@ def demo_search(
         store=store,
         steps=steps,
     )
-    if found.reused:
-        log(f"Reusing runs of an earlier ablation: {', '.join(found.reused)}")
-    report = write_ablation(found, folder / "ablation")
+    if ablation.reused:
+        log(f"Reusing runs of an earlier ablation: {', '.join(ablation.reused)}")
+    report = write_ablation(ablation, folder / "ablation")
     base = next(each for task, each in adapters.items() if task != "embedding").manifest.base.name
-    return DemonstratedSearch(found, report, pipeline, base, store.root, folder / "grades", queries, qrels)
+    return SearchDemoResult(ablation, report, pipeline, base, store.root, folder / "grades", queries, qrels)
 
 
 def sampled(dataset: Dataset, count: int) -> list[dict[str, object]]:

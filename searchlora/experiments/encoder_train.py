@@ -6,15 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from searchlora.errors import RecipeError, TrainingError, UsageError
-from searchlora.experiments.training_runs import (
-    TrainingJob,
-    TrainingOptions,
-    dataset_for,
-)
+from searchlora.errors import RecipeError, TrainingError
+from searchlora.experiments.training_runs import TrainingJob
 from searchlora.experiments.validation import EncoderValidator
-from searchlora.models.resolve import resolve
-from searchlora.recipe import EncoderRecipe, load_encoder_recipe
+from searchlora.recipe import EncoderRecipe
 from searchlora.records import Record
 from searchlora.retrieval.encoder import Vectors
 from searchlora.retrieval.retriever import Retriever
@@ -104,19 +99,3 @@ class EncoderJob(TrainingJob):
         ]
         how = MiningConfig(settings.per_query, settings.depth, settings.skip, settings.margin, self.recipe.seed)
         return mine(sought, documents, retrievers, how, self.steps("Mining negatives"))
-
-
-def encoder_job(task: EncoderTask, data: str | Path, options: TrainingOptions) -> EncoderJob:
-    """A training job of an encoder task.
-
-    Raises:
-        UsageError: for several datasets.
-        RecipeError, DataError, BaseModelError.
-    """
-    recipe = load_encoder_recipe(task.default_recipe, options.recipe, options.overrides)
-    if options.base is not None:
-        recipe = recipe.model_copy(update={"base": options.base})
-    if options.more_data:
-        raise UsageError("several datasets are for tasks with a prompt only", where="--data", fix="Build one dataset.")
-    dataset = dataset_for(task, data)
-    return EncoderJob(task.bound(dataset.settings), recipe, dataset, resolve(recipe.base), options.steps)

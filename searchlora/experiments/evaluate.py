@@ -152,7 +152,14 @@ def evaluate(
     systems: list[System]
     retrieve = None
     if isinstance(task, EncoderTask):
-        _check_encoder_options(candidate, unconstrained=unconstrained, engine=engine)
+        if unconstrained:
+            raise UsageError("an encoder has no outputs to constrain", where=candidate.reference)
+        if engine is not None:
+            raise UsageError(
+                "is an adapter of an encoder, which no engine computes",
+                where=candidate.reference,
+                fix="Leave the engine out.",
+            )
         encoded = encoder_data(task, dataset, records, judgments, baselines.training)
         rules: list[System] = list(_encoder_baselines(encoded, records, baselines, retrieval, steps))
         systems = list(_encoders(encoded, adapters, models, store))
@@ -227,17 +234,6 @@ def _models(
         yield ZeroShotSystem(candidate, task, engines, name=f"{BASE}, unconstrained", constrained=False)
         yield AdapterSystem(candidate, task, engines, name=f"{candidate.reference}, unconstrained", constrained=False)
     yield from (base, *models)
-
-
-def _check_encoder_options(candidate: StoredAdapter, *, unconstrained: bool, engine: EngineSettings | None) -> None:
-    if unconstrained:
-        raise UsageError("an encoder has no outputs to constrain", where=candidate.reference)
-    if engine is not None:
-        raise UsageError(
-            "is an adapter of an encoder, which no engine computes",
-            where=candidate.reference,
-            fix="Leave the engine out.",
-        )
 
 
 def encoder_data(

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes, write_report
+from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, write_report
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
 from searchlora.experiments.evaluate import EvaluationResult
-from searchlora.experiments.result_files import file_name, header, provenance, write_figures
+from searchlora.experiments.result_files import file_name, header, provenance, shown_rows, titles, write_figures
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.prompts import input_text
 from searchlora.records import Record
@@ -31,8 +31,8 @@ def write(evaluated: EvaluationResult, folder: Path, *, rules: Sequence[RuleResu
         forced: The reason of a promotion that was forced against the policy.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made = header(evaluated.adapter.reference)
-    write_figures(folder, "evaluation", evaluated.comparison, made, {"engines": list(evaluated.engines)})
+    about = header(evaluated.adapter.reference)
+    write_figures(folder, "evaluation", evaluated.comparison, about, {"engines": list(evaluated.engines)})
     for name, system in evaluated.systems.items():
         if system.raw.run is not None:
             file = file_name(name)
@@ -42,7 +42,7 @@ def write(evaluated: EvaluationResult, folder: Path, *, rules: Sequence[RuleResu
         f"Evaluation of {evaluated.adapter.reference}",
         evaluated.comparison,
         _details(evaluated),
-        _provenance(evaluated, made),
+        _provenance(evaluated, about),
         introduction=(
             f"Comparison of the adapter with its base model and with baselines on the {len(evaluated.records)} records "
             f"of the split '{evaluated.split}'."
@@ -67,7 +67,7 @@ def _titled(evaluated: EvaluationResult, of_system: Mapping[str, Mapping[str, _S
     }
 
 
-def _provenance(evaluated: EvaluationResult, made: Header) -> dict[str, str]:
+def _provenance(evaluated: EvaluationResult, about: Header) -> dict[str, str]:
     manifest = evaluated.adapter.manifest
     card = evaluated.dataset.card
     judgments = evaluated.judgments
@@ -84,7 +84,7 @@ def _provenance(evaluated: EvaluationResult, made: Header) -> dict[str, str]:
         "Judgments": str(judgments),
         **({"Baselines learned from": f"sha256 {other.fingerprint}"} if (other := evaluated.learned.other) else {}),
         **({"Engine": "\n".join(evaluated.engines)} if evaluated.engines else {}),
-        **provenance(made),
+        **provenance(about),
     }
 
 
@@ -96,11 +96,8 @@ def _weight_hashes(adapter: StoredAdapter) -> str:
 def _details(evaluated: EvaluationResult) -> dict[str, RowTexts]:
     """The records that the report shows: the largest wins and losses of each main pair of systems."""
     comparison = evaluated.comparison
-    shown: set[str] = set()
-    for a, b in comparison.main_pairs:
-        wins, losses = extremes(comparison, a, b)
-        shown |= {*wins, *losses}
-    documents = {document.id: document.title or document.text[:80] for document in evaluated.dataset.documents() or ()}
+    shown = shown_rows(comparison)
+    documents = titles(evaluated.dataset.documents() or ())
     qrels = evaluated.judgments.qrels or {}
     own_tasks = {adapter.reference: evaluated.task.bound(adapter.manifest.settings) for adapter in evaluated.adapters}
     details = {}

@@ -36,7 +36,7 @@ from searchlora.progress import Steps, no_progress
 from searchlora.records import Document, Record
 from searchlora.systems.fixed import RunFile
 from searchlora.systems.lineage import seen_by_run
-from searchlora.systems.measure import SystemResult, measure
+from searchlora.systems.measure import Measurement, SystemResult, measure
 from searchlora.systems.measures import RetrievalMeasures
 from searchlora.systems.pipeline import PipelineSystem, Plan, plan_of
 from searchlora.systems.system import System
@@ -93,25 +93,36 @@ class ExperimentResult:
     """The result of an experiment.
 
     Attributes:
-        comparison: The figures.
-        results: The result of each rule of the policy; empty without a policy.
         topics: The judged topics.
-        runs: System -> run file.
-        systems: System -> its costs and evaluation; the runs are in the files.
-        reused: Names of systems whose runs were computed by an earlier call from the same inputs and versions.
         inputs: Label -> sha256 of the input files.
+        runs: System -> run file.
+        measurement: The figures, and each system's costs and evaluation; the runs are in the files.
+        results: The result of each rule of the policy; empty without a policy.
         accepted: Descriptions of the accepted changes of inputs.
     """
 
     spec: Experiment
-    comparison: Comparison
-    results: tuple[RuleResult, ...]
     topics: Topics
-    runs: Mapping[str, Source]
-    systems: Mapping[str, SystemResult]
-    reused: tuple[str, ...]
     inputs: Mapping[str, str]
-    accepted: tuple[str, ...]
+    runs: Mapping[str, Source]
+    measurement: Measurement
+    results: tuple[RuleResult, ...] = ()
+    accepted: tuple[str, ...] = ()
+
+    @property
+    def comparison(self) -> Comparison:
+        """The figures."""
+        return self.measurement.comparison
+
+    @property
+    def systems(self) -> Mapping[str, SystemResult]:
+        """System -> its costs and evaluation."""
+        return self.measurement.results
+
+    @property
+    def reused(self) -> tuple[str, ...]:
+        """Names of systems whose runs an earlier call computed from the same inputs and versions."""
+        return self.measurement.reused
 
     @property
     def refused(self) -> bool:
@@ -162,8 +173,6 @@ def experiment(
     changed = changes(spec, inputs, earlier) if since is not None or earlier.is_file() else ()
     if not accept_changes:
         refuse_changes(changed, earlier)
-    topics = Topics.of(spec)
-    runs = RunFolder(Path(out) / "runs")
     build = _builder(spec, store, tasks, steps)
     systems: list[System] = [
         PipelineSystem(name, plans[name], build, store, corpus=inputs.get("corpus"), topics=spec.topics.path)
@@ -171,6 +180,22 @@ def experiment(
         else RunFile(name, system.run.path, system.run.format)
         for name, system in spec.systems.items()
     ]
+    result = measured(spec, systems, inputs, RunFolder(Path(out) / "runs"), allow_circular=allow_circular, steps=steps)
+    result = dataclasses.replace(result, accepted=changed)
+    return dataclasses.replace(result, results=_decided(result, systems, accept_changes, store))
+
+
+def measured(
+    spec: Experiment,
+    systems: Sequence[System],
+    inputs: Mapping[str, str],
+    runs: RunFolder,
+    *,
+    allow_circular: bool,
+    steps: Steps,
+) -> ExperimentResult:
+    """Measure the systems of an experiment, without a decision."""
+    topics = Topics.of(spec)
     measurement = measure(
         systems,
         topics.rows,
@@ -185,27 +210,7 @@ def experiment(
         measured=runs.keep,
         steps=steps,
     )
-    facts = Facts(
-        roles={"base": spec.baseline, "incumbent": spec.baseline} if spec.baseline else {},
-        data=inputs["qrels"],
-        changed=changed,
-        accepted=accept_changes,
-        source=topics.graded.source,
-        graded=(topics.graded,),
-    )
-    of_name = {system.name: system for system in systems}
-    results = _decided(spec, measurement.comparison, of_name, measurement.results, facts, store, topics.fields)
-    return ExperimentResult(
-        spec,
-        measurement.comparison,
-        results,
-        topics,
-        runs.files,
-        measurement.results,
-        measurement.reused,
-        inputs,
-        changed,
-    )
+    return ExperimentResult(spec, topics, inputs, runs.files, measurement)
 
 
 class RunFolder:
@@ -292,26 +297,30 @@ def _builder(spec: Experiment, store: Store, tasks: str | Path | None, steps: St
 
 
 def _decided(
-    spec: Experiment,
-    comparison: Comparison,
-    systems: Mapping[str, System],
-    results: Mapping[str, SystemResult],
-    facts: Facts,
-    store: Store,
-    topics: Mapping[str, Mapping[str, Any]],
+    result: ExperimentResult, systems: Sequence[System], accept_changes: bool, store: Store
 ) -> tuple[RuleResult, ...]:
     """The results of the policy's rules for the candidate; empty without a policy."""
+    spec = result.spec
     if spec.policy is None or spec.candidate is None:
         return ()
-    candidate = systems[spec.candidate]
-    if spec.policy.max_invalid_rate is not None and results[spec.candidate].raw.invalid is None:
+    if spec.policy.max_invalid_rate is not None and result.systems[spec.candidate].raw.invalid is None:
         raise UsageError(
             "the policy bounds the invalid rate, but a run file does not contain the invalid outputs",
             where=f"system {spec.candidate}",
             fix="Give the pipeline or the adapter instead, or remove the rule.",
         )
+    (candidate,) = (system for system in systems if system.name == spec.candidate)
     card = candidate.card if isinstance(candidate, RunFile) else None
     if isinstance(candidate, PipelineSystem):
         card = candidate.planned_card()
-    facts = dataclasses.replace(facts, leaked=seen_by_run(store, card, topics))
-    return decide(spec.policy, comparison, spec.candidate, facts)
+    graded = result.topics.graded
+    facts = Facts(
+        roles={"base": spec.baseline, "incumbent": spec.baseline} if spec.baseline else {},
+        data=result.inputs["qrels"],
+        changed=result.accepted,
+        accepted=accept_changes,
+        source=graded.source,
+        graded=(graded,),
+        leaked=seen_by_run(store, card, result.topics.fields),
+    )
+    return decide(spec.policy, result.comparison, spec.candidate, facts)

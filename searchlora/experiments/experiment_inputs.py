@@ -35,10 +35,10 @@ def hashes(spec: Experiment) -> dict[str, str]:
         source = read_manifest(folder).corpus  # so that an index and the file that it was built from are one corpus
         columns = {name: each[0] if len(each) == 1 else list(each) for name, each in source.columns.items()}
         indexed = {"corpus": source.sha256}
-    found = {label: indexed.get(label) or tree_sha256(path) for label, path in files.items()}
+    digests = {label: indexed.get(label) or tree_sha256(path) for label, path in files.items()}
     if columns:
-        found["corpus"] = mapped_sha256(found["corpus"], columns)
-    return found
+        digests["corpus"] = mapped_sha256(digests["corpus"], columns)
+    return digests
 
 
 def changes(spec: Experiment, now: Mapping[str, str], earlier: Path) -> tuple[str, ...]:

@@ -11,17 +11,17 @@ from searchlora.eval.ci import summary_markdown, write_junit
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes, write_report
+from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, write_report
 from searchlora.eval.trec import ranked
 from searchlora.experiments.experiment import RESULT, ExperimentResult
 from searchlora.experiments.experiment_inputs import measured_by
-from searchlora.experiments.result_files import header, provenance, write_figures
+from searchlora.experiments.result_files import header, provenance, shown_rows, titles, write_figures
 from searchlora.files import atomic_text
 
 
 def write(result: ExperimentResult, folder: Path) -> Path:
     """Write all result files of an experiment to a folder; returns the path of the HTML report."""
-    made = header(result.spec.name)
+    about = header(result.spec.name)
     more = {
         "inputs": dict(result.inputs),
         "measured": measured_by(result.spec),
@@ -36,11 +36,11 @@ def write(result: ExperimentResult, folder: Path) -> Path:
         result.spec.name,
         result.comparison,
         details(result),
-        {**{f"{label}, sha256": digest for label, digest in result.inputs.items()}, **provenance(made)},
+        {**{f"{label}, sha256": digest for label, digest in result.inputs.items()}, **provenance(about)},
         introduction=_introduction(result),
         rules=result.results,
     )
-    write_figures(folder, Path(RESULT).stem, result.comparison, made, more)
+    write_figures(folder, Path(RESULT).stem, result.comparison, about, more)
     return report
 
 
@@ -79,40 +79,25 @@ def _introduction(result: ExperimentResult) -> str:
 
 def details(result: ExperimentResult) -> Mapping[str, RowTexts]:
     """Topic -> its texts, of the topics that the report shows: the largest wins and losses of each main pair."""
-    comparison = result.comparison
-    shown = set()
-    for a, b in comparison.main_pairs:
-        for topics in extremes(comparison, a, b):
-            shown.update(topics)
-    top_documents: dict[str, dict[str, list[str]]] = {topic: {} for topic in shown}
+    hits: dict[str, dict[str, list[str]]] = {topic: {} for topic in shown_rows(result.comparison)}
     for name in result.systems:
         scores = read_run(result.runs[name].path, result.runs[name].format)
-        for topic in shown:
-            top_documents[topic][name] = ranked(scores.get(topic, {}))[:SHOWN_DOCUMENTS]
-    shown_documents = {
-        document for systems in top_documents.values() for documents in systems.values() for document in documents
-    }
-    titles = _titles(result, shown_documents)
+        for topic, of_topic in hits.items():
+            of_topic[name] = ranked(scores.get(topic, {}))[:SHOWN_DOCUMENTS]
+    shown = {document for of_topic in hits.values() for documents in of_topic.values() for document in documents}
+    source = result.spec.documents
+    title_of = {} if source is None else titles(one for one in read_documents(source) if one.id in shown)
+
+    def output(topic: str, documents: Sequence[str]) -> SystemOutput:
+        grades = result.topics.qrels[topic]
+        return SystemOutput(
+            "", tuple(RetrievedDocument(one, title_of.get(one, ""), grades.get(one)) for one in documents)
+        )
+
     return {
         topic: RowTexts(
             str(result.topics.fields[topic]["query"]),
-            {
-                name: SystemOutput(
-                    "",
-                    tuple(
-                        RetrievedDocument(each, titles.get(each, ""), result.topics.qrels[topic].get(each))
-                        for each in documents
-                    ),
-                )
-                for name, documents in systems.items()
-            },
+            {name: output(topic, documents) for name, documents in of_topic.items()},
         )
-        for topic, systems in top_documents.items()
+        for topic, of_topic in hits.items()
     }
-
-
-def _titles(result: ExperimentResult, documents_shown: set[str]) -> dict[str, str]:
-    if result.spec.documents is None:
-        return {}
-    documents = (document for document in read_documents(result.spec.documents) if document.id in documents_shown)
-    return {document.id: document.title or document.text[:80] for document in documents}

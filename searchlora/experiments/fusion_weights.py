@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -114,16 +115,8 @@ def weight_grid(parts: int, steps: int = 10) -> list[tuple[float, ...]]:
         >>> len(weight_grid(2)), len(weight_grid(3))
         (11, 66)
     """
-    return [tuple(share / steps for share in shares) for shares in _shares(parts, steps)]
-
-
-def _shares(parts: int, total: int) -> Iterator[tuple[int, ...]]:
-    if parts == 1:
-        yield (total,)
-        return
-    for first in range(total + 1):
-        for rest in _shares(parts - 1, total - first):
-            yield (first, *rest)
+    choices = product(range(steps + 1), repeat=parts)
+    return [tuple(share / steps for share in shares) for shares in choices if sum(shares) == steps]
 
 
 def fused_by(hits: PartHits, settings: FuseSettings, weights: Sequence[float]) -> list[Hit]:

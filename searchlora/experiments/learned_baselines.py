@@ -94,7 +94,7 @@ def learn_baselines(
         task.check_dataset(source.settings or task.default_settings)
     # The builder keeps the test split of a dataset apart from its other splits.
     apart = source is dataset and split == "test"
-    evaluated = set[tuple[str, int]]() if apart else {key for each in records for key in leak_keys(task, each)}
+    evaluated = set[tuple[str, int]]() if apart else {key for record in records for key in leak_keys(task, record)}
     with _without(task, source, evaluated) as (folder, left_out):
         training = Dataset(folder, source.card).records("train")
         outputs = task.baselines(records, folder) if training or learned is not None else {}

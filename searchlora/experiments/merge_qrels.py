@@ -22,7 +22,7 @@ _FITS = {"shift": fit_shift, "isotonic": fit_isotonic}
 
 
 @dataclass(frozen=True)
-class MergedFile:
+class MergeResult:
     """The merged judgments, their card, and the calibration if one was fitted."""
 
     merged: MergedQrels
@@ -39,7 +39,7 @@ def merge_files(
     scale: Sequence[int] | None = None,
     grades: Mapping[int, int] | None = None,
     calibrate: Literal["shift", "isotonic"] | None = None,
-) -> MergedFile:
+) -> MergeResult:
     """Write qrels with human grades, completed by another source's grades, and a card with the source of each grade.
 
     Args:
@@ -74,7 +74,7 @@ def merge_files(
             for document in grades
         },
     )
-    return MergedFile(merged, write_judgments(out, merged.qrels, card, sources=sources), calibration)
+    return MergeResult(merged, write_judgments(out, merged.qrels, card, sources=sources), calibration)
 
 
 def _card_of(path: str | Path, source: Literal["llm", "clicks"] | None) -> JudgmentsCard:

@@ -127,19 +127,19 @@ def promote(
         tasks=tasks,
         steps=steps,
     )
-    history = store.history(candidate.name)
-    last = _last_decision(history, alias)
+    moves = [move for move in store.history(candidate.name) if move.alias == alias]
+    decisions = [move.decision for move in moves if move.decision]
     facts = Facts(
         roles={"base": BASE, **({"incumbent": current[0]} if current else {})},
         data=evaluated.judgments.data,
-        changed=_changed(history, alias, evaluated),
+        changed=_changed(decisions, evaluated),
         accepted=accept_changes,
         source=evaluated.judgments.source,
         graded=evaluated.judgments.graded,
-        removed=_removed(history, alias),
-        policy=_accepted_policy(history, alias),
+        removed=_removed(moves, alias),
+        policy=_accepted_policy(decisions),
         reason=" ".join((reason or force or "").split()),
-        sliced=_sliced(last) if last else (),
+        sliced=_sliced(decisions[-1]) if decisions else (),
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         too_few={name: f"{why}. {FIX}" for name, why in evaluated.learned.too_few.items()},
         leaked=seen_in_training(store, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
@@ -157,31 +157,30 @@ def promote(
     return PromotionResult(move, results, evaluated)
 
 
-def _changed(history: Sequence[AliasMove], alias: str, evaluated: EvaluationResult) -> tuple[str, ...]:
+def _changed(decisions: Sequence[Decision], evaluated: EvaluationResult) -> tuple[str, ...]:
     """A description of how the data differs from that of the last decision on the alias; empty if it is the same.
 
     A decision that was refused because of its data does not count: otherwise the same data would pass the next time.
     """
-    decided = [
-        move.decision
-        for move in history
-        if move.alias == alias
-        and move.decision
-        and (not move.refused or any(rule.rule == UNCHANGED and rule.passed for rule in move.decision.rules))
+    counting = [
+        decision
+        for decision in decisions
+        if decision.outcome != "refused" or any(rule.rule == UNCHANGED and rule.passed for rule in decision.rules)
     ]
-    if not decided:
+    if not counting:
         return ()
-    then, version, found = decided[-1].evidence, decided[-1].version, []
+    last, differences = counting[-1], []
+    then, version = last.evidence, last.version
     if (then["data"], then["split"]) != (evaluated.judgments.data, evaluated.split):
-        found.append(
+        differences.append(
             f"version {version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
             f"split {evaluated.split} of {evaluated.judgments.data[:16]}"
         )
     before, now = then.get(BASELINE_DATA), _baseline_data(evaluated)
     if before != now:
         names = [fingerprint[:16] if fingerprint else "the evaluated data" for fingerprint in (before, now)]
-        found.append(f"for version {version} baselines learned from {names[0]}, this time from {names[1]}")
-    return tuple(found)
+        differences.append(f"for version {version} baselines learned from {names[0]}, this time from {names[1]}")
+    return tuple(differences)
 
 
 def _baseline_data(evaluated: EvaluationResult) -> str | None:
@@ -190,17 +189,11 @@ def _baseline_data(evaluated: EvaluationResult) -> str | None:
     return other.fingerprint if other is not None else None
 
 
-def _last_decision(history: Sequence[AliasMove], alias: str) -> Decision | None:
-    """The last decision on the alias, including refusals."""
-    return next((move.decision for move in reversed(history) if move.alias == alias and move.decision), None)
-
-
-def _accepted_policy(history: Sequence[AliasMove], alias: str) -> Mapping[str, Any] | None:
+def _accepted_policy(decisions: Sequence[Decision]) -> Mapping[str, Any] | None:
     """The policy of the last decision on the alias; None if there was none.
 
     A decision that was refused because of its policy does not count: otherwise it would be accepted the next time.
     """
-    decisions = [move.decision for move in history if move.alias == alias and move.decision]
     for decision in reversed(decisions):
         unexplained = any(rule.rule == SAME_POLICY and not rule.passed for rule in decision.rules)
         if decision.outcome != "refused" or not unexplained:
@@ -214,19 +207,19 @@ def _sliced(decision: Decision) -> tuple[str, ...]:
     return tuple(rule.rule for rule in rules if not rule.finding.startswith(ACCEPTED))
 
 
-def _removed(history: Sequence[AliasMove], alias: str) -> str:
+def _removed(moves: Sequence[AliasMove], alias: str) -> str:
     """A description of the removed version that the alias pointed to; empty if it points to a stored one."""
-    moves = [move for move in history if move.alias == alias and not move.refused]
-    deleted = bool(moves) and moves[-1].target is None
-    return f"version {moves[-1].source}, which '{alias}' pointed to" if deleted else ""
+    done = [move for move in moves if not move.refused]
+    deleted = bool(done) and done[-1].target is None
+    return f"version {done[-1].source}, which '{alias}' pointed to" if deleted else ""
 
 
 def _evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[str, Any]:
     """The evidence of the decision: data, judgments, machine, and the figures of the systems involved."""
-    made = to_json(evaluated.comparison, header(evaluated.adapter.reference))
+    figures = to_json(evaluated.comparison, header(evaluated.adapter.reference))
     involved = {evaluated.adapter.reference, BASE, *incumbent, *evaluated.baselines}
     return {
-        **{key: made[key] for key in ("command", "date", "machine", "versions")},
+        **{key: figures[key] for key in ("command", "date", "machine", "versions")},
         "data": evaluated.judgments.data,
         "split": evaluated.split,
         "judgments": evaluated.judgments.source,
@@ -237,7 +230,7 @@ def _evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[
         "n": len(evaluated.records),
         "groups": evaluated.comparison.groups,
         "losses": list(evaluated.losses),
-        "rows": [row for row in made["rows"] if row["system"] in involved],
-        "comparisons": [pair for pair in made["comparisons"] if {pair["a"], pair["b"]} <= involved],
+        "rows": [row for row in figures["rows"] if row["system"] in involved],
+        "comparisons": [pair for pair in figures["comparisons"] if {pair["a"], pair["b"]} <= involved],
         "costs": {name: costs for name, costs in evaluated.comparison.costs.items() if name in involved},
     }

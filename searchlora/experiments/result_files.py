@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import write_json
+from searchlora.eval.report import extremes
 from searchlora.eval.tables import Header, to_json, to_markdown
 from searchlora.files import atomic_text
 from searchlora.machine import machine, versions
+from searchlora.records import Document
 
 
 def header(name: str) -> Header:
@@ -28,17 +30,17 @@ def header(name: str) -> Header:
 
 
 def write_figures(
-    folder: Path, stem: str, comparison: Comparison, made: Header, more: Mapping[str, Any], *, head: str = ""
+    folder: Path, stem: str, comparison: Comparison, about: Header, more: Mapping[str, Any], *, head: str = ""
 ) -> None:
     """Write `stem.json`, `stem.md` and `per_query.jsonl` into a folder, each atomically.
 
     Args:
         stem: File name without extension.
-        made: The provenance of the figures.
+        about: The provenance of the figures.
         more: Further top-level keys of the JSON.
         head: Markdown in front of the tables.
     """
-    write_json(folder / f"{stem}.json", {**to_json(comparison, made), **more})
+    write_json(folder / f"{stem}.json", {**to_json(comparison, about), **more})
     with atomic_text(folder / f"{stem}.md") as out:
         out.write(f"{head}\n\n{to_markdown(comparison)}" if head else to_markdown(comparison))
     with atomic_text(folder / "per_query.jsonl") as out:
@@ -59,11 +61,21 @@ def file_name(system: str) -> str:
     return system.replace(" ", "-").replace("/", "-")
 
 
-def provenance(made: Header) -> dict[str, str]:
+def provenance(about: Header) -> dict[str, str]:
     """The header as labelled lines, for reports."""
     return {
-        "Command": made.command,
-        "Date": made.date,
-        "Machine": made.machine,
-        "Versions": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
+        "Command": about.command,
+        "Date": about.date,
+        "Machine": about.machine,
+        "Versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()),
     }
+
+
+def shown_rows(comparison: Comparison) -> set[str]:
+    """The rows that a report shows: the largest wins and losses of each main pair of systems."""
+    return {row for a, b in comparison.main_pairs for rows in extremes(comparison, a, b) for row in rows}
+
+
+def titles(documents: Iterable[Document]) -> dict[str, str]:
+    """Document -> its title, or the beginning of its text."""
+    return {document.id: document.title or document.text[:80] for document in documents}

@@ -30,13 +30,11 @@ class Slot:
         name: Unique in the pipeline: the name of the adapter of an adapter stage, else the kind of the stage.
         place: Where it stands in the pipeline.
         adapter: Its pinned adapter; None without one.
-        base: Whether its base model works without the adapter.
     """
 
     name: str
     place: Place
     adapter: str | None
-    base: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,6 @@ def find_slots(stages: Sequence[StageSettings]) -> tuple[Slot, ...]:
     )
 
 
-def full(stages: Sequence[StageSettings]) -> Variant:
-    """The unchanged pipeline."""
-    return Variant(FULL, tuple(stages))
-
-
 def without(stages: Sequence[StageSettings], *slots: Slot) -> Variant:
     """The pipeline without one slot or two.
 
@@ -93,9 +86,9 @@ def without(stages: Sequence[StageSettings], *slots: Slot) -> Variant:
     """
     left: list[StageSettings] = []
     for index, stage in enumerate(stages):
-        kept = _without(stage, (index,), {slot.place for slot in slots})
-        if kept is not None:
-            left.append(kept)
+        remaining = _without(stage, (index,), {slot.place for slot in slots})
+        if remaining is not None:
+            left.append(remaining)
     name = f"without {' and '.join(_clipped(slot.name, len(slots)) for slot in slots)}"
     if not produces_hits(left):
         raise PipelineError("no other stage retrieves", where=name)
@@ -170,9 +163,8 @@ def with_weights(stages: Sequence[StageSettings], weights: Sequence[float], *off
 
 def with_base(stages: Sequence[StageSettings], slot: Slot) -> Variant | None:
     """The pipeline with the base model in place of the slot's adapter; None for a slot without an adapter."""
-    if not slot.base:
+    if slot.adapter is None:
         return None
-
     replaced = _replaced(stages, slot, None)
     return Variant(f"base instead of {slot.name}", replaced, "base", (slot.name,), "base")
 
@@ -201,7 +193,7 @@ def _slots(stage: StageSettings, place: Place) -> Iterator[Slot]:
     for index, part in enumerate(stage.parts):
         yield from _slots(part, (*place, index))
     if stage.removable and not stage.parts:
-        yield Slot(stage.slot_name, place, stage.adapter_reference, stage.adapter_reference is not None)
+        yield Slot(stage.slot_name, place, stage.adapter_reference)
 
 
 def _without(stage: StageSettings, place: Place, places: set[Place]) -> StageSettings | None:
@@ -209,10 +201,10 @@ def _without(stage: StageSettings, place: Place, places: set[Place]) -> StageSet
     if place in places:
         return None
     parts = {index: _without(part, (*place, index), places) for index, part in enumerate(stage.parts)}
-    kept = {index: part for index, part in parts.items() if part is not None}
-    if not parts or not kept:
+    remaining = {index: part for index, part in parts.items() if part is not None}
+    if not parts or not remaining:
         return None if parts else stage
-    return stage.with_parts(kept)
+    return stage.with_parts(remaining)
 
 
 def _replaced(stages: Sequence[StageSettings], slot: Slot, adapter: str | None) -> tuple[StageSettings, ...]:

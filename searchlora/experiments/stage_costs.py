@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +21,7 @@ from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.retrieve import RetrieveStage
-from searchlora.pipelines.stages.stage import Stage, StageSettings
+from searchlora.pipelines.stages.stage import Stage, StageSettings, needs_of
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Document, Hit, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter, FieldTest
@@ -68,7 +69,7 @@ class MeteredRetriever:
     """A retriever that measures its time and repeats no call.
 
     Args:
-        found: Queries, k and filters of a call -> its hits, of earlier calls of the same retriever; new ones are added.
+        hits: Queries, k and filters of a call -> its hits, of earlier calls of the same retriever; new ones are added.
             Whole calls are compared, since the vector of a query may depend on those beside it in its last bits.
 
     Attributes:
@@ -76,33 +77,33 @@ class MeteredRetriever:
         reused: Number of calls that were made before.
     """
 
-    def __init__(self, retriever: Retriever, found: dict[_Call, list[list[Hit]]]) -> None:
+    def __init__(self, retriever: Retriever, hits: dict[_Call, list[list[Hit]]]) -> None:
         self.retriever = retriever
         self.seconds, self.reused = 0.0, 0
-        self._found = found
+        self._hits = hits
 
     def search(
         self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
     ) -> list[list[Hit]]:
         """See `Retriever.search`."""
         key = (tuple(queries), k, tuple(tuple(filter.items()) for filter in filters or ()))
-        if key in self._found:
+        if key in self._hits:
             self.reused += 1
         else:
             started = time.perf_counter()
-            self._found[key] = search_filtered(self.retriever, queries, k, filters)
+            self._hits[key] = search_filtered(self.retriever, queries, k, filters)
             self.seconds += time.perf_counter() - started
-        return self._found[key]
+        return self._hits[key]
 
 
 class SharedStages:
     """The stages of several pipelines, built once and executed once where they have the same stages before them.
 
+    Stages are built when the first one is executed: those of the pipelines that are not finished.
+
     Args:
         pipelines: The settings of their stages, with pinned adapters. What none of the later ones needs is forgotten.
-
-    Raises:
-        As `build_pipeline`.
+        documents: Opens the documents; called if a stage needs them.
     """
 
     def __init__(
@@ -110,19 +111,30 @@ class SharedStages:
         pipelines: Iterable[Sequence[StageSettings]],
         *,
         store: Store,
-        documents: Sequence[Document] | IndexedCorpus,
+        documents: Callable[[], Sequence[Document] | IndexedCorpus],
         tasks: str | Path | None = None,
         steps: Steps = no_progress,
     ) -> None:
-        self._pending = [[_identity(stage) for stage in stages] for stages in pipelines]
-        leaves = {_identity(leaf): leaf for stages in pipelines for stage in stages for leaf in _leaves(stage)}
-        built = build_pipeline(
-            "stages", list(leaves.values()), store=store, documents=documents, tasks=tasks, steps=steps
-        )
-        self._built: dict[str, Stage] = dict(zip(leaves, built.stages, strict=True))
+        self._pending = [tuple(stages) for stages in pipelines]
+        self._store, self._documents, self._tasks, self._steps = store, documents, tasks, steps
         self._done: dict[tuple[str, ...], tuple[list[SearchContext], Mapping[Place, Cost]]] = {}
         self._answers: dict[int, dict[bytes, Answer]] = {}
-        self._found: dict[int, dict[_Call, list[list[Hit]]]] = {}
+        self._hits: dict[int, dict[_Call, list[list[Hit]]]] = {}
+
+    @cached_property
+    def _built(self) -> dict[str, Stage]:
+        """The built stages of the pending pipelines by their identity. Raises as `build_pipeline`."""
+        leaves = {_identity(leaf): leaf for stages in self._pending for stage in stages for leaf in _leaves(stage)}
+        needed = any(needs_of(stages).corpus for stages in self._pending)
+        built = build_pipeline(
+            "stages",
+            list(leaves.values()),
+            store=self._store,
+            documents=self._documents() if needed else (),
+            tasks=self._tasks,
+            steps=self._steps,
+        )
+        return dict(zip(leaves, built.stages, strict=True))
 
     def pipeline(self, name: str, stages: Sequence[StageSettings]) -> Pipeline:
         """A pipeline of these stages."""
@@ -158,8 +170,9 @@ class SharedStages:
 
     def finish(self, stages: Sequence[StageSettings]) -> None:
         """Forget what only this pipeline, executed or not, needs; call it once for each."""
-        self._pending.remove([_identity(stage) for stage in stages])
-        needed = {tuple(path[:length]) for path in self._pending for length in range(1, len(path) + 1)}
+        self._pending.remove(tuple(stages))
+        paths = [tuple(map(_identity, pending)) for pending in self._pending]
+        needed = {path[:length] for path in paths for length in range(1, len(path) + 1)}
         self._done = {path: done for path, done in self._done.items() if path in needed}
 
     def _executed(
@@ -172,8 +185,8 @@ class SharedStages:
                 meters[place] = engine = MeteredEngine(leaf.engine, self._answers.setdefault(id(leaf.engine), {}))
                 return replace(leaf, engine=engine)
             if isinstance(leaf, RetrieveStage):
-                found = self._found.setdefault(id(leaf.retriever), {})
-                meters[place] = retriever = MeteredRetriever(leaf.retriever, found)
+                hits = self._hits.setdefault(id(leaf.retriever), {})
+                meters[place] = retriever = MeteredRetriever(leaf.retriever, hits)
                 return replace(leaf, retriever=retriever)
             return leaf
 

@@ -31,10 +31,10 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
 from searchlora.experiments.evaluate import EvaluationResult, evaluate
 from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.training_runs import recipe_for
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.progress import Steps, no_progress
-from searchlora.recipe import load_encoder_recipe, load_recipe
-from searchlora.task import EncoderTask, load_prompted_task, load_task
+from searchlora.task import EncoderTask, load_task, prompted
 
 #: Costs of a trial, as tables and plots name them; the first decides which setting is the cheapest.
 PARAMETERS, MEMORY, SECONDS = COSTS = ("parameters trained", "peak memory, GB", "training, s")
@@ -163,7 +163,7 @@ def sweep(
     stored = [trial.stored for trial in trained if trial.stored is not None]
     if not stored:
         raise TrainingError(f"all {len(trained)} trials failed, the first with: {trained[0].error}", where=name)
-    first, *others = (each.reference for each in stored)
+    first, *others = (adapter.reference for adapter in stored)
     evaluated = evaluate(
         first,
         data,
@@ -259,11 +259,10 @@ def _check_recipes(
 ) -> None:
     """Read the recipe of every trial, so that a mistake is found before the first one is trained."""
     plugin = load_task(task, tasks)
-    is_encoder = isinstance(plugin, EncoderTask)
-    load = load_encoder_recipe if is_encoder else load_recipe
-    default = (plugin if is_encoder else load_prompted_task(task, tasks)).default_recipe
+    if not isinstance(plugin, EncoderTask):
+        prompted(plugin)
     for trial in trials:
-        load(default, recipe, [*common, *trial.overrides])
+        recipe_for(plugin, recipe, [*common, *trial.overrides])
 
 
 def _to_stderr(text: str) -> None:
@@ -337,10 +336,10 @@ def _compared(trials: Sequence[Trial], evaluated: EvaluationResult) -> SweepResu
     less = measure in evaluated.comparison.less_is_better
     rows = {row.system: row for row in evaluated.comparison.rows if row.measure == measure and row.system in systems}
     best = _best({name: row.value for name, row in rows.items()}, less_is_better=less)
-    tested = {name: replace(each, tested=(measure,)) for name, each in systems.items()}
+    tested = {name: replace(system, tested=(measure,)) for name, system in systems.items()}
     comparison = compare(tested, candidate=best)
     settings = [Setting(name, row.value, row.low, row.high, _costs(stored[name])) for name, row in rows.items()]
-    known = [cost for cost in COSTS if all(cost in each.costs for each in settings)]
+    known = [cost for cost in COSTS if all(cost in setting.costs for setting in settings)]
     front = {cost: pareto_front(settings, cost, less_is_better=less) for cost in known}
     _, cheapest = cheapest_equal(settings, comparison, PARAMETERS, less_is_better=less)
     return SweepResult(trials, evaluated, comparison, settings, front, best, cheapest)

@@ -51,7 +51,7 @@ def sweep_json(swept: SweepResult) -> dict[str, Any]:
             }
             for trial in swept.trials
         ],
-        "settings": [{**vars(each), "costs": dict(each.costs)} for each in swept.settings],
+        "settings": [{**vars(setting), "costs": dict(setting.costs)} for setting in swept.settings],
         "comparisons": [vars(pair) for pair in swept.comparison.comparisons],
         "correction": swept.comparison.correction,
         "front": {cost: list(names) for cost, names in swept.front.items()},
@@ -69,16 +69,19 @@ def sweep_markdown(swept: SweepResult) -> str:
     keys = list(swept.trials[0].values)
     less = measure in swept.evaluated.comparison.less_is_better
     rows = []
-    for each in sorted(swept.settings, key=lambda each: each.quality if less else -each.quality):
-        pair = pairs.get(each.name)
+    for setting in sorted(swept.settings, key=lambda setting: setting.quality if less else -setting.quality):
+        pair = pairs.get(setting.name)
         rows.append(
             [
-                *(str(trials[each.name].values[key]) for key in keys),
-                figure(each.quality, each.low, each.high),
+                *(str(trials[setting.name].values[key]) for key in keys),
+                figure(setting.quality, setting.low, setting.high),
                 "" if pair is None else f"{-pair.difference:+.3f} {interval(-pair.high, -pair.low, '+')}",
                 "" if pair is None else p_value(pair.p_corrected),
-                *(f"{each.costs[cost]:,.0f}" if cost == PARAMETERS else f"{each.costs[cost]:.4g}" for cost in costs),
-                "yes" if each.name in swept.front[PARAMETERS] else "",
+                *(
+                    f"{setting.costs[cost]:,.0f}" if cost == PARAMETERS else f"{setting.costs[cost]:.4g}"
+                    for cost in costs
+                ),
+                "yes" if setting.name in swept.front[PARAMETERS] else "",
             ]
         )
     head = [*keys, measure, "against the best", "corrected p", *costs, "Pareto front"]

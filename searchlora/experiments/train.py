@@ -15,11 +15,13 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.data.mixture import Mixture
-from searchlora.experiments.encoder_train import encoder_job
+from searchlora.errors import UsageError
+from searchlora.experiments.encoder_train import EncoderJob
 from searchlora.experiments.training_runs import (
     TrainingJob,
     TrainingOptions,
     dataset_for,
+    recipe_for,
     train_and_store,
     train_or_find,
 )
@@ -28,9 +30,9 @@ from searchlora.models.load import computed_in
 from searchlora.models.memory import base_memory
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, no_progress
-from searchlora.recipe import EncoderRecipe, Recipe, load_recipe
+from searchlora.recipe import EncoderRecipe, Recipe
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
-from searchlora.task import EncoderTask, GenerationTask, load_prompted_task, load_task
+from searchlora.task import EncoderTask, GenerationTask, load_task, prompted
 from searchlora.training.sft import train_adapter
 from searchlora.training.training_run import TrainingResult
 
@@ -80,10 +82,29 @@ def train(
 
 
 def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Path | None) -> TrainingJob:
+    """The training job of a task.
+
+    Raises:
+        UsageError: for several datasets of an encoder task, or a task without a prompt and an encoder.
+        RecipeError, DataError, BaseModelError.
+    """
     plugin = load_task(task, tasks)
-    if isinstance(plugin, EncoderTask):
-        return encoder_job(plugin, data, options)
-    return _prompted_job(load_prompted_task(task, tasks), data, options)
+    if not isinstance(plugin, EncoderTask):
+        prompted(plugin)
+    elif options.more_data:
+        raise UsageError("several datasets are for tasks with a prompt only", where="--data", fix="Build one dataset.")
+    dataset = dataset_for(plugin, data)
+    bound = plugin.bound(dataset.settings)
+    recipe = recipe_for(bound, options.recipe, options.overrides)
+    if options.base is not None:
+        recipe = recipe.model_copy(update={"base": options.base})
+    if isinstance(bound, EncoderTask):
+        assert isinstance(recipe, EncoderRecipe)
+        return EncoderJob(bound, recipe, dataset, resolve(recipe.base), options.steps)
+    assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
+    more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
+    bound.check_training(Mixture(bound, dataset, more).rows()[0])
+    return PromptedJob(bound, recipe, dataset, resolve(recipe.base), options.steps, more)
 
 
 def _memory(job: TrainingJob) -> str:
@@ -128,17 +149,6 @@ def train_or_reuse(
     if is_new:
         log(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")
     return stored
-
-
-def _prompted_job(task: GenerationTask, data: str | Path, options: TrainingOptions) -> PromptedJob:
-    dataset = dataset_for(task, data)
-    bound = task.bound(dataset.settings)
-    recipe = load_recipe(bound.default_recipe, options.recipe, options.overrides)
-    if options.base is not None:
-        recipe = recipe.model_copy(update={"base": options.base})
-    more = tuple((dataset_for(task, folder), weight) for folder, weight in options.more_data.items())
-    bound.check_training(Mixture(bound, dataset, more).rows()[0])
-    return PromptedJob(bound, recipe, dataset, resolve(recipe.base), options.steps, more)
 
 
 @dataclass(frozen=True)

@@ -179,10 +179,10 @@ def train_and_store(job: TrainingJob, name: str, store: Store, options: Training
     """
     check_name(name)
     store.check_task(name, job.task.name)
-    with exclusive_run(store, name):
+    with _exclusive_run(store, name):
         if options.resume and not _run_file(store, name).is_file() and (stored := _newest_of(store, name, job)):
             return stored  # killed after the run was deleted
-        folder = run_folder(store, name, options, job.identity())
+        folder = _run_folder(store, name, options, job.identity())
         stored = store.stored_by(name, folder.id) if options.resume else None
         if stored is None:
             stored = _store(job, name, store, train_in(job, store, name, folder, options), folder.id)
@@ -204,7 +204,8 @@ def train_in(
 
 
 def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, run_id: str) -> StoredAdapter:
-    measured = validation_measures(result)
+    best = result.summary["best"] or {}
+    measured = {f"validation {key}": value for key, value in best.items() if key != "step"}
     parents = [parent.reference for parent in job.parents()]
     seen = [training_queries(store, parent) for parent in parents]
     extra_files = [result.folder / "metrics.jsonl", result.folder / "loss.svg", *result.files]
@@ -239,7 +240,7 @@ def _newest_of(store: Store, name: str, job: TrainingJob) -> StoredAdapter | Non
 
 
 def train_or_find(
-    job: TrainingJob, name: str, store: Store, options: TrainingOptions, log: Callable[[str], None], made: str
+    job: TrainingJob, name: str, store: Store, options: TrainingOptions, log: Callable[[str], None], verb: str
 ) -> tuple[StoredAdapter, bool]:
     """The newest version of `name` if a job produced it; else train one.
 
@@ -247,25 +248,23 @@ def train_or_find(
 
     Args:
         log: Receives one sentence if a version is reused or a run resumed.
-        made: How the job makes a version, for that sentence: "trained".
+        verb: Past participle for that sentence: "trained".
 
     Returns:
         The version, and whether it is a new one.
     """
     check_name(name)
-    if store.versions(name):
-        stored = store.get(name)
-        if job.produced(stored):
-            remove_finished_run(store, stored)
-            log(f"Reusing {stored.reference}, {made} on this dataset with this recipe")
-            return stored, False
-    if has_unfinished_run(store, name):
+    if stored := _newest_of(store, name, job):
+        _remove_finished_run(store, stored)
+        log(f"Reusing {stored.reference}, {verb} on this dataset with this recipe")
+        return stored, False
+    if _run_file(store, name).is_file():
         options = replace(options, resume=not options.restart)
         log("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
     return train_and_store(job, name, store, options), True
 
 
-def remove_finished_run(store: Store, stored: StoredAdapter) -> None:
+def _remove_finished_run(store: Store, stored: StoredAdapter) -> None:
     """Delete the training run of a stored version, if a killed process left it."""
     name = stored.manifest.name
     run = _read_run(_run_file(store, name))
@@ -273,13 +272,8 @@ def remove_finished_run(store: Store, stored: StoredAdapter) -> None:
         TrainingRunFolder(_run_file(store, name).parent, str(run["id"])).remove()
 
 
-def has_unfinished_run(store: Store, name: str) -> bool:
-    """Whether an interrupted training run of a name can be resumed."""
-    return _run_file(store, name).is_file()
-
-
 @contextmanager
-def exclusive_run(store: Store, name: str) -> Iterator[None]:
+def _exclusive_run(store: Store, name: str) -> Iterator[None]:
     """Hold the lock of a name's training run. Raises `TrainingError` if another process trains it."""
     from filelock import FileLock, Timeout
 
@@ -298,7 +292,7 @@ def exclusive_run(store: Store, name: str) -> Iterator[None]:
         lock.release()
 
 
-def run_folder(store: Store, name: str, options: TrainingOptions, identity: Mapping[str, Any]) -> TrainingRunFolder:
+def _run_folder(store: Store, name: str, options: TrainingOptions, identity: Mapping[str, Any]) -> TrainingRunFolder:
     """The folder of a new run, or of an interrupted run that may be resumed.
 
     Args:
@@ -377,12 +371,6 @@ def recipe_for(task: Task, file: str | Path | None = None, overrides: Sequence[s
     return load(task.default_recipe, file, overrides)
 
 
-def validation_measures(result: TrainingResult) -> dict[str, float]:
-    """The measures of the best validated step, as named in a manifest: `validation loss`, `validation nDCG@10`."""
-    best = result.summary["best"] or {}
-    return {f"validation {key}": value for key, value in best.items() if key != "step"}
-
-
 def _dataset_summary(job: TrainingJob) -> dict[str, Any]:
     """The part of a dataset card that a manifest records, and the further datasets."""
     card, more = job.dataset.card, job.mixture.summary()
@@ -392,4 +380,4 @@ def _dataset_summary(job: TrainingJob) -> dict[str, Any]:
 
 def _more_data(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Fingerprint and weight of the further datasets of a manifest, as `Mixture.identity`."""
-    return [{"fingerprint": each["fingerprint"], "weight": each["weight"]} for each in card.get(MORE_DATA, [])]
+    return [{"fingerprint": more["fingerprint"], "weight": more["weight"]} for more in card.get(MORE_DATA, [])]

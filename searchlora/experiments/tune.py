@@ -30,12 +30,13 @@ from searchlora.pipelines.stages.similarity import SimilaritySettings
 from searchlora.pipelines.stages.stage import Stage, StageSettings, pinned
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Record, SearchContext
+from searchlora.systems.measures import search_of
 from searchlora.systems.pipeline import run_card, with_history
 from searchlora.task import GenerationTask
 
 
 @dataclass(frozen=True)
-class TunedPipeline:
+class TuneResult:
     """What `tune` wrote.
 
     Attributes:
@@ -59,7 +60,7 @@ def tune(
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = no_progress,
-) -> TunedPipeline:
+) -> TuneResult:
     """Fit what a stage's `tuned` asks for, and write the pipeline with the fitted values and pinned adapters.
 
     The records keep their own passages, so nothing is retrieved: only the stages `adapter` and `similarity` up to the
@@ -107,11 +108,11 @@ def tune(
     task = stage.task.bound(stage.task.settings, {**stage.task.tuned, **tunable.tuned})
     tuned = {**task.tune(seen, outputs), "origin": _origin(dataset, built)}
     _write(out, config, stages, place, {"tuned": tuned}, "`origin` says on what the values were fitted.")
-    return TunedPipeline(out, stage.label, tuned)
+    return TuneResult(out, stage.label, tuned)
 
 
 @dataclass(frozen=True)
-class TunedWeights:
+class TuneWeightsResult:
     """What `tune_weights` wrote.
 
     Attributes:
@@ -143,7 +144,7 @@ def tune_weights(
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = no_progress,
-) -> TunedWeights:
+) -> TuneWeightsResult:
     """Choose the weights of a pipeline's first fusion on validation topics, and write the pipeline with them.
 
     Each part is searched once for each topic. The weights are tenths that add up to 1; a part whose best weight is 0 is
@@ -186,7 +187,7 @@ def tune_weights(
     assert place is not None
     origin = f"{measure} {best.value:.4f} on {best.n} topics of {Path(topics).name}, sha256 {file_sha256(topics)}"
     _write(out, config, stages, place, {"weights": best.weights}, f"weights: {origin}")
-    return TunedWeights(out, measure, fusion_parts(settings), best, own, circular.get(config.name, ""))
+    return TuneWeightsResult(out, measure, fusion_parts(settings), best, own, circular.get(config.name, ""))
 
 
 def _tuned_stage(stages: Sequence[StageSettings], store: Store, task: str, where: str) -> int:
@@ -209,7 +210,7 @@ def _through(
     seen: list[Record] = []
     for start in range(0, len(records), size):
         part = records[start : start + size]
-        searches: list[SearchContext] = [_search(task, record) for record in part]
+        searches: list[SearchContext] = [search_of(task, record) for record in part]
         for stage in stages:
             searches = stage(searches)
         for record, search in zip(part, searches, strict=True):
@@ -217,11 +218,6 @@ def _through(
             seen.append({**record, **read})
         progress(len(seen), len(records))
     return seen
-
-
-def _search(task: GenerationTask, record: Record) -> SearchContext:
-    fields = {source: record[field] for field, source in task.reads.items() if field in record}
-    return {"query": "", **fields, "id": str(record["id"])}
 
 
 def _asked(stage: AdapterStage, records: Sequence[Record], size: int, progress: Progress) -> list[Any]:

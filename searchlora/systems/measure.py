@@ -211,9 +211,8 @@ def outputs_of(
     size = system.batch_size or len(missing)
     for start in range(0, len(missing), size):
         places = missing[start : start + size]
-        asked = [rows[place] for place in places]
-
-        done = system.run(asked, _part_of(progress, len(rows) - len(missing) + start, len(asked), len(rows)))
+        batch = [rows[place] for place in places]
+        done = system.run(batch, _part_of(progress, len(rows) - len(missing) + start, len(batch), len(rows)))
         parts.update((place, _row(done, number, rows[place])) for number, place in enumerate(places))
         lasting = [place for place in places if str(rows[place]["id"]) not in done.passing]
         for first in range(0, len(lasting), _WRITTEN):

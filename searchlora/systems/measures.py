@@ -72,7 +72,7 @@ class TaskMeasures(Measures):
             return outputs
         assert isinstance(self.task, GenerationTask)
         searches = [
-            with_outputs(self.task, _search(self.task, row), [row], [output])
+            with_outputs(self.task, search_of(self.task, row), [row], [output])
             for row, output in zip(rows, outputs.outputs, strict=True)
         ]
         return replace(outputs, run=run_of(Pipeline("evaluation", [self.retrieve]).execute(searches)))
@@ -147,7 +147,7 @@ def retrieval_stage(
     return (settings or Bm25Settings()).over(documents, progress)
 
 
-def _search(task: GenerationTask, record: Record) -> SearchContext:
+def search_of(task: GenerationTask, record: Record) -> SearchContext:
     """The search from which the task's stage would build this record."""
     fields = {source: record[field] for field, source in task.reads.items() if field in record}
-    return {"id": record["id"], "query": record.get("query", ""), **fields}
+    return {"id": str(record["id"]), "query": record.get("query", ""), **fields}

@@ -26,7 +26,14 @@ from searchlora.prompts import RENDERING, Renderer, messages
 from searchlora.records import Record
 from searchlora.systems.lineage import run_lineage
 from searchlora.systems.system import BASE, Outputs, System
-from searchlora.task import GenerationTask
+from searchlora.task import GenerationTask, Task
+
+
+def check_loads(stored: StoredAdapter, base: BaseModel, task: Task) -> None:
+    """Raise `LoadCheckFailed` for a version that cannot be used any more, such as one of an earlier prompt."""
+    check_files(stored, base)
+    if isinstance(task, GenerationTask):
+        check_renders(stored, task, Renderer(load_tokenizer(base)))
 
 
 class EngineSystem(System):
@@ -122,8 +129,7 @@ class AdapterSystem(EngineSystem):
 
     def check(self) -> None:
         """Run the load check, before any long work. Raises `LoadCheckFailed`."""
-        check_files(self.stored, self.base)
-        check_renders(self.stored, self.task, Renderer(load_tokenizer(self.base)))
+        check_loads(self.stored, self.base, self.task)
 
     @cached_property
     def engine(self) -> Engine:  # type: ignore[override]

@@ -214,15 +214,17 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
         unknown.append("hits of the queries")
     under = [store.get(adapter).manifest.base.name for adapter in own]
     bases = [*map(public_name, [*under, *bare]), *(base for card in cards for base in card.bases)]
-    lineage = [*run_lineage(store, own, bare).references, *(each for card in cards for each in card.lineage)]
+    lineage = [*run_lineage(store, own, bare).references, *(reference for card in cards for reference in card.lineage)]
     return RunCard(
         system=system,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        adapters=tuple(dict.fromkeys([*own, *(each for card in cards for each in card.adapters)])),
+        adapters=tuple(dict.fromkeys([*own, *(reference for card in cards for reference in card.adapters)])),
         lineage=tuple(dict.fromkeys(lineage)),
         bases=tuple(dict.fromkeys(bases)),
         pipeline=built.tag,
-        engines=tuple(dict.fromkeys([*built.engine_id, *(each for card in cards for each in card.engines)])),
+        engines=tuple(dict.fromkeys([*built.engine_id, *(reference for card in cards for reference in card.engines)])),
         gate_queries=tuple(dict.fromkeys(query for card in cards for query in card.gate_queries)),
-        unknown_sources=tuple(dict.fromkeys([*unknown, *(each for card in cards for each in card.unknown_sources)])),
+        unknown_sources=tuple(
+            dict.fromkeys([*unknown, *(reference for card in cards for reference in card.unknown_sources)])
+        ),
     )

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.data.collection import CorpusFile, read_documents
+from searchlora.data.collection import read_documents
 from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import evaluate_run
@@ -171,21 +171,6 @@ def test_an_ablation_that_was_interrupted_goes_on_where_it_stopped(made, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_circular_judge_is_refused_before_anything_is_computed_or_marked(made, tmp_path):
-    folder = shutil.copytree(made, tmp_path / "shop")
-    judge = JudgmentsCard("llm", "2026-01-01", judge="shop-judge@1", judge_lineage=("shop-judge@1",), counts={"llm": 9})
-    write_card(folder / "qrels.txt", judge)
-    with pytest.raises(UsageError, match=r"circular for \d of \d systems: the judge shop-judge@1 and the system share"):
-        run(folder, "judged.yaml", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    found = run(folder, "judged.yaml", tmp_path / "out", allow_circular=True, interacting=False)
-    assert found.comparison.circular.keys() == {FULL, "without bm25", "without dense"}
-    report = write_ablation(found, tmp_path / "out")
-    for file in (report, tmp_path / "out" / "ablation.md"):
-        assert "full pipeline (circular)" in file.read_text()
-
-
-@pytest.mark.slow
 def test_a_base_model_that_judged_may_not_take_the_place_of_an_adapter(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "shop")
     found = run(folder, "judged.yaml", tmp_path / "out", interacting=False)
@@ -254,19 +239,6 @@ def test_all_files_are_written(made, tmp_path):
     assert {row["system"] for row in per_query} == {FULL, "without bm25", "without dense"}
 
 
-@pytest.mark.slow
-def test_new_topics_and_another_pipeline_are_computed_again(made, tmp_path):
-    folder = shutil.copytree(made, tmp_path / "shop")
-    run(folder, "hybrid.yaml", tmp_path / "out")
-    (folder / "hybrid.yaml").write_text((folder / "hybrid.yaml").read_text().replace("bm25: {k: 6}", "bm25: {k: 5}"))
-    assert run(folder, "hybrid.yaml", tmp_path / "out").reused == ("without bm25",)
-    *lines, last = (folder / "topics.jsonl").read_text().splitlines()
-    (folder / "topics.jsonl").write_text("\n".join(lines))
-    assert len(run(folder, "hybrid.yaml", tmp_path / "out").reused) == 3
-    (folder / "topics.jsonl").write_text("\n".join([*lines, last.replace('query": "', 'query": "new ')]))
-    assert run(folder, "hybrid.yaml", tmp_path / "out").reused == ()
-
-
 def test_what_cannot_be_ablated_is_named(made, tmp_path):
     with pytest.raises(UsageError, match=r"no slot 'colour'. Its slots: bm25, dense"):
         run(made, "hybrid.yaml", tmp_path, only=("colour",))
@@ -298,27 +270,6 @@ def test_topics_may_hold_a_conversation_as_queries_do(made, tmp_path, monkeypatc
     run(folder, "hybrid.yaml", tmp_path / "out", only=("bm25",))
     assert "history" not in seen[0][0]
     assert [search["history"] for search in seen[0][1:]] == [turns] * (TOPICS - 1)
-
-
-@pytest.mark.slow
-def test_the_columns_of_a_corpus_are_mapped(made, tmp_path):
-    rows = [json.loads(line) for line in (made / "corpus.jsonl").read_text().splitlines()]
-    renamed = [{"sku": row["id"], "name": row["title"], "note": row["text"]} for row in rows]
-    (tmp_path / "products.jsonl").write_text("\n".join(map(json.dumps, renamed)))
-    columns = {"id": ("sku",), "title": ("name",), "text": ("note",)}
-    plain = run(made, "hybrid.yaml", tmp_path / "plain", only=("bm25",))
-    mapped = run(
-        made, "hybrid.yaml", tmp_path / "out", corpus=CorpusFile(tmp_path / "products.jsonl", columns), only=("bm25",)
-    )
-    assert mapped.comparison.rows == plain.comparison.rows
-
-
-@pytest.mark.slow
-def test_an_index_folder_gives_the_figures_of_its_corpus(made, tmp_path, monkeypatch):
-    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
-    build_index(made / "corpus.jsonl", tmp_path / "index", pipelines=[made / "hybrid.yaml"])
-    indexed = run(made, "hybrid.yaml", tmp_path / "indexed", corpus=tmp_path / "index")
-    assert indexed.comparison.rows == run(made, "hybrid.yaml", tmp_path / "read").comparison.rows
 
 
 @pytest.mark.slow

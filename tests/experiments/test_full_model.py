@@ -120,24 +120,6 @@ def test_it_is_compared_with_base_and_adapter(place, tmp_path):
     assert "whole@1" in again.reused
 
 
-def train_again(place):
-    """Another version of the whole model."""
-    data, base = FIXTURE / "datasets" / "rewriting", str(FIXTURE / "base")
-    return train("rewriting", data, "whole", base=base, overrides=(*FAST, *FULL, "seed=2"), store=place)
-
-
-def test_it_is_promoted_and_rolled_back(place, cli, tmp_path):
-    policy = tmp_path / "policy.yaml"
-    policy.write_text("beat: {}\n", encoding="utf-8")
-    promoted = cli(
-        *("promote", "whole@1", "--to", "staging", "--data", FIXTURE / "datasets" / "rewriting"),
-        *("--store", place.root, "--policy", policy, "--force", "for the test", "--out", tmp_path / "out"),
-    )
-    assert place.aliases("whole")["staging"] == 1, promoted
-    place.alias("whole", "staging", train_again(place).manifest.version)
-    assert place.rollback("whole", "staging").target == 1
-
-
 def test_a_pipeline_runs_it(place, cli, tmp_path):
     topics = tmp_path / "topics.jsonl"
     topics.write_text(json.dumps({"id": "q1", "query": "red shoes"}) + "\n", encoding="utf-8")

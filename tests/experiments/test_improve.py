@@ -19,7 +19,7 @@ from searchlora.errors import PipelineError, RecipeError, TrainingError, UsageEr
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.experiments.improve.candidates import Rewarder, gather, sample
 from searchlora.experiments.improve.command import improve, improve_or_reuse, retrieve_stage
-from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, row_from_json, worst
+from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, worst
 from searchlora.experiments.train import train
 from searchlora.inference.engine import Completion
 from searchlora.outputs import InvalidOutput
@@ -92,12 +92,6 @@ def test_a_row_without_a_reward_is_skipped(reward):
     assert best(row(Candidate("unchanged", "tent", reward)), Improve()) is None
     if reward == 0.0:
         assert best(row(Candidate("unchanged", "tent", reward)), Improve(min_reward=-0.1)) is not None
-
-
-def test_a_row_is_the_same_after_json():
-    found = Row("q", (Candidate("a", "b", 1.0), Candidate("c: 1", "d", None, valid=False)), 4, 2)
-    assert row_from_json(json.loads(json.dumps(found.as_json()))) == found
-    assert found.candidates[1].kind == "c"
 
 
 def test_oddness_counts_repeated_and_foreign_words():

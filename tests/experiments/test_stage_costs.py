@@ -114,7 +114,7 @@ def test_pipelines_with_the_same_stages_execute_them_once_and_equal_each_by_itse
     calls = []
     search = BM25Index.search
     monkeypatch.setattr(BM25Index, "search", lambda self, *more: calls.append(id(self)) or search(self, *more))
-    shared = SharedStages([FUSED, SHALLOW, SINGLE], store=Store(tmp_path), documents=DOCUMENTS)
+    shared = SharedStages([FUSED, SHALLOW, SINGLE], store=Store(tmp_path), documents=lambda: DOCUMENTS)
     found = {}
     for name, stages in (("fused", FUSED), ("shallow", SHALLOW), ("single", SINGLE)):
         done, costs = shared.execute(stages, SEARCHES, silent)
@@ -143,7 +143,7 @@ def test_a_failure_is_skipped_as_the_stage_says(tmp_path, monkeypatch):
     monkeypatch.setattr(BM25Index, "search", broken)
     strict = parse_stages([{"bm25": {"k": 3}}, {"passages": {"k": 2}}], "x")
     lenient = [strict[0].model_copy(update={"on_failure": "skip"}), strict[1]]
-    shared = SharedStages([lenient, strict], store=Store(tmp_path), documents=DOCUMENTS)
+    shared = SharedStages([lenient, strict], store=Store(tmp_path), documents=lambda: DOCUMENTS)
     done, costs = shared.execute(lenient, SEARCHES, silent)
     assert done == alone(lenient, tmp_path)
     assert [each["skipped"] for each in done] == [{"bm25(k=3)": "index lost for 2 queries."}] * 2
@@ -153,7 +153,7 @@ def test_a_failure_is_skipped_as_the_stage_says(tmp_path, monkeypatch):
 
 
 def test_results_that_no_later_pipeline_needs_are_forgotten(tmp_path):
-    shared = SharedStages([FUSED, SHALLOW], store=Store(tmp_path), documents=DOCUMENTS)
+    shared = SharedStages([FUSED, SHALLOW], store=Store(tmp_path), documents=lambda: DOCUMENTS)
     shared.execute(FUSED, SEARCHES, silent)
     assert len(shared._done) == 2
     shared.finish(FUSED)

@@ -44,8 +44,8 @@ class Rewarder:
 
     def remember(self, row: Row) -> None:
         """Take over the rewards of a row that an earlier process computed."""
-        for each in row.candidates:
-            self._known[row.id, each.text] = each.reward
+        for candidate in row.candidates:
+            self._known[row.id, candidate.text] = candidate.reward
 
     def rewards(self, records: Sequence[Record], texts: Sequence[str]) -> list[float | None]:
         """One reward per record and text; see `GenerationTask.reward`."""

@@ -148,8 +148,8 @@ def _job(
         )
     if recipe.improve.then == "grpo" and recipe.improve.samples < 2:
         raise RecipeError("improve.then = grpo compares samples of a row", where="recipe", fix="Set improve.samples=8.")
-    if recipe.improve.reward is not None:
-        _check_reward(task, recipe.improve.reward)
+    if recipe.improve.reward is not None and task.writes == "query":
+        parse_measure(recipe.improve.reward)
     if recipe.improve.start == "adapter" or recipe.improve.then != "nothing":
         if recipe.lora.variant in ("pissa", "eva", "lora_fa"):
             raise RecipeError(
@@ -215,11 +215,6 @@ def _in_batches(stage: StageSettings, size: int) -> StageSettings:
     return stage.model_copy(update={"query_batch_size": size}) if encodes else stage
 
 
-def _check_reward(task: GenerationTask, measure: str) -> None:
-    if task.writes == "query":
-        parse_measure(measure)
-
-
 def _check_lineage(store: Store, parent: StoredAdapter, task: GenerationTask, dataset: Dataset) -> None:
     """Raise `UsageError` for an adapter that was trained on test rows, whose improvement could not be measured here.
 
@@ -271,14 +266,14 @@ class ImproveJob(PromptedJob):
         return self._result(folder, done, start)
 
     def _result(self, folder: Path, rounds: Sequence[Round], start: Mapping[str, Any]) -> TrainingResult:
-        chosen = max(rounds, key=lambda each: each.reward)
+        chosen = max(rounds, key=lambda done: done.reward)
         about = {
             "parent": self.parent.reference if self.parent else None,
             "pipeline": self.pipeline,
             "retriever": self._retriever.label if self._retriever else None,
             "reward": self.recipe.improve.reward or f"the reward of the task {self.task.name}",
             "seed": self.recipe.seed,
-            "engine": self._made_by,
+            "engine": self._engine_id,
             "chosen round": chosen.number,
         }
         then = self.recipe.improve.then
@@ -289,10 +284,10 @@ class ImproveJob(PromptedJob):
         training = dict(chosen.figures["training"])
         summary = {
             **training,
-            "seconds": sum(float(each.figures["training"]["seconds"]) for each in rounds),
-            "tokens": sum(int(each.figures["training"]["tokens"]) for each in rounds),
+            "seconds": sum(float(done.figures["training"]["seconds"]) for done in rounds),
+            "tokens": sum(int(done.figures["training"]["tokens"]) for done in rounds),
             "best": {"step": training["steps"], **chosen.figures["validation"]},
-            "improve": {**about, "start": dict(start), "rounds": [dict(each.figures) for each in rounds]},
+            "improve": {**about, "start": dict(start), "rounds": [dict(done.figures) for done in rounds]},
         }
         return TrainingResult(chosen.adapter, chosen.adapter.parent, summary, files)
 
@@ -308,7 +303,7 @@ class ImproveJob(PromptedJob):
         return (
             isinstance(about, dict)
             and about.get("pipeline") == self.pipeline
-            and about.get("engine", self._default_engine) == self._made_by
+            and about.get("engine", self._default_engine) == self._engine_id
             and stored.manifest.parents == parents
             and super().produced(stored)
         )
@@ -318,7 +313,7 @@ class ImproveJob(PromptedJob):
             **super().identity(),
             "adapter to improve": self.parent.reference if self.parent else None,
             "pipeline": self.pipeline,
-            **({"engine": self._made_by} if self._made_by != self._default_engine else {}),
+            **({"engine": self._engine_id} if self._engine_id != self._default_engine else {}),
         }
 
     @cached_property
@@ -326,7 +321,7 @@ class ImproveJob(PromptedJob):
         return Engines(self.store, self.engine)
 
     @cached_property
-    def _made_by(self) -> str:
+    def _engine_id(self) -> str:
         return self._engines.engine_id(self.base, self.recipe.precision, prompt_options=self.recipe.prompt)
 
     @property

@@ -40,7 +40,7 @@ def write_report(
     Returns:
         The three files.
     """
-    figures = {**about, "start": dict(start), "rounds": [dict(each.figures) for each in rounds]}
+    figures = {**about, "start": dict(start), "rounds": [dict(done.figures) for done in rounds]}
     with atomic_text(folder / JSON_FILE) as out:
         out.write(json.dumps(figures, indent=1) + "\n")
     _plot(rounds, start, folder / PLOT_FILE)
@@ -62,20 +62,20 @@ def _lines(
         *("winners' reward", "winners unchanged", "samples' reward", "valid samples", "rows", "skipped", "seconds"),
     ]
     rows = [["start", _text(start.get("reward")), *[_text(start.get(name)) for name in _GREEDY], *[""] * 7]]
-    for each in rounds:
-        winners, candidates = each.figures["winners"], each.figures["candidates"]
+    for done in rounds:
+        winners, candidates = done.figures["winners"], done.figures["candidates"]
         rows.append(
             [
-                str(each.number),
-                _text(each.reward),
-                *(_text(each.figures["validation"][name]) for name in _GREEDY),
+                str(done.number),
+                _text(done.reward),
+                *(_text(done.figures["validation"][name]) for name in _GREEDY),
                 _text(winners["reward"]),
                 _text(winners["unchanged"]),
                 _text(candidates["rewards"]["samples"]),
                 _text(candidates["valid"]),
                 str(winners["rows"]),
                 str(winners["skipped"]),
-                f"{sum(each.figures['seconds'].values()):.0f}",
+                f"{sum(done.figures['seconds'].values()):.0f}",
             ]
         )
     chosen = rounds[int(about["chosen round"]) - 1]
@@ -94,7 +94,7 @@ def _lines(
         *([f"Left out: {about['left out']}.", ""] if "left out" in about else []),
         f"Winners of round {chosen.number} by kind: {kinds}.",
         "",
-        *_winners(task, recipe, records, next((each for each in (chosen, *rounds[::-1]) if each.rows()), chosen)),
+        *_winners(task, recipe, records, next((done for done in (chosen, *rounds[::-1]) if done.rows()), chosen)),
     ]
 
 
@@ -104,17 +104,17 @@ _GREEDY = ("invalid", "unchanged", "characters")
 def _winners(task: GenerationTask, recipe: Recipe, records: Iterable[Record], chosen: Round) -> list[str]:
     """The longest winners, and those with most words that are repeated or not in the input: look for reward hacking."""
     by_id = {str(record["id"]): record for record in records}
-    found = []
+    winners = []
     rows = chosen.rows()
     for row, winner in zip(rows, choose(rows, recipe.improve), strict=True):
         if winner is None or winner.name in (UNCHANGED, REFERENCE) or row.id not in by_id:
             continue
         known = [json.dumps(by_id[row.id], ensure_ascii=False)]
         unchanged = row.named(UNCHANGED)
-        found.append((row.id, task.query(by_id[row.id]) or "", unchanged, winner, oddness(winner.text, known)))
+        winners.append((row.id, task.query(by_id[row.id]) or "", unchanged, winner, oddness(winner.text, known)))
     parts = (
-        ("longest", sorted(found, key=lambda each: -len(each[3].text))[:SHOWN]),
-        ("oddest", sorted(found, key=lambda each: (-each[4], -len(each[3].text)))[:SHOWN]),
+        ("longest", sorted(winners, key=lambda row: -len(row[3].text))[:SHOWN]),
+        ("oddest", sorted(winners, key=lambda row: (-row[4], -len(row[3].text)))[:SHOWN]),
     )
     lines = []
     for name, shown in parts:
@@ -145,7 +145,7 @@ def _plot(rounds: Sequence[Round], start: Mapping[str, Any], target: Path) -> No
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    numbers = [each.number for each in rounds]
+    numbers = [done.number for done in rounds]
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     reward, validity, length, unchanged = figure.subplots(2, 2).flat
 
@@ -156,17 +156,17 @@ def _plot(rounds: Sequence[Round], start: Mapping[str, Any], target: Path) -> No
             axes.plot(*zip(*known, strict=True), "o-", markersize=4, label=label)
 
     def of(part: str, name: str) -> list[float | None]:
-        return [each.figures[part][name] for each in rounds]
+        return [done.figures[part][name] for done in rounds]
 
     line(reward, "greedy, validation", of("validation", "reward"), start.get("reward"))
     line(reward, "winners", of("winners", "reward"))
-    line(reward, "samples", [each.figures["candidates"]["rewards"]["samples"] for each in rounds])
+    line(reward, "samples", [done.figures["candidates"]["rewards"]["samples"] for done in rounds])
     line(validity, "samples", of("candidates", "valid"))
     invalid = start.get("invalid")
     line(
         validity,
         "greedy, validation",
-        [1 - each.figures["validation"]["invalid"] for each in rounds],
+        [1 - done.figures["validation"]["invalid"] for done in rounds],
         None if invalid is None else 1 - invalid,
     )
     line(length, "greedy, validation", of("validation", "characters"), start.get("characters"))

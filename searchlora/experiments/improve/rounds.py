@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from searchlora.data.dataset import Dataset
 from searchlora.errors import SearchloraError, TrainingError
 from searchlora.experiments.improve.candidates import Rewarder, gather, sample
-from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, row_from_json, worst
+from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, worst
 from searchlora.files import atomic_text
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import InvalidOutput
@@ -139,10 +139,10 @@ class Rounds:
 
         settings, number = self.recipe.improve, len(rounds) + 1
         folder = self.folder / settings.then
-        if (folder / ROUND).is_file():
-            return Round(number, folder, json.loads((folder / ROUND).read_text(encoding="utf-8")))
+        if (figures := _read_json(folder / ROUND)) is not None:
+            return Round(number, folder, figures)
         folder.mkdir(exist_ok=True)
-        source = max(rounds, key=lambda each: each.reward)
+        source = max(rounds, key=lambda done: done.reward)
         rows = source.rows()
         chosen = choose(rows, settings)
         by_id = {str(record["id"]): record for record in self.dataset.records("train")}
@@ -179,8 +179,8 @@ class Rounds:
     def _start(self) -> dict[str, Any]:
         """Validation figures of the adapter to improve, and under `fixed` rewards of candidates that need no model."""
         file = self.folder / START
-        if file.is_file():
-            return dict(json.loads(file.read_text(encoding="utf-8")))
+        if (figures := _read_json(file)) is not None:
+            return figures
         records = self.validation
         rules = self.task.candidates(records, self.dataset.folder, self.context)
         rewarder = Rewarder(self.task, self.context)
@@ -195,8 +195,8 @@ class Rounds:
 
     def _round(self, number: int, last: Round | None) -> Round:
         folder = self.folder / f"round-{number:02d}"
-        if (folder / ROUND).is_file():
-            return Round(number, folder, json.loads((folder / ROUND).read_text(encoding="utf-8")))
+        if (figures := _read_json(folder / ROUND)) is not None:
+            return Round(number, folder, figures)
         folder.mkdir(exist_ok=True)
         times: dict[str, float] = {}
         adapter = self._sampler(last)
@@ -291,7 +291,7 @@ class Rounds:
         progress = self.steps("Rewarding candidates")
         rows = list(gather(self.task, records, rules, samples, rewarder, progress))
         with atomic_text(file) as out:
-            out.writelines(json.dumps(row.as_json()) + "\n" for row in rows)
+            out.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
         return rows
 
     @cached_property
@@ -328,7 +328,7 @@ class Rounds:
             "rows": len(rewards),
             "invalid": invalid / len(outputs),
             "characters": mean([float(len(text)) for text in texts]),
-            "unchanged": mean([float(each) for each in unchanged]),
+            "unchanged": mean([float(same) for same in unchanged]),
         }
 
 
@@ -338,14 +338,11 @@ def _is_worse(loser: Candidate, winner: Candidate) -> bool:
 
 def _candidate_figures(rows: Sequence[Row]) -> dict[str, Any]:
     """Mean rewards of the samples, of the best sample and of the fixed candidates; validity and length of samples."""
-    samples = [each for row in rows for each in row.candidates if each.kind == "sample" and each.reward is not None]
-    best_samples = [
-        max(rewards)
-        for row in rows
-        if (rewards := [each.reward for each in row.candidates if each.kind == "sample" and each.reward is not None])
-    ]
+    rewarded = [[sample for sample in row.candidates if sample.reward is not None] for row in rows]
+    by_row = [[sample for sample in candidates if sample.kind == "sample"] for candidates in rewarded]
+    samples = [sample for of_row in by_row for sample in of_row]
     fixed = {
-        name: mean([each.reward for row in rows if (each := row.named(name)) is not None and each.reward is not None])
+        name: mean([fixed.reward or 0.0 for candidates in rewarded for fixed in candidates if fixed.name == name])
         for name in (UNCHANGED, REFERENCE)
     }
     sampled = sum(row.sampled for row in rows)
@@ -354,32 +351,49 @@ def _candidate_figures(rows: Sequence[Row]) -> dict[str, Any]:
         "candidates": sum(len(row.candidates) for row in rows),
         "rewards": {
             **fixed,
-            "samples": mean([each.reward or 0.0 for each in samples]),
-            "best sample": mean(best_samples),
+            "samples": _mean_reward(samples),
+            "best sample": mean([max(sample.reward or 0.0 for sample in of_row) for of_row in by_row if of_row]),
         },
         "valid": sum(row.valid_samples for row in rows) / sampled if sampled else None,
-        "characters": mean([float(len(each.text)) for each in samples]),
+        "characters": _mean_length(samples),
     }
 
 
 def _winner_figures(rows: Sequence[Row], chosen: Sequence[Candidate | None]) -> dict[str, Any]:
-    winners = [each for each in chosen if each is not None]
-    unrewarded = sum(all(each.reward is None for each in row.candidates) for row in rows)
-    invalid = sum(all(each.reward is not None and each.reward <= INVALID for each in row.candidates) for row in rows)
+    winners = [winner for winner in chosen if winner is not None]
+    rewards = [[candidate.reward for candidate in row.candidates] for row in rows]
     return {
         "rows": len(winners),
         "skipped": len(rows) - len(winners),
-        "skipped: not judged": unrewarded,
-        "skipped: all invalid": invalid,
-        "reward": mean([each.reward or 0.0 for each in winners]),
-        "characters": mean([float(len(each.text)) for each in winners]),
-        "unchanged": mean([float(each.name == UNCHANGED) for each in winners]),
-        "kinds": dict(Counter(each.kind for each in winners).most_common()),
+        "skipped: not judged": sum(all(reward is None for reward in of_row) for of_row in rewards),
+        "skipped: all invalid": sum(
+            all(reward is not None and reward <= INVALID for reward in of_row) for of_row in rewards
+        ),
+        "reward": _mean_reward(winners),
+        "characters": _mean_length(winners),
+        "unchanged": mean([float(winner.name == UNCHANGED) for winner in winners]),
+        "kinds": dict(Counter(winner.kind for winner in winners).most_common()),
     }
 
 
+def _mean_reward(candidates: Sequence[Candidate]) -> float | None:
+    return mean([candidate.reward or 0.0 for candidate in candidates])
+
+
+def _mean_length(candidates: Sequence[Candidate]) -> float | None:
+    return mean([float(len(candidate.text)) for candidate in candidates])
+
+
 def _read_rows(file: Path) -> list[Row]:
-    return [row_from_json(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [
+        Row(**{**row, "candidates": tuple(Candidate(**candidate) for candidate in row["candidates"])}) for row in rows
+    ]
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    """The content of a file; None if there is none."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:

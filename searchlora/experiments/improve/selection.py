@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from searchlora.eval.text_identity import words
 from searchlora.recipe import Improve
@@ -62,16 +61,7 @@ class Row:
 
     def named(self, name: str) -> Candidate | None:
         """The candidate of a name."""
-        return next((each for each in self.candidates if each.name == name), None)
-
-    def as_json(self) -> dict[str, Any]:
-        """The row for `candidates.jsonl`; `row_from_json` reads it."""
-        return asdict(self)
-
-
-def row_from_json(values: dict[str, Any]) -> Row:
-    """A row from `Row.as_json`."""
-    return Row(**{**values, "candidates": tuple(Candidate(**each) for each in values["candidates"])})
+        return next((candidate for candidate in self.candidates if candidate.name == name), None)
 
 
 def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
@@ -86,10 +76,10 @@ def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
 
     Examples:
         >>> row = Row("1", (Candidate("unchanged", "red tent", 1.0), Candidate("sample: 1", "tent", 1.0)))
-        >>> [each.text for each in choose([row], Improve())]
+        >>> [winner.text for winner in choose([row], Improve())]
         ['red tent']
         >>> better = Row("2", (Candidate("rule", "a red tent", 2.0), *row.candidates))
-        >>> [each.text for each in choose([better, row], Improve())]
+        >>> [winner.text for winner in choose([better, row], Improve())]
         ['a red tent', 'red tent']
     """
     gains = _kind_effects(rows) if settings.kind_weight else {}
@@ -98,24 +88,29 @@ def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
 
 def _best(row: Row, settings: Improve, gains: Mapping[str, float]) -> Candidate | None:
     eligible = [
-        each
-        for each in row.candidates
-        if each.valid and each.reward is not None and (each.kept or each.name == UNCHANGED)
+        candidate
+        for candidate in row.candidates
+        if candidate.valid and candidate.reward is not None and (candidate.kept or candidate.name == UNCHANGED)
     ]
-    if not eligible or max(each.reward or 0.0 for each in eligible) <= settings.min_reward + _EQUAL:
+    if not eligible or max(candidate.reward or 0.0 for candidate in eligible) <= settings.min_reward + _EQUAL:
         return None
 
-    def score(each: Candidate) -> float:
-        return (each.reward or 0.0) + settings.kind_weight * gains.get(each.name, gains.get(each.kind, 0.0))
+    def score(candidate: Candidate) -> float:
+        return (candidate.reward or 0.0) + settings.kind_weight * gains.get(
+            candidate.name, gains.get(candidate.kind, 0.0)
+        )
 
-    unchanged = next((each for each in eligible if each.name == UNCHANGED), None)
+    unchanged = next((candidate for candidate in eligible if candidate.name == UNCHANGED), None)
     if unchanged is not None:  # what its kind gains elsewhere is no reason to lose here
         least = (unchanged.reward or 0.0) - _EQUAL
-        eligible = [each for each in eligible if each.reward is not None and each.reward >= least]
+        eligible = [candidate for candidate in eligible if candidate.reward is not None and candidate.reward >= least]
     highest = max(map(score, eligible))
     if unchanged is not None and highest - score(unchanged) <= settings.min_gain + _EQUAL:
         return unchanged
-    return min((each for each in eligible if score(each) >= highest - _EQUAL), key=lambda each: len(each.text))
+    return min(
+        (candidate for candidate in eligible if score(candidate) >= highest - _EQUAL),
+        key=lambda candidate: len(candidate.text),
+    )
 
 
 def _kind_effects(rows: Sequence[Row]) -> dict[str, float]:
@@ -124,12 +119,12 @@ def _kind_effects(rows: Sequence[Row]) -> dict[str, float]:
     Kinds are compared within rows, since some are there for easy rows only: a reward is the effect of its row plus that
     of its kind, fitted by alternating least squares (a two-way additive model).
     """
-    numbers = Counter(each.name for row in rows for each in row.candidates if each.reward is not None)
+    numbers = Counter(candidate.name for row in rows for candidate in row.candidates if candidate.reward is not None)
     observed: list[list[tuple[str, float]]] = [
         [
-            (each.name if numbers[each.name] >= MANY else each.kind, each.reward)
-            for each in row.candidates
-            if each.reward is not None
+            (candidate.name if numbers[candidate.name] >= MANY else candidate.kind, candidate.reward)
+            for candidate in row.candidates
+            if candidate.reward is not None
         ]
         for row in rows
     ]
@@ -148,8 +143,8 @@ def _kind_effects(rows: Sequence[Row]) -> dict[str, float]:
 
 def worst(row: Row) -> Candidate | None:
     """The candidate with the lowest reward that parses, the longest of equal ones."""
-    rated = [each for each in row.candidates if each.valid and each.reward is not None]
-    return min(rated, key=lambda each: (each.reward, -len(each.text)), default=None)
+    rated = [candidate for candidate in row.candidates if candidate.valid and candidate.reward is not None]
+    return min(rated, key=lambda candidate: (candidate.reward, -len(candidate.text)), default=None)
 
 
 def oddness(text: str, known: Iterable[str]) -> float:
@@ -160,7 +155,7 @@ def oddness(text: str, known: Iterable[str]) -> float:
         0.5
     """
     own = words(text)
-    expected = {word for each in known for word in words(each)}
+    expected = {word for other in known for word in words(other)}
     odd = sum(word not in expected or word in own[:place] for place, word in enumerate(own))
     return odd / max(1, len(own))
 

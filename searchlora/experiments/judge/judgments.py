@@ -41,15 +41,15 @@ class Judgments:
     @property
     def source(self) -> str:
         """Who or what graded, in a word (`SourceCounts.source`); several words if pairs and records differ."""
-        words = dict.fromkeys(each.source for each in self.graded)
+        words = dict.fromkeys(counts.source for counts in self.graded)
         return UNKNOWN if UNKNOWN in words or not words else " and ".join(words)
 
     @property
     def counts(self) -> dict[Source, int]:
         """Source -> number of grades."""
         total: Counter[Source] = Counter()
-        for each in self.graded:
-            total.update(each.counts)
+        for counts in self.graded:
+            total.update(counts.counts)
         return dict(total)
 
     def __str__(self) -> str:

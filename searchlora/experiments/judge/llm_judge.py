@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,68 +156,51 @@ def load_judge(
     if adapter is not None and settings is not None:
         raise UsageError("an adapter has its own settings", where=adapter, fix="Omit --settings.")
     if adapter is not None:
-        return _load_adapter_judge(adapter, task, generate, store, tasks, engine)
-    if task is None:
-        raise UsageError("a bare base needs a task", fix="Give it with --task.")
-    plugin = _load_judging_task(task, tasks)
-    if settings is not None:
-        plugin = plugin.bound(dataset_for(plugin, settings).settings)
-    recipe = load_recipe(plugin.default_recipe)
-    model = resolve(str(base))
-    made = make_engine(
-        engine or LocalSettings(), model, store, precision=recipe.precision, prompt_options=recipe.prompt
-    )
-    weights = {"base": fingerprint(model.path).model_dump(), "adapter": None, "precision": recipe.precision}
+        stored = store.get(adapter)
+        manifest = stored.manifest
+        if task not in (None, manifest.task):
+            raise UsageError(f"is an adapter of the task '{manifest.task}', not of '{task}'", where=stored.reference)
+        plugin = _load_judging_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
+        model = manifest.base.resolve()
+        check_files(stored, model)
+        answering, options = base_of(stored, model), None
+        precision, max_new_tokens = manifest.precision, manifest.max_new_tokens
+        weights: dict[str, Any] = {"base": manifest.base.fingerprint.model_dump(), "adapter": manifest.files}
+        lineage: tuple[str, ...] = (stored.reference, *ancestors(store, stored.reference))
+        queries = training_queries(store, stored.reference)
+    else:
+        if task is None:
+            raise UsageError("a bare base needs a task", fix="Give it with --task.")
+        stored = None
+        plugin = _load_judging_task(task, tasks)
+        if settings is not None:
+            plugin = plugin.bound(dataset_for(plugin, settings).settings)
+        recipe = load_recipe(plugin.default_recipe)
+        answering = model = resolve(str(base))
+        options, precision, max_new_tokens = recipe.prompt, recipe.precision, recipe.max_new_tokens
+        weights = {"base": fingerprint(model.path).model_dump(), "adapter": None}
+        lineage, queries = base_lineage(store, model.name), base_queries(store, model.name)
+    computed = make_engine(engine or LocalSettings(), answering, store, precision=precision, prompt_options=options)
+    if stored is not None:
+        check_renders(stored, plugin, computed.renderer)
+    default_engine = LocalSettings().engine_id(precision)
+    if computed.engine_id != default_engine:  # the grades in logs of earlier releases, which had one engine, stay valid
+        weights = {**weights, "engine": computed.engine_id}
+    decoding = {"max_new_tokens": max_new_tokens, "generate": generate}
+    asked = {"task": f"{plugin.name} version {plugin.version}", "settings": plugin.settings, "tuned": plugin.tuned}
+    conditions = {**asked, "options": decoding, "rendering": RENDERING, **weights, "precision": precision}
     return Judge(
         task=plugin,
-        engine=made,
-        adapter=None,
+        engine=computed,
+        adapter=stored.reference if stored is not None else None,
         base=public_name(model.name),
-        lineage=base_lineage(store, model.name),
-        queries=base_queries(store, model.name),
-        generate=generate,
-        max_new_tokens=recipe.max_new_tokens,
-        engine_id=made.engine_id,
-        default_engine=LocalSettings().engine_id(recipe.precision),
-        conditions=_conditions(plugin, generate, recipe.max_new_tokens, weights, made.engine_id),
-    )
-
-
-def _load_adapter_judge(
-    adapter: str,
-    task: str | None,
-    generate: bool,
-    store: Store,
-    tasks: str | Path | None,
-    settings: EngineSettings | None,
-) -> Judge:
-    stored = store.get(adapter)
-    manifest = stored.manifest
-    if task not in (None, manifest.task):
-        raise UsageError(f"is an adapter of the task '{manifest.task}', not of '{task}'", where=stored.reference)
-    plugin = _load_judging_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
-    model = manifest.base.resolve()
-    check_files(stored, model)
-    engine = make_engine(settings or LocalSettings(), base_of(stored, model), store, precision=manifest.precision)
-    check_renders(stored, plugin, engine.renderer)
-    max_new_tokens = manifest.max_new_tokens
-    weights = {
-        "base": manifest.base.fingerprint.model_dump(),
-        "adapter": manifest.files,
-        "precision": manifest.precision,
-    }
-    return Judge(
-        task=plugin,
-        engine=engine,
-        adapter=stored.reference,
-        base=public_name(model.name),
-        lineage=(stored.reference, *ancestors(store, stored.reference)),
-        queries=training_queries(store, stored.reference),
+        lineage=lineage,
+        queries=queries,
         generate=generate,
         max_new_tokens=max_new_tokens,
-        engine_id=engine.engine_id,
-        default_engine=LocalSettings().engine_id(manifest.precision),
-        conditions=_conditions(plugin, generate, max_new_tokens, weights, engine.engine_id),
+        engine_id=computed.engine_id,
+        default_engine=default_engine,
+        conditions=json.dumps(conditions, sort_keys=True),
     )
 
 
@@ -228,15 +211,3 @@ def _load_judging_task(name: str, tasks: str | Path | None) -> GenerationTask:
             f"the task '{name}' does not read the {' and the '.join(sorted(missing))}, so it cannot judge pairs"
         )
     return task
-
-
-def _conditions(
-    task: GenerationTask, generate: bool, max_new_tokens: int, weights: Mapping[str, Any], engine_id: str
-) -> str:
-    # The grades in logs of earlier releases, which had one engine, stay valid.
-    weights = (
-        weights if engine_id == LocalSettings().engine_id(weights["precision"]) else {**weights, "engine": engine_id}
-    )
-    options = {"max_new_tokens": max_new_tokens, "generate": generate}
-    plugin = {"task": f"{task.name} version {task.version}", "settings": task.settings, "tuned": task.tuned}
-    return json.dumps({**plugin, "options": options, "rendering": RENDERING, **weights}, sort_keys=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.figures import SystemScore
 from searchlora.eval.judgments.lineage import RunLineage, lineage_of, refuse_circular
 from searchlora.experiments.fusion_weights import PARTS, WeightsScore, best_weights, measure_weights, search_parts
-from searchlora.experiments.judge.disagreements import disagreements
+from searchlora.experiments.judge.disagreements import Disagreement, disagreements
 from searchlora.experiments.slots import fusion_parts, fusion_place, kept_parts
 from searchlora.files.result_cache import cache_key
 from searchlora.outputs import Graded, InvalidOutput
@@ -21,7 +21,7 @@ from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.progress import Progress, silent
-from searchlora.records import Record, SearchContext
+from searchlora.records import Document, Record, SearchContext
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.job_engine import JOB_BATCH, JobEngine, for_job
 from searchlora.server.api.jobs import BackgroundJob
@@ -54,6 +54,9 @@ _UNGRADED = "People have graded nothing yet."
 SYSTEM, BASELINE = "system", "baseline"
 
 Topics: TypeAlias = Mapping[str, Mapping[str, Any]]
+
+#: What a job computes.
+Work: TypeAlias = Callable[[BackgroundJob], dict[str, Any]]
 
 
 class TopicCache:
@@ -146,60 +149,46 @@ def measured(service: Service) -> SearchGrades:
     return service.grades
 
 
-@dataclass(frozen=True)
-class Comparing:
-    """Gains and losses of a system against a baseline."""
+def comparing(service: Service, cache: TopicCache, body: ComparisonRequest) -> Work:
+    """Gains and losses of a system against a baseline, over all topics.
 
-    service: Service
-    cache: TopicCache
-    body: ComparisonRequest
-    systems: Mapping[str, RequestedSystem]
-    topics: Topics
-    qrels: Mapping[str, Mapping[str, int]]
+    Raises:
+        ApiError, UsageError: for a request that cannot be computed.
+    """
+    topics, qrels = _judged(service)
+    requested = {SYSTEM: system_of(service, body.system), BASELINE: system_of(service, body.baseline)}
+    _circular(service, requested, topics, body.allow_circular)
 
-    @classmethod
-    def of(cls, service: Service, cache: TopicCache, body: ComparisonRequest) -> Comparing:
-        """Check a request. Raises `ApiError` and `UsageError` for one that cannot be computed."""
-        topics, qrels = _judged(service)
-        systems = {SYSTEM: system_of(service, body.system), BASELINE: system_of(service, body.baseline)}
-        _circular(service, systems, topics, body.allow_circular)
-        return cls(service, cache, body, systems, topics, qrels)
-
-    def __call__(self, job: BackgroundJob) -> dict[str, Any]:
-        """Execute both pipelines on all topics, and compare them."""
-        engine = JobEngine(self.service, job)
-        systems = [_JobSystem(name, requested, engine) for name, requested in self.systems.items()]
-        units = len(systems) * len(self.topics)
-        begun = iter(range(0, units, len(self.topics)))
+    def work(job: BackgroundJob) -> dict[str, Any]:
+        engine = JobEngine(service, job)
+        systems = [_JobSystem(name, system, engine) for name, system in requested.items()]
+        units = len(systems) * len(topics)
+        begun = iter(range(0, units, len(topics)))
 
         def steps(label: str) -> Progress:
             before = next(begun)
             job.progress(before, units, label)
             return lambda done, _, note="": job.progress(before + done, units, note or label)
 
-        measurement = measure(
+        comparison = measure(
             systems,
-            [{"id": topic, **fields} for topic, fields in self.topics.items()],
-            RetrievalMeasures(self.qrels, [self.body.measure], card=measured(self.service).card, unjudged=False),
-            self.cache,
+            [{"id": topic, **fields} for topic, fields in topics.items()],
+            RetrievalMeasures(qrels, [body.measure], card=measured(service).card, unjudged=False),
+            cache,
             candidate=SYSTEM,
             baseline=BASELINE,
-            allow_circular=self.body.allow_circular,
+            allow_circular=body.allow_circular,
             steps=steps,
-        )
-        comparison = measurement.comparison
+        ).comparison
         name = comparison.measures[0]
         pair, values = comparison.pair(SYSTEM, BASELINE, name), comparison.values[name]
         gains = comparison.gains(SYSTEM, BASELINE)
-        fields = {field for system in self.systems.values() for field in _fields(self.service, system)}
+        read = {field for each in (body.system, body.baseline) for field in service.pipelines.get(each.pipeline).fields}
         skips = [note for system in systems for note in _skip_notes(system.skipped, f"{system.name.capitalize()}: ")]
         return {
             "object": "comparison",
             "measure": name,
-            **{
-                system: requested.json() | _figure(comparison.row(system, name))
-                for system, requested in self.systems.items()
-            },
+            **{key: system.json() | _figure(comparison.row(key, name)) for key, system in requested.items()},
             **{key: _number(getattr(pair, key)) for key in ("difference", "low", "high", "p")},
             **{key: getattr(pair, key) for key in ("n", "wins", "losses", "ties")},
             "circular": dict(comparison.circular),
@@ -207,8 +196,8 @@ class Comparing:
             "topics": [
                 {
                     "topic": topic,
-                    "query": str(self.topics[topic]["query"]),
-                    "fields": _shown_fields(topic, self.topics[topic], fields),
+                    "query": str(topics[topic]["query"]),
+                    "fields": _shown_fields(topic, topics[topic], read),
                     "system": values[SYSTEM][topic],
                     "baseline": values[BASELINE][topic],
                     "gain": gains[topic],
@@ -217,53 +206,41 @@ class Comparing:
             ],
         }
 
+    return work
 
-@dataclass(frozen=True)
-class Weighing:
-    """The measure under each choice of weights of a pipeline's first fusion, of its hits before later stages."""
 
-    service: Service
-    body: WeightsRequest
-    system: RequestedSystem
-    topics: Topics
-    qrels: Mapping[str, Mapping[str, int]]
-    circular: Mapping[str, str]
+def weighing(service: Service, body: WeightsRequest) -> Work:
+    """The measure under each choice of weights of a pipeline's first fusion, of its hits before later stages.
 
-    @classmethod
-    def of(cls, service: Service, body: WeightsRequest) -> Weighing:
-        """Check a request. Raises `ApiError` and `UsageError` for one that cannot be computed."""
-        topics, qrels = _judged(service)
-        if body.system.weights:
-            message = "Every mix is measured: leave the weights out."
-            raise ApiError(400, "invalid_value", message, param="system.weights")
-        system = system_of(service, body.system)
-        place = fusion_place(system.pipeline.settings)
-        fusion = system.pipeline.settings[place] if place is not None else None
-        if not isinstance(fusion, FuseSettings) or len(fusion.of) not in PARTS:
-            message = "Mixes are measured for a pipeline that fuses two or three parts, and this one does not."
-            raise ApiError(400, "invalid_value", message, param="system")
-        circular = _circular(service, {SYSTEM: system}, topics, body.allow_circular)
-        return cls(service, body, system, topics, qrels, circular)
+    Raises:
+        ApiError, UsageError: for a request that cannot be computed.
+    """
+    topics, qrels = _judged(service)
+    if body.system.weights:
+        message = "Every mix is measured: leave the weights out."
+        raise ApiError(400, "invalid_value", message, param="system.weights")
+    system = system_of(service, body.system)
+    place = fusion_place(system.pipeline.settings)
+    fusion = system.pipeline.settings[place] if place is not None else None
+    if place is None or not isinstance(fusion, FuseSettings) or len(fusion.of) not in PARTS:
+        message = "Mixes are measured for a pipeline that fuses two or three parts, and this one does not."
+        raise ApiError(400, "invalid_value", message, param="system")
+    circular = _circular(service, {SYSTEM: system}, topics, body.allow_circular)
 
-    def __call__(self, job: BackgroundJob) -> dict[str, Any]:
-        """Search the parts once for each topic, and measure each choice of weights."""
-        engine = JobEngine(self.service, job)
-        pipeline = for_job(engine, self.system.pipeline)
-        place = fusion_place(pipeline.settings)
-        assert place is not None
-        searches = [_search(topic, fields) for topic, fields in self.topics.items()]
-        searched = search_parts(pipeline, searches, job.progress)
-        scores = measure_weights(searched, self.qrels, measure=self.body.measure, progress=job.progress)
+    def work(job: BackgroundJob) -> dict[str, Any]:
+        pipeline = for_job(JobEngine(service, job), system.pipeline)
+        searched = search_parts(pipeline, [_search(topic, fields) for topic, fields in topics.items()], job.progress)
+        scores = measure_weights(searched, qrels, measure=body.measure, progress=job.progress)
         return {
             "object": "weights",
-            "measure": self.body.measure,
-            "system": self.system.json(),
+            "measure": body.measure,
+            "system": system.json(),
             "stage": pipeline.labels[place],
-            "parts": self._parts(searched.settings),
+            "parts": _part_names(service, body.system, searched.settings),
             "n": scores[0].n,
             "mixes": [{"weights": list(score.weights), **_figure(score)} for score in scores],
             "best": scores.index(best_weights(scores)),
-            "circular": dict(self.circular),
+            "circular": circular,
             "notes": [
                 "The figures are for the fused hits, before later stages.",
                 "The best mix was chosen on these topics: expect less on other topics.",
@@ -271,118 +248,103 @@ class Weighing:
             ],
         }
 
-    def _parts(self, settings: FuseSettings) -> list[str]:
-        """The names of the parts that are fused, as in the unchanged pipeline: parts of one kind are numbered there."""
-        served = self.service.pipelines.get(self.body.system.pipeline)
-        off = [slot for slot in served.slots if self.body.system.slots.get(slot.name) == "off"]
-        kept = kept_parts(served.pipeline.settings, *off)
-        return list(kept if len(kept) == len(settings.of) else fusion_parts(settings))
+    return work
 
 
-@dataclass(frozen=True)
-class Disagreeing:
-    """Where a judge and people grade differently, over pairs that people graded.
+def _part_names(service: Service, request: SystemRequest, settings: FuseSettings) -> list[str]:
+    """The names of the parts that are fused, as in the unchanged pipeline: parts of one kind are numbered there."""
+    served = service.pipelines.get(request.pipeline)
+    off = [slot for slot in served.slots if request.slots.get(slot.name) == "off"]
+    names = kept_parts(served.pipeline.settings, *off)
+    return list(names if len(names) == len(settings.of) else fusion_parts(settings))
 
-    Args:
-        pairs: Those whose query is known.
-        scale: The judge's grades.
-        unknown: Number of pairs whose query is not.
-    """
 
-    service: Service
-    body: DisagreementsRequest
-    stage: AdapterStage
-    pipeline: Pipeline
-    pairs: Sequence[HumanGrade]
-    scale: Sequence[int]
-    unknown: int
+def disagreeing(service: Service, body: DisagreementsRequest) -> Work:
+    """Where a judge and people grade differently, over pairs that people graded. Raises `ApiError`."""
+    grades = measured(service)
+    served = service.pipelines.get(body.pipeline)
+    place = served.judges.get(body.judge)
+    if place is None:
+        known = ", ".join(served.judges) or "none"
+        message = f"'{body.judge[:64]}' is no judge of this pipeline. Its judges: {known}."
+        raise ApiError(400, "invalid_value", message, param="judge")
+    if body.version == "off":
+        raise ApiError(400, "invalid_value", "A judge that is off grades nothing.", param="version")
+    pipeline = service.pipelines.variant(body.pipeline, {body.judge: body.version})
+    stage = pipeline.stages[place]
+    assert isinstance(stage, AdapterStage)
+    graded = grades.human_grades()
+    known_pairs = [pair for pair in graded if "query" in pair.fields]
+    if not known_pairs:
+        nothing = f"The queries of all {len(graded)} graded pairs are unknown." if graded else _UNGRADED
+        message = f"{nothing} Start the server with --topics and --qrels, or grade hits."
+        raise ApiError(400, "no_grades", message)
+    scale = _scale(stage)
+    _check_scale(scale, {body.grades.get(pair.grade, pair.grade) for pair in known_pairs})
 
-    @classmethod
-    def of(cls, service: Service, body: DisagreementsRequest) -> Disagreeing:
-        """Check a request. Raises `ApiError` for one that cannot be computed."""
-        grades = measured(service)
-        served = service.pipelines.get(body.pipeline)
-        place = served.judges.get(body.judge)
-        if place is None:
-            known = ", ".join(served.judges) or "none"
-            message = f"'{body.judge[:64]}' is no judge of this pipeline. Its judges: {known}."
-            raise ApiError(400, "invalid_value", message, param="judge")
-        if body.version == "off":
-            raise ApiError(400, "invalid_value", "A judge that is off grades nothing.", param="version")
-        pipeline = service.pipelines.variant(body.pipeline, {body.judge: body.version})
-        stage = pipeline.stages[place]
-        assert isinstance(stage, AdapterStage)
-        graded = grades.human_grades()
-        pairs = [pair for pair in graded if "query" in pair.fields]
-        if not pairs:
-            nothing = f"The queries of all {len(graded)} graded pairs are unknown." if graded else _UNGRADED
-            message = f"{nothing} Start the server with --topics and --qrels, or grade hits."
-            raise ApiError(400, "no_grades", message)
-        scale = _scale(stage)
-        _check_scale(scale, {body.grades.get(pair.grade, pair.grade) for pair in pairs})
-        return cls(service, body, stage, pipeline, pairs, scale, len(graded) - len(pairs))
-
-    def __call__(self, job: BackgroundJob) -> dict[str, Any]:
-        """Let the judge grade each pair."""
-        documents = self.pipeline.documents
-        there = [pair for pair in self.pairs if pair.document in documents]
-        pairs = there[: self.body.limit]
-        (judge,) = for_job(JobEngine(self.service, job), replace(self.pipeline, stages=[self.stage])).stages
+    def work(job: BackgroundJob) -> dict[str, Any]:
+        documents = pipeline.documents
+        there = [pair for pair in known_pairs if pair.document in documents]
+        pairs = there[: body.limit]
+        (judge,) = for_job(JobEngine(service, job), replace(pipeline, stages=[stage])).stages
         assert isinstance(judge, AdapterStage)
         outputs: list[Any] = []
         for start in range(0, len(pairs), _PAIRS):
             job.progress(start, len(pairs), "pairs")
-            records = [record for pair in pairs[start : start + _PAIRS] for record in self._records(pair)]
-            outputs += judge.ask(records)
+            batch = pairs[start : start + _PAIRS]
+            outputs += judge.ask([row for pair in batch for row in _judged_records(stage, pair, documents)])
         valid = [
-            (pair.topic, pair.document, self.body.grades.get(pair.grade, pair.grade), output)
+            (pair.topic, pair.document, body.grades.get(pair.grade, pair.grade), output)
             for pair, output in zip(pairs, outputs, strict=True)
             if not isinstance(output, InvalidOutput)
         ]
-        found = disagreements(valid, self.scale)
+        differing = disagreements(valid, scale)
         by_pair = {(pair.topic, pair.document): pair for pair in pairs}
-        read = set(self.service.pipelines.get(self.body.pipeline).fields)
-        rows = []
-        for each in found[:_SHOWN]:
-            pair, document = by_pair[each.topic, each.document], documents[each.document]
-            rows.append(
-                {
-                    "topic": each.topic,
-                    "query": str(pair.fields.get("query", "")),
-                    "fields": _shown_fields(each.topic, pair.fields, read),
-                    "document": each.document,
-                    "title": document.title,
-                    "text": document.text,
-                    "grade": each.human,
-                    "given": pair.grade,
-                    "raters": list(pair.raters),
-                    "judge_grade": each.judge,
-                    "expected": each.expected,
-                    "difference": each.difference,
-                    "probabilities": [{"grade": grade, "probability": share} for grade, share in each.probabilities],
-                    "reason": each.reason,
-                }
-            )
+        read = set(service.pipelines.get(body.pipeline).fields)
         return {
             "object": "disagreements",
-            "pipeline": self.body.pipeline,
+            "pipeline": body.pipeline,
             "judge": judge.label,
-            "scale": list(self.scale),
+            "scale": list(scale),
             "pairs": len(pairs),
             "left_out": len(there) - len(pairs),
-            "missing": len(self.pairs) - len(there),
-            "unknown": self.unknown,
+            "missing": len(known_pairs) - len(there),
+            "unknown": len(graded) - len(known_pairs),
             "invalid": len(pairs) - len(valid),
-            "differing": len(found),
-            "rows": rows,
+            "differing": len(differing),
+            "rows": [
+                _disagreement(one, by_pair[one.topic, one.document], documents[one.document], read)
+                for one in differing[:_SHOWN]
+            ],
         }
 
-    def _records(self, pair: HumanGrade) -> list[Mapping[str, Any]]:
-        """The record of a pair, as the judge's stage makes it in a pipeline."""
-        document = self.pipeline.documents[pair.document]
-        passage = {"id": document.id, "title": document.title, "text": document.text, "score": 0.0}
-        search = _search(pair.topic, pair.fields)
-        return list(self.stage.task.records_from({**search, "passages": [passage]}))
+    return work
+
+
+def _judged_records(stage: AdapterStage, pair: HumanGrade, documents: Mapping[str, Document]) -> list[Record]:
+    """The record of a pair, as the judge's stage makes it in a pipeline."""
+    document = documents[pair.document]
+    passage = {"id": document.id, "title": document.title, "text": document.text, "score": 0.0}
+    return list(stage.task.records_from({**_search(pair.topic, pair.fields), "passages": [passage]}))
+
+
+def _disagreement(one: Disagreement, pair: HumanGrade, document: Document, read: set[str]) -> dict[str, Any]:
+    return {
+        "topic": one.topic,
+        "query": str(pair.fields.get("query", "")),
+        "fields": _shown_fields(one.topic, pair.fields, read),
+        "document": one.document,
+        "title": document.title,
+        "text": document.text,
+        "grade": one.human,
+        "given": pair.grade,
+        "raters": list(pair.raters),
+        "judge_grade": one.judge,
+        "expected": one.expected,
+        "difference": one.difference,
+        "probabilities": [{"grade": grade, "probability": share} for grade, share in one.probabilities],
+        "reason": one.reason,
+    }
 
 
 def _scale(judge: AdapterStage) -> list[int]:
@@ -435,10 +397,6 @@ def _circular(service: Service, systems: Mapping[str, RequestedSystem], topics: 
 
 def _search(topic: str, fields: Mapping[str, Any]) -> SearchContext:
     return with_history({"id": topic, **fields}, f"topic {topic}")
-
-
-def _fields(service: Service, system: RequestedSystem) -> list[str]:
-    return service.pipelines.get(system.request.pipeline).fields
 
 
 def _shown_fields(topic: str, fields: Mapping[str, Any], read: set[str]) -> dict[str, Any]:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
-from searchlora.server.api.jobs import BackgroundJob
 from searchlora.server.api.response_schemas import JobEntry, TopicsEntry
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import ComparisonRequest, DisagreementsRequest, WeightsRequest
-from searchlora.server.api.topic_jobs import Comparing, Disagreeing, TopicCache, Weighing
+from searchlora.server.api.topic_jobs import TopicCache, Work, comparing, disagreeing, weighing
 from searchlora.server.grading.search_grades import MEASURE
-
-#: What a job computes.
-Work: TypeAlias = Callable[[BackgroundJob], dict[str, Any]]
-
 
 router = api_router()
 
@@ -32,19 +26,19 @@ def topics(http: ApiRequest) -> TopicsEntry:
 async def compare(http: ApiRequest, body: ComparisonRequest) -> JobEntry:
     """Start a job that compares two systems in pairs."""
     cache: TopicCache = http.app.state.topic_cache
-    return await _start(http, "comparison", lambda: Comparing.of(http.service, cache, body))
+    return await _start(http, "comparison", lambda: comparing(http.service, cache, body))
 
 
 @router.post("/v1/topics/weights", summary="Measure every choice of weights of a fusion")
 async def weights(http: ApiRequest, body: WeightsRequest) -> JobEntry:
     """Start a job that measures the weights of a fusion."""
-    return await _start(http, "weights", lambda: Weighing.of(http.service, body))
+    return await _start(http, "weights", lambda: weighing(http.service, body))
 
 
 @router.post("/v1/topics/disagreements", summary="Find where a judge and people disagree")
 async def disagreements(http: ApiRequest, body: DisagreementsRequest) -> JobEntry:
     """Start a job that compares the grades of a judge with those of people."""
-    return await _start(http, "disagreements", lambda: Disagreeing.of(http.service, body))
+    return await _start(http, "disagreements", lambda: disagreeing(http.service, body))
 
 
 @router.get("/v1/jobs/{job}", summary="Describe a background job")

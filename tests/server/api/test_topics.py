@@ -107,7 +107,7 @@ def test_runs_that_stay_in_memory_are_bounded_and_a_comparison_needs_none_of_the
         cache.put_all({name: {"hits": [[f"d{number}", 1.0] for number in range(documents)]}})
         assert [cache.get(known) is not None for known in "abcd"].count(True) == {"a": 1, "b": 1, "c": 2, "d": 0}[name]
     body = ComparisonRequest(system=SystemRequest(pipeline="lexical"), baseline=SystemRequest(pipeline="mixed"))
-    found = topic_jobs.Comparing.of(search_service, cache, body)(BackgroundJob("1", "comparison", "anna"))
+    found = topic_jobs.comparing(search_service, cache, body)(BackgroundJob("1", "comparison", "anna"))
     assert found["n"] == len(TOPICS)
 
 
