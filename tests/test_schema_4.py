@@ -55,7 +55,7 @@ def test_an_old_adapter_is_reused_where_only_the_key_changed(folder):
     store, said = Store(folder / "store"), list[str]()
     overrides = ["base=base", "optim.max_steps=3", "lora.r=4", "optim.batch_size=4", "method=qlora"]
     stored = train_or_reuse(
-        "rewriting", "datasets/rewriting", "old-rewriting", overrides=overrides, store=store, say=said.append
+        "rewriting", "datasets/rewriting", "old-rewriting", overrides=overrides, store=store, log=said.append
     )
     assert stored.reference == "old-rewriting@1" and "Reusing" in said[0]
 

@@ -44,6 +44,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/demo_search.py": ("serve",),
     "searchlora/experiments/evaluate.py": ("evaluate", "promote"),
     "searchlora/experiments/encoder_train.py": ("train",),
+    "searchlora/experiments/train.py": ("train",),
     "searchlora/experiments/experiment": ("experiment",),
     "searchlora/experiments/judge": ("judge",),
     "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
