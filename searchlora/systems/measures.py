@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,7 +76,12 @@ class TaskMeasures(Measures):
             with_outputs(self.task, search_of(self.task, row), [row], [output])
             for row, output in zip(rows, outputs.outputs, strict=True)
         ]
-        return replace(outputs, run=run_of(Pipeline("evaluation", [self.retrieve]).execute(searches)))
+        started = time.monotonic()
+        run = run_of(Pipeline("evaluation", [self.retrieve]).execute(searches))
+        costs = dict(outputs.costs)
+        if "ms per query" in costs:  # a rewrite costs its search, too
+            costs["ms per query"] += 1000 * (time.monotonic() - started) / len(rows)
+        return replace(outputs, run=run, costs=costs)
 
     def evaluate(self, system: System, rows: Sequence[Record], outputs: Outputs) -> Evaluation:
         comparable = self._comparable(system.task, rows, outputs.outputs)

@@ -17,11 +17,14 @@ from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.lineage import RunLineage, query_hash
 from searchlora.files.result_cache import ResultCache
 from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label
+from searchlora.pipelines.stages.bm25 import Bm25Settings
+from searchlora.records import Document
 from searchlora.systems import measure as measuring
 from searchlora.systems.fixed import FixedResults, RunFile
 from searchlora.systems.measure import measure, outputs_of, run_system
-from searchlora.systems.measures import RetrievalMeasures
+from searchlora.systems.measures import RetrievalMeasures, TaskMeasures
 from searchlora.systems.system import Outputs, System
+from searchlora.task import load_prompted_task
 
 ROWS = [{"id": f"q{n}", "query": f"tent {n}"} for n in range(6)]
 QRELS = {row["id"]: {"d1": 1} for row in ROWS}
@@ -319,3 +322,16 @@ def test_a_killed_measurement_continues_after_the_last_batch(tmp_path):
     continued = measure([system], ROWS, MEASURES, ResultCache(file))
     assert system.seen == [["q4", "q5"]]
     assert continued.comparison == measure([Searching()], ROWS, MEASURES).comparison
+
+
+def test_a_rewrite_costs_the_search_by_which_it_is_measured():
+    documents = [Document("d1", "red tent"), Document("d2", "green couch")]
+    rows = [{"id": "q1", "group": "q1", "query": "tent"}, {"id": "q2", "group": "q2", "query": "sofa"}]
+    measures = TaskMeasures(
+        load_prompted_task("rewriting"), {"q1": {"d1": 1}, "q2": {"d2": 1}}, retrieve=Bm25Settings().over(documents)
+    )
+    timed = run_system(FixedResults("timed", rows, ["tent", "couch"], costs={"ms per query": 5.0}), rows, measures)
+    assert 5.0 < timed.evaluation.costs["ms per query"] < 1000
+    assert {row: list(hits) for row, hits in timed.raw.run.items()} == {"q1": ["d1"], "q2": ["d2"]}
+    free = run_system(FixedResults("rule", rows, ["tent", "couch"]), rows, measures)
+    assert free.evaluation.costs == {}
