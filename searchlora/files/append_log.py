@@ -59,6 +59,7 @@ class AppendLog:
             except Timeout:
                 fix = "Stop that process, or name another file or folder."
                 raise UsageError("another process writes to it", where=str(file), fix=fix) from None
+        self._descriptor = -1
         try:
             with self._writing():
                 self._descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
@@ -67,6 +68,8 @@ class AppendLog:
             if key is not None and next(self._lines(), None) != json_line(key).encode():
                 self.clear()
         except BaseException:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
             self._lock.release()
             raise
 

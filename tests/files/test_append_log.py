@@ -119,3 +119,17 @@ def test_a_folder_that_cannot_be_written_is_an_error(file):
     file.parent.write_text("a file")
     with pytest.raises(DataError, match=r"rows\.log: cannot be written"):
         AppendLog(file)
+
+
+def test_a_log_that_cannot_be_begun_leaves_no_file_open(file, monkeypatch):
+    AppendLog(file, {"key": 1}).close()
+    opened = len(os.listdir("/proc/self/fd"))
+
+    def full(_):
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(AppendLog, "clear", full)
+    for _ in range(3):
+        with pytest.raises(OSError, match="no space"):
+            AppendLog(file, {"key": 2})
+    assert len(os.listdir("/proc/self/fd")) == opened
