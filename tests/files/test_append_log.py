@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(file):
 
 def test_a_log_that_cannot_be_begun_leaves_no_file_open(file, monkeypatch):
     AppendLog(file, {"key": 1}).close()
-    opened = len(os.listdir("/proc/self/fd"))
+    opened = sum(1 for _ in Path("/proc/self/fd").iterdir())
 
     def full(_):
         raise OSError(28, "no space")
@@ -132,4 +133,4 @@ def test_a_log_that_cannot_be_begun_leaves_no_file_open(file, monkeypatch):
     for _ in range(3):
         with pytest.raises(OSError, match="no space"):
             AppendLog(file, {"key": 2})
-    assert len(os.listdir("/proc/self/fd")) == opened
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == opened
