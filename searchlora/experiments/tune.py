@@ -31,6 +31,7 @@ from searchlora.pipelines.stages.stage import Stage, StageSettings, pinned
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Record, SearchContext
 from searchlora.systems.measures import search_of
+from searchlora.systems.models import ask_in_batches
 from searchlora.systems.pipeline import run_card, with_history
 from searchlora.task import GenerationTask
 
@@ -104,7 +105,7 @@ def tune(
         raise DataError("has no validation records", where=str(dataset.folder))
     size = built.batch_size
     seen = _through(built.stages[:-1], stage.task, records, size, steps("Judging"))
-    outputs = _asked(stage, seen, size, steps("Answering"))
+    outputs = ask_in_batches(stage, seen, size, steps("Answering"))
     task = stage.task.bound(stage.task.settings, {**stage.task.tuned, **tunable.tuned})
     tuned = {**task.tune(seen, outputs), "origin": _origin(dataset, built)}
     _write(out, config, stages, place, {"tuned": tuned}, "`origin` says on what the values were fitted.")
@@ -218,14 +219,6 @@ def _through(
             seen.append({**record, **read})
         progress(len(seen), len(records))
     return seen
-
-
-def _asked(stage: AdapterStage, records: Sequence[Record], size: int, progress: Progress) -> list[Any]:
-    outputs: list[Any] = []
-    for start in range(0, len(records), size):
-        outputs += stage.ask(records[start : start + size])
-        progress(len(outputs), len(records))
-    return outputs
 
 
 def _origin(dataset: Dataset, built: Pipeline) -> dict[str, Any]:

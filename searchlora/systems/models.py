@@ -36,6 +36,15 @@ def check_loads(stored: StoredAdapter, base: BaseModel, task: Task) -> None:
         check_renders(stored, task, Renderer(load_tokenizer(base)))
 
 
+def ask_in_batches(stage: AdapterStage, records: Sequence[Record], size: int, progress: Progress) -> list[Any]:
+    """The output of a stage for each record, `size` records in a call."""
+    outputs: list[Any] = []
+    for start in range(0, len(records), size):
+        outputs += stage.ask(records[start : start + size])
+        progress(len(outputs), len(records))
+    return outputs
+
+
 class EngineSystem(System):
     """A model that an engine has loaded answers the records of a task.
 
@@ -76,11 +85,9 @@ class EngineSystem(System):
     def run(self, rows: Sequence[Record], progress: Progress = silent) -> Outputs:
         engine = MeteredEngine(self.engine)
         stage = self._stage(engine)
-        outputs: list[Any] = []
+        size = self.batch_size
         started = time.monotonic()
-        for start in range(0, len(rows), self.batch_size):
-            outputs += stage.ask(rows[start : start + self.batch_size])
-            progress(len(outputs), len(rows))
+        outputs = ask_in_batches(stage, rows, size, progress)
         costs = {
             "ms per query": 1000 * (time.monotonic() - started) / len(rows),
             "prompt tokens per query": engine.prompt_tokens / len(rows),
