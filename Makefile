@@ -5,15 +5,15 @@ INSTALLED := .venv/.installed
 CORE := .venv-core/.installed
 CLIENTS := .venv-clients/.installed
 
-.PHONY: demo test suite instructions test-fast journey lint types docs chaos clean
+.PHONY: demo test suite instructions avx2 baseline test-fast journey lint types docs chaos clean
 
 demo: $(INSTALLED)
 	$(BIN)/searchlora demo
 
 # One thread for each of the two processes of the tests. Bytecode is kept even if the environment says otherwise: else both,
 # and each program that a test starts, would compile all modules again.
-test suite instructions test-fast: export OMP_NUM_THREADS = 1
-test suite instructions test-fast: export PYTHONDONTWRITEBYTECODE =
+test suite instructions avx2 baseline test-fast: export OMP_NUM_THREADS = 1
+test suite instructions avx2 baseline test-fast: export PYTHONDONTWRITEBYTECODE =
 
 # The linters, then the whole suite and mypy side by side, then the tests of numbers under two older instruction sets. An
 # error of mypy is printed while the tests run, and fails the whole. The suite runs in two processes of one thread each. A
@@ -28,17 +28,22 @@ suite: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
 suite: $(INSTALLED) $(CORE) $(CLIENTS)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not journey" --durations 20
 
-# The tests of numbers as processors with AVX2 only, and without vectors of more than 128 bits, compute them. The suite runs
-# them with all instructions of this one, and the compiled kernels with those of each older one.
-NUMERIC := tests/cpu/test_kernels.py tests/cpu/test_packed.py tests/cpu/test_fused_layers.py tests/cpu/test_fused_model.py \
-  tests/inference/batched tests/inference/test_sampled_answers.py tests/inference/test_sampling.py \
-  tests/inference/test_scoring.py tests/inference/test_architectures.py tests/tasks/judgment/test_reasons.py
+# PyTorch computes with other instructions, or in other blocks, on processors with AVX2 only, and on those without vectors
+# of more than 128 bits. These tests are of numbers that depend on it; the suite runs them with all instructions of this
+# processor, and the compiled kernels with those of each older one.
+NUMERIC := tests/cpu/test_fused_model.py tests/inference/test_architectures.py $(addprefix tests/inference/batched/, \
+  test_batch_invariance.py test_chunked_prefill.py test_frozen_linear.py test_mixed_adapters.py test_prefill.py)
 
 instructions: $(INSTALLED)
+	$(MAKE) --no-print-directory --jobs 2 --output-sync avx2 baseline
+
+avx2:
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 SEARCHLORA_NATIVE=avx2 \
-	  $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(NUMERIC)
+	  $(BIN)/python -m pytest $(NUMERIC)
+
+baseline:
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 SEARCHLORA_NATIVE=baseline \
-	  $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(NUMERIC)
+	  $(BIN)/python -m pytest $(NUMERIC)
 
 # The tutorial from one's own files to production, on a real shop with real weights; about 5 minutes; before a release.
 journey: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python

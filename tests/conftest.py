@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from searchlora.cli import main
+from searchlora.eval.report import plots as report_plots
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.testing import build_tiny_base, build_tiny_encoder
 from searchlora.threads import choose_threads
 from tests.retrieval import postgres_server
 
 choose_threads()  # before a test imports PyTorch, here and in child processes
+
+# The same examples in every run.
+hypothesis.settings.register_profile("suite", derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -84,6 +91,22 @@ def real_data() -> Path:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     """A random base with real architecture and tokenizer."""
     return resolve(str(build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny", hidden=64)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reports_without_plots() -> Generator[None, None, None]:
+    """Reports have no plots, as in the core install: to draw them takes longer than the rest of many a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_plots, "find_spec", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plots() -> Generator[None, None, None]:
+    """Reports have plots."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_plots, "find_spec", importlib.util.find_spec)
+        yield
 
 
 @dataclass(frozen=True)

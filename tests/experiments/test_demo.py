@@ -146,7 +146,7 @@ def test_the_written_pipeline_has_pinned_adapters_and_searches_its_own_index(all
 
 @pytest.mark.slow
 def test_the_command_ends_with_the_table_and_the_address_and_reuses_the_runs(all_walked, cli, monkeypatch):
-    folder, _, _, arguments = all_walked
+    folder, found, _, arguments = all_walked
     monkeypatch.setattr("searchlora.experiments.demo.demo_all", lambda out, **more: demo_all(out, **arguments | more))
     called = cli("demo", "--all", "--out", folder)
     assert called.code == 0, called.err
@@ -156,6 +156,7 @@ def test_the_command_ends_with_the_table_and_the_address_and_reuses_the_runs(all
     assert "http://127.0.0.1:8000/" in address
     served = []
     monkeypatch.setattr("searchlora.cli.serve.start", served.append)
+    monkeypatch.setattr("searchlora.experiments.demo.demo_all", lambda *_, **__: found)
     again = cli("demo", "--all", "--out", folder, "--serve")
     assert again.code == 0, again.err
     words = shlex.split(command)
@@ -163,7 +164,7 @@ def test_the_command_ends_with_the_table_and_the_address_and_reuses_the_runs(all
     options = {word.removeprefix("--"): value for word, value in zip(words[2::2], words[3::2], strict=True)}
     options["pipelines"] = [options.pop("pipeline")]
     assert served == [read_config(None, options)]
-    local = "{batch_invariant: true}"  # the default: its runs are those that are there
+    local = "{batch_invariant: true}"
     assert cli("demo", "--all", "--out", folder, "--serve", "--engine", local).code == 0
     assert served[-1].local_engine.batch_invariant
     printed = cli("demo", "--all", "--out", folder, "--engine", local).out.rstrip().splitlines()[-1]

@@ -87,6 +87,7 @@ def test_a_value_out_of_range_is_found_before_training(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plots")
 def test_trials_are_stored_compared_and_not_repeated(tmp_path):
     store = Store(tmp_path / "store")
     found, said = swept(store, ["lora.r=1,4", "lora.target_modules=qv,mlp"])

@@ -11,6 +11,8 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.pareto import Setting
 from searchlora.eval.report.plots import cost_plot, difference_plot, drawing, interval_plot, shortened, svg
 
+pytestmark = pytest.mark.usefixtures("plots")
+
 
 def compared(differences: list[float]):
     rows = [f"q{number}" for number in range(len(differences))]

@@ -18,6 +18,8 @@ from searchlora.eval.tables import to_markdown
 from tests.eval.report.made import comparison, evaluation, topics
 from tests.eval.report.page import Page
 
+pytestmark = pytest.mark.usefixtures("plots")
+
 KINDS = {"candidate": ("strong", None), "baseline": (None, "base"), "both": ("strong", "base")}
 HEADLINE = "nDCG@10"
 
