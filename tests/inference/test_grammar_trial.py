@@ -18,9 +18,11 @@ MULTIPLES = [{"type": "integer", "multipleOf": 99_901 + number} for number in ra
 
 @pytest.fixture(scope="module")
 def trial(tiny_base):
-    trial = GrammarTrial(load_tokenizer(tiny_base), 2)
-    yield trial
-    trial.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("searchlora.inference.grammar_trial._CPU_SECONDS", 0.2)
+        trial = GrammarTrial(load_tokenizer(tiny_base), 2)
+        yield trial
+        trial.close()
 
 
 @pytest.mark.slow

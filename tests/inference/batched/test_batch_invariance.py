@@ -78,10 +78,11 @@ def test_with_a_real_base_answers_and_scores_do_not_depend_on_their_batch():
     base = resolve("smollm2-135m-instruct-q4_1")
     requests = [replace(each, max_new_tokens=4) for each in requests_of(6, (None,), (10, 30, 150))]
     places = list(range(len(requests)))
-    wanted = answers(LocalEngine(base), requests, places, len(requests), choices=CHOICES[:4])
-    for size, settings in ((1, {}), (6, {"batch_rows": 3, "prefix_tokens": 0})):
+    engine = LocalEngine(base)
+    wanted = answers(engine, requests, places, len(requests), choices=CHOICES[:4])
+    for size, other in ((1, engine), (6, LocalEngine(base, batch_rows=3, prefix_tokens=0))):
         order = random.Random(size).sample(places, len(places))
-        assert answers(LocalEngine(base, **settings), requests, order, size, choices=CHOICES[:4]) == wanted
+        assert answers(other, requests, order, size, choices=CHOICES[:4]) == wanted
 
 
 @pytest.mark.parametrize("native", ["1", "0"])
