@@ -135,8 +135,7 @@ def test_options_are_laid_over_the_file_and_the_file_over_defaults(configured, t
     assert changed == replace(default, **expected)
     for content, says in (
         ("max_lora: 4", "'max_lora': unexpected keyword argument. Keys: base, "),
-        ("max_loras: 0", "'max_loras': input should be greater than or equal to 1"),
-        ("per_minute: 0", "'per_minute': input should be greater"),
+        ("max_loras: 0", "'max_loras' is 0. Give at least 1."),
         ("- 1", "settings are a mapping"),
         ("a: [", "is not YAML"),
         ("corpora: [a, b]", "there are 2 corpora for 0 pipelines"),
