@@ -32,7 +32,6 @@ from searchlora.server.api.openapi import openapi_document
 from searchlora.server.api.response_schemas import Status
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
-from searchlora.server.api.topic_jobs import TopicCache
 from searchlora.server.api.work_queue import in_thread, run_in_new_thread
 from searchlora.server.http import PRIVATE_APP
 from searchlora.server.playground import page
@@ -98,7 +97,7 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
         await asyncio.wrap_future(run_in_new_thread(service.close))
 
     app = FastAPI(title="searchlora", lifespan=lifespan, redirect_slashes=False, **PRIVATE_APP)
-    app.state.service, app.state.threads, app.state.topic_cache = service, service.threads, TopicCache()
+    app.state.service, app.state.threads = service, service.threads
     app.openapi = document  # type: ignore[method-assign]
     service.metrics.watch(service.engine.stats)
     service.fingerprints  # noqa: B018  # computed now, and not by the first request

@@ -27,9 +27,8 @@ async def embeddings(http: ApiRequest, body: EmbeddingRequest) -> Response:
         pinned = await http.in_thread(lambda: encoders.pin(body.model))
         loading = encoders.load(pinned, timeout=timeout, client_id=client_id)
         encoder = await unless_disconnected(http, asyncio.wrap_future(loading))
-        tokenizer = encoder.model.tokenizer if body.token_ids == "model" else None
         texts = await http.in_thread(
-            lambda: readable(encoder, pinned, [text_of(item, tokenizer) for item in body.input], truncate=body.truncate)
+            lambda: readable(encoder, pinned, list(map(text_of, body.input)), truncate=body.truncate)
         )
         future = encoders.submit(
             pinned,

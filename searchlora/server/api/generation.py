@@ -23,6 +23,7 @@ from starlette.responses import StreamingResponse
 
 from searchlora.errors import DeadlineExceeded, PromptTooLong, SearchloraError
 from searchlora.inference.engine import Completion, Request, TokenLogprob
+from searchlora.server.api.adapter_tasks import task_request
 from searchlora.server.api.answer_stream import AnswerStream, Delta
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_at, api_error_of
@@ -225,6 +226,13 @@ def submit_requests(
         raise
     model = requests[0].adapter or service.base
     return Generation(model, futures, answers, requests)
+
+
+def as_task(service: Service, request: Request, fields: Mapping[str, Any] | None = None) -> tuple[Request, int | None]:
+    """A chat as its adapter's task asks it, with the recipe's limit of tokens; unchanged, and None, without a task."""
+    task = None if request.adapter is None else service.adapter_task(request.adapter)
+    asked = task_request(request, task, fields)
+    return (request, None) if asked is None else (asked, asked.max_new_tokens)
 
 
 def with_answer_tokens(

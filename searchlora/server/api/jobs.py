@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from searchlora.server.api.errors import ApiError, api_error_of
-from searchlora.server.api.response_schemas import JobEntry
+from searchlora.server.api.response_schemas import JobEntry, JobResult
 from searchlora.server.api.work_queue import Job, JobCancelled, JobFuture, WorkQueue
 
 _LOG = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class BackgroundJob:
     step: str = ""
     done: int = 0
     total: int = 0
-    result: dict[str, Any] | None = None
+    result: JobResult | None = None
     error: dict[str, Any] | None = None
     _future: JobFuture[Any] | None = None
     _job: Job | None = None
@@ -75,6 +75,10 @@ class BackgroundJob:
         }
 
 
+#: What a job computes; it calls `progress` or `check` often.
+Work: TypeAlias = Callable[[BackgroundJob], JobResult]
+
+
 class Jobs:
     """The jobs of a server. Thread-safe. Clients take turns, and see and cancel their own jobs only."""
 
@@ -83,11 +87,8 @@ class Jobs:
         self._jobs: OrderedDict[str, BackgroundJob] = OrderedDict()
         self._lock = threading.Lock()
 
-    def start(self, client_id: str, kind: str, function: Callable[[BackgroundJob], dict[str, Any]]) -> BackgroundJob:
+    def start(self, client_id: str, kind: str, function: Work) -> BackgroundJob:
         """Queue a job.
-
-        Args:
-            function: Computes the result. It calls `progress` or `check` often.
 
         Raises:
             EngineBusy: when too many jobs wait.
@@ -136,7 +137,7 @@ class Jobs:
             function()
 
 
-def _run(job: BackgroundJob, function: Callable[[BackgroundJob], dict[str, Any]]) -> None:
+def _run(job: BackgroundJob, function: Work) -> None:
     if job.status == "cancelled":
         return
     job.status = "running"

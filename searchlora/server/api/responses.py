@@ -12,10 +12,9 @@ from fastapi import Response
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
-from searchlora.server.api.adapter_tasks import task_prompt
 from searchlora.server.api.answer_stream import Delta
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.generation import Format, generate, token_json, with_answer_tokens
+from searchlora.server.api.generation import Format, as_task, generate, token_json, with_answer_tokens
 from searchlora.server.api.generation_schemas import ResponseRequest
 from searchlora.server.api.grammars import grammar_of
 from searchlora.server.api.openapi import EVENTS
@@ -146,13 +145,13 @@ def _logprobs(tokens: Sequence[TokenLogprob] | None) -> list[Logprob]:
 
 def _request(service: Service, body: ResponseRequest) -> EngineRequest:
     """The engine's request. The adapter is pinned once: prompt and answer are of one version."""
-    pinned = service.pin(body.model)
-    messages, default = tuple(body.messages), None
-    grammar = grammar_of(body.response_format, body.structured_outputs)
-    if body.prompt_format == "task":
-        task = None if pinned is None else service.adapter_tasks.get(pinned)
-        if (prompt := task_prompt(task, messages)) is not None:
-            messages, grammar, default = prompt.messages, grammar or prompt.grammar, prompt.max_new_tokens
-    request = EngineRequest(messages, pinned, grammar=grammar, sampling=body.sampling, stop=tuple(body.stop or ()))
+    request = EngineRequest(
+        tuple(body.messages),
+        service.pin(body.model),
+        grammar=grammar_of(body.response_format, body.structured_outputs),
+        sampling=body.sampling,
+        stop=tuple(body.stop or ()),
+    )
+    request, default = as_task(service, request) if body.prompt_format == "task" else (request, None)
     param = "max_output_tokens"
     return with_answer_tokens(service, request, body.max_output_tokens, default=default, param=param, prompt="input")

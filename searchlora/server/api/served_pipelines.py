@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
@@ -18,7 +18,6 @@ from searchlora.experiments.slots import (
     Slot,
     find_slots,
     fusion_parts,
-    fusion_place,
     with_base,
     with_version,
     with_weights,
@@ -45,10 +44,6 @@ if TYPE_CHECKING:
 
 #: Pipelines with changed slots that stay loaded; they share engine, encoders and indexes with the unchanged ones.
 _VARIANTS = 256
-
-
-#: What a variant is made of: the pipeline, each changed slot with its exact version, and the weights of its fusion.
-VariantKey: TypeAlias = tuple[str, frozenset[tuple[str, str]], tuple[float, ...]]
 
 
 class ServerEngines(Engines):
@@ -141,16 +136,6 @@ class ServedPipeline:
         return list(read)
 
     @property
-    def fusion(self) -> tuple[int, FuseSettings] | None:
-        """Index and settings of the stage whose weights a request can change; None if no stage fuses."""
-        index = fusion_place(self.pipeline.settings)
-        if index is None:
-            return None
-        settings = self.pipeline.settings[index]
-        assert isinstance(settings, FuseSettings)
-        return index, settings
-
-    @property
     def judges(self) -> dict[str, int]:
         """Name of the slot of each stage that grades passages -> the index of the stage."""
         found = {}
@@ -163,8 +148,8 @@ class ServedPipeline:
     def described(self) -> PipelineEntry:
         """The pipeline as `GET /v1/pipelines` lists it."""
         fusion: FusionEntry | None = None
-        if self.fusion is not None:
-            index, settings = self.fusion
+        if (place := fusion_of(self.pipeline.settings)) is not None:
+            index, settings = place
             parts = fusion_parts(settings)
             fusion = {
                 "stage": index + 1,
@@ -204,7 +189,8 @@ class ServedPipelines:
         self._context = BuildContext(store, self._engines, tasks=tasks, cache=cache)
         self._by_name: dict[str, ServedPipeline] = {}
         self._corpora: dict[str, IndexedCorpus] = {}
-        self._variants: OrderedDict[VariantKey, Pipeline] = OrderedDict()
+        # By name, changed slots with their exact versions, and weights.
+        self._variants: OrderedDict[tuple[Any, ...], Pipeline] = OrderedDict()
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[tuple[str, ServedPipeline]]:
@@ -257,16 +243,10 @@ class ServedPipelines:
             ApiError: 400, for a slot, a choice or weights that the pipeline does not have; 404 for an unknown pipeline.
             LoadCheckFailed: for a version that fails its load check.
         """
-        return self.variant_with_key(name, slots, weights)[1]
-
-    def variant_with_key(
-        self, name: str, slots: Mapping[str, str], weights: Sequence[float] = ()
-    ) -> tuple[VariantKey, Pipeline]:
-        """As `variant`, with what the variant is made of: equal keys are equal pipelines."""
         served = self.get(name)
         changes = {slot: choice for slot, choice in slots.items() if choice != "on"}
         if not changes and not weights:
-            return (name, frozenset(), ()), served.pipeline
+            return served.pipeline
         stages, exact = self._changed(served, changes, weights)
         key = name, frozenset(exact.items()), tuple(map(float, weights))
         with self._lock:
@@ -278,7 +258,7 @@ class ServedPipelines:
                 if len(self._variants) > _VARIANTS:
                     self._variants.popitem(last=False)
             self._variants.move_to_end(key)
-            return key, self._variants[key]
+            return self._variants[key]
 
     def close(self, seconds: float) -> None:
         """Close the engines that stages named."""
@@ -335,6 +315,11 @@ class ServedPipelines:
         except (InvalidName, NotInStore):
             pass
         raise _refused(f"The slot '{slot.name}' cannot be '{choice[:64]}'. It can be: {', '.join(['on', *choices])}.")
+
+
+def fusion_of(stages: Sequence[StageSettings]) -> tuple[int, FuseSettings] | None:
+    """Index and settings of the stage whose weights a request can change; None if no stage fuses."""
+    return next(((index, stage) for index, stage in enumerate(stages) if isinstance(stage, FuseSettings)), None)
 
 
 def _settings_at(stages: Sequence[StageSettings], slot: Slot) -> StageSettings:

@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore, RenderError
+from searchlora.files.result_cache import ResultCache
 from searchlora.inference.engine import Request
 from searchlora.inference.grammar_trial import GrammarTrial
 from searchlora.inference.local import LocalEngine
 from searchlora.models.fingerprint import Fingerprint, fingerprint
 from searchlora.models.resolve import public_name
 from searchlora.server.api.access_log import AccessLog
-from searchlora.server.api.adapter_tasks import AdapterTasks
+from searchlora.server.api.adapter_tasks import AdapterTask, task_reader
 from searchlora.server.api.config import ServeConfig
 from searchlora.server.api.encoders import ServedEncoders
 from searchlora.server.api.errors import ApiError
@@ -36,6 +38,10 @@ _THREADS = 8
 
 #: Worker threads of task requests. They wait most of the time; one client has at most half of them.
 _TASK_THREADS = 64
+
+
+#: Size of the cache of results on topics.
+_TOPIC_CACHE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,9 @@ class Service:
         object.__setattr__(self, "_had_store", self.store.root.is_dir())
 
     @cached_property
-    def adapter_tasks(self) -> AdapterTasks:
-        """The tasks of adapters, for chats, task endpoints and the pages of adapters."""
-        return AdapterTasks(self.store, self.config.tasks)
+    def adapter_task(self) -> Callable[[str], AdapterTask]:
+        """The task of an exact adapter version, see `task_reader`."""
+        return task_reader(self.store, self.config.tasks)
 
     @cached_property
     def grammar_trial(self) -> GrammarTrial:
@@ -88,6 +94,15 @@ class Service:
     def base(self) -> str:
         """The name of the base model in requests; never a path. Of a whole model of the store, its exact reference."""
         return public_name(self.engine.base.name)
+
+    @cached_property
+    def topic_cache(self) -> ResultCache:
+        """Results of pipelines on topics, which last as long as the server: a topic is executed once."""
+        return ResultCache(Path(self._scratch.name) / "topics.sqlite", max_bytes=_TOPIC_CACHE_BYTES)
+
+    @cached_property
+    def _scratch(self) -> TemporaryDirectory[str]:
+        return TemporaryDirectory(prefix="searchlora-")
 
     async def in_task_thread(self, client_id: str, function: Callable[[], T]) -> T:
         """Run a function that waits for the engine, see `work_queue.in_thread`."""

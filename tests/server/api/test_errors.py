@@ -169,7 +169,6 @@ def test_a_foreign_folder_in_the_store_hides_no_adapter(client, store):
         ({"input": [[1, 2], []]}, "item 2 is neither"),
         ({"input": ["a", "\ud800"]}, "surrogate"),
         ({"input": [100_256]}, "no text token 100256"),
-        ({"input": [100_256], "token_ids": "model"}, "encoder has no token 100256"),
         ({"input": ["x"] * 2049}, "input"),
         ({"input": "x" * 63}, "Text 1 has 65 tokens, and encoder reads 64"),
         ({"dimensions": 17}, "cannot be truncated"),

@@ -324,7 +324,7 @@ def test_weights_are_moved_measured_and_chosen(page):
     page.press("ArrowRight", "ArrowRight")
     page.until(f"{label}.includes('weights=')")  # the search follows the slider
     moved = texts(page, ".shares")[0]
-    page.tab_to("it.textContent.startsWith('Measure all mixes on 5 topics')")
+    page.tab_to("it.textContent.startsWith('Measure all fusion weights on 5 topics')")
     page.press("Enter")
     page.until("document.querySelectorAll('.cell').length === 66")
     assert [page.js(f"document.querySelectorAll('.heat-row')[{row}].children.length") for row in (0, 10)] == [1, 11]
@@ -337,12 +337,12 @@ def test_weights_are_moved_measured_and_chosen(page):
     page.press("ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight")
     chosen = page.js("document.activeElement.getAttribute('aria-label')")
     assert chosen.startswith("bm25 (1) 0, bm25 (2) 0.2, bm25 (3) 0.8: ")
-    assert texts(page, ".mix")[0] == chosen.removesuffix(", the best")
+    assert texts(page, ".fusion-weights")[0] == chosen.removesuffix(", the best")
     page.press("Enter")
     page.until(f"{label}.includes('weights=0.2:0.8')")
     assert texts(page, ".shares")[0] == "bm25 (1) 0, bm25 (2) 0.2, bm25 (3) 0.8" != moved
-    page.js("document.querySelector('.mixes-shown details').open = true")
-    assert page.js("document.querySelectorAll('.mixes-shown tbody tr').length") == 66
+    page.js("document.querySelector('.fusions-shown details').open = true")
+    assert page.js("document.querySelectorAll('.fusions-shown tbody tr').length") == 66
 
 
 def test_disagreements_are_opened(page):
@@ -403,7 +403,7 @@ def prepared(page, view):
         page.js("document.querySelector('.pin').click()")
     elif view == "weights":
         search(page, "red couch", "triple")
-        page.js("document.querySelector('.mixes button').click()")
+        page.js("document.querySelector('.fusions button').click()")
         page.until("document.querySelector('.cell')")
     elif view == "answer":
         search(page, "red tent", "answered")
