@@ -13,7 +13,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import LoadCheckFailed, NotInStore, UsageError
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.retrieval.encoder import Encoder, Vectors
-from searchlora.server.api.work_queue import Job, WorkQueue
+from searchlora.server.api.work_queue import FairThreads, JobFuture
 
 #: Texts per forward pass; a cancelled job stops between two of them.
 _BATCH_SIZE = 16
@@ -88,7 +88,8 @@ class ServedEncoders:
         self._store = store
         self._max_loaded = max_loaded
         self._loaded: OrderedDict[str, Encoder] = OrderedDict()  # least recently used first
-        self._queue = WorkQueue(max_waiting, max(1, max_waiting // 2))
+        share = max(1, max_waiting // 2)
+        self._queue = FairThreads(1, "searchlora-encoders", capacity=max_waiting, capacity_per_client=share)
 
     def pin(self, model: str) -> str:
         """The encoder or exact adapter version that a request's `model` means. Raises `InvalidName`, `NotInStore`."""
@@ -112,7 +113,7 @@ class ServedEncoders:
             done: Future[Encoder] = Future()
             done.set_result(encoder)
             return done
-        return self._queue.put(lambda _: self._encoder(pinned), timeout, client_id)
+        return self._queue.submit(client_id, lambda _: self._encoder(pinned), timeout)
 
     def submit(
         self,
@@ -139,10 +140,12 @@ class ServedEncoders:
             DeadlineExceeded: when the job is late; it stops between two batches.
             UsageError: for too many dimensions.
         """
-        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, documents), timeout, client_id)
+        return self._queue.submit(
+            client_id, lambda job: self._encode(job, pinned, texts, dimensions, documents), timeout
+        )
 
     def _encode(
-        self, job: Job, pinned: str, texts: Sequence[Readable], dimensions: int | None, documents: bool
+        self, job: JobFuture[Embedded], pinned: str, texts: Sequence[Readable], dimensions: int | None, documents: bool
     ) -> Embedded:
         encoder = self._encoder(pinned)
         job.check()  # loading may have taken long

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from searchlora.server.api.errors import ApiError, api_error_of
 from searchlora.server.api.response_schemas import JobEntry, JobResult
-from searchlora.server.api.work_queue import Job, JobCancelled, JobFuture, WorkQueue
+from searchlora.server.api.work_queue import FairThreads, JobCancelled, JobFuture
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ class BackgroundJob:
     result: JobResult | None = None
     error: dict[str, Any] | None = None
     _future: JobFuture[Any] | None = None
-    _job: Job | None = None
     _on_cancel: list[Callable[[], object]] = field(default_factory=list)
 
     def on_cancel(self, function: Callable[[], object]) -> None:
@@ -57,8 +56,8 @@ class BackgroundJob:
 
     def check(self) -> None:
         """Raise `JobCancelled` when the job was cancelled."""
-        if self._job is not None:
-            self._job.check()
+        if self._future is not None:
+            self._future.check()
 
     def json(self) -> JobEntry:
         """The job as its endpoint answers."""
@@ -83,7 +82,7 @@ class Jobs:
     """The jobs of a server. Thread-safe. Clients take turns, and see and cancel their own jobs only."""
 
     def __init__(self) -> None:
-        self._queue = WorkQueue(_CAPACITY, _PER_CLIENT)
+        self._queue = FairThreads(1, "searchlora-background", capacity=_CAPACITY, capacity_per_client=_PER_CLIENT)
         self._jobs: OrderedDict[str, BackgroundJob] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -95,12 +94,12 @@ class Jobs:
         """
         job = BackgroundJob(secrets.token_hex(8), kind, client_id)
 
-        def run(running: Job) -> None:
-            job._job = running
+        def run(future: JobFuture[None]) -> None:
+            job._future = future
             _run(job, function)
 
         with self._lock:
-            job._future = self._queue.put(run, None, client_id)
+            job._future = self._queue.submit(client_id, run)
             self._jobs[job.id] = job
             finished = [each for each in self._jobs.values() if each.status not in ("waiting", "running")]
             for each in finished[: max(0, len(finished) - _KEPT)]:
@@ -157,4 +156,4 @@ def _run(job: BackgroundJob, function: Work) -> None:
         job.error, job.status = api_error.body["error"], "failed"
     finally:
         # The result of a job is kept for long; the topics and judgments that it was computed from are not.
-        job._job, job._on_cancel = None, []
+        job._on_cancel = []

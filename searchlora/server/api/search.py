@@ -29,7 +29,6 @@ from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_execution import SearchJob
 from searchlora.server.api.search_schemas import JudgmentRequest, SearchRequest
 from searchlora.server.api.service import Service
-from searchlora.server.api.work_queue import run_in_new_thread
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,11 +83,8 @@ async def _whole(http: ApiRequest, body: SearchRequest) -> Response:
 
 
 async def _executed(service: Service, job: SearchJob) -> dict[str, Any]:
-    """The result of a job, which waits for its client's turn and then has a thread of its own.
-
-    Encoders compute in it, and a thread that computes must not be kept, see `work_queue`.
-    """
-    return await service.in_task_thread(job.client_id, lambda: run_in_new_thread(job.run).result())
+    """The result of a job, which waits for its client's turn."""
+    return await service.in_task_thread(job.client_id, job.run)
 
 
 @dataclass(frozen=True)
