@@ -6,8 +6,6 @@ Each of the three has a format of its own, which turns answers into JSON and ser
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -19,21 +17,19 @@ from functools import cached_property, partial
 from typing import Any, ClassVar
 
 from fastapi import Response
-from starlette.responses import StreamingResponse
 
-from searchlora.errors import DeadlineExceeded, PromptTooLong, SearchloraError
+from searchlora.errors import PromptTooLong, SearchloraError
 from searchlora.inference.engine import Completion, Request, TokenLogprob
 from searchlora.server.api.adapter_tasks import task_request
 from searchlora.server.api.answer_stream import AnswerStream, Delta
 from searchlora.server.api.disconnect import unless_disconnected
-from searchlora.server.api.errors import ApiError, api_error_at, api_error_of
+from searchlora.server.api.errors import ApiError, api_error_at
 from searchlora.server.api.generation_schemas import GenerationRequest
 from searchlora.server.api.grammars import fits
 from searchlora.server.api.response_schemas import Logprob, TopLogprob
 from searchlora.server.api.routing import ApiRequest
 from searchlora.server.api.service import Service
-
-_LOG = logging.getLogger(__name__)
+from searchlora.server.api.streams import before, sent_event, streamed
 
 
 @dataclass(frozen=True)
@@ -183,8 +179,9 @@ async def generate(
         first = await unless_disconnected(http, anext(deltas))  # an error before the first token has its own status
         service.metrics.first_token.observe(time.monotonic() - started)
         deadline = asyncio.get_running_loop().time() + service.config.timeout - (time.monotonic() - started)
-        events = _events(http, generation, answer_format, first, deltas, deadline, admission.pop_all())
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        admission.callback(generation.cancel)
+        events = _events(http, generation, answer_format, first, deltas, deadline)
+        return streamed(events, lambda error: map(sent_event, answer_format.failed(error)), admission.pop_all())
 
 
 def submit_requests(
@@ -305,9 +302,8 @@ async def _events(
     first: Delta,
     deltas: AsyncIterator[Delta],
     deadline: float,
-    admission: ExitStack,
 ) -> AsyncIterator[str]:
-    """Server-sent events. An error in the middle of the stream is the last event.
+    """Server-sent events.
 
     Args:
         generation: The answers.
@@ -315,43 +311,15 @@ async def _events(
         first: The first delta.
         deltas: The further deltas.
         deadline: Time of the event loop at which the stream ends with an error, whatever the engine does.
-        admission: Closed at the end of the stream.
     """
-    try:
-        for event in answer_format.begin():
+    for event in answer_format.begin():
+        yield sent_event(event)
+    delta: Delta | None = first
+    while delta is not None:
+        for event in answer_format.delta(delta):
             yield sent_event(event)
-        delta: Delta | None = first
-        while delta is not None:
-            for event in answer_format.delta(delta):
-                yield sent_event(event)
-            delta = await _next_delta(deltas, deadline)
-        completions = [future.result() for future in generation.futures]
-        await _count(http, generation, completions)
-        for end in answer_format.end(completions):
-            yield end if isinstance(end, str) else sent_event(end)
-    except Exception as error:
-        api_error = api_error_of(error)
-        if api_error.code == "internal_error":
-            _LOG.exception("a streamed answer failed")
-        for event in answer_format.failed(api_error):
-            yield sent_event(event)
-    finally:
-        generation.cancel()
-        admission.close()
-
-
-async def _next_delta(deltas: AsyncIterator[Delta], deadline: float) -> Delta | None:
-    """The next delta; None at the end. Raises `DeadlineExceeded` at the deadline."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await anext(deltas, None)
-    except TimeoutError:
-        raise DeadlineExceeded(
-            "the deadline passed before this was done", fix="Allow more time, or ask less."
-        ) from None
-
-
-def sent_event(event: Mapping[str, Any]) -> str:
-    """A server-sent event, named by its `type` if it has one."""
-    name = f"event: {event['type']}\n" if "type" in event else ""
-    return f"{name}data: {json.dumps(event)}\n\n"
+        delta = await before(deadline, anext(deltas, None))
+    completions = [future.result() for future in generation.futures]
+    await _count(http, generation, completions)
+    for end in answer_format.end(completions):
+        yield end if isinstance(end, str) else sent_event(end)

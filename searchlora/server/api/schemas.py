@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from searchlora.files.json_text import value_fault
 from searchlora.prompts import Message
+from searchlora.renamed import with_new_keys
 from searchlora.server.api.bodies import BATCH, SINGLE
 
 #: Limits of one score request; all tokens of all choices are computed in one forward pass.
@@ -128,14 +129,7 @@ class Body(BaseModel):
     def _rename_earlier_fields(cls, data: Any) -> Any:
         if isinstance(data, dict) and len(data) > _MAX_FIELDS:
             raise PydanticCustomError("too_many_fields", "has more than {limit} fields", {"limit": _MAX_FIELDS})
-        if not isinstance(data, dict) or not _EARLIER_NAMES.keys() & data.keys():
-            return data
-        renamed = {name: value for name, value in data.items() if name not in _EARLIER_NAMES}
-        for name, new in _EARLIER_NAMES.items():
-            if name in data:
-                known = new in cls.model_fields and new not in renamed
-                renamed[new if known else name] = data[name]
-        return renamed
+        return with_new_keys(data, {old: new for old, new in _EARLIER_NAMES.items() if new in cls.model_fields})
 
 
 class ChatMessage(BaseModel):

@@ -103,7 +103,8 @@ def test_a_reload_finds_the_measurement_of_the_system_in_the_address(run):
         """
         const [side] = page.sides();
         await page.until(() => side.querySelectorAll(".cell").length, "the fusion weights");
-        return [side.querySelectorAll(".cell").length, sessionStorage.getItem("job: fusion weights of A"), page.deleted];
+        const kept = sessionStorage.getItem("job: fusion weights of A");
+        return [side.querySelectorAll(".cell").length, kept, page.deleted];
         """,
         address=address,
         more=f"""{WEIGHED}
