@@ -14,12 +14,6 @@ from searchlora.retrieval.encoder import Encoder
 CHAT = [{"role": "user", "content": "tent"}]
 
 
-@pytest.fixture(scope="module")
-def official(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
 def expected(service, adapter, **more):
     return service.engine.generate([Request(tuple(CHAT), adapter, 8, **more)])[0]
 

@@ -149,11 +149,6 @@ def test_ratings_of_another_pool_are_kept_and_those_of_another_scale_refused(tmp
         synthetic_session(tmp_path)
 
 
-def test_overlap_below_one_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="too few"):
-        synthetic_session(tmp_path, overlap=0)
-
-
 def test_invented_names_of_one_address_do_not_occupy_all_assignments(tmp_path):
     session = synthetic_session(tmp_path)
     for number in range(480):

@@ -5,15 +5,13 @@ With SEARCHLORA_SCREENSHOTS=FOLDER the views are kept as pictures, to be looked 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import threading
 from pathlib import Path
 
 import pytest
 
-from searchlora.server.api import search_execution, topic_jobs
+from searchlora.server.api import topic_jobs
 from tests.server.playground.browser import chromium
 from tests.server.searching import ATTACK, DOCUMENTS
 
@@ -152,91 +150,6 @@ def test_markup_is_text_and_long_mirrored_and_pictured_texts_fit(page):
     assert [hebrew, "rtl"] in titles
 
 
-def test_the_first_hits_of_bm25_are_on_the_screen_within_a_second(page):
-    page.js("""
-        window.first = [];
-        new MutationObserver(() => {
-          if (window.began && document.querySelector('.hit')) {
-            window.first.push(performance.now() - window.began);
-            window.began = 0;
-          }
-        }).observe(document.getElementById('sides'), { childList: true, subtree: true });
-        document.getElementById('search').addEventListener('submit', () => { window.began = performance.now(); }, true);
-        undefined""")
-    for _ in range(5):
-        search(page, "red couch", "lexical")
-    times = page.js("window.first")
-    print(f"first hits of BM25 after {min(times):.0f} to {max(times):.0f} ms")
-    assert len(times) == 5 and min(times) < 1000
-
-
-class Relay:
-    """A relay to a server; when it is cut, every connection through it breaks, as if the server had died."""
-
-    def __init__(self, port):
-        self._port = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self._open = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self._listening.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._port))
-            self._open += [client, server]
-            for one, other in ((client, server), (server, client)):
-                threading.Thread(target=self._copy, args=(one, other), daemon=True).start()
-
-    @staticmethod
-    def _copy(one, other):
-        with contextlib.suppress(OSError):
-            while data := one.recv(65536):
-                other.sendall(data)
-            other.shutdown(socket.SHUT_WR)
-
-    def cut(self):
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        for each in self._open:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-
-def test_stages_appear_as_they_finish_and_a_server_that_dies_meanwhile_is_told(browser, url, monkeypatch):
-    relay = Relay(int(url.rpartition(":")[2]))
-    released = threading.Event()
-    original = search_execution.execute_stage
-
-    def held(stage, *more):
-        if stage.label == "passages(3)":
-            assert released.wait(30)
-        return original(stage, *more)
-
-    monkeypatch.setattr(search_execution, "execute_stage", held)
-    browser.open(f"http://127.0.0.1:{relay.port}/")
-    browser.until("document.querySelector('.pipeline option')")
-    choose(browser, ".side .pipeline", "judged")
-    browser.js("document.getElementById('query').focus()")
-    browser.type("red couch")
-    browser.press("Enter")
-    browser.until("document.querySelectorAll('.hit').length === 3")  # and the second stage has not begun
-    assert [each.split()[1] for each in texts(browser, ".stages summary")] == ["bm25(k=3)"]
-    relay.cut()
-    browser.until("!document.getElementById('problem').hidden")
-    assert "incomplete" in texts(browser, "#problem")[0]
-    assert texts(browser, ".summary") == ["Search failed."]
-    assert len(texts(browser, ".hit")) == 3
-    released.set()
-    browser.press("Enter")
-    browser.until("document.getElementById('problem').textContent.includes('does not respond')")
-    browser.errors.clear()
-
-
 @pytest.mark.parametrize("width", [1440, 390])
 def test_a_problem_is_seen_wherever_the_page_is_scrolled_to(page, width):
     page.size(width, 500)
@@ -249,23 +162,6 @@ def test_a_problem_is_seen_wherever_the_page_is_scrolled_to(page, width):
     place = page.js("(({ top, bottom }) => [top, bottom])(document.getElementById('problem').getBoundingClientRect())")
     assert page.js("window.scrollY") > 0 and 0 <= place[0] < place[1] <= 500
     assert "lowercase letters" in texts(page, "#problem")[0]
-
-
-def test_long_words_fit_in_pins_answers_and_comparisons(page):
-    page.size(390)
-    word = "verylong" * 60
-    for query, pipeline in ((f"red couch {word}", "lexical"), (f"tent {word}", "answered")):
-        search(page, query, pipeline)
-        page.js("document.querySelector('.pin').click()")
-        assert page.fits()
-    page.js(f"""
-        const paragraph = document.createElement("p");
-        paragraph.textContent = "{word}";
-        document.querySelector(".answer").append(paragraph, paragraph.cloneNode(true));
-        document.getElementById("to-topics").click();
-        document.getElementById("gains").append(paragraph);
-        undefined""")
-    assert page.fits()
 
 
 # The features that measure, by keyboard

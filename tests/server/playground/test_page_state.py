@@ -175,6 +175,20 @@ def test_an_explanation_of_an_earlier_search_is_not_shown_over_a_later_one(run):
     assert found == {"afterSearch": True, "verdict": ["about d2."], "problem": ""}
 
 
+def test_a_search_that_breaks_off_keeps_the_hits_of_its_stages_and_says_so(run):
+    found = run("""
+        const hits = page.found("red", "d1", "d2").hits;
+        const stage = { id: "1", stage: 1, kind: "bm25", label: "bm25(k=3)", output: { hits }, flags: [] };
+        page.answers["/v1/search"] = () => new Response(`event: stage\\ndata: ${JSON.stringify(stage)}\\n\\n`);
+        await page.search("red");
+        const [side] = page.sides();
+        return { problem: page.element("problem").textContent, summary: page.texts(side, ".summary"),
+          hits: side.querySelectorAll(".hit").length, stages: side.querySelectorAll(".stages summary").length };
+    """)
+    assert "incomplete" in found.pop("problem")
+    assert found == {"summary": ["Search failed."], "hits": 2, "stages": 1}
+
+
 def test_a_system_that_is_taken_away_is_not_waited_for(run):
     found = run("""
         await page.search("red");
