@@ -45,9 +45,6 @@ def task_reader(store: Store, folder: Path | None = None) -> Callable[[str], Ada
 
     It raises `NotInStore` or `ManifestError` for an adapter that cannot be read, and `LoadCheckFailed` for one whose
     settings cannot be used.
-
-    Args:
-        folder: A folder of further task plugins.
     """
 
     @lru_cache(_VERSIONS)
@@ -74,9 +71,9 @@ def task_request(request: Request, task: AdapterTask | None, fields: Mapping[str
     and where the task needs more than a query.
 
     Args:
-        request: The chat; its own grammar takes precedence.
-        task: The adapter's task; None for the base model.
-        fields: The input fields of the task, if the client gives them; they replace the messages.
+        request: Its own grammar takes precedence.
+        task: None for the base model.
+        fields: The input fields of the task; they replace the messages.
 
     Raises:
         ApiError: 400, for input fields that the task does not take, or to a model without a task.

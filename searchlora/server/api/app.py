@@ -27,7 +27,7 @@ from searchlora.server.api import (
 )
 from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
 from searchlora.server.api.metrics import RequestMetrics
-from searchlora.server.api.middleware import Limits, RequestGuard
+from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.openapi import openapi_document
 from searchlora.server.api.response_schemas import Status
 from searchlora.server.api.routing import ApiRequest, api_router
@@ -85,11 +85,7 @@ def document() -> dict[str, Any]:
 
 
 def create_app(service: Service, *, max_active_requests: int | None = None) -> FastAPI:
-    """The application of a service. It closes the service's engine at shutdown.
-
-    Args:
-        max_active_requests: Limit of requests in progress; None: that of the settings.
-    """
+    """The application of a service, which it closes at shutdown."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -105,7 +101,8 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
     for router in _ROUTERS:
         app.include_router(router)
     config = service.config
-    limits = Limits(
+    app.add_middleware(
+        RequestGuard,
         api_keys=config.api_keys,
         host_names=(config.host, *config.allowed_hosts),
         is_open=_is_open,
@@ -114,7 +111,6 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
         requests_per_minute=config.per_minute,
         max_active_requests=max_active_requests or config.max_active_requests,
     )
-    app.add_middleware(RequestGuard, limits=limits)
     app.add_middleware(UnexpectedErrors)
     counted = frozenset(path for path in PATHS if "{" not in path) | {"/v1/tasks", "/v1/jobs", "/playground"}
     app.add_middleware(RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log)

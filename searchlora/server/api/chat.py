@@ -42,13 +42,11 @@ class ChatFormat(ChoicesFormat):
         return set()
 
     def choice(self, number: int, completion: Completion) -> dict[str, Any]:
-        """See `ChoicesFormat`."""
         message = {"role": "assistant", "content": completion.text, "refusal": None}
         logprobs = _logprobs(completion.logprobs)
         return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": completion.finish}
 
     def delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         is_first = delta.answer not in self._begun
         self._begun.add(delta.answer)
         if is_first or delta.text or delta.logprobs:

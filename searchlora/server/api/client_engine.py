@@ -37,20 +37,16 @@ class ClientEngine:
 
     @property
     def engine_id(self) -> str:
-        """See `Engine.engine_id`."""
         return self.service.engine.engine_id
 
     @property
     def call_size(self) -> int:
-        """See `Engine.call_size`."""
         return self.service.engine.call_size
 
     def pin(self, adapter: str) -> str:
-        """See `Engine.pin`."""
         return self.service.engine.pin(adapter)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """See `Engine.generate`."""
         requests = [self.service.rendered(request) for request in requests]
         futures = [
             self._add([self.service.engine.submit(request, client=self._client_id, seconds=self._seconds)])[0]
@@ -64,7 +60,6 @@ class ClientEngine:
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
-        """See `Engine.score`."""
         requests = [self.service.rendered(request) for request in requests]
         submitted = self.service.engine.submit_scores(
             ((request, each, prune_margin) for request, each in zip(requests, choices, strict=True)),
@@ -119,14 +114,12 @@ class JobEngine(ClientEngine):
         job.on_cancel(self.cancel)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """See `Engine.generate`."""
         ask = super().generate
         return self._patiently(len(requests), lambda part: ask(requests[part]))
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
-        """See `Engine.score`."""
         ask = super().score
         return self._patiently(
             len(requests), lambda part: ask(requests[part], choices[part], prune_margin=prune_margin)

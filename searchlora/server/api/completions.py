@@ -51,11 +51,9 @@ class CompletionFormat(ChoicesFormat):
         return {}
 
     def choice(self, number: int, completion: Completion) -> dict[str, Any]:
-        """See `ChoicesFormat`."""
         return _choice(number, completion.text, _logprobs(completion.logprobs, 0), completion.finish)
 
     def delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         offset = self._sent.get(delta.answer, 0)
         self._sent[delta.answer] = offset + len(delta.text)
         finish = delta.completion.finish if delta.completion else None

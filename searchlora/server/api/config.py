@@ -224,11 +224,7 @@ def settings_by_key() -> dict[str, tuple[Any, Setting, Any]]:
 
 
 def read_config(file: Path | None, options: Mapping[str, Any]) -> ServeConfig:
-    """The settings in a YAML file, with options laid over them.
-
-    Args:
-        file: Keys of `ServeConfig`; None: all have their defaults.
-        options: Keys with other values.
+    """The settings in a YAML file, with options laid over them. Without a file, all have their defaults.
 
     Raises:
         UsageError: naming a key that is unknown or has an invalid value; for settings that contradict each other.

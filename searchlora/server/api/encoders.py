@@ -76,12 +76,10 @@ class ServedEncoders:
 
         Args:
             pinned: From `pin`.
-            texts: The texts to embed.
             dimensions: Leading dimensions to keep, as for `Encoder`.
             documents: Whether the texts are documents, see `Encoder.encode_documents`.
             truncate: Whether texts that are too long are cut instead of refused.
             timeout: Seconds until the job fails.
-            client_id: Clients take turns.
 
         Raises:
             EngineBusy: when the queue is full. The future raises the following errors.

@@ -83,8 +83,6 @@ class ApiError(Exception):
     """An error that is sent to the client.
 
     Args:
-        status: HTTP status.
-        code: Machine-readable error code.
         message: Sentence for people.
         param: The request field concerned.
         retry_after: Seconds after which the client may retry.
@@ -154,14 +152,7 @@ def api_error_of(error: BaseException) -> ApiError:
 
 
 def api_error_at(error: BaseException, index: int, name: str = "Request", field: str = "requests") -> ApiError:
-    """The same for one of several requests: message and parameter name its position.
-
-    Args:
-        error: The exception.
-        index: Its position, from 0.
-        name: What one of them is called in the message.
-        field: The field that holds them.
-    """
+    """The same for one of several requests: message and parameter name its position, `index` from 0."""
     api_error = api_error_of(error)
     if not isinstance(error, EngineBusy):
         api_error.message = f"{name} {index + 1}: {api_error.message[:1].lower()}{api_error.message[1:]}"
@@ -173,11 +164,9 @@ def api_error_at(error: BaseException, index: int, name: str = "Request", field:
 def add_error_handlers(
     app: FastAPI, routes: Sequence[APIRoute], check_store: Callable[[], object] = lambda: None
 ) -> None:
-    """Answer every expected exception with an `ApiError`.
+    """Answer every expected exception, and requests of other paths and methods than `routes`, with an `ApiError`.
 
     Args:
-        app: The application.
-        routes: Its routes, for requests of other paths and methods.
         check_store: Raises `FileNotFoundError` if the store has disappeared; then no adapter is merely unknown.
     """
 

@@ -71,12 +71,7 @@ def _token(token: TokenLogprob) -> TopLogprob:
 
 @dataclass
 class Format(ABC):
-    """The format of an endpoint's answers. Events are JSON objects; one with a `type` is sent under that name.
-
-    Attributes:
-        generation: The answers.
-        body: The request.
-    """
+    """The format of an endpoint's answers. Events are JSON objects; one with a `type` is sent under that name."""
 
     generation: Generation
     body: Any
@@ -120,12 +115,10 @@ class ChoicesFormat(Format):
         """A whole answer."""
 
     def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        """See `Format`."""
         choices = [self.choice(number, completion) for number, completion in enumerate(completions)]
         return self.envelope(self.kind, choices) | {"usage": self.generation.usage(completions)}
 
     def end(self, completions: Sequence[Completion]) -> Iterator[Mapping[str, Any] | str]:
-        """See `Format`."""
         if self.body.stream_options and self.body.stream_options.include_usage:
             yield self.envelope(self.chunk_kind, []) | {"usage": self.generation.usage(completions)}
         yield "data: [DONE]\n\n"
@@ -147,11 +140,7 @@ async def generate(
     """The response of a request that generates text, whole or as server-sent events.
 
     Args:
-        http: The request, whose client may disconnect.
-        body: Its body.
-        form: The format of the answers.
         requests: Makes the engine's requests, one per prompt; called in a worker thread.
-        prompts: Number of prompts.
 
     Raises:
         ApiError: 400, for more answers than the engine's queue takes; 429, for more than the client may have.
@@ -192,13 +181,11 @@ def submit_requests(
     client_id: str,
     stream: AnswerStream | None,
 ) -> Generation:
-    """Submit requests with one adapter, all or none.
+    """Submit requests with one pinned adapter, all or none.
 
     Args:
-        service: The service.
-        requests: One per prompt; adapters are pinned.
+        requests: One per prompt.
         answers: Number of answers to each prompt.
-        client_id: Who asks.
         stream: Receives the growing answers.
 
     Raises:
@@ -244,8 +231,6 @@ def with_answer_tokens(
     """The request, rendered, with its limit of new tokens. It tokenises: call it in a worker thread.
 
     Args:
-        service: The service.
-        request: The engine's request, with its adapter pinned.
         requested: The limit that the client asks for.
         default: The limit without `requested`; None: the server's, reduced to what the context window leaves.
         param: The field of `requested`.
@@ -303,15 +288,7 @@ async def _events(
     deltas: AsyncIterator[Delta],
     deadline: float,
 ) -> AsyncIterator[str]:
-    """Server-sent events.
-
-    Args:
-        generation: The answers.
-        answer_format: Their format.
-        first: The first delta.
-        deltas: The further deltas.
-        deadline: Time of the event loop at which the stream ends with an error, whatever the engine does.
-    """
+    """Server-sent events. At the deadline, the stream ends with an error, whatever the engine does."""
     for event in answer_format.begin():
         yield sent_event(event)
     delta: Delta | None = first

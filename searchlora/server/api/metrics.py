@@ -112,10 +112,7 @@ class RequestMetrics:
     """ASGI middleware: counts, times and logs every request.
 
     Args:
-        app: The next application.
-        metrics: Where requests are counted.
         paths: Paths with a label of their own. Paths below one of them have the label "PATH/NAME", all others "other".
-        access_log: Where requests are logged, if anywhere.
     """
 
     def __init__(

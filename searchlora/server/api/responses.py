@@ -40,7 +40,6 @@ class ResponseFormat(Format):
     _events: int = 0
 
     def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        """See `Format`."""
         (completion,) = completions
         usage = self.generation.usage(completions)
         cut = completion.finish == "length"
@@ -57,20 +56,17 @@ class ResponseFormat(Format):
         }
 
     def begin(self) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         yield self._event("response.created", response=self._response("in_progress", []))
         yield self._event("response.in_progress", response=self._response("in_progress", []))
         yield self._event("response.output_item.added", output_index=0, item=self._item(None))
         yield self._event("response.content_part.added", **self._place, part=_part("", None))
 
     def delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         if delta.text or delta.logprobs:
             logprobs = _logprobs(delta.logprobs)
             yield self._event("response.output_text.delta", **self._place, delta=delta.text, logprobs=logprobs)
 
     def end(self, completions: Sequence[Completion]) -> Iterator[dict[str, Any] | str]:
-        """See `Format`."""
         (completion,) = completions
         text, logprobs = completion.text, completion.logprobs
         yield self._event("response.output_text.done", **self._place, text=text, logprobs=_logprobs(logprobs))
@@ -80,7 +76,6 @@ class ResponseFormat(Format):
         yield self._event(f"response.{whole['status']}", response=whole)
 
     def failed(self, error: ApiError) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         reason = {"code": "server_error", "message": error.message}
         yield self._event("response.failed", response=self._response("failed", []) | {"error": reason})
         yield self._event("error", code=error.code, message=error.message, param=error.param)

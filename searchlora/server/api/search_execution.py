@@ -38,14 +38,7 @@ _UNREADABLE_FIELDS = (TypeError, KeyError, ValueError, AttributeError, IndexErro
 
 @dataclass
 class SearchJob:
-    """One search of a client.
-
-    Args:
-        service: The service.
-        body: The request.
-        client_id: Who asks.
-        on_stage: Called with the trace of each stage as soon as it has finished, in the job's thread.
-    """
+    """One search of a client; `on_stage` gets the trace of each stage when it has finished, in the job's thread."""
 
     service: Service
     body: SearchRequest
@@ -63,10 +56,7 @@ class SearchJob:
         self._engine.cancel()
 
     def run(self) -> dict[str, Any]:
-        """Execute the pipeline.
-
-        Returns:
-            The body of the response.
+        """Execute the pipeline, and return the body of the response.
 
         Raises:
             ApiError: 404 for an unknown pipeline; 400 for unknown slots, a document that is not in the corpus, and

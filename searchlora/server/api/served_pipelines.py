@@ -47,12 +47,7 @@ _VARIANTS = 256
 
 
 class ServerEngines(Engines):
-    """The engines of served pipelines: the server's own, and those that stages name in the pipeline file.
-
-    Args:
-        store: The adapter store.
-        own: The server's engine.
-    """
+    """The engines of served pipelines: the server's own, and those that stages name in the pipeline file."""
 
     def __init__(self, store: Store, own: LocalEngine) -> None:
         super().__init__(store)
@@ -94,7 +89,6 @@ class ServedPipeline:
     Attributes:
         pipeline: As it was loaded, with adapters pinned at the start of the server.
         source: Its documents and their indexes.
-        store: The adapter store.
         slots: What requests can change.
     """
 
@@ -176,8 +170,6 @@ class ServedPipelines:
     """The pipelines of a server by name, and their variants with changed slots. Thread-safe.
 
     Args:
-        store: The adapter store.
-        engine: The server's engine.
         tasks: A folder of further task plugins.
         cache: Answers of adapter stages, see `Pipeline.load`; None: every answer is computed.
     """

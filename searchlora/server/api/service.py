@@ -49,14 +49,11 @@ class Service:
     """An engine with its adapter store, the encoders, and the settings.
 
     Attributes:
-        config: The settings of the server.
-        pipelines: The pipelines of `/v1/search`.
         grades: Topics with judgments, and where grades of hits are saved; None: nothing is measured.
         threads: Worker threads for blocking work of requests, shared fairly between clients.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
         task_threads: Threads in which task requests wait for the engine.
         access_log: Where requests are logged; None: nowhere.
-        jobs: Background jobs.
         loading: Held while an adapter is loaded or unloaded by request: one at a time.
     """
 

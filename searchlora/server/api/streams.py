@@ -41,7 +41,6 @@ def streamed(
     """The response of a stream of events.
 
     Args:
-        events: The events.
         failed: The last events of a stream that fails.
         cleanup: Closed at the end of the stream.
     """

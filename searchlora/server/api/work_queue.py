@@ -37,7 +37,6 @@ class JobFuture(Future[T]):
         self.stop_requested = False
 
     def cancel(self) -> bool:
-        """See the class."""
         self.stop_requested = True
         return super().cancel()
 
@@ -176,9 +175,7 @@ async def in_thread(
     """Run a blocking function in a thread, and stop waiting as soon as the waiting task is cancelled.
 
     Args:
-        threads: Where it runs.
-        client_id: Whose turn it uses.
-        function: The function; it is dropped if it has not started when the task is cancelled.
+        function: It is dropped if it has not started when the task is cancelled.
         on_abandoned: Called with its result if the task was cancelled while it ran.
     """
     future = threads.submit(client_id, lambda _: function())

@@ -20,7 +20,7 @@ from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.records import Document
 from searchlora.server.grading.app import create_app, server_config
-from searchlora.server.grading.session import NAMES_PER_ADDRESS, blind_pairs
+from searchlora.server.grading.session import NAMES_PER_ADDRESS, blind_id
 from searchlora.server.http import address, bind
 from tests.server.grading.synthetic import ATTACK, synthetic_session
 
@@ -75,10 +75,8 @@ def test_the_browser_receives_only_query_and_passage(client):
 
 def test_pair_ids_do_not_reveal_pool_positions():
     pool = [QueryPassage("1", {"query": "q"}, Document(f"d{n}", "t")) for n in range(5)]
-    forward, backward = blind_pairs(pool), blind_pairs(reversed(pool))
-    assert {pair.document: pair.id for pair in forward} == {pair.document: pair.id for pair in backward}
-    assert [pair.id for pair in forward] != sorted(pair.id for pair in forward)
-    assert not any(pair.document in pair.id for pair in forward)
+    ids = [blind_id(pair) for pair in pool]
+    assert ids != sorted(ids) and not any(pair.document.id in id_ for pair, id_ in zip(pool, ids, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -213,9 +211,10 @@ def test_markup_in_a_passage_is_shown_as_text_in_a_browser(tmp_path):
         command = [chromium, *switches, *quiet, "--virtual-time-budget=5000", "--dump-dom", f"{url}#anna"]
         page = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     shown = session.next("anna").pair
+    text, title = shown.document.text, shown.document.title
     escaped = ATTACK.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    assert f'<p id="text" dir="auto">{shown.text.replace(ATTACK, escaped)}</p>' in page
-    assert shown.title.replace(ATTACK, escaped) in page
+    assert f'<p id="text" dir="auto">{text.replace(ATTACK, escaped)}</p>' in page
+    assert title.replace(ATTACK, escaped) in page
     assert shown.query.replace(ATTACK, escaped) in page
     assert "<title>Grading</title>" in page
     assert "<li>0: Not relevant. &lt;b&gt;It does not.&lt;/b&gt;</li>" in page
