@@ -165,7 +165,7 @@ def _same(base: BaseModel, folder: Path, requests: Sequence[Request]) -> dict[st
     prompts = [engine.renderer.prompt_ids(request.messages) for request in requests]
     answers = [engine.renderer.completion_ids(label) for label in LABELS]
     reference = np.array(_scored(attach(load_model(base, precision="fp32"), folder), prompts, answers))
-    found = np.array([each.log_probabilities for each in engine.score(requests, [LABELS] * len(requests))])
+    found = np.array([scores.log_probabilities for scores in engine.score(requests, [LABELS] * len(requests))])
     return {
         "pairs": len(requests),
         "same grade": float((found.argmax(1) == reference.argmax(1)).mean()),
