@@ -16,8 +16,8 @@ from typing import Any
 from searchlora.data.collection import read_documents
 from searchlora.data.formats.common import FormatRows, pair_id, rows_with_columns, whole_number
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, corpus_file
-from searchlora.data.formats.pairs import rewritten
 from searchlora.data.formats.query_log_mining import COUNTS, LogRow, LogStore, Rules, log_store, mine
+from searchlora.data.formats.tables import rewritten
 from searchlora.data.personal_data import mask, mask_all
 from searchlora.errors import UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
@@ -87,7 +87,7 @@ def read_query_log(source: Path, options: Mapping[str, str]) -> FormatRows:
         options: Values of `OPTIONS`; columns have the names of `COLUMNS` unless an option renames them.
 
     Yields:
-        Records of `pairs.rewritten`: `id` is the `pair_id` of query and rewrite, a pass-through row has its query as
+        Records of `tables.rewritten`: `id` is the `pair_id` of query and rewrite, a pass-through row has its query as
         rewrite, `group` is the normalised rewrite, so that all queries with one rewrite go to one split. Before them
         the rejected rows of the log, after them the report.
 
