@@ -50,7 +50,7 @@ def main() -> None:
     arguments.add_argument("--train", action="store_true", help="train what is missing, and stop")
     options = arguments.parse_args()
     work = WORK / (f"{NAME}_trial" if is_trial(options) else NAME)
-    data = dataset(work / "data", "embedding", real_data() / "msrd", format="msrd", shares=(0.7, 0.1, 0.2)).folder
+    data = dataset(work / "data", "embedding", real_data() / "msrd", format="msrd", split_ratios=(0.7, 0.1, 0.2)).folder
     store = Store(work / "store")
     trained = {
         system: trained_encoder(name, data, store, HERE / "recipe.yaml", [*changes, *options.set])

@@ -53,7 +53,7 @@ class Chorus:
             options=OPTIONS,
             corpus=data / "chorus" / "products.jsonl.gz",
             fields=parse_field_map(COLUMNS),
-            shares=(1.0, 0.0, 0.0),
+            split_ratios=(1.0, 0.0, 0.0),
             judgments_source="human",
         ).records("train")
         return cls(records, {rater: read_qrels(folder / f"qrels.{rater}.txt") for rater in RATERS})

@@ -35,7 +35,7 @@ _DEEP = 200
 def squad_set(data: Path, folder: Path) -> Dataset:
     """A dataset of such pairs, all for training, built in `folder` if it does not exist."""
     rows = squad_records(data, QUESTIONS)
-    return native_dataset(folder, "judgment", rows, options=OPTIONS, shares=(1.0, 0.0, 0.0))
+    return native_dataset(folder, "judgment", rows, options=OPTIONS, split_ratios=(1.0, 0.0, 0.0))
 
 
 def squad_records(data: Path, questions: int) -> Iterator[Mapping[str, Any]]:

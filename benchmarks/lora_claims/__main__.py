@@ -81,13 +81,13 @@ class Collection:
 COLLECTIONS = (
     Collection(
         *("MSRD, all-MiniLM-L6-v2", MSRD_NAME, "msrd", "embedding", "msrd"),
-        shares=(0.7, 0.1, 0.2),
+        split_ratios=(0.7, 0.1, 0.2),
         recipe=MSRD / "recipe.yaml",
         timed=256,
     ),
     Collection(
         *("BANKING77, SmolLM2-135M", NAME, "banking77", "intent", "banking77"),
-        shares=(0.96, 0.03, 0.01),
+        split_ratios=(0.96, 0.03, 0.01),
         recipe=HERE / "intent.yaml",
         timed=32,
     ),
@@ -106,7 +106,7 @@ def main() -> None:
         for collection in COLLECTIONS:
             work = WORK / (f"{collection.work}_trial" if trial else collection.work)
             source, store = real_data() / collection.format, Store(work / "store")
-            how_built: dict[str, Any] = {"format": collection.format, "shares": collection.shares}
+            how_built: dict[str, Any] = {"format": collection.format, "split_ratios": collection.shares}
             data = dataset(work / "data", collection.task, source, **how_built).folder
             what = (collection.task, data, collection.name, [f"method={','.join(SYSTEMS)}"])
             how: dict[str, Any] = {

@@ -87,7 +87,7 @@ def dataset_of_queries() -> Dataset:
         real_data() / "msrd",
         format="msrd",
         options=options,
-        shares=SHARES,
+        split_ratios=SHARES,
         judgments_source="human",
     )
 

@@ -49,7 +49,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "schema.json", schema)
     options = {"schema": str(folder / "schema.json")}
-    data = native_dataset(folder / "data", "intent", rows, options=options, shares=(0.95, 0.05, 0)).folder
+    data = native_dataset(folder / "data", "intent", rows, options=options, split_ratios=(0.95, 0.05, 0)).folder
     with progress_bars() as steps:
         stored = train_or_reuse(
             "intent", data, NAME, overrides=("optim.epochs=1",), store=Store(folder / "store"), steps=steps
