@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 AnyStore = Store | str | Path | None
 
-_COMPARED = ("task", "task_version", "base", "recipe", "trained", "evaluated", "dataset", "prompt_hash", "metrics")
-_COMPARED_TOO = ("settings", "tuned", "training", "parents", "versions")
+#: Fields of a manifest that `diff` compares.
+_COMPARED = {
+    *("task", "task_version", "base", "recipe", "trained", "evaluated", "dataset", "prompt_hash", "metrics"),
+    *("settings", "tuned", "training", "parents", "versions"),
+}
 
 
 def list_(store: AnyStore = None) -> Sequence[Entry]:
@@ -192,35 +195,24 @@ class Diff:
 
     Attributes:
         fields: Manifest field, its parts joined by dots, -> its two values; None where one version lacks it.
-        weights: ‖ΔW₁ - ΔW₂‖ / ‖ΔW₁‖ over all modules; None for a whole model, and if they do not fit the same base.
     """
 
     first: str
     second: str
     fields: dict[str, tuple[Any, Any]]
-    weights: float | None
 
     def __str__(self) -> str:
         lines = [f"{key}: {one!r} | {two!r}" for key, (one, two) in self.fields.items()]
-        if self.weights is None:
-            distance = "cannot be compared (a whole model, or the adapters do not fit the same base)"
-        else:
-            distance = f"relative distance {self.weights:.3g}"
-        return "\n".join([f"{self.first} | {self.second}", *lines, f"weights: {distance}"])
+        return "\n".join([f"{self.first} | {self.second}", *lines])
 
 
 def diff(first: str, second: str, *, store: AnyStore = None) -> Diff:
-    """The manifest fields in which two versions differ, and the relative distance of their weights."""
-    from searchlora.adapters.peft_folder import relative_distance
-
-    adapters = [Store.of(store).get(reference) for reference in (first, second)]
-    one, two = (_flat(adapter.manifest.model_dump(include={*_COMPARED, *_COMPARED_TOO})) for adapter in adapters)
-    fields = {
-        key: (one.get(key), two.get(key)) for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)
-    }
-    whole = any(adapter.is_full for adapter in adapters)
-    weights = None if whole else relative_distance(adapters[0].path, adapters[1].path)
-    return Diff(adapters[0].reference, adapters[1].reference, fields, weights)
+    """The manifest fields in which two versions differ."""
+    manifests = [Store.of(store).get(reference).manifest for reference in (first, second)]
+    one, two = (_flat(manifest.model_dump(include=_COMPARED)) for manifest in manifests)
+    keys = sorted(one.keys() | two.keys())
+    fields = {key: (one.get(key), two.get(key)) for key in keys if one.get(key) != two.get(key)}
+    return Diff(manifests[0].reference, manifests[1].reference, fields)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -239,19 +231,16 @@ def merge(
     name: str,
     *,
     weights: Sequence[float] | None = None,
-    method: str = "cat",
-    density: float = 0.5,
     base: str | None = None,
     tasks: str | Path | None = None,
     store: AnyStore = None,
 ) -> StoredAdapter:
-    """Combine adapters of one task and base into a new version of `name`, with them as its parents.
+    """Add adapters of one task and base up to a new version of `name`, with them as its parents.
 
     It keeps their settings but no tuned values, which were chosen on the outputs of a single adapter.
 
     Args:
         weights: One weight for each reference; None gives equal weights with a sum of one.
-        method: See `merging.combine_folders`; `cat` is exact.
 
     Raises:
         UsageError, BaseMismatch: see `merging.check_combinable`.
@@ -269,7 +258,7 @@ def merge(
     store = Store.of(store)
     parents = [store.get(reference) for reference in references]
     shares = [1 / len(parents)] * len(parents) if weights is None else [float(weight) for weight in weights]
-    check_combinable(parents, shares, method)
+    check_combinable(parents, shares)
     first = parents[0].manifest
     store.check_task(name, first.task)
     model = resolve(base) if base else first.base.resolve()
@@ -279,8 +268,7 @@ def merge(
         if isinstance(task, GenerationTask):
             check_renders(parent, task, Renderer(load_tokenizer(model)))
     with tempfile.TemporaryDirectory() as temporary:
-        folders = [parent.path for parent in parents]
-        config = combine_folders(folders, shares, Path(temporary), combination=method, density=density)
+        config = combine_folders([parent.path for parent in parents], shares, Path(temporary))
         parse = parse_encoder_recipe if isinstance(task, EncoderTask) else parse_recipe
         lora = {**first.recipe.get("lora", {}), "r": config["r"], "alpha": config["lora_alpha"], "variant": "lora"}
         return store_adapter(
@@ -291,7 +279,7 @@ def merge(
             recipe=parse({**first.recipe, "lora": lora}),
             base=model,
             origin=Origin(
-                training={"combination": method, "weights": shares}, parents=[parent.reference for parent in parents]
+                training={"combination": "cat", "weights": shares}, parents=[parent.reference for parent in parents]
             ),
         )
 
