@@ -19,7 +19,6 @@ from searchlora.eval.formats.trec import TREC
 from searchlora.files import (
     EXTENSIONS,
     Head,
-    ReadLimit,
     ReadLimitReached,
     RejectedRow,
     as_text,
@@ -30,7 +29,7 @@ from searchlora.files import (
     read_rows,
 )
 from searchlora.files.json_text import value_fault
-from searchlora.files.read_limit import check_read_time
+from searchlora.files.watched_reads import check_read_time
 from searchlora.records import Sample
 
 MAX_FAULTS = 20
@@ -178,7 +177,7 @@ def inspection() -> Iterator[None]:
         return
     token = _bounded.set(True)
     try:
-        with limited_reads(ReadLimit(MAX_BYTES, MAX_SECONDS)):
+        with limited_reads(MAX_BYTES, MAX_SECONDS):
             yield
     finally:
         _bounded.reset(token)
