@@ -65,6 +65,9 @@ _COLUMNS_SHOWN = 20
 _CHUNK = 1 << 16  # bytes
 _SPACE = re.compile(r"\s*")
 
+#: What opens or closes a level of JSON, or a string, which may not be read to its end yet.
+_NESTING = re.compile(r'[][{}]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+
 #: The csv module must not refuse long fields itself: it would read the rest of the field as rows.
 csv.field_size_limit(2**31 - 1)
 
@@ -332,7 +335,7 @@ class _JsonWindow:
                     raise _not_json(where, error.msg) from None
                 continue
             except RecursionError:
-                raise _not_json(where, TOO_DEEP) from None
+                value, end, fault = None, self._end_of_nested(where), TOO_DEEP
             # A number at the end of the buffer may go on in the next chunk.
             if end == len(self._buffer) and self._grow():
                 continue
@@ -341,6 +344,17 @@ class _JsonWindow:
             if size > MAX_LINE:
                 return RejectedRow(where, f"has more than {MAX_LINE:,} characters", text)
             return value if fault is None else RejectedRow(where, f"is not JSON ({fault})", text)
+
+    def _end_of_nested(self, where: str) -> int:
+        """The end of the array or object that begins here, which is not decoded. Raises `RowError`."""
+        while True:
+            depth = 0
+            for token in _NESTING.finditer(self._buffer, self._position):
+                depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+                if not depth:
+                    return token.end()
+            if len(self._buffer) - self._position > MAX_LINE or not self._grow():
+                raise _not_json(where, TOO_DEEP)
 
     def _grow(self) -> bool:
         """Read at least as much again as is unread; False at the end of the file."""
