@@ -59,7 +59,7 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
     first = adapters[0].manifest
     for adapter in adapters:
         manifest = adapter.manifest
-        if _base_identity(manifest) != _base_identity(first):
+        if manifest.base.fingerprint != first.base.fingerprint:
             raise BaseMismatch(
                 f"was trained on '{manifest.base.name}', {first.reference} on '{first.base.name}'",
                 where=adapter.reference,
@@ -74,11 +74,6 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
             raise UsageError("is a whole model, which cannot be combined with others", where=adapter.reference)
         if read_config(adapter.path).get("use_dora"):
             raise UsageError("is a DoRA adapter, whose magnitudes cannot be combined", where=adapter.reference)
-
-
-def _base_identity(manifest: Manifest) -> dict[str, Any]:
-    """The fingerprint without `config`, which schema 1 lacks; `check_files` compares it with the base's own."""
-    return manifest.base.fingerprint.model_dump(exclude={"config"})
 
 
 def combine_folders(folders: Sequence[Path], weights: Sequence[float], out: Path) -> dict[str, Any]:
@@ -200,30 +195,20 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def _compare_logits(stored: StoredAdapter, base: BaseModel, merged: BaseModel, out: Path) -> MergeReport:
-    golden = stored.manifest.golden
-    prompts = [render.token_ids[: render.prompt_length] for render in golden.renders]
+    prompts = [render.token_ids[: render.prompt_length] for render in stored.manifest.golden.renders]
     precision = precision_for(base)
     if not prompts:
         return MergeReport(out, stored.reference, None, None, 0, precision)
     model = attach(load_model(base, quantization="none", precision=precision), stored)
-    adapted = last_logits(model, prompts)
+    adapted = last_logits(model, prompts).numpy()
     with model.disable_adapter():
-        plain = last_logits(model, prompts)
+        plain = last_logits(model, prompts).numpy()
     del model
-    error = (last_logits(load_model(merged, quantization="none", precision=precision), prompts) - adapted).norm()
-    return MergeReport(
-        path=out,
-        adapter=stored.reference,
-        relative_error=float(error / adapted.norm()),
-        effect_error=float(error / (adapted - plain).norm()),
-        prompts=len(prompts),
-        precision=precision,
-    )
+    after = last_logits(load_model(merged, quantization="none", precision=precision), prompts).numpy()
+    return _report(stored, out, plain, adapted, after, precision)
 
 
 def _merge_encoder(stored: StoredAdapter, base: BaseModel, new: Path, out: Path) -> MergeReport:
-    from numpy.linalg import norm
-
     texts = [vector.text for vector in stored.manifest.golden.vectors]
     encoder = load_encoder(base, device="cpu")
     plain = encode_texts(encoder, texts)
@@ -232,14 +217,24 @@ def _merge_encoder(stored: StoredAdapter, base: BaseModel, new: Path, out: Path)
     with quiet():
         model.merge_and_unload(safe_merge=True)  # in place, so the encoder around it is merged too
         encoder.save_pretrained(str(new), create_model_card=False, safe_serialization=True)
-    error = norm(encode_texts(load_encoder(BaseModel("merged", new), device="cpu"), texts) - adapted)
+    after = encode_texts(load_encoder(BaseModel("merged", new), device="cpu"), texts)
+    return _report(stored, out, plain, adapted, after, "fp32")
+
+
+def _report(
+    stored: StoredAdapter, out: Path, plain: Any, adapted: Any, merged: Any, precision: Literal["bf16", "fp32"]
+) -> MergeReport:
+    """The report on outputs of the base, the adapter on it, and the merged model; each of shape (records, size)."""
+    from numpy.linalg import norm
+
+    error = norm(merged - adapted)
     return MergeReport(
         path=out,
         adapter=stored.reference,
         relative_error=float(error / norm(adapted)),
         effect_error=float(error / norm(adapted - plain)),
-        prompts=len(texts),
-        precision="fp32",
+        prompts=len(adapted),
+        precision=precision,
     )
 
 

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.aliases import AliasMove
+from searchlora.adapters.full_model import check_full_weights, model_folder, pack
 from searchlora.adapters.manifest import Base, Dataset, Manifest, ManifestDraft, Precision
+from searchlora.adapters.peft_folder import check_delta
 from searchlora.adapters.store import Entry, Store
-from searchlora.adapters.stored import StoredAdapter
+from searchlora.adapters.stored import StoredAdapter, check_hashes
+from searchlora.adapters.views import peft_folder
 from searchlora.errors import StoreError, UsageError
+from searchlora.models.fingerprint import fingerprint
+from searchlora.models.resolve import BaseModel, resolve
 
 if TYPE_CHECKING:
     from searchlora.adapters.merging import MergeReport
-    from searchlora.adapters.transfer import PullResult, PushResult
-    from searchlora.models.resolve import BaseModel
     from searchlora.recipe import AnyRecipe
     from searchlora.task import Task
 
@@ -54,7 +57,6 @@ def verify(
         tasks: A folder of further task plugins.
     """
     from searchlora.adapters.load_check import verify as check
-    from searchlora.models.resolve import resolve
     from searchlora.task import load_task
 
     stored = Store.of(store).get(reference)
@@ -74,10 +76,7 @@ def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> 
         BaseModelError: if the base is not on this machine; the hub is not asked.
         What `load_check.check_files` and `views.peft_folder` raise.
     """
-    from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_files
-    from searchlora.adapters.stored import check_hashes
-    from searchlora.adapters.views import peft_folder
 
     stored = Store.of(store).get(reference)
     if stored.is_full:
@@ -98,7 +97,6 @@ def base_path(reference: str, *, base: str | None = None, store: AnyStore = None
         BaseModelError: if the base is not on this machine; the hub is not asked.
         BaseMismatch, TokenizerMismatch: if it is not the base that the adapter was trained on.
     """
-    from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_base
 
     stored = Store.of(store).get(reference)
@@ -110,8 +108,6 @@ def base_path(reference: str, *, base: str | None = None, store: AnyStore = None
 
 
 def _base_here(stored: StoredAdapter, base: str | None) -> BaseModel:
-    from searchlora.models.resolve import resolve
-
     return resolve(base, ask_hub=False) if base else stored.manifest.base.resolve(ask_hub=False)
 
 
@@ -157,36 +153,8 @@ def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> st
 def export(reference: str, out: str | Path, *, base: str | None = None, store: AnyStore = None) -> MergeReport:
     """Merge an adapter into its base and write the model; see `merging.export_merged`."""
     from searchlora.adapters.merging import export_merged
-    from searchlora.models.resolve import resolve
 
     return export_merged(Store.of(store).get(reference), Path(out), base=resolve(base) if base else None)
-
-
-def push(reference: str, url: str, *, store: AnyStore = None) -> PushResult:
-    """Copy a version to a folder, an object store or the hub; see `transfer.push`."""
-    from searchlora.adapters.transfer import push as push_version
-
-    return push_version(Store.of(store).get(reference), url)
-
-
-def pull(
-    url: str,
-    *,
-    name: str | None = None,
-    base: str | None = None,
-    tasks: str | Path | None = None,
-    store: AnyStore = None,
-) -> PullResult:
-    """Copy a version from a folder, an object store or the hub; see `transfer.pull`.
-
-    Args:
-        base: Name or folder of the base, if it is not found under the name in the manifest.
-        tasks: A folder of further task plugins.
-    """
-    from searchlora.adapters.transfer import pull as pull_version
-    from searchlora.models.resolve import resolve
-
-    return pull_version(url, Store.of(store), name, base=resolve(base) if base else None, tasks=tasks)
 
 
 @dataclass(frozen=True)
@@ -250,7 +218,6 @@ def merge(
     from searchlora.adapters.load_check import check_files, check_renders
     from searchlora.adapters.merging import check_combinable, combine_folders
     from searchlora.models.load import load_tokenizer
-    from searchlora.models.resolve import resolve
     from searchlora.prompts import Renderer
     from searchlora.recipe import parse_encoder_recipe, parse_recipe
     from searchlora.task import EncoderTask, GenerationTask, load_task
@@ -328,11 +295,8 @@ def store_adapter(
     Raises:
         What `Store.add` and `load_check.verify` raise; then nothing is stored.
     """
-    from searchlora.adapters.full_model import check_full_weights, pack
     from searchlora.adapters.golden import golden_of, prompt_hash
     from searchlora.adapters.load_check import verify as check
-    from searchlora.adapters.peft_folder import check_delta
-    from searchlora.models.fingerprint import fingerprint
     from searchlora.task import GenerationTask
 
     origin = origin or Origin()
