@@ -108,7 +108,7 @@ def _seconds(ways: Mapping[str, Way], parts: Sequence[Sequence[Request]]) -> dic
 
 
 def _ways(base: BaseModel, folder: Path) -> Mapping[str, Way]:
-    sharing, uncached = LocalEngine(base, batch_rows=BATCH), LocalEngine(base, batch_rows=BATCH, prefix_tokens=0)
+    sharing, uncached = LocalEngine(base, max_num_seqs=BATCH), LocalEngine(base, max_num_seqs=BATCH, prefix_tokens=0)
     for engine in (sharing, uncached):
         engine.load_folder("judge", folder)
     peft = attach(load_model(base), folder)

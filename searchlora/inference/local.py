@@ -92,7 +92,7 @@ class LocalEngine:
         quantization, precision = settings.quantization, settings.precision or "bf16"
         if base.version is not None and prompt_options is None:
             prompt_options = required_store(store).prompt_options(base.version)
-        rows = settings.batch_rows
+        rows = settings.max_num_seqs
         limits = Limits(rows, settings.cache_tokens, settings.batch_tokens, waiting, waiting_per_client)
         self.base = base
         self.store = store

@@ -56,7 +56,7 @@ def sequential_core(
     if settings.batch_invariant:
         limits = replace(limits, rows=1)
     counts, vocabulary = Counts(), model.get_output_embeddings().weight.shape[0]
-    adapters = PeftAdapters(model, settings.adapters, fetch, counts)
+    adapters = PeftAdapters(model, settings.max_loras, fetch, counts)
     runner = SequentialModelRunner(adapters, stop_id, pad_id, limits, counts, context)
     return EngineCore(runner, adapters, counts, limits, vocabulary)
 

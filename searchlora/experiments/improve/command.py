@@ -167,7 +167,7 @@ def _job(
         base = parent.manifest.base.resolve()
     else:
         base = resolve(recipe.base)
-    settings = engine or LocalSettings(batch_rows=BATCH_ROWS)
+    settings = engine or LocalSettings(max_num_seqs=BATCH_ROWS)
     return ImproveJob(
         task,
         recipe,

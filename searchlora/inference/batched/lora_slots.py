@@ -37,8 +37,8 @@ class LoraSlots:
         on_unload: Callable[[str], None],
         counts: Counts,
     ) -> None:
-        self.count = settings.adapters
-        self._max_rank, self._max_bytes = settings.max_rank, settings.adapter_bytes
+        self.count = settings.max_loras
+        self._max_rank, self._max_bytes = settings.max_lora_rank, settings.adapter_bytes
         self._counts = counts
         self._layers = layers
         self._fetch, self._on_unload = fetch, on_unload
@@ -109,7 +109,7 @@ class LoraSlots:
             raise LoadCheckFailed(
                 f"has rank {rank}, more than the {self._max_rank} that are served",
                 where=name,
-                fix="Train it with a lower rank, or raise 'max_rank'.",
+                fix="Train it with a lower rank, or raise 'max_lora_rank'.",
             )
         if size > self._max_bytes:
             raise LoadCheckFailed(

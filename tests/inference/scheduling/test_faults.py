@@ -57,7 +57,7 @@ def test_a_full_batch_does_not_count_as_overtaking():
 
 
 def test_an_adapter_gets_a_slot_under_steady_traffic_of_others(tiny_base, folders):
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=2)
+    engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=4, max_loras=2)
     for name in "xyz":
         engine.load_folder(name, folders[name])
     stop = threading.Event()
@@ -327,7 +327,7 @@ def test_a_call_is_served_while_others_keep_the_queue_full(engine):
 
 
 def test_a_prompt_with_nan_activations_fails_alone(tiny_base):
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4)
+    engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=4)
     requests = [asked("a much longer question about tents " * 3), asked("rope"), asked("boot")]
     wanted, scored = engine.generate(requests), engine.score(requests, [["a", "b"]] * 3)
     embedding = engine._core._runner._prefiller.forward._backbone.get_input_embeddings()
