@@ -130,7 +130,7 @@ def combine_folders(
             tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a.contiguous(), b.contiguous()
             ranks[module.removeprefix(_PEFT_PREFIX)] = len(a)
     rank = sum(config["r"] for config in configs) if combination == "cat" else configs[0]["r"]
-    # The scaling is in the factors, so alpha / r must be one. EVA gives layers ranks of their own.
+    # The scaling is in the factors, so alpha / r must be one. Layers may have ranks of their own.
     own = {module: of_module for module, of_module in ranks.items() if of_module != rank}
     plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": own, "alpha_pattern": own}
     config = {**configs[0], **plain}

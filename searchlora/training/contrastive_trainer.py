@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 
 from searchlora.recipe import EncoderRecipe
-from searchlora.training.lora_variants import lora_fa_optimizer
 from searchlora.training.pair_batches import PairBatchSampler, PairCollator
 from searchlora.training.pairs import PairRow
 
@@ -31,9 +30,6 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
       the adapter's modules.
     * No model card is written: the store writes one from the manifest.
 
-    Args:
-        adapted: The `peft.PeftModel` around the encoder's transformer; None if all weights are trained.
-
     Attributes:
         tokens_seen: Tokens trained on in this process.
     """
@@ -45,11 +41,9 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         rows: Sequence[PairRow],
         loss: torch.nn.Module,
         recipe: EncoderRecipe,
-        adapted: Any | None,
     ) -> None:
         self.rows = rows
         self.recipe = recipe
-        self.adapted = adapted
         self.tokens_seen = 0
         # The loss finds a row by its index, and its documents by the row.
         dataset = Dataset.from_dict({"anchor": [row.anchor for row in rows], "label": list(range(len(rows)))})
@@ -59,13 +53,6 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         """Mean loss of a batch in nats per row."""
         self.tokens_seen += sum(int(value.sum()) for name, value in inputs.items() if name.endswith("attention_mask"))
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """AdamW, or LoRA-FA's optimiser for its variant."""
-        if self.adapted is None or self.recipe.lora.variant != "lora_fa":
-            return super().create_optimizer(*args, **kwargs)
-        self.optimizer: Any = lora_fa_optimizer(self.adapted, self.recipe)
-        return self.optimizer
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> PairBatchSampler:
         """The batches of the rows, which are in the order of the dataset."""

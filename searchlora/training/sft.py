@@ -70,7 +70,7 @@ def train_adapter(
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     tokenizer = load_tokenizer(base)
     rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights)
-    model = _trained_model(base, recipe, rows, tokenizer.pad_token_id)
+    model = _trained_model(base, recipe)
     parameters = number_of_parameters(model, trained_too=recipe.is_full)
     if start is not None:
         load_weights(model, start)
@@ -110,28 +110,13 @@ def train_adapter(
     return result
 
 
-def _trained_model(base: BaseModel, recipe: Recipe, rows: Rows, pad_id: int) -> Any:
+def _trained_model(base: BaseModel, recipe: Recipe) -> Any:
     """The base with a new adapter, or the base in fp32 with all of its weights unfrozen."""
     from searchlora.adapters.attach import new_adapter
-    from searchlora.training.lora_variants import initialize_eva
 
     if recipe.is_full:
         return load_model(base, precision="fp32").requires_grad_(True)
-    model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
-    if recipe.lora.variant == "eva":
-        # An eval-mode forward pass on the 4-bit copy would spoil its gradients.
-        plain = new_adapter(load_model(base, precision=recipe.precision), recipe) if recipe.method == "qlora" else model
-        size = recipe.optim.batch_size
-        batches = (
-            {
-                name: value
-                for name, value in collate(rows.examples[start : start + size], pad_id).items()
-                if name != "labels"
-            }
-            for start in range(0, len(rows.examples), size)
-        )
-        initialize_eva(model, plain, batches, recipe)
-    return model
+    return new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
 
 
 def _arguments(recipe: Recipe, run: TrainingRun) -> trl.SFTConfig:

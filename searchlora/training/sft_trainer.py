@@ -13,7 +13,6 @@ from searchlora.models.batch import completion_log_probabilities, completion_log
 from searchlora.prompts import IGNORED
 from searchlora.recipe import Recipe
 from searchlora.training.graded import choice_columns, choice_log_probabilities, ranking_loss
-from searchlora.training.lora_variants import lora_fa_optimizer
 from searchlora.training.rows import GroupedBatches, LengthGroupedBatches, Rows
 
 
@@ -33,7 +32,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     Args:
         rows: The training rows, in the order of `train_dataset`.
-        recipe: Names the losses and the variant of LoRA, whose optimiser is used.
+        recipe: Names the losses and the optimiser.
 
     Attributes:
         tokens_seen: Tokens trained on in this process.
@@ -99,21 +98,18 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return nll, ranking
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """AdamW, or if the recipe asks for it the optimiser of LoRA-FA, or of LoRA+ (arXiv:2402.12354)."""
+        """AdamW, or that of LoRA+ (arXiv:2402.12354) if the recipe asks for it."""
         lora = self.recipe.lora
-        if self.recipe.is_full or (lora.plus_ratio is None and lora.variant != "lora_fa"):
+        if self.recipe.is_full or lora.plus_ratio is None:
             return super().create_optimizer(*args, **kwargs)
-        if lora.variant == "lora_fa":
-            self.optimizer: Any = lora_fa_optimizer(self.model, self.recipe)
-        else:
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = create_loraplus_optimizer(
-                self.model,
-                optimizer_class,
-                loraplus_lr_ratio=lora.plus_ratio or 1.0,
-                loraplus_weight_decay=self.recipe.optim.weight_decay,
-                **settings,
-            )
+        optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer: Any = create_loraplus_optimizer(
+            self.model,
+            optimizer_class,
+            loraplus_lr_ratio=lora.plus_ratio,
+            loraplus_weight_decay=self.recipe.optim.weight_decay,
+            **settings,
+        )
         return self.optimizer
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
