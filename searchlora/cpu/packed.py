@@ -14,15 +14,13 @@ from searchlora.cpu.kernels import kernels
 
 
 class PrepackedLinear:
-    """A linear layer whose weight is packed for the CPU; see `backend.frozen_linear`.
+    """A linear layer in bf16 whose weight is packed for the CPU.
 
     Products with few rows are bound by reading the weight, which the compiled kernel does faster than oneDNN. oneDNN
     does not document its layout, so the packed weight is compared with the layout that the kernel expects.
 
-    Args:
-        weight: Shape (out, in), bf16.
-        bias: Shape (out,).
-        batch_invariant: Use the kernel for any number of rows, so that a row's result does not depend on their number.
+    With `batch_invariant`, the kernel computes any number of rows, so that a row's result does not depend on their
+    number.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool = False) -> None:
@@ -42,15 +40,12 @@ class PrepackedLinear:
         return self._compiled is not None
 
     def uses_kernel(self, x: torch.Tensor) -> bool:
-        """Whether the compiled kernel computes this input."""
         return x.numel() <= self._max_numel and x.dtype == torch.bfloat16
 
     def can_add_lora(self, x: torch.Tensor) -> bool:
-        """Whether the kernel can add the rows' adapters in the same product."""
         return self._compiled is not None and self._compiled.fuses_lora and self.uses_kernel(x)
 
     def run_kernel(self, x: torch.Tensor, lora: tuple[LoraTables, LoraItems] | None = None) -> torch.Tensor:
-        """The product by the compiled kernel, with the rows' adapters added; see `Kernels.linear`."""
         assert self._compiled is not None
         return self._compiled.linear(x, self._address, self._bias, self._size_out, lora)
 
@@ -80,15 +75,10 @@ def _kernels_for(weight: torch.Tensor, packed: torch.Tensor) -> Kernels | None:
 
 
 class CompiledLinear:
-    """A linear layer in fp32 that the compiled kernel computes; see `linear_fp32.c`.
+    """A linear layer in fp32 that the compiled kernel computes (`linear_fp32.c`).
 
     A row's result does not depend on the other rows. Weights that are bf16 numbers are stored as such: the products are
     the same, and few rows, which are bound by reading the weight, take half the time.
-
-    Args:
-        weight: Shape (out, in), fp32.
-        bias: Shape (out,), fp32.
-        compiled: The kernels for fp32.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, compiled: Kernels) -> None:
@@ -184,7 +174,6 @@ class PackedSlots:
 
 
 def _items(mapping: Mapping, tokens: int) -> LoraItems:
-    """The mapping for the kernels, for a pass with this many tokens per row; all layers share it."""
     if tokens not in mapping.derived:
         mapping.derived[tokens] = LoraItems(mapping.adapter_rows, tokens)
     items: LoraItems = mapping.derived[tokens]

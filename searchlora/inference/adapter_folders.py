@@ -23,9 +23,9 @@ _State: TypeAlias = tuple[tuple[str, FileState], ...]
 class AdapterFolders:
     """Finds the folder of an adapter, after the checks of every load (`load_check.check_files`).
 
-    Hashing a large adapter takes seconds, so it is done in the thread of a caller, before its request is queued, and
-    not in the computing thread, where all rows would wait for it. A load compares the state of the files (inode, size,
-    times) with their state when they were hashed, before and after it reads them; changed files are hashed again.
+    Hashing a large adapter takes seconds. It is done in the thread of a caller, before its request is queued, because
+    all rows would wait for the computing thread. A load compares the state of the files (inode, size, times) with their
+    state when they were hashed, before and after it reads them; changed files are hashed again.
 
     It holds no reference to the engine, so that the engine can be garbage-collected.
 
@@ -42,10 +42,7 @@ class AdapterFolders:
         self._lock = threading.Lock()
 
     def check(self, name: str) -> None:
-        """Check the files of an adapter unless they were checked; callers at the same time share one check.
-
-        Args:
-            name: A pinned version, or a name in `folders`.
+        """Check the files of an adapter (a pinned version, or a name in `folders`) unless they were checked.
 
         Raises:
             NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
@@ -72,11 +69,8 @@ class AdapterFolders:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[Path]:
-        """The checked folder of an adapter, to be read in the block.
-
-        Raises:
-            NotInStore, LoadCheckFailed: as `check`.
-            TamperedAdapter: at the end, if the files changed in the block.
+        """The checked folder of an adapter, to be read in the block. Raises as `check`, and `TamperedAdapter` at the
+        end, if the files changed in the block.
         """
         if name in self._folders:
             yield self._folders[name]

@@ -26,8 +26,7 @@ class AnswerCache(ResultCache):
     """A file with the answers of engines, for several processes at a time. It may be deleted at any time.
 
     Args:
-        file: The file, made if it is missing. A file of an earlier release is converted; one that is not a cache is
-            refused, since a user named it.
+        file: The file, made if it is missing; one that is not a cache is refused, since a user named it.
         max_bytes: Size of the file; the answers that were used least recently are removed.
 
     Raises:
@@ -44,7 +43,7 @@ class AnswerCache(ResultCache):
 
 
 class CachedAnswers:
-    """Hash of a request -> its answer, in one scope of a cache; for `MeteredEngine`."""
+    """Hash of a request -> its answer, in one scope of a cache."""
 
     def __init__(self, cache: ResultCache, scope: str) -> None:
         self._cache = cache

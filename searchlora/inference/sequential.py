@@ -43,16 +43,7 @@ def sequential_core(
     limits: Limits,
     context: int | None,
 ) -> EngineCore:
-    """An engine core whose batches have one adapter each.
-
-    Args:
-        model: From `models.load.load_model`; PEFT's modules are inserted into it.
-        stop_id, pad_id: Token ids that end an answer and that pad a batch.
-        fetch: Gives the checked folder of an adapter to a block that reads it.
-        settings: Maximum number of loaded adapters, and whether to be batch invariant: one row per batch then.
-        limits: Sizes of batches and of the queue.
-        context: Context length in tokens; None for unbounded positions.
-    """
+    """An engine core whose batches have one adapter each."""
     if settings.batch_invariant:
         limits = replace(limits, rows=1)
     counts, vocabulary = Counts(), model.get_output_embeddings().weight.shape[0]
@@ -62,12 +53,7 @@ def sequential_core(
 
 
 class PeftAdapters:
-    """A model and the adapters that PEFT has loaded into it.
-
-    Attributes:
-        model: The model with all loaded adapters; `active` selects one.
-        loaded: Names of the loaded adapters; any thread may read it.
-    """
+    """A model and the adapters that PEFT has loaded into it."""
 
     def __init__(
         self, model: Any, count: int, fetch: Callable[[str], AbstractContextManager[Path]], counts: Counts
@@ -127,11 +113,7 @@ class PeftAdapters:
 
 
 class SequentialAdmission:
-    """One round of admission to a pass, whose requests have one adapter.
-
-    Args:
-        holds: Whether one pass has room for these requests.
-    """
+    """One round of admission to a pass, whose requests have one adapter."""
 
     def __init__(self, holds: Callable[[Sequence[AnyModelRequest]], bool]) -> None:
         self._holds = holds
@@ -142,7 +124,6 @@ class SequentialAdmission:
         return True
 
     def fits(self, request: AnyRequest) -> bool:
-        """Whether a request has room in the pass."""
         assert isinstance(request, ModelRequest)
         admitted = self._admitted
         if admitted and (request.adapter != admitted[0].adapter or not self._holds([request, *admitted])):
@@ -171,18 +152,14 @@ class SequentialModelRunner:
 
     @property
     def running(self) -> Collection[GenerateRequest]:
-        """Requests whose rows generate; none between two steps."""
         return self._generating
 
-    def release_finished(self) -> None:
-        """Nothing is running between two steps."""
+    def release_finished(self) -> None: ...
 
     def drop_all(self) -> None:
-        """Forget the rows of an interrupted pass."""
         self._generating = ()
 
     def admission(self, waiting: Collection[Hashable]) -> SequentialAdmission:
-        """Admits requests with one adapter, as many as one pass may hold."""
         del waiting
         return SequentialAdmission(self._holds)
 
@@ -324,25 +301,14 @@ def stopping_between_layers(model: Any, requests: Sequence[AnyModelRequest]) -> 
 
 
 class OpenRows:
-    """The rows of a batch of `generate` that have not ended, and two functions that it calls at each step.
-
-    Args:
-        answers: The answer of each row.
-        stop_id: The token that ends an answer.
-        counts: Counters to increase.
-    """
+    """The rows of a batch of `generate` that have not ended, and two functions that it calls at each step."""
 
     def __init__(self, answers: Sequence[AnswerState], stop_id: int, counts: Counts) -> None:
         self._answers, self._stop_id, self._counts = answers, stop_id, counts
         self._open = list(range(len(answers)))
 
     def choose(self, input_ids: Any, scores: Any) -> Any:
-        """A logits processor that chooses the tokens of the open rows; no other token keeps a finite score.
-
-        Args:
-            input_ids: Not used.
-            scores: Logits in fp32, shape (rows, vocabulary).
-        """
+        """A logits processor that chooses the tokens of the open rows; no other token keeps a finite score."""
         del input_ids
         answers = [self._answers[row] for row in self._open]
         append_tokens(answers, scores[self._open], self._stop_id)
@@ -379,7 +345,6 @@ def score_sequences(
     Args:
         prompts: Token ids of each row's prompt.
         choices: Token ids of each row's choices, the stop token at the end of each.
-        pad_id: The token that pads a batch.
         batches: Splits sequences into batches by their lengths.
 
     Yields:

@@ -35,14 +35,12 @@ def train_encoder(
     resume: bool = False,
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train with sentence-transformers' trainer and the multiple negatives ranking loss, see `ranking_loss`.
+    """Train with sentence-transformers' trainer and the multiple negatives ranking loss.
 
     Args:
-        rows: Training rows, see `pairs.pair_rows`.
-        folder: Folder of this training run; holds its checkpoints. Nothing is written elsewhere.
-        validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
+        rows: Training rows from `pairs.pair_rows`.
         encode_documents: Encodes documents with the unchanged base, for `sides = query`.
-        resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
+        Otherwise as `TrainingRun`.
 
     Returns:
         The adapter as a plain PEFT folder, or a model folder where `recipe.method` is full; `summary` also has

@@ -29,9 +29,6 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
     * Checkpoints hold the trained weights as safetensors. The base class saves and loads a whole model, which lacks
       the adapter's modules.
     * No model card is written: the store writes one from the manifest.
-
-    Attributes:
-        tokens_seen: Tokens trained on in this process.
     """
 
     def __init__(
@@ -50,17 +47,14 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         super().__init__(model=model, args=arguments, train_dataset=dataset, loss=loss)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Mean loss of a batch in nats per row."""
         self.tokens_seen += sum(int(value.sum()) for name, value in inputs.items() if name.endswith("attention_mask"))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> PairBatchSampler:
-        """The batches of the rows, which are in the order of the dataset."""
         del args, kwargs
         return PairBatchSampler(self.rows, dataset, batch_size, self.args.seed, by_length=self._encodes_documents)
 
     def get_data_collator(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """The collator that tokenises a batch."""
         if not self._encodes_documents:
             return super().get_data_collator(model, *args, **kwargs)
         return PairCollator(model.preprocess, rows=self.rows)
@@ -69,11 +63,9 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
     def _encodes_documents(self) -> bool:
         return self.recipe.sides == "both"
 
-    def add_model_card_callback(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing."""
+    def add_model_card_callback(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing."""
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         del state_dict

@@ -42,16 +42,13 @@ def train_adapter(
     """Train an adapter of a causal language model, or all of its weights where the recipe's method is full.
 
     Args:
-        records: Training records of the task.
         weights: Weight of each record in the loss; None: all 1.
-        folder: Folder of this training run; holds its checkpoints. Nothing is written elsewhere.
-        validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
-        resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
         start: The adapter to train further, a plain PEFT folder with the LoRA settings of the recipe; None: a new one.
+        Otherwise as `TrainingRun`.
 
     Returns:
-        The adapter as a plain PEFT folder, or a model folder; `summary` has the ids of rows dropped for their length
-        (`rows_dropped`), `peak_memory_gb`, `parameters`, the number of all parameters of the model, and
+        The adapter as a plain PEFT folder, or a model folder; `summary` also has the ids of rows dropped for their
+        length (`rows_dropped`), `peak_memory_gb`, `parameters`, the number of all parameters of the model, and
         `fused_layers`, whether the CPU backend computed the layers.
 
     Raises:

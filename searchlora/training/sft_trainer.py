@@ -21,21 +21,16 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     Differences from the base class:
 
-    * `compute_loss` computes the logits of the last columns only (see `models.batch`), and neither entropy nor token
+    * `compute_loss` computes the logits of the last columns only (`models.batch`), and neither entropy nor token
       accuracy.
     * The adapter of a 4-bit base stays in fp32. SFTTrainer casts it to bf16, which loses small updates.
-    * Rows have weights; with graded targets, soft labels and a ranking loss are available (see `training.graded`).
+    * Rows have weights; with graded targets, soft labels and a ranking loss are available (`training.graded`).
     * Batches hold rows of similar length, or with a ranking loss rows of the same group, in an order that depends only
       on seed and epoch, so resuming repeats it.
     * Checkpoints are plain PEFT folders (model folders where all weights are trained), written without a request to
       the hub, a model card or telemetry.
 
-    Args:
-        rows: The training rows, in the order of `train_dataset`.
-        recipe: Names the losses and the optimiser.
-
-    Attributes:
-        tokens_seen: Tokens trained on in this process.
+    `rows` are in the order of `train_dataset`.
     """
 
     loss_is_scaled_for_ga = True
@@ -54,10 +49,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of a batch: labels and, if the recipe has one, ranking; see `recipe.Loss`.
-
-        Args:
-            inputs: A batch from `models.batch.collate` with `row`, the index of each row.
+        """The loss of a batch from `models.batch.collate` with `row`, the index of each row: labels and, if the recipe
+        has one, ranking.
         """
         del return_outputs
         labels, indices = inputs["labels"], inputs["row"].tolist()
@@ -127,15 +120,13 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         options = {} if self.recipe.is_full else {"save_embedding_layers": False}
         self.model.save_pretrained(folder, safe_serialization=True, **options)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the store writes the card from the manifest."""
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as `transformers.Trainer` does, without SFTTrainer's averages."""
         super(SFTTrainer, self).log(logs, start_time)
 
-    def _send_telemetry(self) -> None:
-        """Send nothing."""
+    def _send_telemetry(self) -> None: ...
 
 
 def _trainable(model: Any) -> list[tuple[str, Any]]:

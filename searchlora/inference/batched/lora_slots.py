@@ -18,13 +18,6 @@ from searchlora.inference.settings import LocalSettings
 class LoraSlots:
     """Loaded adapters by name; used by the computing thread only.
 
-    Args:
-        layers: The model's layers, which hold the weights.
-        settings: Upper bounds on the loaded adapters: their number, their ranks and their bytes together.
-        fetch: Gives the checked PEFT folder of an adapter to a block that reads it.
-        on_unload: Called with the name of an adapter that is evicted or unloaded.
-        counts: Where hits, misses and evictions are counted.
-
     Attributes:
         loaded: Names of the loaded adapters; any thread may read it.
     """
@@ -49,7 +42,6 @@ class LoraSlots:
 
     @property
     def in_use(self) -> frozenset[str]:
-        """Names of the adapters that running rows use."""
         return frozenset(self._users)
 
     def acquire(self, name: str | None) -> int:
@@ -67,7 +59,6 @@ class LoraSlots:
         return slot
 
     def release(self, name: str | None) -> None:
-        """End one use of an adapter."""
         if name is not None:
             self._users[name] -= 1
             if not self._users[name]:
