@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -109,34 +109,17 @@ def padded_rank(rank: int) -> int:
     return -(-rank // step) * step
 
 
-class Weights(Protocol):
-    """A (rank, in) and B (out, rank) of one layer, see `lora_layers.LoraWeights`."""
-
-    @property
-    def a(self) -> torch.Tensor: ...
-
-    @property
-    def b(self) -> torch.Tensor: ...
-
-
-class Mapping(Protocol):
-    """What the slots need of a `lora_mapping.LoraMapping`."""
-
-    @property
-    def adapter_rows(self) -> Sequence[tuple[int, Sequence[int]]]: ...
-
-    @property
-    def derived(self) -> dict[Any, Any]: ...
-
-
 class PackedSlots:
-    """LoRA slots for the compiled kernels, which read A and B sequentially in blocks of columns."""
+    """LoRA slots for the compiled kernels, which read A and B sequentially in blocks of columns.
+
+    Weights are `lora_layers.LoraWeights`, and mappings `lora_mapping.LoraMapping`.
+    """
 
     def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor, compiled: Kernels) -> None:
         self._kernels, self._size_in, self._spans, self._like = compiled, size_in, spans, like
         self._tables = LoraTables(torch.tensor([span.stop for span in spans]), size_in)
 
-    def put(self, slot: int, weights: Sequence[Weights | None]) -> None:
+    def put(self, slot: int, weights: Sequence[Any | None]) -> None:
         self._tables.clear(slot)
         self._tables.cover(slot)
         rank = padded_rank(max((len(change.a) for change in weights if change is not None), default=0))
@@ -155,7 +138,7 @@ class PackedSlots:
     def clear(self, slot: int) -> None:
         self._tables.clear(slot)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: Mapping) -> torch.Tensor:
+    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: Any) -> torch.Tensor:
         dtype = self._like.dtype
         if x.dtype != dtype or y.dtype != dtype:
             return self.add(x.to(dtype), y.to(dtype), mapping).to(y.dtype)
@@ -163,7 +146,7 @@ class PackedSlots:
         self._kernels.lora(x.contiguous(), y, self._tables, _items(mapping, x.shape[1]))
         return y
 
-    def apply(self, base: Any, x: torch.Tensor, mapping: Mapping) -> torch.Tensor:
+    def apply(self, base: Any, x: torch.Tensor, mapping: Any) -> torch.Tensor:
         if isinstance(base, PrepackedLinear) and self._tables.is_aligned and base.can_add_lora(x):
             return base.run_kernel(x, (self._tables, _items(mapping, x.shape[1])))
         y: torch.Tensor = base(x)
@@ -173,7 +156,7 @@ class PackedSlots:
         return [tensor for pair in self._tables.weights.values() for tensor in pair]
 
 
-def _items(mapping: Mapping, tokens: int) -> LoraItems:
+def _items(mapping: Any, tokens: int) -> LoraItems:
     if tokens not in mapping.derived:
         mapping.derived[tokens] = LoraItems(mapping.adapter_rows, tokens)
     items: LoraItems = mapping.derived[tokens]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -38,8 +37,7 @@ class AdapterFolders:
     def __init__(self, base: BaseModel, store: Store | None, folders: Mapping[str, Path]) -> None:
         self._base, self._store, self._folders = base, store, folders
         self._checked: dict[str, _State] = {}  # pinned version -> state of its files when they were hashed
-        self._running: dict[str, Future[None]] = {}  # checks that callers wait for
-        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}  # of names, so that callers at the same time hash files once
 
     def check(self, name: str) -> None:
         """Check the files of an adapter (a pinned version, or a name in `folders`) unless they were checked.
@@ -47,25 +45,9 @@ class AdapterFolders:
         Raises:
             NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
         """
-        if name in self._folders:
-            return
-        with self._lock:
-            running = self._running.get(name)
-            if is_first := running is None:
-                running = self._running[name] = Future()
-        if not is_first:
-            running.result()
-            return
-        try:
-            self._check(required_store(self._store).get(name))
-        except BaseException as error:
-            running.set_exception(error)
-            raise
-        else:
-            running.set_result(None)
-        finally:
-            with self._lock:
-                del self._running[name]
+        if name not in self._folders:
+            with self._locks.setdefault(name, threading.Lock()):
+                self._check(required_store(self._store).get(name))
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[Path]:

@@ -172,40 +172,33 @@ class SequentialModelRunner:
         return fits and self._limits.pass_holds(len(requests), longest)
 
     def compute(self, requests: Sequence[AnyModelRequest]) -> None:
-        """Generate and score; an error fails all requests of the pass, and it stops when none of them is wanted."""
+        """Generate and score; an error fails all requests of the pass."""
         if not requests:
             return
         try:
             with self._adapters.active(requests[0].adapter) as model:
                 generate = [request for request in requests if isinstance(request, GenerateRequest)]
                 score = [request for request in requests if isinstance(request, ScoreRequest)]
-                with stopping_between_layers(model, generate):
-                    self._generate(model, generate)
-                with stopping_between_layers(model, score):
-                    self._score(model, score)
+                self._generate(model, generate)
+                self._score(model, score)
         except Exception as error:
             for request in requests:
                 request.fail(error)
-
-    def _generate(self, model: Any, requests: Sequence[GenerateRequest]) -> None:
-        if not requests:
-            return
-        self._generating = tuple(requests)
-        try:
-            self._generate_batch(model, requests)
         finally:
             self._generating = ()
 
-    def _generate_batch(self, model: Any, requests: Sequence[GenerateRequest]) -> None:
+    def _generate(self, model: Any, requests: Sequence[GenerateRequest]) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
+        if not requests:
+            return
+        self._generating = tuple(requests)
         batch = collate([Example(request.ids, len(request.ids)) for request in requests], self._pad_id)
         answers = [AnswerState(request) for request in requests]
         rows = OpenRows(answers, self._stop_id, self._counts)
         model.generate(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
-            past_key_values=self._shared_prefill(model, requests),
             logits_processor=LogitsProcessorList([rows.choose]),
             stopping_criteria=StoppingCriteriaList([rows.report]),
             max_new_tokens=max(request.max_new_tokens for request in requests),
@@ -225,44 +218,20 @@ class SequentialModelRunner:
             else:
                 request.finish(answer.ids)
 
-    def _shared_prefill(self, model: Any, requests: Sequence[GenerateRequest]) -> Any:
-        """A cache of the prompts without their last tokens, each prompt computed once; None if all prompts differ.
-
-        Only for caches that hold nothing but keys and values.
-        """
-        import torch
-        from transformers.cache_utils import DynamicLayer
-
-        rows = {ids: row for row, ids in enumerate(dict.fromkeys(request.ids for request in requests))}
-        if len(rows) == len(requests) or model._is_stateful or min(map(len, rows)) < 2:
-            return None
-        batch = collate([Example(ids[:-1], len(ids) - 1) for ids in rows], self._pad_id)
-        cache = model.generate(
-            input_ids=batch["input_ids"].to(model.device),
-            attention_mask=batch["attention_mask"].to(model.device),
-            max_new_tokens=1,  # which is ignored
-            do_sample=False,
-            pad_token_id=self._pad_id,
-            return_dict_in_generate=True,
-        ).past_key_values
-        if not all(isinstance(layer, DynamicLayer) for layer in getattr(cache, "layers", [None])):
-            return None
-        cache.batch_select_indices(torch.tensor([rows[request.ids] for request in requests], device=model.device))
-        self._counts.cached_prompt_tokens += sum(len(request.ids) - 1 for request in requests)
-        self._counts.cached_prompt_tokens -= sum(len(ids) - 1 for ids in rows)
-        return cache
-
     def _score(self, model: Any, requests: Sequence[ScoreRequest]) -> None:
         prompts = [request.ids for request in requests]
         choices = [request.choices for request in requests]
-        for part in score_sequences(model, prompts, choices, pad_id=self._pad_id, batches=self._batches):
-            for row, scored in part.items():
-                if all(map(math.isfinite, scored.log_probabilities)):
-                    requests[row].finish(scored)
-                else:
-                    requests[row].fail(non_finite_error(requests[row].adapter))
-                self._counts.scored_requests += 1
-                self._counts.prompt_tokens += scored.prompt_tokens
+        for row, scored in score_sequences(model, prompts, choices, pad_id=self._pad_id, batches=self._batches):
+            if all(map(math.isfinite, scored.log_probabilities)):
+                requests[row].finish(scored)
+            else:
+                requests[row].fail(non_finite_error(requests[row].adapter))
+            self._counts.scored_requests += 1
+            self._counts.prompt_tokens += scored.prompt_tokens
+            if all(request.is_over for request in requests):
+                break
+        for request in requests:
+            request.fail_late()
 
     def _batches(self, lengths: Mapping[int, int]) -> Iterator[list[int]]:
         """Batches of similar length, the longest first: if memory is too small, the first batch shows it."""
@@ -274,30 +243,6 @@ class SequentialModelRunner:
             batch.append(row)
         if batch:
             yield batch
-
-
-class _Unwanted(Exception):
-    """No result of a forward pass is wanted any more."""
-
-
-@contextmanager
-def stopping_between_layers(model: Any, requests: Sequence[AnyModelRequest]) -> Iterator[None]:
-    """End the block, between two layers of a forward pass, as soon as all requests are done, cancelled or late."""
-
-    def check(*_: Any) -> None:
-        if all(request.is_over for request in requests):
-            raise _Unwanted
-
-    layers = [layer for module in model.modules() if type(module).__name__ == "ModuleList" for layer in module]
-    hooks = [layer.register_forward_pre_hook(check) for layer in layers]
-    try:
-        yield
-    except _Unwanted:
-        for request in requests:
-            request.fail_late()
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class OpenRows:
@@ -339,7 +284,7 @@ def score_sequences(
     *,
     pad_id: int,
     batches: Batches,
-) -> Iterator[dict[int, ChoiceScores]]:
+) -> Iterator[tuple[int, ChoiceScores]]:
     """Score each choice as one sequence with its whole prompt: what any causal language model supports.
 
     Args:
@@ -348,25 +293,19 @@ def score_sequences(
         batches: Splits sequences into batches by their lengths.
 
     Yields:
-        Row -> its scores, batch by batch, for the rows that the batch completes.
+        Each row and its scores, as soon as they are complete.
     """
     rows = range(len(prompts))
     places = [(row, index) for row in rows for index in range(len(choices[row]))]
     examples = [Example((*prompts[row], *choices[row][index]), len(prompts[row])) for row, index in places]
     values: dict[int, dict[int, float]] = {row: {} for row in rows}
-    yield {row: ChoiceScores((), 0, 0) for row in rows if not choices[row]}
     for batch in batches({place: len(example.input_ids) for place, example in enumerate(examples)}):
         tensors = collate([examples[place] for place in batch], pad_id)
         on_device = {name: tensor.to(model.device) for name, tensor in tensors.items()}
         sums = completion_log_probabilities(model, on_device).sum(-1).tolist()
-        complete = []
         for place, value in zip(batch, sums, strict=True):
             row, index = places[place]
             values[row][index] = value
-            complete += [row] if len(values[row]) == len(choices[row]) else []
-        yield {row: _scored(values[row], prompts[row], choices[row]) for row in complete}
-
-
-def _scored(values: Mapping[int, float], prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> ChoiceScores:
-    scores = tuple(values[index] for index in range(len(choices)))
-    return ChoiceScores(scores, len(prompt) * len(choices), sum(map(len, choices)))
+            if len(values[row]) == len(choices[row]):
+                scores = tuple(values[row][number] for number in range(len(choices[row])))
+                yield row, ChoiceScores(scores, len(prompts[row]) * len(scores), sum(map(len, choices[row])))

@@ -64,6 +64,5 @@ def greedy(model, prompt: TokenIds, tokens: int) -> list[int]:
 def full_scores(model, prompts, choices) -> list[tuple[float, ...]]:
     """Log-probabilities of choices by the model alone: each choice with its whole prompt before it."""
     with torch.inference_mode():
-        parts = list(score_sequences(model, prompts, choices, pad_id=0, batches=lambda lengths: [list(lengths)]))
-    scores = {row: scored.log_probabilities for part in parts for row, scored in part.items()}
-    return [scores[row] for row in range(len(prompts))]
+        scores = dict(score_sequences(model, prompts, choices, pad_id=0, batches=lambda lengths: [list(lengths)]))
+    return [scores[row].log_probabilities for row in range(len(prompts))]

@@ -440,34 +440,3 @@ def test_a_closing_engine_finishes_running_calls(either):
     closing.join(30)
     call.join(5)
     assert len(found[0]) == 20
-
-
-@pytest.mark.parametrize("way", ["cancelled", "late"])
-@pytest.mark.parametrize("kind", ["generate", "score"])
-def test_without_batches_an_unwanted_prompt_ends_between_two_layers(way, kind):
-    model = small("mistral", sliding_window=4)
-    core = sequential(model, rows=4, context=256)
-    first, second = model.model.layers
-    reached = []
-    if kind == "generate":
-        request = GenerateRequest(ids=tuple(range(3, 90)), max_new_tokens=4)
-    else:
-        request = ScoreRequest(ids=tuple(range(3, 90)), choices=((5, 2), (6, 2)))
-
-    def end(*_):
-        if way == "cancelled":
-            request.result.cancel()
-        else:
-            request.deadline = time.monotonic() - 1
-
-    hooks = [first.register_forward_hook(end), second.register_forward_hook(lambda *_: reached.append(1))]
-    core.submit([request], "one")
-    with pytest.raises(concurrent.futures.CancelledError if way == "cancelled" else DeadlineExceeded):
-        request.result.result(10)
-    for hook in hooks:
-        hook.remove()
-    after = GenerateRequest(ids=(5, 6), max_new_tokens=3)
-    core.finish([after])
-    assert after.result.result()
-    assert not reached
-    assert not first._forward_pre_hooks
