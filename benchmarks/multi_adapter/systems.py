@@ -55,7 +55,7 @@ def transformers_systems(base: BaseModel, folders: Sequence[Path], counts: Seque
 
 def engine_systems(base: BaseModel, folders: Sequence[Path], counts: Sequence[int]) -> Mapping[str, Run]:
     """The engine without adapters, and with each number of adapters in turn over the rows."""
-    engine = LocalEngine(base, adapters=len(folders), prefix_tokens=0, cache_tokens=1 << 20, batch_invariant=False)
+    engine = LocalEngine(base, max_loras=len(folders), prefix_tokens=0, cache_tokens=1 << 20, batch_invariant=False)
     for number, folder in enumerate(folders):
         engine.load_folder(f"a{number}", folder)
     return {EMPTY: _engine(engine, 0), **{engine_with(count): _engine(engine, count) for count in counts}}

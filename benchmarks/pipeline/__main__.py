@@ -88,9 +88,9 @@ def benchmark(
     pipelines = {
         name: Pipeline.load(HERE / "pipeline.yaml", corpus=documents, engine=settings, store=store)
         for name, settings in {
-            ENGINE: LocalSettings(batch_rows=BATCH, batch_invariant=False),
-            INVARIANT: LocalSettings(batch_rows=BATCH),
-            NO_PREFIXES: LocalSettings(batch_rows=BATCH, batch_invariant=False, prefix_tokens=0),
+            ENGINE: LocalSettings(max_num_seqs=BATCH, batch_invariant=False),
+            INVARIANT: LocalSettings(max_num_seqs=BATCH),
+            NO_PREFIXES: LocalSettings(max_num_seqs=BATCH, batch_invariant=False, prefix_tokens=0),
         }.items()
     }
     pinned = {name: store.get(name) for name in needs_of(pipelines[ENGINE].settings).adapters}

@@ -45,7 +45,7 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=5)
     arguments.add_argument("--try", action="store_true", dest="trial", help="print only")
     options = arguments.parse_args()
-    engine = LocalEngine(resolve(load_recipe({}).base), batch_rows=options.rows, batch_invariant=False)
+    engine = LocalEngine(resolve(load_recipe({}).base), max_num_seqs=options.rows, batch_invariant=False)
     ways = {name: _way(engine, variant, options.rows, options.tokens) for name, variant in VARIANTS.items()}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(options.repeats + 1):
