@@ -18,6 +18,7 @@ from searchlora.experiments.slots import (
     Slot,
     find_slots,
     fusion_parts,
+    fusion_place,
     with_base,
     with_version,
     with_weights,
@@ -30,7 +31,6 @@ from searchlora.outputs import Graded
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, own_corpus
-from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
 from searchlora.server.api.response_schemas import FusionEntry, PipelineEntry
@@ -147,9 +147,9 @@ class ServedPipeline:
             parts = fusion_parts(settings)
             fusion = {
                 "stage": index + 1,
-                "method": settings.method,
+                "method": getattr(settings, "method", settings.slot_name),
                 "parts": list(parts),
-                "weights": list(settings.weights or (1.0,) * len(parts)),
+                "weights": list(settings.part_weights),
             }
         return {
             "id": self.pipeline.name,
@@ -309,9 +309,10 @@ class ServedPipelines:
         raise _refused(f"The slot '{slot.name}' cannot be '{choice[:64]}'. It can be: {', '.join(['on', *choices])}.")
 
 
-def fusion_of(stages: Sequence[StageSettings]) -> tuple[int, FuseSettings] | None:
+def fusion_of(stages: Sequence[StageSettings]) -> tuple[int, StageSettings] | None:
     """Index and settings of the stage whose weights a request can change; None if no stage fuses."""
-    return next(((index, stage) for index, stage in enumerate(stages) if isinstance(stage, FuseSettings)), None)
+    place = fusion_place(stages)
+    return None if place is None else (place, stages[place])
 
 
 def _settings_at(stages: Sequence[StageSettings], slot: Slot) -> StageSettings:

@@ -165,7 +165,7 @@ def weighing(service: Service, body: WeightsRequest) -> Callable[[BackgroundJob]
         raise ApiError(400, "invalid_value", message, param="system.weights")
     system, served = ServedSystem(SYSTEM, service, body.system), service.pipelines.get(body.system.pipeline)
     fusion = fusion_of(system.pipeline.settings)
-    if fusion is None or len(fusion[1].of) not in PARTS:
+    if fusion is None or len(fusion[1].parts) not in PARTS:
         message = "Fusion weights are measured for a pipeline that fuses two or three parts, and this one does not."
         raise ApiError(400, "invalid_value", message, param="system")
     off = [slot for slot in served.slots if body.system.slots.get(slot.name) == "off"]
@@ -183,7 +183,7 @@ def weighing(service: Service, body: WeightsRequest) -> Callable[[BackgroundJob]
             "measure": body.measure,
             "system": system.described(),
             "stage": pipeline.labels[fusion[0]],
-            "parts": list(names if len(names) == len(searched.settings.of) else fusion_parts(searched.settings)),
+            "parts": list(names if len(names) == len(searched.settings.parts) else fusion_parts(searched.settings)),
             "n": scores[0].n,
             "fusions": fusions,
             "mixes": fusions,
