@@ -25,7 +25,7 @@ from searchlora.server.api import (
     tasks,
     topics,
 )
-from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
+from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, ErrorResponses, add_http_errors
 from searchlora.server.api.metrics import RequestMetrics
 from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.openapi import openapi_document
@@ -97,7 +97,7 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
     app.openapi = document  # type: ignore[method-assign]
     service.metrics.watch(service.engine.stats)
     service.fingerprints  # noqa: B018  # computed now, and not by the first request
-    add_error_handlers(app, ROUTES, service.check_store)
+    add_http_errors(app, ROUTES)
     for router in _ROUTERS:
         app.include_router(router)
     config = service.config
@@ -111,7 +111,7 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
         requests_per_minute=config.per_minute,
         max_active_requests=max_active_requests or config.max_active_requests,
     )
-    app.add_middleware(UnexpectedErrors)
+    app.add_middleware(ErrorResponses)
     counted = frozenset(path for path in PATHS if "{" not in path) | {"/v1/tasks", "/v1/jobs", "/playground"}
     app.add_middleware(RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log)
     return app

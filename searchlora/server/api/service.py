@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -158,10 +158,12 @@ class Service:
             NotInStore: for an unknown adapter, version or alias.
             FileNotFoundError: when the store has disappeared.
         """
-        if model == self.base:
-            return self.engine.base.version
+        return self.engine.base.version if model == self.base else self.in_store(lambda: self.engine.pin(model))
+
+    def in_store(self, look_up: Callable[[], T]) -> T:
+        """The result of a look-up; if it finds nothing, `check_store` first says whether the store is there at all."""
         try:
-            return self.engine.pin(model)
+            return look_up()
         except NotInStore:
             self.check_store()
             raise
@@ -184,7 +186,15 @@ class Service:
             ApiError: 400, for messages that the chat template refuses and for a prompt above `max_prompt`.
         """
         limit = self.config.max_prompt
-        ids, length = self._prompt(request, limit, param)
+        ids: Sequence[int] = request.prompt_ids
+        length = len(ids)
+        if not ids:
+            messages, prefix = request.messages, request.answer_prefix
+            try:
+                ids, length = self.engine.renderer.bounded_prompt_ids(messages, prefix, request.adapter, limit=limit)
+            except RenderError as error:
+                message = f"The messages cannot be rendered: {error.what}."
+                raise ApiError(400, "invalid_messages", message, param=param) from None
         if length > limit:
             raise ApiError(
                 400,
@@ -192,16 +202,4 @@ class Service:
                 f"The prompt has {length} tokens or more, and this server takes {limit}. Shorten it.",
                 param=param,
             )
-        return replace(request, prompt_ids=ids)
-
-    def _prompt(self, request: Request, limit: int, param: str) -> tuple[tuple[int, ...], int]:
-        if request.prompt_ids:
-            return request.prompt_ids, len(request.prompt_ids)
-        try:
-            ids, length = self.engine.renderer.bounded_prompt_ids(
-                request.messages, request.answer_prefix, request.adapter, limit=limit
-            )
-        except RenderError as error:
-            message = f"The messages cannot be rendered: {error.what}."
-            raise ApiError(400, "invalid_messages", message, param=param) from None
-        return tuple(ids), length
+        return replace(request, prompt_ids=tuple(ids))

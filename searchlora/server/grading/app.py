@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from searchlora.server.api.errors import ApiError, UnexpectedErrors, add_error_handlers
+from searchlora.server.api.errors import ApiError, ErrorResponses, add_http_errors
 from searchlora.server.api.http_protocol import uvicorn_config
 from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.routing import ApiRequest, api_router
@@ -104,7 +104,7 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
     """The application for one grading session; `names` are further host names that requests may use."""
     app = FastAPI(title="searchlora grading", **PRIVATE_APP)
     app.state.session, app.state.threads = session, FairThreads(_THREADS, "searchlora-grading")
-    app.add_middleware(UnexpectedErrors)
+    app.add_middleware(ErrorResponses)
     app.add_middleware(
         RequestGuard,
         host_names=tuple(names),
@@ -115,7 +115,7 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
     app.include_router(router)
     for name in _ASSETS:
         app.get("/" if name == "page.html" else f"/{name}")(_asset(name))
-    add_error_handlers(app, [route for route in (*router.routes, *app.routes) if isinstance(route, APIRoute)])
+    add_http_errors(app, [route for route in (*router.routes, *app.routes) if isinstance(route, APIRoute)])
     return app
 
 
