@@ -16,6 +16,7 @@ from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validat
 from benchmarks.judgment_trecdl19.squad_pairs import squad_set
 from searchlora.adapters.store import Store
 from searchlora.experiments.judge.llm_judge import load_judge
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train_or_reuse
 from searchlora.files import atomic_text
 from searchlora.outputs import to_json
@@ -72,8 +73,7 @@ def answer(test: Pool, pool: Pool, data: Path, work: Path, steps: Steps) -> Answ
         "judgment",
         training_set(pool, work / "dl20").folder,
         NAME,
-        recipe=RECIPE,
-        more_data={str(squad_set(data, work / "squad").folder): WEIGHT},
+        TrainingOptions(recipe=RECIPE, more_data={str(squad_set(data, work / "squad").folder): WEIGHT}),
         store=Store(work / "store"),
         steps=steps,
     )

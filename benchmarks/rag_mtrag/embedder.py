@@ -10,6 +10,7 @@ from benchmarks.common import native_dataset
 from benchmarks.rag_mtrag.data import FOLDS, VALIDATING, MtRag, Record, validates
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train_or_reuse
 from searchlora.progress import Steps
 
@@ -24,7 +25,11 @@ def embedders(mtrag: MtRag, work: Path, store: Store, steps: Steps) -> list[Stor
     for fold in range(FOLDS):
         rows = _pairs(mtrag.training(fold), fold)
         folder = native_dataset(work / f"embedder{fold + 1}", "embedding", rows).folder
-        found.append(train_or_reuse("embedding", folder, f"{NAME}-{fold + 1}", recipe=RECIPE, store=store, steps=steps))
+        found.append(
+            train_or_reuse(
+                "embedding", folder, f"{NAME}-{fold + 1}", TrainingOptions(recipe=RECIPE), store=store, steps=steps
+            )
+        )
     return found
 
 

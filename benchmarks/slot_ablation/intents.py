@@ -20,6 +20,7 @@ from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
 from searchlora.eval.formatting import write_json
 from searchlora.eval.text_identity import normalised
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train_or_reuse
 from searchlora.files import read_rows, strict
 
@@ -52,7 +53,12 @@ def main() -> None:
     data = native_dataset(folder / "data", "intent", rows, options=options, shares=(0.95, 0.05, 0)).folder
     with progress_bars() as steps:
         stored = train_or_reuse(
-            "intent", data, NAME, overrides=("optim.epochs=1",), store=Store(folder / "store"), steps=steps
+            "intent",
+            data,
+            NAME,
+            TrainingOptions(overrides=("optim.epochs=1",)),
+            store=Store(folder / "store"),
+            steps=steps,
         )
     print(f"{stored.reference}: {json.dumps(dict(stored.manifest.metrics))}")
 

@@ -52,10 +52,8 @@ def train(
             task,
             folder,
             name,
-            **recipe._asdict(),
+            recipe.read(resume=resume, more_data=more_data),
             **stored.given(),
-            resume=resume,
-            more_data=more_data,
             log=typer.echo,
             steps=steps,
         )

@@ -20,15 +20,15 @@ from searchlora.data.collection import Corpus, CorpusFile, index_folder
 from searchlora.errors import LoadCheckFailed, PipelineError, StaleIndex, UsageError
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.interaction import Factorial, Interaction, interactions
-from searchlora.eval.measures import RETRIEVAL_MEASURES, parse_measure
+from searchlora.eval.measures import parse_measure
 from searchlora.experiments.experiment import ExperimentResult, RunFolder, measured
 from searchlora.experiments.experiment_inputs import hashes
-from searchlora.experiments.slots import FULL, Kind, Slot, Variant, find_slots, with_base, with_older, without
+from searchlora.experiments.options import AblationOptions, Kind
+from searchlora.experiments.slots import FULL, Slot, Variant, find_slots, with_base, with_older, without
 from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.experiments.stage_costs import Cost, Place, SharedStages
 from searchlora.files.result_cache import cache_key
 from searchlora.inference.engines import Engines
-from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, own_corpus
@@ -40,9 +40,6 @@ from searchlora.systems.models import check_loads
 from searchlora.systems.pipeline import PipelineSystem, Plan, outputs_of, plan_of, searches_of
 from searchlora.systems.system import Outputs
 from searchlora.task import load_task
-
-#: Kinds of variants that are made unless others are asked for.
-KINDS: tuple[Kind, ...] = ("off", "base")
 
 
 @dataclass(frozen=True)
@@ -81,17 +78,9 @@ def ablate(
     topics: str | Path,
     qrels: str | Path,
     out: str | Path,
+    options: AblationOptions = AblationOptions(),
     *,
     corpus: Corpus | None = None,
-    overrides: Sequence[str] = (),
-    engine: EngineSettings | None = None,
-    only: Sequence[str] = (),
-    kinds: Sequence[Kind] = KINDS,
-    interacting: bool = True,
-    measures: Sequence[str] = RETRIEVAL_MEASURES,
-    relevant: int = 1,
-    cluster: str | None = None,
-    allow_circular: bool = False,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = no_progress,
@@ -100,38 +89,31 @@ def ablate(
 
     Args:
         pipeline: A YAML file, the name of a built-in pipeline or of a YAML file here, or what `read_pipeline` made of
-            one, with the overrides and the engine.
+            one, with overrides and an engine.
         topics: Rows with `id`, `query` and fields that stages read.
         qrels: Judgments; a card beside the file names their source.
         out: Folder in which the run of each variant is kept.
+        options: What is changed and measured.
         corpus: Documents. Default: the file that the pipeline names.
-        only: Names of the slots to change. Empty: all.
-        kinds: `off`: without the slot, where the pipeline works without it; `base`: its base model without the
-            adapter, by the same prompt; `older`: the previous version of its adapter in the store.
-        interacting: Whether to execute the pipeline without each pair of slots, for their interaction.
-        measures: The first is compared and tested; the others are shown.
-        relevant: The lowest grade that counts as relevant in binary measures.
-        cluster: Topic field with the group of dependent topics, such as a conversation.
-        allow_circular: Accept a judge that took part in a variant; its figures are marked as circular.
-        overrides, engine, store, tasks, steps: See `Pipeline.load`.
+        store, tasks, steps: See `Pipeline.load`.
 
     Raises:
         PipelineError: for a pipeline that cannot be read, does not retrieve, or fails on a topic.
         UsageError: for an unknown slot or measure, a pipeline without a slot that can be changed, or a circular judge.
         DataError: if a file cannot be read, or no judged topic is among the topics.
     """
-    for name in measures:
+    for name in options.measures:
         parse_measure(name)
     store = Store.of(store)
-    config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline, overrides, engine)
+    config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
     check_order(config.stages, config.source)
     if not produces_hits(config.stages):
         raise PipelineError("no stage produces hits, so there is nothing to compare", where=config.source)
     if corpus is None:
         corpus = own_corpus(config)
     stages = pinned(config.stages, store.pin)
-    slots = _chosen(find_slots(stages), only, config.source)
-    variants, left_out = _variants(stages, slots, kinds, store, tasks)
+    slots = _chosen(find_slots(stages), options.slots, config.source)
+    variants, left_out = _variants(stages, slots, options.kinds, store, tasks)
     variants = _with_vectors(variants, slots, corpus, store, left_out)
     if len(variants) == 1:
         raise UsageError(
@@ -139,9 +121,9 @@ def ablate(
             + "".join(f"; {name}: {why}" for name, why in left_out.items()),
             where=config.source,
         )
-    pairs = _pairs(stages, slots, variants) if interacting else {}
+    pairs = _pairs(stages, slots, variants) if options.interactions else {}
     everything = {variant.name: variant for variant in (*variants, *pairs.values())}
-    spec = _spec(config, topics, qrels, corpus, everything, measures, relevant, cluster)
+    spec = _spec(config, topics, qrels, corpus, everything, options)
     engines = Engines(store)
     plans = {name: plan_of(config.name, variant.stages, engines, tasks) for name, variant in everything.items()}
     inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in plans.items()}}
@@ -167,14 +149,14 @@ def ablate(
         for name, variant in everything.items()
     }
     single = [systems[variant.name] for variant in variants]
-    experimented = measured(spec, single, inputs, runs, allow_circular=allow_circular, steps=steps)
+    experimented = measured(spec, single, inputs, runs, allow_circular=options.allow_circular, steps=steps)
     judged = experimented.topics
     double, _ = run_systems(
         [systems[variant.name] for variant in pairs.values()],
         judged.rows,
-        dataclasses.replace(judged.measures(), names=[measures[0]], unjudged=False),
+        dataclasses.replace(judged.measures(), names=[options.measures[0]], unjudged=False),
         runs,
-        allow_circular=allow_circular,
+        allow_circular=options.allow_circular,
         measured=runs.keep,
         steps=steps,
     )
@@ -301,9 +283,7 @@ def _spec(
     qrels: str | Path,
     corpus: Corpus | None,
     variants: Mapping[str, Variant],
-    measures: Sequence[str],
-    relevant: int,
-    cluster: str | None,
+    options: AblationOptions,
 ) -> Experiment:
     """The experiment that compares the unchanged pipeline with the variants."""
     columns = {field: list(names) for field, names in corpus.fields.items()} if isinstance(corpus, CorpusFile) else {}
@@ -315,10 +295,10 @@ def _spec(
         corpus=documents,
         systems={name: SystemSettings(pipeline=config.source) for name in variants},
         candidate=FULL,
-        measures=tuple(measures),
-        tested=(measures[0],),
-        relevant=relevant,
-        cluster=cluster,
+        measures=tuple(options.measures),
+        tested=(options.measures[0],),
+        relevant=options.relevant,
+        cluster=options.cluster,
     )
 
 

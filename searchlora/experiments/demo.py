@@ -12,8 +12,10 @@ from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.eval.report import Chapter, Stored, write_overview
 from searchlora.experiments.demo_search import PIPELINE, TOPICS, SearchDemoResult, demo_search
-from searchlora.experiments.evaluate import EvaluationResult, evaluate
+from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_report import write
+from searchlora.experiments.evaluation_result import EvaluationResult
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.result_files import header, provenance
 from searchlora.experiments.train import train_or_reuse
 from searchlora.experiments.training_runs import recipe_for
@@ -106,7 +108,9 @@ class _Demo:
             task.name,
             dataset.folder,
             adapter,
-            overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides,
+            TrainingOptions(
+                overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides
+            ),
             store=store,
             log=self.log,
             steps=self.steps,
@@ -115,8 +119,8 @@ class _Demo:
         evaluated = evaluate(
             stored.reference,
             dataset.folder,
+            EvaluationOptions(cache_dir=out / "outputs"),
             store=store,
-            cache_dir=out / "outputs",
             engine=self.engine if isinstance(task, GenerationTask) else None,
             steps=self.steps,
         )

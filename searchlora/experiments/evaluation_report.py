@@ -12,7 +12,7 @@ from searchlora.eval.policy import RuleResult
 from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, write_report
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
-from searchlora.experiments.evaluate import EvaluationResult
+from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.result_files import file_name, header, provenance, shown_rows, titles, write_figures
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.prompts import input_text

@@ -1,4 +1,4 @@
-"""The command `promote`: move an alias to a version if a policy permits it, and record the decision."""
+"""The verb `promote`: move an alias to a version if a policy permits it, and record the decision."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from searchlora.eval.policy import (
     read_policy,
 )
 from searchlora.eval.tables import to_json
-from searchlora.experiments.evaluate import EvaluationResult, evaluate
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.learned_baselines import FIX
+from searchlora.experiments.options import DecisionOptions, EvaluationOptions
 from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps, no_progress
-from searchlora.systems.lineage import seen_in_training
 from searchlora.systems.system import BASE
 
 #: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
@@ -62,16 +62,10 @@ def promote(
     policy: Policy | str | Path,
     data: str | Path,
     *,
-    split: str = "test",
-    qrels: str | Path | None = None,
-    force: str | None = None,
-    reason: str | None = None,
-    accept_changes: bool = False,
-    baseline_data: str | Path | None = None,
-    store: Store | str | Path | None = None,
-    retrieval: Bm25Settings | None = None,
-    cache_dir: str | Path | None = None,
+    decision: DecisionOptions = DecisionOptions(),
+    evaluation: EvaluationOptions = EvaluationOptions(),
     engine: EngineSettings | None = None,
+    store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = no_progress,
 ) -> PromotionResult:
@@ -82,27 +76,18 @@ def promote(
         alias: The alias to move, for example `production`.
         policy: The rules, or a file with rules.
         data: A dataset folder; the candidate was not trained on the split.
-        split: The split of the dataset.
-        qrels: Judgments that replace the dataset's own; a card beside the file names their source.
-        force: A reason for moving the alias against the policy; the history records it.
-        reason: A reason for a policy that is looser than that of the last decision on this alias; the history records
-            it. Without one, such a policy refuses.
-        accept_changes: Accept data other than that of the last decision on this alias.
-        baseline_data: Another dataset folder, from which baselines learn, as for `evaluate`.
-        cache_dir: Folder of cached outputs, as for `evaluate`.
+        decision: What is accepted against the policy or the last decision, and why.
+        evaluation: The rows, as for `evaluate`. A circular judge is always measured: a rule refuses it.
         engine: Where the models are computed, as for `evaluate`; the evidence of the decision names it.
+        store: The adapter store; None: the default store.
+        tasks: A folder of task plugins.
 
     Raises:
-        UsageError: if the alias points to this version already, a reason is empty, or the policy refers to something
-            that the data does not have.
+        UsageError: if the alias points to this version already, or the policy refers to something that the data does
+            not have.
         StoreError: if the alias was moved concurrently.
         DataError, NotInStore, LoadCheckFailed: as `evaluate`.
     """
-    for option, text in (("--force", force), ("--reason", reason)):
-        if text is not None and not text.strip():
-            raise UsageError(
-                f"{option} needs a reason", fix=f'Say why, for example {option} "agreed with the search team".'
-            )
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
     rules = rules if rules.held_out else rules.model_copy(update={"held_out": "required"})
     store = Store.of(store)
@@ -111,19 +96,15 @@ def promote(
     if incumbent == candidate.number:
         raise UsageError(f"'{alias}' already points to {candidate}", where=str(store.root))
     current = [f"{candidate.name}@{incumbent}"] if incumbent is not None else []
+    tested = (*evaluation.also_tested, *([rules.measure] if rules.measure else []))
     evaluated = evaluate(
         str(candidate),
         data,
+        # The history records the refusal of a circular judge.
+        dataclasses.replace(evaluation, allow_circular=True, also_tested=tested),
         compare_with=current,
-        split=split,
-        qrels=qrels,
-        allow_circular=True,  # a rule of the policy refuses it, so that the history records the refusal
-        baseline_data=baseline_data,
-        also_tested=(rules.measure,) if rules.measure else (),
-        store=store,
-        retrieval=retrieval,
-        cache_dir=cache_dir,
         engine=engine,
+        store=store,
         tasks=tasks,
         steps=steps,
     )
@@ -133,27 +114,27 @@ def promote(
         roles={"base": BASE, **({"incumbent": current[0]} if current else {})},
         data=evaluated.judgments.data,
         changed=_changed(decisions, evaluated),
-        accepted=accept_changes,
+        accepted=decision.accept_changes,
         source=evaluated.judgments.source,
         graded=evaluated.judgments.graded,
         removed=_removed(moves, alias),
         policy=_accepted_policy(decisions),
-        reason=" ".join((reason or force or "").split()),
+        reason=" ".join((decision.reason or decision.force or "").split()),
         sliced=_sliced(decisions[-1]) if decisions else (),
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         too_few={name: f"{why}. {FIX}" for name, why in evaluated.learned.too_few.items()},
-        leaked=seen_in_training(store, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
+        leaked=evaluated.seen_in_training(store),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
     passed = all(result.passed for result in results)
-    decision = Decision(
+    recorded = Decision(
         version=candidate.number,
-        outcome="promoted" if passed else "refused" if force is None else "forced",
+        outcome="promoted" if passed else "refused" if decision.force is None else "forced",
         rules=tuple(Rule(**dataclasses.asdict(result)) for result in results),
         policy=rules.model_dump(mode="json"),
         evidence=_evidence(evaluated, current),
     )
-    move = store.decide(candidate.name, alias, decision, force or reason, incumbent=incumbent)
+    move = store.decide(candidate.name, alias, recorded, decision.force or decision.reason, incumbent=incumbent)
     return PromotionResult(move, results, evaluated)
 
 

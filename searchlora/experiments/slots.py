@@ -6,17 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
+from searchlora.experiments.options import Kind
 from searchlora.experiments.stage_costs import Place
 from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.stage import StageSettings, check_order, produces_hits, short_name
-
-#: What a slot can be changed to: left out, the base model without its adapter, an older version of its adapter.
-Kind: TypeAlias = Literal["off", "base", "older"]
 
 #: The name of the unchanged pipeline.
 FULL = "full pipeline"

@@ -7,7 +7,8 @@ from typing import Any
 
 from searchlora.eval.formatting import figure, interval, markdown_table, markdown_text, p_value, write_json
 from searchlora.eval.report.plots import cost_plot, svg_file
-from searchlora.experiments.sweep import COSTS, PARAMETERS, SweepResult, Trial
+from searchlora.experiments.sweep import COSTS, PARAMETERS, SweepResult
+from searchlora.experiments.trials import Trial
 from searchlora.files import atomic_text
 
 JSON_FILE, REPORT_FILE = "sweep.json", "sweep.md"

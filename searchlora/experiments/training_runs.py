@@ -24,7 +24,8 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.mixture import Mixture
-from searchlora.errors import DataError, RecipeError, TrainingError, UsageError
+from searchlora.errors import DataError, RecipeError, TrainingError
+from searchlora.experiments.options import TrainingOptions
 from searchlora.files import parse_json
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
@@ -40,38 +41,6 @@ _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 
 #: Key of the dataset card in a manifest: the further datasets of a training run.
 MORE_DATA = "more data"
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Options of a training run besides task, data and name.
-
-    Attributes:
-        base: Base model instead of the recipe's.
-        recipe: A YAML file whose keys override the task's recipe.
-        overrides: `key=value` settings that override both, for example `lora.r=8`.
-        resume: Continue an interrupted run from its last checkpoint. Recipe, base and data must be the same.
-        restart: Delete an interrupted run and start anew.
-        more_data: Folder of a further dataset -> weight of its training rows, see `data.mixture`; for prompted tasks.
-        steps: Progress of each step.
-
-    Raises:
-        UsageError: for `resume` together with `restart`, before the run is deleted.
-    """
-
-    base: str | None = None
-    recipe: str | Path | None = None
-    overrides: Sequence[str] = ()
-    resume: bool = False
-    restart: bool = False
-    more_data: Mapping[str, float] = field(default_factory=dict)
-    steps: Steps = no_progress
-
-    def __post_init__(self) -> None:
-        if self.resume and self.restart:
-            raise UsageError(
-                "--resume continues an unfinished run, and --restart deletes it", fix="Give one of the two."
-            )
 
 
 @dataclass(frozen=True)
@@ -258,8 +227,9 @@ def train_or_find(
         _remove_finished_run(store, stored)
         log(f"Reusing {stored.reference}, {verb} on this dataset with this recipe")
         return stored, False
-    if _run_file(store, name).is_file():
-        options = replace(options, resume=not options.restart)
+    is_unfinished = _run_file(store, name).is_file()
+    options = replace(options, resume=is_unfinished and not options.restart)
+    if is_unfinished:
         log("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
     return train_and_store(job, name, store, options), True
 

@@ -18,8 +18,10 @@ from searchlora.errors import UsageError
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.ablate import ablate
 from searchlora.experiments.ablate_report import ablation_markdown, write_ablation
+from searchlora.experiments.options import AblationOptions
 from searchlora.experiments.stage_costs import SharedStages
 from searchlora.models.resolve import BaseModel
+from searchlora.pipelines.config import read_pipeline
 from searchlora.task import load_prompted_task
 from tests.factories import random_adapter
 
@@ -138,15 +140,12 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
     (tmp_path / "topics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in whole.topics), encoding="utf-8")
     write_qrels(tmp_path / "qrels.txt", qrels)
     once = ablate(
-        "product_search",
+        read_pipeline("product_search", [f"{key}={value}" for key, value in whole.slots.items()]),
         tmp_path / "topics.jsonl",
         tmp_path / "qrels.txt",
         tmp_path / "once",
+        AblationOptions(("bm25", "dense", "chorus-judge-1"), interactions=False, measures=test.measures),
         corpus=corpus,
-        overrides=[f"{key}={value}" for key, value in whole.slots.items()],
-        only=("bm25", "dense", "chorus-judge-1"),
-        interacting=False,
-        measures=test.measures,
         store=trained,
     )
     names = ["full pipeline", "without bm25", "without dense", "without chorus-judge", "base instead of chorus-judge"]

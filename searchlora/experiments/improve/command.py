@@ -17,13 +17,9 @@ from searchlora.errors import PipelineError, RecipeError, UsageError, some
 from searchlora.eval.measures import parse_measure
 from searchlora.experiments.improve.report import write_report
 from searchlora.experiments.improve.rounds import Round, Rounds
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import PromptedJob
-from searchlora.experiments.training_runs import (
-    TrainingOptions,
-    dataset_for,
-    train_and_store,
-    train_or_find,
-)
+from searchlora.experiments.training_runs import dataset_for, train_and_store, train_or_find
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.resolve import resolve
@@ -53,12 +49,9 @@ def improve(
     adapter: str | None,
     data: str | Path,
     name: str,
+    options: TrainingOptions = TrainingOptions(),
     *,
-    recipe: str | Path | None = None,
-    overrides: Sequence[str] = (),
     pipeline: str | Path = DEFAULT_PIPELINE,
-    resume: bool = False,
-    restart: bool = False,
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
@@ -75,10 +68,8 @@ def improve(
         adapter: A reference; None starts from the bare base of the recipe, with the rules' best in the first round.
         data: A dataset folder of the adapter's task. Its rows need judgments, not references.
         name: Of the improved adapter.
-        recipe, overrides: See `TrainingOptions`; the section `improve` is the recipe's part for this verb. The default
-            is the recipe of the adapter.
+        options: The section `improve` is the recipe's part for this verb. The default is the recipe of the adapter.
         pipeline: A pipeline whose retrieve stage rewards rewrites: a YAML file, or a built-in name such as `hybrid`.
-        resume, restart: Continue an interrupted run, or delete it.
         engine: Where candidates are sampled and rounds are validated; None: in this process. A server must be able to
             load the adapters of the rounds: `searchlora serve` on the same store, or vLLM with `load`.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
@@ -94,8 +85,7 @@ def improve(
     """
     store = Store.of(store)
     check_name(name)
-    options = TrainingOptions(recipe=recipe, overrides=overrides, resume=resume, restart=restart, steps=steps)
-    job = _job(adapter, data, options, pipeline, store, tasks, engine)
+    job = _job(adapter, data, options, pipeline, store, tasks, engine, steps)
     return train_and_store(job, name, store, options)
 
 
@@ -103,9 +93,8 @@ def improve_or_reuse(
     adapter: str | None,
     data: str | Path,
     name: str,
+    options: TrainingOptions = TrainingOptions(),
     *,
-    recipe: str | Path | None = None,
-    overrides: Sequence[str] = (),
     pipeline: str | Path = DEFAULT_PIPELINE,
     engine: EngineSettings | None = None,
     store: Store,
@@ -119,8 +108,7 @@ def improve_or_reuse(
     Args:
         log: Receives one sentence about what was done.
     """
-    options = TrainingOptions(recipe=recipe, overrides=overrides, steps=steps)
-    job = _job(adapter, data, options, pipeline, store, None, engine)
+    job = _job(adapter, data, options, pipeline, store, None, engine, steps)
     return train_or_find(job, name, store, options, log, "improved")[0]
 
 
@@ -132,16 +120,19 @@ def _job(
     store: Store,
     tasks: str | Path | None,
     engine: EngineSettings | None,
+    steps: Steps,
 ) -> ImproveJob:
     from searchlora.data.dataset import load_dataset
 
+    if options.more_data:
+        raise UsageError("improve samples for the rows of one dataset", where="more_data", fix="Leave it out.")
     parent = store.get(store.pin(reference)) if reference is not None else None
     task = load_prompted_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
     dataset = dataset_for(task, data)
     task = task.bound(dataset.settings)
     own = parse_recipe(parent.manifest.recipe, parent.reference) if parent else None
     default = task.default_recipe if own is None else own.model_dump()
-    recipe = load_recipe(default, options.recipe, options.overrides)
+    recipe = load_recipe(default, options.recipe, options.settings)
     if recipe.is_full or (own is not None and own.is_full):
         raise RecipeError(
             "improve trains adapters, not all weights", where="recipe", fix="Set method=lora or qlora, on an adapter."
@@ -173,7 +164,7 @@ def _job(
         recipe,
         dataset,
         base,
-        options.steps,
+        steps,
         store=store,
         parent=parent,
         pipeline=str(pipeline),
