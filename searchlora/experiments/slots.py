@@ -11,9 +11,9 @@ from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.experiments.options import Kind
-from searchlora.experiments.stage_costs import Place
 from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.stage import StageSettings, check_order, produces_hits, short_name
+from searchlora.systems.costs import Place, place_key
 
 #: The name of the unchanged pipeline.
 FULL = "full pipeline"
@@ -32,6 +32,11 @@ class Slot:
     name: str
     place: Place
     adapter: str | None
+
+    @property
+    def key(self) -> str:
+        """Its key in the costs of a pipeline's parts."""
+        return place_key(self.place)
 
 
 @dataclass(frozen=True)

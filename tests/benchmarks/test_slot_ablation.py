@@ -19,9 +19,9 @@ from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.ablate import ablate
 from searchlora.experiments.ablate_report import ablation_markdown, write_ablation
 from searchlora.experiments.options import AblationOptions
-from searchlora.experiments.stage_costs import SharedStages
 from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.config import read_pipeline
+from searchlora.systems.costs import CostedPipeline
 from searchlora.task import load_prompted_task
 from tests.factories import random_adapter
 
@@ -166,6 +166,6 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
     assert "without chorus-judge" in write_ablation(found, tmp_path / "work" / "chorus").read_text(encoding="utf-8")
     assert benchmark.about(found, test)["adapters"]["fold 2"] == {"judge": "chorus-judge-2"}
 
-    monkeypatch.setattr(SharedStages, "execute", lambda *_: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(CostedPipeline, "run", lambda *_: pytest.fail("nothing is missing"))
     again = benchmark.ablated(test, store, tmp_path / "work")
     assert again.comparison.rows == found.comparison.rows

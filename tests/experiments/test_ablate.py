@@ -18,7 +18,6 @@ from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
 from searchlora.eval.significance import paired_difference
 from searchlora.eval.trec import read_run, write_qrels
-from searchlora.experiments import stage_costs
 from searchlora.experiments.ablate import ablate
 from searchlora.experiments.ablate_report import ablation_json, write_ablation
 from searchlora.experiments.options import AblationOptions
@@ -26,6 +25,8 @@ from searchlora.experiments.slots import FULL, find_slots, without
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import build_pipeline, run_of
+from searchlora.systems import costs
+from searchlora.systems.costs import CostedPipeline
 from searchlora.task import load_prompted_task, load_task
 from tests.factories import random_adapter, random_encoder_adapter
 
@@ -152,16 +153,16 @@ def test_each_slot_has_milliseconds_and_an_llm_has_tokens(made, tmp_path):
 @pytest.mark.slow
 def test_an_ablation_that_was_interrupted_goes_on_where_it_stopped(made, tmp_path, monkeypatch):
     executed = []
-    execute = stage_costs.SharedStages.execute
+    execute = CostedPipeline.run
 
-    def dies(self, stages, *more):
+    def dies(self, *more):
         if len(executed) == 2:
             raise KeyboardInterrupt
-        executed.append(stages)
-        return execute(self, stages, *more)
+        executed.append(self.name)
+        return execute(self, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_costs.SharedStages, "execute", dies)
+        patch.setattr(CostedPipeline, "run", dies)
         with pytest.raises(KeyboardInterrupt):
             run(made, "hybrid.yaml", tmp_path)
     resumed = run(made, "hybrid.yaml", tmp_path)
@@ -170,7 +171,7 @@ def test_an_ablation_that_was_interrupted_goes_on_where_it_stopped(made, tmp_pat
     assert resumed.comparison.rows == undisturbed.comparison.rows
     assert resumed.comparison.comparisons == undisturbed.comparison.comparisons
     assert resumed.costs[FULL].keys() == {"bm25", "dense"}
-    monkeypatch.setattr(stage_costs, "build_pipeline", lambda *_, **__: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(CostedPipeline, "run", lambda *_: pytest.fail("nothing is missing"))
     assert set(run(made, "hybrid.yaml", tmp_path).reused) == {FULL, "without bm25", "without dense"}
 
 
@@ -267,10 +268,8 @@ def test_topics_may_hold_a_conversation_as_queries_do(made, tmp_path, monkeypatc
     rows[0]["history"] = []
     (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     seen = []
-    execute = stage_costs.SharedStages.execute
-    monkeypatch.setattr(
-        stage_costs.SharedStages, "execute", lambda self, *more: seen.append(more[1]) or execute(self, *more)
-    )
+    execute = costs.execute_stage
+    monkeypatch.setattr(costs, "execute_stage", lambda *given: seen.append(given[2]) or execute(*given))
     run(folder, "hybrid.yaml", tmp_path / "out", slots=("bm25",))
     assert "history" not in seen[0][0]
     assert [search["history"] for search in seen[0][1:]] == [turns] * (TOPICS - 1)

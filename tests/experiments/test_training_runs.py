@@ -25,6 +25,7 @@ SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.eve
 CHILD = """
 import os, shutil, signal, sys
 from searchlora.experiments import training_runs
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.files import atomic
 
