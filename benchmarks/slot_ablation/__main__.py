@@ -27,8 +27,8 @@ from searchlora.cli.terminal import progress_bars
 from searchlora.errors import UsageError
 from searchlora.eval.trec import write_qrels
 from searchlora.experiments.ablate import Ablation, ablate
-from searchlora.experiments.ablate_report import ablation_json, ablation_markdown, write_ablation
 from searchlora.experiments.options import AblationOptions
+from searchlora.experiments.reports import ablation_json, ablation_markdown, write_ablation
 from searchlora.experiments.slots import find_slots
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.index_build import build_index

@@ -16,8 +16,8 @@ from benchmarks.common import ROOT, WORK, dataset, is_trial, real_data, save_fig
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.reports import sweep_json, sweep_markdown, write_sweep
 from searchlora.experiments.sweep import sweep
-from searchlora.experiments.sweep_report import sweep_json, sweep_markdown, write_sweep
 from searchlora.experiments.trials import train_trials
 
 NAME = "sweep_intent"

@@ -80,7 +80,7 @@ def ablate(
     from searchlora.cli.terminal import progress_bars
     from searchlora.eval.formatting import to_plain
     from searchlora.experiments.ablate import ablate as verb
-    from searchlora.experiments.ablate_report import ablation_json, ablation_markdown, write_ablation
+    from searchlora.experiments.reports import ablation_json, ablation_markdown, write_ablation
     from searchlora.files import check_writable
     from searchlora.pipelines.config import read_pipeline
 

@@ -58,7 +58,7 @@ def evaluate(
     """Compare an adapter with its base model and the task's baselines, and write a report with intervals."""
     from searchlora.cli.terminal import print_comparison, progress_bars
     from searchlora.experiments.evaluate import evaluate as verb
-    from searchlora.experiments.evaluation_report import write
+    from searchlora.experiments.reports import write_evaluation
     from searchlora.pipelines.config import bm25_settings
 
     options = rows.read(
@@ -83,7 +83,7 @@ def evaluate(
     _warn(evaluated)
     if evaluated.reused:
         typer.echo(f"Outputs taken from {out / 'outputs'}: {', '.join(evaluated.reused)}.")
-    typer.echo(f"Report: {write(evaluated, out)}")
+    typer.echo(f"Report: {write_evaluation(evaluated, out)}")
 
 
 @takes(DecisionFiles, "files")
@@ -104,7 +104,7 @@ def experiment(
     """Compare systems over topics, with intervals and paired tests. Exits with 1 if a policy rule is broken."""
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.experiment import experiment as verb
-    from searchlora.experiments.experiment_report import write, write_decision
+    from searchlora.experiments.reports import write_decision, write_experiment
     from searchlora.files import check_writable
 
     check_writable(files.junit, files.summary, out / "report.html")
@@ -123,7 +123,7 @@ def experiment(
     if result.reused:
         typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(result.reused)}.")
     write_decision(result.spec.name, result.comparison, result.results, junit=files.junit, summary=files.summary)
-    typer.echo(f"Report: {write(result, out)}")
+    typer.echo(f"Report: {write_experiment(result, out)}")
     if result.results:
         print_rules(result.results)
     if result.refused:
@@ -160,10 +160,9 @@ def promote(
 ) -> None:
     """Move an alias to a version if it meets the policy; otherwise exit with 1. Either decision is recorded."""
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
-    from searchlora.experiments.evaluation_report import write
-    from searchlora.experiments.experiment_report import write_decision
     from searchlora.experiments.options import DecisionOptions
     from searchlora.experiments.promote import promote as verb
+    from searchlora.experiments.reports import write_decision, write_evaluation
     from searchlora.files import check_writable
 
     check_writable(files.junit, files.summary, out / "report.html" if out is not None else None)
@@ -186,7 +185,7 @@ def promote(
     title = f"{evaluated.adapter.reference} to {to}"
     write_decision(title, evaluated.comparison, results, force or "", junit=files.junit, summary=files.summary)
     if out is not None:
-        typer.echo(f"Report: {write(evaluated, out, rules=results, forced=force or '')}")
+        typer.echo(f"Report: {write_evaluation(evaluated, out, rules=results, forced=force or '')}")
     if promotion.refused:
         broken = sum(not rule.passed for rule in results)
         typer.echo(f"Refused: {broken} of {len(results)} rules are broken; '{to}' is unchanged.", err=True)

@@ -44,8 +44,8 @@ def sweep(
     from searchlora.cli.terminal import progress_bars
     from searchlora.eval.formatting import to_plain
     from searchlora.experiments.options import EvaluationOptions
+    from searchlora.experiments.reports import sweep_json, sweep_markdown, write_sweep
     from searchlora.experiments.sweep import sweep as verb
-    from searchlora.experiments.sweep_report import sweep_json, sweep_markdown, write_sweep
 
     swept = verb(
         task,

@@ -13,9 +13,9 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.eval.report import Chapter, Stored, write_overview
 from searchlora.experiments.demo_search import PIPELINE, TOPICS, SearchDemoResult, demo_search
 from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.reports import write_evaluation
 from searchlora.experiments.result_files import header, provenance
 from searchlora.experiments.train import train_or_reuse
 from searchlora.experiments.training_runs import recipe_for
@@ -130,7 +130,7 @@ class _Demo:
             evaluated = replace(evaluated, comparison=replace(comparison, notes=(*known, *comparison.notes)))
         if evaluated.reused:
             self.log(f"Reusing outputs of an earlier evaluation: {', '.join(evaluated.reused)}")
-        return DemoResult(evaluated, write(evaluated, out))
+        return DemoResult(evaluated, write_evaluation(evaluated, out))
 
     def _dataset(self, task: Task, folder: Path) -> Dataset:
         if folder.is_dir():

@@ -13,8 +13,8 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.collection import QRELS_FILE
 from searchlora.data.dataset import Dataset
 from searchlora.experiments.ablate import Ablation, ablate
-from searchlora.experiments.ablate_report import write_ablation
 from searchlora.experiments.options import AblationOptions
+from searchlora.experiments.reports import write_ablation
 from searchlora.files import atomic_text, read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings

@@ -22,8 +22,7 @@ from searchlora.eval.trec import Qrels
 from searchlora.experiments.evaluate import CACHE_FILE
 from searchlora.experiments.experiment_inputs import changes, hashes, refuse_changes
 from searchlora.experiments.judge.judgments import experiment_qrels, experiment_sources, unknown_source_note
-from searchlora.experiments.result_files import file_name
-from searchlora.experiments.spec import Experiment, Source, SystemSettings, read_experiment
+from searchlora.experiments.spec import Experiment, Source, SystemSettings, file_name, read_experiment
 from searchlora.files.result_cache import ResultCache, cache_key
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
@@ -41,6 +40,7 @@ from searchlora.systems.measures import RetrievalMeasures
 from searchlora.systems.pipeline import PipelineSystem, Plan, plan_of
 from searchlora.systems.system import System
 
+#: File of the result in the folder of an experiment.
 RESULT = "experiment.json"
 
 
@@ -142,7 +142,7 @@ def experiment(
     tasks: str | Path | None = None,
     steps: Steps = no_progress,
 ) -> ExperimentResult:
-    """Run an experiment; `experiment_report.write` writes its files.
+    """Run an experiment; `reports.write_experiment` writes its files.
 
     Args:
         spec: An experiment, or its YAML file.

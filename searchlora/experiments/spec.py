@@ -13,12 +13,21 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.sources import Source as GradeSource
 from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
-from searchlora.experiments.result_files import file_name
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.http_client import check_key_variable
 from searchlora.inference.settings import EngineSettings, ServerSettings
 from searchlora.pipelines.config import CorpusSettings
+
+
+def file_name(system: str) -> str:
+    """The file name of a system.
+
+    Examples:
+        >>> file_name("base zero-shot")
+        'base-zero-shot'
+    """
+    return system.replace(" ", "-").replace("/", "-")
 
 
 class _Strict(BaseModel):

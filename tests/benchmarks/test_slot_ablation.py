@@ -17,8 +17,8 @@ from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.ablate import ablate
-from searchlora.experiments.ablate_report import ablation_markdown, write_ablation
 from searchlora.experiments.options import AblationOptions
+from searchlora.experiments.reports import ablation_markdown, write_ablation
 from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.config import read_pipeline
 from searchlora.systems.costs import CostedPipeline

@@ -20,9 +20,9 @@ from searchlora.data.building import build
 from searchlora.errors import DataError, EngineError, UsageError
 from searchlora.eval.judgments.card import read_card, read_run_card
 from searchlora.eval.policy import Policy
+from searchlora.experiments import reports
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.experiment import experiment
-from searchlora.experiments.experiment_report import write
 from searchlora.experiments.improve.command import improve
 from searchlora.experiments.judge.command import judge
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
@@ -230,7 +230,7 @@ def test_an_experiment_compares_engines_and_reuses_runs_of_the_same_one(shop, tm
     plain = write_experiment(tmp_path, shop, systems=systems, baseline="own")
     again = experiment(plain, tmp_path / "out", store=shop.store)  # sizes of an engine do not matter
     assert set(again.reused) == {"own", "server", "bf16"}
-    write(again, tmp_path / "out")
+    reports.write_experiment(again, tmp_path / "out")
     with pytest.raises(DataError, match="system own was"):  # the engine of the baseline is an input
         experiment(plain, tmp_path / "out", engine=LocalSettings(quantization="nf4"), store=shop.store)
     other = LocalSettings(quantization="nf4")

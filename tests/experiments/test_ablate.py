@@ -19,8 +19,8 @@ from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_c
 from searchlora.eval.significance import paired_difference
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.ablate import ablate
-from searchlora.experiments.ablate_report import ablation_json, write_ablation
 from searchlora.experiments.options import AblationOptions
+from searchlora.experiments.reports import ablation_json, write_ablation
 from searchlora.experiments.slots import FULL, find_slots, without
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.index_build import build_index

@@ -18,8 +18,8 @@ from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.judgments.lineage import RunLineage
 from searchlora.eval.trec import read_run
 from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.reports import write_evaluation
 from searchlora.experiments.run import run
 from searchlora.experiments.train import train, train_or_reuse
 from searchlora.experiments.validation import _contrastive_loss
@@ -134,7 +134,7 @@ def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_pat
     assert costs["finder@1"]["parameters trained"] < costs["finder-full@1"]["parameters trained"]
     assert costs["finder@1"]["MB on disk"] < costs["finder-full@1"]["MB on disk"]
     assert "parameters trained" not in costs["base zero-shot"]
-    report = write(found, tmp_path / "report")
+    report = write_evaluation(found, tmp_path / "report")
     assert "finder-full" in report.read_text() and (tmp_path / "report" / "runs").is_dir()
 
 
@@ -185,7 +185,7 @@ def test_classification_is_evaluated(place, data, fast, tmp_path):
     assert again.systems["sorter@1"].outputs == found.systems["sorter@1"].outputs
     assert found.comparison.measures[0] == "macro-F1"
     assert set(found.systems["sorter@1"].outputs) <= set(WORDS[:3])
-    write(found, tmp_path / "report")
+    write_evaluation(found, tmp_path / "report")
 
 
 @pytest.mark.slow

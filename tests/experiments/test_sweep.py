@@ -21,8 +21,8 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
 from searchlora.experiments import trials
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.reports import sweep_markdown, write_sweep
 from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, _best, sweep
-from searchlora.experiments.sweep_report import sweep_markdown, write_sweep
 from searchlora.experiments.trials import planned, train_trials
 from tests.child_scripts import Script
 

@@ -61,8 +61,8 @@ def improve(
 
     In each round the adapter samples candidates for the training rows; the task rewards them together with the rows'
     references, the unchanged inputs and its rules; a new adapter is trained on the best ones. The round whose greedy
-    outputs have the highest reward on the validation rows is stored, with `improve.json`, `improve.svg` and
-    `improve.md` beside its weights. An interrupted run stays in the store (`.runs/NAME`), as with `train`.
+    outputs have the highest reward on the validation rows is stored, with `improve.json` and `improve.md`
+    beside its weights. An interrupted run stays in the store (`.runs/NAME`), as with `train`.
 
     Args:
         adapter: A reference; None starts from the bare base of the recipe, with the rules' best in the first round.
