@@ -89,8 +89,8 @@ class DecisionOptions:
 
     Attributes:
         force: A reason for moving the alias against the policy.
-        reason: A reason for a policy that is looser than that of the last decision on this alias. Without one, such a
-            policy refuses.
+        reason: A reason for a policy other than that of the last decision on this alias. Without one, such a policy
+            refuses.
         accept_changes: Accept data other than that of the last decision on this alias.
 
     Raises:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from searchlora.inference.engine import Engine
 from searchlora.inference.metered import Answer, MeteredEngine
 from searchlora.pipelines.execution import execute_stage
-from searchlora.pipelines.stages.fuse import FuseStage
-from searchlora.pipelines.stages.retrieve import RetrieveStage
-from searchlora.pipelines.stages.stage import Stage
+from searchlora.pipelines.stages.stage import StageSettings
 from searchlora.progress import Progress, silent
 from searchlora.records import Hit, Record
 from searchlora.retrieval.field_filter import FieldFilter
@@ -85,20 +83,25 @@ class CostedPipeline(PipelineSystem):
         for index, (stage, settings) in enumerate(zip(pipeline.stages, pipeline.settings, strict=True)):
             progress(index * len(rows), len(pipeline.stages) * len(rows), stage.label)
             engines: list[MeteredEngine] = []
-            retrievers: dict[Place, TimedRetriever] = {}
-            measured = self._measured(stage, (index,), engines, retrievers)
-            started = time.perf_counter()
+            retrievers: list[TimedRetriever] = []
+
+            def metered(engine: Engine, engines: list[MeteredEngine] = engines) -> Engine:
+                engines.append(self._answers.metered(engine))
+                return engines[-1]
+
+            def timed(retriever: Retriever, retrievers: list[TimedRetriever] = retrievers) -> Retriever:
+                retrievers.append(TimedRetriever(retriever))
+                return retrievers[-1]
+
+            measured = stage.with_engines(metered).with_retriever(timed)
             batches = [done[start : start + pipeline.batch_size] for start in range(0, len(done), pipeline.batch_size)]
+            started = time.perf_counter()
             done = [one for batch in batches for one in execute_stage(measured, settings, batch, index + 1)]
             seconds = time.perf_counter() - started
-            repeated = any(engine.reused for engine in engines)
-            costs = {} if repeated else {_MILLISECONDS: 1000 * seconds / len(rows)}
-            if tokens := sum(engine.prompt_tokens for engine in engines):
-                costs["prompt tokens per query"] = tokens / len(rows)
-                costs["output tokens per query"] = sum(engine.output_tokens for engine in engines) / len(rows)
-            parts[place_key((index,))] = costs
-            for place, retriever in retrievers.items():
-                parts[place_key(place)] = {_MILLISECONDS: 1000 * retriever.seconds / len(rows)}
+            if settings.parts:
+                for place, retriever in zip(_leaf_places(settings, (index,)), retrievers, strict=True):
+                    parts[place_key(place)] = {_MILLISECONDS: 1000 * retriever.seconds / len(rows)}
+            parts[place_key((index,))] = _stage_costs(seconds, engines, len(rows))
         stages = [parts[place_key((index,))] for index in range(len(pipeline.stages))]
         names = dict.fromkeys(name for costs in stages for name in costs)
         if not all(_MILLISECONDS in costs for costs in stages):
@@ -106,24 +109,17 @@ class CostedPipeline(PipelineSystem):
         total = {name: sum(costs.get(name, 0.0) for costs in stages) for name in names}
         return outputs_of(done, total, parts)
 
-    def _measured(
-        self, stage: Stage, place: Place, engines: list[MeteredEngine], retrievers: dict[Place, TimedRetriever]
-    ) -> Stage:
-        """The stage with engines that count, and with parts that measure their time."""
 
-        def metered(engine: Engine) -> Engine:
-            engines.append(self._answers.metered(engine))
-            return engines[-1]
+def _stage_costs(seconds: float, engines: Sequence[MeteredEngine], rows: int) -> dict[str, float]:
+    costs = {} if any(engine.reused for engine in engines) else {_MILLISECONDS: 1000 * seconds / rows}
+    if tokens := sum(engine.prompt_tokens for engine in engines):
+        costs["prompt tokens per query"] = tokens / rows
+        costs["output tokens per query"] = sum(engine.output_tokens for engine in engines) / rows
+    return costs
 
-        if not isinstance(stage, FuseStage):
-            return stage.with_engines(metered)
-        parts: list[RetrieveStage] = []
-        for number, part in enumerate(stage.parts):
-            own = (*place, number)
-            if isinstance(part, FuseStage):
-                inner = self._measured(part, own, engines, retrievers)
-                assert isinstance(inner, RetrieveStage)
-                part = inner
-            retrievers[own] = TimedRetriever(part.retriever)
-            parts.append(replace(part, retriever=retrievers[own]))
-        return stage.settings.fused(parts)
+
+def _leaf_places(settings: StageSettings, place: Place) -> Iterator[Place]:
+    if not settings.parts:
+        yield place
+    for number, part in enumerate(settings.parts):
+        yield from _leaf_places(part, (*place, number))
