@@ -20,8 +20,9 @@ from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.interaction import Factorial, Interaction, interactions
 from searchlora.eval.measures import parse_measure
-from searchlora.experiments.experiment import ExperimentResult, RunFolder, measured
+from searchlora.experiments.experiment import measured
 from searchlora.experiments.experiment_inputs import hashes
+from searchlora.experiments.experiment_result import ExperimentResult, RunFolder
 from searchlora.experiments.options import AblationOptions
 from searchlora.experiments.slots import FULL, Slot, Variant
 from searchlora.experiments.spec import Experiment, Source, SystemSettings

@@ -12,10 +12,6 @@ from searchlora.adapters.aliases import AliasMove, Decision, Rule
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.policy import (
-    ACCEPTED,
-    SAME_POLICY,
-    SLICE,
-    UNCHANGED,
     Facts,
     Policy,
     RuleResult,
@@ -23,6 +19,14 @@ from searchlora.eval.policy import (
     read_policy,
 )
 from searchlora.eval.tables import to_json
+from searchlora.experiments.alias_history import (
+    BASELINE_DATA,
+    accepted_policy,
+    baseline_data,
+    changed_data,
+    removed_version,
+    slice_rules,
+)
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.learned_baselines import FIX
@@ -31,9 +35,6 @@ from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
 from searchlora.progress import Steps, no_progress
 from searchlora.systems.system import BASE
-
-#: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
-BASELINE_DATA = "baseline data"
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,14 @@ def promote(
     facts = Facts(
         roles={"base": BASE, **({"incumbent": current[0]} if current else {})},
         data=evaluated.judgments.data,
-        changed=_changed(decisions, evaluated),
+        changed=changed_data(decisions, evaluated),
         accepted=decision.accept_changes,
         source=evaluated.judgments.source,
         graded=evaluated.judgments.graded,
-        removed=_removed(moves, alias),
-        policy=_accepted_policy(decisions),
+        removed=removed_version(moves, alias),
+        policy=accepted_policy(decisions),
         reason=" ".join((decision.reason or decision.force or "").split()),
-        sliced=_sliced(decisions[-1]) if decisions else (),
+        sliced=slice_rules(decisions[-1]) if decisions else (),
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         too_few={name: f"{why}. {FIX}" for name, why in evaluated.learned.too_few.items()},
         leaked=evaluated.seen_in_training(store),
@@ -138,63 +139,6 @@ def promote(
     return PromotionResult(move, results, evaluated)
 
 
-def _changed(decisions: Sequence[Decision], evaluated: EvaluationResult) -> tuple[str, ...]:
-    """A description of how the data differs from that of the last decision on the alias; empty if it is the same.
-
-    A decision that was refused because of its data does not count: otherwise the same data would pass the next time.
-    """
-    counting = [
-        decision
-        for decision in decisions
-        if decision.outcome != "refused" or any(rule.rule == UNCHANGED and rule.passed for rule in decision.rules)
-    ]
-    if not counting:
-        return ()
-    last, differences = counting[-1], []
-    then, version = last.evidence, last.version
-    if (then["data"], then["split"]) != (evaluated.judgments.data, evaluated.split):
-        differences.append(
-            f"version {version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
-            f"split {evaluated.split} of {evaluated.judgments.data[:16]}"
-        )
-    before, now = then.get(BASELINE_DATA), _baseline_data(evaluated)
-    if before != now:
-        names = [fingerprint[:16] if fingerprint else "the evaluated data" for fingerprint in (before, now)]
-        differences.append(f"for version {version} baselines learned from {names[0]}, this time from {names[1]}")
-    return tuple(differences)
-
-
-def _baseline_data(evaluated: EvaluationResult) -> str | None:
-    """The fingerprint of the dataset that baselines learned from; None for the evaluated dataset."""
-    other = evaluated.learned.other
-    return other.fingerprint if other is not None else None
-
-
-def _accepted_policy(decisions: Sequence[Decision]) -> Mapping[str, Any] | None:
-    """The policy of the last decision on the alias; None if there was none.
-
-    A decision that was refused because of its policy does not count: otherwise it would be accepted the next time.
-    """
-    for decision in reversed(decisions):
-        unexplained = any(rule.rule == SAME_POLICY and not rule.passed for rule in decision.rules)
-        if decision.outcome != "refused" or not unexplained:
-            return decision.policy
-    return None
-
-
-def _sliced(decision: Decision) -> tuple[str, ...]:
-    """The slice rules of a decision, except those whose missing values were accepted."""
-    rules = [rule for rule in decision.rules if rule.rule.startswith(SLICE)]
-    return tuple(rule.rule for rule in rules if not rule.finding.startswith(ACCEPTED))
-
-
-def _removed(moves: Sequence[AliasMove], alias: str) -> str:
-    """A description of the removed version that the alias pointed to; empty if it points to a stored one."""
-    done = [move for move in moves if not move.refused]
-    deleted = bool(done) and done[-1].target is None
-    return f"version {done[-1].source}, which '{alias}' pointed to" if deleted else ""
-
-
 def _evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[str, Any]:
     """The evidence of the decision: data, judgments, machine, and the figures of the systems involved."""
     figures = to_json(evaluated.comparison, header(evaluated.adapter.reference))
@@ -205,7 +149,7 @@ def _evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[
         "split": evaluated.split,
         "judgments": evaluated.judgments.source,
         "judgments by source": evaluated.judgments.counts,
-        **({BASELINE_DATA: data} if (data := _baseline_data(evaluated)) else {}),
+        **({BASELINE_DATA: data} if (data := baseline_data(evaluated)) else {}),
         **({"baselines too few rows": dict(too_few)} if (too_few := evaluated.learned.too_few) else {}),
         "engines": list(evaluated.engines),
         "n": len(evaluated.records),

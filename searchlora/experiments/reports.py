@@ -31,8 +31,8 @@ from searchlora.eval.report.plots import cost_plot, svg_file
 from searchlora.eval.trec import ranked, write_run
 from searchlora.experiments.ablate import Ablation
 from searchlora.experiments.evaluation_result import EvaluationResult
-from searchlora.experiments.experiment import RESULT, ExperimentResult
 from searchlora.experiments.experiment_inputs import measured_by
+from searchlora.experiments.experiment_result import RESULT, ExperimentResult
 from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.experiments.slots import FULL
 from searchlora.experiments.spec import file_name
