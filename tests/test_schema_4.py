@@ -15,7 +15,7 @@ import pytest
 from searchlora.adapters.operations import merge
 from searchlora.adapters.store import Store
 from searchlora.experiments.options import TrainingOptions
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.train import train
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -55,11 +55,11 @@ def test_an_old_adapter_is_reused_where_only_the_key_changed(folder):
     """The recipe in its manifest equals today's but for `method` and keys that did not exist then."""
     store, said = Store(folder / "store"), list[str]()
     overrides = ["base=base", "optim.max_steps=3", "lora.r=4", "optim.batch_size=4", "method=qlora"]
-    stored = train_or_reuse(
+    stored = train(
         "rewriting",
         "datasets/rewriting",
         "old-rewriting",
-        TrainingOptions(overrides=overrides),
+        TrainingOptions(overrides=overrides, reuse=True),
         store=store,
         log=said.append,
     )

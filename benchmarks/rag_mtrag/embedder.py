@@ -11,7 +11,7 @@ from benchmarks.rag_mtrag.data import FOLDS, VALIDATING, MtRag, Record, validate
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.experiments.options import TrainingOptions
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.train import train
 from searchlora.progress import Steps
 
 MODEL = "all-minilm-l6-v2"
@@ -26,8 +26,14 @@ def embedders(mtrag: MtRag, work: Path, store: Store, steps: Steps) -> list[Stor
         rows = _pairs(mtrag.training(fold), fold)
         folder = native_dataset(work / f"embedder{fold + 1}", "embedding", rows).folder
         found.append(
-            train_or_reuse(
-                "embedding", folder, f"{NAME}-{fold + 1}", TrainingOptions(recipe=RECIPE), store=store, steps=steps
+            train(
+                "embedding",
+                folder,
+                f"{NAME}-{fold + 1}",
+                TrainingOptions(recipe=RECIPE, reuse=True),
+                store=store,
+                steps=steps,
+                log=print,
             )
         )
     return found

@@ -16,7 +16,7 @@ from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.reports import write_evaluation
 from searchlora.experiments.result_files import header, provenance
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.inference.settings import EngineSettings
 from searchlora.progress import Steps, no_progress
@@ -102,12 +102,12 @@ class _Demo:
         store = Store(self.root / "store")
         dataset = self._dataset(task, folder / DATASET)
         overrides = (*TRAINING, *self.overrides) if task.name == TASK else self.overrides
-        stored = train_or_reuse(
+        stored = train(
             task.name,
             dataset.folder,
             adapter,
             TrainingOptions(
-                overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides
+                overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides, reuse=True
             ),
             store=store,
             log=self.log,

@@ -28,6 +28,8 @@ class TrainingOptions:
         recipe: A YAML file whose keys override the task's recipe.
         resume: Continue an interrupted run from its last checkpoint. Recipe, base and data must be the same.
         restart: Delete an interrupted run and start anew.
+        reuse: Train nothing if the newest version of the name came from the same datasets, recipe, version of the task
+            and base; otherwise resume an interrupted run unless `restart` deletes it.
         more_data: Folder of a further dataset -> weight of its training rows; for prompted tasks.
 
     Raises:
@@ -39,6 +41,7 @@ class TrainingOptions:
     recipe: str | Path | None = None
     resume: bool = False
     restart: bool = False
+    reuse: bool = False
     more_data: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -23,7 +23,6 @@ from searchlora.experiments.training_runs import (
     dataset_for,
     recipe_for,
     train_and_store,
-    train_or_find,
 )
 from searchlora.experiments.validation import Validator
 from searchlora.models.load import computed_in
@@ -60,7 +59,8 @@ def train(
         options: Recipe, base and further data.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
-        log: Receives one sentence about the memory that training needs, before it begins.
+        log: Receives a sentence about the memory that training needs, before it begins; with `options.reuse`, about
+            what is reused, resumed or done.
 
     Raises:
         RecipeError, DataError, BaseModelError, InvalidName, NameTaken: before anything is trained.
@@ -70,9 +70,9 @@ def train(
     store = Store.of(store)
     check_name(name)
     job = _job(task, data, options, tasks, steps)
-    if log is not None:
+    if log is not None and not options.reuse:
         log(_memory(job))
-    return train_and_store(job, name, store, options)
+    return train_and_store(job, name, store, options, log)
 
 
 def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Path | None, steps: Steps) -> TrainingJob:
@@ -110,30 +110,6 @@ def _memory(job: TrainingJob) -> str:
         f"Training {what} of {public_name(job.base.name)} ({memory.parameters:,} parameters, method {recipe.method}): "
         f"{size / 1e9:.2f} GB with validation, and activations."
     )
-
-
-def train_or_reuse(
-    task: str,
-    data: str | Path,
-    name: str,
-    options: TrainingOptions = TrainingOptions(),
-    *,
-    store: Store,
-    tasks: str | Path | None = None,
-    log: Callable[[str], None] = print,
-    steps: Steps = no_progress,
-) -> StoredAdapter:
-    """The newest version of `name` if it came from these datasets, recipe, task version and base; else train one.
-
-    An unfinished run of the name is resumed, or deleted with `options.restart`.
-
-    Args:
-        log: Receives one sentence about what was done.
-    """
-    stored, is_new = train_or_find(_job(task, data, options, tasks, steps), name, store, options, log, "trained")
-    if is_new:
-        log(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")
-    return stored
 
 
 @dataclass(frozen=True)

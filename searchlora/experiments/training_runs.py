@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -50,7 +50,10 @@ class TrainingJob(ABC):
     Attributes:
         task: Bound to the settings of the dataset.
         base: The resolved base of the recipe.
+        verb: Past participle of what the job does, for messages.
     """
+
+    verb: ClassVar[str] = "trained"
 
     task: Task
     recipe: AnyRecipe
@@ -139,14 +142,29 @@ class TrainingRunFolder:
         shutil.rmtree(self.path)
 
 
-def train_and_store(job: TrainingJob, name: str, store: Store, options: TrainingOptions) -> StoredAdapter:
+def train_and_store(
+    job: TrainingJob, name: str, store: Store, options: TrainingOptions, log: Callable[[str], None] | None = None
+) -> StoredAdapter:
     """Train, verify and store the next version of `name`; exactly one version, however often it is killed and resumed.
+
+    Args:
+        log: With `options.reuse`, receives a sentence about what is reused, resumed or done.
 
     Raises:
         TrainingError: for an unfinished run without `resume` or `restart`, or one with another identity.
         LoadCheckFailed: for a trained adapter that does not pass verification; its run is kept.
     """
     check_name(name)
+    told = log if log is not None and options.reuse else _untold
+    if options.reuse:
+        if stored := _newest_of(store, name, job):
+            _remove_finished_run(store, stored)
+            told(f"Reusing {stored.reference}, {job.verb} on this dataset with this recipe")
+            return stored
+        is_unfinished = _run_file(store, name).is_file()
+        options = replace(options, resume=is_unfinished and not options.restart)
+        if is_unfinished:
+            told("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
     store.check_task(name, job.task.name)
     with _exclusive_run(store, name):
         if options.resume and not _run_file(store, name).is_file() and (stored := _newest_of(store, name, job)):
@@ -156,7 +174,13 @@ def train_and_store(job: TrainingJob, name: str, store: Store, options: Training
         if stored is None:
             stored = _store(job, name, store, train_in(job, store, name, folder, options), folder.id)
         folder.remove()
+    seconds = float(stored.manifest.training["seconds"])
+    told(f"{job.verb.capitalize()} {stored.reference} in {seconds:.0f} s: {stored.path}")
     return stored
+
+
+def _untold(text: str) -> None:
+    del text
 
 
 def train_in(
@@ -206,32 +230,6 @@ def _newest_of(store: Store, name: str, job: TrainingJob) -> StoredAdapter | Non
         return None
     stored = store.get(name)
     return stored if job.produced(stored) else None
-
-
-def train_or_find(
-    job: TrainingJob, name: str, store: Store, options: TrainingOptions, log: Callable[[str], None], verb: str
-) -> tuple[StoredAdapter, bool]:
-    """The newest version of `name` if a job produced it; else train one.
-
-    An unfinished run of the name is resumed, or deleted with `options.restart`.
-
-    Args:
-        log: Receives one sentence if a version is reused or a run resumed.
-        verb: Past participle for that sentence: "trained".
-
-    Returns:
-        The version, and whether it is a new one.
-    """
-    check_name(name)
-    if stored := _newest_of(store, name, job):
-        _remove_finished_run(store, stored)
-        log(f"Reusing {stored.reference}, {verb} on this dataset with this recipe")
-        return stored, False
-    is_unfinished = _run_file(store, name).is_file()
-    options = replace(options, resume=is_unfinished and not options.restart)
-    if is_unfinished:
-        log("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
-    return train_and_store(job, name, store, options), True
 
 
 def _remove_finished_run(store: Store, stored: StoredAdapter) -> None:

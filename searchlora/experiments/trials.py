@@ -27,7 +27,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import SearchloraError, UsageError
 from searchlora.experiments.options import TrainingOptions
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.progress import Steps, no_progress
@@ -66,7 +66,7 @@ class Trial:
 
     def options(self, common: TrainingOptions) -> TrainingOptions:
         """The options of all trials with the values of this one."""
-        return replace(common, overrides=[*common.settings, *self.overrides], base=None)
+        return replace(common, overrides=[*common.settings, *self.overrides], base=None, reuse=True)
 
 
 def train_trials(
@@ -95,8 +95,8 @@ def train_trials(
     trained = []
     for number, trial in enumerate(trials, 1):
         log(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
-        train = partial(_trained, task, str(data), trial, options, store.root, tasks, bars)
-        trained.append(_in_own_process(train, trial))
+        train_one = partial(_trained, task, str(data), trial, options, store.root, tasks, bars)
+        trained.append(_in_own_process(train_one, trial))
         if (error := trained[-1].error) is not None:
             log(f"Failed: {error}")
     return trained
@@ -147,7 +147,7 @@ def _trained(
     try:
         with bars() as steps:
             more: dict[str, Any] = {"store": Store(root), "tasks": tasks, "log": _to_stderr, "steps": steps}
-            return replace(trial, stored=train_or_reuse(task, data, trial.name, trial.options(options), **more))
+            return replace(trial, stored=train(task, data, trial.name, trial.options(options), **more))
     except SearchloraError as error:
         return replace(trial, error=str(error))
     except Exception as error:  # out of memory, or what a library refuses; the other trials go on
@@ -159,11 +159,11 @@ def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _in_own_process(train: Callable[[], Trial], trial: Trial) -> Trial:
+def _in_own_process(train_one: Callable[[], Trial], trial: Trial) -> Trial:
     """Train in a new process, whose peak memory is that of this trial alone."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
-            return pool.submit(train).result()
+            return pool.submit(train_one).result()
         except BrokenProcessPool:
             return replace(trial, error="its process ended: killed, or out of memory")
 

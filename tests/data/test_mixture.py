@@ -14,7 +14,7 @@ from searchlora.data.mixture import Mixture, parse_weighted
 from searchlora.errors import TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.experiments.options import TrainingOptions
-from searchlora.experiments.train import train, train_or_reuse
+from searchlora.experiments.train import train
 from searchlora.task import load_task
 from searchlora.training.metrics import read_metrics
 
@@ -145,11 +145,11 @@ def test_another_weight_is_another_training(folders, tiny_base, tmp_path):
     overrides = (*SHORT, f"base={tiny_base.path}")
     for weight in (0.5, 0.5, 0.25):
         more = {str(folders / "other"): weight}
-        train_or_reuse(
+        train(
             "judgment",
             folders / "own",
             "j",
-            TrainingOptions(overrides=overrides, more_data=more),
+            TrainingOptions(overrides=overrides, more_data=more, reuse=True),
             store=store,
             log=logged.append,
         )

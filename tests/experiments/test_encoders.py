@@ -21,7 +21,7 @@ from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.reports import write_evaluation
 from searchlora.experiments.run import run
-from searchlora.experiments.train import train, train_or_reuse
+from searchlora.experiments.train import train
 from searchlora.experiments.validation import _contrastive_loss
 from searchlora.inference.settings import LocalSettings
 from searchlora.records import Document
@@ -93,8 +93,13 @@ def test_contents_of_a_stored_encoder_adapter(stored, place):
 
 def test_identical_training_reuses_the_stored_version(stored, place, data, fast):
     reported = []
-    again = train_or_reuse(
-        "embedding", data / "pairs", "finder", TrainingOptions(overrides=fast), store=place, log=reported.append
+    again = train(
+        "embedding",
+        data / "pairs",
+        "finder",
+        TrainingOptions(overrides=fast, reuse=True),
+        store=place,
+        log=reported.append,
     )
     assert again.reference == stored.reference and "Reusing" in reported[0]
 

@@ -18,7 +18,7 @@ from searchlora.data.dataset import load_dataset
 from searchlora.errors import PipelineError, RecipeError, TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.experiments.improve.candidates import Rewarder, gather, sample
-from searchlora.experiments.improve.command import improve, improve_or_reuse, retrieve_stage
+from searchlora.experiments.improve.command import improve, retrieve_stage
 from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, worst
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
@@ -228,14 +228,17 @@ def test_a_version_of_the_same_data_and_recipe_is_reused(improved, tiny_base, ju
     overrides = (*SHORT, f"base={tiny_base.name}", "improve.reward=MRR@10")
     said: list[str] = []
     assert (
-        improve_or_reuse(
-            None, judged, "r", TrainingOptions(overrides=overrides), store=store, log=said.append
+        improve(
+            None, judged, "r", TrainingOptions(overrides=overrides, reuse=True), store=store, log=said.append
         ).reference
         == "r@1"
     )
     assert said == ["Reusing r@1, improved on this dataset with this recipe"]
     other = (*SHORT, f"base={tiny_base.name}", "improve.rounds=1", "optim.max_steps=3")
-    assert improve_or_reuse(None, judged, "r", TrainingOptions(overrides=other), store=store).reference == "r@2"
+    assert (
+        improve(None, judged, "r", TrainingOptions(overrides=other, reuse=True), store=store, log=print).reference
+        == "r@2"
+    )
     store.remove("r@2")
 
 

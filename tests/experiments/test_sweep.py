@@ -135,7 +135,7 @@ def test_what_a_library_refuses_ends_one_trial_only(tmp_path, monkeypatch):
     def refuses(*_, **__):
         raise ValueError("no such layer")
 
-    monkeypatch.setattr(trials, "train_or_reuse", refuses)
+    monkeypatch.setattr(trials, "train", refuses)
     monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
     refused = train_trials("rewriting", DATA, "tried", ["seed=1,2"], TrainingOptions(base=BASE), store=Store(tmp_path))
     assert [trial.error for trial in refused] == ["ValueError: no such layer"] * 2

@@ -14,7 +14,7 @@ from searchlora.adapters.stored import check_hashes
 from searchlora.data.building import build
 from searchlora.errors import TrainingError
 from searchlora.experiments.options import TrainingOptions
-from searchlora.experiments.train import train, train_or_reuse
+from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import TrainingRunFolder, train_in
 from searchlora.task import load_prompted_task
 from tests.child_scripts import run_script
@@ -92,8 +92,8 @@ def test_reusing_a_version_deletes_the_run_folder_of_a_killed_process(tiny_base,
     store = Store(tmp_path / "store")
     killed(tiny_base.name, data, store.root, "before clean-up")
     overrides = (*SHORT, f"base={tiny_base.name}")
-    reused = train_or_reuse(
-        "rewriting", data, "r", TrainingOptions(overrides=overrides), store=store, log=lambda _: None
+    reused = train(
+        "rewriting", data, "r", TrainingOptions(overrides=overrides, reuse=True), store=store, log=lambda _: None
     )
     assert reused.reference == "r@1"
     assert not (store.root / ".runs" / "r").exists()
@@ -115,8 +115,8 @@ def test_an_adapter_of_an_older_version_of_the_task_is_not_reused(tiny_base, dat
     for version, expected in ((None, "r@1"), (None, "r@1"), (99, "r@2")):
         if version is not None:
             monkeypatch.setattr(type(load_prompted_task("rewriting")), "version", version)
-        stored = train_or_reuse(
-            "rewriting", data, "r", TrainingOptions(overrides=overrides), store=store, log=lambda _: None
+        stored = train(
+            "rewriting", data, "r", TrainingOptions(overrides=overrides, reuse=True), store=store, log=lambda _: None
         )
         assert stored.reference == expected
     assert store.get("r@2").manifest.task_version == 99

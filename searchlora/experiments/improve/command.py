@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
@@ -19,7 +19,7 @@ from searchlora.experiments.improve.report import write_report
 from searchlora.experiments.improve.rounds import Round, Rounds
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import PromptedJob
-from searchlora.experiments.training_runs import dataset_for, train_and_store, train_or_find
+from searchlora.experiments.training_runs import dataset_for, train_and_store
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.resolve import resolve
@@ -55,6 +55,7 @@ def improve(
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
+    log: Callable[[str], None] | None = None,
     steps: Steps = no_progress,
 ) -> StoredAdapter:
     """Improve an adapter on its task's reward, and store the result as the next version of `name`.
@@ -74,6 +75,7 @@ def improve(
             load the adapters of the rounds: `searchlora serve` on the same store, or vLLM with `load`.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
+        log: With `options.reuse`, receives a sentence about what is reused, resumed or done.
         steps: Progress of each step.
 
     Raises:
@@ -86,30 +88,7 @@ def improve(
     store = Store.of(store)
     check_name(name)
     job = _job(adapter, data, options, pipeline, store, tasks, engine, steps)
-    return train_and_store(job, name, store, options)
-
-
-def improve_or_reuse(
-    adapter: str | None,
-    data: str | Path,
-    name: str,
-    options: TrainingOptions = TrainingOptions(),
-    *,
-    pipeline: str | Path = DEFAULT_PIPELINE,
-    engine: EngineSettings | None = None,
-    store: Store,
-    log: Callable[[str], None] = print,
-    steps: Steps = no_progress,
-) -> StoredAdapter:
-    """The newest version of `name` if it was improved from this adapter, dataset and recipe; else improve one.
-
-    An unfinished run of the name is resumed. The other arguments are those of `improve`.
-
-    Args:
-        log: Receives one sentence about what was done.
-    """
-    job = _job(adapter, data, options, pipeline, store, None, engine, steps)
-    return train_or_find(job, name, store, options, log, "improved")[0]
+    return train_and_store(job, name, store, options, log)
 
 
 def _job(
@@ -234,6 +213,8 @@ class ImproveJob(PromptedJob):
         pipeline: Name of the pipeline whose retriever rewards rewrites.
         engine: Where candidates are sampled and rounds are validated.
     """
+
+    verb: ClassVar[str] = "improved"
 
     store: Store = field(default_factory=Store, compare=False)
     parent: StoredAdapter | None = None
