@@ -22,7 +22,8 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import Comparison, compare
-from searchlora.experiments.improve.command import improve, retrieve_stage
+from searchlora.experiments.improve.command import improve
+from searchlora.experiments.improve.job import retrieve_stage
 from searchlora.experiments.options import TrainingOptions
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput

@@ -26,7 +26,8 @@ from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
 from searchlora.errors import UsageError
 from searchlora.eval.trec import write_qrels
-from searchlora.experiments.ablate import Ablation, ablate
+from searchlora.experiments.ablate import ablate
+from searchlora.experiments.ablation_result import Ablation
 from searchlora.experiments.options import AblationOptions
 from searchlora.experiments.reports import ablation_json, ablation_markdown, write_ablation
 from searchlora.experiments.slots import find_slots

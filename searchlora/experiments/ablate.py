@@ -8,8 +8,7 @@ Finished runs are kept, so an ablation that was interrupted goes on with the var
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from typing import Any
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.errors import PipelineError, UsageError
-from searchlora.eval.comparison import Comparison
-from searchlora.eval.interaction import Factorial, Interaction, interactions
 from searchlora.eval.measures import parse_measure
+from searchlora.experiments.ablation_result import Ablation, pair_interactions, slot_costs
 from searchlora.experiments.experiment import measured
 from searchlora.experiments.experiment_inputs import hashes
-from searchlora.experiments.experiment_result import ExperimentResult, RunFolder
+from searchlora.experiments.experiment_result import RunFolder
 from searchlora.experiments.options import AblationOptions
-from searchlora.experiments.slots import FULL, Slot, Variant
+from searchlora.experiments.slots import FULL, Variant
 from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.experiments.variants import chosen_slots, pair_variants, single_variants, with_vectors
 from searchlora.inference.engines import Engines
@@ -34,39 +32,8 @@ from searchlora.pipelines.pipeline import Pipeline, own_corpus
 from searchlora.pipelines.stages.stage import BuildContext, check_order, needs_of, pinned, produces_hits
 from searchlora.progress import Steps, no_progress
 from searchlora.systems.costs import Answers, CostedPipeline
-from searchlora.systems.measure import SystemResult, run_systems
+from searchlora.systems.measure import run_systems
 from searchlora.systems.pipeline import plan_of
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """The result of an ablation.
-
-    Attributes:
-        slots: Of the pipeline, those that were changed.
-        variants: The unchanged pipeline, then every variant with one changed slot.
-        experimented: The comparison of the unchanged pipeline with each of these variants, and its inputs.
-        interactions: Of pairs of slots that can be left out, in the headline measure.
-        costs: Variant -> slot -> mean costs per query. Milliseconds are missing where they were not measured.
-        left_out: Name of a variant that cannot be executed -> why.
-    """
-
-    slots: tuple[Slot, ...]
-    variants: tuple[Variant, ...]
-    experimented: ExperimentResult
-    interactions: tuple[Interaction, ...]
-    costs: Mapping[str, Mapping[str, Mapping[str, float]]]
-    left_out: Mapping[str, str]
-
-    @property
-    def comparison(self) -> Comparison:
-        """The comparison of the unchanged pipeline with the variants."""
-        return self.experimented.comparison
-
-    @property
-    def reused(self) -> tuple[str, ...]:
-        """The variants whose runs an earlier call computed."""
-        return self.experimented.reused
 
 
 def ablate(
@@ -160,19 +127,10 @@ def ablate(
         slots,
         tuple(variants),
         dataclasses.replace(experimented, measurement=measurement),
-        _interactions(comparison, pairs, double),
-        {variant.name: _slot_costs(variant, slots, measurement.results[variant.name]) for variant in variants},
+        pair_interactions(comparison, pairs, double),
+        {variant.name: slot_costs(variant, slots, measurement.results[variant.name]) for variant in variants},
         left_out,
     )
-
-
-def _slot_costs(variant: Variant, slots: Sequence[Slot], result: SystemResult) -> dict[str, Mapping[str, float]]:
-    """The costs of all slots of the unchanged pipeline, and of the slot that another variant replaces."""
-    if variant.kind == "off":
-        return {}
-    parts = result.raw.parts
-    shown = [slot for slot in slots if slot.name in variant.slots or variant.kind is None]
-    return {slot.name: parts[slot.key] for slot in shown if slot.key in parts}
 
 
 def _spec(
@@ -198,22 +156,3 @@ def _spec(
         relevant=options.relevant,
         cluster=options.cluster,
     )
-
-
-def _interactions(
-    comparison: Comparison,
-    pairs: Mapping[tuple[str, str], Variant],
-    results: Mapping[str, SystemResult],
-) -> tuple[Interaction, ...]:
-    """The interactions of the pairs whose four pipelines could all be executed."""
-    measure = comparison.measures[0]
-    values = comparison.values[measure]
-    designs = {}
-    for (a, b), variant in pairs.items():
-        alone = (f"without {a}", f"without {b}")
-        if variant.name in results and all(name in values for name in alone):
-            neither = results[variant.name].evaluation.values[measure]
-            designs[a, b] = Factorial(values[FULL], values[alone[0]], values[alone[1]], neither)
-    clusters = (results and next(iter(results.values())).evaluation.clusters) or {}
-    less = measure in comparison.less_is_better
-    return interactions(designs, measure, clusters, less_is_better=less, correction=comparison.correction)

@@ -12,7 +12,8 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.collection import QRELS_FILE
 from searchlora.data.dataset import Dataset
-from searchlora.experiments.ablate import Ablation, ablate
+from searchlora.experiments.ablate import ablate
+from searchlora.experiments.ablation_result import Ablation
 from searchlora.experiments.options import AblationOptions
 from searchlora.experiments.reports import write_ablation
 from searchlora.files import atomic_text, read_bytes

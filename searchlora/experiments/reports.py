@@ -29,7 +29,7 @@ from searchlora.eval.report import (
 from searchlora.eval.report.blocks import Section, markdown
 from searchlora.eval.report.plots import cost_plot, svg_file
 from searchlora.eval.trec import ranked, write_run
-from searchlora.experiments.ablate import Ablation
+from searchlora.experiments.ablation_result import Ablation
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.experiment_inputs import measured_by
 from searchlora.experiments.experiment_result import RESULT, ExperimentResult

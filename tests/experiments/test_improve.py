@@ -18,7 +18,8 @@ from searchlora.data.dataset import load_dataset
 from searchlora.errors import PipelineError, RecipeError, TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.experiments.improve.candidates import Rewarder, gather, sample
-from searchlora.experiments.improve.command import improve, retrieve_stage
+from searchlora.experiments.improve.command import improve
+from searchlora.experiments.improve.job import retrieve_stage
 from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, worst
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
