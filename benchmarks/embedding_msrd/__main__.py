@@ -80,12 +80,12 @@ def _about(
     against: Mapping[str, Comparison], trained: Mapping[str, StoredAdapter], evaluated: EvaluationResult
 ) -> dict[str, Any]:
     pair = next(pair for pair in against[QUERY].comparisons if pair.b == BOTH)
-    others = [each for each in against[BOTH].comparisons if each.b != QUERY]
+    others = [comparison for comparison in against[BOTH].comparisons if comparison.b != QUERY]
     return {
         "caption": "MSRD: all-MiniLM-L6-v2 on movie queries; mean and 95% interval over query families",
         "test_queries": len(evaluated.records),
         "documents": len(evaluated.dataset.documents() or ()),
-        "more_comparisons": [vars(each) for each in others],
+        "more_comparisons": [vars(comparison) for comparison in others],
         "recipes": {system: stored.manifest.recipe for system, stored in trained.items()},
         "training": {system: stored.manifest.training for system, stored in trained.items()},
         "bytes": {system: stored.weight_bytes for system, stored in trained.items()},

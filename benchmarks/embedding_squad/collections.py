@@ -55,8 +55,12 @@ def cranfield(data: Path, work: Path) -> Collected:
 
     found = collection(source, {})
     corpus, qrels = work / "cranfield" / "corpus.jsonl", work / "cranfield" / "qrels.txt"
-    write_rows(corpus, ({"id": each.id, "title": each.title, "text": each.text} for each in found.documents))
-    qrels.write_text("".join(f"{each.topic} 0 {each.document} {each.grade}\n" for each in found.judgments))
+    write_rows(
+        corpus, ({"id": document.id, "title": document.title, "text": document.text} for document in found.documents)
+    )
+    qrels.write_text(
+        "".join(f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n" for judgment in found.judgments)
+    )
     folds = _folds(rows, work / "cranfield", corpus=corpus, qrels=qrels, judgments_source="human")
     return Collected("cranfield", "Cranfield: query → abstract", folds, "few.yaml")
 

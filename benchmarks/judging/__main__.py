@@ -108,7 +108,7 @@ def _seconds(ways: Mapping[str, Way], parts: Sequence[Sequence[Request]]) -> dic
 
 
 def _ways(base: BaseModel, folder: Path) -> Mapping[str, Way]:
-    sharing, uncached = LocalEngine(base, batch_rows=BATCH), LocalEngine(base, batch_rows=BATCH, prefix_tokens=0)
+    sharing, uncached = LocalEngine(base, max_num_seqs=BATCH), LocalEngine(base, max_num_seqs=BATCH, prefix_tokens=0)
     for engine in (sharing, uncached):
         engine.load_folder("judge", folder)
     peft = attach(load_model(base), folder)
@@ -134,13 +134,11 @@ def _batches(lengths: Mapping[int, int]) -> list[list[int]]:
 def _scored(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
     import torch
 
-    found: dict[int, tuple[float, ...]] = {}
     with torch.inference_mode():
-        for part in score_sequences(
-            model, prompts, [answers] * len(prompts), pad_id=0, batches=lambda x: iter(_batches(x))
-        ):
-            found |= {row: scored.log_probabilities for row, scored in part.items()}
-    return [found[row] for row in range(len(prompts))]
+        found = dict(
+            score_sequences(model, prompts, [answers] * len(prompts), pad_id=0, batches=lambda x: iter(_batches(x)))
+        )
+    return [found[row].log_probabilities for row in range(len(prompts))]
 
 
 def _generated(model: Any, prompts: Sequence[Sequence[int]], tokens: int) -> None:
@@ -165,7 +163,7 @@ def _same(base: BaseModel, folder: Path, requests: Sequence[Request]) -> dict[st
     prompts = [engine.renderer.prompt_ids(request.messages) for request in requests]
     answers = [engine.renderer.completion_ids(label) for label in LABELS]
     reference = np.array(_scored(attach(load_model(base, precision="fp32"), folder), prompts, answers))
-    found = np.array([each.log_probabilities for each in engine.score(requests, [LABELS] * len(requests))])
+    found = np.array([scores.log_probabilities for scores in engine.score(requests, [LABELS] * len(requests))])
     return {
         "pairs": len(requests),
         "same grade": float((found.argmax(1) == reference.argmax(1)).mean()),

@@ -62,7 +62,7 @@ class Chorus:
         """Groups (queries) of each fold."""
         order = sorted({record["group"] for record in self.records})
         random.Random(SEED).shuffle(order)
-        return [order[each::FOLDS] for each in range(FOLDS)]
+        return [order[fold::FOLDS] for fold in range(FOLDS)]
 
     def of(self, groups: Sequence[str]) -> list[Record]:
         """The records of some groups."""

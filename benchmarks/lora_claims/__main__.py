@@ -129,13 +129,13 @@ def main() -> None:
             print_comparison(compared)
             records = swept.evaluated.records[: collection.timed]
             times = [
-                each
+                row
                 for method in ("lora", "qlora")
-                for each in ratios(swept.evaluated.task, models[method], records, store, work / "merged")
+                for row in ratios(swept.evaluated.task, models[method], records, store, work / "merged")
             ]
             rows += _rows(collection, compared, models)
             comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]
-            comparisons += [{**each, "collection": collection.title} for each in times]
+            comparisons += [{**row, "collection": collection.title} for row in times]
             claims += _claims(collection, compared, models, times)
     if claims:
         print(table := tables(rows, comparisons, claims))
@@ -184,9 +184,9 @@ def _claims(
     many = MANY * whole / (whole + MANY * small)
     add(f"one base and {MANY} adapters are smaller than {MANY} models", f"{many:.1f} times", bool(many > 1))
     for way in (MERGED, UNMERGED):
-        for each in (each for each in times if each["a"].endswith(f", {way}") and "qlora" not in each["a"]):
-            slower = is_slower(each["low"], each["high"])
-            figure = f"ratio {each['ratio']:.3f} ({each['low']:.3f} to {each['high']:.3f})"
+        for row in (row for row in times if row["a"].endswith(f", {way}") and "qlora" not in row["a"]):
+            slower = is_slower(row["low"], row["high"])
+            figure = f"ratio {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
             if way == MERGED:
                 add("merged, it costs no time", figure, None if slower is None else not slower)
             else:

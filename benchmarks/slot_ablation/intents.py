@@ -60,7 +60,9 @@ def main() -> None:
 def intents(products: Sequence[Mapping[str, Any]], count: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The schema of the intents, and at most `count` records with different queries; the same call gives the same."""
     values = {field: _frequent(products, column) for field, column in COLUMNS.items()}
-    typed = [each for each in products if _named(each.get(COLUMNS["category"]), _lower(each), values["category"])]
+    typed = [
+        product for product in products if _named(product.get(COLUMNS["category"]), _lower(product), values["category"])
+    ]
     chance = random.Random(SEED)
     rows: dict[str, dict[str, Any]] = {}
     for _ in range(5 * count):

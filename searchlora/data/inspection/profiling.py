@@ -25,7 +25,7 @@ from searchlora.files import (
     read_rows,
 )
 from searchlora.files.json_text import value_fault
-from searchlora.files.read_limit import check_read_time
+from searchlora.files.watched_reads import check_read_time
 
 MAX_FAULTS = 20
 MAX_COLUMNS = 500
