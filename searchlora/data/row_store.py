@@ -199,7 +199,7 @@ class RowStore:
     def lengths(self) -> NDArray[np.uint32]:
         """Characters and words of the input, characters and words of the target, of all rows. Shape: (rows, 4)."""
         rows = np.concatenate(list(self.rows.values()))
-        lengths: NDArray[np.uint32] = np.asarray(self._lengths).reshape(-1, 4)
+        lengths: NDArray[np.uint32] = np.asarray(self._lengths, dtype=np.uint32).reshape(-1, 4)
         return lengths[rows]
 
 
