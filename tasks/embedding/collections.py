@@ -95,6 +95,7 @@ def judged_records(judged: Judged, relevant: int) -> FormatRows:
             if irrelevant := [text for text in negatives if text not in positives][:MAX_NEGATIVES]:
                 record["negatives"] = irrelevant
             yield SourceRow({**record, "split": split} if split else record, where)
+    yield from judged.reports()
     if without:
         yield SourceReport(("Topics without a relevant document are left out.",), {"topics without relevant": without})
 

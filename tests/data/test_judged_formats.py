@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -13,7 +15,7 @@ from searchlora.data.collection import CorpusFile
 from searchlora.data.formats import judged_collections, trecdl
 from searchlora.data.formats.esci import read_esci
 from searchlora.data.formats.judged_collections import Judged, graded_pairs, trec_documents
-from searchlora.errors import DataError
+from searchlora.errors import DataError, UsageError
 from searchlora.records import Document, RejectedRow, SourceReport, SourceRow
 from tests.data.layouts import layout
 
@@ -203,6 +205,61 @@ def test_the_published_esci_pairs_are_read(real_data):
     found = {locale: list(read_esci(source, {"locale": locale})) for locale in ("us", "es", "jp")}
     assert {locale: len(rows(each)) for locale, each in found.items()} == {"us": 1695, "es": 412, "jp": 511}
     assert not [each for of_locale in found.values() for each in of_locale if isinstance(each, RejectedRow)]
+
+
+# TREC pools
+
+
+def trec_pool(folder: Path) -> Path:
+    (folder / "passages.jsonl").write_text(
+        "".join(json.dumps({"id": f"d{n}", "text": f"text {n}"}) + "\n" for n in range(1, 6)), encoding="utf-8"
+    )
+    (folder / "topics.tsv").write_text("5\ttents\n", encoding="utf-8")
+    (folder / "qrels.txt").write_text("5 0 d1 3\n5 0 d2 0\n5 0 d9 2\n", encoding="utf-8")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "a.trec").write_text("5 Q0 d1 1 9 a\n5 Q0 d3 2 8 a\n5 Q0 d2 3 7 a\n", encoding="utf-8")
+    (folder / "runs" / "b.trec").write_text("5 Q0 d4 1 9 b\n", encoding="utf-8")
+    return folder
+
+
+def test_judgments_outside_the_pool_of_the_runs_are_left_out(tmp_path):
+    trec_pool(tmp_path)
+    found = list(graded_pairs(judged_collections.read_trec(tmp_path, {"runs": "runs"})))
+    assert [(each["document"], each["grade"]) for each in rows(found)] == [("d1", 3), ("d2", 0)]
+    (report,) = [each for each in found if isinstance(each, SourceReport)]
+    assert report.counts == {"judgments outside the pool": 1}
+    shallow = judged_collections.read_trec(tmp_path, {"runs": "runs/a.trec,runs/b.trec", "depth": "2"})
+    assert [each["document"] for each in rows(graded_pairs(shallow))] == ["d1"]
+
+
+def test_unjudged_documents_are_drawn_from_the_pool(tmp_path):
+    pooled = judged_collections.read_trec(trec_pool(tmp_path), {"runs": "runs"})
+    drawn = rows(graded_pairs(pooled, unjudged=2))
+    assert {each["document"] for each in drawn if each["grade"] == 0} == {"d2", "d3", "d4"}
+    with pytest.raises(DataError, match=r"topic 5: has 4 documents, too few to draw 3"):
+        list(graded_pairs(pooled, unjudged=3))
+
+
+@pytest.mark.parametrize("depth", ["0", "few"])
+def test_a_depth_is_a_positive_number(tmp_path, depth):
+    with pytest.raises(UsageError, match=r"--option depth: .*at least 1"):
+        judged_collections.read_trec(trec_pool(tmp_path), {"runs": "runs", "depth": depth})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("folder", "corpus", "pairs"), [("trecdl19", "pool_passages.jsonl.gz", 4333),
+                                                         ("trecdl20", "passages.jsonl.gz", 4999)])  # fmt: skip
+def test_the_published_pools_are_read(real_data, folder, corpus, pairs):
+    judged = judged_collections.read_trec(real_data / folder, {"runs": "runs", "corpus": corpus})
+    found = list(graded_pairs(judged))
+    assert len(rows(found)) == pairs and not [each for each in found if isinstance(each, RejectedRow)]
+
+
+def test_a_judged_topic_that_no_run_has_gets_no_unjudged_documents():
+    judged = collection({"t1": {"d1": 1}, "t2": {"d2": 1}})
+    judged = replace(judged, queries={"t1": "tent", "t2": "boots"}, pool={"t1": ["d1", "d3", "d4"]})
+    found = rows(graded_pairs(judged, unjudged=1))
+    assert [(row["topic"], row["grade"]) for row in found] == [("t1", 1), ("t1", 0), ("t2", 1)]
 
 
 @pytest.mark.parametrize("first", ["\ufeffid\ttext", "docid\ttext"])

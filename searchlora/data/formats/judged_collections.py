@@ -13,16 +13,18 @@ from __future__ import annotations
 import codecs
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from searchlora.data.collection import CorpusFile, read_documents
-from searchlora.data.formats.common import field_map, plain_or_packed
+from searchlora.data.formats.common import field_map, plain_or_packed, whole_number
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError
-from searchlora.eval.formats import read_qrels, read_topics
+from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
+from searchlora.eval.judgments.pooling import pool
 from searchlora.eval.judgments.sources import GradeSources, Source
 from searchlora.eval.trec import Qrels
 from searchlora.files import numbered_lines, open_bytes, read_rows, strict
@@ -42,6 +44,8 @@ class Judged:
         documents: Iterates over all documents; called once for the texts, and once more to draw unjudged ones.
         qrels: Split -> judgments; the split is None if the source has no splits.
         never: Pairs (topic, document) that are never drawn as unjudged.
+        pool: Topic -> documents that systems retrieved, from which unjudged ones are drawn; None: all documents.
+        outside: Number of judgments left out because their document is not in the pool.
         sources: Split -> who or what graded; without an entry, the builder's default holds.
         grades: Grade -> its grade on the scale 0 to 3 of graded pairs, where they differ.
     """
@@ -51,6 +55,8 @@ class Judged:
     documents: Callable[[], Iterable[Document]]
     qrels: Mapping[str | None, Qrels]
     never: Set[tuple[str, str]] = frozenset()
+    pool: Mapping[str, Sequence[str]] | None = None
+    outside: int = 0
     sources: Mapping[str | None, GradeSources] = field(default_factory=dict)
     grades: Mapping[int, int] = field(default_factory=dict)
 
@@ -58,6 +64,12 @@ class Judged:
         """Who or what graded a pair; None: the source does not say it."""
         sources = self.sources.get(split)
         return None if sources is None else sources.of(topic, document)
+
+    def reports(self) -> Iterator[SourceReport]:
+        """What was left out of the source."""
+        if self.pool is not None:
+            counts = {"judgments outside the pool": self.outside}
+            yield SourceReport(("Only documents in the pool of the runs are read.",), counts)
 
 
 def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow | RejectedRow | SourceReport]:
@@ -99,6 +111,7 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
             assumed = document in drawn.get(topic, ())
             graded_by = "synthetic" if assumed else collection.source_of(split, topic, document)
             yield SourceRow({**row, **title_and_passage(texts[document]), "split": split}, where, graded_by)
+    yield from collection.reports()
     if empty:
         yield SourceReport(("Pairs whose document is empty are left out.",), {"pairs with an empty document": empty})
 
@@ -115,7 +128,8 @@ def _list_pairs(
 
 def _draw_unjudged(collection: Judged, count: int) -> dict[str, list[str]]:
     """Topic -> random documents that are not judged for it in any split; deterministic."""
-    ids = [document.id for document in collection.documents()]
+    everything = [document.id for document in collection.documents()]
+    known_ids = set(everything)
     judged: dict[str, set[str]] = {}
     for qrels in collection.qrels.values():
         for topic, grades in qrels.items():
@@ -125,6 +139,12 @@ def _draw_unjudged(collection: Judged, count: int) -> dict[str, list[str]]:
             judged[topic].add(document)
     unjudged = {}
     for topic, known in judged.items():
+        ids = everything
+        if collection.pool is not None:
+            if topic not in collection.pool:
+                continue  # no system searched for it
+            ids = [document for document in collection.pool[topic] if document in known_ids]
+            known = known & set(ids)
         if len(ids) < count + len(known):
             raise DataError(
                 f"has {len(ids)} documents, too few to draw {count} that are not judged",
@@ -202,6 +222,13 @@ TREC_OPTIONS: Mapping[str, Option] = {
     "qrels": Option("the judgments", "file", "the file named qrels…"),
     "corpus": Option("the documents", "file", "the file named corpus…, collection…, documents… or passages…"),
     **CORPUS_COLUMNS,
+    "runs": Option(
+        "runs, whose first documents are the pool: judgments of others are left out, and unjudged documents are drawn "
+        "from it",
+        "folder, or files separated by commas",
+        "all documents",
+    ),
+    "depth": Option("number of documents of a run and topic that are in the pool", "whole number ≥ 1", "all"),
 }
 _NAME_PREFIXES = {
     "topics": ("topics", "queries"),
@@ -231,7 +258,29 @@ def read_trec(source: Path, options: Mapping[str, str]) -> Judged:
     if has_card(files["qrels"]):
         sources[None] = sources_of(files["qrels"])
     qrels: dict[str | None, Qrels] = {None: read_qrels(files["qrels"])}
-    return Judged(source.name, queries, lambda: trec_documents(corpus), qrels, sources=sources)
+    judged = Judged(source.name, queries, lambda: trec_documents(corpus), qrels, sources=sources)
+    if "runs" not in options:
+        return judged
+    runs = {str(path): read_run(path) for path in _run_files(source, options["runs"])}
+    return _within_pool(judged, pool(runs, whole_number(options, "depth", sys.maxsize, minimum=1)))
+
+
+def _within_pool(judged: Judged, pooled: Mapping[str, Mapping[str, int]]) -> Judged:
+    qrels = {
+        split: {
+            topic: {document: grade for document, grade in grades.items() if document in pooled.get(topic, {})}
+            for topic, grades in of_split.items()
+        }
+        for split, of_split in judged.qrels.items()
+    }
+    before, after = (sum(len(g) for of_split in q.values() for g in of_split.values()) for q in (judged.qrels, qrels))
+    documents = {topic: list(counts) for topic, counts in pooled.items()}
+    return replace(judged, qrels=qrels, pool=documents, outside=before - after)
+
+
+def _run_files(source: Path, value: str) -> list[Path]:
+    paths = [source / part if (source / part).exists() else Path(part) for part in value.split(",")]
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
 
 
 def trec_documents(corpus: CorpusFile) -> Iterator[Document]:
