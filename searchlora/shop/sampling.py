@@ -23,12 +23,7 @@ IDENTIFYING_FACTS = ("brand", "line", "sku")
 
 
 def portions(total: int, shares: Mapping[str, int]) -> dict[str, int]:
-    """Divide `total` by shares in per cent, rounded down; the remainder goes to the first name.
-
-    Examples:
-        >>> portions(25, {"train": 70, "validation": 10, "test": 20})
-        {'train': 18, 'validation': 2, 'test': 5}
-    """
+    """Divide `total` by shares in per cent, rounded down; the remainder goes to the first name."""
     divided = {name: total * share // 100 for name, share in shares.items()}
     divided[next(iter(shares))] += total - sum(divided.values())
     return divided

@@ -77,12 +77,7 @@ def tuned(
 
 
 def rater_shares(record: Record, scale: Sequence[int]) -> tuple[float, ...]:
-    """Share of the raters who gave each grade of the scale; 1 for the grade of a record without votes.
-
-    Examples:
-        >>> rater_shares({"grade": 1, "votes": {"1": 3, "2": 1}}, (0, 1, 2)), rater_shares({"grade": 1}, (0, 1, 2))
-        ((0.0, 0.75, 0.25), (0.0, 1.0, 0.0))
-    """
+    """Share of the raters who gave each grade of the scale; 1 for the grade of a record without votes."""
     votes = {int(grade): count for grade, count in record.get("votes", {record["grade"]: 1}).items()}
     return tuple(votes.get(grade, 0) / sum(votes.values()) for grade in scale)
 
@@ -125,12 +120,7 @@ def _cross_validated(
 
 
 def grade_of(score: float, thresholds: Sequence[float], scale: Sequence[int]) -> int:
-    """The grade of a score: the lowest grade below the first threshold, the next one from that threshold on, and so on.
-
-    Examples:
-        >>> [grade_of(score, (0.5, 1.5), (0, 1, 3)) for score in (0.2, 0.5, 9)]
-        [0, 1, 3]
-    """
+    """The grade of a score: the lowest below the first threshold, the next one from that threshold on, and so on."""
     return scale[bisect_right(thresholds, score)]
 
 
