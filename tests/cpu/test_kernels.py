@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from copy import copy
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -178,36 +178,28 @@ def test_the_kernel_cache_is_private(built):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
-@pytest.mark.parametrize("which", ["file", "folder"])
-def test_kernels_that_others_can_write_are_refused(cache, mode, which):
-    path = cache if which == "folder" else next(cache.iterdir())
-    path.chmod(mode)
-    with pytest.raises(UsageError, match=f"{path.name}: can be written by others"):
-        native._load.__wrapped__(torch.float32)
+@pytest.mark.parametrize(
+    ("which", "mode"),
+    [*product(("file", "folder"), (0o770, 0o702, "another user's", "link")), ("file", "dangling link")],
+)
+def test_kernels_that_others_could_have_put_there_are_refused(cache, monkeypatch, tmp_path, mode, which):
+    path, lstat = cache if which == "folder" else next(cache.iterdir()), Path.lstat
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("which", ["file", "folder"])
-def test_kernels_of_another_user_are_refused(cache, monkeypatch, which):
-    path, real = cache if which == "folder" else next(cache.iterdir()), Path.lstat
-
-    def lstat(self):
-        status = real(self)
+    def of_another(self):
+        status = lstat(self)
         return SimpleNamespace(st_mode=status.st_mode, st_uid=status.st_uid + (self == path))
 
-    monkeypatch.setattr(Path, "lstat", lstat)
-    with pytest.raises(UsageError, match=f"{path.name}: belongs to another user"):
-        native._load.__wrapped__(torch.float32)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("which", ["file", "folder", "dangling"])
-def test_symbolic_links_to_kernels_are_refused(cache, tmp_path, which):
-    path = cache if which == "folder" else next(cache.iterdir())
-    path.rename(tmp_path / "moved")
-    path.symlink_to(tmp_path / ("nothing" if which == "dangling" else "moved"))
-    with pytest.raises(UsageError, match=f"{path.name}: is a symbolic link"):
+    says = "can be written by others"
+    if isinstance(mode, int):
+        path.chmod(mode)
+    elif mode == "another user's":
+        monkeypatch.setattr(Path, "lstat", of_another)
+        says = "belongs to another user"
+    else:
+        path.rename(tmp_path / "moved")
+        path.symlink_to(tmp_path / ("moved" if mode == "link" else "nothing"))
+        says = "is a symbolic link"
+    with pytest.raises(UsageError, match=f"{path.name}: {says}"):
         native._load.__wrapped__(torch.float32)
 
 

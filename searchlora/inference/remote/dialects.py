@@ -320,7 +320,6 @@ def _completion(
 ) -> Completion:
     if not isinstance(text, str):
         raise TypeError(f"a text that is a {type(text).__name__}")
-    text.encode()  # a lone surrogate could be stored nowhere
     if finish not in ("stop", "length"):
         raise UnusableAnswer(f"the server ended an answer with '{finish}', neither at its end nor at its length")
     ended: Literal["stop", "length"] = "stop" if finish == "stop" else "length"
