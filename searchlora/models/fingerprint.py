@@ -50,8 +50,7 @@ class Fingerprint(PydanticModel):
         tensors: sha256 over names, dtypes, shapes and bytes of all tensors.
         tokenizer: sha256 of the content of `tokenizer.json` that turns text into ids.
         template: sha256 of the chat template.
-        config: sha256 of the settings that change the logits, and of the modules after a text encoder's transformer;
-            empty in manifests of schema 1, which did not record it.
+        config: sha256 of the settings that change the logits, and of the modules after a text encoder's transformer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +59,7 @@ class Fingerprint(PydanticModel):
     tensors: str
     tokenizer: str
     template: str
-    config: str = ""
+    config: str
 
 
 def fingerprint(folder: Path) -> Fingerprint:

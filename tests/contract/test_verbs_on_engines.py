@@ -269,7 +269,7 @@ def test_search(shop, tmp_path, cli, refused):
 def test_tune(shop, tmp_path):
     options = {"missing": "0.6", "passages": "3", "gold": "1", "abstention": "No."}
     source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
-    build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, shares=(0.2, 0.7, 0.1))
+    build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, split_ratios=(0.2, 0.7, 0.1))
     overrides = ("adapter=answerer", "judge=grader", "depth=3")
     tuned = {
         name: dict(tune("answers_judged", tmp_path / "data", tmp_path / f"{name}.yaml", overrides=overrides,
