@@ -24,8 +24,7 @@ from searchlora.cpu.packed import PackedSlots
 from searchlora.errors import UsageError
 from searchlora.inference.batched import attention
 from searchlora.inference.batched.attention import attend
-from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots
-from searchlora.inference.batched.lora_mapping import map_rows
+from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, map_rows
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, UnusableAnswer, concerns_all
-from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, empty_slots
-from searchlora.inference.batched.lora_mapping import map_rows
+from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, empty_slots, map_rows
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, FairQueue
 from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, ScoreRequest
