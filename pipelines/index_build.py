@@ -17,7 +17,6 @@ from searchlora.data.document_store import DOCUMENT_FILES, DocumentStore, write_
 from searchlora.errors import DataError
 from searchlora.files import atomic_text, file_sha256, replace_folder, resumable_folder
 from searchlora.inference.engines import Engines
-from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.stages.encoder import EncodingSettings
 from searchlora.pipelines.stages.stage import BuildContext, leaves
@@ -46,11 +45,7 @@ _PACKAGES = ("searchlora", "bm25s", "faiss-cpu", "sentence-transformers", "torch
 
 @dataclass(frozen=True)
 class BuiltIndex:
-    """An index folder.
-
-    Attributes:
-        built: Whether this call built it or a part of it; False: it was there, complete and unchanged.
-    """
+    """An index folder; `built` is False if it was there, complete and unchanged."""
 
     folder: Path
     manifest: IndexManifest
@@ -73,7 +68,6 @@ class _State(FrozenModel):
 class _Vectors(NamedTuple):
     """Vectors that stages need, and the graphs over them."""
 
-    keys: VectorKeys
     settings: EncodingSettings
     graphs: list[Hnsw]
 
@@ -91,7 +85,7 @@ class IndexNeeds:
 
     def add_vectors(self, keys: VectorKeys, settings: EncodingSettings, graph: Hnsw | None) -> None:
         """Add vectors, and a graph for an approximate search in them."""
-        vectors = self.dense.setdefault(part_name("dense", keys), _Vectors(keys, settings, []))
+        vectors = self.dense.setdefault(part_name("dense", keys), _Vectors(settings, []))
         if graph is not None and graph not in vectors.graphs:
             vectors.graphs.append(graph)
 
@@ -122,7 +116,6 @@ def build_index(
         corpus: Rows with `id`, `text` and optionally `title`, or an index folder.
         pipelines: Names or YAML files, as `Pipeline.load` takes them. Stages that do not search need nothing.
         overrides: Parameters, `name=value`, each of those pipelines that have it.
-        store: The adapter store, for dense stages with an adapter.
 
     Raises:
         PipelineError: for an invalid pipeline.
@@ -233,7 +226,7 @@ class _Build:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         if name not in [part.folder for part in self.state.dense]:
-            self._encode(folder, vectors.keys, vectors.settings)
+            self._encode(folder, vectors.settings)
         remove_parts(folder)
         for graph in vectors.graphs:
             self._graph(folder, graph)
@@ -267,7 +260,7 @@ class _Build:
         if not any(self.folder.glob("dense-*/*")):
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _encode(self, folder: Path, keys: VectorKeys, settings: EncodingSettings) -> None:
+    def _encode(self, folder: Path, settings: EncodingSettings) -> None:
         documents = DocumentStore(self.folder)
         longest = write_vectors(
             folder,
@@ -277,18 +270,8 @@ class _Build:
             settings.encoding,
             self.steps("Encoding"),
         )
-        vectors, _ = open_vectors(folder)
-        adapter = settings.document_adapter(self.context.store)
-        part = DensePart(
-            folder=folder.name,
-            model=public_name(settings.model),
-            adapter=adapter.reference if adapter is not None else None,
-            keys=keys,
-            batch_size=settings.batch_size,
-            vectors=len(vectors),
-            dimensions=vectors.shape[1],
-            longest=longest,
-        )
+        (count, dimensions), encoded = open_vectors(folder)[0].shape, settings.encoded(self.context)
+        part = DensePart(folder=folder.name, vectors=count, dimensions=dimensions, longest=longest, **encoded)
         self._note(dense=(*self.state.dense, part))
 
     def _graph(self, folder: Path, graph: Hnsw) -> None:

@@ -237,15 +237,9 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
         )
 
     def _add_to(self, need: IndexNeed, context: BuildContext) -> None:
-        encoder, adapter = self.encoder(context), self.document_adapter(context.store)
-        vectors = EngineVectors(
-            model=public_name(self.model),
-            adapter=adapter.reference if adapter is not None else None,
-            keys=self.vector_keys(context),
-            batch_size=self.batch_size,
-            dimensions=self.dimensions or encoder.model.get_embedding_dimension(),
-            graph=self.graph,
-        )
+        encoder = self.encoder(context)
+        dimensions = self.dimensions or encoder.model.get_embedding_dimension()
+        vectors = EngineVectors(**self.encoded(context), dimensions=dimensions, graph=self.graph)
         need.add_vectors(Vectorizer(encoder, vectors))
 
     @property
