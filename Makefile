@@ -32,7 +32,7 @@ suite: $(INSTALLED) $(CORE) $(CLIENTS)
 # of more than 128 bits. These tests are of numbers that depend on it; the suite runs them with all instructions of this
 # processor, and the compiled kernels with those of each older one.
 NUMERIC := tests/cpu/test_fused_model.py tests/inference/test_architectures.py $(addprefix tests/inference/batched/, \
-  test_batch_invariance.py test_chunked_prefill.py test_frozen_linear.py test_mixed_adapters.py test_prefill.py)
+  test_batch_invariance.py test_chunked_prefill.py test_frozen_linear.py test_lora_slots.py test_mixed_adapters.py)
 
 instructions: $(INSTALLED)
 	$(MAKE) --no-print-directory --jobs 2 --output-sync avx2 baseline

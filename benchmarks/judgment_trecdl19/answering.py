@@ -16,7 +16,8 @@ from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validat
 from benchmarks.judgment_trecdl19.squad_pairs import squad_set
 from searchlora.adapters.store import Store
 from searchlora.experiments.judge.llm_judge import load_judge
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.files import atomic_text
 from searchlora.outputs import to_json
 from searchlora.progress import Steps
@@ -52,7 +53,7 @@ class Answers:
     def save(self, path: Path) -> None:
         """Write as JSON."""
         stored = {
-            name: {id_: to_json(each) for id_, each in getattr(self, name).items()} for name in ("adapter", "base")
+            name: {id_: to_json(grade) for id_, grade in getattr(self, name).items()} for name in ("adapter", "base")
         }
         rest = {"cosines": self.cosines, "tuned": self.tuned, "training": self.training}
         with atomic_text(path) as out:
@@ -68,14 +69,14 @@ class Answers:
 
 def answer(test: Pool, pool: Pool, data: Path, work: Path, steps: Steps) -> Answers:
     """Train the adapter, and grade the pools with adapter and base; what exists is reused."""
-    stored = train_or_reuse(
+    stored = train(
         "judgment",
         training_set(pool, work / "dl20").folder,
         NAME,
-        recipe=RECIPE,
-        more_data={str(squad_set(data, work / "squad").folder): WEIGHT},
+        TrainingOptions(recipe=RECIPE, more_data={str(squad_set(data, work / "squad").folder): WEIGHT}, reuse=True),
         store=Store(work / "store"),
         steps=steps,
+        log=print,
     )
     held_out = validation_topics(pool)
     store = Store(work / "store")
@@ -83,10 +84,10 @@ def answer(test: Pool, pool: Pool, data: Path, work: Path, steps: Steps) -> Answ
     bare = load_judge(adapter=None, base=BASE, task="judgment", generate=False, store=store, settings=work / "dl20")
     parts = [(pool, pairs_of(pool, held_out)), (test, pairs_of(test, list(test.queries)))]
     outputs: dict[str, dict[str, Any]] = {"adapter": {}, "base": {}}
-    for name, each in (("adapter", judge), ("base", bare)):
+    for name, model in (("adapter", judge), ("base", bare)):
         folder = work / "graded" / (stored.reference if name == "adapter" else "base")
         for part, pairs in parts:
-            outputs[name] |= from_graded(graded(each, [part.record(pair) for pair in pairs], folder, steps))
+            outputs[name] |= from_graded(graded(model, [part.record(pair) for pair in pairs], folder, steps))
     encoder, found = Encoder.load(ENCODER), dict[str, float]()
     for part, pairs in parts:
         found |= cosines(encoder, part, pairs, steps)
@@ -97,9 +98,11 @@ def answer(test: Pool, pool: Pool, data: Path, work: Path, steps: Steps) -> Answ
 def cosines(encoder: Encoder, pool: Pool, pairs: Sequence[Pair], steps: Steps) -> dict[str, float]:
     """The cosine of query and passage of each pair, by its id."""
     topics, documents = dict.fromkeys(topic for topic, _ in pairs), dict.fromkeys(document for _, document in pairs)
-    of_passages = encoder.encode_documents([pool.passages[each] for each in documents], progress=steps("Encoding"))
+    of_passages = encoder.encode_documents(
+        [pool.passages[document] for document in documents], progress=steps("Encoding")
+    )
     vectors = dict(zip(documents, _unit(of_passages), strict=True))
-    queries = dict(zip(topics, _unit(encoder.encode([pool.queries[each] for each in topics])), strict=True))
+    queries = dict(zip(topics, _unit(encoder.encode([pool.queries[topic] for topic in topics])), strict=True))
     return {f"{topic} {document}": float(queries[topic] @ vectors[document]) for topic, document in pairs}
 
 

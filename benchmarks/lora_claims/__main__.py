@@ -35,7 +35,9 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.comparison import Comparison
-from searchlora.experiments.sweep import sweep, train_trials
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.sweep import sweep
+from searchlora.experiments.trials import train_trials
 from searchlora.systems.system import BASE as ZERO_SHOT
 
 NAME = "lora_claims"
@@ -102,41 +104,35 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     claims: list[dict[str, Any]] = []
-    with progress_bars() as steps:
-        for collection in COLLECTIONS:
-            work = WORK / (f"{collection.work}_trial" if trial else collection.work)
-            source, store = real_data() / collection.format, Store(work / "store")
-            how_built: dict[str, Any] = {"format": collection.format, "shares": collection.shares}
-            data = dataset(work / "data", collection.task, source, **how_built).folder
-            what = (collection.task, data, collection.name, [f"method={','.join(SYSTEMS)}"])
-            how: dict[str, Any] = {
-                "recipe": collection.recipe,
-                "overrides": arguments.set,
-                "store": store,
-                "bars": progress_bars,
-            }
-            if arguments.train:
-                train_trials(*what, **how, steps=steps)
-                continue
-            outputs = work / "outputs"
-            swept = sweep(*what, **how, split="test", limit=arguments.limit, cache_dir=outputs, steps=steps)
-            if swept.failed:
-                continue
-            models = {str(trial.values["method"]): trial.stored for trial in swept.trials if trial.stored}
-            names = {ZERO_SHOT: "zero-shot", **{stored.reference: SYSTEMS[method] for method, stored in models.items()}}
-            evaluations = {system: swept.evaluated.systems[system].evaluation for system in names}
-            compared = named_comparison(evaluations, names, SYSTEMS["lora"], swept.comparison.measures[0])
-            print_comparison(compared)
-            records = swept.evaluated.records[: collection.timed]
-            times = [
-                each
-                for method in ("lora", "qlora")
-                for each in ratios(swept.evaluated.task, models[method], records, store, work / "merged")
-            ]
-            rows += _rows(collection, compared, models)
-            comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]
-            comparisons += [{**each, "collection": collection.title} for each in times]
-            claims += _claims(collection, compared, models, times)
+    for collection in COLLECTIONS:
+        work = WORK / (f"{collection.work}_trial" if trial else collection.work)
+        source, store = real_data() / collection.format, Store(work / "store")
+        how_built: dict[str, Any] = {"format": collection.format, "split_ratios": collection.shares}
+        data = dataset(work / "data", collection.task, source, **how_built).folder
+        grid, options = [f"method={','.join(SYSTEMS)}"], TrainingOptions(arguments.set, recipe=collection.recipe)
+        what = (collection.task, data, collection.name, grid, options)
+        if arguments.train:
+            train_trials(*what, store=store, bars=progress_bars)
+            continue
+        evaluation = EvaluationOptions("test", arguments.limit, cache_dir=work / "outputs")
+        swept = sweep(*what, evaluation=evaluation, store=store, bars=progress_bars)
+        if swept.failed:
+            continue
+        models = {str(trial.values["method"]): trial.stored for trial in swept.trials if trial.stored}
+        names = {ZERO_SHOT: "zero-shot", **{stored.reference: SYSTEMS[method] for method, stored in models.items()}}
+        evaluations = {system: swept.evaluated.systems[system].evaluation for system in names}
+        compared = named_comparison(evaluations, names, SYSTEMS["lora"], swept.comparison.measures[0])
+        print_comparison(compared)
+        records = swept.evaluated.records[: collection.timed]
+        times = [
+            row
+            for method in ("lora", "qlora")
+            for row in ratios(swept.evaluated.task, models[method], records, store, work / "merged")
+        ]
+        rows += _rows(collection, compared, models)
+        comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]
+        comparisons += [{**row, "collection": collection.title} for row in times]
+        claims += _claims(collection, compared, models, times)
     if claims:
         print(table := tables(rows, comparisons, claims))
         if not trial:
@@ -184,9 +180,9 @@ def _claims(
     many = MANY * whole / (whole + MANY * small)
     add(f"one base and {MANY} adapters are smaller than {MANY} models", f"{many:.1f} times", bool(many > 1))
     for way in (MERGED, UNMERGED):
-        for each in (each for each in times if each["a"].endswith(f", {way}") and "qlora" not in each["a"]):
-            slower = is_slower(each["low"], each["high"])
-            figure = f"ratio {each['ratio']:.3f} ({each['low']:.3f} to {each['high']:.3f})"
+        for row in (row for row in times if row["a"].endswith(f", {way}") and "qlora" not in row["a"]):
+            slower = is_slower(row["low"], row["high"])
+            figure = f"ratio {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
             if way == MERGED:
                 add("merged, it costs no time", figure, None if slower is None else not slower)
             else:

@@ -20,7 +20,8 @@ from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
 from searchlora.eval.formatting import write_json
 from searchlora.eval.text_identity import normalised
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.files import read_rows, strict
 
 NAME = "chorus-intent"
@@ -49,10 +50,16 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "schema.json", schema)
     options = {"schema": str(folder / "schema.json")}
-    data = native_dataset(folder / "data", "intent", rows, options=options, shares=(0.95, 0.05, 0)).folder
+    data = native_dataset(folder / "data", "intent", rows, options=options, split_ratios=(0.95, 0.05, 0)).folder
     with progress_bars() as steps:
-        stored = train_or_reuse(
-            "intent", data, NAME, overrides=("optim.epochs=1",), store=Store(folder / "store"), steps=steps
+        stored = train(
+            "intent",
+            data,
+            NAME,
+            TrainingOptions(overrides=("optim.epochs=1",), reuse=True),
+            store=Store(folder / "store"),
+            steps=steps,
+            log=print,
         )
     print(f"{stored.reference}: {json.dumps(dict(stored.manifest.metrics))}")
 
@@ -60,7 +67,9 @@ def main() -> None:
 def intents(products: Sequence[Mapping[str, Any]], count: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The schema of the intents, and at most `count` records with different queries; the same call gives the same."""
     values = {field: _frequent(products, column) for field, column in COLUMNS.items()}
-    typed = [each for each in products if _named(each.get(COLUMNS["category"]), _lower(each), values["category"])]
+    typed = [
+        product for product in products if _named(product.get(COLUMNS["category"]), _lower(product), values["category"])
+    ]
     chance = random.Random(SEED)
     rows: dict[str, dict[str, Any]] = {}
     for _ in range(5 * count):

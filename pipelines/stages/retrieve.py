@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from searchlora.errors import SearchloraError
+from searchlora.http_client import check_key_variable
 from searchlora.pipelines.stages.conditions import Condition, Conditions, bound, described, unmet, values_read
 from searchlora.pipelines.stages.explanation import Retrieved, Sought
 from searchlora.pipelines.stages.stage import (
     FAILED_PARTS,
     FUSED_QUERIES,
-    BuildContext,
     Stage,
     StageSettings,
     has_own_hits,
@@ -33,6 +33,7 @@ class RetrieveSettings(StageSettings):
 
     produces_hits: ClassVar[bool] = True
     removable: ClassVar[bool] = True
+    fusible: ClassVar[bool] = True
     #: Keys that do not change the hits, or that the label shows in another way.
     unlabelled: ClassVar[frozenset[str]] = frozenset()
 
@@ -42,10 +43,6 @@ class RetrieveSettings(StageSettings):
         description="field -> path, or a comparison, as `filter` of [filter](#filter): only documents that match are"
         " searched; search engines compare by `equals` only",
     )
-
-    def build(self, context: BuildContext) -> RetrieveStage:
-        """Build the stage, see `StageSettings.build`."""
-        raise NotImplementedError
 
     @property
     def index_key(self) -> str:
@@ -64,6 +61,21 @@ class RetrieveSettings(StageSettings):
     def labelled_filters(self) -> list[str]:
         """The filters in the label."""
         return [f"filter_by={phrase}" for phrase in described(self.filter_by)]
+
+
+class RemoteSettings(RetrieveSettings):
+    """Settings of a stage that asks a server."""
+
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*$",
+        description="environment variable that holds the password or key; SEARCHLORA_API_KEY_VARIABLES must list it",
+    )
+    concurrency: int = Field(8, ge=1, description="maximum number of queries in flight")
+    timeout_s: float = Field(30, gt=0, description="time limit of one attempt in seconds")
+
+    def check_file(self, where: str) -> None:
+        check_key_variable(self.api_key_env, where)
 
 
 def _shown(value: Any) -> str:
@@ -108,6 +120,9 @@ class RetrieveStage(Stage):
         """The filter of each query that is searched; those of one search have the same."""
         of_searches = [bound(self.filter_by, search) for search in searches]
         return [filter for search, filter in zip(searches, of_searches, strict=True) for _ in searched_queries(search)]
+
+    def with_retriever(self, change: Callable[[Retriever], Retriever]) -> RetrieveStage:
+        return replace(self, retriever=change(self.retriever))
 
     def inputs(self, search: SearchContext) -> Iterator[tuple[str, Any]]:
         yield "query", search["query"]

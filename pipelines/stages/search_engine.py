@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from searchlora.http_client import api_key, check_key_variable
+from searchlora.http_client import api_key
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.corpus import Shared
 from searchlora.pipelines.stages.encoder import EncodingSettings
-from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
+from searchlora.pipelines.stages.retrieve import RemoteSettings, RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
-from searchlora.retrieval.engine_index import TextKeys, open_index
+from searchlora.retrieval.engine_index import EngineVectors, IndexNeed, TextKeys, Vectorizer, open_index
 from searchlora.retrieval.retriever import Retriever
 from searchlora.retrieval.search_engine import Graph, OpenIndex, SearchEngine, TextSearch, VectorSearch, folded_filter
+
+if TYPE_CHECKING:
+    from searchlora.pipelines.engine_load import EngineNeeds
 
 #: Fields that are searched where a stage names none.
 DEFAULT_FIELDS = ("title", "text")
@@ -23,7 +27,7 @@ DEFAULT_FIELDS = ("title", "text")
 _CONNECTION = ("engine", "url", "api_key_env", "auth", "concurrency", "timeout_s")
 
 
-class EngineSearchSettings(RetrieveSettings):
+class EngineSearchSettings(RemoteSettings):
     """Settings of a stage that searches an index in a search engine, which `searchlora index load` filled.
 
     The texts come with the hits, so that no corpus is needed.
@@ -43,16 +47,9 @@ class EngineSearchSettings(RetrieveSettings):
         description="field -> value, or a list of values of which one must match, ignoring case; fields are other"
         " columns of the corpus",
     )
-    api_key_env: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_]\w*$",
-        description="environment variable that holds the password or key; SEARCHLORA_API_KEY_VARIABLES must list it",
-    )
     auth: Literal["bearer", "apikey", "basic"] = Field(
         "basic", description="OpenSearch, Elasticsearch: how the key is sent; for `basic` it is `user:password`"
     )
-    concurrency: int = Field(8, ge=1, description="maximum number of queries in flight")
-    timeout_s: float = Field(30, gt=0, description="time limit of a query in seconds")
 
     @field_validator("filter")
     @classmethod
@@ -71,11 +68,22 @@ class EngineSearchSettings(RetrieveSettings):
                 raise ValueError(f"a search engine compares '{name}' by 'equals' only; use a stage 'filter'")
         return self
 
-    def check_file(self, where: str) -> None:
-        check_key_variable(self.api_key_env, where)
-
     def needs(self) -> Needs:
         return Needs(texts_with_hits=True)
+
+    def add_to_engines(self, needs: EngineNeeds, context: BuildContext) -> bool:
+        engine = self.connection(context.shared)
+        # By address: stages with other time limits or connections have the same index.
+        need = needs.setdefault((self.url, self.index), IndexNeed(engine, self.index))
+        self.pinned(context.store.pin)._add_to(need, context)
+        return True
+
+    @abstractmethod
+    def _add_to(self, need: IndexNeed, context: BuildContext) -> None: ...
+
+    def generations(self, shared: Shared) -> dict[str, str | None]:
+        published = self.connection(shared).published(self.index)
+        return {f"{self.url} {self.index}": published.generation if published is not None else None}
 
     def labelled_filters(self) -> list[str]:
         """The filters in the label."""
@@ -141,15 +149,6 @@ class EngineSearchSettings(RetrieveSettings):
             **wanted,
         )
 
-    def text_keys(self, engine: SearchEngine) -> TextKeys | None:
-        """What a full-text index must hold; None without one."""
-        del engine
-        return None
-
-    def vectors(self) -> VectorSearchSettings | None:
-        """The settings of the vectors that are searched; None without vectors."""
-        return None
-
 
 class TextSearchSettings(EngineSearchSettings):
     """`- text_search: {engine: postgres, url: "postgresql:///shop", index: products}`: full-text search.
@@ -179,11 +178,15 @@ class TextSearchSettings(EngineSearchSettings):
             raise ValueError("a field with a boost above 0 is needed")
         return fields
 
-    def text_keys(self, engine: SearchEngine) -> TextKeys:
+    def _keys(self, engine: SearchEngine) -> TextKeys:
         return TextKeys(fields=tuple(self.fields or DEFAULT_FIELDS), analyzer=self.analyzer or engine.default_analyzer)
 
+    def _add_to(self, need: IndexNeed, context: BuildContext) -> None:
+        del context
+        need.add_text(self._keys(need.engine))
+
     def _retriever(self, context: BuildContext) -> Retriever:
-        index = self._open(context, text=self.text_keys(self.connection(context.shared)))
+        index = self._open(context, text=self._keys(self.connection(context.shared)))
         boosts = self.fields or dict.fromkeys(DEFAULT_FIELDS, 1.0)
         return TextSearch(index, boosts=boosts, filter=self.filter, concurrency=self.concurrency)
 
@@ -217,8 +220,7 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
         return self
 
     def needs(self) -> Needs:
-        encoder = super().needs()
-        return Needs(adapters=encoder.adapters, encoders=encoder.encoders, texts_with_hits=True)
+        return replace(super().needs(), texts_with_hits=True)
 
     def _inner(self, context: BuildContext) -> list[str]:
         return [*super()._inner(context), public_name(self.encoder(context).name)]
@@ -234,13 +236,16 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
             concurrency=self.concurrency,
         )
 
+    def _add_to(self, need: IndexNeed, context: BuildContext) -> None:
+        encoder = self.encoder(context)
+        dimensions = self.dimensions or encoder.model.get_embedding_dimension()
+        vectors = EngineVectors(**self.encoded(context), dimensions=dimensions, graph=self.graph)
+        need.add_vectors(Vectorizer(encoder, vectors))
+
     @property
     def graph(self) -> Graph | None:
         """The graph of an approximate search; None for exact search."""
         return Graph(self.hnsw_m, self.hnsw_ef_construction) if self.structure == "hnsw" else None
-
-    def vectors(self) -> VectorSearchSettings:
-        return self
 
 
 class EngineStage(RetrieveStage):

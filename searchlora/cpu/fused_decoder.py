@@ -41,11 +41,8 @@ class Batch:
     """What the layers need of a batch.
 
     Attributes:
-        tree: The rows.
-        shape: The rows and heads for the attention kernels.
         rotations: Cosines and sines of each node, shape (nodes, head size).
         selected: Nodes whose last hidden state is needed, shape (n,).
-        workspace: Memory of this pass.
     """
 
     tree: PrefixTree
@@ -56,15 +53,8 @@ class Batch:
 
 
 class FusedLayer:
-    """One decoder layer.
-
-    Args:
-        layer: One of transformers' layers that compute as Llama's.
-        index: Its index.
-        is_last: Only the selected nodes are needed after its attention.
-        compiled: The kernels.
-        keep_dense: See `LoraGroup`.
-        recompute: See `FusedDecoder`.
+    """One of transformers' decoder layers that compute as Llama's. Of the last one, only the selected nodes are needed
+    after its attention.
     """
 
     def __init__(
@@ -113,7 +103,7 @@ class FusedLayer:
         self._down.forward(activation, take("down inner", i, nodes, self._down.rank), out, middle)
         return out
 
-    def backward(self, gradient: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    def backward(self, gradient: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Gradient of the input, and of the parameters of `groups`; `gradient`, that of the output, is overwritten."""
         take, i, compiled, kernels = batch.workspace.take, self._kept, self._compiled, self._kernels
         (count, hidden), nodes = gradient.shape, len(batch.tree.tokens)
@@ -183,13 +173,10 @@ class FusedDecoder:
     Args:
         model: A causal language model of transformers whose layers compute as Llama's, with PEFT's LoRA layers in it.
         compiled: The kernels.
-        keep_dense: See `LoraGroup`.
+        keep_dense: Keep 4-bit weights in the dtype of the products, too. Otherwise they are dequantised for each
+            product.
         recompute: Gradient checkpointing: keep only the inputs of the layers, and compute the rest again for the
             backward pass.
-
-    Attributes:
-        parameters: A and B of all layers.
-        head: Weight of the output layer, shape (vocabulary, hidden size).
     """
 
     def __init__(self, model: Any, compiled: Kernels, *, keep_dense: bool, recompute: bool) -> None:
@@ -209,12 +196,7 @@ class FusedDecoder:
         self._free: list[Workspace] = []
 
     def hidden_states(self, tree: PrefixTree, nodes: torch.Tensor) -> torch.Tensor:
-        """Inputs of the output layer at some nodes, shape (n, hidden size); with gradients unless they are disabled.
-
-        Args:
-            tree: The rows.
-            nodes: Shape (n,).
-        """
+        """Inputs of the output layer at nodes (n,), shape (n, hidden size); with gradients unless they are disabled."""
         out: torch.Tensor = _HiddenStates.apply(  # type: ignore[no-untyped-call]
             self, tree, nodes, torch.is_grad_enabled(), *self.parameters
         )
@@ -236,11 +218,9 @@ class FusedDecoder:
         return Batch(tree, shape, (cos[0].contiguous(), sin[0].contiguous()), nodes, workspace)
 
     def end(self, batch: Batch) -> None:
-        """Give the workspace back."""
         self._free.append(batch.workspace)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Inputs of the output layer at the selected nodes."""
         for group in self._groups:
             group.round_parameters()
         tokens, hidden = batch.tree.tokens, self._embeddings.shape[1]
@@ -249,12 +229,12 @@ class FusedDecoder:
             x = layer.forward(x, batch)
         return self._compiled.rms_norm(x, *self._norm)
 
-    def backward(self, batch: Batch, gradient: torch.Tensor) -> list[torch.Tensor | None]:
-        """Gradients of `parameters`, None for frozen ones; `gradient`: of what `forward` returns."""
+    def backward(self, batch: Batch, gradient: torch.Tensor) -> list[torch.Tensor]:
+        """Gradients of `parameters`; `gradient`: of what `forward` returns."""
         x = batch.workspace.take("x", len(self._layers), *gradient.shape)
         at_x = torch.zeros_like(x)
         self._kernels.rms_norm_backward(x, *self._norm, gradient, at_x)
-        gradients: list[list[torch.Tensor | None]] = []
+        gradients: list[list[torch.Tensor]] = []
         for layer in reversed(self._layers):
             at_x, of_layer = layer.backward(at_x, batch)
             gradients.append(of_layer)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.eval.report import Chapter, Stored, write_overview
+from searchlora.eval.report import Chapter, write_overview
 from searchlora.experiments.demo_search import PIPELINE, TOPICS, SearchDemoResult, demo_search
-from searchlora.experiments.evaluate import EvaluationResult, evaluate
-from searchlora.experiments.evaluation_report import write
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.evaluation_result import EvaluationResult
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.reports import write_evaluation
 from searchlora.experiments.result_files import header, provenance
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.inference.settings import EngineSettings
-from searchlora.models.resolve import public_name
 from searchlora.progress import Steps, no_progress
 from searchlora.shop import make_shop
 from searchlora.task import GenerationTask, Task, load_task, load_tasks
@@ -94,7 +94,7 @@ class _Demo:
         if self.shop.is_dir():
             self.log(f"Reusing the synthetic shop {self.shop}")
         else:
-            make_shop(self.shop, products=products, queries=queries, progress=self.steps("Generating the shop"))
+            make_shop(self.shop, products=products, queries=queries)
             self.log(f"Generated the synthetic shop {self.shop}")
 
     def run_task(self, task: Task, folder: Path, adapter: str) -> DemoResult:
@@ -102,11 +102,13 @@ class _Demo:
         store = Store(self.root / "store")
         dataset = self._dataset(task, folder / DATASET)
         overrides = (*TRAINING, *self.overrides) if task.name == TASK else self.overrides
-        stored = train_or_reuse(
+        stored = train(
             task.name,
             dataset.folder,
             adapter,
-            overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides,
+            TrainingOptions(
+                overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides, reuse=True
+            ),
             store=store,
             log=self.log,
             steps=self.steps,
@@ -115,8 +117,8 @@ class _Demo:
         evaluated = evaluate(
             stored.reference,
             dataset.folder,
+            EvaluationOptions(cache_dir=out / "outputs"),
             store=store,
-            cache_dir=out / "outputs",
             engine=self.engine if isinstance(task, GenerationTask) else None,
             steps=self.steps,
         )
@@ -126,7 +128,7 @@ class _Demo:
             evaluated = replace(evaluated, comparison=replace(comparison, notes=(*known, *comparison.notes)))
         if evaluated.reused:
             self.log(f"Reusing outputs of an earlier evaluation: {', '.join(evaluated.reused)}")
-        return DemoResult(evaluated, write(evaluated, out))
+        return DemoResult(evaluated, write_evaluation(evaluated, out))
 
     def _dataset(self, task: Task, folder: Path) -> Dataset:
         if folder.is_dir():
@@ -212,7 +214,6 @@ def demo_all(
 
 
 def _overview(root: Path, results: dict[str, DemoResult], search: SearchDemoResult) -> Path:
-    adapters = [result.evaluated.adapter for result in results.values()]
     comparisons = {name: (result.evaluated.comparison, result.report) for name, result in results.items()}
     comparisons[PIPELINE] = search.ablation.comparison, search.report
     chapters = [
@@ -223,25 +224,6 @@ def _overview(root: Path, results: dict[str, DemoResult], search: SearchDemoResu
         root / "report.html",
         "Synthetic shop, all tasks",
         chapters,
-        _footprint(adapters),
         provenance(header("demo")),
         introduction="Synthetic data: the figures show that the software works, not how good an adapter is.",
     )
-
-
-def _footprint(adapters: Sequence[StoredAdapter]) -> list[Stored]:
-    """Disk usage of each base (its safetensors) and of the adapters on it (all their files)."""
-    by_base: dict[tuple[str, str | None], list[StoredAdapter]] = {}
-    for adapter in adapters:
-        base = adapter.manifest.base
-        by_base.setdefault((base.name, base.revision), []).append(adapter)
-    stored = []
-    for (name, _), trained in by_base.items():
-        folder = trained[0].manifest.base.resolve().path
-        weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-        stored.append(Stored(public_name(name), weights, {adapter.reference: _size(adapter) for adapter in trained}))
-    return stored
-
-
-def _size(adapter: StoredAdapter) -> int:
-    return sum(file.stat().st_size for file in adapter.path.rglob("*") if file.is_file())

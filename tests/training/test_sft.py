@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from searchlora.data.building import build
 from searchlora.errors import TrainingError
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
@@ -145,9 +146,6 @@ def test_an_unknown_metric_lists_the_known_ones(tiny_base, tmp_path):
         ["lora.variant=rslora"],
         ["lora.variant=dora"],
         ["lora.variant=pissa", "method=lora"],
-        ["lora.variant=eva"],
-        ["lora.variant=eva", "method=lora", "precision=fp32"],
-        ["lora.variant=lora_fa"],
         ["lora.plus_ratio=8"],
         ["lora.dropout=0.1", "lora.target_modules=[q_proj, v_proj]"],
         ["optim.gradient_accumulation=2", "optim.gradient_checkpointing=true"],
@@ -330,7 +328,11 @@ def test_validation_uses_the_prompt_options_of_the_recipe(tiny_base, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Renderer, "_apply", noted)
         stored = train(
-            "rewriting", tmp_path / "data", "r", base=str(folder), overrides=overrides, store=tmp_path / "store"
+            "rewriting",
+            tmp_path / "data",
+            "r",
+            TrainingOptions(base=str(folder), overrides=overrides),
+            store=tmp_path / "store",
         )
     assert set(rendered) == {"01 Mar 2025fast"}
     assert "validation loss" in stored.manifest.metrics

@@ -115,12 +115,7 @@ def read_tables(source: Path, fields: FieldMap, required: Sequence[str], texts: 
 
 
 def no_text(data: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The fault of the first of these fields that is not text, or None.
-
-    Examples:
-        >>> no_text({"query": "tent", "rewrite": 7}, ["query", "rewrite"])
-        "field 'rewrite': 7 is not text"
-    """
+    """The fault of the first of these fields that is not text, or None."""
     for name in names:
         if not isinstance(value := data.get(name), str):
             shown = "null" if value is None else repr(value)
@@ -144,6 +139,17 @@ def whole_number(options: Options, name: str, default: int, minimum: int = 0) ->
         bound = f" of at least {minimum}" if minimum else ""
         raise UsageError(f"'{value[:60]}' is not a whole number{bound}", where=f"--option {name}")
     return int(value)
+
+
+def number(options: Options, name: str, default: float, low: float, high: float) -> float:
+    """The value of an option that is a number from `low` to `high`. Raises `UsageError` for another value."""
+    value = options.get(name, str(default))
+    try:
+        if low <= float(value) <= high:
+            return float(value)
+    except ValueError:
+        pass
+    raise UsageError(f"'{value[:60]}' is not a number from {low:g} to {high:g}", where=f"--option {name}")
 
 
 def yes_or_no(options: Options, name: str, default: str) -> bool:

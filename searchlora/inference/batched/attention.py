@@ -26,7 +26,6 @@ _COLUMN_BLOCK, _TOKEN_BLOCK = 64, 16
 
 
 def register() -> None:
-    """Register both variants with transformers."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
@@ -38,7 +37,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor,
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -48,7 +47,7 @@ def attend(
         module: Unused; transformers passes the attention layer.
         query: Shape (rows, heads, new, size).
         key, value: Shape (rows, key heads, columns, size); `key heads` divides `heads`.
-        attention_mask: Added to the scores; shape (rows, 1, new, columns). None: every token attends to all.
+        attention_mask: Added to the scores; shape (rows, 1, new, columns).
         scaling: Factor of the scores; 1/√size if None.
 
     Returns:
@@ -57,7 +56,7 @@ def attend(
     del module
     rows, heads, new, size = query.shape
     scale = size**-0.5 if scaling is None else scaling
-    if new == 1 and attention_mask is not None:
+    if new == 1:
         compiled = backend.attention(query, key, value, attention_mask, scale)
         if compiled is not None:
             return compiled, None
@@ -70,16 +69,13 @@ def attend(
         return output.transpose(1, 2), None
     step = max(1, _SCORES_PER_BLOCK // scores_per_row)
     blocks = [slice(start, start + step) for start in range(0, rows, step)]
-    mask = None if attention_mask is None else attention_mask.expand(rows, -1, -1, -1)
-    outputs = [
-        _attend_rows(query[block], key[block], value[block], None if mask is None else mask[block], scale)
-        for block in blocks
-    ]
+    mask = attention_mask.expand(rows, -1, -1, -1)
+    outputs = [_attend_rows(query[block], key[block], value[block], mask[block], scale) for block in blocks]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs), None
 
 
 def _attend_rows(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
     """Attention as two matrix products; all scores are in memory at once and keys are not repeated for the groups."""
     rows, heads, new, size = query.shape
@@ -90,8 +86,7 @@ def _attend_rows(
         scores = torch.bmm(keys, queries.transpose(1, 2)).transpose(1, 2).contiguous()
     else:
         scores = torch.bmm(queries, keys.transpose(1, 2))
-    if mask is not None:
-        scores.view(rows, heads, new, columns).add_(mask)
+    scores.view(rows, heads, new, columns).add_(mask)
     output = torch.bmm(scores.softmax(-1), value.flatten(0, 1))
     return output.view(rows, heads, new, -1).transpose(1, 2)
 
@@ -169,7 +164,6 @@ class RotaryTable(torch.nn.Module):
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None  # cosines, sines; shape (positions, head size)
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines of positions (rows, new); shape (rows, new, head size)."""
         needed = int(position_ids.max()) + 1
         while self._tables is None or len(self._tables[0]) < needed:
             start = 0 if self._tables is None else len(self._tables[0])
@@ -181,7 +175,6 @@ class RotaryTable(torch.nn.Module):
 
 
 def replace_rotary(model: Any) -> None:
-    """Replace the rotary embeddings of a model by a `RotaryTable`, if that gives the same."""
     backbone = getattr(model, model.base_model_prefix)
     rotary = getattr(backbone, "rotary_emb", None)
     if rotary is None:

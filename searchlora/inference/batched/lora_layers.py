@@ -1,14 +1,15 @@
 """Linear layers of a base model with LoRA slots: each row of a batch uses its own A and B.
 
 Layers with the same input (query, key and value; gate and up) are merged into one product, and so are their A. A and B
-are applied as `lora_mapping` says, for all adapters of the batch in one batched product, as in Punica
+are applied as a `LoraMapping` says, for all adapters of the batch in one batched product, as in Punica
 (arXiv:2310.18547) and S-LoRA (arXiv:2311.03285), whose kernels are for GPUs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
@@ -23,10 +24,69 @@ from searchlora.inference.batched.frozen_linear import (
     merged_linear,
     shape_of,
 )
-from searchlora.inference.batched.lora_mapping import LoraMapping
+
+#: The slot of the bare base model.
+BASE_SLOT = 0
 
 #: Names of layers that get the same input in a transformer block.
 _MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(frozen=True)
+class LoraMapping:
+    """The slots of a batch's rows.
+
+    Attributes:
+        row_slots: Slot of each row.
+        adapter_rows: Slots and the rows that use them, in ascending order, without the base model's.
+        device: Of index tensors.
+        derived: What slots have computed from the mapping, by keys of their own.
+    """
+
+    row_slots: tuple[int, ...]
+    adapter_rows: Sequence[tuple[int, list[int]]]
+    device: torch.device | str
+    derived: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def slots_in_use(self) -> frozenset[int]:
+        return frozenset(slot for slot, _ in self.adapter_rows)
+
+    def segments(self, slots: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The rows of some slots in segments of equal length, one for each slot, so that one batched product computes
+        all.
+
+        Returns:
+            The row at each place of the segments, where short segments repeat their first row, shape
+            (slots * length,); the rows without repetition, and the place of each, both of shape (rows of the slots,).
+        """
+        if slots not in self.derived:
+            rows_of = dict(self.adapter_rows)
+            groups = [rows_of[slot] for slot in slots]
+            length = max(map(len, groups))
+            padded = [row for group in groups for row in group + group[:1] * (length - len(group))]
+            rows = [row for group in groups for row in group]
+            places = [start * length + place for start, group in enumerate(groups) for place in range(len(group))]
+            self.derived[slots] = tuple(torch.tensor(index, device=self.device) for index in (padded, rows, places))
+        segments: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.derived[slots]
+        return segments
+
+
+def map_rows(slots: Sequence[int], device: torch.device | str) -> LoraMapping | None:
+    """The mapping of rows that use these slots; None if all rows use the bare base model.
+
+    Examples:
+        >>> mapping = map_rows([0, 2, 1, 2], "cpu")
+        >>> mapping.adapter_rows
+        [(1, [2]), (2, [1, 3])]
+        >>> [index.tolist() for index in mapping.segments((1, 2))]
+        [[2, 2, 1, 3], [2, 1, 3], [0, 2, 3]]
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row, slot in enumerate(slots):
+        if slot != BASE_SLOT:
+            rows_of.setdefault(slot, []).append(row)
+    return LoraMapping(tuple(slots), sorted(rows_of.items()), device) if rows_of else None
 
 
 @dataclass(frozen=True)
@@ -53,8 +113,7 @@ class SlotWeights(Protocol):
         If memory runs out, the slot is as before, or empty.
         """
 
-    def clear(self, slot: int) -> None:
-        """Empty a slot and free its memory."""
+    def clear(self, slot: int) -> None: ...
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         """y (rows, tokens, out) plus B·A·x of each row's adapter, x (rows, tokens, in); y may be changed in place."""
@@ -62,19 +121,11 @@ class SlotWeights(Protocol):
     def apply(self, base: FrozenLinear, x: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         """The base layer's output for x plus B·A·x of each row's adapter; shape (rows, tokens, out)."""
 
-    def tensors(self) -> Sequence[torch.Tensor]:
-        """A and B of all slots."""
+    def tensors(self) -> Sequence[torch.Tensor]: ...
 
 
 def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor, batch_invariant: bool = False) -> SlotWeights:
-    """Slots without weights.
-
-    Args:
-        size_in: Input size of the layers.
-        spans: Output columns of each layer.
-        like: A tensor with the dtype and device of A and B.
-        batch_invariant: Compute each row independently of the others; the CPU backend always does.
-    """
+    """Slots without weights; arguments as `LoraLayerGroup`'s."""
     packed = lora_slots(size_in, spans, like)
     return packed or (BlockedSlots if batch_invariant else TorchSlots)(size_in, spans, like)
 
@@ -138,8 +189,6 @@ class BlockedSlots(TorchSlots):
 
 @dataclass
 class ActiveMapping:
-    """The mapping of the current forward pass; None if all rows use the bare base model."""
-
     mapping: LoraMapping | None = None
 
 
@@ -148,13 +197,11 @@ class LoraLayerGroup:
 
     Args:
         layers: Module path of each layer -> the layer.
-        active: Shared by all groups of a model.
+        active: The mapping of the current pass, shared by all groups of a model.
         like: A tensor with the dtype and device of A and B.
-        batch_invariant: Compute each row independently of the others, to the last bit.
+        batch_invariant: Compute each row independently of the others, to the last bit; the CPU backend always does.
 
     Attributes:
-        paths: Module paths of the layers.
-        size_in: Input size.
         spans: Output columns of each layer.
         base: The frozen product of all layers.
         slots: A and B of the adapters.
@@ -194,14 +241,12 @@ class LoraLayerGroup:
                 self._factors[slot] = factor
 
     def clear(self, slot: int) -> None:
-        """Empty a slot and free its memory."""
         self.slots.clear(slot)
         self._changed.discard(slot)
         self._factors.pop(slot, None)
 
     @property
     def element_size(self) -> int:
-        """Bytes of an element of A and B."""
         return self._like.element_size()
 
     def part(self, index: int, x: torch.Tensor) -> torch.Tensor:
@@ -236,25 +281,18 @@ class LoraLinear(torch.nn.Module):
         self._index = index
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As the layer: (rows, tokens, in) -> (rows, tokens, out)."""
         return self.group.part(self._index, x)
 
 
 @dataclass
 class LoraLayers:
-    """All groups of a model; made by `add_lora_layers`.
-
-    Attributes:
-        groups: The groups, in the model's order.
-        active: The mapping of the current forward pass.
-    """
+    """All groups of a model; made by `add_lora_layers`."""
 
     groups: list[LoraLayerGroup]
     active: ActiveMapping
 
     @property
     def paths(self) -> frozenset[str]:
-        """Module paths of all layers that an adapter may change."""
         return frozenset(path for group in self.groups for path in group.paths)
 
     def shape(self, path: str) -> tuple[int, int]:
@@ -290,7 +328,6 @@ class LoraLayers:
         use_huge_pages(tensor for group in self.groups for tensor in group.slots.tensors())
 
     def clear(self, slot: int) -> None:
-        """Empty a slot and free its memory."""
         for group in self.groups:
             group.clear(slot)
         release_free_memory()

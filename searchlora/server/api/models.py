@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from searchlora.adapters.manifest import Manifest
 from searchlora.adapters.references import check_name
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
-from searchlora.models.fingerprint import Fingerprint
-from searchlora.server.api.adapter_tasks import description
+from searchlora.server.api.adapter_tasks import input_schema
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.response_schemas import ListOf, Loaded, ModelEntry
 from searchlora.server.api.routing import ApiRequest, api_router
@@ -39,7 +37,13 @@ def describe(http: ApiRequest, model: str) -> ModelEntry:
     is_adapter = entry["root"] != entry["id"] or "@" in entry["id"]
     if not is_adapter or not entry["parent"]:
         return entry
-    described = description(entry["root"], http.service.adapter_tasks.get(entry["root"]))
+    task = http.service.adapter_task(entry["root"])
+    described: dict[str, Any] = {"task": task.name}
+    if task.prompted is not None:
+        schema = described["input"] = input_schema(task.prompted)
+        example = {name: value for name, value in task.prompted.examples[0].items() if name in schema["properties"]}
+        body = {"model": entry["root"], "input": example}
+        described["example"] = {"method": "POST", "path": f"/v1/tasks/{task.name}", "body": body}
     return {**entry, **described}  # type: ignore[typeddict-item]  # further keys
 
 
@@ -104,7 +108,9 @@ def _all_models(service: Service) -> Iterator[ModelEntry]:
     for stored in service.store.list():
         newest[stored.name] = None
         manifest = stored.manifest
-        base = next((name for name, print_ in fingerprints.items() if manifest and _fits(manifest, print_)), None)
+        base = next(
+            (name for name, print_ in fingerprints.items() if manifest and manifest.base.fingerprint == print_), None
+        )
         if manifest is not None and manifest.method == "full" and base not in service.encoders.bases:
             base = service.base if manifest.reference == service.base else None  # else it needs a server of its own
         if manifest is None or base is None:
@@ -127,9 +133,3 @@ def _entry(id_: str, created: int, root: str, parent: str | None) -> ModelEntry:
         "root": root,
         "parent": parent,
     }
-
-
-def _fits(manifest: Manifest, current: Fingerprint) -> bool:
-    recorded = manifest.base.fingerprint
-    # A manifest of schema 1 holds no hash of the configuration.
-    return (recorded if recorded.config else recorded.model_copy(update={"config": current.config})) == current

@@ -15,8 +15,7 @@ from searchlora.inference.batched.frozen_linear import blocked_linear
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
-from tests.factories import first_word, random_adapter
-from tests.inference.small_models import small
+from tests.inference.small_models import random_store, small
 
 WORDS = ("tent", "boot", "rain", "jacket", "lamp", "stove", "river", "hiking", "cotton", "wool", "sole", "grip")
 CHOICES = ["0", "1", "2", "3", "not relevant", "quite relevant", *(f"label {n} of {n % 3}" for n in range(12))]
@@ -47,11 +46,7 @@ def answers(engine, requests, order, size, margin=None, choices=CHOICES):
 
 @pytest.fixture(scope="module")
 def store(tiny_base, tmp_path_factory) -> Store:
-    folder = tmp_path_factory.mktemp("invariance")
-    store = Store(folder / "store")
-    for seed, name in enumerate(("one", "two")):
-        random_adapter(store, name, first_word(folder / "task"), tiny_base, folder / name, seed)
-    return store
+    return random_store(tiny_base, tmp_path_factory.mktemp("invariance"), "one", "two")
 
 
 @pytest.mark.slow
@@ -67,7 +62,7 @@ def test_answers_and_scores_do_not_depend_on_their_batch(tiny_base, store, monke
     places = list(range(len(requests)))
     wanted = answers(LocalEngine(tiny_base, store), requests, places, len(requests), margin, choices)
     for seed, (size, settings) in enumerate(
-        [(1, {}), (14, {"batch_rows": 3}), (5, {"prefix_tokens": 0}), (14, {"batch_tokens": 300, "adapters": 1})]
+        [(1, {}), (14, {"max_num_seqs": 3}), (5, {"prefix_tokens": 0}), (14, {"batch_tokens": 300, "max_loras": 1})]
     ):
         order = random.Random(seed).sample(places, len(places))
         assert answers(LocalEngine(tiny_base, store, **settings), requests, order, size, margin, choices) == wanted
@@ -80,7 +75,7 @@ def test_with_a_real_base_answers_and_scores_do_not_depend_on_their_batch():
     places = list(range(len(requests)))
     engine = LocalEngine(base)
     wanted = answers(engine, requests, places, len(requests), choices=CHOICES[:4])
-    for size, other in ((1, engine), (6, LocalEngine(base, batch_rows=3, prefix_tokens=0))):
+    for size, other in ((1, engine), (6, LocalEngine(base, max_num_seqs=3, prefix_tokens=0))):
         order = random.Random(size).sample(places, len(places))
         assert answers(other, requests, order, size, choices=CHOICES[:4]) == wanted
 

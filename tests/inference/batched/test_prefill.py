@@ -13,7 +13,7 @@ SHORT, LONG = "lamp", "a lamp for the table " * 5
 @pytest.fixture
 def passes(tiny_base, monkeypatch):
     """An engine without a prefix cache, and the shape (rows, tokens) of each of its forward passes."""
-    engine = LocalEngine(tiny_base, precision="fp32", prefix_tokens=0, batch_rows=16)
+    engine = LocalEngine(tiny_base, precision="fp32", prefix_tokens=0, max_num_seqs=16)
     forward, shapes = engine._core._runner._prefiller.forward, []
     real = forward.hidden_states
 
@@ -41,11 +41,3 @@ def test_short_prompts_are_not_padded_to_the_long_ones_of_their_batch(passes, ki
     assert sum(rows for rows, _ in shapes) == 16
     assert len(shapes) > 2
     assert sum(rows * tokens for rows, tokens in shapes) < 1.25 * needed  # 1.6 in one pass
-
-
-def test_scores_are_in_the_order_of_the_requests(passes):
-    engine, _ = passes
-    together = engine.score(requests(), [("yes", "no")] * 16)
-    for request, scored in zip(requests(), together, strict=True):
-        (alone,) = engine.score([request], [("yes", "no")])
-        assert scored.log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-4)

@@ -1,0 +1,120 @@
+"""Adapters of the query side only: the loss, the vectors of documents, and what such a recipe excludes."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from searchlora.adapters.operations import verify
+from searchlora.adapters.store import Store
+from searchlora.data.building import build
+from searchlora.errors import RecipeError
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.train import train
+from searchlora.models.load import load_encoder
+from searchlora.recipe import load_encoder_recipe
+from searchlora.records import Document
+from searchlora.retrieval.dense import DenseIndex
+from searchlora.retrieval.encoder import Encoder
+from searchlora.training import contrastive_losses
+from searchlora.training.contrastive_losses import FrozenDocumentsLoss
+from tests.experiments.test_encoders import rows
+from tests.server.api.serving import made_service, served
+from tests.training.test_contrastive import pair
+
+FAST = ("optim.batch_size=8", "optim.max_steps=60", "max_tokens=24", "validation.every_steps=60", "lora.r=8")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, encoder_base):
+    """A store with `asker@1`, an adapter of the query side, and the dataset that it was trained on."""
+    root = tmp_path_factory.mktemp("query-side")
+    for kind, labels in (("pairs", False), ("labels", True)):
+        source = root / f"{kind}.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows(labels)), encoding="utf-8")
+        build("embedding", source, format="native", out=root / kind)
+    store = Store(root / "store")
+    overrides = (f"base={encoder_base.path}", *FAST, "sides=query", "optim.learning_rate=0.02")
+    train("embedding", root / "pairs", "asker", TrainingOptions(overrides=overrides), store=store)
+    return store
+
+
+def test_the_loss_is_over_all_documents_without_other_positives(encoder_base):
+    made = [pair("tent", "A tent.", "A boot.", relevant=("Two tents.",)), pair("tents", "Two tents.", "A rope.")]
+    model = load_encoder(encoder_base, device="cpu")
+    loss = FrozenDocumentsLoss(model, Encoder(model, "base").encode, made, temperature=0.1)
+    found = float(loss([model.preprocess(["tent", "tents"])], torch.tensor([0, 1])))
+    encoder = Encoder(model, "base")
+    texts = ["A tent.", "A boot.", "Two tents.", "A rope."]
+    vectors = {text: vector / np.linalg.norm(vector) for text, vector in zip(texts, encoder.encode(texts), strict=True)}
+    expected = []
+    for row, candidates in zip(made, (["A tent.", "A boot.", "A rope."], texts), strict=True):
+        query = encoder.encode([row.anchor])[0]
+        scores = np.array([vectors[text] @ query / np.linalg.norm(query) / 0.1 for text in candidates])
+        expected.append(np.logaddexp.reduce(scores) - scores[candidates.index(row.positive)])
+    assert found == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_of_many_documents_a_random_part_and_the_positives_are_compared(encoder_base, monkeypatch):
+    monkeypatch.setattr(contrastive_losses, "MAX_DOCUMENTS", 8)
+    made = [pair(f"word {n}", f"text {n}") for n in range(64)]
+    model = load_encoder(encoder_base, device="cpu")
+    loss = FrozenDocumentsLoss(model, Encoder(model, "base").encode, made, temperature=0.1)
+    features = model.preprocess([row.anchor for row in made[:4]])
+    torch.manual_seed(1)
+    found = [float(loss([dict(features)], torch.arange(4))) for _ in range(2)]
+    assert found[0] != found[1] and all(map(np.isfinite, found))
+
+
+@pytest.mark.slow
+def test_documents_are_encoded_by_the_base_and_queries_with_the_adapter(place, encoder_base):
+    verify("asker", base=str(encoder_base.path), store=place)
+    stored = place.get("asker")
+    assert stored.manifest.query_side_only and stored.manifest.recipe["sides"] == "query"
+    plain, adapted = (Encoder.load(str(encoder_base.path), adapter=adapter) for adapter in (None, stored))
+    texts = ["tent boot", "rope"]
+    assert (adapted.encode_documents(texts) == plain.encode(texts)).all()
+    assert abs(adapted.encode(texts) - plain.encode(texts)).max() > 1e-3
+    documents = [Document("1", "tent boot"), Document("2", "rope")]
+    indices = [DenseIndex(documents, encoder).vectors for encoder in (plain, adapted)]
+    assert (indices[0] == indices[1]).all()
+
+
+@pytest.mark.slow
+def test_training_improves_retrieval_from_the_old_index(place):
+    found = evaluate("asker", place.root.parent / "pairs", EvaluationOptions(split="train"), store=place)
+    value = {row.system: row.value for row in found.comparison.rows if row.measure == "MRR@10"}
+    assert value["asker@1"] > value["base zero-shot"]
+
+
+@pytest.mark.slow
+def test_labels_and_other_losses_are_refused(place, encoder_base):
+    overrides = (f"base={encoder_base.path}", *FAST, "sides=query")
+    with pytest.raises(RecipeError, match="texts with labels have no documents"):
+        train("embedding", place.root.parent / "labels", "other", TrainingOptions(overrides=overrides), store=place)
+    for setting in ("method=full", "loss=cached_mnrl", "matryoshka=[16]"):
+        with pytest.raises(RecipeError, match="sides = query needs"):
+            load_encoder_recipe({}, overrides=["sides=query", setting])
+
+
+@pytest.mark.slow
+def test_a_server_encodes_documents_with_the_base(place, tiny_base, encoder_base):
+    with (
+        served(made_service(tiny_base, place, encoder_base)) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+
+        def vector(model, **more):
+            answer = client.post("/v1/embeddings", json={"model": model, "input": "tent", **more})
+            assert answer.status_code == 200, answer.text
+            return np.array(answer.json()["data"][0]["embedding"])
+
+        base = vector(encoder_base.path.name)
+        assert (vector("asker", input_type="document") == base).all()
+        assert abs(vector("asker") - base).max() > 1e-3
+        assert (vector("asker", input_type="query") == vector("asker")).all()
