@@ -18,8 +18,9 @@ from pathlib import Path
 #: The command line, as a script.
 COMMAND = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+#: Starts processes that have the libraries imported.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     [
         "transformers.models.llama.modeling_llama",
         "peft",
@@ -39,7 +40,7 @@ class Script:
         self._folder = Path(tempfile.mkdtemp())
         words = list(map(str, arguments))
         variables = {**os.environ, **(environment or {})}
-        self._process = _CONTEXT.Process(
+        self._process = CONTEXT.Process(
             target=_execute, args=(script, words, variables, str(Path.cwd()), str(self._folder)), daemon=True
         )
         self._process.start()

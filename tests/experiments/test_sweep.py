@@ -24,7 +24,7 @@ from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.reports import sweep_markdown, write_sweep
 from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, _best, sweep
 from searchlora.experiments.trials import planned, train_trials
-from tests.child_scripts import Script
+from tests.child_scripts import CONTEXT, Script
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_3"
 DATA, BASE = FIXTURE / "datasets" / "rewriting", str(FIXTURE / "base")
@@ -228,13 +228,14 @@ def wait_until(condition, seconds: float = 60):
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_in_its_own_process_is_told(tmp_path):
-    """One that succeeds is in docs/how-to/choose-rank-and-targets.md."""
+def test_trials_in_processes_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("searchlora.experiments.trials.get_context", lambda _: CONTEXT)
     common = (*FAST, f"base={BASE}")
-    (trial,) = train_trials(
-        "rewriting", DATA, "tried", ["max_length=8"], TrainingOptions(overrides=common), store=Store(tmp_path)
+    failed, stored = train_trials(
+        "rewriting", DATA, "tried", ["max_length=8,512"], TrainingOptions(overrides=common), store=Store(tmp_path)
     )
-    assert trial.stored is None and "more than max_length = 8" in trial.error
+    assert failed.stored is None and "more than max_length = 8" in failed.error
+    assert stored.stored is not None
 
 
 @pytest.mark.slow
