@@ -36,10 +36,8 @@ class CurvePoint:
     Attributes:
         predicted: Mean predicted value in the bin: a probability, or the judge's grade.
         observed: Mean observed value: the share that was correct, or the mean human grade.
-        low, high: 95% interval of `observed` by cluster; nan with a single cluster. For a share that is 0 or 1 in
-            every cluster it is the interval of `intervals.proportion`.
-        n: Number of rows.
-        groups: Number of clusters (queries, dialogues) that they come from.
+        low, high: 95% interval of `observed` by cluster; nan with a single cluster.
+        n, groups: Number of rows, and of the clusters (queries, dialogues) that they come from.
     """
 
     predicted: float
@@ -62,13 +60,12 @@ def expected_calibration_error(
 ) -> Aggregate:
     """Expected calibration error: mean of |mean probability − share correct| over bins, weighted by their rows.
 
-    The bins have equal width from 0 to 1, not equal mass: they are then the same for every system and every resample.
-    The error is never below 0, so with few rows its expectation lies above the true error.
+    The bins have equal width from 0 to 1: they are then the same for every system and every resample. The error is
+    never below 0, so with few rows its expectation lies above the true error.
 
     Args:
         probability: Row id -> the probability of the predicted label. Rows without one are not counted.
         correct: Row id -> whether the prediction is correct, or the share of raters for whom it is.
-        bins: Number of bins.
 
     Raises:
         UsageError: when a value is not a probability.

@@ -205,14 +205,13 @@ def compare(
         candidate: The system under test, compared with every other one (a is the candidate, b the other).
         baseline: The system that every other one is compared with (b is the baseline). At least one of candidate and
             baseline must be given.
-        measures: The measures to compare and test, means and aggregates. None: all measures, with the headline of the
-            candidate (else of the baseline) first; those named in its evaluation's `tested` are tested. The first
-            measure must exist in every system; another one is compared between the systems that have it.
-        also_tested: Further measures to test, such as that of a policy. A figure about unjudged documents
-            (`eval.unjudged`) is then a measure like the others; a name that no system has is ignored.
+        measures: The measures to compare and test. None: all measures, with the headline of the candidate (else of the
+            baseline) first; those named in its evaluation's `tested` are tested. The first measure must exist in every
+            system; another one is compared between the systems that have it.
+        also_tested: Further measures to test, such as that of a policy. A figure about unjudged documents is then a
+            measure like the others; a name that no system has is ignored.
         correction: `holm` or `bh`, over all comparisons made. Comparisons within slices, and those weighted by
             traffic, are corrected among themselves.
-        resamples, seed: Of the bootstrap and of the randomisation tests.
 
     Raises:
         UsageError: when a system does not exist, candidate and baseline are the same or both missing, no measure or no

@@ -29,13 +29,7 @@ _MAX_NUMERIC, _MAX_VALUES = 10, 50
 
 @dataclass(frozen=True)
 class Confusion:
-    """A confusion matrix.
-
-    Attributes:
-        rows: Gold labels.
-        columns: Predicted labels, followed by `invalid`.
-        counts: One row of counts for each of `rows`.
-    """
+    """A confusion matrix: a row of counts for each gold label; the columns are predicted labels and `invalid`."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]

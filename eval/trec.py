@@ -57,7 +57,8 @@ def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
             topic, _, document, text = _fields(line)
             grade = whole_number(text)
         except ValueError:
-            raise _qrels_fault(line, f"{path}, line {number}") from None
+            text = split_line(line, QRELS_LINE, f"{path}, line {number}")[3]
+            raise DataError(f"the grade '{text}' is not a whole number", where=f"{path}, line {number}") from None
         check_grade(grade, f"{path}, line {number}")
         yield number, topic, document, grade
 
@@ -72,16 +73,16 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     run: dict[str, dict[str, float]] = {}
     scores: dict[str, float] = {}
     last = None
-    for number, line in numbered_lines(
-        Path(path)
-    ):  # millions of lines: the message of a fault is made only when there is one
+    # Millions of lines: the message of a fault is made only when there is one.
+    for number, line in numbered_lines(Path(path)):
         try:
             topic, _, document, _, text, _ = _fields(line)
             if "_" in text:  # `float` alone would take `1_0` for ten
                 raise ValueError(text)
             score = float(text)
         except ValueError:
-            raise _run_fault(line, f"{path}, line {number}") from None
+            text = split_line(line, RUN_LINE, f"{path}, line {number}")[4]
+            raise DataError(f"the score '{text}' is not a number", where=f"{path}, line {number}") from None
         if not isfinite(score):
             raise DataError(f"the score '{text}' is not finite", where=f"{path}, line {number}")
         if topic != last:
@@ -177,16 +178,6 @@ def _fields(line: str) -> list[str]:
     if "\0" in line:  # trec_eval, written in C, would read the text before it
         raise ValueError("NUL")
     return line.split()
-
-
-def _qrels_fault(line: str, where: str) -> DataError:
-    grade = split_line(line, QRELS_LINE, where)[3]
-    return DataError(f"the grade '{grade}' is not a whole number", where=where)
-
-
-def _run_fault(line: str, where: str) -> DataError:
-    score = split_line(line, RUN_LINE, where)[4]
-    return DataError(f"the score '{score}' is not a number", where=where)
 
 
 def is_word(text: str) -> bool:

@@ -1,11 +1,8 @@
 """Judge card: agreement of an LLM judge with human judgments, every figure with its n and 95% interval by query.
 
-**Invalid answers** never become a grade. In the headline figures, which are over all pairs, they count as the worst:
-they agree with no grade, and for weighted kappa and the absolute error they are as far off as the scale allows. The
-figures over valid answers only are listed too (`kappa_valid`, `kappa_binary_valid`, `mae_valid`). Alpha and signed
-bias, which are undefined for an answer without a grade, are over the valid answers.
-
-**Intervals** are studentised bootstrap intervals by query, which kept their coverage with 25 queries (`resampling`).
+In the headline figures, which are over all pairs, an invalid answer counts as the worst: it agrees with no grade, and
+for weighted kappa and the absolute error it is as far off as the scale allows. Figures over valid answers only are
+listed too (`…_valid`). Alpha and signed bias, which an answer without a grade does not have, are over valid answers.
 """
 
 from __future__ import annotations

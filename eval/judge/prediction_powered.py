@@ -10,12 +10,11 @@ so that a judge's bias cancels. Lambda minimises the variance, between 0 (human 
 
 **Interval**: studentised bootstrap that resamples whole clusters, labelled and other clusters separately, and refits
 lambda in each resample. By simulation (see `benchmarks`) it keeps its coverage from 20 labelled topics, for any judge
-and for values as skewed as those of MRR. The normal interval of PPI++ is too short there, and Student's fails for the
-MRR of a poor system. At ten topics no interval keeps its coverage if most values are 0.
+and for values as skewed as those of MRR, where the normal interval of PPI++ is too short. At ten topics no interval
+keeps its coverage if most values are 0.
 
 **Computation**: the estimate, its standard error and lambda need only sums over clusters and sums of their products,
-so a resample is one row of a matrix product. The standard error is that of a linearised ratio of sums, as in
-`significance`.
+so a resample is one row of a matrix product. The standard error is that of a linearised ratio of sums.
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ class PredictionPowered:
         value, low, high: Estimate with the judge, and its 95% interval; none is outside the range of the labels.
         human_only_value, human_only_low, human_only_high: Mean of the human labels and its usual interval.
         lam: Weight of the judge (lambda), 0 to 1.
-        n_human: Number of human-labelled rows.
-        n_judged: Number of rows labelled by the judge, the human-labelled ones included.
+        n_human, n_judged: Number of human-labelled rows, and of all rows that the judge labelled.
         clusters_human, clusters_judged: The same numbers in clusters (topics).
         effective_n: Number of human labels that would give the same standard error without the judge. About `n_human`
             for a useless judge, or slightly less, the cost of fitting lambda. With ten topics it is too high for a
@@ -284,11 +282,7 @@ def _combined(total: Floats, square: Floats, lam: float | None) -> Fit:
 
 
 class _Resampled:
-    """The estimate with the judge as `intervals.Resampled`: the clusters of each stratum are drawn.
-
-    The residuals of a good judge are a few large errors among many zeros. By simulation (400 draws of nDCG, 20 of 200
-    topics labelled) this interval covered 95%.
-    """
+    """The estimate with the judge as `intervals.Resampled`: the clusters of each stratum are drawn."""
 
     def __init__(self, strata: Strata, lam: float | None) -> None:
         self._strata, self._lam = strata, lam

@@ -30,11 +30,9 @@ ACCEPTED = "accepted: "
 
 @dataclass(frozen=True)
 class RuleResult:
-    """The result of one rule.
+    """The result of one rule, for example `beat incumbent` or `slice turn = 3`.
 
     Attributes:
-        rule: Its name, for example `beat incumbent` or `slice turn = 3`.
-        passed: Whether the rule is met.
         finding: What was found and what is required, in a sentence.
         short_by: By how much the rule was missed, in its unit; 0 if it is met, None if it has no size.
     """

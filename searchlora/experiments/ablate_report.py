@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.report import SlotLine, interactions_section, slots_section, write_report
+from searchlora.eval.report.ablation import SlotLine, interactions_section, slots_section
 from searchlora.eval.report.blocks import Section, markdown
+from searchlora.eval.report.comparison import write_report
 from searchlora.experiments.ablate import Ablation
 from searchlora.experiments.experiment_inputs import measured_by
 from searchlora.experiments.experiment_report import details

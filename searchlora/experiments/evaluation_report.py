@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, write_report
+from searchlora.eval.report.comparison import write_report
+from searchlora.eval.report.examples import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
 from searchlora.experiments.evaluate import EvaluationResult

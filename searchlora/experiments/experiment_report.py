@@ -11,7 +11,8 @@ from searchlora.eval.ci import summary_markdown, write_junit
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, write_report
+from searchlora.eval.report.comparison import write_report
+from searchlora.eval.report.examples import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput
 from searchlora.eval.trec import ranked
 from searchlora.experiments.experiment import RESULT, ExperimentResult
 from searchlora.experiments.experiment_inputs import measured_by

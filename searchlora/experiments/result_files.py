@@ -11,7 +11,7 @@ from typing import Any
 
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import write_json
-from searchlora.eval.report import extremes
+from searchlora.eval.report.examples import extremes
 from searchlora.eval.tables import Header, to_json, to_markdown
 from searchlora.files import atomic_text
 from searchlora.machine import machine, versions

@@ -7,13 +7,14 @@ import random
 
 import pytest
 
-from searchlora.eval.calibration import grade_curve
+from searchlora.eval.calibration import Curve, grade_curve
 from searchlora.eval.comparison import compare
-from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.evaluation import Confusion, Evaluation
 from searchlora.eval.formatting import interval, p_value, printable
 from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import Confusion, Curve, RetrievedDocument, RowTexts, SystemOutput, extremes, write_report
+from searchlora.eval.report.comparison import write_report
+from searchlora.eval.report.examples import RetrievedDocument, RowTexts, SystemOutput, extremes
 from searchlora.eval.tables import to_markdown
 from tests.eval.report.made import comparison, evaluation, topics
 from tests.eval.report.page import Page
