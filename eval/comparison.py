@@ -73,7 +73,6 @@ class Comparison:
         invalid: System -> row id -> why its output did not parse.
         answered: System -> number of rows it answered, including those that other systems did not; the denominator of
             the invalid rate.
-        totals: System -> figures that exist only over all rows, without an interval.
         weighted: Means weighted by traffic, over the rows with known traffic.
         weighted_pairs: Differences of those means, in the tested measures.
         unjudged: Figures under other assumptions about unjudged documents, named as in `eval.unjudged`.
@@ -98,7 +97,6 @@ class Comparison:
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
     invalid: Mapping[str, Mapping[str, str]]
     answered: Mapping[str, int]
-    totals: Mapping[str, Mapping[str, float]]
     weighted: tuple[SystemScore, ...] = ()
     weighted_pairs: tuple[PairedComparison, ...] = ()
     unjudged: tuple[SystemScore, ...] = ()
@@ -301,7 +299,6 @@ def compare(
         },
         invalid={name: dict(system.invalid) for name, system in systems.items()},
         answered={name: len(_answered_rows(system)) for name, system in systems.items()},
-        totals={name: dict(system.totals) for name, system in systems.items()},
         weighted=tuple(sorted(weighted, key=order)),
         weighted_pairs=_corrected(sorted(weighted_pairs, key=order), correction),
         unjudged=_unjudged(systems, clusters, resampling),

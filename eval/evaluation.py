@@ -47,7 +47,6 @@ class Evaluation:
             tests resample whole clusters. A row without one is its own cluster.
         slices: Slice name -> row id -> value, for example `turn -> "12" -> "3"`.
         invalid: Row id -> why its output did not parse. These rows are also in `values`, as fallback or worst value.
-        totals: Figures that exist only over all rows, for example corpus BLEU.
         tested: The measures whose differences between systems are tested; others are only shown. Every additional test
             costs power, since p values are corrected for their number. Empty: all measures.
         notes: Definitions and omissions that a reader of the figures must know.
@@ -69,7 +68,6 @@ class Evaluation:
     clusters: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     invalid: Mapping[str, str] = field(default_factory=dict)
-    totals: Mapping[str, float] = field(default_factory=dict)
     tested: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)

@@ -26,6 +26,9 @@ from searchlora.errors import UsageError
 
 Floats = NDArray[np.float64]
 
+#: Nominal coverage of the intervals.
+COVERAGE = 0.95
+
 #: Greatest distance of an end from the mean, in standard errors.
 LIMIT = 6.0
 
@@ -39,7 +42,6 @@ def bootstrap_interval(
     *,
     resamples: int = 10_000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> tuple[float, float]:
     """The interval (low, high) of the mean of `values`; see `bootstrap_intervals`.
 
@@ -48,9 +50,9 @@ def bootstrap_interval(
         >>> low < 0.5625 < high
         True
     """
-    low, high = bootstrap_intervals(
-        np.asarray(values, dtype=float)[:, None], clusters, resamples=resamples, seed=seed, level=level
-    )[0]
+    low, high = bootstrap_intervals(np.asarray(values, dtype=float)[:, None], clusters, resamples=resamples, seed=seed)[
+        0
+    ]
     return float(low), float(high)
 
 
@@ -61,7 +63,6 @@ def bootstrap_intervals(
     weights: Floats | None = None,
     resamples: int = 10_000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Floats:
     """Bootstrap intervals of the means of several columns over the same rows.
 
@@ -69,8 +70,6 @@ def bootstrap_intervals(
         values: (rows, columns).
         clusters: The cluster of each row; whole clusters are resampled. None: every row is independent.
         weights: (rows,): the weight of each row in the mean, not negative and not all 0; None: equal weights.
-        resamples: Number of bootstrap resamples.
-        level: Nominal coverage.
 
     Returns:
         (columns, 2): low and high, never outside the least and greatest value of the column. A constant column has an
@@ -82,7 +81,7 @@ def bootstrap_intervals(
     sums, sizes = cluster_sums(values, clusters, weights)
     if len(sums) < 2:
         return np.full((sums.shape[1], 2), np.nan)
-    ends = bootstrap_t(RatioOfSums(sums, sizes), limit=LIMIT, resamples=resamples, seed=seed, level=level)
+    ends = bootstrap_t(RatioOfSums(sums, sizes), limit=LIMIT, resamples=resamples, seed=seed)
     bounded: Floats = np.clip(ends, values.min(axis=0)[:, None], values.max(axis=0)[:, None])
     return bounded
 
@@ -106,9 +105,7 @@ class Resampled(Protocol):
         """
 
 
-def bootstrap_t(
-    sample: Resampled, *, limit: float = math.inf, resamples: int = 10_000, seed: int = 0, level: float = 0.95
-) -> Floats:
+def bootstrap_t(sample: Resampled, *, limit: float = math.inf, resamples: int = 10_000, seed: int = 0) -> Floats:
     """Studentised bootstrap intervals, `(statistics, 2)`; nan where most resamples are undefined.
 
     Args:
@@ -117,19 +114,17 @@ def bootstrap_t(
     rng = np.random.default_rng(seed)
     ratios = np.concatenate([sample.ratios(size, rng) for size in batches(resamples, sample.numbers)])
     columns = np.clip(ratios, -limit, limit).T
-    return np.array(
-        [_ends(*of, level) for of in zip(sample.value.tolist(), sample.error.tolist(), columns, strict=True)]
-    )
+    return np.array([_ends(*of) for of in zip(sample.value.tolist(), sample.error.tolist(), columns, strict=True)])
 
 
-def _ends(value: float, error: float, ratios: Floats, level: float) -> tuple[float, float]:
+def _ends(value: float, error: float, ratios: Floats) -> tuple[float, float]:
     known = ratios[~np.isnan(ratios)]
     if math.isnan(error) or len(known) < len(ratios) / 2:
         return math.nan, math.nan
     if error <= 1e-12:
         return value, value
     # An infinite ratio (a resample without spread) must not be interpolated with a finite one.
-    upper, lower = np.quantile(known, [(1 + level) / 2, (1 - level) / 2], method="nearest")
+    upper, lower = np.quantile(known, [(1 + COVERAGE) / 2, (1 - COVERAGE) / 2], method="nearest")
     return value - float(upper) * error, value - float(lower) * error
 
 

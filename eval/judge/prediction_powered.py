@@ -69,7 +69,6 @@ def prediction_powered_mean(
     clusters: Mapping[str, str] | None = None,
     *,
     lam: float | None = None,
-    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PredictionPowered:
@@ -86,7 +85,6 @@ def prediction_powered_mean(
         clusters: Row -> topic. Whole topics are resampled, and the mean generalises to new topics. None: rows are
             independent; for pairs, the mean then generalises to new pairs of the same topics.
         lam: Fixed lambda instead of the fitted one. 0: human labels only; 1: the estimator of the first paper.
-        level: Confidence level of the interval.
         resamples: Bootstrap resamples.
 
     Raises:
@@ -108,10 +106,10 @@ def prediction_powered_mean(
     strata = Strata(_sums(human, judged, clusters or {}, shift))
     estimate = strata.estimate(lam)
     names = None if clusters is None else [clusters[row] for row in human]
-    human_only = bootstrap_interval(list(human.values()), names, resamples=resamples, seed=seed, level=level)
+    human_only = bootstrap_interval(list(human.values()), names, resamples=resamples, seed=seed)
     value, (low, high) = float(estimate.value[0]) + shift, human_only
     if strata.uses_judge:
-        ends = bootstrap_t(_Resampled(strata, lam), resamples=resamples, seed=seed, level=level)[0] + shift
+        ends = bootstrap_t(_Resampled(strata, lam), resamples=resamples, seed=seed)[0] + shift
         observed = (*human.values(), *judged.values())
         corrected = np.clip((value, *ends), min(observed), max(observed))
         value, low, high = map(float, corrected)

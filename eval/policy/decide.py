@@ -115,13 +115,10 @@ def _check_measure(comparison: Comparison, candidate: str, measure: str) -> None
     if comparison.find(candidate, measure) is not None:
         return
     costs = {name for costs in comparison.costs.values() for name in costs}
-    totals = {name for totals in comparison.totals.values() for name in totals}
     if measure in comparison.measures:
         why = f"of which {candidate} has no value"
     elif measure in costs:
         why = "which is a cost; a policy bounds the time per query by 'max_latency_ms'"
-    elif measure in totals:
-        why = "which has no interval, so systems cannot be compared in it"
     else:
         why = "which was not measured"
     raise UsageError(f"the policy asks for {measure}, {why}", fix=f"Measured: {', '.join(comparison.measures)}.")

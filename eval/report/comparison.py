@@ -24,7 +24,6 @@ from searchlora.eval.report.sections import (
     rows_section,
     rules_section,
     systems_section,
-    totals_section,
     traffic_section,
     unjudged_section,
 )
@@ -78,7 +77,6 @@ def write_report(
         curves_section(curves or {}),
         costs_section(comparison, base),
         invalid_section(comparison),
-        totals_section(comparison),
         notes_section(comparison.notes),
     ]
     return write_page(

@@ -197,7 +197,7 @@ def test_circular_is_marked_wherever_the_system_is_named(kind, tmp_path):
     """Law 6, in plots too, and in one whose name is too long for a plot."""
     name = "a system whose name is too long to be drawn in any plot of this page"
     systems = {
-        name: evaluation(0.4, 2, circular="the judge works in it", invalid={"q1": "not JSON"}, totals={"BLEU": 1.0}),
+        name: evaluation(0.4, 2, circular="the judge works in it", invalid={"q1": "not JSON"}),
         "strong": evaluation(1.5, 3),
         "weak": evaluation(0.0, 1),
     }
@@ -380,7 +380,7 @@ def test_names_and_texts_are_escaped_wherever_they_are_shown(tmp_path, evil):
     """A query log or an adapter's name may hold anything: the page is UTF-8, in reading order, and is written."""
     plain = {
         name: evaluation(
-            skill, seed, invalid={"q1": f"reason {evil}"}, totals={f"total {evil}": 1.0}, notes=(f"note {evil}",),
+            skill, seed, invalid={"q1": f"reason {evil}"}, notes=(f"note {evil}",),
             slices={f"slice {evil}": {row: f"value {evil}{n % 2}" for n, row in enumerate(topics())}},
             costs={f"cost {evil}": 1.0}, circular=f"why {evil}",
         )
@@ -408,9 +408,7 @@ def test_names_and_texts_are_escaped_wherever_they_are_shown(tmp_path, evil):
     assert "<script" not in page.source
     assert not set(page.source) & {"\x00", "\x1b", "\x9b", "\u202e", "\u2066", "\ud800", "\uffff"}
     everything = [*page.texts, *page.labels]
-    words = (
-        "title intro reason total note slice value cost why output id text query wanted label hash rule found forced"
-    )
+    words = "title intro reason note slice value cost why output id text query wanted label hash rule found forced"
     for word in [*words.split(), "matrix", "row", "column", "curve", "one", "two"]:
         assert any(f"{word} {printable(evil)}" in text for text in everything), word
 
