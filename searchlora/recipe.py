@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
@@ -62,20 +62,13 @@ class Lora(_Section):
         description="a group (`qv` and `qkv`: projections of attention; `attention`: also its output; `mlp`; "
         "`all-linear`), or a list of module names",
     )
-    variant: Literal["lora", "rslora", "dora", "pissa", "eva", "lora_fa"] = Field(
+    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
         "lora",
-        description="rslora arXiv:2312.03732, dora arXiv:2402.09353, pissa arXiv:2404.02948, eva arXiv:2410.07170 (A "
-        "from the singular vectors of the activations), lora_fa arXiv:2308.03303 (A is frozen)",
+        description="rslora arXiv:2312.03732, dora arXiv:2402.09353, pissa arXiv:2404.02948",
     )
     plus_ratio: float | None = Field(
         None, ge=1, description="LoRA+ (arXiv:2402.12354): learning rate of B over that of A"
     )
-
-    @model_validator(mode="after")
-    def _known_optimizer(self) -> Lora:
-        if self.plus_ratio is not None and self.variant == "lora_fa":
-            raise ValueError("plus_ratio has no effect on lora_fa, whose A is frozen")
-        return self
 
 
 #: Arguments of `apply_chat_template` that are not arguments of a template.
@@ -224,6 +217,63 @@ class _WithMethod(_Section):
     def is_full(self) -> bool:
         """Whether all weights are trained, so that the result is a model."""
         return self.method == "full"
+
+    @classmethod
+    def load(cls, default: Mapping[str, Any], file: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
+        """A task's default recipe, updated by a recipe file and then by `key.key=value` overrides.
+
+        Args:
+            default: The task's own recipe as a mapping.
+            file: A YAML file with some of the keys.
+            overrides: For example `("lora.r=8", "optim.epochs=2")`; values are read as YAML.
+
+        Raises:
+            RecipeError: for a file that is missing or not YAML, an unknown key, a value out of range, or an override of
+                the learning rate for LoRA where all weights are trained.
+
+        Examples:
+            >>> load_recipe({"lora": {"r": 4}}, overrides=["optim.epochs=2", "prompt.date=2025-01-31"]).prompt.date
+            '2025-01-31'
+        """
+        where = "recipe"
+        values = _accepted(default, where)
+        if file is not None:
+            where = str(file)
+            values = _merged(values, _accepted(read_recipe(Path(file)), where))
+        given: dict[str, Any] = {}
+        for override in overrides:
+            given = _merged(given, _override(override))
+        recipe = cls._validated(_merged(values, given), where, given)
+        rates = given.get("optim", {})
+        if recipe.is_full and "learning_rate" in rates and "full_learning_rate" not in rates:
+            raise RecipeError(
+                "has no effect on method = full",
+                where="--set optim.learning_rate",
+                fix="Set optim.full_learning_rate.",
+            )
+        return recipe
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "recipe") -> Self:
+        """Validate a mapping as a recipe, also one of a manifest from before `method`. Raises `RecipeError`."""
+        return cls._validated(with_method(values, where), where)
+
+    @classmethod
+    def _validated(cls, values: Mapping[str, Any], where: str, given: Mapping[str, Any] = {}) -> Self:
+        """Validate values; those in `given` come from `--set`, the others from `where`."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = _override_of(first["loc"], given) or where
+            key = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(_known(cls, first["loc"][:-1]))
+                raise RecipeError(f"unknown key '{key}'", where=where, fix=f"Known keys there: {known}.") from None
+            if not key:  # a rule over several keys
+                raise RecipeError(first["msg"].removeprefix("Value error, "), where=where) from None
+            value = _SHORT.repr(first["input"])[:200]
+            raise RecipeError(f"'{key}' = {value} is refused: {first['msg'].lower()}", where=where) from None
 
 
 class Improve(_Section):
@@ -389,43 +439,9 @@ class EncoderRecipe(_WithMethod):
 
 
 AnyRecipe: TypeAlias = Recipe | EncoderRecipe
-_Kind = TypeVar("_Kind", Recipe, EncoderRecipe)
 
-
-def load_recipe(default: Mapping[str, Any], file: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """A task's default recipe, updated by a recipe file and then by `key.key=value` overrides.
-
-    Args:
-        default: The task's own recipe as a mapping.
-        file: A YAML file with some of the keys.
-        overrides: For example `("lora.r=8", "optim.epochs=2")`; values are read as YAML.
-
-    Raises:
-        RecipeError: for a file that is missing or not YAML, an unknown key, a value out of range, or an override of the
-            learning rate for LoRA where all weights are trained.
-
-    Examples:
-        >>> load_recipe({"lora": {"r": 4}}, overrides=["optim.epochs=2", "prompt.date=2025-01-31"]).prompt.date
-        '2025-01-31'
-    """
-    return _loaded(Recipe, default, file, overrides)
-
-
-def load_encoder_recipe(
-    default: Mapping[str, Any], file: str | Path | None = None, overrides: Sequence[str] = ()
-) -> EncoderRecipe:
-    """As `load_recipe`, for an encoder."""
-    return _loaded(EncoderRecipe, default, file, overrides)
-
-
-def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validate a mapping as a recipe, also one of a manifest from before `method`. Raises `RecipeError`."""
-    return _parsed(Recipe, with_method(values, where), where)
-
-
-def parse_encoder_recipe(values: Mapping[str, Any], where: str = "recipe") -> EncoderRecipe:
-    """As `parse_recipe`, for an encoder."""
-    return _parsed(EncoderRecipe, with_method(values, where), where)
+load_recipe, parse_recipe = Recipe.load, Recipe.parse
+load_encoder_recipe, parse_encoder_recipe = EncoderRecipe.load, EncoderRecipe.parse
 
 
 def with_method(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -460,53 +476,21 @@ def _accepted(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return result
 
 
-def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | None, overrides: Sequence[str]) -> _Kind:
-    where = "recipe"
-    values = _accepted(default, where)
-    if file is not None:
-        where = str(file)
-        values = _merged(values, _accepted(read_recipe(Path(file)), where))
-    given: dict[str, Any] = {}
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"'{override}' is not of the form key=value", where="--set")
-        try:
-            nested: Any = parse_yaml(value)
-        except ValueError:
-            raise RecipeError(f"'{value[:100]}' is not a YAML value", where=f"--set {key[:100]}") from None
-        parts = key.split(".")
-        if len(parts) > _MAX_DEPTH:
-            raise RecipeError(f"a key of {len(parts)} parts", where="--set", fix="Write section.key=value.")
-        for part in reversed(parts):
-            nested = {part: nested}
-        given = _merged(given, _accepted(nested, f"--set {key[:100]}"))
-    recipe = _parsed(kind, _merged(values, given), where, given)
-    rates = given.get("optim", {})
-    if recipe.is_full and "learning_rate" in rates and "full_learning_rate" not in rates:
-        raise RecipeError(
-            "has no effect on method = full",
-            where="--set optim.learning_rate",
-            fix="Set optim.full_learning_rate.",
-        )
-    return recipe
-
-
-def _parsed(kind: type[_Kind], values: Mapping[str, Any], where: str, given: Mapping[str, Any] = {}) -> _Kind:
-    """Validate values; those in `given` come from `--set`, the others from `where`."""
+def _override(override: str) -> dict[str, Any]:
+    """The keys that an override `key.key=value` sets. Raises `RecipeError`."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"'{override}' is not of the form key=value", where="--set")
     try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = _override_of(first["loc"], given) or where
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(_known(kind, first["loc"][:-1]))
-            raise RecipeError(f"unknown key '{key}'", where=where, fix=f"Known keys there: {known}.") from None
-        if not key:  # a rule over several keys
-            raise RecipeError(first["msg"].removeprefix("Value error, "), where=where) from None
-        value = _SHORT.repr(first["input"])[:200]
-        raise RecipeError(f"'{key}' = {value} is refused: {first['msg'].lower()}", where=where) from None
+        nested: Any = parse_yaml(value)
+    except ValueError:
+        raise RecipeError(f"'{value[:100]}' is not a YAML value", where=f"--set {key[:100]}") from None
+    parts = key.split(".")
+    if len(parts) > _MAX_DEPTH:
+        raise RecipeError(f"a key of {len(parts)} parts", where="--set", fix="Write section.key=value.")
+    for part in reversed(parts):
+        nested = {part: nested}
+    return _accepted(nested, f"--set {key[:100]}")
 
 
 def _override_of(location: Sequence[int | str], given: Mapping[str, Any]) -> str | None:

@@ -12,8 +12,6 @@ from searchlora.adapters.operations import (
     export,
     merge,
     path,
-    pull,
-    push,
     remove,
     rollback,
     show,
@@ -21,6 +19,7 @@ from searchlora.adapters.operations import (
 )
 from searchlora.adapters.operations import list_ as list
 from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.transfer import pull, push
 
 __all__ = [
     "Store",

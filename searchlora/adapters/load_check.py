@@ -83,8 +83,7 @@ def check_base(reference: str, trained_on: Base, base: BaseModel) -> None:
             where=reference,
             fix="Load it on the base it was trained on, or train it again on this one.",
         )
-    # A manifest of schema 1 holds no hash of the configuration; `verify` still compares logits.
-    if then.config and then.config != now.config:
+    if then.config != now.config:
         raise BaseMismatch(
             f"was trained on '{trained_on.name}' with another configuration (config.json) than '{base.name}' has now, "
             "though the weights are the same",

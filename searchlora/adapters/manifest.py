@@ -17,10 +17,10 @@ from searchlora.models.resolve import BaseModel as LocalBase
 from searchlora.models.resolve import resolve
 from searchlora.recipe import PromptOptions, with_method
 
-#: Incremented whenever a field is added, renamed or changes its meaning. 2: the fingerprint of the base has `config`.
-#: 3: `settings` and `tuned`. 4: prompts are rendered by rule 4 (`prompts.RENDERING`), and the recipe has `prompt`.
+#: Incremented whenever a field is added, renamed or changes its meaning. 3: searchlora 0.1, the oldest that is read.
+#: 4: prompts are rendered by rule 4 (`prompts.RENDERING`), and the recipe has `prompt`.
 #: 5: the recipe has `method` in place of `quantization` or `full`, and a version may be a whole model.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION, OLDEST_SCHEMA = 5, 3
 
 MANIFEST = "searchlora.json"
 
@@ -184,7 +184,7 @@ class ManifestDraft(_Part):
         trained: Precision of the base in training.
         evaluated: Precision of the base while `metrics` were measured; None if nothing was measured.
         prompt_hash: sha256 of the task's `prompt.jinja` and settings; None for a task without a prompt.
-        settings: `Task.settings`: labels, grades, a guideline; None in manifests of schema 1 and 2.
+        settings: `Task.settings`: labels, grades, a guideline; None: the task's default settings.
         tuned: Values chosen on validation rows by `Task.tune`: a temperature, thresholds.
         metrics: Measures by name.
         training: `seconds`, `parameters_trained`, steps, tokens, ...
@@ -231,7 +231,7 @@ class Manifest(ManifestDraft):
         files: sha256 of each file of the version, without the manifest itself.
     """
 
-    schema_version: int = Field(SCHEMA_VERSION, ge=1, strict=True)
+    schema_version: int = Field(SCHEMA_VERSION, ge=OLDEST_SCHEMA, strict=True)
     name: str
     version: int = Field(ge=1, le=MAX_VERSION, strict=True)
     created: Annotated[str, StringConstraints(pattern=r"\A[0-9TWZ:.+-]{8,40}\z")]
@@ -253,9 +253,7 @@ class Manifest(ManifestDraft):
         return created
 
     @model_validator(mode="after")
-    def _complete(self) -> Manifest:
-        if self.schema_version > 1 and not self.base.fingerprint.config:
-            raise ValueError("base.fingerprint.config is missing")
+    def _usable_prompt(self) -> Manifest:
         _ = self.prompt_options
         return self
 
@@ -303,7 +301,7 @@ class Manifest(ManifestDraft):
 
     @property
     def rendering(self) -> int:
-        """`prompts.RENDERING` when the adapter was trained; 3 stands for 3 and older."""
+        """`prompts.RENDERING` when the adapter was trained."""
         return 4 if self.schema_version > 3 else 3
 
     @property

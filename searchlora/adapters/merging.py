@@ -1,14 +1,12 @@
 """Merging: several adapters into a new adapter, or one adapter into its base model.
 
-Combining adapters needs only A and B, no base. The arithmetic is that of PEFT's `add_weighted_adapter`, which is not
-called because it returns silently if the name exists, scales a combination of rsLoRA adapters wrongly by √r, drops
-DoRA's magnitudes, and rounds to the base's bf16.
+Combining adapters needs only A and B, no base. The sum is that of `cat` in PEFT's `add_weighted_adapter`, which is not
+called because it scales a combination of rsLoRA adapters wrongly by √r and rounds to the base's bf16.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,8 +25,6 @@ from searchlora.models.libraries import quiet
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 
-COMBINATIONS = ("cat", "linear", "ties", "dare_ties")
-
 #: Report of `export_merged`, in the folder of the merged model.
 REPORT = "merged.json"
 
@@ -44,23 +40,17 @@ _EQUAL = {
     "prompt_hash": "another prompt template (prompt.jinja)",
 }
 
-#: Seed of the random choice that `dare_ties` makes.
-_SEED = 13
-
-
 # Several adapters into one
 
 
-def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float], combination: str) -> None:
+def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]) -> None:
     """Check that adapters can be combined.
 
     Raises:
-        UsageError: for an unknown combination, fewer than two adapters, another number of weights, different tasks,
-            settings, prompts or sides, DoRA, or (except for `cat`) different ranks.
+        UsageError: for fewer than two adapters, another number of weights, different tasks, settings, prompts or
+            sides, DoRA, or a whole model.
         BaseMismatch: if they were trained on different bases.
     """
-    if combination not in COMBINATIONS:
-        raise UsageError(f"there is no combination called '{combination}'", fix=f"One of {', '.join(COMBINATIONS)}.")
     if len(adapters) < 2 or len(adapters) != len(weights):
         raise UsageError(
             f"{len(adapters)} adapters and {len(weights)} weights",
@@ -69,7 +59,7 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
     first = adapters[0].manifest
     for adapter in adapters:
         manifest = adapter.manifest
-        if _base_identity(manifest) != _base_identity(first):
+        if manifest.base.fingerprint != first.base.fingerprint:
             raise BaseMismatch(
                 f"was trained on '{manifest.base.name}', {first.reference} on '{first.base.name}'",
                 where=adapter.reference,
@@ -84,28 +74,13 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
             raise UsageError("is a whole model, which cannot be combined with others", where=adapter.reference)
         if read_config(adapter.path).get("use_dora"):
             raise UsageError("is a DoRA adapter, whose magnitudes cannot be combined", where=adapter.reference)
-    ranks = {read_config(adapter.path)["r"] for adapter in adapters}
-    if combination != "cat" and len(ranks) > 1:
-        raise UsageError(f"'{combination}' needs one rank, these have {sorted(ranks)}", fix="Use 'cat'.")
 
 
-def combine_folders(
-    folders: Sequence[Path],
-    weights: Sequence[float],
-    out: Path,
-    *,
-    combination: str = "cat",
-    density: float = 0.5,
-) -> dict[str, Any]:
-    """Write a PEFT folder with Σ wᵢ·ΔWᵢ, or an approximation of it, and return its configuration.
-
-    Args:
-        combination: `cat` is exact, its rank the sum of the ranks; `linear` adds the √-weighted factors, a rough
-            approximation of the same rank; `ties` (arXiv:2306.01708) and `dare_ties` (arXiv:2311.03099) also prune.
-        density: Share of the values that `ties` and `dare_ties` keep.
+def combine_folders(folders: Sequence[Path], weights: Sequence[float], out: Path) -> dict[str, Any]:
+    """Write a PEFT folder with Σ wᵢ·ΔWᵢ, whose rank is the sum of the ranks, and return its configuration.
 
     Raises:
-        UnexpectedKey: if the adapters do not cover the same modules; or, except for `cat`, with the same ranks.
+        UnexpectedKey: if the adapters do not cover the same modules.
     """
     import torch
 
@@ -116,64 +91,22 @@ def combine_folders(
             raise UnexpectedKey(f"covers other modules than the first, such as {extra[0]}", where=str(folder))
     tensors = {}
     ranks: dict[str, int] = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        for module in sorted(halves[0]):
-            parts = [half[module] for half in halves]
-            if combination != "cat":
-                _check_ranks(module, parts, folders)
-            scales = [
-                weight * scaling(config, module, len(a))
-                for weight, config, (a, _) in zip(weights, configs, parts, strict=True)
-            ]
-            a, b = _combine(parts, scales, combination, density)
-            tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a.contiguous(), b.contiguous()
-            ranks[module.removeprefix(_PEFT_PREFIX)] = len(a)
-    rank = sum(config["r"] for config in configs) if combination == "cat" else configs[0]["r"]
-    # The scaling is in the factors, so alpha / r must be one. EVA gives layers ranks of their own.
+    for module in sorted(halves[0]):
+        parts = [half[module] for half in halves]
+        scaled = [
+            a * (weight * scaling(config, module, len(a)))
+            for weight, config, (a, _) in zip(weights, configs, parts, strict=True)
+        ]
+        tensors[f"{module}.lora_A.weight"] = torch.cat(scaled, dim=0)
+        tensors[f"{module}.lora_B.weight"] = torch.cat([b for _, b in parts], dim=1)
+        ranks[module.removeprefix(_PEFT_PREFIX)] = sum(len(a) for a, _ in parts)
+    rank = sum(config["r"] for config in configs)
+    # The scaling is in the factors, so alpha / r must be one. Layers may have ranks of their own.
     own = {module: of_module for module, of_module in ranks.items() if of_module != rank}
     plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": own, "alpha_pattern": own}
     config = {**configs[0], **plain}
     write_folder(out, config, tensors)
     return config
-
-
-def _check_ranks(module: str, parts: Sequence[tuple[Any, Any]], folders: Sequence[Path]) -> None:
-    for folder, (a, _) in zip(folders, parts, strict=True):
-        if len(a) != len(parts[0][0]):
-            raise UnexpectedKey(
-                f"{module} has the rank {len(a)}, in the first adapter {len(parts[0][0])}",
-                where=str(folder),
-                fix="Use 'cat'.",
-            )
-
-
-def _base_identity(manifest: Manifest) -> dict[str, Any]:
-    """The fingerprint without `config`, which schema 1 lacks; `check_files` compares it with the base's own."""
-    return manifest.base.fingerprint.model_dump(exclude={"config"})
-
-
-def _combine(
-    parts: Sequence[tuple[Any, Any]], scales: Sequence[float], combination: str, density: float
-) -> tuple[Any, Any]:
-    import torch
-    from peft.utils.merge_utils import dare_ties, task_arithmetic, ties
-
-    if combination == "cat":
-        return (
-            torch.cat([a * scale for (a, _), scale in zip(parts, scales, strict=True)], dim=0),
-            torch.cat([b for _, b in parts], dim=1),
-        )
-    # Each factor is weighted by the root of the scale; the sign goes to A alone.
-    a_weights = torch.tensor([math.copysign(math.sqrt(abs(scale)), scale) for scale in scales])
-    sides = ([a for a, _ in parts], a_weights), ([b for _, b in parts], a_weights.abs())
-    if combination == "linear":
-        a, b = (task_arithmetic(side, weights) for side, weights in sides)
-    elif combination == "ties":
-        a, b = (ties(side, weights, density) for side, weights in sides)
-    else:
-        a, b = (dare_ties(side, weights, density) for side, weights in sides)
-    return a, b
 
 
 # One adapter into its base
@@ -262,30 +195,20 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def _compare_logits(stored: StoredAdapter, base: BaseModel, merged: BaseModel, out: Path) -> MergeReport:
-    golden = stored.manifest.golden
-    prompts = [render.token_ids[: render.prompt_length] for render in golden.renders]
+    prompts = [render.token_ids[: render.prompt_length] for render in stored.manifest.golden.renders]
     precision = precision_for(base)
     if not prompts:
         return MergeReport(out, stored.reference, None, None, 0, precision)
     model = attach(load_model(base, quantization="none", precision=precision), stored)
-    adapted = last_logits(model, prompts)
+    adapted = last_logits(model, prompts).numpy()
     with model.disable_adapter():
-        plain = last_logits(model, prompts)
+        plain = last_logits(model, prompts).numpy()
     del model
-    error = (last_logits(load_model(merged, quantization="none", precision=precision), prompts) - adapted).norm()
-    return MergeReport(
-        path=out,
-        adapter=stored.reference,
-        relative_error=float(error / adapted.norm()),
-        effect_error=float(error / (adapted - plain).norm()),
-        prompts=len(prompts),
-        precision=precision,
-    )
+    after = last_logits(load_model(merged, quantization="none", precision=precision), prompts).numpy()
+    return _report(stored, out, plain, adapted, after, precision)
 
 
 def _merge_encoder(stored: StoredAdapter, base: BaseModel, new: Path, out: Path) -> MergeReport:
-    from numpy.linalg import norm
-
     texts = [vector.text for vector in stored.manifest.golden.vectors]
     encoder = load_encoder(base, device="cpu")
     plain = encode_texts(encoder, texts)
@@ -294,14 +217,24 @@ def _merge_encoder(stored: StoredAdapter, base: BaseModel, new: Path, out: Path)
     with quiet():
         model.merge_and_unload(safe_merge=True)  # in place, so the encoder around it is merged too
         encoder.save_pretrained(str(new), create_model_card=False, safe_serialization=True)
-    error = norm(encode_texts(load_encoder(BaseModel("merged", new), device="cpu"), texts) - adapted)
+    after = encode_texts(load_encoder(BaseModel("merged", new), device="cpu"), texts)
+    return _report(stored, out, plain, adapted, after, "fp32")
+
+
+def _report(
+    stored: StoredAdapter, out: Path, plain: Any, adapted: Any, merged: Any, precision: Literal["bf16", "fp32"]
+) -> MergeReport:
+    """The report on outputs of the base, the adapter on it, and the merged model; each of shape (records, size)."""
+    from numpy.linalg import norm
+
+    error = norm(merged - adapted)
     return MergeReport(
         path=out,
         adapter=stored.reference,
         relative_error=float(error / norm(adapted)),
         effect_error=float(error / norm(adapted - plain)),
-        prompts=len(texts),
-        precision="fp32",
+        prompts=len(adapted),
+        precision=precision,
     )
 
 

@@ -13,22 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.aliases import AliasMove
+from searchlora.adapters.full_model import check_full_weights, model_folder, pack
 from searchlora.adapters.manifest import Base, Dataset, Manifest, ManifestDraft, Precision
+from searchlora.adapters.peft_folder import check_delta
 from searchlora.adapters.store import Entry, Store
-from searchlora.adapters.stored import StoredAdapter
+from searchlora.adapters.stored import StoredAdapter, check_hashes
+from searchlora.adapters.views import peft_folder
 from searchlora.errors import StoreError, UsageError
+from searchlora.models.fingerprint import fingerprint
+from searchlora.models.resolve import BaseModel, resolve
 
 if TYPE_CHECKING:
     from searchlora.adapters.merging import MergeReport
-    from searchlora.adapters.transfer import PullResult, PushResult
-    from searchlora.models.resolve import BaseModel
     from searchlora.recipe import AnyRecipe
     from searchlora.task import Task
 
 AnyStore = Store | str | Path | None
 
-_COMPARED = ("task", "task_version", "base", "recipe", "trained", "evaluated", "dataset", "prompt_hash", "metrics")
-_COMPARED_TOO = ("settings", "tuned", "training", "parents", "versions")
+#: Fields of a manifest that `diff` compares.
+_COMPARED = {
+    *("task", "task_version", "base", "recipe", "trained", "evaluated", "dataset", "prompt_hash", "metrics"),
+    *("settings", "tuned", "training", "parents", "versions"),
+}
 
 
 def list_(store: AnyStore = None) -> Sequence[Entry]:
@@ -51,7 +57,6 @@ def verify(
         tasks: A folder of further task plugins.
     """
     from searchlora.adapters.load_check import verify as check
-    from searchlora.models.resolve import resolve
     from searchlora.task import load_task
 
     stored = Store.of(store).get(reference)
@@ -71,10 +76,7 @@ def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> 
         BaseModelError: if the base is not on this machine; the hub is not asked.
         What `load_check.check_files` and `views.peft_folder` raise.
     """
-    from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_files
-    from searchlora.adapters.stored import check_hashes
-    from searchlora.adapters.views import peft_folder
 
     stored = Store.of(store).get(reference)
     if stored.is_full:
@@ -95,7 +97,6 @@ def base_path(reference: str, *, base: str | None = None, store: AnyStore = None
         BaseModelError: if the base is not on this machine; the hub is not asked.
         BaseMismatch, TokenizerMismatch: if it is not the base that the adapter was trained on.
     """
-    from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_base
 
     stored = Store.of(store).get(reference)
@@ -107,8 +108,6 @@ def base_path(reference: str, *, base: str | None = None, store: AnyStore = None
 
 
 def _base_here(stored: StoredAdapter, base: str | None) -> BaseModel:
-    from searchlora.models.resolve import resolve
-
     return resolve(base, ask_hub=False) if base else stored.manifest.base.resolve(ask_hub=False)
 
 
@@ -154,36 +153,8 @@ def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> st
 def export(reference: str, out: str | Path, *, base: str | None = None, store: AnyStore = None) -> MergeReport:
     """Merge an adapter into its base and write the model; see `merging.export_merged`."""
     from searchlora.adapters.merging import export_merged
-    from searchlora.models.resolve import resolve
 
     return export_merged(Store.of(store).get(reference), Path(out), base=resolve(base) if base else None)
-
-
-def push(reference: str, url: str, *, store: AnyStore = None) -> PushResult:
-    """Copy a version to a folder, an object store or the hub; see `transfer.push`."""
-    from searchlora.adapters.transfer import push as push_version
-
-    return push_version(Store.of(store).get(reference), url)
-
-
-def pull(
-    url: str,
-    *,
-    name: str | None = None,
-    base: str | None = None,
-    tasks: str | Path | None = None,
-    store: AnyStore = None,
-) -> PullResult:
-    """Copy a version from a folder, an object store or the hub; see `transfer.pull`.
-
-    Args:
-        base: Name or folder of the base, if it is not found under the name in the manifest.
-        tasks: A folder of further task plugins.
-    """
-    from searchlora.adapters.transfer import pull as pull_version
-    from searchlora.models.resolve import resolve
-
-    return pull_version(url, Store.of(store), name, base=resolve(base) if base else None, tasks=tasks)
 
 
 @dataclass(frozen=True)
@@ -192,35 +163,24 @@ class Diff:
 
     Attributes:
         fields: Manifest field, its parts joined by dots, -> its two values; None where one version lacks it.
-        weights: ‖ΔW₁ - ΔW₂‖ / ‖ΔW₁‖ over all modules; None for a whole model, and if they do not fit the same base.
     """
 
     first: str
     second: str
     fields: dict[str, tuple[Any, Any]]
-    weights: float | None
 
     def __str__(self) -> str:
         lines = [f"{key}: {one!r} | {two!r}" for key, (one, two) in self.fields.items()]
-        if self.weights is None:
-            distance = "cannot be compared (a whole model, or the adapters do not fit the same base)"
-        else:
-            distance = f"relative distance {self.weights:.3g}"
-        return "\n".join([f"{self.first} | {self.second}", *lines, f"weights: {distance}"])
+        return "\n".join([f"{self.first} | {self.second}", *lines])
 
 
 def diff(first: str, second: str, *, store: AnyStore = None) -> Diff:
-    """The manifest fields in which two versions differ, and the relative distance of their weights."""
-    from searchlora.adapters.peft_folder import relative_distance
-
-    adapters = [Store.of(store).get(reference) for reference in (first, second)]
-    one, two = (_flat(adapter.manifest.model_dump(include={*_COMPARED, *_COMPARED_TOO})) for adapter in adapters)
-    fields = {
-        key: (one.get(key), two.get(key)) for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)
-    }
-    whole = any(adapter.is_full for adapter in adapters)
-    weights = None if whole else relative_distance(adapters[0].path, adapters[1].path)
-    return Diff(adapters[0].reference, adapters[1].reference, fields, weights)
+    """The manifest fields in which two versions differ."""
+    manifests = [Store.of(store).get(reference).manifest for reference in (first, second)]
+    one, two = (_flat(manifest.model_dump(include=_COMPARED)) for manifest in manifests)
+    keys = sorted(one.keys() | two.keys())
+    fields = {key: (one.get(key), two.get(key)) for key in keys if one.get(key) != two.get(key)}
+    return Diff(manifests[0].reference, manifests[1].reference, fields)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -239,19 +199,16 @@ def merge(
     name: str,
     *,
     weights: Sequence[float] | None = None,
-    method: str = "cat",
-    density: float = 0.5,
     base: str | None = None,
     tasks: str | Path | None = None,
     store: AnyStore = None,
 ) -> StoredAdapter:
-    """Combine adapters of one task and base into a new version of `name`, with them as its parents.
+    """Add adapters of one task and base up to a new version of `name`, with them as its parents.
 
     It keeps their settings but no tuned values, which were chosen on the outputs of a single adapter.
 
     Args:
         weights: One weight for each reference; None gives equal weights with a sum of one.
-        method: See `merging.combine_folders`; `cat` is exact.
 
     Raises:
         UsageError, BaseMismatch: see `merging.check_combinable`.
@@ -261,7 +218,6 @@ def merge(
     from searchlora.adapters.load_check import check_files, check_renders
     from searchlora.adapters.merging import check_combinable, combine_folders
     from searchlora.models.load import load_tokenizer
-    from searchlora.models.resolve import resolve
     from searchlora.prompts import Renderer
     from searchlora.recipe import parse_encoder_recipe, parse_recipe
     from searchlora.task import EncoderTask, GenerationTask, load_task
@@ -269,7 +225,7 @@ def merge(
     store = Store.of(store)
     parents = [store.get(reference) for reference in references]
     shares = [1 / len(parents)] * len(parents) if weights is None else [float(weight) for weight in weights]
-    check_combinable(parents, shares, method)
+    check_combinable(parents, shares)
     first = parents[0].manifest
     store.check_task(name, first.task)
     model = resolve(base) if base else first.base.resolve()
@@ -279,8 +235,7 @@ def merge(
         if isinstance(task, GenerationTask):
             check_renders(parent, task, Renderer(load_tokenizer(model)))
     with tempfile.TemporaryDirectory() as temporary:
-        folders = [parent.path for parent in parents]
-        config = combine_folders(folders, shares, Path(temporary), combination=method, density=density)
+        config = combine_folders([parent.path for parent in parents], shares, Path(temporary))
         parse = parse_encoder_recipe if isinstance(task, EncoderTask) else parse_recipe
         lora = {**first.recipe.get("lora", {}), "r": config["r"], "alpha": config["lora_alpha"], "variant": "lora"}
         return store_adapter(
@@ -291,7 +246,7 @@ def merge(
             recipe=parse({**first.recipe, "lora": lora}),
             base=model,
             origin=Origin(
-                training={"combination": method, "weights": shares}, parents=[parent.reference for parent in parents]
+                training={"combination": "cat", "weights": shares}, parents=[parent.reference for parent in parents]
             ),
         )
 
@@ -340,11 +295,8 @@ def store_adapter(
     Raises:
         What `Store.add` and `load_check.verify` raise; then nothing is stored.
     """
-    from searchlora.adapters.full_model import check_full_weights, pack
     from searchlora.adapters.golden import golden_of, prompt_hash
     from searchlora.adapters.load_check import verify as check
-    from searchlora.adapters.peft_folder import check_delta
-    from searchlora.models.fingerprint import fingerprint
     from searchlora.task import GenerationTask
 
     origin = origin or Origin()

@@ -1,4 +1,4 @@
-"""Plain PEFT folders: reading, writing and LoRA arithmetic on A and B without a base model.
+"""Plain PEFT folders: reading, checking and writing them without a base model.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`; pickles are never read.
 """
@@ -270,29 +270,6 @@ def check_delta(folder: Path) -> None:
         )
 
 
-def relative_distance(first: Path, second: Path) -> float | None:
-    """Relative distance of two adapters, ‖ΔW₁ - ΔW₂‖ / ‖ΔW₁‖.
-
-    Frobenius norms over all modules, without DoRA's magnitudes. No ΔW is formed, since
-    ⟨B₁A₁, B₂A₂⟩ = sum(B₁ᵀB₂ ∘ A₁A₂ᵀ) needs only products of the small factors.
-
-    Returns:
-        None if the two do not fit the same base.
-    """
-    one, two = _scaled_factors(first), _scaled_factors(second)
-    norm = distance = 0.0
-    for module in one.keys() | two.keys():
-        a, b = one.get(module), two.get(module)
-        if a and b and (a[0].shape[1], a[1].shape[0]) != (b[0].shape[1], b[1].shape[0]):
-            return None
-        squared = _inner(a, a) if a else 0.0
-        norm += squared
-        distance += squared + (_inner(b, b) if b else 0.0) - (2 * _inner(a, b) if a and b else 0.0)
-    if norm == 0:
-        return math.inf if distance else 0.0
-    return math.sqrt(max(distance, 0.0) / norm)
-
-
 def factors(tensors: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Module -> (A of shape (r, in), B of shape (out, r)); modules that lack one of the two are left out."""
     halves: dict[str, dict[str, Any]] = {}
@@ -308,16 +285,3 @@ def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
     matching = (name for name in patterns if module == name or module.endswith(f".{name}"))
     alpha = float(patterns.get(next(matching, None), config["lora_alpha"]))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _scaled_factors(folder: Path) -> dict[str, tuple[Any, Any]]:
-    """A and B in double precision, with the scaling multiplied into B."""
-    config = read_config(folder)
-    return {
-        module: (a.double(), b.double() * scaling(config, module, len(a)))
-        for module, (a, b) in factors(read_weights(folder)).items()
-    }
-
-
-def _inner(one: tuple[Any, Any], two: tuple[Any, Any]) -> float:
-    return float(((one[1].T @ two[1]) * (one[0] @ two[0].T)).sum())

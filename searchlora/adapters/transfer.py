@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from searchlora.adapters.full_model import check_weights
 from searchlora.adapters.manifest import MANIFEST, MAX_BYTES, manifest_json, parse_manifest
@@ -35,11 +35,8 @@ from searchlora.errors import (
     UsageError,
 )
 from searchlora.files.json_text import text_fault
+from searchlora.models.resolve import resolve
 from searchlora.server_url import server_url
-
-if TYPE_CHECKING:
-    from searchlora.models.resolve import BaseModel
-
 
 _BLOCK_BYTES = 2**22
 
@@ -77,17 +74,19 @@ class PullResult(StoredAdapter):
         )
 
 
-def push(stored: StoredAdapter, url: str) -> PushResult:
-    """Copy a version to a URL. A new repository on the hub is private.
+def push(reference: str, url: str, *, store: Store | str | Path | None = None) -> PushResult:
+    """Copy a version to a folder, an object store or the hub. A new repository on the hub is private.
 
     Absolute paths in the manifest, such as that of the base, are sent as their last part.
 
     Raises:
+        InvalidName, NotInStore, ManifestError: as `Store.get`.
         TamperedAdapter: if a file of the version changed since it was stored.
         NameTaken: if the target holds another version or other files.
         UsageError: for a URL whose scheme is none of `SCHEMES`, or that no installed package serves.
         StoreError: if the target cannot be written.
     """
+    stored = Store.of(store).get(reference)
     check_hashes(stored)
     manifest = without_paths(stored.manifest)
     system, root = _open(url)
@@ -113,11 +112,11 @@ def push(stored: StoredAdapter, url: str) -> PushResult:
 
 def pull(
     url: str,
-    store: Store,
-    name: str | None = None,
     *,
-    base: BaseModel | None = None,
+    name: str | None = None,
+    base: str | None = None,
     tasks: str | Path | None = None,
+    store: Store | str | Path | None = None,
 ) -> PullResult:
     """Copy a version into the store; it is checked before it becomes visible.
 
@@ -126,7 +125,7 @@ def pull(
     number, or becomes the next version of `name`.
 
     Args:
-        base: The base; None looks on this machine for the one in the manifest.
+        base: Name or folder of the base; None looks on this machine for the one in the manifest.
         tasks: A folder of further task plugins.
 
     Raises:
@@ -154,11 +153,11 @@ def pull(
         check_hashes(StoredAdapter(folder, manifest))
         check_weights(StoredAdapter(folder, manifest))
         unverified = _verify(StoredAdapter(folder, manifest), base, tasks)
-        landed = store.adopt(folder, manifest, name)
+        landed = Store.of(store).adopt(folder, manifest, name)
         return PullResult(landed.path, landed.manifest, unverified)
 
 
-def _verify(stored: StoredAdapter, base: BaseModel | None, tasks: str | Path | None) -> str | None:
+def _verify(stored: StoredAdapter, base: str | None, tasks: str | Path | None) -> str | None:
     """Verify in full; returns the reason if task or base are not on this machine."""
     from searchlora.adapters.load_check import verify
     from searchlora.task import load_task
@@ -166,10 +165,10 @@ def _verify(stored: StoredAdapter, base: BaseModel | None, tasks: str | Path | N
     manifest = stored.manifest
     try:
         task = load_task(manifest.task, tasks)
-        base = base or manifest.base.resolve(ask_hub=False)
+        model = resolve(base) if base else manifest.base.resolve(ask_hub=False)
     except (UsageError, BaseModelError) as error:
         return str(error)
-    verify(stored, task, base)
+    verify(stored, task, model)
     return None
 
 

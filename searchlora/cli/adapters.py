@@ -149,7 +149,7 @@ def rollback(name: _NameArgument, to: _AliasArgument, reason: _ReasonOption = No
 
 @app.command(epilog=example("searchlora adapters diff shop-rewriter@2 shop-rewriter@3"))
 def diff(a: AdapterArgument, b: AdapterArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show what differs between two versions: recipe, data, base, measures, weights."""
+    """Show what differs between two versions: recipe, data, base, measures."""
     from searchlora.adapters import diff as verb
     from searchlora.cli.terminal import print_json
 
@@ -179,16 +179,15 @@ def merge(
     weights: Annotated[
         str, option("--weights NUMBERS", "One weight per adapter, for example 0.5,0.5. Default: equal.")
     ] = "",
-    method: Annotated[str, option("--method METHOD", "cat (exact, larger rank), linear, ties or dare_ties.")] = "cat",
     base: BaseOption = None,
     store: StoreOption = None,
     tasks: TasksOption = None,
 ) -> None:
-    """Merge several adapters into a new one by a weighted combination of their updates."""
+    """Merge several adapters into a new one, whose update is the weighted sum of theirs."""
     from searchlora.adapters import merge as verb
 
     shares = parse_numbers(weights, "--weights") if weights else None
-    stored = verb(references, name, weights=shares, method=method, base=base, tasks=tasks, store=store)
+    stored = verb(references, name, weights=shares, base=base, tasks=tasks, store=store)
     typer.echo(f"Stored {stored.reference}")
 
 

@@ -1,9 +1,9 @@
 """Reading and writing of files, shared by all other packages.
 
 `atomic` writes files and folders whole or not at all, `text` opens and decodes, `json_text` parses strict JSON, `rows`
-reads rows of five kinds of file, `field_map` says which columns hold their fields, `read_progress` counts the bytes
-read, `read_limit` bounds them, and `file_state` notices that a file was changed. `result_cache` remembers results by
-key, and `append_log` is the log from which an interrupted run continues.
+reads rows of five kinds of file, `field_map` says which columns hold their fields, `watched_reads` counts and bounds
+the bytes read, and `file_state` notices that a file was changed. `result_cache` remembers results by key, and
+`append_log` is the log from which an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from searchlora.files.atomic import (
 from searchlora.files.field_map import FieldMap, as_text, mapped, parse_field_map
 from searchlora.files.file_state import FileState, WatchedFiles, cache_digest, cached_digest
 from searchlora.files.json_text import Pairs, json_file, json_line, json_object, parse_json
-from searchlora.files.read_limit import ReadLimit, ReadLimitReached, limited_reads
-from searchlora.files.read_progress import ReadProgress, track_reads
 from searchlora.files.rows import EXCERPT, EXTENSIONS, RejectedRow, Rows, SourceRow, read_rows, strict
 from searchlora.files.text import (
     Head,
@@ -38,6 +36,7 @@ from searchlora.files.text import (
     read_head,
     read_text,
 )
+from searchlora.files.watched_reads import ReadLimitReached, ReadProgress, limited_reads, track_reads
 
 __all__ = [
     "EXCERPT",
@@ -46,7 +45,6 @@ __all__ = [
     "FileState",
     "Head",
     "Pairs",
-    "ReadLimit",
     "ReadLimitReached",
     "ReadProgress",
     "RejectedRow",

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO
 
 from searchlora.errors import DataError
-from searchlora.files.read_progress import open_regular
 from searchlora.files.text import is_gzip
+from searchlora.files.watched_reads import open_regular
 
 if sys.platform != "win32":  # Windows has no flock; leftovers stay there until someone removes them
     import fcntl

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from searchlora.files.text import open_text
 MAX_DEPTH = 100
 
 MAX_INTEGER = 2**63 - 1
+
+TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels"
+_SURROGATE = "a text holds a lone surrogate"
 
 #: Characters of a JSON file that is read whole. Its values take up to ten times as much memory.
 MAX_JSON = 1 << 29
@@ -111,7 +115,7 @@ def value_fault(value: Any, *, allow_nul: bool = False, also: tuple[type, ...] =
                 return fault
         elif isinstance(item, dict | list):
             if depth > MAX_DEPTH:
-                return f"it is nested deeper than {MAX_DEPTH} levels"
+                return TOO_DEEP
             if isinstance(item, dict):
                 pending += ((key, depth) for key in item)
                 pending += ((member, depth + 1) for member in item.values())
@@ -144,31 +148,45 @@ def text_fault(text: str, *, allow_nul: bool = False) -> str | None:
     return None
 
 
-def decode_value(text: str, position: int) -> tuple[Any, int]:
-    """The JSON value that begins at a position of a text, and the position after it.
+class ValueDecoder:
+    """Decodes values within a text, also those that are JSON in form only, so that the next one is found."""
 
-    Raises:
-        json.JSONDecodeError: if the text is not JSON there, or ends too early.
-        ValueError: for another fault of the value.
-    """
-    try:
-        value, end = _DECODER.raw_decode(text, position)
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    if fault := value_fault(value, allow_nul=True):
-        raise ValueError(fault)
-    return value, end
+    def __init__(self) -> None:
+        self._faults: list[str] = []
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._noting(_unique_keys),
+            parse_int=self._noting(_integer),
+            parse_float=self._noting(_float),
+            parse_constant=self._noting(_constant),
+        )
 
+    def decode(self, text: str, position: int) -> tuple[Any, int, str | None]:
+        """The value that begins at a position of a text, the position after it, and why it is not strict JSON, or None.
 
-_SURROGATE = "a text holds a lone surrogate"
-_TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels"
+        Raises:
+            json.JSONDecodeError: if the text is not JSON there, or ends too early.
+            RecursionError: if the value is nested deeper than Python can decode.
+        """
+        self._faults.clear()
+        value, end = self._decoder.raw_decode(text, position)
+        return value, end, self._faults[0] if self._faults else value_fault(value, allow_nul=True)
+
+    def _noting(self, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def noted(part: Any) -> Any:
+            try:
+                return parse(part)
+            except ValueError as error:
+                self._faults.append(str(error))
+                return None
+
+        return noted
 
 
 def _parse(text: str, decoder: json.JSONDecoder) -> Any:
     try:
         value = decoder.decode(text)
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
+        raise ValueError(TOO_DEEP) from None
     # The decoder checks numbers and keys; the rest is rare enough to look for its traces first.
     if ("\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH) and (
         fault := value_fault(value, allow_nul=True)

@@ -14,8 +14,8 @@ from decimal import Decimal
 from typing import IO, Any
 
 from searchlora.errors import DataError
-from searchlora.files.read_limit import check_read_time
 from searchlora.files.text import MAX_UNPACK_RATIO, MIN_UNPACK_LIMIT
+from searchlora.files.watched_reads import check_read_time
 
 _BATCH_SIZES = (1024, 32, 1)  # rows
 _BATCH_BYTES = 1 << 28  # of the texts of a batch

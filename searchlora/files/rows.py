@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import json
 import re
 from collections import Counter, deque
@@ -21,7 +22,7 @@ from typing import IO, Any, TypeAlias
 
 from searchlora.errors import DataError, MissingColumn, RowError
 from searchlora.files.atomic import atomic_text
-from searchlora.files.json_text import UnfitText, decode_value, parse_json, value_fault
+from searchlora.files.json_text import TOO_DEEP, UnfitText, ValueDecoder, parse_json, value_fault
 from searchlora.files.parquet import parquet_values, without_nulls
 from searchlora.files.text import (
     MAX_LINE,
@@ -62,6 +63,10 @@ EXCERPT = 200
 
 _COLUMNS_SHOWN = 20
 _CHUNK = 1 << 16  # bytes
+_SPACE = re.compile(r"\s*")
+
+#: What opens or closes a level of JSON, or a string, which may not be read to its end yet.
+_NESTING = re.compile(r'[][{}]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 #: The csv module must not refuse long fields itself: it would read the rest of the field as rows.
 csv.field_size_limit(2**31 - 1)
@@ -129,20 +134,20 @@ def json_values(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Ro
     """
     check_is_text(file, label)
     window = _JsonWindow(file)
-    window.skip_space()
     in_array = window.take("[")
-    number = 0
-    while True:
-        number += 1
+    for number in itertools.count(1):
         where = f"{label}, row {number}"
-        window.skip_space()
-        if window.at_end() or (in_array and window.take("]")):
-            window.check_end(in_array, where)
+        if in_array and window.take("]"):
+            if window.next_character():
+                raise _not_json(where, "text follows the end of the array")
+            return
+        if not window.next_character():
+            if in_array:
+                raise _not_json(where, "the file ends inside the array")
             return
         row = window.next_value(where)
         yield row if isinstance(row, RejectedRow) else _checked(row, where, required)
-        window.skip_space()
-        if in_array and not window.take(",") and not window.starts_with("]"):
+        if in_array and not window.take(",") and window.next_character() != "]":
             raise _not_json(where, "there is no comma or ] after it")
 
 
@@ -299,76 +304,57 @@ def _not_json(where: str, reason: str) -> RowError:
 class _JsonWindow:
     """The part of a JSON text that is in memory."""
 
-    _OPENING, _CLOSING = re.compile(r"[\[{]+"), "]}"
-    _NESTED_TEXT, _SCALAR = re.compile(r'[^"\[\]{}]+'), re.compile(r'[^"\[\]{},\s]+')
-
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._values = ValueDecoder()
         self._buffer = ""
         self._position = 0
-        self._last_taken = ""
 
-    def skip_space(self) -> None:
-        """Move to the next character that is not white space."""
+    def next_character(self) -> str:
+        """The next character that is not white space, which is not read yet; empty at the end of the text."""
         while True:
-            while self._position < len(self._buffer):
-                if not self._buffer[self._position].isspace():
-                    return
-                self._position += 1
-            if not self._grow():
-                return
-
-    def at_end(self) -> bool:
-        """Whether nothing is left in memory."""
-        return self._position >= len(self._buffer)
-
-    def starts_with(self, character: str) -> bool:
-        """Whether the next character is this one."""
-        return self._buffer.startswith(character, self._position)
+            self._position = _SPACE.match(self._buffer, self._position).end()  # type: ignore[union-attr]
+            if self._position < len(self._buffer) or not self._grow():
+                return self._buffer[self._position : self._position + 1]
 
     def take(self, character: str) -> bool:
         """Move past the next character if it is this one."""
-        if not self.starts_with(character):
+        if self.next_character() != character:
             return False
         self._position += 1
-        self._last_taken = character
         return True
-
-    def check_end(self, in_array: bool, where: str) -> None:
-        """Raise `RowError` unless the text is complete here."""
-        self.skip_space()
-        if not self.at_end():
-            raise _not_json(where, "text follows the end of the array")
-        if in_array and self._last_taken != "]":
-            raise _not_json(where, "the file ends inside the array")
 
     def next_value(self, where: str) -> Any:
         """The next value, or a `RejectedRow` for one that is JSON in form only. Raises `RowError`."""
         while True:
             try:
-                value, end = decode_value(self._buffer, self._position)
+                value, end, fault = self._values.decode(self._buffer, self._position)
             except json.JSONDecodeError as error:
                 if len(self._buffer) - self._position > MAX_LINE or not self._grow():
                     raise _not_json(where, error.msg) from None
                 continue
-            except ValueError as error:
-                rejected = RejectedRow(where, f"is not JSON ({error})", self._buffer[self._position :][:EXCERPT])
-                if not self._skip_value():
-                    raise _not_json(where, "the file ends inside the row") from None
-                return rejected
+            except RecursionError:
+                value, end, fault = None, self._end_of_nested(where), TOO_DEEP
             # A number at the end of the buffer may go on in the next chunk.
-            start = self._position
-            if end - start > MAX_LINE:
-                self._position = end
-                excerpt = self._buffer[start : start + EXCERPT]
-                return RejectedRow(where, f"has more than {MAX_LINE:,} characters", excerpt)
-            if end < len(self._buffer):
-                self._position = end
-                return value
-            if not self._grow():
-                self._position = end - start
-                return value
+            if end == len(self._buffer) and self._grow():
+                continue
+            text = self._buffer[self._position : end][:EXCERPT]
+            size, self._position = end - self._position, end
+            if size > MAX_LINE:
+                return RejectedRow(where, f"has more than {MAX_LINE:,} characters", text)
+            return value if fault is None else RejectedRow(where, f"is not JSON ({fault})", text)
+
+    def _end_of_nested(self, where: str) -> int:
+        """The end of the array or object that begins here, which is not decoded. Raises `RowError`."""
+        while True:
+            depth = 0
+            for token in _NESTING.finditer(self._buffer, self._position):
+                depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+                if not depth:
+                    return token.end()
+            if len(self._buffer) - self._position > MAX_LINE or not self._grow():
+                raise _not_json(where, TOO_DEEP)
 
     def _grow(self) -> bool:
         """Read at least as much again as is unread; False at the end of the file."""
@@ -377,49 +363,6 @@ class _JsonWindow:
         self._buffer = unread + self._decoder.decode(data, final=not data)
         self._position = 0
         return bool(data)
-
-    def _skip_value(self) -> bool:
-        """Move past a value without decoding it; False if the file ends inside it."""
-        depth = 0
-        while not self.at_end() or self._grow():
-            character = self._buffer[self._position]
-            if opening := self._OPENING.match(self._buffer, self._position):
-                depth += len(opening[0])
-                self._position = opening.end()
-                continue
-            if character == '"':
-                if not self._skip_string():
-                    return False
-            elif character in self._CLOSING:
-                if not depth:
-                    return True
-                depth -= 1
-                self._position += 1
-            elif not depth and (character == "," or character.isspace()):
-                return True
-            else:
-                pattern = self._NESTED_TEXT if depth else self._SCALAR
-                match = pattern.match(self._buffer, self._position)
-                assert match is not None
-                self._position = match.end()
-                continue
-            if not depth:
-                return True
-        return not depth
-
-    def _skip_string(self) -> bool:
-        self._position += 1
-        while not self.at_end() or self._grow():
-            character = self._buffer[self._position]
-            if character == "\\":
-                self._position += 1
-                if self.at_end() and not self._grow():
-                    return False
-            elif character == '"':
-                self._position += 1
-                return True
-            self._position += 1
-        return False
 
 
 # Tables

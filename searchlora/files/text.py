@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from searchlora.errors import DataError
-from searchlora.files.read_limit import metered
-from searchlora.files.read_progress import NOT_REGULAR, open_counted
+from searchlora.files.watched_reads import NOT_REGULAR, metered, open_counted
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -50,8 +50,7 @@ class Fingerprint(PydanticModel):
         tensors: sha256 over names, dtypes, shapes and bytes of all tensors.
         tokenizer: sha256 of the content of `tokenizer.json` that turns text into ids.
         template: sha256 of the chat template.
-        config: sha256 of the settings that change the logits, and of the modules after a text encoder's transformer;
-            empty in manifests of schema 1, which did not record it.
+        config: sha256 of the settings that change the logits, and of the modules after a text encoder's transformer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +59,7 @@ class Fingerprint(PydanticModel):
     tensors: str
     tokenizer: str
     template: str
-    config: str = ""
+    config: str
 
 
 def fingerprint(folder: Path) -> Fingerprint:
@@ -145,10 +144,8 @@ def _tensors(folder: Path, tied: bool) -> str:
 
 
 def tensor_shapes(folder: Path, *, tied: bool) -> dict[str, list[int]]:
-    """Name -> shape of every tensor in the safetensors of a folder, read from the headers.
-
-    Args:
-        tied: Whether the output layer is the embedding; a copy of it in the files is left out.
+    """Name -> shape of every tensor in the safetensors of a folder, read from the headers; without a copy of the
+    embedding as output layer where both are `tied`.
 
     Raises:
         BaseModelError: for a folder without safetensors, or with a damaged file.

@@ -184,7 +184,7 @@ LONG = "x" * 5000
         ("files", {"x": "abc"}),
         ("versions", {"torch": "1\x1b[0m"}),
         ("prompt_hash", "no hash"),
-        ("schema_version", 0),
+        ("schema_version", 2),
     ],
 )
 def test_fields_of_a_manifest_have_bounds(stored, store, field, value):

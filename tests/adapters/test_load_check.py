@@ -14,7 +14,6 @@ from searchlora.errors import (
     BaseModelError,
     GoldenLogitsMismatch,
     GoldenRenderMismatch,
-    ManifestError,
     MissingKey,
     TamperedAdapter,
     TokenizerMismatch,
@@ -29,7 +28,6 @@ from tests.factories import (
     EchoTask,
     copy_of,
     echo_task,
-    edit_json,
     edit_weights,
     recipe_for,
     trained_adapter_folder,
@@ -101,15 +99,6 @@ def test_the_same_weights_with_another_configuration_fail_the_check(stored, base
         check_files(stored, moved)
     file.write_text(json.dumps({**config, "use_cache": False}))
     check_files(stored, moved)
-
-
-def test_a_manifest_of_schema_1_has_no_configuration_hash(stored, store, base):
-    file = stored.path / MANIFEST
-    edit_json(file, lambda values: values["base"]["fingerprint"].pop("config"))
-    with pytest.raises(ManifestError, match="config is missing"):
-        store.get("echo")
-    edit_json(file, lambda values: values.update(schema_version=1))
-    check_files(store.get("echo"), base)
 
 
 def test_a_changed_tokenizer_or_chat_template_fails_the_check(stored, base, tmp_path):

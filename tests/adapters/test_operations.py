@@ -29,14 +29,13 @@ def test_operations_accept_a_store_or_its_folder(stored, store, tmp_path):
     assert adapters.remove("copy@1", store=str(store.root)) == "copy@1"
 
 
-def test_diff_lists_changed_fields_and_the_weight_distance(stored, store, base, draft, tmp_path):
-    same = store.add("echo", stored.path, draft)
+def test_diff_lists_changed_fields(stored, store, draft):
+    store.add("echo", stored.path, draft)
     assert adapters.diff("echo@1", "echo@2", store=store).fields == {}
-    assert adapters.diff("echo@1", same.reference, store=store).weights == 0
     recipe = {**draft.recipe, "seed": 14}
     more = {"settings": {"labels": ["a"]}, "tuned": {"temperature": 2.0}}
     other = draft.model_copy(update={"recipe": recipe, "metrics": {"loss": 1.0}, **more})
-    store.add("echo", trained_adapter_folder(base, tmp_path / "other", seed=3), other)
+    store.add("echo", stored.path, other)
     found = adapters.diff("echo@1", "echo@3", store=store)
     assert found.fields == {
         "recipe.seed": (13, 14),
@@ -44,7 +43,6 @@ def test_diff_lists_changed_fields_and_the_weight_distance(stored, store, base, 
         "settings.labels": (None, ["a"]),
         "tuned.temperature": (None, 2.0),
     }
-    assert found.weights is not None and found.weights > 0.1
 
 
 @pytest.mark.slow
@@ -67,16 +65,12 @@ def test_merge_refuses_adapters_of_an_earlier_prompt(stored, store, tmp_path, mo
         adapters.merge([stored.reference, stored.reference], "both", store=store)
 
 
-def test_merge_refuses_incompatible_adapters(stored, store, draft, other_base, base, tmp_path):
+def test_merge_refuses_incompatible_adapters(stored, store, draft, other_base):
     from searchlora.models.fingerprint import fingerprint
 
-    for references, weights, method, message in (
-        (["echo"], None, "cat", "1 adapters"),
-        (["echo", "echo"], [1.0], "cat", "1 weights"),
-        (["echo", "echo"], None, "soup", "'soup'"),
-    ):
+    for references, weights, message in ((["echo"], None, "1 adapters"), (["echo", "echo"], [1.0], "1 weights")):
         with pytest.raises(UsageError, match=message):
-            adapters.merge(references, "both", weights=weights, method=method, store=store)
+            adapters.merge(references, "both", weights=weights, store=store)
     elsewhere = draft.base.model_copy(update={"fingerprint": fingerprint(other_base.path)})
     store.add("far", stored.path, draft.model_copy(update={"base": elsewhere}))
     with pytest.raises(BaseMismatch, match="far@1"):
@@ -89,6 +83,3 @@ def test_merge_refuses_incompatible_adapters(stored, store, draft, other_base, b
         store.add(name, stored.path, draft.model_copy(update=changed))
         with pytest.raises(UsageError, match=f"{name}@1: was trained with .*{message}.* than echo@1"):
             adapters.merge(["echo", name], "both", store=store)
-    store.add("wide", trained_adapter_folder(base, tmp_path / "wide", steps=1, r=2), draft)
-    with pytest.raises(UsageError, match=r"\[2, 4\]"):
-        adapters.merge(["echo", "wide"], "both", method="linear", store=store)

@@ -10,11 +10,12 @@ import shutil
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from searchlora.adapters import transfer
 from searchlora.adapters.manifest import MANIFEST, Dataset, write_manifest
 from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import check_hashes, file_hashes
-from searchlora.adapters.transfer import pull, push
+from searchlora.adapters.transfer import pull
 from searchlora.errors import (
     EngineError,
     GoldenLogitsMismatch,
@@ -28,6 +29,10 @@ from searchlora.errors import (
     ZeroDelta,
 )
 from tests.factories import edit_weights
+
+
+def push(stored, url):
+    return transfer.push(stored.reference, url, store=stored.path.parents[1])
 
 
 def same_bytes(one, two):
@@ -46,14 +51,14 @@ def test_push_and_pull_preserve_every_byte(store, trained, draft, tmp_path, plac
     assert not push(stored, url).already
     assert push(stored, url).already
     other = Store(tmp_path / "other")
-    pulled = pull(url, other)
+    pulled = pull(url, store=other)
     assert pulled.reference == "echo@1" and same_bytes(pulled.path, stored.path)
-    assert pull(url, other).path == pulled.path
+    assert pull(url, store=other).path == pulled.path
 
 
 def test_pull_under_another_name_stores_a_version_with_a_parent(stored, store, tmp_path):
     push(stored, str(tmp_path / "there"))
-    renamed = pull(str(tmp_path / "there"), store, "copy")
+    renamed = pull(str(tmp_path / "there"), name="copy", store=store)
     assert renamed.reference == "copy@1" and renamed.manifest.parents == ["echo@1"]
     assert renamed.manifest.created == stored.manifest.created
     check_hashes(renamed)
@@ -76,7 +81,7 @@ def test_an_interrupted_push_can_be_repeated(stored, tmp_path):
     push(stored, str(there))
     (there / MANIFEST).unlink()
     with pytest.raises(NotInStore):
-        pull(str(there), Store(tmp_path / "other"))
+        pull(str(there), store=Store(tmp_path / "other"))
     assert not push(stored, str(there)).already
 
 
@@ -87,18 +92,18 @@ def test_pull_refuses_files_that_contradict_the_manifest(stored, tmp_path):
     (there / WEIGHTS).chmod(0o644)
     (there / WEIGHTS).write_bytes(good[:-1] + b"\0")
     with pytest.raises(TamperedAdapter, match=WEIGHTS):
-        pull(str(there), other)
+        pull(str(there), store=other)
     (there / WEIGHTS).unlink()
     with pytest.raises(TamperedAdapter, match="is missing"):
-        pull(str(there), other)
+        pull(str(there), store=other)
     manifest = (there / MANIFEST).read_text()
     (there / MANIFEST).chmod(0o644)
     (there / MANIFEST).write_text(manifest.replace('"README.md"', '"../README.md"'))
     with pytest.raises(StoreError, match=r"\.\./README\.md"):
-        pull(str(there), other)
+        pull(str(there), store=other)
     (there / MANIFEST).write_text(manifest[:100])
     with pytest.raises(ManifestError):
-        pull(str(there), other)
+        pull(str(there), store=other)
     assert other.list() == []
 
 
@@ -122,7 +127,7 @@ def test_pull_refuses_a_zero_delta(stored, tmp_path):
     url = spoilt_push(stored, tmp_path / "there", lambda found: {key: value * 0 for key, value in found.items()})
     other = Store(tmp_path / "other")
     with pytest.raises(ZeroDelta):
-        pull(url, other)
+        pull(url, store=other)
     assert other.list() == []
 
 
@@ -132,19 +137,19 @@ def test_pull_runs_the_full_check_if_task_and_base_are_available(stored, base, t
     url = spoilt_push(stored, tmp_path / "there", lambda found: dict(list(found.items())[2:]))
     other = Store(tmp_path / "other")
     with pytest.raises(MissingKey):
-        pull(url, other)
+        pull(url, store=other)
     url = spoilt_push(stored, tmp_path / "off", lambda found: {key: value * 1.5 for key, value in found.items()})
     with pytest.raises(GoldenLogitsMismatch):
-        pull(url, other)
+        pull(url, store=other)
     assert other.list() == []
     push(stored, str(tmp_path / "good"))
-    pulled = pull(str(tmp_path / "good"), other, base=base)
+    pulled = pull(str(tmp_path / "good"), store=other, base=str(base.path))
     assert pulled.unverified is None and "verified in full" in str(pulled) and "NOT" not in str(pulled)
 
 
 def test_pull_reports_checks_that_were_skipped(stored, tmp_path):
     push(stored, str(tmp_path / "there"))
-    pulled = pull(str(tmp_path / "there"), Store(tmp_path / "other"))
+    pulled = pull(str(tmp_path / "there"), store=Store(tmp_path / "other"))
     assert re.search(r"echo@1.*NOT verified.*no task 'echo'.*searchlora adapters verify echo@1", str(pulled))
 
 
@@ -160,10 +165,10 @@ def test_pull_does_not_ask_the_hub_for_the_base(stored, base, tmp_path, monkeypa
     there = tmp_path / "there"
     trained_on = stored.manifest.base.model_copy(update={"name": "some/base", "revision": "abc"})
     spoilt_push(stored, there, lambda found: found, base=trained_on)
-    pulled = pull(str(there), Store(tmp_path / "other"))
+    pulled = pull(str(there), store=Store(tmp_path / "other"))
     assert "'some/base' is not in the cache" in str(pulled.unverified)
     assert asked == [("some/base", "abc", True)]
-    assert pull(str(there), Store(tmp_path / "third"), base=base).unverified is None
+    assert pull(str(there), store=Store(tmp_path / "third"), base=str(base.path)).unverified is None
 
 
 def test_pull_does_not_replace_a_version(stored, draft, tmp_path):
@@ -171,7 +176,7 @@ def test_pull_does_not_replace_a_version(stored, draft, tmp_path):
     other = Store(tmp_path / "other")
     other.add("echo", stored.path, draft.model_copy(update={"metrics": {"loss": 9.0}}))
     with pytest.raises(NameTaken, match="echo@1"):
-        pull(str(tmp_path / "there"), other)
+        pull(str(tmp_path / "there"), store=other)
     shutil.rmtree(tmp_path / "there")
 
 
@@ -193,7 +198,7 @@ def test_push_sends_no_absolute_path(store, trained, draft, base, tmp_path):
         content = file.read_bytes()
         assert str(tmp_path).encode() not in content, file.name
         assert str(base.path.parent).encode() not in content
-    pulled = pull(str(tmp_path / "there"), Store(tmp_path / "other"), base=base)
+    pulled = pull(str(tmp_path / "there"), store=Store(tmp_path / "other"), base=str(base.path))
     manifest = pulled.manifest
     assert (manifest.base.name, manifest.recipe["base"]) == ("tiny", "tiny")
     assert manifest.training == {"log": "log.txt", "windows": "x.csv", "home": "data", "steps": 3}
@@ -201,7 +206,7 @@ def test_push_sends_no_absolute_path(store, trained, draft, base, tmp_path):
     assert manifest.model_dump(exclude={"base", "recipe", "training", "dataset"}) == stored.manifest.model_dump(
         exclude={"base", "recipe", "training", "dataset"}
     )
-    own = pull(str(tmp_path / "there"), store, base=base)  # the version that was pushed is in this store already
+    own = pull(str(tmp_path / "there"), store=store, base=str(base.path))
     assert own.manifest == stored.manifest and store.versions("echo") == (1,)
 
 
@@ -209,10 +214,10 @@ def test_a_manifest_or_a_file_that_is_too_large_is_not_fetched(stored, tmp_path,
     push(stored, str(tmp_path / "there"))
     monkeypatch.setattr("searchlora.adapters.stored.MAX_WEIGHT_BYTES", 100)
     with pytest.raises(TamperedAdapter, match="more than 100"):
-        pull(str(tmp_path / "there"), Store(tmp_path / "other"))
+        pull(str(tmp_path / "there"), store=Store(tmp_path / "other"))
     monkeypatch.setattr("searchlora.adapters.transfer.MAX_BYTES", 100)
     with pytest.raises(ManifestError, match="more than 100 bytes"):
-        pull(str(tmp_path / "there"), Store(tmp_path / "other"))
+        pull(str(tmp_path / "there"), store=Store(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("name", ["weights.PT", "a.pkl", "../a", "a/b", ".hidden"])
@@ -224,7 +229,7 @@ def test_a_pickle_or_a_path_in_a_manifest_is_not_fetched(stored, tmp_path, name)
     (there / MANIFEST).chmod(0o644)
     (there / MANIFEST).write_text(json.dumps(values))
     with pytest.raises(StoreError):
-        pull(str(there), Store(tmp_path / "other"))
+        pull(str(there), store=Store(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
 
@@ -235,14 +240,14 @@ def test_pipes_and_devices_are_not_fetched(stored, tmp_path):
         (there / "README.md").unlink()
         make(there / "README.md")
         with pytest.raises(TamperedAdapter, match="not a regular file"):
-            pull(str(there), Store(tmp_path / "other"))
+            pull(str(there), store=Store(tmp_path / "other"))
         (there / "README.md").rmdir() if (there / "README.md").is_dir() else None
         (there / "README.md").unlink(missing_ok=True)
         shutil.copy(stored.path / "README.md", there)
     (there / MANIFEST).unlink()
     os.mkfifo(there / MANIFEST)
     with pytest.raises(NotInStore):
-        pull(str(there), Store(tmp_path / "other"))
+        pull(str(there), store=Store(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
 
@@ -255,7 +260,7 @@ def test_what_a_server_sends_beyond_the_size_that_it_says_is_not_stored(stored, 
     (there / "README.md").chmod(0o644)
     (there / "README.md").write_bytes(b"x" * 5001)
     with pytest.raises(TamperedAdapter, match=r"README\.md: has more than"):
-        pull(str(there), Store(tmp_path / "other"))
+        pull(str(there), store=Store(tmp_path / "other"))
 
 
 def test_the_manifest_that_is_stored_is_the_one_that_was_checked(stored, tmp_path, monkeypatch):
@@ -275,7 +280,7 @@ def test_the_manifest_that_is_stored_is_the_one_that_was_checked(stored, tmp_pat
         return stream
 
     monkeypatch.setattr(LocalFileSystem, "open", changes_afterwards)
-    pulled = pull(str(there), Store(tmp_path / "other"))
+    pulled = pull(str(there), store=Store(tmp_path / "other"))
     kept = Store(tmp_path / "other").get(pulled.reference).manifest
     assert read and kept == pulled.manifest and kept.metrics == stored.manifest.metrics
 
@@ -288,20 +293,20 @@ def test_the_manifest_that_is_stored_is_the_one_that_was_checked(stored, tmp_pat
 )
 def test_a_scheme_without_transport_is_a_usage_error_that_lists_the_others(url, tmp_path):
     with pytest.raises(UsageError, match=r"of the scheme .* cannot be used here.* s3://, .*hf://") as refused:
-        pull(url, Store(tmp_path / "store"))
+        pull(url, store=Store(tmp_path / "store"))
     assert refused.value.exit_code == 2
 
 
 @pytest.mark.parametrize("url", ["http://[", "https://:80", "http://me:pw@h/x"])
 def test_a_malformed_address_is_not_pulled(url, tmp_path):
     with pytest.raises(EngineError):
-        pull(url, Store(tmp_path / "store"))
+        pull(url, store=Store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("url", ["a\0b", "file:///\udfff", "hf://["])
 def test_a_url_that_no_transport_reads_is_refused(url, tmp_path):
     with pytest.raises((UsageError, StoreError)):
-        pull(url, Store(tmp_path / "store"))
+        pull(url, store=Store(tmp_path / "store"))
 
 
 def test_an_error_of_a_transport_of_its_own_class_is_a_store_error(tmp_path, monkeypatch):
@@ -315,4 +320,4 @@ def test_an_error_of_a_transport_of_its_own_class_is_a_store_error(tmp_path, mon
 
     monkeypatch.setattr(MemoryFileSystem, "info", info)
     with pytest.raises(StoreError, match=r"cannot be read .*credentials"):
-        pull("memory://bucket/x", Store(tmp_path / "store"))
+        pull("memory://bucket/x", store=Store(tmp_path / "store"))

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TypeVar
 
-from searchlora.adapters.manifest import Manifest
 from searchlora.adapters.references import check_name
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
-from searchlora.models.fingerprint import Fingerprint
 from searchlora.server.api.adapter_tasks import description
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.response_schemas import ListOf, Loaded, ModelEntry
@@ -104,7 +102,9 @@ def _all_models(service: Service) -> Iterator[ModelEntry]:
     for stored in service.store.list():
         newest[stored.name] = None
         manifest = stored.manifest
-        base = next((name for name, print_ in fingerprints.items() if manifest and _fits(manifest, print_)), None)
+        base = next(
+            (name for name, print_ in fingerprints.items() if manifest and manifest.base.fingerprint == print_), None
+        )
         if manifest is not None and manifest.method == "full" and base not in service.encoders.bases:
             base = service.base if manifest.reference == service.base else None  # else it needs a server of its own
         if manifest is None or base is None:
@@ -127,9 +127,3 @@ def _entry(id_: str, created: int, root: str, parent: str | None) -> ModelEntry:
         "root": root,
         "parent": parent,
     }
-
-
-def _fits(manifest: Manifest, current: Fingerprint) -> bool:
-    recorded = manifest.base.fingerprint
-    # A manifest of schema 1 holds no hash of the configuration.
-    return (recorded if recorded.config else recorded.model_copy(update={"config": current.config})) == current
