@@ -48,16 +48,7 @@ class CurvePoint:
     groups: int
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A calibration curve: its points by rising prediction. Empty bins have no point."""
-
-    points: tuple[CurvePoint, ...]
-
-
-def expected_calibration_error(
-    probability: Mapping[str, float], correct: Mapping[str, float], *, bins: int = BINS
-) -> Aggregate:
+def expected_calibration_error(probability: Mapping[str, float], correct: Mapping[str, float]) -> Aggregate:
     """Expected calibration error: mean of |mean probability − share correct| over bins, weighted by their rows.
 
     The bins have equal width from 0 to 1: they are then the same for every system and every resample. The error is
@@ -75,42 +66,35 @@ def expected_calibration_error(
         >>> round(error.value, 3)
         0.4
     """
-    cells = np.zeros((len(probability), bins + 1))
+    cells = np.zeros((len(probability), BINS + 1))
     cells[:, -1] = 1
     for row, (id_, value) in zip(cells, probability.items(), strict=True):
         if not 0 <= value <= 1:
             raise UsageError(f"{value} is not a probability", where=f"row {id_}")
-        row[min(int(value * bins), bins - 1)] = float(correct[id_]) - value
+        row[min(int(value * BINS), BINS - 1)] = float(correct[id_]) - value
     return Aggregate(dict(zip(probability, cells, strict=True)), _calibration_error, (0.0, 1.0))
 
 
 def calibration_curve(
-    probability: Mapping[str, float],
-    correct: Mapping[str, bool],
-    clusters: Mapping[str, str] | None = None,
-    *,
-    bins: int = BINS,
-    seed: int = 0,
-) -> Curve:
-    """Share of correct predictions by predicted probability, in bins of equal width from 0 to 1.
+    probability: Mapping[str, float], correct: Mapping[str, bool], clusters: Mapping[str, str] | None = None
+) -> list[CurvePoint]:
+    """Share of correct predictions by predicted probability, in bins of equal width from 0 to 1; none for empty bins.
 
     Args:
         probability, correct: As in `expected_calibration_error`.
         clusters: Row id -> its cluster; None: every row is independent.
 
     Examples:
-        >>> curve = calibration_curve({"a": 0.9, "b": 0.9}, {"a": True, "b": False})
-        >>> [(point.predicted, point.observed, point.n) for point in curve.points]
+        >>> points = calibration_curve({"a": 0.9, "b": 0.9}, {"a": True, "b": False})
+        >>> [(point.predicted, point.observed, point.n) for point in points]
         [(0.9, 0.5, 2)]
     """
-    if not probability:
-        return Curve(())
     groups = [row if clusters is None else clusters.get(row, row) for row in probability]
     predicted = np.array(list(probability.values()), dtype=float)
     observed = np.array([float(correct[row]) for row in probability])
-    bin_of = np.minimum((predicted / (1.0 / bins)).astype(int), bins - 1)
+    bin_of = np.minimum((predicted / (1.0 / BINS)).astype(int), BINS - 1)
     members = [np.flatnonzero(bin_of == number) for number in np.unique(bin_of)]
-    return Curve(tuple(_points(predicted, observed, groups, members, True, seed)))
+    return _points(predicted, observed, groups, members, True, 0)
 
 
 def grade_curve(human: Qrels, judged: Run, *, seed: int = 0) -> list[CurvePoint]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.aggregate import Aggregate
-from searchlora.eval.calibration import Curve
+from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.measures import RETRIEVAL_MEASURES, retrieval_notes, retrieval_values, with_relevant
 from searchlora.eval.trec import Qrels, Run
 from searchlora.eval.unjudged import unjudged_values
@@ -76,7 +76,7 @@ class Evaluation:
     circular: str = ""
     aggregates: Mapping[str, Aggregate] = field(default_factory=dict)
     confusions: Mapping[str, Confusion] = field(default_factory=dict)
-    curves: Mapping[str, Curve] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
     less_is_better: tuple[str, ...] = ()
     zero_is_best: tuple[str, ...] = ()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from searchlora.eval.calibration import Curve
+from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.evaluation import Confusion
 from searchlora.eval.formatting import interval, number
@@ -41,7 +41,7 @@ def write_report(
     rules: Sequence[RuleResult] = (),
     forced: str = "",
     confusions: Mapping[str, Confusion] | None = None,
-    curves: Mapping[str, Curve] | None = None,
+    curves: Mapping[str, Sequence[CurvePoint]] | None = None,
     base: str | None = None,
     first: Sequence[Section | None] = (),
 ) -> Path:

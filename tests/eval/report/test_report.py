@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from searchlora.eval.calibration import Curve, grade_curve
+from searchlora.eval.calibration import grade_curve
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Confusion, Evaluation
 from searchlora.eval.formatting import interval, p_value, printable
@@ -251,12 +251,12 @@ def test_policy_section(compared, tmp_path, rules, forced, heading, line):
 def test_confusion_matrix_and_reliability_curve(compared, tmp_path):
     human = {f"q{n}": {"a": n % 3, "b": (n + 1) % 3} for n in range(12)}
     reported = {topic: {doc: min(grade + 1.0, 2.0) for doc, grade in row.items()} for topic, row in human.items()}
-    points = tuple(grade_curve(human, reported))
+    points = grade_curve(human, reported)
     page = Page(
         write_report(
             tmp_path / "r.html", "t", compared, {}, {},
             confusions={"intents": Confusion(("buy", "ask"), ("buy", "ask", "invalid"), ((8, 1, 1), (0, 5, 0)))},
-            curves={"grades": Curve(points)},
+            curves={"grades": points},
         )
     )  # fmt: skip
     page.check_whole()
@@ -401,7 +401,7 @@ def test_names_and_texts_are_escaped_wherever_they_are_shown(tmp_path, evil):
             rules=[RuleResult(f"rule {evil}", False, f"found {evil}", 1.0)],
             forced=f"forced {evil}",
             confusions={f"matrix {evil}": Confusion((f"row {evil}",), (f"column {evil}",), ((3,),))},
-            curves={f"curve {evil}": Curve(tuple(grade_curve(human, human)))},
+            curves={f"curve {evil}": grade_curve(human, human)},
         )
     )  # fmt: skip
     page.check_whole()
