@@ -61,21 +61,18 @@ class Comparison:
 
     Attributes:
         systems: Names, in the order of tables.
-        measures: The compared measures, the headline first. A measure other than the headline may exist for some
-            systems only.
+        measures: The compared measures, the headline first; another one may exist for some systems only.
         candidate: The system under test, compared with every other system; None without a candidate.
         baseline: The system that every other system is compared with; None without a baseline.
         correction: The method behind `p_corrected`.
-        groups: Number of clusters of all measures together.
-        measure_groups: Measure -> number of clusters of the rows that it covers.
-        rows, comparisons, slices, slice_pairs: The figures.
-        values: Measure -> system -> row id -> value, over the shared rows; shown in plots and tables of queries.
+        groups, measure_groups: Number of clusters of all measures together, and of the rows that each measure covers.
+        values: Measure -> system -> row id -> value, over the shared rows.
         invalid: System -> row id -> why its output did not parse.
         answered: System -> number of rows it answered, including those that other systems did not; the denominator of
             the invalid rate.
-        weighted: Means weighted by traffic, over the rows with known traffic.
-        weighted_pairs: Differences of those means, in the tested measures.
-        unjudged: Figures under other assumptions about unjudged documents, named as in `eval.unjudged`.
+        weighted, weighted_pairs: Means weighted by traffic, over the rows with known traffic, and their differences in
+            the tested measures.
+        unjudged: Figures about unjudged documents (`eval.unjudged`).
         costs: System -> mean costs of a row.
         circular: System -> why its figures are circular; only systems with circular figures.
         notes: Notes for the reader, starting with what was left out.
@@ -165,8 +162,7 @@ class Comparison:
     def losses(self, systems: Collection[str]) -> tuple[PairedComparison, ...]:
         """The comparisons that the candidate loses against these systems.
 
-        In the headline measure, the system is better by the paired test at a level of 0.05, corrected over all
-        comparisons.
+        In the headline measure, the system is better by the paired test, corrected over all comparisons.
         """
         return tuple(
             pair
@@ -467,9 +463,8 @@ def _system_notes(systems: Mapping[str, Evaluation]) -> list[str]:
 def by_traffic(weights: Mapping[str, float]) -> dict[str, str]:
     """Row id -> `head`, `torso` or `tail`.
 
-    Rows are ordered by falling weight. A row is in the head if the rows before it carry less than a third of all
-    traffic, and in the torso if they carry less than two thirds. Rows of equal weight are in one band, whatever their
-    order.
+    By falling weight, a row is in the head if the rows before it carry less than a third of all traffic, and in the
+    torso if they carry less than two thirds. Rows of equal weight are in one band.
 
     Examples:
         >>> by_traffic({"q1": 60, "q2": 30, "q3": 10})

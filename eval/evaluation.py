@@ -47,17 +47,16 @@ class Evaluation:
             tests resample whole clusters. A row without one is its own cluster.
         slices: Slice name -> row id -> value, for example `turn -> "12" -> "3"`.
         invalid: Row id -> why its output did not parse. These rows are also in `values`, as fallback or worst value.
-        tested: The measures whose differences between systems are tested; others are only shown. Every additional test
-            costs power, since p values are corrected for their number. Empty: all measures.
+        tested: The measures whose differences between systems are tested; others are only shown, since p values are
+            corrected for their number. Empty: all measures.
         notes: Definitions and omissions that a reader of the figures must know.
         weights: Row id -> traffic (how often the query is asked), for weighted means. Empty: unknown.
-        unjudged: Measure -> row id -> value under other assumptions about unjudged documents (`eval.unjudged`).
+        unjudged: Measure -> row id -> value, about unjudged documents (`eval.unjudged`).
         costs: Mean cost of a row, for example `ms per query`.
         circular: Why these figures are circular (the judge had a part in the system); empty: they are not.
         aggregates: Measure -> statistic of sums over rows, for measures that are not means, such as macro-F1 and kappa.
-            They are compared like means. No name may be in both. They have no slices and no traffic weights.
-        confusions: Title -> confusion matrix.
-        curves: Title -> calibration curve.
+            No name may be in both. They have no slices and no traffic weights.
+        confusions, curves: By title.
         less_is_better: The measures of which smaller values are better (errors, lengths).
         zero_is_best: The aggregates of which 0 is best, such as a signed bias. Systems are compared by the distance
             from 0.
@@ -130,20 +129,16 @@ def evaluate_run(
     """Measure a run over every topic of the qrels. A topic without results counts 0 and is in `zero results`.
 
     Args:
-        run: Topic -> document -> score.
-        qrels: Topic -> document -> grade.
         measures: Names as in `measures.parse_measure`, the headline first.
         tested: The measures whose differences are tested; empty: all.
         topics: Topic -> its fields (`query` and others), for the next three arguments.
         slices: Fields to slice by. A numeric field with more than ten values is divided into thirds.
         weight: The field with the traffic of a topic, a number of at least 0.
-        cluster: The field that puts dependent topics into one cluster (an information need, a session). A topic without
-            it is its own cluster.
+        cluster: The field that puts dependent topics into one cluster (an information need, a session).
         relevant: The lowest grade that counts as relevant in binary measures; it is added to their names as `rel=N`.
-        unjudged: Whether to compute figures under other assumptions about unjudged documents (`eval.unjudged`).
-        costs: Mean costs of a topic, for example `ms per query`.
+        unjudged: Whether to compute figures about unjudged documents (`eval.unjudged`).
+        costs, circular: As in `Evaluation`.
         invalid: Topic -> why an output behind the run did not parse.
-        circular: Why the figures are circular; empty: they are not.
 
     Raises:
         UsageError: when a measure is unknown, a field occurs in no topic or has too many values to slice by, or there
@@ -194,8 +189,6 @@ def by_thirds(numbers: Mapping[str, float]) -> dict[str, str]:
     Examples:
         >>> by_thirds({"q1": 1, "q2": 2, "q3": 3, "q4": 4, "q5": 5, "q6": 6})["q4"]
         '3 to 4'
-        >>> by_thirds({"q1": 20240101, "q2": 20240102, "q3": 20240103})["q3"]
-        '20240103 to 20240103'
     """
     first, second = np.quantile(list(numbers.values()), [1 / 3, 2 / 3], method="inverted_cdf")
     thirds: dict[int, dict[str, float]] = {}

@@ -41,19 +41,8 @@ class PairedComparison:
     """Paired comparison of system a with system b over the same n rows, as `significance.PairedDifference`.
 
     An aggregate has no value per row: wins, losses and ties are None, `effect` is nan, and `p_t` and `mde` use the
-    jackknife standard error. Where an aggregate is undefined, so are its difference and p (nan). Means weighted by
-    traffic have the difference, its interval and p only.
-
-    Attributes:
-        difference: a minus b.
-        low, high: Its 95% interval.
-        p: Two-sided p of the paired randomisation test.
-        p_corrected: p corrected over all pairs and measures of the comparison (for slices: over all pairs of all
-            slices; for means weighted by traffic: over all weighted pairs).
-        wins, losses, ties: Rows on which a is better, worse, equal.
-        p_t: Two-sided p of the paired t test over clusters; not corrected.
-        effect: Cohen's d_z.
-        mde: Minimum detectable effect: the smallest true difference that the t test detects with power 0.8.
+    jackknife standard error. Where an aggregate is undefined, so are its difference and p (nan). `p_corrected` is p
+    corrected over all pairs and measures of the comparison, over all pairs of all slices, or over all weighted pairs.
     """
 
     a: str
@@ -139,8 +128,7 @@ def value_tables(
     Args:
         systems: Name -> measure -> row id -> value.
         clusters: Row id -> its cluster.
-        required: Measures that are left out unless every system has them. Other measures are compared between the
-            systems that have them.
+        required: Measures that are left out unless every system has them.
     """
     members: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
     notes: list[str] = []

@@ -37,16 +37,13 @@ class JudgeCard:
     """Result of `judge_card`.
 
     Attributes:
-        judge: Name of the judge.
-        scale: The grades, ascending.
         relevant: The lowest grade that counts as relevant in binary figures.
         n, queries: Number of pairs labelled by humans and the judge, and of their queries.
         figures: name -> figure; names of `grade_measures`, kappa first, and `invalid`.
-        grades: Each grade of the scale.
         confusion: Counts; rows are human grades, columns judge grades, invalid last.
         invalid: Invalid label -> count.
-        missing: Number of human-graded pairs without a label of the judge; they are in no figure.
-        extra: Number of pairs labelled by the judge only.
+        missing, extra: Number of human-graded pairs without a label of the judge, which are in no figure, and of pairs
+            labelled by the judge only.
         people: Agreement of human raters with each other, the ceiling; None with one rater per pair.
         circular: Reasons why the figures are circular (the judge is part of what it is compared with).
         notes: Notes for the reader.
@@ -84,10 +81,8 @@ def judge_card(
     """Compare a judge's labels with human grades.
 
     Args:
-        human: topic -> document -> grade.
         judged: topic -> document -> grade; None and grades outside the scale are invalid answers.
         name: Name of the judge.
-        scale: The grades of the scale.
         relevant: The lowest grade that counts as relevant.
         raters: name -> qrels of each human rater, if pairs have several raters.
         circular: Reasons of circularity, from `judgments.lineage`.

@@ -62,7 +62,7 @@ def judge_cards(
 
     Args:
         human: Human qrels.
-        judges: name -> qrels; invalid answers are read from `<file>.invalid.jsonl` (`read_labels`).
+        judges: name -> qrels with invalid answers (`read_labels`).
         scale: The grades of the scale; None: those that the cards name, else 0 to 3.
         relevant: The lowest grade that counts as relevant; None: that of the cards, else 2.
         raters: name -> qrels of each human rater.
@@ -71,8 +71,8 @@ def judge_cards(
         correction: Of the p-values of the comparison: `holm` or `bh`; checked for one judge, too.
 
     Raises:
-        UsageError: for scales that differ (`scale_of`), a circular judge without `allow_circular`, and as `judge_card`
-            and `compare_judges`.
+        UsageError: for scales that differ, a circular judge without `allow_circular`, and as `judge_card` and
+            `compare_judges`.
         DataError: for a file that cannot be read, human qrels whose card names another source, or a judge's whose card
             names human grades.
     """

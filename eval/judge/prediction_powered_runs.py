@@ -28,10 +28,8 @@ class PoweredRuns:
     """Prediction-powered measures of several runs.
 
     Attributes:
-        measure: Name of the measure.
         runs: name -> mean of the measure.
         differences: name -> that run minus the first run.
-        first: Name of the first run.
         circular: name -> reason why its figures are circular.
         notes: What is unknown about the judge, and the number of its invalid answers.
     """

@@ -46,13 +46,12 @@ class JudgmentsCard:
     """Provenance of a qrels file.
 
     Attributes:
-        source: Who or what graded: `human`, `llm`, `clicks`, `synthetic`, `unknown`, or `mixed`.
+        source: Who or what graded.
         created: Time of creation, ISO 8601.
         judge: The LLM judge, pinned: `name@3`, or `base NAME` for a zero-shot base; None without a judge.
         judge_lineage: References of the judge and of all its ancestors.
         base: Name of the judge's base model.
-        engine: The engine that computed the grades (`Engine.engine_id`); None without a judge, and in cards of earlier
-            releases.
+        engine: The engine that computed the grades (`Engine.engine_id`).
         prompt_hash: sha256 of the judge's prompt template.
         judge_queries: `lineage.query_hash` of each query that the judge was trained on; None if unknown. Stored in a
             file of its own beside the card.
@@ -61,8 +60,8 @@ class JudgmentsCard:
         rule: How grades were derived or merged.
         probabilities: Name of the file beside the qrels with the probability of each grade.
         made_from: Name of each input file -> its sha256, of a corpus together with the map of its columns.
-        qrels_sha256: sha256 of the qrels file, set when the card is written.
-        scale: The grades that the judge can give, ascending; empty without a judge, and in cards of earlier releases.
+        qrels_sha256: Set when the card is written.
+        scale: The grades that the judge can give, ascending; empty if unknown.
         relevant: The lowest grade that the judge's guideline counts as relevant; None if unknown.
         grade_sources: sha256 of the file with the source of each grade (`sources_path`); None: all have `source`.
     """
@@ -99,11 +98,10 @@ class RunCard:
         lineage: References of those adapters and of all their ancestors, and `base NAME` of each bare encoder.
         bases: Names of the base models of the adapters, and of the encoders.
         pipeline: Name and pinned stages of the pipeline.
-        run_sha256: sha256 of the run file, set when the card is written.
+        run_sha256: Set when the card is written.
         unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
         engines: The engines that computed the adapter stages, see `Engine.engine_id`.
-        gate_queries: Hashes of queries on which the weights of its fusions were learned; only in cards of releases
-            that learned weights for each query.
+        gate_queries: Only in cards of releases that learned the weights of fusions for each query.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -121,12 +119,7 @@ class RunCard:
 
 
 def card_path(path: str | Path) -> Path:
-    """Path of the card of a qrels or run file.
-
-    Examples:
-        >>> card_path("qrels.txt").name
-        'qrels.txt.card.json'
-    """
+    """Path of the card of a qrels or run file."""
     return Path(f"{path}.card.json")
 
 
@@ -284,10 +277,7 @@ def write_run_card(path: str | Path, card: RunCard) -> RunCard:
 
 
 def write_run_with_card(path: str | Path, run: Run, tag: str, card: RunCard, format: str = "trec") -> RunCard:
-    """Write a run file and its card; returns the card with the hash of the file.
-
-    The card is written before the run: after a kill in between, `read_run_card` reports a changed or missing file, and
-    a run is never taken for one of unknown adapters.
+    """Write a run file and its card, the card first, as `write_judgments`; returns the card with the hash of the file.
 
     Raises:
         DataError: when a file cannot be written, or an id or a score cannot stand in a run.
@@ -300,11 +290,7 @@ def write_run_with_card(path: str | Path, run: Run, tag: str, card: RunCard, for
 
 
 def publish_run(path: str | Path, texts: Iterable[str], card: RunCard) -> RunCard:
-    """Write a run file, and its card before it, from the texts of `eval.trec.run_lines`; gzip if it ends in `.gz`.
-
-    Raises:
-        DataError: when a file cannot be written.
-    """
+    """Write a run file, and its card before it, from the texts of `eval.trec.run_lines`. Raises `DataError`."""
     target = Path(path)
     with _draft(target) as draft:
         with atomic_text(draft) as out:
@@ -321,7 +307,7 @@ def read_run_card(path: str | Path) -> RunCard | None:
     """The card of a run file; None without one.
 
     Raises:
-        DataError: when the run changed since the card was written, or the card is malformed.
+        DataError: as `read_card`.
     """
     values = _read(RunCard, path)
     if values is None:

@@ -133,11 +133,8 @@ def load_judge(
     """Load an adapter (with its load check) or a bare base as a judge.
 
     Args:
-        adapter: Reference of an adapter; None for a bare base.
-        base: Name or path of a base model; None for an adapter.
-        task: Name of the task; required for a bare base.
+        adapter, base: A reference of an adapter, or the name or path of a bare base, which needs a `task`.
         generate: See `Judge`.
-        store: The adapter store.
         settings: For a bare base, a dataset folder whose scale and guideline are used; None: the task's defaults.
         engine: Where the judge is computed; None: in this process, in the precision of the recipe.
         tasks: Folder of further task plugins.
