@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats.base import TopicRow, Topics, TripleRow
-from searchlora.eval.trec import Qrels, check_grade, whole_number
+from searchlora.eval.trec import Qrels, check_grade
 
 
 def collect_qrels(
@@ -164,26 +164,14 @@ def _grade(value: object, thresholds: Sequence[float] | None, where: str) -> int
 
 def _number(value: object) -> int | float | None:
     """The finite number that a value stands for, or None. An integer beyond the range of a float is not one."""
-    if isinstance(value, str):
-        try:
-            value = whole_number(value)
-        except ValueError:
-            value = _float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
     try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def _float(text: object) -> float | None:
-    if not isinstance(text, str) or "_" in text:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
+        if isinstance(value, str) and "_" not in value:  # `float` would take `1_0` for ten
+            value = float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return value
+    except (ValueError, OverflowError):
+        pass
+    return None
 
 
 def _excerpt(value: object) -> str:
