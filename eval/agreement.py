@@ -6,8 +6,7 @@ are one matrix product, and a statistic of all of them is one call.
 
 **Invalid labels** (None, or outside the scale) never become a grade. In the headline statistics they count as the
 worst disagreement: for kappa a label that agrees with no grade, for weighted kappa and the absolute error a label as
-far from the human grade as the scale allows. Alpha, signed bias and the statistics named `valid` are over the valid
-labels only.
+far from the human grade as the scale allows. Alpha and signed bias are over the valid labels only.
 
 Sources: Cohen (1960), A coefficient of agreement for nominal scales; Cohen (1968), Weighted kappa; Krippendorff
 (2011), Computing Krippendorff's alpha-reliability.

@@ -126,7 +126,7 @@ def paired_differences(
     Args:
         differences: (rows, columns), a minus b.
         clusters: The cluster of each row; None: every row is independent.
-        weights: (rows,), not negative and not all 0: differences of weighted means, Σ w·(a − b) / Σ w. None: of means.
+        weights: (rows,): differences of weighted means, Σ w·(a − b) / Σ w. None: of means.
     """
     sums, sizes = cluster_sums(differences, clusters, weights)
     ends = bootstrap_intervals(differences, clusters, weights=weights, resamples=resamples, seed=seed).tolist()

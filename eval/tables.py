@@ -24,8 +24,7 @@ from searchlora.eval.report.sections import (
 class Header:
     """Provenance of the figures, supplied by the caller, since eval reads neither the clock nor the machine.
 
-    Args:
-        benchmark: Name of the benchmark or experiment.
+    Attributes:
         command: The command that repeats it.
         date: ISO 8601.
         machine: Processor, cores, memory, accelerator, in words.

@@ -32,8 +32,7 @@ GREATEST_GRADE = 2**31 - 1
 def ranked(scores: Mapping[str, float]) -> list[str]:
     """Document ids, best first. Ties go by document id from last to first, as trec_eval orders them.
 
-    trec_eval compares scores in single precision, so scores that are equal there are ties. The ranking that is shown is
-    the ranking that is measured.
+    trec_eval compares scores in single precision, so scores that are equal there are ties.
 
     Examples:
         >>> ranked({"d1": 0.5, "d2": 0.9, "d3": 0.5})
@@ -46,8 +45,7 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
 def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
     """The judgments of a qrels file, plain or gzip, one at a time: line number, topic, document, grade.
 
-    A negative grade is allowed, as in TREC: judged, and not relevant. Nothing is kept, so a document that is judged
-    twice is not noticed here.
+    A document that is judged twice is not noticed here.
 
     Raises:
         DataError: naming file and line, when a line has not four fields or its grade is no whole number.
@@ -108,8 +106,8 @@ def write_qrels(path: str | Path, qrels: Qrels) -> None:
 def write_run(path: str | Path, run: Run, tag: str) -> None:
     """Write a run file atomically, best documents first; gzip if the name ends in `.gz`.
 
-    Scores are written in full, so reading the file back gives the same scores and the same ranking. The format cannot
-    hold a topic without results; measures count it as 0 nevertheless, because the qrels name it.
+    Scores are written in full, so reading the file back gives the same ranking. The format cannot hold a topic without
+    results; measures count it as 0 nevertheless, because the qrels name it.
 
     Raises:
         DataError: if an id or the tag is empty or contains white space, a score is not finite, or the file cannot be
@@ -145,11 +143,7 @@ def check_grade(grade: int, where: str) -> None:
 
 
 def whole_number(text: str) -> int:
-    """The whole number written in a text: `3`, `-1`, and `3.0`, as some tools write it.
-
-    Raises:
-        ValueError: for anything else; `int` alone would take `1_0` for ten.
-    """
+    """The whole number written in a text: `3`, `-1`, and `3.0`, as some tools write it; else raises ValueError."""
     if "_" in text:
         raise ValueError(text)
     try:
@@ -161,11 +155,7 @@ def whole_number(text: str) -> int:
 
 
 def split_line(line: str, names: str, where: str) -> list[str]:
-    """The fields of a line, as many as `names` has words.
-
-    Raises:
-        DataError: when it has more or fewer.
-    """
+    """The fields of a line, as many as `names` has words. Raises `DataError` for more or fewer."""
     if "\0" in line:
         raise DataError("holds a NUL character", where=where)
     fields, needed = line.split(), len(names.split())

@@ -45,11 +45,7 @@ class Scale:
 
 
 def scale_of(files: Iterable[str | Path], grades: Sequence[int] | None = None) -> Scale:
-    """The scale that the cards of the files name.
-
-    Args:
-        files: Qrels of judges and people, with or without a card.
-        grades: The scale as the user gives it; None: not given.
+    """The scale that the cards of qrels files name, or else `grades`, as the user gives it.
 
     Raises:
         UsageError: if the cards name different scales, or another one than the user.

@@ -43,14 +43,11 @@ class Judge:
     """A grading task with the engine and adapter that answer it.
 
     Attributes:
-        task: The grading task.
-        engine: The engine with the base model.
         adapter: Pinned reference of the adapter; None for the zero-shot base.
         base: Public name of the base model.
         lineage: References of the judge and its ancestors, the judge first.
         queries: Hashes of the queries that it was trained on; None if unknown.
         generate: Generate the answer and parse it, instead of scoring every label of the scale.
-        max_new_tokens: Maximum number of generated tokens.
         engine_id: The engine, see `Engine.engine_id`.
         conditions: All that a grade depends on besides the prompt, as JSON.
     """
