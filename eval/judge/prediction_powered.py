@@ -143,6 +143,7 @@ def prediction_powered_measure(
     judged: Qrels,
     measure: str = "nDCG@10",
     *,
+    minus: Run | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PredictionPowered:
@@ -151,31 +152,19 @@ def prediction_powered_measure(
     Rows are topics; values are the measure under each set of qrels. Unjudged documents count as the measure defines
     (nDCG: not relevant), for each set by its own judgments.
 
+    Args:
+        minus: Another run; the mean is then that of the paired difference by topic.
+
     Raises:
         DataError, UsageError: as `prediction_powered_mean` and `retrieval_values`.
     """
-    human_values, judge_values = (retrieval_values(run, qrels, [measure])[measure] for qrels in (human, judged))
-    return prediction_powered_mean(human_values, judge_values, resamples=resamples, seed=seed)
 
+    def values(qrels: Qrels) -> dict[str, float]:
+        of_run = retrieval_values(run, qrels, [measure])[measure]
+        of_other = retrieval_values(minus, qrels, [measure])[measure] if minus is not None else {}
+        return {topic: value - of_other.get(topic, 0.0) for topic, value in of_run.items()}
 
-def prediction_powered_difference(
-    a: Run,
-    b: Run,
-    human: Qrels,
-    judged: Qrels,
-    measure: str = "nDCG@10",
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> PredictionPowered:
-    """Mean paired difference of two runs, a minus b, by topic; see `prediction_powered_measure`."""
-    human_values, judge_values = (_differences(a, b, qrels, measure) for qrels in (human, judged))
-    return prediction_powered_mean(human_values, judge_values, resamples=resamples, seed=seed)
-
-
-def _differences(a: Run, b: Run, qrels: Qrels, measure: str) -> dict[str, float]:
-    values_a, values_b = (retrieval_values(run, qrels, [measure])[measure] for run in (a, b))
-    return {topic: values_a[topic] - values_b[topic] for topic in values_a}
+    return prediction_powered_mean(values(human), values(judged), resamples=resamples, seed=seed)
 
 
 def _check(human: Mapping[str, float], judged: Mapping[str, float], clusters: Mapping[str, str] | None) -> None:

@@ -138,15 +138,6 @@ def test_a_passage_too_long_for_the_judge_is_named(ask, files, tmp_path, generat
     assert not (tmp_path / "qrels.txt").exists()
 
 
-def test_pairs_from_qrels_are_judged_without_using_their_grades(ask, tmp_path):
-    (tmp_path / "pairs.txt").write_text("t0 0 d03 2\nt0 d04\nt0 d04\nt2 d03\n", encoding="utf-8")
-    ask(runs=(), pairs=tmp_path / "pairs.txt")
-    assert {topic: list(row) for topic, row in read_qrels(tmp_path / "qrels.txt").items()} == {
-        "t0": ["d03", "d04"],
-        "t2": ["d03"],
-    }
-
-
 @pytest.mark.slow
 def test_invalid_answers_are_stored_separately(ask, tmp_path, monkeypatch):
     """A base of random weights generates no label; its answers are stored and give no qrels."""
