@@ -100,9 +100,6 @@ def calibration_curve(
 def grade_curve(human: Qrels, judged: Run, *, seed: int = 0) -> list[CurvePoint]:
     """Mean human grade by the judge's grade, over the pairs that both graded, with a point for each distinct grade.
 
-    Raises:
-        UsageError: when no pair was graded by both.
-
     Examples:
         >>> points = grade_curve({"q": {"d1": 0, "d2": 2}}, {"q": {"d1": 1, "d2": 1}})
         >>> [(point.predicted, point.observed, point.n) for point in points]
@@ -114,8 +111,6 @@ def grade_curve(human: Qrels, judged: Run, *, seed: int = 0) -> list[CurvePoint]
         for document, grade in row.items()
         if document in judged.get(query, {})
     ]
-    if not pairs:
-        raise UsageError("people and the judge have no pair in common")
     predicted, observed = (np.array([pair[side] for pair in pairs], dtype=float) for side in (0, 1))
     members = [np.flatnonzero(predicted == value) for value in np.unique(predicted)]
     return _points(predicted, observed, [query for _, _, query in pairs], members, False, seed)

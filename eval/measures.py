@@ -230,7 +230,10 @@ def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> list[float]:
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    _check_texts(outputs, references)
+    if len(outputs) != len(references):
+        raise UsageError(f"{len(outputs)} outputs cannot be compared with {len(references)} references")
+    if not outputs:
+        raise UsageError("there are no outputs to measure")
     scorer = RougeScorer(["rougeL"], tokenizer=_WordTokenizer())
     return [
         float(scorer.score(reference, output)["rougeL"].fmeasure)
@@ -243,10 +246,3 @@ class _WordTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         return [part for word in words(text) for part in word.split("_") if part]
-
-
-def _check_texts(outputs: Sequence[str], references: Sequence[str]) -> None:
-    if len(outputs) != len(references):
-        raise UsageError(f"{len(outputs)} outputs cannot be compared with {len(references)} references")
-    if not outputs:
-        raise UsageError("there are no outputs to measure")

@@ -152,13 +152,12 @@ def cards_json(cards: JudgeCards) -> dict[str, Any]:
 
 
 def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Sequence[CurvePoint]:
-    """Calibration curve of the valid answers; empty if no human-graded pair has one."""
+    """Calibration curve of the valid answers."""
     valid = {
         topic: {document: float(grade) for document, grade in row.items() if grade is not None and grade in scale}
         for topic, row in labels.items()
     }
-    shared = any(document in valid.get(topic, {}) for topic, row in human.items() for document in row)
-    return grade_curve(human, valid, seed=seed) if shared else ()
+    return grade_curve(human, valid, seed=seed)
 
 
 def _check_lineage(

@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.agreement import Floats, as_scale, confusion
+from searchlora.eval.agreement import Floats, as_scale, confusion, listed
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.formats.base import json_rows
 from searchlora.eval.judgments.card import invalid_path, read_card
@@ -192,7 +192,7 @@ def check_grades(human: Qrels, scale: Sequence[int], prefix: str = "") -> None:
         for document, grade in row.items():
             if grade not in scale:
                 raise DataError(
-                    f"the human grade {grade} is outside the scale {', '.join(map(str, scale))}",
+                    f"the human grade {grade} is outside the scale {listed(scale)}",
                     where=f"{prefix}topic {topic}, document {document}",
                     fix="Give the scale of the human grades.",
                 )

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from searchlora.errors import UsageError
-from searchlora.eval.agreement import agreement_rate, as_scale, confusion, disagreement, kappa
+from searchlora.eval.agreement import agreement_rate, as_scale, confusion, disagreement, kappa, listed
 from searchlora.eval.judge.calibration import Calibration
 from searchlora.eval.judge.labels import Labels, check_grades
 from searchlora.eval.judgments.card import JudgmentsCard
@@ -69,7 +69,7 @@ def merge_qrels(
     grade_scale = as_scale(scale if scale is not None else {grade for row in human.values() for grade in row.values()})
     if calibration is not None and calibration.scale != grade_scale:
         raise UsageError(
-            f"the calibration is for the grades {_named(calibration.scale)}, not for {_named(grade_scale)}"
+            f"the calibration is for the grades {listed(calibration.scale)}, not for {listed(grade_scale)}"
         )
     check_grades(human, grade_scale)
     labels = {
@@ -79,7 +79,7 @@ def merge_qrels(
     outside = sorted({label for row in labels.values() for label in row.values() if label is not None} - {*grade_scale})
     if outside and scale is None:
         raise UsageError(
-            f"the grade {outside[0]} does not occur among the human grades ({_named(grade_scale)})",
+            f"the grade {outside[0]} does not occur among the human grades ({listed(grade_scale)})",
             fix="Give the scale; labels outside it are then left out as invalid.",
         )
     qrels: dict[str, dict[str, int]] = {topic: dict(row) for topic, row in human.items()}
@@ -157,7 +157,3 @@ def _rule(grades: Mapping[int, int] | None, calibration: Calibration | None) -> 
     if calibration is not None:
         parts.append(f"then calibrated (isotonic) on {calibration.n} human labels of {calibration.queries} topics")
     return "; ".join(parts)
-
-
-def _named(scale: Sequence[int]) -> str:
-    return ", ".join(map(str, scale))
