@@ -42,25 +42,6 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
     return sorted(scores, key=lambda document: (single[document], document), reverse=True)
 
 
-def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
-    """The judgments of a qrels file, plain or gzip, one at a time: line number, topic, document, grade.
-
-    A document that is judged twice is not noticed here.
-
-    Raises:
-        DataError: naming file and line, when a line has not four fields or its grade is no whole number.
-    """
-    for number, line in numbered_lines(Path(path)):
-        try:
-            topic, _, document, text = _fields(line)
-            grade = whole_number(text)
-        except ValueError:
-            text = split_line(line, QRELS_LINE, f"{path}, line {number}")[3]
-            raise DataError(f"the grade '{text}' is not a whole number", where=f"{path}, line {number}") from None
-        check_grade(grade, f"{path}, line {number}")
-        yield number, topic, document, grade
-
-
 def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     """Read a run file, plain or gzip. Scores decide; the ranks in the file are not used, as in trec_eval.
 
@@ -140,18 +121,6 @@ def check_grade(grade: int, where: str) -> None:
     """Raise `DataError` for a grade outside 32 bits."""
     if abs(grade) > GREATEST_GRADE:
         raise DataError(f"the grade {grade} is out of range", where=where, fix=f"The greatest is {GREATEST_GRADE}.")
-
-
-def whole_number(text: str) -> int:
-    """The whole number written in a text: `3`, `-1`, and `3.0`, as some tools write it; else raises ValueError."""
-    if "_" in text:
-        raise ValueError(text)
-    try:
-        return int(text)
-    except ValueError:
-        if not (number := float(text)).is_integer():
-            raise
-        return int(number)
 
 
 def split_line(line: str, names: str, where: str) -> list[str]:

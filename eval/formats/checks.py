@@ -32,14 +32,20 @@ def collect_qrels(
         raise UsageError(f"the thresholds {', '.join(map(str, thresholds))} do not rise")
     qrels: dict[str, dict[str, int]] = {}
     for row in rows:
-        topic, document = _id(row.topic, "topic", row.where), _id(row.document, "document", row.where)
+        topic, document, grade = judgment(row, thresholds)
         if topic_ids is not None:
             topic = _topic_of(topic, topic_ids, row.where)
         grades = qrels.setdefault(topic, {})
         if document in grades:
             raise DataError(f"document {document} is judged twice for topic {topic}", where=row.where)
-        grades[document] = _grade(row.value, thresholds, row.where)
+        grades[document] = grade
     return qrels
+
+
+def judgment(row: TripleRow, thresholds: Sequence[float] | None = None) -> tuple[str, str, int]:
+    """Topic, document and grade of a row. Raises `DataError` for a missing id or a value that is not a grade."""
+    topic, document = _id(row.topic, "topic", row.where), _id(row.document, "document", row.where)
+    return topic, document, _grade(row.value, thresholds, row.where)
 
 
 def collect_run(rows: Iterable[TripleRow]) -> dict[str, dict[str, float]]:

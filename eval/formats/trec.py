@@ -27,7 +27,8 @@ _LABEL = re.compile(r"(Number|Topic|Description|Narrative|Domain|Summary)\s*:")
 _FIELDS = {"num": "id", "title": "query", "desc": "description", "narr": "narrative"}
 
 
-def _qrels_rows(path: Path) -> Iterator[TripleRow]:
+def qrels_rows(path: Path) -> Iterator[TripleRow]:
+    """The lines of a qrels file. Raises `DataError` naming a line that has not four fields."""
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         topic, _, document, grade = split_line(line, QRELS_LINE, where)
@@ -110,7 +111,7 @@ TREC = Format(
         shape=QRELS_LINE,
         recognises=lambda head: _looks_like(head.line, QRELS_LINE, 3),
         suffixes=("", ".txt", ".trec", ".qrels"),
-        read=_qrels_rows,
+        read=qrels_rows,
         write=write_qrels,
     ),
     run=Form(
