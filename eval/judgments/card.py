@@ -7,7 +7,7 @@ unknown source.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats import Topics, format_for_name, write_qrels, write_run
+from searchlora.eval.formats import Topics, format_for_name, write_qrels
 from searchlora.eval.formats.beir import qrels_file
 from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.sources import (
@@ -28,7 +28,7 @@ from searchlora.eval.judgments.sources import (
     read_sources,
     sources_path,
 )
-from searchlora.eval.trec import Qrels, Run
+from searchlora.eval.trec import Qrels
 from searchlora.files import atomic_text, file_sha256, numbered_lines, parse_json
 
 SCHEMA_VERSION = 1
@@ -273,33 +273,24 @@ def sources_of(path: str | Path, declared: Source | None = None) -> GradeSources
 
 def write_run_card(path: str | Path, card: RunCard) -> RunCard:
     """Write the card of an existing run file; returns it with the hash of the file. Raises `DataError`."""
-    return _written_run(path, replace(card, run_sha256=file_sha256(path)))
+    return _written_run(Path(path), card, Path(path))
 
 
-def write_run_with_card(path: str | Path, run: Run, tag: str, card: RunCard, format: str = "trec") -> RunCard:
-    """Write a run file and its card, the card first, as `write_judgments`; returns the card with the hash of the file.
+def write_run_with_card(path: str | Path, card: RunCard, write: Callable[[Path], None]) -> RunCard:
+    """Write a run file by `write`, and its card before it; returns the card with the hash of the file.
 
-    Raises:
-        DataError: when a file cannot be written, or an id or a score cannot stand in a run.
-        UsageError: for an unknown format.
+    After a kill in between, `read_run_card` reports a changed or missing file, and a run is never taken for one of
+    unknown adapters.
     """
     target = Path(path)
     with _draft(target) as draft:
-        write_run(draft, run, tag, format)
-        return _written_run(target, replace(card, run_sha256=file_sha256(draft)))
+        write(draft)
+        return _written_run(target, card, draft)
 
 
-def publish_run(path: str | Path, texts: Iterable[str], card: RunCard) -> RunCard:
-    """Write a run file, and its card before it, from the texts of `eval.trec.run_lines`. Raises `DataError`."""
-    target = Path(path)
-    with _draft(target) as draft:
-        with atomic_text(draft) as out:
-            out.writelines(texts)
-        return _written_run(target, replace(card, run_sha256=file_sha256(draft)))
-
-
-def _written_run(path: str | Path, card: RunCard) -> RunCard:
-    _write(path, asdict(card))
+def _written_run(target: Path, card: RunCard, run: Path) -> RunCard:
+    card = replace(card, run_sha256=file_sha256(run))
+    _write(target, asdict(card))
     return card
 
 
