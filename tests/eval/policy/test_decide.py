@@ -257,16 +257,6 @@ def test_the_invalid_rate_is_of_all_rows_that_the_system_answered():
     assert found == {"invalid rate": pytest.approx(0.05)}
 
 
-def test_a_slice_value_missing_since_the_last_decision_is_refused():
-    then = ("slice kind = even", "slice kind = rare", "slice kindness = big")
-    policy = Policy(slices={"kind": {}})
-    assert broken(policy, compared(0.05), sliced=then) == {"slice kind = rare": None}
-    assert broken(Policy(slices={"kind": {"values": ["odd"]}}), compared(0.05), sliced=then) == {}
-    accepted = decide(policy, compared(0.05), "new@2", Facts(ROLES, sliced=then, accepted=True))
-    (result,) = [each for each in accepted if each.rule == "slice kind = rare"]
-    assert (result.passed, result.finding) == (True, "accepted: was in the last decision and is not in this data")
-
-
 def test_a_removed_incumbent_is_an_error():
     gone = Facts({"base": "base"}, removed="version 3, which 'production' meant")
     (result,) = [each for each in decide(Policy(), compared(0.05), "new@2", gone) if not each.passed]
