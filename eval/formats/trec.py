@@ -23,7 +23,7 @@ TOPIC_LINE = "id<tab>query"
 _NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
 _BLOCK = re.compile(r"<top>(.*?)(</top>|(?=<top>)|\Z)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<(\w+)>(.*?)(?=</?\w+>|\Z)", re.DOTALL)
-_LABEL = re.compile(r"(Number|Topic|Description|Narrative|Domain|Summary)\s*:")
+_LABEL = re.compile(r"\A(Number|Topic|Description|Narrative|Domain|Summary)\s*:")
 _FIELDS = {"num": "id", "title": "query", "desc": "description", "narr": "narrative"}
 
 
@@ -67,12 +67,8 @@ def _blocks(path: Path) -> Iterator[TopicRow]:
             name = _FIELDS.get(tag.lower(), tag.lower())
             if name in fields:
                 raise DataError(f"<{tag}> occurs twice in the topic", where=where)
-            fields[name] = " ".join(_LABEL.sub("", content, count=1).split() if _labelled(content) else content.split())
+            fields[name] = " ".join(_LABEL.sub("", content.strip()).split())
         yield TopicRow(where, fields.pop("id", None), {name: value for name, value in fields.items() if value})
-
-
-def _labelled(content: str) -> bool:
-    return _LABEL.match(content.lstrip()) is not None
 
 
 def _write_topics(path: Path, topics: Topics) -> None:
