@@ -55,6 +55,7 @@ def _submit(
     if len(requests) > service.config.waiting:
         limit = service.config.waiting
         raise ApiError(400, "invalid_value", f"At most {limit} requests are taken at once.", param="requests")
+    service.check_store()  # an error of one request does not tell that the store has disappeared
     models: list[str] = []
 
     def engine_requests() -> Iterator[tuple[EngineRequest, Sequence[str], float | None]]:
