@@ -108,7 +108,6 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
         is_open=_is_open,
         max_body_bytes=config.max_body,
         timeout=config.timeout,
-        requests_per_minute=config.per_minute,
         max_active_requests=max_active_requests or config.max_active_requests,
     )
     app.add_middleware(ErrorResponses, check_store=service.check_store)
