@@ -22,10 +22,10 @@ _BODY_SECONDS = 30.0
 
 
 class RequestGuard:
-    """ASGI middleware of both servers that answers 401, 403, 408, 413, 429, 431, 503 and 504 itself.
+    """ASGI middleware of both servers that refuses requests with 400, 401, 403, 408, 413, 431, 503 and 504.
 
     A request that passes carries its client in `scope["state"]["client_id"]`: an API key's number, or an address where
-    no keys are set. Its response has a write time-out.
+    no keys are set. Its response has a write time-out. `ErrorResponses` around it answers refused ones.
 
     Args:
         api_keys: Every request must carry one of them; empty: no key is required, but the host and the origin are
@@ -55,38 +55,29 @@ class RequestGuard:
         self._active_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
+        """Pass the request on, or raise the `ApiError` that refuses it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         send = with_headers(send, self._headers) if self._headers else send
-        if (error := _framing_error(scope["headers"])) is not None:
-            await error.response()(scope, receive, send)
-            return
+        _check_framing(scope["headers"])
         if self._is_open(scope["path"]):
             await self._forward(scope, receive, send)
             return
         self._active_requests += 1
-        try:
-            await self._check_and_forward(scope, receive, send)
-        finally:
-            self._active_requests -= 1
-
-    async def _check_and_forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if self._active_requests > self._max_active_requests:
                 message = f"The server is busy with {self._active_requests - 1} requests."
                 raise ApiError(503, "busy", message, retry_after=1)
             scope.setdefault("state", {})["client_id"] = self._client_id(scope)
             body = await self._read_body(Headers(scope=scope), receive)
-        except ApiError as error:
-            await error.response()(scope, receive, send)
-            return
-        with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
-            await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._timeout))
+            with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
+                await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._timeout))
+        finally:
+            self._active_requests -= 1
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application; answer 504 if its response has not begun at the time limit."""
+        """Call the application; raise 504 if its response has not begun at the time limit."""
         begun = False
 
         async def tracked_send(message: Message) -> None:
@@ -102,7 +93,7 @@ class RequestGuard:
             if begun or not limit.expired():
                 raise
             message = "The time limit of the request passed. Allow more time, or ask less."
-            await ApiError(504, "deadline_exceeded", message).response()(scope, receive, send)
+            raise ApiError(504, "deadline_exceeded", message) from None
 
     def _client_id(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
@@ -160,18 +151,17 @@ class RequestGuard:
         return body
 
 
-def _framing_error(headers: Sequence[tuple[bytes, bytes]]) -> ApiError | None:
-    """The error of a request whose end is ambiguous or whose headers are too long; it closes the connection.
+def _check_framing(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse a request whose end is ambiguous or whose headers are too long, and close the connection.
 
     A request with both `Content-Length` and `Transfer-Encoding` may be request smuggling (RFC 9112, section 6.1).
     """
     names = {name for name, _ in headers}
     if b"content-length" in names and b"transfer-encoding" in names:
         message = "Content-Length and Transfer-Encoding exclude each other."
-        return ApiError(400, "invalid_http", message, close=True)
+        raise ApiError(400, "invalid_http", message, close=True)
     if sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES:
-        return ApiError(431, "header_too_long", f"Headers have at most {MAX_HEAD_BYTES} bytes.", close=True)
-    return None
+        raise ApiError(431, "header_too_long", f"Headers have at most {MAX_HEAD_BYTES} bytes.", close=True)
 
 
 def _network_location(origin: str) -> str | None:
