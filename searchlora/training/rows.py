@@ -14,6 +14,12 @@ from searchlora.records import Record
 from searchlora.task import GenerationTask
 from searchlora.training.graded import GradedRows, graded_rows
 
+#: Number of batches within which rows are sorted by length.
+_BLOCK = 32
+
+#: Chunks searched for one that fits into a batch.
+_LOOKAHEAD = 64
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -90,15 +96,14 @@ class LengthGroupedBatches:
         lengths: Tokens of each row.
         batch_size: Rows per batch.
         seed: Of the order.
-        block: Number of batches within which rows are sorted by length.
 
     Examples:
         >>> list(LengthGroupedBatches([9, 1, 8, 2], batch_size=2, seed=0))
         [1, 3, 2, 0]
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, block: int = 32) -> None:
-        self.lengths, self.batch_size, self.seed, self.block = lengths, batch_size, seed, block
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -118,7 +123,7 @@ class LengthGroupedBatches:
     def _batches(self, generator: random.Random) -> list[list[int]]:
         order = list(range(len(self.lengths)))
         generator.shuffle(order)
-        size = self.block * self.batch_size
+        size = _BLOCK * self.batch_size
         grouped: list[int] = []
         for start in range(0, len(order), size):
             grouped += sorted(order[start : start + size], key=lambda index: (self.lengths[index], index))
@@ -146,9 +151,8 @@ class GroupedBatches(LengthGroupedBatches):
         batch_size: int,
         group_size: int,
         seed: int,
-        block: int = 32,
     ) -> None:
-        super().__init__(lengths, batch_size, seed, block)
+        super().__init__(lengths, batch_size, seed)
         self.grades, self.group_size = grades, group_size
         self._rows: dict[int, list[int]] = {}
         for row, group in enumerate(groups):
@@ -161,7 +165,7 @@ class GroupedBatches(LengthGroupedBatches):
             number = -(-len(rows) // self.group_size)
             chunks += [rows[start::number] for start in range(number)]
         generator.shuffle(chunks)
-        in_block = self.block * self.batch_size // self.group_size
+        in_block = _BLOCK * self.batch_size // self.group_size
         ordered: list[list[int]] = []
         for start in range(0, len(chunks), in_block):
             ordered += sorted(chunks[start : start + in_block], key=lambda chunk: max(self.lengths[r] for r in chunk))
@@ -181,7 +185,3 @@ def _packed(chunks: Sequence[list[int]], size: int) -> Iterator[list[int]]:
             if chunk[room:]:
                 waiting.insert(0, chunk[room:])
         yield batch
-
-
-#: Chunks searched for one that fits into a batch.
-_LOOKAHEAD = 64
