@@ -49,14 +49,12 @@ def load_tokenizer(base: BaseModel) -> Any:
 
 
 def computed_in(precision: Precision, device: str | None = None) -> Precision:
-    """The precision in which a model is computed on a device: bf16 is fp32 on a processor that cannot multiply bf16.
+    """The precision in which a model is computed on a device (None: the GPU if there is one): bf16 is fp32 on a
+    processor that cannot multiply bf16.
 
     There PyTorch converts bf16 numbers before it multiplies them: products take 11 times as long as in fp32 with
     AVX-512 but without its bf16 instructions, and 50 times with AVX2 only. fp32 needs up to twice the memory and rounds
     less.
-
-    Args:
-        device: None: the GPU if there is one.
     """
     import torch
 
@@ -85,8 +83,8 @@ def load_model(
 
     Raises:
         BaseModelMoved: if the folder is not there.
-        BaseModelError: for a folder without a causal language model that transformers can load, or with missing
-            weights. An encoder is refused: transformers would load it with a random output layer.
+        BaseModelError: for a folder without a causal language model that transformers can load (it would load an
+            encoder with a random output layer), or with missing weights.
     """
     choose_threads()
     import torch
@@ -135,10 +133,7 @@ def load_encoder(base: BaseModel, *, quantization: Quantization = "none", device
     """A fresh `SentenceTransformer` in float32, frozen, in eval mode.
 
     A folder without `modules.json` is a plain transformer; the mean of its token vectors is the vector of a text.
-
-    Args:
-        quantization: Of the transformer's linear layers, see `load_model`; to train on.
-        device: "cpu", "cuda", ...; by default the GPU if there is one.
+    `quantization` is of the transformer's linear layers, to train on.
 
     Raises:
         BaseModelMoved: if the folder is not there.

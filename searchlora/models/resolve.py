@@ -171,14 +171,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def architectures_of(config: Mapping[str, Any]) -> list[str]:
-    """The class names in a `config.json`; empty if it names none.
-
-    Examples:
-        >>> architectures_of({"architectures": ["LlamaForCausalLM"]})
-        ['LlamaForCausalLM']
-        >>> architectures_of({"architectures": 5})
-        []
-    """
+    """The class names in a `config.json`; empty if it names none."""
     names = config.get("architectures")
     return [str(name) for name in names] if isinstance(names, list) else []
 

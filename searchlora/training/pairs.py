@@ -18,7 +18,6 @@ class PairRow:
     """A row of contrastive training.
 
     Attributes:
-        anchor: The text that is encoded as a query.
         positive: A text that the anchor should rank first.
         negatives: Texts that the anchor should rank below the positive.
         relevant: Keys of all positives of the anchor in the dataset, or the key of its label.

@@ -92,11 +92,6 @@ class LengthGroupedBatches:
     transformers' own grouping leaves the batches of a block sorted from long to short. Here their order is random, and
     the same for the same seed and epoch, so a resumed run sees the same batches.
 
-    Args:
-        lengths: Tokens of each row.
-        batch_size: Rows per batch.
-        seed: Of the order.
-
     Examples:
         >>> list(LengthGroupedBatches([9, 1, 8, 2], batch_size=2, seed=0))
         [1, 3, 2, 0]
@@ -135,12 +130,6 @@ class GroupedBatches(LengthGroupedBatches):
 
     The rows of a group are sorted by grade and dealt in turn to chunks of at most `group_size`. Chunks of similar
     length share a batch, and the batches are shuffled. A chunk is split only where no other fills its batch.
-
-    Examples:
-        >>> groups, grades = [5, 5, 5, 5, 7], [0, 0, 1, 1, 2]
-        >>> rows = list(GroupedBatches([9] * 5, groups, grades, batch_size=2, group_size=2, seed=0))
-        >>> [sorted(grades[row] for row in rows[start : start + 2]) for start in (0, 2, 4)]
-        [[0, 1], [0, 1], [2]]
     """
 
     def __init__(

@@ -37,9 +37,7 @@ class LoraMapping:
     """The slots of a batch's rows.
 
     Attributes:
-        row_slots: Slot of each row.
         adapter_rows: Slots and the rows that use them, in ascending order, without the base model's.
-        device: Of index tensors.
         derived: What slots have computed from the mapping, by keys of their own.
     """
 
