@@ -209,6 +209,21 @@ class Reranked(TypedDict):
     results: list[RerankResult]
 
 
+class Classified(TypedDict):
+    index: int
+    label: str | None
+    probs: list[float]
+    num_classes: int
+    labels: list[str]
+    invalid: NotRequired[str]
+
+
+class Classifications(ListOf[Classified]):
+    id: str
+    created: int
+    model: str
+
+
 class Rewritten(TypedDict):
     object: Literal["rewrite"]
     model: str

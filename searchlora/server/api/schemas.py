@@ -277,6 +277,18 @@ class RerankRequest(Body):
         ]
 
 
+class ClassifyRequest(Body):
+    """Body of `/v1/classify`, in the shape of vLLM."""
+
+    model: str
+    input: Annotated[
+        list[str],
+        Field(min_length=1, max_length=_MAX_BATCH, fail_fast=True),
+        BeforeValidator(lambda texts: [texts] if isinstance(texts, str) else texts),
+    ]
+    user: Any = None
+
+
 class RewriteRequest(Body):
     """Body of `/v1/rewrite`: a query and the conversation before it."""
 

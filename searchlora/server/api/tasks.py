@@ -1,4 +1,4 @@
-"""Task endpoints: `/v1/tasks/TASK`, and `/v1/rerank` and `/v1/rewrite`.
+"""Task endpoints: `/v1/tasks/TASK`, and `/v1/rerank`, `/v1/classify` and `/v1/rewrite`.
 
 The server renders the task's own prompt, constrains and parses the answer, and applies tuning and fallback, as a stage
 of a pipeline does. Nothing here knows a task by name: the search shapes fill a search context, and a task reads from
@@ -7,6 +7,7 @@ it what it declares.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
@@ -15,16 +16,23 @@ from typing import Any
 from fastapi import Response
 
 from searchlora.errors import PipelineError, RenderError
-from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label
+from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OneLabel
 from searchlora.pipelines.stages.adapter import AdapterStage, with_outputs
 from searchlora.records import Record, SearchContext
 from searchlora.server.api.adapter_tasks import input_schema, record_of
 from searchlora.server.api.client_engine import ClientEngine
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.response_schemas import Reranked, RerankResult, Rewritten, TaskOutputs
+from searchlora.server.api.response_schemas import (
+    Classifications,
+    Classified,
+    Reranked,
+    RerankResult,
+    Rewritten,
+    TaskOutputs,
+)
 from searchlora.server.api.routing import ApiRequest, api_router
-from searchlora.server.api.schemas import RerankRequest, RewriteRequest, TaskRequest
+from searchlora.server.api.schemas import ClassifyRequest, RerankRequest, RewriteRequest, TaskRequest
 from searchlora.server.api.service import Service
 from searchlora.task import GenerationTask
 
@@ -74,6 +82,36 @@ async def rerank(http: ApiRequest, body: RerankRequest) -> Response:
         return {"id": f"rerank-{uuid.uuid4().hex}", "model": stage.label, "results": results[: body.top_n]}
 
     return await _outputs(http, body.model, len(body.documents), run)
+
+
+@router.post("/v1/classify", summary="Classify texts", response_model=Classifications)
+async def classify(http: ApiRequest, body: ClassifyRequest) -> Response:
+    """Give each text a label, with the probability of every label; vLLM's shape."""
+
+    def run(stage: AdapterStage) -> Classifications:
+        searches: list[SearchContext] = [{"id": str(number), "query": text} for number, text in enumerate(body.input)]
+        records = [record for search in searches for record in _records(stage, search)]
+        if not isinstance(stage.task.output(records[0]), OneLabel):
+            raise _unfit(stage, "gives no single label")
+        data: list[Classified] = []
+        for number, (record, output) in enumerate(zip(records, _ask(stage, records), strict=True)):
+            value = output_json(stage.task, record, output)
+            labels: dict[str, float] = value.get("probabilities", {})
+            data.append(
+                {
+                    "index": number,
+                    "label": value["value"],
+                    "probs": list(labels.values()),
+                    "num_classes": len(labels),
+                    "labels": list(labels),
+                }
+            )
+            if not value["valid"]:
+                data[-1]["invalid"] = value["reason"]
+        identity = f"classify-{uuid.uuid4().hex}"
+        return {"id": identity, "object": "list", "created": int(time.time()), "model": stage.label, "data": data}
+
+    return await _outputs(http, body.model, len(body.input), run)
 
 
 @router.post("/v1/rewrite", summary="Rewrite a query", response_model=Rewritten)

@@ -30,7 +30,12 @@ SETTINGS = {
 }
 MODELS = (*SETTINGS, "meaning", "tiny", "encoder", "none", "judge@9", "judge@production", "../judge", "")
 
-TAKES = {"/v1/rerank": ("judge",), "/v1/rewrite": ("rewriter",), "/v1/embeddings": ("meaning", "encoder")}
+TAKES = {
+    "/v1/rerank": ("judge",),
+    "/v1/classify": ("intent",),
+    "/v1/rewrite": ("rewriter",),
+    "/v1/embeddings": ("meaning", "encoder"),
+}
 
 DOCUMENT = document()
 MESSAGES = [{"role": "user", "content": "red couch"}]
@@ -67,6 +72,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("/v1/embeddings", {"model": "encoder", "input": [[5, 6]]}),
     ("/v1/rerank", {"model": "judge", "query": "couch", "documents": [PASSAGE, "a"], "top_n": 1}),
+    ("/v1/classify", {"model": "intent", "input": ["a", "b"]}),
     ("/v1/rewrite", {"model": "rewriter", "query": "telly", "history": [TURN]}),
     ("/v1/tasks/judgment", {"model": "judge", "input": {"query": "a", "passage": "b", "title": "c"}}),
     ("/v1/tasks/rewriting", {"model": "rewriter", "inputs": [{"query": "a", "history": [TURN]}]}),

@@ -114,6 +114,16 @@ def test_rerank_orders_documents_by_expected_grade(client, stage):
     assert "document" not in top[0]
 
 
+def test_classify_gives_labels_with_probabilities(client):
+    answer = posted(client, "/v1/classify", model="intent", input=["i want a couch", "send it back"])
+    assert [text["index"] for text in answer["data"]] == [0, 1]
+    for text in answer["data"]:
+        assert text["labels"] == ["buy", "other", "return"] and text["num_classes"] == 3
+        assert text["label"] == text["labels"][text["probs"].index(max(text["probs"]))]
+        assert sum(text["probs"]) == pytest.approx(1)
+    assert posted(client, "/v1/classify", model="intent", input="i want a couch")["data"] == answer["data"][:1]
+
+
 @pytest.mark.slow
 def test_rewrite_gives_the_query_to_search_with(client, stage):
     search = {"id": "1", "query": "and blue?", "history": [{"role": "user", "text": "a red sofa"}]}
@@ -139,6 +149,7 @@ def test_rewrite_gives_the_query_to_search_with(client, stage):
         ("/v1/tasks/rewriting", {"model": "rewriting", "input": {"query": "a\ud800"}}, 400, "surrogate"),
         ("/v1/rerank", {"model": "intent", "query": "x", "documents": ["a"]}, 400, "grades no passages"),
         ("/v1/rerank", {"model": "judgment", "query": "x", "documents": []}, 400, "documents"),
+        ("/v1/classify", {"model": "rewriting", "input": "x"}, 400, "no single label"),
         ("/v1/rewrite", {"model": "intent", "query": "x"}, 400, "writes 'intent', not 'query'"),
     ],
 )
