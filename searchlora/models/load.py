@@ -11,7 +11,14 @@ from typing import Any, Literal
 from searchlora.errors import BaseModelError, some
 from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.processor import multiplies_bf16
-from searchlora.models.resolve import BaseModel, architectures_of, check_exists, read_json_object, read_modules
+from searchlora.models.resolve import (
+    BaseModel,
+    architectures_of,
+    check_exists,
+    check_no_adapter,
+    read_json_object,
+    read_modules,
+)
 from searchlora.threads import choose_threads, watch_other_processes
 
 Quantization = Literal["nf4", "none"]
@@ -213,7 +220,7 @@ def _contiguous_head_input(model: Any) -> None:
 
 
 def _check_generative(base: BaseModel) -> None:
-    _check_no_adapter(base.path)
+    check_no_adapter(base.path)
     names = architectures_of(read_json_object(base.path / "config.json"))
     if names and not any(part in name for name in names for part in _GENERATIVE):
         raise BaseModelError(
@@ -238,7 +245,7 @@ def _nf4(dtype: Any) -> Any:
 def _check_modules(folder: Path) -> None:
     """Refuse modules that load code, pickles or further modules, whichever release of sentence-transformers runs."""
     file = folder / "modules.json"
-    _check_no_adapter(folder)
+    check_no_adapter(folder)
     for module in read_modules(folder):
         package, _, name = module.type.rpartition(".")
         if package.partition(".")[0] != "sentence_transformers" or name not in _ENCODER_MODULES:
@@ -249,7 +256,7 @@ def _check_modules(folder: Path) -> None:
                 fix=f"Supported: {', '.join(sorted(_ENCODER_MODULES))}.",
             )
         subfolder = folder / module.path
-        _check_no_adapter(subfolder)
+        check_no_adapter(subfolder)
         if name == "Transformer":  # loads safetensors only
             continue
         if pickles := [each.name for each in subfolder.glob("*") if each.suffix.lower() in _PICKLES]:
@@ -258,9 +265,3 @@ def _check_modules(folder: Path) -> None:
                 where=str(subfolder),
                 fix="Save them as safetensors and delete the pickle.",
             )
-
-
-def _check_no_adapter(folder: Path) -> None:
-    """Refuse a folder with an adapter: transformers would load it, even from a pickle, on the base that it names."""
-    if (folder / "adapter_config.json").exists():
-        raise BaseModelError("is the folder of an adapter, not of a base model", where=str(folder))
