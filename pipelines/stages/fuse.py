@@ -78,15 +78,7 @@ class FuseSettings(RetrieveSettings):
         return self.weights or (1.0,) * len(self.of)
 
     def fused_hits(self, hits: PartHits, weights: Sequence[float]) -> list[Hit]:
-        """See `StageSettings.fused_hits`.
-
-        Examples:
-            >>> from searchlora.pipelines.stages.bm25 import Bm25Settings
-            >>> settings = FuseSettings(of=(Bm25Settings(), Bm25Settings()), k=5)
-            >>> one, two = [Hit("a", 2.0), Hit("b", 1.0)], [Hit("b", 9.0)]
-            >>> [hit.document for hit in settings.fused_hits([[one, two]], (1.0, 0.0))]
-            ['a', 'b']
-        """
+        """See `StageSettings.fused_hits`."""
         used = {part: weight for part, weight in enumerate(weights) if weight > 0}
         by_query = [
             fuse([parts[part] for part in used], method=self.method, weights=[*used.values()], rrf_k=self.rrf_k)

@@ -26,11 +26,6 @@ class FieldTest:
     Attributes:
         values: Operator -> case-folded values, one of which must be fulfilled, as pairs; all operators must hold. A
             bound that is no number is left out.
-
-    Examples:
-        >>> test = FieldTest((("max", frozenset({"50"})),))
-        >>> test("49.9"), test("50.5"), test("on request")
-        (True, False, False)
     """
 
     values: tuple[tuple[Operator, frozenset[str]], ...]
