@@ -116,13 +116,12 @@ def _explained(stage: Stage, before: SearchContext, after: SearchContext, sought
     """What a stage did with a document."""
     hits: Sequence[Hit] | None = after.get("hits") if has_own_hits(after) else None
     rank, score = sought.place(hits or ())
-    earlier = before.get("skipped", {})
-    skipped = {label: reason for label, reason in after.get("skipped", {}).items() if label not in earlier}
+    earlier, now = before.get("skipped", {}), after.get("skipped", {})
     retrieved = None
-    if stage.label in skipped:
-        notes = [f"the stage was skipped: {skipped[stage.label]}"]
-    else:
-        sought = replace(sought, skipped=skipped)  # parts of a fusion
+    if now is not earlier and stage.label in now:
+        notes = [f"the stage was skipped: {now[stage.label]}"]
+    else:  # or parts of a fusion were
+        sought = replace(sought, skipped={label: now[label] for label in now if label not in earlier})
         retrieved = stage.look_up(before, sought)
         notes = list(_notes(stage, before, after, sought, rank, retrieved))
     return StageExplanation(
