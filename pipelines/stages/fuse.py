@@ -13,7 +13,7 @@ from searchlora.errors import EngineError
 from searchlora.pipelines.stages.conditions import Conditions
 from searchlora.pipelines.stages.explanation import Retrieved, Sought
 from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage, searched_queries
-from searchlora.pipelines.stages.stage import BuildContext, PartHits, Stage, StageSettings
+from searchlora.pipelines.stages.stage import BuildContext, PartHits, StageSettings
 from searchlora.records import Hit, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.fusion import Failure, Fused, Source, fuse
@@ -97,17 +97,18 @@ class FuseSettings(RetrieveSettings):
 
     def build(self, context: BuildContext) -> FuseStage:
         """Build the parts."""
-        return self.of_parts([part.build(context) for part in self.of])
+        built = [part.build(context) for part in self.of]
+        return self.of_parts([part for part in built if isinstance(part, RetrieveStage)])
 
-    def of_parts(self, parts: Sequence[Stage]) -> FuseStage:
-        built = [part for part in parts if isinstance(part, RetrieveStage)]
+    def of_parts(self, parts: Sequence[RetrieveStage]) -> FuseStage:
+        """The stage that fuses the hits of built parts, one for each of `of`."""
         sources = [
             Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip", own.budget_s)
-            for part, weight, own in zip(built, self.part_weights, self.of, strict=True)
+            for part, weight, own in zip(parts, self.part_weights, self.of, strict=True)
         ]
         fused = Fused(sources, method=self.method, rrf_k=self.rrf_k)
-        label = self.label(*(part.label for part in built), name=self.method)
-        return FuseStage(fused, self.k, label, self.filter_by, self.kind, parts=tuple(built), settings=self)
+        label = self.label(*(part.label for part in parts), name=self.method)
+        return FuseStage(fused, self.k, label, self.filter_by, self.kind, parts=tuple(parts), settings=self)
 
 
 def _filtered_by(stage: RetrieveSettings, filter_by: Conditions) -> RetrieveSettings:

@@ -184,10 +184,6 @@ class StageSettings(Settings):
         del parts
         return self
 
-    def of_parts(self, parts: Sequence[Stage]) -> Stage:
-        """The stage of built parts, one for each of `parts`."""
-        raise NotImplementedError
-
     @property
     def part_weights(self) -> tuple[float, ...]:
         """The weight of each part in a fusion, which `tune` chooses; empty for a stage that fuses nothing."""
