@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveFloat, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from searchlora.errors import EngineError
 from searchlora.pipelines.stages.conditions import Conditions
@@ -39,7 +38,7 @@ class FuseSettings(RetrieveSettings):
     rrf_k: float = Field(
         60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
     )
-    weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
+    weights: tuple[PositiveFloat, ...] | None = Field(None, description="one positive weight per stage under 'of'")
 
     @model_validator(mode="before")
     @classmethod
@@ -65,8 +64,6 @@ class FuseSettings(RetrieveSettings):
         stages = info.data.get("of")
         if weights is not None and stages is not None and len(weights) != len(stages):
             raise ValueError(f"there are {len(weights)} weights for {len(stages)} stages")
-        if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
-            raise ValueError("weights must be above 0")
         return weights
 
     @property
