@@ -9,21 +9,14 @@ from typing import Any
 
 from searchlora.data.formats import tables
 from searchlora.data.formats.clinc150 import read_clinc150
-from searchlora.data.formats.common import NATIVE, Converted, mapped, native, native_columns, with_options, with_split
+from searchlora.data.formats.common import Converted, mapped, native_format, shop_format, with_options, with_split
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
-from searchlora.files import Rows
 from searchlora.records import Format, Options, Record
 from searchlora.tasks.intent.settings import KINDS, OPTIONS, read_labels, read_schema, requested_kind
 
-SHOP_RECORDS = "intent.jsonl"
 SHOP_SCHEMA = "intent.schema.json"
-
-REQUIRED_FIELDS = ("id", "group", "query")
-
-#: Fields that a table cell holds as JSON.
-JSON_FIELDS = ("labels", "object")
 
 
 @dataclass
@@ -109,10 +102,6 @@ def _in_schema_order(schema: Any, value: Any) -> Any:
     return value
 
 
-def _native(source: Path, options: Options) -> Rows:
-    return native(source, options, REQUIRED_FIELDS, JSON_FIELDS)
-
-
 def _labelled(data: Record) -> Record:
     """The record of a labelled text. Texts that differ in case or punctuation only share a group."""
     text = data["text"]
@@ -127,15 +116,12 @@ def _shop_options(source: Path, given: Options) -> Options:
     return {"schema": str(source / SHOP_SCHEMA), "out_of_scope": OUT_OF_SCOPE}
 
 
+_NATIVE = native_format(("id", "group", "query"), ("label", "object"), as_json=("labels", "object"))
+
 FORMATS: Mapping[str, Format] = {
     format.name: with_options(format, OPTIONS, lambda options: AnswerCheck.from_options(options).checked)
     for format in (
-        Format(
-            name="native",
-            description=NATIVE,
-            read=_native,
-            options=native_columns(*REQUIRED_FIELDS, "label", "object"),
-        ),
+        _NATIVE,
         Format(
             name="banking77",
             description="BANKING77 (train.csv and test.csv with text,category), or one of the files",
@@ -154,12 +140,6 @@ FORMATS: Mapping[str, Format] = {
             options=tables.LABEL_COLUMNS,
             needs=("text", "label"),
         ),
-        Format(
-            name="shop",
-            graded_by="synthetic",
-            description="a folder written by the synthetic shop",
-            read=lambda source, options: _native(source / SHOP_RECORDS, options),
-            implied=_shop_options,
-        ),
+        shop_format("intent.jsonl", _NATIVE.read, implied=_shop_options),
     )
 }
