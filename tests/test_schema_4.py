@@ -14,7 +14,8 @@ import pytest
 
 from searchlora.adapters.operations import merge
 from searchlora.adapters.store import Store
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -54,8 +55,13 @@ def test_an_old_adapter_is_reused_where_only_the_key_changed(folder):
     """The recipe in its manifest equals today's but for `method` and keys that did not exist then."""
     store, said = Store(folder / "store"), list[str]()
     overrides = ["base=base", "optim.max_steps=3", "lora.r=4", "optim.batch_size=4", "method=qlora"]
-    stored = train_or_reuse(
-        "rewriting", "datasets/rewriting", "old-rewriting", overrides=overrides, store=store, log=said.append
+    stored = train(
+        "rewriting",
+        "datasets/rewriting",
+        "old-rewriting",
+        TrainingOptions(overrides=overrides, reuse=True),
+        store=store,
+        log=said.append,
     )
     assert stored.reference == "old-rewriting@1" and "Reusing" in said[0]
 
