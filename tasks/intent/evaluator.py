@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from searchlora.eval.aggregate import Aggregate, f1, macro_f1, micro_f1, precision, recall
-from searchlora.eval.calibration import Curve, calibration_curve, expected_calibration_error
+from searchlora.eval.calibration import CurvePoint, calibration_curve, expected_calibration_error
 from searchlora.eval.evaluation import Evaluation, confusion_matrix
 from searchlora.outputs import Label
 from searchlora.task import EvaluationInput
@@ -95,7 +95,7 @@ def _calibration(
     gold: Mapping[str, str],
     outputs: Mapping[str, Label | None],
     clusters: Mapping[str, str],
-) -> tuple[dict[str, Aggregate], dict[str, Curve]]:
+) -> tuple[dict[str, Aggregate], dict[str, list[CurvePoint]]]:
     """Calibration of the most likely label's probability; empty where no output has probabilities."""
     probability: dict[str, float] = {}
     correct: dict[str, bool] = {}
