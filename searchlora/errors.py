@@ -179,16 +179,8 @@ class ZeroDelta(LoadCheckFailed):
     """The adapter's delta B·A is zero, so it changes nothing."""
 
 
-class GoldenRenderMismatch(LoadCheckFailed):
-    """The golden records no longer render to the token ids of training."""
-
-
-class GoldenLogitsMismatch(LoadCheckFailed):
-    """The logits on the golden prompts equal the base's, or differ from the stored ones."""
-
-
-class GoldenVectorsMismatch(LoadCheckFailed):
-    """The vectors of the golden texts equal the base's, or differ from the stored ones."""
+class GoldenMismatch(LoadCheckFailed):
+    """A golden record gives other token ids, logits or vectors than the stored ones, or outputs equal to the base's."""
 
 
 # Training and inference

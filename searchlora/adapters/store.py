@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -57,7 +56,6 @@ REMOVED = "removed.json"
 
 _MAX_REMOVED_BYTES = 2**20
 
-_NUMBER = re.compile(r"[0-9]{1,64}")
 _NUMBERS = TypeAdapter(tuple[Annotated[int, Field(ge=1, le=MAX_VERSION)], ...])
 
 
@@ -256,16 +254,12 @@ class Store:
     def remove(self, reference: str, *, force: bool = False) -> str:
         """Remove a version and return its exact reference, `name@3`. Its number is never assigned again.
 
-        A damaged version is removed like any other, and so is a folder whose number is outside the grammar.
+        A damaged version is removed like any other.
 
         Raises:
             StoreError: if an alias points to it, or the aliases cannot be read, and not `force`; with `force`, aliases
                 that point to it are deleted too.
         """
-        if (stray := self._stray_version(reference)) is not None:
-            with self._locked(stray.parent.name):
-                staging.remove_folder(stray)
-            return reference
         parsed = parse_reference(reference)
         with self._locked_existing(parsed.name):
             number = self._resolve(parsed)
@@ -310,15 +304,14 @@ class Store:
         return tuple(sorted(int(folder) for folder in folders if is_version(folder)))
 
     def _entries(self, name: str) -> Iterator[Entry]:
+        history, evaluations = AliasHistory(self.root / name / ALIASES), tuple[EvaluationRecord, ...]()
         try:
             history = self._aliases(name)
         except StoreError as error:
-            history = AliasHistory(self.root / name / ALIASES)
             yield Entry(name, 0, (), None, str(error))
         try:
             evaluations = self.evaluations(name)
         except StoreError as error:
-            evaluations = ()
             yield Entry(name, 0, (), None, str(error))
         for folder in self._folders(self.root / name):
             if not is_version(folder):
@@ -517,13 +510,6 @@ class Store:
                 )
         except OSError:
             return []
-
-    def _stray_version(self, reference: str) -> Path | None:
-        """The folder of `name@NUMBER` for a number outside the grammar; None if there is none."""
-        name, _, number = reference.partition("@")
-        if not is_name(name) or is_version(number) or number not in self._folders(self.root / name):
-            return None
-        return self.root / name / number if _NUMBER.fullmatch(number) else None
 
     def _removed(self, name: str) -> tuple[int, ...]:
         """Numbers of removed versions. Raises `StoreError` if the file is damaged."""

@@ -17,7 +17,7 @@ from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.errors import (
     BaseMismatch,
-    GoldenVectorsMismatch,
+    GoldenMismatch,
     MissingKey,
     TamperedAdapter,
     TokenizerMismatch,
@@ -125,10 +125,10 @@ def test_a_zero_delta_and_wrong_keys_are_not_stored(store, task, encoder_base, t
 @pytest.mark.slow
 def test_vectors_that_differ_from_the_golden_ones_fail_the_check(stored, store, encoder_base):
     edit_json(stored.path / MANIFEST, lambda values: values["golden"]["vectors"][1]["vector"].__setitem__(3, 0.5))
-    with pytest.raises(GoldenVectorsMismatch, match=r"shouter@1.*'RED TENT' is .* off, over"):
+    with pytest.raises(GoldenMismatch, match=r"shouter@1.*'RED TENT' is .* off, over"):
         check_vectors(store.get("shouter"), encoder_base)
     edit_json(stored.path / MANIFEST, lambda values: values["golden"]["vectors"][1]["vector"].pop())
-    with pytest.raises(GoldenVectorsMismatch, match="inf off"):
+    with pytest.raises(GoldenMismatch, match="inf off"):
         check_vectors(store.get("shouter"), encoder_base)
 
 
@@ -136,7 +136,7 @@ def test_vectors_that_differ_from_the_golden_ones_fail_the_check(stored, store, 
 def test_vectors_equal_to_those_of_the_base_fail_the_check(stored, store, encoder_base):
     """B·A far from zero where it is never used: the load check looks at what comes out, too."""
     edit_weights(stored.path, lambda tensors: {key: value * ("lora_A" in key) for key, value in tensors.items()})
-    with pytest.raises(GoldenVectorsMismatch, match="equal the base's"):
+    with pytest.raises(GoldenMismatch, match="equal the base's"):
         check_vectors(store.get("shouter"), encoder_base)
 
 

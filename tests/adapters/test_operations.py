@@ -7,7 +7,7 @@ import pytest
 
 from searchlora import adapters
 from searchlora.adapters import operations
-from searchlora.errors import BaseMismatch, GoldenRenderMismatch, NotInStore, UsageError
+from searchlora.errors import BaseMismatch, GoldenMismatch, NotInStore, UsageError
 from tests.factories import PROMPT, copy_of, echo_task, trained_adapter_folder
 
 
@@ -61,7 +61,7 @@ def test_merge_refuses_adapters_of_an_earlier_prompt(stored, store, tmp_path, mo
     """The golden records of the new version are rendered anew, so it would pass the check that its parents fail."""
     changed = echo_task(tmp_path / "changed", prompt=PROMPT.replace("Echo", "Repeat"))
     monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: changed)  # noqa: ARG005
-    with pytest.raises(GoldenRenderMismatch, match="echo@1"):
+    with pytest.raises(GoldenMismatch, match="echo@1"):
         adapters.merge([stored.reference, stored.reference], "both", store=store)
 
 
