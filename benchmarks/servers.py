@@ -117,7 +117,7 @@ def vllm(
         # One slot stays empty: on a CPU, vLLM 0.32 gives a request without an adapter the adapter of the last slot if
         # one with an adapter is in the same batch (its pull request 48421).
         "max-loras": adapters + 1,
-        "max-lora-rank": next(each for each in _RANKS if each >= rank),
+        "max-lora-rank": next(allowed for allowed in _RANKS if allowed >= rank),
         "structured-outputs-config": '{"backend": "guidance"}',
     }
     options |= {key.replace("_", "-"): value for key, value in more.items()}

@@ -82,7 +82,7 @@ def summary() -> str:
     if disagreements := disagreements_of(named):
         note = f"{note}\n{disagreements}"
     exceptions = [f"*{line.task}*, {line.data}: {where}" for line in LINES if (where := _base_is_as_good(line))]
-    return markdown_table(header, rows) + f"\n\n{note}\n" + "".join(f"\n{each}\n" for each in exceptions)
+    return markdown_table(header, rows) + f"\n\n{note}\n" + "".join(f"\n{exception}\n" for exception in exceptions)
 
 
 def _compared(line: Line) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings, engine_settings
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.kinds import RENAMED_KINDS, stage_class, stage_classes, stage_names
-from searchlora.pipelines.stages.retrieve import RetrieveSettings
 from searchlora.pipelines.stages.stage import Settings, StageSettings
 
 _READY = Path(__file__).parent
@@ -221,10 +220,12 @@ def is_empty_slot(stage: Any, parameters: Mapping[str, Any]) -> bool:
         >>> is_empty_slot({"adapter": {"name": "$judge"}}, {"judge": None}), is_empty_slot({"bm25": {}}, {})
         (True, False)
     """
-    settings = stage.get("adapter", {}) if isinstance(stage, Mapping) and len(stage) == 1 else None
-    if not isinstance(settings, Mapping) or "name" not in settings:
+    kind, settings = next(iter(stage.items())) if isinstance(stage, Mapping) and len(stage) == 1 else ("", None)
+    kind = RENAMED_KINDS.get(kind, kind)
+    key = stage_class(kind).slot_key if kind in stage_names() else None
+    if key is None or not isinstance(settings, Mapping) or key not in settings:
         return False
-    name = settings["name"]
+    name = settings[key]
     if isinstance(name, str) and name.startswith("$"):
         return name[1:] in parameters and parameters[name[1:]] is None
     return name is None
@@ -238,7 +239,11 @@ def bm25_settings(**settings: Any) -> Bm25Settings:
 def _stage(stage: Any, parameters: Mapping[str, Any], where: str, *, part: bool = False) -> StageSettings:
     content = dict(stage) if isinstance(stage, Mapping) else {str(stage): None}
     kind, values = next(iter(content.items()), ("", None))
-    kinds = _part_kinds() if part else stage_names()
+    kinds = (
+        [kind for kind, model in stage_classes(skipped=lambda _: None).items() if model.fusible]
+        if part
+        else stage_names()
+    )
     if len(content) != 1 or RENAMED_KINDS.get(kind, kind) not in kinds or not isinstance(values, Mapping):
         raise PipelineError(
             f"{list(content)} is not one kind of stage with its settings",
@@ -255,12 +260,6 @@ def _stage(stage: Any, parameters: Mapping[str, Any], where: str, *, part: bool 
     validated = _validated(model, settings, where)
     validated.check_file(where)
     return validated
-
-
-def _part_kinds() -> list[str]:
-    """The kinds that a `fuse` fuses."""
-    classes = stage_classes(skipped=lambda _: None)
-    return [kind for kind, model in classes.items() if issubclass(model, RetrieveSettings)]
 
 
 def _validated(model: type[Model], content: Any, where: str) -> Model:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, read_documents
 from searchlora.errors import PipelineError
 from searchlora.inference.engines import Engines
-from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.corpus import Shared
-from searchlora.pipelines.stages.search_engine import EngineSearchSettings, VectorSearchSettings
-from searchlora.pipelines.stages.stage import BuildContext, StageSettings, leaves, pinned
+from searchlora.pipelines.stages.stage import BuildContext, StageSettings, leaves
 from searchlora.progress import Steps, no_progress
-from searchlora.retrieval.engine_index import EngineVectors, LoadedIndex, TextKeys, Vectorizer, load_index
+from searchlora.retrieval.engine_index import IndexNeed, LoadedIndex, load_index
 from searchlora.retrieval.index_folder import identity_of
-from searchlora.retrieval.search_engine import SearchEngine
 
-
-def engine_searches(stages: Iterable[StageSettings]) -> list[EngineSearchSettings]:
-    """The stages that search an index in a search engine, including those under `fuse`."""
-    return [leaf for leaf in leaves(stages) if isinstance(leaf, EngineSearchSettings)]
+#: Address of an engine and name of an index there -> what stages need of it.
+EngineNeeds: TypeAlias = dict[tuple[str, str], IndexNeed]
 
 
 def generations(stages: Iterable[StageSettings]) -> dict[str, str | None]:
@@ -33,17 +28,12 @@ def generations(stages: Iterable[StageSettings]) -> dict[str, str | None]:
 
     Raises:
         EngineError: if an engine cannot be reached.
-        As `EngineSearchSettings.connection`.
     """
     shared = Shared()
-    current: dict[str, str | None] = {}
     try:
-        for stage in engine_searches(stages):
-            published = stage.connection(shared).published(stage.index)
-            current[f"{stage.url} {stage.index}"] = published.generation if published is not None else None
+        return dict(index for leaf in leaves(stages) for index in leaf.generations(shared).items())
     finally:
         shared.close()
-    return current
 
 
 def load_corpus(
@@ -96,7 +86,7 @@ def load_corpus(
                 lambda: read_documents(corpus),
                 corpus=identity,
                 text=need.text,
-                vectorizer=need.vectorizer(context),
+                vectorizer=need.vectorizer,
                 progress=steps(f"Loading {need.index}"),
             )
             for need in needs.values()
@@ -105,71 +95,14 @@ def load_corpus(
         context.shared.close()
 
 
-@dataclass
-class _EngineNeeds:
-    """What stages need of one index in an engine."""
-
-    engine: SearchEngine
-    index: str
-    fields: dict[str, None] = field(default_factory=dict)
-    analyzer: str | None = None
-    vectors: VectorSearchSettings | None = None
-
-    @property
-    def text(self) -> TextKeys | None:
-        return TextKeys(fields=tuple(self.fields), analyzer=self.analyzer) if self.fields else None
-
-    def add(self, stage: EngineSearchSettings, context: BuildContext) -> None:
-        """Add what a stage needs. Raises `PipelineError` if it does not go with what another one needs."""
-        if (text := stage.text_keys(self.engine)) is not None:
-            if self.fields and text.analyzer != self.analyzer:
-                raise self._conflict(f"the analysers {self.analyzer} and {text.analyzer}", "")
-            self.analyzer = text.analyzer
-            self.fields.update(dict.fromkeys(text.fields))
-        if (vectors := stage.vectors()) is not None:
-            own = vectors.vector_keys(context), vectors.graph
-            if self.vectors is not None and own != (self.vectors.vector_keys(context), self.vectors.graph):
-                raise self._conflict("different vectors", "the same model, adapter and structure, or ")
-            self.vectors = self.vectors or vectors
-
-    def vectorizer(self, context: BuildContext) -> Vectorizer | None:
-        """What encodes documents; None without vectors."""
-        if self.vectors is None:
-            return None
-        encoder = self.vectors.encoder(context)
-        adapter = self.vectors.document_adapter(context.store)
-        vectors = EngineVectors(
-            model=public_name(self.vectors.model),
-            adapter=adapter.reference if adapter is not None else None,
-            keys=self.vectors.vector_keys(context),
-            batch_size=self.vectors.batch_size,
-            dimensions=self.vectors.dimensions or encoder.model.get_embedding_dimension(),
-            graph=self.vectors.graph,
-        )
-        return Vectorizer(encoder, vectors)
-
-    def _conflict(self, what: str, fix: str) -> PipelineError:
-        return PipelineError(
-            f"stages need {what} of one index",
-            where=f"{self.engine.where}, {self.index}",
-            fix=f"Give them {fix}another 'index' each.",
-        )
-
-
-def _needs(
-    pipelines: Sequence[str | Path], overrides: Sequence[str], context: BuildContext
-) -> Mapping[tuple[str, str], _EngineNeeds]:
-    needs: dict[tuple[str, str], _EngineNeeds] = {}
+def _needs(pipelines: Sequence[str | Path], overrides: Sequence[str], context: BuildContext) -> EngineNeeds:
+    needs: EngineNeeds = {}
     for pipeline, config in read_pipelines(pipelines, overrides):
-        stages = engine_searches(config.stages)
-        if not stages:
+        searched = [stage.add_to_engines(needs, context) for stage in leaves(config.stages)]
+        if not any(searched):
             raise PipelineError(
                 "no stage searches in an engine that is loaded from here",
                 where=str(pipeline),
                 fix="Give a pipeline with a stage 'text_search' or 'vector_search'.",
             )
-        for stage in pinned(stages, context.store.pin):
-            # By address: stages with other time limits or connections have the same index.
-            engine = stage.connection(context.shared)
-            needs.setdefault((stage.url, stage.index), _EngineNeeds(engine, stage.index)).add(stage, context)
     return needs

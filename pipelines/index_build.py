@@ -39,7 +39,7 @@ from searchlora.retrieval.index_manifest import (
     remember_sha256,
     write_manifest,
 )
-from searchlora.retrieval.nearest import Structure, write_structure
+from searchlora.retrieval.nearest import Hnsw, write_graph
 from searchlora.retrieval.vector_file import ROWS, VECTORS, open_vectors, remove_parts, write_vectors
 
 _STATE = "building.json"
@@ -70,11 +70,11 @@ class _State(BaseModel):
 
 
 class _Vectors(NamedTuple):
-    """Vectors that stages need, and the structures over them."""
+    """Vectors that stages need, and the graphs over them."""
 
     keys: VectorKeys
     settings: EncodingSettings
-    structures: list[Structure]
+    graphs: list[Hnsw]
 
 
 class IndexNeeds:
@@ -88,18 +88,17 @@ class IndexNeeds:
         """Add a BM25 index."""
         self.bm25[part_name("bm25", keys)] = keys
 
-    def add_vectors(self, keys: VectorKeys, settings: EncodingSettings, structure: Structure | None) -> None:
-        """Add vectors, and a structure for an approximate search in them."""
+    def add_vectors(self, keys: VectorKeys, settings: EncodingSettings, graph: Hnsw | None) -> None:
+        """Add vectors, and a graph for an approximate search in them."""
         vectors = self.dense.setdefault(part_name("dense", keys), _Vectors(keys, settings, []))
-        if structure is not None and structure not in vectors.structures:
-            vectors.structures.append(structure)
+        if graph is not None and graph not in vectors.graphs:
+            vectors.graphs.append(graph)
 
     def is_in(self, bm25: Sequence[Bm25Part], dense: Sequence[DensePart]) -> bool:
         """Whether these parts are all that is needed."""
         structures = {part.folder: part.structures for part in dense}
         return self.bm25.keys() <= {part.folder for part in bm25} and all(
-            name in structures and set(vectors.structures) <= set(structures[name])
-            for name, vectors in self.dense.items()
+            name in structures and set(vectors.graphs) <= set(structures[name]) for name, vectors in self.dense.items()
         )
 
 
@@ -224,13 +223,13 @@ class _Build:
         self._note(bm25=(*self.state.bm25, part))
 
     def dense(self, name: str, vectors: _Vectors) -> None:
-        """Encode the documents, and build the structures over their vectors."""
+        """Encode the documents, and build the graphs over their vectors."""
         folder = self._part_folder(name)
         if name not in [part.folder for part in self.state.dense]:
             self._encode(folder, vectors.keys, vectors.settings)
         remove_parts(folder)
-        for structure in vectors.structures:
-            self._structure(folder, structure)
+        for graph in vectors.graphs:
+            self._graph(folder, graph)
 
     def finish(self) -> IndexManifest:
         """Write the manifest, after which the folder is an index."""
@@ -239,7 +238,7 @@ class _Build:
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in parts:  # of a killed build for another pipeline
                 shutil.rmtree(path)
-        for part in self.state.dense:  # of which a killed build left more, such as half a structure
+        for part in self.state.dense:  # of which a killed build left more, such as half a graph
             complete = {VECTORS, ROWS, *(structure.file for structure in part.structures)}
             for file in (self.folder / part.folder).iterdir():
                 if file.name not in complete:
@@ -291,16 +290,16 @@ class _Build:
         )
         self._note(dense=(*self.state.dense, part))
 
-    def _structure(self, folder: Path, structure: Structure) -> None:
+    def _graph(self, folder: Path, graph: Hnsw) -> None:
         part = next(part for part in self.state.dense if part.folder == folder.name)
-        if structure in part.structures:
+        if graph in part.structures:
             return
         vectors, _ = open_vectors(folder)
-        index = structure.build(vectors, self.steps(f"Indexing: {structure.kind}"))
-        file = folder / structure.file
+        index = graph.build(vectors, self.steps("Indexing: hnsw"))
+        file = folder / graph.file
         file.unlink(missing_ok=True)  # it may be a link to a file of an index in use
-        write_structure(index, file)
-        more = part.model_copy(update={"structures": (*part.structures, structure)})
+        write_graph(index, file)
+        more = part.model_copy(update={"structures": (*part.structures, graph)})
         self._note(dense=tuple(more if other is part else other for other in self.state.dense))
 
     def _part_folder(self, name: str, *, new: bool = False) -> Path:

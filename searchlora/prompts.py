@@ -58,12 +58,7 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 @dataclass(frozen=True)
 class Example:
-    """A training row.
-
-    Attributes:
-        input_ids: Token ids of prompt, completion and stop token.
-        prompt_length: Number of prompt tokens; the tokens after them are trained on.
-    """
+    """A training row: token ids of prompt, completion and stop token; those after the prompt are trained on."""
 
     input_ids: tuple[int, ...]
     prompt_length: int
@@ -153,7 +148,6 @@ class Renderer:
         self._others: dict[str, Renderer] = {}
 
     def with_options(self, options: PromptOptions) -> Renderer:
-        """A renderer of the same tokenizer with other options."""
         if options == self.options:
             return self
         return self._others.setdefault(options.model_dump_json(), Renderer(self.tokenizer, options))
@@ -178,10 +172,7 @@ class Renderer:
         self, chat: Sequence[Message], answer_prefix: str = "", adapter: str | None = None, *, limit: int | None = None
     ) -> tuple[list[int], int]:
         """Token ids of a prompt and their number. Above `limit` perhaps none, and a smaller number, as texts are read
-        no further than necessary.
-
-        Raises:
-            RenderError: as `prompt_ids`.
+        no further than necessary. Raises `RenderError`.
         """
         if adapter is not None and self._adapter_options is not None:
             renderer = self.with_options(self._adapter_options(adapter))
@@ -205,10 +196,11 @@ class Renderer:
         return None
 
     def text_ids(self, text: str, *, limit: int | None = None) -> list[int]:
-        """Token ids of a text that a model continues, without the chat template.
+        """Token ids of a text that a model continues, without the chat template; the text never becomes a control
+        token.
 
-        They begin with the beginning-of-text token, if the tokenizer writes one. The text never becomes a control
-        token. Above `limit` tokens, they may be those of a beginning of the text.
+        They begin with the beginning-of-text token, if the tokenizer writes one. Above `limit` tokens, they may be
+        those of a beginning of the text.
         """
         beginning = self.tokenizer("")["input_ids"][:1]
         first = beginning if beginning == [self.tokenizer.bos_token_id] else []
@@ -235,7 +227,6 @@ class Renderer:
         return Example((*prompt, *self.completion_ids(target)), len(prompt))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a completion, without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
@@ -457,7 +448,6 @@ def _with_core(message: Message, change: Callable[[str], str]) -> Message:
 
 
 def _unused(text: str) -> Iterator[str]:
-    """Private characters that do not occur in a text."""
     return (chr(code) for first, last in _PRIVATE for code in range(first, last + 1) if chr(code) not in text)
 
 

@@ -62,20 +62,13 @@ class Lora(_Section):
         description="a group (`qv` and `qkv`: projections of attention; `attention`: also its output; `mlp`; "
         "`all-linear`), or a list of module names",
     )
-    variant: Literal["lora", "rslora", "dora", "pissa", "eva", "lora_fa"] = Field(
+    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
         "lora",
-        description="rslora arXiv:2312.03732, dora arXiv:2402.09353, pissa arXiv:2404.02948, eva arXiv:2410.07170 (A "
-        "from the singular vectors of the activations), lora_fa arXiv:2308.03303 (A is frozen)",
+        description="rslora arXiv:2312.03732, dora arXiv:2402.09353, pissa arXiv:2404.02948",
     )
     plus_ratio: float | None = Field(
         None, ge=1, description="LoRA+ (arXiv:2402.12354): learning rate of B over that of A"
     )
-
-    @model_validator(mode="after")
-    def _known_optimizer(self) -> Lora:
-        if self.plus_ratio is not None and self.variant == "lora_fa":
-            raise ValueError("plus_ratio has no effect on lora_fa, whose A is frozen")
-        return self
 
 
 #: Arguments of `apply_chat_template` that are not arguments of a template.

@@ -177,21 +177,6 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The beginning of a source, by which formats recognise it.
-
-    Attributes:
-        path: The file or folder.
-        names: Names of the files of the folder, or of those beside the file.
-        row: The first row of a table, or a whole JSON object; empty for other files and folders.
-    """
-
-    path: Path
-    names: tuple[str, ...]
-    row: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Format:
     """A public or native format of a task's source data.
 
@@ -206,8 +191,6 @@ class Format:
         implied: Returns options found in the source (such as a schema in its folder), from the source and the user's
             options, which override them.
         needs: Fields from `options` without which nothing is read, for `searchlora data inspect`.
-        recognises: Returns the source to build from (the file, or its folder) if a sample has the published layout of
-            this format, else None; for `searchlora data inspect`.
         graded_by: Who or what graded every row and judgment (`eval.judgments.sources.Source`), where that is a property
             of the format, such as `clicks`; None: a card or the user says it.
         own_texts: Returns the documents and judgments of the accepted records, where the documents are texts in them.
@@ -228,7 +211,6 @@ class Format:
     passes: int = 1
     implied: Callable[[Path, Options], Options] | None = None
     needs: tuple[str, ...] = ()
-    recognises: Callable[[Sample], Path | None] | None = None
     own_texts: Callable[[Callable[[], Iterator[Record]]], Collection] | None = None
     graded_by: Any = None
 

@@ -31,13 +31,9 @@ _STAT = Path("/proc/stat")
 
 
 def can_adapt(threads: int, cpus: int) -> bool:
-    """Whether the spinning of this number of threads can be adapted: on Linux, with a thread for each CPU.
+    """Whether the spinning can be adapted: on Linux, with a thread for each CPU.
 
     With more threads, OpenMP itself shortens it. With fewer, there is a free CPU for each other process, or a quota.
-
-    Args:
-        threads: Threads that compute.
-        cpus: CPUs that the process may run on.
     """
     return sys.platform == "linux" and threads == cpus > 1 and busy_seconds() is not None
 
@@ -62,9 +58,6 @@ def _watch() -> None:
 class OtherProcesses:
     """Whether other processes are busy; they are until `CALM_LOOKS` looks have shown nothing.
 
-    Args:
-        cpus: CPUs that this process may run on.
-
     Examples:
         >>> others = OtherProcesses(cpus=2)
         >>> [others.are_busy(used) for used in (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)]
@@ -76,7 +69,6 @@ class OtherProcesses:
         self._calm = CALM_LOOKS
 
     def are_busy(self, used: float) -> bool:
-        """Whether they are busy now; `used`: CPUs' worth of time that they took since the last look."""
         self._calm = 0 if used >= self._threshold else self._calm + 1
         return self._calm < CALM_LOOKS
 
@@ -84,8 +76,7 @@ class OtherProcesses:
 def busy_seconds(file: Path = _STAT) -> float | None:
     """Seconds that the CPUs of this process were busy since the machine started; None where that is unknown.
 
-    Args:
-        file: In the format of Linux's /proc/stat: `cpuN user nice system idle iowait irq softirq steal ...` in ticks.
+    `file` has the format of Linux's /proc/stat: `cpuN user nice system idle iowait irq softirq steal ...` in ticks.
     """
     try:
         lines = [line.split() for line in file.read_text(encoding="ascii").splitlines() if line.startswith("cpu")]
@@ -107,7 +98,6 @@ class ExcessThreads:
         self._end: threading.Event | None = None
 
     def set(self, wanted: bool) -> None:
-        """Make or free the threads."""
         if wanted and self._end is None:
             self._end = threading.Event()
             threading.Thread(target=_hold_team, args=(self._end,), name="searchlora-excess", daemon=True).start()

@@ -29,15 +29,7 @@ _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Threads:
-    """The choice.
-
-    Attributes:
-        cpus: CPUs that this process may run on.
-        quota: CPUs' worth of time that its control groups allow; None: no limit.
-        count: The number of threads, and who has chosen it.
-        waiting: How idle threads wait, and who has chosen it.
-        adaptive: Whether `watch_other_processes` adapts how they wait.
-    """
+    """The choice."""
 
     cpus: int
     quota: float | None
@@ -85,7 +77,6 @@ def watch_other_processes() -> None:
 
 
 def _choose_waiting(cpus: int, torch_is_loaded: bool) -> tuple[str, bool]:
-    """How idle threads wait, and whether that is adapted."""
     if given := _given(_WAITING):
         return f"wait as {given} says", False
     if torch_is_loaded:
@@ -129,7 +120,6 @@ def _given(variables: tuple[str, ...]) -> str:
 
 
 def affinity_count() -> int:
-    """Number of CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
@@ -140,9 +130,6 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
     Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`) of Linux control groups. The limits of all groups
     above hold, too; of those, a container sees its own as the root.
-
-    Args:
-        root: Folder with `proc` and `sys`.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()

@@ -133,8 +133,3 @@ def test_only_qlora_quantises_and_only_full_has_its_own_learning_rate():
         *("none", "none", "nf4")
     ]
     assert load_recipe({}).method == "qlora" and load_encoder_recipe({}).method == "lora"
-
-
-def test_lora_plus_and_lora_fa_exclude_each_other():
-    with pytest.raises(RecipeError, match="plus_ratio has no effect on lora_fa"):
-        load_recipe({}, overrides=["lora.variant=lora_fa", "lora.plus_ratio=8"])

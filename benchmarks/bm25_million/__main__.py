@@ -81,7 +81,7 @@ def benchmark(work: Path, options: argparse.Namespace, count: int = QUERIES) -> 
 def _index(size: int, work: Path, count: int) -> Iterator[dict[str, Any]]:
     """Build and search an index of the first documents."""
     file, index = work / f"corpus-{size}.jsonl", str(work / f"index-{size}")
-    write_rows(file, ({"id": each.id, "text": each.text} for each in documents(size)))
+    write_rows(file, ({"id": document.id, "text": document.text} for document in documents(size)))
     built = _measured("build", corpus=str(file), out=index)
     searched = _measured("search", index=index, queries=queries(count, size), repeats=REPEATS)
     yield from _rows(f"index of {size:,} documents", built)
@@ -104,7 +104,7 @@ def _through(pipeline: str, size: int, work: Path, count: int) -> Iterator[dict[
 def _streamed(work: Path, counts: Sequence[int]) -> Iterator[dict[str, Any]]:
     """`searchlora run` with each number of queries, over the same few documents."""
     corpus, few = work / "few.jsonl", list(documents(1_000))
-    write_rows(corpus, ({"id": each.id, "text": each.text} for each in few))
+    write_rows(corpus, ({"id": document.id, "text": document.text} for document in few))
     texts = queries(500, len(few))
     for count in counts:
         file, out = work / f"queries-{count}.jsonl", work / f"run-{count}.trec"

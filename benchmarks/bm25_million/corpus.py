@@ -51,7 +51,7 @@ def queries(count: int, collection: int, seed: int = 0) -> list[str]:
     """
     rng = np.random.default_rng([seed, 2**31])
     drawn = rng.integers(0, min(collection, 100_000), 4 * count)
-    chunks = {number: _chunk(seed, number) for number in sorted({int(each) // CHUNK for each in drawn})}
+    chunks = {number: _chunk(seed, number) for number in sorted({int(position) // CHUNK for position in drawn})}
     texts: dict[str, None] = {}
     for document in drawn.tolist():
         ranks = np.unique(chunks[document // CHUNK][document % CHUNK])

@@ -62,14 +62,14 @@ def search(index: str, queries: Sequence[str], repeats: int) -> dict[str, Any]:
             retriever.search([query], K)
             times.append(time.perf_counter() - begun)
         single.append(times)
-    each = sorted(median(of_query) for of_query in zip(*single, strict=True))
+    seconds = sorted(median(of_query) for of_query in zip(*single, strict=True))
     return {
         "open, s": opened,
         "first hits, s": first,
         "queries/s, one at a time": [len(queries) / sum(times) for times in single],
         "queries/s, one call": batched,
-        "p50, ms": 1000 * median(each),
-        "p99, ms": 1000 * each[min(len(each) - 1, int(0.99 * len(each)))],
+        "p50, ms": 1000 * median(seconds),
+        "p99, ms": 1000 * seconds[min(len(seconds) - 1, int(0.99 * len(seconds)))],
         "peak, MiB": peak(),
         "without mapped files, MiB": _status("RssAnon"),
     }

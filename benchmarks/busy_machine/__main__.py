@@ -115,9 +115,9 @@ def _training() -> Callable[[], None]:
     from searchlora.prompts import Example
 
     model = new_adapter(model, load_recipe({"method": "lora", "base": BASE})).train()
-    trained = [each for each in model.parameters() if each.requires_grad]
-    for each in trained:
-        each.data = each.data.float()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
     setattr(model, FAST_MODEL, backend.fused_model(model))
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     ids = torch.randint(

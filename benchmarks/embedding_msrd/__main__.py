@@ -50,7 +50,7 @@ def main() -> None:
     arguments.add_argument("--train", action="store_true", help="train what is missing, and stop")
     options = arguments.parse_args()
     work = WORK / (f"{NAME}_trial" if is_trial(options) else NAME)
-    data = dataset(work / "data", "embedding", real_data() / "msrd", format="msrd", shares=(0.7, 0.1, 0.2)).folder
+    data = dataset(work / "data", "embedding", real_data() / "msrd", format="msrd", split_ratios=(0.7, 0.1, 0.2)).folder
     store = Store(work / "store")
     trained = {
         system: trained_encoder(name, data, store, HERE / "recipe.yaml", [*changes, *options.set])
@@ -80,12 +80,12 @@ def _about(
     against: Mapping[str, Comparison], trained: Mapping[str, StoredAdapter], evaluated: EvaluationResult
 ) -> dict[str, Any]:
     pair = next(pair for pair in against[QUERY].comparisons if pair.b == BOTH)
-    others = [each for each in against[BOTH].comparisons if each.b != QUERY]
+    others = [comparison for comparison in against[BOTH].comparisons if comparison.b != QUERY]
     return {
         "caption": "MSRD: all-MiniLM-L6-v2 on movie queries; mean and 95% interval over query families",
         "test_queries": len(evaluated.records),
         "documents": len(evaluated.dataset.documents() or ()),
-        "more_comparisons": [vars(each) for each in others],
+        "more_comparisons": [vars(comparison) for comparison in others],
         "recipes": {system: stored.manifest.recipe for system, stored in trained.items()},
         "training": {system: stored.manifest.training for system, stored in trained.items()},
         "bytes": {system: stored.weight_bytes for system, stored in trained.items()},

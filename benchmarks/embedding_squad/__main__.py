@@ -117,7 +117,7 @@ def _about(collection: Collected, folds: Sequence[Fold], comparison: Comparison)
         "recipe": folds[0].adapter.manifest.recipe,
         "training": shares,
         "training_full": [fold.model.manifest.training for fold in folds],
-        "share_of_parameters_trained": max(each["parameters_trained"] / each["parameters"] for each in shares),
+        "share_of_parameters_trained": max(share["parameters_trained"] / share["parameters"] for share in shares),
         "goal": {
             "lora_minus_full_above": MARGIN,
             "low": against_full.low,

@@ -42,7 +42,7 @@ def squad(data: Path, work: Path) -> Collected:
     """Questions find paragraphs; about 40% of the 48 articles for training, half of them for the test."""
     source = data / "squad" / "squaddev_v1.1.json.gz"
     shares = (0.4, 0.05, 0.55)  # articles are the clusters, and there are 48 only: most of them for the test
-    squad = dataset(work / "squad", "embedding", source, format="squad", shares=shares)
+    squad = dataset(work / "squad", "embedding", source, format="squad", split_ratios=shares)
     return Collected("squad", "SQuAD: question → paragraph", [squad], "pairs.yaml")
 
 
@@ -55,8 +55,12 @@ def cranfield(data: Path, work: Path) -> Collected:
 
     found = collection(source, {})
     corpus, qrels = work / "cranfield" / "corpus.jsonl", work / "cranfield" / "qrels.txt"
-    write_rows(corpus, ({"id": each.id, "title": each.title, "text": each.text} for each in found.documents))
-    qrels.write_text("".join(f"{each.topic} 0 {each.document} {each.grade}\n" for each in found.judgments))
+    write_rows(
+        corpus, ({"id": document.id, "title": document.title, "text": document.text} for document in found.documents)
+    )
+    qrels.write_text(
+        "".join(f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n" for judgment in found.judgments)
+    )
     folds = _folds(rows, work / "cranfield", corpus=corpus, qrels=qrels, judgments_source="human")
     return Collected("cranfield", "Cranfield: query → abstract", folds, "few.yaml")
 
@@ -86,7 +90,7 @@ def arxiv_tags(data: Path, work: Path) -> Collected:
 def banking77(data: Path, work: Path) -> Collected:
     """Utterances with one of 77 intents; the official test."""
     shares = (0.96, 0.03, 0.01)
-    intents = dataset(work / "banking77", "embedding", data / "banking77", format="banking77", shares=shares)
+    intents = dataset(work / "banking77", "embedding", data / "banking77", format="banking77", split_ratios=shares)
     return Collected("banking77", "BANKING77: utterance → intent", [intents], "classes.yaml")
 
 
@@ -101,5 +105,5 @@ def _folds(rows: Sequence[Record], folder: Path, **options: Any) -> list[Dataset
     datasets = []
     for fold in range(FOLDS):
         split = ({**row, "split": "test" if half[str(row["group"])] == fold else "train"} for row in rows)
-        datasets.append(native_dataset(folder / f"fold{fold}", "embedding", split, shares=_TRAIN, **options))
+        datasets.append(native_dataset(folder / f"fold{fold}", "embedding", split, split_ratios=_TRAIN, **options))
     return datasets

@@ -33,7 +33,7 @@ ADAPTER, FREE = "adapter", "without constraint"
 
 def main() -> None:
     source = real_data() / "banking77"
-    data = dataset(WORK / "banking77", "intent", source, format="banking77", shares=SHARES)
+    data = dataset(WORK / "banking77", "intent", source, format="banking77", split_ratios=SHARES)
     store = Store(WORK / "store")
     with progress_bars() as steps:
         stored = train_or_reuse("intent", data.folder, NAME, recipe=HERE / "recipe.yaml", store=store, steps=steps)

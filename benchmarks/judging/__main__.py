@@ -16,6 +16,7 @@ the pairs of one query.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,6 @@ from benchmarks.common import WORK, parser, print_or_save_speeds, real_data
 from benchmarks.multi_adapter.systems import made_adapters
 from benchmarks.speed import speed_ratio, speed_row
 from searchlora.adapters.attach import attach
-from searchlora.data.formats import judged_pairs
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.sequential import score_sequences
@@ -36,7 +36,6 @@ from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.prompts import Example, messages
 from searchlora.recipe import load_recipe
-from searchlora.records import SourceRow
 from searchlora.task import load_prompted_task
 from searchlora.tasks.judgment.guideline import settings_of
 
@@ -79,7 +78,8 @@ def _requests(queries: int) -> list[Request]:
     options = {"guideline": str(Path(__file__).parent / "guideline.yaml"), "characters": str(CHARACTERS)}
     task = load_prompted_task("judgment").bound(settings_of(options))
     topics = [
-        row.data["pairs"] for row in judged_pairs.trecdl_hits(real_data() / "trecdl19") if isinstance(row, SourceRow)
+        [{"query": topic["query"], "passage": hit["content"]} for hit in topic["hits"]]
+        for topic in json.loads((real_data() / "trecdl19" / "bm25_top100_dl19.json").read_text(encoding="utf-8"))
     ]
     return [
         Request(messages(task, {"id": str(n), "group": pair["query"], **pair}), "judge")
@@ -108,7 +108,7 @@ def _seconds(ways: Mapping[str, Way], parts: Sequence[Sequence[Request]]) -> dic
 
 
 def _ways(base: BaseModel, folder: Path) -> Mapping[str, Way]:
-    sharing, uncached = LocalEngine(base, batch_rows=BATCH), LocalEngine(base, batch_rows=BATCH, prefix_tokens=0)
+    sharing, uncached = LocalEngine(base, max_num_seqs=BATCH), LocalEngine(base, max_num_seqs=BATCH, prefix_tokens=0)
     for engine in (sharing, uncached):
         engine.load_folder("judge", folder)
     peft = attach(load_model(base), folder)
@@ -134,13 +134,11 @@ def _batches(lengths: Mapping[int, int]) -> list[list[int]]:
 def _scored(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
     import torch
 
-    found: dict[int, tuple[float, ...]] = {}
     with torch.inference_mode():
-        for part in score_sequences(
-            model, prompts, [answers] * len(prompts), pad_id=0, batches=lambda x: iter(_batches(x))
-        ):
-            found |= {row: scored.log_probabilities for row, scored in part.items()}
-    return [found[row] for row in range(len(prompts))]
+        found = dict(
+            score_sequences(model, prompts, [answers] * len(prompts), pad_id=0, batches=lambda x: iter(_batches(x)))
+        )
+    return [found[row].log_probabilities for row in range(len(prompts))]
 
 
 def _generated(model: Any, prompts: Sequence[Sequence[int]], tokens: int) -> None:
@@ -165,7 +163,7 @@ def _same(base: BaseModel, folder: Path, requests: Sequence[Request]) -> dict[st
     prompts = [engine.renderer.prompt_ids(request.messages) for request in requests]
     answers = [engine.renderer.completion_ids(label) for label in LABELS]
     reference = np.array(_scored(attach(load_model(base, precision="fp32"), folder), prompts, answers))
-    found = np.array([each.log_probabilities for each in engine.score(requests, [LABELS] * len(requests))])
+    found = np.array([scores.log_probabilities for scores in engine.score(requests, [LABELS] * len(requests))])
     return {
         "pairs": len(requests),
         "same grade": float((found.argmax(1) == reference.argmax(1)).mean()),

@@ -53,7 +53,7 @@ class Chorus:
             options=OPTIONS,
             corpus=data / "chorus" / "products.jsonl.gz",
             fields=parse_field_map(COLUMNS),
-            shares=(1.0, 0.0, 0.0),
+            split_ratios=(1.0, 0.0, 0.0),
             judgments_source="human",
         ).records("train")
         return cls(records, {rater: read_qrels(folder / f"qrels.{rater}.txt") for rater in RATERS})
@@ -62,7 +62,7 @@ class Chorus:
         """Groups (queries) of each fold."""
         order = sorted({record["group"] for record in self.records})
         random.Random(SEED).shuffle(order)
-        return [order[each::FOLDS] for each in range(FOLDS)]
+        return [order[fold::FOLDS] for fold in range(FOLDS)]
 
     def of(self, groups: Sequence[str]) -> list[Record]:
         """The records of some groups."""

@@ -56,7 +56,7 @@ def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path) -> None:
         "caption": "figures over all graded pairs and 95% interval by query; alpha and bias are over valid answers",
         "design": {**design, "weight_of_squad": WEIGHT},
         "calibration_error": made.calibration(evaluations),
-        "confusions": {name: asdict(each.confusions["grades"]) for name, each in evaluations.items()},
+        "confusions": {name: asdict(evaluation.confusions["grades"]) for name, evaluation in evaluations.items()},
         "order_of_systems": {name: to_plain(asdict(order)) for name, order in orders.items()},
         "tuned": answers.tuned,
         "training": answers.training,

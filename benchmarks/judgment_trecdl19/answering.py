@@ -52,7 +52,7 @@ class Answers:
     def save(self, path: Path) -> None:
         """Write as JSON."""
         stored = {
-            name: {id_: to_json(each) for id_, each in getattr(self, name).items()} for name in ("adapter", "base")
+            name: {id_: to_json(grade) for id_, grade in getattr(self, name).items()} for name in ("adapter", "base")
         }
         rest = {"cosines": self.cosines, "tuned": self.tuned, "training": self.training}
         with atomic_text(path) as out:
@@ -83,10 +83,10 @@ def answer(test: Pool, pool: Pool, data: Path, work: Path, steps: Steps) -> Answ
     bare = load_judge(adapter=None, base=BASE, task="judgment", generate=False, store=store, settings=work / "dl20")
     parts = [(pool, pairs_of(pool, held_out)), (test, pairs_of(test, list(test.queries)))]
     outputs: dict[str, dict[str, Any]] = {"adapter": {}, "base": {}}
-    for name, each in (("adapter", judge), ("base", bare)):
+    for name, model in (("adapter", judge), ("base", bare)):
         folder = work / "graded" / (stored.reference if name == "adapter" else "base")
         for part, pairs in parts:
-            outputs[name] |= from_graded(graded(each, [part.record(pair) for pair in pairs], folder, steps))
+            outputs[name] |= from_graded(graded(model, [part.record(pair) for pair in pairs], folder, steps))
     encoder, found = Encoder.load(ENCODER), dict[str, float]()
     for part, pairs in parts:
         found |= cosines(encoder, part, pairs, steps)
@@ -97,9 +97,11 @@ def answer(test: Pool, pool: Pool, data: Path, work: Path, steps: Steps) -> Answ
 def cosines(encoder: Encoder, pool: Pool, pairs: Sequence[Pair], steps: Steps) -> dict[str, float]:
     """The cosine of query and passage of each pair, by its id."""
     topics, documents = dict.fromkeys(topic for topic, _ in pairs), dict.fromkeys(document for _, document in pairs)
-    of_passages = encoder.encode_documents([pool.passages[each] for each in documents], progress=steps("Encoding"))
+    of_passages = encoder.encode_documents(
+        [pool.passages[document] for document in documents], progress=steps("Encoding")
+    )
     vectors = dict(zip(documents, _unit(of_passages), strict=True))
-    queries = dict(zip(topics, _unit(encoder.encode([pool.queries[each] for each in topics])), strict=True))
+    queries = dict(zip(topics, _unit(encoder.encode([pool.queries[topic] for topic in topics])), strict=True))
     return {f"{topic} {document}": float(queries[topic] @ vectors[document]) for topic, document in pairs}
 
 

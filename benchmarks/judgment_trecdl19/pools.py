@@ -52,7 +52,7 @@ class Pool:
     @classmethod
     def read(cls, folder: Path, topics: str, passages: str, qrels: str) -> Pool:
         """Read a year from the named files of a folder and its `runs`."""
-        texts = {each.id: each.text for each in read_documents(corpus_file(folder / passages, {}))}
+        texts = {document.id: document.text for document in read_documents(corpus_file(folder / passages, {}))}
         queries = {topic: str(fields["query"]) for topic, fields in read_topics(folder / topics).items()}
         runs = {path.name.split(".")[0]: read_run(path) for path in sorted((folder / "runs").iterdir())}
         found = {topic: {document for run in runs.values() for document in run.get(topic, ())} for topic in queries}
@@ -117,6 +117,6 @@ def _some(pool: Pool, topic: str, most: int) -> list[Pair]:
     chance = random.Random(f"{SEED}/{topic}")
     found: list[Pair] = []
     for grade in sorted(set(pool.qrels[topic].values())):
-        of_grade = [(topic, document) for document, each in pool.qrels[topic].items() if each == grade]
+        of_grade = [(topic, document) for document, judged in pool.qrels[topic].items() if judged == grade]
         found += chance.sample(of_grade, min(most, len(of_grade)))
     return found

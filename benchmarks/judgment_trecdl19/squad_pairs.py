@@ -35,7 +35,7 @@ _DEEP = 200
 def squad_set(data: Path, folder: Path) -> Dataset:
     """A dataset of such pairs, all for training, built in `folder` if it does not exist."""
     rows = squad_records(data, QUESTIONS)
-    return native_dataset(folder, "judgment", rows, options=OPTIONS, shares=(1.0, 0.0, 0.0))
+    return native_dataset(folder, "judgment", rows, options=OPTIONS, split_ratios=(1.0, 0.0, 0.0))
 
 
 def squad_records(data: Path, questions: int) -> Iterator[Mapping[str, Any]]:
@@ -59,23 +59,23 @@ def _squad(path: Path, number: int) -> Iterator[Mapping[str, Any]]:
     pieces = {
         f"{paragraph}#{number}": (article, start, text)
         for paragraph, (article, context) in {
-            each["paragraph"]: (each["article"], each["context"]) for each in questions
+            question["paragraph"]: (question["article"], question["context"]) for question in questions
         }.items()
         for number, (start, text) in enumerate(passages(context))
     }
     index = BM25Index([Document(name, text) for name, (_, _, text) in pieces.items()])
-    for each in random.Random(SEED).sample(questions, number):
-        holding = _holding(each, pieces)
-        answers = {normalised(answer["text"]) for answer in each["answers"]}
+    for question in random.Random(SEED).sample(questions, number):
+        holding = _holding(question, pieces)
+        answers = {normalised(answer["text"]) for answer in question["answers"]}
         others = {True: "", False: ""}
-        for hit in index.search([each["question"]], _DEEP)[0]:
+        for hit in index.search([question["question"]], _DEEP)[0]:
             article, _, text = pieces[hit.document]
-            same = article == each["article"]
+            same = article == question["article"]
             if not others[same] and not any(answer in normalised(text) for answer in answers):
                 others[same] = hit.document
         for name, grade in ((holding, 3), (others[True], 1), (others[False], 0)):
             if name:
-                yield _record(f"squad-{each['id']}", each["question"], name, pieces[name][2], grade)
+                yield _record(f"squad-{question['id']}", question["question"], name, pieces[name][2], grade)
 
 
 def _holding(question: Mapping[str, Any], pieces: Mapping[str, tuple[str, int, str]]) -> str:

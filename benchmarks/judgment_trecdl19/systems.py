@@ -56,10 +56,10 @@ def _by_threshold(
     scores: Mapping[str, float], records: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]
 ) -> dict[str, Grade]:
     """The grades of records by their scores, with thresholds fitted on held-out records."""
-    scale, fitted = judgment_task().grades, [scores[each["id"]] for each in held_out]
-    gold, groups = [int(each["grade"]) for each in held_out], [str(each["group"]) for each in held_out]
+    scale, fitted = judgment_task().grades, [scores[record["id"]] for record in held_out]
+    gold, groups = [int(record["grade"]) for record in held_out], [str(record["group"]) for record in held_out]
     thresholds = best_thresholds(fitted, gold, groups, scale)
-    return {each["id"]: Grade(grade_of(scores[each["id"]], thresholds, scale)) for each in records}
+    return {record["id"]: Grade(grade_of(scores[record["id"]], thresholds, scale)) for record in records}
 
 
 def _summed(answers: Answers, held_out: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -67,7 +67,7 @@ def _summed(answers: Answers, held_out: Sequence[Mapping[str, Any]]) -> dict[str
     scale = judgment_task().grades
     expected = {id_: expected_grade(output, scale) for id_, output in answers.adapter.items()}
     of_grades, of_cosines = (
-        statistics.pstdev(scores[each["id"]] for each in held_out) or 1.0 for scores in (expected, answers.cosines)
+        statistics.pstdev(scores[record["id"]] for record in held_out) or 1.0 for scores in (expected, answers.cosines)
     )
     return {id_: grade / of_grades + answers.cosines[id_] / of_cosines for id_, grade in expected.items()}
 
@@ -79,7 +79,9 @@ def agreement(test: Pool, systems: Mapping[str, Mapping[str, Grade]]) -> tuple[C
         name: judgment_task().evaluate(EvaluationInput(records, [grades[str(record["id"])] for record in records]))
         for name, grades in systems.items()
     }
-    return compare({name: with_measures(each, MEASURES) for name, each in found.items()}, candidate=ADAPTER), found
+    return compare(
+        {name: with_measures(outputs, MEASURES) for name, outputs in found.items()}, candidate=ADAPTER
+    ), found
 
 
 def runs(test: Pool, pool: Pool, answers: Answers) -> tuple[dict[str, Run], dict[str, Any]]:
@@ -97,7 +99,8 @@ def runs(test: Pool, pool: Pool, answers: Answers) -> tuple[dict[str, Run], dict
         ADAPTER: fused(test, topics, answers.adapter, 0.0),
         FUSED: fused(test, topics, answers.adapter, best["BM25"]),
         ENCODED: {
-            topic: {each: answers.cosines[f"{topic} {each}"] for _, each in test.retrieved([topic])} for topic in topics
+            topic: {document: answers.cosines[f"{topic} {document}"] for _, document in test.retrieved([topic])}
+            for topic in topics
         },
         FUSED_ENCODER: fused(test, topics, answers.adapter, best[ENCODED], answers.cosines),
     }
@@ -127,8 +130,8 @@ def fused(
     for topic in topics:
         documents = [document for _, document in pool.retrieved([topic])]
         hits = [
-            Hit(each, pool.runs[BM25][topic][each] if scores is None else scores[f"{topic} {each}"])
-            for each in documents
+            Hit(document, pool.runs[BM25][topic][document] if scores is None else scores[f"{topic} {document}"])
+            for document in documents
         ]
         passages = [{"id": hit.document, "text": pool.passages[hit.document], "score": hit.score} for hit in hits]
         search = {"id": topic, "query": pool.queries[topic], "hits": hits, "passages": passages}
@@ -158,5 +161,7 @@ def orders(test: Pool, systems: Mapping[str, Mapping[str, Grade]]) -> dict[str, 
 def calibration(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
     """Expected calibration error of the probability of relevance, for judges with probabilities."""
     return {
-        name: each.aggregates[CALIBRATION].value for name, each in evaluations.items() if CALIBRATION in each.aggregates
+        name: evaluation.aggregates[CALIBRATION].value
+        for name, evaluation in evaluations.items()
+        if CALIBRATION in evaluation.aggregates
     }

@@ -81,13 +81,13 @@ class Collection:
 COLLECTIONS = (
     Collection(
         *("MSRD, all-MiniLM-L6-v2", MSRD_NAME, "msrd", "embedding", "msrd"),
-        shares=(0.7, 0.1, 0.2),
+        split_ratios=(0.7, 0.1, 0.2),
         recipe=MSRD / "recipe.yaml",
         timed=256,
     ),
     Collection(
         *("BANKING77, SmolLM2-135M", NAME, "banking77", "intent", "banking77"),
-        shares=(0.96, 0.03, 0.01),
+        split_ratios=(0.96, 0.03, 0.01),
         recipe=HERE / "intent.yaml",
         timed=32,
     ),
@@ -106,7 +106,7 @@ def main() -> None:
         for collection in COLLECTIONS:
             work = WORK / (f"{collection.work}_trial" if trial else collection.work)
             source, store = real_data() / collection.format, Store(work / "store")
-            how_built: dict[str, Any] = {"format": collection.format, "shares": collection.shares}
+            how_built: dict[str, Any] = {"format": collection.format, "split_ratios": collection.shares}
             data = dataset(work / "data", collection.task, source, **how_built).folder
             what = (collection.task, data, collection.name, [f"method={','.join(SYSTEMS)}"])
             how: dict[str, Any] = {
@@ -129,13 +129,13 @@ def main() -> None:
             print_comparison(compared)
             records = swept.evaluated.records[: collection.timed]
             times = [
-                each
+                row
                 for method in ("lora", "qlora")
-                for each in ratios(swept.evaluated.task, models[method], records, store, work / "merged")
+                for row in ratios(swept.evaluated.task, models[method], records, store, work / "merged")
             ]
             rows += _rows(collection, compared, models)
             comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]
-            comparisons += [{**each, "collection": collection.title} for each in times]
+            comparisons += [{**row, "collection": collection.title} for row in times]
             claims += _claims(collection, compared, models, times)
     if claims:
         print(table := tables(rows, comparisons, claims))
@@ -184,9 +184,9 @@ def _claims(
     many = MANY * whole / (whole + MANY * small)
     add(f"one base and {MANY} adapters are smaller than {MANY} models", f"{many:.1f} times", bool(many > 1))
     for way in (MERGED, UNMERGED):
-        for each in (each for each in times if each["a"].endswith(f", {way}") and "qlora" not in each["a"]):
-            slower = is_slower(each["low"], each["high"])
-            figure = f"ratio {each['ratio']:.3f} ({each['low']:.3f} to {each['high']:.3f})"
+        for row in (row for row in times if row["a"].endswith(f", {way}") and "qlora" not in row["a"]):
+            slower = is_slower(row["low"], row["high"])
+            figure = f"ratio {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
             if way == MERGED:
                 add("merged, it costs no time", figure, None if slower is None else not slower)
             else:

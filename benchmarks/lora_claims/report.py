@@ -72,8 +72,8 @@ def _times(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
     found: dict[str, dict[str, str]] = {}
-    titles = list(dict.fromkeys(each["collection"] for each in claims))
-    for each in claims:
-        found.setdefault(each["claim"], {})[each["collection"]] = f"{_VERDICTS[each['met']]}: {each['figure']}"
+    titles = list(dict.fromkeys(claim["collection"] for claim in claims))
+    for claim in claims:
+        found.setdefault(claim["claim"], {})[claim["collection"]] = f"{_VERDICTS[claim['met']]}: {claim['figure']}"
     lines = [[claim, *(by_title.get(title, "–") for title in titles)] for claim, by_title in found.items()]
     return markdown_table(["claim", *titles], lines, words=len(titles) + 1)

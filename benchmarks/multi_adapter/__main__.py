@@ -83,7 +83,7 @@ def _name(options: argparse.Namespace) -> str:
 
 def _arguments() -> argparse.Namespace:
     arguments = parser("multi_adapter")
-    numbers = lambda text: [int(each) for each in text.split(",")]  # noqa: E731
+    numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731
     arguments.add_argument("--batches", type=numbers, default=[1, 8, 32])
     arguments.add_argument("--contexts", type=numbers, default=[64, 512])
     arguments.add_argument("--adapters", type=numbers, default=[1, 2, 4, 8, 16])
@@ -127,8 +127,8 @@ def _comparisons(
         for a, b in pairs
         for measure in (WRITING, READING)
     ]
-    for each in found:
-        print(f"{each['measure']:45} {each['a']:28} / {each['b']:36} {each['ratio']:.2f}", flush=True)
+    for row in found:
+        print(f"{row['measure']:45} {row['a']:28} / {row['b']:36} {row['ratio']:.2f}", flush=True)
     return found
 
 

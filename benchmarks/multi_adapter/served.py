@@ -159,7 +159,7 @@ def llama_server(
         "--cache-ram": 0,
     }
     command = [str(binary), "--no-kv-unified"]
-    command += [str(each) for option in options.items() for each in option]
+    command += [str(word) for option in options.items() for word in option]
     command += ["--lora", ",".join(map(str, adapters))]  # the last value of a repeated option counts
     return child_server("llama-server", lambda port: [*command, "--port", str(port)], log)
 

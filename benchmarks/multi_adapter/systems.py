@@ -25,16 +25,16 @@ BARE, MERGED, EMPTY = "transformers, base", "transformers, merged", "engine, emp
 def made_adapters(base: BaseModel, folder: Path, count: int, rank: int) -> list[Path]:
     """PEFT folders with random weights on all linear layers; existing ones are reused."""
     folders = [folder / f"r{rank}-{number}" for number in range(count)]
-    missing = [each for each in folders if not each.is_dir()]
+    missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         recipe = load_recipe({}, overrides=["method=lora", f"lora.r={rank}", f"base={base.name}"])
         model = new_adapter(load_model(base), recipe)
-        for number, each in enumerate(missing):
+        for number, folder in enumerate(missing):
             generator = torch.Generator().manual_seed(number)
             for name, value in model.named_parameters():
                 if "lora_" in name:
                     value.data = torch.randn(value.shape, generator=generator) * 0.02
-            save_adapter(model, each, recipe)
+            save_adapter(model, folder, recipe)
     return folders
 
 
@@ -55,7 +55,7 @@ def transformers_systems(base: BaseModel, folders: Sequence[Path], counts: Seque
 
 def engine_systems(base: BaseModel, folders: Sequence[Path], counts: Sequence[int]) -> Mapping[str, Run]:
     """The engine without adapters, and with each number of adapters in turn over the rows."""
-    engine = LocalEngine(base, adapters=len(folders), prefix_tokens=0, cache_tokens=1 << 20, batch_invariant=False)
+    engine = LocalEngine(base, max_loras=len(folders), prefix_tokens=0, cache_tokens=1 << 20, batch_invariant=False)
     for number, folder in enumerate(folders):
         engine.load_folder(f"a{number}", folder)
     return {EMPTY: _engine(engine, 0), **{engine_with(count): _engine(engine, count) for count in counts}}
@@ -128,7 +128,7 @@ def split(generate: Callable[[int], object], tokens: int) -> tuple[float, float]
 
 
 def _generate(model: Any, prompts: Sequence[Sequence[int]], tokens: int, **how: Any) -> None:
-    ids = torch.tensor([list(each) for each in prompts])
+    ids = torch.tensor([list(prompt) for prompt in prompts])
     with torch.inference_mode():
         model.generate(
             input_ids=ids,

@@ -88,14 +88,14 @@ def benchmark(
     pipelines = {
         name: Pipeline.load(HERE / "pipeline.yaml", corpus=documents, engine=settings, store=store)
         for name, settings in {
-            ENGINE: LocalSettings(batch_rows=BATCH, batch_invariant=False),
-            INVARIANT: LocalSettings(batch_rows=BATCH),
-            NO_PREFIXES: LocalSettings(batch_rows=BATCH, batch_invariant=False, prefix_tokens=0),
+            ENGINE: LocalSettings(max_num_seqs=BATCH, batch_invariant=False),
+            INVARIANT: LocalSettings(max_num_seqs=BATCH),
+            NO_PREFIXES: LocalSettings(max_num_seqs=BATCH, batch_invariant=False, prefix_tokens=0),
         }.items()
     }
     pinned = {name: store.get(name) for name in needs_of(pipelines[ENGINE].settings).adapters}
     peft = PeftEngine(base, pinned, BATCH)
-    systems: dict[str, Sequence[Stage]] = {name: each.stages for name, each in pipelines.items()}
+    systems: dict[str, Sequence[Stage]] = {name: pipeline.stages for name, pipeline in pipelines.items()}
     systems[PEFT] = with_engine(pipelines[ENGINE].stages, peft)
     warm = measured(systems, searches[:2], batch=BATCH)  # compiles kernels and loads adapters
     for name in (ENGINE, NO_PREFIXES):
@@ -113,7 +113,7 @@ def benchmark(
         )
     results = _figures(systems, blocks, twice)
     results["per_query"] = {
-        name: sum(each[name] for each in costs) / (options.repeats * options.queries) for name in _COUNTED
+        name: sum(cost[name] for cost in costs) / (options.repeats * options.queries) for name in _COUNTED
     }
     results["judged_by_others"] = f"1 of {options.parts} batches of {BATCH} pairs"
     if not options.without_whole:
@@ -133,7 +133,7 @@ def _engine(stages: Sequence[Stage]) -> LocalEngine:
 
 
 def _stage(stages: Sequence[Stage], name: str) -> AdapterStage:
-    return next(each for each in stages if isinstance(each, AdapterStage) and STAGES[each.task.name] == name)
+    return next(stage for stage in stages if isinstance(stage, AdapterStage) and STAGES[stage.task.name] == name)
 
 
 def _asked_twice(stages: Sequence[Stage], block: Block) -> float:
@@ -155,12 +155,12 @@ def _figures(
     }
     rows = [speed_row(name, SPEED, values) for name, values in speeds.items()]
     rows += [speed_row(name, f"{stage}, s", values) for (name, stage), values in seconds.items()]
-    rows += [speed_row(name, f"{TWICE}, s", [each[name] for each in twice]) for name in twice[0]]
+    rows += [speed_row(name, f"{TWICE}, s", [seconds[name] for seconds in twice]) for name in twice[0]]
     pairs = [(ENGINE, PEFT), (INVARIANT, PEFT), (NO_PREFIXES, PEFT), (ENGINE, NO_PREFIXES)]
     comparisons = [speed_ratio(a, b, SPEED, speeds[a], speeds[b]) for a, b in pairs]
     for a, b in pairs:
         comparisons += [speed_ratio(a, b, stage, seconds[b, stage], seconds[a, stage]) for stage in STAGES.values()]
-    slow, quick = ([each[name] for each in twice] for name in (NO_PREFIXES, ENGINE))
+    slow, quick = ([seconds[name] for seconds in twice] for name in (NO_PREFIXES, ENGINE))
     comparisons.append(speed_ratio(ENGINE, NO_PREFIXES, TWICE, slow, quick))
     return {"rows": rows, "comparisons": comparisons, "goal": GOAL, "queries_of_a_repeat": blocks[0].queries}
 

@@ -113,4 +113,4 @@ def _sample(records: Sequence[Record], part: int, parts: int, batch: int) -> lis
     """Every `parts`-th batch of records, from number `part` on, in the order of their lengths; at least one."""
     ordered = sorted(records, key=lambda record: len(str(record["passage"])))
     batches = [ordered[start : start + batch] for start in range(0, len(ordered), batch)]
-    return [record for each in batches[part % min(parts, len(batches)) :: parts] for record in each]
+    return [record for batch in batches[part % min(parts, len(batches)) :: parts] for record in batch]

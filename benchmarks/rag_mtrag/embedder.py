@@ -32,7 +32,9 @@ def _pairs(rows: Iterable[Record], fold: int) -> Iterator[dict[str, Any]]:
     """Question, gold passages and distractors of answerable rows; the validation split is that of the fold."""
     for row in rows:
         if row["gold"]:
-            texts = {each["id"]: f"{each.get('title') or ''} {each['text']}".strip() for each in row["passages"]}
+            texts = {
+                passage["id"]: f"{passage.get('title') or ''} {passage['text']}".strip() for passage in row["passages"]
+            }
             yield {
                 "id": row["id"],
                 "group": row["group"],

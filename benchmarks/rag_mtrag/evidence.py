@@ -109,7 +109,10 @@ def squad_cases(path: Path, questions: int = QUESTIONS) -> list[Case]:
         others = {name: text for name, text in articles[row["article"]].items() if name != row["paragraph"]}
         without = [text for text in others.values() if normalised(answer) not in normalised(text)]
         foreign = [
-            each for name in others for each in answers.get(name, ()) if normalised(each) not in normalised(paragraph)
+            answer
+            for name in others
+            for answer in answers.get(name, ())
+            if normalised(answer) not in normalised(paragraph)
         ]
         if not without or not foreign:
             continue
@@ -141,8 +144,8 @@ def mtrag_cases(mtrag: MtRag) -> list[Case]:
     texts = {row["id"]: tuple(_gold(row)) for row in answered}
     cases = []
     for row in answered:
-        others = [each for each in answered if each["source"] == row["source"] and each["group"] != row["group"]]
-        near = max(others, key=lambda each: support(row["question"], " ".join(texts[each["id"]])) or 0.0)
+        others = [other for other in answered if other["source"] == row["source"] and other["group"] != row["group"]]
+        near = max(others, key=lambda other: support(row["question"], " ".join(texts[other["id"]])) or 0.0)
         for number, sentence in enumerate(reference_sentences(row["reference"])):
             name = f"{row['id']} {number}"
             cases += [
@@ -166,7 +169,7 @@ def auc(scores: NDArray[np.float64], truth: NDArray[np.bool_], clusters: Sequenc
     chance = np.random.default_rng(SEED)
     drawn = []
     for _ in range(1_000):
-        places = np.concatenate([members[each] for each in chance.integers(len(members), size=len(members))])
+        places = np.concatenate([members[member] for member in chance.integers(len(members), size=len(members))])
         drawn.append(roc_auc_score(truth[places], scores[places]))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(roc_auc_score(truth, scores)), float(low), float(high)
@@ -223,7 +226,7 @@ def _near(sentence: str, texts: Sequence[str]) -> str:
 
 
 def _gold(row: Mapping[str, object]) -> list[str]:
-    return [f"{each['title']} {each['text']}" for each in row["passages"] if each["id"] in row["gold"]]
+    return [f"{passage['title']} {passage['text']}" for passage in row["passages"] if passage["id"] in row["gold"]]
 
 
 def _fits(case: Case) -> bool:

@@ -43,7 +43,9 @@ def graded(
     return [
         {
             **row,
-            "grades": [{"id": id_, "relevance": found[key][id_]} for id_ in (each["id"] for each in row["passages"])],
+            "grades": [
+                {"id": id_, "relevance": found[key][id_]} for id_ in (passage["id"] for passage in row["passages"])
+            ],
         }
         for key, row in by_key.items()
     ]

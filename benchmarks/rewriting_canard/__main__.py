@@ -99,10 +99,12 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
             raise SystemExit(f"{row.where}: {row.reason}")
         rows.append(row.data)
     passages = {
-        each["id"]: Document(each["id"], each["text"], each["title"]) for row in rows for each in row["passages"]
+        passage["id"]: Document(passage["id"], passage["text"], passage["title"])
+        for row in rows
+        for passage in row["passages"]
     }
     questions = [row for row in rows if row["history"] and row["passages"]]
-    qrels = {row["id"]: {each["id"]: 1 for each in row["passages"]} for row in questions}
+    qrels = {row["id"]: {passage["id"]: 1 for passage in row["passages"]} for row in questions}
     records = [
         {"id": row["id"], "group": row["history"][0]["text"], "query": row["query"], "history": row["history"]}
         for row in questions

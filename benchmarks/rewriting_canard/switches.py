@@ -31,7 +31,11 @@ def with_switches(dataset: Dataset, folder: Path) -> Dataset:
         added = switches(dataset)
         write_rows(source, [*rows, *({**record, "split": "train"} for record in added)])
         write_rows(
-            corpus, ({"id": each.id, "title": each.title, "text": each.text} for each in dataset.documents() or ())
+            corpus,
+            (
+                {"id": document.id, "title": document.title, "text": document.text}
+                for document in dataset.documents() or ()
+            ),
         )
         judged = dict(dataset.qrels() or {})
         judged |= {record["id"]: judged[origin] for record in added if (origin := _origin(record)) in judged}
@@ -46,7 +50,7 @@ def switches(dataset: Dataset) -> list[dict[str, Any]]:
     chance = random.Random(SEED)
     found = []
     for record in chance.sample(records, round(SHARE * len(records))):
-        before = chance.choice([each for each in records if each["group"] != record["group"]])
+        before = chance.choice([other for other in records if other["group"] != record["group"]])
         history = [*before["history"], {"role": "user", "text": before["query"]}]
         found.append(
             {

@@ -64,7 +64,9 @@ def main() -> None:
             EngineSystem(ADAPTER, task, engine, stored.reference, max_new_tokens=limit),
         ]
         measures = TaskMeasures(task, data.qrels(), retrieve=bm25)
-        results = {each.name: run_system(each, records, measures, progress=steps(each.name)) for each in systems}
+        results = {
+            system.name: run_system(system, records, measures, progress=steps(system.name)) for system in systems
+        }
         about = _about(stored, records, results, words)
         _report("rewriting_msrd", results, about)
         hybrid = replace(measures, retrieve=retrieve_stage("hybrid", documents, store, steps))
@@ -85,7 +87,7 @@ def dataset_of_queries() -> Dataset:
         real_data() / "msrd",
         format="msrd",
         options=options,
-        shares=SHARES,
+        split_ratios=SHARES,
         judgments_source="human",
     )
 
@@ -112,7 +114,9 @@ def listed_words(data: Dataset, search: Any) -> list[str]:
             before[record["id"]] = reward
         elif record["id"] in before:
             gains.setdefault(name.removeprefix("without: "), []).append(reward - before[record["id"]])
-    listed = [word for word, each in gains.items() if len(each) >= LISTED_FROM and mean(each) > 2 * sem(each)]
+    listed = [
+        word for word, changes in gains.items() if len(changes) >= LISTED_FROM and mean(changes) > 2 * sem(changes)
+    ]
     return sorted(listed, key=lambda word: -len(gains[word]))
 
 
@@ -153,8 +157,8 @@ def _report(name: str, systems: Mapping[str, SystemResult], about: Mapping[str, 
     values = systems[RAW].evaluation.values[HEADLINE]
     right = {row: "yes" if value >= 1 - 1e-9 else "no" for row, value in values.items()}
     evaluations = {
-        each: replace(system.evaluation, tested=(HEADLINE,), slices={"raw query is right": right})
-        for each, system in systems.items()
+        name: replace(system.evaluation, tested=(HEADLINE,), slices={"raw query is right": right})
+        for name, system in systems.items()
     }
     comparison: Comparison = compare(evaluations, candidate=ADAPTER)
     save(name, comparison, about, module="rewriting_msrd")

@@ -45,8 +45,8 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=5)
     arguments.add_argument("--try", action="store_true", dest="trial", help="print only")
     options = arguments.parse_args()
-    engine = LocalEngine(resolve(load_recipe({}).base), batch_rows=options.rows, batch_invariant=False)
-    ways = {name: _way(engine, each, options.rows, options.tokens) for name, each in VARIANTS.items()}
+    engine = LocalEngine(resolve(load_recipe({}).base), max_num_seqs=options.rows, batch_invariant=False)
+    ways = {name: _way(engine, variant, options.rows, options.tokens) for name, variant in VARIANTS.items()}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(options.repeats + 1):
         for name, way in ways.items():
@@ -73,8 +73,8 @@ def _way(engine: LocalEngine, samplings: tuple[Sampling, ...], rows: int, tokens
     def run() -> float:
         queued = engine._inputs.generate_requests(requests)
         first: list[float] = []
-        for each in queued:
-            each.ignore_stop = True
+        for request in queued:
+            request.ignore_stop = True
         queued[-1].on_token = lambda _: first.append(time.perf_counter())
         engine._core.finish(queued)
         return time.perf_counter() - first[0]

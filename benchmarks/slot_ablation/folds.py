@@ -97,7 +97,7 @@ def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablati
         {fold.without_number(variant.name): variant for variant in ablation.variants}
         for fold, ablation in zip(test.folds, ablations, strict=True)
     ]
-    names = [name for name in named[0] if all(name in each for each in named)]
+    names = [name for name in named[0] if all(name in names_of_fold for names_of_fold in named)]
     experiments = [ablation.experimented for ablation in ablations]
     runs, systems = {}, []
     fields = {topic: values for result in experiments for topic, values in result.topics.fields.items()}
@@ -132,8 +132,8 @@ def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablati
         costs=_mean_costs(test, ablations, names),
         left_out={
             fold.without_number(name): why
-            for fold, each in zip(test.folds, ablations, strict=True)
-            for name, why in each.left_out.items()
+            for fold, ablation in zip(test.folds, ablations, strict=True)
+            for name, why in ablation.left_out.items()
         },
     )
 
@@ -151,9 +151,9 @@ def _mean_costs(test: TestSet, ablations: Sequence[Ablation], names: Sequence[st
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in names:
         for slot in parts[0][1].get(name, {}):
-            each = [(count, costs.get(name, {}).get(slot, {})) for count, costs in parts]
-            kinds = [kind for kind in each[0][1] if all(kind in costs for _, costs in each)]
+            part = [(count, costs.get(name, {}).get(slot, {})) for count, costs in parts]
+            kinds = [kind for kind in part[0][1] if all(kind in costs for _, costs in part)]
             found.setdefault(name, {})[slot] = {
-                kind: fsum(count * costs[kind] for count, costs in each) / total for kind in kinds
+                kind: fsum(count * costs[kind] for count, costs in part) / total for kind in kinds
             }
     return found

@@ -49,7 +49,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "schema.json", schema)
     options = {"schema": str(folder / "schema.json")}
-    data = native_dataset(folder / "data", "intent", rows, options=options, shares=(0.95, 0.05, 0)).folder
+    data = native_dataset(folder / "data", "intent", rows, options=options, split_ratios=(0.95, 0.05, 0)).folder
     with progress_bars() as steps:
         stored = train_or_reuse(
             "intent", data, NAME, overrides=("optim.epochs=1",), store=Store(folder / "store"), steps=steps
@@ -60,7 +60,9 @@ def main() -> None:
 def intents(products: Sequence[Mapping[str, Any]], count: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The schema of the intents, and at most `count` records with different queries; the same call gives the same."""
     values = {field: _frequent(products, column) for field, column in COLUMNS.items()}
-    typed = [each for each in products if _named(each.get(COLUMNS["category"]), _lower(each), values["category"])]
+    typed = [
+        product for product in products if _named(product.get(COLUMNS["category"]), _lower(product), values["category"])
+    ]
     chance = random.Random(SEED)
     rows: dict[str, dict[str, Any]] = {}
     for _ in range(5 * count):

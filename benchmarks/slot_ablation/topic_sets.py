@@ -96,7 +96,7 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
     folder = WORK / "slot_ablation" / "mtrag_questions"
     if not folder.is_dir():
         source = data / "mtrag" / "reference.jsonl"
-        build("rewriting", source, format="mtrag", out=folder, shares=(1.0, 0.0, 0.0))
+        build("rewriting", source, format="mtrag", out=folder, split_ratios=(1.0, 0.0, 0.0))
     dataset = load_dataset(folder)
     questions = {record["id"]: record for record in dataset.records("train") if record["history"]}
     # Underspecified questions have no fold, and no adapter was trained or tested on them.

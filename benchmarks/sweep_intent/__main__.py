@@ -50,7 +50,7 @@ def main() -> None:
     work = WORK / (f"{NAME}_trial" if trial else NAME)
     # The official test set stays whole; a tenth of the training set compares the settings.
     source, shares = real_data() / "banking77", (0.89, 0.1, 0.01)
-    data = dataset(work / "data", "intent", source, format="banking77", shares=shares).folder
+    data = dataset(work / "data", "intent", source, format="banking77", split_ratios=shares).folder
     store, overrides = Store(work / "store"), [*SETTINGS, *arguments.set]
     with progress_bars() as steps:
         if arguments.train:

@@ -70,7 +70,7 @@ def main() -> None:
     ours, other = f"{OURS}, bf16", f"{TRL}, bf16"
     a, b = _name(ours, 60), _name(WITHOUT_CHECKPOINTING, 60)
     comparisons.append(speed_ratio(a, b, "tokens a second", measured[60][ours]["speeds"], dense))
-    losses = {system: [statistics.mean(each) for each in measured[60][system]["losses"]] for system in SYSTEMS}
+    losses = {system: [statistics.mean(values) for values in measured[60][system]["losses"]] for system in SYSTEMS}
     differences = [one - other for one, other in zip(losses[ours], losses[other], strict=True)]
     about = {
         "base": BASE,
@@ -79,7 +79,8 @@ def main() -> None:
         "loss_difference": max(map(abs, differences)),
     }
     print_or_save_speeds("training", rows, comparisons, about)
-    print(f"differences of the mean losses of a seed in bf16: {', '.join(f'{each:+.4f}' for each in differences)}")
+    listed = ", ".join(f"{difference:+.4f}" for difference in differences)
+    print(f"differences of the mean losses of a seed in bf16: {listed}")
 
 
 def _name(system: str, length: int) -> str:
@@ -173,7 +174,9 @@ def _train_trl(
     from trl import SFTConfig, SFTTrainer
 
     examples = _examples(records)
-    order = list(LengthGroupedBatches([len(each.input_ids) for each in examples], recipe.optim.batch_size, recipe.seed))
+    order = list(
+        LengthGroupedBatches([len(example.input_ids) for example in examples], recipe.optim.batch_size, recipe.seed)
+    )
     ended: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]

@@ -154,7 +154,10 @@ def _valid(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]
         held = Grammar("json_schema", JSON.grammar.text)
         requests = [replace(request, grammar=held, max_new_tokens=64) for request in case.requests]
         completions = remote.generate(requests)
-        right = [each.finish == "stop" and not isinstance(JSON.parse(each.text), InvalidOutput) for each in completions]
+        right = [
+            completion.finish == "stop" and not isinstance(JSON.parse(completion.text), InvalidOutput)
+            for completion in completions
+        ]
         found.append(_share(case.system, "valid JSON", right))
     return found
 

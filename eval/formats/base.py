@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from searchlora.eval.trec import Qrels, Run
 from searchlora.files import Head, open_bytes, parse_json, strict
 from searchlora.files.rows import delimited_rows, json_lines
 
@@ -45,37 +44,18 @@ class Form:
     Attributes:
         shape: Description of a row, for messages.
         recognises: Whether the head of a file has this form.
+        read: The rows of a file of qrels or topics, as `TripleRow` or `TopicRow`; a run as topic -> document -> score.
+        write: Takes the path and what is written, for a run also the tag.
         suffixes: File name suffixes that select this form if the head does not; `""` is a name without a suffix.
+        by_query: Whether a file of qrels identifies a topic by the text of its query, not by an id.
     """
 
     shape: str
     recognises: Callable[[Head], bool]
+    read: Callable[[Path], Any]
+    write: Callable[..., None]
     suffixes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class QrelsForm(Form):
-    """Judgments. `by_query`: the file identifies a topic by the text of its query, not by an id."""
-
-    rows: Callable[[Path], Iterator[TripleRow]]
-    write: Callable[[Path, Qrels], None]
     by_query: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunForm(Form):
-    """Runs. The last argument of `write` is the tag."""
-
-    read: Callable[[Path], dict[str, dict[str, float]]]
-    write: Callable[[Path, Run, str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TopicsForm(Form):
-    """Topics."""
-
-    rows: Callable[[Path], Iterator[TopicRow]]
-    write: Callable[[Path, Topics], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +63,9 @@ class Format:
     """A named format and its forms."""
 
     name: str
-    qrels: QrelsForm | None = None
-    run: RunForm | None = None
-    topics: TopicsForm | None = None
+    qrels: Form | None = None
+    run: Form | None = None
+    topics: Form | None = None
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

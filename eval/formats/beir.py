@@ -13,17 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.formats.base import (
-    Format,
-    QrelsForm,
-    TopicRow,
-    Topics,
-    TopicsForm,
-    TripleRow,
-    has_keys,
-    json_rows,
-    table_rows,
-)
+from searchlora.eval.formats.base import Form, Format, TopicRow, Topics, TripleRow, has_keys, json_rows, table_rows
 from searchlora.eval.trec import Qrels
 from searchlora.files import atomic_text, json_line
 from searchlora.files.rows import write_delimited
@@ -83,17 +73,17 @@ def _write_topics(path: Path, topics: Topics) -> None:
 
 BEIR = Format(
     name="beir",
-    qrels=QrelsForm(
+    qrels=Form(
         shape="<tab>".join(_COLUMNS) + " as header",
         recognises=lambda head: tuple(head.line.split("\t")) == _COLUMNS,
         suffixes=(".tsv",),
-        rows=_qrels_rows,
+        read=_qrels_rows,
         write=_write_qrels,
     ),
-    topics=TopicsForm(
+    topics=Form(
         shape='{"_id", "text", "metadata"} a line',
         recognises=lambda head: has_keys(head, "_id", "text"),
-        rows=_topic_rows,
+        read=_topic_rows,
         write=_write_topics,
     ),
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError
-from searchlora.eval.formats.base import Format, QrelsForm, TripleRow
+from searchlora.eval.formats.base import Form, Format, TripleRow
 from searchlora.eval.trec import Qrels
 from searchlora.files import atomic_text, json_file
 
@@ -69,10 +69,10 @@ def _write_qrels(path: Path, qrels: Qrels) -> None:
 
 OPENSEARCH = Format(
     name="opensearch",
-    qrels=QrelsForm(
+    qrels=Form(
         shape=_SHAPE,
         recognises=lambda head: head.text[:1] == "{" and '"judgmentRatings"' in head.text,
-        rows=_qrels_rows,
+        read=_qrels_rows,
         write=_write_qrels,
         by_query=True,
     ),

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.formats.base import Format, QrelsForm, TripleRow, first_fields
+from searchlora.eval.formats.base import Form, Format, TripleRow, first_fields
 from searchlora.eval.trec import Qrels
 from searchlora.files import Head, RejectedRow, open_bytes
 from searchlora.files.rows import delimited_fields, write_delimited
@@ -83,11 +83,11 @@ def _write_qrels(path: Path, qrels: Qrels) -> None:
 
 QUEPID = Format(
     name="quepid",
-    qrels=QrelsForm(
+    qrels=Form(
         shape="query,docid,rating as header",
         recognises=_is_quepid,
         suffixes=(".csv",),
-        rows=_rows,
+        read=_rows,
         write=_write_qrels,
         by_query=True,
     ),

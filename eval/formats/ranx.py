@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.formats.base import Format, QrelsForm, RunForm, TripleRow
+from searchlora.eval.formats.base import Form, Format, TripleRow
 from searchlora.eval.formats.checks import collect_run
 from searchlora.eval.trec import Run, ranked
 from searchlora.files import Head, Pairs, atomic_text, json_file
@@ -48,10 +48,8 @@ def _is_ranx(head: Head) -> bool:
 
 RANX = Format(
     name="ranx",
-    qrels=QrelsForm(
-        shape="{topic: {document: grade}}", recognises=_is_ranx, suffixes=(".json",), rows=_rows, write=_write
-    ),
-    run=RunForm(
+    qrels=Form(shape="{topic: {document: grade}}", recognises=_is_ranx, suffixes=(".json",), read=_rows, write=_write),
+    run=Form(
         shape="{topic: {document: score}}",
         recognises=_is_ranx,
         suffixes=(".json",),

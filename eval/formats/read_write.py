@@ -1,4 +1,8 @@
-"""Reading and writing of qrels, runs and topics in any format, and detection of the format of a file."""
+"""Reading and writing of qrels, runs and topics in any format, and detection of the format of a file.
+
+Where no format is named, reading detects it from the file, and writing takes it from the suffix of the name. Files are
+unpacked or compressed if their name ends in `.gz`, and writes are atomic.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,9 @@ import math
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats.base import Form, Format, Kind, QrelsForm, RunForm, Topics, TopicsForm
+from searchlora.eval.formats.base import Form, Format, Kind, Topics
 from searchlora.eval.formats.beir import BEIR
 from searchlora.eval.formats.checks import collect_qrels, collect_topics, ids_of_queries, topic_fields, with_queries
 from searchlora.eval.formats.opensearch import OPENSEARCH
@@ -40,8 +43,7 @@ def read_qrels(
     Grades are integers, as trec_eval needs them. A negative grade is allowed, as in TREC: judged, not relevant.
 
     Args:
-        path: A file, unpacked if its name ends in `.gz`, or a BEIR folder.
-        format: trec, beir, jsonl, parquet, ranx, quepid or opensearch. None: detected from the file.
+        path: A file or a BEIR folder.
         thresholds: Increasing thresholds for ratings that are not integers, for example (0.25, 0.5, 0.75): each
             rating becomes the number of thresholds it reaches. Without them a rating that is not an integer is an
             error.
@@ -61,36 +63,29 @@ def read_qrels(
         {'q1': {'d7': 3, 'd9': 0}}
     """
     path = Path(path)
-    form = cast(QrelsForm, _form_to_read(path, format, "qrels"))
+    form = _form_to_read(path, format, "qrels")
     ids = ids_of_queries(topics) if topics is not None and form.by_query else None
-    qrels = collect_qrels(form.rows(path), thresholds, ids)
+    qrels = collect_qrels(form.read(path), thresholds, ids)
     if not qrels:
         raise DataError("holds no judgment", where=str(path), fix=f"The format is: {form.shape}.")
     return qrels
 
 
 def read_run(path: str | Path, format: str | None = None) -> dict[str, dict[str, float]]:
-    """Read a run as topic -> document -> score. Ranks in the file are ignored.
-
-    Args:
-        format: trec, jsonl, parquet or ranx. None: detected from the file.
+    """Read a run as topic -> document -> score. Ranks in the file are ignored; an empty file has no results.
 
     Raises:
         DataError: naming the line, row or place, for a malformed line, a score that is not a finite number, or a
-            document ranked twice for a topic. A file without rows is a run without results.
+            document ranked twice for a topic.
         UsageError: for an unknown format, or one that has no runs.
     """
     path = Path(path)
-    form = cast(RunForm, _form_to_read(path, format, "run"))
-    return form.read(path)
+    run: dict[str, dict[str, float]] = _form_to_read(path, format, "run").read(path)
+    return run
 
 
 def read_topics(path: str | Path, format: str | None = None) -> dict[str, dict[str, str | float]]:
-    """Read topics as id -> fields, `query` first. Numbers stay numbers.
-
-    Args:
-        path: A file, or a BEIR folder.
-        format: trec, beir, jsonl, parquet or csv. None: detected from the file.
+    """Read topics, in a file or a BEIR folder, as id -> fields, `query` first. Numbers stay numbers.
 
     Raises:
         DataError: naming the line or row, for a topic that is malformed or repeated, a query that is missing or blank,
@@ -98,19 +93,17 @@ def read_topics(path: str | Path, format: str | None = None) -> dict[str, dict[s
         UsageError: for an unknown format, or one that has no topics.
     """
     path = Path(path)
-    form = cast(TopicsForm, _form_to_read(path, format, "topics"))
-    topics = collect_topics(form.rows(path))
+    form = _form_to_read(path, format, "topics")
+    topics = collect_topics(form.read(path))
     if not topics:
         raise DataError("holds no topic", where=str(path), fix=f"The format is: {form.shape}.")
     return topics
 
 
 def write_qrels(path: str | Path, qrels: Qrels, format: str | None = None, *, topics: Topics | None = None) -> None:
-    """Write judgments atomically.
+    """Write judgments.
 
     Args:
-        path: Compressed if it ends in `.gz`.
-        format: trec, beir, jsonl, parquet, ranx, quepid or opensearch. None: from the suffix of the name.
         topics: For quepid and opensearch: the topics whose queries replace the ids. None: ids are written as queries.
 
     Raises:
@@ -118,7 +111,7 @@ def write_qrels(path: str | Path, qrels: Qrels, format: str | None = None, *, to
         UsageError: for an unknown format, or a suffix that implies none.
     """
     path = Path(path)
-    form = cast(QrelsForm, _form_to_write(path, format, "qrels"))
+    form = _form_to_write(path, format, "qrels")
     if topics is not None and form.by_query:
         qrels = with_queries(qrels, topics)
     # Plain ints, whatever kind of integer is given.
@@ -132,11 +125,10 @@ def write_qrels(path: str | Path, qrels: Qrels, format: str | None = None, *, to
 
 
 def write_run(path: str | Path, run: Run, tag: str, format: str | None = None) -> None:
-    """Write a run atomically, best documents first. Most formats cannot hold topics without results.
+    """Write a run, best documents first. Most formats cannot hold topics without results.
 
     Args:
-        tag: The name of the run, for formats that store it: trec.
-        format: trec, jsonl, parquet or ranx. None: from the suffix of the name.
+        tag: The name of the run, which only TREC files store.
 
     Raises:
         DataError: for an id or a tag that the format cannot hold, a score that is not finite, or a file that cannot be
@@ -144,7 +136,7 @@ def write_run(path: str | Path, run: Run, tag: str, format: str | None = None) -
         UsageError: for an unknown format, one that has no runs, or a suffix that implies none.
     """
     path = Path(path)
-    form = cast(RunForm, _form_to_write(path, format, "run"))
+    form = _form_to_write(path, format, "run")
     checked = {
         _id(topic): {_id(document): _finite(score, topic, document) for document, score in scores.items()}
         for topic, scores in run.items()
@@ -153,18 +145,14 @@ def write_run(path: str | Path, run: Run, tag: str, format: str | None = None) -
 
 
 def write_topics(path: str | Path, topics: Topics, format: str | None = None) -> None:
-    """Write topics atomically.
-
-    Args:
-        format: trec (tab-separated, for topics with no field but the query), beir, jsonl, parquet or csv. None: from
-            the suffix of the name.
+    """Write topics.
 
     Raises:
         DataError: for a topic without a query, a field that the format cannot hold, or a file that cannot be written.
         UsageError: for an unknown format, one that has no topics, or a suffix that implies none.
     """
     path = Path(path)
-    form = cast(TopicsForm, _form_to_write(path, format, "topics"))
+    form = _form_to_write(path, format, "topics")
     for topic, fields in topics.items():
         if "id" in fields:
             raise DataError("a topic has no field 'id' beside its id", where=f"topic {topic}")
@@ -179,14 +167,12 @@ def format_of_file(path: Path, kind: Kind) -> Format:
     """
     forms = _forms(kind)
     if path.is_dir():
-        return _named("beir", kind)
+        return BEIR
     head = read_head(path)
-    for name, form in forms.items():
-        if form.recognises(head):
-            return FORMATS[name]
-    for name, form in forms.items():
-        if head.suffix in form.suffixes:
-            return FORMATS[name]
+    matches = [name for name, form in forms.items() if form.recognises(head)]
+    matches += [name for name, form in forms.items() if head.suffix in form.suffixes]
+    if matches:
+        return FORMATS[matches[0]]
     tried = "; ".join(f"{name} ({form.shape})" for name, form in forms.items())
     raise DataError(f"has an unknown format of {_plural(kind)}", where=str(path), fix=f"Tried: {tried}.")
 
@@ -214,21 +200,21 @@ def _forms(kind: Kind) -> dict[str, Form]:
     return {name: form for name, format in FORMATS.items() if (form := getattr(format, kind)) is not None}
 
 
-def _named(name: str, kind: Kind) -> Format:
+def _form_to_read(path: Path, name: str | None, kind: Kind) -> Form:
+    return _form(format_of_file(path, kind).name if name is None else name, kind)
+
+
+def _form_to_write(path: Path, name: str | None, kind: Kind) -> Form:
+    return _form(format_for_name(path, kind).name if name is None else name, kind)
+
+
+def _form(name: str, kind: Kind) -> Form:
     formats = f"Formats of {_plural(kind)}: {', '.join(_forms(kind))}."
     if name not in FORMATS:
         raise UsageError(f"there is no format '{name}'", fix=formats)
     if name not in _forms(kind):
         raise UsageError(f"the format '{name}' has no form for {_plural(kind)}", fix=formats)
-    return FORMATS[name]
-
-
-def _form_to_read(path: Path, name: str | None, kind: Kind) -> Form:
-    return _forms(kind)[(format_of_file(path, kind) if name is None else _named(name, kind)).name]
-
-
-def _form_to_write(path: Path, name: str | None, kind: Kind) -> Form:
-    return _forms(kind)[(format_for_name(path, kind) if name is None else _named(name, kind)).name]
+    return _forms(kind)[name]
 
 
 def _plural(kind: Kind) -> str:

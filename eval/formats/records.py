@@ -16,12 +16,10 @@ from typing import Any, TypeAlias
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats.base import (
+    Form,
     Format,
-    QrelsForm,
-    RunForm,
     TopicRow,
     Topics,
-    TopicsForm,
     TripleRow,
     first_fields,
     has_keys,
@@ -83,15 +81,15 @@ def _record_format(
 
     return Format(
         name=name,
-        qrels=QrelsForm(
+        qrels=Form(
             **described(QRELS_COLUMNS),
-            rows=lambda path: rows(path, QRELS_COLUMNS),
+            read=lambda path: rows(path, QRELS_COLUMNS),
             write=lambda path, qrels: write_rows(path, QRELS_COLUMNS, qrels),
         ),
-        run=RunForm(**described(RUN_COLUMNS), read=lambda path: collect_run(rows(path, RUN_COLUMNS)), write=write_run),
-        topics=TopicsForm(
+        run=Form(**described(RUN_COLUMNS), read=lambda path: collect_run(rows(path, RUN_COLUMNS)), write=write_run),
+        topics=Form(
             **described(TOPIC_COLUMNS, " and further fields"),
-            rows=topic_rows,
+            read=topic_rows,
             write=lambda path, topics: write(
                 path, TOPIC_COLUMNS, ({"id": topic, **fields} for topic, fields in topics.items())
             ),
@@ -201,11 +199,11 @@ PARQUET = _record_format(
 
 CSV = Format(
     name="csv",
-    topics=TopicsForm(
+    topics=Form(
         shape="a header with id, query and further fields",
         recognises=lambda head: set(TOPIC_COLUMNS) <= set(first_fields(head.line, ",")),
         suffixes=(".csv",),
-        rows=topic_table,
+        read=topic_table,
         write=_write_csv_topics,
     ),
 )

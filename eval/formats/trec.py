@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.formats.base import Format, QrelsForm, RunForm, TopicRow, Topics, TopicsForm, TripleRow
+from searchlora.eval.formats.base import Form, Format, TopicRow, Topics, TripleRow
 from searchlora.eval.formats.records import TOPIC_COLUMNS, topic_table
 from searchlora.eval.trec import QRELS_LINE, RUN_LINE, read_run, split_line, write_qrels, write_run
 from searchlora.files import Head, atomic_text, numbered_lines, open_text
@@ -106,25 +106,25 @@ def _is_header(line: str) -> bool:
 
 TREC = Format(
     name="trec",
-    qrels=QrelsForm(
+    qrels=Form(
         shape=QRELS_LINE,
         recognises=lambda head: _looks_like(head.line, QRELS_LINE, 3),
         suffixes=("", ".txt", ".trec", ".qrels"),
-        rows=_qrels_rows,
+        read=_qrels_rows,
         write=write_qrels,
     ),
-    run=RunForm(
+    run=Form(
         shape=RUN_LINE,
         recognises=lambda head: _looks_like(head.line, RUN_LINE, 4),
         suffixes=("", ".txt", ".trec", ".run"),
         read=read_run,
         write=write_run,
     ),
-    topics=TopicsForm(
+    topics=Form(
         shape=f"{TOPIC_LINE}, or <top> blocks",
         recognises=_looks_like_topics,
         suffixes=("", ".txt", ".trec", ".tsv"),
-        rows=_topic_rows,
+        read=_topic_rows,
         write=_write_topics,
     ),
 )

@@ -163,9 +163,7 @@ def _rule(grades: Mapping[int, int] | None, calibration: Calibration | None) -> 
     if grades:
         parts.append(f"grades of the other source mapped {', '.join(f'{a} to {b}' for a, b in sorted(grades.items()))}")
     if calibration is not None:
-        parts.append(
-            f"then calibrated ({calibration.method}) on {calibration.n} human labels of {calibration.queries} topics"
-        )
+        parts.append(f"then calibrated (isotonic) on {calibration.n} human labels of {calibration.queries} topics")
     return "; ".join(parts)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.formatting import interval, markdown_text, number, p_value
@@ -31,9 +29,6 @@ from searchlora.eval.report.heat_maps import calibration_block, confusion_table
 from searchlora.eval.report.page import Alert, write_page
 from searchlora.eval.resampling import Estimate
 from searchlora.eval.significance import CORRECTION_NAMES, LEVEL
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 #: Figures of the table of all judges.
 OVERVIEW_FIGURES = ("kappa", "kappa_binary", "kappa_quadratic", "mae", "bias", "invalid")
@@ -139,28 +134,21 @@ def _summary(ranked: Sequence[JudgeCard], comparison: JudgeComparison | None) ->
 
 
 def _overview_section(ranked: Sequence[JudgeCard]) -> Section:
-    """All judges in one table, with the interval of kappa drawn in each row."""
+    """All judges in one table, below the agreement between people."""
     people = next((card.people.pairs for card in ranked if card.people is not None), ())
-    kappas = [card.figures["kappa"] for card in ranked] + [two.kappa for two in people]
-    ends = [end for kappa in kappas for end in (kappa.value, kappa.low, kappa.high) if end == end]
-    axis = _Axis(min(0.0, *ends), max(ends)) if ends else _Axis(0.0, 1.0)
-    ceilings = [two.kappa.value for two in people]
     lines = []
     for two in people:
         figures = [_figure(name, getattr(two, name, None)) for name in OVERVIEW_FIGURES]
-        cells = [f"people: {two.a}, {two.b}", axis.bar(two.kappa, ceilings), *figures, _sample(two.kappa)]
-        lines.append(replace(line(cells), style="ceiling-row"))
+        lines.append(line([f"people: {two.a}, {two.b}", *figures, _sample(two.kappa.n, two.kappa.queries)]))
     for rank, card in enumerate(ranked, start=1):
         figures = [_figure(name, card.figures[name]) for name in OVERVIEW_FIGURES]
-        sample = Cell(str(card.n), (f"{card.queries} queries",))
         name = Cell(judge_name(card), link=f"judge-{rank}")
-        lines.append(line([name, axis.bar(card.figures["kappa"], ceilings), *figures, sample]))
-    head = ["judge", f"kappa, {axis.low:.2f} to {axis.high:.2f}", *(HEADINGS[name] for name in OVERVIEW_FIGURES), "n"]
+        lines.append(line([name, *figures, _sample(card.n, card.queries)]))
+    head = ["judge", *(HEADINGS[name] for name in OVERVIEW_FIGURES), "n"]
     note = (
         "By kappa over all grades. 95% intervals by query, since the pairs of one query depend on each other; "
-        "overlapping bars do not show whether two judges differ, since they cover the same pairs"
-        + ("; the dashed line is the kappa between people" if people else "")
-        + ". Invalid answers count as the worst grade."
+        "overlapping intervals do not show whether two judges differ, since they cover the same pairs. Invalid answers "
+        "count as the worst grade."
     )
     title = "Judges" if len(ranked) > 1 else "Judge"
     return Section("judges", title, (table("All judges", head, lines), Text(note)))
@@ -312,38 +300,10 @@ def _figure(name: str, figure: Estimate | None) -> Cell:
     return estimate(figure.value, figure.low, figure.high, "+" if name == "bias" else "")
 
 
-def _sample(figure: Estimate) -> Cell:
-    return Cell(str(figure.n), (f"{figure.queries} queries",))
+def _sample(n: int, queries: int) -> Cell:
+    return Cell(str(n), (f"{queries} queries",))
 
 
 def _kappa(card: JudgeCard) -> float:
     kappa = card.figures["kappa"].value
     return -math.inf if math.isnan(kappa) else kappa
-
-
-class _Axis:
-    """Axis of the bars: positions in per cent of their width."""
-
-    def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
-
-    def position(self, value: float) -> float:
-        return round(2 + 96 * (value - self.low) / ((self.high - self.low) or 1.0), 2)
-
-    def bar(self, figure: Estimate, ceilings: Sequence[float]) -> Cell:
-        """A value with its interval, and the ceilings; empty if it is undefined, without width without an interval."""
-        if math.isnan(figure.value):
-            return Cell()
-        value = self.position(figure.value)
-        low, high = (value if math.isnan(end) else self.position(end) for end in (figure.low, figure.high))
-        return Cell(drawing=_svg(value, low, high, [self.position(ceiling) for ceiling in ceilings]))
-
-
-def _svg(value: float, low: float, high: float, ceilings: Sequence[float]) -> Markup:
-    from markupsafe import Markup
-
-    dashed = "".join(f'<line class="ceiling" x1="{place}%" x2="{place}%" y1="0" y2="100%"/>' for place in ceilings)
-    return Markup(
-        f'<svg aria-hidden="true">{dashed}<line class="span" x1="{low}%" x2="{high}%" y1="50%" y2="50%"/>'
-        f'<circle cx="{value}%" cy="50%" r="3"/></svg>'
-    )

@@ -6,16 +6,18 @@ last line of a rater and pair counts. `grade` is null for "cannot tell", which i
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.trec import GREATEST_GRADE, is_word
@@ -23,6 +25,21 @@ from searchlora.files import json_object, open_bytes
 
 _RATER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 RATER_RULE = "A rater's name has 1 to 32 characters of a-z, 0-9, '_' and '-', and begins with a letter."
+
+
+def _one_word(text: str) -> str:
+    if not is_word(text):
+        raise PydanticCustomError("word", "is not one word")
+    return text
+
+
+def _with_offset(time: str) -> str:
+    if datetime.fromisoformat(time).tzinfo is None:
+        raise PydanticCustomError("time", "has no UTC offset")
+    return time
+
+
+_Word = Annotated[str, AfterValidator(_one_word)]
 
 
 @dataclass(frozen=True)
@@ -38,13 +55,15 @@ class Rating:
         note: The rater's note; empty for none.
     """
 
-    topic: str
-    document: str
-    grade: int | None
-    rater: str
-    time: str
-    seconds: float
-    note: str = ""
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    topic: _Word
+    document: _Word
+    grade: Annotated[int, Field(ge=0, le=GREATEST_GRADE)] | None
+    rater: Annotated[str, Field(pattern=f"^{_RATER.pattern}$")]
+    time: Annotated[str, AfterValidator(_with_offset)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    note: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -62,19 +81,14 @@ def check_rater(name: str) -> str:
 def parse_rating(line: bytes, where: str) -> Rating:
     """Parse one line, UTF-8. Raises `DataError` at `where` for a malformed line."""
     try:
-        row = json_object(line.decode("utf-8"), where)
+        json_object(line.decode("utf-8"), where)  # refuses what pydantic accepts, such as a repeated key
+        return _RATINGS.validate_json(line)
     except UnicodeDecodeError as error:
         raise DataError(f"is not UTF-8 text ({error.reason})", where=where) from None
-    names = [field.name for field in fields(Rating)]
-    missing = [name for name in names if name not in row and name != "note"]
-    unknown = [name for name in row if name not in names]
-    if missing or unknown:
-        fault = f"lacks {', '.join(missing)}" if missing else f"has the unknown key {unknown[0]!r}"
-        raise DataError(fault, where=where, fix=f"A rating has the keys {', '.join(names)}.")
-    for name, (is_valid, expected) in _FIELDS.items():
-        if not is_valid(row.get(name, "")):
-            raise DataError(f"{name} {_excerpt(row[name])} is not {expected}", where=where)
-    return Rating(**row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        fault = f"the field '{first['loc'][0]}': {first['msg'][0].lower()}{first['msg'][1:]}"
+        raise DataError(fault, where=where) from None
 
 
 def read_ratings(path: str | Path) -> list[Rating]:
@@ -175,36 +189,4 @@ RULES: Mapping[str, Callable[[Sequence[int]], int]] = {
 }
 
 
-def _excerpt(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... of {len(text)} characters"
-
-
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and is_word(value)
-
-
-def _is_grade(value: Any) -> bool:
-    return value is None or (type(value) is int and 0 <= value <= GREATEST_GRADE)
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
-    except ValueError:
-        return False
-
-
-def _is_seconds(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "topic": (_is_word, "one word"),
-    "document": (_is_word, "one word"),
-    "grade": (_is_grade, f"a whole number from 0 to {GREATEST_GRADE}, or null"),
-    "rater": (lambda value: isinstance(value, str) and bool(_RATER.fullmatch(value)), "a rater's name"),
-    "time": (_is_time, "an ISO 8601 time with UTC offset"),
-    "seconds": (_is_seconds, "a number from 0"),
-    "note": (lambda value: isinstance(value, str) and "\0" not in value, "text without NUL characters"),
-}
+_RATINGS = TypeAdapter(Rating)

@@ -159,7 +159,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
 
 
 def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterator[RuleResult]:
-    """A policy that is looser than that of the last decision needs a reason: otherwise it would undo a refusal."""
+    """A policy other than that of the last decision needs a reason: otherwise it would undo a refusal."""
     if facts.policy is None:
         return
     headline = comparison.measures[0]
@@ -168,17 +168,12 @@ def _same_policy(policy: Policy, comparison: Comparison, facts: Facts) -> Iterat
         for stored in (facts.policy, policy.model_dump(mode="json"))
     )
     changed = changes(before, after)
-    looser = [change for change in changed if not change.stricter]
-    finding = f"changed: {'; '.join(map(str, changed))}" if changed else "the same"
+    finding = f"changed: {'; '.join(changed)}" if changed else "the same"
     if changed and facts.reason:
         finding = f"{finding}; the reason given: {facts.reason}"
-    elif looser:
-        finding = (
-            f"{finding}; no reason was given for {', '.join(change.key for change in looser)}, which may let a refused "
-            "version pass. Restore the policy, or give --reason REASON"
-        )
-    holds = not looser or bool(facts.reason)
-    yield _result(SAME_POLICY, holds, finding)
+    elif changed:
+        finding = f"{finding}; no reason was given. Restore the policy, or give --reason REASON"
+    yield _result(SAME_POLICY, not changed or bool(facts.reason), finding)
 
 
 def _source(policy: Policy, facts: Facts) -> RuleResult:

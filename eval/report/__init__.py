@@ -5,7 +5,7 @@ from __future__ import annotations
 from searchlora.eval.calibration import Curve
 from searchlora.eval.evaluation import Confusion
 from searchlora.eval.report.ablation import SlotLine, interactions_section, slots_section
-from searchlora.eval.report.comparison import Chapter, Stored, write_overview, write_report
+from searchlora.eval.report.comparison import Chapter, write_overview, write_report
 from searchlora.eval.report.examples import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "RetrievedDocument",
     "RowTexts",
     "SlotLine",
-    "Stored",
     "SystemOutput",
     "extremes",
     "interactions_section",

@@ -24,7 +24,6 @@ class Cell:
         colour: `accent`, `good` or `bad`, of the background.
         mark: A symbol beside the text, explained below the table.
         link: Id of the part of the page that the text links to.
-        drawing: An SVG in place of the text. Markdown leaves its column out.
     """
 
     text: str = ""
@@ -34,16 +33,14 @@ class Cell:
     colour: str = "accent"
     mark: str = ""
     link: str = ""
-    drawing: Markup | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """Cells of a line of a table; `highlighted` for the system under test, `style` names a class of the style sheet."""
+    """Cells of a line of a table; `highlighted` for the system under test."""
 
     cells: tuple[Cell, ...]
     highlighted: bool = False
-    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,19 +189,10 @@ def markdown(sections: Iterable[Section | None], *, level: int = 3) -> str:
 
 def _markdown(block: Block, level: int) -> Iterator[str]:
     if isinstance(block, Table):
-        drawn = {column for line in block.lines for column, cell in enumerate(line.cells) if cell.drawing is not None}
-        yield markdown_table(
-            [_text(cell) for column, cell in enumerate(block.head) if column not in drawn],
-            [
-                [
-                    f"**{_text(cell)}**" if line.highlighted and not column else _text(cell)
-                    for column, cell in enumerate(line.cells)
-                    if column not in drawn
-                ]
-                for line in block.lines
-            ],
-            words=block.words,
-        )
+        rows = [list(map(_text, line.cells)) for line in block.lines]
+        for line, row in zip(block.lines, rows, strict=True):
+            row[0] = f"**{row[0]}**" if line.highlighted else row[0]
+        yield markdown_table(list(map(_text, block.head)), rows, words=block.words)
     elif isinstance(block, Heading):
         yield f"{'#' * level} {markdown_text(block.text)}"
     elif isinstance(block, Text):

@@ -12,7 +12,7 @@ from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.evaluation import Confusion
 from searchlora.eval.formatting import interval, number
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report.blocks import Cell, Section, Text, line, table
+from searchlora.eval.report.blocks import Section, Text
 from searchlora.eval.report.examples import RowTexts, examples_section
 from searchlora.eval.report.heat_maps import confusions_section, curves_section, slices_section
 from searchlora.eval.report.page import Alert, write_page
@@ -23,7 +23,6 @@ from searchlora.eval.report.sections import (
     pairs_section,
     rows_section,
     rules_section,
-    share,
     systems_section,
     totals_section,
     traffic_section,
@@ -132,16 +131,10 @@ def summary(comparison: Comparison) -> list[str]:
         for pair in comparison.comparisons
         if (pair.a, pair.b) in comparison.main_pairs and pair.measure == headline
     ]
-    if len(main) <= _MAX_NAMED:
-        single = main
-    else:
-        single = [pair for pair in main if comparison.candidate is not None and pair.b == comparison.baseline]
-    return [
-        first,
-        *(_sentence(comparison, pair) for pair in single),
-        *(_grouped(comparison, main) if len(main) > _MAX_NAMED else ()),
-        *_judged(comparison),
-    ]
+    many = len(main) > _MAX_NAMED
+    single = [pair for pair in main if not many or (comparison.candidate and pair.b == comparison.baseline)]
+    sentences = [first, *(_sentence(comparison, pair) for pair in single)]
+    return [*sentences, *([_grouped(comparison, main)] if many else []), *_judged(comparison)]
 
 
 def _sentence(comparison: Comparison, pair: PairedComparison) -> str:
@@ -160,36 +153,27 @@ def _sentence(comparison: Comparison, pair: PairedComparison) -> str:
     return f"{a} {verb} {b} by {abs(pair.difference):.3f} {pair.measure} {size}, {_p_phrase(pair.p_corrected)}."
 
 
-def _grouped(comparison: Comparison, pairs: Sequence[PairedComparison]) -> Iterator[str]:
-    """One sentence for those that win, one for those that lose, one for the rest."""
-    measure = pairs[0].measure
-    significant = [pair for pair in pairs if pair.p_corrected <= LEVEL]
-    won, lost = (
-        [pair for pair in significant if comparison.gain(measure, pair.difference) * sign > 0] for sign in (1, -1)
+def _grouped(comparison: Comparison, pairs: Sequence[PairedComparison]) -> str:
+    """How many systems the candidate, else the baseline, beats, falls behind, and is not shown to differ from."""
+    name, measure = comparison.label(comparison.candidate or pairs[0].b), pairs[0].measure
+    won, lost = list[str](), list[str]()
+    for pair in pairs:
+        if pair.p_corrected <= LEVEL:
+            is_better = comparison.gain(measure, pair.difference) > 0
+            other = pair.a if comparison.candidate is None else pair.b
+            (won if is_better == (other == pair.b) else lost).append(comparison.label(other))
+    rest = len(pairs) - len(won) - len(lost)
+    return (
+        f"In {measure}, of {len(pairs)} systems, {name} beats {_counted(won)}, falls behind {_counted(lost)}, and is "
+        f"not shown to differ from {rest or 'none'}."
     )
-    others = len(pairs) - len(significant)
-    if comparison.candidate is not None:
-        name = comparison.label(comparison.candidate)
-        yield f"In {measure}, {name} beats {_counted(comparison, [pair.b for pair in won], len(pairs))}."
-        if lost:
-            yield f"It falls behind {_counted(comparison, [pair.b for pair in lost], len(pairs))}."
-        if others:
-            yield f"From {others} of {len(pairs)} it is not shown to differ."
-        return
-    name = comparison.label(pairs[0].b)
-    yield f"In {measure}, {name} is beaten by {_counted(comparison, [pair.a for pair in won], len(pairs))}."
-    if lost:
-        yield f"Behind it: {_counted(comparison, [pair.a for pair in lost], len(pairs))}."
-    if others:
-        yield f"{others} of {len(pairs)} are not shown to differ from it."
 
 
-def _counted(comparison: Comparison, systems: Sequence[str], total: int) -> str:
-    if not systems:
-        return f"none of {total} systems"
-    names = [comparison.label(system) for system in systems[:_MAX_NAMED]]
-    more = [f"{len(systems) - _MAX_NAMED} more"] if len(systems) > _MAX_NAMED else []
-    return f"{len(systems)} of {total} systems ({', '.join([*names, *more])})"
+def _counted(names: Sequence[str]) -> str:
+    if not names:
+        return "none"
+    more = [f"{len(names) - _MAX_NAMED} more"] if len(names) > _MAX_NAMED else []
+    return f"{len(names)} ({', '.join([*names[:_MAX_NAMED], *more])})"
 
 
 def _judged(comparison: Comparison) -> Iterator[str]:
@@ -228,46 +212,20 @@ class Chapter:
     details: str
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Disk usage of a base model and its adapters.
-
-    Attributes:
-        base: Name of the base model.
-        base_bytes: Its size.
-        adapters: Name -> size in bytes.
-    """
-
-    base: str
-    base_bytes: int
-    adapters: Mapping[str, int]
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of the base and its adapters."""
-        return self.base_bytes + sum(self.adapters.values())
-
-    @property
-    def full_model_bytes(self) -> int:
-        """Bytes of one full model per adapter."""
-        return self.base_bytes * len(self.adapters)
-
-
 def write_overview(
     path: str | Path,
     title: str,
     chapters: Sequence[Chapter],
-    stored: Sequence[Stored],
     provenance: Mapping[str, str],
     *,
     introduction: str = "",
 ) -> Path:
-    """Write an overview of several comparisons and the disk usage, atomically.
+    """Write an overview of several comparisons, atomically.
 
     Raises:
         DataError: when the file cannot be written.
     """
-    sections = [_footprint(stored), *(_chapter(number, chapter) for number, chapter in enumerate(chapters, 1))]
+    sections = [_chapter(number, chapter) for number, chapter in enumerate(chapters, 1)]
     return write_page(path, title, sections, provenance, introduction=introduction)
 
 
@@ -276,27 +234,3 @@ def _chapter(number: int, chapter: Chapter) -> Section:
     sentences = [Text(sentence, note=False) for sentence in summary(chapter.comparison)]
     link = Text("Full report of this task", note=False, link=chapter.details)
     return replace(figures, id=f"task-{number}", title=chapter.title, blocks=(*sentences, link, *figures.blocks))
-
-
-def _footprint(stored: Sequence[Stored]) -> Section:
-    total, full = (sum(getattr(part, name) for part in stored) for name in ("total_bytes", "full_model_bytes"))
-    count = sum(len(part.adapters) for part in stored)
-    lines = []
-    for part in stored:
-        lines.append(line([Cell(part.base, ("base",)), _bytes(part.base_bytes), ""]))
-        lines += [
-            line([Cell(name, ("adapter",)), _bytes(size), share(size, part.base_bytes)])
-            for name, size in part.adapters.items()
-        ]
-    lines.append(line(["total", _bytes(total), ""], highlighted=True))
-    lines.append(line([f"{count} full models instead", _bytes(full), ""]))
-    note = (
-        f"{count} adapters and their bases take {share(total, full)} of the bytes of one full model per task. Sizes: "
-        "the safetensors of the bases and all files of the adapters; a full model counts as large as its base."
-    )
-    sizes = table("Bytes on disk", ["model", "bytes", "adapter, share of its base"], lines)
-    return Section("footprint", "On disk", (sizes, Text(note)))
-
-
-def _bytes(size: int) -> str:
-    return f"{size:,}"

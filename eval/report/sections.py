@@ -26,7 +26,7 @@ from searchlora.eval.report.blocks import (
 )
 from searchlora.eval.report.plots import difference_plot, interval_plot
 from searchlora.eval.significance import CORRECTION_NAMES, LEVEL
-from searchlora.eval.unjudged import AS_BEST, CONDENSED
+from searchlora.eval.unjudged import CONDENSED
 
 #: Greatest number of plots that are not folded.
 _OPEN = 4
@@ -133,7 +133,7 @@ def rows_section(comparison: Comparison) -> Section | None:
 
 
 def unjudged_section(comparison: Comparison) -> Section | None:
-    """Share of judged documents, and figures under other assumptions about unjudged documents."""
+    """Share of judged documents, and figures without unjudged documents."""
     if not comparison.unjudged:
         return None
     scores = by_system(comparison.unjudged)
@@ -151,21 +151,21 @@ def unjudged_section(comparison: Comparison) -> Section | None:
         blocks += [table("Share of judged documents", ["system", *depths, "n"], lines), Text(caption)]
     tables = []
     for measure in comparison.measures:
-        condensed, best = f"{measure} {CONDENSED}", f"{measure} {AS_BEST}"
+        condensed = f"{measure} {CONDENSED}"
         lines = [
-            [comparison.label(system), _score(plain), _score(of[condensed]), _score(of[best]), str(of[condensed].n)]
+            [comparison.label(system), _score(plain), _score(of[condensed]), str(of[condensed].n)]
             for system, of in scores.items()
             if condensed in of and (plain := comparison.find(system, measure)) is not None
         ]
         if lines:
-            label = f"{measure} with unjudged documents as worst, left out and as best"
-            head = ["system", f"{measure}, as worst", "condensed", "as best", "n"]
+            label = f"{measure} with and without unjudged documents"
+            head = ["system", measure, "condensed", "n"]
             tables.append((measure, table(label, head, lines)))
     blocks += fold_all_but_first(tables)
     if tables:
         caption = (
-            "As worst: unjudged documents count as not relevant, as in all other tables. Condensed: they are removed "
-            "from the ranking. As best: the greatest value when the first j of them get the best grade, over all j."
+            "Unjudged documents count as not relevant, as in all other tables; condensed: they are removed from the "
+            "ranking."
         )
         blocks.append(Text(caption))
     return Section("unjudged", "Unjudged documents", tuple(blocks))

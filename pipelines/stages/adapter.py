@@ -50,7 +50,9 @@ class AdapterSettings(StageSettings):
     kind: ClassVar[str] = "adapter"
     renamed: ClassVar[Mapping[str, str]] = {"bare": "zero_shot", "rest": "continue_after_choice"}
     adapter_key: ClassVar[str | None] = "name"
+    slot_key: ClassVar[str | None] = "name"
     removable: ClassVar[bool] = True
+    works_on_records: ClassVar[bool] = True
 
     name: str = Field(description="adapter: `name`, `name@3` or `name@alias`")
     max_new_tokens: int | None = Field(
@@ -93,6 +95,12 @@ class AdapterSettings(StageSettings):
 
     def with_default_engine(self, engine: EngineSettings) -> Self:
         return self if self.engine is not None else self.model_copy(update={"engine": engine})
+
+    def to_tune(self, task: str, store: Store) -> Mapping[str, Any]:
+        return self.tuned if self.tuned and store.get(self.name).manifest.task == task else {}
+
+    def untuned(self) -> Self:
+        return self.model_copy(update={"tuned": {}, "continue_after_choice": False})
 
     @property
     def slot_name(self) -> str:

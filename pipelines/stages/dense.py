@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,39 +14,43 @@ from searchlora.models.resolve import public_name
 from searchlora.pipelines.stages.encoder import EncodingSettings
 from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
+from searchlora.renamed import RenamedWarning
 
 if TYPE_CHECKING:
     from searchlora.pipelines.index_build import IndexNeeds
     from searchlora.retrieval.dense import DenseIndex
-    from searchlora.retrieval.nearest import Structure
+    from searchlora.retrieval.nearest import Hnsw
 
 
 class DenseSettings(EncodingSettings):
     """`- dense: {model: all-minilm-l6-v2, k: 100}`: dense search; the model is a catalogue name, a folder or a hub id.
 
-    `adapter: shop-embedder@production` adds an adapter to the model. The search is exact; `index: hnsw` and
-    `index: ivf` search large collections approximately.
+    `adapter: shop-embedder@production` adds an adapter to the model. The search is exact; `index: hnsw` searches large
+    collections approximately.
     """
 
     kind: ClassVar[str] = "dense"
 
-    index: Literal["flat", "hnsw", "ivf"] = Field(
-        "flat", description="exact search (flat), or approximate search in a graph (hnsw) or in lists of vectors (ivf)"
+    index: Literal["flat", "hnsw"] = Field(
+        "flat", description="exact search (flat), or approximate search in a graph (hnsw)"
     )
     hnsw_m: int = Field(32, ge=2, description="hnsw: neighbours per vector")
     hnsw_ef_construction: int = Field(200, ge=1, description="hnsw: candidates per vector while the graph is built")
     hnsw_ef_search: int = Field(64, ge=1, description="hnsw: candidates per query, at least its hits")
-    ivf_lists: int | None = Field(
-        None, ge=1, description="ivf: number of lists; default: four times the square root of the number of documents"
-    )
-    ivf_probes: int = Field(16, ge=1, description="ivf: lists that are searched per query")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_ivf(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("index") != "ivf":
+            return values
+        warnings.warn("'index: ivf' is searched exactly now; 'index: hnsw' is faster.", RenamedWarning, 2)
+        return {key: value for key, value in values.items() if key not in ("index", "ivf_lists", "ivf_probes")}
 
     @model_validator(mode="after")
     def _of_the_index(self) -> DenseSettings:
         for key in sorted(self.model_fields_set):
-            kind = key.partition("_")[0]
-            if kind in ("hnsw", "ivf") and kind != self.index:
-                raise ValueError(f"'{key}' is for 'index: {kind}'")
+            if key.startswith("hnsw_") and self.index != "hnsw":
+                raise ValueError(f"'{key}' is for 'index: hnsw'")
         return self
 
     def needs(self) -> Needs:
@@ -72,33 +78,26 @@ class DenseSettings(EncodingSettings):
         from searchlora.retrieval.dense import DenseIndex
 
         if (folder := context.corpus.folder) is not None:
-            saved = folder.vectors(self.vector_keys(context), self.structure(), self._effort)
+            saved = folder.vectors(self.vector_keys(context), self.graph(), self.hnsw_ef_search)
             return DenseIndex.load(saved, self.encoder(context), self.encoding)
         return DenseIndex(
             context.corpus.rows(),
             self.encoder(context),
             self.encoding,
-            structure=self.structure(),
-            effort=self._effort,
+            graph=self.graph(),
+            effort=self.hnsw_ef_search,
             progress=context.steps("Encoding"),
         )
 
-    def structure(self) -> Structure | None:
-        """The structure of an approximate search; None for exact search."""
-        from searchlora.retrieval.nearest import Hnsw, Ivf
+    def graph(self) -> Hnsw | None:
+        """The graph of an approximate search; None for exact search."""
+        from searchlora.retrieval.nearest import Hnsw
 
-        if self.index == "hnsw":
-            return Hnsw(m=self.hnsw_m, ef_construction=self.hnsw_ef_construction)
-        return Ivf(lists=self.ivf_lists) if self.index == "ivf" else None
-
-    @property
-    def _effort(self) -> int:
-        """How much an approximate search looks at per query."""
-        return self.hnsw_ef_search if self.index == "hnsw" else self.ivf_probes
+        return Hnsw(m=self.hnsw_m, ef_construction=self.hnsw_ef_construction) if self.index == "hnsw" else None
 
     def add_to_index(self, needs: IndexNeeds, context: BuildContext) -> None:
         pinned = self.pinned(context.store.pin)
-        needs.add_vectors(pinned.vector_keys(context), pinned, self.structure())
+        needs.add_vectors(pinned.vector_keys(context), pinned, self.graph())
 
     def can_swap(self, reference: str, store: Store) -> bool:
         """Whether a version encodes queries only, so that it searches the vectors of its base."""

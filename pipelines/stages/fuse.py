@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,11 +12,12 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from searchlora.errors import EngineError
 from searchlora.pipelines.stages.conditions import Conditions
 from searchlora.pipelines.stages.explanation import Retrieved, Sought
-from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
-from searchlora.pipelines.stages.stage import BuildContext, StageSettings
-from searchlora.records import Hit
+from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage, searched_queries
+from searchlora.pipelines.stages.stage import BuildContext, PartHits, Stage, StageSettings
+from searchlora.records import Hit, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter
-from searchlora.retrieval.fusion import Failure, Fused, Source
+from searchlora.retrieval.fusion import Failure, Fused, Source, fuse
+from searchlora.retrieval.retriever import Retriever, search_filtered
 
 
 class FuseSettings(RetrieveSettings):
@@ -72,6 +73,27 @@ class FuseSettings(RetrieveSettings):
     def parts(self) -> tuple[RetrieveSettings, ...]:
         return self.of
 
+    @property
+    def part_weights(self) -> tuple[float, ...]:
+        return self.weights or (1.0,) * len(self.of)
+
+    def fused_hits(self, hits: PartHits, weights: Sequence[float]) -> list[Hit]:
+        """See `StageSettings.fused_hits`.
+
+        Examples:
+            >>> from searchlora.pipelines.stages.bm25 import Bm25Settings
+            >>> settings = FuseSettings(of=(Bm25Settings(), Bm25Settings()), k=5)
+            >>> one, two = [Hit("a", 2.0), Hit("b", 1.0)], [Hit("b", 9.0)]
+            >>> [hit.document for hit in settings.fused_hits([[one, two]], (1.0, 0.0))]
+            ['a', 'b']
+        """
+        used = {part: weight for part, weight in enumerate(weights) if weight > 0}
+        by_query = [
+            fuse([parts[part] for part in used], method=self.method, weights=[*used.values()], rrf_k=self.rrf_k)
+            for parts in hits
+        ]
+        return (by_query[0] if len(by_query) == 1 else fuse([query[: self.k] for query in by_query]))[: self.k]
+
     def with_parts(self, parts: Mapping[int, StageSettings]) -> Self:
         """See `StageSettings.with_parts`; each keeps its weight."""
         weights = tuple(self.weights[index] for index in parts) if self.weights is not None else None
@@ -83,18 +105,17 @@ class FuseSettings(RetrieveSettings):
 
     def build(self, context: BuildContext) -> FuseStage:
         """Build the parts."""
-        return self.fused([part.build(context) for part in self.of])
+        return self.of_parts([part.build(context) for part in self.of])
 
-    def fused(self, parts: Sequence[RetrieveStage]) -> FuseStage:
-        """The stage that fuses the hits of built parts, one for each of `of`."""
-        weights = self.weights or (1.0,) * len(parts)
+    def of_parts(self, parts: Sequence[Stage]) -> FuseStage:
+        built = [part for part in parts if isinstance(part, RetrieveStage)]
         sources = [
             Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip", own.budget_s)
-            for part, weight, own in zip(parts, weights, self.of, strict=True)
+            for part, weight, own in zip(built, self.part_weights, self.of, strict=True)
         ]
         fused = Fused(sources, method=self.method, rrf_k=self.rrf_k)
-        label = self.label(*(part.label for part in parts), name=self.method)
-        return FuseStage(fused, self.k, label, self.filter_by, self.kind, parts=tuple(parts), settings=self)
+        label = self.label(*(part.label for part in built), name=self.method)
+        return FuseStage(fused, self.k, label, self.filter_by, self.kind, parts=tuple(built), settings=self)
 
 
 def _filtered_by(stage: RetrieveSettings, filter_by: Conditions) -> RetrieveSettings:
@@ -115,6 +136,17 @@ class FuseStage(RetrieveStage):
         assert isinstance(self.retriever, Fused)
         return self.retriever.search_with_failures(queries, self.k, filters)
 
+    def with_retriever(self, change: Callable[[Retriever], Retriever]) -> FuseStage:
+        return self.settings.of_parts([part.with_retriever(change) for part in self.parts])
+
+    def part_hits(self, searches: Sequence[SearchContext]) -> Iterator[PartHits]:
+        queries = [searched_queries(search) for search in searches]
+        flat = [query for of_search in queries for query in of_search]
+        filters = self.filters(searches)
+        rankings = [iter(search_filtered(part.retriever, flat, part.k, filters)) for part in self.parts]
+        for of_search in queries:
+            yield [[next(hits) for hits in rankings] for _ in of_search]
+
     def look_up_parts(self, query: str, filter: FieldFilter, sought: Sought) -> tuple[Retrieved, ...]:
         return tuple(
             replace(part.look_up_query(query, filter, sought), skipped=sought.skipped.get(part.label, ""))
@@ -134,7 +166,7 @@ class FuseStage(RetrieveStage):
             else part.without_skipped(sought)
             for part in self.parts
         ]
-        return self.settings.fused(parts)
+        return self.settings.of_parts(parts)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -33,6 +33,7 @@ class RetrieveSettings(StageSettings):
 
     produces_hits: ClassVar[bool] = True
     removable: ClassVar[bool] = True
+    fusible: ClassVar[bool] = True
     #: Keys that do not change the hits, or that the label shows in another way.
     unlabelled: ClassVar[frozenset[str]] = frozenset()
 
@@ -108,6 +109,9 @@ class RetrieveStage(Stage):
         """The filter of each query that is searched; those of one search have the same."""
         of_searches = [bound(self.filter_by, search) for search in searches]
         return [filter for search, filter in zip(searches, of_searches, strict=True) for _ in searched_queries(search)]
+
+    def with_retriever(self, change: Callable[[Retriever], Retriever]) -> RetrieveStage:
+        return replace(self, retriever=change(self.retriever))
 
     def inputs(self, search: SearchContext) -> Iterator[tuple[str, Any]]:
         yield "query", search["query"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,9 +13,12 @@ from searchlora.pipelines.corpus import Shared
 from searchlora.pipelines.stages.encoder import EncodingSettings
 from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
-from searchlora.retrieval.engine_index import TextKeys, open_index
+from searchlora.retrieval.engine_index import EngineVectors, IndexNeed, TextKeys, Vectorizer, open_index
 from searchlora.retrieval.retriever import Retriever
 from searchlora.retrieval.search_engine import Graph, OpenIndex, SearchEngine, TextSearch, VectorSearch, folded_filter
+
+if TYPE_CHECKING:
+    from searchlora.pipelines.engine_load import EngineNeeds
 
 #: Fields that are searched where a stage names none.
 DEFAULT_FIELDS = ("title", "text")
@@ -76,6 +79,20 @@ class EngineSearchSettings(RetrieveSettings):
 
     def needs(self) -> Needs:
         return Needs(texts_with_hits=True)
+
+    def add_to_engines(self, needs: EngineNeeds, context: BuildContext) -> bool:
+        engine = self.connection(context.shared)
+        # By address: stages with other time limits or connections have the same index.
+        need = needs.setdefault((self.url, self.index), IndexNeed(engine, self.index))
+        self.pinned(context.store.pin)._add_to(need, context)
+        return True
+
+    @abstractmethod
+    def _add_to(self, need: IndexNeed, context: BuildContext) -> None: ...
+
+    def generations(self, shared: Shared) -> dict[str, str | None]:
+        published = self.connection(shared).published(self.index)
+        return {f"{self.url} {self.index}": published.generation if published is not None else None}
 
     def labelled_filters(self) -> list[str]:
         """The filters in the label."""
@@ -141,15 +158,6 @@ class EngineSearchSettings(RetrieveSettings):
             **wanted,
         )
 
-    def text_keys(self, engine: SearchEngine) -> TextKeys | None:
-        """What a full-text index must hold; None without one."""
-        del engine
-        return None
-
-    def vectors(self) -> VectorSearchSettings | None:
-        """The settings of the vectors that are searched; None without vectors."""
-        return None
-
 
 class TextSearchSettings(EngineSearchSettings):
     """`- text_search: {engine: postgres, url: "postgresql:///shop", index: products}`: full-text search.
@@ -179,11 +187,15 @@ class TextSearchSettings(EngineSearchSettings):
             raise ValueError("a field with a boost above 0 is needed")
         return fields
 
-    def text_keys(self, engine: SearchEngine) -> TextKeys:
+    def _keys(self, engine: SearchEngine) -> TextKeys:
         return TextKeys(fields=tuple(self.fields or DEFAULT_FIELDS), analyzer=self.analyzer or engine.default_analyzer)
 
+    def _add_to(self, need: IndexNeed, context: BuildContext) -> None:
+        del context
+        need.add_text(self._keys(need.engine))
+
     def _retriever(self, context: BuildContext) -> Retriever:
-        index = self._open(context, text=self.text_keys(self.connection(context.shared)))
+        index = self._open(context, text=self._keys(self.connection(context.shared)))
         boosts = self.fields or dict.fromkeys(DEFAULT_FIELDS, 1.0)
         return TextSearch(index, boosts=boosts, filter=self.filter, concurrency=self.concurrency)
 
@@ -234,13 +246,22 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
             concurrency=self.concurrency,
         )
 
+    def _add_to(self, need: IndexNeed, context: BuildContext) -> None:
+        encoder, adapter = self.encoder(context), self.document_adapter(context.store)
+        vectors = EngineVectors(
+            model=public_name(self.model),
+            adapter=adapter.reference if adapter is not None else None,
+            keys=self.vector_keys(context),
+            batch_size=self.batch_size,
+            dimensions=self.dimensions or encoder.model.get_embedding_dimension(),
+            graph=self.graph,
+        )
+        need.add_vectors(Vectorizer(encoder, vectors))
+
     @property
     def graph(self) -> Graph | None:
         """The graph of an approximate search; None for exact search."""
         return Graph(self.hnsw_m, self.hnsw_ef_construction) if self.structure == "hnsw" else None
-
-    def vectors(self) -> VectorSearchSettings:
-        return self
 
 
 class EngineStage(RetrieveStage):

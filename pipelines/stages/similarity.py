@@ -27,6 +27,7 @@ class SimilaritySettings(EncoderSettings):
     """
 
     kind: ClassVar[str] = "similarity"
+    works_on_records: ClassVar[bool] = True
 
     query_prefix: str = Field("", description="text before each query, as some encoders expect it")
     document_prefix: str = Field("", description="text before each document")

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
@@ -26,14 +26,19 @@ from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.corpus import IndexedCorpus, Shared
 from searchlora.pipelines.stages.explanation import Retrieved, Sought
 from searchlora.progress import Steps, no_progress
-from searchlora.records import Document, Hit, SearchContext
+from searchlora.records import Document, Hit, Record, SearchContext
 from searchlora.renamed import with_new_keys
 from searchlora.task import GenerationTask
 
 if TYPE_CHECKING:
+    from searchlora.pipelines.engine_load import EngineNeeds
     from searchlora.pipelines.index_build import IndexNeeds
+    from searchlora.retrieval.retriever import Retriever
 
 AnyStage = TypeVar("AnyStage", bound="StageSettings")
+
+#: Hits of one search: for each query that it is searched with, for each part of a fusion.
+PartHits: TypeAlias = Sequence[Sequence[Sequence[Hit]]]
 
 #: Longest part of an adapter's name in the name of a slot.
 _SHOWN = 36
@@ -115,6 +120,12 @@ class StageSettings(Settings):
     reads_hits: ClassVar[bool] = False
     #: Whether a pipeline may be measured without the stage.
     removable: ClassVar[bool] = False
+    #: Whether a `fuse` can fuse its hits.
+    fusible: ClassVar[bool] = False
+    #: The key whose null leaves the stage out of its pipeline.
+    slot_key: ClassVar[str | None] = None
+    #: Whether the stage works on a record with passages of its own, without documents or hits.
+    works_on_records: ClassVar[bool] = False
 
     on_failure: Literal["raise", "skip"] = Field(
         "raise",
@@ -150,6 +161,16 @@ class StageSettings(Settings):
     def add_to_index(self, needs: IndexNeeds, context: BuildContext) -> None:
         """Add what the stage needs of an index folder; nothing for one that searches no index of ours."""
 
+    def add_to_engines(self, needs: EngineNeeds, context: BuildContext) -> bool:
+        """Add what the stage needs of an index in a search engine. Returns whether it searches one."""
+        del needs, context
+        return False
+
+    def generations(self, shared: Shared) -> dict[str, str | None]:
+        """Index -> its published generation, for indexes in search engines. Raises `EngineError`."""
+        del shared
+        return {}
+
     def check_file(self, where: str) -> None:
         """Check what only settings from a file must not hold. Raises `PipelineError`, naming `where`."""
 
@@ -162,6 +183,28 @@ class StageSettings(Settings):
         """The stage with only these of its parts, by index; at least one."""
         del parts
         return self
+
+    def of_parts(self, parts: Sequence[Stage]) -> Stage:
+        """The stage of built parts, one for each of `parts`."""
+        raise NotImplementedError
+
+    @property
+    def part_weights(self) -> tuple[float, ...]:
+        """The weight of each part in a fusion, which `tune` chooses; empty for a stage that fuses nothing."""
+        return ()
+
+    def fused_hits(self, hits: PartHits, weights: Sequence[float]) -> list[Hit]:
+        """The hits of a fusion under other weights; a part of weight 0 is left out."""
+        raise NotImplementedError
+
+    def to_tune(self, task: str, store: Store) -> Mapping[str, Any]:
+        """The values of a task that `tune` fits for the stage; empty for another task."""
+        del task, store
+        return {}
+
+    def untuned(self) -> Self:
+        """The stage without tuned values, as they are fitted on its outputs."""
+        raise NotImplementedError
 
     @property
     def adapter_reference(self) -> str | None:
@@ -228,10 +271,23 @@ class Stage(ABC):
         """The tasks whose outputs the stage writes."""
         return ()
 
+    def ask(self, records: Sequence[Record]) -> list[Any]:
+        """The output of its task for each record."""
+        raise NotImplementedError
+
     def with_engines(self, change: Callable[[Engine], Engine]) -> Stage:
         """The stage with each of its engines changed."""
         del change
         return self
+
+    def with_retriever(self, change: Callable[[Retriever], Retriever]) -> Stage:
+        """The stage with its retriever changed."""
+        del change
+        return self
+
+    def part_hits(self, searches: Sequence[SearchContext]) -> Iterator[PartHits]:
+        """The hits of each part of a fusion, for each search."""
+        raise NotImplementedError
 
     def inputs(self, search: SearchContext) -> Iterator[tuple[str, Any]]:
         """The fields of a search that the stage reads, as JSON, for traces."""

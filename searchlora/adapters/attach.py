@@ -31,14 +31,13 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
             changed in place. PiSSA changes the weights of the base.
 
     Returns:
-        A `peft.PeftModel` whose A and B are fp32 and require gradients, of LoRA-FA B alone; all other parameters are
-        frozen. For EVA, A is set later, by `training.lora_variants.initialize_eva`.
+        A `peft.PeftModel` whose A and B are fp32 and require gradients; all other parameters are frozen.
 
     Raises:
         RecipeError: for target modules that the base does not have, the output layer among them, or PiSSA on a 4-bit
             base.
     """
-    from peft import EvaConfig, LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     lora = recipe.lora
     if lora.variant == "pissa" and getattr(model, "is_loaded_in_4bit", False):
@@ -55,8 +54,7 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
         target_modules=target_modules(_transformer(model), lora.target_modules),
         use_rslora=lora.variant == "rslora",
         use_dora=lora.variant == "dora",
-        init_lora_weights=lora.variant if lora.variant in ("pissa", "eva") else True,
-        eva_config=EvaConfig() if lora.variant == "eva" else None,
+        init_lora_weights="pissa" if lora.variant == "pissa" else True,
         task_type="FEATURE_EXTRACTION" if encoder else "CAUSAL_LM",
     )
     try:
@@ -75,10 +73,6 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
             where="recipe",
             fix="Leave the output layer out.",
         )
-    if lora.variant == "lora_fa":
-        for name, value in adapted.named_parameters():
-            if "lora_A" in name:
-                value.requires_grad_(False)
     if lora.variant == "pissa":
         setattr(adapted, _PISSA_START, {key: value.clone() for key, value in _tensors(adapted).items()})
     return adapted

@@ -101,7 +101,7 @@ def combine_folders(folders: Sequence[Path], weights: Sequence[float], out: Path
         tensors[f"{module}.lora_B.weight"] = torch.cat([b for _, b in parts], dim=1)
         ranks[module.removeprefix(_PEFT_PREFIX)] = sum(len(a) for a, _ in parts)
     rank = sum(config["r"] for config in configs)
-    # The scaling is in the factors, so alpha / r must be one. EVA gives layers ranks of their own.
+    # The scaling is in the factors, so alpha / r must be one. Layers may have ranks of their own.
     own = {module: of_module for module, of_module in ranks.items() if of_module != rank}
     plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": own, "alpha_pattern": own}
     config = {**configs[0], **plain}

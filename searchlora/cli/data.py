@@ -100,7 +100,7 @@ def build(
             out=out,
             **options._asdict(),
             options=parse_key_values(reader_options, "--option"),
-            shares=(train, validation, test),
+            split_ratios=(train, validation, test),
             fields=parse_field_map(columns),
             progress=steps("Reading"),
         )
@@ -128,12 +128,9 @@ def inspect(
 ) -> None:
     """Describe a file (columns, types, faults), and print the commands that build from it."""
     from searchlora.cli.terminal import print_json, usable_tasks
-    from searchlora.data.inspection import inspection, lines_of, profile, propose
+    from searchlora.data.inspection import inspect_file, lines_of
 
-    usable = usable_tasks(tasks)
-    with inspection():
-        described = profile(source)
-        commands = propose(described, usable)
+    described, commands = inspect_file(source, usable_tasks(tasks))
     if as_json:
         proposed = [
             {
@@ -149,7 +146,8 @@ def inspect(
     for line in lines_of(described):
         typer.echo(line)
     if not commands:
-        typer.echo("\nNo command builds from it." + (" Inspect one of its files." if source.is_dir() else ""))
+        hint = "Inspect one of its files." if source.is_dir() else "`data formats TASK` lists the published layouts."
+        typer.echo(f"\nNo command builds from it. {hint}")
     for command in commands:
         typer.echo(f"\n# {command.purpose}")
         for note in command.notes:

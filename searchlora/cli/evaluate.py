@@ -140,7 +140,7 @@ def promote(
         str | None,
         option(
             "--reason REASON",
-            "Why the policy is looser than that of the last decision on the alias; the reason is recorded.",
+            "Why the policy is not that of the last decision on the alias; the reason is recorded.",
         ),
     ] = None,
     out: Annotated[Path | None, option("--out FOLDER", "Folder for outputs, report.html and figures.")] = None,

@@ -199,8 +199,8 @@ def merge_qrels(
         str | None, option("--grades MAP", "Grades of OTHER on the human scale, for example 0=0,1=2.")
     ] = None,
     calibrate: Annotated[
-        Literal["shift", "isotonic"] | None,
-        option("--calibrate shift|isotonic", "Calibration of OTHER, fitted on pairs with both grades."),
+        Literal["isotonic"] | None,
+        option("--calibrate isotonic", "Calibration of OTHER, fitted on pairs with both grades."),
     ] = None,
 ) -> None:
     """Merge judgments from an LLM or from clicks with human judgments; the human grade takes precedence."""

@@ -64,12 +64,8 @@ def frozen_linear(
 
 
 def lora_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor) -> PackedSlots | None:
-    """Empty LoRA slots of layers with the same input, which end at the `spans` of their outputs.
-
-    Args:
-        size_in: Input size of the layers.
-        spans: Output columns of each layer.
-        like: A tensor with the dtype and device of A and B.
+    """Empty LoRA slots of layers with the same input, which end at the `spans` of their outputs; `like` has their
+    dtype.
     """
     compiled = kernels(like)
     return None if compiled is None else PackedSlots(size_in, spans, like, compiled)
@@ -78,16 +74,13 @@ def lora_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor) -> Pack
 def attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor | None:
-    """softmax(scale · Q Kᵀ + mask) V; each token's result is independent of all other tokens of the pass.
+    """softmax(scale · Q Kᵀ + mask) V, shape (rows, new, heads, size); a token's result is independent of all other
+    tokens.
 
     Args:
         query: Shape (rows, heads, new, size).
         key, value: Shape (rows, key heads, columns, size).
         mask: Added to the scores, shape (rows, 1, new, columns).
-        scale: Factor of the scores.
-
-    Returns:
-        Shape (rows, new, heads, size).
     """
     compiled = kernels(query)
     if compiled is None or not compiled.supports_attention(query, key, value, mask):

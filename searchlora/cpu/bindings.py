@@ -29,12 +29,12 @@ LORA_ALIGNMENT = 32
 class LoraTables(ctypes.Structure):
     """A and B of all slots for layers with the same input, packed by `pack` (`struct lora_tables`).
 
-    Attributes:
-        is_aligned: Whether `linear` can add LoRA in the product with the frozen weight.
-
     Args:
         ends: Output column where each layer ends; int64, shape (layers,).
         size_in: Input size of the layers.
+
+    Attributes:
+        is_aligned: Whether `linear` can add LoRA in the product with the frozen weight.
     """
 
     _fields_ = (
@@ -52,7 +52,6 @@ class LoraTables(ctypes.Structure):
         self._set_addresses()
 
     def cover(self, slot: int) -> None:
-        """Have an entry for a slot: the kernels read those of all slots in a batch, also where it changes nothing."""
         if slot >= self.addresses.shape[1]:
             grown = torch.zeros(3, 2 * slot + 1, dtype=torch.int64)
             grown[:, : self.addresses.shape[1]] = self.addresses
@@ -60,19 +59,14 @@ class LoraTables(ctypes.Structure):
             self._set_addresses()
 
     def put(self, slot: int, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Set the weights of a slot.
-
-        Args:
-            slot: Number of the slot.
-            a: Packed from (layers * rank, in).
-            b: Packed from (out, rank), each layer padded to whole blocks.
+        """Set the weights of a slot: A packed from (layers * rank, in), and B from (out, rank), each layer padded to
+        whole blocks.
         """
         self.cover(slot)
         self.weights[slot] = (a, b)
         self.addresses[:, slot] = torch.tensor([a.data_ptr(), b.data_ptr(), b.shape[-3] * b.shape[-1]])
 
     def clear(self, slot: int) -> None:
-        """Free the weights of a slot: it changes nothing."""
         if self.weights.pop(slot, None) is not None:
             self.addresses[:, slot] = 0
 
@@ -81,10 +75,8 @@ class LoraTables(ctypes.Structure):
 
 
 class PackedWeight(ctypes.Structure):
-    """A frozen weight for `Kernels.linear_fp32` (`struct weight`).
-
-    Args:
-        weight: Shape (out, in). bf16 weights are multiplied in fp32 and take half the memory.
+    """A frozen weight (out, in) for `Kernels.linear_fp32` (`struct weight`). bf16 weights are multiplied in fp32 and
+    take half the memory.
     """
 
     _fields_ = (
@@ -99,23 +91,20 @@ class PackedWeight(ctypes.Structure):
         super().__init__(self.blocks.data_ptr(), size_in, size_out, weight.dtype == torch.bfloat16)
 
     def dense(self) -> torch.Tensor:
-        """The weight, shape (out, in)."""
         return unpack(self.blocks)[: self.size_out, : self.size_in]
 
 
 class LoraItems(ctypes.Structure):
-    """The rows that use adapters, in items of up to `ROW_TILE` rows with the same one (`struct lora_items`).
-
-    A row is one token here.
-
-    Attributes:
-        slots, firsts, counts: Slot of each item, its first index in `rows`, its number of rows; int64, shape (items,).
-        rows: Row numbers, int64, shape (n,).
-        first: The first row, if the rows are consecutive; otherwise None.
+    """The rows (tokens of the batch) that use adapters, in items of up to `ROW_TILE` rows with the same one (`struct
+    lora_items`).
 
     Args:
         rows_of: Slots and the rows of a batch that use them.
         tokens: Tokens per row of the batch.
+
+    Attributes:
+        rows: Row numbers, int64, shape (n,).
+        first: The first row, if the rows are consecutive; otherwise None.
     """
 
     _fields_ = (
@@ -141,13 +130,10 @@ class Kernels:
     """The functions of the C files; all tensors have one dtype and are on the CPU.
 
     Attributes:
-        dtype: The element type.
-        uses_amx: Whether there are tile registers.
         panel: Adjacent columns of a frozen weight packed for `linear`.
         max_rows: Number of rows up to which `linear` is faster than oneDNN; 0 if there is no `linear`.
         fuses_lora: Whether `linear` can add LoRA.
         path: How products with frozen weights are computed, for `doctor`.
-        training: The functions of a training step.
     """
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
@@ -175,15 +161,8 @@ class Kernels:
         self._log_probabilities = declare(library.log_probabilities, "titnnnnttt", can_fail=True)
 
     def lora(self, x: torch.Tensor, y: torch.Tensor, tables: LoraTables, items: LoraItems) -> None:
-        """Add B·A·x of each row's adapter to y, in place.
-
-        Args:
-            x, y: Shape (..., in), (..., out), contiguous.
-            tables: A and B.
-            items: The rows and their slots.
-
-        Raises:
-            MemoryError: if memory for the products with A runs out.
+        """Add B·A·x of each row's adapter to y, in place; x (..., in) and y (..., out) are contiguous. Raises
+        `MemoryError`.
         """
         _keep, first = _first_row(items, x)  # alive until the kernel returns
         if self._lora(first, y.data_ptr(), tables, items, self.uses_amx):
@@ -197,20 +176,12 @@ class Kernels:
         size_out: int,
         lora: tuple[LoraTables, LoraItems] | None = None,
     ) -> torch.Tensor:
-        """Product with a frozen weight; only if `max_rows` is not 0.
+        """Product of x (..., in) with a frozen weight, shape (..., out); only if `max_rows` is not 0. Raises
+        `MemoryError`.
 
         Args:
-            x: Shape (..., in).
             weight: Address of a weight (out, in), packed as by `pack_frozen`.
-            bias: Shape (out,).
-            size_out: Output size.
             lora: Adapters to add; only if `fuses_lora`, and if the tables are aligned.
-
-        Returns:
-            Shape (..., out).
-
-        Raises:
-            MemoryError: if memory for the products with A runs out.
         """
         x = x.contiguous()
         size, y = x.shape[-1], x.new_empty(*x.shape[:-1], size_out)
@@ -225,16 +196,7 @@ class Kernels:
         return y
 
     def linear_fp32(self, x: torch.Tensor, weight: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-        """Product with a frozen weight; only of kernels for fp32.
-
-        Args:
-            x: Shape (..., in).
-            weight: Shape (out, in).
-            bias: Shape (out,).
-
-        Returns:
-            Shape (..., out).
-        """
+        """Product of x (..., in) with a frozen weight, shape (..., out); only of kernels for fp32."""
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], weight.size_out)
         rows, bias_address = x.numel() // weight.size_in, None if bias is None else bias.data_ptr()
@@ -249,14 +211,9 @@ class Kernels:
         residual: torch.Tensor | None = None,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """RMSNorm over the last dimension.
+        """RMSNorm over the last dimension of x (..., size), into `out` if given; weight (size,).
 
-        Args:
-            x: Shape (..., size).
-            weight: Shape (size,), contiguous.
-            epsilon: Added to the mean square.
-            residual: Shape as x, which must be contiguous then; it is added to x first, in place.
-            out: Receives the result; shape as x, contiguous.
+        A `residual` of x's shape is added to x first, in place; x must be contiguous then.
         """
         x = x.contiguous()
         out = torch.empty_like(x) if out is None else out
@@ -301,7 +258,6 @@ class Kernels:
     def supports_attention(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
     ) -> bool:
-        """Whether the tensors have the dtype and the memory layout of `attention`."""
         rows, _, new, size = query.shape
         contiguous = all(tensor.stride()[2:] == (size, 1) for tensor in (key, value)) and query.stride(3) == 1
         same_dtype = all(tensor.dtype == self.dtype for tensor in (query, key, value, mask))
@@ -324,11 +280,10 @@ class Kernels:
     def sample(
         self, logits: torch.Tensor, rows: Sequence[int], settings: Sequence[Sequence[float]]
     ) -> list[int | None]:
-        """Draw a token for some rows of logits.
+        """Draw a token for some rows of logits (all rows, vocabulary), each row contiguous, of the kernels' dtype or
+        fp32.
 
         Args:
-            logits: Shape (all rows, vocabulary), each row contiguous, of the kernels' dtype or fp32.
-            rows: The rows.
             settings: Inverse temperature, top-k, top-p, min-p, and a number from 0 to 1, for each of `rows`.
 
         Returns:
@@ -348,16 +303,11 @@ class Kernels:
     def log_probabilities(
         self, logits: torch.Tensor, tokens: Sequence[int], most: int
     ) -> tuple[list[float], list[list[int]], list[list[float]]]:
-        """Natural log-probabilities of one token of each row, and the most likely tokens, best first.
-
-        Args:
-            logits: As for `sample`.
-            tokens: A token of each row.
-            most: Number of most likely tokens, at most the vocabulary.
+        """Natural log-probabilities of one token of each row of logits, as for `sample`, and the `most` likely tokens.
 
         Returns:
-            The log-probabilities of `tokens`; ids and log-probabilities of the most likely tokens of each row. NaN for
-            a row with NaN or infinity, or all of whose logits are -inf.
+            The log-probabilities of `tokens`; ids and log-probabilities of the most likely tokens of each row, best
+            first. NaN for a row with NaN or infinity, or all of whose logits are -inf.
 
         Raises:
             MemoryError: as `sample`.

@@ -41,11 +41,8 @@ class Batch:
     """What the layers need of a batch.
 
     Attributes:
-        tree: The rows.
-        shape: The rows and heads for the attention kernels.
         rotations: Cosines and sines of each node, shape (nodes, head size).
         selected: Nodes whose last hidden state is needed, shape (n,).
-        workspace: Memory of this pass.
     """
 
     tree: PrefixTree
@@ -56,15 +53,8 @@ class Batch:
 
 
 class FusedLayer:
-    """One decoder layer.
-
-    Args:
-        layer: One of transformers' layers that compute as Llama's.
-        index: Its index.
-        is_last: Only the selected nodes are needed after its attention.
-        compiled: The kernels.
-        keep_dense: See `LoraGroup`.
-        recompute: See `FusedDecoder`.
+    """One of transformers' decoder layers that compute as Llama's. Of the last one, only the selected nodes are needed
+    after its attention.
     """
 
     def __init__(
@@ -183,13 +173,10 @@ class FusedDecoder:
     Args:
         model: A causal language model of transformers whose layers compute as Llama's, with PEFT's LoRA layers in it.
         compiled: The kernels.
-        keep_dense: See `LoraGroup`.
+        keep_dense: Keep 4-bit weights in the dtype of the products, too. Otherwise they are dequantised for each
+            product.
         recompute: Gradient checkpointing: keep only the inputs of the layers, and compute the rest again for the
             backward pass.
-
-    Attributes:
-        parameters: A and B of all layers.
-        head: Weight of the output layer, shape (vocabulary, hidden size).
     """
 
     def __init__(self, model: Any, compiled: Kernels, *, keep_dense: bool, recompute: bool) -> None:
@@ -209,12 +196,7 @@ class FusedDecoder:
         self._free: list[Workspace] = []
 
     def hidden_states(self, tree: PrefixTree, nodes: torch.Tensor) -> torch.Tensor:
-        """Inputs of the output layer at some nodes, shape (n, hidden size); with gradients unless they are disabled.
-
-        Args:
-            tree: The rows.
-            nodes: Shape (n,).
-        """
+        """Inputs of the output layer at nodes (n,), shape (n, hidden size); with gradients unless they are disabled."""
         out: torch.Tensor = _HiddenStates.apply(  # type: ignore[no-untyped-call]
             self, tree, nodes, torch.is_grad_enabled(), *self.parameters
         )
@@ -236,11 +218,9 @@ class FusedDecoder:
         return Batch(tree, shape, (cos[0].contiguous(), sin[0].contiguous()), nodes, workspace)
 
     def end(self, batch: Batch) -> None:
-        """Give the workspace back."""
         self._free.append(batch.workspace)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Inputs of the output layer at the selected nodes."""
         for group in self._groups:
             group.round_parameters()
         tokens, hidden = batch.tree.tokens, self._embeddings.shape[1]

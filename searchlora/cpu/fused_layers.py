@@ -27,22 +27,12 @@ CALL_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 
 
 def has_silu(mlp: Any) -> bool:
-    """Whether the activation of an MLP is SiLU."""
     x = torch.linspace(-4, 4, 9)
     return torch.equal(mlp.act_fn(x), torch.nn.functional.silu(x))
 
 
 class FusedRMSNorm(torch.nn.Module):
-    """Replaces an RMSNorm module (arXiv:1910.07467) by one kernel; PyTorch takes eight passes over the numbers.
-
-    Args:
-        norm: The module to replace.
-        compiled: The kernels.
-        epsilon: Epsilon of the norm.
-
-    Attributes:
-        parameters_of_kernel: Weight and epsilon, as `Kernels.rms_norm` takes them.
-    """
+    """Replaces an RMSNorm module (arXiv:1910.07467) by one kernel; PyTorch takes eight passes over the numbers."""
 
     def __init__(self, norm: Any, compiled: Kernels, epsilon: float) -> None:
         super().__init__()
@@ -51,7 +41,6 @@ class FusedRMSNorm(torch.nn.Module):
         self.parameters_of_kernel: tuple[torch.Tensor, float] = (norm.weight.detach().contiguous(), epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As the norm: the same shape as x."""
         if x.dtype != self.parameters_of_kernel[0].dtype:
             return self._norm(x)  # type: ignore[no-any-return]
         return self._compiled.rms_norm(x, *self.parameters_of_kernel)
@@ -86,14 +75,7 @@ def _fused_norm(norm: Any) -> FusedRMSNorm | None:
 
 
 class FusedDecoderLayer(torch.nn.Module):
-    """Replaces a decoder layer.
-
-    Args:
-        layer: The layer to replace, one of `LLAMA_LIKE`; its linear layers and norms are reused.
-        index: Its index in the model.
-        compiled: The kernels for norm, rotary embedding and SwiGLU.
-        attend: The attention.
-    """
+    """Replaces a decoder layer, one of `LLAMA_LIKE`; its linear layers and norms are reused."""
 
     def __init__(self, layer: Any, index: int, compiled: Kernels, attend: Attend) -> None:
         super().__init__()
@@ -118,7 +100,6 @@ class FusedDecoderLayer(torch.nn.Module):
         cache: Any,
         **unused: Any,
     ) -> torch.Tensor:
-        """As the layer: (rows, new, hidden size) -> the same shape."""
         del unused
         compiled = self._compiled
         x = self.qkv.all(compiled.rms_norm(hidden_states, *self.input_norm))

@@ -22,17 +22,12 @@ _DENSE_SHARE = 0.25
 
 
 class FusedModel:
-    """Log-probabilities and logits of completions, computed by a `FusedDecoder`; see `models.batch.FastModel`.
-
-    Args:
-        decoder: The decoder of the model.
-    """
+    """Log-probabilities and logits of completions by a `FusedDecoder`, as `models.batch.FastModel`."""
 
     def __init__(self, decoder: FusedDecoder) -> None:
         self._decoder = decoder
 
     def log_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """As `models.batch.completion_log_probabilities`."""
         labels = batch["labels"]
         is_completion = labels != IGNORED
         of_labels = self._decoder.log_probabilities(self._hidden_states(batch), labels[is_completion])
@@ -62,9 +57,7 @@ def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
     Supported are plain LoRA and rsLoRA without dropout on any linear layers of a decoder like Llama's, on dense and
     4-bit weights. Dense copies of 4-bit weights are kept where they take at most a quarter of the free memory.
 
-    Args:
-        model: A PEFT model that has run no forward pass in eval mode.
-        recompute: See `FusedDecoder`.
+    `model` has run no forward pass in eval mode; `recompute` is gradient checkpointing.
     """
     base = model.get_base_model()
     dtype = base.get_input_embeddings().weight.dtype

@@ -21,10 +21,8 @@ _MADV_COLLAPSE = 25
 def use_huge_pages(tensors: Iterable[torch.Tensor], *, is_empty: bool = False) -> None:
     """Ask the operating system to back CPU tensors with huge pages; without support nothing changes.
 
-    Whole pages are moved, with whatever else lies in them.
-
-    Args:
-        is_empty: Nothing was written to the tensors yet, so nothing has to be moved: the pages are huge on first use.
+    Whole pages are moved, with whatever else lies in them. With `is_empty`, nothing was written to the tensors yet:
+    nothing has to be moved, and the pages are huge on first use.
     """
     spans = _merge(_span(tensor) for tensor in tensors if tensor.device.type == "cpu")
     if platform.system() != "Linux" or not spans:
@@ -44,7 +42,6 @@ def release_free_memory() -> None:
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
-    """Start and end address of the pages of a tensor."""
     if tensor.is_mkldnn:
         begin, size = torch.ops.mkldnn.data_ptr(tensor), torch.ops.mkldnn._nbytes(tensor)
     else:
@@ -54,7 +51,6 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def _merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted spans without overlaps."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:

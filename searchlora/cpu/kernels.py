@@ -127,11 +127,8 @@ def _open(library: Path) -> ctypes.CDLL:
 
 
 def _check_private(path: Path, status: os.stat_result | None = None) -> None:
-    """Refuse a file or folder that is a link, belongs to another user, or that others can write to.
-
-    Args:
-        path: The file or folder.
-        status: Of the opened file; None: of what is at the path.
+    """Refuse a file or folder that is a link, belongs to another user, or that others can write to; `status`: of the
+    opened file.
     """
     status = path.lstat() if status is None else status
     problem = (

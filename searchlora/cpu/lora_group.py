@@ -18,12 +18,11 @@ class LoraGroup:
     Args:
         layers: Plain linear layers, or PEFT's LoRA layers around them.
         dtype: Of the products.
-        keep_dense: Keep 4-bit weights in `dtype`, too. Otherwise they are dequantised for each product.
+        keep_dense: As in `FusedDecoder`.
 
     Attributes:
         parameters: A and B of the layers that have LoRA, in turn.
         rank: Sum of their ranks.
-        size_out: Sum of the output sizes.
     """
 
     def __init__(self, layers: Sequence[Any], dtype: torch.dtype, keep_dense: bool) -> None:
@@ -68,7 +67,6 @@ class LoraGroup:
         return torch.cat([_dense_weight(layer, self._dtype) for layer in self._layers])
 
     def _weight(self) -> torch.Tensor:
-        """Shape (size_out, size_in)."""
         return self._dequantised() if self._dense is None else self._dense
 
     def round_parameters(self) -> None:
@@ -80,13 +78,8 @@ class LoraGroup:
             torch.mul(b.detach(), scaling, out=self._b[columns, ranks])
 
     def forward(self, x: torch.Tensor, inner: torch.Tensor, out: torch.Tensor, residual: torch.Tensor | None) -> None:
-        """y, plus `residual` if there is one.
-
-        Args:
-            x: Shape (n, size_in).
-            inner: Receives x Aᵀ, which the backward pass needs; shape (n, rank).
-            out: Receives the result, shape (n, size_out).
-            residual: Shape of `out`.
+        """y (n, size_out), plus `residual` if there is one, into `out`; x Aᵀ (n, rank), which the backward pass needs,
+        into `inner`.
         """
         weight = self._weight().T
         if residual is not None:
@@ -130,7 +123,6 @@ class LoraGroup:
 
 
 def is_4_bit(layer: Any) -> bool:
-    """Whether a layer has bitsandbytes' 4-bit weights."""
     return hasattr(layer.weight, "quant_state")
 
 

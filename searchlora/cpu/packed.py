@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -14,15 +14,13 @@ from searchlora.cpu.kernels import kernels
 
 
 class PrepackedLinear:
-    """A linear layer whose weight is packed for the CPU; see `backend.frozen_linear`.
+    """A linear layer in bf16 whose weight is packed for the CPU.
 
     Products with few rows are bound by reading the weight, which the compiled kernel does faster than oneDNN. oneDNN
     does not document its layout, so the packed weight is compared with the layout that the kernel expects.
 
-    Args:
-        weight: Shape (out, in), bf16.
-        bias: Shape (out,).
-        batch_invariant: Use the kernel for any number of rows, so that a row's result does not depend on their number.
+    With `batch_invariant`, the kernel computes any number of rows, so that a row's result does not depend on their
+    number.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool = False) -> None:
@@ -42,15 +40,12 @@ class PrepackedLinear:
         return self._compiled is not None
 
     def uses_kernel(self, x: torch.Tensor) -> bool:
-        """Whether the compiled kernel computes this input."""
         return x.numel() <= self._max_numel and x.dtype == torch.bfloat16
 
     def can_add_lora(self, x: torch.Tensor) -> bool:
-        """Whether the kernel can add the rows' adapters in the same product."""
         return self._compiled is not None and self._compiled.fuses_lora and self.uses_kernel(x)
 
     def run_kernel(self, x: torch.Tensor, lora: tuple[LoraTables, LoraItems] | None = None) -> torch.Tensor:
-        """The product by the compiled kernel, with the rows' adapters added; see `Kernels.linear`."""
         assert self._compiled is not None
         return self._compiled.linear(x, self._address, self._bias, self._size_out, lora)
 
@@ -80,15 +75,10 @@ def _kernels_for(weight: torch.Tensor, packed: torch.Tensor) -> Kernels | None:
 
 
 class CompiledLinear:
-    """A linear layer in fp32 that the compiled kernel computes; see `linear_fp32.c`.
+    """A linear layer in fp32 that the compiled kernel computes (`linear_fp32.c`).
 
     A row's result does not depend on the other rows. Weights that are bf16 numbers are stored as such: the products are
     the same, and few rows, which are bound by reading the weight, take half the time.
-
-    Args:
-        weight: Shape (out, in), fp32.
-        bias: Shape (out,), fp32.
-        compiled: The kernels for fp32.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, compiled: Kernels) -> None:
@@ -119,34 +109,17 @@ def padded_rank(rank: int) -> int:
     return -(-rank // step) * step
 
 
-class Weights(Protocol):
-    """A (rank, in) and B (out, rank) of one layer, see `lora_layers.LoraWeights`."""
-
-    @property
-    def a(self) -> torch.Tensor: ...
-
-    @property
-    def b(self) -> torch.Tensor: ...
-
-
-class Mapping(Protocol):
-    """What the slots need of a `lora_mapping.LoraMapping`."""
-
-    @property
-    def adapter_rows(self) -> Sequence[tuple[int, Sequence[int]]]: ...
-
-    @property
-    def derived(self) -> dict[Any, Any]: ...
-
-
 class PackedSlots:
-    """LoRA slots for the compiled kernels, which read A and B sequentially in blocks of columns."""
+    """LoRA slots for the compiled kernels, which read A and B sequentially in blocks of columns.
+
+    Weights are `lora_layers.LoraWeights`, and mappings `lora_mapping.LoraMapping`.
+    """
 
     def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor, compiled: Kernels) -> None:
         self._kernels, self._size_in, self._spans, self._like = compiled, size_in, spans, like
         self._tables = LoraTables(torch.tensor([span.stop for span in spans]), size_in)
 
-    def put(self, slot: int, weights: Sequence[Weights | None]) -> None:
+    def put(self, slot: int, weights: Sequence[Any | None]) -> None:
         self._tables.clear(slot)
         self._tables.cover(slot)
         rank = padded_rank(max((len(change.a) for change in weights if change is not None), default=0))
@@ -165,7 +138,7 @@ class PackedSlots:
     def clear(self, slot: int) -> None:
         self._tables.clear(slot)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: Mapping) -> torch.Tensor:
+    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: Any) -> torch.Tensor:
         dtype = self._like.dtype
         if x.dtype != dtype or y.dtype != dtype:
             return self.add(x.to(dtype), y.to(dtype), mapping).to(y.dtype)
@@ -173,7 +146,7 @@ class PackedSlots:
         self._kernels.lora(x.contiguous(), y, self._tables, _items(mapping, x.shape[1]))
         return y
 
-    def apply(self, base: Any, x: torch.Tensor, mapping: Mapping) -> torch.Tensor:
+    def apply(self, base: Any, x: torch.Tensor, mapping: Any) -> torch.Tensor:
         if isinstance(base, PrepackedLinear) and self._tables.is_aligned and base.can_add_lora(x):
             return base.run_kernel(x, (self._tables, _items(mapping, x.shape[1])))
         y: torch.Tensor = base(x)
@@ -183,8 +156,7 @@ class PackedSlots:
         return [tensor for pair in self._tables.weights.values() for tensor in pair]
 
 
-def _items(mapping: Mapping, tokens: int) -> LoraItems:
-    """The mapping for the kernels, for a pass with this many tokens per row; all layers share it."""
+def _items(mapping: Any, tokens: int) -> LoraItems:
     if tokens not in mapping.derived:
         mapping.derived[tokens] = LoraItems(mapping.adapter_rows, tokens)
     items: LoraItems = mapping.derived[tokens]

@@ -16,12 +16,9 @@ _TYPES = {"t": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int, "f": cty
 
 
 def declare(function: Any, *arguments: Any, can_fail: bool = False) -> Any:
-    """A C function with the types of its arguments.
+    """A C function with the types of its arguments: types, and strings of the letters in `_TYPES`.
 
-    Args:
-        function: The function.
-        arguments: Types, and strings of the letters "t" (tensor), "n" (int64), "i" (int) and "f" (float).
-        can_fail: Whether it returns a number that is not 0 if memory runs out.
+    With `can_fail`, it returns a number that is not 0 if memory runs out.
     """
     types = ([_TYPES[letter] for letter in part] if isinstance(part, str) else [part] for part in arguments)
     function.argtypes = [type_ for part in types for type_ in part]
@@ -30,15 +27,8 @@ def declare(function: Any, *arguments: Any, can_fail: bool = False) -> Any:
 
 
 class TreeShape(ctypes.Structure):
-    """The rows of a batch as paths of a tree, and the heads of its attention (`struct tree`).
-
-    Args:
-        path: Nodes of all rows, one row after the other; int64.
-        starts: Where each row begins in `path`, and the length of `path`; int64, shape (rows + 1,).
-        shared: Nodes at the beginning of each row that earlier rows have, too; int64, shape (rows,).
-        heads, key_heads: Heads of queries, and of keys and values.
-        size: Of a head; even.
-        scale: Factor of the scores; positive.
+    """The rows of a batch as paths of a tree (`prefix_tree.PrefixTree`), and the heads of its attention (`struct
+    tree`).
     """
 
     _fields_ = (
@@ -80,23 +70,14 @@ class TrainingKernels:
     ) -> None:
         """Add the gradient of RMSNorm with respect to x to `residual`, in place.
 
-        Args:
-            x: Input of the norm, shape (nodes, size).
-            weight: Shape (size,).
-            epsilon: Of the norm.
-            gradient: Of its output, shape (nodes, size).
-            residual: Shape (nodes, size).
+        `gradient` is of the norm's output; all but the weight (size,) have the shape (nodes, size).
         """
         addresses = (tensor.data_ptr() for tensor in (x, weight, gradient, residual))
         self._rms_norm_backward(*addresses, *x.shape, epsilon)
 
     def rotate_heads(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int) -> None:
-        """Apply rotary embeddings to the first heads of x, in place.
-
-        Args:
-            x: Shape (nodes, width), with at least `heads` heads.
-            cos, sin: Shape (nodes, size of a head).
-            heads: Number of heads to rotate.
+        """Apply rotary embeddings to the first `heads` heads of x (nodes, width), in place; cos, sin (nodes, size of
+        a head).
         """
         nodes, width = x.shape
         self._rotate_heads(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), nodes, heads, cos.shape[1], width)
@@ -113,16 +94,12 @@ class TrainingKernels:
         self._swiglu_backward(*addresses, *activation.shape)
 
     def attention(self, tree: TreeShape, qkv: torch.Tensor, out: torch.Tensor, log_sums: torch.Tensor) -> None:
-        """Causal attention of each node over its path.
+        """Causal attention of each node over its path. Raises `MemoryError`.
 
         Args:
-            tree: The rows and heads.
             qkv: Rotated queries and keys, and values; shape (nodes, (heads + 2 * key heads) * size).
             out: Receives the result, shape (nodes, heads * size).
             log_sums: Receives what the backward pass needs; fp32, shape (nodes, heads).
-
-        Raises:
-            MemoryError: if memory for the scores runs out.
         """
         if self._attention(tree, *(tensor.data_ptr() for tensor in (qkv, out, log_sums))):
             raise MemoryError("no memory for the scores of attention")
@@ -139,7 +116,7 @@ class TrainingKernels:
         partial: torch.Tensor,
         qkv_gradient: torch.Tensor,
     ) -> None:
-        """Gradient of queries, keys and values before their rotation.
+        """Gradient of queries, keys and values before their rotation. Raises `MemoryError`.
 
         Args:
             tree, qkv, out, log_sums: As in `attention`.
@@ -148,9 +125,6 @@ class TrainingKernels:
             places: Indices of the path sorted by their nodes, and where each node's begin; int64.
             partial: Scratch memory; fp32, shape (length of the path, key heads, 2, size).
             qkv_gradient: Receives the result, shape of qkv.
-
-        Raises:
-            MemoryError: if memory for the scores runs out.
         """
         inputs = (qkv, out, log_sums, gradient, *rotations, *places)
         addresses = (tensor.data_ptr() for tensor in inputs)
@@ -158,11 +132,8 @@ class TrainingKernels:
             raise MemoryError("no memory for the scores of attention")
 
     def label_log_probabilities(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability of a label in each row of logits, in nats, and log(sum(exp(logits))) of the row; fp32.
-
-        Args:
-            logits: Shape (n, vocabulary).
-            labels: int64, shape (n,).
+        """Log-probability in nats of a label (n,) in each row of logits (n, vocabulary), and log(sum(exp(logits)));
+        fp32.
         """
         out, log_sums = (torch.empty(len(labels)) for _ in range(2))
         addresses = (tensor.data_ptr() for tensor in (logits, labels, out, log_sums))

@@ -9,12 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 from unicodedata import category
-
-import numpy as np
 
 from searchlora import prompts
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, write_collection
@@ -26,8 +23,8 @@ from searchlora.data.grade_sources import (
     finish_records,
 )
 from searchlora.data.inputs import Inputs, SuppliedCollection
-from searchlora.data.row_buffer import RowBuffer
-from searchlora.data.splits import ONLY_TEST, Leak, Splitter, check_shares, find_leaks, leak_error, write_leaks
+from searchlora.data.row_store import Leak, RowStore, leak_error, write_leaks
+from searchlora.data.splits import ONLY_TEST, SPLITS, check_ratios
 from searchlora.data.validation import REJECTED_FILE, RecordCheck, RejectedList, beside
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
 from searchlora.eval.judge.rater_report import rater_file
@@ -39,6 +36,7 @@ from searchlora.files import FieldMap, ReadProgress, atomic_folder, file_sha256,
 from searchlora.files.json_text import value_fault
 from searchlora.progress import Progress, silent
 from searchlora.records import Collection, Format, Judgment, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.renamed import warn_renamed
 from searchlora.task import GenerationTask, Task, load_task
 
 OnLeak = Literal["refuse", "drop"]
@@ -58,7 +56,7 @@ def build(
     out: str | Path,
     options: Mapping[str, str] | None = None,
     seed: int = 13,
-    shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    split_ratios: tuple[float, float, float] = (0.8, 0.1, 0.1),
     limit: int | None = None,
     allow_rejects: bool = False,
     on_leak: OnLeak = "refuse",
@@ -70,10 +68,11 @@ def build(
     grades: str | None = None,
     judgments_source: str | None = None,
     progress: Progress = silent,
+    shares: tuple[float, float, float] | None = None,
 ) -> DatasetCard:
     """Build a dataset folder from a source, atomically.
 
-    Rows are validated, split by group and checked for leaks. They are processed one at a time: 48 bytes per row and the
+    Rows are validated, split by group and checked for leaks. They are processed one at a time: 41 bytes per row and the
     fingerprint of its id stay in memory.
 
     Args:
@@ -83,8 +82,8 @@ def build(
         out: The folder to write. It must not exist, or be empty.
         options: Options of the reader of the format.
         seed: Seed of the split.
-        shares: Shares of the groups that go to train, validation and test. Official splits take precedence. 0, 0, 1
-            builds a dataset of test rows only.
+        split_ratios: Ratios of the groups that go to train, validation and test. Official splits take precedence.
+            0, 0, 1 builds a dataset of test rows only.
         limit: Stop after this many valid rows; at least 1. None: no limit.
         allow_rejects: Build from the remaining rows if rows were rejected.
         on_leak: Rows whose input occurs in two splits: "refuse" stops the build, "drop" removes them from training
@@ -101,6 +100,7 @@ def build(
         judgments_source: Who or what graded the records and the judgments, where no card says it: a word of
             `eval.judgments.sources.Source`. None: unknown.
         progress: Called with bytes read, total bytes and the rows so far.
+        shares: Old name of `split_ratios`, accepted for one release with a warning.
 
     Returns:
         The card, as stored in `dataset.json`.
@@ -114,8 +114,14 @@ def build(
     """
     task = load_task(task) if isinstance(task, str) else task
     source, out = Path(source), Path(out)
-    reader = _format(task, format)
-    check_shares(shares)
+    if format not in task.formats:
+        known = ", ".join(sorted(task.formats))
+        raise UnknownFormat(f"task '{task.name}' reads no format '{format}'", fix=f"Known formats: {known}.")
+    reader = task.formats[format]
+    if shares is not None:
+        warn_renamed("shares=", "split_ratios=")
+        split_ratios = shares
+    check_ratios(split_ratios)
     if on_leak not in ("refuse", "drop"):
         raise UsageError(f"on_leak is '{on_leak}'", fix="It is 'refuse' or 'drop'.")
     if limit is not None and limit < 1:
@@ -129,10 +135,19 @@ def build(
     declared.check_collection(judged_by)
     with atomic_folder(out) as folder:
         builder = _Build(
-            task, reader, source, folder, out, merged_options, seed, shares, ReadProgress(progress=progress), declared
+            task,
+            reader,
+            source,
+            folder,
+            out,
+            merged_options,
+            seed,
+            split_ratios,
+            ReadProgress(progress=progress),
+            declared,
+            judged_by,
+            inputs.supplied(reader),
         )
-        builder.judged_by = judged_by
-        builder.supplied = inputs.supplied(reader)
         card = builder.run(limit, allow_rejects, on_leak)
     for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):
         leftover.unlink(missing_ok=True)
@@ -148,7 +163,7 @@ class _Build:
     out: Path
     options: Mapping[str, str]
     seed: int
-    shares: tuple[float, float, float]
+    split_ratios: tuple[float, float, float]
     reading: ReadProgress
     declared: DeclaredSources
     judged_by: JudgmentsCard | None = None
@@ -159,6 +174,7 @@ class _Build:
     reports: list[SourceReport] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.rows = RowStore(self.folder, self.seed, self.split_ratios)
         self.rejected = RejectedList(self.folder)
         self.cards: list[JudgmentsCard] = []
         self.sources = SourceLog(self.folder / SOURCES_FILE)
@@ -166,35 +182,33 @@ class _Build:
     def run(self, limit: int | None, allow_rejects: bool, on_leak: OnLeak) -> DatasetCard:
         passes = self.format.passes + (self.format.collection is not None and self.supplied is None)
         self.reading.total = passes * tree_size(self.source)
-        splitter = Splitter(self.folder, self.seed, self.shares)
         with track_reads(self.reading):
             try:
-                self._read_rows(splitter, limit)
+                self._read_rows(limit)
             finally:
-                buffers = splitter.close()
+                self.rows.close()
                 self.rejected.close()
                 self.sources.close()
             self.cards = self.declared.check_cards(list(self.reading.files))
             finish_records(self.sources, self.cards)
-            self._check_rows(buffers, bool(splitter.official), allow_rejects)
-            leaks = self._check_leaks(buffers, bool(splitter.official), on_leak)
-            counts = self._write_collection(buffers)
+            self._check_rows(allow_rejects)
+            leaks = self._remove_leaks(on_leak)
+            self.rows.write()
+            counts = self._write_collection()
         self._copy_sidecars()
-        warnings = self._write_settings(buffers)
-        for name, text in ((name, text) for report in self.reports for name, text in report.files.items()):
-            (self.folder / Path(name).name).write_text(text, encoding="utf-8")
+        warnings = self._write_settings()
         for report in self.reports:
+            for name, text in report.files.items():
+                (self.folder / Path(name).name).write_text(text, encoding="utf-8")
             for rater, qrels in report.ratings.items():
                 write_qrels(rater_file(self.folder, rater), qrels)
-        for buffer in buffers.values():
-            buffer.discard_places()
         self.reading.done = self.reading.total
         self.reading.report()
-        card = self._card(buffers, bool(splitter.official), leaks, counts, warnings)
+        card = self._card(leaks, counts, warnings)
         card.write(self.folder)
         return card
 
-    def _read_rows(self, splitter: Splitter, limit: int | None) -> None:
+    def _read_rows(self, limit: int | None) -> None:
         check = RecordCheck(self.task.record_schema)
         ids: set[int] = set()
         for row in self.format.read(self.source, self.options):
@@ -203,13 +217,13 @@ class _Build:
             elif isinstance(row, RejectedRow):
                 self.rejected.add(row)
             else:
-                self._add(row, check, ids, splitter)
+                self._add(row, check, ids)
                 if limit is not None and len(ids) >= limit:
                     return
 
-    def _add(self, row: SourceRow, check: RecordCheck, ids: set[int], splitter: Splitter) -> None:
+    def _add(self, row: SourceRow, check: RecordCheck, ids: set[int]) -> None:
         record = self._without_other_columns(row.data)
-        fault = value_fault(record) or check.fault(record) or splitter.problem(record)
+        fault = value_fault(record) or check.fault(record) or self.rows.problem(record)
         key = 0
         if fault is None:
             key = fingerprint(record["id"])
@@ -224,7 +238,7 @@ class _Build:
         if fault is not None:
             self.rejected.add(RejectedRow(row.where, fault, row.data))
             return
-        splitter.add(record, row.where, input_text, target)
+        self.rows.add(record, row.where, input_text, target)
         self.sources.add((record["id"],), row.source or self.declared.of_rows)
         ids.add(key)
         self.reading.rows += 1
@@ -250,42 +264,40 @@ class _Build:
             notes.append(f"columns that are no field of the task were ignored: {names}")
         return notes
 
-    def _check_rows(self, buffers: Mapping[str, RowBuffer], official: bool, allow_rejects: bool) -> None:
+    def _check_rows(self, allow_rejects: bool) -> None:
         self.rejected.check(self.source, self.out, self.reading.rows, self.reports, allow_rejects)
-        if not len(buffers["train"]) and self.shares != ONLY_TEST:
+        if not len(self.rows.rows["train"]) and self.split_ratios != ONLY_TEST:
             raise DataError(
                 "no row is left for training",
                 where=str(self.source),
                 fix="Its official splits have none. Give one of its files, or name that file 'train'."
-                if official
+                if self.rows.official
                 else "Use other ratios, another seed, or more data; --split-ratios 0,0,1 makes test rows only.",
             )
 
-    def _check_leaks(self, buffers: Mapping[str, RowBuffer], official: bool, on_leak: OnLeak) -> list[Leak]:
-        leaks, masks = find_leaks(buffers)
-        only_test = not len(buffers["train"])
-        if leaks and on_leak == "refuse" and not official:
+    def _remove_leaks(self, on_leak: OnLeak) -> list[Leak]:
+        trained = len(self.rows.rows["train"])
+        leaks = self.rows.remove_leaks()
+        if leaks and on_leak == "refuse" and not self.rows.official:
             raise leak_error(leaks, beside(self.out, LEAKS_FILE))
-        for name, buffer in buffers.items():
-            buffer.keep_only(masks[name])
         if leaks:
             write_leaks(leaks, self.folder / LEAKS_FILE)
-        if not len(buffers["train"]) and not only_test:
+        if trained and not len(self.rows.rows["train"]):
             raise DataError("every training row has a duplicate in another split", where=str(self.source))
         return leaks
 
-    def _write_collection(self, buffers: Mapping[str, RowBuffer]) -> dict[str, int] | None:
-        topics = {int(key) for buffer in buffers.values() for key in buffer.ids}
+    def _write_collection(self) -> dict[str, int] | None:
         if self.supplied is not None:
-            records = (record for buffer in buffers.values() for record in buffer.records())
-            collection = self.supplied.collection((str(record["id"]), self.task.queries(record)) for record in records)
+            queries = ((str(record["id"]), self.task.queries(record)) for record in self.rows.records())
+            collection = self.supplied.collection(queries)
         elif self.format.own_texts is not None:
-            collection = self.format.own_texts(lambda: chain.from_iterable(map(RowBuffer.records, buffers.values())))
+            collection = self.format.own_texts(self.rows.records)
         elif self.format.collection is not None:
             collection = self.format.collection(self.source, self.options)
         else:
             return None
         log = SourceLog(sources_path(self.folder / QRELS_FILE))
+        topics = set().union(*map(self.rows.ids, SPLITS))
         self.declared.check_collection(collection.judged_by)
         source_of = self._source_of(collection)
         counts, judged = write_collection(
@@ -301,7 +313,7 @@ class _Build:
         cards = self.declared.check_cards(list(self.reading.files)) if self.supplied is None else []
         finish_judgments(log, self.folder / QRELS_FILE, [known] if known is not None else cards)
         self.judgment_counts = log.counts
-        self.judged_in_test = sum(int(key) in judged for key in buffers["test"].ids)
+        self.judged_in_test = len(judged & self.rows.ids("test"))
         return counts
 
     def _source_of(self, collection: Collection) -> Callable[[Judgment], Source]:
@@ -323,29 +335,20 @@ class _Build:
             shutil.copyfile(self.source / name, self.folder / name)
             self.reading.files[self.source / name] = None
 
-    def _write_settings(self, buffers: Mapping[str, RowBuffer]) -> list[str]:
+    def _write_settings(self) -> list[str]:
         """Write the task's settings; what it warns about in the training rows.
 
         The settings are those of the training rows, or of the test rows if there is no training row.
         """
-        training = buffers["train"]
-        settings = self.task.settings_of(self.options, (training if len(training) else buffers["test"]).records())
+        trained = len(self.rows.rows["train"]) > 0
+        settings = self.task.settings_of(self.options, self.rows.records("train" if trained else "test"))
         if settings != self.task.default_settings:
             text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
             (self.folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
-        if not len(training):
-            return []
-        return list(self.task.bound(settings).training_warnings(training.records()))
+        return list(self.task.bound(settings).training_warnings(self.rows.records("train"))) if trained else []
 
-    def _card(
-        self,
-        buffers: Mapping[str, RowBuffer],
-        official: bool,
-        leaks: list[Leak],
-        collection: dict[str, int] | None,
-        warnings: Sequence[str],
-    ) -> DatasetCard:
-        rows = {name: len(buffer) for name, buffer in buffers.items()}
+    def _card(self, leaks: list[Leak], collection: dict[str, int] | None, warnings: Sequence[str]) -> DatasetCard:
+        rows = {name: len(numbers) for name, numbers in self.rows.rows.items()}
         return DatasetCard(
             task=self.task.name,
             task_version=self.task.version,
@@ -353,12 +356,12 @@ class _Build:
             options=self.options,
             source={"name": self.source.name, "files": self._source_files()},
             seed=self.seed,
-            shares=self.shares,
-            official_splits=official,
+            shares=self.split_ratios,
+            official_splits=bool(self.rows.official),
             rows=rows,
-            groups={name: len(np.unique(buffer.groups)) for name, buffer in buffers.items()},
+            groups={name: self.rows.count_groups(name) for name in rows},
             files={path.name: file_sha256(path) for path in sorted(self.folder.iterdir())},
-            text=text_statistics([buffer.lengths for buffer in buffers.values()]),
+            text=text_statistics(self.rows.lengths),
             leaks={
                 "found": len(leaks),
                 "taken out": dict(Counter(leak.split for leak in leaks)),
@@ -390,14 +393,6 @@ class _Build:
     def _source_files(self) -> dict[str, str]:
         base = self.source if self.source.is_dir() else self.source.parent
         return {os.path.relpath(path, base): file_sha256(path) for path in self.reading.files}
-
-
-def _format(task: Task, name: str) -> Format:
-    if name not in task.formats:
-        raise UnknownFormat(
-            f"task '{task.name}' reads no format '{name}'", fix=f"Known formats: {', '.join(sorted(task.formats))}."
-        )
-    return task.formats[name]
 
 
 def _id_fault(record_id: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,16 +132,15 @@ def read_card(folder: Path) -> DatasetCard:
     return card
 
 
-def text_statistics(lengths: Sequence[NDArray[np.uint32]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Exact statistics over all `RowBuffer.lengths` (each of shape (rows, 4)).
+def text_statistics(lengths: NDArray[np.uint32]) -> dict[str, dict[str, dict[str, float]]]:
+    """Exact statistics over `RowStore.lengths`.
 
     Units: Unicode characters; words separated by white space.
     """
-    lengths_of_all = np.concatenate(list(lengths))
     names = (("input", "characters"), ("input", "words"), ("target", "characters"), ("target", "words"))
     result: dict[str, dict[str, dict[str, float]]] = {"input": {}, "target": {}}
     for column, (text, unit) in enumerate(names):
-        values = lengths_of_all[:, column]
+        values = lengths[:, column]
         figures = (values.min(), np.median(values), values.mean(), np.percentile(values, 95), values.max())
         result[text][unit] = {name: round(float(figure), 2) for name, figure in zip(STATISTICS, figures, strict=True)}
     return result

@@ -7,9 +7,7 @@ care. Masking takes time linear in the length of the text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from datetime import date, time
-from typing import Any
+from collections.abc import Iterator
 
 # U+FFFD replaces a character that could not be decoded, most likely a letter.
 _MAIL_CHARACTER = re.compile(r"[\w.+\ufffd-]")
@@ -51,20 +49,6 @@ def mask(text: str, order_pattern: re.Pattern[str] | None = None) -> str:
         text = order_pattern.sub("[order]", text)
     text = _replaced(text, _order_numbers(text), "[order]")
     return _PHONE.sub(_mask_phone, text)
-
-
-def mask_all(value: Any, order_pattern: re.Pattern[str] | None = None) -> Any:
-    """The value with all texts in it masked, at any depth; a number that is masked becomes a text."""
-    if value is None or isinstance(value, (bool, date, time)):
-        return value
-    if isinstance(value, str):
-        return mask(value, order_pattern)
-    if isinstance(value, Mapping):
-        return {key: mask_all(item, order_pattern) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [mask_all(item, order_pattern) for item in value]
-    masked = mask(str(value), order_pattern)
-    return value if masked == str(value) else masked
 
 
 def is_card(digits: str) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.eval.report import Chapter, Stored, write_overview
+from searchlora.eval.report import Chapter, write_overview
 from searchlora.experiments.demo_search import PIPELINE, TOPICS, SearchDemoResult, demo_search
 from searchlora.experiments.evaluate import EvaluationResult, evaluate
 from searchlora.experiments.evaluation_report import write
@@ -18,7 +17,6 @@ from searchlora.experiments.result_files import header, provenance
 from searchlora.experiments.train import train_or_reuse
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.inference.settings import EngineSettings
-from searchlora.models.resolve import public_name
 from searchlora.progress import Steps, no_progress
 from searchlora.shop import make_shop
 from searchlora.task import GenerationTask, Task, load_task, load_tasks
@@ -212,7 +210,6 @@ def demo_all(
 
 
 def _overview(root: Path, results: dict[str, DemoResult], search: SearchDemoResult) -> Path:
-    adapters = [result.evaluated.adapter for result in results.values()]
     comparisons = {name: (result.evaluated.comparison, result.report) for name, result in results.items()}
     comparisons[PIPELINE] = search.ablation.comparison, search.report
     chapters = [
@@ -223,25 +220,6 @@ def _overview(root: Path, results: dict[str, DemoResult], search: SearchDemoResu
         root / "report.html",
         "Synthetic shop, all tasks",
         chapters,
-        _footprint(adapters),
         provenance(header("demo")),
         introduction="Synthetic data: the figures show that the software works, not how good an adapter is.",
     )
-
-
-def _footprint(adapters: Sequence[StoredAdapter]) -> list[Stored]:
-    """Disk usage of each base (its safetensors) and of the adapters on it (all their files)."""
-    by_base: dict[tuple[str, str | None], list[StoredAdapter]] = {}
-    for adapter in adapters:
-        base = adapter.manifest.base
-        by_base.setdefault((base.name, base.revision), []).append(adapter)
-    stored = []
-    for (name, _), trained in by_base.items():
-        folder = trained[0].manifest.base.resolve().path
-        weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-        stored.append(Stored(public_name(name), weights, {adapter.reference: _size(adapter) for adapter in trained}))
-    return stored
-
-
-def _size(adapter: StoredAdapter) -> int:
-    return sum(file.stat().st_size for file in adapter.path.rglob("*") if file.is_file())

@@ -6,10 +6,9 @@ part is searched once for each query; only the fusion is repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeAlias
 
 import numpy as np
 
@@ -19,21 +18,15 @@ from searchlora.eval.measures import parse_measure, retrieval_values
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.slots import fusion_place
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages.fuse import FuseSettings
-from searchlora.pipelines.stages.retrieve import RetrieveStage, searched_queries
+from searchlora.pipelines.stages.stage import PartHits, StageSettings
 from searchlora.progress import Progress, silent
-from searchlora.records import Hit, SearchContext
-from searchlora.retrieval.fusion import Fused, fuse
-from searchlora.retrieval.retriever import search_filtered
+from searchlora.records import SearchContext
 
 #: Numbers of parts whose weights are measured: the grid grows with each part.
 PARTS = (2, 3)
 
 #: Searches that are executed between two reports of progress.
 _BATCH = 32
-
-#: Hits of one search: for each query that it is searched with, for each part.
-PartHits: TypeAlias = Sequence[Sequence[Sequence[Hit]]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ class FusionHits:
         hits: Topic -> the hits of each part.
     """
 
-    settings: FuseSettings
+    settings: StageSettings
     searches: Sequence[SearchContext]
     hits: Mapping[str, PartHits]
 
@@ -75,14 +68,12 @@ def search_parts(pipeline: Pipeline, searches: Sequence[SearchContext], progress
         What the stages and the retrievers raise.
     """
     place = fusion_place(pipeline.settings)
-    settings, stage = (None, None) if place is None else (pipeline.settings[place], pipeline.stages[place])
-    if not isinstance(settings, FuseSettings) or len(settings.of) not in PARTS:
+    if place is None or len(pipeline.settings[place].parts) not in PARTS:
         raise PipelineError(
             "no stage fuses two or three parts, so there are no weights to choose",
             where=pipeline.name,
             fix="Give a pipeline such as 'hybrid'.",
         )
-    assert isinstance(stage, RetrieveStage)
     before = replace(pipeline, stages=pipeline.stages[:place], settings=pipeline.settings[:place])
     executed: list[SearchContext] = []
     hits: dict[str, PartHits] = {}
@@ -90,20 +81,9 @@ def search_parts(pipeline: Pipeline, searches: Sequence[SearchContext], progress
         progress(start, len(searches), "topics")
         batch = before.execute(searches[start : start + _BATCH])
         executed += batch
-        hits |= zip((str(search["id"]) for search in batch), _part_hits(stage, batch), strict=True)
+        hits |= zip((str(search["id"]) for search in batch), pipeline.stages[place].part_hits(batch), strict=True)
     progress(len(searches), len(searches), "topics")
-    return FusionHits(settings, executed, hits)
-
-
-def _part_hits(stage: RetrieveStage, searches: Sequence[SearchContext]) -> Iterator[PartHits]:
-    """The hits of each part of a fusion, for each search."""
-    assert isinstance(stage.retriever, Fused)
-    queries = [searched_queries(search) for search in searches]
-    flat = [query for of_search in queries for query in of_search]
-    filters = stage.filters(searches)
-    parts = [iter(search_filtered(part.retriever, flat, part.depth, filters)) for part in stage.retriever.sources]
-    for of_search in queries:
-        yield [[next(hits) for hits in parts] for _ in of_search]
+    return FusionHits(pipeline.settings[place], executed, hits)
 
 
 def weight_grid(parts: int, steps: int = 10) -> list[tuple[float, ...]]:
@@ -117,29 +97,6 @@ def weight_grid(parts: int, steps: int = 10) -> list[tuple[float, ...]]:
     """
     choices = product(range(steps + 1), repeat=parts)
     return [tuple(share / steps for share in shares) for shares in choices if sum(shares) == steps]
-
-
-def fused_by(hits: PartHits, settings: FuseSettings, weights: Sequence[float]) -> list[Hit]:
-    """What the fusion returns for a search under other weights; a part of weight 0 is left out.
-
-    Examples:
-        >>> one, two = [Hit("a", 2.0), Hit("b", 1.0)], [Hit("b", 9.0)]
-        >>> from searchlora.pipelines.stages.bm25 import Bm25Settings
-        >>> settings = FuseSettings(of=(Bm25Settings(), Bm25Settings()), k=5)
-        >>> [hit.document for hit in fused_by([[one, two]], settings, (1.0, 0.0))]
-        ['a', 'b']
-    """
-    used = [place for place, weight in enumerate(weights) if weight > 0]
-    by_query = [
-        fuse(
-            [parts[place] for place in used],
-            method=settings.method,
-            weights=[weights[place] for place in used],
-            rrf_k=settings.rrf_k,
-        )[: settings.k]
-        for parts in hits
-    ]
-    return by_query[0] if len(by_query) == 1 else fuse(by_query)[: settings.k]
 
 
 def measure_weights(
@@ -163,11 +120,11 @@ def measure_weights(
         UsageError: for an unknown measure, or empty qrels.
     """
     parse_measure(measure)
-    choices = weight_grid(len(searched.settings.of)) if weights is None else weights
+    choices = weight_grid(len(searched.settings.parts)) if weights is None else weights
     columns = []
     for number, choice in enumerate(choices, 1):
         run = {
-            topic: {hit.document: hit.score for hit in fused_by(hits, searched.settings, choice)}
+            topic: {hit.document: hit.score for hit in searched.settings.fused_hits(hits, choice)}
             for topic, hits in searched.hits.items()
         }
         values = retrieval_values(run, qrels, [measure])[measure]

@@ -10,15 +10,13 @@ from typing import Literal
 
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.judge.calibration import Calibration, fit_isotonic, fit_shift
+from searchlora.eval.judge.calibration import Calibration, fit_calibration
 from searchlora.eval.judge.labels import Labels, read_labels
 from searchlora.eval.judge.merging import MergedQrels, merge_qrels, merged_qrels_card
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, read_card, write_judgments
 from searchlora.eval.judgments.sources import GradeSources
 from searchlora.eval.trec import Qrels
 from searchlora.files import file_sha256
-
-_FITS = {"shift": fit_shift, "isotonic": fit_isotonic}
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def merge_files(
     source: Literal["llm", "clicks"] | None = None,
     scale: Sequence[int] | None = None,
     grades: Mapping[int, int] | None = None,
-    calibrate: Literal["shift", "isotonic"] | None = None,
+    calibrate: Literal["isotonic"] | None = None,
 ) -> MergeResult:
     """Write qrels with human grades, completed by another source's grades, and a card with the source of each grade.
 
@@ -57,7 +55,7 @@ def merge_files(
     check_new(out)
     human_card, other_card = read_card(human), read_card(other) or _card_of(other, source)
     human_qrels, labels = read_qrels(Path(human)), read_labels(other)
-    calibration = _fitted(calibrate, human_qrels, labels, scale, grades) if calibrate is not None else None
+    calibration = _fitted(human_qrels, labels, scale, grades) if calibrate is not None else None
     merged = merge_qrels(human_qrels, labels, scale=scale, grades=grades, calibration=calibration)
     card = merged_qrels_card(
         merged,
@@ -85,20 +83,19 @@ def _card_of(path: str | Path, source: Literal["llm", "clicks"] | None) -> Judgm
 
 
 def _fitted(
-    method: Literal["shift", "isotonic"],
     human: Qrels,
     other: Labels,
     scale: Sequence[int] | None,
     grades: Mapping[int, int] | None,
 ) -> Calibration:
     known = tuple(scale) if scale is not None else tuple({grade for row in human.values() for grade in row.values()})
-    # Invalid labels, and grades missing in the map, get a grade outside the scale: the fit skips and counts them.
+    # Invalid labels, and grades missing in the map, get a grade outside the scale: the fit skips them.
     outside = min(known) - 1
     predicted = {
         topic: {document: float(_mapped(grade, grades, outside)) for document, grade in row.items()}
         for topic, row in other.items()
     }
-    return _FITS[method](human, predicted, scale=known)
+    return fit_calibration(human, predicted, scale=known)
 
 
 def _mapped(grade: int | None, grades: Mapping[int, int] | None, default: int) -> int:

@@ -85,8 +85,8 @@ def promote(
         split: The split of the dataset.
         qrels: Judgments that replace the dataset's own; a card beside the file names their source.
         force: A reason for moving the alias against the policy; the history records it.
-        reason: A reason for a policy that is looser than that of the last decision on this alias; the history records
-            it. Without one, such a policy refuses.
+        reason: A reason for a policy other than that of the last decision on this alias; the history records it.
+            Without one, such a policy refuses.
         accept_changes: Accept data other than that of the last decision on this alias.
         baseline_data: Another dataset folder, from which baselines learn, as for `evaluate`.
         cache_dir: Folder of cached outputs, as for `evaluate`.

@@ -12,7 +12,6 @@ from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.experiments.stage_costs import Place
-from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.stage import StageSettings, check_order, produces_hits, short_name
 
 #: What a slot can be changed to: left out, the base model without its adapter, an older version of its adapter.
@@ -104,10 +103,10 @@ def _clipped(name: str, names: int) -> str:
 
 def fusion_place(stages: Sequence[StageSettings]) -> int | None:
     """Index of the first stage that fuses parts, whose weights `with_weights` changes; None if there is none."""
-    return next((index for index, stage in enumerate(stages) if isinstance(stage, FuseSettings)), None)
+    return next((index for index, stage in enumerate(stages) if stage.part_weights), None)
 
 
-def fusion_parts(settings: FuseSettings) -> tuple[str, ...]:
+def fusion_parts(settings: StageSettings) -> tuple[str, ...]:
     """The names of the parts of a fusion: those of their slots, and `fuse` for one that fuses again.
 
     Examples:
@@ -116,7 +115,7 @@ def fusion_parts(settings: FuseSettings) -> tuple[str, ...]:
         >>> fusion_parts(stage)
         ('bm25', 'dense')
     """
-    names = [part.slot_name for part in settings.of]
+    names = [part.slot_name for part in settings.parts]
     often = Counter(names)
     return tuple(f"{name} ({place + 1})" if often[name] > 1 else name for place, name in enumerate(names))
 
@@ -134,9 +133,8 @@ def kept_parts(stages: Sequence[StageSettings], *off: Slot) -> tuple[str, ...]:
     if index is None:
         return ()
     settings, places = stages[index], {slot.place for slot in off}
-    assert isinstance(settings, FuseSettings)
     names = enumerate(fusion_parts(settings))
-    return tuple(name for part, name in names if _without(settings.of[part], (index, part), places) is not None)
+    return tuple(name for part, name in names if _without(settings.parts[part], (index, part), places) is not None)
 
 
 def with_weights(stages: Sequence[StageSettings], weights: Sequence[float], *off: Slot) -> tuple[StageSettings, ...]:
@@ -150,9 +148,8 @@ def with_weights(stages: Sequence[StageSettings], weights: Sequence[float], *off
     if index is None:
         raise PipelineError("no stage fuses, so there are no weights to change")
     settings = stages[index]
-    assert isinstance(settings, FuseSettings)
-    if len(weights) != len(settings.of):
-        raise PipelineError(f"there are {len(weights)} weights for {len(settings.of)} parts")
+    if len(weights) != len(settings.parts):
+        raise PipelineError(f"there are {len(weights)} weights for {len(settings.parts)} parts")
     if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
         raise PipelineError("weights are numbers of at least 0, and one of them is above 0")
     changed = [*stages]

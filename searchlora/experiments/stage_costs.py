@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
 from searchlora.adapters.store import Store
+from searchlora.inference.engine import Engine
 from searchlora.inference.metered import Answer, MeteredEngine
 from searchlora.pipelines.corpus import IndexedCorpus
 from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stages.adapter import AdapterStage
-from searchlora.pipelines.stages.fuse import FuseSettings
-from searchlora.pipelines.stages.retrieve import RetrieveStage
-from searchlora.pipelines.stages.stage import Stage, StageSettings, needs_of
+from searchlora.pipelines.stages.stage import Stage, StageSettings, leaves, needs_of
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Document, Hit, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter, FieldTest
@@ -124,17 +122,17 @@ class SharedStages:
     @cached_property
     def _built(self) -> dict[str, Stage]:
         """The built stages of the pending pipelines by their identity. Raises as `build_pipeline`."""
-        leaves = {_identity(leaf): leaf for stages in self._pending for stage in stages for leaf in _leaves(stage)}
+        needed_once = {_identity(leaf): leaf for stages in self._pending for leaf in leaves(stages)}
         needed = any(needs_of(stages).corpus for stages in self._pending)
         built = build_pipeline(
             "stages",
-            list(leaves.values()),
+            list(needed_once.values()),
             store=self._store,
             documents=self._documents() if needed else (),
             tasks=self._tasks,
             steps=self._steps,
         )
-        return dict(zip(leaves, built.stages, strict=True))
+        return dict(zip(needed_once, built.stages, strict=True))
 
     def pipeline(self, name: str, stages: Sequence[StageSettings]) -> Pipeline:
         """A pipeline of these stages."""
@@ -181,14 +179,15 @@ class SharedStages:
         meters: dict[Place, MeteredEngine | MeteredRetriever] = {}
 
         def metered(place: Place, leaf: Stage) -> Stage:
-            if isinstance(leaf, AdapterStage):
-                meters[place] = engine = MeteredEngine(leaf.engine, self._answers.setdefault(id(leaf.engine), {}))
-                return replace(leaf, engine=engine)
-            if isinstance(leaf, RetrieveStage):
-                hits = self._hits.setdefault(id(leaf.retriever), {})
-                meters[place] = retriever = MeteredRetriever(leaf.retriever, hits)
-                return replace(leaf, retriever=retriever)
-            return leaf
+            def of_engine(engine: Engine) -> MeteredEngine:
+                meters[place] = meter = MeteredEngine(engine, self._answers.setdefault(id(engine), {}))
+                return meter
+
+            def of_retriever(retriever: Retriever) -> MeteredRetriever:
+                meters[place] = meter = MeteredRetriever(retriever, self._hits.setdefault(id(retriever), {}))
+                return meter
+
+            return leaf.with_engines(of_engine).with_retriever(of_retriever)
 
         stage = self._stage(settings, metered, (index,))
         started = time.perf_counter()
@@ -210,17 +209,10 @@ class SharedStages:
 
     def _stage(self, settings: StageSettings, change: Callable[[Place, Stage], Stage], place: Place) -> Stage:
         """The built stage, with each leaf changed."""
-        if not isinstance(settings, FuseSettings):
+        if not settings.parts:
             return change(place, self._built[_identity(settings)])
-        parts = [self._stage(inner, change, (*place, index)) for index, inner in enumerate(settings.of)]
-        return settings.fused([part for part in parts if isinstance(part, RetrieveStage)])
-
-
-def _leaves(settings: StageSettings) -> list[StageSettings]:
-    """The stage, or the stages that it fuses."""
-    if isinstance(settings, FuseSettings):
-        return [leaf for inner in settings.of for leaf in _leaves(inner)]
-    return [settings]
+        parts = [self._stage(inner, change, (*place, index)) for index, inner in enumerate(settings.parts)]
+        return settings.of_parts(parts)
 
 
 def _identity(settings: StageSettings) -> str:

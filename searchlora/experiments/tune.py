@@ -25,8 +25,6 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, is_empty_slot, pipeline_path, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
-from searchlora.pipelines.stages.adapter import AdapterSettings, AdapterStage
-from searchlora.pipelines.stages.similarity import SimilaritySettings
 from searchlora.pipelines.stages.stage import Stage, StageSettings, pinned
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Record, SearchContext
@@ -87,26 +85,23 @@ def tune(
     config = read_pipeline(pipeline, overrides, engine)
     stages = pinned(config.stages, store.pin)
     place = _tuned_stage(stages, store, dataset.card.task, config.source)
-    *before, tunable = [
-        stage for stage in stages[: place + 1] if isinstance(stage, AdapterSettings | SimilaritySettings)
-    ]
-    assert isinstance(tunable, AdapterSettings)
+    before = [stage for stage in stages[:place] if stage.works_on_records]
     built = build_pipeline(
         config.name,
-        [*before, tunable.model_copy(update={"tuned": {}, "continue_after_choice": False})],
+        [*before, stages[place].untuned()],
         store=store,
         documents=(),
         tasks=tasks,
     )
     stage = built.stages[-1]
-    assert isinstance(stage, AdapterStage)
+    (task,), asked = stage.tasks(), stages[place].to_tune(dataset.card.task, store)
     records = dataset.records("validation")
     if not records:
         raise DataError("has no validation records", where=str(dataset.folder))
     size = built.batch_size
-    seen = _through(built.stages[:-1], stage.task, records, size, steps("Judging"))
+    seen = _through(built.stages[:-1], task, records, size, steps("Judging"))
     outputs = ask_in_batches(stage, seen, size, steps("Answering"))
-    task = stage.task.bound(stage.task.settings, {**stage.task.tuned, **tunable.tuned})
+    task = task.bound(task.settings, {**task.tuned, **asked})
     tuned = {**task.tune(seen, outputs), "origin": _origin(dataset, built)}
     _write(out, config, stages, place, {"tuned": tuned}, "`origin` says on what the values were fitted.")
     return TuneResult(out, stage.label, tuned)
@@ -184,7 +179,7 @@ def tune_weights(
     searched = search_parts(built, searches, steps("Searching"))
     settings, of_judged = searched.settings, {topic: dict(grades[topic]) for topic in judged}
     best = best_weights(measure_weights(searched, of_judged, measure=measure, progress=steps("Measuring weights")))
-    (own,) = measure_weights(searched, of_judged, [settings.weights or (1.0,) * len(settings.of)], measure=measure)
+    (own,) = measure_weights(searched, of_judged, [settings.part_weights], measure=measure)
     assert place is not None
     origin = f"{measure} {best.value:.4f} on {best.n} topics of {Path(topics).name}, sha256 {file_sha256(topics)}"
     _write(out, config, stages, place, {"weights": best.weights}, f"weights: {origin}")
@@ -194,8 +189,7 @@ def tune_weights(
 def _tuned_stage(stages: Sequence[StageSettings], store: Store, task: str, where: str) -> int:
     """The index of the last adapter stage of a task that has `tuned`."""
     for place in range(len(stages) - 1, -1, -1):
-        stage = stages[place]
-        if isinstance(stage, AdapterSettings) and stage.tuned and store.get(stage.name).manifest.task == task:
+        if stages[place].to_tune(task, store):
             return place
     raise PipelineError(
         f"no adapter stage of the task '{task}' has values to tune",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -23,9 +22,9 @@ _State: TypeAlias = tuple[tuple[str, FileState], ...]
 class AdapterFolders:
     """Finds the folder of an adapter, after the checks of every load (`load_check.check_files`).
 
-    Hashing a large adapter takes seconds, so it is done in the thread of a caller, before its request is queued, and
-    not in the computing thread, where all rows would wait for it. A load compares the state of the files (inode, size,
-    times) with their state when they were hashed, before and after it reads them; changed files are hashed again.
+    Hashing a large adapter takes seconds. It is done in the thread of a caller, before its request is queued, because
+    all rows would wait for the computing thread. A load compares the state of the files (inode, size, times) with their
+    state when they were hashed, before and after it reads them; changed files are hashed again.
 
     It holds no reference to the engine, so that the engine can be garbage-collected.
 
@@ -38,45 +37,22 @@ class AdapterFolders:
     def __init__(self, base: BaseModel, store: Store | None, folders: Mapping[str, Path]) -> None:
         self._base, self._store, self._folders = base, store, folders
         self._checked: dict[str, _State] = {}  # pinned version -> state of its files when they were hashed
-        self._running: dict[str, Future[None]] = {}  # checks that callers wait for
-        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}  # of names, so that callers at the same time hash files once
 
     def check(self, name: str) -> None:
-        """Check the files of an adapter unless they were checked; callers at the same time share one check.
-
-        Args:
-            name: A pinned version, or a name in `folders`.
+        """Check the files of an adapter (a pinned version, or a name in `folders`) unless they were checked.
 
         Raises:
             NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
         """
-        if name in self._folders:
-            return
-        with self._lock:
-            running = self._running.get(name)
-            if is_first := running is None:
-                running = self._running[name] = Future()
-        if not is_first:
-            running.result()
-            return
-        try:
-            self._check(required_store(self._store).get(name))
-        except BaseException as error:
-            running.set_exception(error)
-            raise
-        else:
-            running.set_result(None)
-        finally:
-            with self._lock:
-                del self._running[name]
+        if name not in self._folders:
+            with self._locks.setdefault(name, threading.Lock()):
+                self._check(required_store(self._store).get(name))
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[Path]:
-        """The checked folder of an adapter, to be read in the block.
-
-        Raises:
-            NotInStore, LoadCheckFailed: as `check`.
-            TamperedAdapter: at the end, if the files changed in the block.
+        """The checked folder of an adapter, to be read in the block. Raises as `check`, and `TamperedAdapter` at the
+        end, if the files changed in the block.
         """
         if name in self._folders:
             yield self._folders[name]

@@ -11,8 +11,8 @@ _REPLACEMENT = "\ufffd"
 class AnswerText:
     """Incremental decoding, with a search for stop strings that may span tokens.
 
-    A few tokens are decoded at each step, the last complete piece as context: some decoders treat the first token
-    of a text differently.
+    A few tokens are decoded at each step, after the last complete piece: some decoders treat the first token of a text
+    differently.
 
     Args:
         decode: Token ids to text, without special tokens.

@@ -1,7 +1,5 @@
-"""Constrained decoding: token masks from a grammar, computed by llguidance.
-
-One llguidance matcher per row (github.com/guidance-ai/llguidance); tokens that its grammar does not allow next get
-probability zero.
+"""Constrained decoding: one llguidance matcher per row (github.com/guidance-ai/llguidance) masks the tokens that its
+grammar does not allow next.
 """
 
 from __future__ import annotations

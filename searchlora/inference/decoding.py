@@ -35,11 +35,9 @@ class AnswerState:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is generated."""
         return self.stopped or self.error is not None or len(self.ids) >= self.request.max_new_tokens
 
     def add(self, token: int, stop_id: int) -> None:
-        """Append a token."""
         request = self.request
         self.ids.append(token)
         self.stopped = token == stop_id and not request.ignore_stop
@@ -59,9 +57,8 @@ class AnswerState:
 def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id: int) -> None:
     """Choose and append the next token of each answer.
 
-    Answers whose logits are not finite, or whose grammar cannot be followed further, get an error.
-
-    Greedy answers share one `argmax`, the others one `sample`; those with penalties are computed apart, in fp32.
+    Answers whose logits are not finite, or whose grammar cannot be followed further, get an error. Greedy answers share
+    one `argmax`, the others one `sample`; those with penalties are computed apart, in fp32.
 
     Args:
         answers: The answers.
@@ -130,7 +127,6 @@ def _choose(answers: Sequence[AnswerState], logits: torch.Tensor, rows: Sequence
 
 
 def _note_logprobs(chosen: Sequence[tuple[TokenSampler | None, int | None]], logits: torch.Tensor) -> None:
-    """Note the log-probabilities of chosen tokens in their samplers, given the model's logits of these rows."""
     tokens = [token or 0 for _, token in chosen]
     counts = [sampler.sampling.logprobs or 0 if sampler is not None else 0 for sampler, _ in chosen]
     for (sampler, _), found in zip(chosen, token_logprobs(logits, tokens, counts), strict=True):

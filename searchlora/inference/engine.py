@@ -20,12 +20,10 @@ class Request:
         messages: The chat up to the answer, as `prompts.messages` renders it.
         adapter: A store reference (`name`, `name@3`, `name@production`); None selects the bare base model.
         max_new_tokens: Maximum number of generated tokens.
-        grammar: Constraint on the generated text; None means no constraint. It does not apply to `answer_prefix` or to
-            scored choices.
+        grammar: Constraint on the generated text, but not on `answer_prefix` or scored choices.
         sampling: How the tokens of the answer are chosen; the default is greedy.
         stop: Strings that end the answer where the generated text first contains one of them.
-        answer_prefix: Fixed beginning of the answer. Generation and scoring continue after it; a completion does not
-            repeat it.
+        answer_prefix: Fixed beginning of the answer, which a completion does not repeat.
         choice_suffix: Text after each scored choice; None means the stop token.
         prompt_ids: Token ids of the whole prompt, in place of `messages` and `answer_prefix`; for the local engine.
         keep_prefix: Hint that the same messages follow again soon, so that a scoring engine keeps their KV cache.
@@ -74,7 +72,6 @@ class TokenLogprob:
 
 
 def token_logprob(content: bytes, logprob: float, top: Iterable[TokenLogprob] = ()) -> TokenLogprob:
-    """The log-probability of a token with these bytes."""
     return TokenLogprob(content.decode("utf-8", "replace"), content, logprob, tuple(top))
 
 
@@ -87,8 +84,8 @@ class Completion:
         finish: "stop" at the stop token or a stop string, "length" at `max_new_tokens`.
         prompt_tokens: Length of the prompt, `answer_prefix` included.
         completion_tokens: Number of generated tokens, those of the stop token or stop string included.
-        logprobs: Log-probabilities of the tokens that `text` consists of, if `Sampling.logprobs` asks for them. If a
-            stop string begins inside the last token, that token is included.
+        logprobs: Log-probabilities of the tokens of `text`, if `Sampling.logprobs` asks for them. The token in which a
+            stop string begins is included.
     """
 
     text: str
@@ -158,9 +155,8 @@ class Engine(Protocol):
         Args:
             choices: The choices of each request.
             prune_margin: Log-probability margin in nats. Choices whose first tokens together fall this far behind the
-                best choice are not scored to the end and get an upper bound. The best choice and its log-probability
-                stay exact; a probability computed from the scores is off by at most exp(-prune_margin) (8: 0.0004).
-                None scores every choice exactly.
+                best choice get an upper bound. The best choice stays exact; a probability computed from the scores is
+                off by at most exp(-prune_margin) (8: 0.0004). None scores every choice exactly.
 
         Raises:
             EngineError: if a log-probability is NaN or infinite; there is no best choice then.

@@ -1,4 +1,4 @@
-"""Engines made from settings: the one place where every verb, pipeline and server gets an engine."""
+"""Engines made from settings: every verb, pipeline and server gets its engines here."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def make_engine(
     waiting: int = WAITING,
     waiting_per_client: int | None = None,
 ) -> LocalEngine | RemoteEngine:
-    """An engine for a base model. Every verb and every pipeline gets its engines here.
+    """An engine for a base model.
 
     Args:
         precision: Precision of a local engine whose settings leave it open.
         prompt_options: Options of the prompts of the bare base.
-        waiting, waiting_per_client: Limits of a local engine's queue, see `LocalEngine`.
+        waiting, waiting_per_client: Limits of a local engine's queue.
 
     Raises:
         BaseModelError: for a base that cannot be loaded.
@@ -105,11 +105,7 @@ class Engines:
         prompt_options: PromptOptions | None = None,
         settings: EngineSettings | None = None,
     ) -> str:
-        """What distinguishes the engine's outputs, see `Engine.engine_id`; no weights are loaded.
-
-        Raises:
-            EngineError: if a server cannot say what it serves.
-        """
+        """`Engine.engine_id` of the engine, without loading weights. Raises `EngineError` as it does."""
         settings = settings or self.settings
         if isinstance(settings, LocalSettings):
             return settings.engine_id(precision)

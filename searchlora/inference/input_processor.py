@@ -52,12 +52,7 @@ class InputProcessor:
         self._vocabulary, self._max_choice_tokens = vocabulary, max_choice_tokens
 
     def generate_requests(self, requests: Sequence[Request], *, streamed: bool = False) -> list[GenerateRequest]:
-        """Work items that generate. Raises as `LocalEngine.generate`, before any is computed.
-
-        Args:
-            requests: The requests.
-            streamed: Whether the text is wanted token by token.
-        """
+        """Work items that generate; `streamed`: the text is wanted token by token. Raises as `LocalEngine.generate`."""
         for row, request in enumerate(requests):
             if request.max_new_tokens < 1:
                 raise RequestRefused("asks for no token", where=f"request {row + 1}", fix="Ask for at least one.")
@@ -111,7 +106,7 @@ class InputProcessor:
     def score_requests(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None
     ) -> list[ScoreRequest]:
-        """Work items that score. Raises as `LocalEngine.score`, before any is computed."""
+        """Work items that score. Raises as `LocalEngine.score`."""
         adapters = self._pinned(requests)
         prompts = self._prompts(requests, adapters)
         texts = [
@@ -190,6 +185,6 @@ class InputProcessor:
 
 
 def _sampler(sampling: Sampling, answer: int) -> TokenSampler | None:
-    """What chooses the tokens of one of the answers; None if the plain argmax does."""
+    """What chooses the tokens of an answer; None if the plain argmax does."""
     is_plain = sampling.is_greedy and not sampling.has_penalties and sampling.logprobs is None
     return None if is_plain else TokenSampler(sampling, answer)

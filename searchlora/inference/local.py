@@ -37,33 +37,28 @@ Mapped = TypeVar("Mapped")
 class LocalEngine:
     """Generation and choice scoring, batched over clients and over adapters.
 
-    Requests of all clients share batches, whatever adapters they name; a client waits only for its own requests.
-    Adapters are loaded on first use and evicted least recently used first. Common prefixes of prompts are computed
-    once (prefix cache). Models with sliding-window attention, recurrent state or logit scaling are detected and served
-    one adapter at a time.
+    Adapters are loaded on first use, and the least recently used one is evicted. Common prefixes of prompts are
+    computed once (prefix cache). Models with sliding-window attention, recurrent state or logit scaling are detected
+    and served one adapter at a time.
 
     Args:
-        base: The base model; the engine loads its own copy. For a stored version that is a whole model, see
-            `adapters.full_model.model_of`: requests name it as they name an adapter.
+        base: The base model; the engine loads its own copy. Requests name a stored version that is a whole model
+            (`adapters.full_model.model_of`) as they name an adapter.
         store: Resolves adapter references.
-        settings: How the base model is loaded and computed, and the engine's limits. Long prompts that are being
-            computed take about half of `cache_tokens` besides. The rank and size of an adapter are read from the header
-            of its file, before its weights; both limits hold for batched models. With `batch_invariant`, every
-            completion and score is independent, to the last bit, of the number, order and batches of other requests.
-            In bf16 rounding otherwise depends on the batch, and with it about one greedy answer in ten. Another number
-            of threads can still round differently. Models that are served one adapter at a time compute one row per
-            batch then.
+        settings: How the base model is computed, and the engine's limits. Long prompts that are being computed take
+            about half of `cache_tokens` besides. With `batch_invariant`, every completion and score is independent, to
+            the last bit, of other requests; in bf16, rounding otherwise changes about one greedy answer in ten. Another
+            number of threads can still round differently. Models that are served one adapter at a time compute one row
+            per batch then.
         waiting: Maximum number of queued requests.
         waiting_per_client: Maximum number of queued requests of one client of `submit` and `submit_scores`; None: a
-            quarter of `waiting` (at least 256, one call of `/v1/score`), so that one client cannot fill the queue.
+            quarter of `waiting`, but at least 256, one call of `/v1/score`.
         prompt_options: Options of the prompts of the base model and of adapters that are not in the store.
         options: Fields of `LocalSettings`, in place of `settings`.
 
     Attributes:
         shares_batches: Whether rows with different adapters are computed in one batch.
         precision: Precision and quantization of the base model, as manifests record it.
-        batch_invariant: Whether answers are independent of other requests to the last bit.
-        engine_id, call_size: See `Engine`.
         renderer: Renders chats to token ids.
 
     Raises:
@@ -92,7 +87,7 @@ class LocalEngine:
         quantization, precision = settings.quantization, settings.precision or "bf16"
         if base.version is not None and prompt_options is None:
             prompt_options = required_store(store).prompt_options(base.version)
-        rows = settings.batch_rows
+        rows = settings.max_num_seqs
         limits = Limits(rows, settings.cache_tokens, settings.batch_tokens, waiting, waiting_per_client)
         self.base = base
         self.store = store
@@ -136,7 +131,6 @@ class LocalEngine:
         return required_store(self.store).pin(adapter)
 
     def _prompt_options(self, adapter: str) -> PromptOptions:
-        """The options of an adapter's prompts: those of its manifest, or the engine's for a plain PEFT folder."""
         return self.renderer.options if adapter in self._folders else required_store(self.store).prompt_options(adapter)
 
     def load(self, adapter: str) -> str:
@@ -157,9 +151,10 @@ class LocalEngine:
         return self._core.unload(self.pin(adapter))
 
     def load_folder(self, name: str, folder: Path) -> None:
-        """Load an adapter that is not in the store, under a name without a version; replaces one of that name.
+        """Load an adapter that is not in the store, under a name without a version, in place of one of that name.
 
-        After an eviction the folder is read again: it must not change.
+        After an eviction the folder is read again: it must not change. After an error the name means what it meant
+        before.
 
         Raises:
             UsageError: for a name with a version, which would hide a stored adapter.
@@ -179,7 +174,6 @@ class LocalEngine:
         self._core.replace(name, change)
 
     def stats(self) -> Stats:
-        """Counters and current state."""
         return self._core.stats()
 
     def close(self, seconds: float = 60.0) -> None:
@@ -191,8 +185,8 @@ class LocalEngine:
 
         Raises:
             NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
-            PromptTooLong: for the first request that exceeds the context; nothing is computed.
-            RequestRefused: for the first request with an unusable grammar; nothing is computed.
+            PromptTooLong, RequestRefused: for the first request that exceeds the context, or has an unusable grammar;
+                nothing is computed.
         """
         queued = self._inputs.generate_requests(requests)
         self._finish(queued, progress)
@@ -217,7 +211,7 @@ class LocalEngine:
         return [request.result.result() if request.choices else ChoiceScores((), 0, 0) for request in queued]
 
     def generate_answers(self, requests: Sequence[Request], n: int) -> list[list[Completion]]:
-        """`n` answers to each request, which share one prefill; arguments and errors as `submit_answers`."""
+        """`n` answers to each request, which share one prefill. Raises as `submit_answers`."""
         queued = [self.submit_answers(request, n) for request in requests]
         return [[answer.result() for answer in answers] for answers in queued]
 
@@ -254,19 +248,16 @@ class LocalEngine:
     ) -> list[Future[Completion]]:
         """Queue `n` answers to one request, all or none, and return their futures; they share one prefill.
 
-        Each answer has random numbers of its own, which `Sampling.seed` and its number determine; the first is that of
-        `submit`. Greedy answers are equal.
+        Each answer has random numbers of its own, from `Sampling.seed` and its number; the first is that of `submit`.
 
         Args:
             request: The request.
             n: Number of answers, at least 1.
-            client: See `submit`.
-            seconds: See `submit`.
-            on_token: Called after each token of each answer, by the engine's thread, with the number of the answer
-                (from 0), its text so far, and the log-probabilities of the tokens of that text (None unless
-                `Sampling.logprobs` asks for them). Text and log-probabilities only grow: what may become a stop
-                string, or is not yet a whole character, is held back. The last call has the completion's text. It
-                must be fast.
+            client, seconds: As for `submit`.
+            on_token: Called after each token by the engine's thread, with the number of the answer (from 0), its text
+                so far, and the log-probabilities of that text (None unless asked for). Both only grow: what may become
+                a stop string or a whole character is held back. The last call has the completion's text. It must be
+                fast.
 
         Raises:
             As `submit`; RequestRefused for `n` below 1.
@@ -288,8 +279,8 @@ class LocalEngine:
         """Queue scorings, all or none, and return their futures; see `submit`.
 
         Args:
-            requests: Each request with its choices (at least one) and its `prune_margin`, see `Engine.score`. The
-                iterable is read one item at a time, so a generator knows which item an error belongs to.
+            requests: Each request with its choices (at least one) and its `prune_margin`. A generator knows from its
+                position which item an error belongs to.
         """
         queued: list[ScoreRequest] = []
         for request, choices, prune_margin in requests:

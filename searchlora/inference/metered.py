@@ -13,13 +13,11 @@ Answer: TypeAlias = Completion | ChoiceScores
 
 
 class Answers(Protocol):
-    """Hash of a request -> its answer, see `MeteredEngine`: a dictionary or a cache on disk."""
+    """Hash of a request -> its answer: a dictionary or a cache on disk."""
 
-    def get(self, key: bytes, /) -> Answer | None:
-        """The answer to a request; None if it is unknown."""
+    def get(self, key: bytes, /) -> Answer | None: ...
 
-    def update(self, answers: Mapping[bytes, Answer], /) -> None:
-        """Add answers."""
+    def update(self, answers: Mapping[bytes, Answer], /) -> None: ...
 
 
 _Answer = TypeVar("_Answer", Completion, ChoiceScores)
@@ -82,20 +80,16 @@ class MeteredEngine:
 
     @property
     def engine_id(self) -> str:
-        """See `Engine.engine_id`."""
         return self.engine.engine_id
 
     @property
     def call_size(self) -> int:
-        """See `Engine.call_size`."""
         return self.engine.call_size
 
     def pin(self, adapter: str) -> str:
-        """See `Engine.pin`."""
         return self.engine.pin(adapter)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """See `Engine.generate`."""
         return self._answered(
             [(request, ()) for request in requests],
             Completion,
@@ -106,7 +100,6 @@ class MeteredEngine:
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
-        """See `Engine.score`."""
         return self._answered(
             [(request, tuple(texts)) for request, texts in zip(requests, choices, strict=True)],
             ChoiceScores,
@@ -123,7 +116,6 @@ class MeteredEngine:
         key_of: Callable[[Request, tuple[str, ...]], bytes],
         compute: Callable[[Sequence[_Asked]], list[_Answer]],
     ) -> list[_Answer]:
-        """The answers to requests with their choices, computed or from an earlier call."""
         if self._answers is None:
             known, answers = [False] * len(asked), compute(asked)
         else:
@@ -154,7 +146,6 @@ class MeteredEngine:
 
 
 def _count(answer: Answer) -> int:
-    """Number of choices that an answer scores."""
     return len(answer.log_probabilities) if isinstance(answer, ChoiceScores) else 0
 
 

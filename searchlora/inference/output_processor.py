@@ -15,12 +15,7 @@ OnToken: TypeAlias = Callable[[int, str, tuple[TokenLogprob, ...] | None], None]
 
 
 class OutputProcessor:
-    """The counterpart of `InputProcessor`.
-
-    Args:
-        renderer: Decodes token ids.
-        token_bytes: Returns the bytes of a token.
-    """
+    """The counterpart of `InputProcessor`; `token_bytes` returns the bytes of a token."""
 
     def __init__(self, renderer: Renderer, token_bytes: Callable[[int], bytes]) -> None:
         self._renderer, self._token_bytes = renderer, token_bytes

@@ -84,12 +84,10 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most likely token is chosen."""
         return self.temperature < _GREEDY_BELOW
 
     @property
     def has_penalties(self) -> bool:
-        """Whether earlier tokens of the answer change the logits."""
         return self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
@@ -99,13 +97,7 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True)
 class LogprobsById:
-    """Log-probabilities at one token of an answer, under the model itself: before temperature, filters and grammar.
-
-    Attributes:
-        token: Id of the chosen token.
-        logprob: Its natural log-probability.
-        top: Token id and log-probability of the most likely tokens, best first.
-    """
+    """Log-probability of one token of an answer, and ids with those of the most likely tokens, best first."""
 
     token: int
     logprob: float
@@ -130,11 +122,9 @@ class TokenSampler:
         self._counts: Counter[int] = Counter()
 
     def uniform(self) -> float:
-        """The random number of the next token, at least 0 and below 1."""
         return self._random.random()
 
     def add(self, token: int) -> None:
-        """Count a token of the answer, for the penalties."""
         if self.sampling.has_penalties:
             self._counts[token] += 1
 
@@ -197,12 +187,11 @@ def _sample(logits: torch.Tensor, settings: Sequence[tuple[float, int, float, fl
 
 
 def token_logprobs(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[LogprobsById]:
-    """Log-probabilities of chosen tokens and of the most likely ones.
+    """Log-probabilities of chosen tokens, and as many of the most likely ones as `counts` says for each row.
 
     Args:
         logits: The model's logits, shape (rows, vocabulary).
         tokens: The chosen token of each row.
-        counts: Number of most likely tokens to report of each row.
     """
     from searchlora.cpu import backend
 
@@ -218,7 +207,6 @@ def token_logprobs(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence
 def _log_probabilities(
     logits: torch.Tensor, tokens: Sequence[int], most: int
 ) -> tuple[list[float], list[list[int]], list[list[float]]]:
-    """Log-probabilities of the tokens, and ids and log-probabilities of the most likely ones, with PyTorch."""
     import torch
 
     # Row by row: the order of a sum over several rows depends on how many there are.

@@ -43,31 +43,17 @@ def sequential_core(
     limits: Limits,
     context: int | None,
 ) -> EngineCore:
-    """An engine core whose batches have one adapter each.
-
-    Args:
-        model: From `models.load.load_model`; PEFT's modules are inserted into it.
-        stop_id, pad_id: Token ids that end an answer and that pad a batch.
-        fetch: Gives the checked folder of an adapter to a block that reads it.
-        settings: Maximum number of loaded adapters, and whether to be batch invariant: one row per batch then.
-        limits: Sizes of batches and of the queue.
-        context: Context length in tokens; None for unbounded positions.
-    """
+    """An engine core whose batches have one adapter each."""
     if settings.batch_invariant:
         limits = replace(limits, rows=1)
     counts, vocabulary = Counts(), model.get_output_embeddings().weight.shape[0]
-    adapters = PeftAdapters(model, settings.adapters, fetch, counts)
+    adapters = PeftAdapters(model, settings.max_loras, fetch, counts)
     runner = SequentialModelRunner(adapters, stop_id, pad_id, limits, counts, context)
     return EngineCore(runner, adapters, counts, limits, vocabulary)
 
 
 class PeftAdapters:
-    """A model and the adapters that PEFT has loaded into it.
-
-    Attributes:
-        model: The model with all loaded adapters; `active` selects one.
-        loaded: Names of the loaded adapters; any thread may read it.
-    """
+    """A model and the adapters that PEFT has loaded into it."""
 
     def __init__(
         self, model: Any, count: int, fetch: Callable[[str], AbstractContextManager[Path]], counts: Counts
@@ -127,11 +113,7 @@ class PeftAdapters:
 
 
 class SequentialAdmission:
-    """One round of admission to a pass, whose requests have one adapter.
-
-    Args:
-        holds: Whether one pass has room for these requests.
-    """
+    """One round of admission to a pass, whose requests have one adapter."""
 
     def __init__(self, holds: Callable[[Sequence[AnyModelRequest]], bool]) -> None:
         self._holds = holds
@@ -142,7 +124,6 @@ class SequentialAdmission:
         return True
 
     def fits(self, request: AnyRequest) -> bool:
-        """Whether a request has room in the pass."""
         assert isinstance(request, ModelRequest)
         admitted = self._admitted
         if admitted and (request.adapter != admitted[0].adapter or not self._holds([request, *admitted])):
@@ -171,18 +152,14 @@ class SequentialModelRunner:
 
     @property
     def running(self) -> Collection[GenerateRequest]:
-        """Requests whose rows generate; none between two steps."""
         return self._generating
 
-    def release_finished(self) -> None:
-        """Nothing is running between two steps."""
+    def release_finished(self) -> None: ...
 
     def drop_all(self) -> None:
-        """Forget the rows of an interrupted pass."""
         self._generating = ()
 
     def admission(self, waiting: Collection[Hashable]) -> SequentialAdmission:
-        """Admits requests with one adapter, as many as one pass may hold."""
         del waiting
         return SequentialAdmission(self._holds)
 
@@ -195,40 +172,33 @@ class SequentialModelRunner:
         return fits and self._limits.pass_holds(len(requests), longest)
 
     def compute(self, requests: Sequence[AnyModelRequest]) -> None:
-        """Generate and score; an error fails all requests of the pass, and it stops when none of them is wanted."""
+        """Generate and score; an error fails all requests of the pass."""
         if not requests:
             return
         try:
             with self._adapters.active(requests[0].adapter) as model:
                 generate = [request for request in requests if isinstance(request, GenerateRequest)]
                 score = [request for request in requests if isinstance(request, ScoreRequest)]
-                with stopping_between_layers(model, generate):
-                    self._generate(model, generate)
-                with stopping_between_layers(model, score):
-                    self._score(model, score)
+                self._generate(model, generate)
+                self._score(model, score)
         except Exception as error:
             for request in requests:
                 request.fail(error)
-
-    def _generate(self, model: Any, requests: Sequence[GenerateRequest]) -> None:
-        if not requests:
-            return
-        self._generating = tuple(requests)
-        try:
-            self._generate_batch(model, requests)
         finally:
             self._generating = ()
 
-    def _generate_batch(self, model: Any, requests: Sequence[GenerateRequest]) -> None:
+    def _generate(self, model: Any, requests: Sequence[GenerateRequest]) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
+        if not requests:
+            return
+        self._generating = tuple(requests)
         batch = collate([Example(request.ids, len(request.ids)) for request in requests], self._pad_id)
         answers = [AnswerState(request) for request in requests]
         rows = OpenRows(answers, self._stop_id, self._counts)
         model.generate(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
-            past_key_values=self._shared_prefill(model, requests),
             logits_processor=LogitsProcessorList([rows.choose]),
             stopping_criteria=StoppingCriteriaList([rows.report]),
             max_new_tokens=max(request.max_new_tokens for request in requests),
@@ -248,44 +218,20 @@ class SequentialModelRunner:
             else:
                 request.finish(answer.ids)
 
-    def _shared_prefill(self, model: Any, requests: Sequence[GenerateRequest]) -> Any:
-        """A cache of the prompts without their last tokens, each prompt computed once; None if all prompts differ.
-
-        Only for caches that hold nothing but keys and values.
-        """
-        import torch
-        from transformers.cache_utils import DynamicLayer
-
-        rows = {ids: row for row, ids in enumerate(dict.fromkeys(request.ids for request in requests))}
-        if len(rows) == len(requests) or model._is_stateful or min(map(len, rows)) < 2:
-            return None
-        batch = collate([Example(ids[:-1], len(ids) - 1) for ids in rows], self._pad_id)
-        cache = model.generate(
-            input_ids=batch["input_ids"].to(model.device),
-            attention_mask=batch["attention_mask"].to(model.device),
-            max_new_tokens=1,  # which is ignored
-            do_sample=False,
-            pad_token_id=self._pad_id,
-            return_dict_in_generate=True,
-        ).past_key_values
-        if not all(isinstance(layer, DynamicLayer) for layer in getattr(cache, "layers", [None])):
-            return None
-        cache.batch_select_indices(torch.tensor([rows[request.ids] for request in requests], device=model.device))
-        self._counts.cached_prompt_tokens += sum(len(request.ids) - 1 for request in requests)
-        self._counts.cached_prompt_tokens -= sum(len(ids) - 1 for ids in rows)
-        return cache
-
     def _score(self, model: Any, requests: Sequence[ScoreRequest]) -> None:
         prompts = [request.ids for request in requests]
         choices = [request.choices for request in requests]
-        for part in score_sequences(model, prompts, choices, pad_id=self._pad_id, batches=self._batches):
-            for row, scored in part.items():
-                if all(map(math.isfinite, scored.log_probabilities)):
-                    requests[row].finish(scored)
-                else:
-                    requests[row].fail(non_finite_error(requests[row].adapter))
-                self._counts.scored_requests += 1
-                self._counts.prompt_tokens += scored.prompt_tokens
+        for row, scored in score_sequences(model, prompts, choices, pad_id=self._pad_id, batches=self._batches):
+            if all(map(math.isfinite, scored.log_probabilities)):
+                requests[row].finish(scored)
+            else:
+                requests[row].fail(non_finite_error(requests[row].adapter))
+            self._counts.scored_requests += 1
+            self._counts.prompt_tokens += scored.prompt_tokens
+            if all(request.is_over for request in requests):
+                break
+        for request in requests:
+            request.fail_late()
 
     def _batches(self, lengths: Mapping[int, int]) -> Iterator[list[int]]:
         """Batches of similar length, the longest first: if memory is too small, the first batch shows it."""
@@ -299,50 +245,15 @@ class SequentialModelRunner:
             yield batch
 
 
-class _Unwanted(Exception):
-    """No result of a forward pass is wanted any more."""
-
-
-@contextmanager
-def stopping_between_layers(model: Any, requests: Sequence[AnyModelRequest]) -> Iterator[None]:
-    """End the block, between two layers of a forward pass, as soon as all requests are done, cancelled or late."""
-
-    def check(*_: Any) -> None:
-        if all(request.is_over for request in requests):
-            raise _Unwanted
-
-    layers = [layer for module in model.modules() if type(module).__name__ == "ModuleList" for layer in module]
-    hooks = [layer.register_forward_pre_hook(check) for layer in layers]
-    try:
-        yield
-    except _Unwanted:
-        for request in requests:
-            request.fail_late()
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 class OpenRows:
-    """The rows of a batch of `generate` that have not ended, and two functions that it calls at each step.
-
-    Args:
-        answers: The answer of each row.
-        stop_id: The token that ends an answer.
-        counts: Counters to increase.
-    """
+    """The rows of a batch of `generate` that have not ended, and two functions that it calls at each step."""
 
     def __init__(self, answers: Sequence[AnswerState], stop_id: int, counts: Counts) -> None:
         self._answers, self._stop_id, self._counts = answers, stop_id, counts
         self._open = list(range(len(answers)))
 
     def choose(self, input_ids: Any, scores: Any) -> Any:
-        """A logits processor that chooses the tokens of the open rows; no other token keeps a finite score.
-
-        Args:
-            input_ids: Not used.
-            scores: Logits in fp32, shape (rows, vocabulary).
-        """
+        """A logits processor that chooses the tokens of the open rows; no other token keeps a finite score."""
         del input_ids
         answers = [self._answers[row] for row in self._open]
         append_tokens(answers, scores[self._open], self._stop_id)
@@ -373,35 +284,28 @@ def score_sequences(
     *,
     pad_id: int,
     batches: Batches,
-) -> Iterator[dict[int, ChoiceScores]]:
+) -> Iterator[tuple[int, ChoiceScores]]:
     """Score each choice as one sequence with its whole prompt: what any causal language model supports.
 
     Args:
         prompts: Token ids of each row's prompt.
         choices: Token ids of each row's choices, the stop token at the end of each.
-        pad_id: The token that pads a batch.
         batches: Splits sequences into batches by their lengths.
 
     Yields:
-        Row -> its scores, batch by batch, for the rows that the batch completes.
+        Each row and its scores, as soon as they are complete.
     """
     rows = range(len(prompts))
     places = [(row, index) for row in rows for index in range(len(choices[row]))]
     examples = [Example((*prompts[row], *choices[row][index]), len(prompts[row])) for row, index in places]
     values: dict[int, dict[int, float]] = {row: {} for row in rows}
-    yield {row: ChoiceScores((), 0, 0) for row in rows if not choices[row]}
     for batch in batches({place: len(example.input_ids) for place, example in enumerate(examples)}):
         tensors = collate([examples[place] for place in batch], pad_id)
         on_device = {name: tensor.to(model.device) for name, tensor in tensors.items()}
         sums = completion_log_probabilities(model, on_device).sum(-1).tolist()
-        complete = []
         for place, value in zip(batch, sums, strict=True):
             row, index = places[place]
             values[row][index] = value
-            complete += [row] if len(values[row]) == len(choices[row]) else []
-        yield {row: _scored(values[row], prompts[row], choices[row]) for row in complete}
-
-
-def _scored(values: Mapping[int, float], prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> ChoiceScores:
-    scores = tuple(values[index] for index in range(len(choices)))
-    return ChoiceScores(scores, len(prompt) * len(choices), sum(map(len, choices)))
+            if len(values[row]) == len(choices[row]):
+                scores = tuple(values[row][number] for number in range(len(choices[row])))
+                yield row, ChoiceScores(scores, len(prompts[row]) * len(scores), sum(map(len, choices[row])))

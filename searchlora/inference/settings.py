@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel as Model
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from searchlora.errors import PipelineError
 from searchlora.files import read_text
@@ -15,6 +15,7 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.http_client import check_key_variable
 from searchlora.models.load import Precision, Quantization
 from searchlora.recipe import MAX_RANK
+from searchlora.renamed import with_new_keys
 
 #: Kinds of servers.
 DialectName: TypeAlias = Literal["vllm", "searchlora", "openai"]
@@ -23,12 +24,16 @@ DialectName: TypeAlias = Literal["vllm", "searchlora", "openai"]
 WAITING = 4096
 
 
+#: Keys of a local engine in earlier releases -> their names now, which are vLLM's.
+_RENAMED = {"batch_rows": "max_num_seqs", "adapters": "max_loras", "max_rank": "max_lora_rank"}
+
+
 class _Settings(Model):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LocalSettings(_Settings):
-    """`engine: {kind: local, quantization: nf4, batch_rows: 16}`: the base model in this process, see `LocalEngine`.
+    """`engine: {kind: local, quantization: nf4, max_num_seqs: 16}`: the base model in this process, see `LocalEngine`.
 
     Examples:
         >>> LocalSettings(quantization="nf4").engine_id("bf16")
@@ -42,17 +47,22 @@ class LocalSettings(_Settings):
     precision: Precision | None = Field(
         None, description="precision of the computation; default: that of the adapter's recipe"
     )
-    batch_rows: int = Field(32, ge=1, description="rows of one batch, for decoding and prefill")
+    max_num_seqs: int = Field(32, ge=1, description="rows of one batch, for decoding and prefill")
     batch_tokens: int = Field(8192, ge=1, description="rows times longest row of one prefill")
     max_prompt_tokens: int = Field(8192, ge=1, description="maximum length of a prompt; a longer one is an error")
-    adapters: int = Field(16, ge=1, description="LoRA slots: adapters that are loaded at once")
-    max_rank: int = Field(MAX_RANK, ge=1, description="maximum rank of an adapter; a larger one is refused")
+    max_loras: int = Field(16, ge=1, description="LoRA slots: adapters that are loaded at once")
+    max_lora_rank: int = Field(MAX_RANK, ge=1, description="maximum rank of an adapter; a larger one is refused")
     adapter_bytes: int = Field(4 << 30, ge=1, description="maximum memory for the weights of all loaded adapters")
     cache_tokens: int = Field(65536, ge=1, description="KV cache: rows times longest sequence")
     prefix_tokens: int = Field(16384, ge=0, description="prefix cache shared by prompts; 0 turns it off")
     batch_invariant: bool = Field(
         True, description="make every answer independent of the other requests, to the last bit; it costs speed"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        return with_new_keys(values, _RENAMED, "engine")
 
     def engine_id(self, precision: str) -> str:
         """What distinguishes outputs of this engine from those of another one; limits and sizes do not.
@@ -148,7 +158,7 @@ def local_settings(options: Mapping[str, Any]) -> LocalSettings:
 
 
 def read_engine(text: str, more: Mapping[str, Any] | None = None, *, where: str) -> EngineSettings:
-    """The settings in a YAML file, or in a text such as `{quantization: nf4, batch_rows: 16}`.
+    """The settings in a YAML file, or in a text such as `{quantization: nf4, max_num_seqs: 16}`.
 
     Args:
         text: Path of a file, or a YAML mapping.
@@ -159,7 +169,7 @@ def read_engine(text: str, more: Mapping[str, Any] | None = None, *, where: str)
         PipelineError: for neither, and as `engine_settings`.
 
     Examples:
-        >>> read_engine("{batch_rows: 16}", where="--engine").batch_rows
+        >>> read_engine("{max_num_seqs: 16}", where="--engine").max_num_seqs
         16
     """
     is_file = not text.lstrip().startswith("{")

@@ -45,10 +45,9 @@ def collate(examples: Iterable[Example], pad_id: int) -> dict[str, torch.Tensor]
 
 
 class FastModel(Protocol):
-    """Another implementation of the functions below; see `cpu.fused_model`."""
+    """Another implementation of the functions below, such as `cpu.fused_model`."""
 
-    def log_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """As `completion_log_probabilities`."""
+    def log_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor: ...
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """As `completion_logits`; any number where the label is `IGNORED`."""

@@ -144,10 +144,8 @@ def _tensors(folder: Path, tied: bool) -> str:
 
 
 def tensor_shapes(folder: Path, *, tied: bool) -> dict[str, list[int]]:
-    """Name -> shape of every tensor in the safetensors of a folder, read from the headers.
-
-    Args:
-        tied: Whether the output layer is the embedding; a copy of it in the files is left out.
+    """Name -> shape of every tensor in the safetensors of a folder, read from the headers; without a copy of the
+    embedding as output layer where both are `tied`.
 
     Raises:
         BaseModelError: for a folder without safetensors, or with a damaged file.

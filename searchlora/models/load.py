@@ -121,8 +121,7 @@ def load_model(
 def number_of_parameters(model: Any, *, trained_too: bool = True) -> int:
     """Number of the parameters of a model; packed 4-bit weights count as the weights that they hold.
 
-    Args:
-        trained_too: Whether parameters that require gradients count, such as those of an adapter.
+    With `trained_too=False`, parameters that require gradients do not count, such as those of an adapter.
     """
     return sum(_numel(value) for value in model.parameters() if trained_too or not value.requires_grad)
 

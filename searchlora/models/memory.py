@@ -69,11 +69,7 @@ def base_memory(folder: Path) -> BaseMemory:
 
 
 def memory_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> BaseMemory:
-    """The memory of a base with tensors of these shapes.
-
-    Args:
-        shapes: Name -> shape of each tensor; tied embeddings once.
-        config: The content of `config.json`.
+    """The memory of a base with tensors of these shapes (tied embeddings once) and this content of `config.json`.
 
     Examples:
         >>> shapes = {"model.embed_tokens.weight": (100, 8), "model.layers.0.self_attn.q_proj.weight": (8, 8)}
@@ -91,11 +87,7 @@ def memory_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) ->
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can still use: those free on the machine, or fewer if its container has a limit.
-
-    Args:
-        root: The root of the file system, for tests.
-    """
+    """Bytes that this process can still use: those free on the machine, or fewer if its container has a limit."""
     import psutil
 
     free: int = psutil.virtual_memory().available

@@ -42,12 +42,6 @@ class PackagedWeights:
     """Weights inside an installed Python package: a GGUF file, or safetensors in a model folder.
 
     The package is located, never imported, so its dependencies need not be installed.
-
-    Attributes:
-        package: Import name.
-        file: Path inside the package.
-        sha256: Of the file.
-        install: The command that installs the package.
     """
 
     package: str
@@ -58,8 +52,6 @@ class PackagedWeights:
 
 @dataclass(frozen=True)
 class HubWeights:
-    """A repository on the Hugging Face Hub, downloaded only when the user names it."""
-
     repo: str
 
 
@@ -118,7 +110,6 @@ def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> 
     not updated, so its adapters keep working when the repository changes.
 
     Args:
-        name: What the user or a manifest calls the base.
         revision: Commit on the hub that an adapter was trained on; ignored for other bases.
         ask_hub: False uses only what is on this machine.
 
@@ -158,11 +149,8 @@ def _reason(error: Exception) -> str:
 
 
 def read_text(file: Path) -> str:
-    """A text file in the folder of a base.
-
-    Raises:
-        BaseModelMoved: if the folder is not there.
-        BaseModelError: for a file that cannot be read or is not UTF-8.
+    """A text file in the folder of a base. Raises `BaseModelMoved` if the folder is not there, `BaseModelError` for a
+    file that cannot be read or is not UTF-8.
     """
     check_exists(file.parent)
     try:
@@ -172,12 +160,7 @@ def read_text(file: Path) -> str:
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """A JSON object in the folder of a base.
-
-    Raises:
-        BaseModelMoved: if the folder is not there.
-        BaseModelError: for a file that cannot be read or has other content.
-    """
+    """A JSON object in the folder of a base. Raises as `read_text`, also for other content."""
     try:
         content = json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
@@ -202,12 +185,7 @@ def architectures_of(config: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class EncoderModule:
-    """An entry of the `modules.json` of a text encoder.
-
-    Attributes:
-        type: Dotted class name.
-        path: Subfolder, "" for the folder itself.
-    """
+    """An entry of the `modules.json` of a text encoder: dotted class name, and subfolder ("" for the folder itself)."""
 
     type: str
     path: str
@@ -256,13 +234,11 @@ def _from_folder(name: str, path: Path) -> BaseModel:
 
 
 def _missing(path: Path) -> list[str]:
-    """The required files that a folder lacks."""
     missing = [file for file in ("config.json", "tokenizer.json") if not (path / file).is_file()]
     return missing if any(file.is_file() for file in path.glob("*.safetensors")) else [*missing, "*.safetensors"]
 
 
 def _packaged(name: str, entry: PackagedWeights) -> Path:
-    """The file in the installed package."""
     spec = importlib.util.find_spec(entry.package)
     path = Path(spec.origin).parent / entry.file if spec and spec.origin else None
     if path is None or not path.is_file():
@@ -333,10 +309,7 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     """Convert a GGUF file to a folder with config, tokenizer and one bf16 safetensors file, atomically.
 
     A model loaded from GGUF refuses `save_pretrained`, so its weights are copied into a fresh model whose config has no
-    quantisation.
-
-    Raises:
-        BaseModelError: when transformers cannot read the file.
+    quantisation. Raises `BaseModelError` when transformers cannot read the file.
     """
     from filelock import FileLock
     from safetensors import SafetensorError

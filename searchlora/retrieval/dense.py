@@ -19,7 +19,7 @@ from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
-from searchlora.retrieval.nearest import ApproximatelyNearest, Nearest, Structure, inner_products
+from searchlora.retrieval.nearest import ApproximatelyNearest, Hnsw, Nearest, inner_products
 from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
 
 
@@ -49,8 +49,8 @@ class DenseIndex:
         documents: Read once; ids must be unique. Title and text are encoded together.
         encoder: Encodes documents and queries.
         encoding: How it does.
-        structure: Searches approximately; None: exact search. Scores are exact inner products in either case.
-        effort: Of the approximate search: candidates per query for HNSW, lists per query for IVF.
+        graph: Searches approximately; None: exact search. Scores are exact inner products in either case.
+        effort: Candidates per query of the approximate search.
         progress: Called for each batch.
 
     Attributes:
@@ -67,7 +67,7 @@ class DenseIndex:
         encoder: Encoder,
         encoding: TextEncoding = USUAL_ENCODING,
         *,
-        structure: Structure | None = None,
+        graph: Hnsw | None = None,
         effort: int = 64,
         progress: Progress = silent,
     ) -> None:
@@ -81,8 +81,8 @@ class DenseIndex:
         longest = longest_of(self.vectors)
         self._nearest = (
             Nearest(self.vectors, longest)
-            if structure is None
-            else ApproximatelyNearest(self.vectors, longest, structure, structure.build(self.vectors, progress), effort)
+            if graph is None
+            else ApproximatelyNearest(self.vectors, longest, graph.build(self.vectors, progress), effort)
         )
 
     @classmethod
@@ -118,7 +118,7 @@ class DenseIndex:
     ) -> list[list[Hit]]:
         """At most `k` hits per query, best first; a blank query has no hits.
 
-        A filtered search is exact, also where the index has a structure for approximate search: that would miss
+        A filtered search is exact, also where the index has a graph for approximate search: that would miss
         documents behind those that the filter removes.
 
         Raises:

@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from searchlora.data.collection import check_id
-from searchlora.errors import DataError, EngineError, StaleIndex
+from searchlora.errors import DataError, EngineError, PipelineError, StaleIndex
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
@@ -132,6 +132,37 @@ class Vectorizer:
         )
         of_document = dict(zip(texts, encoding.documents(self.encoder, texts), strict=True))
         return [Entry(document, of_document.get(document.id)) for document in documents]
+
+
+@dataclass
+class IndexNeed:
+    """What stages need of one index in an engine."""
+
+    engine: SearchEngine
+    index: str
+    text: TextKeys | None = None
+    vectorizer: Vectorizer | None = None
+
+    def add_text(self, keys: TextKeys) -> None:
+        """Add fields of a full-text search. Raises `PipelineError` for another analyser than that of the others."""
+        if self.text is not None and self.text.analyzer != keys.analyzer:
+            raise self._conflict(f"the analysers {self.text.analyzer} and {keys.analyzer}")
+        fields = dict.fromkeys((*(self.text.fields if self.text else ()), *keys.fields))
+        self.text = TextKeys(fields=tuple(fields), analyzer=keys.analyzer)
+
+    def add_vectors(self, vectorizer: Vectorizer) -> None:
+        """Add vectors. Raises `PipelineError` for others than those that are needed already."""
+        own = self.vectorizer or vectorizer
+        if (own.vectors.keys, own.vectors.graph) != (vectorizer.vectors.keys, vectorizer.vectors.graph):
+            raise self._conflict("different vectors", "the same model, adapter and structure, or ")
+        self.vectorizer = own
+
+    def _conflict(self, what: str, fix: str = "") -> PipelineError:
+        return PipelineError(
+            f"stages need {what} of one index",
+            where=f"{self.engine.where}, {self.index}",
+            fix=f"Give them {fix}another 'index' each.",
+        )
 
 
 def load_index(

@@ -32,7 +32,7 @@ from searchlora.retrieval.index_manifest import (
     has_sha256,
     read_manifest,
 )
-from searchlora.retrieval.nearest import ApproximatelyNearest, Nearest, Structure, read_structure
+from searchlora.retrieval.nearest import ApproximatelyNearest, Hnsw, Nearest, read_graph
 from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.vector_file import open_vectors
 
@@ -75,19 +75,18 @@ class IndexFolder:
             _check_equal("terms", index.terms, part.terms)
         return index
 
-    def vectors(self, keys: VectorKeys, structure: Structure | None = None, effort: int = 64) -> SavedVectors:
-        """The vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the structure.
+    def vectors(self, keys: VectorKeys, graph: Hnsw | None = None, effort: int = 64) -> SavedVectors:
+        """The vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the graph.
 
         Args:
-            structure: For approximate search; None: exact search.
+            graph: For approximate search; None: exact search.
             effort: Of the approximate search, as of `DenseIndex`.
         """
         part = self._part(self.manifest.dense, keys, "vectors")
-        if structure is not None and structure not in part.structures:
-            built = ", ".join(_described(other) for other in part.structures) or "none"
+        if graph is not None and graph not in part.structures:
+            built = ", ".join(map(str, part.structures)) or "none"
             raise self._stale(
-                f"has no structure {_described(structure)} over the vectors of {part.adapter or part.model}; there is"
-                f" {built}"
+                f"has no graph ({graph}) over the vectors of {part.adapter or part.model}; there is {built}"
             )
         folder = self.folder / part.folder
         with self._mapping(part):
@@ -97,9 +96,9 @@ class IndexFolder:
             if rows[-1] >= len(self.documents):
                 raise ValueError("a vector is that of a document that is not there")
             nearest = Nearest(vectors, part.longest)
-            if structure is not None:
-                opened = read_structure(structure, folder / structure.file, part.vectors, part.dimensions)
-                nearest = ApproximatelyNearest(vectors, part.longest, structure, opened, effort)
+            if graph is not None:
+                opened = read_graph(folder / graph.file, part.vectors, part.dimensions)
+                nearest = ApproximatelyNearest(vectors, part.longest, opened, effort)
         return SavedVectors(self._indexed, vectors, rows, nearest)
 
     def verify(self, progress: Progress = silent) -> None:
@@ -199,8 +198,3 @@ def identity_of(corpus: Corpus) -> CorpusIdentity:
 def _check_equal(what: str, actual: int, expected: int) -> None:
     if actual != expected:
         raise ValueError(f"it has {actual:,} {what}, and its manifest says {expected:,}")
-
-
-def _described(structure: Structure) -> str:
-    parameters = structure.model_dump(exclude={"kind"})
-    return f"{structure.kind} ({', '.join(f'{key}={value}' for key, value in parameters.items())})"

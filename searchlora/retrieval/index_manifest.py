@@ -30,7 +30,7 @@ from searchlora.models.fingerprint import Fingerprint
 from searchlora.models.resolve import cache_dir
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25_FILES
-from searchlora.retrieval.nearest import Hnsw, Ivf
+from searchlora.retrieval.nearest import Hnsw
 from searchlora.retrieval.vector_file import VECTOR_FILES
 
 #: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
@@ -114,6 +114,18 @@ class EncodedVectors(FrozenModel):
     keys: VectorKeys
     batch_size: _Count
     dimensions: _Count
+
+
+class Ivf(FrozenModel):
+    """Lists of vectors (IVF) in an index of an earlier release, which are not searched any more."""
+
+    kind: Literal["ivf"] = "ivf"
+    lists: int | None = None
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"ivf-{self.lists or 'sqrt'}.faiss"
 
 
 class DensePart(EncodedVectors):

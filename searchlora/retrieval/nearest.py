@@ -1,14 +1,11 @@
-"""Nearest vectors by inner product: exact search, and approximate search by HNSW or IVF.
+"""Nearest vectors by inner product: exact search, and approximate search in a graph (HNSW).
 
-Sources: Douze et al., "The Faiss library" (arXiv:2401.08281). HNSW: Malkov and Yashunin, "Efficient and robust
-approximate nearest neighbor search using Hierarchical Navigable Small World graphs" (arXiv:1603.09320). IVF: Sivic and
-Zisserman, "Video Google" (ICCV 2003); Jégou, Douze and Schmid, "Product Quantization for Nearest Neighbor Search"
-(TPAMI 2011).
+Sources: Douze et al., "The Faiss library" (arXiv:2401.08281). Malkov and Yashunin, "Efficient and robust approximate
+nearest neighbor search using Hierarchical Navigable Small World graphs" (arXiv:1603.09320).
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +22,6 @@ _MARGIN = 32
 
 #: Vectors that are added at once.
 _BLOCK = 8_192
-
-#: Vectors per list that k-means of IVF is trained on: its memory, and most of its time.
-_TRAINED_PER_LIST = 64
 
 
 def inner_products(vectors: NDArray[Any], vector: Vectors) -> NDArray[np.float64]:
@@ -123,81 +117,37 @@ class Hnsw(BaseModel):
 
         index = faiss.IndexHNSWFlat(vectors.shape[1], self.m, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = self.ef_construction
-        return _filled(index, vectors, progress)
-
-    def effort(self, index: Any, amount: int, count: int) -> Any:
-        """Search parameters for `count` hits that consider `amount` candidates per query, and no fewer than hits."""
-        import faiss
-
-        del index
-        # faiss itself finds at most as many as it considers, and the last of these are not the nearest.
-        return faiss.SearchParametersHNSW(efSearch=max(amount, count))  # type: ignore[attr-defined]  # stubs
-
-
-class Ivf(BaseModel):
-    """Lists of vectors by their nearest centroid (IVF).
-
-    Attributes:
-        lists: Number of centroids; None: four times the square root of the number of vectors.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["ivf"] = "ivf"
-    lists: int | None = Field(None, ge=1)
-
-    @property
-    def file(self) -> str:
-        """The name of its file."""
-        return f"ivf-{self.lists or 'sqrt'}.faiss"
-
-    def build(self, vectors: Vectors, progress: Progress = silent) -> Any:
-        """The faiss index of the vectors; k-means is trained on evenly spaced ones."""
-        import faiss
-
-        count = min(self.lists or max(1, round(4 * math.sqrt(len(vectors)))), len(vectors))
-        quantizer = faiss.IndexFlatIP(vectors.shape[1])
-        index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], count, faiss.METRIC_INNER_PRODUCT)
-        index.cp.min_points_per_centroid = 1  # a small collection is no reason for a warning on stderr
-        step = max(1, len(vectors) // (count * _TRAINED_PER_LIST))
-        index.train(np.ascontiguousarray(vectors[::step]))
-        return _filled(index, vectors, progress)
-
-    def effort(self, index: Any, amount: int, count: int) -> Any:
-        """Search parameters that look into `amount` lists per query."""
-        import faiss
-
-        del count
-        return faiss.SearchParametersIVF(nprobe=min(amount, index.nlist))  # type: ignore[call-arg]
-
-
-#: A structure for approximate search.
-Structure = Hnsw | Ivf
+        for start in range(0, len(vectors), _BLOCK):
+            block = np.ascontiguousarray(vectors[start : start + _BLOCK])
+            index.add(block)
+            progress(start + len(block), len(vectors), "vectors indexed")
+        return index
 
 
 class ApproximatelyNearest(Nearest):
-    """Searches by a structure; it may miss some of the nearest vectors.
+    """Searches by a graph; it may miss some of the nearest vectors.
 
     Args:
         vectors, longest: As of `Nearest`.
-        index: What `Structure.build` or `read_structure` returned.
-        effort: Candidates per query for HNSW, at least as many as hits; lists per query for IVF. More find more, and
-            take longer.
+        index: What `Hnsw.build` or `read_graph` returned.
+        effort: Candidates per query, at least as many as hits. More find more, and take longer.
     """
 
-    def __init__(self, vectors: Vectors, longest: float, structure: Structure, index: Any, effort: int) -> None:
+    def __init__(self, vectors: Vectors, longest: float, index: Any, effort: int) -> None:
         super().__init__(vectors, longest)
-        self._structure = structure
         self._index = index
         self._effort = effort
 
     def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        parameters = self._structure.effort(self._index, self._effort, count)
+        import faiss
+
+        # faiss itself finds at most as many as it considers, and the last of these are not the nearest.
+        parameters = faiss.SearchParametersHNSW(efSearch=max(self._effort, count))  # type: ignore[attr-defined]  # stubs
         scores, rows = self._index.search(vector, count, params=parameters)
         return scores[0], rows[0]
 
 
-def write_structure(index: Any, file: Path) -> None:
+def write_graph(index: Any, file: Path) -> None:
     """Write a faiss index by faiss' own writer, which pickles nothing. Raises `OSError` if it cannot be written."""
     import faiss
 
@@ -207,8 +157,8 @@ def write_structure(index: Any, file: Path) -> None:
         raise OSError(str(error)) from None
 
 
-def read_structure(structure: Structure, file: Path, vectors: int, dimensions: int) -> Any:
-    """Open what `write_structure` wrote, memory-mapped; on Windows it is read.
+def read_graph(file: Path, vectors: int, dimensions: int) -> Any:
+    """Open what `write_graph` wrote, memory-mapped; on Windows it is read.
 
     Args:
         vectors, dimensions: Number and dimensions of the vectors in it.
@@ -218,23 +168,12 @@ def read_structure(structure: Structure, file: Path, vectors: int, dimensions: i
     """
     import faiss
 
-    flag = faiss.IO_FLAG_MMAP if isinstance(structure, Ivf) else faiss.IO_FLAG_MMAP_IFC
-    if sys.platform == "win32":  # faiss maps files on POSIX systems only
-        flag = 0
+    flag = 0 if sys.platform == "win32" else faiss.IO_FLAG_MMAP_IFC  # faiss maps files on POSIX systems only
     try:
         index = faiss.read_index(str(file), flag)
     except (RuntimeError, MemoryError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())[-200:]}") from None
-    kind = faiss.IndexIVFFlat if isinstance(structure, Ivf) else faiss.IndexHNSWFlat
     opened = (type(index), index.ntotal, index.d, index.metric_type)
-    if opened != (kind, vectors, dimensions, faiss.METRIC_INNER_PRODUCT):
+    if opened != (faiss.IndexHNSWFlat, vectors, dimensions, faiss.METRIC_INNER_PRODUCT):
         raise ValueError(f"{file}: it is a {type(index).__name__} of {index.ntotal} × {index.d} numbers")
-    return index
-
-
-def _filled(index: Any, vectors: Vectors, progress: Progress) -> Any:
-    for start in range(0, len(vectors), _BLOCK):
-        block = np.ascontiguousarray(vectors[start : start + _BLOCK])
-        index.add(block)
-        progress(start + len(block), len(vectors), "vectors indexed")
     return index

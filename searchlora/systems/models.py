@@ -21,6 +21,7 @@ from searchlora.models.resolve import BaseModel
 from searchlora.outputs import is_output_of
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.stage import Stage
 from searchlora.progress import Progress, silent
 from searchlora.prompts import RENDERING, Renderer, messages
 from searchlora.records import Record
@@ -36,7 +37,7 @@ def check_loads(stored: StoredAdapter, base: BaseModel, task: Task) -> None:
         check_renders(stored, task, Renderer(load_tokenizer(base)))
 
 
-def ask_in_batches(stage: AdapterStage, records: Sequence[Record], size: int, progress: Progress) -> list[Any]:
+def ask_in_batches(stage: Stage, records: Sequence[Record], size: int, progress: Progress) -> list[Any]:
     """The output of a stage for each record, `size` records in a call."""
     outputs: list[Any] = []
     for start in range(0, len(records), size):

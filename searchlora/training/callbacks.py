@@ -31,12 +31,7 @@ Validate: TypeAlias = Callable[[Path], Mapping[str, float]]
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
     """Reports loss, tokens per second and memory (GB) to the progress bar and to `metrics.jsonl`.
 
-    Args:
-        tokens_seen: Returns the tokens trained on in this process.
-        if_not_finite: What to do about a loss that is not finite.
-
-    Raises:
-        TrainingError: for a loss or gradient norm that is not finite.
+    Raises `TrainingError` for a loss or gradient norm that is not finite.
     """
 
     def __init__(self, log: MetricsLog, progress: Progress, tokens_seen: Callable[[], int], if_not_finite: str) -> None:
@@ -116,10 +111,7 @@ def _memory() -> float:
 class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     """Saves the adapter, has `validate` measure it, keeps the best step, and stops training when nothing improves.
 
-    Args:
-        folder: Folder of the training run; `best/` holds the best adapter so far, `best.json` its step and measures.
-        save: Writes the current adapter into a folder.
-        log: Receives the measures.
+    `best/` in the folder holds the best adapter so far, `best.json` its step and measures.
     """
 
     def __init__(
@@ -133,7 +125,6 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Step and measures of the best validation so far."""
         file = self.folder / BEST
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
@@ -190,7 +181,6 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _mark_stopped(folder: Path, step: int) -> None:
-    """Record that training stopped early after this step, so that resuming does not continue it."""
     (folder / STOPPED).write_text(str(step), encoding="utf-8")
 
 

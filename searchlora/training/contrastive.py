@@ -35,14 +35,12 @@ def train_encoder(
     resume: bool = False,
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train with sentence-transformers' trainer and the multiple negatives ranking loss, see `ranking_loss`.
+    """Train with sentence-transformers' trainer and the multiple negatives ranking loss.
 
     Args:
-        rows: Training rows, see `pairs.pair_rows`.
-        folder: Folder of this training run; holds its checkpoints. Nothing is written elsewhere.
-        validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
+        rows: Training rows from `pairs.pair_rows`.
         encode_documents: Encodes documents with the unchanged base, for `sides = query`.
-        resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
+        Otherwise as `TrainingRun`.
 
     Returns:
         The adapter as a plain PEFT folder, or a model folder where `recipe.method` is full; `summary` also has
@@ -60,12 +58,12 @@ def train_encoder(
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     model = load_encoder(base, quantization=recipe.quantization)
     parameters = number_of_parameters(model)
-    adapted, save = _prepare(model, recipe, base, rows)
+    save = _prepare(model, recipe, base)
     with quiet():
         loss = (
             _loss(model, recipe, rows) if recipe.sides == "both" else _query_loss(model, recipe, rows, encode_documents)
         )
-        trainer = PairTrainer(model, _arguments(recipe, run), rows, loss, recipe, adapted)
+        trainer = PairTrainer(model, _arguments(recipe, run), rows, loss, recipe)
     result = run.execute(
         trainer,
         save,
@@ -76,28 +74,15 @@ def train_encoder(
     return result
 
 
-def _prepare(
-    model: SentenceTransformer, recipe: EncoderRecipe, base: BaseModel, rows: Sequence[PairRow]
-) -> tuple[Any | None, Callable[[Path], None]]:
-    """Set the length limit and add the adapter, or unfreeze all weights.
-
-    Returns:
-        The `peft.PeftModel`, None if all weights are trained; and the function that saves the trained weights.
-    """
+def _prepare(model: SentenceTransformer, recipe: EncoderRecipe, base: BaseModel) -> Callable[[Path], None]:
+    """Set the length limit and add the adapter, or unfreeze all weights; returns what saves the trained weights."""
     from searchlora.adapters.attach import new_adapter, save_adapter
-    from searchlora.training.lora_variants import initialize_eva
 
     limit = model.max_seq_length
     model.max_seq_length = recipe.max_tokens if limit is None else min(limit, recipe.max_tokens)
     if not recipe.is_full:
         adapted = new_adapter(model, recipe)
-        if recipe.lora.variant == "eva":
-            size = recipe.optim.batch_size
-            texts = [text for row in rows for text in (row.anchor, row.positive)]
-            batches = (model.preprocess(texts[start : start + size]) for start in range(0, len(texts), size))
-            plain = new_adapter(load_encoder(base), recipe) if recipe.quantization == "nf4" else adapted
-            initialize_eva(adapted, plain, batches, recipe)
-        return adapted, lambda target: save_adapter(adapted, target, recipe, base.revision)
+        return lambda target: save_adapter(adapted, target, recipe, base.revision)
     model.requires_grad_(True)
 
     def save(target: Path) -> None:
@@ -105,7 +90,7 @@ def _prepare(
         model.save_pretrained(str(target), create_model_card=False, safe_serialization=True)
         model.max_seq_length = training_limit
 
-    return None, save
+    return save
 
 
 def _query_loss(

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 
 from searchlora.recipe import EncoderRecipe
-from searchlora.training.lora_variants import lora_fa_optimizer
 from searchlora.training.pair_batches import PairBatchSampler, PairCollator
 from searchlora.training.pairs import PairRow
 
@@ -30,12 +29,6 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
     * Checkpoints hold the trained weights as safetensors. The base class saves and loads a whole model, which lacks
       the adapter's modules.
     * No model card is written: the store writes one from the manifest.
-
-    Args:
-        adapted: The `peft.PeftModel` around the encoder's transformer; None if all weights are trained.
-
-    Attributes:
-        tokens_seen: Tokens trained on in this process.
     """
 
     def __init__(
@@ -45,35 +38,23 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         rows: Sequence[PairRow],
         loss: torch.nn.Module,
         recipe: EncoderRecipe,
-        adapted: Any | None,
     ) -> None:
         self.rows = rows
         self.recipe = recipe
-        self.adapted = adapted
         self.tokens_seen = 0
         # The loss finds a row by its index, and its documents by the row.
         dataset = Dataset.from_dict({"anchor": [row.anchor for row in rows], "label": list(range(len(rows)))})
         super().__init__(model=model, args=arguments, train_dataset=dataset, loss=loss)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Mean loss of a batch in nats per row."""
         self.tokens_seen += sum(int(value.sum()) for name, value in inputs.items() if name.endswith("attention_mask"))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """AdamW, or LoRA-FA's optimiser for its variant."""
-        if self.adapted is None or self.recipe.lora.variant != "lora_fa":
-            return super().create_optimizer(*args, **kwargs)
-        self.optimizer: Any = lora_fa_optimizer(self.adapted, self.recipe)
-        return self.optimizer
-
     def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> PairBatchSampler:
-        """The batches of the rows, which are in the order of the dataset."""
         del args, kwargs
         return PairBatchSampler(self.rows, dataset, batch_size, self.args.seed, by_length=self._encodes_documents)
 
     def get_data_collator(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """The collator that tokenises a batch."""
         if not self._encodes_documents:
             return super().get_data_collator(model, *args, **kwargs)
         return PairCollator(model.preprocess, rows=self.rows)
@@ -82,11 +63,9 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
     def _encodes_documents(self) -> bool:
         return self.recipe.sides == "both"
 
-    def add_model_card_callback(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing."""
+    def add_model_card_callback(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing."""
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         del state_dict

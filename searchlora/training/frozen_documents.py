@@ -32,8 +32,6 @@ class FrozenDocumentsLoss(torch.nn.Module):
     Args:
         model: The `SentenceTransformer` that is trained; it encodes the queries.
         encode: Encodes the documents as an index of the base does, on another copy of it; shape (texts, dimensions).
-        rows: Training rows.
-        temperature: Divisor of the cosine similarities.
     """
 
     def __init__(self, model: Any, encode: EncodeDocuments, rows: Sequence[PairRow], temperature: float) -> None:
@@ -52,11 +50,8 @@ class FrozenDocumentsLoss(torch.nn.Module):
         self.relevant = [[number for key in row.relevant for number in by_key.get(key, ())] for row in rows]
 
     def forward(self, sentence_features: Iterable[dict[str, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a batch.
-
-        Args:
-            sentence_features: The tokenised queries as the only column.
-            labels: Index of each row among the rows, shape (batch,).
+        """The mean loss of a batch: the tokenised queries as the only column, and the index of each row, shape
+        (batch,).
         """
         (features,) = sentence_features
         queries = torch.nn.functional.normalize(self.model(features)["sentence_embedding"], dim=1)

@@ -41,7 +41,6 @@ class GradedRows:
 
     @property
     def expected(self) -> list[float]:
-        """Mean grade of the raters, shape (rows,)."""
         return [sum(g * share for g, share in zip(self.grades, row, strict=True)) for row in self.shares]
 
 
@@ -103,20 +102,15 @@ def choice_tokens(completions: Sequence[Sequence[int]]) -> tuple[int, tuple[int,
 
 
 def choice_columns(labels: torch.Tensor, position: int) -> torch.Tensor:
-    """Column of the choice's token in right-aligned labels, shape (rows,)."""
     return (labels == IGNORED).sum(1) + position
 
 
 def choice_log_probabilities(logits: torch.Tensor, columns: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
-    """Log-probability over the vocabulary of each choice's token, fp32.
+    """Log-probability over the vocabulary of each choice's token, fp32, shape (rows, grades).
 
     Args:
         logits: Shape (rows, columns, vocabulary).
         columns: Column of each row, shape (rows,).
-        token_ids: Shape (grades,).
-
-    Returns:
-        Shape (rows, grades).
     """
     import torch
 

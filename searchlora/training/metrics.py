@@ -35,7 +35,6 @@ class MetricsLog:
             file.writelines(json.dumps(line) + "\n" for line in earlier)
 
     def add(self, step: int, values: Mapping[str, float | str]) -> None:
-        """Append the values of a step."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
@@ -60,13 +59,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_losses(metrics: Path, target: Path, unit: str) -> None:
-    """Plot training and validation loss over steps.
-
-    Args:
-        metrics: A `metrics.jsonl` with at least one training loss.
-        target: The SVG file to write.
-        unit: Unit of both losses, for the axis label.
-    """
+    """Plot training and validation loss over steps, from a `metrics.jsonl` with at least one training loss, as SVG."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -88,7 +81,6 @@ def plot_losses(metrics: Path, target: Path, unit: str) -> None:
 
 
 def _moving_average(points: list[tuple[int, float]], weight: float = 0.9) -> list[tuple[int, float]]:
-    """Exponential moving average that starts at the first value."""
     smoothed, average = [], points[0][1]
     for step, value in points:
         average = weight * average + (1 - weight) * value

@@ -37,9 +37,7 @@ class PairBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
 
     Args:
         rows: In the order of the dataset.
-        dataset: Passed to the base class.
         batch_size: Rows per batch. A row that would be alone at the end, without a negative, is in the batch before it.
-        seed: Of the order.
         by_length: Whether documents are encoded; else rows are in random order.
     """
 
@@ -74,7 +72,6 @@ class PairBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
         return iter(batches)
 
     def _starts(self) -> range:
-        """Where batches start; the last one ends with the last row."""
         alone = len(self.rows) % self.batch_size == 1 and len(self.rows) > 1
         return range(0, len(self.rows) - alone, self.batch_size)
 
@@ -85,10 +82,9 @@ class PairBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
 
 @dataclass
 class PairCollator(SentenceTransformerDataCollator):  # type: ignore[misc]
-    """Tokenises the anchors of a batch, and its documents as the column `document`: each once, see `documents_of`.
+    """Tokenises the anchors of a batch, and its documents as the column `document`: each once.
 
-    Attributes:
-        rows: In the order of the dataset, whose column `label` has their indices.
+    The column `label` of the dataset has the indices of `rows`.
     """
 
     rows: Sequence[PairRow] = ()

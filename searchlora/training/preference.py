@@ -47,11 +47,6 @@ def train_dpo(
 ) -> TrainingResult:
     """Train an adapter further by direct preference optimisation.
 
-    Args:
-        recipe: `improve.then_steps`, `improve.then_learning_rate` and `improve.beta` apply.
-        start: The adapter to train further, a plain PEFT folder; also the reference.
-        folder: Folder of this training run; emptied first.
-
     Raises:
         TrainingError: for no pair, or none that fits `max_length`; also as `TrainingRun.execute`.
     """

@@ -12,9 +12,6 @@ class RenderedDpoTrainer(DPOTrainer):  # type: ignore[misc]
 
     TRL's trainer tokenises texts, in which a user's text could become a control token. Here `train_dataset` has the
     columns `prompt_ids`, `chosen_ids` and `rejected_ids` already. The reference is a copy of the adapter at the start.
-
-    Attributes:
-        tokens_seen: Tokens trained on in this process.
     """
 
     tokens_seen = 0
@@ -24,24 +21,16 @@ class RenderedDpoTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss of a batch; counts its tokens."""
         self.tokens_seen += int(inputs["attention_mask"].sum())
         return super().compute_loss(model, inputs, *args, **kwargs)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the store writes the card from the manifest."""
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
 
 
 class RenderedGrpoTrainer(GRPOTrainer):  # type: ignore[misc]
     """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300) on prompts of token ids.
 
     `train_dataset` has the column `prompt`, the index of a row as text, and `rendered` has the token ids of its prompt.
-
-    Args:
-        rendered: Token ids of each prompt.
-
-    Attributes:
-        tokens_seen: Tokens trained on in this process.
     """
 
     tokens_seen = 0
@@ -54,9 +43,7 @@ class RenderedGrpoTrainer(GRPOTrainer):  # type: ignore[misc]
         return [self.rendered[int(prompt)] for prompt in prompts], None, {}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss of a batch; counts its tokens."""
         self.tokens_seen += int(inputs["prompt_mask"].sum() + inputs["completion_mask"].sum())
         return super().compute_loss(model, inputs, *args, **kwargs)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the store writes the card from the manifest."""
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...

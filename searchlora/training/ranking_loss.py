@@ -20,10 +20,7 @@ from searchlora.training.pairs import PairRow
 class RankingLoss(torch.nn.Module):
     """Cross-entropy of a row's positive among the documents of the batch, in nats per row.
 
-    Args:
-        model: The `SentenceTransformer` that is trained.
-        rows: Training rows, in the order of the dataset.
-        temperature: Divisor of the cosine similarities.
+    `rows` are in the order of the dataset; `temperature` divides the cosine similarities.
     """
 
     def __init__(self, model: Any, rows: Sequence[PairRow], temperature: float) -> None:
@@ -33,11 +30,8 @@ class RankingLoss(torch.nn.Module):
         self.temperature = temperature
 
     def forward(self, sentence_features: Iterable[dict[str, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a batch.
-
-        Args:
-            sentence_features: The tokenised queries, and the distinct documents of the batch.
-            labels: Index of each row among the rows, shape (batch,).
+        """The mean loss of a batch: the tokenised queries and the distinct documents, and the index of each row,
+        shape (batch,).
         """
         # Two passes: in one, queries would be padded to the length of documents.
         queries, documents = (self.model(features)["sentence_embedding"] for features in sentence_features)
@@ -47,8 +41,7 @@ class RankingLoss(torch.nn.Module):
 class CachedRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
     """`RankingLoss` with cached gradients (arXiv:2101.06983): the same loss for batches beyond memory.
 
-    Args:
-        mini_batch_size: Texts per forward pass.
+    `mini_batch_size` texts are in a forward pass.
     """
 
     def __init__(self, model: Any, rows: Sequence[PairRow], temperature: float, mini_batch_size: int) -> None:
@@ -75,11 +68,8 @@ class CachedRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[mis
 def ranking_loss(
     queries: torch.Tensor, documents: torch.Tensor, rows: Sequence[PairRow], temperature: float
 ) -> torch.Tensor:
-    """The mean loss of a batch.
-
-    Args:
-        queries: Vectors of the rows' anchors, shape (rows, dimensions).
-        documents: Vectors of `documents_of(rows)`, shape (documents, dimensions).
+    """The mean loss of vectors of the rows' anchors (rows, dimensions) and of `documents_of(rows)` (documents,
+    dimensions).
     """
     shown = documents_of(rows)
     places = {text: place for place, text in enumerate(shown)}

@@ -102,7 +102,6 @@ class LengthGroupedBatches:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -117,7 +116,6 @@ class LengthGroupedBatches:
             yield from batch
 
     def _batches(self, generator: random.Random) -> list[list[int]]:
-        """The batches before they are shuffled."""
         order = list(range(len(self.lengths)))
         generator.shuffle(order)
         size = self.block * self.batch_size
@@ -132,12 +130,6 @@ class GroupedBatches(LengthGroupedBatches):
 
     The rows of a group are sorted by grade and dealt in turn to chunks of at most `group_size`. Chunks of similar
     length share a batch, and the batches are shuffled. A chunk is split only where no other fills its batch.
-
-    Args:
-        groups: Group of each row.
-        grades: Grade of each row.
-        group_size: Rows per chunk, at most `batch_size`.
-        Otherwise as `LengthGroupedBatches`.
 
     Examples:
         >>> groups, grades = [5, 5, 5, 5, 7], [0, 0, 1, 1, 2]

@@ -42,16 +42,13 @@ def train_adapter(
     """Train an adapter of a causal language model, or all of its weights where the recipe's method is full.
 
     Args:
-        records: Training records of the task.
         weights: Weight of each record in the loss; None: all 1.
-        folder: Folder of this training run; holds its checkpoints. Nothing is written elsewhere.
-        validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
-        resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
         start: The adapter to train further, a plain PEFT folder with the LoRA settings of the recipe; None: a new one.
+        Otherwise as `TrainingRun`.
 
     Returns:
-        The adapter as a plain PEFT folder, or a model folder; `summary` has the ids of rows dropped for their length
-        (`rows_dropped`), `peak_memory_gb`, `parameters`, the number of all parameters of the model, and
+        The adapter as a plain PEFT folder, or a model folder; `summary` also has the ids of rows dropped for their
+        length (`rows_dropped`), `peak_memory_gb`, `parameters`, the number of all parameters of the model, and
         `fused_layers`, whether the CPU backend computed the layers.
 
     Raises:
@@ -70,7 +67,7 @@ def train_adapter(
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     tokenizer = load_tokenizer(base)
     rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights)
-    model = _trained_model(base, recipe, rows, tokenizer.pad_token_id)
+    model = _trained_model(base, recipe)
     parameters = number_of_parameters(model, trained_too=recipe.is_full)
     if start is not None:
         load_weights(model, start)
@@ -110,28 +107,13 @@ def train_adapter(
     return result
 
 
-def _trained_model(base: BaseModel, recipe: Recipe, rows: Rows, pad_id: int) -> Any:
+def _trained_model(base: BaseModel, recipe: Recipe) -> Any:
     """The base with a new adapter, or the base in fp32 with all of its weights unfrozen."""
     from searchlora.adapters.attach import new_adapter
-    from searchlora.training.lora_variants import initialize_eva
 
     if recipe.is_full:
         return load_model(base, precision="fp32").requires_grad_(True)
-    model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
-    if recipe.lora.variant == "eva":
-        # An eval-mode forward pass on the 4-bit copy would spoil its gradients.
-        plain = new_adapter(load_model(base, precision=recipe.precision), recipe) if recipe.method == "qlora" else model
-        size = recipe.optim.batch_size
-        batches = (
-            {
-                name: value
-                for name, value in collate(rows.examples[start : start + size], pad_id).items()
-                if name != "labels"
-            }
-            for start in range(0, len(rows.examples), size)
-        )
-        initialize_eva(model, plain, batches, recipe)
-    return model
+    return new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
 
 
 def _arguments(recipe: Recipe, run: TrainingRun) -> trl.SFTConfig:

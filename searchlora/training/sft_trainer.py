@@ -13,7 +13,6 @@ from searchlora.models.batch import completion_log_probabilities, completion_log
 from searchlora.prompts import IGNORED
 from searchlora.recipe import Recipe
 from searchlora.training.graded import choice_columns, choice_log_probabilities, ranking_loss
-from searchlora.training.lora_variants import lora_fa_optimizer
 from searchlora.training.rows import GroupedBatches, LengthGroupedBatches, Rows
 
 
@@ -22,21 +21,16 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     Differences from the base class:
 
-    * `compute_loss` computes the logits of the last columns only (see `models.batch`), and neither entropy nor token
+    * `compute_loss` computes the logits of the last columns only (`models.batch`), and neither entropy nor token
       accuracy.
     * The adapter of a 4-bit base stays in fp32. SFTTrainer casts it to bf16, which loses small updates.
-    * Rows have weights; with graded targets, soft labels and a ranking loss are available (see `training.graded`).
+    * Rows have weights; with graded targets, soft labels and a ranking loss are available (`training.graded`).
     * Batches hold rows of similar length, or with a ranking loss rows of the same group, in an order that depends only
       on seed and epoch, so resuming repeats it.
     * Checkpoints are plain PEFT folders (model folders where all weights are trained), written without a request to
       the hub, a model card or telemetry.
 
-    Args:
-        rows: The training rows, in the order of `train_dataset`.
-        recipe: Names the losses and the variant of LoRA, whose optimiser is used.
-
-    Attributes:
-        tokens_seen: Tokens trained on in this process.
+    `rows` are in the order of `train_dataset`.
     """
 
     loss_is_scaled_for_ga = True
@@ -55,10 +49,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of a batch: labels and, if the recipe has one, ranking; see `recipe.Loss`.
-
-        Args:
-            inputs: A batch from `models.batch.collate` with `row`, the index of each row.
+        """The loss of a batch from `models.batch.collate` with `row`, the index of each row: labels and, if the recipe
+        has one, ranking.
         """
         del return_outputs
         labels, indices = inputs["labels"], inputs["row"].tolist()
@@ -99,21 +91,18 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return nll, ranking
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """AdamW, or if the recipe asks for it the optimiser of LoRA-FA, or of LoRA+ (arXiv:2402.12354)."""
+        """AdamW, or that of LoRA+ (arXiv:2402.12354) if the recipe asks for it."""
         lora = self.recipe.lora
-        if self.recipe.is_full or (lora.plus_ratio is None and lora.variant != "lora_fa"):
+        if self.recipe.is_full or lora.plus_ratio is None:
             return super().create_optimizer(*args, **kwargs)
-        if lora.variant == "lora_fa":
-            self.optimizer: Any = lora_fa_optimizer(self.model, self.recipe)
-        else:
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = create_loraplus_optimizer(
-                self.model,
-                optimizer_class,
-                loraplus_lr_ratio=lora.plus_ratio or 1.0,
-                loraplus_weight_decay=self.recipe.optim.weight_decay,
-                **settings,
-            )
+        optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer: Any = create_loraplus_optimizer(
+            self.model,
+            optimizer_class,
+            loraplus_lr_ratio=lora.plus_ratio,
+            loraplus_weight_decay=self.recipe.optim.weight_decay,
+            **settings,
+        )
         return self.optimizer
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
@@ -131,15 +120,13 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         options = {} if self.recipe.is_full else {"save_embedding_layers": False}
         self.model.save_pretrained(folder, safe_serialization=True, **options)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the store writes the card from the manifest."""
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as `transformers.Trainer` does, without SFTTrainer's averages."""
         super(SFTTrainer, self).log(logs, start_time)
 
-    def _send_telemetry(self) -> None:
-        """Send nothing."""
+    def _send_telemetry(self) -> None: ...
 
 
 def _trainable(model: Any) -> list[tuple[str, Any]]:

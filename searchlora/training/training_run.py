@@ -31,8 +31,7 @@ class TrainingResult:
         adapter: A plain PEFT folder (a model folder where all weights were trained): the best validated step, or the
             last step if there was no validation.
         folder: The folder of the training run, with `metrics.jsonl` and `loss.svg`.
-        summary: Steps, seconds of training over all parts of a resumed run without validation, tokens, final loss,
-            rows, parameters trained and the best validation. It becomes `training` in the manifest.
+        summary: `training` in the manifest; its seconds are over all parts of a resumed run, without validation.
         files: Further files to store beside the weights.
     """
 
@@ -47,7 +46,7 @@ class TrainingRun:
 
     Args:
         folder: Holds checkpoints, metrics and the result. Nothing is written elsewhere.
-        validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
+        validate: Measures an adapter folder (`callbacks.Validate`). None trains without validation.
         resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none. Otherwise
             what an earlier run has left in `folder` is deleted.
         progress: Receives steps, loss, speed and memory.
@@ -111,7 +110,6 @@ class TrainingRun:
 
     @property
     def _if_not_finite(self) -> str:
-        """What to do about a loss that is not finite."""
         # Encoders, and models of which all weights are trained, are computed in fp32 anyway.
         in_bf16 = not self.recipe.is_full and self.recipe.precision == "bf16"
         return (
@@ -176,7 +174,6 @@ class TrainingRun:
 
 @contextmanager
 def _write_errors(folder: Path) -> Iterator[None]:
-    """Raise a `TrainingError` for a checkpoint or log that cannot be written, for example because the disk is full."""
     from safetensors import SafetensorError
 
     try:
@@ -223,14 +220,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """The step after which a checkpoint was written; 0 for None.
-
-    Examples:
-        >>> step_of(Path("checkpoints/checkpoint-50"))
-        50
-        >>> step_of(None)
-        0
-    """
+    """The step after which a checkpoint was written; 0 for None."""
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.collection import CORPUS_FILE, shop_collection
-from searchlora.data.formats import judged_collections, judgments, labels, msrd, pairs, recognition, squad
+from searchlora.data.collection import shop_collection
+from searchlora.data.formats import judged_collections, judgments, msrd, squad, tables
 from searchlora.data.formats.common import (
     NATIVE,
     Converted,
@@ -179,7 +179,6 @@ def _public(source: judged_collections.CollectionFormat) -> Format:
         source.name,
         source.description,
         options={**source.options, "relevant": _relevant(1)},
-        recognises=source.recognises,
         **_judged(lambda path, options: (source.read(path, options), ())),
     )
 
@@ -197,7 +196,6 @@ FORMATS: Mapping[str, Format] = {
             NATIVE,
             _native,
             options=native_columns(*REQUIRED_FIELDS, "positives", "negatives", "label"),
-            recognises=recognition.with_fields("query", "positives"),
         ),
         _with_own_texts(
             "pairs",
@@ -210,15 +208,14 @@ FORMATS: Mapping[str, Format] = {
             "squad",
             "SQuAD 1.1 or 2.0: questions with their paragraph; split by article",
             mapped(lambda source, _: squad.read_squad(source), _squad),
-            recognises=recognition.squad,
         ),
         _with_own_texts(
             "faq",
             "questions and answers (JSONL, JSON, CSV, TSV, Parquet): questions with their answer",
             mapped(
-                pairs.read_faq, lambda data: _record(data, data["group"], data["question"], positives=[data["answer"]])
+                tables.read_faq, lambda data: _record(data, data["group"], data["question"], positives=[data["answer"]])
             ),
-            options=pairs.FAQ_COLUMNS,
+            options=tables.FAQ_COLUMNS,
             needs=("question", "answer"),
         ),
         Format(
@@ -235,7 +232,6 @@ FORMATS: Mapping[str, Format] = {
             read=_msrd,
             collection=lambda source, _: msrd.msrd_collection(source),
             passes=2,
-            recognises=msrd.RECOGNISES,
         ),
         Format(
             name="clicks",
@@ -249,15 +245,14 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="labelled",
             description="two columns, text and class (such as titles with their category)",
-            read=mapped(labels.read_labelled, _labelled),
-            options=labels.LABEL_COLUMNS,
+            read=mapped(tables.read_labelled, _labelled),
+            options=tables.LABEL_COLUMNS,
             needs=("text", "label"),
         ),
         Format(
             name="banking77",
             description="BANKING77 (train.csv, test.csv): utterances with their intent",
-            read=mapped(lambda source, _: labels.read_banking77(source), _labelled),
-            recognises=recognition.with_columns("text", "category"),
+            read=mapped(lambda source, _: tables.read_labelled(source, tables.BANKING77), _labelled),
         ),
         Format(
             name="shop",
@@ -267,7 +262,6 @@ FORMATS: Mapping[str, Format] = {
                 lambda source, _: read_rows(source / SHOP_RECORDS, ("id", "group", "query", "positive")), _shop
             ),
             collection=shop_collection,
-            recognises=recognition.in_folder(SHOP_RECORDS, CORPUS_FILE),
         ),
     )
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats import labels, recognition
+from searchlora.data.formats import tables
 from searchlora.data.formats.common import NATIVE, Converted, mapped, native, native_columns, with_options, with_split
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import UsageError
@@ -135,26 +135,18 @@ FORMATS: Mapping[str, Format] = {
             description=NATIVE,
             read=_native,
             options=native_columns(*REQUIRED_FIELDS, "label", "object"),
-            recognises=recognition.either(*(recognition.with_fields(*REQUIRED_FIELDS, kind) for kind in KINDS)),
         ),
         Format(
             name="banking77",
             description="BANKING77 (train.csv and test.csv with text,category), or one of the files",
-            read=mapped(lambda source, _: labels.read_banking77(source), _labelled),
-            recognises=recognition.with_columns("text", "category"),
-        ),
-        Format(
-            name="clinc150",
-            description="CLINC150 (data_full.json and its variants), including its out-of-scope rows (oos)",
-            read=mapped(lambda source, _: labels.read_clinc150(source), _labelled),
-            recognises=recognition.clinc150,
+            read=mapped(lambda source, _: tables.read_labelled(source, tables.BANKING77), _labelled),
         ),
         Format(
             name="csv",
             description="two columns, text and label (CSV, TSV, JSONL, JSON, Parquet), or a folder with one file "
             "per split",
-            read=mapped(labels.read_labelled, _labelled),
-            options=labels.LABEL_COLUMNS,
+            read=mapped(tables.read_labelled, _labelled),
+            options=tables.LABEL_COLUMNS,
             needs=("text", "label"),
         ),
         Format(
@@ -163,7 +155,6 @@ FORMATS: Mapping[str, Format] = {
             description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             implied=_shop_options,
-            recognises=recognition.in_folder(SHOP_RECORDS, SHOP_SCHEMA),
         ),
     )
 }

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from searchlora.data.formats import judged_collections, judged_pairs, judgments, recognition
+from searchlora.data.formats import esci, judged_collections, judgments
 from searchlora.data.formats.common import (
     NATIVE,
     Converted,
@@ -145,7 +145,6 @@ FORMATS: Mapping[str, Format] = {
                 **REASON_OPTION,
                 "grade_map": judgments.OPTIONS["grade_map"],
             },
-            recognises=recognition.with_fields(*REQUIRED_FIELDS),
         ),
         Format(
             name="judgments",
@@ -160,14 +159,6 @@ FORMATS: Mapping[str, Format] = {
             description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             implied=_of_products,
-            recognises=recognition.in_folder(SHOP_RECORDS, "corpus.jsonl"),
-        ),
-        Format(
-            name="trecdl",
-            description="TREC Deep Learning: a folder with the retrieved passages as JSON, and the qrels",
-            read=mapped(lambda source, options: judged_pairs.read_trecdl(source, unjudged=_unjudged(options)), _record),
-            options=UNJUDGED,
-            recognises=recognition.trecdl,
         ),
         *(
             Format(
@@ -175,21 +166,15 @@ FORMATS: Mapping[str, Format] = {
                 description=source.description,
                 read=_collection(source.read),
                 options={**source.options, **UNJUDGED},
-                recognises=source.recognises,
             )
             for source in judged_collections.COLLECTIONS
         ),
         Format(
             name="esci",
-            description="ESCI, the Shopping Queries Dataset: a folder with examples and products (Parquet), or one "
-            "file of pairs with their texts (CSV, TSV, JSONL, Parquet)",
-            read=mapped(judged_pairs.read_esci, _record),
-            options=judged_pairs.ESCI_OPTIONS,
+            description="ESCI, the Shopping Queries Dataset, as one table with the texts of the products",
+            read=mapped(esci.read_esci, _record),
+            options=esci.OPTIONS,
             implied=_of_products,
-            recognises=recognition.either(
-                recognition.with_fields("query", "product_id", "product_locale", "esci_label", "product_title"),
-                recognition.in_folder("*examples*.parquet", "*products*.parquet"),
-            ),
         ),
     )
 }

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats import pairs, recognition, squad
+from searchlora.data.formats import squad, tables
 from searchlora.data.formats.common import NATIVE, Converted, FormatReader, FormatRows, mapped, native, native_columns
 from searchlora.data.formats.conversations import mtrag_keys, read_mtrag
 from searchlora.data.splits import connected
@@ -198,7 +198,7 @@ def _from_faq(source: Path, options: Options) -> FormatRows:
     """
     plan, counts = RecordPlan.from_options(options), Counter[str]()
     rows: list[SourceRow] = []
-    for row in pairs.read_faq(source, {key: value for key, value in options.items() if key in pairs.FAQ_COLUMNS}):
+    for row in tables.read_faq(source, {key: value for key, value in options.items() if key in tables.FAQ_COLUMNS}):
         if isinstance(row, SourceRow):
             rows.append(row)
         else:
@@ -246,7 +246,6 @@ FORMATS: Mapping[str, Format] = {
             NATIVE,
             _native,
             native_columns(*REQUIRED_FIELDS, "history", "answer", "reference", "gold"),
-            recognises=recognition.with_fields(*REQUIRED_FIELDS[2:]),
         ),
         _format(
             "shop",
@@ -254,27 +253,24 @@ FORMATS: Mapping[str, Format] = {
             lambda source, options: _native(source / SHOP_RECORDS, options),
             {},
             graded_by="synthetic",
-            recognises=recognition.in_folder(SHOP_RECORDS, "corpus.jsonl"),
         ),
         _format(
             "mtrag",
             "MT-RAG reference tasks (reference.jsonl); distractors from the passages of the same collection",
             _from_mtrag,
             distractors.OPTIONS,
-            recognises=recognition.with_fields("contexts", "targets"),
         ),
         _format(
             "squad",
             "SQuAD 1.1 or 2.0 (.json, .json.gz), or a folder with a file per split; distractors from the same article",
             _from_squad,
             distractors.OPTIONS,
-            recognises=recognition.squad,
         ),
         _format(
             "faq",
             "question and answer pairs (JSONL, JSON, CSV, TSV, Parquet); distractors are the other answers",
             _from_faq,
-            {**distractors.OPTIONS, **pairs.FAQ_COLUMNS},
+            {**distractors.OPTIONS, **tables.FAQ_COLUMNS},
             needs=("question", "answer"),
         ),
     )

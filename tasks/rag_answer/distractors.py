@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 
-from searchlora.data.formats.common import whole_number
+from searchlora.data.formats.common import number, whole_number
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Document, Option, Options, RejectedRow, SourceRow
 from searchlora.retrieval.analysis import Analyzer
@@ -71,14 +71,14 @@ class RecordPlan:
     @classmethod
     def from_options(cls, options: Options) -> RecordPlan:
         """Read the builder's options. Raises `UsageError` for a value that is not a number or out of range."""
-        number = partial(whole_number, options, minimum=1)
-        passages = number("passages", cls.passages)
+        whole = partial(whole_number, options, minimum=1)
+        passages = whole("passages", cls.passages)
         plan = cls(
             passages=passages,
-            gold=number("gold", min(cls.gold, passages)),
-            missing=_share(options, "missing", cls.missing),
-            sentences=number("sentences", cls.sentences),
-            shuffle=number("shuffle", cls.shuffle),
+            gold=whole("gold", min(cls.gold, passages)),
+            missing=number(options, "missing", cls.missing, 0, 1),
+            sentences=whole("sentences", cls.sentences),
+            shuffle=whole("shuffle", cls.shuffle),
             words=settings.words_from(options),
         )
         if plan.gold > plan.passages:
@@ -222,14 +222,3 @@ def _distractors(
         and not any((support(sentence, document.searchable) or 0.0) >= SUPPORTED for sentence in reference)
     )
     return islice(usable, count)
-
-
-def _share(options: Options, name: str, default: float) -> float:
-    value = options.get(name, str(default))
-    try:
-        share = float(value)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UsageError(f"must be a share from 0 to 1, not '{value}'", where=f"--option {name}")
-    return share

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from searchlora.data.collection import shop_collection
-from searchlora.data.formats import conversations, msrd, pairs, query_log, recognition
+from searchlora.data.formats import conversations, msrd, query_log, tables
 from searchlora.data.formats.common import (
     NATIVE,
     Converted,
@@ -26,13 +26,6 @@ from searchlora.tasks.rewriting import reduction
 
 SHOP_RECORDS = "rewriting.jsonl"
 VOCABULARY = "vocabulary.json"
-
-#: Year -> description of the formats whose topic file includes the rewrites.
-CAST = {
-    2020: "TREC CAsT 2020 topics (2020_manual_evaluation_topics_v1.0.json)",
-    2021: "TREC CAsT 2021 topics (2021_manual_evaluation_topics_v1.0.json)",
-    2022: "TREC CAsT 2022 topics, tree or flattened (2022_evaluation_topics_tree_v1.0.json)",
-}
 
 #: The options of every format: a list of protected words, and the words that a rewrite may have.
 PROTECTED = "protected"
@@ -119,7 +112,6 @@ FORMATS: Mapping[str, Format] = {
             description=NATIVE,
             read=_native,
             options=native_columns(*REQUIRED_FIELDS, "history", "turn", "kind"),
-            recognises=recognition.with_fields(*REQUIRED_FIELDS),
         ),
         Format(
             name="shop",
@@ -128,7 +120,6 @@ FORMATS: Mapping[str, Format] = {
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             collection=shop_collection,
             sidecars=(VOCABULARY,),
-            recognises=recognition.in_folder(SHOP_RECORDS, VOCABULARY),
         ),
         Format(
             name="canard",
@@ -143,37 +134,12 @@ FORMATS: Mapping[str, Format] = {
                 )
             },
             passes=2,
-            recognises=recognition.with_fields("QuAC_dialog_id", "History", "Rewrite"),
-        ),
-        Format(
-            name="cast2019",
-            description="TREC CAsT 2019 topics (evaluation_topics_v1.0.json), human rewrites in a TSV beside them",
-            read=lambda source, options: conversations.read_cast(
-                source, conversations.read_cast_rewrites(source, options.get("rewrites"))
-            ),
-            options={"rewrites": Option("the human rewrites as TSV", "file", "a TSV beside the topics")},
-            recognises=recognition.cast(2019),
-        ),
-        *(
-            Format(
-                name=f"cast{year}",
-                description=described,
-                read=lambda source, _: conversations.read_cast(source),
-                recognises=recognition.cast(year),
-            )
-            for year, described in CAST.items()
-        ),
-        Format(
-            name="qrecc",
-            description="QReCC (qrecc_train.json, qrecc_test.json), or a folder with both",
-            read=lambda source, _: conversations.read_qrecc(source),
-            recognises=recognition.with_fields("Conversation_no", "Turn_no", "Rewrite"),
         ),
         Format(
             name="pairs",
             description="query pairs with the columns query, rewrite, optionally id (JSONL, JSON, CSV, TSV, Parquet)",
-            read=pairs.read_pairs,
-            options=pairs.PAIR_COLUMNS,
+            read=tables.read_pairs,
+            options=tables.PAIR_COLUMNS,
             needs=("query", "rewrite"),
         ),
         Format(
@@ -191,7 +157,6 @@ FORMATS: Mapping[str, Format] = {
             ),
             collection=lambda source, _: msrd.msrd_collection(source),
             passes=2,
-            recognises=msrd.RECOGNISES,
         ),
         Format(
             name="mtrag",

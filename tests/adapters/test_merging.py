@@ -159,7 +159,7 @@ def pair(base, tmp_path_factory):
 
 
 def with_ranks_of_its_own(adapter, folder):
-    """A copy in which one layer has half the rank, as EVA distributes ranks over layers."""
+    """A copy in which one layer has half the rank, as PEFT's `rank_pattern` allows."""
     shutil.copytree(adapter, folder)
     module = "model.layers.0.self_attn.q_proj"
     config = json.loads((folder / CONFIG).read_text())

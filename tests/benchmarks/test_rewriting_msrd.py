@@ -22,7 +22,7 @@ def test_only_words_whose_removal_helps_are_listed(tmp_path):
     (tmp_path / "docs.csv").write_text("id,text\ntent,a tent\nother,a film\n", encoding="utf-8")
     (tmp_path / "qrels.txt").write_text("".join(f"{each['id']} 0 tent 1\n" for each in queries), encoding="utf-8")
     build(
-        "rewriting", tmp_path / "rows.jsonl", format="queries", out=tmp_path / "out", shares=(1.0, 0.0, 0.0),
+        "rewriting", tmp_path / "rows.jsonl", format="queries", out=tmp_path / "out", split_ratios=(1.0, 0.0, 0.0),
         corpus=tmp_path / "docs.csv", qrels=tmp_path / "qrels.txt",
     )  # fmt: skip
     assert listed_words(load_dataset(tmp_path / "out"), search) == ["netflix"]

@@ -244,7 +244,8 @@ class Judge(Job):
         }
 
     def leftovers(self, folder: Path) -> list[str]:
-        return ["qrels.txt.partial"] * (folder / "qrels.txt.partial").exists()
+        del folder  # a kill after the qrels leaves the log of grades, which nothing reads any more
+        return []
 
 
 class ExecutePipeline(Job):

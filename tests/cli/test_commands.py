@@ -16,7 +16,6 @@ import typer.main
 from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.store import Store
 from searchlora.cli.app import app
-from searchlora.cli.renamed_options import RENAMED_OPTIONS
 from searchlora.inference.settings import LocalSettings
 from tests.factories import first_word, random_adapter
 
@@ -98,7 +97,7 @@ def test_every_verb_that_computes_adapters_takes_the_same_engine_options():
     assert all(each == options["evaluate"] for each in options.values())
     local = {f"--{name.replace('_', '-')}" for name in LocalSettings.model_fields} - {"--kind", "--max-prompt-tokens"}
     served = {option for parameter in LEAVES["serve"].params for option in parameter.opts}
-    assert {RENAMED_OPTIONS["serve"].get(option, option) for option in local} <= served
+    assert local <= served
 
 
 def test_help_lists_all_commands_by_job(cli):

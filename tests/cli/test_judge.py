@@ -102,7 +102,7 @@ def test_merging_qrels_without_a_card_needs_a_source(cli, refused, tmp_path):
     assert read_card(tmp_path / "mixed.txt").judge_queries is None
     assert "already exists" in refused(*command, "--source", "llm")
     assert "too few to calibrate" in refused(
-        *command[:-1], tmp_path / "n.txt", "--source", "llm", "--calibrate", "shift"
+        *command[:-1], tmp_path / "n.txt", "--source", "llm", "--calibrate", "isotonic"
     )
     for wrong in (
         ("--source", "me"),

@@ -46,7 +46,7 @@ def store(tiny_base, tmp_path_factory) -> Store:
 def engine(request, tiny_base, store) -> Iterator[Engine]:
     """In process; and what `searchlora serve` serves, asked over a socket."""
     if request.param == "local":
-        yield LocalEngine(tiny_base, store, precision="fp32", batch_rows=3)
+        yield LocalEngine(tiny_base, store, precision="fp32", max_num_seqs=3)
         return
     with served(made_service(tiny_base, store, max_num_seqs=3)) as url:
         yield RemoteEngine(url, tiny_base, store)

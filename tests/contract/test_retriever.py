@@ -19,7 +19,7 @@ from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldColumns, FieldTest
 from searchlora.retrieval.milvus import Milvus
-from searchlora.retrieval.nearest import Ivf, Nearest
+from searchlora.retrieval.nearest import Nearest
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
 from searchlora.retrieval.retriever import IndexedDocuments
@@ -47,7 +47,7 @@ ENGINES = ["postgres", "milvus", "opensearch"]
 TEXT = [f"{engine} text" for engine in ENGINES]
 VECTORS = [f"{engine} {structure}" for engine in ENGINES for structure in ("exact", "hnsw")]
 LEXICAL = {"bm25", "saved bm25", "fused bm25", *TEXT}
-LOCAL = ["bm25", "saved bm25", "dense", "dense, not normalised", "saved dense", "ivf"]
+LOCAL = ["bm25", "saved bm25", "dense", "dense, not normalised", "saved dense"]
 BM25_AND_DENSE = [*LOCAL, *TEXT, *VECTORS]
 KINDS = [
     *LOCAL,
@@ -57,9 +57,6 @@ KINDS = [
 
 #: Graphs of equal vectors fall into parts, and not all are reached: what is found is in order, and some is missing.
 MISSING = {"milvus hnsw", "opensearch hnsw"}
-
-#: Looks into all of its lists, so that it must find what exact search finds.
-IVF = Ivf(lists=4)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +125,6 @@ def make(encoder, engine, tmp_path_factory):
             "saved bm25": saved_words,
             "dense": lambda given: DenseIndex(given, encoder),
             "saved dense": saved_vectors,
-            "ivf": lambda given: DenseIndex(given, encoder, structure=IVF, effort=4),
             "dense, not normalised": lambda given: DenseIndex(given, encoder, TextEncoding(normalise=False)),
             "fused bm25": lambda given: Fused([Source(BM25Index(given), depth=5)]),
             "rrf": lambda given: fused(given, "rrf"),

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
+from typing import ClassVar
 
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, PipelineError, UsageError
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.pipelines.config import parse_stages
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages import kinds
-from searchlora.pipelines.stages.stage import Needs, check_order, needs_of, pinned
-from searchlora.records import Document
+from searchlora.pipelines.stages.from_run import FromRunStage
+from searchlora.pipelines.stages.passages import PassagesStage
+from searchlora.pipelines.stages.retrieve import RetrieveStage
+from searchlora.pipelines.stages.stage import Needs, Stage, StageSettings, check_order, needs_of, pinned
+from searchlora.records import Document, Hit
 from searchlora.task import load_prompted_task
+from searchlora.testing import check_stage
 from tests.docs.blocks import ROOT, blocks
 from tests.factories import random_adapter
 
@@ -66,11 +69,8 @@ def test_all_kinds_are_found_by_entry_points():
 def test_settings_say_what_the_stage_is(kind):
     content = example(kind)
     (settings,) = parse_stages([content], "here")
-    model = type(settings)
-    assert list(content) == [kind] == [settings.kind]
-    assert json.loads(json.dumps(settings.identity()))
-    assert isinstance(settings.needs(), Needs) and settings.slot_name
-    assert all(field.description for field in model.model_fields.values())
+    check_stage(settings)
+    assert isinstance(settings.needs(), Needs)
     assert parse_stages([{kind: {**content[kind], "on_failure": "skip"}}], "here")[0].on_failure == "skip"
     with pytest.raises(PipelineError, match="'colour'"):
         parse_stages([{kind: {**content[kind], "colour": "red"}}], "here")
@@ -94,8 +94,8 @@ def test_what_stages_need_is_told_for_their_parts_too():
 
 
 @pytest.fixture
-def built(tmp_path, tiny_base, encoder_base):
-    """A pipeline whose last stage is of a kind."""
+def stages(tmp_path, encoder_base):
+    """The settings of stages of which the last is of a kind."""
     (tmp_path / "run.trec").write_text("a Q0 d1 1 3.5 x\nb Q0 d2 1 1.5 x\n")
     encoder = {"model": str(encoder_base.path)}
     own = {
@@ -110,40 +110,63 @@ def built(tmp_path, tiny_base, encoder_base):
         "similarity": encoder,
     }
 
-    def build(kind, **policy):
-        store = Store(tmp_path / "store")
-        if kind == "adapter":
-            random_adapter(store, "one", load_prompted_task("rewriting"), tiny_base, tmp_path / "made", seed=1)
+    def of_kind(kind):
         before = {"filter": ["bm25"], "diversify": ["bm25"], "passages": ["bm25"], "similarity": ["bm25", "passages"]}
-        names = [*before.get(kind, ()), kind]
-        content = [{name: {**own[name], **(policy if name == kind else {})}} for name in names]
-        return build_pipeline("p", parse_stages(content, "here"), store=store, documents=DOCUMENTS)
+        return parse_stages([{name: own[name]} for name in [*before.get(kind, ()), kind]], "here")
 
-    return build
+    return of_kind
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("http", "text_search", "vector_search")])
-def test_a_built_stage_maps_searches_in_order_and_can_be_traced_and_skipped(built, kind):
-    pipeline, rows = built(kind), []
-    given = [dict(search) for search in SEARCHES]
-    done = pipeline.execute(given, trace=rows.append)
-    assert given == SEARCHES and [search["id"] for search in done] == ["b", "a"]
-    assert pipeline.labels[-1].split() == [pipeline.labels[-1]]
-    assert rows[-1]["kind"] == kind and (rows[-1]["output"] or rows[-1]["flags"]) and json.loads(json.dumps(rows))
+def test_a_built_stage_maps_searches_in_order_and_can_be_traced_and_skipped(stages, kind, tmp_path, tiny_base):
+    *before, settings = stages(kind)
+    store = tmp_path / "store"
+    if kind == "adapter":
+        random_adapter(Store(store), "one", load_prompted_task("rewriting"), tiny_base, tmp_path / "made", seed=1)
+    check_stage(settings, SEARCHES, before=before, documents=DOCUMENTS, store=store)
 
-    class Failing(type(pipeline.stages[-1])):
-        def __call__(self, _):
-            raise EngineError("gone")
 
-    failing = object.__new__(Failing)
-    failing.__dict__.update(pipeline.stages[-1].__dict__)
-    *first, last = pipeline.settings
-    broken = Pipeline("p", [*pipeline.stages[:-1], failing], (*first, last.model_copy(update={"on_failure": "skip"})))
-    assert all("gone" in str(search["skipped"]) for search in broken.execute(SEARCHES))
-    left = {"passages": "passages"}.get(kind, "hits" if last.produces_hits else None)
-    if left is not None:  # later stages find it empty
-        assert all(search[left] == [] for search in broken.execute(SEARCHES))
+def test_later_stages_find_empty_what_a_skipped_one_would_have_written():
+    search = {"id": "1", "query": "couch", "hits": ["d1"]}  # of the query row
+    assert PassagesStage({}, 3).if_skipped(search) == {"passages": []}
+    for stage in (FromRunStage(None, 3), RetrieveStage(None, 3)):
+        assert stage.if_skipped(search) == {"hits": []}
+        assert stage.if_skipped({**search, "hits": [Hit("d1", 1.0)]}) == {"hits": [Hit("d1", 1.0)]}
+
+
+class Bad(Stage):
+    """A stage that breaks one rule."""
+
+    label = "bad"
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, searches):
+        return self.call(searches)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda searches: [search.update(x=1) or search for search in searches], "changes the searches"),
+        (lambda searches: [{**search, "x": 1} for search in searches[::-1]], "another order"),
+        (lambda searches: [dict(search) for search in searches], "changes nothing"),
+        (lambda searches: [{**search, "x": {1}} for search in searches], "not JSON"),
+    ],
+)
+def test_the_check_names_the_rule_that_a_stage_breaks(call, says):
+    class BadSettings(StageSettings):
+        """`- bad: {}`: break a rule."""
+
+        kind: ClassVar[str] = "bad"
+
+        def build(self, _):
+            return Bad(call)
+
+    with pytest.raises((AssertionError, DataError), match=says):
+        check_stage(BadSettings(), SEARCHES)
 
 
 @pytest.mark.parametrize(

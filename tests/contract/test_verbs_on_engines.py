@@ -99,7 +99,7 @@ def shop(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
         store_made(store, name, task, tiny_base, root / name, seed)
     service = made_service(tiny_base, store, batch_invariant=True, max_num_seqs=16)
     with served(service) as url:
-        engines = {"local": LocalSettings(batch_rows=8, adapters=2), "server": ServerSettings(url=url)}
+        engines = {"local": LocalSettings(max_num_seqs=8, max_loras=2), "server": ServerSettings(url=url)}
         engine_id = {"local": "local, fp32", "server": f"{url}, searchlora, {service.base}, fp32"}
         yield Shop(root, store, engines, engine_id)
 
@@ -213,7 +213,7 @@ def test_an_experiment_compares_engines_and_reuses_runs_of_the_same_one(shop, tm
         "bf16": {"engine": {"precision": "bf16"}},
     }
     systems = {name: {"adapter": "rewriter", **engine} for name, engine in engines.items()}
-    spec = write_experiment(tmp_path, shop, systems=systems, baseline="own", engine={"batch_rows": 2})
+    spec = write_experiment(tmp_path, shop, systems=systems, baseline="own", engine={"max_num_seqs": 2})
     found = experiment(spec, tmp_path / "out", store=shop.store)
     cards = {name: read_run_card(source.path) for name, source in found.runs.items()}
     used = {name: card.engines for name, card in cards.items() if card is not None}
@@ -245,12 +245,12 @@ def test_run(shop, tmp_path):
 
 
 def test_search(shop, tmp_path, cli, refused):
-    (tmp_path / "engine.yaml").write_text("batch_rows: 4\nprefix_tokens: 0\n")
+    (tmp_path / "engine.yaml").write_text("max_num_seqs: 4\nprefix_tokens: 0\n")
     command = ("search", "rewrite_bm25", "red kicksa", "--corpus", shop.root / "docs.jsonl", "--store", shop.store.root)
     command = (*command, "--set", "adapter=rewriter", "--json")
     url = shop.engines["server"].url
     ways = (
-        ("--engine", "{batch_rows: 4}"), ("--engine", tmp_path / "engine.yaml"), ("--server", url),
+        ("--engine", "{max_num_seqs: 4}"), ("--engine", tmp_path / "engine.yaml"), ("--server", url),
         ("--engine", f"{{url: '{url}'}}"), ("--server", url, "--engine", "{concurrency: 3}"),
     )  # fmt: skip
     called = [cli(*command, *way) for way in ways]
@@ -259,9 +259,9 @@ def test_search(shop, tmp_path, cli, refused):
     for way, says in (
         (("--engine", "{rows: 4}"), "--engine: 'rows'"),
         (("--engine", "{kind: local}", "--server", url), "'url'"),
-        (("--engine", "{batch_rows: 4}", "--api-key-env", "KEY"), "'api_key_env'"),
+        (("--engine", "{max_num_seqs: 4}", "--api-key-env", "KEY"), "'api_key_env'"),
         (("--engine", tmp_path / "none.yaml"), "none.yaml"),
-        (("--engine", "{batch_rows: ["), "--engine: is not YAML"),
+        (("--engine", "{max_num_seqs: ["), "--engine: is not YAML"),
     ):
         assert says in refused(*command, *way)
 
@@ -269,7 +269,7 @@ def test_search(shop, tmp_path, cli, refused):
 def test_tune(shop, tmp_path):
     options = {"missing": "0.6", "passages": "3", "gold": "1", "abstention": "No."}
     source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
-    build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, shares=(0.2, 0.7, 0.1))
+    build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, split_ratios=(0.2, 0.7, 0.1))
     overrides = ("adapter=answerer", "judge=grader", "depth=3")
     tuned = {
         name: dict(tune("answers_judged", tmp_path / "data", tmp_path / f"{name}.yaml", overrides=overrides,

@@ -16,6 +16,7 @@ import pytest
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset, read_card
 from searchlora.errors import DataError, LeakError, RejectedRows, UnknownFormat, UsageError
+from searchlora.renamed import RenamedWarning
 from searchlora.tasks.rewriting import task
 from tests.memory import PEAK
 
@@ -169,7 +170,7 @@ def _leaking() -> list[Row]:
 def test_a_leak_is_refused_and_listed(tmp_path: Path) -> None:
     source = _source(tmp_path, _leaking())
     with pytest.raises(LeakError) as raised:
-        build(task, source, format="native", out=tmp_path / "out", shares=(0.6, 0.2, 0.2))
+        build(task, source, format="native", out=tmp_path / "out", split_ratios=(0.6, 0.2, 0.2))
     assert "have the same input" in str(raised.value)
     assert "rows.jsonl, line" in str(raised.value)
     assert _nothing_but(tmp_path, "rows.jsonl", "out.leaks.jsonl")
@@ -183,7 +184,7 @@ def test_a_leak_is_refused_and_listed(tmp_path: Path) -> None:
 
 def test_dropping_leaks_keeps_the_test_split_and_lists_removed_rows(tmp_path: Path) -> None:
     source = _source(tmp_path, _leaking())
-    splits = _built(source, tmp_path / "out", shares=(0.6, 0.2, 0.2), on_leak="drop")
+    splits = _built(source, tmp_path / "out", split_ratios=(0.6, 0.2, 0.2), on_leak="drop")
     stock = {name: [row for row in rows if "born" in row["query"].lower()] for name, rows in splits.items()}
     assert stock["test"] and not stock["train"] and not stock["validation"]
     card = load_dataset(tmp_path / "out").card
@@ -254,12 +255,12 @@ def test_invalid_arguments_are_refused_before_reading(tmp_path: Path) -> None:
         build(task, source, format="pairs", out=out, options={"colour": "red"})
     for shares in ((0.5, 0.1, 0.1), (nan, 0.5, 0.5), (0.8, nan, 0.2), (inf, 0, 0), (-1, 1, 1)):
         with pytest.raises(UsageError, match="are not three that add up to 1"):
-            build(task, source, format="native", out=out, shares=shares)
+            build(task, source, format="native", out=out, split_ratios=shares)
     for limit in (0, -1):
         with pytest.raises(UsageError, match=rf"--limit: the limit is {limit}"):
             build(task, source, format="native", out=out, limit=limit)
     with pytest.raises(UsageError, match="leave nothing for training"):
-        build(task, source, format="native", out=out, shares=(0, 0.5, 0.5))
+        build(task, source, format="native", out=out, split_ratios=(0, 0.5, 0.5))
     with pytest.raises(UsageError, match="on_leak"):
         build(task, source, format="native", out=out, on_leak="ignore")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no such file"):
@@ -293,6 +294,7 @@ def test_building_a_million_rows_uses_less_than_a_gigabyte(tmp_path: Path) -> No
         script = f"""{PEAK}
 from pathlib import Path
 from searchlora.data.building import build
+from searchlora.renamed import RenamedWarning
 from searchlora.tasks.rewriting import task
 build(task, Path({str(source)!r}), format="native", out=Path({str(tmp_path / f"out{rows}")!r}))
 print(peak())
@@ -312,7 +314,7 @@ def test_rows_of_a_conversation_stay_in_one_split(tmp_path: Path) -> None:
             {"id": f"{talk}.{n}", "query": f"q {talk} {n}", "history": turns * n, "rewrite": f"better {talk} {n}"}
             for n in (1, 2, 3)
         ]
-    splits = _built(_source(tmp_path, rows), tmp_path / "out", shares=(0.4, 0.3, 0.3))
+    splits = _built(_source(tmp_path, rows), tmp_path / "out", split_ratios=(0.4, 0.3, 0.3))
     talks = {name: {row["id"].partition(".")[0] for row in rows} for name, rows in splits.items()}
     assert sum(map(len, talks.values())) == 40 and sum(map(len, splits.values())) == 120
 
@@ -328,3 +330,10 @@ def test_official_splits_without_training_rows_are_refused_with_a_way_out(tmp_pa
     _source(tmp_path, [_row(number) for number in range(9)], "test.jsonl")
     with pytest.raises(DataError, match="Give one of its files"):
         build(task, tmp_path, format="native", out=tmp_path / "out")
+
+
+def test_the_old_name_of_the_split_ratios_is_accepted_with_a_warning(tmp_path: Path) -> None:
+    source = _source(tmp_path, [_row(number) for number in range(9)])
+    with pytest.warns(RenamedWarning, match="'shares=' is now 'split_ratios='"):
+        card = build(task, source, format="native", out=tmp_path / "out", shares=(1.0, 0.0, 0.0))
+    assert card.rows == {"train": 9, "validation": 0, "test": 0}

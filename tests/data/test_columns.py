@@ -86,7 +86,7 @@ def test_columns_are_mapped_in_every_task_and_kind_of_file(tmp_path, kind, task,
         documents.write_text("sku,name\nd0,dome\nd1,boot\n", encoding="utf-8")
         given = {"corpus": documents}
         columns = [*columns, "corpus.id=sku", "corpus.text=name"]
-    card = build(task, table(tmp_path, kind, rows), format=format, out=tmp_path / "out", shares=TRAIN,
+    card = build(task, table(tmp_path, kind, rows), format=format, out=tmp_path / "out", split_ratios=TRAIN,
                  fields=parse_field_map(columns), **given)  # fmt: skip
     assert card.rows["train"] > 0 and not card.rejected
     (record, *_) = load_dataset(tmp_path / "out").records("train")
@@ -107,7 +107,7 @@ def test_an_id_that_only_some_rows_have_is_missing_in_the_others(tmp_path):
     rows = [{"id": "a", "query": "q1", "rewrite": "r"}, {"query": "q2", "rewrite": "r"}]
     source = table(tmp_path, "jsonl", rows)
     with pytest.raises(RejectedRows, match=r"line 2: 'id' is a required property"):
-        build("rewriting", source, format="native", out=tmp_path / "out", shares=TRAIN)
+        build("rewriting", source, format="native", out=tmp_path / "out", split_ratios=TRAIN)
 
 
 def test_derived_ids_are_distinct_over_the_splits_of_a_folder(tmp_path):
@@ -121,7 +121,7 @@ def test_derived_ids_are_distinct_over_the_splits_of_a_folder(tmp_path):
 
 def test_ignored_columns_are_named_once_and_bounded(tmp_path):
     rows = [{"query": f"q{n}", "rewrite": "r", **{f"c{n}_{m}": 1 for m in range(30)}} for n in range(20)]
-    card = build("rewriting", table(tmp_path, "jsonl", rows), format="native", out=tmp_path / "out", shares=TRAIN)
+    card = build("rewriting", table(tmp_path, "jsonl", rows), format="native", out=tmp_path / "out", split_ratios=TRAIN)
     (note,) = card.report["notes"]
     assert note.startswith("columns that are no field of the task were ignored: c0_0, c0_1, ")
     assert note.endswith(" and 180 more")
@@ -132,8 +132,8 @@ def test_the_corpus_of_a_trec_folder_is_mapped(tmp_path):
     (tmp_path / "qrels.txt").write_text("1 0 7 3\n1 0 8 0\n", encoding="utf-8")
     (tmp_path / "corpus.csv").write_text("sku,name,body\n7,Dome,green\n8,Boot,\n", encoding="utf-8")
     fields = parse_field_map(["id=sku", "title=name", "text=body"])
-    build("judgment", tmp_path, format="trec", out=tmp_path / "out", fields=fields, shares=TRAIN)
+    build("judgment", tmp_path, format="trec", out=tmp_path / "out", fields=fields, split_ratios=TRAIN)
     found = [(record.get("title"), record["passage"]) for record in load_dataset(tmp_path / "out").records("train")]
     assert found == [("Dome", "green"), (None, "Boot")]
     with pytest.raises(DataError, match=r"corpus\.csv, line 2: .*--map corpus\.id=COLUMN"):
-        build("judgment", tmp_path, format="trec", out=tmp_path / "other", shares=TRAIN)
+        build("judgment", tmp_path, format="trec", out=tmp_path / "other", split_ratios=TRAIN)

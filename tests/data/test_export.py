@@ -99,7 +99,7 @@ def test_an_unknown_split_and_a_folder_in_use_are_refused(graded: Dataset, tmp_p
 def test_mtrag_is_a_source_of_conversations_whose_passages_are_relevant(tmp_path: Path) -> None:
     rows = usual_rows()
     source = write_mtrag(tmp_path / "reference.jsonl", rows)
-    build("rewriting", source, format="mtrag", out=tmp_path / "data", shares=(1.0, 0.0, 0.0))
+    build("rewriting", source, format="mtrag", out=tmp_path / "data", split_ratios=(1.0, 0.0, 0.0))
     dataset = load_dataset(tmp_path / "data")
     asked = {row["task_id"]: row for row in rows if row["contexts"]}
     assert {record["id"] for record in dataset.records("train")} == set(asked)

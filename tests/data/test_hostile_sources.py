@@ -19,7 +19,7 @@ from searchlora.errors import SearchloraError
 from searchlora.shop import make_shop
 from searchlora.task import load_task
 from tests.data.layouts import layout
-from tests.data.test_judged_formats import esci_folder
+from tests.data.test_judged_formats import esci_pairs
 
 #: Damaged copies of each source.
 ROUNDS = 8
@@ -72,19 +72,13 @@ SOURCES: dict[tuple[str, str, str], Callable[[Path], Path] | tuple[str, str]] = 
        for kind in ("jsonl", "json", "csv", "tsv", "parquet", "jsonl.gz")},
     **{("rewriting", "querylog", kind): table("querylog", kind) for kind in ("jsonl", "csv", "parquet")},
     ("rewriting", "canard", ""): ("canard", "train.json"),
-    ("rewriting", "qrecc", ""): ("qrecc", "rows.json"),
-    ("rewriting", "cast2019", ""): ("cast2019", "topics.json"),
-    ("rewriting", "cast2020", ""): ("cast2020", "topics.json"),
-    ("rewriting", "cast2022", ""): ("cast2022", "topics.json"),
     ("rewriting", "pairs", ""): ("tables", "pairs.csv"),
     ("rewriting", "mtrag", ""): ("mtrag", "reference.jsonl"),
-    ("intent", "clinc150", ""): ("clinc150", "data_full.json"),
     ("intent", "csv", ""): ("tables", "labelled.csv"),
-    ("judgment", "trecdl", ""): ("trecdl", ""),
     ("judgment", "trec", ""): ("trec", ""),
     ("judgment", "beir", ""): ("beir", ""),
     ("judgment", "cranfield", ""): ("cranfield", ""),
-    ("judgment", "esci", ""): esci_folder,
+    ("judgment", "esci", ""): lambda folder: esci_pairs(folder, "csv"),
     ("embedding", "pairs", ""): ("tables", "triples.jsonl"),
     ("embedding", "squad", ""): ("squad", "train.json"),
     ("embedding", "clicks", ""): ("clicks", "log.csv"),

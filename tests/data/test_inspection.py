@@ -6,7 +6,6 @@ import gzip
 import json
 import shlex
 import time
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from searchlora.data.inspection import profile, propose
+from searchlora.data.inspection import inspect_file
+from searchlora.data.inspection.commands import Command
+from searchlora.data.inspection.profiling import Profile
 from searchlora.errors import DataError
 from searchlora.task import load_tasks
-from tests.data.layouts import layout
-from tests.data.test_judged_formats import esci_folder, esci_pairs, trec_pool
 from tests.data.test_own_judgments import corpus
 from tests.docs.blocks import ROOT, blocks
 
@@ -29,8 +28,16 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
+def profile(path: Path) -> Profile:
+    return inspect_file(path)[0]
+
+
+def proposed(path: Path) -> list[Command]:
+    return inspect_file(path, list(load_tasks().values()))[1]
+
+
 def commands(path: Path) -> list[str]:
-    return [str(each) for each in propose(profile(path), list(load_tasks().values())) if each.complete]
+    return [str(each) for each in proposed(path) if each.complete]
 
 
 def builds(path: Path) -> list[tuple[str, str]]:
@@ -41,13 +48,13 @@ def builds(path: Path) -> list[tuple[str, str]]:
 
 def run_all(cli, path: Path, *more: str) -> int:
     """Run every proposed command; their number."""
-    proposed = commands(path)
-    for command in proposed:
+    complete = commands(path)
+    for command in complete:
         words = shlex.split(command)[1:]
         limited = [*words, *more] if words[:2] == ["data", "build"] else words
         called = cli(*limited)
         assert called.code == 0, (command, called.err)
-    return len(proposed)
+    return len(complete)
 
 
 def test_a_table_is_described_by_its_columns_and_faults(tmp_path):
@@ -89,8 +96,7 @@ def test_many_distinct_values_and_columns_are_bounded(tmp_path, monkeypatch):
         ("q.txt", "q1 0 d1 3\nq1 0 d2 0\n", "qrels", "TREC qrels: 2 judgments of 1 topic, grades 0, 3"),
         ("r.trec", "q1 Q0 d1 1 9.5 a\n", "run", "TREC run: 1 document for 1 topic"),
         ("t.tsv", "q1\tgreen tent\n", "topics", "TREC topics: 1 query"),
-        ("README", "Some words.\n", "other", "text of 1 line, not rows"),
-        ("x.bin", "a\0b", "other", "not text, and no kind of file that is read by rows"),
+        ("README", "Some words.\n", "other", "no table, and no TREC file"),
     ],
 )
 def test_other_files_are_told_by_their_content(tmp_path, name, text, kind, description):
@@ -119,7 +125,7 @@ def test_the_sample_of_a_large_file_is_stated(cli, tmp_path, monkeypatch):
 
 def test_a_grade_of_very_many_digits_is_no_number(tmp_path):
     path = written(tmp_path / "t.csv", f"query,passage,grade\ntent,a tent,{'9' * 5000}\nboot,a boot,1\n")
-    assert not any(each.complete for each in propose(profile(path), [load_tasks()["judgment"]]))
+    assert not any(" judgment " in command for command in commands(path))
 
 
 @pytest.mark.slow
@@ -157,9 +163,8 @@ def test_a_small_file_that_unpacks_to_very_much_is_inspected_in_bounded_time(tmp
                 file.write(line * 32_768)
     assert path.stat().st_size < 5_000_000
     started = time.process_time()
-    found = profile(path)
-    propose(found, list(load_tasks().values()))
-    assert found.sample_of or found.faults or found.rows == 100_000
+    found, _ = inspect_file(path, list(load_tasks().values()))
+    assert found.sample_of or found.kind == "other" or found.faults or found.rows == 100_000
     assert time.process_time() - started < 30
 
 
@@ -170,7 +175,7 @@ def test_a_file_beside_that_unpacks_to_very_much_does_not_hold_up_the_inspection
     )
     beside = gzip.compress(b'{"id": "none"}\n' * 100_000)
     (tmp_path / "documents.jsonl.gz").write_bytes(beside)
-    assert "--corpus" in str(propose(profile(judged), list(load_tasks().values())))
+    assert "--corpus" in str(proposed(judged))
 
 
 def test_a_missing_or_empty_file_is_an_error(tmp_path):
@@ -218,8 +223,9 @@ def test_documents_beside_the_judgments_are_found_and_mapped(cli, tmp_path, monk
     path = written(tmp_path / "j.csv", "query,document,grade\ntent,1,3\ntent,2,0\ntent,9,1\n")
     (command, *_) = commands(path)
     assert "--map corpus.id=sku --map corpus.text=short_description --allow-rejects" in command
-    (proposed, *_) = propose(profile(path), list(load_tasks().values()))
-    assert proposed.notes == ("1 of the 3 judged documents are not in products.jsonl.gz; their rows are rejected",)
+    assert proposed(path)[0].notes == (
+        "1 of the 3 judged documents are not in products.jsonl.gz; their rows are rejected",
+    )
     assert run_all(cli, path, "--split-ratios", "1,0,0") == 2
 
 
@@ -231,58 +237,29 @@ def test_columns_that_are_mostly_empty_are_not_proposed(cli, tmp_path, monkeypat
     assert commands(found) == [f"searchlora search bm25 'Tent 0' --corpus {found} --map title=name --map text=overview"]
     judged = "query,document,name,description,grade\n" + "".join(f"tent,p{n},Tent {n},,{n % 4}\n" for n in range(9))
     path = written(tmp_path / "judged.csv", judged.replace("Tent 3,", "Tent 3,A tent."))
-    proposed = [command for command in commands(path) if " build " in command]
-    assert len(proposed) == 2
-    assert all("passage" not in command and "--map title=name" in command for command in proposed)
+    built = [command for command in commands(path) if " build " in command]
+    assert len(built) == 2
+    assert all("passage" not in command and "--map title=name" in command for command in built)
     assert run_all(cli, path, "--split-ratios", "1,0,0") >= 2
 
 
 def test_judgments_without_documents_say_what_is_missing(tmp_path):
     path = written(tmp_path / "j.csv", "query,document,grade\ntent,1,3\ntent,2,0\n")
-    proposed = propose(profile(path), list(load_tasks().values()))
-    assert proposed and not any(command.complete for command in proposed)
-    assert "--corpus FILE" in str(proposed[0]) and "which is not beside this one" in proposed[0].notes[0]
+    first, *_ = proposed(path)
+    assert "--corpus FILE" in str(first) and "which is not beside this one" in first.notes[0]
+    assert not commands(path)
 
 
 def test_a_single_grade_is_noted(tmp_path):
     path = written(tmp_path / "j.csv", "query,passage,grade\ntent,dome,3\nboot,warm,3\n")
-    notes = [note for command in propose(profile(path), list(load_tasks().values())) for note in command.notes]
+    notes = [note for command in proposed(path) for note in command.notes]
     assert notes and all(note.startswith("all rows have one grade") for note in notes)
 
 
 def test_unknown_grades_are_left_to_the_user(tmp_path):
     path = written(tmp_path / "j.csv", "query,passage,grade\ntent,dome,blue\ntent,boot,red\n")
-    (command,) = (c for c in propose(profile(path), list(load_tasks().values())) if "judgment" in c.arguments)
+    (command,) = (c for c in proposed(path) if "judgment" in c.arguments)
     assert "--grades blue=NUMBER,red=NUMBER" in str(command) and not command.complete
-
-
-@pytest.mark.parametrize(
-    ("make", "file", "formats"),
-    [
-        (partial(layout, "trecdl"), "bm25.json", {("judgment", "trecdl")}),
-        (partial(layout, "beir"), "", {("judgment", "beir"), ("embedding", "beir")}),
-        (partial(layout, "cranfield"), "cran.qry", {("judgment", "cranfield"), ("embedding", "cranfield")}),
-        (esci_folder, "", {("judgment", "esci")}),
-        (trec_pool, "qrels.txt", {("judgment", "trec"), ("embedding", "trec")}),
-        (trec_pool, "", {("judgment", "trec"), ("embedding", "trec")}),
-    ],
-)
-def test_published_layouts_are_recognised_by_one_of_their_files(tmp_path, make, file, formats):
-    make(tmp_path)
-    assert set(builds(tmp_path / file)) == formats
-
-
-def test_one_file_of_esci_is_recognised(tmp_path):
-    assert ("judgment", "esci") in builds(esci_pairs(tmp_path, "csv"))
-
-
-@pytest.mark.slow
-def test_the_synthetic_shop_is_recognised(cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli("data", "shop", "--out", "shop", "--products", "600", "--queries", "100").code == 0
-    assert {task for task, _ in builds(tmp_path / "shop")} == {
-        "embedding", "intent", "judgment", "rag_answer", "rewriting",
-    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -298,72 +275,36 @@ def test_the_command_line_prints_profile_and_commands(cli, tmp_path):
     assert "No command builds from it." in cli("data", "inspect", written(tmp_path / "LICENSE", "Words.\n")).out
 
 
-#: Files of the real data that hold nothing to build from: texts, a list, an index of tags, topics without rewrites, and
-#: judgments of which one contradicts another.
-NOTHING = {"LICENSE", "LICENSE.md", "README.md", "categories.json", "tags.json.gz", "train_topics_v1.0.json",
-           "train_topics_mod.qrel"}  # fmt: skip
-REAL_FILES = [
-    "arxiv_tags/arxiv.json", "arxiv_tags/tags.json.gz", "banking77/test.csv", "banking77/categories.json",
-    "banking77/train.csv", "canard/dev.json", "cast/2019/data/2019qrels.txt",
-    "cast/2019/data/evaluation/evaluation_topics_annotated_resolved_v1.0.tsv",
-    "cast/2019/data/evaluation/evaluation_topics_v1.0.json", "cast/2019/data/training/train_topics_mod.qrel",
-    "cast/2019/data/training/train_topics_v1.0.json", "cast/2020/2020_manual_evaluation_topics_v1.0.json",
-    "cast/2020/2020qrels.txt", "cast/2020/automatic_evaluation_topics_annotated_v1.1.json",
-    "chorus/individual_ratings.csv", "chorus/products.jsonl.gz", "chorus/rated.csv", "cranfield/cran.all.1400",
-    "cranfield/cran.qry", "cranfield/cranqrel", "esci_pairs/pairs.csv.gz", "llmjudge/human_test_qrels.txt",
-    "llmjudge/judges/h2oloo-zeroshot2.txt", "msrd/judgments.tsv.gz", "msrd/movies.jsonl.gz", "mtrag/reference.jsonl",
-    "perlfaq/perlfaq.jsonl", "squad/squaddev_v1.1.json.gz", "trecdl19/bm25_top100_dl19.json",
-    "trecdl19/pool_passages.jsonl.gz", "trecdl19/qrels.dl19-passage.txt", "trecdl19/runs/rep_llama.trec.gz",
-    "trecdl19/topics.dl19-passage.txt", "trecdl20/passages.jsonl.gz", "trecdl20/qrels.txt",
-    "trecdl20/runs/bm25.trec.gz", "trecdl20/topics.tsv",
-    "trecdl20_repllama/passages.jsonl.gz", "trecdl20_repllama/rep_llama.trec.gz",
-    "trecdl21/passages.jsonl.gz", "trecdl21/qrels.txt", "trecdl21/topics.tsv", "trecdl22/passages.jsonl.gz",
-    "trecdl22/topics.tsv",
-]  # fmt: skip
-
-
 #: The longest files, and the lines that the suite reads of them.
-LONG = {
-    "msrd/judgments.tsv.gz", "msrd/movies.jsonl.gz", "trecdl19/pool_passages.jsonl.gz", "trecdl20/passages.jsonl.gz"
-}  # fmt: skip
+LONG = {"msrd/movies.jsonl.gz", "trecdl19/pool_passages.jsonl.gz"}
 LINES = 4000
 
 
-@pytest.fixture(scope="module")
-def published(real_data, tmp_path_factory):
-    """The real data, its longest files cut."""
-    folder = tmp_path_factory.mktemp("published")
-    for path in real_data.rglob("*"):
-        name = path.relative_to(real_data)
-        if path.is_dir():
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.as_posix() not in LONG:
-            (folder / name).symlink_to(path)
-            continue
-        with (
-            gzip.open(path, "rt", encoding="utf-8") as lines,
-            gzip.open(folder / name, "wt", encoding="utf-8", compresslevel=1) as out,
-        ):
-            out.writelines(islice(lines, LINES))
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REAL_FILES)
-def test_commands_for_published_files_run_as_they_are(cli, tmp_path, monkeypatch, published, name):
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("banking77/train.csv", ["embedding", "intent"]),
+        ("chorus/individual_ratings.csv", ["embedding", "judgment"]),
+        ("chorus/rated.csv", ["embedding", "judgment"]),
+        ("perlfaq/perlfaq.jsonl", ["embedding", "rag_answer"]),
+        ("msrd/movies.jsonl.gz", []),
+        ("trecdl19/pool_passages.jsonl.gz", []),
+        ("trecdl19/qrels.dl19-passage.txt", []),
+        ("trecdl19/topics.dl19-passage.txt", []),
+        ("trecdl19/runs/rep_llama.trec.gz", []),
+    ],
+)
+def test_commands_for_published_files_run_as_they_are(cli, tmp_path, monkeypatch, real_data, name, tasks):
     monkeypatch.chdir(tmp_path)
-    proposed = run_all(cli, published / name, "--limit", "300", "--allow-rejects", "--on-leak", "drop")
-    assert proposed or Path(name).name in NOTHING
-
-
-def test_every_published_file_is_tried(real_data):
-    files = {path.relative_to(real_data).as_posix() for path in real_data.rglob("*") if path.is_file()}
-    untried = {name for name in files - set(REAL_FILES) if Path(name).name not in NOTHING}
-    # Of many files of one kind, one is tried.
-    assert not {name for name in untried if "/runs/" not in name and "/judges/" not in name and name.count("/")} - {
-        "banking77/README.md"
-    }
+    path = tmp_path / Path(name).name
+    if name in LONG:
+        with gzip.open(real_data / name, "rb") as lines, gzip.open(path, "wb", compresslevel=1) as out:
+            out.writelines(islice(lines, LINES))
+    else:
+        path = real_data / name
+    assert sorted({task for task, _ in builds(path)}) == tasks
+    assert run_all(cli, path, "--limit", "300", "--allow-rejects", "--on-leak", "drop")
 
 
 @pytest.mark.slow

@@ -12,74 +12,16 @@ import pyarrow.parquet
 import pytest
 
 from searchlora.data.collection import CorpusFile
-from searchlora.data.formats import judged_collections, judged_pairs
+from searchlora.data.formats import judged_collections
+from searchlora.data.formats.esci import read_esci
 from searchlora.data.formats.judged_collections import Judged, graded_pairs, trec_documents
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Document, RejectedRow, SourceReport, SourceRow
 from tests.data.layouts import layout
 
 
-def esci_folder(folder: Path, **columns: list) -> Path:
-    examples = {
-        "example_id": [0, 1, 2, 3],
-        "query": ["tent", "tent", "pegs", "zelt"],
-        "query_id": [1, 1, 2, 3],
-        "product_id": ["P1", "P2", "P1", "P1"],
-        "product_locale": ["us", "us", "us", "es"],
-        "esci_label": ["E", "I", "C", "E"],
-        "small_version": [1, 0, 1, 1],
-        "large_version": [1, 1, 1, 1],
-        "split": ["train", "train", "test", "train"],
-        **columns,
-    }
-    products = {
-        "product_id": ["P2", "P1", "P1", "P9"],
-        "product_title": ["Boot", "Tienda", "Dome tent", "Stove"],
-        "product_description": [None, "Para dos.", "<p>For <b>two</b>.</p>", "Burns gas."],
-        "product_bullet_point": [None, None, "Waterproof\nLight", None],
-        "product_brand": [None, None, "Fell", "Fell"],
-        "product_color": [None, None, "Green", None],
-        "product_locale": ["us", "es", "us", "us"],
-    }
-    for name, table in (("examples", examples), ("products", products)):
-        path = folder / f"shopping_queries_dataset_{name}.parquet"
-        pyarrow.parquet.write_table(pyarrow.table(table), path)
-    return folder
-
-
 def rows(found) -> list:
     return [each.data for each in found if isinstance(each, SourceRow)]
-
-
-# TREC DL with passages
-
-
-def test_trecdl_yields_graded_pairs_and_adds_the_lowest_ranked_unjudged(tmp_path):
-    found = rows(judged_pairs.read_trecdl(layout("trecdl", tmp_path)))
-    assert [(each["document"], each["grade"], each["score"]) for each in found] == [("d1", 3, 9.5), ("d3", 0, 7.5)]
-    assert {each["topic"] for each in found} == {"7"}
-    drawn = rows(judged_pairs.read_trecdl(tmp_path, unjudged=1))
-    assert [(each["document"], each["grade"]) for each in drawn] == [("d1", 3), ("d3", 0), ("d4", 0)]
-    (query,) = rows(judged_pairs.trecdl_hits(tmp_path))
-    assert [each["grade"] for each in query["pairs"]] == [3, None, 0, None]
-
-
-def test_trecdl_names_missing_and_malformed_files(tmp_path):
-    layout("trecdl", tmp_path)
-    (tmp_path / "bm25.json").write_text('[{"query": "q", "hits": [{"docid": "d1"}]}]', encoding="utf-8")
-    (refused,) = judged_pairs.read_trecdl(tmp_path)
-    assert (
-        isinstance(refused, RejectedRow)
-        and "not a list of objects with qid, docid, content and score" in refused.reason
-    )
-    hit = {"qid": 7, "docid": "d1", "score": 9.5, "content": "A shelter."}
-    for broken in ([{**hit, "score": "n/a"}], [{**hit, "content": None}], [hit, {**hit, "qid": 8, "docid": "d2"}]):
-        (tmp_path / "bm25.json").write_text(json.dumps([{"query": "q", "hits": broken}]), encoding="utf-8")
-        (refused,) = judged_pairs.read_trecdl(tmp_path)
-        assert isinstance(refused, RejectedRow) and "field 'hits'" in refused.reason
-    (tmp_path / "more.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(DataError, match=r"has 2 files like '\*\.json'"):
-        list(judged_pairs.read_trecdl(tmp_path))
 
 
 # Test collections
@@ -174,41 +116,6 @@ def test_files_of_a_trec_folder_can_be_given_as_options(tmp_path):
 # ESCI
 
 
-def test_esci_joins_by_product_and_locale(tmp_path):
-    found = rows(judged_pairs.read_esci(esci_folder(tmp_path), {}))
-    assert [(each["topic"], each["document"], each["grade"], each["split"]) for each in found] == [
-        ("1", "P2", 0, "train"),
-        ("1", "P1", 3, "train"),
-        ("2", "P1", 1, "test"),
-    ]
-    assert (found[0]["title"], found[0]["passage"]) == ("", "Boot")
-    assert (found[1]["title"], found[1]["passage"]) == ("Dome tent", "Fell. Green. Waterproof Light. For two .")
-    (spanish,) = rows(judged_pairs.read_esci(tmp_path, {"locale": "es"}))
-    assert spanish["passage"] == "Para dos."
-    small = rows(judged_pairs.read_esci(tmp_path, {"small_version": "yes"}))
-    assert [(each["topic"], each["document"]) for each in small] == [("1", "P1"), ("2", "P1")]
-
-
-def test_esci_reports_malformed_files_and_rows(tmp_path):
-    found = list(judged_pairs.read_esci(esci_folder(tmp_path, product_id=["P1", "P7", "P1", "P1"]), {}))
-    assert [each.reason for each in found if isinstance(each, RejectedRow)] == [
-        "the product P7 is not among the products"
-    ]
-    found = list(judged_pairs.read_esci(esci_folder(tmp_path, esci_label=["E", "perfect", "C", "E"]), {}))
-    assert ["'perfect' is none of E, S, C, I" in each.reason for each in found if isinstance(each, RejectedRow)] == [
-        True
-    ]
-    with pytest.raises(DataError, match=r"has no example of the locale 'de'"):
-        list(judged_pairs.read_esci(tmp_path, {"locale": "de"}))
-    with pytest.raises(UsageError, match=r"'1' is neither yes nor no"):
-        list(judged_pairs.read_esci(tmp_path, {"small_version": "1"}))
-    (tmp_path / "shopping_queries_dataset_products.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"products.parquet: is not a sound Parquet file"):
-        list(judged_pairs.read_esci(tmp_path, {}))
-    with pytest.raises(DataError, match=r"has 0 files \*examples\*\.parquet"):
-        list(judged_pairs.read_esci(tmp_path / "none", {}))
-
-
 ESCI_HEADER = ["query_id", "query", "query_locale", "product_id", "esci_label", "product_title", "product_description",
                "product_locale", "split"]  # fmt: skip
 ESCI_ROWS = [
@@ -233,7 +140,7 @@ def esci_pairs(folder: Path, kind: str, rows_: list[list[str]] = ESCI_ROWS) -> P
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
 def test_one_file_of_esci_pairs_is_read(tmp_path, kind):
-    found = list(judged_pairs.read_esci(esci_pairs(tmp_path, kind), {}))
+    found = list(read_esci(esci_pairs(tmp_path, kind), {}))
     assert [
         (each["document"], each["grade"], each["title"], each["passage"], each["split"]) for each in rows(found)
     ] == [
@@ -243,7 +150,7 @@ def test_one_file_of_esci_pairs_is_read(tmp_path, kind):
     assert rows(found)[0]["topic"] == "7" and len(rows(found)[1]["topic"]) == 16
     (report,) = [each for each in found if isinstance(each, SourceReport)]
     assert report.counts == {"pairs of other locales left out": 2, "repeated pairs left out": 1}
-    everything = list(judged_pairs.read_esci(esci_pairs(tmp_path, kind), {"locale": "all"}))
+    everything = list(read_esci(esci_pairs(tmp_path, kind), {"locale": "all"}))
     assert [each["document"] for each in rows(everything)] == ["P1", "P2", "P3"]
     (report,) = [each for each in everything if isinstance(each, SourceReport)]
     assert report.counts["pairs of a query and a product of two locales left out"] == 1
@@ -255,19 +162,19 @@ def test_a_label_that_contradicts_an_earlier_row_is_rejected(tmp_path):
         [*ESCI_ROWS[0][:4], "I", *ESCI_ROWS[0][5:]],
         [*ESCI_ROWS[1][:4], "good", *ESCI_ROWS[1][5:]],
     ]
-    found = list(judged_pairs.read_esci(esci_pairs(tmp_path, "csv", other), {}))
+    found = list(read_esci(esci_pairs(tmp_path, "csv", other), {}))
     assert [(each.where, each.reason) for each in found if isinstance(each, RejectedRow)] == [
         ("pairs.csv, line 3", "the pair has the label 'exact' in an earlier row"),
         ("pairs.csv, line 4", "field 'esci_label': 'good' is none of E, S, C, I"),
     ]
     with pytest.raises(DataError, match=r"has no pair of the locale 'de'"):
-        list(judged_pairs.read_esci(tmp_path / "pairs.csv", {"locale": "de"}))
+        list(read_esci(tmp_path / "pairs.csv", {"locale": "de"}))
 
 
 @pytest.mark.slow
 def test_the_published_esci_pairs_are_read(real_data):
     source = real_data / "esci_pairs" / "pairs.csv.gz"
-    found = {locale: list(judged_pairs.read_esci(source, {"locale": locale})) for locale in ("us", "es", "jp")}
+    found = {locale: list(read_esci(source, {"locale": locale})) for locale in ("us", "es", "jp")}
     assert {locale: len(rows(each)) for locale, each in found.items()} == {"us": 1695, "es": 412, "jp": 511}
     assert not [each for of_locale in found.values() for each in of_locale if isinstance(each, RejectedRow)]
 

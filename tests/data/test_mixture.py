@@ -54,7 +54,7 @@ def folders(tmp_path_factory):
         source = root / f"{name}.jsonl"
         source.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         options = {"grades": "2"} if name == "two" else {}
-        build("judgment", source, format="native", out=root / name, options=options, shares=(1.0, 0.0, 0.0))
+        build("judgment", source, format="native", out=root / name, options=options, split_ratios=(1.0, 0.0, 0.0))
     return root
 
 

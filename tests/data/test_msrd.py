@@ -37,7 +37,9 @@ def test_queries_of_one_movie_are_one_family_also_over_a_third_one():
 def test_a_dataset_keeps_families_together_and_searches_all_fields(tmp_path):
     rows = [(f"q{n}", f"film {n} {w}", n % 9, 1) for n in range(9) for w in ("", "cast")]
     rows = [(f"{query_id}{number}", *rest) for number, (query_id, *rest) in enumerate(rows)]
-    build("rewriting", folder(tmp_path / "msrd", *rows), format="msrd", out=tmp_path / "out", shares=(0.5, 0.2, 0.3))
+    build(
+        "rewriting", folder(tmp_path / "msrd", *rows), format="msrd", out=tmp_path / "out", split_ratios=(0.5, 0.2, 0.3)
+    )
     dataset = load_dataset(tmp_path / "out")
     groups = [{record["group"] for record in dataset.records(split)} for split in ("train", "validation", "test")]
     assert sum(map(len, groups)) == 9 == len(set.union(*groups))

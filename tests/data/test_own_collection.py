@@ -43,7 +43,9 @@ def built(source, tmp_path, topics):
     corpus = written(tmp_path / "products.csv", "id,text\np1,a running shoe\n")
     qrels = written(tmp_path / "q.txt", "".join(f"{topic} 0 p1 1\n" for topic in topics))
     shares = (0.4, 0.3, 0.3)
-    return build("rewriting", source, format="native", out=tmp_path / "d", corpus=corpus, qrels=qrels, shares=shares)
+    return build(
+        "rewriting", source, format="native", out=tmp_path / "d", corpus=corpus, qrels=qrels, split_ratios=shares
+    )
 
 
 def test_a_collection_without_judgments_of_the_records_gives_a_warning(source, tmp_path):
@@ -53,7 +55,7 @@ def test_a_collection_without_judgments_of_the_records_gives_a_warning(source, t
 
 
 def test_unjudged_test_records_give_a_warning(source, tmp_path):
-    build("rewriting", source, format="native", out=tmp_path / "plain", shares=(0.4, 0.3, 0.3))
+    build("rewriting", source, format="native", out=tmp_path / "plain", split_ratios=(0.4, 0.3, 0.3))
     test = [record["id"] for record in load_dataset(tmp_path / "plain").records("test")]
     assert len(test) > 1
     card = built(source, tmp_path, test[1:])
@@ -75,7 +77,7 @@ def test_judgments_can_be_written_before_the_dataset_is_built(form, tmp_path):
     corpus = written(tmp_path / "products.csv", "id,text\np1,a running shoe\n")
     qrels = written(tmp_path / "q.txt", f"{topic} 0 p1 3\n")
     out = tmp_path / "data"
-    build("rewriting", source, format=form, out=out, corpus=corpus, qrels=qrels, shares=(1.0, 0.0, 0.0))
+    build("rewriting", source, format=form, out=out, corpus=corpus, qrels=qrels, split_ratios=(1.0, 0.0, 0.0))
     assert load_dataset(out).qrels() == {topic: {"p1": 3}}
 
 
@@ -101,7 +103,7 @@ def test_a_query_log_is_built_with_judgments_by_query(tmp_path, name, judged, co
     qrels = written(tmp_path / name, judged)
     fields = parse_field_map(["corpus.id=sku", *columns])
     card = build("rewriting", log, format="querylog", out=tmp_path / "out", corpus=corpus, qrels=qrels, fields=fields,
-                 shares=(1.0, 0.0, 0.0))  # fmt: skip
+                 split_ratios=(1.0, 0.0, 0.0))  # fmt: skip
     # A record is judged by its own query or by its rewrite, which have one information need.
     assert load_dataset(tmp_path / "out").qrels() == {pair_id("red kicks", "red shoes"): {"p1": 3}}
     assert card.collection["documents"] == 2
@@ -116,7 +118,7 @@ def clicked(tmp_path, out="out", **options):
     corpus = written(tmp_path / "products.csv", "sku,name\n7,a running shoe\n8,a boot\n9,a tent\n")
     fields = parse_field_map(["clicked=ids", "id=sku", "text=name"])
     return build("rewriting", written(tmp_path / "log.csv", CLICKED), format="querylog", out=tmp_path / out,
-                 corpus=corpus, fields=fields, options=options, shares=(1.0, 0.0, 0.0))  # fmt: skip
+                 corpus=corpus, fields=fields, options=options, split_ratios=(1.0, 0.0, 0.0))  # fmt: skip
 
 
 def test_a_query_log_with_clicked_ids_is_built_with_its_judgments(tmp_path):
@@ -140,7 +142,12 @@ def test_documents_that_few_sessions_clicked_are_not_judged(tmp_path):
 def test_clicked_ids_count_as_clicks_without_documents(tmp_path):
     log = written(tmp_path / "log.csv", CLICKED)
     build(
-        "rewriting", log, format="querylog", out=tmp_path / "out", fields={"clicked": ("ids",)}, shares=(1.0, 0.0, 0.0)
+        "rewriting",
+        log,
+        format="querylog",
+        out=tmp_path / "out",
+        fields={"clicked": ("ids",)},
+        split_ratios=(1.0, 0.0, 0.0),
     )
     dataset = load_dataset(tmp_path / "out")
     assert {record["query"] for record in dataset.records("train")} == {"Red kicks", "green tent"}
@@ -151,7 +158,15 @@ def test_a_judgment_of_the_query_itself_precedes_that_of_its_rewrite(tmp_path):
     pairs = written(tmp_path / "pairs.csv", "query,rewrite\nred kicks,red shoes\n")
     corpus = written(tmp_path / "products.csv", "id,text\np1,a shoe\np2,a kick\n")
     qrels = written(tmp_path / "j.csv", "query,document,grade\nred kicks,p2,1\nred shoes,p1,3\n")
-    build("rewriting", pairs, format="pairs", out=tmp_path / "out", corpus=corpus, qrels=qrels, shares=(1.0, 0.0, 0.0))
+    build(
+        "rewriting",
+        pairs,
+        format="pairs",
+        out=tmp_path / "out",
+        corpus=corpus,
+        qrels=qrels,
+        split_ratios=(1.0, 0.0, 0.0),
+    )
     assert load_dataset(tmp_path / "out").qrels() == {pair_id("red kicks"): {"p2": 1}}
 
 

@@ -30,7 +30,7 @@ def written(path: Path, text: str) -> Path:
 
 def records(source: Path, out: Path, *columns: str, format: str = "judgments", task: str = "judgment", **given: Any):
     fields = parse_field_map(columns)
-    build(task, source, format=format, out=out, fields=fields, **{"shares": TRAIN, **given})
+    build(task, source, format=format, out=out, fields=fields, **{"split_ratios": TRAIN, **given})
     return {record["id"]: record for record in load_dataset(out).records("train")}
 
 
@@ -314,7 +314,7 @@ def test_grades_of_a_query_in_two_spellings_are_one_and_other_queries_are_counte
     source = written(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     documents = written(tmp_path / "c.csv", "id,text\nd0,x\nd1,x\nd2,x\n")
     graded = "query,document,grade\nTent 0,d0,1\ntent 0!,d1,2\nstove,d2,1\n"
-    given = {"corpus": documents, "qrels": written(tmp_path / "graded.csv", graded), "shares": TRAIN}
+    given = {"corpus": documents, "qrels": written(tmp_path / "graded.csv", graded), "split_ratios": TRAIN}
     card = build("rewriting", source, format="native", out=tmp_path / "data", **given)
     assert load_dataset(tmp_path / "data").qrels() == {"r0": {"d0": 1, "d1": 2}}
     assert card.collection is not None and card.collection["judgments of other topics"] == 1
@@ -328,7 +328,9 @@ def test_a_judged_record_needs_an_id_for_trec_files(tmp_path: Path) -> None:
     documents = written(tmp_path / "c.csv", "id,text\nd0,x\n")
     qrels = written(tmp_path / "graded.csv", "query,document,grade\ntent,d0,1\n")
     with pytest.raises(DataError, match="record 'a b': the record id cannot be used in a TREC file"):
-        build("judgment", source, format="native", out=tmp_path / "d", corpus=documents, qrels=qrels, shares=TRAIN)
+        build(
+            "judgment", source, format="native", out=tmp_path / "d", corpus=documents, qrels=qrels, split_ratios=TRAIN
+        )
 
 
 def test_decimals_of_parquet_files_are_numbers(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from searchlora.errors import RejectedRows
 def _built(path: Path, text: str, **options: str) -> dict[str, str]:
     path.write_text(text, encoding="utf-8")
     out = path.with_suffix(".data")
-    build("rewriting", path, format="pairs", out=out, options=options, shares=(1.0, 0.0, 0.0))
+    build("rewriting", path, format="pairs", out=out, options=options, split_ratios=(1.0, 0.0, 0.0))
     return {record["id"]: record["query"] for record in load_dataset(out).records("train")}
 
 

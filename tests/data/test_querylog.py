@@ -135,52 +135,18 @@ def test_unreadable_rows_are_rejected_with_their_line(tmp_path: Path) -> None:
     ]
     found = [row for row in read(_log(tmp_path / "log.csv", rows), {}) if isinstance(row, RejectedRow)]
     assert [row.where for row in found] == [f"log.csv, line {line}" for line in (2, 3, 4, 5)]
-    assert "field 'time': 'yesterday'" in found[0].reason
+    assert found[0].reason == "field 'time' is neither seconds nor ISO 8601"
 
 
 def _rejected(path: Path, **options: str) -> list[RejectedRow]:
     return [row for row in read(path, options) if isinstance(row, RejectedRow)]
 
 
-def test_a_refused_row_is_listed_without_personal_data(tmp_path: Path) -> None:
-    typed = "mail jane@mail.example or 555-867-5309 XY771Z"
-    rows = [("a", "yesterday", typed, 1, "jane@mail.example"), ("a", typed, 0, 1, "u"), ("a", 0, typed, -1, "u")]
-    found = _rejected(_log(tmp_path / "log.csv", rows), order_pattern=r"XY\d{3}Z")
-    masked = "mail [mail] or [phone] [order]"
-    assert found[0].data["query"] == masked
-    assert found[0].data["user"] == "[mail]"
-    assert found[1].data["time"] == masked and masked in found[1].reason
-    assert found[2].data["query"] == masked
-    assert "jane" not in str(found) and "867" not in str(found) and "XY" not in str(found)
-
-
-def test_an_unreadable_time_is_shown_in_the_reason(tmp_path: Path) -> None:
-    rows = [("a", "01.05.2024 10:00:00", "tent", 1, "u"), ("", 1714557600, "tent", 1, "u")]
-    one, two = _rejected(_log(tmp_path / "log.csv", rows))
-    assert "'01.05.2024 10:00:00' is neither seconds" in one.reason
-    assert two.data["time"] == "1714557600"
-
-
-def test_rows_rejected_by_the_reader_are_masked_too(tmp_path: Path) -> None:
-    table = tmp_path / "log.csv"
-    table.write_bytes(
-        b"session,time,query,clicks,user\na,0,jane@mail.example,1\na,0,jan\xe9@mail.example call\xa0555-867-5309,1,u\n"
-    )
-    assert [row.data for row in _rejected(table)] == [
-        ["a", "0", "[mail]", "1"],
-        ["a", "0", "[mail] call\ufffd[phone]", "1", "u"],
-    ]
-    lines = tmp_path / "log.jsonl"
-    long = f'{{"query": "{"tent " * 36}555-867-5309 jane@mail.example"'
-    lines.write_bytes(
-        b'{"query": "order 12345678\\t555-867-5309\n["jane@mail.example"]\n'
-        b'{"query": "jane@mail.example", "n": 15558675309}\n' + long.encode() + b'\n{"query": "jan\xe9@mail.example"}\n'
-    )
-    reported = [row.data for row in _rejected(lines)]
-    assert reported[0] == '{"query": "[order] [phone]\n'
-    assert reported[1:3] == [["[mail]"], {"query": "[mail]", "n": "[phone]"}]
-    assert reported[3].startswith('{"query": "tent tent') and "555" not in reported[3] and "jane" not in reported[3]
-    assert reported[4] == '{"query": "[mail]"}\n'
+def test_rejected_rows_quote_nothing_of_the_log(tmp_path: Path) -> None:
+    typed = "mail jane@mail.example or 555-867-5309"
+    rows = [("a", typed, "tent", 1, "jane@mail.example"), ("a", 0, typed, -1, "u"), ("a", 0, typed, 1)]
+    found = _rejected(_log(tmp_path / "log.csv", rows))
+    assert len(found) == 3 and "jane" not in str(found) and "867" not in str(found)
 
 
 def test_clicks_given_as_an_object_reject_only_that_row(tmp_path: Path) -> None:
@@ -196,7 +162,7 @@ def test_invalid_columns_and_options_are_errors(tmp_path: Path) -> None:
         list(read(log, {}))
     with pytest.raises(DataError, match="there is no column 'clicks'"):
         list(read(log, {"session": "sid"}))
-    with pytest.raises(UsageError, match="'few' is not a number"):
+    with pytest.raises(UsageError, match="'few' is not a whole number"):
         list(read(log, {"min_users": "few"}))
     with pytest.raises(UsageError, match="not a regular expression"):
         list(read(log, {"order_pattern": "("}))

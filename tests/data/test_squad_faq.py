@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from searchlora.data.formats import pairs, squad
+from searchlora.data.formats import squad, tables
 from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError
 from searchlora.records import RejectedRow, SourceRow
@@ -98,7 +98,7 @@ def test_the_published_development_set_is_read(real_data: Path) -> None:
 def test_faq_columns_can_be_renamed(tmp_path: Path) -> None:
     path = tmp_path / "help.csv"
     path.write_text("q,a,part\nHow to return?,Send it back.,returns\nWhere are you?,In Wales.,\n", encoding="utf-8")
-    rows = list(pairs.read_faq(path, {"question": "q", "answer": "a", "section": "part"}))
+    rows = list(tables.read_faq(path, {"question": "q", "answer": "a", "section": "part"}))
     assert [row.data for row in rows] == [
         {
             "id": pair_id("How to return?"),
@@ -122,7 +122,7 @@ def test_faq_columns_can_be_renamed(tmp_path: Path) -> None:
 def test_a_pair_without_an_answer_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "help.jsonl"
     path.write_text('{"question": "How?", "answer": " "}\n{"id": 7, "question": "Where?", "answer": "Here."}\n')
-    bad, good = pairs.read_faq(path, {})
+    bad, good = tables.read_faq(path, {})
     assert isinstance(bad, RejectedRow)
     assert "field 'answer'" in bad.reason
     assert isinstance(good, SourceRow)
@@ -131,7 +131,7 @@ def test_a_pair_without_an_answer_is_rejected(tmp_path: Path) -> None:
 
 def test_the_perl_faq_has_its_sections(real_data: Path) -> None:
     rows = [
-        row.data for row in pairs.read_faq(real_data / "perlfaq" / "perlfaq.jsonl", {}) if isinstance(row, SourceRow)
+        row.data for row in tables.read_faq(real_data / "perlfaq" / "perlfaq.jsonl", {}) if isinstance(row, SourceRow)
     ]
     assert len(rows) == 305
     assert len({row["group"] for row in rows}) == 9

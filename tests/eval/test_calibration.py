@@ -17,7 +17,7 @@ from searchlora.eval.calibration import (
     fit_temperature,
     grade_curve,
 )
-from tests.eval.judge.test_calibration import made, pairs
+from tests.eval.judge.test_calibration import made
 
 
 @given(
@@ -56,7 +56,7 @@ def test_curve_contains_the_share_of_correct_rows():
 def test_points_of_the_reliability_curve():
     human, judged = made()
     points = grade_curve(human, judged)
-    both = pairs(human, judged)
+    both = np.array([(judged[q][d], grade) for q, row in human.items() for d, grade in row.items()], dtype=float)
     assert [point.predicted for point in points] == [0, 1, 2, 3]
     assert sum(point.n for point in points) == 300
     for point in points:

@@ -22,7 +22,7 @@ def test_a_dataset_of_another_task_is_refused(tiny_base, tmp_path, monkeypatch):
     random_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
     rewriting = load_task("rewriting")
     data, source = tmp_path / "data", rewriting.folder / "examples.jsonl"
-    build(rewriting, source, format="native", out=data, shares=(1.0, 0.0, 0.0))
+    build(rewriting, source, format="native", out=data, split_ratios=(1.0, 0.0, 0.0))
     monkeypatch.setattr("searchlora.experiments.evaluate.load_task", lambda *_: task)
     with pytest.raises(DataError, match="is a dataset of the task 'rewriting', not of 'first-word'"):
         evaluate("one", data, split="train", store=store)

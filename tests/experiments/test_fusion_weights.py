@@ -14,7 +14,7 @@ from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.judgments.card import JudgmentsCard, write_card
 from searchlora.eval.measures import retrieval_values
-from searchlora.experiments.fusion_weights import fused_by, measure_weights, search_parts, weight_grid
+from searchlora.experiments.fusion_weights import measure_weights, search_parts, weight_grid
 from searchlora.experiments.slots import with_weights
 from searchlora.experiments.tune import tune_weights
 from searchlora.pipelines.config import read_pipeline
@@ -61,7 +61,8 @@ def test_parts_searched_once_are_fused_as_the_pipeline_with_these_weights_does(t
             "changed", with_weights(hybrid.settings, weights), store=Store("none"), documents=open_corpus(DOCUMENTS)
         )
         expected = {str(search["id"]): search["hits"] for search in changed.execute(searches)}
-        assert {topic: fused_by(hits, searched.settings, weights) for topic, hits in searched.hits.items()} == expected
+        fused = {topic: searched.settings.fused_hits(hits, weights) for topic, hits in searched.hits.items()}
+        assert fused == expected
 
 
 def test_each_choice_of_weights_has_its_mean_and_interval(tmp_path):

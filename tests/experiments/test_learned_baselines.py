@@ -99,7 +99,7 @@ def test_a_baseline_that_the_training_rows_do_not_allow_is_not_left_out_in_silen
 
 
 def test_a_dataset_of_test_rows_has_no_learned_baseline_until_other_data_is_given(tmp_path):
-    data = dataset(JUDGMENT, tmp_path / "data", graded(20, name="t"), shares=ONLY_TEST)
+    data = dataset(JUDGMENT, tmp_path / "data", graded(20, name="t"), split_ratios=ONLY_TEST)
     assert data.card.rows == {"train": 0, "validation": 0, "test": 40}
     assert "the train split is empty" in data.card.warnings
     task, records = JUDGMENT.bound(data.settings), data.records("test")
@@ -120,7 +120,7 @@ def test_a_dataset_of_test_rows_has_no_learned_baseline_until_other_data_is_give
 
 
 def test_rows_that_are_evaluated_are_never_learned_from(tmp_path):
-    data = dataset(JUDGMENT, tmp_path / "data", graded(100), shares=(0.8, 0.1, 0.1))
+    data = dataset(JUDGMENT, tmp_path / "data", graded(100), split_ratios=(0.8, 0.1, 0.1))
     task = JUDGMENT.bound(data.settings)
     assert learn_baselines(task, data, data.records("train"), "train").outputs == {}
 
@@ -129,7 +129,13 @@ def test_unusable_data_for_baselines_is_refused(tmp_path):
     data = dataset(JUDGMENT, tmp_path / "data", graded(20))
     task, records = JUDGMENT.bound(data.settings), data.records("test")
     rewriting = load_task("rewriting")
-    build(rewriting, rewriting.folder / "examples.jsonl", format="native", out=tmp_path / "rewrites", shares=(1, 0, 0))
+    build(
+        rewriting,
+        rewriting.folder / "examples.jsonl",
+        format="native",
+        out=tmp_path / "rewrites",
+        split_ratios=(1, 0, 0),
+    )
     with pytest.raises(DataError, match="is a dataset of the task 'rewriting'"):
         learn_baselines(task, data, records, "test", tmp_path / "rewrites")
     grades = dataset(JUDGMENT, tmp_path / "two", graded(20, grades=(0, 1)), options={"grades": "2"})
@@ -148,7 +154,7 @@ def test_baselines_of_a_task_that_does_not_name_them_count_as_learned(tmp_path, 
     monkeypatch.setattr(type(JUDGMENT), "learned_baselines", lambda *_: None)
     monkeypatch.setattr(type(JUDGMENT), "baselines", lambda _, records, __: {"mine": [Label("0")] * len(records)})
     assert set(learn_baselines(JUDGMENT, data, data.records("test"), "test").too_few) == {"mine"}
-    empty = dataset(JUDGMENT, tmp_path / "test", graded(20), shares=ONLY_TEST)
+    empty = dataset(JUDGMENT, tmp_path / "test", graded(20), split_ratios=ONLY_TEST)
     found = learn_baselines(JUDGMENT, empty, empty.records("test"), "test")
     assert (found.outputs, set(found.too_few)) == ({}, {ANY})
 
@@ -156,7 +162,7 @@ def test_baselines_of_a_task_that_does_not_name_them_count_as_learned(tmp_path, 
 def test_classes_of_vectors_are_predicted_from_the_other_dataset(tmp_path):
     task = load_task("embedding")
     rows = [{"id": f"{n}", "group": f"{n}", "query": f"text {n}", "label": "ab"[n % 2]} for n in range(200)]
-    data = dataset(task, tmp_path / "data", rows[:20], shares=ONLY_TEST)
+    data = dataset(task, tmp_path / "data", rows[:20], split_ratios=ONLY_TEST)
     other = dataset(
         task, tmp_path / "other", [{**row, "id": f"o{row['id']}", "group": f"o{row['id']}"} for row in rows[20:]]
     )

@@ -51,11 +51,11 @@ def test_a_policy_may_be_a_file_or_inline(file, tmp_path):
 
 
 def test_the_experiment_and_each_system_may_have_an_engine(file, monkeypatch):
-    own = "{pipeline: own.yaml, engine: {quantization: nf4, batch_rows: 4}}"
+    own = "{pipeline: own.yaml, engine: {quantization: nf4, max_num_seqs: 4}}"
     file.write_text(TEXT.replace("{pipeline: own.yaml}", own) + "engine: {url: 'http://a', concurrency: 9}\n")
     spec = read_experiment(file)
     assert spec.engine == ServerSettings(url="http://a", concurrency=9)
-    assert spec.systems["own"].engine == LocalSettings(quantization="nf4", batch_rows=4)
+    assert spec.systems["own"].engine == LocalSettings(quantization="nf4", max_num_seqs=4)
     assert spec.systems["rewriter"].engine is None
     monkeypatch.delenv("SEARCHLORA_API_KEY_VARIABLES", raising=False)
     file.write_text(TEXT + "engine: {url: 'http://evil', api_key_env: AWS_SECRET_ACCESS_KEY}\n")

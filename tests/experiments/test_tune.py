@@ -30,7 +30,7 @@ def made(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tune")
     store, source = Store(folder / "store"), write_mtrag(folder / "reference.jsonl", usual_rows())
     options = {"missing": "0.6", "passages": "3", "gold": "1", "abstention": "No."}
-    build("rag_answer", source, format="mtrag", out=folder / "data", options=options, shares=(0.2, 0.7, 0.1))
+    build("rag_answer", source, format="mtrag", out=folder / "data", options=options, split_ratios=(0.2, 0.7, 0.1))
     answers, judgment = load_prompted_task("rag_answer"), load_prompted_task("judgment")
     random_adapter(store, "answerer", answers, tiny_base, folder / "a", seed=1)
     random_adapter(
@@ -137,7 +137,7 @@ def test_validation_records_of_one_kind_are_refused_and_nothing_is_written(made,
         tmp_path / "r.jsonl", [row for row in usual_rows() if row["answerability"] != ["UNANSWERABLE"]]
     )
     options = {"missing": "0", "passages": "3", "gold": "1"}
-    build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, shares=(0.2, 0.7, 0.1))
+    build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, split_ratios=(0.2, 0.7, 0.1))
     with pytest.raises(DataError, match="validation records with scores are unanswerable"):
         tune("answers_judged", tmp_path / "data", tmp_path / "t.yaml", overrides=SET, store=store)
     assert not (tmp_path / "t.yaml").exists()

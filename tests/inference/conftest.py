@@ -28,7 +28,7 @@ def either(request, tiny_base, folders, monkeypatch):
     """An engine of each kind."""
     if request.param == "one adapter":
         monkeypatch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=2, waiting=8)
+    engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=4, max_loras=2, waiting=8)
     engine.load_folder("x", folders["x"])
     yield engine
     engine.close(5)
@@ -36,7 +36,7 @@ def either(request, tiny_base, folders, monkeypatch):
 
 @pytest.fixture
 def engine(tiny_base, folders):
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=3, waiting=8)
+    engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=4, max_loras=3, waiting=8)
     for name in "xy":
         engine.load_folder(name, folders[name])
     yield engine

@@ -35,7 +35,7 @@ def batched(
         model,
         2,
         fetch,
-        LocalSettings(adapters=slots, prefix_tokens=prefix_tokens, batch_invariant=batch_invariant),
+        LocalSettings(max_loras=slots, prefix_tokens=prefix_tokens, batch_invariant=batch_invariant),
         limits,
     )
 
@@ -48,7 +48,7 @@ def ids(count: int, seed: int = 0) -> TokenIds:
 
 def sequential(model, rows: int, context: int | None = None, pad_id: int = 1) -> EngineCore:
     """An engine core of a small model that computes one adapter at a time."""
-    settings, limits = LocalSettings(adapters=2, batch_invariant=False), Limits(rows, 4096, 512, 64)
+    settings, limits = LocalSettings(max_loras=2, batch_invariant=False), Limits(rows, 4096, 512, 64)
     return sequential_core(model, 2, pad_id, lambda _: None, settings, limits, context)
 
 
@@ -64,6 +64,5 @@ def greedy(model, prompt: TokenIds, tokens: int) -> list[int]:
 def full_scores(model, prompts, choices) -> list[tuple[float, ...]]:
     """Log-probabilities of choices by the model alone: each choice with its whole prompt before it."""
     with torch.inference_mode():
-        parts = list(score_sequences(model, prompts, choices, pad_id=0, batches=lambda lengths: [list(lengths)]))
-    scores = {row: scored.log_probabilities for part in parts for row, scored in part.items()}
-    return [scores[row] for row in range(len(prompts))]
+        scores = dict(score_sequences(model, prompts, choices, pad_id=0, batches=lambda lengths: [list(lengths)]))
+    return [scores[row].log_probabilities for row in range(len(prompts))]

@@ -82,7 +82,7 @@ def test_rows_do_not_wait_while_a_large_adapter_is_hashed(tiny_base, store, monk
 @pytest.mark.slow
 @pytest.mark.parametrize("ask", ["generate", "submit", "score", "load"])
 def test_files_are_hashed_in_the_callers_thread_and_once(tiny_base, store, hashed, ask):
-    engine = LocalEngine(tiny_base, store, precision="fp32", adapters=1)
+    engine = LocalEngine(tiny_base, store, precision="fp32", max_loras=1)
     for name in ("one", "two", "one", "two"):
         if ask == "generate":
             engine.generate([asked("tent", name)] * 2)
@@ -99,7 +99,7 @@ def test_files_are_hashed_in_the_callers_thread_and_once(tiny_base, store, hashe
 
 @pytest.mark.slow
 def test_changed_files_are_hashed_again_at_the_next_load(tiny_base, store, hashed):
-    engine = LocalEngine(tiny_base, store, precision="fp32", adapters=1)
+    engine = LocalEngine(tiny_base, store, precision="fp32", max_loras=1)
     before = engine.generate([asked("tent", "one")])
     engine.load("two")
     change(store.get("one").path / WEIGHTS)

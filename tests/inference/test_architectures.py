@@ -8,12 +8,11 @@ import torch
 from searchlora.inference.batched.forward import is_supported
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.sampling import Sampling, TokenSampler
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from searchlora.models.resolve import resolve
 from searchlora.testing import build_tiny_base
 from tests.factories import random_adapter_folder
-from tests.inference.small_models import batched, full_scores, greedy, sequential, small
+from tests.inference.small_models import batched, full_scores, greedy, small
 
 PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
 ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]
@@ -80,28 +79,6 @@ def test_a_sequential_model_gives_the_same_answers(tiny_base, tmp_path, monkeypa
     assert shared == alone
     for one, other in zip(shared_scores, alone_scores, strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=5e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mistral", "gemma2", "granite", "opt"])
-def test_equal_prompts_of_a_sequential_model_are_computed_once(name):
-    settings = {"sliding_window": 4} if name == "mistral" else {}
-    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0], PROMPTS[1]]
-    core = sequential(small(name, **settings), rows=8, pad_id=0)
-    for sampling in (None, Sampling(1.0, seed=3)):
-        seen = []
-        for part in (prompts, *([each] for each in prompts)):
-            samplers = [sampling and TokenSampler(sampling) for _ in part]
-            queued = [
-                GenerateRequest(ids=ids, max_new_tokens=9, sampler=sampler)
-                for ids, sampler in zip(part, samplers, strict=True)
-            ]
-            before = core.stats()
-            core.finish(queued)
-            seen += [request.result.result() for request in queued]
-            cached = core.stats().cached_prompt_tokens - before.cached_prompt_tokens
-            assert cached == (2 * (len(PROMPTS[0]) - 1) + len(PROMPTS[1]) - 1 if len(part) > 1 else 0)
-        assert seen[: len(prompts)] == seen[len(prompts) :]
 
 
 def test_a_base_with_sliding_window_attention_is_served(tmp_path):

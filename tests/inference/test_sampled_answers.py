@@ -52,7 +52,7 @@ def test_with_a_real_base_seeds_give_the_same_answers_in_any_batch_in_bf16():
     requests = [replace(each, adapter=None, max_new_tokens=8) for each in MIXED]
     wanted = LocalEngine(base).generate(requests)
     assert len({each.text for each in wanted}) >= len(MIXED) - 1
-    for order, settings in ((MIXED[::-1], {"batch_rows": 2, "prefix_tokens": 0}), (MIXED[3:] + MIXED[:3], {})):
+    for order, settings in ((MIXED[::-1], {"max_num_seqs": 2, "prefix_tokens": 0}), (MIXED[3:] + MIXED[:3], {})):
         engine = LocalEngine(base, **settings)
         places = [MIXED.index(each) for each in order]
         assert engine.generate([requests[place] for place in places]) == [wanted[place] for place in places]

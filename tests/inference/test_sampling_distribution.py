@@ -48,7 +48,7 @@ def engine(request, tiny_base):
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "one adapter":
             patch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
-        engine = LocalEngine(tiny_base, precision="fp32", batch_rows=256, batch_invariant=False)
+        engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=256, batch_invariant=False)
     yield engine
     engine.close(5)
 

@@ -64,7 +64,7 @@ def store(sharp_base, tmp_path_factory) -> Store:
 
 @pytest.fixture(scope="module")
 def engine(sharp_base, store) -> LocalEngine:
-    return LocalEngine(sharp_base, store, precision="fp32", batch_rows=4)
+    return LocalEngine(sharp_base, store, precision="fp32", max_num_seqs=4)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def mixed(engine, within=None):
 @pytest.mark.slow
 @pytest.mark.parametrize("within", [None, 12.0])
 def test_engine_scores_of_mixed_adapters_equal_full_sequence_scores(sharp_base, store, within):
-    engine = LocalEngine(sharp_base, store, precision="fp32", batch_rows=3)
+    engine = LocalEngine(sharp_base, store, precision="fp32", max_num_seqs=3)
     plain = {adapter: with_adapter(sharp_base, store, adapter, "fp32") for adapter in ADAPTERS}
     for request, answers, found in zip(*mixed(engine, within), strict=True):
         (wanted,) = full_scores(plain[request.adapter], [engine.renderer.prompt_ids(request.messages)], [answers])
@@ -168,7 +168,7 @@ def test_engine_scores_of_mixed_adapters_equal_full_sequence_scores(sharp_base, 
 @pytest.mark.parametrize("within", [None, 12.0])
 def test_bf16_scores_deviate_from_fp32_about_as_much_as_peft(sharp_base, store, within):
     """The two round at other places: as far apart as each of them is from the same weights in fp32."""
-    engine = LocalEngine(sharp_base, store, precision="bf16", batch_rows=3)
+    engine = LocalEngine(sharp_base, store, precision="bf16", max_num_seqs=3)
     rounded = {adapter: with_adapter(sharp_base, store, adapter, "bf16") for adapter in ADAPTERS}
     exact = {adapter: with_adapter(sharp_base, store, adapter, "bf16").float() for adapter in ADAPTERS}
     ours, others = [], []

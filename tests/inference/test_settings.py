@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from searchlora.errors import DataError, PipelineError
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.inference.settings import LocalSettings, ServerSettings, engine_settings, read_engine
+from searchlora.renamed import RenamedWarning
 
 KEY = {"url": "http://a", "api_key_env": "SECRET"}
 
@@ -23,6 +24,15 @@ def test_a_file_or_a_text_holds_the_settings(tmp_path):
         file.write_text(text)
         with pytest.raises(PipelineError, match=r"engine\.yaml: (the settings of an engine are a mapping|is not YAML)"):
             read_engine(str(file), where="--engine")
+
+
+def test_keys_of_the_last_release_are_read_with_a_warning():
+    with pytest.warns(RenamedWarning) as warned:
+        settings = read_engine("{batch_rows: 4, adapters: 2, max_rank: 8}", where="--engine")
+    assert settings == LocalSettings(max_num_seqs=4, max_loras=2, max_lora_rank=8)
+    assert len(warned) == 3
+    with pytest.raises(UsageError, match="'adapters' is the old name of 'max_loras'"):
+        LocalSettings(adapters=2, max_loras=2)
 
 
 def test_a_file_names_only_keys_that_the_environment_allows(tmp_path, monkeypatch):
@@ -45,7 +55,7 @@ def test_a_file_names_only_keys_that_the_environment_allows(tmp_path, monkeypatc
 
 
 def test_only_what_changes_outputs_distinguishes_engines():
-    sizes = {"batch_rows": 1, "batch_tokens": 64, "adapters": 1, "cache_tokens": 512, "prefix_tokens": 0}
+    sizes = {"max_num_seqs": 1, "batch_tokens": 64, "max_loras": 1, "cache_tokens": 512, "prefix_tokens": 0}
     assert LocalSettings(**sizes).engine_id("bf16") == LocalSettings().engine_id("bf16") == "local, bf16"
     assert LocalSettings(precision="bf16").engine_id("bf16") == "local, bf16"
     others = [{"quantization": "nf4"}, {"precision": "fp32"}, {"batch_invariant": False}]

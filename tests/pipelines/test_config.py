@@ -93,7 +93,7 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ),
         ("bm25: {backend: rank-bm25}", r"stage 2: .*'backend' is no longer a key: bm25s"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
-        ("dense: {model: m, index: ivf, hnsw_m: 8}", r"stage 2: .*'hnsw_m' is for 'index: hnsw'"),
+        ("dense: {model: m, hnsw_m: 8}", r"stage 2: .*'hnsw_m' is for 'index: hnsw'"),
         ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*bm25, dense, filter, from_run, fuse, http, passages"),
         ("fuse: {of: []}", r"stage 2: 'of': .*at least 1"),
         ("fuse: {method: borda, of: [{bm25: {}}]}", r"stage 2: 'method'"),
@@ -146,6 +146,9 @@ def test_an_override_of_an_unknown_parameter_is_refused():
         read_pipeline("rewrite_bm25", ["adapter=["])
 
 
-def test_the_backend_of_earlier_pipelines_is_accepted_with_a_warning():
+def test_keys_of_earlier_pipelines_are_accepted_with_a_warning():
+    with pytest.warns(RenamedWarning, match="'index: ivf' is searched exactly now"):
+        stage = {"dense": {"model": "m", "index": "ivf", "ivf_lists": 9}}
+        assert parse_stages([stage], "old") == [DenseSettings(model="m")]
     with pytest.warns(RenamedWarning, match="'backend' is no longer a key"):
         assert parse_stages([{"bm25": {"backend": "bm25s", "k": 5}}], "old") == [Bm25Settings(k=5)]

@@ -55,7 +55,7 @@ def test_the_server_of_a_file_is_the_default_of_its_stages(tmp_path):
         ("{kind: server}", r"mine\.yaml, engine: 'url': field required"),
         ("{url: x, api_key: secret}", r"engine: 'api_key'.*Known keys: api_key_env, concurrency, dialect, kind, load"),
         ("{url: x, kind: other}", r"engine: 'kind': there is no engine 'other'. Kinds: local, server"),
-        ("{kind: local, url: x}", r"engine: 'url'.*Known keys: adapter_bytes, adapters, batch_invariant"),
+        ("{kind: local, url: x}", r"engine: 'url'.*Known keys: adapter_bytes, batch_invariant"),
         ("{url: $place}", r"engine: 'url' refers to the parameter '\$place'"),
         ("http://a", r"mine\.yaml: 'engine'"),
     ],
@@ -71,19 +71,19 @@ def test_an_engine_is_local_or_a_server(tmp_path):
         return first.engine
 
     assert engine_of("{}") == LocalSettings()
-    local = "{kind: local, quantization: nf4, precision: bf16, adapters: 8, batch_rows: 4, prefix_tokens: 0}"
+    local = "{kind: local, quantization: nf4, precision: bf16, max_loras: 8, max_num_seqs: 4, prefix_tokens: 0}"
     assert engine_of(local) == LocalSettings(
-        quantization="nf4", precision="bf16", adapters=8, batch_rows=4, prefix_tokens=0
+        quantization="nf4", precision="bf16", max_loras=8, max_num_seqs=4, prefix_tokens=0
     )
     assert engine_of("{kind: openai, url: 'http://a'}") == ServerSettings(kind="openai", url="http://a")
     assert engine_of("{kind: server, url: 'http://a'}") == engine_of("{url: 'http://a'}")
 
 
 def test_a_stage_has_an_engine_of_its_own_with_parameters(tmp_path):
-    stage = "  - adapter: {name: one, engine: {quantization: $bits, batch_rows: 4}}"
+    stage = "  - adapter: {name: one, engine: {quantization: $bits, max_num_seqs: 4}}"
     text = f"parameters: {{bits: nf4}}\nstages:\n{stage}\n  - bm25: {{}}\n"
     first, _ = read_pipeline(written(tmp_path, text)).stages
-    assert first.engine == LocalSettings(quantization="nf4", batch_rows=4)
+    assert first.engine == LocalSettings(quantization="nf4", max_num_seqs=4)
     with pytest.raises(PipelineError, match=r"mine\.yaml, stage 1, engine: 'quantization'"):
         read_pipeline(written(tmp_path, text), ["bits=int8"])
     with pytest.raises(PipelineError, match=r"stage 1, engine: the settings of an engine are a mapping"):
@@ -92,7 +92,7 @@ def test_a_stage_has_an_engine_of_its_own_with_parameters(tmp_path):
 
 @pytest.mark.slow
 def test_settings_of_a_local_engine_reach_it(store):
-    settings = LocalSettings(quantization="nf4", precision="bf16", batch_rows=5, batch_invariant=False)
+    settings = LocalSettings(quantization="nf4", precision="bf16", max_num_seqs=5, batch_invariant=False)
     (stage,) = build_pipeline("p", [AdapterSettings(name="one", engine=settings)], store=store, documents=[]).stages
     assert (stage.engine.precision, stage.engine.call_size) == ("nf4+bf16", 5)
     assert stage.engine.engine_id == settings.engine_id("fp32") == "local, nf4+bf16, not batch invariant"

@@ -125,7 +125,7 @@ def fusion(retriever, **policy):
     """A pipeline that fuses BM25 with a retriever."""
     settings = FuseSettings(k=10, of=(Bm25Settings(), Bm25Settings(**policy)))
     bm25 = settings.of[0].over(DOCUMENTS)
-    return Pipeline("p", [settings.fused([bm25, RetrieveStage(retriever, 100, "engine", kind="http")])])
+    return Pipeline("p", [settings.of_parts([bm25, RetrieveStage(retriever, 100, "engine", kind="http")])])
 
 
 def test_the_other_parts_of_a_fusion_are_fused_where_an_optional_one_fails():
@@ -168,7 +168,7 @@ def test_the_other_parts_of_a_fusion_do_not_wait_for_a_late_one():
 
 def test_failures_in_a_fusion_of_a_fusion_are_told():
     (inner,) = fusion(Sometimes("d9"), on_failure="skip").stages
-    outer = Pipeline("p", [FuseSettings(of=(inner.settings,)).fused([inner])])
+    outer = Pipeline("p", [FuseSettings(of=(inner.settings,)).of_parts([inner])])
     (found,) = outer.execute(searches("server"))
     assert found["skipped"] == {"engine": "http://db:9200: the index is gone."}
 

@@ -45,13 +45,12 @@ def retrievers(encoder_base):
         "bm25": {"bm25": {"k": 10}},
         "dense": dense,
         "hnsw": {"dense": {"model": model, "k": 10, "index": "hnsw", "hnsw_m": 4}},
-        "ivf": {"dense": {"model": model, "k": 10, "index": "ivf", "ivf_lists": 3, "ivf_probes": 1}},
         "fuse": {"fuse": {"k": 10, "of": [{"bm25": {"k": 10}}, dense]}},
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bm25", "dense", "hnsw", "ivf", "fuse"])
+@pytest.mark.parametrize("kind", ["bm25", "dense", "hnsw", "fuse"])
 def test_a_filter_searches_the_documents_that_match(tmp_path, retrievers, kind):
     (name, settings), *_ = retrievers[kind].items()
     unfiltered = built(tmp_path, retrievers[kind])
@@ -67,7 +66,7 @@ def test_a_filter_searches_the_documents_that_match(tmp_path, retrievers, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bm25", "dense", "hnsw", "ivf", "fuse"])
+@pytest.mark.parametrize("kind", ["bm25", "dense", "hnsw", "fuse"])
 def test_an_index_folder_is_filtered_as_an_index_in_memory(tmp_path, retrievers, kind):
     corpus = tmp_path / "corpus.jsonl"
     rows = [{"id": each.id, "text": each.text, **each.metadata} for each in DOCUMENTS]

@@ -15,8 +15,8 @@ from searchlora.files import atomic
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.retrieval import Encoder
-from searchlora.retrieval.index_manifest import FileIdentity, read_manifest, write_manifest
-from searchlora.retrieval.nearest import write_structure
+from searchlora.retrieval.index_manifest import FileIdentity, Ivf, read_manifest, write_manifest
+from searchlora.retrieval.nearest import write_graph
 from searchlora.testing import build_tiny_encoder
 from tests.child_scripts import Script
 from tests.factories import encoder_recipe_for, random_encoder_adapter, shout
@@ -56,7 +56,6 @@ def pipelines(tmp_path, encoder_base):
         "bm25": {"bm25": {"stemmer": "english", "fields": {"title": 2, "text": 1, "brand": 1}}},
         "dense": {"dense": {"model": model, "k": 7, "query_prefix": "q: "}},
         "hnsw": {"dense": {"model": model, "index": "hnsw", "hnsw_m": 4}},
-        "ivf": {"dense": {"model": model, "index": "ivf", "ivf_lists": 3, "ivf_probes": 2}},
         "fuse": {"fuse": {"of": [{"bm25": {"k1": 1.2}}, {"dense": {"model": model, "precision": "bf16"}}]}},
     }
     return {name: write_pipeline(tmp_path / f"{name}.yaml", stage) for name, stage in stages.items()}
@@ -192,7 +191,7 @@ def test_another_version_of_an_adapter_is_refused(tmp_path, corpus, encoder_base
         ({"adapter": "own@2"}, "vectors of own@1 the adapter's weights differ"),
         ({}, "an adapter is used, and none in the pipeline"),
         ({"adapter": "own@1", "document_prefix": "x"}, "document_prefix is '', and 'x' in the pipeline"),
-        ({"adapter": "own@1", "index": "hnsw"}, r"has no structure hnsw \(m=32.*there is none"),
+        ({"adapter": "own@1", "index": "hnsw"}, r"has no graph \(.*m=32.*there is none"),
     ):
         use(**settings)
         with pytest.raises(StaleIndex, match=complaint) as refused:
@@ -263,7 +262,7 @@ def test_a_killed_build_is_continued_to_the_same_bytes(tmp_path, encoder_base):
 
 
 @pytest.mark.slow
-def test_half_a_structure_of_a_killed_build_is_never_part_of_an_index(tmp_path, corpus, pipelines, monkeypatch):
+def test_half_a_graph_of_a_killed_build_is_never_part_of_an_index(tmp_path, corpus, pipelines, monkeypatch):
     out = tmp_path / "index"
 
     def killed(_, file):
@@ -273,7 +272,7 @@ def test_half_a_structure_of_a_killed_build_is_never_part_of_an_index(tmp_path, 
 
     def kill(pipeline):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("searchlora.pipelines.index_build.write_structure", killed)
+            patch.setattr("searchlora.pipelines.index_build.write_graph", killed)
             build_index(corpus, out, pipelines=[pipelines[pipeline]])
 
     kill("hnsw")
@@ -288,7 +287,7 @@ def test_half_a_structure_of_a_killed_build_is_never_part_of_an_index(tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_structure_is_not_written_into_a_file_of_the_index_in_use(tmp_path, corpus, pipelines, monkeypatch):
+def test_a_graph_is_not_written_into_a_file_of_the_index_in_use(tmp_path, corpus, pipelines, monkeypatch):
     out = tmp_path / "index"
     build_index(corpus, out, pipelines=[pipelines["dense"]])
     (dense,) = out.glob("dense-*")
@@ -299,10 +298,26 @@ def test_a_structure_is_not_written_into_a_file_of_the_index_in_use(tmp_path, co
     write_manifest(out, manifest.model_copy(update={"files": files}))
 
     def looked(index, file):
-        write_structure(index, file)
+        write_graph(index, file)
         Pipeline.load(pipelines["dense"], corpus=out)  # as before
 
-    monkeypatch.setattr("searchlora.pipelines.index_build.write_structure", looked)
+    monkeypatch.setattr("searchlora.pipelines.index_build.write_graph", looked)
+    build_index(corpus, out, pipelines=[pipelines["hnsw"]])
+    Pipeline.load(pipelines["hnsw"], corpus=out)
+
+
+@pytest.mark.slow
+def test_an_index_of_the_last_release_with_lists_of_vectors_is_searched(tmp_path, corpus, pipelines):
+    out = tmp_path / "index"
+    build_index(corpus, out, pipelines=[pipelines["dense"]])
+    (dense,) = out.glob("dense-*")
+    (dense / "ivf-3.faiss").write_bytes(b"lists")
+    manifest = read_manifest(out)
+    listed = FileIdentity(sha256=hashlib.sha256(b"lists").hexdigest(), bytes=5)
+    files = {**manifest.files, f"{dense.name}/ivf-3.faiss": listed}
+    part = manifest.dense[0].model_copy(update={"structures": (Ivf(lists=3),)})
+    write_manifest(out, manifest.model_copy(update={"files": files, "dense": (part,)}))
+    assert searched(pipelines["dense"], out) == searched(pipelines["dense"], corpus)
     build_index(corpus, out, pipelines=[pipelines["hnsw"]])
     Pipeline.load(pipelines["hnsw"], corpus=out)
 

@@ -9,16 +9,9 @@ import pytest
 
 from searchlora.records import Document
 from searchlora.retrieval import DenseIndex
-from searchlora.retrieval.nearest import (
-    ApproximatelyNearest,
-    Hnsw,
-    Ivf,
-    Nearest,
-    read_structure,
-    write_structure,
-)
+from searchlora.retrieval.nearest import ApproximatelyNearest, Hnsw, Nearest, read_graph, write_graph
 
-STRUCTURES = [(Hnsw(m=8, ef_construction=40), 64), (Ivf(lists=16), 4), (Ivf(), 30)]
+GRAPH = Hnsw(m=8, ef_construction=40)
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +28,13 @@ def best(search, vectors, query, k=10):
     return rows[np.argsort(-(vectors[rows] @ query), kind="stable")][:k]
 
 
-@pytest.mark.parametrize(("structure", "effort"), STRUCTURES)
-def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, structure, effort, tmp_path):
-    index = structure.build(vectors)
-    write_structure(index, tmp_path / structure.file)
-    opened = read_structure(structure, tmp_path / structure.file, *vectors.shape)
-    assert structure.file in Path("/proc/self/maps").read_text()  # mapped, not read
+def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, tmp_path):
+    index = GRAPH.build(vectors)
+    write_graph(index, tmp_path / GRAPH.file)
+    opened = read_graph(tmp_path / GRAPH.file, *vectors.shape)
+    assert GRAPH.file in Path("/proc/self/maps").read_text()  # mapped, not read
     exact = Nearest(vectors, 1.0)
-    built, saved = (ApproximatelyNearest(vectors, 1.0, structure, each, effort) for each in (index, opened))
+    built, saved = (ApproximatelyNearest(vectors, 1.0, each, 64) for each in (index, opened))
     found = 0
     for query in vectors[::50]:
         assert built.candidates(query[None], 10).tolist() == saved.candidates(query[None], 10).tolist()
@@ -50,23 +42,8 @@ def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, str
     assert found >= 0.9 * 10 * len(vectors[::50])
 
 
-def test_more_effort_finds_more(vectors):
-    structure = Ivf(lists=30)
-    index = structure.build(vectors)
-    exact = Nearest(vectors, 1.0)
-
-    def recall(effort):
-        search = ApproximatelyNearest(vectors, 1.0, structure, index, effort)
-        return sum(
-            len(set(best(search, vectors, query)) & set(best(exact, vectors, query))) for query in vectors[::50] + 0.3
-        )
-
-    assert recall(1) < recall(4) <= recall(30) == 10 * 30
-
-
 def test_many_hits_of_a_graph_are_found(vectors):
-    structure = Hnsw(m=8, ef_construction=40)
-    search, exact = ApproximatelyNearest(vectors, 1.0, structure, structure.build(vectors), 16), Nearest(vectors, 1.0)
+    search, exact = ApproximatelyNearest(vectors, 1.0, GRAPH.build(vectors), 16), Nearest(vectors, 1.0)
     for query in vectors[::300]:
         found = best(search, vectors, query, 500)
         assert len(found) == 500
@@ -89,23 +66,20 @@ class Vectors:
 
 def test_scores_of_an_approximate_index_are_exact(vectors):
     documents = [Document(f"d{number}", str(number)) for number in range(500)]
-    exact, approximate = (
-        DenseIndex(documents, Vectors(vectors), structure=structure, effort=200) for structure in (None, Hnsw())
-    )
+    exact, approximate = (DenseIndex(documents, Vectors(vectors), graph=graph, effort=200) for graph in (None, Hnsw()))
     for query in ("0", "77", "1234"):
         assert approximate.search([query], 20) == exact.search([query], 20)
 
 
 def test_a_small_collection_is_found_whole():
     vectors = np.eye(3, dtype=np.float32)
-    for structure in (Hnsw(), Ivf(), Ivf(lists=100)):
-        search = ApproximatelyNearest(vectors, 1.0, structure, structure.build(vectors), 100)
-        assert sorted(search.candidates(vectors[:1], 10)) == [0, 1, 2]
+    search = ApproximatelyNearest(vectors, 1.0, GRAPH.build(vectors), 100)
+    assert sorted(search.candidates(vectors[:1], 10)) == [0, 1, 2]
 
 
 def test_a_damaged_file_is_an_error(tmp_path):
     (tmp_path / "x.faiss").write_bytes(b"not an index")
     with pytest.raises(ValueError, match=r"x\.faiss"):
-        read_structure(Hnsw(), tmp_path / "x.faiss", 1, 1)
+        read_graph(tmp_path / "x.faiss", 1, 1)
     with pytest.raises(OSError, match="could not open"):
-        write_structure(Ivf().build(np.eye(2, dtype=np.float32)), tmp_path / "missing" / "x.faiss")
+        write_graph(GRAPH.build(np.eye(2, dtype=np.float32)), tmp_path / "missing" / "x.faiss")

@@ -13,6 +13,7 @@ from searchlora.adapters.evaluations import EvaluationRecord
 from searchlora.adapters.store import Store
 from searchlora.task import load_task
 from tests.factories import random_adapter
+from tests.server import browser
 from tests.server.api.serving import made_service
 from tests.server.searching import DOCUMENTS, STAGES, TOPICS, AnsweringEngine, judged_by, served_files
 
@@ -82,3 +83,9 @@ def search_service(store_of_search, tiny_base, pipeline_files, corpus_of_search,
     stages = service.pipelines.get("answered").pipeline.stages
     stages[2] = replace(stages[2], engine=AnsweringEngine())
     return service
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.chromium() as running:
+        yield running

@@ -128,7 +128,7 @@ def test_the_fingerprint_says_what_outputs_depend_on(stored, monkeypatch):
 
 def test_sizes_of_an_engine_do_not_matter(stored):
     """Outputs are the same whatever the batch is."""
-    smaller = LocalSettings(batch_rows=2, prefix_tokens=0, adapters=3)
+    smaller = LocalSettings(max_num_seqs=2, prefix_tokens=0, max_loras=3)
     assert fingerprint(stored, engine=smaller) == fingerprint(stored)
 
 

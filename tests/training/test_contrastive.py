@@ -303,25 +303,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(task, encoder_base, tmp_path)
     assert np.allclose(models[0].encode(["tent"]), models[1].encode(["tent"]), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_run_of_lora_fa_is_resumed_with_its_frozen_a(task, encoder_base, tmp_path):
-    """The optimiser, which is made after a checkpoint is loaded, must not decide which weights a checkpoint has."""
-    base = without_dropout(encoder_base, tmp_path / "base")
-    rows = pair_rows(task, records(48))
-    recipe = fast(base, "lora.variant=lora_fa", "optim.max_steps=4", "checkpoints.every_steps=2")
-    whole = train_encoder(recipe, base, rows, tmp_path / "run")
-    again = train_encoder(recipe, base, rows, tmp_path / "run", resume=True)
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
-    resumed = train_encoder(recipe, base, rows, tmp_path / "run", resume=True)
-    assert (again.summary["resumed_from_step"], resumed.summary["resumed_from_step"]) == (4, 2)
-    trained = 3 * 2 * 4 * 16 // 2  # B of query, key and value in two layers
-    assert [each.summary["parameters_trained"] for each in (whole, again, resumed)] == [trained] * 3
-    models = [load_encoder(base, device="cpu") for _ in range(2)]
-    for model, run in zip(models, (whole, resumed), strict=True):
-        attach(model, run.adapter)
-    assert np.allclose(models[0].encode(["tent"]), models[1].encode(["tent"]), atol=1e-5)
-
-
 # recipes
 
 

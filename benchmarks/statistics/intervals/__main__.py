@@ -31,8 +31,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="Coverage of intervals and level of tests, by simulation.")
     arguments.add_argument("--draws", type=int, default=2_000)
     count = arguments.parse_args().draws
-    covered = [each for n in TOPICS for kind in KINDS for each in _coverage(kind, n, count)]
-    rejected = [each for n in TOPICS for kind in NULLS for each in _rejections(kind, n, count)]
+    covered = [row for n in TOPICS for kind in KINDS for row in _coverage(kind, n, count)]
+    rejected = [row for n in TOPICS for kind in NULLS for row in _rejections(kind, n, count)]
     rows = [*covered, *rejected]
     low, high = band(count)
     table = "\n\n".join(
@@ -57,8 +57,8 @@ def _coverage(kind: str, n: int, count: int) -> Iterator[dict[str, Any]]:
         part = values[:, start : start + _AT_ONCE]
         draw = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
         seed = int(rng.integers(2**31))
-        each = {OURS: bootstrap_intervals(part, resamples=RESAMPLES, seed=seed), "Student": student(part)}
-        for name, interval in {**each, **resampled(part, draw)}.items():
+        intervals = {OURS: bootstrap_intervals(part, resamples=RESAMPLES, seed=seed), "Student": student(part)}
+        for name, interval in {**intervals, **resampled(part, draw)}.items():
             found.setdefault(name, []).append(interval)
     for name, parts in found.items():
         low, high = np.concatenate(parts).T
@@ -71,8 +71,8 @@ def _rejections(kind: str, n: int, count: int) -> Iterator[dict[str, Any]]:
     differences = null_draws(kind, (n, count), np.random.default_rng(n + 2))
     found = paired_differences(differences, resamples=RESAMPLES)
     for name, rejected in (
-        ("sign flip", sum(each.p <= 0.05 for each in found)),
-        ("t", sum(each.p_t <= 0.05 for each in found)),
+        ("sign flip", sum(comparison.p <= 0.05 for comparison in found)),
+        ("t", sum(comparison.p_t <= 0.05 for comparison in found)),
     ):
         low, high = band(count)
         inside = bool(low <= rejected / count <= high)

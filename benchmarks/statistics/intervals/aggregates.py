@@ -42,7 +42,7 @@ def _kappa(n: int, rng: np.random.Generator) -> _Drawn:
     gold, a, b = (_rows(side.tolist()) for side in (true, *predictions))
     measure = grade_measures((0, 1, 2, 3), 2)[KAPPA]
     figures = [measure.aggregate(gold, predicted) for predicted in (a, b)]
-    return figures[0], figures[1], {str(row): f"q{each}" for row, each in enumerate(query)}
+    return figures[0], figures[1], {str(row): f"q{topic}" for row, topic in enumerate(query)}
 
 
 def _macro_f1(n: int, rng: np.random.Generator) -> _Drawn:
@@ -90,7 +90,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="Coverage and level of aggregates, by simulation.")
     arguments.add_argument("--draws", type=int, default=500)
     count = arguments.parse_args().draws
-    covered = [each for n in TOPICS for kind in SHAPES for each in _coverage(kind, n, count)]
+    covered = [row for n in TOPICS for kind in SHAPES for row in _coverage(kind, n, count)]
     rejected = [_rejections(kind, n, count) for n in TOPICS for kind in SHAPES]
     low, high = band(count)
     table = "\n\n".join(

@@ -89,7 +89,7 @@ def band(count: int) -> tuple[float, float]:
 
 def markdown(rows: list[dict[str, Any]], kinds: list[str], what: str) -> str:
     """A Markdown table with a row for each n and method, a column for each distribution."""
-    cells = {(each["system"], each["measure"].partition(", ")[2]): each for each in rows}
+    cells = {(row["system"], row["measure"].partition(", ")[2]): row for row in rows}
     lines = [
         [system, str(n), *(_cell(cells[system, f"{kind}, n = {n}"]) for kind in kinds)]
         for n in TOPICS

@@ -30,12 +30,15 @@ def _save(found: JudgeCards) -> None:
     comparison = found.comparison
     assert comparison is not None
     cards = sorted(found.cards, key=lambda card: -card.figures["kappa"].value)
-    by_rate = correct([each.p for each in comparison.differences], "bh")
+    by_rate = correct([difference.p for difference in comparison.differences], "bh")
     differences = [
-        {**{key: value for key, value in asdict(each).items() if key not in ("n", "queries")}, "p_false_discovery": p}
-        for each, p in zip(comparison.differences, by_rate, strict=True)
+        {
+            **{key: value for key, value in asdict(difference).items() if key not in ("n", "queries")},
+            "p_false_discovery": p,
+        }
+        for difference, p in zip(comparison.differences, by_rate, strict=True)
     ]
-    best = [each for each in differences if each["a"] == cards[0].judge]
+    best = [difference for difference in differences if difference["a"] == cards[0].judge]
     more = {
         "caption": _caption(cards, comparison.correction, differences),
         "queries": cards[0].queries,
@@ -51,7 +54,7 @@ def _save(found: JudgeCards) -> None:
     }
     rows = [row for card in cards for row in _rows(card)]
     save_figures(
-        "judge_cards", rows, sorted(best, key=lambda each: each["difference"]), more, module="statistics.judge_cards"
+        "judge_cards", rows, sorted(best, key=lambda row: row["difference"]), more, module="statistics.judge_cards"
     )
 
 
@@ -67,7 +70,7 @@ def _caption(cards: Sequence[JudgeCard], correction: str, differences: Sequence[
 
 
 def _apart(differences: Sequence[Mapping[str, Any]], chance: str) -> int:
-    return sum(each[chance] <= 0.05 for each in differences)
+    return sum(row[chance] <= 0.05 for row in differences)
 
 
 def _rows(card: JudgeCard) -> list[dict[str, object]]:

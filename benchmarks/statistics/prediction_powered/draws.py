@@ -69,7 +69,7 @@ def summary(
     for method in drawn[0]:
         yield {**about, **_coverage(method, truth, drawn), **more}
     widths, errors = (
-        np.array([[measured(each[method]) for method in (SAME, POWERED)] for each in drawn])
+        np.array([[measured(draw[method]) for method in (SAME, POWERED)] for draw in drawn])
         for measured in (lambda interval: interval.high - interval.low, lambda interval: (interval.value - truth) ** 2)
     )
     yield {**about, "measure": "width to lambda 0", **_ratio(widths[:, ::-1]), **more}
@@ -80,9 +80,9 @@ def summary(
 def _coverage(method: str, truth: float, drawn: Sequence[Mapping[str, Interval]]) -> dict[str, Any]:
     from statsmodels.stats.proportion import proportion_confint
 
-    held = sum(each[method].low <= truth <= each[method].high for each in drawn)
+    held = sum(draw[method].low <= truth <= draw[method].high for draw in drawn)
     low, high = proportion_confint(held, len(drawn), method="wilson")
-    bias = float(np.mean([each[method].value for each in drawn]) - truth)
+    bias = float(np.mean([draw[method].value for draw in drawn]) - truth)
     return {
         "measure": f"coverage, {method}",
         "value": held / len(drawn),

@@ -145,11 +145,11 @@ def _drawn(name: str, correlation: float, truth: float, draw: Draw) -> Iterator[
     found, drawn = zip(*(intervals(draw(rng), seed) for seed in range(DRAWS)), strict=True)
     about = {
         "system": name,
-        "n_human": int(np.median([each.n_human for each in found])),
-        "n_judged": int(np.median([each.n_judged for each in found])),
+        "n_human": int(np.median([estimate.n_human for estimate in found])),
+        "n_judged": int(np.median([estimate.n_judged for estimate in found])),
         "correlation": correlation,
     }
-    yield from summary(about, truth, drawn, [each.effective_n / each.n_human for each in found])
+    yield from summary(about, truth, drawn, [estimate.effective_n / estimate.n_human for estimate in found])
 
 
 def _as_run(grades: Grades) -> dict[str, dict[str, float]]:

@@ -38,7 +38,7 @@ def _versions(work: Path, store: Store, steps: Steps) -> None:
     if not rewriting.is_dir():
         rows = [record for record in load_dataset(data).records("train") if record["kind"] not in ("plain", "code")]
         _write_lines(work / "rewriting-only.jsonl", rows)
-        build("rewriting", work / "rewriting-only.jsonl", format="native", out=rewriting, shares=(0.9, 0.1, 0.0))
+        build("rewriting", work / "rewriting-only.jsonl", format="native", out=rewriting, split_ratios=(0.9, 0.1, 0.0))
     if len(store.versions(NAME)) == 5:
         return
     shutil.rmtree(store.root / NAME, ignore_errors=True)

@@ -81,7 +81,7 @@ def main() -> None:
         encoder = embedding_judge(work, data, pooled, human, steps)
         graded, cut = llm_judges(work, data, _only(pooled, some), _only(human, some), steps)
     everywhere = (encoder, votes(pooled, human))
-    there = (graded, cut, *(each.on(some) for each in everywhere))
+    there = (graded, cut, *(judge.on(some) for judge in everywhere))
     large = Ground(runs, data.queries, data.qrels, human, everywhere)
     small = Ground(runs, data.queries, _only(data.qrels, some), _only(human, some), there)
     _save(large, small, pooled)
@@ -175,8 +175,8 @@ def _comparisons(large: Ground, small: Ground, free: Sequence[str]) -> list[Row]
         difference, low, high, p = tau_difference(human, *sides)
         made = {"a": f"{ground.where(free)}: {a}", "b": b, "measure": "tau", "difference": difference}
         found.append({**made, "low": low, "high": high, "p": p, "n": len(free), "queries": ground.topics})
-    corrected = correct([each["p"] for each in found])
-    return [{**each, "p_corrected": p} for each, p in zip(found, corrected, strict=True)]
+    corrected = correct([row["p"] for row in found])
+    return [{**row, "p_corrected": p} for row, p in zip(found, corrected, strict=True)]
 
 
 def _caption() -> str:
@@ -208,8 +208,8 @@ def _grades(ground: Ground) -> dict[str, Qrels]:
 
 def _means(measured: Measured) -> dict[str, dict[str, float]]:
     return {
-        measure: {name: sum(row.values()) / len(row) for name, row in each.items()}
-        for measure, each in measured.by.items()
+        measure: {name: sum(row.values()) / len(row) for name, row in by_system.items()}
+        for measure, by_system in measured.by.items()
     }
 
 

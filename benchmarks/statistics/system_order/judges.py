@@ -125,7 +125,7 @@ def llm_judges(work: Path, data: Cranfield, pooled: Pool, human: Qrels, steps: S
         raise UsageError("holds grades of another pool, text or prompt", where=str(qrels.parent), fix="Delete it.")
     answers = read_qrels(qrels)
     chances = read_probabilities(Path(f"{qrels}.probabilities.jsonl"))
-    yes = {topic: {document: each[1] for document, each in row.items()} for topic, row in chances.items()}
+    yes = {topic: {document: pair[1] for document, pair in row.items()} for topic, row in chances.items()}
     grades, parts = cut(yes, human, SCALE)
     lineage = (f"base {LLM}",)
     return Judge("LLM, answers", answers, (0, 1), lineage), Judge(
@@ -157,7 +157,7 @@ def _dealt(row: Mapping[str, int], rng: random.Random) -> dict[str, int]:
 def _cosines(data: Cranfield, pooled: Pool, steps: Steps) -> Run:
     encoder = Encoder.load(ENCODER)
     pooled_ids = {document for row in pooled.values() for document in row}
-    texts = {each.id: each.searchable for each in data.documents if each.id in pooled_ids}
+    texts = {document.id: document.searchable for document in data.documents if document.id in pooled_ids}
     documents = dict(zip(texts, _unit(encoder.encode(list(texts.values()), progress=steps("Encoding"))), strict=True))
     queries = dict(zip(pooled, _unit(encoder.encode([data.queries[topic] for topic in pooled])), strict=True))
     return {

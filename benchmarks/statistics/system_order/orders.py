@@ -32,7 +32,7 @@ class Measured:
     def of(cls, runs: Mapping[str, Run], qrels: Qrels) -> Measured:
         """Measure runs over every topic of the qrels; an unjudged document is not relevant."""
         found = {name: retrieval_values(run, qrels, [MEASURE, OTHER]) for name, run in runs.items()}
-        return cls({measure: {name: each[measure] for name, each in found.items()} for measure in (MEASURE, OTHER)})
+        return cls({measure: {name: values[measure] for name, values in found.items()} for measure in (MEASURE, OTHER)})
 
     def on(self, systems: Sequence[str]) -> Measured:
         """Restrict to some systems."""
@@ -98,7 +98,7 @@ def tau_difference(
     and Smyth. Swapping the judges topic by topic, as for means, is not informative: of two mixtures of a
     good and a bad judge, the one with a few more topics of the good judge has its whole order.
     """
-    truth, first, second = (_table(each.by[MEASURE]) for each in (human, a, b))
+    truth, first, second = (_table(values.by[MEASURE]) for values in (human, a, b))
     observed = _tau(truth, first) - _tau(truth, second)
     rng = np.random.default_rng(seed)
     drawn = np.array(
@@ -181,7 +181,7 @@ def differences(human: Qrels, judges: Sequence[Judge]) -> list[dict[str, Any]]:
     """Compare every two judges by binary kappa."""
     labels = {judge.name: _relevant(judge.grades) for judge in judges}
     found = compare_judges(_relevant(human), labels, scale=(0, 1), relevant=1)
-    return [asdict(each) for each in found.differences]
+    return [asdict(difference) for difference in found.differences]
 
 
 def graded_cards(qrels: Qrels, human: Qrels, judges: Sequence[Judge]) -> dict[str, dict[str, Any]]:

@@ -64,7 +64,9 @@ def write_inputs(folder: Path, data: Cranfield, pooled: Pool) -> dict[str, Path]
     files = {"topics": folder / "topics.jsonl", "corpus": folder / "corpus.jsonl", "pairs": folder / "pairs.txt"}
     target = {document for row in pooled.values() for document in row}
     texts = [
-        {"id": each.id, "text": " ".join(each.text.split()[:WORDS])} for each in data.documents if each.id in target
+        {"id": document.id, "text": " ".join(document.text.split()[:WORDS])}
+        for document in data.documents
+        if document.id in target
     ]
     _write(files["topics"], [json.dumps({"id": topic, "query": data.queries[topic]}) for topic in pooled])
     _write(files["corpus"], map(json.dumps, texts))
@@ -106,11 +108,11 @@ def thresholds(scores: Sequence[float], grades: Sequence[int], scale: Sequence[i
         scores, grades: Scores and human grades of the same pairs.
         scale: Grades, rising.
     """
-    at_least = [(score, sum(each >= score for each in scores)) for score in sorted(set(scores))]
+    at_least = [(score, sum(other >= score for other in scores)) for score in sorted(set(scores))]
     cuts = [(math.inf, 0), *reversed(at_least)]
     found = []
     for grade in scale[1:]:
-        target = sum(each >= grade for each in grades)
+        target = sum(value >= grade for value in grades)
         found.append(min(cuts, key=lambda cut: abs(cut[1] - target))[0])
     return tuple(found)
 

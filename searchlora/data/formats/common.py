@@ -146,6 +146,17 @@ def whole_number(options: Options, name: str, default: int, minimum: int = 0) ->
     return int(value)
 
 
+def number(options: Options, name: str, default: float, low: float, high: float) -> float:
+    """The value of an option that is a number from `low` to `high`. Raises `UsageError` for another value."""
+    value = options.get(name, str(default))
+    try:
+        if low <= float(value) <= high:
+            return float(value)
+    except ValueError:
+        pass
+    raise UsageError(f"'{value[:60]}' is not a number from {low:g} to {high:g}", where=f"--option {name}")
+
+
 def yes_or_no(options: Options, name: str, default: str) -> bool:
     """The value of an option that is yes or no. Raises `UsageError` for another value."""
     value = options.get(name, default)

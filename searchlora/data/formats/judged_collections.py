@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from searchlora.data.collection import CorpusFile, read_documents
-from searchlora.data.formats import recognition
 from searchlora.data.formats.common import field_map, plain_or_packed, whole_number
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError
@@ -439,7 +438,6 @@ class CollectionFormat:
     description: str
     read: Callable[[Path, Options], Judged]
     options: Mapping[str, Option] = field(default_factory=dict)
-    recognises: recognition.Recognition | None = None
 
 
 COLLECTIONS = (
@@ -447,13 +445,11 @@ COLLECTIONS = (
         "beir",
         "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)",
         lambda source, _: read_beir(source),
-        recognises=recognition.in_folder("corpus.jsonl*", "queries.jsonl*", "qrels"),
     ),
     CollectionFormat("trec", "a folder with topics, qrels and the documents", read_trec, TREC_OPTIONS),
     CollectionFormat(
         "cranfield",
         "the Cranfield collection; of its grades, 4 is best, and a judge learns them as 3, 2, 1, 1",
         lambda source, _: read_cranfield(source),
-        recognises=recognition.in_folder("cran.all.1400", "cran.qry", "cranqrel"),
     ),
 )

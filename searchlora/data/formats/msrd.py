@@ -16,8 +16,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats import recognition
 from searchlora.data.formats.common import plain_or_packed
+from searchlora.data.splits import connected
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import as_text, read_rows, strict
@@ -29,9 +29,6 @@ MOVIES, JUDGMENTS = "movies.jsonl", "judgments.tsv"
 SAME_MOVIES = 0.5
 
 _LISTS = ("tags", "genres", "actors", "characters")
-
-#: Recognises the folder for `searchlora data inspect`.
-RECOGNISES = recognition.in_folder(f"{MOVIES}*", f"{JUDGMENTS}*")
 
 
 def read_msrd(source: Path) -> Iterator[SourceRow]:
@@ -67,29 +64,20 @@ def query_families(queries: Mapping[str, str], relevant: Mapping[str, Set[str]])
         >>> query_families(queries, {"1": {"a", "b"}, "2": {"a"}, "3": {"c"}, "4": set()})
         {'1': 'family 1', '2': 'family 1', '3': 'family 3', '4': 'family 1'}
     """
-    parents = {query_id: query_id for query_id in queries}
-
-    def root(query_id: str) -> str:
-        while parents[query_id] != query_id:
-            parents[query_id] = parents[parents[query_id]]
-            query_id = parents[query_id]
-        return query_id
-
-    by_text: dict[str, str] = {}
+    keys = {query_id: [normalised(query)] for query_id, query in queries.items()}
     by_document: dict[str, list[str]] = defaultdict(list)
-    for query_id, query in queries.items():
-        parents[query_id] = by_text.setdefault(normalised(query), query_id)
-        for document in sorted(relevant.get(query_id, ())):
+    for query_id in queries:
+        for document in relevant.get(query_id, ()):
             by_document[document].append(query_id)
-    for ids in by_document.values():
-        for one, other in combinations(ids, 2):
-            first, second = root(one), root(other)
-            if first != second:
-                a, b = relevant[one], relevant[other]
-                if len(a & b) >= SAME_MOVIES * len(a | b):
-                    parents[second] = first
-    names: dict[str, str] = {}
-    return {query_id: names.setdefault(root(query_id), f"family {query_id}") for query_id in queries}
+    for one, other in {pair for ids in by_document.values() for pair in combinations(ids, 2)}:
+        a, b = relevant[one], relevant[other]
+        if len(a & b) >= SAME_MOVIES * len(a | b):
+            keys[one].append(f"{one}\n{other}")
+            keys[other].append(f"{one}\n{other}")
+    ids = list(queries)
+    return {
+        query_id: f"family {ids[first]}" for query_id, first in zip(ids, connected(list(keys.values())), strict=True)
+    }
 
 
 def msrd_collection(source: Path) -> Collection:

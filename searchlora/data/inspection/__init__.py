@@ -5,7 +5,26 @@
 
 from __future__ import annotations
 
-from searchlora.data.inspection.commands import Command, propose
-from searchlora.data.inspection.profiling import Column, Profile, inspection, lines_of, profile
+from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["Column", "Command", "Profile", "inspection", "lines_of", "profile", "propose"]
+from searchlora.data.inspection import profiling
+from searchlora.data.inspection.commands import Command, propose
+from searchlora.data.inspection.profiling import Profile, lines_of
+from searchlora.files import ReadLimit, limited_reads
+from searchlora.task import Task
+
+__all__ = ["inspect_file", "lines_of"]
+
+
+def inspect_file(path: Path, tasks: Sequence[Task] = ()) -> tuple[Profile, list[Command]]:
+    """The profile of a file or folder, and the commands by which these tasks build from it.
+
+    What is read is bounded: of a file by `MAX_ROWS`, `MAX_CELLS` and `MAX_BYTES`, of all files by `MAX_SECONDS`.
+
+    Raises:
+        DataError: if there is no such file or folder, or the file is empty.
+    """
+    with limited_reads(ReadLimit(profiling.MAX_BYTES, profiling.MAX_SECONDS)):
+        found = profiling.profile(path)
+        return found, propose(found, tasks)

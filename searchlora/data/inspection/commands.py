@@ -1,32 +1,21 @@
-"""Commands that build from a file, proposed from its columns, its published layout, and the files beside it.
+"""Commands that build from a file, proposed from its columns and the files beside it.
 
-Formats say which fields they need (`Format.needs`) and which layouts they recognise (`Format.recognises`). Columns are
-matched to fields by their names; the names that people commonly give to a field are listed in `NAMES`.
+Formats say which fields they need (`Format.needs`). Columns are matched to fields by their names; the names that people
+commonly give to a field are listed in `NAMES`.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from searchlora.data.inspection.profiling import (
-    Column,
-    Corpus,
-    Profile,
-    column_values,
-    first_row,
-    ids_in,
-    inspection,
-    is_table,
-    trec_kind,
-)
+from searchlora.data.inspection.profiling import Column, Profile, column_values, first_row, ids_in, is_table
 from searchlora.errors import DataError
-from searchlora.eval.formats import read_qrels
-from searchlora.files import read_head
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.records import Format
 from searchlora.task import Task
@@ -86,6 +75,10 @@ class _Parts:
             self.options += ["--map", f"{name}={','.join(columns)}"]
 
 
+#: A file of documents beside another: its path, field -> column, and how many of the other's documents it holds.
+_Corpus: TypeAlias = tuple[Path, dict[str, str], int]
+
+
 def propose(found: Profile, tasks: Sequence[Task]) -> list[Command]:
     """The commands that build from a file or use it, likeliest first.
 
@@ -93,62 +86,42 @@ def propose(found: Profile, tasks: Sequence[Task]) -> list[Command]:
         found: The profile of the file.
         tasks: The tasks whose formats are considered.
     """
-    with inspection():
-        return _proposed(found, tasks)
-
-
-def _proposed(found: Profile, tasks: Sequence[Task]) -> list[Command]:
-    commands = [command for task in tasks for command in _of_task(found, task)]
-    judged = found.kind in ("qrels", "topics") or (found.kind == "table" and not commands)
-    if judged or found.kind == "folder":
-        commands += [command for task in tasks for command in _of_collection(found, task)]
-    if found.kind in ("qrels", "run", "topics") and not found.faulty:
+    commands: list[Command] = []
+    if found.kind == "table":
+        documents = cache(partial(_documents_beside, found.path))
+        builds = (_from_columns(found, task, format, documents) for task in tasks for format in task.formats.values())
+        commands += [command for command in builds if command is not None]
+        if (corpus := _corpus_columns(found)) is not None:
+            commands.append(_search(found, corpus))
+    elif found.kind in ("qrels", "run", "topics") and not found.faulty:
         name = found.path.name.removesuffix(".gz").rpartition(".")[0] or found.path.name
-        arguments = ("convert", "run" if found.kind == "run" else found.kind, str(found.path), f"{name}.jsonl")
+        arguments = ("convert", found.kind, str(found.path), f"{name}.jsonl")
         commands.append(Command(f"convert the {found.kind} to JSON Lines", arguments))
-    if found.kind == "table" and (corpus := _corpus_columns(found)) is not None:
-        commands.append(_search(found, corpus))
     return commands
 
 
-def _of_task(found: Profile, task: Task) -> Iterator[Command]:
-    """Builds of one task: from a published layout, or else from columns that hold what a format needs."""
-    recognised = [
-        (format, source)
-        for format in task.formats.values()
-        if format.recognises is not None and (source := format.recognises(found.sample)) is not None
-    ]
-    for format, source in recognised:
-        yield _build(task, format, source, _with_documents(found, format, {}, _Parts()))
-    if recognised or found.kind != "table":
-        return
-    for format in task.formats.values():
-        if format.needs and (columns := _matched(found, format)) is not None:
-            parts = _Parts()
-            for name in (*format.needs, *(name for name in _OPTIONAL if name not in format.needs)):
-                if name in columns:
-                    parts.map(name, *columns[name])
-            if "grade" in columns:
-                _add_grades(found, columns["grade"], format, parts)
-            yield _build(task, format, found.path, _with_documents(found, format, columns, parts))
-
-
-def _build(task: Task, format: Format, source: Path, parts: _Parts) -> Command:
-    parts = replace(parts, notes=list(parts.notes))
+def _from_columns(
+    found: Profile, task: Task, format: Format, documents: Callable[[str], tuple[_Corpus | None, int]]
+) -> Command | None:
+    """A build from columns that hold what a format needs."""
+    if not format.needs or (columns := _matched(found, format)) is None:
+        return None
+    parts = _Parts()
+    for name in (*format.needs, *(name for name in _OPTIONAL if name not in format.needs)):
+        if name in columns:
+            parts.map(name, *columns[name])
+    if "grade" in columns:
+        _add_grades(found, columns["grade"], format, parts)
+    if {"corpus", "grade_map"} <= set(format.options) and not columns.keys() & {"passage", "title"}:
+        _add_documents(columns.get("document", ("",))[0], documents, parts)
     for name, option in format.options.items():
-        if option.required and name not in ("corpus", *format.needs) and not _is_given(name, parts.options):
+        if option.required and name not in format.needs:
             parts.options += ["--option", f"{name}=VALUE"]
             parts.notes.append(f"give the option {name}: {option.meaning}")
             parts.complete = False
-    arguments = ("data", "build", task.name, str(source), "--format", format.name, *parts.options)
-    out = ("--out", f"data/{task.name}")
-    return Command(
-        f"dataset of the task {task.name}: {format.description}", (*arguments, *out), tuple(parts.notes), parts.complete
-    )
-
-
-def _is_given(name: str, options: Sequence[str]) -> bool:
-    return any(option.startswith(f"{name}=") for option in options)
+    arguments = ("data", "build", task.name, str(found.path), "--format", format.name, *parts.options)
+    purpose = f"dataset of the task {task.name}: {format.description}"
+    return Command(purpose, (*arguments, "--out", f"data/{task.name}"), tuple(parts.notes), parts.complete)
 
 
 def _matched(found: Profile, format: Format) -> dict[str, tuple[str, ...]] | None:
@@ -239,22 +212,14 @@ def _stretched(values: set[str]) -> dict[str, int]:
     return {value: round((int(value) - lowest) / width * _SCALE[-1]) for value in values}
 
 
-def _with_documents(found: Profile, format: Format, columns: Mapping[str, Sequence[str]], parts: _Parts) -> _Parts:
-    """The options that give the texts of judged documents, where the file has their ids only."""
-    if not {"corpus", "grade_map"} <= set(format.options):
-        return parts
-    if "passage" in columns or "title" in columns:
-        return parts
-    names = columns.get("document") or [name for name in found.columns if _plain(name) in ("docid", "doc_id")]
-    key = names[0] if names else ""
-    if key not in found.corpora:
-        found.corpora[key] = _documents_beside(found.path, key)
-    corpus, judged = found.corpora[key]
+def _add_documents(key: str, documents: Callable[[str], tuple[_Corpus | None, int]], parts: _Parts) -> None:
+    """The options that give the texts of judged documents, where the file has their ids only, in the column `key`."""
+    corpus, judged = documents(key)
     if corpus is None:
         parts.options += ["--corpus", "FILE"]
         parts.notes.append("give the file of the documents, which is not beside this one: --corpus FILE")
         parts.complete = False
-        return parts
+        return
     path, fields, known = corpus
     parts.options += ["--corpus", str(path)]
     for name, column in fields.items():
@@ -262,19 +227,15 @@ def _with_documents(found: Profile, format: Format, columns: Mapping[str, Sequen
             parts.options += ["--map", f"corpus.{name}={column}"]
     if known < judged:
         parts.options.append("--allow-rejects")
-        parts.notes.append(f"{_missing(known, judged, path)}; their rows are rejected")
-    return parts
+        missing = f"{judged - known:,} of the {judged:,} judged documents are not in {path.name}"
+        parts.notes.append(f"{missing}; their rows are rejected")
 
 
-def _missing(known: int, judged: int, path: Path) -> str:
-    return f"{judged - known:,} of the {judged:,} judged documents are not in {path.name}"
-
-
-def _documents_beside(path: Path, column: str) -> tuple[Corpus | None, int]:
+def _documents_beside(path: Path, column: str) -> tuple[_Corpus | None, int]:
     """The file beside `path` with most of the documents that a column names, and the number of these documents."""
     ids = column_values(path, column) if column and path.is_file() else set()
-    best: Corpus | None = None
-    for sibling in sorted((path if path.is_dir() else path.parent).iterdir()):
+    best: _Corpus | None = None
+    for sibling in sorted(path.parent.iterdir()):
         if sibling == path or not sibling.is_file() or not _is_readable_table(sibling):
             continue
         row = first_row(sibling)
@@ -301,50 +262,6 @@ def _named(names: Iterable[str], wanted: Sequence[str], *, endings: bool = True)
     if exact is not None or not endings:
         return exact
     return next((name for want in wanted for key, name in plain.items() if key.endswith(f"_{want}")), None)
-
-
-def _of_collection(found: Profile, task: Task) -> Iterator[Command]:
-    """A build from a folder with topics, judgments and documents, of which the file is one."""
-    for format in task.formats.values():
-        if not {"topics", "qrels", "corpus"} <= set(format.options):
-            continue
-        folder = found.path if found.path.is_dir() else found.path.parent
-        parts = {role: path for role, path in _roles(folder).items() if path is not None}
-        if len(parts) < 3 or (found.kind != "folder" and found.path not in parts.values()):
-            continue
-        try:
-            qrels = read_qrels(parts["qrels"])
-        except DataError:  # a fault in it, or it is too large to look for its documents
-            continue
-        ids = {document for grades in qrels.values() for document in grades}
-        known = ids_in(parts["corpus"], "id", ids)
-        if known < _ENOUGH * len(ids):
-            continue
-        options = [word for role, path in parts.items() for word in (f"--{role}", str(path))]
-        notes = []
-        if known < len(ids):
-            runs = folder / "runs"
-            options += ["--option", "runs=runs"] if runs.is_dir() else ["--allow-rejects"]
-            notes = [_missing(known, len(ids), parts["corpus"])]
-        yield _build(task, format, folder, _Parts(options, notes))
-
-
-def _roles(folder: Path) -> dict[str, Path | None]:
-    """topics, qrels and corpus -> the file of a folder with that role; None if there is none or more than one."""
-    roles: dict[str, list[Path]] = {"topics": [], "qrels": [], "corpus": []}
-    for path in sorted(folder.iterdir()):
-        if not path.is_file():
-            continue
-        try:
-            if is_table(path):
-                row = first_row(path)
-                if {"id", "text"} <= set(row):
-                    roles["corpus"].append(path)
-            elif (kind := trec_kind(read_head(path))) in roles:
-                roles[kind].append(path)
-        except DataError:
-            continue
-    return {role: paths[0] if len(paths) == 1 else None for role, paths in roles.items()}
 
 
 def _texts(names: Iterable[str]) -> dict[str, str] | None:

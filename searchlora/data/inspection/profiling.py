@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from searchlora.data.formats.common import split_files
 from searchlora.errors import DataError
@@ -23,14 +21,11 @@ from searchlora.files import (
     RejectedRow,
     as_text,
     check_file,
-    limited_reads,
-    numbered_lines,
     read_head,
     read_rows,
 )
 from searchlora.files.json_text import value_fault
 from searchlora.files.watched_reads import check_read_time
-from searchlora.records import Sample
 
 MAX_FAULTS = 20
 MAX_COLUMNS = 500
@@ -98,10 +93,6 @@ class Column:
         return self.characters / self.filled if self.filled else 0.0
 
 
-#: A file of documents beside another: its path, field -> column, and how many of the other's documents it holds.
-Corpus: TypeAlias = tuple[Path, dict[str, str], int]
-
-
 @dataclass
 class Profile:
     """What a file looks like.
@@ -111,21 +102,17 @@ class Profile:
         description: One line for people.
         rows: Number of rows, judgments, ranked documents or topics.
         faults: The first rows that cannot be read; `faulty` is the number of all.
-        sample: The first row and the name, by which formats recognise their sources.
         sample_of: What was read of a file that is too large to be read whole: "the first 100,000 rows"; else empty.
-        corpora: Column of document ids -> the file with their texts, and the number of ids; filled when asked for.
     """
 
     path: Path
     kind: str
     description: str
-    sample: Sample
     rows: int = 0
     columns: dict[str, Column] = field(default_factory=dict)
     faults: list[RejectedRow] = field(default_factory=list)
     faulty: int = 0
     sample_of: str = ""
-    corpora: dict[str, tuple[Corpus | None, int]] = field(default_factory=dict)
 
     def add_fault(self, where: str, reason: str) -> None:
         """Count a row that a build rejects; the first ones are kept."""
@@ -158,56 +145,29 @@ class Profile:
 
 
 def profile(path: Path) -> Profile:
-    """Describe a file or folder. Of a large file the beginning is read; a fault in it is reported, not raised.
-
-    What is read is bounded by `MAX_ROWS`, `MAX_CELLS` and `MAX_BYTES`, and inside `inspection` by time.
+    """Describe a file or folder; a fault in a file is reported, not raised.
 
     Raises:
         DataError: if there is no such file or folder, or the file is empty.
     """
-    with inspection():
-        return _profile(path)
-
-
-@contextmanager
-def inspection() -> Iterator[None]:
-    """Bound what is read inside the block; a block inside another has its bounds."""
-    if _bounded.get():
-        yield
-        return
-    token = _bounded.set(True)
-    try:
-        with limited_reads(MAX_BYTES, MAX_SECONDS):
-            yield
-    finally:
-        _bounded.reset(token)
-
-
-_bounded: ContextVar[bool] = ContextVar("bounded_inspection", default=False)
-
-
-def _profile(path: Path) -> Profile:
     if path.is_dir():
         return _folder(path)
     check_file(path)
     if is_table(path):
         return _table(path)
-    head = read_head(path)
-    kind = trec_kind(head)
+    kind = _trec_kind(read_head(path))
     try:
         if kind != "other":
             return _trec(path, kind)
     except ReadLimitReached as error:
-        return Profile(
-            path, kind, f"TREC {kind} that is too large to be counted", _sample(path, {}), sample_of=error.what
-        )
+        return Profile(path, kind, f"TREC {kind} that is too large to be counted", sample_of=error.what)
     except DataError as error:
         if kind != "topics":  # prose with one tab in its first line looks like topics
-            return Profile(path, kind, f"TREC {kind} with a fault", _sample(path, {}), faults=[_fault(error)], faulty=1)
-    return _other(path, head)
+            return Profile(path, kind, f"TREC {kind} with a fault", faults=[_fault(error)], faulty=1)
+    return Profile(path, "other", "no table, and no TREC file")
 
 
-def trec_kind(head: Head) -> str:
+def _trec_kind(head: Head) -> str:
     """ "qrels", "run" or "topics" for the beginning of such a TREC file; "other" for another."""
     for kind in ("qrels", "run", "topics"):
         form = getattr(TREC, kind)
@@ -270,7 +230,7 @@ def _has_no_header(head: Head) -> bool:
 
 def _table(path: Path) -> Profile:
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-    profile = Profile(path, "table", "", _sample(path, {}))
+    profile = Profile(path, "table", "")
     cells = 0
     try:
         for number, row in enumerate(read_rows(path)):
@@ -282,8 +242,6 @@ def _table(path: Path) -> Profile:
                 continue
             if (fault := value_fault(row.data)) is not None:
                 profile.add_fault(row.where, fault)
-            if not profile.rows:
-                profile.sample = _sample(path, row.data)
             profile.rows += 1
             cells += len(row.data)
             for name, value in row.data.items():
@@ -316,41 +274,22 @@ def _trec(path: Path, kind: str) -> Profile:
         grades = sorted({grade for of_topic in qrels.values() for grade in of_topic.values()})
         rows, shown = sum(map(len, qrels.values())), ", ".join(map(str, grades[:10]))
         text = f"{_count(rows, 'judgment')} of {_count(len(qrels), 'topic')}, grades {shown}"
-    return Profile(path, kind, f"TREC {kind}: {text}", _sample(path, {}), rows=rows)
+    return Profile(path, kind, f"TREC {kind}: {text}", rows=rows)
 
 
 def _folder(path: Path) -> Profile:
     """A folder with a file per split is described by its file of training rows."""
-    names = tuple(sorted(file.name for file in path.iterdir()))
-    description = f"a folder of {_count(len(names), 'file')}"
+    description = f"a folder of {_count(len(list(path.iterdir())), 'file')}"
     try:
         first = next((file for file, split in split_files(path) if split == "train"), None)
     except DataError:
         first = None
     if first is None:
-        return Profile(path, "folder", description, Sample(path, names, {}))
+        return Profile(path, "folder", description)
     profile = _table(first)
     profile.description = f"{description}, one for each split; {first.name} is {profile.description}"
-    profile.path, profile.sample = path, Sample(path, names, profile.sample.row)
+    profile.path = path
     return profile
-
-
-def _other(path: Path, head: Head) -> Profile:
-    if b"\0" in head.raw:
-        return Profile(path, "other", "not text, and no kind of file that is read by rows", _sample(path, {}))
-    lines = 0
-    try:
-        for lines, _ in enumerate(numbered_lines(path), 1):  # noqa: B007
-            pass
-    except ReadLimitReached as error:
-        return Profile(path, "other", "text, not rows", _sample(path, {}), rows=lines, sample_of=error.what)
-    except DataError as error:
-        return Profile(path, "other", "not text", _sample(path, {}), faults=[_fault(error)], faulty=1)
-    return Profile(path, "other", f"text of {_count(lines, 'line')}, not rows", _sample(path, {}), rows=lines)
-
-
-def _sample(path: Path, row: Mapping[str, Any]) -> Sample:
-    return Sample(path, tuple(sorted(file.name for file in path.parent.iterdir())), row)
 
 
 def _fault(error: DataError) -> RejectedRow:

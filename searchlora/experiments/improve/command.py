@@ -151,10 +151,8 @@ def _job(
     if recipe.improve.reward is not None and task.writes == "query":
         parse_measure(recipe.improve.reward)
     if recipe.improve.start == "adapter" or recipe.improve.then != "nothing":
-        if recipe.lora.variant in ("pissa", "eva", "lora_fa"):
-            raise RecipeError(
-                f"training an adapter further does not go with lora.variant = {recipe.lora.variant}", where="recipe"
-            )
+        if recipe.lora.variant == "pissa":
+            raise RecipeError("training an adapter further does not go with lora.variant = pissa", where="recipe")
         if parent is not None and own is not None and recipe.lora != own.lora:
             raise RecipeError(
                 "improve.start = adapter keeps the LoRA settings of the adapter, and the recipe has others",
@@ -167,7 +165,7 @@ def _job(
         base = parent.manifest.base.resolve()
     else:
         base = resolve(recipe.base)
-    settings = engine or LocalSettings(batch_rows=BATCH_ROWS)
+    settings = engine or LocalSettings(max_num_seqs=BATCH_ROWS)
     return ImproveJob(
         task,
         recipe,

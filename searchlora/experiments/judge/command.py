@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +13,9 @@ from pathlib import Path
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, corpus_path, mapped_sha256
-from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.labels import Labels, read_labels, write_probabilities
-from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, read_card, write_judgments
+from searchlora.errors import DataError
+from searchlora.eval.judge.labels import write_probabilities
+from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, write_judgments
 from searchlora.eval.judgments.lineage import RunLineage, doubts, read_lineage, refuse_circular
 from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
@@ -70,8 +70,7 @@ def judge(
     """Grade the pool of some runs, or a file of pairs, and write qrels, their card and the grades' probabilities.
 
     By default every label of the task's scale is scored and the most probable one is the grade. A killed run resumes
-    when it is started again: `<out>.partial` holds the grades so far. If `out` is already the complete result of the
-    same call, nothing is graded and nothing is written, whenever the earlier run was killed.
+    when it is started again: `<out>.partial` holds the grades so far.
 
     Args:
         topics: The queries, in any topics format; `llm_judge` lists the fields that a judging task reads.
@@ -88,17 +87,15 @@ def judge(
         allow_circular: Judge even if the judge is part of a run or was trained on a topic.
 
     Raises:
-        UsageError: when `out` is the result of another call, its extension is not that of a qrels format, the judge or
-            the pairs are given in neither or both of their two ways, the task cannot judge, or the judge is circular.
+        UsageError: when `out` exists, its extension is not that of a qrels format, the judge or the pairs are given in
+            neither or both of their two ways, the task cannot judge, or the judge is circular.
         DataError: naming the file, when a topic or document is missing, or no answer is a grade.
         NotInStore, LoadCheckFailed, BaseModelError: when the judge does not exist or must not be loaded.
         EngineError: when a server cannot be asked.
     """
     target = Path(out)
     partial = Path(f"{target}.partial")
-    finished = read_card(target) if target.exists() else None
-    if finished is None or finished.source != "llm":
-        check_new(target)
+    check_new(target)
     check_writable(target)
     query_passages = load_texts(pairs_to_judge(runs, depth, pairs), topics, corpus)
     contexts = {(pair.topic, pair.document.id): _context(pair) for pair in query_passages}
@@ -126,17 +123,6 @@ def judge(
     systems = _systems(runs)
     queries = {pair.topic: pair.query for pair in query_passages}
     circular = refuse_circular(card, systems, queries, allow=allow_circular)
-    if finished is not None:
-        stored = replace(
-            finished,
-            engine=finished.engine or judge.default_engine,
-            scale=finished.scale or card.scale,
-            relevant=card.relevant if finished.relevant is None else finished.relevant,
-        )
-        labels = _finished_labels(target, stored, card, contexts, generate)
-        shutil.rmtree(partial, ignore_errors=True)
-        grades = Counter(label for row in labels.values() for label in row.values() if label is not None)
-        return JudgeResult(finished, dict(sorted(grades.items())), finished.invalid, circular, doubts(card, systems))
     answers = dict(zip(contexts, grade_records(judge, records, partial, steps("Judging")), strict=True))
     valid = {pair: answer for pair, answer in answers.items() if isinstance(answer, Grade)}
     invalid = {pair: answer for pair, answer in answers.items() if isinstance(answer, InvalidOutput)}
@@ -157,24 +143,6 @@ def judge(
     shutil.rmtree(partial)
     counts = Counter(grade.value for grade in valid.values())
     return JudgeResult(card, dict(sorted(counts.items())), len(invalid), circular, doubts(card, systems))
-
-
-def _finished_labels(
-    target: Path, stored: JudgmentsCard, card: JudgmentsCard, pairs: Collection[Pair], generate: bool
-) -> Labels:
-    """The labels in `target` if they are the complete result of the same call, whose card would be `card`.
-
-    Raises:
-        UsageError: when another call wrote them.
-    """
-    if (stored.probabilities is None) == generate:
-        labels = read_labels(target)
-        same_card = asdict(card) == asdict(
-            replace(stored, created=card.created, counts={}, invalid=0, probabilities=None, qrels_sha256="")
-        )
-        if same_card and {(topic, document) for topic, row in labels.items() for document in row} == {*pairs}:
-            return labels
-    raise UsageError("already exists", where=str(target), fix="Judgments are not overwritten; give another file.")
 
 
 def _context(pair: QueryPassage) -> SearchContext:

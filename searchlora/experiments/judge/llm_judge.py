@@ -52,7 +52,6 @@ class Judge:
         generate: Generate the answer and parse it, instead of scoring every label of the scale.
         max_new_tokens: Maximum number of generated tokens.
         engine_id: The engine, see `Engine.engine_id`.
-        default_engine: The engine of judgments whose card names none: earlier releases had this one only.
         conditions: All that a grade depends on besides the prompt, as JSON.
     """
 
@@ -65,7 +64,6 @@ class Judge:
     generate: bool
     max_new_tokens: int
     engine_id: str
-    default_engine: str
     conditions: str
 
     @property
@@ -183,8 +181,9 @@ def load_judge(
     computed = make_engine(engine or LocalSettings(), answering, store, precision=precision, prompt_options=options)
     if stored is not None:
         check_renders(stored, plugin, computed.renderer)
-    default_engine = LocalSettings().engine_id(precision)
-    if computed.engine_id != default_engine:  # the grades in logs of earlier releases, which had one engine, stay valid
+    if computed.engine_id != LocalSettings().engine_id(
+        precision
+    ):  # the grades in logs of earlier releases, which had one engine, stay valid
         weights = {**weights, "engine": computed.engine_id}
     decoding = {"max_new_tokens": max_new_tokens, "generate": generate}
     asked = {"task": f"{plugin.name} version {plugin.version}", "settings": plugin.settings, "tuned": plugin.tuned}
@@ -199,7 +198,6 @@ def load_judge(
         generate=generate,
         max_new_tokens=max_new_tokens,
         engine_id=computed.engine_id,
-        default_engine=default_engine,
         conditions=json.dumps(conditions, sort_keys=True),
     )
 

@@ -29,18 +29,11 @@ RESERVED = 8
 
 
 class ScorePass:
-    """Requests that are scored in one pass.
-
-    Args:
-        limits: Upper bounds on the pass.
-    """
-
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._requests: list[ScoreRequest] = []
 
     def join(self, request: ScoreRequest) -> bool:
-        """Add a request, unless the pass has no room for it or prunes by another margin."""
         longest = max(other.max_tokens for other in [request, *self._requests])
         has_room = self._limits.pass_holds(len(self._requests) + 1, longest)
         if self._requests and (not has_room or request.prune_margin != self._requests[0].prune_margin):
@@ -50,12 +43,8 @@ class ScorePass:
 
 
 class BatchRoom:
-    """Rows of a batch, and the room of their KV cache.
-
-    Args:
-        limits: Upper bounds.
-        lengths: Maximum length of each row.
-        more: Number of rows that will join, whose room is not counted yet.
+    """Rows of a batch that have these maximum lengths, and `more` rows that will join, whose room is not counted
+    yet.
     """
 
     def __init__(self, limits: Limits, lengths: Sequence[int], more: int = 0) -> None:
@@ -82,7 +71,6 @@ class Admission:
     takes no more than its share. Requests of `finish` are not limited: nobody waits for one of them alone.
 
     Args:
-        limits: Upper bounds on rows, KV cache and passes.
         prefiller: Knows which tokens of a prompt are in the prefix cache.
         slots: Number of LoRA slots.
         adapters: The adapters that are in use.
@@ -124,7 +112,6 @@ class Admission:
         self._waiting = set(waiting)
 
     def may_take(self, request: AnyRequest) -> bool:
-        """Whether the request's client may have more now. If not, requests of others do not overtake this one."""
         assert isinstance(request, ModelRequest)
         client, is_long = request.client, self._is_long(request)
         if is_long and (self._long_tokens >= self._limits.long_tokens or _shared_prompt(request) in self._long_prompts):
@@ -149,7 +136,6 @@ class Admission:
         return capacity - self._room.rows > reserve
 
     def fits(self, request: AnyRequest) -> bool:
-        """Whether a request has room beside those that run and those admitted before it; it counts as admitted then."""
         assert isinstance(request, ModelRequest)
         adapter = request.adapter
         if adapter is not None and adapter not in self._adapters and len(self._adapters) >= self._slots:

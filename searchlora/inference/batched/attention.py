@@ -26,7 +26,6 @@ _COLUMN_BLOCK, _TOKEN_BLOCK = 64, 16
 
 
 def register() -> None:
-    """Register both variants with transformers."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
@@ -169,7 +168,6 @@ class RotaryTable(torch.nn.Module):
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None  # cosines, sines; shape (positions, head size)
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines of positions (rows, new); shape (rows, new, head size)."""
         needed = int(position_ids.max()) + 1
         while self._tables is None or len(self._tables[0]) < needed:
             start = 0 if self._tables is None else len(self._tables[0])
@@ -181,7 +179,6 @@ class RotaryTable(torch.nn.Module):
 
 
 def replace_rotary(model: Any) -> None:
-    """Replace the rotary embeddings of a model by a `RotaryTable`, if that gives the same."""
     backbone = getattr(model, model.base_model_prefix)
     rotary = getattr(backbone, "rotary_emb", None)
     if rotary is None:

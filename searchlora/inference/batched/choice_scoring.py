@@ -41,8 +41,6 @@ def score_choices(
     """Score all choices of each prompt in one batch; shared prefixes of prompts are computed once.
 
     Args:
-        prefiller: Holds the model and the prefix cache.
-        prompts: The prompts.
         choices: Token ids of each prompt's choices, at least one choice.
         margin: The `prune_margin` of `Engine.score`.
 
@@ -117,11 +115,7 @@ class _TreeBatch:
     def compute(self, chosen: Sequence[Ints]) -> None:
         """Compute nodes of each remaining row, the first time after the prompts, and record the steps after them.
 
-        Args:
-            chosen: Nodes of each remaining row.
-
-        Raises:
-            NonFinitePrompts: if hidden states of some rows are not finite.
+        Raises `NonFinitePrompts` if hidden states of some prompts are not finite.
         """
         lengths = [len(self._left(row)) + len(nodes) for row, nodes in zip(self.rows, chosen, strict=True)]
         for places in self._prefiller.passes(lengths):
@@ -154,7 +148,6 @@ class _TreeBatch:
                 self._prefixes.add_prompt(prompt.adapter, prompt.ids, partial(self._cache.copy_columns, place))
 
     def keep(self, places: Sequence[int]) -> None:
-        """Continue with the rows in these places only."""
         for target, source in enumerate(places):
             if target != source:
                 self._cache.move_row(source, target, self._computed[self.rows[source]])

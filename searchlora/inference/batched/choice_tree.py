@@ -93,9 +93,7 @@ def build_tree(choices: Sequence[Sequence[int]]) -> ChoiceTree:
 class PrunedSearch:
     """Decides which nodes of a tree are computed: all at once, or in rounds only those that can still matter.
 
-    Args:
-        prune_margin: Margin in nats: choices that are together this far behind the best one are not scored to the end;
-            None scores every choice exactly.
+    With a `prune_margin` in nats, choices that are together this far behind the best one are not scored to the end.
     """
 
     #: A tree with fewer nodes is computed at once with the prompt; another forward pass would cost more.
@@ -141,7 +139,6 @@ class PrunedSearch:
         return np.flatnonzero(np.isin(self.tree.sources, nodes) | (prompt & (self.tree.sources == -1)))
 
     def record(self, steps: Ints, log_probabilities: NDArray[np.float64]) -> None:
-        """Set the log-probability of each of these steps."""
         self._values[steps] = log_probabilities
         self._known[steps] = True
 
@@ -151,12 +148,10 @@ class PrunedSearch:
 
     @property
     def known_steps(self) -> int:
-        """Number of steps whose probability was computed."""
         return int(self._known.sum())
 
     @property
     def _missing(self) -> Bools:
-        """Which choices have a step whose probability is not known."""
         return np.asarray((self.tree.steps_of & ~self._known).any(1))
 
     def mark_computed(self, nodes: Ints) -> Ints:

@@ -20,7 +20,6 @@ class _Progress:
     """What is computed of a long prompt.
 
     Attributes:
-        request: Whose prompt it is.
         cache: KV cache of one row.
         start: Number of tokens in the cache.
         computed: Number of tokens that were computed; the others came from the prefix cache.
@@ -37,11 +36,8 @@ class _Progress:
 class ChunkedPrefill:
     """Long prompts that are being computed. Clients take turns chunk by chunk; prompts of one client do not.
 
-    Chunks end at multiples of `Prefiller.chunk` tokens, so that they depend on the prompt only. No pass needs a mask
-    of more than a chunk times the length of the prompt.
-
-    Args:
-        prefiller: Holds the model and the prefix cache.
+    Chunks end at multiples of `Prefiller.chunk` tokens, so that they depend on the prompt only. No pass needs a mask of
+    more than a chunk times the length of the prompt.
     """
 
     def __init__(self, prefiller: Prefiller) -> None:
@@ -51,7 +47,6 @@ class ChunkedPrefill:
 
     @property
     def requests(self) -> dict[Prompt, AnyModelRequest]:
-        """The prompts and their requests."""
         return {prompt: progress.request for prompt, progress in list(self._progress.items())}
 
     def add(self, prompts: Mapping[Prompt, AnyModelRequest]) -> None:
@@ -70,11 +65,8 @@ class ChunkedPrefill:
                 self._queues.setdefault(request.client, deque()).append(prompt)
 
     def take_computed(self, fits: Callable[[AnyModelRequest], bool], max_tokens: int) -> dict[Prompt, AnyModelRequest]:
-        """Remove and return prompts of which only the last chunk is left, with their heads, and their requests.
-
-        Args:
-            fits: Whether a request has room beside those accepted before it.
-            max_tokens: Maximum number of tokens that are left of these prompts together; one prompt may have more.
+        """Remove and return prompts of which only the last chunk is left, with their requests, as many as `fits`
+        accepts and as have `max_tokens` left together; one prompt may have more.
         """
         taken: dict[Prompt, AnyModelRequest] = {}
         tokens = 0
@@ -115,7 +107,6 @@ class ChunkedPrefill:
                 prefiller.prefixes.add(prompt.adapter, prefix, columns)
 
     def remove(self, prompt: Prompt) -> AnyModelRequest:
-        """Forget a prompt and return its request."""
         request = self._progress.pop(prompt).request
         queue = self._queues[request.client]
         queue.remove(prompt)
@@ -124,7 +115,6 @@ class ChunkedPrefill:
         return request
 
     def clear(self) -> None:
-        """Forget all prompts."""
         self._queues.clear()
         self._progress.clear()
 

@@ -16,11 +16,7 @@ from searchlora.inference.engine import non_finite_error
 
 @dataclass(eq=False)
 class BatchRow(AnswerState):
-    """An answer with a row of the KV cache.
-
-    Attributes:
-        prompt: What it answers, with its LoRA slot.
-    """
+    """An answer with a row of the KV cache."""
 
     prompt: Prompt = field(kw_only=True)
 
@@ -31,20 +27,11 @@ class BatchRow(AnswerState):
 
     @property
     def max_length(self) -> int:
-        """Maximum length of prompt and answer."""
         return self.request.max_tokens
 
 
 class DecodeBatch:
-    """The generating rows and their KV cache.
-
-    Args:
-        prefiller: Computes the prompts of new rows.
-        stop_id: The token that ends an answer.
-
-    Attributes:
-        rows: The rows, in the order of the KV cache.
-    """
+    """The generating rows, in the order of their KV cache."""
 
     def __init__(self, prefiller: Prefiller, stop_id: int) -> None:
         self.rows: list[BatchRow] = []
@@ -67,11 +54,8 @@ class DecodeBatch:
         self.rows = joined
 
     def step(self) -> bool:
-        """Generate one more token of every row.
-
-        Returns:
-            False if hidden states of some rows are not finite; these rows have an error then, and the others generated
-            nothing.
+        """Generate one more token of every row. False if hidden states of some rows are not finite: these rows have an
+        error then, and the others generated nothing.
         """
         lengths = torch.tensor([row.length for row in self.rows])
         visible = torch.arange(int(lengths.max()) + 1) <= lengths[:, None, None]
@@ -105,10 +89,8 @@ class DecodeBatch:
         return removed[::-1]
 
     def copy_columns(self, row: BatchRow, columns: slice) -> torch.Tensor:
-        """A copy of some columns of a row's KV cache."""
         return self._cache.copy_columns(self.rows.index(row), columns)
 
     def clear(self) -> None:
-        """Forget all rows, after a pass that failed in the middle."""
         self.rows = []
         self._cache = self._forward.new_cache()

@@ -16,11 +16,7 @@ from searchlora.inference.batched.lora_mapping import map_rows
 
 
 class NonFiniteOutput(Exception):
-    """A forward pass with NaN or infinite hidden states in some rows; these rows of the cache are cleared.
-
-    Args:
-        rows: Their indices in the pass.
-    """
+    """A forward pass with NaN or infinite hidden states in these rows, which are cleared in the cache."""
 
     def __init__(self, rows: Sequence[int]) -> None:
         self.rows = rows
@@ -34,12 +30,6 @@ class Forward:
         model: A base model from `models.load.load_model` that `is_supported`.
         batch_invariant: Compute each row with the same operations in the same order, whatever the other rows are and
             however a prompt is split over passes, so that its results are equal to the last bit.
-
-    Attributes:
-        device, dtype, config: Of the model.
-        batch_invariant: As given.
-        vocabulary: Number of logits.
-        lora_layers: The linear layers with their LoRA slots.
     """
 
     def __init__(self, model: Any, *, batch_invariant: bool = False) -> None:
@@ -61,7 +51,6 @@ class Forward:
         backend.use_huge_pages(tensor for weight in weights for tensor in weight.tensors())
 
     def new_cache(self) -> KVCache:
-        """An empty KV cache for this model."""
         return KVCache(self.config.num_hidden_layers)
 
     def hidden_states(
@@ -101,14 +90,8 @@ class Forward:
         return self._head(hidden)
 
     def log_probabilities(self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Natural log-probabilities in fp32.
-
-        Args:
-            hidden: Hidden states, shape (n, hidden size).
-            rows, tokens: The hidden state and the token of each log-probability, shape (m,).
-
-        Returns:
-            Shape (m,).
+        """Natural log-probabilities in fp32 of `tokens` (m,) after the hidden states (n, hidden size) of `rows`
+        (m,).
         """
         logits = self.logits(hidden).float()
         # The sum over one row alone: the order of a sum over several rows depends on how many there are.

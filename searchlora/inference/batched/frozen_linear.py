@@ -26,8 +26,6 @@ class FrozenLinear(Protocol):
 
 @dataclass(frozen=True)
 class PlainLinear:
-    """As `torch.nn.Linear`."""
-
     weight: torch.Tensor
     bias: torch.Tensor | None
 
@@ -144,7 +142,6 @@ def blocked_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Bl
 
 
 def frozen_linear(weight: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool = False) -> FrozenLinear:
-    """A frozen layer with a weight of shape (out, in)."""
     packed = backend.frozen_linear(weight, bias, batch_invariant)
     if packed is not None:
         return BlockedLinear(packed) if batch_invariant and not packed.treats_rows_alike else packed
@@ -159,7 +156,6 @@ def is_linear(layer: torch.nn.Module) -> bool:
 
 
 def shape_of(layer: Any) -> tuple[int, int]:
-    """(out, in) of a linear layer."""
     if isinstance(layer, torch.nn.Linear):
         return layer.out_features, layer.in_features
     return layer.nf, layer.nx

@@ -19,9 +19,6 @@ class KVCache(Cache):  # type: ignore[misc]
 
     `begin_pass` says where the next forward pass writes and how many columns it reads; the attention mask decides which
     columns a token sees.
-
-    Args:
-        layers: Number of layers of the model.
     """
 
     def __init__(self, layers: int) -> None:
@@ -67,16 +64,8 @@ class KVCache(Cache):  # type: ignore[misc]
         return read[0], read[1]
 
     def layer_views(self, layer: int, heads: int, size: int, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The cache of one layer, for a layer that writes its new keys and values in place.
-
-        Args:
-            layer: Index of the layer.
-            heads, size: Number of key heads and head size.
-            like: A tensor of the cache's dtype and device.
-
-        Returns:
-            Keys and values of the pass, shape (rows, key heads, columns, head size), and the column of each row's first
-            new token, shape (rows,).
+        """The keys and values of one layer in this pass, shape (rows, key heads, columns, head size), and the column of
+        each row's first new token, shape (rows,): for a layer that writes its new keys and values in place.
         """
         if not self._views:
             window = self._allocated(heads, size, like)[:, :, self._rows, :, : self._columns]
@@ -97,11 +86,8 @@ class KVCache(Cache):  # type: ignore[misc]
         return 0
 
     def reserve(self, rows: int, columns: int, tokens: int) -> None:
-        """Make room for rows and columns. Memory beyond them may be freed, so rows in use must lie within.
-
-        Args:
-            rows, columns: Sizes needed now.
-            tokens: Budget of rows times columns up to which more rows are allocated at once.
+        """Make room for rows and columns. Memory beyond them may be freed, so rows in use must lie within. More rows
+        are allocated at once up to a budget of `tokens`, rows times columns.
         """
         columns = -(-columns // _COLUMN_STEP) * _COLUMN_STEP
         self._reserved = (rows, columns)
@@ -120,7 +106,6 @@ class KVCache(Cache):  # type: ignore[misc]
                 self._data[:, :, self._rows.start + row] = 0
 
     def move_row(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` columns of a row over another row."""
         assert self._data is not None
         self._data[:, :, target, :, :length] = self._data[:, :, source, :, :length]
 

@@ -53,8 +53,7 @@ class SlotWeights(Protocol):
         If memory runs out, the slot is as before, or empty.
         """
 
-    def clear(self, slot: int) -> None:
-        """Empty a slot and free its memory."""
+    def clear(self, slot: int) -> None: ...
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         """y (rows, tokens, out) plus B·A·x of each row's adapter, x (rows, tokens, in); y may be changed in place."""
@@ -62,19 +61,11 @@ class SlotWeights(Protocol):
     def apply(self, base: FrozenLinear, x: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         """The base layer's output for x plus B·A·x of each row's adapter; shape (rows, tokens, out)."""
 
-    def tensors(self) -> Sequence[torch.Tensor]:
-        """A and B of all slots."""
+    def tensors(self) -> Sequence[torch.Tensor]: ...
 
 
 def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor, batch_invariant: bool = False) -> SlotWeights:
-    """Slots without weights.
-
-    Args:
-        size_in: Input size of the layers.
-        spans: Output columns of each layer.
-        like: A tensor with the dtype and device of A and B.
-        batch_invariant: Compute each row independently of the others; the CPU backend always does.
-    """
+    """Slots without weights; arguments as `LoraLayerGroup`'s."""
     packed = lora_slots(size_in, spans, like)
     return packed or (BlockedSlots if batch_invariant else TorchSlots)(size_in, spans, like)
 
@@ -138,8 +129,6 @@ class BlockedSlots(TorchSlots):
 
 @dataclass
 class ActiveMapping:
-    """The mapping of the current forward pass; None if all rows use the bare base model."""
-
     mapping: LoraMapping | None = None
 
 
@@ -148,13 +137,11 @@ class LoraLayerGroup:
 
     Args:
         layers: Module path of each layer -> the layer.
-        active: Shared by all groups of a model.
+        active: The mapping of the current pass, shared by all groups of a model.
         like: A tensor with the dtype and device of A and B.
-        batch_invariant: Compute each row independently of the others, to the last bit.
+        batch_invariant: Compute each row independently of the others, to the last bit; the CPU backend always does.
 
     Attributes:
-        paths: Module paths of the layers.
-        size_in: Input size.
         spans: Output columns of each layer.
         base: The frozen product of all layers.
         slots: A and B of the adapters.
@@ -194,14 +181,12 @@ class LoraLayerGroup:
                 self._factors[slot] = factor
 
     def clear(self, slot: int) -> None:
-        """Empty a slot and free its memory."""
         self.slots.clear(slot)
         self._changed.discard(slot)
         self._factors.pop(slot, None)
 
     @property
     def element_size(self) -> int:
-        """Bytes of an element of A and B."""
         return self._like.element_size()
 
     def part(self, index: int, x: torch.Tensor) -> torch.Tensor:
@@ -236,25 +221,18 @@ class LoraLinear(torch.nn.Module):
         self._index = index
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As the layer: (rows, tokens, in) -> (rows, tokens, out)."""
         return self.group.part(self._index, x)
 
 
 @dataclass
 class LoraLayers:
-    """All groups of a model; made by `add_lora_layers`.
-
-    Attributes:
-        groups: The groups, in the model's order.
-        active: The mapping of the current forward pass.
-    """
+    """All groups of a model; made by `add_lora_layers`."""
 
     groups: list[LoraLayerGroup]
     active: ActiveMapping
 
     @property
     def paths(self) -> frozenset[str]:
-        """Module paths of all layers that an adapter may change."""
         return frozenset(path for group in self.groups for path in group.paths)
 
     def shape(self, path: str) -> tuple[int, int]:
@@ -290,7 +268,6 @@ class LoraLayers:
         use_huge_pages(tensor for group in self.groups for tensor in group.slots.tensors())
 
     def clear(self, slot: int) -> None:
-        """Empty a slot and free its memory."""
         for group in self.groups:
             group.clear(slot)
         release_free_memory()

@@ -31,13 +31,11 @@ class LoraMapping:
 
     @cached_property
     def slots_in_use(self) -> frozenset[int]:
-        """All slots that rows use, without the base model's."""
         return frozenset(slot for slot, _ in self.adapter_rows)
 
     def segments(self, slots: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The rows of some slots in segments of equal length, one for each slot.
-
-        A and B of these adapters are then multiplied in one batched product each.
+        """The rows of some slots in segments of equal length, one for each slot, so that one batched product computes
+        all.
 
         Returns:
             The row at each place of the segments, where short segments repeat their first row, shape

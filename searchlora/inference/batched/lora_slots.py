@@ -18,13 +18,6 @@ from searchlora.inference.settings import LocalSettings
 class LoraSlots:
     """Loaded adapters by name; used by the computing thread only.
 
-    Args:
-        layers: The model's layers, which hold the weights.
-        settings: Upper bounds on the loaded adapters: their number, their ranks and their bytes together.
-        fetch: Gives the checked PEFT folder of an adapter to a block that reads it.
-        on_unload: Called with the name of an adapter that is evicted or unloaded.
-        counts: Where hits, misses and evictions are counted.
-
     Attributes:
         loaded: Names of the loaded adapters; any thread may read it.
     """
@@ -37,8 +30,8 @@ class LoraSlots:
         on_unload: Callable[[str], None],
         counts: Counts,
     ) -> None:
-        self.count = settings.adapters
-        self._max_rank, self._max_bytes = settings.max_rank, settings.adapter_bytes
+        self.count = settings.max_loras
+        self._max_rank, self._max_bytes = settings.max_lora_rank, settings.adapter_bytes
         self._counts = counts
         self._layers = layers
         self._fetch, self._on_unload = fetch, on_unload
@@ -49,7 +42,6 @@ class LoraSlots:
 
     @property
     def in_use(self) -> frozenset[str]:
-        """Names of the adapters that running rows use."""
         return frozenset(self._users)
 
     def acquire(self, name: str | None) -> int:
@@ -67,7 +59,6 @@ class LoraSlots:
         return slot
 
     def release(self, name: str | None) -> None:
-        """End one use of an adapter."""
         if name is not None:
             self._users[name] -= 1
             if not self._users[name]:
@@ -109,7 +100,7 @@ class LoraSlots:
             raise LoadCheckFailed(
                 f"has rank {rank}, more than the {self._max_rank} that are served",
                 where=name,
-                fix="Train it with a lower rank, or raise 'max_rank'.",
+                fix="Train it with a lower rank, or raise 'max_lora_rank'.",
             )
         if size > self._max_bytes:
             raise LoadCheckFailed(

@@ -39,15 +39,7 @@ def batched_core(
     settings: LocalSettings,
     limits: Limits,
 ) -> EngineCore:
-    """An engine core that computes rows with different adapters in one batch.
-
-    Args:
-        model: A model that `forward.is_supported`; its layers are replaced.
-        stop_id: The token that ends an answer.
-        fetch: Gives the checked folder of an adapter to a block that reads it.
-        settings: Bounds on the loaded adapters, size of the prefix cache, and whether to be batch invariant.
-        limits: Sizes of batches and of the queue.
-    """
+    """An engine core that computes rows with different adapters in one batch."""
     forward, counts = Forward(model, batch_invariant=settings.batch_invariant), Counts()
     prefixes = PrefixCache(settings.prefix_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
@@ -69,7 +61,6 @@ class BatchedModelRunner:
 
     @property
     def running(self) -> Collection[AnyModelRequest]:
-        """Requests whose rows generate or whose long prompts are being computed."""
         return [*self._generating, *self._long.requests.values()]
 
     @property
@@ -91,7 +82,6 @@ class BatchedModelRunner:
             self._long.remove(prompt).fail_late()
 
     def admission(self, waiting: Collection[Hashable]) -> Admission:
-        """Admits what fits beside the running requests."""
         slots, long = self._slots, self._long.requests.values()
         return Admission(self._limits, self._prefiller, slots.count, slots.in_use, self._generating, long, waiting)
 
@@ -109,7 +99,6 @@ class BatchedModelRunner:
             self._decode()
 
     def drop_all(self) -> None:
-        """Forget all rows and long prompts."""
         self._drop_rows()
         for prompt in self._long.requests:
             self._slots.release(prompt.adapter)
@@ -125,7 +114,6 @@ class BatchedModelRunner:
 
     @property
     def _is_interactive(self) -> bool:
-        """Whether a client waits for one of the generating rows."""
         return any(request.interactive for request in self._generating)
 
     def _acquire(self, requests: Sequence[AnyModelRequest], begun: dict[Prompt, AnyModelRequest]) -> None:

@@ -38,7 +38,6 @@ class Prompt:
     """A prompt and the adapter that computes it.
 
     Attributes:
-        ids: Token ids.
         adapter: Name of the adapter; None is the bare base model.
         slot: LoRA slot of the adapter.
         keep_prefix: Keep its KV cache: the same prompt follows again soon.
@@ -60,7 +59,6 @@ class NonFinitePrompts(Exception):
         super().__init__(f"{len(prompts)} prompts have no finite hidden states")
 
     def among(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        """The prompts that begin with one of them."""
         return [prompt for prompt in prompts if any(_starts_with(prompt, prefix) for prefix in self.prompts)]
 
 
@@ -126,8 +124,7 @@ class Prefiller:
     def compute_shared_prefixes(self, prompts: Sequence[Prompt]) -> None:
         """Compute and cache the prefixes that these prompts share, unless they are cached or longer than a chunk.
 
-        Raises:
-            NonFinitePrompts: if hidden states of some prefixes are not finite.
+        Raises `NonFinitePrompts` if hidden states of some prefixes are not finite.
         """
         rounds: list[list[Prompt]] = []
         for adapter, slot in dict.fromkeys((prompt.adapter, prompt.slot) for prompt in prompts):

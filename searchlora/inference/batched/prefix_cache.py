@@ -54,11 +54,7 @@ def _common(one: TokenIds, other: TokenIds) -> int:
 
 @dataclass
 class PrefixCache:
-    """Keys and values of prefixes, by adapter and token ids.
-
-    Args:
-        budget: Size in tokens.
-    """
+    """Keys and values of prefixes, by adapter and token ids; `budget` in tokens."""
 
     budget: int
     _entries: OrderedDict[tuple[Hashable, TokenIds], torch.Tensor] = field(default_factory=OrderedDict)
@@ -83,7 +79,6 @@ class PrefixCache:
         return [prefixes for prefixes in useful if prefixes]
 
     def is_new(self, adapter: Hashable, prefix: TokenIds) -> bool:
-        """Whether a prefix is not cached, and short enough to be."""
         return (adapter, prefix) not in self._entries and len(prefix) <= self.budget // 2
 
     def longest_match(self, adapter: Hashable, prompt: TokenIds) -> tuple[int, torch.Tensor | None]:

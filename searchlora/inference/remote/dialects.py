@@ -57,12 +57,7 @@ class Dialect(ABC):
 
 
 class Vllm(Dialect):
-    """vLLM's completions of token ids: the prompt is rendered here, so the model reads what training has seen.
-
-    Args:
-        renderer: Renders chats to token ids.
-        token_bytes: Returns the bytes of a token.
-    """
+    """vLLM's completions of token ids: the prompt is rendered here, so the model reads what training has seen."""
 
     def __init__(self, renderer: Renderer, token_bytes: Callable[[int], bytes]) -> None:
         self._renderer = renderer
@@ -343,7 +338,6 @@ def _finite(scores: Iterable[float]) -> tuple[float, ...]:
 
 
 def _calls(answers: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[tuple[int, ...], list[int]]]]:
-    """Prefixes of choices with the tokens that may follow each, grouped by what one call may ask for."""
     following: dict[tuple[int, ...], set[int]] = {}
     for ids in answers:
         for end, token in enumerate(ids):

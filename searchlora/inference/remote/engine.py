@@ -47,13 +47,9 @@ class RemoteEngine:
         store: Resolves adapter references; None: only exact versions and the keys of `names` are valid.
         api_key: Sent as a bearer token; read it from the environment, not from a file.
         prompt_options: Options of the prompts of the bare base; those of an adapter are in its manifest.
-        options: Other fields of `ServerSettings`. References in `names` are pinned now; adapters that it does not name
-            are called by their pinned reference, `name@3`. `concurrency` is reached if the server answers in a
-            fraction of the time limit; a slower one gets fewer requests, so that none waits too long in its queue.
-            Attempts are repeated on failed connections and on status 429 and 5xx except 504.
-
-    Attributes:
-        call_size: See `Engine`: four times what is in flight, so that few requests are waited for alone.
+        options: Other fields of `ServerSettings`. References in `names` are pinned now; other adapters are called by
+            their pinned reference, `name@3`. A slow server gets fewer requests than `concurrency`. Attempts are
+            repeated on failed connections and on status 429 and 5xx except 504.
 
     Raises:
         EngineError: for an invalid URL.
@@ -94,7 +90,6 @@ class RemoteEngine:
 
     @property
     def engine_id(self) -> str:
-        """See `Engine`: the server's address, kind, base model, and precision if it reports one."""
         return f"{self._client.url}, {self._models.description}"
 
     def pin(self, adapter: str) -> str:
@@ -111,7 +106,6 @@ class RemoteEngine:
         )
 
     def _prompt_options(self, adapter: str) -> PromptOptions:
-        """The options of an adapter's prompts: those of its manifest, or the engine's for a plain PEFT folder."""
         if self.store is None or adapter in self._folders:
             return self.renderer.options
         return self.store.prompt_options(adapter)
@@ -162,13 +156,12 @@ class RemoteEngine:
 
         Raises:
             NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
-            PromptTooLong: for the first request that exceeds the context, if the server reports its length; nothing is
-                sent then.
-            RequestRefused: if the server refuses one request, for example as too long for its context.
+            PromptTooLong, RequestRefused: for the first request that is too long, if the server reports its context,
+                before anything is sent; if the server refuses a request.
             UnusableAnswer: for an answer that the server withheld, such as by a content filter.
             EngineBusy, DeadlineExceeded: if the server is too busy, or does not answer in time.
             EngineError: for the first request with an unusable grammar, before anything is sent; with the server's
-                message; or if the engine is closed, also meanwhile.
+                message; or if the engine is closed.
         """
         self._check_open()
         if not requests:
@@ -286,11 +279,8 @@ class RemoteEngine:
         return [pinned[request.adapter] for request in requests]
 
     def _rendered(self, requests: Sequence[Request]) -> list[Request]:
-        """The requests as this kind of server takes them; each prompt is rendered once.
-
-        Raises:
-            RequestRefused: for token ids that the server does not take, and for the bare base on a server that
-                renders its prompts with other options.
+        """The requests as this kind of server takes them. Raises `RequestRefused` for token ids, and for the bare base
+        on a server that renders its prompts with other options.
         """
         if any(request.prompt_ids for request in requests):
             raise RequestRefused("a remote engine takes messages, and no 'prompt_ids'")
@@ -311,7 +301,6 @@ class RemoteEngine:
 
 
 def _nth_answer(request: Request, number: int) -> Request:
-    """The request of one of several answers: its seed gives other random numbers than that of another one."""
     if request.sampling.seed is None or number == 0:
         return request
     seed = (request.sampling.seed + number * _SEEDS_APART) % 2**31

@@ -47,22 +47,14 @@ class ServerModels:
 
     @cached_property
     def dialect(self) -> DialectName:
-        """Kind of server."""
         if self._given_dialect is not None:
             return self._given_dialect
         owners = {str(card.get("owned_by")) for card in self._cards.values()}
         return "vllm" if "vllm" in owners else "searchlora" if "searchlora" in owners else "openai"
 
     def make_dialect(self, renderer: Renderer, token_bytes: Callable[[int], bytes]) -> Dialect:
-        """The dialect to talk to the server with.
-
-        Args:
-            renderer: Renders chats to token ids.
-            token_bytes: Returns the bytes of a token.
-
-        Raises:
-            EngineError: for a `searchlora serve` with another base model, on which the same request means something
-                else.
+        """What talks to this kind of server. Raises `EngineError` for a `searchlora serve` with another base model, on
+        which the same request means something else.
         """
         self._check_base()
         dialects: dict[DialectName, Callable[[], Dialect]] = {
@@ -84,8 +76,7 @@ class ServerModels:
     def description(self) -> str:
         """Kind of server, its name of the base model, and what `searchlora serve` reports of how it is computed.
 
-        Raises:
-            EngineError: for a server that does not list its models, or as `make_dialect`.
+        Raises `EngineError` for a server that does not list its models, or as `make_dialect`.
         """
         self._check_base()
         known = [self.dialect, self._base_name]
@@ -178,7 +169,6 @@ class ServerModels:
         return True
 
     def _check_base(self) -> None:
-        """Raise `EngineError` for a `searchlora serve` with another base model."""
         if self.dialect == "searchlora" and self._base_name not in self._cards:
             raise EngineError(
                 f"the server has no base '{self._base_name}' (it has {', '.join(self._cards) or 'none'})",
@@ -227,7 +217,6 @@ class ServerModels:
 
     @property
     def _base_name(self) -> str:
-        """The server's name of the base model."""
         if self._given_base_name is not None:
             return self._given_base_name
         if self.dialect == "searchlora":

@@ -83,11 +83,7 @@ def _close_all() -> None:
 
 
 class EngineCore(Scheduler):
-    """A scheduler with the loaded adapters and the counters of its model runner: what `LocalEngine` delegates to.
-
-    Attributes:
-        vocabulary: Number of logits of the model.
-    """
+    """A scheduler with the loaded adapters and the counters of its model runner: what `LocalEngine` delegates to."""
 
     def __init__(
         self, runner: ModelRunner, adapters: LoadedAdapters, counts: Counts, limits: Limits, vocabulary: int
@@ -99,15 +95,12 @@ class EngineCore(Scheduler):
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Names of the loaded adapters."""
         return self._adapters.loaded
 
     def load(self, name: str) -> None:
-        """See `LoadedAdapters.load`."""
         self.run(lambda: self._adapters.load(name))
 
     def unload(self, name: str) -> bool:
-        """See `LoadedAdapters.unload`."""
         return self.run(lambda: self._adapters.unload(name))
 
     def replace(self, name: str, change: Callable[[], Callable[[], object]]) -> None:
@@ -135,7 +128,6 @@ class EngineCore(Scheduler):
         return request.result.result()
 
     def stats(self) -> Stats:
-        """Counters and current state."""
         running = list(self._runner.running)
         return Stats(
             **asdict(self._counts),

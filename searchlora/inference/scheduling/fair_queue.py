@@ -33,11 +33,9 @@ class FairQueue:
         return sum(map(len, list(self._queues.values())))
 
     def length(self, client: Hashable) -> int:
-        """Number of requests in one client's queue."""
         return len(self._queues.get(client, ()))
 
     def push(self, request: AnyRequest, client: Hashable) -> None:
-        """Append a request to its client's queue."""
         request.client = client
         self._queues.setdefault(client, deque()).append(request)
 
@@ -95,7 +93,6 @@ class FairQueue:
         return [client for client, queue in self._queues.items() if client != first and queue[0].needs_no_room]
 
     def remove_if(self, unwanted: Callable[[AnyRequest], bool]) -> list[AnyRequest]:
-        """Remove and return all requests that meet a condition, wherever they stand."""
         removed = []
         for client, queue in list(self._queues.items()):
             removed += [request for request in queue if unwanted(request)]
@@ -107,6 +104,5 @@ class FairQueue:
         return removed
 
     def remove(self, requests: Sequence[AnyRequest]) -> None:
-        """Remove these requests."""
         ids = set(map(id, requests))
         self.remove_if(lambda request: id(request) in ids)

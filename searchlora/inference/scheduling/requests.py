@@ -60,7 +60,6 @@ class QueuedRequest(Generic[Result]):
         self.fail(DeadlineExceeded("the deadline passed before this was done", fix="Allow more time, or ask less."))
 
     def finish(self, value: Result) -> None:
-        """Set the result, unless the request is done or cancelled."""
         with suppress(InvalidStateError):
             self.result.set_result(value)
 
@@ -117,7 +116,6 @@ class GenerateRequest(ModelRequest[list[int]]):
         return len(self.ids) + self.max_new_tokens
 
     def report(self, ids: list[int]) -> None:
-        """Pass the tokens so far to `on_token`."""
         if self.on_token is not None:
             try:
                 self.on_token(ids)
@@ -153,7 +151,6 @@ class CallbackRequest(QueuedRequest[Result]):
         return True
 
     def run(self) -> None:
-        """Call it; an exception fails the request."""
         try:
             self.finish(self.callback())
         except Exception as error:
@@ -186,7 +183,6 @@ class Limits:
 
     @property
     def max_queue(self) -> int:
-        """Maximum length of one client's queue."""
         return self.waiting_per_client or min(self.waiting, max(256, self.waiting // 4))
 
     @property

@@ -138,10 +138,9 @@ class Scheduler:
     def finish(self, requests: Sequence[AnyRequest]) -> None:
         """Queue requests, in a queue of their own, and return when all are done, successfully or not.
 
-        If no thread computes, the calling thread does, for all clients, until its own requests are done. OpenMP keeps
-        worker threads for each thread that computes, and they slow each other down as soon as there are more than
-        cores: a step takes half as long again in a thread beside one that has computed before. At most half of the
-        queue's places are used at once, so that others find room.
+        If no thread computes, the calling thread does, for all clients, until its own requests are done: OpenMP keeps
+        worker threads for each thread that computes, and a step takes half as long again beside those of another one.
+        At most half of the queue's places are used at once, so that others find room.
 
         Raises:
             EngineBusy: when the engine is closed.
@@ -205,7 +204,6 @@ class Scheduler:
         return bool(len(self._queue) or self._runner.running)
 
     def _is_full(self, count: int, client: Hashable) -> bool:
-        """Whether the queue, or the client's share of it, has no room for more requests."""
         of_client = self._queue.length(client) + count
         return len(self._queue) + count > self.limits.waiting or of_client > self.limits.max_queue
 
@@ -230,10 +228,8 @@ class Scheduler:
             self._stop_driving()
 
     def _drive(self, is_enough: Callable[[], bool], push: Callable[[], None]) -> None:
-        """Compute step by step until `is_enough()` or until nothing is left to do.
-
-        Args:
-            push: Called with the lock before each admission.
+        """Compute step by step until `is_enough()` or until nothing is left to do; `push` is called with the lock
+        before each admission.
         """
         self._driver = threading.get_ident()
         torch.get_num_threads()  # sets OpenMP's number of threads, which each thread has its own of, for our kernels
@@ -282,7 +278,6 @@ class Scheduler:
         self._admitted = []
 
     def _sweep(self) -> list[AnyRequest]:
-        """Remove cancelled and late requests from the queue."""
         self._swept = time.monotonic()
         return self._queue.remove_if(lambda request: request.is_over)
 

@@ -15,13 +15,10 @@ from searchlora.files.yaml_text import parse_yaml
 if TYPE_CHECKING:
     from searchlora.inference.settings import LocalSettings
 
-#: Key of the settings of an engine -> the server's key. Other keys have the same name.
-_OF_ENGINE = {"adapters": "max_loras", "batch_rows": "max_num_seqs", "max_rank": "max_lora_rank"}
-
-#: Keys of an engine that the server has, too.
-_SHARED = (
-    *("quantization", "precision", "adapter_bytes", "batch_invariant"),
-    *("batch_tokens", "cache_tokens", "prefix_tokens"),
+#: Keys of the settings of an engine that the server has, too; `max_prompt_tokens` is its `max_prompt`.
+_OF_ENGINE = (
+    *("quantization", "precision", "max_loras", "max_lora_rank", "adapter_bytes"),
+    *("max_num_seqs", "batch_tokens", "cache_tokens", "prefix_tokens", "batch_invariant"),
 )
 
 
@@ -249,9 +246,7 @@ class ServeConfig:
         """Settings of the server's own engine."""
         from searchlora.inference.settings import LocalSettings
 
-        named = {name: getattr(self, key) for name, key in _OF_ENGINE.items()}
-        shared = {name: getattr(self, name) for name in _SHARED}
-        return LocalSettings(max_prompt_tokens=self.max_prompt, **named, **shared)
+        return LocalSettings(max_prompt_tokens=self.max_prompt, **{name: getattr(self, name) for name in _OF_ENGINE})
 
 
 @cache
@@ -314,7 +309,5 @@ def _engine_keys(engine: str | Mapping[str, Any]) -> dict[str, Any]:
     settings = read_engine(engine, where=where) if isinstance(engine, str) else engine_settings(engine, where)
     if not isinstance(settings, LocalSettings):
         raise UsageError("a server computes in its own process", where=where, fix="Give settings of kind local.")
-    given = {name: getattr(settings, name) for name in settings.model_fields_set - {"kind", "max_prompt_tokens"}}
-    if "max_prompt_tokens" in settings.model_fields_set:
-        given["max_prompt"] = settings.max_prompt_tokens
-    return {_OF_ENGINE.get(name, name): value for name, value in given.items() if value is not None}
+    given = settings.model_dump(exclude_unset=True, exclude_none=True, exclude={"kind"})
+    return {"max_prompt" if name == "max_prompt_tokens" else name: value for name, value in given.items()}

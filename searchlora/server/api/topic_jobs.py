@@ -19,7 +19,7 @@ from searchlora.files.result_cache import cache_key
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages.adapter import AdapterStage
-from searchlora.pipelines.stages.fuse import FuseSettings
+from searchlora.pipelines.stages.stage import StageSettings
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Record, SearchContext
 from searchlora.server.api.errors import ApiError
@@ -222,7 +222,7 @@ def weighing(service: Service, body: WeightsRequest) -> Work:
     system = system_of(service, body.system)
     place = fusion_place(system.pipeline.settings)
     fusion = system.pipeline.settings[place] if place is not None else None
-    if place is None or not isinstance(fusion, FuseSettings) or len(fusion.of) not in PARTS:
+    if place is None or fusion is None or len(fusion.parts) not in PARTS:
         message = "Mixes are measured for a pipeline that fuses two or three parts, and this one does not."
         raise ApiError(400, "invalid_value", message, param="system")
     circular = _circular(service, {SYSTEM: system}, topics, body.allow_circular)
@@ -251,12 +251,12 @@ def weighing(service: Service, body: WeightsRequest) -> Work:
     return work
 
 
-def _part_names(service: Service, request: SystemRequest, settings: FuseSettings) -> list[str]:
+def _part_names(service: Service, request: SystemRequest, settings: StageSettings) -> list[str]:
     """The names of the parts that are fused, as in the unchanged pipeline: parts of one kind are numbered there."""
     served = service.pipelines.get(request.pipeline)
     off = [slot for slot in served.slots if request.slots.get(slot.name) == "off"]
     names = kept_parts(served.pipeline.settings, *off)
-    return list(names if len(names) == len(settings.of) else fusion_parts(settings))
+    return list(names if len(names) == len(settings.parts) else fusion_parts(settings))
 
 
 def disagreeing(service: Service, body: DisagreementsRequest) -> Work:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.calibration import fit_shift
+from searchlora.eval.judge.calibration import fit_calibration
 from searchlora.eval.judge.labels import read_probabilities, write_probabilities
 from searchlora.eval.judge.merging import merge_qrels, merged_qrels_card
 from searchlora.eval.judgments.card import JudgmentsCard
@@ -80,13 +80,13 @@ def test_grades_are_mapped_to_the_human_scale_and_unmapped_ones_are_invalid():
 def test_calibration_changes_added_grades_but_not_the_agreement():
     human = {f"t{n}": {f"d{m}": (n + m) % 2 for m in range(20)} for n in range(6)}
     other = {f"t{n}": {f"d{m}": (n + m) % 2 + 1 for m in range(25)} for n in range(6)}  # one too high, always
-    calibration = fit_shift(
+    calibration = fit_calibration(
         human, {t: {d: float(g) for d, g in row.items()} for t, row in other.items()}, scale=(0, 1, 2)
     )
     merged = merge_qrels(human, other, scale=(0, 1, 2), calibration=calibration)
     assert all(merged.qrels[f"t{n}"][f"d{m}"] == (n + m) % 2 for n in range(6) for m in range(25))
     assert merged.same.value == 0
-    assert merged.rule == "human wins; then calibrated (shift) on 120 human labels of 6 topics"
+    assert merged.rule == "human wins; then calibrated (isotonic) on 120 human labels of 6 topics"
     with pytest.raises(UsageError, match="the calibration is for the grades 0, 1, 2, not for 0, 1, 2, 3"):
         merge_qrels(human, other, scale=(0, 1, 2, 3), calibration=calibration)
 

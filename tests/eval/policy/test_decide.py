@@ -295,32 +295,20 @@ def of_the_policy(policy: Policy, then: Policy, **facts: object) -> RuleResult:
     return result
 
 
-def test_a_policy_loosened_since_the_last_decision_needs_a_reason():
+def test_a_policy_changed_since_the_last_decision_needs_a_reason():
     then = Policy(slices={"kind": {"max_fall": 0.03}}, min_rows=9)
-    now = Policy(slices={"kind": {"max_fall": 0.1}}, judgments=("llm", "human"), data="ab" * 32)
-    listed = (
-        "changed: slices.kind.max_fall was 0.03, is 0.1; min_rows was 9, is 1; "
-        "judgments was [human, mixed], is [human, llm]; data was not set, is " + "ab" * 32
-    )
+    now = Policy(slices={"kind": {"max_fall": 0.1}}, min_rows=9, data="ab" * 32)
+    listed = f"changed: slices.kind.max_fall was 0.03, is 0.1; data was not set, is {'ab' * 32}"
     same, refused = of_the_policy(then, then), of_the_policy(now, then)
     explained = of_the_policy(now, then, reason="agreed with the search team")
     assert (same.passed, same.finding) == (True, "the same")
     assert not refused.passed
-    assert refused.finding == (
-        f"{listed}; no reason was given for slices.kind.max_fall, min_rows, judgments, which may let a refused "
-        "version pass. Restore the policy, or give --reason REASON"
-    )
+    assert refused.finding == f"{listed}; no reason was given. Restore the policy, or give --reason REASON"
     assert (explained.passed, explained.finding) == (True, f"{listed}; the reason given: agreed with the search team")
-    first = decide(now, compared(0.05), "new@2", Facts(ROLES, data="ab" * 32))
-    assert SAME_POLICY not in {each.rule for each in first}
-
-
-def test_a_stricter_policy_and_the_headline_by_its_name_need_no_reason():
-    then = Policy(min_rows=9)
-    tighter = of_the_policy(Policy(min_rows=10, slices={"kind": {}}), then)
-    assert tighter.passed and "min_rows was 9, is 10" in tighter.finding
     headline = compared(0.05).measures[0]
     assert of_the_policy(then.model_copy(update={"measure": headline}), then).finding == "the same"
+    first = decide(now, compared(0.05), "new@2", Facts(ROLES, data="ab" * 32))
+    assert SAME_POLICY not in {each.rule for each in first}
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,8 @@ def test_summary_of_systems_against_a_baseline(compared):
         compared, systems=tuple(names), candidate=None, baseline="base", comparisons=pairs, circular={"s5": "a judge"}
     )
     assert summary(found)[1:] == [
-        "In nDCG@10, base is beaten by 5 of 8 systems (s0, s1, s2, s3, 1 more).",
-        "Behind it: 1 of 8 systems (s5 (circular)).",
-        "2 of 8 are not shown to differ from it.",
+        "In nDCG@10, of 8 systems, base beats 1 (s5 (circular)), falls behind 5 (s0, s1, s2, s3, 1 more), and is not "
+        "shown to differ from 2.",
     ]
 
 
@@ -66,7 +65,10 @@ def test_summary_compares_the_candidate_with_the_baseline_first(compared):
                     rows=(replace(compared.rows[0], system="new"),))  # fmt: skip
     message = summary(found)
     assert message[1].startswith("new beats old by 0.100 nDCG@10")
-    assert message[2:] == ["In nDCG@10, new beats 6 of 6 systems (old, s0, s1, s2, 2 more)."]
+    assert message[2:] == [
+        "In nDCG@10, of 6 systems, new beats 6 (old, s0, s1, s2, 2 more), falls behind none, and is not shown to "
+        "differ from none."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import random
-import shutil
 import signal
 import time
 from dataclasses import replace
@@ -262,10 +261,6 @@ if moment == "probabilities":
     command.write_probabilities = die
 elif moment == "card":
     card._written = die_after(card._written)
-elif moment == "qrels":
-    command.shutil.rmtree = die
-elif moment == "clean-up":
-    command.shutil.rmtree = die_after(lambda path: (path / "grades.jsonl").unlink())
 command.judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/killed.txt", base=base, task="fit",
               tasks=tasks, runs=[f"{folder}/a.trec", f"{folder}/b.trec"], depth=15, store=f"{folder}/store")
 """
@@ -305,13 +300,13 @@ def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_bas
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["probabilities", "card", "qrels", "clean-up"])
+@pytest.mark.parametrize("moment", ["probabilities", "card"])
 def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
     ask, tasks, tmp_path, tiny_base, monkeypatch, moment
 ):
     """Nothing is judged twice, nothing stays behind, and the files are those of an uninterrupted run."""
     assert run_script(_PROGRAM, tmp_path, tiny_base.path, tasks, moment).returncode == -signal.SIGKILL
-    assert (tmp_path / "killed.txt").exists() == (moment in ("qrels", "clean-up"))
+    assert not (tmp_path / "killed.txt").exists()
     assert (tmp_path / "killed.txt.partial").exists()
 
     calls: list[int] = []
@@ -327,36 +322,11 @@ def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
     assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".new-*"))
 
 
-def test_repeating_a_finished_call_grades_and_writes_nothing(ask, tmp_path, monkeypatch):
-    """A process may be killed after its work, before it reports success."""
-    done = ask()
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("qrels.txt*")}
-    monkeypatch.setattr(Judge, "grade", None)
-    again = ask()
-    assert (again.card, again.grades, again.invalid) == (done.card, done.grades, done.invalid)
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("qrels.txt*")} == before
-
-
-@pytest.mark.parametrize("options", [{"depth": 2}, {"generate": True}, {"allow_circular": True, "base": "other"}])
-def test_a_call_with_other_arguments_is_not_treated_as_finished(ask, tmp_path, tiny_base, options):
-    ask(depth=3)
-    before = (tmp_path / "qrels.txt").read_bytes()
-    if "base" in options:
-        options = {**options, "base": str(shutil.copytree(tiny_base.path, tmp_path / "other"))}
-    with pytest.raises(UsageError, match="already exists"):
-        ask(**options)
-    assert (tmp_path / "qrels.txt").read_bytes() == before
-
-
-def test_a_call_with_another_map_of_columns_is_not_treated_as_finished(ask, files, monkeypatch):
+def test_the_card_tells_another_map_of_columns(ask, files):
     """Another column is another text to grade."""
-    mapped = CorpusFile(files["corpus.jsonl"], {"text": ("title",)})
-    ask(corpus=mapped)
-    monkeypatch.setattr(Judge, "grade", None)
-    ask(corpus=mapped)
-    for other in (files["corpus.jsonl"], CorpusFile(files["corpus.jsonl"], {"text": ("title", "text")})):
-        with pytest.raises(UsageError, match="already exists"):
-            ask(corpus=other)
+    corpora = [CorpusFile(files["corpus.jsonl"], {"text": columns}) for columns in (("title",), ("title", "text"))]
+    cards = [ask(f"{n}.txt", corpus=corpus).card for n, corpus in enumerate([files["corpus.jsonl"], *corpora])]
+    assert len({card.made_from["corpus"] for card in cards}) == 3
 
 
 @pytest.mark.slow

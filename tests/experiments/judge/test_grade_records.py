@@ -32,7 +32,14 @@ def judge(tiny_base, tmp_path) -> Judge:
     rows = tmp_path / "rows.jsonl"
     records = ({**pair, "grade": grade, "reason": "Why."} for pair, grade in zip(PAIRS, (1, 2), strict=True))
     rows.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    build("judgment", rows, format="native", out=tmp_path / "data", options={"reason": "yes"}, shares=(1.0, 0.0, 0.0))
+    build(
+        "judgment",
+        rows,
+        format="native",
+        out=tmp_path / "data",
+        options={"reason": "yes"},
+        split_ratios=(1.0, 0.0, 0.0),
+    )
     return _load(tiny_base, tmp_path)
 
 

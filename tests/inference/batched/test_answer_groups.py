@@ -44,7 +44,7 @@ def expected(tiny_base):
 @pytest.mark.parametrize("chunk", [256, 16], ids=["one pass", "in chunks"])
 @pytest.mark.parametrize("rows", [32, 2])
 def test_the_prompt_is_computed_once(tiny_base, expected, rows, chunk):
-    engine = engine_of(tiny_base, batch_rows=rows, chunk=chunk)
+    engine = engine_of(tiny_base, max_num_seqs=rows, chunk=chunk)
     futures = engine.submit_answers(asked(), 9)
     assert texts(futures) == expected
     prompt = futures[0].result().prompt_tokens
@@ -54,7 +54,7 @@ def test_the_prompt_is_computed_once(tiny_base, expected, rows, chunk):
 
 @pytest.mark.slow
 def test_groups_and_other_requests_share_batches(tiny_base, expected):
-    engine = engine_of(tiny_base, batch_rows=5, chunk=16)
+    engine = engine_of(tiny_base, max_num_seqs=5, chunk=16)
     free = hold(engine)
     first = engine.submit_answers(asked(), 9, client="a")
     other = engine.submit_answers(asked("boot"), 3, client="b")
@@ -68,7 +68,7 @@ def test_groups_and_other_requests_share_batches(tiny_base, expected):
 @pytest.mark.slow
 def test_the_other_answers_go_on_when_one_is_withdrawn(tiny_base, expected):
     for chunk in (256, 16):
-        engine = engine_of(tiny_base, batch_rows=2, chunk=chunk)
+        engine = engine_of(tiny_base, max_num_seqs=2, chunk=chunk)
         free = hold(engine)
         futures = engine.submit_answers(asked(), 9)
         assert all(futures[number].cancel() for number in (0, 4))
@@ -77,7 +77,7 @@ def test_the_other_answers_go_on_when_one_is_withdrawn(tiny_base, expected):
 
 
 def test_a_prompt_without_finite_numbers_fails_all_answers(tiny_base, folders):
-    engine = engine_of(tiny_base, batch_rows=2)
+    engine = engine_of(tiny_base, max_num_seqs=2)
     engine.load_folder("broken", folders["broken"])
     free = hold(engine)
     futures = [*engine.submit_answers(asked(adapter="broken"), 5), *engine.submit_answers(asked(), 2)]
@@ -93,7 +93,7 @@ def test_an_adapter_that_was_replaced_computes_the_prompt_again(tiny_base, folde
     other = engine_of(tiny_base)
     other.load_folder("x", folders["y"])
     wanted = [future.result(60) for future in other.submit_answers(request, 3)]
-    engine = engine_of(tiny_base, batch_rows=1)
+    engine = engine_of(tiny_base, max_num_seqs=1)
     engine.load_folder("x", folders["x"])
 
     def change() -> None:
@@ -110,7 +110,7 @@ def test_an_adapter_that_was_replaced_computes_the_prompt_again(tiny_base, folde
 
 
 def test_prompts_that_the_cache_does_not_hold_are_computed_again(tiny_base, expected):
-    engine = engine_of(tiny_base, batch_rows=2, prefix_tokens=0)
+    engine = engine_of(tiny_base, max_num_seqs=2, prefix_tokens=0)
     futures = engine.submit_answers(asked(), 9)
     assert texts(futures) == expected
     assert computed(engine) == 9 * futures[0].result().prompt_tokens

@@ -67,7 +67,7 @@ def test_answers_and_scores_do_not_depend_on_their_batch(tiny_base, store, monke
     places = list(range(len(requests)))
     wanted = answers(LocalEngine(tiny_base, store), requests, places, len(requests), margin, choices)
     for seed, (size, settings) in enumerate(
-        [(1, {}), (14, {"batch_rows": 3}), (5, {"prefix_tokens": 0}), (14, {"batch_tokens": 300, "adapters": 1})]
+        [(1, {}), (14, {"max_num_seqs": 3}), (5, {"prefix_tokens": 0}), (14, {"batch_tokens": 300, "max_loras": 1})]
     ):
         order = random.Random(seed).sample(places, len(places))
         assert answers(LocalEngine(tiny_base, store, **settings), requests, order, size, margin, choices) == wanted
@@ -79,7 +79,7 @@ def test_with_a_real_base_answers_and_scores_do_not_depend_on_their_batch():
     requests = [replace(each, max_new_tokens=4) for each in requests_of(6, (None,), (10, 30, 150))]
     places = list(range(len(requests)))
     wanted = answers(LocalEngine(base), requests, places, len(requests), choices=CHOICES[:4])
-    for size, settings in ((1, {}), (6, {"batch_rows": 3, "prefix_tokens": 0})):
+    for size, settings in ((1, {}), (6, {"max_num_seqs": 3, "prefix_tokens": 0})):
         order = random.Random(size).sample(places, len(places))
         assert answers(LocalEngine(base, **settings), requests, order, size, choices=CHOICES[:4]) == wanted
 

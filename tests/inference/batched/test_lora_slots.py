@@ -43,7 +43,7 @@ def unread(monkeypatch):
 
 
 def test_a_rank_above_the_limit_is_refused_before_weights_are_read(tiny_base, folders, unread):
-    engine = LocalEngine(tiny_base, max_rank=63)
+    engine = LocalEngine(tiny_base, max_lora_rank=63)
     engine.load_folder("low", folders["low"])
     unread()
     with pytest.raises(LoadCheckFailed, match="high: has rank 64, more than the 63 that are served"):

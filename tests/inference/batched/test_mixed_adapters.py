@@ -59,7 +59,7 @@ def engine(request, tiny_base, folders):
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "PyTorch":
             patch.setenv("SEARCHLORA_NATIVE", "0")
-        yield loaded(LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=6, prefix_tokens=256), folders)
+        yield loaded(LocalEngine(tiny_base, precision="fp32", max_num_seqs=4, max_loras=6, prefix_tokens=256), folders)
 
 
 def loaded(engine, folders):
@@ -87,7 +87,7 @@ def test_mixed_batches_match_separate_ones(engine, alone, rows, alike):
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_bf16_logits_are_close_to_peft_in_bf16(tiny_base, folders, quantization):
     """bf16 keeps 8 bits of a number; A and B are rounded to it, where PEFT keeps them in fp32."""
-    engine = loaded(LocalEngine(tiny_base, quantization=quantization, adapters=8), folders)
+    engine = loaded(LocalEngine(tiny_base, quantization=quantization, max_loras=8), folders)
     answers = tuple((token, 2) for token in range(3, 60))
     queued = [ScoreRequest(ids=tuple(range(40, 60)), adapter=name, choices=answers) for name in ADAPTERS]
     engine._core.finish(queued)

@@ -13,7 +13,7 @@ SHORT, LONG = "lamp", "a lamp for the table " * 5
 @pytest.fixture
 def passes(tiny_base, monkeypatch):
     """An engine without a prefix cache, and the shape (rows, tokens) of each of its forward passes."""
-    engine = LocalEngine(tiny_base, precision="fp32", prefix_tokens=0, batch_rows=16)
+    engine = LocalEngine(tiny_base, precision="fp32", prefix_tokens=0, max_num_seqs=16)
     forward, shapes = engine._core._runner._prefiller.forward, []
     real = forward.hidden_states
 

@@ -57,7 +57,7 @@ def test_a_full_batch_does_not_count_as_overtaking():
 
 
 def test_an_adapter_gets_a_slot_under_steady_traffic_of_others(tiny_base, folders):
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=2)
+    engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=4, max_loras=2)
     for name in "xyz":
         engine.load_folder(name, folders[name])
     stop = threading.Event()
@@ -327,7 +327,7 @@ def test_a_call_is_served_while_others_keep_the_queue_full(engine):
 
 
 def test_a_prompt_with_nan_activations_fails_alone(tiny_base):
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4)
+    engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=4)
     requests = [asked("a much longer question about tents " * 3), asked("rope"), asked("boot")]
     wanted, scored = engine.generate(requests), engine.score(requests, [["a", "b"]] * 3)
     embedding = engine._core._runner._prefiller.forward._backbone.get_input_embeddings()
@@ -440,34 +440,3 @@ def test_a_closing_engine_finishes_running_calls(either):
     closing.join(30)
     call.join(5)
     assert len(found[0]) == 20
-
-
-@pytest.mark.parametrize("way", ["cancelled", "late"])
-@pytest.mark.parametrize("kind", ["generate", "score"])
-def test_without_batches_an_unwanted_prompt_ends_between_two_layers(way, kind):
-    model = small("mistral", sliding_window=4)
-    core = sequential(model, rows=4, context=256)
-    first, second = model.model.layers
-    reached = []
-    if kind == "generate":
-        request = GenerateRequest(ids=tuple(range(3, 90)), max_new_tokens=4)
-    else:
-        request = ScoreRequest(ids=tuple(range(3, 90)), choices=((5, 2), (6, 2)))
-
-    def end(*_):
-        if way == "cancelled":
-            request.result.cancel()
-        else:
-            request.deadline = time.monotonic() - 1
-
-    hooks = [first.register_forward_hook(end), second.register_forward_hook(lambda *_: reached.append(1))]
-    core.submit([request], "one")
-    with pytest.raises(concurrent.futures.CancelledError if way == "cancelled" else DeadlineExceeded):
-        request.result.result(10)
-    for hook in hooks:
-        hook.remove()
-    after = GenerateRequest(ids=(5, 6), max_new_tokens=3)
-    core.finish([after])
-    assert after.result.result()
-    assert not reached
-    assert not first._forward_pre_hooks

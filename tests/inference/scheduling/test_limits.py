@@ -57,9 +57,9 @@ def test_choices_that_exceed_a_pass_are_refused(tiny_base):
         engine.score([asked()], [["a" * 40, "b" * 40]])
 
 
-@pytest.mark.parametrize("limit", ["waiting", "waiting_per_client", "batch_rows"])
+@pytest.mark.parametrize("limit", ["waiting", "waiting_per_client", "max_num_seqs"])
 def test_a_limit_of_zero_is_an_error(tiny_base, limit):
-    with pytest.raises((UsageError, PipelineError), match=r"can answer nothing|'batch_rows': input should be greater"):
+    with pytest.raises((UsageError, PipelineError), match=r"can answer nothing|'max_num_seqs': input should be"):
         LocalEngine(tiny_base, **{limit: 0})
 
 

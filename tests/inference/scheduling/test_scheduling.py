@@ -33,14 +33,14 @@ def store(tiny_base, tmp_path_factory) -> Store:
 
 @pytest.fixture
 def engine(tiny_base, store):
-    engine = LocalEngine(tiny_base, store, precision="fp32", batch_rows=4, adapters=2, waiting=8)
+    engine = LocalEngine(tiny_base, store, precision="fp32", max_num_seqs=4, max_loras=2, waiting=8)
     yield engine
     engine.close()
 
 
 @pytest.mark.slow
 def test_sixteen_threads_over_more_adapters_than_slots(tiny_base, store):
-    engine = LocalEngine(tiny_base, store, precision="fp32", batch_rows=4, adapters=2)
+    engine = LocalEngine(tiny_base, store, precision="fp32", max_num_seqs=4, max_loras=2)
     adapters = (None, *NAMES)
     texts = ("tent", "a boot for rain")
     wanted = {(text, name): engine.generate([asked(text, name)])[0] for text in texts for name in adapters}
@@ -105,7 +105,7 @@ def test_a_caller_with_many_requests_does_not_delay_another(engine):
 
 
 def test_one_caller_cannot_fill_the_queue(tiny_base):
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, waiting=8, waiting_per_client=2)
+    engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=4, waiting=8, waiting_per_client=2)
     free = hold(engine)
     greedy = [engine.submit(asked("tent"), client="greedy") for _ in range(2)]
     with pytest.raises(EngineBusy, match="2 requests of this client wait already, 1 came, and no more than 2 of one"):

@@ -130,7 +130,7 @@ def test_options_are_laid_over_the_file_and_the_file_over_defaults(configured, t
     (tmp_path / "serve.yaml").write_text("max_loras: 4\ntimeout: 5\npipelines: [product_search]\nhost: '::1'\n")
     default, changed = ServeConfig(port=0), configured("--config", tmp_path / "serve.yaml", "--timeout", "7")
     assert configured() == default
-    assert (default.local_engine.max_rank, default.local_engine.adapter_bytes) == (MAX_RANK, 4 << 30)
+    assert (default.local_engine.max_lora_rank, default.local_engine.adapter_bytes) == (MAX_RANK, 4 << 30)
     expected = {"max_loras": 4, "timeout": 7.0, "pipelines": ("product_search",), "host": "::1"}
     assert changed == replace(default, **expected)
     for content, says in (
@@ -159,17 +159,17 @@ def test_parameters_of_pipelines_must_have_a_pipeline_that_takes_them(refused):
 def test_settings_of_the_engine_are_those_of_every_verb(tmp_path, configured, refused):
     """`--engine` takes the settings that other verbs take; options of the command line are laid over them."""
     assert configured().local_engine == LocalSettings(precision="bf16", batch_invariant=False)
-    (tmp_path / "engine.yaml").write_text("quantization: nf4\nbatch_rows: 7\n")
-    (tmp_path / "serve.yaml").write_text("engine: {quantization: nf4, batch_rows: 7}\n")
-    expected = LocalSettings(quantization="nf4", precision="bf16", batch_rows=7, batch_invariant=False)
+    (tmp_path / "engine.yaml").write_text("quantization: nf4\nmax_num_seqs: 7\n")
+    (tmp_path / "serve.yaml").write_text("engine: {quantization: nf4, max_num_seqs: 7}\n")
+    expected = LocalSettings(quantization="nf4", precision="bf16", max_num_seqs=7, batch_invariant=False)
     for given in (
-        ("--engine", "{quantization: nf4, batch_rows: 7}"),
+        ("--engine", "{quantization: nf4, max_num_seqs: 7}"),
         ("--engine", tmp_path / "engine.yaml"),
         ("--config", tmp_path / "serve.yaml"),
     ):
         assert configured(*given).local_engine == expected
         rows = configured(*given, "--max-num-seqs", "9").local_engine
-        assert rows == expected.model_copy(update={"batch_rows": 9})
+        assert rows == expected.model_copy(update={"max_num_seqs": 9})
     assert configured("--engine", "{batch_invariant: true}").local_engine.batch_invariant
     assert "a server computes in its own process" in refused("serve", "--engine", "{url: 'http://a'}")
     assert "'rows'" in refused("serve", "--engine", "{rows: 7}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import threading
 from pathlib import Path
@@ -14,63 +15,63 @@ from pathlib import Path
 import pytest
 
 from searchlora.server.api import search_execution, topic_jobs
-from tests.server.playground.browser import chromium
+from tests.server.browser import faults, fits, opened, tab_to
 from tests.server.searching import ATTACK, DOCUMENTS
 
 pytestmark = pytest.mark.slow
 
-SEARCHED = "document.getElementById('status').textContent.startsWith('System A')"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as browser:
-        browser.size(1440)
-        yield browser
+expect = pytest.importorskip("playwright.sync_api").expect
 
 
 @pytest.fixture
-def page(browser, url):
+def page(chromium, url):
     """The page, freshly loaded; a test that leaves errors in the console fails."""
-    browser.size(1440)
-    browser.colours("light")
-    browser.errors.clear()
-    browser.open(f"{url}/")
-    browser.until("document.querySelector('.pipeline option')")
-    yield browser
-    browser.js("sessionStorage.clear()")
-    assert browser.errors == []
+    with opened(chromium) as page:
+        load(page, url)
+        yield page
 
 
-def texts(page, selector):
-    return page.js(f"[...document.querySelectorAll({selector!r})].map((each) => each.innerText)")
+def load(page, url):
+    page.goto(f"{url}/")
+    page.locator(".side .pipeline option").first.wait_for(state="attached")
 
 
 def choose(page, selector, value):
-    """Choose an option, as a person does."""
-    page.js(
-        f"(() => {{ const it = document.querySelector({selector!r}); it.value = {value!r};"
-        " document.getElementById('status').textContent = '';"
-        " it.dispatchEvent(new Event('change', { bubbles: true })); })()"
-    )
+    """Choose an option; the status is cleared, so that a test can wait for the next one."""
+    page.locator("#status").evaluate("it => { it.textContent = ''; }")
+    page.locator(selector).first.select_option(value)
 
 
 def search(page, query, pipeline=None):
     """Search by keyboard: / moves to the field, Enter searches."""
     if pipeline is not None:
         choose(page, ".side .pipeline", pipeline)
-    page.js("document.getElementById('status').textContent = ''; document.activeElement.blur()")
-    page.press("/")
-    page.js("document.getElementById('query').select()")
-    page.type(query)
-    page.press("Enter")
-    page.until(SEARCHED)
+    page.evaluate("document.getElementById('status').textContent = ''; document.activeElement.blur()")
+    page.keyboard.press("/")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.insert_text(query)
+    page.keyboard.press("Enter")
+    searched(page, "System A")
+
+
+def searched(page, text):
+    expect(page.locator("#status")).to_contain_text(text)
 
 
 def to_view(page, name):
-    page.tab_to(f"it.textContent === {name!r} && it.tagName === 'A'")
-    page.press("Enter")
-    page.until(f"document.querySelector('[aria-current=page]').textContent === {name!r}")
+    tab_to(page.get_by_role("link", name=name, exact=True))
+    page.keyboard.press("Enter")
+    expect(page.locator("[aria-current=page]")).to_have_text(name)
+
+
+def press(target):
+    """Reach a control by Tab, and press Enter on it."""
+    tab_to(target)
+    target.page.keyboard.press("Enter")
+
+
+def button(page, name, exact=False):
+    return page.get_by_role("button", name=name, exact=exact)
 
 
 # Searching
@@ -78,82 +79,71 @@ def to_view(page, name):
 
 def test_two_systems_slots_a_missing_document_and_a_grade(page):
     search(page, "red couch", "rewritten")
-    assert len(texts(page, ".hit")) == 3
-    page.tab_to("it.id === 'compare'")
-    page.press("Enter")
-    page.until("document.querySelectorAll('#sides .side').length === 2")
-    page.until("document.getElementById('status').textContent.includes('System B')")
-    assert "same rank" in " ".join(texts(page, ".hit .meta"))
+    expect(page.locator(".hit")).to_have_count(3)
+    press(page.locator("#compare"))
+    expect(page.locator("#sides .side")).to_have_count(2)
+    searched(page, "System B")
+    assert "same rank" in " ".join(page.locator(".hit .meta").all_inner_texts())
     choose(page, "#sides .side .slots select", "off")
-    page.until("document.getElementById('status').textContent.includes('System B')")
-    assert [each.split()[1] for each in texts(page, "#sides .side:first-child .stages summary")] == ["bm25(k=3)"]
-    page.tab_to("it.className === 'missing'")
-    page.type("d5")
-    page.press("Enter")
-    page.until("document.querySelector('.verdict')")
-    assert "contains no word of the query" in texts(page, ".verdict")[0]
-    page.js("localStorage.clear(); document.getElementById('rater').value = 'carla'")
-    page.js("document.body.focus()")
-    page.tab_to("it.getAttribute('aria-label') === 'Grade 3 for d2'", 160)
-    page.press("Space")
-    page.until("document.getElementById('status').textContent.startsWith('Saved grade 3')")
-    assert page.js("document.activeElement.getAttribute('aria-label')") == "Grade 3 for d2"
-    assert page.js("document.activeElement.getAttribute('aria-pressed')") == "true"
+    searched(page, "System B")
+    stages = page.locator("#sides .side:first-child .stages summary").all_inner_texts()
+    assert [each.split()[1] for each in stages] == ["bm25(k=3)"]
+    tab_to(page.locator(".missing"))
+    page.keyboard.insert_text("d5")
+    page.keyboard.press("Enter")
+    expect(page.locator(".verdict")).to_contain_text("contains no word of the query")
+    page.locator("#rater").fill("carla")
+    tab_to(page.get_by_label("Grade 3 for d2"))
+    page.keyboard.press("Space")
+    searched(page, "Saved grade 3")
+    focused = page.locator(":focus")
+    expect(focused).to_have_attribute("aria-label", "Grade 3 for d2")
+    expect(focused).to_have_attribute("aria-pressed", "true")
 
 
-def test_a_query_that_comes_before_the_pipelines_is_searched(browser, url):
-    late = (
-        "const at = window.fetch; window.fetch = async (...all) => {"
-        " if (String(all[0]).includes('pipelines')) await new Promise((done) => setTimeout(done, 1500));"
-        " return at(...all); };"
-    )
-    script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=late)["identifier"]
-    try:
-        browser.open(f"{url}/")
-        browser.js("document.getElementById('query').focus()")
-        browser.type("red couch")
-        browser.press("Enter")
-        assert browser.js("!document.querySelector('.pipeline option')")
-        browser.until(SEARCHED)
-    finally:
-        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
-    assert texts(browser, ".hit")
+def test_a_query_that_comes_before_the_pipelines_is_searched(chromium, url):
+    with opened(chromium) as page:
+        waiting = []
+        page.route("**/v1/pipelines", lambda route: waiting.append(route))
+        page.goto(f"{url}/")
+        page.locator("#query").fill("red couch")
+        page.keyboard.press("Enter")
+        expect(page.locator(".pipeline option")).to_have_count(0)
+        for route in waiting:
+            route.continue_()
+        searched(page, "System A")
+        assert page.locator(".hit").count()
 
 
 def test_pinned_results_outlive_a_reload_and_not_their_removal(page, url):
-    def reloaded():
-        page.open(f"{url}/")
-        page.until("document.querySelector('.pipeline option')")
-        return texts(page, "#pins bdi")
-
+    pins = page.locator("#pins bdi")
     for query in ("red couch", "red tent"):
         search(page, query, "lexical")
-        page.js("document.querySelector('.pin').click()")
-    assert reloaded() == ["1: red couch (lexical)", "2: red tent (lexical)"]
+        page.locator(".pin").click()
+    load(page, url)
+    expect(pins).to_have_text(["1: red couch (lexical)", "2: red tent (lexical)"])
     search(page, "red couch", "lexical")
-    page.js("document.querySelector('#pins button').click()")
-    assert "0 of" in texts(page, "#difference h3")[0]
-    page.js("document.querySelector('#pins li button:last-child').click()")
-    assert reloaded() == ["1: red tent (lexical)"]
+    page.locator("#pins button").first.click()
+    expect(page.locator("#difference h3")).to_contain_text("0 of")
+    page.locator("#pins li button:last-child").first.click()
+    load(page, url)
+    expect(pins).to_have_text(["1: red tent (lexical)"])
 
 
 def test_markup_is_text_and_long_mirrored_and_pictured_texts_fit(page):
-    page.size(390)
+    page.set_viewport_size({"width": 390, "height": 900})
     search(page, f"couch {ATTACK} \u05d0\u05d3\u05d5\u05de\u05d4 \U0001f6cb\ufe0f {'verylong' * 100}", "lexical")
-    shown = page.js("[...document.querySelectorAll('.hit h3, .hit .text')].map((each) => each.textContent)")
+    shown = page.locator(".hit h3, .hit .text").all_text_contents()
     assert {row["text"] for row in DOCUMENTS if row["id"] in ("d4", "d6")} <= set(shown)
     assert ATTACK in shown
-    assert page.js("document.querySelectorAll('img').length") == 0
-    assert page.fits()
-    titles = page.js(
-        "[...document.querySelectorAll('.hit h3')].map((each) => [each.textContent, getComputedStyle(each).direction])"
-    )
+    assert page.locator("img").count() == 0
+    assert fits(page)
     hebrew = next(row["title"] for row in DOCUMENTS if row["id"] == "d6")
-    assert [hebrew, "rtl"] in titles
+    expect(page.locator(".hit h3", has_text=hebrew)).to_have_css("direction", "rtl")
 
 
 def test_the_first_hits_of_bm25_are_on_the_screen_within_a_second(page):
-    page.js("""
+    page.evaluate("""() => {
         window.first = [];
         new MutationObserver(() => {
           if (window.began && document.querySelector('.hit')) {
@@ -162,10 +152,10 @@ def test_the_first_hits_of_bm25_are_on_the_screen_within_a_second(page):
           }
         }).observe(document.getElementById('sides'), { childList: true, subtree: true });
         document.getElementById('search').addEventListener('submit', () => { window.began = performance.now(); }, true);
-        undefined""")
+    }""")
     for _ in range(5):
         search(page, "red couch", "lexical")
-    times = page.js("window.first")
+    times = page.evaluate("window.first")
     print(f"first hits of BM25 after {min(times):.0f} to {max(times):.0f} ms")
     assert len(times) == 5 and min(times) < 1000
 
@@ -207,7 +197,7 @@ class Relay:
             each.close()
 
 
-def test_stages_appear_as_they_finish_and_a_server_that_dies_meanwhile_is_told(browser, url, monkeypatch):
+def test_stages_appear_as_they_finish_and_a_server_that_dies_meanwhile_is_told(chromium, url, monkeypatch):
     relay = Relay(int(url.rpartition(":")[2]))
     released = threading.Event()
     original = search_execution.execute_stage
@@ -218,54 +208,51 @@ def test_stages_appear_as_they_finish_and_a_server_that_dies_meanwhile_is_told(b
         return original(stage, *more)
 
     monkeypatch.setattr(search_execution, "execute_stage", held)
-    browser.open(f"http://127.0.0.1:{relay.port}/")
-    browser.until("document.querySelector('.pipeline option')")
-    choose(browser, ".side .pipeline", "judged")
-    browser.js("document.getElementById('query').focus()")
-    browser.type("red couch")
-    browser.press("Enter")
-    browser.until("document.querySelectorAll('.hit').length === 3")  # and the second stage has not begun
-    assert [each.split()[1] for each in texts(browser, ".stages summary")] == ["bm25(k=3)"]
-    relay.cut()
-    browser.until("!document.getElementById('problem').hidden")
-    assert "incomplete" in texts(browser, "#problem")[0]
-    assert texts(browser, ".summary") == ["Search failed."]
-    assert len(texts(browser, ".hit")) == 3
-    released.set()
-    browser.press("Enter")
-    browser.until("document.getElementById('problem').textContent.includes('does not respond')")
-    browser.errors.clear()
+    with opened(chromium, errors=True) as page:
+        load(page, f"http://127.0.0.1:{relay.port}")
+        choose(page, ".side .pipeline", "judged")
+        page.locator("#query").fill("red couch")
+        page.keyboard.press("Enter")
+        expect(page.locator(".hit")).to_have_count(3)  # and the second stage has not begun
+        assert [each.split()[1] for each in page.locator(".stages summary").all_inner_texts()] == ["bm25(k=3)"]
+        relay.cut()
+        expect(page.locator("#problem")).to_contain_text("incomplete")
+        expect(page.locator(".summary")).to_have_text("Search failed.")
+        expect(page.locator(".hit")).to_have_count(3)
+        released.set()
+        page.locator("#query").press("Enter")
+        expect(page.locator("#problem")).to_contain_text("does not respond")
 
 
 @pytest.mark.parametrize("width", [1440, 390])
 def test_a_problem_is_seen_wherever_the_page_is_scrolled_to(page, width):
-    page.size(width, 500)
+    page.set_viewport_size({"width": width, "height": 500})
     search(page, "red couch", "lexical")
-    page.js("localStorage.clear(); document.getElementById('rater').value = ''")
-    page.js("window.scrollTo(0, document.documentElement.scrollHeight)")
-    page.js("[...document.querySelectorAll('.grades button')].at(-1).click()")
-    page.until("!document.getElementById('problem').hidden")
-    page.js("window.scrollTo(0, document.documentElement.scrollHeight)")
-    place = page.js("(({ top, bottom }) => [top, bottom])(document.getElementById('problem').getBoundingClientRect())")
-    assert page.js("window.scrollY") > 0 and 0 <= place[0] < place[1] <= 500
-    assert "lowercase letters" in texts(page, "#problem")[0]
+    page.locator(".grades button").last.click()
+    expect(page.locator("#problem")).to_contain_text("lowercase letters")
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    assert page.evaluate("window.scrollY") > 0
+    expect(page.locator("#problem")).to_be_in_viewport(ratio=1)
 
 
 def test_long_words_fit_in_pins_answers_and_comparisons(page):
-    page.size(390)
+    page.set_viewport_size({"width": 390, "height": 900})
     word = "verylong" * 60
     for query, pipeline in ((f"red couch {word}", "lexical"), (f"tent {word}", "answered")):
         search(page, query, pipeline)
-        page.js("document.querySelector('.pin').click()")
-        assert page.fits()
-    page.js(f"""
+        page.locator(".pin").click()
+        assert fits(page)
+    page.evaluate(
+        """word => {
         const paragraph = document.createElement("p");
-        paragraph.textContent = "{word}";
+        paragraph.textContent = word;
         document.querySelector(".answer").append(paragraph, paragraph.cloneNode(true));
         document.getElementById("to-topics").click();
         document.getElementById("gains").append(paragraph);
-        undefined""")
-    assert page.fits()
+        }""",
+        word,
+    )
+    assert fits(page)
 
 
 # The features that measure, by keyboard
@@ -274,24 +261,18 @@ def test_long_words_fit_in_pins_answers_and_comparisons(page):
 def test_topics_are_compared_and_opened_side_by_side(page):
     to_view(page, "Topics")
     choose(page, "#compared-baseline .pipeline", "judged")
-    page.tab_to("it.textContent === 'Compare on all topics'")
-    page.press("Enter")
-    page.until("document.activeElement.id === 'gains'")
-    (headline, *_) = texts(page, "#gains h2")
-    assert "nDCG@10" in headline and "over 5 topics" in headline and " to " in headline
-    gains = [float(each.replace("−", "-")) for each in texts(page, ".topics .gain")]
+    press(button(page, "Compare on all topics"))
+    expect(page.locator("#gains")).to_be_focused()
+    expect(page.locator("#gains h2")).to_have_text(re.compile(r"nDCG@10.* to .*over 5 topics"))
+    gains = [float(each.replace("−", "-")) for each in page.locator(".topics .gain").all_inner_texts()]
     assert gains in (sorted(gains), sorted(gains, reverse=True)) and len(gains) == 5
-    assert ATTACK in " ".join(texts(page, ".topics .topic-query"))
-    page.tab_to("it.parentElement.parentElement?.className === 'topics'")
-    query = page.js("document.activeElement.querySelector('.topic-query').textContent")
-    page.press("Enter")
-    page.until("document.querySelectorAll('#sides .side').length === 2")
-    page.until("document.getElementById('status').textContent.includes('System B')")
-    assert page.js("document.getElementById('query').value") == query
-    assert page.js("[...document.querySelectorAll('#sides .pipeline')].map(({value}) => value)") == [
-        "lexical",
-        "judged",
-    ]
+    assert ATTACK in " ".join(page.locator(".topics .topic-query").all_inner_texts())
+    tab_to(page.locator(".topics > * > *"))
+    query = page.locator(":focus .topic-query").text_content()
+    page.keyboard.press("Enter")
+    searched(page, "System B")
+    expect(page.locator("#query")).to_have_value(query)
+    assert [each.input_value() for each in page.locator("#sides .pipeline").all()] == ["lexical", "judged"]
 
 
 def test_a_comparison_shows_its_progress_and_is_cancelled(page, monkeypatch):
@@ -304,134 +285,126 @@ def test_a_comparison_shows_its_progress_and_is_cancelled(page, monkeypatch):
 
     monkeypatch.setattr(topic_jobs, "measure", slow)
     to_view(page, "Topics")
-    page.tab_to("it.textContent === 'Compare on all topics'")
-    page.press("Enter")
-    page.until("document.querySelector('#compare-job .job').innerText.includes('2 of 10 topics')")
-    page.tab_to("it.textContent === 'Cancel'")
-    page.press("Enter")
-    page.until("document.getElementById('status').textContent === 'Cancelled.'")
-    assert page.js("document.activeElement.textContent") == "Compare on all topics"
-    assert page.js("document.querySelector('#compare-job .job').hidden")
-    assert texts(page, ".topics") == []
+    press(button(page, "Compare on all topics"))
+    expect(page.locator("#compare-job .job")).to_contain_text("2 of 10 topics")
+    press(button(page, "Cancel"))
+    expect(page.locator("#status")).to_have_text("Cancelled.")
+    expect(button(page, "Compare on all topics")).to_be_focused()
+    expect(page.locator("#compare-job .job")).to_be_hidden()
+    expect(page.locator(".topics")).to_have_count(0)
     held.set()
 
 
 def test_weights_are_moved_measured_and_chosen(page):
     search(page, "red couch", "triple")
-    label = "(document.querySelector('.stages summary')?.textContent || '')"
-    assert "weights" not in page.js(label)
-    page.tab_to("it.type === 'range'")
-    page.press("ArrowRight", "ArrowRight")
-    page.until(f"{label}.includes('weights=')")  # the search follows the slider
-    moved = texts(page, ".shares")[0]
-    page.tab_to("it.textContent.startsWith('Measure all mixes on 5 topics')")
-    page.press("Enter")
-    page.until("document.querySelectorAll('.cell').length === 66")
-    assert [page.js(f"document.querySelectorAll('.heat-row')[{row}].children.length") for row in (0, 10)] == [1, 11]
-    page.tab_to("it.classList.contains('cell')")
-    first = page.js("document.activeElement.getAttribute('aria-label')")
-    assert "nDCG@10" in first and " to " in first and "the best" in first
+    stage, shares = page.locator(".stages summary").first, page.locator(".side .shares")
+    expect(stage).not_to_contain_text("weights")
+    tab_to(page.get_by_role("slider"))
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(stage).to_contain_text("weights=")  # the search follows the slider
+    moved = shares.inner_text()
+    press(button(page, "Measure all mixes on 5 topics"))
+    expect(page.locator(".cell")).to_have_count(66)
+    assert [page.locator(".heat-row").nth(row).locator("> *").count() for row in (0, 10)] == [1, 11]
+    tab_to(page.locator(".cell"))
+    focused = page.locator(":focus")
+    expect(focused).to_have_attribute("aria-label", re.compile(r"nDCG@10.* to .*the best"))
     for key in ("ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft"):
-        page.press(key)
-    page.js("document.querySelector('.heat-row .cell').focus()")
-    page.press("ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight")
-    chosen = page.js("document.activeElement.getAttribute('aria-label')")
+        page.keyboard.press(key)
+    page.locator(".heat-row .cell").first.focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    chosen = focused.get_attribute("aria-label")
     assert chosen.startswith("bm25 (1) 0, bm25 (2) 0.2, bm25 (3) 0.8: ")
-    assert texts(page, ".mix")[0] == chosen.removesuffix(", the best")
-    page.press("Enter")
-    page.until(f"{label}.includes('weights=0.2:0.8')")
-    assert texts(page, ".shares")[0] == "bm25 (1) 0, bm25 (2) 0.2, bm25 (3) 0.8" != moved
-    page.js("document.querySelector('.mixes-shown details').open = true")
-    assert page.js("document.querySelectorAll('.mixes-shown tbody tr').length") == 66
+    expect(page.locator(".mix")).to_have_text(chosen.removesuffix(", the best"))
+    page.keyboard.press("Enter")
+    expect(stage).to_contain_text("weights=0.2:0.8")
+    assert shares.inner_text() == "bm25 (1) 0, bm25 (2) 0.2, bm25 (3) 0.8" != moved
+    page.locator(".mixes-shown details summary").click()
+    expect(page.locator(".mixes-shown tbody tr")).to_have_count(66)
 
 
 def test_disagreements_are_opened(page):
     to_view(page, "Judges")
-    page.tab_to("it.textContent === 'Find disagreements'")
-    page.press("Enter")
-    page.until("document.activeElement.id === 'disagreements'")
-    assert "differ on" in texts(page, "#disagreements h2")[0]
-    page.tab_to("it.tagName === 'SUMMARY' && it.closest('.pairs')")
-    page.press("Enter")
-    summary = page.js("document.activeElement.innerText")
+    press(button(page, "Find disagreements"))
+    expect(page.locator("#disagreements")).to_be_focused()
+    expect(page.locator("#disagreements h2").first).to_contain_text("differ on")
+    press(page.locator(".pairs summary"))
+    summary = page.locator(":focus").inner_text()
     assert "judge " in summary and ("judgments " in summary or "carla " in summary)
-    rows = page.js("[...document.querySelectorAll('.pair[open] tbody td:first-child')].map((each) => each.textContent)")
+    rows = page.locator(".pair[open] tbody td:first-child").all_text_contents()
     assert any("(judge)" in row for row in rows) and any("(people)" in row for row in rows)
 
 
 def test_an_answer_shows_its_evidence_and_what_has_none(page):
     search(page, "red tent", "answered")
-    assert "1 of 2 sentences have no support" in texts(page, ".unsupported-count")[0]
-    assert texts(page, ".unsupported") == ["It costs 9 euros."]
-    page.tab_to("it.className === 'cite'")
-    assert "supports this sentence" in page.js("document.activeElement.getAttribute('aria-label')")
-    page.press("Enter")
-    assert page.js("document.activeElement.tagName") == "SUMMARY"
-    assert texts(page, "mark") == ["It weighs 2 kg."]  # behind an emoji, which is two units of UTF-16
-    assert page.js("document.querySelector('.cite.weak').getAttribute('aria-label')").endswith(
-        "does not support this sentence"
-    )
+    expect(page.locator(".unsupported-count")).to_contain_text("1 of 2 sentences have no support")
+    expect(page.locator(".unsupported")).to_have_text("It costs 9 euros.")
+    tab_to(page.locator("[class=cite]"))
+    expect(page.locator(":focus")).to_have_attribute("aria-label", re.compile("supports this sentence"))
+    page.keyboard.press("Enter")
+    expect(page.locator("summary:focus")).to_have_count(1)
+    expect(page.locator("mark")).to_have_text("It weighs 2 kg.")  # behind an emoji, which is two units of UTF-16
+    expect(page.locator(".cite.weak")).to_have_attribute("aria-label", re.compile("does not support this sentence$"))
 
 
 def test_an_adapter_leads_to_the_queries_that_it_helps_and_hurts(page):
     to_view(page, "Adapters")
-    page.until("document.querySelector('.adapter')")
-    shown = " ".join(texts(page, ".adapter"))
+    page.locator(".adapter").first.wait_for()
+    shown = " ".join(page.locator(".adapter").all_inner_texts())
     assert "MRR@10 0.410 (0.350 to 0.470), n = 40" in shown and "loses to query unchanged" in shown
-    page.tab_to("it.tagName === 'SUMMARY' && it.textContent.startsWith('Aliases and decisions (2)')")
-    page.press("Enter")
-    assert "version 2 was refused for production" in " ".join(texts(page, ".moves"))
-    page.tab_to(
-        "it.getAttribute('aria-label') === 'Compare with off: queries that rewriter@2 helps and hurts in rewritten'"
-    )
-    page.press("Enter")
-    page.until("document.activeElement.id === 'gains'")
-    assert "Baseline: rewritten, rewriter: off" in " ".join(texts(page, "#gains p"))
+    press(page.locator("summary", has_text="Aliases and decisions (2)"))
+    assert "version 2 was refused for production" in " ".join(page.locator(".moves").all_inner_texts())
+    press(button(page, "Compare with off: queries that rewriter@2 helps and hurts in rewritten", exact=True))
+    expect(page.locator("#gains")).to_be_focused()
+    assert "Baseline: rewritten, rewriter: off" in " ".join(page.locator("#gains p").all_inner_texts())
 
 
 # Accessibility and sizes
 
 
-def prepared(page, view):
-    """A view with everything open that it shows."""
+def show(page, view):
+    """Show a view with everything that it can show, opened."""
     if view == "search":
         search(page, "red couch", "rewritten")
-        page.js("document.getElementById('compare').click()")
-        page.until("document.getElementById('status').textContent.includes('System B')")
-        page.js("document.querySelector('.missing').value = 'd5'; document.querySelector('.why button').click()")
-        page.until("document.querySelector('.verdict')")
-        page.js("document.querySelector('.pin').click()")
+        page.locator("#compare").click()
+        searched(page, "System B")
+        page.locator(".missing").first.fill("d5")
+        page.locator(".why button").first.click()
+        page.locator(".verdict").wait_for()
+        page.locator(".pin").first.click()
     elif view == "weights":
         search(page, "red couch", "triple")
-        page.js("document.querySelector('.mixes button').click()")
-        page.until("document.querySelector('.cell')")
+        page.locator(".mixes button").first.click()
+        page.locator(".cell").first.wait_for()
     elif view == "answer":
         search(page, "red tent", "answered")
-        page.js("document.querySelector('.cite').click()")
+        page.locator(".cite").first.click()
     elif view == "topics":
-        page.js("document.getElementById('to-topics').click()")
+        page.locator("#to-topics").click()
         choose(page, "#compared-baseline .pipeline", "judged")
-        page.js("document.querySelector('#compare-form button[type=submit]').click()")
-        page.until("document.querySelector('.topics')")
+        button(page, "Compare on all topics").click()
+        page.locator(".topics").wait_for()
     elif view == "judges":
-        page.js("document.getElementById('to-judges').click()")
-        page.js("document.querySelector('#judge-form button[type=submit]').click()")
-        page.until("document.querySelector('.pair')")
+        page.locator("#to-judges").click()
+        button(page, "Find disagreements").click()
+        page.locator(".pair").first.wait_for()
     else:
-        page.js("document.getElementById('to-adapters').click()")
-        page.until("document.querySelector('.adapter')")
-    page.js("[...document.querySelectorAll('main details')].slice(0, 12).forEach((each) => { each.open = true; })")
+        page.locator("#to-adapters").click()
+        page.locator(".adapter").first.wait_for()
+    page.locator("main details").evaluate_all("all => all.slice(0, 12).forEach((each) => { each.open = true; })")
 
 
 @pytest.mark.parametrize("view", ["search", "weights", "answer", "topics", "judges", "adapters"])
 def test_views_have_no_serious_fault_and_fit_a_phone(page, view):
-    prepared(page, view)
+    show(page, view)
     folder = os.environ.get("SEARCHLORA_SCREENSHOTS")
     for scheme in ("light", "dark"):
-        page.colours(scheme)
+        page.emulate_media(color_scheme=scheme)
         for width in (1440, 390):
-            page.size(width)
-            assert page.fits(), (view, scheme, width)
+            page.set_viewport_size({"width": width, "height": 900})
+            assert fits(page), (view, scheme, width)
             if folder:
-                page.screenshot(Path(folder) / f"{view}-{scheme}-{width}.png")
-        assert page.faults() == [], (view, scheme)
+                page.screenshot(path=Path(folder) / f"{view}-{scheme}-{width}.png", full_page=True)
+        assert faults(page) == [], (view, scheme)

@@ -24,7 +24,7 @@ def lines(path: Path, rows: list) -> Path:
 
 
 def built(source: Path, format: str, out: Path, **options) -> Dataset:
-    how = {"shares": (1.0, 0.0, 0.0), **options.pop("how", {})}
+    how = {"split_ratios": (1.0, 0.0, 0.0), **options.pop("how", {})}
     build(load_encoder_task("embedding"), source, format=format, out=out, options=options, **how)
     return load_dataset(out)
 
@@ -134,7 +134,7 @@ def beir(tmp_path) -> Path:
 
 
 def test_a_beir_folder_keeps_its_splits_its_collection_and_its_judged_negatives(beir, tmp_path):
-    dataset = built(beir, "beir", tmp_path / "out", how={"shares": (0.8, 0.1, 0.1)})
+    dataset = built(beir, "beir", tmp_path / "out", how={"split_ratios": (0.8, 0.1, 0.1)})
     assert dataset.records("train") == [
         {
             "id": "q0",

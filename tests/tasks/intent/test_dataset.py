@@ -29,7 +29,7 @@ SCHEMA = {
 
 def _dataset(source: Path, format: str, **options: Any) -> Dataset:
     out = source.with_name(f"{source.name}.built")
-    build(task, source, format=format, out=out, **{"shares": ALL_IN_TRAIN, **options})
+    build(task, source, format=format, out=out, **{"split_ratios": ALL_IN_TRAIN, **options})
     return load_dataset(out)
 
 
@@ -70,53 +70,12 @@ def test_banking77_keeps_the_official_test_split_and_removes_duplicates_from_tra
 
 @pytest.mark.slow
 def test_the_published_banking77_has_25_training_rows_in_its_test(real_data: Path, tmp_path: Path) -> None:
-    build(task, real_data / "banking77", format="banking77", out=tmp_path / "b", shares=(0.96, 0.03, 0.01))
+    build(task, real_data / "banking77", format="banking77", out=tmp_path / "b", split_ratios=(0.96, 0.03, 0.01))
     dataset = load_dataset(tmp_path / "b")
     assert dataset.card.rows["test"] == 3080
     assert dataset.card.rows["train"] + dataset.card.rows["validation"] == 10_003 - 25
     assert dataset.card.leaks["found"] == 25
     assert len((dataset.settings or {})["labels"]) == 77
-
-
-def _clinc(path: Path, **more: Any) -> Path:
-    parts = {
-        "oos_val": [["how tall is the tower", "oos"]],
-        "val": [["pay my bill please", "pay_bill"]],
-        "train": [["pay the bill", "pay_bill"], ["roll a die", "roll_dice"]],
-        "oos_train": [["who invented tea", "oos"]],
-        "test": [["settle my bill", "pay_bill"]],
-        "oos_test": [["is mars red", "oos"]],
-    }
-    path.write_text(json.dumps({**parts, **more}), encoding="utf-8")
-    return path
-
-
-def test_clinc150_has_out_of_scope_rows_in_every_split(tmp_path: Path) -> None:
-    dataset = _dataset(_clinc(tmp_path / "data_full.json"), "clinc150")
-    labels = {split: sorted(row["label"] for row in dataset.records(split)) for split in ("train", "validation")}
-    assert labels == {"train": ["oos", "pay_bill", "roll_dice"], "validation": ["oos", "pay_bill"]}
-    assert {row["id"] for row in dataset.records("test")} == {"test-1", "oos_test-1"}
-    assert dataset.settings == {"kind": "label", "labels": ["oos", "pay_bill", "roll_dice"], "out_of_scope": "oos"}
-
-
-@pytest.mark.parametrize(
-    ("content", "reported"),
-    [
-        ('{"extra": [["a", "b"]]}', "'extra' is not a list of a split"),
-        ("[1]", "not an object of splits"),
-        ("{", "JSON"),
-    ],
-)
-def test_a_file_that_is_not_clinc150_is_an_error(tmp_path: Path, content: str, reported: str) -> None:
-    source = tmp_path / "data.json"
-    source.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=reported):
-        _dataset(source, "clinc150")
-
-
-def test_a_malformed_clinc150_row_is_rejected_with_its_position(tmp_path: Path) -> None:
-    source = _clinc(tmp_path / "data_full.json", test=[["a", "b", "c"]])
-    assert _refusals(source, "clinc150") == [("data_full.json, test row 1", "is not a pair of text and intent")]
 
 
 def test_text_and_label_columns_can_be_named(tmp_path: Path) -> None:

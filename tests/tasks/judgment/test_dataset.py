@@ -17,26 +17,14 @@ from searchlora.records import Record
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.guideline import settings_of
 from tests.data.layouts import layout
-from tests.data.test_judged_formats import esci_folder
+from tests.data.test_judged_formats import esci_pairs
 
 ALL_IN_TRAIN = (1.0, 0.0, 0.0)
 
 
 def records(source: Path, format: str, out: Path, **options) -> dict[str, Record]:
-    build(task, source, format=format, out=out, **{"shares": ALL_IN_TRAIN, **options})
+    build(task, source, format=format, out=out, **{"split_ratios": ALL_IN_TRAIN, **options})
     return {record["id"]: record for split in ("train", "test") for record in load_dataset(out).records(split)}
-
-
-def test_trec_dl_records(tmp_path):
-    found = records(layout("trecdl", tmp_path), "trecdl", tmp_path / "out")
-    assert list(found) == ["7 d1", "7 d3"]
-    assert found["7 d1"] == {
-        "id": "7 d1",
-        "group": "what is a tent",
-        "query": "What is a tent?",
-        "passage": "A shelter of cloth.",
-        "grade": 3,
-    }
 
 
 def test_cranfield_grades_are_mapped_and_unexplained_pairs_never_sampled(tmp_path):
@@ -46,8 +34,8 @@ def test_cranfield_grades_are_mapped_and_unexplained_pairs_never_sampled(tmp_pat
 
 
 def test_esci_uses_the_product_guideline(tmp_path):
-    found = records(esci_folder(tmp_path), "esci", tmp_path / "out")
-    assert {id_: each["grade"] for id_, each in found.items()} == {"1 P1": 3, "1 P2": 0, "2 P1": 1}
+    found = records(esci_pairs(tmp_path, "csv"), "esci", tmp_path / "out")
+    assert found["7 P1"]["grade"] == 3
     settings = load_dataset(tmp_path / "out").settings
     assert [each["name"] for each in settings["scale"]] == ["irrelevant", "complement", "substitute", "exact"]
 
@@ -133,14 +121,11 @@ def test_a_grade_missing_from_the_guideline_is_rejected(tmp_path):
 
 
 @pytest.mark.slow
-def test_published_collections_are_read(tmp_path, real_data):
-    found = records(real_data / "trecdl19", "trecdl", tmp_path / "dl")
-    assert Counter(each["grade"] for each in found.values()) == {0: 885, 1: 526, 2: 566, 3: 280}
-    assert len({each["group"] for each in found.values()}) == 43
+def test_the_published_collection_is_read(tmp_path, real_data):
     cranfield = records(real_data / "cranfield", "cranfield", tmp_path / "cranfield")
     assert len(cranfield) == 1612 - 1  # one of the graded pairs is with an empty abstract
 
 
 def test_grades_that_are_given_replace_the_guideline_of_products(tmp_path):
-    records(esci_folder(tmp_path), "esci", tmp_path / "data", options={"grades": "2"})
+    records(esci_pairs(tmp_path, "csv"), "esci", tmp_path / "data", options={"grades": "2"})
     assert len(load_dataset(tmp_path / "data").settings["scale"]) == 2

@@ -82,7 +82,7 @@ def source(tmp_path, *changes):
 
 def built(tmp_path, *changes, out="data", **options):
     out = tmp_path / out
-    build(task, source(tmp_path, *changes), format="native", out=out, options=options, shares=(1.0, 0.0, 0.0))
+    build(task, source(tmp_path, *changes), format="native", out=out, options=options, split_ratios=(1.0, 0.0, 0.0))
     return load_dataset(out)
 
 

@@ -294,7 +294,7 @@ def test_an_untrainable_record_is_rejected(tmp_path: Path, change: dict[str, Any
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(_native()) + "\n" + json.dumps(_native(id="r2", **change)) + "\n", encoding="utf-8")
     with pytest.raises(RejectedRows) as refused:
-        build(task, source, format="native", out=tmp_path / "out", shares=(1.0, 0.0, 0.0))
+        build(task, source, format="native", out=tmp_path / "out", split_ratios=(1.0, 0.0, 0.0))
     assert reason in str(refused.value)
 
 
@@ -306,7 +306,7 @@ def test_tables_contain_lists_as_json_and_settings_are_stored(tmp_path: Path) ->
     source.write_text(",".join(row) + "\n" + ",".join(quoted) + "\n", encoding="utf-8")
     (tmp_path / "style.txt").write_text("Answer like a\n sailor.\n", encoding="utf-8")
     options = {"abstention": "Not here.", "style": str(tmp_path / "style.txt"), "citations": "no", "words": "12"}
-    build(task, source, format="native", out=tmp_path / "out", options=options, shares=(1.0, 0.0, 0.0))
+    build(task, source, format="native", out=tmp_path / "out", options=options, split_ratios=(1.0, 0.0, 0.0))
     dataset = load_dataset(tmp_path / "out")
     assert dataset.records("train") == [row]
     wanted = {"abstention": "Not here.", "style": "Answer like a sailor.", "citations": False, "words": 12}

@@ -62,7 +62,13 @@ def pairs(tmp_path):
 def test_rewrites_with_other_words_are_rejected(pairs, tmp_path):
     options = {"words": "query"}
     build(
-        task, pairs, format="pairs", out=tmp_path / "out", options=options, shares=(1.0, 0.0, 0.0), allow_rejects=True
+        task,
+        pairs,
+        format="pairs",
+        out=tmp_path / "out",
+        options=options,
+        split_ratios=(1.0, 0.0, 0.0),
+        allow_rejects=True,
     )
     dataset = load_dataset(tmp_path / "out")
     assert {record["rewrite"] for record in dataset.records("train")} == {"red tent", "green sofa"}
@@ -74,7 +80,7 @@ def test_rewrites_with_other_words_are_rejected(pairs, tmp_path):
 
 
 def test_other_datasets_admit_any_words(pairs, tmp_path):
-    build(task, pairs, format="pairs", out=tmp_path / "out", shares=(1.0, 0.0, 0.0))
+    build(task, pairs, format="pairs", out=tmp_path / "out", split_ratios=(1.0, 0.0, 0.0))
     dataset = load_dataset(tmp_path / "out")
     assert len(dataset.records("train")) == 3
     assert isinstance(task.bound(dataset.settings).output({"query": "red tent"}), FreeText)

@@ -1,8 +1,13 @@
-"""Readers of text pairs in tables or JSON objects: a query and its rewrite, a question and its answer (FAQ)."""
+"""Readers of one's own tables or JSON objects: queries with rewrites, questions with answers (FAQ), labelled texts.
+
+Each reads a file, or a folder with a file per split. Its options name the columns that are called differently.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +18,16 @@ from searchlora.data.formats.common import (
     as_word,
     converted,
     field_map,
+    read_table,
     read_tables,
+    split_files,
     with_split,
 )
 from searchlora.eval.text_identity import normalised
-from searchlora.records import Option, Options, Record, SourceRow
+from searchlora.files import Rows
+from searchlora.records import Option, Options, Record, RejectedRow, SourceRow
 
-#: Options of `read_pairs`: column -> meaning; each names a column that is called differently in the source.
+#: Columns of `read_pairs`.
 PAIR_COLUMNS: Mapping[str, Option] = {
     "query": Option("the query as typed", "columns", "query"),
     "rewrite": Option("the better query", "columns", "rewrite"),
@@ -39,15 +47,7 @@ def rewritten(*, query: str, rewrite: str, split: str | None = None, **fields: A
 
 
 def read_pairs(source: Path, options: Options) -> FormatRows:
-    """Pairs of a query and its rewrite, from one file or a folder with a file per split.
-
-    Args:
-        options: Name of each of `PAIR_COLUMNS` in the source, if different. The group is read only if its column is
-            named. A column `id` is used if there is one; rows without an id get one from `PairIds`.
-
-    Yields:
-        `id`, `group`, `history` (empty), and the fields of `rewritten`.
-    """
+    """Records of a query and its rewrite: `id`, `group`, `history` (empty), and the fields of `rewritten`."""
     fields = field_map(options, PAIR_COLUMNS)
     ids = PairIds()
 
@@ -62,7 +62,7 @@ def read_pairs(source: Path, options: Options) -> FormatRows:
     yield from converted(read_tables(source, fields, ("query", "rewrite"), texts=("query", "rewrite")), record)
 
 
-#: Options of `read_faq`: column -> meaning; each names a column that is called differently in the source.
+#: Columns of `read_faq`.
 FAQ_COLUMNS: Mapping[str, Option] = {
     "question": Option("the question", "columns", "question"),
     "answer": Option("the answer", "columns", "answer"),
@@ -76,10 +76,7 @@ FAQ_COLUMNS: Mapping[str, Option] = {
 
 
 def read_faq(source: Path, options: Options) -> FormatRows:
-    """Questions with their answers, from one file or a folder with a file per split.
-
-    Args:
-        options: Name of each of `FAQ_COLUMNS` in the source, if different.
+    """Questions with their answers.
 
     Yields:
         `id`; `group` (the section, else the normalised question); `section` (None if there is none); `question`;
@@ -108,3 +105,35 @@ def read_faq(source: Path, options: Options) -> FormatRows:
         }
 
     yield from converted(read_tables(source, columns, ("question", "answer")), fields)
+
+
+#: Columns of `read_labelled`.
+LABEL_COLUMNS: Mapping[str, Option] = {
+    "text": Option("the text", "columns", "text"),
+    "label": Option("the label of the text", "column", "label"),
+    "id": Option("the id, one word", "column", "the split, if any, and the number of the row"),
+}
+
+#: Options of `read_labelled` for BANKING77 (Casanueva et al. 2020, arXiv:2003.04807): `train.csv` and `test.csv`.
+BANKING77 = {"label": "category"}
+
+
+def read_labelled(source: Path, options: Options) -> Rows:
+    """Labelled texts. Ids are read only if their column is named.
+
+    Yields:
+        `id`, `text`, `label`, `split` (None for a single file). Rows are numbered from 1 in each split, rejected
+        rows included.
+    """
+    fields = field_map(options, LABEL_COLUMNS)
+    numbers = Counter[str | None]()
+    for path, split in split_files(source):
+        for row in read_table(path, fields, ("text", "label"), texts=("text",)):
+            numbers[split] += 1
+            if isinstance(row, RejectedRow):
+                yield row
+                continue
+            name = as_word(row.data["id"]) if "id" in fields else f"{split or 'row'}-{numbers[split]}"
+            label = row.data["label"]
+            label = str(label).strip() if isinstance(label, str | int) else label
+            yield replace(row, data={"id": name, "text": row.data["text"], "label": label, "split": split})
