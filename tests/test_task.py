@@ -10,7 +10,7 @@ from searchlora.errors import RecipeError, RenderError, UsageError
 from searchlora.outputs import InvalidOutput
 from searchlora.prompts import messages
 from searchlora.rewards import INVALID, RewardContext
-from searchlora.task import EvaluationInput, GenerationTask, load_prompted_task, load_task, load_tasks
+from searchlora.task import EvaluationInput, GenerationTask, load_generation_task, load_task, load_tasks
 from tests.contract.foreign import build_distribution
 
 
@@ -86,7 +86,7 @@ def test_a_prompt_that_fails_on_a_value_names_the_record(tmp_path, template):
     folder = build_distribution(tmp_path) / "colour"
     (folder / "prompt.jinja").write_text("{% block user %}" + template + "{% endblock %}", encoding="utf-8")
     with pytest.raises(RenderError, match=r"record r7: the prompt cannot be rendered"):
-        messages(load_prompted_task("colour", tmp_path), {"id": "r7", "group": "g", "query": "red"})
+        messages(load_generation_task("colour", tmp_path), {"id": "r7", "group": "g", "query": "red"})
 
 
 def test_an_input_needs_one_output_per_record():
@@ -106,7 +106,7 @@ def test_the_folder_of_a_task_defaults_to_that_of_its_class(tmp_path):
 
 
 def test_the_default_reward_is_the_headline_of_each_record():
-    task = load_prompted_task("intent")
+    task = load_generation_task("intent")
     bound = task.bound(task.settings_of({}, task.examples))
     record = bound.examples[0]
     right, wrong = (bound.parse(bound.target(each), record) for each in (record, bound.examples[1]))
@@ -118,13 +118,13 @@ def test_the_default_reward_is_the_headline_of_each_record():
 
 
 def test_a_judgment_is_rewarded_by_its_distance_from_the_grade():
-    task = load_prompted_task("judgment")
+    task = load_generation_task("judgment")
     record = {**task.examples[0], "grade": 3}
     outputs = [task.parse(text, record) for text in ("3", "2", "0", "nine")]
     assert task.reward([record] * 4, outputs, RewardContext()) == [1.0, pytest.approx(2 / 3), 0.0, INVALID]
 
 
 def test_candidates_by_default_are_the_target():
-    task = load_prompted_task("judgment")
+    task = load_generation_task("judgment")
     (made,) = task.candidates(task.examples[:1], task.folder, RewardContext())
     assert made == {"reference": task.target(task.examples[0])}

@@ -33,7 +33,7 @@ from searchlora.systems.measure import SystemResult, measure
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.systems.models import AdapterSystem, ZeroShotSystem
 from searchlora.systems.system import BASE, System
-from searchlora.task import EncoderTask, GenerationTask, Task, load_task, prompted
+from searchlora.task import EncoderTask, GenerationTask, Task, generation_task, load_task
 
 #: The baseline of encoders that are evaluated by retrieval.
 BM25 = "BM25"
@@ -164,7 +164,7 @@ def evaluate(
         rules: list[System] = list(_encoder_baselines(encoded, records, baselines, retrieval, steps))
         systems = list(_encoders(encoded, adapters, models, store))
     else:
-        task = prompted(task)
+        task = generation_task(task)
         if models:
             raise UsageError(
                 "fully trained encoders can be compared with an encoder adapter only", where=candidate.reference

@@ -34,7 +34,7 @@ from searchlora.experiments.train import train_or_reuse
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.progress import Steps, no_progress
-from searchlora.task import EncoderTask, load_task, prompted
+from searchlora.task import EncoderTask, generation_task, load_task
 
 #: Costs of a trial, as tables and plots name them; the first decides which setting is the cheapest.
 PARAMETERS, MEMORY, SECONDS = COSTS = ("parameters trained", "peak memory, GB", "training, s")
@@ -260,7 +260,7 @@ def _check_recipes(
     """Read the recipe of every trial, so that a mistake is found before the first one is trained."""
     plugin = load_task(task, tasks)
     if not isinstance(plugin, EncoderTask):
-        prompted(plugin)
+        generation_task(plugin)
     for trial in trials:
         recipe_for(plugin, recipe, [*common, *trial.overrides])
 

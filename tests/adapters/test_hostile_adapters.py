@@ -25,7 +25,7 @@ from searchlora.errors import (
 )
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.prompts import Renderer
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.factories import EchoTask, edit_json, edit_weights, recipe_for
 from tests.factories import random_adapter as labelled_adapter
 
@@ -340,7 +340,7 @@ def test_what_is_read_of_a_recipe_is_validated(store, trained, draft, changed):
 
 
 def test_settings_that_the_task_cannot_use_fail_the_load_check(tiny_base, tmp_path):
-    task = load_prompted_task("intent").bound({"kind": "label", "labels": ["buy", "return"], "out_of_scope": None})
+    task = load_generation_task("intent").bound({"kind": "label", "labels": ["buy", "return"], "out_of_scope": None})
     stored = labelled_adapter(Store(tmp_path / "store"), "a", task, tiny_base, tmp_path / "made", seed=0)
     renderer = Renderer(load_tokenizer(tiny_base))
     check_renders(stored, task, renderer)

@@ -15,7 +15,7 @@ from searchlora.data.building import build
 from searchlora.errors import TrainingError
 from searchlora.experiments.train import train, train_or_reuse
 from searchlora.experiments.training_runs import TrainingOptions, TrainingRunFolder, train_in
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.child_scripts import run_script
 
 SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.every_steps=1")
@@ -108,7 +108,7 @@ def test_an_adapter_of_an_older_version_of_the_task_is_not_reused(tiny_base, dat
     overrides = (*SHORT, f"base={tiny_base.name}")
     for version, expected in ((None, "r@1"), (None, "r@1"), (99, "r@2")):
         if version is not None:
-            monkeypatch.setattr(type(load_prompted_task("rewriting")), "version", version)
+            monkeypatch.setattr(type(load_generation_task("rewriting")), "version", version)
         stored = train_or_reuse("rewriting", data, "r", overrides=overrides, store=store, log=lambda _: None)
         assert stored.reference == expected
     assert store.get("r@2").manifest.task_version == 99

@@ -36,7 +36,7 @@ from searchlora.recipe import load_recipe, parse_recipe
 from searchlora.records import Document
 from searchlora.rewards import RewardContext
 from searchlora.systems.lineage import seen_in_training
-from searchlora.task import GenerationTask, Task, load_prompted_task
+from searchlora.task import GenerationTask, Task, load_generation_task
 from searchlora.training.training_run import TrainingResult
 
 #: The pipeline whose retriever rewards rewrites, unless another is named.
@@ -136,7 +136,7 @@ def _job(
     from searchlora.data.dataset import load_dataset
 
     parent = store.get(store.pin(reference)) if reference is not None else None
-    task = load_prompted_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
+    task = load_generation_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
     dataset = dataset_for(task, data)
     task = task.bound(dataset.settings)
     own = parse_recipe(parent.manifest.recipe, parent.reference) if parent else None
