@@ -10,12 +10,8 @@ from searchlora.errors import RecipeError, RenderError, UsageError
 from searchlora.outputs import InvalidOutput
 from searchlora.prompts import messages
 from searchlora.rewards import INVALID, RewardContext
-from searchlora.task import EvaluationInput, GenerationTask, load_generation_task, load_task, load_tasks
+from searchlora.task import EvaluationInput, load_generation_task, load_task, load_tasks
 from tests.contract.foreign import build_distribution
-
-
-def test_built_in_tasks_are_found_through_entry_points():
-    assert isinstance(load_tasks()["rewriting"], GenerationTask)
 
 
 def test_an_installed_distribution_is_found(tmp_path, monkeypatch):
@@ -50,28 +46,6 @@ def test_two_tasks_of_one_name_are_refused(tmp_path):
     (tmp_path / "rewriting" / "__init__.py").write_text("task = 1\n", encoding="utf-8")
     with pytest.raises(UsageError, match="two tasks called 'rewriting'"):
         load_task("rewriting", tmp_path)
-
-
-def test_a_task_under_another_name_is_refused(tmp_path):
-    build_distribution(tmp_path)
-    (tmp_path / "colour").rename(tmp_path / "color")
-    with pytest.raises(UsageError, match="is named 'colour'"):
-        load_task("color", tmp_path)
-
-
-def test_a_broken_plugin_is_named_and_does_not_block_others(tmp_path):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "__init__.py").write_text("import no_such_module\n", encoding="utf-8")
-    assert load_task("rewriting", tmp_path).name == "rewriting"
-    with pytest.raises(UsageError, match=r"broken: the task cannot be imported \(ModuleNotFoundError"):
-        load_task("broken", tmp_path)
-
-
-def test_a_package_without_a_task_is_refused(tmp_path):
-    (tmp_path / "nothing").mkdir()
-    (tmp_path / "nothing" / "__init__.py").write_text("task = 1\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="nothing: does not export a searchlora Task"):
-        load_tasks(tmp_path)
 
 
 def test_a_missing_tasks_folder_is_refused(tmp_path):
