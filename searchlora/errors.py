@@ -38,7 +38,12 @@ def _clipped(part: str) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first five names of a list, for a message: `a, b, c, d, e and 7 more`."""
+    """The first five names of a list, for a message.
+
+    Examples:
+        >>> some("abcdefg"), some("abcde"), some("")
+        ('a, b, c, d, e and 2 more', 'a, b, c, d, e', '')
+    """
     more = len(names) - 5
     return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
 

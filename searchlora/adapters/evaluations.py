@@ -51,11 +51,7 @@ _RECORDS = TypeAdapter(tuple[EvaluationRecord, ...])
 
 
 def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
-    """The records of the name with this folder, oldest first; empty if there is no file.
-
-    Raises:
-        StoreError: if the file is damaged.
-    """
+    """The records of the name with this folder, oldest first. Raises `StoreError` for a damaged file."""
     fix = "Restore it from a copy, or remove it and evaluate again."
     return read_list(folder / EVALUATIONS, _RECORDS, _MAX_BYTES, what="evaluations", fix=fix)
 

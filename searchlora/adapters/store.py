@@ -183,7 +183,7 @@ class Store:
         return self._put(manifest.name, manifest.task, manifest.version, keep)
 
     def get(self, reference: str) -> StoredAdapter:
-        """The version that a reference points to now; its files are not checked (see `load_check`).
+        """The version that a reference points to now; its files are not checked.
 
         Raises:
             InvalidName, NotInStore, ManifestError.
@@ -221,23 +221,14 @@ class Store:
         return None
 
     def prompt_options(self, reference: str) -> PromptOptions:
-        """The options with which the prompts of an adapter are rendered; kept in memory, since versions never change.
-
-        Raises:
-            InvalidName, NotInStore, ManifestError: as `get`.
-        """
+        """The options with which the prompts of an adapter are rendered, cached in memory. Raises as `get`."""
         pinned = self.pin(reference)
         if pinned not in self._prompt_options:
             self._prompt_options[pinned] = self.get(pinned).manifest.prompt_options
         return self._prompt_options[pinned]
 
     def check_task(self, name: str, task: str) -> None:
-        """Check that an adapter of `task` may be stored under `name`; call it before a long training run.
-
-        Raises:
-            InvalidName: for a name outside the grammar.
-            NameTaken: if the name belongs to another task.
-        """
+        """Raise `InvalidName` or `NameTaken` if an adapter of `task` cannot be stored under `name`."""
         for number in reversed(self.versions(name)):
             try:
                 owner = read_manifest(self.root / name / str(number)).task
@@ -416,8 +407,7 @@ class Store:
         """Add an evaluation; it replaces an earlier one of the same version, dataset and split.
 
         Raises:
-            InvalidName, NotInStore: for a version that is not stored.
-            StoreError: if it cannot be written, or the file is damaged.
+            InvalidName, NotInStore, StoreError.
         """
         with self._locked_existing(name, record.version):
             write_evaluation(self.root / name, record)
