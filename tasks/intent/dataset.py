@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats import tables
+from searchlora.data.formats.clinc150 import read_clinc150
 from searchlora.data.formats.common import NATIVE, Converted, mapped, native, native_columns, with_options, with_split
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import UsageError
@@ -140,6 +141,11 @@ FORMATS: Mapping[str, Format] = {
             name="banking77",
             description="BANKING77 (train.csv and test.csv with text,category), or one of the files",
             read=mapped(lambda source, _: tables.read_labelled(source, tables.BANKING77), _labelled),
+        ),
+        Format(
+            name="clinc150",
+            description="CLINC150 (data_full.json and its variants), including its out-of-scope rows (oos)",
+            read=mapped(lambda source, _: read_clinc150(source), _labelled),
         ),
         Format(
             name="csv",

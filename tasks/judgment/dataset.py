@@ -23,6 +23,7 @@ from searchlora.data.formats.common import (
     yes_or_no,
 )
 from searchlora.data.formats.judged_collections import Judged, graded_pairs
+from searchlora.data.formats.trecdl import read_trecdl
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.records import Format, Option, Options, Record, SourceReport
@@ -159,6 +160,12 @@ FORMATS: Mapping[str, Format] = {
             description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             implied=_of_products,
+        ),
+        Format(
+            name="trecdl",
+            description="TREC Deep Learning: a folder with the retrieved passages as JSON, and the qrels",
+            read=mapped(lambda source, options: read_trecdl(source, unjudged=_unjudged(options)), _record),
+            options=UNJUDGED,
         ),
         *(
             Format(

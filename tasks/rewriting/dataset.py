@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from searchlora.data.collection import shop_collection
-from searchlora.data.formats import conversations, msrd, query_log, tables
+from searchlora.data.formats import cast, conversations, msrd, query_log, tables
 from searchlora.data.formats.common import (
     NATIVE,
     Converted,
@@ -26,6 +26,13 @@ from searchlora.tasks.rewriting import reduction
 
 SHOP_RECORDS = "rewriting.jsonl"
 VOCABULARY = "vocabulary.json"
+
+#: Year -> description of the formats whose topic file includes the rewrites.
+CAST = {
+    2020: "TREC CAsT 2020 topics (2020_manual_evaluation_topics_v1.0.json)",
+    2021: "TREC CAsT 2021 topics (2021_manual_evaluation_topics_v1.0.json)",
+    2022: "TREC CAsT 2022 topics, tree or flattened (2022_evaluation_topics_tree_v1.0.json)",
+}
 
 #: The options of every format: a list of protected words, and the words that a rewrite may have.
 PROTECTED = "protected"
@@ -134,6 +141,23 @@ FORMATS: Mapping[str, Format] = {
                 )
             },
             passes=2,
+        ),
+        Format(
+            name="cast2019",
+            description="TREC CAsT 2019 topics (evaluation_topics_v1.0.json), human rewrites in a TSV beside them",
+            read=lambda source, options: cast.read_cast(
+                source, cast.read_cast_rewrites(source, options.get("rewrites"))
+            ),
+            options={"rewrites": Option("the human rewrites as TSV", "file", "a TSV beside the topics")},
+        ),
+        *(
+            Format(name=f"cast{year}", description=described, read=lambda source, _: cast.read_cast(source))
+            for year, described in CAST.items()
+        ),
+        Format(
+            name="qrecc",
+            description="QReCC (qrecc_train.json, qrecc_test.json), or a folder with both",
+            read=lambda source, _: cast.read_qrecc(source),
         ),
         Format(
             name="pairs",

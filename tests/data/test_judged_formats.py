@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from searchlora.data.collection import CorpusFile
-from searchlora.data.formats import judged_collections
+from searchlora.data.formats import judged_collections, trecdl
 from searchlora.data.formats.esci import read_esci
 from searchlora.data.formats.judged_collections import Judged, graded_pairs, trec_documents
 from searchlora.errors import DataError, UsageError
@@ -30,6 +30,34 @@ def rows(found) -> list:
 def collection(qrels, *, never=frozenset(), documents=10) -> Judged:
     made = [Document(f"d{n}", f"text {n}" if n else " ") for n in range(documents)]
     return Judged("made", {"q": "a query"}, lambda: iter(made), {None: qrels}, never)
+
+
+def test_trecdl_yields_graded_pairs_and_adds_the_lowest_ranked_unjudged(tmp_path):
+    found = rows(trecdl.read_trecdl(layout("trecdl", tmp_path)))
+    assert [(each["document"], each["grade"], each["score"]) for each in found] == [("d1", 3, 9.5), ("d3", 0, 7.5)]
+    assert {each["topic"] for each in found} == {"7"}
+    drawn = rows(trecdl.read_trecdl(tmp_path, unjudged=1))
+    assert [(each["document"], each["grade"]) for each in drawn] == [("d1", 3), ("d3", 0), ("d4", 0)]
+    (query,) = rows(trecdl.trecdl_hits(tmp_path))
+    assert [each["grade"] for each in query["pairs"]] == [3, None, 0, None]
+
+
+def test_trecdl_names_missing_and_malformed_files(tmp_path):
+    layout("trecdl", tmp_path)
+    (tmp_path / "bm25.json").write_text('[{"query": "q", "hits": [{"docid": "d1"}]}]', encoding="utf-8")
+    (refused,) = trecdl.read_trecdl(tmp_path)
+    assert (
+        isinstance(refused, RejectedRow)
+        and "not a list of objects with qid, docid, content and score" in refused.reason
+    )
+    hit = {"qid": 7, "docid": "d1", "score": 9.5, "content": "A shelter."}
+    for broken in ([{**hit, "score": "n/a"}], [{**hit, "content": None}], [hit, {**hit, "qid": 8, "docid": "d2"}]):
+        (tmp_path / "bm25.json").write_text(json.dumps([{"query": "q", "hits": broken}]), encoding="utf-8")
+        (refused,) = trecdl.read_trecdl(tmp_path)
+        assert isinstance(refused, RejectedRow) and "field 'hits'" in refused.reason
+    (tmp_path / "more.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match=r"has 2 files like '\*\.json'"):
+        list(trecdl.read_trecdl(tmp_path))
 
 
 def test_pairs_follow_the_order_of_the_judgments_and_missing_texts_are_reported():

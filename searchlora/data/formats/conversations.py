@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,21 @@ from searchlora.eval.text_identity import normalised
 from searchlora.eval.trec import is_word
 from searchlora.files import read_rows
 from searchlora.records import Collection, Document, Judgment, Options, Record, SourceReport, SourceRow
+
+
+def alternating(texts: Sequence[str]) -> list[dict[str, str]]:
+    """Turns from alternating texts of user and assistant; empty texts are left out."""
+    roles = ("user", "assistant")
+    return [{"role": roles[number % 2], "text": text} for number, text in enumerate(texts) if text.strip()]
+
+
+def texts_fault(data: Record, lists: Sequence[str], texts: Sequence[str]) -> str | None:
+    """The first field that is not a list of texts, or not a text."""
+    for name in lists:
+        if not isinstance(data[name], list) or not all(isinstance(text, str) for text in data[name]):
+            return f"field '{name}': is not a list of texts"
+    return next((f"field '{name}': is not text" for name in texts if not isinstance(data[name], str)), None)
+
 
 # CANARD
 
@@ -92,11 +107,10 @@ def _canard_record(data: Record, openings: Mapping[str, str], split: str | None)
     texts = data["History"][_TITLES:]
     if texts and data["QuAC_dialog_id"] in openings:
         texts = [openings[data["QuAC_dialog_id"]], *texts[1:]]
-    roles = ("user", "assistant")
     return rewritten(
         id=_question_id(data["QuAC_dialog_id"], data["Question_no"]),
         group=data["History"][0],
-        history=[{"role": roles[n % 2], "text": text} for n, text in enumerate(texts) if text.strip()],
+        history=alternating(texts),
         turn=data["Question_no"],
         query=data["Question"],
         rewrite=data["Rewrite"],
@@ -109,14 +123,10 @@ def _canard_rows(path: Path) -> FormatRows:
 
 
 def _canard_fault(data: Record) -> str | None:
-    history = data["History"]
-    if not isinstance(history, list) or not all(isinstance(text, str) for text in history):
-        return "field 'History': is not a list of texts"
-    if len(history) < _TITLES or len(history) % 2:
+    if fault := texts_fault(data, ["History"], ["QuAC_dialog_id", "Question", "Rewrite"]):
+        return fault
+    if len(data["History"]) < _TITLES or len(data["History"]) % 2:
         return "field 'History': is not article, section, then pairs of question and answer"
-    for name in ("QuAC_dialog_id", "Question", "Rewrite"):
-        if not isinstance(data[name], str):
-            return f"field '{name}': is not text"
     return None if isinstance(data["Question_no"], int) else "field 'Question_no': is not a whole number"
 
 

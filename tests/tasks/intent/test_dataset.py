@@ -217,3 +217,44 @@ def test_an_out_of_scope_label_of_training_rows_is_added_to_the_list(tmp_path: P
     options = {"labels": str(tmp_path / "labels.txt"), "out_of_scope": "elsewhere"}
     settings = _dataset(source, "native", options=options).settings or {}
     assert settings["labels"] == ["a", "b", "elsewhere"]
+
+
+def _clinc(path: Path, **more: Any) -> Path:
+    parts = {
+        "oos_val": [["how tall is the tower", "oos"]],
+        "val": [["pay my bill please", "pay_bill"]],
+        "train": [["pay the bill", "pay_bill"], ["roll a die", "roll_dice"]],
+        "oos_train": [["who invented tea", "oos"]],
+        "test": [["settle my bill", "pay_bill"]],
+        "oos_test": [["is mars red", "oos"]],
+    }
+    path.write_text(json.dumps({**parts, **more}), encoding="utf-8")
+    return path
+
+
+def test_clinc150_has_out_of_scope_rows_in_every_split(tmp_path: Path) -> None:
+    dataset = _dataset(_clinc(tmp_path / "data_full.json"), "clinc150")
+    labels = {split: sorted(row["label"] for row in dataset.records(split)) for split in ("train", "validation")}
+    assert labels == {"train": ["oos", "pay_bill", "roll_dice"], "validation": ["oos", "pay_bill"]}
+    assert {row["id"] for row in dataset.records("test")} == {"test-1", "oos_test-1"}
+    assert dataset.settings == {"kind": "label", "labels": ["oos", "pay_bill", "roll_dice"], "out_of_scope": "oos"}
+
+
+@pytest.mark.parametrize(
+    ("content", "reported"),
+    [
+        ('{"extra": [["a", "b"]]}', "'extra' is not a list of a split"),
+        ("[1]", "not an object of splits"),
+        ("{", "JSON"),
+    ],
+)
+def test_a_file_that_is_not_clinc150_is_an_error(tmp_path: Path, content: str, reported: str) -> None:
+    source = tmp_path / "data.json"
+    source.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=reported):
+        _dataset(source, "clinc150")
+
+
+def test_a_malformed_clinc150_row_is_rejected_with_its_position(tmp_path: Path) -> None:
+    source = _clinc(tmp_path / "data_full.json", test=[["a", "b", "c"]])
+    assert _refusals(source, "clinc150") == [("data_full.json, test row 1", "is not a pair of text and intent")]

@@ -27,6 +27,18 @@ def records(source: Path, format: str, out: Path, **options) -> dict[str, Record
     return {record["id"]: record for split in ("train", "test") for record in load_dataset(out).records(split)}
 
 
+def test_trec_dl_records(tmp_path):
+    found = records(layout("trecdl", tmp_path), "trecdl", tmp_path / "out")
+    assert list(found) == ["7 d1", "7 d3"]
+    assert found["7 d1"] == {
+        "id": "7 d1",
+        "group": "what is a tent",
+        "query": "What is a tent?",
+        "passage": "A shelter of cloth.",
+        "grade": 3,
+    }
+
+
 def test_cranfield_grades_are_mapped_and_unexplained_pairs_never_sampled(tmp_path):
     found = records(layout("cranfield", tmp_path), "cranfield", tmp_path / "out", options={"unjudged": "2"})
     assert {id_: each["grade"] for id_, each in found.items()} == {"1 1": 3, "1 2": 1, "1 4": 0, "1 5": 0}
@@ -121,7 +133,10 @@ def test_a_grade_missing_from_the_guideline_is_rejected(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_published_collection_is_read(tmp_path, real_data):
+def test_published_collections_are_read(tmp_path, real_data):
+    pairs = records(real_data / "trecdl19", "trecdl", tmp_path / "dl")
+    assert Counter(pair["grade"] for pair in pairs.values()) == {0: 885, 1: 526, 2: 566, 3: 280}
+    assert len({pair["group"] for pair in pairs.values()}) == 43
     cranfield = records(real_data / "cranfield", "cranfield", tmp_path / "cranfield")
     assert len(cranfield) == 1612 - 1  # one of the graded pairs is with an empty abstract
 
