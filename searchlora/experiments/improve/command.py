@@ -150,15 +150,13 @@ def _job(
         raise RecipeError("improve.then = grpo compares samples of a row", where="recipe", fix="Set improve.samples=8.")
     if recipe.improve.reward is not None and task.writes == "query":
         parse_measure(recipe.improve.reward)
-    if recipe.improve.start == "adapter" or recipe.improve.then != "nothing":
-        if recipe.lora.variant == "pissa":
-            raise RecipeError("training an adapter further does not go with lora.variant = pissa", where="recipe")
-        if parent is not None and own is not None and recipe.lora != own.lora:
-            raise RecipeError(
-                "improve.start = adapter keeps the LoRA settings of the adapter, and the recipe has others",
-                where="recipe",
-                fix=f"Leave the section lora as in {parent.reference}, or set improve.start=base.",
-            )
+    keeps_lora = recipe.improve.start == "adapter" or recipe.improve.then != "nothing"
+    if keeps_lora and parent is not None and own is not None and recipe.lora != own.lora:
+        raise RecipeError(
+            "improve.start = adapter keeps the LoRA settings of the adapter, and the recipe has others",
+            where="recipe",
+            fix=f"Leave the section lora as in {parent.reference}, or set improve.start=base.",
+        )
     if parent is not None:
         _check_lineage(store, parent, task, dataset)
     if parent is not None and own is not None and recipe.base == own.base:
