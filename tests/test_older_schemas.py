@@ -46,33 +46,25 @@ def test_the_store_lists_and_shows(folder, cli):
     assert "old-rewriting" in shown.out
 
 
+def headline(file):
+    return {
+        (row["system"], row["measure"]): (row["value"], row["n"])
+        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]
+        if row["measure"] in ("accuracy", "ROUGE-L", "invalid")
+    }
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(("store", "task"), ADAPTERS)
-def test_an_adapter_verifies_and_evaluates(cli, store, task):
+def test_an_adapter_verifies_and_gives_the_figures_of_then(folder, cli, store, task):
     verified = cli("adapters", "verify", f"old-{task}", "--store", store)
     assert verified.code == 0, verified.err
     evaluated = cli("evaluate", f"old-{task}", "--data", f"datasets/{task}", "--store", store, "--out", "again")
     assert evaluated.code == 0, evaluated.err
     assert f"old-{task}@1" in evaluated.out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["intent", "rewriting"])
-def test_figures_equal_the_stored_ones(folder, cli, task):
-    """The same outputs give the same figures: the old ones are read, or the same are computed again."""
-    called = cli("evaluate", f"old-{task}", "--data", f"datasets/{task}", "--store", "store", "--out", "again")
-    assert called.code == 0, called.err
-
-    def headline(file):
-        return {
-            (row["system"], row["measure"]): (row["value"], row["n"])
-            for row in json.loads(file.read_text(encoding="utf-8"))["rows"]
-            if row["measure"] in ("accuracy", "ROUGE-L", "invalid")
-        }
-
-    then = headline(folder / "evaluations" / task / "evaluation.json")
-    assert then and headline(folder / "again" / "evaluation.json") == then
+    if store == "store" and task in ("intent", "rewriting"):
+        then = headline(folder / "evaluations" / task / "evaluation.json")
+        assert then and headline(folder / "again" / "evaluation.json") == then
 
 
 @pytest.mark.parametrize(("name", "old", "method"), [("rewriting", "nf4", "qlora"), ("embedding", False, "lora")])
