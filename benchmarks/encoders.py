@@ -13,7 +13,8 @@ from pathlib import Path
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import progress_bars
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 
 
 def trained_encoder(name: str, data: Path, store: Store, recipe: Path, overrides: Sequence[str] = ()) -> StoredAdapter:
@@ -26,7 +27,15 @@ def trained_encoder(name: str, data: Path, store: Store, recipe: Path, overrides
 def main(name: str, data: str, root: str, recipe: str, *overrides: str) -> None:
     """Entry point of the command line."""
     with progress_bars() as steps:
-        train_or_reuse("embedding", data, name, recipe=recipe, overrides=overrides, store=Store(root), steps=steps)
+        train(
+            "embedding",
+            data,
+            name,
+            TrainingOptions(recipe=recipe, overrides=overrides, reuse=True),
+            store=Store(root),
+            steps=steps,
+            log=print,
+        )
 
 
 if __name__ == "__main__":

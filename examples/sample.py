@@ -37,7 +37,11 @@ def rewriting_data() -> Path:
 def rewriter() -> StoredAdapter:
     """A query rewriter, trained for a few steps."""
     return _newest("shop-rewriter") or searchlora.train(
-        "rewriting", rewriting_data(), "shop-rewriter", overrides=["optim.max_steps=20", "lora.r=8"], store=STORE
+        "rewriting",
+        rewriting_data(),
+        "shop-rewriter",
+        searchlora.TrainingOptions(overrides=["optim.max_steps=20", "lora.r=8"]),
+        store=STORE,
     )
 
 
@@ -52,7 +56,13 @@ def intent() -> StoredAdapter:
     ]
     Path("intents.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     searchlora.data.build("intent", "intents.csv", format="csv", out="intent-data")
-    return searchlora.train("intent", "intent-data", "shop-intent", overrides=["optim.max_steps=20"], store=STORE)
+    return searchlora.train(
+        "intent",
+        "intent-data",
+        "shop-intent",
+        searchlora.TrainingOptions(overrides=["optim.max_steps=20"]),
+        store=STORE,
+    )
 
 
 def _newest(name: str) -> StoredAdapter | None:

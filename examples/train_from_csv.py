@@ -18,7 +18,8 @@ stored = searchlora.train(
     "rewriting",
     "log-data",
     "telly-rewriter",
-    overrides=["lora.r=8", "optim.max_steps=20"],  # remove the second to train on every row
+    # Remove the second setting to train on every row.
+    searchlora.TrainingOptions(["lora.r=8", "optim.max_steps=20"]),
     store="store",
 )
 print(f"{stored.reference} in {stored.path}")

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from searchlora.experiments.evaluate import evaluate as evaluate
     from searchlora.experiments.experiment import experiment as experiment
     from searchlora.experiments.improve.command import improve as improve
+    from searchlora.experiments.options import AblationOptions as AblationOptions
+    from searchlora.experiments.options import DecisionOptions as DecisionOptions
+    from searchlora.experiments.options import EvaluationOptions as EvaluationOptions
+    from searchlora.experiments.options import TrainingOptions as TrainingOptions
     from searchlora.experiments.promote import promote as promote
     from searchlora.experiments.run import run as run
     from searchlora.experiments.spec import Experiment as Experiment
@@ -51,6 +55,10 @@ _VERBS = {
     "promote": "searchlora.experiments.promote",
     "run": "searchlora.experiments.run",
     "sweep": "searchlora.experiments.sweep",
+    "AblationOptions": "searchlora.experiments.options",
+    "DecisionOptions": "searchlora.experiments.options",
+    "EvaluationOptions": "searchlora.experiments.options",
+    "TrainingOptions": "searchlora.experiments.options",
     "Pipeline": "searchlora.pipelines.pipeline",
     "build_index": "searchlora.pipelines.index_build",
     "demo": "searchlora.experiments.demo",

@@ -16,7 +16,8 @@ import pytest
 from searchlora.adapters.operations import merge
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import load_dataset
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TASKS = ("embedding", "intent", "judgment", "rag_answer", "rewriting")
@@ -80,9 +81,8 @@ def test_an_adapter_is_reused_where_only_the_key_changed(folder):
     """The recipe in its manifest equals today's but for `method` and keys that did not exist then."""
     store, said = Store(folder / "store_4"), list[str]()
     overrides = ["base=base", "optim.max_steps=3", "lora.r=4", "optim.batch_size=4", "method=qlora"]
-    stored = train_or_reuse(
-        "rewriting", "datasets/rewriting", "old-rewriting", overrides=overrides, store=store, log=said.append
-    )
+    options = TrainingOptions(overrides=overrides, reuse=True)
+    stored = train("rewriting", "datasets/rewriting", "old-rewriting", options, store=store, log=said.append)
     assert stored.reference == "old-rewriting@1" and "Reusing" in said[0]
 
 

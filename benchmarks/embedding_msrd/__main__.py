@@ -20,7 +20,9 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.comparison import Comparison
-from searchlora.experiments.evaluate import EvaluationResult, evaluate
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.evaluation_result import EvaluationResult
+from searchlora.experiments.options import EvaluationOptions
 from searchlora.systems.system import BASE
 
 NAME, MEASURE = "embedding_msrd", "nDCG@10"
@@ -62,9 +64,8 @@ def main() -> None:
         evaluated = evaluate(
             trained[QUERY].reference,
             data,
+            EvaluationOptions(limit=options.limit, cache_dir=work / "outputs"),
             compare_with=[trained[system].reference for system in (BOTH, FULL)],
-            limit=options.limit,
-            cache_dir=work / "outputs",
             store=store,
             steps=steps,
         )

@@ -11,6 +11,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.options import EvaluationOptions
 from searchlora.progress import Steps
 from searchlora.retrieval.classifying import classify
 from searchlora.retrieval.encoder import Encoder
@@ -37,9 +38,8 @@ class Fold:
         evaluated = evaluate(
             self.adapter.reference,
             self.dataset.folder,
+            EvaluationOptions(limit=limit, cache_dir=cache),
             compare_with=[self.model.reference],
-            limit=limit,
-            cache_dir=cache,
             store=store,
             steps=steps,
         )

@@ -19,7 +19,8 @@ from benchmarks.common import WORK, dataset, named_comparison, real_data, save, 
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
 from searchlora.systems.system import BASE
@@ -36,12 +37,19 @@ def main() -> None:
     data = dataset(WORK / "banking77", "intent", source, format="banking77", split_ratios=SHARES)
     store = Store(WORK / "store")
     with progress_bars() as steps:
-        stored = train_or_reuse("intent", data.folder, NAME, recipe=HERE / "recipe.yaml", store=store, steps=steps)
+        stored = train(
+            "intent",
+            data.folder,
+            NAME,
+            TrainingOptions(recipe=HERE / "recipe.yaml", reuse=True),
+            store=store,
+            steps=steps,
+            log=print,
+        )
         evaluated = evaluate(
             stored.reference,
             data.folder,
-            unconstrained=True,
-            cache_dir=WORK / "intent_banking77" / "outputs",
+            EvaluationOptions(unconstrained=True, cache_dir=WORK / "intent_banking77" / "outputs"),
             store=store,
             steps=steps,
         )

@@ -27,7 +27,8 @@ from searchlora.eval.judge.rater_agreement import ratings_agreement
 from searchlora.eval.judgments.ratings import Rating
 from searchlora.eval.trec import Qrels, write_qrels
 from searchlora.experiments.judge.llm_judge import load_judge
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.files import atomic_text
 from searchlora.outputs import Grade
 from searchlora.progress import Steps
@@ -67,8 +68,14 @@ def answer(chorus: Chorus, work: Path, file: Path, steps: Steps) -> None:
     values, training = [], {}
     for number, groups in enumerate(chorus.folds()):
         dataset = chorus.dataset(number, work / f"fold{number + 1}")
-        stored = train_or_reuse(
-            "judgment", dataset.folder, f"chorus-judge-{number + 1}", recipe=RECIPE, store=store, steps=steps
+        stored = train(
+            "judgment",
+            dataset.folder,
+            f"chorus-judge-{number + 1}",
+            TrainingOptions(recipe=RECIPE, reuse=True),
+            store=store,
+            steps=steps,
+            log=print,
         )
         judge = load_judge(adapter=stored.reference, base=None, task=None, generate=False, store=store)
         adapter |= graded(judge, chorus.of(groups), work / "graded" / stored.reference, steps)

@@ -16,7 +16,8 @@ from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validat
 from benchmarks.judgment_trecdl19.squad_pairs import squad_set
 from searchlora.adapters.store import Store
 from searchlora.experiments.judge.llm_judge import load_judge
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.files import atomic_text
 from searchlora.outputs import to_json
 from searchlora.progress import Steps
@@ -68,14 +69,14 @@ class Answers:
 
 def answer(test: Pool, pool: Pool, data: Path, work: Path, steps: Steps) -> Answers:
     """Train the adapter, and grade the pools with adapter and base; what exists is reused."""
-    stored = train_or_reuse(
+    stored = train(
         "judgment",
         training_set(pool, work / "dl20").folder,
         NAME,
-        recipe=RECIPE,
-        more_data={str(squad_set(data, work / "squad").folder): WEIGHT},
+        TrainingOptions(recipe=RECIPE, more_data={str(squad_set(data, work / "squad").folder): WEIGHT}, reuse=True),
         store=Store(work / "store"),
         steps=steps,
+        log=print,
     )
     held_out = validation_topics(pool)
     store = Store(work / "store")

@@ -35,7 +35,9 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.comparison import Comparison
-from searchlora.experiments.sweep import sweep, train_trials
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.sweep import sweep
+from searchlora.experiments.trials import train_trials
 from searchlora.systems.system import BASE as ZERO_SHOT
 
 NAME = "lora_claims"
@@ -81,13 +83,13 @@ class Collection:
 COLLECTIONS = (
     Collection(
         *("MSRD, all-MiniLM-L6-v2", MSRD_NAME, "msrd", "embedding", "msrd"),
-        split_ratios=(0.7, 0.1, 0.2),
+        shares=(0.7, 0.1, 0.2),
         recipe=MSRD / "recipe.yaml",
         timed=256,
     ),
     Collection(
         *("BANKING77, SmolLM2-135M", NAME, "banking77", "intent", "banking77"),
-        split_ratios=(0.96, 0.03, 0.01),
+        shares=(0.96, 0.03, 0.01),
         recipe=HERE / "intent.yaml",
         timed=32,
     ),
@@ -102,41 +104,35 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     claims: list[dict[str, Any]] = []
-    with progress_bars() as steps:
-        for collection in COLLECTIONS:
-            work = WORK / (f"{collection.work}_trial" if trial else collection.work)
-            source, store = real_data() / collection.format, Store(work / "store")
-            how_built: dict[str, Any] = {"format": collection.format, "split_ratios": collection.shares}
-            data = dataset(work / "data", collection.task, source, **how_built).folder
-            what = (collection.task, data, collection.name, [f"method={','.join(SYSTEMS)}"])
-            how: dict[str, Any] = {
-                "recipe": collection.recipe,
-                "overrides": arguments.set,
-                "store": store,
-                "bars": progress_bars,
-            }
-            if arguments.train:
-                train_trials(*what, **how, steps=steps)
-                continue
-            outputs = work / "outputs"
-            swept = sweep(*what, **how, split="test", limit=arguments.limit, cache_dir=outputs, steps=steps)
-            if swept.failed:
-                continue
-            models = {str(trial.values["method"]): trial.stored for trial in swept.trials if trial.stored}
-            names = {ZERO_SHOT: "zero-shot", **{stored.reference: SYSTEMS[method] for method, stored in models.items()}}
-            evaluations = {system: swept.evaluated.systems[system].evaluation for system in names}
-            compared = named_comparison(evaluations, names, SYSTEMS["lora"], swept.comparison.measures[0])
-            print_comparison(compared)
-            records = swept.evaluated.records[: collection.timed]
-            times = [
-                row
-                for method in ("lora", "qlora")
-                for row in ratios(swept.evaluated.task, models[method], records, store, work / "merged")
-            ]
-            rows += _rows(collection, compared, models)
-            comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]
-            comparisons += [{**row, "collection": collection.title} for row in times]
-            claims += _claims(collection, compared, models, times)
+    for collection in COLLECTIONS:
+        work = WORK / (f"{collection.work}_trial" if trial else collection.work)
+        source, store = real_data() / collection.format, Store(work / "store")
+        how_built: dict[str, Any] = {"format": collection.format, "split_ratios": collection.shares}
+        data = dataset(work / "data", collection.task, source, **how_built).folder
+        grid, options = [f"method={','.join(SYSTEMS)}"], TrainingOptions(arguments.set, recipe=collection.recipe)
+        what = (collection.task, data, collection.name, grid, options)
+        if arguments.train:
+            train_trials(*what, store=store, bars=progress_bars)
+            continue
+        evaluation = EvaluationOptions("test", arguments.limit, cache_dir=work / "outputs")
+        swept = sweep(*what, evaluation=evaluation, store=store, bars=progress_bars)
+        if swept.failed:
+            continue
+        models = {str(trial.values["method"]): trial.stored for trial in swept.trials if trial.stored}
+        names = {ZERO_SHOT: "zero-shot", **{stored.reference: SYSTEMS[method] for method, stored in models.items()}}
+        evaluations = {system: swept.evaluated.systems[system].evaluation for system in names}
+        compared = named_comparison(evaluations, names, SYSTEMS["lora"], swept.comparison.measures[0])
+        print_comparison(compared)
+        records = swept.evaluated.records[: collection.timed]
+        times = [
+            row
+            for method in ("lora", "qlora")
+            for row in ratios(swept.evaluated.task, models[method], records, store, work / "merged")
+        ]
+        rows += _rows(collection, compared, models)
+        comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]
+        comparisons += [{**row, "collection": collection.title} for row in times]
+        claims += _claims(collection, compared, models, times)
     if claims:
         print(table := tables(rows, comparisons, claims))
         if not trial:

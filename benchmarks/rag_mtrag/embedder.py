@@ -10,7 +10,8 @@ from benchmarks.common import native_dataset
 from benchmarks.rag_mtrag.data import FOLDS, VALIDATING, MtRag, Record, validates
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.progress import Steps
 
 MODEL = "all-minilm-l6-v2"
@@ -24,7 +25,17 @@ def embedders(mtrag: MtRag, work: Path, store: Store, steps: Steps) -> list[Stor
     for fold in range(FOLDS):
         rows = _pairs(mtrag.training(fold), fold)
         folder = native_dataset(work / f"embedder{fold + 1}", "embedding", rows).folder
-        found.append(train_or_reuse("embedding", folder, f"{NAME}-{fold + 1}", recipe=RECIPE, store=store, steps=steps))
+        found.append(
+            train(
+                "embedding",
+                folder,
+                f"{NAME}-{fold + 1}",
+                TrainingOptions(recipe=RECIPE, reuse=True),
+                store=store,
+                steps=steps,
+                log=print,
+            )
+        )
     return found
 
 

@@ -24,7 +24,8 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
 from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.comparison import Comparison, compare
-from searchlora.experiments.improve.command import improve_or_reuse
+from searchlora.experiments.improve.command import improve
+from searchlora.experiments.options import TrainingOptions
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.stages.bm25 import Bm25Settings
@@ -64,7 +65,9 @@ def main() -> None:
         store = Store(WORK / "store")
         recipe = HERE / "improve.yaml"
         training = with_switches(data, WORK / "canard_switches")
-        stored = improve_or_reuse(None, training.folder, NAME, recipe=recipe, store=store, steps=steps)
+        stored = improve(
+            None, training.folder, NAME, TrainingOptions(recipe=recipe, reuse=True), store=store, steps=steps, log=print
+        )
         engine = LocalEngine(stored.manifest.base.resolve(), store)
         _canard(data, engine, stored, steps)
         _mtrag(engine, stored, steps)

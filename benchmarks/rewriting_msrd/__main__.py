@@ -22,7 +22,9 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import Comparison, compare
-from searchlora.experiments.improve.command import improve_or_reuse, retrieve_stage
+from searchlora.experiments.improve.command import improve
+from searchlora.experiments.improve.job import retrieve_stage
+from searchlora.experiments.options import TrainingOptions
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
@@ -49,7 +51,9 @@ def main() -> None:
         data = dataset_of_queries()
         store = Store(WORK / "store")
         recipe = HERE / "recipe.yaml"
-        stored = improve_or_reuse(None, data.folder, NAME, recipe=recipe, store=store, steps=steps)
+        stored = improve(
+            None, data.folder, NAME, TrainingOptions(recipe=recipe, reuse=True), store=store, steps=steps, log=print
+        )
         documents = data.documents() or []
         bm25 = retrieve_stage("bm25", documents, store, steps)
         records = data.records("test")

@@ -26,8 +26,10 @@ from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
 from searchlora.errors import UsageError
 from searchlora.eval.trec import write_qrels
-from searchlora.experiments.ablate import Ablation, ablate
-from searchlora.experiments.ablate_report import ablation_json, ablation_markdown, write_ablation
+from searchlora.experiments.ablate import ablate
+from searchlora.experiments.ablation_result import Ablation
+from searchlora.experiments.options import AblationOptions
+from searchlora.experiments.reports import ablation_json, ablation_markdown, write_ablation
 from searchlora.experiments.slots import find_slots
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.index_build import build_index
@@ -87,11 +89,8 @@ def _ablated(
         folder / "topics.jsonl",
         folder / "qrels.txt",
         folder,
+        AblationOptions(_changed(config), interactions=test.interacting, measures=test.measures, cluster=test.cluster),
         corpus=index,
-        only=_changed(config),
-        interacting=test.interacting,
-        measures=test.measures,
-        cluster=test.cluster,
         store=store,
         steps=steps,
     )

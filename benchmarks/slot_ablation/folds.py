@@ -12,9 +12,8 @@ from typing import Any
 
 from searchlora.data.collection import Corpus
 from searchlora.eval.trec import Qrels, read_run, write_run
-from searchlora.experiments.ablate import Ablation
-from searchlora.experiments.result_files import file_name
-from searchlora.experiments.spec import Source
+from searchlora.experiments.ablation_result import Ablation
+from searchlora.experiments.spec import Source, file_name
 from searchlora.systems.fixed import FixedResults
 from searchlora.systems.measure import measure
 

@@ -20,7 +20,8 @@ from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
 from searchlora.eval.formatting import write_json
 from searchlora.eval.text_identity import normalised
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.files import read_rows, strict
 
 NAME = "chorus-intent"
@@ -51,8 +52,14 @@ def main() -> None:
     options = {"schema": str(folder / "schema.json")}
     data = native_dataset(folder / "data", "intent", rows, options=options, split_ratios=(0.95, 0.05, 0)).folder
     with progress_bars() as steps:
-        stored = train_or_reuse(
-            "intent", data, NAME, overrides=("optim.epochs=1",), store=Store(folder / "store"), steps=steps
+        stored = train(
+            "intent",
+            data,
+            NAME,
+            TrainingOptions(overrides=("optim.epochs=1",), reuse=True),
+            store=Store(folder / "store"),
+            steps=steps,
+            log=print,
         )
     print(f"{stored.reference}: {json.dumps(dict(stored.manifest.metrics))}")
 

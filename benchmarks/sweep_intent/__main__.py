@@ -11,13 +11,14 @@ no setting was trained on; the test set takes no part. The plots are in `docs/im
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 from benchmarks.common import ROOT, WORK, dataset, is_trial, real_data, save_figures, trial_parser
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import progress_bars
-from searchlora.experiments.sweep import sweep, train_trials
-from searchlora.experiments.sweep_report import sweep_json, sweep_markdown, write_sweep
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.reports import sweep_json, sweep_markdown, write_sweep
+from searchlora.experiments.sweep import sweep
+from searchlora.experiments.trials import train_trials
 
 NAME = "sweep_intent"
 GRID = ("lora.r=1,4,16,64", "lora.target_modules=qv,qkv,attention,mlp,all-linear")
@@ -52,20 +53,12 @@ def main() -> None:
     source, shares = real_data() / "banking77", (0.89, 0.1, 0.01)
     data = dataset(work / "data", "intent", source, format="banking77", split_ratios=shares).folder
     store, overrides = Store(work / "store"), [*SETTINGS, *arguments.set]
-    with progress_bars() as steps:
-        if arguments.train:
-            train_trials(
-                "intent", data, "intent", GRID, overrides=overrides, store=store, bars=progress_bars, steps=steps
-            )
-            return
-        how: dict[str, Any] = {
-            "overrides": overrides,
-            "store": store,
-            "limit": arguments.limit or RECORDS,
-            "bars": progress_bars,
-            "steps": steps,
-        }
-        swept = sweep("intent", data, "intent", GRID, cache_dir=work / "outputs", **how)
+    options = TrainingOptions(overrides)
+    if arguments.train:
+        train_trials("intent", data, "intent", GRID, options, store=store, bars=progress_bars)
+        return
+    evaluation = EvaluationOptions(limit=arguments.limit or RECORDS, cache_dir=work / "outputs")
+    swept = sweep("intent", data, "intent", GRID, options, evaluation=evaluation, store=store, bars=progress_bars)
     print(sweep_markdown(swept))
     write_sweep(swept, work / "report")
     if trial:

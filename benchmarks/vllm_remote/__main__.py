@@ -31,7 +31,8 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.eval.formatting import markdown_table
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
@@ -97,7 +98,11 @@ def _trained(store: Store) -> list[str]:
     """A rewriter (free text) and a judge (scored grades)."""
     found = []
     for task, name in (("rewriting", "shop-rewriter"), ("judgment", "shop-judge")):
-        found.append(train_or_reuse(task, _dataset(task).folder, name, overrides=FEW, store=store).reference)
+        found.append(
+            train(
+                task, _dataset(task).folder, name, TrainingOptions(overrides=FEW, reuse=True), store=store, log=print
+            ).reference
+        )
     return found
 
 

@@ -20,13 +20,13 @@ from searchlora.cli.options import (
 from searchlora.cli.pipelines import PipelineArgument, PipelineOptions
 
 if TYPE_CHECKING:
-    from searchlora.experiments.slots import Kind
+    from searchlora.experiments.options import AblationOptions
 
 
-class AblationOptions(NamedTuple):
-    """What is varied and measured, with the names of the verb's parameters."""
+class StudyOptions(NamedTuple):
+    """What is varied and measured."""
 
-    only: Annotated[
+    slots: Annotated[
         list[str], option("--slot NAME", "Slot to vary, such as shop-rewriter or bm25; repeatable. Default: all slots.")
     ] = []
     measures: Annotated[
@@ -37,10 +37,29 @@ class AblationOptions(NamedTuple):
     ] = 1
     cluster: ClusterOption = None
     allow_circular: AllowCircularOption = False
+    older: Annotated[bool, option("--older", "Also measure the previous version of each adapter.")] = False
+    no_interactions: Annotated[
+        bool, option("--no-interactions", "Do not measure the interaction of each pair of slots.")
+    ] = False
+
+    def read(self) -> AblationOptions:
+        """The options of the verb."""
+        from searchlora.experiments.options import AblationOptions
+
+        defaults = AblationOptions()
+        return AblationOptions(
+            self.slots,
+            (*defaults.kinds, "older") if self.older else defaults.kinds,
+            not self.no_interactions,
+            self.measures or defaults.measures,
+            self.relevant,
+            self.cluster,
+            self.allow_circular,
+        )
 
 
 @takes(PipelineOptions)
-@takes(AblationOptions, "study")
+@takes(StudyOptions, "study")
 @takes(EngineOptions, "engine")
 def ablate(
     pipeline: PipelineArgument,
@@ -48,12 +67,8 @@ def ablate(
     qrels: JudgmentsOption,
     out: Annotated[Path, option("--out FOLDER", "Folder for runs, figures and report.html.")],
     options: PipelineOptions,
-    study: AblationOptions,
+    study: StudyOptions,
     engine: EngineOptions,
-    older: Annotated[bool, option("--older", "Also measure the previous version of each adapter.")] = False,
-    no_interactions: Annotated[
-        bool, option("--no-interactions", "Do not measure the interaction of each pair of slots.")
-    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what each slot contributes: without it, with the base model, or with an older version in its place.
@@ -64,25 +79,22 @@ def ablate(
 
     from searchlora.cli.terminal import progress_bars
     from searchlora.eval.formatting import to_plain
-    from searchlora.eval.measures import RETRIEVAL_MEASURES
-    from searchlora.experiments.ablate import KINDS
     from searchlora.experiments.ablate import ablate as verb
-    from searchlora.experiments.ablate_report import ablation_json, ablation_markdown, write_ablation
+    from searchlora.experiments.reports import ablation_json, ablation_markdown, write_ablation
     from searchlora.files import check_writable
+    from searchlora.pipelines.config import read_pipeline
 
     check_writable(out / "report.html")
-    kinds: tuple[Kind, ...] = (*KINDS, "older") if older else KINDS
     with progress_bars() as steps:
         ablation = verb(
-            pipeline,
+            read_pipeline(pipeline, options.settings, engine.read()),
             topics,
             qrels,
             out,
-            **options.given(),
-            engine=engine.read(),
-            kinds=kinds,
-            interacting=not no_interactions,
-            **study._replace(measures=study.measures or list(RETRIEVAL_MEASURES))._asdict(),
+            study.read(),
+            corpus=options.documents(),
+            store=options.store,
+            tasks=options.tasks,
             steps=steps,
         )
     typer.echo(json.dumps(to_plain(ablation_json(ablation)), indent=2) if as_json else ablation_markdown(ablation))

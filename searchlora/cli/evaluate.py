@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from searchlora.cli.options import (
+    AcceptChangesOption,
     AdapterArgument,
     AllowCircularOption,
-    DecisionOptions,
+    DataOption,
+    DecisionFiles,
     EngineOptions,
     EvaluationOptions,
     StoreOptions,
@@ -20,11 +22,11 @@ from searchlora.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from searchlora.experiments.evaluate import EvaluationResult
+    from searchlora.experiments.evaluation_result import EvaluationResult
 
 
 class ComparisonOptions(NamedTuple):
-    """What else `evaluate` measures, with the names of the verb's parameters."""
+    """What else `evaluate` measures."""
 
     compare_with: Annotated[list[str], option("--compare-with ADAPTER", "Another adapter to compare; repeatable.")] = []
     models: Annotated[
@@ -43,6 +45,7 @@ class ComparisonOptions(NamedTuple):
 @takes(EngineOptions, "engine")
 def evaluate(
     adapter: AdapterArgument,
+    data: DataOption,
     out: Annotated[Path, option("--out FOLDER", "Folder for outputs, evaluation.json and report.html.")],
     rows: EvaluationOptions,
     compared: ComparisonOptions,
@@ -55,54 +58,62 @@ def evaluate(
     """Compare an adapter with its base model and the task's baselines, and write a report with intervals."""
     from searchlora.cli.terminal import print_comparison, progress_bars
     from searchlora.experiments.evaluate import evaluate as verb
-    from searchlora.experiments.evaluation_report import write
+    from searchlora.experiments.reports import write_evaluation
     from searchlora.pipelines.config import bm25_settings
 
+    options = rows.read(
+        limit=compared.limit,
+        retrieval=bm25_settings(stemmer=stemmer),
+        unconstrained=compared.unconstrained,
+        allow_circular=compared.allow_circular,
+        cache_dir=out / "outputs",
+    )
     with progress_bars() as steps:
         evaluated = verb(
             adapter,
-            **rows._asdict(),
-            **compared._asdict(),
-            **stored.given(),
-            retrieval=bm25_settings(stemmer=stemmer),
-            cache_dir=out / "outputs",
+            data,
+            options,
+            compare_with=compared.compare_with,
+            models=compared.models,
             engine=engine.read(),
+            **stored.given(),
             steps=steps,
         )
     print_comparison(evaluated.comparison)
     _warn(evaluated)
     if evaluated.reused:
         typer.echo(f"Outputs taken from {out / 'outputs'}: {', '.join(evaluated.reused)}.")
-    typer.echo(f"Report: {write(evaluated, out)}")
+    typer.echo(f"Report: {write_evaluation(evaluated, out)}")
 
 
-@takes(DecisionOptions, "decision")
+@takes(DecisionFiles, "files")
 @takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def experiment(
     file: Annotated[Path, argument("FILE", "YAML file: systems, topics, qrels, measures, baseline, policy.")],
     out: Annotated[Path, option("--out FOLDER", "Folder for runs, figures and report.html.")],
-    decision: DecisionOptions,
+    files: DecisionFiles,
     stored: StoreOptions,
     engine: EngineOptions,
     since: Annotated[
         Path | None, option("--since FILE", "Earlier experiment.json whose inputs must be the same.")
     ] = None,
+    accept_changes: AcceptChangesOption = False,
     allow_circular: AllowCircularOption = False,
 ) -> None:
     """Compare systems over topics, with intervals and paired tests. Exits with 1 if a policy rule is broken."""
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.experiment import experiment as verb
-    from searchlora.experiments.experiment_report import write, write_decision
+    from searchlora.experiments.reports import write_decision, write_experiment
     from searchlora.files import check_writable
 
-    check_writable(decision.junit, decision.summary, out / "report.html")
+    check_writable(files.junit, files.summary, out / "report.html")
     with progress_bars() as steps:
         result = verb(
             file,
             out,
             since=since,
-            accept_changes=decision.accept_changes,
+            accept_changes=accept_changes,
             allow_circular=allow_circular,
             engine=engine.read(),
             **stored.given(),
@@ -111,8 +122,8 @@ def experiment(
     print_comparison(result.comparison)
     if result.reused:
         typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(result.reused)}.")
-    write_decision(result.spec.name, result.comparison, result.results, junit=decision.junit, summary=decision.summary)
-    typer.echo(f"Report: {write(result, out)}")
+    write_decision(result.spec.name, result.comparison, result.results, junit=files.junit, summary=files.summary)
+    typer.echo(f"Report: {write_experiment(result, out)}")
     if result.results:
         print_rules(result.results)
     if result.refused:
@@ -122,15 +133,16 @@ def experiment(
 
 
 @takes(EvaluationOptions, "rows")
-@takes(DecisionOptions, "decision")
+@takes(DecisionFiles, "files")
 @takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def promote(
     adapter: Annotated[str, argument("ADAPTER", "Candidate version, name@3.")],
     to: Annotated[str, option("--to ALIAS", "Alias to move, for example production.")],
     policy: Annotated[Path, option("--policy FILE", "YAML file of rules.")],
+    data: DataOption,
     rows: EvaluationOptions,
-    decision: DecisionOptions,
+    files: DecisionFiles,
     stored: StoreOptions,
     engine: EngineOptions,
     force: Annotated[
@@ -143,28 +155,27 @@ def promote(
             "Why the policy is not that of the last decision on the alias; the reason is recorded.",
         ),
     ] = None,
+    accept_changes: AcceptChangesOption = False,
     out: Annotated[Path | None, option("--out FOLDER", "Folder for outputs, report.html and figures.")] = None,
 ) -> None:
     """Move an alias to a version if it meets the policy; otherwise exit with 1. Either decision is recorded."""
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
-    from searchlora.experiments.evaluation_report import write
-    from searchlora.experiments.experiment_report import write_decision
+    from searchlora.experiments.options import DecisionOptions
     from searchlora.experiments.promote import promote as verb
+    from searchlora.experiments.reports import write_decision, write_evaluation
     from searchlora.files import check_writable
 
-    check_writable(decision.junit, decision.summary, out / "report.html" if out is not None else None)
+    check_writable(files.junit, files.summary, out / "report.html" if out is not None else None)
     with progress_bars() as steps:
         promotion = verb(
             adapter,
             to,
             policy,
-            **rows._asdict(),
-            **stored.given(),
-            force=force,
-            reason=reason,
-            accept_changes=decision.accept_changes,
-            cache_dir=out / "outputs" if out is not None else None,
+            data,
+            decision=DecisionOptions(force, reason, accept_changes),
+            evaluation=rows.read(cache_dir=out / "outputs" if out is not None else None),
             engine=engine.read(),
+            **stored.given(),
             steps=steps,
         )
     evaluated, results = promotion.evaluated, promotion.results
@@ -172,9 +183,9 @@ def promote(
     _warn(evaluated)
     print_rules(results)
     title = f"{evaluated.adapter.reference} to {to}"
-    write_decision(title, evaluated.comparison, results, force or "", junit=decision.junit, summary=decision.summary)
+    write_decision(title, evaluated.comparison, results, force or "", junit=files.junit, summary=files.summary)
     if out is not None:
-        typer.echo(f"Report: {write(evaluated, out, rules=results, forced=force or '')}")
+        typer.echo(f"Report: {write_evaluation(evaluated, out, rules=results, forced=force or '')}")
     if promotion.refused:
         broken = sum(not rule.passed for rule in results)
         typer.echo(f"Refused: {broken} of {len(results)} rules are broken; '{to}' is unchanged.", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
@@ -19,24 +19,11 @@ from searchlora.cli.options import (
 )
 
 
-class ImproveOptions(NamedTuple):
-    """Options with the names of the verb's parameters."""
-
-    pipeline: Annotated[
-        str, option("--pipeline PIPELINE", "Pipeline that retrieves with each rewrite to compute its reward.")
-    ] = "bm25"
-    recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the adapter's recipe.")] = None
-    resume: Annotated[bool, option("--resume", "Continue an unfinished run where it stopped.")] = False
-    restart: RestartOption = False
-
-
-@takes(ImproveOptions)
 @takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
 def improve(
     data: DataOption,
     name: Annotated[str, option("--name NAME", "Name in the store; an existing name gets a new version.")],
-    options: ImproveOptions,
     stored: StoreOptions,
     engine: EngineOptions,
     adapter: Annotated[
@@ -50,10 +37,17 @@ def improve(
         int | None, option("--rounds N", "Number of rounds; short for --set improve.rounds=N.", min=1)
     ] = None,
     settings: SetOption = [],
+    pipeline: Annotated[
+        str, option("--pipeline PIPELINE", "Pipeline that retrieves with each rewrite to compute its reward.")
+    ] = "bm25",
+    recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the adapter's recipe.")] = None,
+    resume: Annotated[bool, option("--resume", "Continue an unfinished run where it stopped.")] = False,
+    restart: RestartOption = False,
 ) -> None:
     """Train an adapter on its own best outputs, as the task's reward ranks them. Needs no reference outputs."""
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.improve.command import improve as verb
+    from searchlora.experiments.options import TrainingOptions
 
     given = {"improve.reward": reward, "improve.rounds": rounds}
     overrides = [*settings, *(f"{key}={value}" for key, value in given.items() if value is not None)]
@@ -62,9 +56,9 @@ def improve(
             adapter,
             data,
             name,
-            **options._asdict(),
+            TrainingOptions(overrides, recipe=recipe, resume=resume, restart=restart),
+            pipeline=pipeline,
             **stored.given(),
-            overrides=overrides,
             engine=engine.read(),
             steps=steps,
         )

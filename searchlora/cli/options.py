@@ -15,6 +15,8 @@ from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
+    from searchlora.experiments.options import EvaluationOptions as VerbOptions
+    from searchlora.experiments.options import TrainingOptions
     from searchlora.inference.answer_cache import AnswerCache
     from searchlora.inference.settings import EngineSettings
 
@@ -217,7 +219,7 @@ class StoreOptions(NamedTuple):
 
 
 class RecipeOptions(NamedTuple):
-    """Options of the verbs that train by a recipe, with the names of the verbs' parameters."""
+    """Options of the verbs that train by a recipe."""
 
     base: Annotated[str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")] = (
         None
@@ -225,6 +227,12 @@ class RecipeOptions(NamedTuple):
     recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")] = None
     overrides: SetOption = []
     restart: RestartOption = False
+
+    def read(self, **more: Any) -> TrainingOptions:
+        """The options of a verb, with further ones."""
+        from searchlora.experiments.options import TrainingOptions
+
+        return TrainingOptions(**self._asdict(), **more)
 
 
 class PoolOptions(NamedTuple):
@@ -238,20 +246,21 @@ class PoolOptions(NamedTuple):
     ] = None
 
 
-class DecisionOptions(NamedTuple):
-    """The data that a decision accepts, and where else it is written."""
+AcceptChangesOption = Annotated[
+    bool, option("--accept-changes", "Continue although inputs differ from those of the earlier result.")
+]
 
-    accept_changes: Annotated[
-        bool, option("--accept-changes", "Continue although inputs differ from those of the earlier result.")
-    ] = False
+
+class DecisionFiles(NamedTuple):
+    """Where else a decision is written."""
+
     junit: Annotated[Path | None, option("--junit FILE", "Write a JUnit XML file with one test case per rule.")] = None
     summary: Annotated[Path | None, option("--summary FILE", "Write a Markdown summary for a pull request.")] = None
 
 
 class EvaluationOptions(NamedTuple):
-    """The rows of an evaluation and what is learned from, with the names of the verbs' parameters."""
+    """The rows of an evaluation, and what is learned from."""
 
-    data: DataOption
     split: SplitOption = "test"
     qrels: Annotated[
         Path | None, option("--qrels FILE", "Relevance judgments (qrels) that replace those of the dataset.")
@@ -263,6 +272,12 @@ class EvaluationOptions(NamedTuple):
             "Dataset from whose training rows the baselines learn. Default: the evaluated dataset.",
         ),
     ] = None
+
+    def read(self, **more: Any) -> VerbOptions:
+        """The options of a verb, with further ones."""
+        from searchlora.experiments.options import EvaluationOptions as VerbOptions
+
+        return VerbOptions(**self._asdict(), **more)
 
 
 def takes(

@@ -208,7 +208,7 @@ def tune(
     """
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.tune import tune as fit_thresholds
-    from searchlora.experiments.tune import tune_weights
+    from searchlora.experiments.tune_weights import tune_weights
     from searchlora.pipelines.config import read_pipeline
 
     if (data is None) == (topics is None) or (topics is None) != (qrels is None):

@@ -43,24 +43,21 @@ def sweep(
 
     from searchlora.cli.terminal import progress_bars
     from searchlora.eval.formatting import to_plain
+    from searchlora.experiments.options import EvaluationOptions
+    from searchlora.experiments.reports import sweep_json, sweep_markdown, write_sweep
     from searchlora.experiments.sweep import sweep as verb
-    from searchlora.experiments.sweep_report import sweep_json, sweep_markdown, write_sweep
 
-    with progress_bars() as steps:
-        swept = verb(
-            task,
-            data,
-            name,
-            grid,
-            **recipe._asdict(),
-            **stored.given(),
-            split=split,
-            limit=limit,
-            cache_dir=out / "outputs" if out is not None else None,
-            log=lambda text: typer.echo(text, err=as_json),
-            bars=progress_bars,
-            steps=steps,
-        )
+    swept = verb(
+        task,
+        data,
+        name,
+        grid,
+        recipe.read(),
+        evaluation=EvaluationOptions(split, limit, cache_dir=out / "outputs" if out is not None else None),
+        **stored.given(),
+        log=lambda text: typer.echo(text, err=as_json),
+        bars=progress_bars,
+    )
     typer.echo(json.dumps(to_plain(sweep_json(swept)), indent=2) if as_json else sweep_markdown(swept))
     if out is not None:
         typer.echo(f"Report: {write_sweep(swept, out)}", err=as_json)

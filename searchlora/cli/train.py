@@ -52,10 +52,8 @@ def train(
             task,
             folder,
             name,
-            **recipe._asdict(),
+            recipe.read(resume=resume, more_data=more_data),
             **stored.given(),
-            resume=resume,
-            more_data=more_data,
             log=typer.echo,
             steps=steps,
         )
@@ -83,9 +81,9 @@ def demo(
     """Run the whole workflow on the synthetic shop: data, QLoRA training, evaluation by retrieval, report."""
     from searchlora.cli.serve import start
     from searchlora.cli.terminal import print_comparison, progress_bars
-    from searchlora.experiments.ablate_report import ablation_markdown
     from searchlora.experiments.demo import EXPLAINED, demo_all
     from searchlora.experiments.demo import demo as demo_one
+    from searchlora.experiments.reports import ablation_markdown
     from searchlora.inference.settings import LocalSettings
     from searchlora.server.api.config import read_config
     from searchlora.training.callbacks import peak_memory

@@ -11,10 +11,12 @@ from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.eval.report import Chapter, write_overview
 from searchlora.experiments.demo_search import PIPELINE, TOPICS, SearchDemoResult, demo_search
-from searchlora.experiments.evaluate import EvaluationResult, evaluate
-from searchlora.experiments.evaluation_report import write
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.evaluation_result import EvaluationResult
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.reports import write_evaluation
 from searchlora.experiments.result_files import header, provenance
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.inference.settings import EngineSettings
 from searchlora.progress import Steps, no_progress
@@ -92,7 +94,7 @@ class _Demo:
         if self.shop.is_dir():
             self.log(f"Reusing the synthetic shop {self.shop}")
         else:
-            make_shop(self.shop, products=products, queries=queries, progress=self.steps("Generating the shop"))
+            make_shop(self.shop, products=products, queries=queries)
             self.log(f"Generated the synthetic shop {self.shop}")
 
     def run_task(self, task: Task, folder: Path, adapter: str) -> DemoResult:
@@ -100,11 +102,13 @@ class _Demo:
         store = Store(self.root / "store")
         dataset = self._dataset(task, folder / DATASET)
         overrides = (*TRAINING, *self.overrides) if task.name == TASK else self.overrides
-        stored = train_or_reuse(
+        stored = train(
             task.name,
             dataset.folder,
             adapter,
-            overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides,
+            TrainingOptions(
+                overrides=shortened(task, dataset, overrides, self.max_rows) if self.max_rows else overrides, reuse=True
+            ),
             store=store,
             log=self.log,
             steps=self.steps,
@@ -113,8 +117,8 @@ class _Demo:
         evaluated = evaluate(
             stored.reference,
             dataset.folder,
+            EvaluationOptions(cache_dir=out / "outputs"),
             store=store,
-            cache_dir=out / "outputs",
             engine=self.engine if isinstance(task, GenerationTask) else None,
             steps=self.steps,
         )
@@ -124,7 +128,7 @@ class _Demo:
             evaluated = replace(evaluated, comparison=replace(comparison, notes=(*known, *comparison.notes)))
         if evaluated.reused:
             self.log(f"Reusing outputs of an earlier evaluation: {', '.join(evaluated.reused)}")
-        return DemoResult(evaluated, write(evaluated, out))
+        return DemoResult(evaluated, write_evaluation(evaluated, out))
 
     def _dataset(self, task: Task, folder: Path) -> Dataset:
         if folder.is_dir():

@@ -12,12 +12,14 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.collection import QRELS_FILE
 from searchlora.data.dataset import Dataset
-from searchlora.experiments.ablate import Ablation, ablate
-from searchlora.experiments.ablate_report import write_ablation
+from searchlora.experiments.ablate import ablate
+from searchlora.experiments.ablation_result import Ablation
+from searchlora.experiments.options import AblationOptions
+from searchlora.experiments.reports import write_ablation
 from searchlora.files import atomic_text, read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.config import pipeline_path
+from searchlora.pipelines.config import pipeline_path, read_pipeline
 from searchlora.pipelines.index_build import build_index
 from searchlora.progress import Steps
 from searchlora.shop.write import search_documents
@@ -113,13 +115,11 @@ def demo_search(
     _write_rows(queries, sample)
     log(f"Ablating {PIPELINE} on {len(sample)} of {dataset.card.rows['test']} test queries")
     ablation = ablate(
-        pipeline,
+        read_pipeline(pipeline, engine=engine),
         queries,
         qrels,
         folder / "ablation",
-        engine=engine,
-        interacting=False,
-        measures=MEASURES,
+        AblationOptions(interactions=False, measures=MEASURES),
         store=store,
         steps=steps,
     )

@@ -5,26 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
-from searchlora.eval.comparison import Comparison
-from searchlora.eval.formats import read_topics
-from searchlora.eval.judgments.card import RunCard, read_card, write_run_with_card
-from searchlora.eval.judgments.sources import SourceCounts
 from searchlora.eval.measures import parse_measure
 from searchlora.eval.policy import Facts, RuleResult, decide
-from searchlora.eval.trec import Qrels
-from searchlora.experiments.evaluate import CACHE_FILE
 from searchlora.experiments.experiment_inputs import changes, hashes, refuse_changes
-from searchlora.experiments.judge.judgments import experiment_qrels, experiment_sources, unknown_source_note
-from searchlora.experiments.result_files import file_name
-from searchlora.experiments.spec import Experiment, Source, SystemSettings, read_experiment
-from searchlora.files.result_cache import ResultCache, cache_key
+from searchlora.experiments.experiment_result import RESULT, ExperimentResult, RunFolder, Topics
+from searchlora.experiments.spec import Experiment, SystemSettings, file_name, read_experiment
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import parse_stages, read_pipeline
@@ -33,101 +24,12 @@ from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.pipelines.stages.stage import needs_of
 from searchlora.progress import Steps, no_progress
-from searchlora.records import Document, Record
+from searchlora.records import Document
 from searchlora.systems.fixed import RunFile
 from searchlora.systems.lineage import seen_by_run
-from searchlora.systems.measure import Measurement, SystemResult, measure
-from searchlora.systems.measures import RetrievalMeasures
+from searchlora.systems.measure import measure
 from searchlora.systems.pipeline import PipelineSystem, Plan, plan_of
 from searchlora.systems.system import System
-
-RESULT = "experiment.json"
-
-
-@dataclass(frozen=True)
-class Topics:
-    """The judged topics of an experiment.
-
-    Attributes:
-        fields: Topic -> fields.
-        graded: The numbers of judgments by source.
-        notes: What is unknown about the judgments, and which of them are left out.
-    """
-
-    spec: Experiment
-    fields: Mapping[str, Mapping[str, Any]]
-    qrels: Qrels
-    graded: SourceCounts
-    notes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, spec: Experiment) -> Topics:
-        """Read them. Raises `DataError`; `UsageError` for a card that names another source than the experiment."""
-        fields = read_topics(spec.topics.path, spec.topics.format)
-        qrels, left_out = experiment_qrels(spec, fields)
-        notes = (*unknown_source_note(spec, read_card(spec.qrels.path)), *left_out)
-        return cls(spec, {topic: fields[topic] for topic in qrels}, qrels, experiment_sources(spec, qrels), notes)
-
-    @property
-    def rows(self) -> list[Record]:
-        """A row for each topic."""
-        return [{"id": topic, **fields} for topic, fields in self.fields.items()]
-
-    def measures(self) -> RetrievalMeasures:
-        """The measures of the experiment."""
-        spec = self.spec
-        return RetrievalMeasures(
-            self.qrels,
-            spec.measures,
-            tested=spec.tested,
-            slices=spec.slices,
-            weight=spec.weight,
-            cluster=spec.cluster,
-            relevant=spec.relevant,
-            card=read_card(spec.qrels.path),
-        )
-
-
-@dataclass(frozen=True)
-class ExperimentResult:
-    """The result of an experiment.
-
-    Attributes:
-        topics: The judged topics.
-        inputs: Label -> sha256 of the input files.
-        runs: System -> run file.
-        measurement: The figures, and each system's costs and evaluation; the runs are in the files.
-        results: The result of each rule of the policy; empty without a policy.
-        accepted: Descriptions of the accepted changes of inputs.
-    """
-
-    spec: Experiment
-    topics: Topics
-    inputs: Mapping[str, str]
-    runs: Mapping[str, Source]
-    measurement: Measurement
-    results: tuple[RuleResult, ...] = ()
-    accepted: tuple[str, ...] = ()
-
-    @property
-    def comparison(self) -> Comparison:
-        """The figures."""
-        return self.measurement.comparison
-
-    @property
-    def systems(self) -> Mapping[str, SystemResult]:
-        """System -> its costs and evaluation."""
-        return self.measurement.results
-
-    @property
-    def reused(self) -> tuple[str, ...]:
-        """Names of systems whose runs an earlier call computed from the same inputs and versions."""
-        return self.measurement.reused
-
-    @property
-    def refused(self) -> bool:
-        """Whether the candidate breaks a rule of the policy."""
-        return any(not result.passed for result in self.results)
 
 
 def experiment(
@@ -142,7 +44,7 @@ def experiment(
     tasks: str | Path | None = None,
     steps: Steps = no_progress,
 ) -> ExperimentResult:
-    """Run an experiment; `experiment_report.write` writes its files.
+    """Run an experiment; `reports.write_experiment` writes its files.
 
     Args:
         spec: An experiment, or its YAML file.
@@ -211,52 +113,6 @@ def measured(
         steps=steps,
     )
     return ExperimentResult(spec, topics, inputs, runs.files, measurement)
-
-
-class RunFolder:
-    """The runs of systems as files, and the cache of their results; nothing is written before a system is run.
-
-    Attributes:
-        files: System -> run file.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: dict[str, Source] = {}
-
-    def get(self, key: str) -> Any | None:
-        """See `systems.measure.Cache`."""
-        return self._cache.get(key)
-
-    def put_all(self, values: Mapping[str, Any], label: str = "") -> None:
-        """See `systems.measure.Cache`."""
-        self._cache.put_all(values, label)
-
-    def _card(self, system: PipelineSystem) -> RunCard:
-        """The card of its run. What only a built pipeline knows is cached, so that a cached run needs no models."""
-        key = cache_key("card", system.fingerprint) if system.fingerprint is not None else None
-        known = self.get(key) if key is not None else None
-        if known is None:
-            card = system.card()
-            known = {"pipeline": card.pipeline, "engines": list(card.engines)}
-            if key is not None:
-                self.put_all({key: known}, system.name)
-        return dataclasses.replace(system.planned_card(), pipeline=known["pipeline"], engines=tuple(known["engines"]))
-
-    @cached_property
-    def _cache(self) -> ResultCache:
-        return ResultCache(self.folder / CACHE_FILE)
-
-    def keep(self, system: System, result: SystemResult) -> SystemResult:
-        """Write the run of a pipeline, with its card; the result without the run, so that only one is in memory."""
-        if isinstance(system, RunFile):
-            self.files[system.name] = Source(path=system.path, format=system.format)
-        elif isinstance(system, PipelineSystem) and result.raw.run is not None:
-            path = self.folder / f"{file_name(system.name)}.trec"
-            card = self._card(system)
-            write_run_with_card(path, result.raw.run, card.pipeline or system.name, card)
-            self.files[system.name] = Source(path=path, format="trec")
-        return dataclasses.replace(result, raw=dataclasses.replace(result.raw, run=None))
 
 
 def _plans(spec: Experiment, store: Store, tasks: str | Path | None) -> dict[str, Plan]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import write_json
-from searchlora.eval.report import extremes
 from searchlora.eval.tables import Header, to_json, to_markdown
 from searchlora.files import atomic_text
 from searchlora.machine import machine, versions
-from searchlora.records import Document
 
 
 def header(name: str) -> Header:
@@ -51,16 +49,6 @@ def write_figures(
                     out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def file_name(system: str) -> str:
-    """The file name of a system.
-
-    Examples:
-        >>> file_name("base zero-shot")
-        'base-zero-shot'
-    """
-    return system.replace(" ", "-").replace("/", "-")
-
-
 def provenance(about: Header) -> dict[str, str]:
     """The header as labelled lines, for reports."""
     return {
@@ -69,13 +57,3 @@ def provenance(about: Header) -> dict[str, str]:
         "Machine": about.machine,
         "Versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()),
     }
-
-
-def shown_rows(comparison: Comparison) -> set[str]:
-    """The rows that a report shows: the largest wins and losses of each main pair of systems."""
-    return {row for a, b in comparison.main_pairs for rows in extremes(comparison, a, b) for row in rows}
-
-
-def titles(documents: Iterable[Document]) -> dict[str, str]:
-    """Document -> its title, or the beginning of its text."""
-    return {document.id: document.title or document.text[:80] for document in documents}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,8 +18,8 @@ from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_pa
 from searchlora.errors import PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import publish_run
 from searchlora.eval.trec import is_word, run_lines
-from searchlora.experiments.batch_log import batch_log
-from searchlora.files import atomic_text, check_writable, file_sha256, read_rows
+from searchlora.files import atomic_text, check_writable, file_sha256, read_rows, resumable_folder
+from searchlora.files.append_log import AppendLog
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
@@ -102,23 +104,45 @@ def run(
         "files": [*(writer.__name__ for writer in writers), *(["trace"] if traced else [])],
     }
     progress = steps("Searching")
-    with batch_log(outs[0], len(outs) + len(traced), key) as batches:
-        progress(batches.done, count)
-        searches = islice(_queries(Path(queries)), batches.done, None)
+    with _batches(outs[0], key) as log:
+        done = sum(batch["rows"] for batch in log)
+        progress(done, count)
+        searches = islice(_queries(Path(queries)), done, None)
         while batch := list(islice(searches, built.batch_size)):
             rows: list[Mapping[str, Any]] = []
             executed = built.execute(batch, trace=rows.append if traced else None)
             texts = ["".join(writer(built, batch, executed)) for writer in writers]
-            batches.append(len(batch), [*texts, *(["".join(map(result_line, rows))] if traced else [])])
-            progress(batches.done, count)
+            texts += ["".join(map(result_line, rows))] if traced else []
+            log.append({"rows": len(batch), "texts": texts})
+            done += len(batch)
+            progress(done, count)
         card = run_card(config.name, built, store)
         for number, path in enumerate([*outs, *traced]):
+            written = (batch["texts"][number] for batch in log)
             if path in traced or _holds_results(path):
                 with atomic_text(path) as file:
-                    file.writelines(batches.texts(number))
+                    file.writelines(written)
             else:
-                publish_run(path, batches.texts(number), card)
+                publish_run(path, written, card)
     return built.tag, count
+
+
+@contextmanager
+def _batches(target: Path, key: dict[str, Any]) -> Iterator[AppendLog]:
+    """The log of a run's batches, in a hidden folder beside its first file.
+
+    It is removed at the end of the block, and after an error before the first batch.
+    """
+    with resumable_folder(target) as folder:
+        log = None
+        try:
+            with AppendLog(folder / "batches.jsonl", key) as log:
+                yield log
+        except BaseException:
+            if log is None or not any(True for _ in log):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _holds_results(path: Path) -> bool:

@@ -6,16 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.experiments.stage_costs import Place
+from searchlora.experiments.options import Kind
 from searchlora.pipelines.stages.stage import StageSettings, check_order, produces_hits, short_name
-
-#: What a slot can be changed to: left out, the base model without its adapter, an older version of its adapter.
-Kind: TypeAlias = Literal["off", "base", "older"]
+from searchlora.systems.costs import Place, place_key
 
 #: The name of the unchanged pipeline.
 FULL = "full pipeline"
@@ -34,6 +31,11 @@ class Slot:
     name: str
     place: Place
     adapter: str | None
+
+    @property
+    def key(self) -> str:
+        """Its key in the costs of a pipeline's parts."""
+        return place_key(self.place)
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.sources import Source as GradeSource
 from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
-from searchlora.experiments.result_files import file_name
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.http_client import check_key_variable
@@ -21,8 +29,27 @@ from searchlora.inference.settings import EngineSettings, ServerSettings
 from searchlora.pipelines.config import CorpusSettings
 
 
+def file_name(system: str) -> str:
+    """The file name of a system.
+
+    Examples:
+        >>> file_name("base zero-shot")
+        'base-zero-shot'
+    """
+    return system.replace(" ", "-").replace("/", "-")
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _folder(info: ValidationInfo) -> Path:
+    """The folder of the experiment file, against which relative paths are resolved; empty for none."""
+    return Path((info.context or {}).get("folder", ""))
+
+
+#: A path that is relative to the experiment file.
+Located: TypeAlias = Annotated[Path, AfterValidator(lambda path, info: _folder(info) / path)]
 
 
 class Source(_Strict):
@@ -32,7 +59,7 @@ class Source(_Strict):
         source: Of qrels without a card: who or what graded. A card that says otherwise is an error.
     """
 
-    path: Path
+    path: Located
     format: str | None = None
     thresholds: tuple[float, ...] | None = None
     source: GradeSource | None = None
@@ -41,10 +68,6 @@ class Source(_Strict):
     @classmethod
     def _path_alone(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str | Path) else value
-
-    def below(self, folder: Path) -> Source:
-        """The same file, with a relative path resolved against `folder`."""
-        return self.model_copy(update={"path": folder / self.path})
 
 
 class SystemSettings(_Strict):
@@ -63,6 +86,11 @@ class SystemSettings(_Strict):
     set: dict[str, str | int | float] = {}
     adapter: str | None = None
     engine: EngineSettings | None = None
+
+    @field_validator("pipeline")
+    @classmethod
+    def _located(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return str(_folder(info) / value) if value is not None and Path(value).suffix else value
 
     @model_validator(mode="after")
     def _one_kind(self) -> SystemSettings:
@@ -104,7 +132,7 @@ class Experiment(_Strict):
     name: str = Field(pattern=r"^[\w.-]+$")
     topics: Source
     qrels: Source
-    corpus: Path | CorpusSettings | None = None
+    corpus: Located | CorpusSettings | None = None
     systems: dict[str, SystemSettings] = Field(min_length=1)
     baseline: str | None = None
     candidate: str | None = None
@@ -128,11 +156,18 @@ class Experiment(_Strict):
             return replace(self.corpus.below(Path()), hint=hint)
         return CorpusFile(self.corpus, {}, hint) if self.corpus is not None else None
 
+    @field_validator("corpus")
+    @classmethod
+    def _located(cls, value: Path | CorpusSettings | None, info: ValidationInfo) -> Path | CorpusSettings | None:
+        if isinstance(value, CorpusSettings):
+            return value.model_copy(update={"file": str(_folder(info) / value.file)})
+        return value
+
     @model_validator(mode="before")
     @classmethod
-    def _policy_of_a_file(cls, value: Any) -> Any:
+    def _policy_of_a_file(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, dict) and isinstance(value.get("policy"), str | Path):
-            return {**value, "policy": read_policy(value["policy"])}
+            return {**value, "policy": read_policy(_folder(info) / value["policy"])}
         return value
 
     @model_validator(mode="after")
@@ -177,10 +212,8 @@ def read_experiment(path: str | Path) -> Experiment:
         raise UsageError(f"the experiment cannot be read: {error.what}", where=str(path), fix=error.fix) from None
     except ValueError as error:
         raise UsageError(f"the experiment {error}", where=str(path)) from None
-    if isinstance(content, dict) and isinstance(content.get("policy"), str):
-        content["policy"] = file.parent / content["policy"]
     try:
-        spec = Experiment.model_validate(content)
+        spec = Experiment.model_validate(content, context={"folder": file.parent})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -191,29 +224,4 @@ def read_experiment(path: str | Path) -> Experiment:
     for engine in (spec.engine, *(system.engine for system in spec.systems.values())):
         if isinstance(engine, ServerSettings):
             check_key_variable(engine.api_key_env, str(path))
-    return _resolved(spec, file.parent)
-
-
-def _corpus(corpus: Path | CorpusSettings | None, folder: Path) -> Path | CorpusSettings | None:
-    """The corpus with its path resolved against the folder of the specification."""
-    if isinstance(corpus, CorpusSettings):
-        return corpus.model_copy(update={"file": str(folder / corpus.file)})
-    return folder / corpus if corpus is not None else None
-
-
-def _resolved(spec: Experiment, folder: Path) -> Experiment:
-    systems = {}
-    for name, system in spec.systems.items():
-        run = system.run.below(folder) if system.run is not None else None
-        pipeline = system.pipeline
-        if pipeline is not None and Path(pipeline).suffix:
-            pipeline = str(folder / pipeline)
-        systems[name] = system.model_copy(update={"run": run, "pipeline": pipeline})
-    return spec.model_copy(
-        update={
-            "topics": spec.topics.below(folder),
-            "qrels": spec.qrels.below(folder),
-            "corpus": _corpus(spec.corpus, folder),
-            "systems": systems,
-        }
-    )
+    return spec

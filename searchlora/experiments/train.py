@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -17,13 +17,12 @@ from searchlora.data.dataset import Dataset
 from searchlora.data.mixture import Mixture
 from searchlora.errors import UsageError
 from searchlora.experiments.encoder_train import EncoderJob
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.training_runs import (
     TrainingJob,
-    TrainingOptions,
     dataset_for,
     recipe_for,
     train_and_store,
-    train_or_find,
 )
 from searchlora.experiments.validation import Validator
 from searchlora.models.load import computed_in
@@ -41,13 +40,8 @@ def train(
     task: str,
     data: str | Path,
     name: str,
+    options: TrainingOptions = TrainingOptions(),
     *,
-    base: str | None = None,
-    recipe: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    resume: bool = False,
-    restart: bool = False,
-    more_data: Mapping[str, float] | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     log: Callable[[str], None] | None = None,
@@ -62,10 +56,11 @@ def train(
         task: Name of a prompted task or of an encoder task.
         data: A dataset folder of that task.
         name: Of the adapter.
+        options: Recipe, base and further data.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
-        log: Receives one sentence about the memory that training needs, before it begins.
-        base, recipe, overrides, resume, restart, more_data, steps: See `TrainingOptions`.
+        log: Receives a sentence about the memory that training needs, before it begins; with `options.reuse`, about
+            what is reused, resumed or done.
 
     Raises:
         RecipeError, DataError, BaseModelError, InvalidName, NameTaken: before anything is trained.
@@ -74,14 +69,13 @@ def train(
     """
     store = Store.of(store)
     check_name(name)
-    options = TrainingOptions(base, recipe, overrides, resume, restart, more_data or {}, steps)
-    job = _job(task, data, options, tasks)
-    if log is not None:
+    job = _job(task, data, options, tasks, steps)
+    if log is not None and not options.reuse:
         log(_memory(job))
-    return train_and_store(job, name, store, options)
+    return train_and_store(job, name, store, options, log)
 
 
-def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Path | None) -> TrainingJob:
+def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Path | None, steps: Steps) -> TrainingJob:
     """The training job of a task.
 
     Raises:
@@ -95,16 +89,14 @@ def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Pat
         raise UsageError("several datasets are for tasks with a prompt only", where="--data", fix="Build one dataset.")
     dataset = dataset_for(plugin, data)
     bound = plugin.bound(dataset.settings)
-    recipe = recipe_for(bound, options.recipe, options.overrides)
-    if options.base is not None:
-        recipe = recipe.model_copy(update={"base": options.base})
+    recipe = recipe_for(bound, options.recipe, options.settings)
     if isinstance(bound, EncoderTask):
         assert isinstance(recipe, EncoderRecipe)
-        return EncoderJob(bound, recipe, dataset, resolve(recipe.base), options.steps)
+        return EncoderJob(bound, recipe, dataset, resolve(recipe.base), steps)
     assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
     more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
     bound.check_training(Mixture(bound, dataset, more).rows()[0])
-    return PromptedJob(bound, recipe, dataset, resolve(recipe.base), options.steps, more)
+    return PromptedJob(bound, recipe, dataset, resolve(recipe.base), steps, more)
 
 
 def _memory(job: TrainingJob) -> str:
@@ -118,37 +110,6 @@ def _memory(job: TrainingJob) -> str:
         f"Training {what} of {public_name(job.base.name)} ({memory.parameters:,} parameters, method {recipe.method}): "
         f"{size / 1e9:.2f} GB with validation, and activations."
     )
-
-
-def train_or_reuse(
-    task: str,
-    data: str | Path,
-    name: str,
-    *,
-    recipe: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    more_data: Mapping[str, float] | None = None,
-    restart: bool = False,
-    store: Store,
-    tasks: str | Path | None = None,
-    log: Callable[[str], None] = print,
-    steps: Steps = no_progress,
-) -> StoredAdapter:
-    """The newest version of `name` if it came from these datasets, recipe, task version and base; else train one.
-
-    An unfinished run of the name is resumed.
-
-    Args:
-        restart: Delete an unfinished run instead.
-        log: Receives one sentence about what was done.
-    """
-    options = TrainingOptions(
-        recipe=recipe, overrides=overrides, restart=restart, more_data=more_data or {}, steps=steps
-    )
-    stored, is_new = train_or_find(_job(task, data, options, tasks), name, store, options, log, "trained")
-    if is_new:
-        log(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")
-    return stored
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -24,7 +24,8 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.mixture import Mixture
-from searchlora.errors import DataError, RecipeError, TrainingError, UsageError
+from searchlora.errors import DataError, RecipeError, TrainingError
+from searchlora.experiments.options import TrainingOptions
 from searchlora.files import parse_json
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
@@ -43,45 +44,16 @@ MORE_DATA = "more data"
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """Options of a training run besides task, data and name.
-
-    Attributes:
-        base: Base model instead of the recipe's.
-        recipe: A YAML file whose keys override the task's recipe.
-        overrides: `key=value` settings that override both, for example `lora.r=8`.
-        resume: Continue an interrupted run from its last checkpoint. Recipe, base and data must be the same.
-        restart: Delete an interrupted run and start anew.
-        more_data: Folder of a further dataset -> weight of its training rows, see `data.mixture`; for prompted tasks.
-        steps: Progress of each step.
-
-    Raises:
-        UsageError: for `resume` together with `restart`, before the run is deleted.
-    """
-
-    base: str | None = None
-    recipe: str | Path | None = None
-    overrides: Sequence[str] = ()
-    resume: bool = False
-    restart: bool = False
-    more_data: Mapping[str, float] = field(default_factory=dict)
-    steps: Steps = no_progress
-
-    def __post_init__(self) -> None:
-        if self.resume and self.restart:
-            raise UsageError(
-                "--resume continues an unfinished run, and --restart deletes it", fix="Give one of the two."
-            )
-
-
-@dataclass(frozen=True)
 class TrainingJob(ABC):
     """What is trained: a task's dataset and recipe on a base. Subclasses implement a kind of training.
 
     Attributes:
         task: Bound to the settings of the dataset.
         base: The resolved base of the recipe.
+        verb: Past participle of what the job does, for messages.
     """
+
+    verb: ClassVar[str] = "trained"
 
     task: Task
     recipe: AnyRecipe
@@ -170,14 +142,29 @@ class TrainingRunFolder:
         shutil.rmtree(self.path)
 
 
-def train_and_store(job: TrainingJob, name: str, store: Store, options: TrainingOptions) -> StoredAdapter:
+def train_and_store(
+    job: TrainingJob, name: str, store: Store, options: TrainingOptions, log: Callable[[str], None] | None = None
+) -> StoredAdapter:
     """Train, verify and store the next version of `name`; exactly one version, however often it is killed and resumed.
+
+    Args:
+        log: With `options.reuse`, receives a sentence about what is reused, resumed or done.
 
     Raises:
         TrainingError: for an unfinished run without `resume` or `restart`, or one with another identity.
         LoadCheckFailed: for a trained adapter that does not pass verification; its run is kept.
     """
     check_name(name)
+    told = log if log is not None and options.reuse else _untold
+    if options.reuse:
+        if stored := _newest_of(store, name, job):
+            _remove_finished_run(store, stored)
+            told(f"Reusing {stored.reference}, {job.verb} on this dataset with this recipe")
+            return stored
+        is_unfinished = _run_file(store, name).is_file()
+        options = replace(options, resume=is_unfinished and not options.restart)
+        if is_unfinished:
+            told("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
     store.check_task(name, job.task.name)
     with _exclusive_run(store, name):
         if options.resume and not _run_file(store, name).is_file() and (stored := _newest_of(store, name, job)):
@@ -187,7 +174,13 @@ def train_and_store(job: TrainingJob, name: str, store: Store, options: Training
         if stored is None:
             stored = _store(job, name, store, train_in(job, store, name, folder, options), folder.id)
         folder.remove()
+    seconds = float(stored.manifest.training["seconds"])
+    told(f"{job.verb.capitalize()} {stored.reference} in {seconds:.0f} s: {stored.path}")
     return stored
+
+
+def _untold(text: str) -> None:
+    del text
 
 
 def train_in(
@@ -237,31 +230,6 @@ def _newest_of(store: Store, name: str, job: TrainingJob) -> StoredAdapter | Non
         return None
     stored = store.get(name)
     return stored if job.produced(stored) else None
-
-
-def train_or_find(
-    job: TrainingJob, name: str, store: Store, options: TrainingOptions, log: Callable[[str], None], verb: str
-) -> tuple[StoredAdapter, bool]:
-    """The newest version of `name` if a job produced it; else train one.
-
-    An unfinished run of the name is resumed, or deleted with `options.restart`.
-
-    Args:
-        log: Receives one sentence if a version is reused or a run resumed.
-        verb: Past participle for that sentence: "trained".
-
-    Returns:
-        The version, and whether it is a new one.
-    """
-    check_name(name)
-    if stored := _newest_of(store, name, job):
-        _remove_finished_run(store, stored)
-        log(f"Reusing {stored.reference}, {verb} on this dataset with this recipe")
-        return stored, False
-    if _run_file(store, name).is_file():
-        options = replace(options, resume=not options.restart)
-        log("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
-    return train_and_store(job, name, store, options), True
 
 
 def _remove_finished_run(store: Store, stored: StoredAdapter) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
 
 from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.comparison import Comparison, compare
@@ -268,22 +269,39 @@ def _means(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
+class _CachedRow(BaseModel):
+    """What a system did with one row, as it is cached.
+
+    Attributes:
+        invalid: Why the output is not valid; empty if it is, None if that is unknown.
+        machine: On which the costs were measured.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    output: Any
+    hits: list[tuple[str, float]] | None
+    invalid: str | None
+    machine: str
+    costs: dict[str, float]
+    parts: dict[str, dict[str, float]]
+
+
 def _written(part: Outputs, row: Record) -> dict[str, Any] | None:
     """One row's outputs as a JSON value; None for an output or a score that JSON cannot represent."""
     name = str(row["id"])
     try:
-        output = to_json(part.outputs[0])
-        hits = None if part.run is None else [(document, _number(score)) for document, score in part.run[name].items()]
+        hits = None if part.run is None else [(hit, float(score)) for hit, score in part.run[name].items()]
+        return _CachedRow(
+            output=to_json(part.outputs[0]),
+            hits=hits,
+            invalid=None if part.invalid is None else part.invalid.get(name, ""),
+            machine=machine(),
+            costs=dict(part.costs),
+            parts={name: dict(costs) for name, costs in part.parts.items()},
+        ).model_dump()
     except (TypeError, ValueError):
         return None
-    return {
-        "output": output,
-        "hits": hits,
-        "invalid": None if part.invalid is None else part.invalid.get(name, ""),
-        "machine": machine(),
-        "costs": dict(part.costs),
-        "parts": {name: dict(costs) for name, costs in part.parts.items()},
-    }
 
 
 def _read(value: Any, system: System, row: Record) -> Outputs | None:
@@ -291,31 +309,15 @@ def _read(value: Any, system: System, row: Record) -> Outputs | None:
 
     Costs of another machine are left out: they cannot be compared with those of this one.
     """
-    if value is None:
-        return None
     name = str(row["id"])
     try:
-        output = from_json(value["output"])
-        hits = value["hits"]
-        run: Run | None = None if hits is None else {name: {str(document): _number(score) for document, score in hits}}
-        why = value["invalid"]
-        costs = _numbers(value["costs"])
-        parts = {str(part): _numbers(own) for part, own in value["parts"].items()}
-        own_machine = value["machine"] == machine()
-        if not (why is None or isinstance(why, str)) or not system.accepts(row, output):
-            return None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        cached = _CachedRow.model_validate(value)
+        output = from_json(cached.output)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    invalid = None if why is None else {name: why} if why else {}
-    return Outputs([output], run, invalid, costs if own_machine else {}, parts if own_machine else {})
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): _number(value) for name, value in values.items()}
-
-
-def _number(value: Any) -> float:
-    number = float(value)
-    if not isfinite(number) or isinstance(value, str | bool):
-        raise ValueError(value)
-    return number
+    if not system.accepts(row, output):
+        return None
+    run: Run | None = None if cached.hits is None else {name: dict(cached.hits)}
+    invalid = None if cached.invalid is None else {name: cached.invalid} if cached.invalid else {}
+    measured_here = cached.machine == machine()
+    return Outputs([output], run, invalid, *((cached.costs, cached.parts) if measured_here else ({}, {})))

@@ -17,9 +17,11 @@ from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.ablate import ablate
-from searchlora.experiments.ablate_report import ablation_markdown, write_ablation
-from searchlora.experiments.stage_costs import SharedStages
+from searchlora.experiments.options import AblationOptions
+from searchlora.experiments.reports import ablation_markdown, write_ablation
 from searchlora.models.resolve import BaseModel
+from searchlora.pipelines.config import read_pipeline
+from searchlora.systems.costs import CostedPipeline
 from searchlora.task import load_generation_task
 from tests.factories import random_adapter
 
@@ -138,15 +140,12 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
     (tmp_path / "topics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in whole.topics), encoding="utf-8")
     write_qrels(tmp_path / "qrels.txt", qrels)
     once = ablate(
-        "product_search",
+        read_pipeline("product_search", [f"{key}={value}" for key, value in whole.slots.items()]),
         tmp_path / "topics.jsonl",
         tmp_path / "qrels.txt",
         tmp_path / "once",
+        AblationOptions(("bm25", "dense", "chorus-judge-1"), interactions=False, measures=test.measures),
         corpus=corpus,
-        overrides=[f"{key}={value}" for key, value in whole.slots.items()],
-        only=("bm25", "dense", "chorus-judge-1"),
-        interacting=False,
-        measures=test.measures,
         store=trained,
     )
     names = ["full pipeline", "without bm25", "without dense", "without chorus-judge", "base instead of chorus-judge"]
@@ -167,6 +166,6 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
     assert "without chorus-judge" in write_ablation(found, tmp_path / "work" / "chorus").read_text(encoding="utf-8")
     assert benchmark.about(found, test)["adapters"]["fold 2"] == {"judge": "chorus-judge-2"}
 
-    monkeypatch.setattr(SharedStages, "execute", lambda *_: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(CostedPipeline, "run", lambda *_: pytest.fail("nothing is missing"))
     again = benchmark.ablated(test, store, tmp_path / "work")
     assert again.comparison.rows == found.comparison.rows

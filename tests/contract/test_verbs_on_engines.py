@@ -20,11 +20,12 @@ from searchlora.data.building import build
 from searchlora.errors import DataError, EngineError, UsageError
 from searchlora.eval.judgments.card import read_card, read_run_card
 from searchlora.eval.policy import Policy
+from searchlora.experiments import reports
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.experiment import experiment
-from searchlora.experiments.experiment_report import write
 from searchlora.experiments.improve.command import improve
 from searchlora.experiments.judge.command import judge
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.promote import promote
 from searchlora.experiments.run import run
 from searchlora.experiments.tune import tune
@@ -106,7 +107,9 @@ def shop(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def test_evaluate(shop, tmp_path):
     found = {
-        name: evaluate("rewriter", shop.data, engine=engine, store=shop.store, cache_dir=tmp_path / "outputs")
+        name: evaluate(
+            "rewriter", shop.data, EvaluationOptions(cache_dir=tmp_path / "outputs"), engine=engine, store=shop.store
+        )
         for name, engine in shop.engines.items()
     }
     outputs = {
@@ -122,13 +125,17 @@ def test_evaluate(shop, tmp_path):
         assert evaluated.reused == ()  # the outputs of the other engine are not taken for its own
     assert shop.store.evaluations("rewriter")[-1].engine == shop.engine_id["server"]
     again = evaluate(
-        "rewriter", shop.data, engine=shop.engines["server"], store=shop.store, cache_dir=tmp_path / "outputs"
+        "rewriter",
+        shop.data,
+        EvaluationOptions(cache_dir=tmp_path / "outputs"),
+        engine=shop.engines["server"],
+        store=shop.store,
     )
     assert set(again.reused) == {"base zero-shot", "rewriter@1"}
 
 
 def test_evaluate_without_settings_computes_locally_in_the_precision_of_the_recipe(shop):
-    assert evaluate("rewriter", shop.data, limit=1, store=shop.store).engines == ("local, fp32",)
+    assert evaluate("rewriter", shop.data, EvaluationOptions(limit=1), store=shop.store).engines == ("local, fp32",)
 
 
 def test_promote(shop):
@@ -196,16 +203,6 @@ def write_experiment(folder: Path, shop: Shop, **changes: Any) -> Path:
     return folder / "experiment.yaml"
 
 
-def test_experiment(shop, tmp_path):
-    spec = write_experiment(tmp_path, shop)
-    for name, engine in shop.engines.items():
-        experiment(spec, tmp_path / name, engine=engine, store=shop.store)
-        card = read_run_card(tmp_path / name / "runs" / "rewritten.trec")
-        assert card is not None and card.engines == (shop.engine_id[name],)
-    local, server = ((tmp_path / name / "runs" / "rewritten.trec").read_bytes() for name in shop.engines)
-    assert local == server
-
-
 def test_an_experiment_compares_engines_and_reuses_runs_of_the_same_one(shop, tmp_path):
     engines: dict[str, dict[str, Any]] = {
         "own": {},
@@ -223,7 +220,7 @@ def test_an_experiment_compares_engines_and_reuses_runs_of_the_same_one(shop, tm
     plain = write_experiment(tmp_path, shop, systems=systems, baseline="own")
     again = experiment(plain, tmp_path / "out", store=shop.store)  # sizes of an engine do not matter
     assert set(again.reused) == {"own", "server", "bf16"}
-    write(again, tmp_path / "out")
+    reports.write_experiment(again, tmp_path / "out")
     with pytest.raises(DataError, match="system own was"):  # the engine of the baseline is an input
         experiment(plain, tmp_path / "out", engine=LocalSettings(quantization="nf4"), store=shop.store)
     other = LocalSettings(quantization="nf4")
@@ -292,11 +289,11 @@ IMPROVING = (
 
 def test_improve(shop, tiny_base):
     """With one sample for each row, the samples are equal, and with them all that follows."""
-    found = {
-        name: improve(None, shop.data, f"improved-{name}", overrides=(*IMPROVING, f"base={tiny_base.path}"),
-                      engine=engine, store=shop.store).manifest.training["improve"]
-        for name, engine in shop.engines.items()
-    }  # fmt: skip
+    options = TrainingOptions(IMPROVING, base=str(tiny_base.path))
+    found = {}
+    for name, engine in shop.engines.items():
+        stored = improve(None, shop.data, f"improved-{name}", options, engine=engine, store=shop.store)
+        found[name] = stored.manifest.training["improve"]
     rounds = {
         name: [(each["candidates"], each["winners"], each["validation"]) for each in about["rounds"]]
         for name, about in found.items()
@@ -328,4 +325,4 @@ def test_several_answers_to_a_request_differ_on_each_engine(shop, tiny_base):
 def test_a_server_with_another_base_is_refused_before_anything_is_reused(shop, tmp_path):
     other = shop.engines["server"].model_copy(update={"model": "another"})
     with pytest.raises(EngineError, match="the server has no base 'another'"):
-        evaluate("rewriter", shop.data, engine=other, store=shop.store, cache_dir=tmp_path)
+        evaluate("rewriter", shop.data, EvaluationOptions(cache_dir=tmp_path), engine=other, store=shop.store)

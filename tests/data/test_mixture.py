@@ -13,7 +13,8 @@ from searchlora.data.dataset import load_dataset
 from searchlora.data.mixture import Mixture, parse_weighted
 from searchlora.errors import TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
-from searchlora.experiments.train import train, train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.task import load_task
 from searchlora.training.metrics import read_metrics
 
@@ -144,8 +145,13 @@ def test_another_weight_is_another_training(folders, tiny_base, tmp_path):
     overrides = (*SHORT, f"base={tiny_base.path}")
     for weight in (0.5, 0.5, 0.25):
         more = {str(folders / "other"): weight}
-        train_or_reuse(
-            "judgment", folders / "own", "j", overrides=overrides, more_data=more, store=store, log=logged.append
+        train(
+            "judgment",
+            folders / "own",
+            "j",
+            TrainingOptions(overrides=overrides, more_data=more, reuse=True),
+            store=store,
+            log=logged.append,
         )
     assert store.versions("j") == (1, 2)
     assert logged[1] == "Reusing j@1, trained on this dataset with this recipe"
@@ -158,4 +164,10 @@ def test_another_weight_is_another_training(folders, tiny_base, tmp_path):
 
 def test_an_encoder_takes_one_dataset(folders, tmp_path):
     with pytest.raises(UsageError, match="several datasets are for tasks with a prompt only"):
-        train("embedding", folders / "own", "e", more_data={str(folders / "other"): 1.0}, store=tmp_path / "store")
+        train(
+            "embedding",
+            folders / "own",
+            "e",
+            TrainingOptions(more_data={str(folders / "other"): 1.0}),
+            store=tmp_path / "store",
+        )

@@ -18,13 +18,15 @@ from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
 from searchlora.eval.significance import paired_difference
 from searchlora.eval.trec import read_run, write_qrels
-from searchlora.experiments import stage_costs
 from searchlora.experiments.ablate import ablate
-from searchlora.experiments.ablate_report import ablation_json, write_ablation
+from searchlora.experiments.options import AblationOptions
+from searchlora.experiments.reports import ablation_json, write_ablation
 from searchlora.experiments.slots import FULL, find_slots, without
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import build_pipeline, run_of
+from searchlora.systems import costs
+from searchlora.systems.costs import CostedPipeline
 from searchlora.task import load_generation_task, load_task
 from tests.factories import random_adapter, random_encoder_adapter
 
@@ -70,10 +72,13 @@ def made(tiny_base, encoder_base, tmp_path_factory):
     return folder
 
 
-def run(folder, pipeline, out, **more):
+def run(folder, pipeline, out, **options):
     files = [folder / name for name in ("topics.jsonl", "qrels.txt")]
-    more = {"corpus": folder / "corpus.jsonl", "store": folder / "store", "measures": ("nDCG@5", "MRR@5"), **more}
-    return ablate(folder / pipeline, *files, out, **more)
+    places = {"corpus": folder / "corpus.jsonl", "store": folder / "store"}
+    places |= {key: options.pop(key) for key in places if key in options}
+    return ablate(
+        folder / pipeline, *files, out, AblationOptions(**{"measures": ("nDCG@5", "MRR@5"), **options}), **places
+    )
 
 
 @pytest.mark.slow
@@ -148,16 +153,16 @@ def test_each_slot_has_milliseconds_and_an_llm_has_tokens(made, tmp_path):
 @pytest.mark.slow
 def test_an_ablation_that_was_interrupted_goes_on_where_it_stopped(made, tmp_path, monkeypatch):
     executed = []
-    execute = stage_costs.SharedStages.execute
+    execute = CostedPipeline.run
 
-    def dies(self, stages, *more):
+    def dies(self, *more):
         if len(executed) == 2:
             raise KeyboardInterrupt
-        executed.append(stages)
-        return execute(self, stages, *more)
+        executed.append(self.name)
+        return execute(self, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_costs.SharedStages, "execute", dies)
+        patch.setattr(CostedPipeline, "run", dies)
         with pytest.raises(KeyboardInterrupt):
             run(made, "hybrid.yaml", tmp_path)
     resumed = run(made, "hybrid.yaml", tmp_path)
@@ -166,14 +171,14 @@ def test_an_ablation_that_was_interrupted_goes_on_where_it_stopped(made, tmp_pat
     assert resumed.comparison.rows == undisturbed.comparison.rows
     assert resumed.comparison.comparisons == undisturbed.comparison.comparisons
     assert resumed.costs[FULL].keys() == {"bm25", "dense"}
-    monkeypatch.setattr(stage_costs, "build_pipeline", lambda *_, **__: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(CostedPipeline, "run", lambda *_: pytest.fail("nothing is missing"))
     assert set(run(made, "hybrid.yaml", tmp_path).reused) == {FULL, "without bm25", "without dense"}
 
 
 @pytest.mark.slow
 def test_a_base_model_that_judged_may_not_take_the_place_of_an_adapter(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "shop")
-    found = run(folder, "judged.yaml", tmp_path / "out", interacting=False)
+    found = run(folder, "judged.yaml", tmp_path / "out", interactions=False)
     card = read_run_card(found.experimented.runs["base instead of shop-judge"].path)
     (base,) = [each for each in card.lineage if each.startswith("base ") and "tiny" in each]
     assert card.adapters == () and "shop-judge@2" not in card.lineage
@@ -185,7 +190,7 @@ def test_a_base_model_that_judged_may_not_take_the_place_of_an_adapter(made, tmp
 
 @pytest.mark.slow
 def test_a_pipeline_that_does_not_work_without_a_slot_is_left_out_with_the_reason(made, tmp_path):
-    found = run(made, "answered.yaml", tmp_path, kinds=("off",), only=("shop-judge", "answerer"))
+    found = run(made, "answered.yaml", tmp_path, kinds=("off",), slots=("shop-judge", "answerer"))
     assert [variant.name for variant in found.variants] == [FULL, "without answerer"]
     why = found.left_out["without shop-judge"]
     assert why.startswith("no stage has judged the passages")
@@ -202,7 +207,7 @@ def test_an_older_version_that_no_longer_loads_is_left_out_with_the_reason(made,
     weights = folder / "store" / "shop-judge" / "1" / "adapter_model.safetensors"
     weights.chmod(0o644)
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    found = run(folder, "judged.yaml", tmp_path / "out", only=("shop-judge",), kinds=("older", "off"))
+    found = run(folder, "judged.yaml", tmp_path / "out", slots=("shop-judge",), kinds=("older", "off"))
     assert [variant.name for variant in found.variants] == [FULL, "without shop-judge"]
     assert "sha256" in found.left_out["shop-judge@1 instead of shop-judge"]
     files = [
@@ -241,7 +246,7 @@ def test_all_files_are_written(made, tmp_path):
 
 def test_what_cannot_be_ablated_is_named(made, tmp_path):
     with pytest.raises(UsageError, match=r"no slot 'colour'. Its slots: bm25, dense"):
-        run(made, "hybrid.yaml", tmp_path, only=("colour",))
+        run(made, "hybrid.yaml", tmp_path, slots=("colour",))
     (tmp_path / "bm25.yaml").write_text("name: bm25\nstages:\n- bm25: {}\n")
     with pytest.raises(UsageError, match=r"no slot of bm25 can be changed; without bm25: no other stage retrieves"):
         run(made, tmp_path / "bm25.yaml", tmp_path)
@@ -263,11 +268,9 @@ def test_topics_may_hold_a_conversation_as_queries_do(made, tmp_path, monkeypatc
     rows[0]["history"] = []
     (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     seen = []
-    execute = stage_costs.SharedStages.execute
-    monkeypatch.setattr(
-        stage_costs.SharedStages, "execute", lambda self, *more: seen.append(more[1]) or execute(self, *more)
-    )
-    run(folder, "hybrid.yaml", tmp_path / "out", only=("bm25",))
+    execute = costs.execute_stage
+    monkeypatch.setattr(costs, "execute_stage", lambda *given: seen.append(given[2]) or execute(*given))
+    run(folder, "hybrid.yaml", tmp_path / "out", slots=("bm25",))
     assert "history" not in seen[0][0]
     assert [search["history"] for search in seen[0][1:]] == [turns] * (TOPICS - 1)
 
@@ -284,10 +287,10 @@ def test_a_base_whose_vectors_the_index_lacks_is_left_out_with_the_reason(made, 
     build_index(
         folder / "corpus.jsonl", tmp_path / "index", pipelines=[folder / "adapted.yaml"], store=folder / "store"
     )
-    found = run(folder, "adapted.yaml", tmp_path / "out", corpus=tmp_path / "index", interacting=False)
+    found = run(folder, "adapted.yaml", tmp_path / "out", corpus=tmp_path / "index", interactions=False)
     assert [variant.name for variant in found.variants] == [FULL, "without bm25", "without dense(embedder)"]
     assert "has no vectors for this pipeline" in found.left_out["base instead of dense(embedder)"]
-    in_memory = run(folder, "adapted.yaml", tmp_path / "read", interacting=False)
+    in_memory = run(folder, "adapted.yaml", tmp_path / "read", interactions=False)
     assert "base instead of dense(embedder)" in [variant.name for variant in in_memory.variants]
 
 
@@ -320,7 +323,7 @@ def test_the_command_prints_the_table_and_writes_the_report(cli, refused, made, 
 
 @pytest.mark.slow
 def test_costs_of_every_slot_are_shown_after_an_ablation_of_one(made, tmp_path):
-    one = run(made, "hybrid.yaml", tmp_path, only=("bm25",))
+    one = run(made, "hybrid.yaml", tmp_path, slots=("bm25",))
     assert one.costs[FULL].keys() == {"bm25"}
     both = run(made, "hybrid.yaml", tmp_path)
     assert both.reused == (FULL, "without bm25")

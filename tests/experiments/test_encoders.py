@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from searchlora.adapters.ancestry import training_queries
-from searchlora.adapters.operations import export, path, pull, push, verify
+from searchlora.adapters.operations import export, path, verify
 from searchlora.adapters.store import Store
+from searchlora.adapters.transfer import pull, push
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import BaseMismatch, DataError, NotInStore, PipelineError, UsageError
@@ -18,9 +19,10 @@ from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.judgments.lineage import RunLineage
 from searchlora.eval.trec import read_run
 from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.evaluation_report import write
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.reports import write_evaluation
 from searchlora.experiments.run import run
-from searchlora.experiments.train import train, train_or_reuse
+from searchlora.experiments.train import train
 from searchlora.experiments.validation import _contrastive_loss
 from searchlora.inference.settings import LocalSettings
 from searchlora.records import Document
@@ -69,12 +71,14 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stored(place, data, fast):
-    return train("embedding", data / "pairs", "finder", overrides=fast, store=place)
+    return train("embedding", data / "pairs", "finder", TrainingOptions(overrides=fast), store=place)
 
 
 @pytest.fixture(scope="module")
 def full(place, data, fast):
-    return train("embedding", data / "pairs", "finder-full", overrides=(*fast, "method=full"), store=place)
+    return train(
+        "embedding", data / "pairs", "finder-full", TrainingOptions(overrides=(*fast, "method=full")), store=place
+    )
 
 
 @pytest.mark.slow
@@ -90,7 +94,14 @@ def test_contents_of_a_stored_encoder_adapter(stored, place):
 
 def test_identical_training_reuses_the_stored_version(stored, place, data, fast):
     reported = []
-    again = train_or_reuse("embedding", data / "pairs", "finder", overrides=fast, store=place, log=reported.append)
+    again = train(
+        "embedding",
+        data / "pairs",
+        "finder",
+        TrainingOptions(overrides=fast, reuse=True),
+        store=place,
+        log=reported.append,
+    )
     assert again.reference == stored.reference and "Reusing" in reported[0]
 
 
@@ -129,13 +140,13 @@ def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_pat
     assert costs["finder@1"]["parameters trained"] < costs["finder-full@1"]["parameters trained"]
     assert costs["finder@1"]["MB on disk"] < costs["finder-full@1"]["MB on disk"]
     assert "parameters trained" not in costs["base zero-shot"]
-    report = write(found, tmp_path / "report")
+    report = write_evaluation(found, tmp_path / "report")
     assert "finder-full" in report.read_text() and (tmp_path / "report" / "runs").is_dir()
 
 
 @pytest.mark.slow
 def test_documents_are_encoded_once_for_the_base_and_an_adapter_of_queries_only(place, data, fast, monkeypatch):
-    asker = train("embedding", data / "pairs", "asker", overrides=(*fast, "sides=query"), store=place)
+    asker = train("embedding", data / "pairs", "asker", TrainingOptions(overrides=(*fast, "sides=query")), store=place)
     encoded = []
     encode = Encoder.encode_documents
     monkeypatch.setattr(
@@ -172,29 +183,29 @@ def test_the_fingerprint_of_an_encoder_says_what_its_hits_depend_on(stored):
 
 @pytest.mark.slow
 def test_classification_is_evaluated(place, data, fast, tmp_path):
-    train("embedding", data / "labels", "sorter", overrides=(*fast, "classifier=knn"), store=place)
-    found = evaluate("sorter", data / "labels", store=place, cache_dir=tmp_path / "outputs")
+    train("embedding", data / "labels", "sorter", TrainingOptions(overrides=(*fast, "classifier=knn")), store=place)
+    found = evaluate("sorter", data / "labels", EvaluationOptions(cache_dir=tmp_path / "outputs"), store=place)
     assert list(found.systems) == ["commonest class", "base zero-shot", "sorter@1"]
-    again = evaluate("sorter", data / "labels", store=place, cache_dir=tmp_path / "outputs")
+    again = evaluate("sorter", data / "labels", EvaluationOptions(cache_dir=tmp_path / "outputs"), store=place)
     assert again.reused == ("base zero-shot", "sorter@1")
     assert again.systems["sorter@1"].outputs == found.systems["sorter@1"].outputs
     assert found.comparison.measures[0] == "macro-F1"
     assert set(found.systems["sorter@1"].outputs) <= set(WORDS[:3])
-    write(found, tmp_path / "report")
+    write_evaluation(found, tmp_path / "report")
 
 
 @pytest.mark.slow
 def test_each_adapter_is_evaluated_with_its_own_classifier(place, data, fast, tmp_path, monkeypatch):
     for classifier in ("linear", "centroid"):
         overrides = (*fast, f"classifier={classifier}")
-        train("embedding", data / "labels", f"by-{classifier}", overrides=overrides, store=place)
+        train("embedding", data / "labels", f"by-{classifier}", TrainingOptions(overrides=overrides), store=place)
     used = []
     classify = encoder.classify
     monkeypatch.setattr(encoder, "classify", lambda *given: used.append(given[-1]) or classify(*given))
-    options = {"store": place, "cache_dir": tmp_path / "outputs"}
-    evaluate("by-linear", data / "labels", compare_with=["by-centroid"], **options)
+    options = EvaluationOptions(cache_dir=tmp_path / "outputs")
+    evaluate("by-linear", data / "labels", options, compare_with=["by-centroid"], store=place)
     assert used == ["linear", "centroid", "linear"]  # of the base, the other adapter, and the candidate
-    again = evaluate("by-centroid", data / "labels", compare_with=["by-linear"], **options)
+    again = evaluate("by-centroid", data / "labels", options, compare_with=["by-linear"], store=place)
     assert used[3:] == ["centroid"] and set(again.reused) == {"by-linear@1", "by-centroid@1"}
 
 
@@ -209,14 +220,14 @@ def test_impossible_evaluations_are_errors(place, data, tmp_path):
         evaluate("finder", tmp_path / "bare", store=place)
     with pytest.raises(UsageError, match="two systems are called"):
         evaluate("finder", data / "pairs", models=[tmp_path / "a" / "x", tmp_path / "b" / "x"], store=place)
-    with pytest.raises(UsageError, match="is an adapter of an encoder, which no engine computes"):
+    with pytest.raises(UsageError, match="an encoder has no engine"):
         evaluate("finder", data / "pairs", engine=LocalSettings(), store=place)
 
 
 @pytest.mark.slow
 def test_hard_negatives_are_mined_from_both(place, data, fast):
     overrides = (*fast, "negatives.source=both", "negatives.margin=1.0")
-    found = train("embedding", data / "pairs", "miner", overrides=overrides, store=place)
+    found = train("embedding", data / "pairs", "miner", TrainingOptions(overrides=overrides), store=place)
     assert found.manifest.training["negatives_per_row"] == 1
 
 
@@ -247,7 +258,7 @@ def test_validation_rows_without_pairs_are_accepted(place, fast, tmp_path):
     kept = [row for row in rows(labels=True) if row["split"] != "validation" or row["id"] == "r1"]
     source.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     build("embedding", source, format="native", out=tmp_path / "data")
-    found = train("embedding", tmp_path / "data", "alone", overrides=fast, store=place)
+    found = train("embedding", tmp_path / "data", "alone", TrainingOptions(overrides=fast), store=place)
     assert found.manifest.metrics == {} and found.manifest.training["best"] is None
 
 

@@ -11,6 +11,7 @@ from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.judge.judgments import load_judgments
+from searchlora.experiments.options import EvaluationOptions
 from searchlora.systems.models import AdapterSystem
 from searchlora.task import load_task
 from tests.factories import first_word, random_adapter, random_adapter_folder, word_records
@@ -25,7 +26,7 @@ def test_a_dataset_of_another_task_is_refused(tiny_base, tmp_path, monkeypatch):
     build(rewriting, source, format="native", out=data, split_ratios=(1.0, 0.0, 0.0))
     monkeypatch.setattr("searchlora.experiments.evaluate.load_task", lambda *_: task)
     with pytest.raises(DataError, match="is a dataset of the task 'rewriting', not of 'first-word'"):
-        evaluate("one", data, split="train", store=store)
+        evaluate("one", data, EvaluationOptions(split="train"), store=store)
 
 
 @pytest.mark.slow
@@ -50,7 +51,9 @@ def test_each_adapter_generates_as_many_tokens_as_its_own_recipe_says(tiny_base,
     monkeypatch.setattr(AdapterSystem, "run", watched)
 
     def evaluated(adapter, other):
-        return evaluate(adapter, "data", compare_with=[other], cache_dir=tmp_path / "outputs", store=store)
+        return evaluate(
+            adapter, "data", EvaluationOptions(cache_dir=tmp_path / "outputs"), compare_with=[other], store=store
+        )
 
     evaluated("short", "long")
     assert generated == {"base zero-shot": 2, "long@1": 5, "short@1": 2}

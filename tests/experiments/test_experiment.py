@@ -17,7 +17,7 @@ from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_run_card
 from searchlora.eval.trec import read_run, write_qrels, write_run
 from searchlora.experiments.experiment import experiment
-from searchlora.experiments.experiment_report import write
+from searchlora.experiments.reports import write_experiment
 from searchlora.task import load_generation_task
 from tests.factories import random_adapter, random_adapter_folder
 from tests.inference.http_server import Reply, answering
@@ -79,7 +79,7 @@ def write_spec(folder: Path, **changes: object) -> Path:
 @pytest.mark.slow
 def test_all_files_are_written_with_their_inputs(folder):
     out = folder / "out"
-    report = write(experiment(write_spec(folder), out), out)
+    report = write_experiment(experiment(write_spec(folder), out), out)
     result = json.loads((out / "experiment.json").read_text())
     assert result["inputs"].keys() == {"topics", "qrels", "corpus", "run of faulty", "system bm25"}
     assert result["measured"]["measures"] == ["nDCG@10", "MRR@10", "P@5"]
@@ -101,7 +101,7 @@ def test_the_columns_of_a_corpus_are_mapped_and_another_map_is_another_corpus(fo
     spec = write_spec(folder, corpus={"file": "products.jsonl", "map": columns})
     mapped = experiment(spec, folder / "out")
     assert mapped.comparison.rows == plain.comparison.rows
-    write(mapped, folder / "out")
+    write_experiment(mapped, folder / "out")
     page = (folder / "out" / "report.html").read_text()
     assert any(row["title"] in page for row in rows)
     spec = write_spec(folder, corpus={"file": "products.jsonl", "map": {"id": "sku", "text": "name"}})
@@ -116,7 +116,7 @@ def test_the_columns_of_a_corpus_are_mapped_and_another_map_is_another_corpus(fo
 def test_runs_are_reused_unless_the_corpus_changed(folder):
     spec, out = write_spec(folder), folder / "out"
     first = experiment(spec, out)
-    write(first, out)
+    write_experiment(first, out)
     again = experiment(spec, out)
     assert ("bm25" in again.reused, "bm25" in first.reused) == (True, False)
     assert again.comparison.rows == first.comparison.rows
@@ -135,7 +135,7 @@ def test_a_changed_baseline_pipeline_or_missing_card_counts_as_a_change(folder):
     out = folder / "out"
     write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1"))
     spec = write_spec(folder, baseline="bm25", candidate="faulty")
-    write(experiment(spec, out), out)
+    write_experiment(experiment(spec, out), out)
     (folder / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 1}\n")
     with pytest.raises(DataError, match="system bm25 was"):
         experiment(spec, out)
@@ -217,7 +217,7 @@ def test_a_run_of_an_engine_behind_http_is_computed_again(folder, stage):
 
 @pytest.mark.slow
 def test_an_earlier_result_can_be_given(folder):
-    write(experiment(write_spec(folder), folder / "then"), folder / "then")
+    write_experiment(experiment(write_spec(folder), folder / "then"), folder / "then")
     write_qrels(folder / "qrels.txt", {"q1": {"d1": 1}})
     with pytest.raises(DataError, match="qrels was"):
         experiment(write_spec(folder), folder / "now", since=folder / "then" / "experiment.json")
@@ -255,7 +255,7 @@ def test_a_circular_judge_is_refused_or_marked(folder):
     found = experiment(spec, out, allow_circular=True)
     assert found.comparison.circular.keys() == {"faulty"}
     assert found.topics.graded.source == "llm"
-    report = write(found, out)
+    report = write_experiment(found, out)
     for file in (report, out / "experiment.md"):
         assert "faulty (circular)" in file.read_text()
     assert json.loads((out / "experiment.json").read_text())["judgments"] == "llm"

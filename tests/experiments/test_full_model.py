@@ -15,6 +15,7 @@ from searchlora.adapters.operations import diff, merge, path
 from searchlora.adapters.store import Store
 from searchlora.errors import GoldenMismatch, LoadCheckFailed, UsageError
 from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
@@ -39,8 +40,14 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("full")
     store = Store(root / "store")
     data, base = FIXTURE / "datasets" / "rewriting", str(FIXTURE / "base")
-    train("rewriting", data, "whole", base=base, overrides=(*FAST, *FULL), store=store)
-    train("rewriting", data, "small", base=base, overrides=(*FAST, "method=lora", "lora.r=4"), store=store)
+    train("rewriting", data, "whole", TrainingOptions(base=base, overrides=(*FAST, *FULL)), store=store)
+    train(
+        "rewriting",
+        data,
+        "small",
+        TrainingOptions(base=base, overrides=(*FAST, "method=lora", "lora.r=4")),
+        store=store,
+    )
     store.alias("whole", "live", 1)
     return store
 
@@ -110,12 +117,20 @@ def test_another_engine_refuses_it_and_says_why(place):
 
 def test_it_is_compared_with_base_and_adapter(place, tmp_path):
     found = evaluate(
-        "whole@1", FIXTURE / "datasets" / "rewriting", compare_with=["small"], store=place, cache_dir=tmp_path
+        "whole@1",
+        FIXTURE / "datasets" / "rewriting",
+        EvaluationOptions(cache_dir=tmp_path),
+        compare_with=["small"],
+        store=place,
     )
     assert {"base zero-shot", "small@1", "whole@1"} <= found.systems.keys()
     assert found.comparison.candidate == "whole@1"
     again = evaluate(
-        "whole@1", FIXTURE / "datasets" / "rewriting", compare_with=["small"], store=place, cache_dir=tmp_path
+        "whole@1",
+        FIXTURE / "datasets" / "rewriting",
+        EvaluationOptions(cache_dir=tmp_path),
+        compare_with=["small"],
+        store=place,
     )
     assert "whole@1" in again.reused
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,9 @@ from searchlora.errors import DataError, InvalidName, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
 from searchlora.eval.trec import write_qrels
-from searchlora.experiments.evaluate import EvaluationResult, evaluate
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.evaluation_result import EvaluationResult
+from searchlora.experiments.options import DecisionOptions, EvaluationOptions, TrainingOptions
 from searchlora.experiments.promote import PromotionResult, promote
 from searchlora.experiments.train import train
 from searchlora.outputs import Label
@@ -42,15 +45,18 @@ class Shop:
     data: Path
     store: Store
 
-    def promote(self, version: int, policy: Policy | None = None, **more: object) -> PromotionResult:
+    def promote(
+        self, version: int, policy: Policy | None = None, data: Path | None = None, **options: Any
+    ) -> PromotionResult:
+        accepted = {key: options.pop(key) for key in ("force", "reason", "accept_changes") if key in options}
         return promote(
             f"{NAME}@{version}",
             "production",
             policy or Policy(),
-            more.pop("data", self.data),
+            data or self.data,
+            decision=DecisionOptions(**accepted),
+            evaluation=EvaluationOptions(cache_dir=self.root / "outputs", **options),
             store=self.store,
-            cache_dir=self.root / "outputs",
-            **more,
         )
 
 
@@ -75,7 +81,7 @@ def trained(tmp_path_factory, tiny_base):
             data = root / f"data-{colour}"
             build("colour", root / f"{colour}.jsonl", format="native", out=data)
         overrides = [*TINY, f"optim.max_steps={steps}"]
-        train("colour", data, NAME, base=str(tiny_base.path), overrides=overrides, store=store)
+        train("colour", data, NAME, TrainingOptions(base=str(tiny_base.path), overrides=overrides), store=store)
     yield Shop(root, root / "data", store)
     patch.undo()
     sys.modules.pop("colour", None)
@@ -135,14 +141,21 @@ def dictionary(shop, monkeypatch):
 
 @pytest.mark.usefixtures("dictionary")
 def test_a_significant_loss_to_a_baseline_is_reported_everywhere(shop, cli):
-    found = evaluate(f"{NAME}@{ALWAYS_GREEN}", shop.data, store=shop.store, cache_dir=shop.root / "outputs")
+    found = evaluate(
+        f"{NAME}@{ALWAYS_GREEN}", shop.data, EvaluationOptions(cache_dir=shop.root / "outputs"), store=shop.store
+    )
     assert found.baselines == ("dictionary",)
     (loss,) = found.losses
     assert loss.startswith(f"{NAME}@{ALWAYS_GREEN} loses to the baseline dictionary: accuracy -0.")
     assert found.comparison.notes[0] == f"{loss}."
     entries = {entry.version: entry for entry in shop.store.list()}
     assert entries[ALWAYS_GREEN].evaluation.loses_to == ("dictionary",)
-    assert evaluate(f"{NAME}@{ALL_RIGHT}", shop.data, store=shop.store, cache_dir=shop.root / "outputs").losses == ()
+    assert (
+        evaluate(
+            f"{NAME}@{ALL_RIGHT}", shop.data, EvaluationOptions(cache_dir=shop.root / "outputs"), store=shop.store
+        ).losses
+        == ()
+    )
     out = shop.root / "evaluated"
     called = cli("evaluate", f"{NAME}@{ALWAYS_GREEN}", "--data", shop.data, "--out", out, "--store", shop.store.root)
     assert f"warning: {loss}" in called.err
@@ -336,8 +349,15 @@ def test_unknown_training_queries_are_refused_unless_the_policy_allows_them(shop
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           split_ratios=(0.5, 0.1, 0.4))  # fmt: skip
     for policy, kept, refused in ((Policy(), "required", {"held out"}), (Policy(held_out="told"), "reported", set())):
-        found = promote("copied@1", "production", policy, tmp_path / "other", store=store,
-                        cache_dir=tmp_path / "outputs", reason="a copy")  # fmt: skip
+        found = promote(
+            "copied@1",
+            "production",
+            policy,
+            tmp_path / "other",
+            decision=DecisionOptions(reason="a copy"),
+            evaluation=EvaluationOptions(cache_dir=tmp_path / "outputs"),
+            store=store,
+        )
         assert broken(found) == refused
         assert found.move.decision.policy["held_out"] == kept
 

@@ -11,8 +11,8 @@ import pytest
 from searchlora.errors import DataError, PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
-from searchlora.experiments import batch_log
 from searchlora.experiments.run import run
+from searchlora.files.append_log import AppendLog
 from searchlora.pipelines import pipeline as pipelines
 from tests.child_scripts import run_script
 
@@ -61,6 +61,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from searchlora.experiments.run import run
+from searchlora.files.append_log import AppendLog
 from searchlora.files import append_log
 from searchlora.pipelines import pipeline
 
@@ -117,15 +118,15 @@ def test_a_run_killed_before_its_files_were_complete_only_writes_them(made, exec
 
 @pytest.mark.parametrize("changed", ["queries", "documents", "stages"])
 def test_batches_of_other_inputs_are_not_used(made, executed, monkeypatch, changed):
-    append = batch_log.BatchLog.append
+    append = AppendLog.append
 
-    def stops(self, rows, texts):
-        append(self, rows, texts)
-        if self.done == 8:
+    def stops(self, row):
+        append(self, row)
+        if len(list(self)) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch_log.BatchLog, "append", stops)
+        patch.setattr(AppendLog, "append", stops)
         with pytest.raises(KeyboardInterrupt):
             _run(made, made / "out")
     pipeline = "bm25"

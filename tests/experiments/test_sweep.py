@@ -19,8 +19,11 @@ from searchlora.eval.aggregate import Aggregate
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
-from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, _best, planned, sweep, train_trials
-from searchlora.experiments.sweep_report import sweep_markdown, write_sweep
+from searchlora.experiments import trials
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.reports import sweep_markdown, write_sweep
+from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, _best, sweep
+from searchlora.experiments.trials import planned, train_trials
 from tests.child_scripts import Script
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_3"
@@ -28,10 +31,16 @@ DATA, BASE = FIXTURE / "datasets" / "rewriting", str(FIXTURE / "base")
 FAST = ("optim.max_steps=2", "optim.batch_size=4", "precision=fp32", "method=lora", "validation.rows=2")
 
 
-def swept(store, grid, **more):
+def swept(store, grid, overrides=FAST, split=None):
     said: list[str] = []
-    more = {"base": BASE, "overrides": FAST, "isolated": False, **more}
-    return sweep("rewriting", DATA, "tried", grid, store=store, log=said.append, **more), said
+    options = TrainingOptions(overrides, base=BASE)
+    evaluation = EvaluationOptions(split)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "_in_own_process", lambda train, _: train())
+        patch.setattr(trials, "_to_stderr", said.append)
+        return sweep(
+            "rewriting", DATA, "tried", grid, options, evaluation=evaluation, store=store, log=said.append
+        ), said
 
 
 def setting(name, quality, cost):
@@ -126,16 +135,15 @@ def test_what_a_library_refuses_ends_one_trial_only(tmp_path, monkeypatch):
     def refuses(*_, **__):
         raise ValueError("no such layer")
 
-    monkeypatch.setattr("searchlora.experiments.sweep.train_or_reuse", refuses)
-    trials = train_trials(
-        "rewriting", DATA, "tried", ["seed=1,2"], overrides=[f"base={BASE}"], isolated=False, store=Store(tmp_path)
-    )
-    assert [trial.error for trial in trials] == ["ValueError: no such layer"] * 2
+    monkeypatch.setattr(trials, "train", refuses)
+    monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
+    refused = train_trials("rewriting", DATA, "tried", ["seed=1,2"], TrainingOptions(base=BASE), store=Store(tmp_path))
+    assert [trial.error for trial in refused] == ["ValueError: no such layer"] * 2
 
 
 @pytest.mark.slow
 def test_an_unfinished_trial_goes_on_with_changed_settings_after_a_restart(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("searchlora.experiments.sweep._in_own_process", lambda train, _: train())
+    monkeypatch.setattr("searchlora.experiments.trials._in_own_process", lambda train, _: train())
     common = ("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path)
     fast = [part for each in FAST for part in ("--set", each)]
     too_short, enough = ([*common, "--grid", "seed=1", *fast, "--set", f"max_length={n}"] for n in (8, 512))
@@ -149,9 +157,11 @@ def test_an_unfinished_trial_goes_on_with_changed_settings_after_a_restart(cli, 
 
 
 SCRIPT = """
+from searchlora.experiments import trials
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.sweep import sweep
-sweep("rewriting", {data!r}, "tried", ["seed=1,2"], base={base!r}, isolated=False, store={store!r},
-    overrides={overrides!r})
+trials._in_own_process = lambda train, _: train()
+sweep("rewriting", {data!r}, "tried", ["seed=1,2"], TrainingOptions({overrides!r}, {base!r}), store={store!r})
 """
 
 
@@ -190,7 +200,7 @@ def waits(file: str) -> None:
 
 ISOLATED = """
 from functools import partial
-from searchlora.experiments.sweep import Trial, _in_own_process
+from searchlora.experiments.trials import Trial, _in_own_process
 from tests.experiments.test_sweep import waits
 _in_own_process(partial(waits, {file!r}), Trial("waits", {{}}))
 """
@@ -220,13 +230,15 @@ def wait_until(condition, seconds: float = 60):
 def test_a_trial_that_fails_in_its_own_process_is_told(tmp_path):
     """One that succeeds is in docs/how-to/choose-rank-and-targets.md."""
     common = (*FAST, f"base={BASE}")
-    (trial,) = train_trials("rewriting", DATA, "tried", ["max_length=8"], overrides=common, store=Store(tmp_path))
+    (trial,) = train_trials(
+        "rewriting", DATA, "tried", ["max_length=8"], TrainingOptions(overrides=common), store=Store(tmp_path)
+    )
     assert trial.stored is None and "more than max_length = 8" in trial.error
 
 
 @pytest.mark.slow
 def test_the_command_tells_what_failed_and_compares_the_others(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("searchlora.experiments.sweep._in_own_process", lambda train, _: train())
+    monkeypatch.setattr("searchlora.experiments.trials._in_own_process", lambda train, _: train())
     settings = [part for each in FAST for part in ("--set", each)]
     called = cli(
         *("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path / "store"),

@@ -13,8 +13,9 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import check_hashes
 from searchlora.data.building import build
 from searchlora.errors import TrainingError
-from searchlora.experiments.train import train, train_or_reuse
-from searchlora.experiments.training_runs import TrainingOptions, TrainingRunFolder, train_in
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
+from searchlora.experiments.training_runs import TrainingRunFolder, train_in
 from searchlora.task import load_generation_task
 from tests.child_scripts import run_script
 
@@ -24,6 +25,7 @@ SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.eve
 CHILD = """
 import os, shutil, signal, sys
 from searchlora.experiments import training_runs
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.files import atomic
 
@@ -46,7 +48,7 @@ elif point == "during clean-up":
     training_runs.TrainingRunFolder.remove = remove_a_part
 elif point == "after clean-up":
     training_runs.TrainingRunFolder.remove = lambda folder: (remove(folder), die())
-train("rewriting", data, "r", base=base, overrides=OVERRIDES, store=store)
+train("rewriting", data, "r", TrainingOptions(OVERRIDES, base), store=store)
 """
 
 
@@ -76,7 +78,9 @@ def test_a_run_killed_around_storing_is_stored_once(tiny_base, data, tmp_path, p
     was_stored = point in ("before clean-up", "during clean-up", "after clean-up")
     assert store.versions("r") == ((1,) if was_stored else ())
     before = store.get("r").manifest if was_stored else None
-    resumed = train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, resume=True, store=store)
+    resumed = train(
+        "rewriting", data, "r", TrainingOptions(base=tiny_base.name, overrides=SHORT, resume=True), store=store
+    )
     assert resumed.reference == "r@1" and store.versions("r") == (1,)
     assert before is None or resumed.manifest == before
     check_hashes(resumed)
@@ -88,7 +92,9 @@ def test_reusing_a_version_deletes_the_run_folder_of_a_killed_process(tiny_base,
     store = Store(tmp_path / "store")
     killed(tiny_base.name, data, store.root, "before clean-up")
     overrides = (*SHORT, f"base={tiny_base.name}")
-    reused = train_or_reuse("rewriting", data, "r", overrides=overrides, store=store, log=lambda _: None)
+    reused = train(
+        "rewriting", data, "r", TrainingOptions(overrides=overrides, reuse=True), store=store, log=lambda _: None
+    )
     assert reused.reference == "r@1"
     assert not (store.root / ".runs" / "r").exists()
 
@@ -96,10 +102,10 @@ def test_reusing_a_version_deletes_the_run_folder_of_a_killed_process(tiny_base,
 @pytest.mark.slow
 def test_a_finished_run_of_another_recipe_is_not_resumed(tiny_base, data, tmp_path):
     store = Store(tmp_path / "store")
-    train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, store=store)
+    train("rewriting", data, "r", TrainingOptions(base=tiny_base.name, overrides=SHORT), store=store)
     other = (*SHORT, "seed=5")
     with pytest.raises(TrainingError, match="no unfinished run of 'r' to resume"):
-        train("rewriting", data, "r", base=tiny_base.name, overrides=other, resume=True, store=store)
+        train("rewriting", data, "r", TrainingOptions(base=tiny_base.name, overrides=other, resume=True), store=store)
 
 
 @pytest.mark.slow
@@ -109,7 +115,9 @@ def test_an_adapter_of_an_older_version_of_the_task_is_not_reused(tiny_base, dat
     for version, expected in ((None, "r@1"), (None, "r@1"), (99, "r@2")):
         if version is not None:
             monkeypatch.setattr(type(load_generation_task("rewriting")), "version", version)
-        stored = train_or_reuse("rewriting", data, "r", overrides=overrides, store=store, log=lambda _: None)
+        stored = train(
+            "rewriting", data, "r", TrainingOptions(overrides=overrides, reuse=True), store=store, log=lambda _: None
+        )
         assert stored.reference == expected
     assert store.get("r@2").manifest.task_version == 99
 
@@ -121,8 +129,8 @@ def test_a_damaged_run_file_is_an_error(tiny_base, data, tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text("{", encoding="utf-8")
     with pytest.raises(TrainingError, match=r"run\.json: cannot be read.*--restart"):
-        train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, resume=True, store=store)
-    train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, restart=True, store=store)
+        train("rewriting", data, "r", TrainingOptions(base=tiny_base.name, overrides=SHORT, resume=True), store=store)
+    train("rewriting", data, "r", TrainingOptions(base=tiny_base.name, overrides=SHORT, restart=True), store=store)
 
 
 def test_resume_with_restart_is_refused_before_the_run_is_deleted(refused, data, tmp_path):

@@ -9,9 +9,9 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PipelineError, StaleIndex
 from searchlora.eval.trec import read_run
-from searchlora.experiments import batch_log
 from searchlora.experiments.run import run
 from searchlora.experiments.slots import find_slots
+from searchlora.files.append_log import AppendLog
 from searchlora.inference.engines import Engines
 from searchlora.pipelines import pipeline as pipelines
 from searchlora.pipelines.config import parse_stages, read_pipeline
@@ -166,16 +166,17 @@ def test_what_was_computed_on_an_index_is_not_used_for_the_next_load_of_it(
     load("tent", "sofa")
     first = planned()
     assert planned() == first
-    append = batch_log.BatchLog.append
+    append = AppendLog.append
 
-    def stops(self, rows, texts):
-        append(self, rows, texts)
-        raise KeyboardInterrupt
+    def stops(self, row):
+        append(self, row)
+        if "texts" in row:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(pipelines, "_BATCH", 1)
         with patch.context() as killed, pytest.raises(KeyboardInterrupt):
-            killed.setattr(batch_log.BatchLog, "append", stops)
+            killed.setattr(AppendLog, "append", stops)
             run(shop, tmp_path / "queries.tsv", out=tmp_path / "run.trec")
         load("sofa", "tent")
         run(shop, tmp_path / "queries.tsv", out=tmp_path / "run.trec")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from searchlora.data.building import build
 from searchlora.errors import TrainingError
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
@@ -326,7 +327,11 @@ def test_validation_uses_the_prompt_options_of_the_recipe(tiny_base, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Renderer, "_apply", noted)
         stored = train(
-            "rewriting", tmp_path / "data", "r", base=str(folder), overrides=overrides, store=tmp_path / "store"
+            "rewriting",
+            tmp_path / "data",
+            "r",
+            TrainingOptions(base=str(folder), overrides=overrides),
+            store=tmp_path / "store",
         )
     assert set(rendered) == {"01 Mar 2025fast"}
     assert "validation loss" in stored.manifest.metrics

@@ -11,7 +11,8 @@ import searchlora
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 from searchlora.progress import Steps
 from searchlora.shop import make_shop
 from searchlora.task import load_task
@@ -42,11 +43,19 @@ def _versions(work: Path, store: Store, steps: Steps) -> None:
     if len(store.versions(NAME)) == 5:
         return
     shutil.rmtree(store.root / NAME, ignore_errors=True)
-    train_or_reuse("rewriting", data, NAME, overrides=["optim.max_steps=40"], store=store, steps=steps)
-    train_or_reuse("rewriting", data, NAME, store=store, steps=steps)
+    train(
+        "rewriting",
+        data,
+        NAME,
+        TrainingOptions(overrides=["optim.max_steps=40"], reuse=True),
+        store=store,
+        steps=steps,
+        log=print,
+    )
+    train("rewriting", data, NAME, TrainingOptions(reuse=True), store=store, steps=steps, log=print)
     searchlora.adapters.merge([f"{NAME}@2", f"{NAME}@1"], NAME, weights=[0.95, 0.05], store=store)
     searchlora.adapters.merge([f"{NAME}@1", f"{NAME}@2"], NAME, weights=[0.2, 0.0], store=store)
-    train_or_reuse("rewriting", rewriting, NAME, store=store, steps=steps)
+    train("rewriting", rewriting, NAME, TrainingOptions(reuse=True), store=store, steps=steps, log=print)
 
 
 def _judge(work: Path, store: Store, steps: Steps) -> None:
@@ -67,7 +76,15 @@ def _judge(work: Path, store: Store, steps: Steps) -> None:
     if not store.versions(JUDGE):
         shutil.rmtree(work / "data-judge", ignore_errors=True)
         build(load_task("fit", TASKS), work / "judge.jsonl", format="native", out=work / "data-judge", on_leak="drop")
-        searchlora.train("fit", work / "data-judge", JUDGE, restart=True, store=store, tasks=TASKS, steps=steps)
+        searchlora.train(
+            "fit",
+            work / "data-judge",
+            JUDGE,
+            searchlora.TrainingOptions(restart=True),
+            store=store,
+            tasks=TASKS,
+            steps=steps,
+        )
 
 
 def _write_lines(path: Path, rows: list[dict[str, object]]) -> None:

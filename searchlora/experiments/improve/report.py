@@ -1,4 +1,4 @@
-"""Report of an improved adapter: figures per round as JSON, their plot, and the longest and oddest winners."""
+"""Report of an improved adapter: figures per round, and the longest and oddest winners."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.task import REFERENCE, UNCHANGED, GenerationTask
 
-JSON_FILE, PLOT_FILE, REPORT_FILE = "improve.json", "improve.svg", "improve.md"
+JSON_FILE, REPORT_FILE = "improve.json", "improve.md"
 
 #: Winners that the report shows of each kind.
 SHOWN = 20
@@ -30,23 +30,19 @@ def write_report(
     start: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> tuple[Path, ...]:
-    """Write `improve.json`, `improve.svg` and `improve.md` into a folder.
+    """Write `improve.json` and `improve.md` into a folder; returns their paths.
 
     Args:
         records: The training records.
         start: Validation figures before the first round, and under `fixed` rewards of candidates that need no model.
         about: What else the JSON says: parent, retriever, the chosen round, what was left out.
-
-    Returns:
-        The three files.
     """
     figures = {**about, "start": dict(start), "rounds": [dict(done.figures) for done in rounds]}
     with atomic_text(folder / JSON_FILE) as out:
         out.write(json.dumps(figures, indent=1) + "\n")
-    _plot(rounds, start, folder / PLOT_FILE)
     with atomic_text(folder / REPORT_FILE) as out:
         out.write("\n".join(_lines(task, recipe, records, rounds, start, about)) + "\n")
-    return tuple(folder / name for name in (JSON_FILE, PLOT_FILE, REPORT_FILE))
+    return tuple(folder / name for name in (JSON_FILE, REPORT_FILE))
 
 
 def _lines(
@@ -88,8 +84,6 @@ def _lines(
         f"{about['chosen round']}. Validation reward of fixed candidates: {fixed or 'none'}.",
         "",
         markdown_table(header, rows),
-        "",
-        f"![Rewards per round]({PLOT_FILE})",
         "",
         *([f"Left out: {about['left out']}.", ""] if "left out" in about else []),
         f"Winners of round {chosen.number} by kind: {kinds}.",
@@ -138,51 +132,3 @@ def _cell(text: str) -> str:
 def _fixed(start: Mapping[str, Any]) -> list[tuple[str, float]]:
     """The candidates that need no model, and their reward on validation rows."""
     return [(name, value) for name in (UNCHANGED, REFERENCE) if (value := start["fixed"].get(name)) is not None]
-
-
-def _plot(rounds: Sequence[Round], start: Mapping[str, Any], target: Path) -> None:
-    """Reward, validity, length and share of unchanged inputs over the rounds."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    numbers = [done.number for done in rounds]
-    figure = Figure(figsize=(8, 5.4), layout="constrained")
-    reward, validity, length, unchanged = figure.subplots(2, 2).flat
-
-    def line(axes: Any, label: str, values: Sequence[float | None], before: float | None = None) -> None:
-        points = [(0, before), *zip(numbers, values, strict=True)]
-        known = [(number, value) for number, value in points if value is not None]
-        if known:
-            axes.plot(*zip(*known, strict=True), "o-", markersize=4, label=label)
-
-    def of(part: str, name: str) -> list[float | None]:
-        return [done.figures[part][name] for done in rounds]
-
-    line(reward, "greedy, validation", of("validation", "reward"), start.get("reward"))
-    line(reward, "winners", of("winners", "reward"))
-    line(reward, "samples", [done.figures["candidates"]["rewards"]["samples"] for done in rounds])
-    line(validity, "samples", of("candidates", "valid"))
-    invalid = start.get("invalid")
-    line(
-        validity,
-        "greedy, validation",
-        [1 - done.figures["validation"]["invalid"] for done in rounds],
-        None if invalid is None else 1 - invalid,
-    )
-    line(length, "greedy, validation", of("validation", "characters"), start.get("characters"))
-    line(length, "winners", of("winners", "characters"))
-    line(length, "samples", of("candidates", "characters"))
-    line(unchanged, "greedy, validation", of("validation", "unchanged"), start.get("unchanged"))
-    line(unchanged, "winners", of("winners", "unchanged"))
-    for (name, value), style in zip(_fixed(start), (":", "--"), strict=False):
-        reward.axhline(value, color="#888888", linestyle=style, linewidth=1, label=f"{name}, validation")
-    for axes in (validity, unchanged):
-        axes.set_ylim(-0.03, 1.03)
-    titles = ("reward", "share valid", "characters", "share unchanged")
-    for axes, title in zip((reward, validity, length, unchanged), titles, strict=True):
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("round")
-        axes.set_xticks([0, *numbers])
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7)
-    FigureCanvasSVG(figure).print_svg(str(target))

@@ -8,6 +8,7 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import load_dataset
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 
 QUICK = ("optim.max_steps=60", "optim.epochs=99", "optim.batch_size=16", "optim.learning_rate=1e-2", "lora.r=8")
@@ -59,7 +60,7 @@ def test_labels_end_to_end(cli, tmp_path, tiny_base, banks):
     brief = ("optim.max_steps=4", "validation.generate_rows=0")
     for rows, tuned in (("0", set()), ("2", {"temperature"})):  # the first two rows are in scope
         overrides = (*brief, f"base={tiny_base.path}", f"validation.tune_rows={rows}")
-        stored = train("intent", data, f"tuned-on-{rows}", overrides=overrides, store=Store(store))
+        stored = train("intent", data, f"tuned-on-{rows}", TrainingOptions(overrides=overrides), store=Store(store))
         assert set(stored.manifest.tuned) == tuned
 
     evaluated = cli("evaluate", "bank-intent", "--data", data, "--store", store, "--out", out, "--unconstrained")

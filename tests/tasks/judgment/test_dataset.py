@@ -12,6 +12,7 @@ import pytest
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, RejectedRows, UsageError
+from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.records import Record
 from searchlora.tasks.judgment import task
@@ -96,7 +97,7 @@ def test_training_rows_of_one_class_are_a_warning(tmp_path, options, reported):
 def test_training_on_a_single_grade_is_refused_before_a_run_begins(tmp_path, tiny_base):
     records(layout("beir", tmp_path), "beir", tmp_path / "out", options={})
     with pytest.raises(DataError, match="all training rows have the grade 1, so the judge would learn a constant"):
-        train("judgment", tmp_path / "out", "j", base=str(tiny_base.path), store=tmp_path / "store")
+        train("judgment", tmp_path / "out", "j", TrainingOptions(base=str(tiny_base.path)), store=tmp_path / "store")
     assert not (tmp_path / "store" / ".runs" / "j").exists()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from searchlora.experiments.evaluation_report import _output_text
+from searchlora.experiments.reports import _output_text
 from searchlora.outputs import CitedAnswer, CitedText, FreeText, Graded, InvalidOutput, JsonObject, Label, OneLabel
 
 LABELS = OneLabel(("buy", "ask", "other"))

@@ -14,14 +14,15 @@ from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.errors import RecipeError
 from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.models.load import load_encoder
 from searchlora.recipe import load_encoder_recipe
 from searchlora.records import Document
 from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
-from searchlora.training import frozen_documents
-from searchlora.training.frozen_documents import FrozenDocumentsLoss
+from searchlora.training import contrastive_losses
+from searchlora.training.contrastive_losses import FrozenDocumentsLoss
 from tests.experiments.test_encoders import rows
 from tests.server.api.serving import made_service, served
 from tests.training.test_contrastive import pair
@@ -39,7 +40,7 @@ def place(tmp_path_factory, encoder_base):
         build("embedding", source, format="native", out=root / kind)
     store = Store(root / "store")
     overrides = (f"base={encoder_base.path}", *FAST, "sides=query", "optim.learning_rate=0.02")
-    train("embedding", root / "pairs", "asker", overrides=overrides, store=store)
+    train("embedding", root / "pairs", "asker", TrainingOptions(overrides=overrides), store=store)
     return store
 
 
@@ -60,7 +61,7 @@ def test_the_loss_is_over_all_documents_without_other_positives(encoder_base):
 
 
 def test_of_many_documents_a_random_part_and_the_positives_are_compared(encoder_base, monkeypatch):
-    monkeypatch.setattr(frozen_documents, "MAX_DOCUMENTS", 8)
+    monkeypatch.setattr(contrastive_losses, "MAX_DOCUMENTS", 8)
     made = [pair(f"word {n}", f"text {n}") for n in range(64)]
     model = load_encoder(encoder_base, device="cpu")
     loss = FrozenDocumentsLoss(model, Encoder(model, "base").encode, made, temperature=0.1)
@@ -86,7 +87,7 @@ def test_documents_are_encoded_by_the_base_and_queries_with_the_adapter(place, e
 
 @pytest.mark.slow
 def test_training_improves_retrieval_from_the_old_index(place):
-    found = evaluate("asker", place.root.parent / "pairs", split="train", store=place)
+    found = evaluate("asker", place.root.parent / "pairs", EvaluationOptions(split="train"), store=place)
     value = {row.system: row.value for row in found.comparison.rows if row.measure == "MRR@10"}
     assert value["asker@1"] > value["base zero-shot"]
 
@@ -95,7 +96,7 @@ def test_training_improves_retrieval_from_the_old_index(place):
 def test_labels_and_other_losses_are_refused(place, encoder_base):
     overrides = (f"base={encoder_base.path}", *FAST, "sides=query")
     with pytest.raises(RecipeError, match="texts with labels have no documents"):
-        train("embedding", place.root.parent / "labels", "other", overrides=overrides, store=place)
+        train("embedding", place.root.parent / "labels", "other", TrainingOptions(overrides=overrides), store=place)
     for setting in ("method=full", "loss=cached_mnrl", "matryoshka=[16]"):
         with pytest.raises(RecipeError, match="sides = query needs"):
             load_encoder_recipe({}, overrides=["sides=query", setting])

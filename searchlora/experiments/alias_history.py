@@ -1,0 +1,79 @@
+"""What the history of an alias says about the next decision on it: data, policy, slices, a removed version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from searchlora.adapters.aliases import AliasMove, Decision
+from searchlora.eval.policy import (
+    ACCEPTED,
+    SAME_POLICY,
+    SLICE,
+    UNCHANGED,
+)
+from searchlora.experiments.evaluation_result import EvaluationResult
+
+#: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
+BASELINE_DATA = "baseline data"
+
+
+#: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
+BASELINE_DATA = "baseline data"
+
+
+def changed_data(decisions: Sequence[Decision], evaluated: EvaluationResult) -> tuple[str, ...]:
+    """A description of how the data differs from that of the last decision on the alias; empty if it is the same.
+
+    A decision that was refused because of its data does not count: otherwise the same data would pass the next time.
+    """
+    counting = [
+        decision
+        for decision in decisions
+        if decision.outcome != "refused" or any(rule.rule == UNCHANGED and rule.passed for rule in decision.rules)
+    ]
+    if not counting:
+        return ()
+    last, differences = counting[-1], []
+    then, version = last.evidence, last.version
+    if (then["data"], then["split"]) != (evaluated.judgments.data, evaluated.split):
+        differences.append(
+            f"version {version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
+            f"split {evaluated.split} of {evaluated.judgments.data[:16]}"
+        )
+    before, now = then.get(BASELINE_DATA), baseline_data(evaluated)
+    if before != now:
+        names = [fingerprint[:16] if fingerprint else "the evaluated data" for fingerprint in (before, now)]
+        differences.append(f"for version {version} baselines learned from {names[0]}, this time from {names[1]}")
+    return tuple(differences)
+
+
+def baseline_data(evaluated: EvaluationResult) -> str | None:
+    """The fingerprint of the dataset that baselines learned from; None for the evaluated dataset."""
+    other = evaluated.learned.other
+    return other.fingerprint if other is not None else None
+
+
+def accepted_policy(decisions: Sequence[Decision]) -> Mapping[str, Any] | None:
+    """The policy of the last decision on the alias; None if there was none.
+
+    A decision that was refused because of its policy does not count: otherwise it would be accepted the next time.
+    """
+    for decision in reversed(decisions):
+        unexplained = any(rule.rule == SAME_POLICY and not rule.passed for rule in decision.rules)
+        if decision.outcome != "refused" or not unexplained:
+            return decision.policy
+    return None
+
+
+def slice_rules(decision: Decision) -> tuple[str, ...]:
+    """The slice rules of a decision, except those whose missing values were accepted."""
+    rules = [rule for rule in decision.rules if rule.rule.startswith(SLICE)]
+    return tuple(rule.rule for rule in rules if not rule.finding.startswith(ACCEPTED))
+
+
+def removed_version(moves: Sequence[AliasMove], alias: str) -> str:
+    """A description of the removed version that the alias pointed to; empty if it points to a stored one."""
+    done = [move for move in moves if not move.refused]
+    deleted = bool(done) and done[-1].target is None
+    return f"version {done[-1].source}, which '{alias}' pointed to" if deleted else ""

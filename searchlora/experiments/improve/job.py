@@ -1,0 +1,196 @@
+"""Rounds of rejection-sampling fine-tuning as a training run, and the retriever that rewards rewrites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.errors import PipelineError
+from searchlora.experiments.improve.report import write_report
+from searchlora.experiments.improve.rounds import Round, Rounds
+from searchlora.experiments.train import PromptedJob
+from searchlora.inference.engines import Engines
+from searchlora.inference.settings import EngineSettings, LocalSettings
+from searchlora.pipelines.config import read_pipeline
+from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
+from searchlora.pipelines.stages.stage import StageSettings, pinned
+from searchlora.progress import Steps, no_progress
+from searchlora.records import Document
+from searchlora.rewards import RewardContext
+from searchlora.task import Task
+from searchlora.training.training_run import TrainingResult
+
+#: The pipeline whose retriever rewards rewrites, unless another is named.
+DEFAULT_PIPELINE = "bm25"
+
+#: Candidate queries that an encoder encodes together.
+QUERY_BATCH_SIZE = 64
+
+#: Rows of a batch of samples, unless the engine's settings say otherwise.
+BATCH_ROWS = 64
+
+
+#: Candidate queries that an encoder encodes together.
+QUERY_BATCH_SIZE = 64
+
+
+#: The pipeline whose retriever rewards rewrites, unless another is named.
+DEFAULT_PIPELINE = "bm25"
+
+
+def retrieve_stage(
+    pipeline: str | Path,
+    documents: Sequence[Document],
+    store: Store,
+    steps: Steps = no_progress,
+    query_batch_size: int = 1,
+) -> RetrieveStage:
+    """The last retrieve stage of a pipeline over documents.
+
+    Args:
+        query_batch_size: Queries that an encoder encodes together.
+
+    Raises:
+        PipelineError: for a pipeline that retrieves nothing.
+    """
+    config = read_pipeline(pipeline)
+    stages = [stage for stage in pinned(config.stages, store.pin) if isinstance(stage, RetrieveSettings)]
+    if not stages:
+        raise PipelineError("the pipeline retrieves nothing", where=str(pipeline), fix="Name one with a retriever.")
+    stage_settings = _in_batches(stages[-1], query_batch_size)
+    built = build_pipeline(config.name, [stage_settings], store=store, documents=documents, steps=steps)
+    (stage,) = built.stages
+    assert isinstance(stage, RetrieveStage)
+    return stage
+
+
+def _in_batches(stage: StageSettings, size: int) -> StageSettings:
+    """The settings of a stage, and of those that it fuses, with queries encoded in batches."""
+    if stage.parts:
+        return stage.with_parts({index: _in_batches(part, size) for index, part in enumerate(stage.parts)})
+    encodes = "query_batch_size" in type(stage).model_fields
+    return stage.model_copy(update={"query_batch_size": size}) if encodes else stage
+
+
+@dataclass(frozen=True)
+class ImproveJob(PromptedJob):
+    """Rounds of rejection-sampling fine-tuning as one training run.
+
+    Attributes:
+        parent: The adapter to improve; None: the bare base.
+        pipeline: Name of the pipeline whose retriever rewards rewrites.
+        engine: Where candidates are sampled and rounds are validated.
+    """
+
+    verb: ClassVar[str] = "improved"
+
+    store: Store = field(default_factory=Store, compare=False)
+    parent: StoredAdapter | None = None
+    pipeline: str = DEFAULT_PIPELINE
+    engine: EngineSettings = field(default_factory=LocalSettings)
+
+    def train(self, folder: Path, resume: bool) -> TrainingResult:
+        del resume  # rounds that are complete are never computed again
+        engine = self._engines.get(self.base, self.recipe.precision, prompt_options=self.recipe.prompt)
+        parent = None if self.parent is None else (self.parent.reference, self.parent.path)
+        rounds = Rounds(
+            self.task, self.recipe, self.base, self.dataset, engine, self._context, folder, self.steps, parent
+        )
+        try:
+            done, start = rounds.run()
+        finally:
+            rounds.unload()
+            engine.close()
+        return self._result(folder, done, start)
+
+    def _result(self, folder: Path, rounds: Sequence[Round], start: Mapping[str, Any]) -> TrainingResult:
+        chosen = max(rounds, key=lambda done: done.reward)
+        about = {
+            "parent": self.parent.reference if self.parent else None,
+            "pipeline": self.pipeline,
+            "retriever": self._retriever.label if self._retriever else None,
+            "reward": self.recipe.improve.reward or f"the reward of the task {self.task.name}",
+            "seed": self.recipe.seed,
+            "engine": self._engine_id,
+            "chosen round": chosen.number,
+        }
+        then = self.recipe.improve.then
+        if then != "nothing" and "then" not in rounds[-1].figures:
+            about["left out"] = f"{then}: no training row has a candidate with a lower reward than its best"
+        records = self.dataset.records("train")
+        files = write_report(folder, self.task, self.recipe, records, rounds, start, about)
+        training = dict(chosen.figures["training"])
+        summary = {
+            **training,
+            "seconds": sum(float(done.figures["training"]["seconds"]) for done in rounds),
+            "tokens": sum(int(done.figures["training"]["tokens"]) for done in rounds),
+            "best": {"step": training["steps"], **chosen.figures["validation"]},
+            "improve": {**about, "start": dict(start), "rounds": [dict(done.figures) for done in rounds]},
+        }
+        return TrainingResult(chosen.adapter, chosen.adapter.parent, summary, files)
+
+    def tune(self, adapter: Path) -> Mapping[str, Any]:
+        return {} if type(self.task).tune is Task.tune else super().tune(adapter)
+
+    def parents(self) -> Sequence[StoredAdapter]:
+        return () if self.parent is None else (self.parent,)
+
+    def produced(self, stored: StoredAdapter) -> bool:
+        about = stored.manifest.training.get("improve")
+        parents = [parent.reference for parent in self.parents()]
+        return (
+            isinstance(about, dict)
+            and about.get("pipeline") == self.pipeline
+            and about.get("engine", self._default_engine) == self._engine_id
+            and stored.manifest.parents == parents
+            and super().produced(stored)
+        )
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            **super().identity(),
+            "adapter to improve": self.parent.reference if self.parent else None,
+            "pipeline": self.pipeline,
+            **({"engine": self._engine_id} if self._engine_id != self._default_engine else {}),
+        }
+
+    @cached_property
+    def _engines(self) -> Engines:
+        return Engines(self.store, self.engine)
+
+    @cached_property
+    def _engine_id(self) -> str:
+        return self._engines.engine_id(self.base, self.recipe.precision, prompt_options=self.recipe.prompt)
+
+    @property
+    def _default_engine(self) -> str:
+        """The engine of runs that name none: earlier releases had this one only."""
+        return LocalSettings().engine_id(self.recipe.precision)
+
+    @cached_property
+    def _retriever(self) -> RetrieveStage | None:
+        """The retrieve stage of the pipeline over the dataset's documents; None for a task that writes no query."""
+        documents = self.dataset.documents() if self.task.writes == "query" else None
+        if not documents:
+            return None
+        return retrieve_stage(self.pipeline, documents, self.store, self.steps, QUERY_BATCH_SIZE)
+
+    @cached_property
+    def _context(self) -> RewardContext:
+        """The retriever, and the judgments of training and validation rows: those of test rows are out of reach."""
+        seen = {str(record["id"]) for split in ("train", "validation") for record in self.dataset.iter_records(split)}
+        qrels = {topic: grades for topic, grades in (self.dataset.qrels() or {}).items() if topic in seen}
+        retriever = self._retriever
+        return RewardContext(
+            retriever.retriever.search if retriever else None,
+            qrels,
+            self.dataset.relevant,
+            self.recipe.improve.reward,
+            {document.id: document for document in self.dataset.documents() or ()},
+        )
