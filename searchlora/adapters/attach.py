@@ -127,7 +127,7 @@ def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "defau
     try:
         _check_keys(tensors, _parameters(adapted, adapter_name), folder)
     except SearchloraError:
-        _detach(adapted, adapter_name, last=first)
+        adapted.unload() if first else adapted.delete_adapter(adapter_name)
         raise
     set_peft_model_state_dict(adapted, tensors, adapter_name, low_cpu_mem_usage=True)
     for key, parameter in _parameters(adapted, adapter_name).items():
@@ -169,13 +169,6 @@ def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, f
             where=str(folder),
             fix="Load the adapter on the base it was trained on.",
         ) from error
-
-
-def _detach(adapted: Any, adapter_name: str, *, last: bool) -> None:
-    if last:
-        adapted.unload()
-    else:
-        adapted.delete_adapter(adapter_name)
 
 
 def _check_keys(tensors: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -64,8 +63,3 @@ def write_evaluation(folder: Path, record: EvaluationRecord) -> None:
         return  # the same figure again, from reused outputs
     others = [other for other in records if (other.version, other.data, other.split) != same]
     replace_text(folder / EVALUATIONS, _RECORDS.dump_json((*others, record), indent=2).decode() + "\n")
-
-
-def latest(records: Sequence[EvaluationRecord], version: int) -> EvaluationRecord | None:
-    """The newest record of a version, or None."""
-    return next((record for record in reversed(records) if record.version == version), None)

@@ -173,7 +173,8 @@ def check_renders(stored: StoredAdapter, task: GenerationTask, renderer: Rendere
             ) from error
         if list(example.input_ids) == golden.token_ids and example.prompt_length == golden.prompt_length:
             continue
-        same = _common_prefix(example.input_ids, golden.token_ids)
+        pairs = zip(example.input_ids, golden.token_ids, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         raise GoldenMismatch(
             f"golden record '{golden.record.get('id')}' renders otherwise than at training, from token {same} on "
             f"(now {_excerpt(renderer, example.input_ids, same)}, then {_excerpt(renderer, golden.token_ids, same)}); "
@@ -309,13 +310,6 @@ def _check_reproduced(
                 where=stored.reference,
                 fix="Check the versions of torch, transformers, peft and sentence-transformers in the manifest.",
             )
-
-
-def _common_prefix(one: Sequence[int], two: Sequence[int]) -> int:
-    """Length of the common prefix of two sequences."""
-    return next(
-        (at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two))
-    )
 
 
 def _excerpt(renderer: Renderer, ids: Sequence[int], start: int) -> str:

@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
-from searchlora.adapters.evaluations import EvaluationRecord, latest, read_evaluations, write_evaluation
+from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, write_evaluation
 from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import (
@@ -316,7 +316,7 @@ class Store:
                 problem = str(error)
             aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
             forced, by_hand = history.forced.intersection(aliases), history.by_hand.intersection(aliases)
-            evaluation = latest(evaluations, number)
+            evaluation = next((each for each in reversed(evaluations) if each.version == number), None)
             yield Entry(name, number, aliases, manifest, problem, forced, by_hand, evaluation)
 
     # Aliases
