@@ -4,8 +4,8 @@ The main test is paired randomisation by flipping the signs of differences, as r
 Allan and Carterette (CIKM 2007), with the +1 of Phipson and Smyth (2010), so that p is never 0. The paired t test is
 reported beside it, with the standard error over clusters and clusters − 1 degrees of freedom.
 
-Power: Cohen, Statistical Power Analysis for the Behavioral Sciences (1988), by the non-central t distribution; for
-retrieval experiments Sakai (Information Retrieval Journal 2016), computed by statsmodels.
+Power: Cohen, Statistical Power Analysis for the Behavioral Sciences (1988), by statsmodels; for retrieval experiments
+Sakai (Information Retrieval Journal 2016).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def paired_differences(
     Args:
         differences: (rows, columns), a minus b.
         clusters: The cluster of each row; None: every row is independent.
-        weights: (rows,), not negative and not all 0: differences of weighted means, Σ w·(a − b) / Σ w. None: of means.
+        weights: (rows,): differences of weighted means, Σ w·(a − b) / Σ w. None: of means.
     """
     sums, sizes = cluster_sums(differences, clusters, weights)
     ends = bootstrap_intervals(differences, clusters, weights=weights, resamples=resamples, seed=seed).tolist()
