@@ -13,15 +13,12 @@ from searchlora.files import atomic_text
 class MetricsLog:
     """`metrics.jsonl`: one JSON object per logged step, appended while training runs.
 
-    Args:
-        path: The file.
-        resumed_step: The step of the checkpoint that training resumes from; 0 for a new training run. Lines of later
-            steps were written between that checkpoint and the interruption and are removed.
+    Lines after `resumed_step`, the step of the checkpoint that training resumes from, are removed: they were written
+    between that checkpoint and the interruption.
 
     Attributes:
         paused: Seconds of this process spent on validation, not on training.
-        tokens_before: Tokens trained on before this process started.
-        seconds_before: Seconds trained before this process started.
+        tokens_before, seconds_before: Of training before this process started.
     """
 
     def __init__(self, path: Path, resumed_step: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Kills, load, fuzzing and full disks; prints one Markdown table.
+"""Kills, load, fuzzing, full disks and clock jumps; prints one Markdown table.
 
 python -m tests.chaos                                   everything, at least 20 kills of each job: at most 20 minutes
 python -m tests.chaos --only run,judge,index            a line for each job as it ends, and the table
@@ -33,7 +33,7 @@ _LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes"
 
 
 #: Checks that are no kills, in the order in which they run.
-CHECKS = ("disk", "fuzz", "load")
+CHECKS = ("disk", "clock", "fuzz", "load", "requests")
 
 
 def main() -> int:
@@ -43,7 +43,9 @@ def main() -> int:
     parser.add_argument(
         "--times", type=int, default=20, help="attempts and kills of each job, and runs of each on a full disk"
     )
-    parser.add_argument("--seconds", type=float, default=60, help="of load; fuzzing takes four times as many")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of load, of generated requests; fuzzing takes four times as many"
+    )
     parser.add_argument("--seed", type=int, default=13, help="of everything random")
     parser.add_argument("--out", type=Path, help="a Markdown file for the table")
     parser.add_argument("--keep", type=Path, help="a folder in which failed attempts are kept")
@@ -65,7 +67,7 @@ def main() -> int:
 def _run(names: list[str], folder: Path, options: argparse.Namespace) -> list[Finding]:
     findings: list[Finding] = []
     inputs = Inputs(folder / "inputs")
-    if {*JOBS, "disk"} & set(names):
+    if {*JOBS, "disk", "clock"} & set(names):
         for module in (*_LIBRARIES, *(f"searchlora.{name}" for name in _OWN)):
             importlib.import_module(module)
         inputs.make()
@@ -79,11 +81,15 @@ def _run(names: list[str], folder: Path, options: argparse.Namespace) -> list[Fi
             findings.append(kill_repeatedly(JOBS[name](inputs), place, options.times, options.seed).finding())
         elif name == "disk":
             findings += system.full_disk(inputs, place, options.times, options.seed)
+        elif name == "clock":
+            findings += system.clock_jumps(inputs, place)
         elif name == "fuzz":
             assert fuzzing is not None
             findings.append(fuzz.result(fuzzing))
-        else:
+        elif name == "load":
             findings += serving.load(place, options.seconds, options.seed)
+        else:
+            findings += serving.generated_requests(place, options.seconds, options.seed)
         for finding in findings[before:]:
             finding.seconds = time.monotonic() - started
             print(finding.line(), file=sys.stderr, flush=True)

@@ -1,9 +1,10 @@
-"""A check of a running `searchlora serve`: load over many adapters."""
+"""Checks of a running `searchlora serve`: load over many adapters, and requests generated from its OpenAPI document."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import re
 import subprocess
 import sys
 import time
@@ -123,3 +124,46 @@ def _body(adapter: str, prompt: str) -> dict[str, object]:
 
 def _answer(response: httpx.Response) -> str:
     return str(response.json()["choices"][0]["message"]["content"])
+
+
+def generated_requests(folder: Path, seconds: float, seed: int) -> list[Finding]:
+    """schemathesis over the OpenAPI document: no 5xx, and only the statuses and content types that it names."""
+    base, store, _ = make_store(folder)
+    document = folder / "openapi.json"
+    script = f"""
+import json, sys
+from searchlora.server.api.app import create_app
+from tests.server.api.serving import made_service
+from searchlora.adapters.store import Store
+from searchlora.models.resolve import resolve
+service = made_service(resolve({str(base)!r}), Store({str(store)!r}))
+open({str(document)!r}, "w").write(json.dumps(create_app(service).openapi()))
+service.close()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    with server(folder, base, store, "--timeout", "20") as url:
+        checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+        options = ["--url", url, "--max-time", str(int(seconds)), "--seed", str(seed), "--checks", checks, "--no-color"]
+        done = subprocess.run(
+            [
+                Path(sys.executable).with_name("schemathesis"),
+                "run",
+                document,
+                *options,
+                "--phases",
+                "examples,coverage,fuzzing",
+            ],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
+    printed = done.stdout + done.stderr
+    cases = re.search(r"([\d,]+) generated", printed)
+    failures = re.findall(r"^\s*- (.+)$", printed, re.M) if done.returncode else []
+    (folder / "schemathesis.log").write_text(printed)
+    finding = Finding("generated requests", int(cases[1].replace(",", "")) if cases else 0, "requests")
+    finding.seen = "no 5xx; only documented statuses and content types"
+    finding.problems = list(dict.fromkeys(failures)) or ([printed[-600:]] if done.returncode else [])
+    if not finding.attempts and not finding.problems:
+        finding.problems.append("no request was generated")
+    return [finding]
