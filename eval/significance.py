@@ -84,32 +84,6 @@ class PairedDifference:
     mde: float = math.nan
 
 
-def paired_difference(
-    a: Sequence[float],
-    b: Sequence[float],
-    clusters: Sequence[str] | None = None,
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> PairedDifference:
-    """Compare two systems row by row; see `paired_differences`.
-
-    Raises:
-        UsageError: when the numbers of values differ.
-
-    Examples:
-        >>> result = paired_difference([1.0, 0.8, 0.9, 0.7, 1.0, 0.6], [0.5, 0.6, 0.9, 0.4, 0.7, 0.3])
-        >>> round(result.difference, 3), result.wins, result.ties
-        (0.267, 5, 1)
-        >>> result.p < 0.1
-        True
-    """
-    column = (np.asarray(a, dtype=float) - np.asarray(b, dtype=float))[:, None] if len(a) == len(b) else None
-    if column is None:
-        raise UsageError(f"{len(a)} values cannot be paired with {len(b)}")
-    return paired_differences(column, clusters, resamples=resamples, seed=seed)[0]
-
-
 def paired_differences(
     differences: Floats,
     clusters: Sequence[str] | None = None,
@@ -127,6 +101,12 @@ def paired_differences(
         differences: (rows, columns), a minus b.
         clusters: The cluster of each row; None: every row is independent.
         weights: (rows,): differences of weighted means, Σ w·(a − b) / Σ w. None: of means.
+
+    Examples:
+        >>> a, b = np.array([1.0, 0.8, 0.9, 0.7, 1.0, 0.6]), np.array([0.5, 0.6, 0.9, 0.4, 0.7, 0.3])
+        >>> (result,) = paired_differences((a - b)[:, None])
+        >>> round(result.difference, 3), result.wins, result.ties, result.p < 0.1
+        (0.267, 5, 1, True)
     """
     sums, sizes = cluster_sums(differences, clusters, weights)
     ends = bootstrap_intervals(differences, clusters, weights=weights, resamples=resamples, seed=seed).tolist()

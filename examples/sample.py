@@ -12,6 +12,7 @@ from pathlib import Path
 import searchlora
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
+from searchlora.experiments.options import TrainingOptions
 
 WORDS = {"telly": "television", "fridge": "refrigerator", "sofa": "couch", "mobile": "phone", "kicks": "shoes"}
 COLOURS = ("red", "blue", "green", "grey", "pink", "black", "white", "brown")
@@ -37,11 +38,7 @@ def rewriting_data() -> Path:
 def rewriter() -> StoredAdapter:
     """A query rewriter, trained for a few steps."""
     return _newest("shop-rewriter") or searchlora.train(
-        "rewriting",
-        rewriting_data(),
-        "shop-rewriter",
-        searchlora.TrainingOptions(overrides=["optim.max_steps=20", "lora.r=8"]),
-        store=STORE,
+        "rewriting", rewriting_data(), "shop-rewriter", TrainingOptions(["optim.max_steps=20", "lora.r=8"]), store=STORE
     )
 
 
@@ -57,11 +54,7 @@ def intent() -> StoredAdapter:
     Path("intents.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     searchlora.data.build("intent", "intents.csv", format="csv", out="intent-data")
     return searchlora.train(
-        "intent",
-        "intent-data",
-        "shop-intent",
-        searchlora.TrainingOptions(overrides=["optim.max_steps=20"]),
-        store=STORE,
+        "intent", "intent-data", "shop-intent", TrainingOptions(["optim.max_steps=20"]), store=STORE
     )
 
 

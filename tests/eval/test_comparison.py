@@ -12,8 +12,9 @@ from searchlora.errors import UsageError
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
 from searchlora.eval.intervals import bootstrap_interval
-from searchlora.eval.significance import correct, paired_difference
+from searchlora.eval.significance import correct
 from searchlora.eval.tables import Header, to_json, to_markdown
+from tests.eval.test_significance import paired_difference
 
 IDS = [f"d{dialogue}_{turn}" for dialogue in range(15) for turn in range(2, 5)]
 CLUSTERS = {row: row.split("_")[0] for row in IDS}

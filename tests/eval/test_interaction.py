@@ -8,7 +8,7 @@ import pytest
 
 from searchlora.errors import UsageError
 from searchlora.eval.interaction import Factorial, interactions
-from searchlora.eval.significance import paired_difference
+from tests.eval.test_significance import paired_difference
 
 
 def drawn(count, joint, seed=3):

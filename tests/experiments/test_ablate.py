@@ -16,7 +16,6 @@ from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import evaluate_run
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
-from searchlora.eval.significance import paired_difference
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.ablate import ablate
 from searchlora.experiments.options import AblationOptions
@@ -27,7 +26,8 @@ from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import build_pipeline, run_of
 from searchlora.systems import costs
 from searchlora.systems.costs import CostedPipeline
-from searchlora.task import load_prompted_task, load_task
+from searchlora.task import load_generation_task, load_task
+from tests.eval.test_significance import paired_difference
 from tests.factories import random_adapter, random_encoder_adapter
 
 KINDS = ["tent", "boots", "lamp", "stove", "rope", "bottle"]
@@ -64,11 +64,11 @@ def made(tiny_base, encoder_base, tmp_path_factory):
     (folder / "hybrid.yaml").write_text(hybrid)
     (folder / "judged.yaml").write_text(hybrid + JUDGE)
     (folder / "answered.yaml").write_text(hybrid + JUDGE + ANSWERER)
-    store, judgment = Store(folder / "store"), load_prompted_task("judgment")
+    store, judgment = Store(folder / "store"), load_generation_task("judgment")
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     for seed in (1, 2):
         random_adapter(store, "shop-judge", task, tiny_base, folder / f"judge{seed}", seed=seed)
-    random_adapter(store, "answerer", load_prompted_task("rag_answer"), tiny_base, folder / "answerer", seed=3)
+    random_adapter(store, "answerer", load_generation_task("rag_answer"), tiny_base, folder / "answerer", seed=3)
     return folder
 
 

@@ -54,11 +54,11 @@ class NonFinitePrompts(Exception):
         super().__init__(f"{len(prompts)} prompts have no finite hidden states")
 
     def among(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        return [prompt for prompt in prompts if any(_starts_with(prompt, prefix) for prefix in self.prompts)]
-
-
-def _starts_with(prompt: Prompt, prefix: Prompt) -> bool:
-    return prompt.adapter == prefix.adapter and prompt.ids[: len(prefix.ids)] == prefix.ids
+        return [
+            prompt
+            for prompt in prompts
+            if any(prompt.adapter == one.adapter and prompt.ids[: len(one.ids)] == one.ids for one in self.prompts)
+        ]
 
 
 @dataclass
