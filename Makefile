@@ -41,9 +41,10 @@ avx2:
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 SEARCHLORA_NATIVE=avx2 \
 	  $(BIN)/python -m pytest $(NUMERIC)
 
+# A real base takes most of the time without vectors, and tiny ones have the same branches.
 baseline:
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 SEARCHLORA_NATIVE=baseline \
-	  $(BIN)/python -m pytest $(NUMERIC)
+	  $(BIN)/python -m pytest $(NUMERIC) -k "not real_base"
 
 # The tutorial from one's own files to production, on a real shop with real weights; about 5 minutes; before a release.
 journey: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
