@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from searchlora.adapters.ancestry import training_queries
-from searchlora.adapters.operations import export, path, pull, push, verify
+from searchlora.adapters.operations import export, path, verify
 from searchlora.adapters.store import Store
+from searchlora.adapters.transfer import pull, push
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import BaseMismatch, DataError, NotInStore, PipelineError, UsageError
