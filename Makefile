@@ -31,7 +31,8 @@ suite: $(INSTALLED) $(CORE) $(CLIENTS)
 # The tests of numbers as processors with AVX2 only, and without vectors of more than 128 bits, compute them. The suite runs
 # them with all instructions of this one, and the compiled kernels with those of each older one.
 NUMERIC := tests/cpu/test_kernels.py tests/cpu/test_packed.py tests/cpu/test_fused_layers.py tests/cpu/test_fused_model.py \
-  tests/inference/batched tests/inference/test_sampled_answers.py tests/inference/test_sampling.py \
+  $(addprefix tests/inference/batched/test_,batch_invariance.py chunked_prefill.py frozen_linear.py lora_slots.py mixed_adapters.py) \
+  tests/inference/test_sampled_answers.py tests/inference/test_sampling.py \
   tests/inference/test_scoring.py tests/inference/test_architectures.py tests/tasks/judgment/test_reasons.py
 
 instructions: $(INSTALLED)

@@ -53,7 +53,6 @@ def load_corpus(
         corpus: Rows with `id`, `text` and optionally `title`, or an index folder.
         pipelines: Names or YAML files, as `Pipeline.load` takes them.
         overrides: Parameters, `name=value`, each of those pipelines that have it.
-        store: The adapter store, for stages with an adapter.
 
     Raises:
         PipelineError: for an invalid pipeline, one that searches in no engine, or stages that need different things of

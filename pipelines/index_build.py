@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,16 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ValidationError
-
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
 from searchlora.data.collection import INDEX_FILE, Corpus, corpus_path, index_folder, read_documents
-from searchlora.data.document_store import DocumentStore, write_documents
+from searchlora.data.document_store import DOCUMENT_FILES, DocumentStore, write_documents
 from searchlora.errors import DataError
 from searchlora.files import atomic_text, file_sha256, replace_folder, resumable_folder
 from searchlora.inference.engines import Engines
-from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import read_pipelines
 from searchlora.pipelines.stages.encoder import EncodingSettings
 from searchlora.pipelines.stages.stage import BuildContext, leaves
@@ -33,6 +29,7 @@ from searchlora.retrieval.index_manifest import (
     CorpusIdentity,
     DensePart,
     FileIdentity,
+    FrozenModel,
     IndexManifest,
     VectorKeys,
     part_name,
@@ -40,7 +37,7 @@ from searchlora.retrieval.index_manifest import (
     write_manifest,
 )
 from searchlora.retrieval.nearest import Hnsw, write_graph
-from searchlora.retrieval.vector_file import ROWS, VECTORS, open_vectors, remove_parts, write_vectors
+from searchlora.retrieval.vector_file import open_vectors, remove_parts, write_vectors
 
 _STATE = "building.json"
 _PACKAGES = ("searchlora", "bm25s", "faiss-cpu", "sentence-transformers", "torch")
@@ -48,31 +45,29 @@ _PACKAGES = ("searchlora", "bm25s", "faiss-cpu", "sentence-transformers", "torch
 
 @dataclass(frozen=True)
 class BuiltIndex:
-    """An index folder.
-
-    Attributes:
-        built: Whether this call built it or a part of it; False: it was there, complete and unchanged.
-    """
+    """An index folder; `built` is False if it was there, complete and unchanged."""
 
     folder: Path
     manifest: IndexManifest
     built: bool
 
 
-class _State(BaseModel):
+class _State(FrozenModel):
     """What of an index that is being built is complete, so that a killed build is continued."""
 
-    corpus: str
-    columns: dict[str, tuple[str, ...]]
+    corpus: CorpusIdentity
     documents: int | None = None
     bm25: tuple[Bm25Part, ...] = ()
     dense: tuple[DensePart, ...] = ()
+
+    @classmethod
+    def of(cls, manifest: IndexManifest) -> _State:
+        return cls(**{name: getattr(manifest, name) for name in cls.model_fields})
 
 
 class _Vectors(NamedTuple):
     """Vectors that stages need, and the graphs over them."""
 
-    keys: VectorKeys
     settings: EncodingSettings
     graphs: list[Hnsw]
 
@@ -90,7 +85,7 @@ class IndexNeeds:
 
     def add_vectors(self, keys: VectorKeys, settings: EncodingSettings, graph: Hnsw | None) -> None:
         """Add vectors, and a graph for an approximate search in them."""
-        vectors = self.dense.setdefault(part_name("dense", keys), _Vectors(keys, settings, []))
+        vectors = self.dense.setdefault(part_name("dense", keys), _Vectors(settings, []))
         if graph is not None and graph not in vectors.graphs:
             vectors.graphs.append(graph)
 
@@ -121,7 +116,6 @@ def build_index(
         corpus: Rows with `id`, `text` and optionally `title`, or an index folder.
         pipelines: Names or YAML files, as `Pipeline.load` takes them. Stages that do not search need nothing.
         overrides: Parameters, `name=value`, each of those pipelines that have it.
-        store: The adapter store, for dense stages with an adapter.
 
     Raises:
         PipelineError: for an invalid pipeline.
@@ -177,22 +171,24 @@ class _Build:
 
     def __init__(self, folder: Path, source: CorpusIdentity, context: BuildContext) -> None:
         self.folder = folder
-        self.source = source
         self.context = context
         self.steps = context.steps
         state = _state_of(folder, source)
         if state is None:
-            _empty(folder)
-        self.state = state or _State(corpus=source.sha256, columns=source.columns)
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.state = state or _State(corpus=source)
 
     def take(self, index: IndexFolder) -> None:
-        """Link the files of an index of the same corpus."""
+        """Link the files of an index of the same corpus; they never change."""
         for name in index.manifest.files:
             target = self.folder / name
             target.parent.mkdir(exist_ok=True)
-            _link(index.folder / name, target)
-        manifest = index.manifest
-        self._note(documents=manifest.documents, bm25=manifest.bm25, dense=manifest.dense)
+            try:
+                os.link(index.folder / name, target)
+            except OSError:  # the file system has no links
+                shutil.copyfile(index.folder / name, target)
+        self._note(**dict(_State.of(index.manifest), corpus=self.state.corpus))
 
     def documents(self, corpus: Corpus) -> None:
         """Copy the documents."""
@@ -201,15 +197,18 @@ class _Build:
         count = write_documents(read_documents(corpus), self.folder, self.steps("Reading"))
         if index_folder(corpus) is None:
             stat = corpus_path(corpus).stat()
-            if (stat.st_size, stat.st_mtime_ns) != (self.source.bytes, self.source.modified_ns):
-                raise DataError("was changed while it was read", where=self.source.path, fix="Build the index again.")
+            source = self.state.corpus
+            if (stat.st_size, stat.st_mtime_ns) != (source.bytes, source.modified_ns):
+                raise DataError("was changed while it was read", where=source.path, fix="Build the index again.")
         self._note(documents=count)
 
     def bm25(self, name: str, keys: Bm25Keys) -> None:
         """Build a BM25 index."""
         if name in [part.folder for part in self.state.bm25]:
             return
-        folder = self._part_folder(name, new=True)
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         index = BM25Index(
             DocumentStore(self.folder).in_order(),
             k1=keys.k1,
@@ -224,38 +223,33 @@ class _Build:
 
     def dense(self, name: str, vectors: _Vectors) -> None:
         """Encode the documents, and build the graphs over their vectors."""
-        folder = self._part_folder(name)
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
         if name not in [part.folder for part in self.state.dense]:
-            self._encode(folder, vectors.keys, vectors.settings)
+            self._encode(folder, vectors.settings)
         remove_parts(folder)
         for graph in vectors.graphs:
             self._graph(folder, graph)
 
     def finish(self) -> IndexManifest:
         """Write the manifest, after which the folder is an index."""
-        assert self.state.documents is not None
-        parts = {part.folder for part in self.state.bm25} | {part.folder for part in self.state.dense}
-        for path in self.folder.iterdir():
-            if path.is_dir() and path.name not in parts:  # of a killed build for another pipeline
-                shutil.rmtree(path)
-        for part in self.state.dense:  # of which a killed build left more, such as half a graph
-            complete = {VECTORS, ROWS, *(structure.file for structure in part.structures)}
-            for file in (self.folder / part.folder).iterdir():
-                if file.name not in complete:
-                    file.unlink()
-        files = {
-            file.relative_to(self.folder).as_posix(): FileIdentity(sha256=file_sha256(file), bytes=file.stat().st_size)
-            for file in sorted(self.folder.rglob("*"))
-            if file.is_file() and file.name not in (INDEX_FILE, _STATE)
-        }
+        parts: tuple[Bm25Part | DensePart, ...] = (*self.state.bm25, *self.state.dense)
+        complete = {*DOCUMENT_FILES, *(name for part in parts for name in part.files)}
+        files = {}
+        for file in sorted(self.folder.rglob("*")):
+            name = file.relative_to(self.folder).as_posix()
+            if name in complete:
+                files[name] = FileIdentity(sha256=file_sha256(file), bytes=file.stat().st_size)
+            elif file.is_file() and file.name not in (INDEX_FILE, _STATE):  # of a killed build, such as half a graph
+                file.unlink()
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
         manifest = IndexManifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=package_versions(*_PACKAGES),
-            corpus=self.source,
-            documents=self.state.documents,
-            bm25=self.state.bm25,
-            dense=self.state.dense,
             files=files,
+            **dict(self.state),
         )
         write_manifest(self.folder, manifest)
         (self.folder / _STATE).unlink(missing_ok=True)
@@ -266,7 +260,7 @@ class _Build:
         if not any(self.folder.glob("dense-*/*")):
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _encode(self, folder: Path, keys: VectorKeys, settings: EncodingSettings) -> None:
+    def _encode(self, folder: Path, settings: EncodingSettings) -> None:
         documents = DocumentStore(self.folder)
         longest = write_vectors(
             folder,
@@ -276,18 +270,8 @@ class _Build:
             settings.encoding,
             self.steps("Encoding"),
         )
-        vectors, _ = open_vectors(folder)
-        adapter = settings.document_adapter(self.context.store)
-        part = DensePart(
-            folder=folder.name,
-            model=public_name(settings.model),
-            adapter=adapter.reference if adapter is not None else None,
-            keys=keys,
-            batch_size=settings.batch_size,
-            vectors=len(vectors),
-            dimensions=vectors.shape[1],
-            longest=longest,
-        )
+        (count, dimensions), encoded = open_vectors(folder)[0].shape, settings.encoded(self.context)
+        part = DensePart(folder=folder.name, vectors=count, dimensions=dimensions, longest=longest, **encoded)
         self._note(dense=(*self.state.dense, part))
 
     def _graph(self, folder: Path, graph: Hnsw) -> None:
@@ -301,13 +285,6 @@ class _Build:
         write_graph(index, file)
         more = part.model_copy(update={"structures": (*part.structures, graph)})
         self._note(dense=tuple(more if other is part else other for other in self.state.dense))
-
-    def _part_folder(self, name: str, *, new: bool = False) -> Path:
-        folder = self.folder / name
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
-        return folder
 
     def _note(self, **completed: object) -> None:
         self.state = self.state.model_copy(update=completed)
@@ -345,30 +322,10 @@ def _check_target(out: Path) -> None:
 def _state_of(folder: Path, source: CorpusIdentity) -> _State | None:
     """What a killed build of the same corpus left; None if there is nothing to go on with."""
     try:
-        state = _State.model_validate(json.loads((folder / _STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError):
+        state: _State | None = _State.model_validate_json((folder / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         index = _usable(folder, source)  # complete, but not renamed
-        if index is None:
-            return None
-        manifest = index.manifest
-        state = _State(
-            corpus=source.sha256,
-            columns=source.columns,
-            documents=manifest.documents,
-            bm25=manifest.bm25,
-            dense=manifest.dense,
-        )
-    return state if (state.corpus, state.columns) == source.content else None
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none; files of an index never change."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+        state = _State.of(index.manifest) if index is not None else None
+    if state is None or state.corpus.content != source.content:
+        return None
+    return state.model_copy(update={"corpus": source})

@@ -105,16 +105,7 @@ class Pipeline:
 
     @classmethod
     def build(cls, name: str, stages: Sequence[StageSettings], context: BuildContext) -> Pipeline:
-        """Build a pipeline: check and load adapters, index the documents, load encoders.
-
-        Args:
-            name: The name of the pipeline, for run tags.
-            stages: The settings of the stages, with pinned adapters.
-            context: What the stages are built with; pipelines may share it.
-
-        Raises:
-            As `StageSettings.build`.
-        """
+        """Build stages with pinned adapters; pipelines may share a context. Raises as `StageSettings.build`."""
         return cls(name, [stage.build(context) for stage in stages], tuple(stages), context.corpus.documents)
 
     def search(self, query: str, **fields: Any) -> dict[str, Any]:
@@ -124,7 +115,7 @@ class Pipeline:
             fields: Further fields that stages read, such as `history`, a list of turns.
 
         Returns:
-            What the stages wrote, in the form of `pipelines.results.result`.
+            What the stages wrote, as `pipelines.results.result` describes it.
         """
         search = {"id": "1", "query": query, **fields}
         (executed,) = self.execute([search])
@@ -240,13 +231,7 @@ def build_pipeline(
     cache: AnswerCache | None = None,
     steps: Steps = no_progress,
 ) -> Pipeline:
-    """Build a pipeline of stages that were written in Python, see `Pipeline.build`.
-
-    Args:
-        documents: The corpus of retrieval stages, or what `open_corpus` returns.
-        tasks: A folder of task plugins.
-        cache: Answers of adapter stages, see `Pipeline.load`.
-    """
+    """Build a pipeline of stages that were written in Python; arguments as of `Pipeline.load`."""
     corpus = documents if isinstance(documents, IndexedCorpus) else IndexedCorpus(documents)
     return Pipeline.build(
         name, stages, BuildContext(store, Engines(store), corpus, tasks=tasks, cache=cache, steps=steps)

@@ -22,7 +22,7 @@ from searchlora.tasks.judgment.baselines import fitted_baselines
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
 from searchlora.tasks.judgment.reranking import expected_grade
 from searchlora.tasks.judgment.task import FIRST_STAGE
-from searchlora.tasks.judgment.thresholds import best_thresholds, grade_of
+from searchlora.tasks.judgment.tuning import best_thresholds, grade_of
 
 FUSED = "adapter and BM25, weighted"
 ENCODED, BOTH, FUSED_ENCODER = "MiniLM", "adapter and MiniLM", "adapter and MiniLM, weighted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -54,8 +55,7 @@ class DenseSettings(EncodingSettings):
         return self
 
     def needs(self) -> Needs:
-        encoder = super().needs()
-        return Needs(adapters=encoder.adapters, encoders=encoder.encoders, documents=True)
+        return replace(super().needs(), documents=True)
 
     def build(self, context: BuildContext) -> RetrieveStage:
         """Encode the documents, or open their vectors."""

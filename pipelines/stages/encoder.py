@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from searchlora.adapters.store import Store
+from searchlora.models.resolve import public_name
 from searchlora.pipelines.stages.retrieve import RetrieveSettings
 from searchlora.pipelines.stages.stage import BuildContext, Needs, StageSettings, short_name
 
@@ -85,6 +86,16 @@ class EncodingSettings(EncoderSettings, RetrieveSettings):
         """The adapter with which documents are encoded; None without one, and for one that is for queries only."""
         adapter = self.stored_adapter(store)
         return None if adapter is None or adapter.manifest.query_side_only else adapter
+
+    def encoded(self, context: BuildContext) -> dict[str, Any]:
+        """The keys of `EncodedVectors` but for the dimensions: model, adapter, and what vectors depend on."""
+        adapter = self.document_adapter(context.store)
+        return {
+            "model": public_name(self.model),
+            "adapter": adapter.reference if adapter is not None else None,
+            "keys": self.vector_keys(context),
+            "batch_size": self.batch_size,
+        }
 
     def vector_keys(self, context: BuildContext) -> VectorKeys:
         """What the vectors of documents depend on. Loads the encoder."""

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from searchlora.http_client import api_key, check_key_variable
-from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
+from searchlora.http_client import api_key
+from searchlora.pipelines.stages.retrieve import RemoteSettings, RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
 
 _PATHS = ("hits", "id", "score", "title", "text")
 
 
-class HttpSettings(RetrieveSettings):
+class HttpSettings(RemoteSettings):
     """`- http: {url: http://localhost:9200/products/_search, engine: opensearch, k: 100}`: query an engine by HTTP.
 
     `engine` sets the other keys to the defaults of OpenSearch, Elasticsearch or Solr; each key can be overridden. In
@@ -39,16 +39,9 @@ class HttpSettings(RetrieveSettings):
     score: str | None = Field(None, description="path of the score in a hit; without it, the order of the hits counts")
     title: str | None = Field(None, description="path of the title in a hit")
     text: tuple[str, ...] | None = Field(None, description="paths of the text in a hit, joined by a space")
-    api_key_env: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_]\w*$",
-        description="environment variable that holds the key; SEARCHLORA_API_KEY_VARIABLES must list it",
-    )
     auth: Literal["bearer", "apikey", "basic"] = Field(
         "bearer", description="how the key is sent; for `basic` it is `user:password`"
     )
-    concurrency: int = Field(8, ge=1, description="maximum number of queries in flight")
-    timeout_s: float = Field(30, gt=0, description="time limit of one attempt in seconds")
     retries: int = Field(4, ge=0, description="attempts after the first")
 
     @field_validator("text", mode="before")
@@ -64,9 +57,6 @@ class HttpSettings(RetrieveSettings):
         if missing:
             raise ValueError(f"'{missing[0]}' is needed, or an 'engine' that sets it")
         return self
-
-    def check_file(self, where: str) -> None:
-        check_key_variable(self.api_key_env, where)
 
     def needs(self) -> Needs:
         return Needs(texts_with_hits=True, unversioned=True)

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from searchlora.errors import SearchloraError
+from searchlora.http_client import check_key_variable
 from searchlora.pipelines.stages.conditions import Condition, Conditions, bound, described, unmet, values_read
 from searchlora.pipelines.stages.explanation import Retrieved, Sought
 from searchlora.pipelines.stages.stage import (
     FAILED_PARTS,
     FUSED_QUERIES,
-    BuildContext,
     Stage,
     StageSettings,
     has_own_hits,
@@ -44,10 +44,6 @@ class RetrieveSettings(StageSettings):
         " searched; search engines compare by `equals` only",
     )
 
-    def build(self, context: BuildContext) -> RetrieveStage:
-        """Build the stage, see `StageSettings.build`."""
-        raise NotImplementedError
-
     @property
     def index_key(self) -> str:
         """The settings on which an index depends: not how many hits are wanted, and what happens on failure."""
@@ -65,6 +61,21 @@ class RetrieveSettings(StageSettings):
     def labelled_filters(self) -> list[str]:
         """The filters in the label."""
         return [f"filter_by={phrase}" for phrase in described(self.filter_by)]
+
+
+class RemoteSettings(RetrieveSettings):
+    """Settings of a stage that asks a server."""
+
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*$",
+        description="environment variable that holds the password or key; SEARCHLORA_API_KEY_VARIABLES must list it",
+    )
+    concurrency: int = Field(8, ge=1, description="maximum number of queries in flight")
+    timeout_s: float = Field(30, gt=0, description="time limit of one attempt in seconds")
+
+    def check_file(self, where: str) -> None:
+        check_key_variable(self.api_key_env, where)
 
 
 def _shown(value: Any) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from searchlora.http_client import api_key, check_key_variable
+from searchlora.http_client import api_key
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.corpus import Shared
 from searchlora.pipelines.stages.encoder import EncodingSettings
-from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
+from searchlora.pipelines.stages.retrieve import RemoteSettings, RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
 from searchlora.retrieval.engine_index import EngineVectors, IndexNeed, TextKeys, Vectorizer, open_index
 from searchlora.retrieval.retriever import Retriever
@@ -26,7 +27,7 @@ DEFAULT_FIELDS = ("title", "text")
 _CONNECTION = ("engine", "url", "api_key_env", "auth", "concurrency", "timeout_s")
 
 
-class EngineSearchSettings(RetrieveSettings):
+class EngineSearchSettings(RemoteSettings):
     """Settings of a stage that searches an index in a search engine, which `searchlora index load` filled.
 
     The texts come with the hits, so that no corpus is needed.
@@ -46,16 +47,9 @@ class EngineSearchSettings(RetrieveSettings):
         description="field -> value, or a list of values of which one must match, ignoring case; fields are other"
         " columns of the corpus",
     )
-    api_key_env: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_]\w*$",
-        description="environment variable that holds the password or key; SEARCHLORA_API_KEY_VARIABLES must list it",
-    )
     auth: Literal["bearer", "apikey", "basic"] = Field(
         "basic", description="OpenSearch, Elasticsearch: how the key is sent; for `basic` it is `user:password`"
     )
-    concurrency: int = Field(8, ge=1, description="maximum number of queries in flight")
-    timeout_s: float = Field(30, gt=0, description="time limit of a query in seconds")
 
     @field_validator("filter")
     @classmethod
@@ -73,9 +67,6 @@ class EngineSearchSettings(RetrieveSettings):
             if set(condition.paths) != {"equals"}:
                 raise ValueError(f"a search engine compares '{name}' by 'equals' only; use a stage 'filter'")
         return self
-
-    def check_file(self, where: str) -> None:
-        check_key_variable(self.api_key_env, where)
 
     def needs(self) -> Needs:
         return Needs(texts_with_hits=True)
@@ -229,8 +220,7 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
         return self
 
     def needs(self) -> Needs:
-        encoder = super().needs()
-        return Needs(adapters=encoder.adapters, encoders=encoder.encoders, texts_with_hits=True)
+        return replace(super().needs(), texts_with_hits=True)
 
     def _inner(self, context: BuildContext) -> list[str]:
         return [*super()._inner(context), public_name(self.encoder(context).name)]
@@ -247,15 +237,9 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
         )
 
     def _add_to(self, need: IndexNeed, context: BuildContext) -> None:
-        encoder, adapter = self.encoder(context), self.document_adapter(context.store)
-        vectors = EngineVectors(
-            model=public_name(self.model),
-            adapter=adapter.reference if adapter is not None else None,
-            keys=self.vector_keys(context),
-            batch_size=self.batch_size,
-            dimensions=self.dimensions or encoder.model.get_embedding_dimension(),
-            graph=self.graph,
-        )
+        encoder = self.encoder(context)
+        dimensions = self.dimensions or encoder.model.get_embedding_dimension()
+        vectors = EngineVectors(**self.encoded(context), dimensions=dimensions, graph=self.graph)
         need.add_vectors(Vectorizer(encoder, vectors))
 
     @property

@@ -183,16 +183,14 @@ def formats(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption =
 @app.command(epilog=example("searchlora data shop --out shop"))
 def shop(
     out: Annotated[Path, option("--out FOLDER", "Folder to write; it must not exist.")],
-    products: Annotated[int, option("--products N", "Products, at least 600.")] = 2000,
+    products: Annotated[int, option("--products N", "Products, 600 to 100,000.")] = 2000,
     queries: Annotated[int, option("--queries N", "Records of query rewriting, at least 100.")] = 2400,
     seed: SeedOption = 13,
 ) -> None:
     """Generate the synthetic shop: products, judgments, a help centre and the records of every task."""
-    from searchlora.cli.terminal import progress_bars
     from searchlora.shop import make_shop
 
-    with progress_bars() as steps:
-        card = make_shop(out, products=products, queries=queries, seed=seed, progress=steps("Generating products"))
+    card = make_shop(out, products=products, queries=queries, seed=seed)
     typer.echo(f"Wrote {out}")
     for name, count in card.counts.items():
         total, parts = _total(count)

@@ -75,21 +75,21 @@ def serve(
     from searchlora.server.grading.app import serve as run_server
     from searchlora.server.grading.guideline import read_guideline
     from searchlora.server.grading.ratings_log import RatingsLog
-    from searchlora.server.grading.session import Session, blind_pairs
+    from searchlora.server.grading.session import Session
     from searchlora.server.http import address, bind, is_loopback
 
     rules = read_guideline(guideline, parse_grades(scale))
     pooled = pairs_to_judge(*pool)
-    blinded = blind_pairs(load_texts(pooled, topics, corpus_of(corpus, columns)))
+    judged = load_texts(pooled, topics, corpus_of(corpus, columns))
     with warnings_on_stderr():
         log = RatingsLog(out)
     if log.repaired:
         typer.echo(f"warning: {log.repaired}", err=True)
     try:
-        session = Session(blinded, rules, log, **options._asdict(), raters=rater or None)
+        session = Session(judged, rules, log, **options._asdict(), raters=rater or None)
         with bind(*at) as listening:
             typer.echo(
-                f"{len(blinded)} pairs of {len(pooled)} topics, {options.overlap} raters each; grades go to {log.path}."
+                f"{len(judged)} pairs of {len(pooled)} topics, {options.overlap} raters each; grades go to {log.path}."
             )
             if not is_loopback(at.host):
                 typer.echo(

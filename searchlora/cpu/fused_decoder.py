@@ -103,7 +103,7 @@ class FusedLayer:
         self._down.forward(activation, take("down inner", i, nodes, self._down.rank), out, middle)
         return out
 
-    def backward(self, gradient: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    def backward(self, gradient: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Gradient of the input, and of the parameters of `groups`; `gradient`, that of the output, is overwritten."""
         take, i, compiled, kernels = batch.workspace.take, self._kept, self._compiled, self._kernels
         (count, hidden), nodes = gradient.shape, len(batch.tree.tokens)
@@ -229,12 +229,12 @@ class FusedDecoder:
             x = layer.forward(x, batch)
         return self._compiled.rms_norm(x, *self._norm)
 
-    def backward(self, batch: Batch, gradient: torch.Tensor) -> list[torch.Tensor | None]:
-        """Gradients of `parameters`, None for frozen ones; `gradient`: of what `forward` returns."""
+    def backward(self, batch: Batch, gradient: torch.Tensor) -> list[torch.Tensor]:
+        """Gradients of `parameters`; `gradient`: of what `forward` returns."""
         x = batch.workspace.take("x", len(self._layers), *gradient.shape)
         at_x = torch.zeros_like(x)
         self._kernels.rms_norm_backward(x, *self._norm, gradient, at_x)
-        gradients: list[list[torch.Tensor | None]] = []
+        gradients: list[list[torch.Tensor]] = []
         for layer in reversed(self._layers):
             at_x, of_layer = layer.backward(at_x, batch)
             gradients.append(of_layer)

@@ -67,8 +67,8 @@ def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
     size = sum(layer.in_features * layer.out_features for layer in base.modules() if _is_linear_4_bit(layer))
     keep_dense = size * dtype.itemsize <= _DENSE_SHARE * available_memory()
     decoder = FusedDecoder(base, compiled, keep_dense=keep_dense, recompute=recompute)
-    known = {id(parameter) for parameter in decoder.parameters}
-    if any(parameter.requires_grad and id(parameter) not in known for parameter in model.parameters()):
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    if trained != {id(parameter) for parameter in decoder.parameters}:
         return None
     fused = FusedModel(decoder)
     return fused if _computes_the_same(model, fused, decoder.parameters) else None
@@ -148,9 +148,7 @@ def _computes_the_same(model: Any, fused: FusedModel, parameters: list[torch.nn.
             results = []
             for own in (True, False):
                 out = completion_log_probabilities(model, batch) if own else fused.log_probabilities(batch)
-                gradients = torch.autograd.grad(
-                    out.sum(), [parameter for parameter in parameters if parameter.requires_grad]
-                )
+                gradients = torch.autograd.grad(out.sum(), parameters)
                 results.append((out.detach(), torch.cat([gradient.flatten() for gradient in gradients])))
     except CALL_ERRORS:
         return False

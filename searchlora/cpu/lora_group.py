@@ -105,20 +105,17 @@ class LoraGroup:
 
     def gradients(
         self, x: torch.Tensor, inner: torch.Tensor, gradient: torch.Tensor, inner_gradient: torch.Tensor
-    ) -> list[torch.Tensor | None]:
-        """Gradients of `parameters`, in their dtype, None for frozen ones; x and inner as in `forward`."""
-        of_all_a = torch.mm(inner_gradient.T, x) if any(a.requires_grad for a in self.parameters[::2]) else None
-        of_all_b = torch.mm(inner.T, gradient) if any(b.requires_grad for b in self.parameters[1::2]) else None
-        gradients: list[torch.Tensor | None] = []
+    ) -> list[torch.Tensor]:
+        """Gradients of `parameters`, in their dtype; x and inner as in `forward`."""
+        if not self.parameters:
+            return []
+        of_all_a, of_all_b = torch.mm(inner_gradient.T, x), torch.mm(inner.T, gradient)
+        gradients: list[torch.Tensor] = []
         for (ranks, columns, scaling), a, b in zip(
             self._parts, self.parameters[::2], self.parameters[1::2], strict=True
         ):
-            of_a = of_b = None
-            if of_all_a is not None and a.requires_grad:
-                of_a = of_all_a[ranks].to(a.dtype, copy=True)
-            if of_all_b is not None and b.requires_grad:
-                of_b = torch.empty(b.shape, dtype=b.dtype).copy_(of_all_b[ranks, columns].T).mul_(scaling)
-            gradients += [of_a, of_b]
+            of_b = torch.empty(b.shape, dtype=b.dtype).copy_(of_all_b[ranks, columns].T).mul_(scaling)
+            gradients += [of_all_a[ranks].to(a.dtype, copy=True), of_b]
         return gradients
 
 

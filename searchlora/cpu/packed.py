@@ -112,7 +112,7 @@ def padded_rank(rank: int) -> int:
 class PackedSlots:
     """LoRA slots for the compiled kernels, which read A and B sequentially in blocks of columns.
 
-    Weights are `lora_layers.LoraWeights`, and mappings `lora_mapping.LoraMapping`.
+    Weights are `lora_layers.LoraWeights`, and mappings `LoraMapping`.
     """
 
     def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor, compiled: Kernels) -> None:

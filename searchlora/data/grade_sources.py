@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.errors import UsageError
@@ -138,3 +139,11 @@ def finish_judgments(log: SourceLog, qrels: Path, cards: Sequence[JudgmentsCard]
             return
     several = None if only is not None else file_sha256(log.path)
     write_card(qrels, replace(graded_card(cards, log.counts), grade_sources=several))
+
+
+def clicks_card(log: Path, judgments: int, rule: str) -> JudgmentsCard:
+    """The card of judgments that a rule made from a log of clicks; `created` is the modification time of the log."""
+    written = datetime.fromtimestamp(log.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return JudgmentsCard(
+        "clicks", written, counts={"clicks": judgments}, rule=rule, made_from={log.name: file_sha256(log)}
+    )

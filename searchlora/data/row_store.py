@@ -199,8 +199,8 @@ class RowStore:
     def lengths(self) -> NDArray[np.uint32]:
         """Characters and words of the input, characters and words of the target, of all rows. Shape: (rows, 4)."""
         rows = np.concatenate(list(self.rows.values()))
-        lengths: NDArray[np.uint32] = np.asarray(self._lengths).reshape(-1, 4)
-        return lengths[rows]
+        lengths = np.asarray(self._lengths, dtype=np.uint32).reshape(-1, 4)
+        return np.take(lengths, rows, axis=0)
 
 
 def leak_error(leaks: Sequence[Leak], listing: Path) -> LeakError:

@@ -94,7 +94,7 @@ class _Demo:
         if self.shop.is_dir():
             self.log(f"Reusing the synthetic shop {self.shop}")
         else:
-            make_shop(self.shop, products=products, queries=queries, progress=self.steps("Generating the shop"))
+            make_shop(self.shop, products=products, queries=queries)
             self.log(f"Generated the synthetic shop {self.shop}")
 
     def run_task(self, task: Task, folder: Path, adapter: str) -> DemoResult:

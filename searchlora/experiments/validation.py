@@ -165,10 +165,10 @@ def _contrastive_loss(encoder: Encoder, rows: Sequence[PairRow], temperature: fl
     """The training loss of rows as one batch; equal texts, as popular documents are, are encoded once."""
     import torch
 
+    from searchlora.training.contrastive_losses import in_batch_loss
     from searchlora.training.pair_batches import documents_of
-    from searchlora.training.ranking_loss import ranking_loss
 
     anchors = {anchor: place for place, anchor in enumerate(dict.fromkeys(row.anchor for row in rows))}
     queries = torch.from_numpy(encoder.encode(list(anchors)))[[anchors[row.anchor] for row in rows]]
     documents = torch.from_numpy(encoder.encode_documents(list(documents_of(rows))))
-    return float(ranking_loss(queries.double(), documents.double(), rows, temperature))
+    return float(in_batch_loss(queries.double(), documents.double(), rows, temperature))

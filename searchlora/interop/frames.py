@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -91,24 +91,50 @@ def frame_of(
         >>> found.to_dict(orient="records")
         [{'qid': 'q1', 'query': 'red sofa', 'query_0': 'red couch', 'docno': 'd3', 'score': 2.5, 'rank': 0}]
     """
-    of_results = retrieves or "docno" in received.columns
-    kept = query_columns(received.columns) if "docno" in received.columns else list(received.columns)
-    earlier = {str(row["qid"]): row for row in reversed(received.to_dict(orient="records"))}
-    queries = [_query_row(search, earlier[str(search["id"])], kept, rewrites) for search in executed]
-    of_query = list(dict.fromkeys(name for row in queries for name in row)) or _names(kept, rewrites)
-    if not of_results:
-        return _frame(queries, of_query)
+    of_results = "docno" in received.columns
+    topics = _topics(executed, received, query_columns(received.columns) if of_results else received.columns, rewrites)
+    if not retrieves and not of_results:
+        return topics
+    ranked = [(str(search["id"]), rank, hit) for search in executed for rank, hit in enumerate(search["hits"])]
+    rows = [(id_, hit.document, float(hit.score), rank) for id_, rank, hit in ranked]
+    hits = pd.DataFrame(rows, columns=["qid", "docno", "score", "rank"])
+    hits = hits.astype({"qid": "object", "docno": "object", "score": "float64", "rank": "int64"})
     if retrieves:
-        names, fields_of = list(metadata), _corpus_fields(metadata, documents or {})
+        names = list(metadata)
+        found = [hit.fetched or (documents or {}).get(hit.document) if names else None for *_, hit in ranked]
+        for name in names:
+            hits[name] = _objects([document.field(name) if document else None for document in found], hits)
     else:
-        names = [name for name in received.columns if name not in ("docno", "score", "rank") and name not in kept]
-        fields_of = _received_fields(names, received)
-    rows = [
-        {**row, "docno": hit.document, **fields_of(str(search["id"]), hit), "score": float(hit.score), "rank": rank}
-        for row, search in zip(queries, executed, strict=True)
-        for rank, hit in enumerate(search["hits"])
-    ]
-    return _frame(rows, [*of_query, "docno", *names, "score", "rank"])
+        names = [name for name in received if name not in ("docno", "score", "rank", *query_columns(received.columns))]
+        texts = received[["qid", "docno", *names]].astype({"qid": "str", "docno": "str"})
+        hits = hits.merge(texts.astype({"qid": "object", "docno": "object"}), on=["qid", "docno"], how="left")
+    topics = topics.drop(columns=[name for name in names if name in topics])
+    return topics.merge(hits, on="qid")[[*topics.columns, "docno", *names, "score", "rank"]]
+
+
+def _topics(
+    executed: Sequence[SearchContext], received: pd.DataFrame, kept: Iterable[str], rewrites: bool
+) -> pd.DataFrame:
+    """A row for each query: the columns it had, its query, and a column for each field that stages wrote."""
+    topics = received[list(kept)].drop_duplicates("qid").reset_index(drop=True)
+    if rewrites:
+        earlier = [name for name in topics if name == "query" or _EARLIER_QUERY.fullmatch(name)]
+        topics = topics.rename(columns={name: f"query_{int(name[6:] or -1) + 1}" for name in earlier})
+    topics["qid"] = _objects([str(search["id"]) for search in executed], topics)
+    topics["query"] = _objects([search["query"] for search in executed], topics)
+    first = [name for name in received if name in topics and not _EARLIER_QUERY.fullmatch(name)]
+    topics = topics[[*first, *sorted(name for name in topics if name not in first)]]
+    for field in dict.fromkeys(field for search in executed for field in search if field not in _NO_COLUMNS):
+        name = field if field in topics and not field.startswith("q") else f"q{field}"
+        had = topics[name] if name in topics else [None] * len(topics)
+        values = [search.get(field, value) for search, value in zip(executed, had, strict=True)]
+        topics[name] = _objects(values, topics)
+    return topics
+
+
+def _objects(values: Sequence[Any], frame: pd.DataFrame) -> pd.Series[Any]:
+    """A column of values, of which lists and mappings stay cells."""
+    return pd.Series(list(values), index=frame.index, dtype="object")
 
 
 def query_columns(columns: Iterable[str]) -> list[str]:
@@ -184,69 +210,6 @@ def _document(row: Mapping[str, Any]) -> Document:
         and not name.startswith("q")
     }
     return Document(str(row["docno"]), text or title, title if text else "", others)
-
-
-def _query_row(
-    search: SearchContext, earlier: Mapping[str, Any], kept: Sequence[str], rewrites: bool
-) -> dict[str, Any]:
-    """The columns of a query: those it had, its query, and a column for each field that stages wrote."""
-    row: dict[str, Any] = {name: earlier[name] for name in kept if not _EARLIER_QUERY.fullmatch(name)}
-    row |= {"qid": str(search["id"]), "query": search["query"]}
-    pushed = ["query", *(name for name in kept if _EARLIER_QUERY.fullmatch(name))]
-    number = len(pushed)
-    if rewrites:
-        row |= {f"query_{place}": earlier[_earlier(place)] for place in range(number)}
-    else:
-        row |= {name: earlier[name] for name in pushed[1:]}
-    for field, value in search.items():
-        if field not in _NO_COLUMNS:
-            row[field if field in kept and not field.startswith("q") else f"q{field}"] = value
-    return row
-
-
-def _earlier(place: int) -> str:
-    return f"query_{place - 1}" if place else "query"
-
-
-def _names(kept: Sequence[str], rewrites: bool) -> list[str]:
-    """The columns of an empty frame."""
-    pushed = [f"query_{sum(bool(_EARLIER_QUERY.fullmatch(name)) for name in kept)}"] if rewrites else []
-    return [*kept, *pushed]
-
-
-def _corpus_fields(
-    names: Sequence[str], documents: Mapping[str, Document]
-) -> Callable[[str, Hit], Mapping[str, str | None]]:
-    def fields(id_: str, hit: Hit) -> Mapping[str, str | None]:
-        del id_
-        document = hit.fetched or (documents[hit.document] if names and hit.document in documents else None)
-        return {name: document.field(name) if document is not None else None for name in names}
-
-    return fields
-
-
-def _received_fields(names: Sequence[str], received: pd.DataFrame) -> Callable[[str, Hit], Mapping[str, Any]]:
-    rows = {(str(row["qid"]), str(row["docno"])): row for row in received.to_dict(orient="records")}
-
-    def fields(id_: str, hit: Hit) -> Mapping[str, Any]:
-        return {name: rows[id_, hit.document][name] for name in names}
-
-    return fields
-
-
-def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    frame = pd.DataFrame({name: _column([row.get(name) for row in rows], name) for name in columns})
-    return frame.reset_index(drop=True)
-
-
-def _column(values: Sequence[Any], name: str) -> pd.Series[Any]:
-    kinds = {"score": "float64", "rank": "int64"}
-    if name in kinds:
-        return pd.Series(values, dtype=kinds[name])
-    column = pd.Series([None] * len(values), dtype="object")
-    for place, value in enumerate(values):  # lists and mappings are values of cells, not columns
-        column.iat[place] = value
-    return column
 
 
 def _is_missing(value: Any) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.extras import importing
-from searchlora.interop.sources import Source, SourceRetriever
+from searchlora.interop.sources import SourceRetriever
 
 with importing():
     from llama_index.core.retrievers import BaseRetriever
@@ -42,7 +42,7 @@ class SearchloraRetriever(SourceRetriever, BaseRetriever):  # type: ignore[misc]
         UsageError: if k is less than 1.
     """
 
-    def __init__(self, source: Source, *, k: int = 10, fields: Mapping[str, Any] | None = None, **options: Any) -> None:
+    def __init__(self, source: Any, *, k: int = 10, fields: Mapping[str, Any] | None = None, **options: Any) -> None:
         if k < 1:
             raise UsageError(f"{k} nodes cannot be requested", fix="Request 1 or more.")
         super().__init__(**options)

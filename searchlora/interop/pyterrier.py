@@ -99,7 +99,6 @@ class Stages(pt.Transformer):  # type: ignore[misc]
     model answered, valid or not, is in `qoutputs`.
 
     Args:
-        pipeline: The stages.
         models: Kept as long as the transformer, so that others share them.
         metadata: Fields of documents that become columns where the stages retrieve.
     """
@@ -110,27 +109,9 @@ class Stages(pt.Transformer):  # type: ignore[misc]
         self._models = models
 
     @property
-    def retrieves(self) -> bool:
-        """Whether a stage retrieves, or takes hits from a run."""
-        return produces_hits(self.pipeline.settings)
-
-    @property
     def rewrites(self) -> bool:
         """Whether a stage rewrites the query."""
         return any(task.writes == "query" for stage in self.pipeline.stages for task in stage.tasks())
-
-    @property
-    def reads_hits(self) -> bool:
-        """Whether the stages need a frame of results."""
-        settings = self.pipeline.settings
-        return self._takes_hits or any(
-            stage.reads_hits and not produces_hits(settings[:number]) for number, stage in enumerate(settings)
-        )
-
-    @property
-    def _takes_hits(self) -> bool:
-        """Whether a stage `from_run` takes the hits of the frame."""
-        return needs_of(self.pipeline.settings).query_hits
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Execute the stages on the searches of a frame.
@@ -140,17 +121,21 @@ class Stages(pt.Transformer):  # type: ignore[misc]
             PipelineError: for repeated ids, or hits without a text where a stage reads texts.
             SearchloraError: what a stage raises.
         """
-        needed = ["qid", "query", *(["docno"] if self.reads_hits else [])]
+        settings = self.pipeline.settings
+        takes_hits = needs_of(settings).query_hits  # by a stage `from_run`
+        reads_hits = any(stage.reads_hits and not produces_hits(settings[:n]) for n, stage in enumerate(settings))
+        needed = ["qid", "query", *(["docno"] if takes_hits or reads_hits else [])]
         pt.validate.columns(inp, includes=needed, context=self)
         searches = searches_of(inp, self.pipeline.documents)
-        if self._takes_hits:
+        retrieves = produces_hits(settings)
+        if takes_hits:
             searches = [{**search, "hits": [_supplied(hit) for hit in search["hits"]]} for search in searches]
-        elif self.retrieves:  # anew: the hits that the frame has are not those of this pipeline
+        elif retrieves:  # anew: the hits that the frame has are not those of this pipeline
             searches = [{name: value for name, value in search.items() if name != "hits"} for search in searches]
         return frame_of(
             self.pipeline.execute(searches),
             inp,
-            retrieves=self.retrieves,
+            retrieves=retrieves,
             rewrites=self.rewrites,
             metadata=self.metadata,
             documents=self.pipeline.documents,
@@ -201,7 +186,6 @@ class Stage(Stages):
         kind: The key of the stage in a pipeline file, such as `dense`, `fuse`, `filter` or `http`.
         corpus: Documents: a file or index folder, documents, dictionaries or a frame with `docno`, `text` and `title`,
             or what `searchlora.pipelines.corpus.open_corpus` returns, which several transformers may share.
-        models: Store, engines and encoders.
         metadata: Fields of documents that become columns, where the stage retrieves.
         settings: The keys of the stage, as in a pipeline file.
 
@@ -210,6 +194,9 @@ class Stage(Stages):
         StaleIndex: for an index folder that does not fit the stage.
         BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
+
+    #: Stages that are executed before it.
+    _before: Sequence[Mapping[str, Any]] = ()
 
     def __init__(
         self,
@@ -220,19 +207,9 @@ class Stage(Stages):
         metadata: Sequence[str] = METADATA,
         **settings: Any,
     ) -> None:
-        self._build([{kind: settings}], corpus, models, metadata)
-
-    def _build(
-        self,
-        stages: Sequence[Mapping[str, Mapping[str, Any]]],
-        corpus: AnyCorpus | None,
-        models: Models | None,
-        metadata: Sequence[str] = METADATA,
-    ) -> None:
         models = models or _default()
-        parsed = parse_stages(stages, type(self).__name__)
-        built = models.build(next(iter(stages[-1])), parsed, _opened(corpus))
-        super().__init__(built, models, metadata)
+        parsed = parse_stages([*self._before, {kind: settings}], type(self).__name__)
+        super().__init__(models.build(kind, parsed, _opened(corpus)), models, metadata)
 
 
 class BM25(Stage):
@@ -262,17 +239,9 @@ class Adapter(Stage):
         PipelineError, BaseModelError, NotInStore, LoadCheckFailed: as `Stage`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        corpus: AnyCorpus | None = None,
-        *,
-        k: int | None = None,
-        models: Models | None = None,
-        **settings: Any,
-    ) -> None:
-        passages = [{"passages": {"k": k}}] if k is not None else []
-        self._build([*passages, {"adapter": {"name": name, **settings}}], corpus, models)
+    def __init__(self, name: str, corpus: AnyCorpus | None = None, *, k: int | None = None, **settings: Any) -> None:
+        self._before = [{"passages": {"k": k}}] if k is not None else []
+        super().__init__("adapter", corpus, name=name, **settings)
 
 
 class Rewrite(Adapter):

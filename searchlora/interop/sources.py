@@ -1,10 +1,14 @@
-"""What retrievers of other libraries search: a pipeline in this process, or one of a server, with the same result."""
+"""What retrievers of other libraries search: a pipeline in this process, or one of a server, with the same result.
+
+A source has one method, `search(query, k, fields)`: the first k hits of a query, with further fields that stages read,
+such as `history`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from searchlora.errors import PipelineError
 from searchlora.http_client import HttpClient
@@ -45,8 +49,7 @@ class SearchResult:
         query: The query as it was searched with.
         documents: At most k, best first.
         stages: Labels of the stages, with pinned versions of adapters.
-        fields: What the stages wrote, as JSON values: `intent`, `answer`, `grades`, and so on; and `invalid`, label of
-            a stage -> why outputs of its adapter do not parse, if there are any.
+        fields: Field -> what a stage wrote, as JSON; `invalid`: stage -> why outputs do not parse, if any do not.
     """
 
     query: str
@@ -57,10 +60,8 @@ class SearchResult:
     def metadata(self, document: ResultDocument) -> dict[str, Any]:
         """The metadata of a document for retrievers of other libraries.
 
-        Returns:
-            The document's own metadata; its `id`, `title`, `score` and `rank`; and as `search` the `query` as it was
-            searched with, the `stages`, and each field that stages wrote. Of a list about documents, such as `grades`,
-            only what concerns this one is there.
+        Its own metadata, `id`, `title`, `score` and `rank`; and as `search` the `query`, the `stages` and each field
+        that stages wrote. Of a list about documents, such as `grades`, only what concerns this one is there.
 
         Examples:
             >>> tent = ResultDocument("d1", "Tent", "For four.", 2.5, 1, {"brand": "Acme"})
@@ -80,21 +81,6 @@ class SearchResult:
         }
 
 
-class Source(Protocol):
-    """Searches by a pipeline."""
-
-    def search(self, query: str, k: int, fields: Mapping[str, Any]) -> SearchResult:
-        """The first k hits of a query.
-
-        Args:
-            fields: Further fields that stages read, such as `history`.
-
-        Raises:
-            PipelineError: if the pipeline does not retrieve, or a stage lacks a field.
-            SearchloraError: what a stage raises, or the server answers.
-        """
-
-
 class LocalSource:
     """A pipeline in this process.
 
@@ -111,23 +97,19 @@ class LocalSource:
         self.pipeline = pipeline
 
     def search(self, query: str, k: int, fields: Mapping[str, Any]) -> SearchResult:
-        """The first k hits of a query, see `Source`."""
+        """The first k hits. Raises `PipelineError` if no stage retrieves, and what stages raise."""
         search = {"id": "1", "query": query, **fields}
         rows: list[Mapping[str, Any]] = []
         (executed,) = self.pipeline.execute([search], trace=rows.append)
         if "hits" not in executed:
             raise PipelineError("the pipeline finds no documents: no stage retrieves", where=self.pipeline.name)
+        corpus, labels = self.pipeline.documents, tuple(self.pipeline.labels)
         documents = []
         for rank, hit in enumerate(executed["hits"][:k], 1):
-            corpus = self.pipeline.documents
-            document = hit.fetched or (corpus[hit.document] if hit.document in corpus else Document(hit.document, ""))
-            documents.append(
-                ResultDocument(document.id, document.title, document.text, float(hit.score), rank, document.metadata)
-            )
-        labels = tuple(self.pipeline.labels)
-        return SearchResult(
-            str(executed["query"]), tuple(documents), labels, _fields(result(search, executed, labels), rows)
-        )
+            found = hit.fetched or corpus.get(hit.document) or Document(hit.document, "")
+            documents.append(ResultDocument(found.id, found.title, found.text, float(hit.score), rank, found.metadata))
+        written = _fields(result(search, executed, labels), rows)
+        return SearchResult(str(executed["query"]), tuple(documents), labels, written)
 
 
 class ServerSource:
@@ -160,7 +142,7 @@ class ServerSource:
         self._client = HttpClient(url, api_key=api_key, timeout_s=timeout_s, retries=retries)
 
     def search(self, query: str, k: int, fields: Mapping[str, Any]) -> SearchResult:
-        """The first k hits of a query, see `Source`; k is at most 1000."""
+        """The first k hits, at most 1000. Raises `EngineError` for what the server refuses."""
         body: dict[str, Any] = {"pipeline": self.pipeline, "query": query, "top": k}
         body |= {name: value for name, value in (("fields", dict(fields)), ("slots", self._slots)) if value}
         answer = self._client.post("/v1/search", body)
@@ -189,19 +171,14 @@ class SourceRetriever:
         return cls(source=source, **options)  # type: ignore[call-arg]
 
 
-def _invalid(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Label of a stage -> why outputs of its adapter do not parse, of the rows of a trace."""
-    reasons: dict[str, dict[str, None]] = {}
-    for stage in stages:
-        for flag in stage["flags"]:
-            if flag.startswith(_INVALID):
-                reasons.setdefault(stage["label"], {})[flag.removeprefix(_INVALID)] = None
-    return {label: list(of_stage) for label, of_stage in reasons.items()}
-
-
 def _fields(written: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What stages wrote, and label of a stage -> why outputs of its adapter do not parse, of the rows of a trace."""
+    invalid: dict[str, list[str]] = {}
+    for stage in stages:
+        for flag in dict.fromkeys(stage["flags"]):
+            if flag.startswith(_INVALID):
+                invalid.setdefault(stage["label"], []).append(flag.removeprefix(_INVALID))
     fields = {name: value for name, value in written.items() if name not in NOT_FIELDS}
-    invalid = _invalid(stages)
     return {**fields, "invalid": invalid} if invalid else fields
 
 

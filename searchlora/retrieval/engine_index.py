@@ -1,7 +1,6 @@
 """Index of a corpus in a search engine: loaded in batches, and tied by a record to everything that it depends on.
 
-The record names the corpus with its sha256, the fields and their analyser, and the hashes of the encoder and of its
-adapter, as the manifest of an index folder does. The engine keeps it beside the documents. A load goes into a
+The engine keeps the record, which is what the manifest of an index folder is, beside the documents. A load goes into a
 generation of its own, named by a hash of the record, and is published when it is complete; so a killed load is
 continued by the same call, and searches go on in the index that was there before.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -215,7 +214,8 @@ def load_index(
             engine.drop(earlier)
     engine.create(index, generation, record.layout, record.model_dump_json())
     done = 0
-    for batch in _batches(documents()):
+    unread = iter(documents())
+    while batch := list(islice(unread, BATCH)):
         ids = [document.id for document in batch]
         if set(ids) - engine.present(generation, ids):
             entries = [Entry(document, None) for document in batch] if vectorizer is None else vectorizer.encode(batch)
@@ -272,17 +272,23 @@ def open_index(
         raise StaleIndex(
             "there is no such index, or it was not loaded completely",
             where=where,
-            fix=f"Load it: {load_command(None, pipeline)}",
+            fix=f"Load it: {_load_command(None, pipeline)}",
         )
     record = parse_record(published.record, index, engine.where)
 
     def stale(what: str) -> StaleIndex:
-        return StaleIndex(what, where=where, fix=f"Load it again: {load_command(record.corpus, pipeline)}")
+        return StaleIndex(what, where=where, fix=f"Load it again: {_load_command(record.corpus, pipeline)}")
 
     if record.corpus is not None and record.corpus.changed():
         raise stale(f"the corpus {record.corpus.path} was changed after the index was loaded")
     if text is not None:
-        _check_text(record, text, stale)
+        if record.text is None:
+            raise stale("the index has no full-text search")
+        if unknown := set(text.fields) - set(record.text.fields):
+            known = ", ".join(record.text.fields)
+            raise stale(f"the index does not search {quoted_names(unknown)}; its fields are {known}")
+        if record.text.analyzer != text.analyzer:
+            raise stale(f"its analyser is {record.text.analyzer}, and {text.analyzer} in the pipeline")
     if vectors is not None:
         if record.vectors is None:
             raise stale("the index has no vectors")
@@ -294,25 +300,10 @@ def open_index(
             raise stale(
                 f"the index does not fit this pipeline; its vectors are those of {whose}; {'; '.join(different)}"
             )
-    unknown = set(filters) - set(record.facets)
-    if unknown:
-        raise stale(
-            f"the filter names {quoted_names(unknown)}, which no document of the index has; fields:"
-            f" {', '.join(record.facets) or 'none'}"
-        )
+    if unknown := set(filters) - set(record.facets):
+        known = ", ".join(record.facets) or "none"
+        raise stale(f"the filter names {quoted_names(unknown)}, which no document of the index has; fields: {known}")
     return OpenIndex(engine, published.generation, record.layout)
-
-
-def _check_text(record: EngineRecord, text: TextKeys, stale: Callable[[str], StaleIndex]) -> None:
-    if record.text is None:
-        raise stale("the index has no full-text search")
-    unknown = set(text.fields) - set(record.text.fields)
-    if unknown:
-        raise stale(
-            f"the index does not search {quoted_names(unknown)}; its fields are {', '.join(record.text.fields)}"
-        )
-    if record.text.analyzer != text.analyzer:
-        raise stale(f"its analyser is {record.text.analyzer}, and {text.analyzer} in the pipeline")
 
 
 def parse_record(record: str, index: str, where: str) -> EngineRecord:
@@ -328,18 +319,16 @@ def parse_record(record: str, index: str, where: str) -> EngineRecord:
         ) from None
 
 
-def load_command(corpus: CorpusIdentity | None, pipeline: str) -> str:
-    """The command that loads an index of a corpus."""
-    if corpus is None:
-        return f"searchlora index load CORPUS {pipeline}"
-    return f"{shlex.join(['searchlora', 'index', 'load', corpus.path, *corpus.map_options])} {pipeline}"
+def _load_command(corpus: CorpusIdentity | None, pipeline: str) -> str:
+    file = "CORPUS" if corpus is None else shlex.join([corpus.path, *corpus.map_options])
+    return f"searchlora index load {file} {pipeline}"
 
 
 def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tuple[str, ...]]:
     """The number of documents and the names of their further fields. Raises `DataError` as `load_index`."""
     ids: set[str] = set()
     names: dict[str, None] = {}
-    with_text: set[str] = set()
+    missing = set(fields) - {"title", "text"}
     has_text = False
     for document in documents:
         check_id(document.id)
@@ -348,22 +337,15 @@ def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tu
         ids.add(document.id)
         has_text = has_text or bool(document.searchable.strip())
         names.update(dict.fromkeys(facets(document)))
-        with_text |= {field for field in fields if field not in with_text and document.field(field).strip()}
+        missing -= {field for field in missing if document.field(field).strip()}
     if not has_text:
         raise DataError("no document contains text to search")
-    missing = set(fields) - with_text - {"title", "text"}
     if missing:
         raise DataError(
             f"no document has the field {quoted_names(missing)}",
             fix=f"Fields: {', '.join(['title', 'text', *names])}.",
         )
     return len(ids), tuple(sorted(names))
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    rest = iter(documents)
-    while batch := list(islice(rest, BATCH)):
-        yield batch
 
 
 def _described(graph: Graph | None) -> str:

@@ -291,11 +291,7 @@ def differences(wanted: BaseModel, built: BaseModel) -> list[str]:
 
 
 def known_sha256(file: Path) -> str:
-    """The sha256 of a file, computed again only if its inode, size or times differ from the last time.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
+    """The sha256 of a file, computed again only if its inode, size or times differ. Raises `DataError`."""
     cache = _digest_cache(file)
     known = cached_digest(cache)
     if known is None:

@@ -198,16 +198,14 @@ class OpenIndex:
 
 
 class EngineSearch(ABC, Generic[Query]):
-    """Searches an index in an engine. Thread-safe.
+    """Searches an index in an engine. Thread-safe. A query is sent as what `_prepared` makes of it.
 
     Args:
         filter: Field -> value, or several of which any one matches; compared without regard to case.
         concurrency: Number of queries that the engine searches at a time.
     """
 
-    def __init__(
-        self, index: OpenIndex, filter: Mapping[str, str | Sequence[str]] | None = None, concurrency: int = 8
-    ) -> None:
+    def __init__(self, index: OpenIndex, filter: Mapping[str, str | Sequence[str]] | None, concurrency: int) -> None:
         self._index = index
         self._filter = folded_filter(filter or {})
         self._concurrency = concurrency
@@ -226,19 +224,16 @@ class EngineSearch(ABC, Generic[Query]):
         check_k(k)
         if k > self._index.engine.most_hits:
             raise UsageError(f"{k} hits are requested, and the engine returns at most {self._index.engine.most_hits:,}")
-        # None: no document can pass the filters of the stage and of the query.
         wheres = [_where(self._filter, filter) for filter in filters or [{}] * len(queries)]
-        prepared = self._prepared([storable(query) for query in queries])
-        jobs = list(zip(prepared, wheres, strict=True))
+        prepared = list(self._prepared([storable(query) for query in queries]))
 
-        def hits(job: tuple[Query | None, Filter | None]) -> list[Hit]:
-            query, where = job
+        def hits(query: Query | None, where: Filter | None) -> list[Hit]:
             return [] if query is None or where is None else in_order(self._ask(query, where, k), k)
 
-        if len(jobs) < 2 or self._concurrency == 1:
-            return list(map(hits, jobs))
-        with ThreadPoolExecutor(min(self._concurrency, len(jobs))) as pool:
-            return list(pool.map(hits, jobs))
+        if len(prepared) < 2 or self._concurrency == 1:
+            return list(map(hits, prepared, wheres))
+        with ThreadPoolExecutor(min(self._concurrency, len(prepared))) as pool:
+            return list(pool.map(hits, prepared, wheres))
 
     @abstractmethod
     def _prepared(self, queries: Sequence[str]) -> Iterable[Query | None]:
@@ -250,12 +245,7 @@ class EngineSearch(ABC, Generic[Query]):
 
 
 class TextSearch(EngineSearch[str]):
-    """Full-text search in an engine, with boosted fields and filters.
-
-    Args:
-        boosts: Field -> boost; None: all fields of the index, equally.
-        filter, concurrency: As of `EngineSearch`.
-    """
+    """Full-text search in an engine, by the fields in `boosts`; None: by all fields of the index, equally."""
 
     def __init__(
         self,
@@ -280,8 +270,6 @@ class VectorSearch(EngineSearch[Vector]):
     """Dense search in an engine: queries are encoded here, and their vectors sent.
 
     Args:
-        encoder, encoding: As of `DenseIndex`.
-        filter, concurrency: As of `EngineSearch`.
         effort: Number of candidates of an approximate search.
     """
 
@@ -317,7 +305,7 @@ def _where(constant: Filter, filter: FieldFilter) -> Filter | None:
                 f"a search engine can only test whether '{field}' equals a value",
                 fix="Use a stage 'filter' for others.",
             )
-        values = {folded(value) for value in test.equals}
+        values = {case_folded(storable(value)) for value in test.equals}
         where[field] = tuple(sorted(values.intersection(where[field]) if field in where else values))
         if not where[field]:
             return None
@@ -330,32 +318,24 @@ def in_order(hits: Sequence[Hit], k: int) -> list[Hit]:
     return [by_id[document] for document in ranked({hit.document: hit.score for hit in hits})[:k]]
 
 
-def folded(value: str) -> str:
-    """A value of a field as filters compare it: without regard to case and repeated blanks.
-
-    Examples:
-        >>> folded("  North  Face ")
-        'north face'
-    """
-    return case_folded(storable(value))
-
-
 def folded_filter(filter: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """A filter with folded values, each field with all values of which one is enough.
+    """A filter with values as they are compared: without regard to case and repeated blanks.
 
     Examples:
         >>> folded_filter({"brand": "Acme", "colour": ["Red", "BLUE"]})
         {'brand': ('acme',), 'colour': ('red', 'blue')}
     """
     return {
-        storable(field): tuple(folded(value) for value in ((values,) if isinstance(values, str) else values))
+        storable(field): tuple(
+            case_folded(storable(value)) for value in ((values,) if isinstance(values, str) else values)
+        )
         for field, values in filter.items()
     }
 
 
 def facets(document: Document) -> dict[str, str]:
-    """Field -> folded value of the metadata that filters compare; empty values are left out."""
-    values = {storable(name): folded(value) for name, value in document.metadata.items()}
+    """Field -> value of the metadata, as filters compare it; empty values are left out."""
+    values = {storable(name): case_folded(storable(value)) for name, value in document.metadata.items()}
     return {name: value for name, value in values.items() if value}
 
 

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from random import Random
 from typing import Any
 
-from searchlora.shop.sampling import SPLITS, deal, distinct, portions
+from searchlora.shop.sampling import SPLITS, deal, draw_rows
 from searchlora.shop.tables import load_table, table_names
 
 ABSTENTION = "The passages do not answer this."
@@ -129,18 +128,9 @@ def _with_capitals(words: Mapping[str, Any]) -> dict[str, str]:
 
 
 def make_answers(articles: Sequence[Article], *, queries: int, seed: int) -> list[dict[str, Any]]:
-    """At most one row for every `QUERIES_PER_RECORD` queries, without ids, train first; questions are distinct."""
-    writer = AnswerWriter(articles)
-    rows: list[dict[str, Any]] = []
-    for split, count in portions(queries // QUERIES_PER_RECORD, SPLITS).items():
-        rng = Random(f"{seed} answers {split}")
-        seen: set[tuple[str, ...]] = set()
-        mixed: list[dict[str, Any]] = []
-        for kind, quota in portions(count, SHARES).items():
-            mixed += distinct(partial(writer.write, kind, split, rng), quota, seen, query="question")
-        rng.shuffle(mixed)
-        rows += mixed
-    return rows
+    """At most one row for every `QUERIES_PER_RECORD` queries, without ids, see `draw_rows`."""
+    writer, total = AnswerWriter(articles), queries // QUERIES_PER_RECORD
+    return draw_rows(writer.write, total, lambda _: SHARES, seed=f"{seed} answers ", query="question")
 
 
 class AnswerWriter:

@@ -11,15 +11,14 @@ train nor in validation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from random import Random
 from typing import Any
 
-from searchlora.shop.catalogue import Catalogue
+from searchlora.shop.catalogue import Product
 from searchlora.shop.queries import QueryWriter
-from searchlora.shop.sampling import SPLITS, Need, Sampler, deal, distinct, portions
+from searchlora.shop.sampling import Need, Sampler, deal, draw_rows
 from searchlora.shop.tables import Tables, load_table
 from searchlora.shop.vocabulary import noun_forms, place_value, words_of_split
 
@@ -48,31 +47,21 @@ _PRICED = 0.35
 _MISSPELLED = 0.12
 
 
-def make_intents(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) -> list[dict[str, Any]]:
-    """At most `total` rows without ids: train first, then validation, then test, shuffled within each split.
-
-    No two rows have the same words. A small shop yields fewer rows.
-    """
-    writer = IntentWriter(catalogue, tables, seed=seed)
-    seen: set[tuple[str, ...]] = set()
-    rows: list[dict[str, Any]] = []
-    for split, count in portions(total, SPLITS).items():
-        rng = Random(f"{seed} intent {split}")
-        mixed: list[dict[str, Any]] = []
-        quotas = portions(count, TEST_SHARES if split == "test" else SHARES)
-        first, *others = quotas
-        for kind in [*others, first]:
-            quota = quotas[kind] if kind != first else count - len(mixed)
-            mixed += distinct(partial(writer.write, kind, split, rng), quota, seen)
-        rng.shuffle(mixed)
-        rows += mixed
-    return rows
+def make_intents(catalogue: Sequence[Product], tables: Tables, *, total: int, seed: int) -> list[dict[str, Any]]:
+    """At most `total` rows without ids, see `draw_rows`; a small shop yields fewer."""
+    return draw_rows(
+        IntentWriter(catalogue, tables, seed=seed).write,
+        total,
+        lambda split: TEST_SHARES if split == "test" else SHARES,
+        seed=f"{seed} intent ",
+        rest=next(iter(SHARES)),
+    )
 
 
 class IntentWriter:
     """Writes rows of one kind for one split."""
 
-    def __init__(self, catalogue: Catalogue, tables: Tables, *, seed: int) -> None:
+    def __init__(self, catalogue: Sequence[Product], tables: Tables, *, seed: int) -> None:
         self._tables = tables
         self._sampler = Sampler(catalogue, seed=seed)
         self._queries = QueryWriter(self._sampler, tables)

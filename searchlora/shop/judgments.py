@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from searchlora.records import Document
-from searchlora.shop.catalogue import Catalogue, Product, document
+from searchlora.shop.catalogue import Product, document
 from searchlora.shop.sampling import SPLITS, Need, Sampler, portions
 from searchlora.shop.tables import Tables
 
@@ -39,7 +39,7 @@ _SAME_CATEGORY = 0.7
 _TRIES = 20
 
 #: A record of `rewriting.jsonl`, its need, and grade -> products listed in `qrels.txt`.
-Topic = tuple[Mapping[str, Any], Need, Mapping[int, Sequence[str]]]
+Topic = tuple[Mapping[str, Any], Need, Mapping[int, Sequence[Product]]]
 
 
 def grade(product: Product, need: Need, tables: Tables) -> int:
@@ -53,29 +53,15 @@ def _missed(product: Product, need: Need) -> int:
     return sum(product.facts[name] != value for name, value in need.facts.items())
 
 
-def listed_products(
-    needs: Sequence[Need], catalogue: Catalogue, tables: Tables
-) -> tuple[list[dict[int, list[str]]], int]:
-    """For each need, grade -> the ids of the listed products; and the number of needs with more exact matches.
-
-    In memory are the products of one type, and at most the sum of `CAPS` ids for each need.
-    """
-    listed: list[dict[int, list[str]]] = [{} for _ in needs]
-    capped = 0
-    for kind in dict.fromkeys(need.type for need in needs):
-        products = list(catalogue.of_type(kind))
-        complements = catalogue.first_ids(tables.types[kind].goes_with, CAPS[COMPLEMENT])
-        for index, need in enumerate(needs):
-            if need.type == kind:
-                by_grade: dict[int, list[str]] = {EXACT: [], SUBSTITUTE: []}
-                for product in products:
-                    missed = _missed(product, need)
-                    if missed < 2:
-                        by_grade[SUBSTITUTE if missed else EXACT].append(product.id)
-                capped += len(by_grade[EXACT]) > CAPS[EXACT]
-                listed[index] = {value: ids[: CAPS[value]] for value, ids in by_grade.items()}
-                listed[index][COMPLEMENT] = complements
-    return listed, capped
+def matching_products(need: Need, sampler: Sampler, tables: Tables) -> dict[int, list[Product]]:
+    """Grade -> the products of this grade, in catalogue order, of which `CAPS[grade]` are listed."""
+    by_grade: dict[int, list[Product]] = {EXACT: [], SUBSTITUTE: []}
+    for product in sampler.of_type[need.type]:
+        missed = _missed(product, need)
+        if missed < 2:
+            by_grade[SUBSTITUTE if missed else EXACT].append(product)
+    complements = [product for kind in tables.types[need.type].goes_with for product in sampler.of_type[kind]]
+    return {**by_grade, COMPLEMENT: sorted(complements, key=lambda product: product.id)}
 
 
 def judged_pairs(topics: Iterable[Topic], writer: PairWriter, *, queries: int) -> Iterator[dict[str, Any]]:
@@ -103,16 +89,16 @@ class PairWriter:
     All of them are of families in the split of the query, so training data holds no product of a test row.
     """
 
-    def __init__(self, catalogue: Catalogue, tables: Tables, *, seed: int) -> None:
+    def __init__(self, sampler: Sampler, tables: Tables, *, seed: int) -> None:
         self._tables = tables
-        self._sampler = Sampler(catalogue, seed=seed)
+        self._sampler = sampler
         self._seed = seed
         self._shelves: dict[str, list[str]] = {}
         for kind in tables.types.values():
             self._shelves.setdefault(kind.category, []).append(kind.name)
 
     def judged(
-        self, record: Mapping[str, Any], need: Need, listed: Mapping[int, Sequence[str]]
+        self, record: Mapping[str, Any], need: Need, listed: Mapping[int, Sequence[Product]]
     ) -> list[dict[str, Any]]:
         """All rows of one query, shuffled."""
         rng = Random(f"{self._seed} judged {record['id']}")
@@ -127,7 +113,7 @@ class PairWriter:
         return [self._pair(record, product, need) for product in products]
 
     def training(
-        self, record: Mapping[str, Any], need: Need, listed: Mapping[int, Sequence[str]]
+        self, record: Mapping[str, Any], need: Need, listed: Mapping[int, Sequence[Product]]
     ) -> dict[str, Any] | None:
         """A query with an exact match, and products of the type that lack a requested fact as negatives.
 

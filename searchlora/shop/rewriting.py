@@ -7,14 +7,13 @@ type with the same facts, or opens a new topic in catalogue language, which need
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from searchlora.errors import DataError
-from searchlora.shop.catalogue import Catalogue, Product
+from searchlora.shop.catalogue import Product
 from searchlora.shop.queries import QueryWriter, rewriting_row
-from searchlora.shop.sampling import SPLITS, Need, Sampler, distinct, portions
+from searchlora.shop.sampling import Need, Sampler, draw_rows
 from searchlora.shop.tables import Tables
 from searchlora.shop.vocabulary import pick_word, plural
 
@@ -31,31 +30,26 @@ _SLANG_TYPE, _SLANG_VALUE = 0.6, 0.7
 _PREPOSITIONS = ("for ", "with ", "without ", "in ", "to ")
 
 
-def make_rewriting(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) -> list[dict[str, Any]]:
-    """Make `total` rows of `queries.rewriting_row`: train, then validation, then test, shuffled within each split.
+def make_rewriting(catalogue: Sequence[Product], tables: Tables, *, total: int, seed: int) -> list[dict[str, Any]]:
+    """Make `total` rows of `queries.rewriting_row`, see `draw_rows`.
 
     Raises:
         DataError: if the catalogue is too small for that many different queries.
     """
     sampler = Sampler(catalogue, seed=seed)
     queries, conversations = QueryWriter(sampler, tables), ConversationWriter(sampler, tables)
-    seen: set[tuple[str, ...]] = set()
-    rows: list[dict[str, Any]] = []
-    for split, count in portions(total, SPLITS).items():
-        rng = Random(f"{seed} {split}")
-        mixed: list[dict[str, Any]] = []
-        for kind, quota in portions(count, TEST_SHARES if split == "test" else SHARES).items():
-            writer = conversations if kind == "conversation" else queries
-            drawn = distinct(partial(writer.write, kind, split, rng), quota, seen, patience=_PATIENCE)
-            if len(drawn) < quota:
-                raise DataError(
-                    f"the shop is too small: it has only {len(drawn)} different queries of kind '{kind}' in {split}",
-                    fix="Ask for fewer queries or more products.",
-                )
-            mixed += drawn
-        rng.shuffle(mixed)
-        rows += mixed
-    return rows
+
+    def write(kind: str, split: str, rng: Random) -> list[dict[str, Any]]:
+        return (conversations if kind == "conversation" else queries).write(kind, split, rng)
+
+    return draw_rows(
+        write,
+        total,
+        lambda split: TEST_SHARES if split == "test" else SHARES,
+        seed=f"{seed} ",
+        patience=_PATIENCE,
+        complete=True,
+    )
 
 
 class ConversationWriter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,11 @@ class Attribute:
     """
 
     name: str
-    unit: bool
-    shared: bool
     follow: Sequence[str]
-    never_with: Mapping[str, Sequence[str]]
     values: Mapping[str, Words]
+    unit: bool = False
+    shared: bool = False
+    never_with: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ class Tables:
 def load_tables() -> Tables:
     """The packaged tables; read once."""
     attributes = {
-        name: _attribute(name, raw)
+        name: Attribute(
+            name=name, **{**raw, "values": {value: Words(**words) for value, words in raw["values"].items()}}
+        )
         for file in sorted((_FOLDER / "attributes").glob("*.yaml"))
         for name, raw in _read(file).items()
     }
@@ -114,17 +116,6 @@ def load_table(name: str) -> dict[str, Any]:
 def _read(file: Path) -> dict[str, Any]:
     table: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER)
     return table
-
-
-def _attribute(name: str, raw: Mapping[str, Any]) -> Attribute:
-    return Attribute(
-        name=name,
-        unit=raw.get("unit", False),
-        shared=raw.get("shared", False),
-        follow=raw["follow"],
-        never_with=raw.get("never_with", {}),
-        values={value: Words(words["words"], words["unseen"]) for value, words in raw["values"].items()},
-    )
 
 
 def _product_type(name: str, category: str, shelf: Mapping[str, Any], raw: Mapping[str, Any]) -> ProductType:

@@ -95,12 +95,7 @@ def words_of_split(words: Words | Mapping[str, Sequence[str]], split: str) -> Se
 
 
 def plural(words: str) -> str:
-    """The regular English plural of the last word; a word that ends in a single s counts as plural already.
-
-    Examples:
-        >>> plural("camping knife"), plural("brush"), plural("trousers")
-        ('camping knives', 'brushes', 'trousers')
-    """
+    """The regular English plural of the last word; a word that ends in a single s counts as plural already."""
     if words.endswith("s") and not words.endswith("ss"):
         return words
     if words.endswith(("ch", "sh", "x", "ss")):
@@ -113,12 +108,7 @@ def plural(words: str) -> str:
 
 
 def place_value(value: str, noun: str) -> str:
-    """The value before the noun, or after it when it starts with a preposition.
-
-    Examples:
-        >>> place_value("waterproof", "tent"), place_value("for four people", "tent")
-        ('waterproof tent', 'tent for four people')
-    """
+    """The value before the noun, or after it when it starts with a preposition."""
     return f"{noun} {value}" if value.startswith(TRAILING_VALUES) else f"{value} {noun}"
 
 

@@ -14,23 +14,22 @@ from searchlora.eval.judgments.card import write_card
 from searchlora.eval.judgments.derived_cards import declared_card
 from searchlora.eval.trec import write_qrels
 from searchlora.files import atomic_folder, file_sha256, parse_json, read_rows, strict
-from searchlora.progress import Progress, silent
-from searchlora.shop.catalogue import Catalogue, document
+from searchlora.shop.catalogue import document, make_catalogue
 from searchlora.shop.help_centre import make_answers, make_articles
 from searchlora.shop.intents import intent_schema, make_intents
-from searchlora.shop.judgments import CAPS, PairWriter, judged_pairs, listed_products, training_pairs
+from searchlora.shop.judgments import CAPS, EXACT, PairWriter, judged_pairs, matching_products, training_pairs
 from searchlora.shop.rewriting import make_rewriting
-from searchlora.shop.tables import Tables, load_tables
+from searchlora.shop.sampling import Sampler
+from searchlora.shop.tables import load_tables
 from searchlora.shop.vocabulary import dictionary
 
 MIN_PRODUCTS = 600
 MIN_QUERIES = 100
-MAX_ROWS = 10_000_000
+MAX_ROWS = 100_000
 STATEMENT = (
     "Synthetic data: products, queries and judgments were generated from a seed, no person wrote or judged them. "
     "Report the dictionary baseline beside every result, and rest no claim about quality on this shop alone."
 )
-_PROGRESS_STEP = 1000
 
 
 @dataclass(frozen=True)
@@ -54,22 +53,17 @@ class ShopCard:
     files: dict[str, str]
 
 
-def make_shop(
-    out: str | Path, *, products: int = 2000, queries: int = 2400, seed: int = 13, progress: Progress | None = None
-) -> ShopCard:
+def make_shop(out: str | Path, *, products: int = 2000, queries: int = 2400, seed: int = 13) -> ShopCard:
     """Generate a shop in the new folder `out`; the same arguments give the same bytes.
-
-    In memory are the records, and the products of one type.
 
     Args:
         out: A folder that does not exist, or is empty.
-        products: At least 600.
-        queries: Records in `rewriting.jsonl`, at least 100; the files of the other tasks grow with it.
+        products: 600 to 100,000.
+        queries: Records in `rewriting.jsonl`, 100 to 100,000; the files of the other tasks grow with it.
         seed: Seed of all random choices.
-        progress: Called every thousand products with the products written and their total.
 
     Raises:
-        UsageError: if a number is too small.
+        UsageError: if a number is out of range.
         DataError: if the folder is not empty or cannot be written, or the shop is too small for that many different
             queries. No partial folder is left.
 
@@ -80,9 +74,11 @@ def make_shop(
         >>> card.counts["products"], card.counts["categories"]
         (600, 17)
     """
-    _check(products, queries)
+    for what, number, lowest in (("products", products, MIN_PRODUCTS), ("queries", queries, MIN_QUERIES)):
+        if not lowest <= number <= MAX_ROWS:
+            raise UsageError(f"a shop has {lowest} to {MAX_ROWS:,} {what}, not {number}")
     with atomic_folder(Path(out)) as folder:
-        return _fill(folder, products=products, queries=queries, seed=seed, progress=progress or silent)
+        return _fill(folder, products=products, queries=queries, seed=seed)
 
 
 def read_card(folder: Path) -> ShopCard:
@@ -93,23 +89,17 @@ def read_card(folder: Path) -> ShopCard:
         raise DataError("is not a synthetic shop: it has no readable shop.json", where=str(folder)) from error
 
 
-def _check(products: int, queries: int) -> None:
-    for what, number, lowest in (("products", products, MIN_PRODUCTS), ("queries", queries, MIN_QUERIES)):
-        if number > MAX_ROWS:
-            raise UsageError(f"a shop has at most {MAX_ROWS:,} {what}, not {number}")
-        if number < lowest:
-            raise UsageError(f"a shop has at least {lowest} {what}, not {number}")
-
-
-def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Progress) -> ShopCard:
+def _fill(folder: Path, *, products: int, queries: int, seed: int) -> ShopCard:
     tables = load_tables()
-    catalogue, vocabulary = Catalogue(tables, size=products, seed=seed), dictionary(tables)
+    catalogue, vocabulary = make_catalogue(tables, size=products, seed=seed), dictionary(tables)
+    sampler = Sampler(catalogue, seed=seed)
     drawn = make_rewriting(catalogue, tables, total=queries, seed=seed)
     needs = [row.pop("need") for row in drawn]
     records = _numbered("q", drawn)
-    listed, capped = listed_products(needs, catalogue, tables)
+    matching = [matching_products(need, sampler, tables) for need in needs]
+    listed = [{value: products[: CAPS[value]] for value, products in by_grade.items()} for by_grade in matching]
     topics = list(zip(records, needs, listed, strict=True))
-    writer, articles = PairWriter(catalogue, tables, seed=seed), make_articles(seed)
+    writer, articles = PairWriter(sampler, tables, seed=seed), make_articles(seed)
     rows = {
         "rewriting": records,
         "intent": _numbered("i", make_intents(catalogue, tables, total=queries, seed=seed)),
@@ -119,13 +109,13 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
     }
     for name, of_task in rows.items():
         _write_rows(folder / f"{name}.jsonl", of_task)
-    _write_rows(folder / "corpus.jsonl", _corpus(catalogue, tables, progress))
+    _write_rows(folder / "corpus.jsonl", (document(product, tables) for product in catalogue))
     (folder / "help").mkdir()
     _write_rows(folder / "help" / "articles.jsonl", (article.document for article in articles))
     _write_value(folder / "vocabulary.json", vocabulary)
     _write_value(folder / "intent.schema.json", intent_schema(tables))
     qrels = {
-        str(record["id"]): {product: grade for grade, ids in by_grade.items() for product in ids}
+        str(record["id"]): {product.id: grade for grade, listed in by_grade.items() for product in listed}
         for record, _, by_grade in topics
     }
     write_qrels(folder / "qrels.txt", qrels)
@@ -147,16 +137,10 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
     files = {
         file.relative_to(folder).as_posix(): file_sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()
     }
+    capped = sum(len(by_grade[EXACT]) > CAPS[EXACT] for by_grade in matching)
     card = ShopCard(STATEMENT, seed, counts, {str(grade): cap for grade, cap in CAPS.items()}, capped, files)
     _write_value(folder / "shop.json", asdict(card), indent=2)
     return card
-
-
-def _corpus(catalogue: Catalogue, tables: Tables, progress: Progress) -> Iterator[dict[str, str]]:
-    for number, product in enumerate(catalogue, start=1):
-        yield document(product, tables)
-        if number % _PROGRESS_STEP == 0 or number == len(catalogue):
-            progress(number, len(catalogue), "products")
 
 
 def _numbered(letter: str, rows: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
@@ -200,9 +184,8 @@ def search_documents(shop: Path) -> Iterator[dict[str, str]]:
         (True, 'h120')
     """
     card, tables = read_card(shop), load_tables()
-    catalogue = Catalogue(tables, size=card.counts["products"], seed=card.seed)
-    for row in strict(read_rows(shop / "corpus.jsonl")):
-        product = catalogue.by_id(str(row.data["id"]))
+    for product in make_catalogue(tables, size=card.counts["products"], seed=card.seed):
         category = tables.types[product.type].category
-        yield {**row.data, "brand": product.facts["brand"], "product_type": product.type, "category": category}
+        columns = {"brand": product.facts["brand"], "product_type": product.type, "category": category}
+        yield {**document(product, tables), **columns}
     yield from (dict(row.data) for row in strict(read_rows(shop / "help" / "articles.jsonl")))

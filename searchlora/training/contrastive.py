@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
     from searchlora.training.callbacks import Validate
-    from searchlora.training.frozen_documents import EncodeDocuments
+    from searchlora.training.contrastive_losses import EncodeDocuments
 
 
 def train_encoder(
@@ -96,7 +96,7 @@ def _prepare(model: SentenceTransformer, recipe: EncoderRecipe, base: BaseModel)
 def _query_loss(
     model: SentenceTransformer, recipe: EncoderRecipe, rows: Sequence[PairRow], encode: EncodeDocuments | None
 ) -> torch.nn.Module:
-    from searchlora.training.frozen_documents import FrozenDocumentsLoss
+    from searchlora.training.contrastive_losses import FrozenDocumentsLoss
 
     if rows[0].labelled:
         raise RecipeError(
@@ -110,13 +110,13 @@ def _query_loss(
 def _loss(model: SentenceTransformer, recipe: EncoderRecipe, rows: Sequence[PairRow]) -> torch.nn.Module:
     from sentence_transformers.sentence_transformer import losses
 
-    from searchlora.training.ranking_loss import CachedRankingLoss, RankingLoss
+    from searchlora.training.contrastive_losses import CachedInBatchLoss, InBatchLoss
 
     loss: Any
     if recipe.loss == "cached_mnrl":
-        loss = CachedRankingLoss(model, rows, recipe.temperature, recipe.mini_batch_size)
+        loss = CachedInBatchLoss(model, rows, recipe.temperature, recipe.mini_batch_size)
     else:
-        loss = RankingLoss(model, rows, recipe.temperature)
+        loss = InBatchLoss(model, rows, recipe.temperature)
     if recipe.matryoshka is None:
         return loss  # type: ignore[no-any-return]
     largest = model.get_embedding_dimension()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.data.collection import read_documents
 from searchlora.data.formats.clicks import COLUMNS, read_clicks
 from searchlora.data.formats.common import FormatRows, document_id, whole_number
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file
+from searchlora.data.grade_sources import clicks_card
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judgments.card import JudgmentsCard
-from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, ClickJudgments, clean_query, click_qrels, topic_id
+from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, clean_query, click_qrels, topic_id
 from searchlora.eval.text_identity import normalised
-from searchlora.files import file_sha256
 from searchlora.records import (
     Collection,
     Document,
@@ -61,6 +59,7 @@ def collection_of(judged: Judged, relevant: int) -> Collection:
             for document, grade in grades.items()
         ),
         relevant,
+        judged.judged_by,
     )
 
 
@@ -112,28 +111,18 @@ def judged_clicks(source: Path, options: Options) -> Judged:
     """
     if "documents" not in options:
         raise UsageError("a click log has document ids only", fix="Give the documents: --corpus FILE.")
-    judgments = _count_clicks(source, options)
-    documents = corpus_file(Path(options["documents"]), options)
-    queries = {topic_id(judgment.query): clean_query(judgment.query) for judgment in judgments.judgments}
-    return Judged(source.name, queries, lambda: read_documents(documents), {None: click_qrels(judgments)})
-
-
-def clicks_card(source: Path, options: Options) -> JudgmentsCard:
-    """The card of the judgments; `created` is the modification time of the log."""
-    judgments = _count_clicks(source, options)
-    written = datetime.fromtimestamp(source.stat().st_mtime, UTC).isoformat(timespec="seconds")
-    made_from = {source.name: file_sha256(source)}
-    return JudgmentsCard(
-        "clicks", written, counts={"clicks": len(judgments.judgments)}, rule=judgments.rule, made_from=made_from
-    )
-
-
-def _count_clicks(source: Path, options: Options) -> ClickJudgments:
-    minimum = whole_number(options, "minimum", MINIMUM)
     counts = ClickCounts()
     for impression in read_clicks(source, {name: options[name] for name in COLUMNS if name in options}):
         counts.add(impression)
-    return counts.judge(minimum=minimum)
+    judgments = counts.judge(minimum=whole_number(options, "minimum", MINIMUM))
+    documents = corpus_file(Path(options["documents"]), options)
+    return Judged(
+        source.name,
+        {topic_id(judgment.query): clean_query(judgment.query) for judgment in judgments.judgments},
+        lambda: read_documents(documents),
+        {None: click_qrels(judgments)},
+        judged_by=clicks_card(source, len(judgments.judgments), judgments.rule),
+    )
 
 
 def _texts(judged: Judged) -> dict[str, str]:

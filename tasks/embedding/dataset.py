@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from searchlora.tasks.embedding.collections import (
     CLICKS_OPTIONS,
     CLICKS_RELEVANT,
     MAX_NEGATIVES,
-    clicks_card,
     collection_of,
     judged_clicks,
     judged_records,
@@ -166,14 +164,6 @@ def _judged(
     return {"read": read, "collection": collection, "passes": 2}
 
 
-def _clicks_collection(source: Path, options: Options) -> Collection:
-    collection: Collection = _CLICKS["collection"](source, options)
-    return replace(collection, judged_by=clicks_card(source, options))
-
-
-_CLICKS = _judged(lambda source, options: (judged_clicks(source, options), ()), CLICKS_RELEVANT)
-
-
 def _public(source: judged_collections.CollectionFormat) -> Format:
     return Format(
         source.name,
@@ -240,7 +230,7 @@ FORMATS: Mapping[str, Format] = {
             options={**CLICKS_OPTIONS, "relevant": _relevant(CLICKS_RELEVANT)},
             graded_by="clicks",
             needs=("query", "document", "position", "clicked"),
-            **{**_CLICKS, "collection": _clicks_collection},
+            **_judged(lambda source, options: (judged_clicks(source, options), ()), CLICKS_RELEVANT),
         ),
         Format(
             name="labelled",

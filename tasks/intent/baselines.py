@@ -13,7 +13,7 @@ import numpy as np
 from searchlora.data.dataset import load_dataset
 from searchlora.outputs import Label
 from searchlora.records import Record
-from searchlora.tasks.intent.answers import target_text
+from searchlora.tasks.intent.settings import target_text
 from searchlora.tasks.intent.tuning import tuned, with_tuning
 
 COMMONEST = "commonest answer"

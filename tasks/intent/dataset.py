@@ -15,8 +15,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
 from searchlora.records import Format, Options, Record
-from searchlora.tasks.intent.answers import KINDS
-from searchlora.tasks.intent.settings import OPTIONS, read_labels, read_schema, requested_kind
+from searchlora.tasks.intent.settings import KINDS, OPTIONS, read_labels, read_schema, requested_kind
 
 SHOP_RECORDS = "intent.jsonl"
 SHOP_SCHEMA = "intent.schema.json"

@@ -1,10 +1,10 @@
-"""Settings of the intent task (kind of answer, label set, schema), from the builder's options and the records."""
+"""Settings of the intent task (kind of answer, label set, schema), and answers as a prompt and a target show them."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from searchlora.errors import DataError, UsageError
 from searchlora.files import parse_json, read_text
 from searchlora.files.json_schema import check_json_schema
 from searchlora.records import Option, Options, Record
-from searchlora.tasks.intent.answers import KINDS, enum_values, kind_of
+
+#: The kinds of answer; each is also the name of the record field that holds it.
+KINDS = ("label", "labels", "object")
 
 #: Options of every format of the task.
 OPTIONS: Mapping[str, Option] = {
@@ -125,3 +127,58 @@ def read_schema(path: Path) -> dict[str, Any]:
 def scope_field(schema: Mapping[str, Any], oos_value: str) -> str | None:
     """The field whose `enum` contains the out-of-scope value; None where no field has it."""
     return next((name for name, form in schema["properties"].items() if oos_value in enum_values(form)), None)
+
+
+#: The prompt lists at most this many labels. A longer list is left out: an adapter has learned the labels, and
+#: constrained decoding holds the base model to them.
+MAX_LABELS_SHOWN = 20
+
+#: The prompt lists at most this many fields of a schema, and at most this many values of one field.
+MAX_FIELDS_SHOWN = 12
+MAX_VALUES_SHOWN = 6
+
+
+def kind_of(record: Record) -> str | None:
+    """The kind of a record's answer; None for a record without an answer."""
+    return next((kind for kind in KINDS if kind in record), None)
+
+
+def prompt_fields(settings: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
+    """Variables of `prompt.jinja`: the query, the kind of answer, and short descriptions of labels and fields."""
+    labels = settings.get("labels", [])
+    return {
+        "query": " ".join(str(record["query"]).split()),
+        "kind": settings.get("kind") or kind_of(record) or "label",
+        "labels": labels if len(labels) <= MAX_LABELS_SHOWN else [],
+        "form": _described(settings.get("schema", {})),
+    }
+
+
+def target_text(record: Record) -> str:
+    """The completion to train on: the label itself, or compact JSON.
+
+    Raises:
+        UsageError: for a record without an answer.
+    """
+    kind = kind_of(record)
+    if kind is None:
+        raise UsageError("has no answer to train on", where=f"record {record.get('id')}")
+    answer = record[kind]
+    return str(answer) if kind == "label" else json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+
+def enum_values(schema: Any) -> Sequence[Any]:
+    """The `enum` of a field's schema; empty where it has none."""
+    return schema.get("enum", ()) if isinstance(schema, Mapping) else ()
+
+
+def _described(schema: Mapping[str, Any]) -> str:
+    """The fields of an object with their values: `need (buy, ask), brand`; empty where there are too many fields."""
+    fields: Mapping[str, Any] = schema.get("properties", {})
+    if len(fields) > MAX_FIELDS_SHOWN:
+        return ""
+    return ", ".join(name + _listed(enum_values(field)) for name, field in fields.items())
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return f" ({', '.join(map(str, values))})" if 0 < len(values) <= MAX_VALUES_SHOWN else ""

@@ -8,12 +8,12 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
-from searchlora.outputs import InvalidOutput, OutputSpec
+from searchlora.outputs import InvalidOutput, JsonObject, LabelSet, OneLabel, OutputSpec
 from searchlora.records import Options, Record
 from searchlora.task import EvaluationInput, GenerationTask
-from searchlora.tasks.intent import answers, baselines, evaluator, tuning
+from searchlora.tasks.intent import baselines, evaluator, tuning
 from searchlora.tasks.intent.dataset import FORMATS
-from searchlora.tasks.intent.settings import settings_from
+from searchlora.tasks.intent.settings import prompt_fields, settings_from, target_text
 
 
 class IntentTask(GenerationTask):
@@ -43,14 +43,23 @@ class IntentTask(GenerationTask):
             )
 
     def fields(self, record: Record) -> Mapping[str, Any]:
-        return answers.prompt_fields(self.settings, record)
+        return prompt_fields(self.settings, record)
 
     def target(self, record: Record) -> str:
-        return answers.target_text(record)
+        return target_text(record)
 
     def output(self, record: Record) -> OutputSpec:
+        """The form of every answer. Raises `UsageError` for a task without settings."""
         del record
-        return answers.output_spec(self.settings)
+        kind = self.settings.get("kind")
+        if kind is None:
+            raise UsageError(
+                "the intent task has no settings, so its set of answers is unknown",
+                fix="Take them from a dataset or an adapter: `searchlora data build intent` writes them.",
+            )
+        if kind == "object":
+            return JsonObject(self.settings["schema"])
+        return (OneLabel if kind == "label" else LabelSet)(tuple(self.settings["labels"]))
 
     def tune(self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput]) -> Mapping[str, Any]:
         return tuning.tuned(self.settings, records, outputs)

@@ -10,7 +10,7 @@ from pathlib import Path
 from searchlora.data.dataset import load_dataset
 from searchlora.outputs import Grade
 from searchlora.records import Document, Record
-from searchlora.tasks.judgment.thresholds import best_thresholds, grade_of
+from searchlora.tasks.judgment.tuning import best_thresholds, grade_of
 
 #: The baselines are fitted on this many training rows, the first ones.
 _TRAINING_ROWS = 5_000

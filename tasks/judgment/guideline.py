@@ -91,12 +91,6 @@ def guideline_of(options: Options) -> GradeScale:
     Raises:
         UsageError: if the options contradict each other or the file.
         DataError: if the file cannot be read or defines no valid scale; names the line or field.
-
-    Examples:
-        >>> [(grade.grade, grade.name) for grade in guideline_of({"grades": "2"}).grades]
-        [(0, 'not relevant'), (1, 'relevant')]
-        >>> guideline_of({"grades": "2"}).fold(3)
-        1
     """
     name, grades = options.get("guideline"), options.get("grades")
     if name is not None and grades is not None:

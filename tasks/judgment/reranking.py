@@ -88,24 +88,14 @@ def _standardised(context: SearchContext) -> list[float]:
 
 
 def expected_grade(output: Grade, scale: Sequence[int]) -> float:
-    """The mean grade under an output's probabilities; its grade where it has none.
-
-    Examples:
-        >>> expected_grade(Grade(2, (0.0, 0.5, 0.5)), (0, 1, 2)), expected_grade(Grade(2), (0, 1, 2))
-        (1.5, 2.0)
-    """
+    """The mean grade under an output's probabilities; its grade where it has none."""
     if output.probabilities is None:
         return float(output.value)
     return math.fsum(grade * share for grade, share in zip(scale, output.probabilities, strict=True))
 
 
 def relevance(output: Grade, scale: Sequence[int], relevant: int) -> float:
-    """The probability of the grades from `relevant` on; 0 or 1, by its grade, for an output without probabilities.
-
-    Examples:
-        >>> relevance(Grade(1, (0.25, 0.5, 0.25)), (0, 1, 2), relevant=1), relevance(Grade(0), (0, 1), relevant=1)
-        (0.75, 0.0)
-    """
+    """The probability of the grades from `relevant` on; 0 or 1, by its grade, for an output without probabilities."""
     if output.probabilities is None:
         return float(output.value >= relevant)
     return math.fsum(share for grade, share in zip(scale, output.probabilities, strict=True) if grade >= relevant)

@@ -13,7 +13,7 @@ from searchlora.records import Document, Record
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.tasks.rag_answer.citations import ROUND_BRACKETS, sentences, with_marks
-from searchlora.tasks.rag_answer.truncation import search_text
+from searchlora.tasks.rag_answer.settings import search_text
 from searchlora.tasks.rag_answer.tuning import mean_f1
 
 ALWAYS, THRESHOLD, FIRST = "always answer", "BM25 threshold", "first passage"

@@ -118,38 +118,11 @@ def supported(sentence: str, passages: Sequence[str]) -> bool | None:
     return any((support(sentence, passage) or 0.0) >= SUPPORTED for passage in passages)
 
 
-def unsupported_sentences(text: str, passages: Sequence[str]) -> list[str]:
-    """The sentences of an answer that no passage which they cite supports, or, without citations, no passage at all.
-
-    Args:
-        passages: The full text of each passage, in the order of their numbers.
-
-    Examples:
-        >>> unsupported_sentences("It weighs 2 kg [1]. It costs 9 euros [1].", ["The tent weighs 2 kg."])
-        ['It costs 9 euros.']
-    """
-    return [
-        sentence.text
-        for sentence in sentences(text)
-        if supported(sentence.text, [passages[n - 1] for n in sentence.citations] or passages) is False
-    ]
-
-
 def evidence(text: str, passages: Sequence[Mapping[str, str]]) -> tuple[Evidence, ...]:
     """Each sentence of an answer with its citations, whether they support it, and where in the cited passages.
 
     Args:
         passages: `text` and optionally `title` of each passage, in the order of their numbers.
-
-    Examples:
-        >>> tent = {"title": "Tent", "text": "It is green. It weighs 2 kg. It is new."}
-        >>> first, second = evidence("It weighs 2 kg [1]. It costs 9 euros [1].", [tent])
-        >>> first.supported, [tent["text"][span.start : span.end] for span in first.spans]
-        (True, ['It weighs 2 kg.'])
-        >>> second.supported, second.spans
-        (False, ())
-        >>> first.support, second.support
-        ((True,), (False,))
     """
     full = [f"{passage.get('title') or ''} {passage['text']}" for passage in passages]
     evidence = []
@@ -171,12 +144,6 @@ def supporting_span(sentence: str, passage: str) -> tuple[int, int] | None:
     """Start and end of the consecutive sentences of a passage that share most content words with a sentence.
 
     At most three; of equal ones the shortest, then the first. None where no word is shared.
-
-    Examples:
-        >>> passage = "The tent is green. It weighs 2 kg. It is new."
-        >>> start, end = supporting_span("It weighs 2 kg.", passage)
-        >>> passage[start:end]
-        'It weighs 2 kg.'
     """
     words = _content_words(sentence)
     pieces = _pieces(passage)

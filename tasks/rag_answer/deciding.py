@@ -61,12 +61,6 @@ def rule_of(tuned: Mapping[str, Any], kind: str) -> Rule | None:
 
     Raises:
         UsageError: for an unknown rule, or one without its thresholds.
-
-    Examples:
-        >>> rule_of({"abstain": {"by": "judge", "below": 0.25}}, "abstain")
-        Rule(by='judge', numbers={'below': 0.25})
-        >>> rule_of({"cite": "answer"}, "cite") is None
-        True
     """
     value = tuned.get(kind)
     by = value if isinstance(value, str) else value.get("by") if isinstance(value, Mapping) else None
@@ -91,12 +85,7 @@ def needs_judge(tuned: Mapping[str, Any]) -> bool:
 
 
 def relevances(record: Record) -> list[float] | None:
-    """The judge's probability of relevance of each passage, in order; None if a passage has none.
-
-    Examples:
-        >>> relevances({"passages": [{"id": "a"}, {"id": "b"}], "grades": [{"id": "b", "relevance": 0.5}]}) is None
-        True
-    """
+    """The judge's probability of relevance of each passage, in order; None if a passage has none."""
     by_id = {grade["id"]: float(grade["relevance"]) for grade in record.get("grades", ())}
     if any(passage["id"] not in by_id for passage in record["passages"]):
         return None
@@ -109,10 +98,6 @@ def abstention(rule: Rule, own: float | None, relevance: float) -> tuple[bool, s
     Args:
         own: The answering model's probability of the abstention; the rules `answer` and `both` need it.
         relevance: The highest probability of relevance of a passage.
-
-    Examples:
-        >>> abstention(Rule("judge", {"below": 0.25}), None, 0.1)
-        (True, 'judge: highest relevance 0.100, threshold 0.250')
     """
     if rule.by == JUDGE:
         below = rule.numbers["below"]
@@ -141,12 +126,7 @@ def combined(rule: Rule, own: float, relevance: float) -> float:
 
 
 def log_odds(probability: float) -> float:
-    """The log-odds of a probability, bounded so that 0 and 1 have finite ones.
-
-    Examples:
-        >>> log_odds(0.5), round(log_odds(0.0), 2)
-        (0.0, -13.82)
-    """
+    """The log-odds of a probability, bounded so that 0 and 1 have finite ones."""
     bounded = min(max(probability, 1e-6), 1 - 1e-6)
     return math.log(bounded / (1 - bounded))
 

@@ -26,7 +26,7 @@ from searchlora.tasks.rag_answer.citations import (
     reference_sentences,
     support,
 )
-from searchlora.tasks.rag_answer.truncation import passage_texts, search_text
+from searchlora.tasks.rag_answer.settings import passage_texts, search_text
 
 #: The kind of a record without its gold passages, and the suffix of its id.
 WITHOUT_GOLD = "gold taken out"

@@ -15,9 +15,9 @@ from searchlora.records import Evidence, Options, Record, SearchContext
 from searchlora.rewards import RewardContext
 from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.rag_answer import baselines, deciding, evaluator, settings, tuning
-from searchlora.tasks.rag_answer.citations import evidence, unsupported_sentences, without_marks
+from searchlora.tasks.rag_answer.citations import evidence, without_marks
 from searchlora.tasks.rag_answer.dataset import FORMATS
-from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE, passage_texts
+from searchlora.tasks.rag_answer.settings import WORDS_PER_PASSAGE, passage_texts
 
 #: The prompt keeps the opening turn and this many of the latest turns; the words of a turn by its role.
 LATEST_TURNS = 2
@@ -115,8 +115,7 @@ class RagAnswerTask(GenerationTask):
     def updates(self, context: SearchContext, outputs: Sequence[CitedAnswer]) -> Mapping[str, Any]:
         """The `answer`, and if there are any, its sentences that no passage supports, as `unsupported`."""
         (answer,) = outputs
-        passages = [f"{each.get('title') or ''} {each['text']}" for each in context.get("passages", ())]
-        unsupported = [] if answer.abstained else unsupported_sentences(answer.text, passages)
+        unsupported = [each.sentence for each in self.evidence(context, answer) if each.supported is False]
         return {"answer": answer, **({"unsupported": unsupported} if unsupported else {})}
 
     def evidence(self, context: SearchContext, output: CitedAnswer) -> tuple[Evidence, ...]:

@@ -189,10 +189,6 @@ def mean_f1(predicted: NDArray[np.bool_], gold: NDArray[np.bool_]) -> float:
     Args:
         predicted: Shape `(rows,)`, true where the system abstains.
         gold: Shape `(rows,)`, true where the question is unanswerable.
-
-    Examples:
-        >>> mean_f1(np.array([True, False, False]), np.array([True, True, False]))
-        0.6666666666666666
     """
     return (_f1(predicted, gold) + _f1(~predicted, ~gold)) / 2
 

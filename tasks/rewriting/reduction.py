@@ -19,15 +19,7 @@ OPTION = Option(
 
 @dataclass(frozen=True)
 class ReducedQuery:
-    """Words of a query in their order, at least one of them; words are what blanks separate.
-
-    Examples:
-        >>> form = ReducedQuery("red tent full movie")
-        >>> form.parse(" red  tent ")
-        'red tent'
-        >>> form.parse("tent red").reason
-        'not words of the query in their order'
-    """
+    """Words of a query in their order, at least one of them; words are what blanks separate."""
 
     query: str
     choices: None = None

@@ -203,16 +203,6 @@ def write_experiment(folder: Path, shop: Shop, **changes: Any) -> Path:
     return folder / "experiment.yaml"
 
 
-def test_experiment(shop, tmp_path):
-    spec = write_experiment(tmp_path, shop)
-    for name, engine in shop.engines.items():
-        experiment(spec, tmp_path / name, engine=engine, store=shop.store)
-        card = read_run_card(tmp_path / name / "runs" / "rewritten.trec")
-        assert card is not None and card.engines == (shop.engine_id[name],)
-    local, server = ((tmp_path / name / "runs" / "rewritten.trec").read_bytes() for name in shop.engines)
-    assert local == server
-
-
 def test_an_experiment_compares_engines_and_reuses_runs_of_the_same_one(shop, tmp_path):
     engines: dict[str, dict[str, Any]] = {
         "own": {},

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from searchlora.cpu import packed as module
 from searchlora.cpu.kernels import kernels
 from searchlora.cpu.packed import PackedSlots, PrepackedLinear
-from searchlora.inference.batched.lora_layers import LoraWeights
-from searchlora.inference.batched.lora_mapping import map_rows
+from searchlora.inference.batched.lora_layers import LoraWeights, map_rows
 
 #: What reads frozen weights, where the processor multiplies bfloat16.
 compiled = kernels(torch.empty(0, dtype=torch.bfloat16))

@@ -14,8 +14,7 @@ import torch
 
 from searchlora.cpu import kernels as native
 from searchlora.cpu.packed import CompiledLinear, PackedSlots, PrepackedLinear
-from searchlora.inference.batched.lora_layers import LoraWeights
-from searchlora.inference.batched.lora_mapping import map_rows
+from searchlora.inference.batched.lora_layers import LoraWeights, map_rows
 from searchlora.models.processor import INSTRUCTION_SETS, SWITCH, cpu_flags, multiplies_bf16
 
 pytestmark = [

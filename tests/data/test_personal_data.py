@@ -6,9 +6,8 @@ import re
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from searchlora.data.formats.query_log import MAX_QUERY
 from searchlora.data.personal_data import is_article_number, is_card, mask
 
 
@@ -71,27 +70,6 @@ def test_article_numbers_are_recognised_by_their_check_digit() -> None:
     assert not is_article_number("4006381333932")
 
 
-#: The forms as plain patterns, which take quadratic time; masking has to find the same.
-MAIL = re.compile(r"[\w.+\ufffd-]+@[\w\ufffd-]+(?:\.[\w\ufffd-]+)+")
-ORDER = re.compile(
-    r"""\b(?:order|invoice|tracking|parcel|shipment|return|rma)
-        (?:\s*(?:number|no|nr|id|code)\b)?[\s.:#]*
-        (?=[\w-]*\d{3})[A-Z0-9](?:[A-Z0-9-]*[A-Z0-9])?
-      | (?<![\w-])\d{3}-\d{7}-\d{7}(?![\w-])
-      | \#\s?\d{4,}\b""",
-    re.IGNORECASE | re.VERBOSE,
-)
-PIECES = [*"a1@.-_+# :", "order", "RETURN", "no", "id", "123", "b.c", "112-1234567-1234567", "\ufffd", "é", "#12345"]
-
-
-@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
-def test_linear_masking_finds_what_the_patterns_find(text: str) -> None:
-    from searchlora.data.personal_data import _mail_addresses, _order_numbers
-
-    assert list(_mail_addresses(text)) == [match.span() for match in MAIL.finditer(text)]
-    assert list(_order_numbers(text)) == [match.span() for match in ORDER.finditer(text)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
@@ -101,8 +79,8 @@ def test_linear_masking_finds_what_the_patterns_find(text: str) -> None:
         *("\ufffd", "12345678901234567890"),
     ],
 )
-def test_masking_is_linear_in_the_text(piece: str) -> None:
-    text = (piece * (1 << 18))[: 1 << 18] + " 1"
+def test_the_longest_query_is_masked_in_bounded_time(piece: str) -> None:
+    text = (piece * MAX_QUERY)[:MAX_QUERY] + " 1"
     start = time.perf_counter()
     mask(text)
-    assert time.perf_counter() - start < 4.0  # 0.1 to 0.8 when idle; quadratic patterns take minutes
+    assert time.perf_counter() - start < 4.0  # 0.3 s at most when idle

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from searchlora.adapters.store import Store
 from searchlora.inference.batched.model_runner import batched_core
 from searchlora.inference.scheduling.engine_core import EngineCore
 from searchlora.inference.scheduling.requests import Limits, TokenIds
 from searchlora.inference.sequential import score_sequences, sequential_core
 from searchlora.inference.settings import LocalSettings
+from searchlora.models.resolve import BaseModel
+from tests.factories import first_word, random_adapter
 
 
 def small(name: str, **settings):
@@ -38,6 +43,14 @@ def batched(
         LocalSettings(max_loras=slots, prefix_tokens=prefix_tokens, batch_invariant=batch_invariant),
         limits,
     )
+
+
+def random_store(base: BaseModel, folder: Path, *names: str) -> Store:
+    """A store with a random adapter of each name."""
+    store, task = Store(folder / "store"), first_word(folder / "task")
+    for seed, name in enumerate(names):
+        random_adapter(store, name, task, base, folder / f"made {seed}", seed)
+    return store
 
 
 def ids(count: int, seed: int = 0) -> TokenIds:

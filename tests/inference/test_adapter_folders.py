@@ -10,21 +10,16 @@ from pathlib import Path
 import pytest
 
 from searchlora.adapters.peft_folder import WEIGHTS, read_weights
-from searchlora.adapters.store import Store
 from searchlora.errors import TamperedAdapter
 from searchlora.inference import adapter_folders
 from searchlora.inference.local import LocalEngine
-from tests.factories import first_word, random_adapter
 from tests.inference.scheduling.requests import asked
+from tests.inference.small_models import random_store
 
 
 @pytest.fixture
 def store(tiny_base, tmp_path):
-    store = Store(tmp_path / "store")
-    task = first_word(tmp_path / "task")
-    for seed, name in enumerate(("one", "two")):
-        random_adapter(store, name, task, tiny_base, tmp_path / name, seed=seed)
-    return store
+    return random_store(tiny_base, tmp_path, "one", "two")
 
 
 @pytest.fixture

@@ -6,13 +6,10 @@ import shutil
 
 import pytest
 
-from searchlora.adapters.store import Store
-from searchlora.errors import BaseMismatch, EngineError, PromptTooLong, RequestRefused
+from searchlora.errors import EngineError, PromptTooLong, RequestRefused
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.models.resolve import resolve
-from searchlora.testing import build_tiny_base
-from tests.factories import first_word, random_adapter
+from tests.inference.small_models import random_store
 
 
 def asked(text: str, adapter: str | None = None, tokens: int = 8) -> Request:
@@ -20,18 +17,8 @@ def asked(text: str, adapter: str | None = None, tokens: int = 8) -> Request:
 
 
 @pytest.mark.slow
-def test_an_adapter_of_another_base_is_refused(tiny_base, tmp_path):
-    store = Store(tmp_path / "store")
-    random_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
-    other = resolve(str(build_tiny_base(tmp_path / "other", seed=5, hidden=64)))
-    with pytest.raises(BaseMismatch, match="one@1: was trained on"):
-        LocalEngine(other, store).generate([asked("tent", "one")])
-
-
-@pytest.mark.slow
 def test_a_loaded_adapter_stays_usable_after_its_files_are_deleted(tiny_base, tmp_path):
-    store = Store(tmp_path / "store")
-    random_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    store = random_store(tiny_base, tmp_path, "one")
     engine = LocalEngine(tiny_base, store)
     before = engine.generate([asked("tent", "one@1")])
     shutil.move(store.root / "one" / "1" / "adapter_model.safetensors", tmp_path / "gone")

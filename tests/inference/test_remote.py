@@ -36,10 +36,10 @@ LOGPROB = {
 }
 
 
-def chats(text="red", finish="stop", logprobs=None):
+def chats(text="red", finish="stop", logprobs=None, tokens=9):
     """A server of chats only."""
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish, "logprobs": logprobs}
-    answer = Reply({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}})
+    answer = Reply({"choices": [choice], "usage": {"prompt_tokens": tokens, "completion_tokens": 2}})
     return lambda asked: (
         Reply({"data": [{"id": "the-base", "owned_by": "someone"}]}) if asked.path == "/v1/models" else answer
     )
@@ -98,16 +98,6 @@ def test_a_server_without_logprobs_is_an_error(tiny_base):
 
 
 @pytest.mark.parametrize(
-    "logprobs",
-    [{}, {"content": None}, {"content": [{}]}, {"content": [{**LOGPROB, "logprob": "-1"}]}, {"content": [[1]]}],
-    ids=str,
-)
-def test_malformed_logprobs_are_an_error(tiny_base, logprobs):
-    with answering(chats(logprobs=logprobs)) as server, pytest.raises(EngineError, match="not understood"):
-        RemoteEngine(server.url, tiny_base).generate([Request(CHAT, sampling=Sampling(logprobs=0))])
-
-
-@pytest.mark.parametrize(
     ("request_", "says"),
     [
         (Request(CHAT, grammar=Grammar("regex", "red")), "cannot hold an answer to a regular expression.*vLLM"),
@@ -132,14 +122,35 @@ def test_an_unknown_finish_reason_is_an_error(tiny_base):
             RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
 
 
-@pytest.mark.parametrize("content", [{}, [], {"choices": []}, {"choices": [{}]}, {"choices": [{"message": {}}]}])
-def test_a_malformed_answer_is_an_error(tiny_base, content):
-    with answering(lambda _: Reply(content)) as server:
+ODD_CHATS = [
+    *({}, [], {"choices": []}, {"choices": [{}]}, {"choices": [{"message": {}}]}),
+    *(chats(text) for text in ({"a": 1}, ["a"], 5, True)),
+    *(chats(tokens=odd) for odd in (float("inf"), float("nan"), "many", None, [1])),
+]
+ODD_LOGPROBS = [
+    {},
+    {"content": None},
+    {"content": [{}]},
+    {"content": [[1]]},
+    {"content": [LOGPROB | {"logprob": "-1"}]},
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "logprobs"),
+    [*((answer, None) for answer in ODD_CHATS), *((chats(logprobs=odd), 0) for odd in ODD_LOGPROBS)],
+)
+def test_a_malformed_answer_is_an_error(tiny_base, answer, logprobs):
+    with answering(answer if callable(answer) else lambda _: Reply(answer)) as server:
         engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", retries=0)
         with pytest.raises(EngineError, match=r"request 1: the server's answer is not understood"):
-            engine.generate([Request(CHAT)])
-        with pytest.raises(EngineError, match=r"/v1/models: the list of models is not understood"):
-            RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
+            engine.generate([Request(CHAT, sampling=Sampling(logprobs=logprobs))])
+
+
+def test_a_malformed_list_of_models_is_an_error(tiny_base):
+    says = r"/v1/models: the list of models is not understood"
+    with answering(lambda _: Reply({})) as server, pytest.raises(EngineError, match=says):
+        RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
 
 
 def test_concurrency_is_limited(tiny_base):
@@ -323,20 +334,6 @@ def test_an_infinite_prune_margin_scores_every_choice_exactly(tiny_base):
     with answering(answer) as server:
         RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["a"]], prune_margin=float("inf"))
         assert "prune_margin" not in server.asked[-1].body
-
-
-@pytest.mark.parametrize("text", [{"a": 1}, ["a"], 5, True, "a\ud800"], ids=repr)
-def test_a_text_is_a_text(tiny_base, text):
-    with answering(chats(text)) as server, pytest.raises(EngineError, match="not understood"):
-        RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
-
-
-@pytest.mark.parametrize("count", [float("inf"), float("nan"), "many", None, [1]], ids=repr)
-def test_counts_of_tokens_are_numbers(tiny_base, count):
-    choice = {"message": {"content": "red"}, "finish_reason": "stop"}
-    reply = Reply({"choices": [choice], "usage": {"prompt_tokens": count, "completion_tokens": 2}})
-    with answering(lambda _: reply) as server, pytest.raises(EngineError, match="not understood"):
-        RemoteEngine(server.url, tiny_base, dialect="openai", model="any").generate([Request(CHAT)])
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from searchlora.inference.sampling import Sampling
 from searchlora.models.load import load_tokenizer
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
-from tests.factories import first_word, random_adapter
 from tests.inference.http_server import Reply, answering
+from tests.inference.small_models import random_store
 
 CHAT = ({"role": "user", "content": "tent"},)
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}
@@ -26,10 +26,7 @@ CARD = {"id": "the-base", "parent": None, "max_model_len": 200}
 
 @pytest.fixture(scope="module")
 def store(tiny_base, tmp_path_factory) -> Store:
-    folder = tmp_path_factory.mktemp("remote")
-    store, task = Store(folder / "store"), first_word(folder / "task")
-    for seed in range(2):
-        random_adapter(store, "one", task, tiny_base, folder / f"made{seed}", seed)
+    store = random_store(tiny_base, tmp_path_factory.mktemp("remote"), "one", "one")
     store.alias("one", "production", 1)
     return store
 
@@ -232,14 +229,8 @@ def test_scores_of_a_server_that_are_not_finite_are_an_error(tiny_base, renderer
             first[next(iter(first))] = value
         return answer
 
-    def searchlora(asked):
-        if asked.path == "/v1/models":
-            return Reply({"data": [{"id": "the-base", "owned_by": "searchlora"}]})
-        return Reply({"log_probabilities": [-1.0, value], "usage": {"prompt_tokens": 1, "scored_tokens": 1}})
-
-    for answer, settings in ((broken, {}), (searchlora, {"model": "the-base"})):
-        with answering(answer) as server, pytest.raises(EngineError, match=r"request 1: .*not all finite"):
-            RemoteEngine(server.url, tiny_base, **settings).score([Request(CHAT)], [["red", "green"]])
+    with answering(broken) as server, pytest.raises(EngineError, match=r"request 1: .*not all finite"):
+        RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["red", "green"]])
 
 
 @pytest.mark.slow

@@ -89,18 +89,23 @@ def test_no_answers_are_refused(either):
 
 
 @pytest.mark.slow
-def test_an_answer_ends_at_a_stop_string(either):
-    request = asked("tent", tokens=40)
+def test_an_answer_and_its_logprobs_end_at_a_stop_string(either):
+    request = asked("tent", tokens=40, logprobs=1)
     whole = either.generate([request])[0]
     stop = whole.text[5:8]
-    cut = whole.text[: whole.text.index(stop)]
-    pieces = []
-    streamed = either.submit(replace(request, stop=("never that", stop)), on_token=pieces.append).result(60)
-    assert streamed == either.generate([replace(request, stop=(stop,))])[0]
-    assert (streamed.text, streamed.finish) == (cut, "stop")
-    assert streamed.completion_tokens < whole.completion_tokens
-    assert pieces[-1] == cut
-    assert all(cut.startswith(piece) for piece in pieces)
+    seen = []
+    (future,) = either.submit_answers(
+        replace(request, stop=("never that", stop)), 1, on_token=lambda _, *seen_now: seen.append(seen_now)
+    )
+    completion = future.result(60)
+    assert completion == either.generate([replace(request, stop=(stop,))])[0]
+    assert (completion.text, completion.finish) == (whole.text[: whole.text.index(stop)], "stop")
+    assert completion.completion_tokens < whole.completion_tokens
+    assert seen[-1] == (completion.text, completion.logprobs)
+    for text, logprobs in seen:
+        assert completion.text.startswith(text)
+        assert completion.logprobs[: len(logprobs)] == logprobs
+    assert b"".join(each.bytes for each in completion.logprobs).decode("utf-8", "replace") == completion.text
 
 
 @pytest.mark.slow
@@ -127,22 +132,6 @@ def test_logprobs_are_streamed_with_the_text(either):
             assert len(each.top) == 3
             assert each.top[0].logprob >= each.top[1].logprob >= each.top[2].logprob
             assert each.logprob <= each.top[0].logprob
-
-
-@pytest.mark.slow
-def test_streamed_logprobs_end_with_the_text_at_a_stop_string(either):
-    request = asked("tent", tokens=40, logprobs=1)
-    whole = either.generate([request])[0]
-    stop = whole.text[5:8]
-    seen = []
-    (future,) = either.submit_answers(
-        replace(request, stop=(stop,)), 1, on_token=lambda _, text, logprobs: seen.append((text, logprobs))
-    )
-    completion = future.result(60)
-    assert completion.finish == "stop"
-    assert seen[-1] == (completion.text, completion.logprobs)
-    assert all(completion.logprobs[: len(logprobs)] == logprobs for _, logprobs in seen)
-    assert b"".join(each.bytes for each in completion.logprobs).decode("utf-8", "replace") == completion.text
 
 
 @pytest.mark.slow

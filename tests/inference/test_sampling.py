@@ -173,10 +173,11 @@ def test_penalties_are_subtracted_per_token_and_per_occurrence():
     assert logits.tolist() == [0, 0, -1.0, 0, -0.75, 0]
 
 
-def test_log_probabilities_are_those_of_the_model():
+@KINDS
+def test_log_probabilities_are_those_of_the_model(kind):
     logits = torch.stack([logits_of(1), logits_of(2)])
     expected = torch.log_softmax(logits, -1)
-    first, second = token_logprobs(logits, [5, 9], [3, 0])
+    first, second = by(kind, token_logprobs, logits, [5, 9], [3, 0])
     assert first.token == 5 and first.logprob == pytest.approx(float(expected[0, 5]), abs=1e-5)
     best = expected[0].topk(3)
     assert [token for token, _ in first.top] == best.indices.tolist()
@@ -254,20 +255,6 @@ def is_near_an_edge(logits, sampling, one, other):
             cumulated = np.cumsum(reference(logits, changed))
             given.add(min(int(np.searchsorted(cumulated, u + change, side="right")), len(logits) - 1))
     return one in given and other in given
-
-
-@pytest.mark.skipif(native() is None, reason="no compiled kernels")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("vocabulary", [300, 512])
-def test_log_probabilities_of_the_compiled_kernel_are_those_of_pytorch(dtype, vocabulary):
-    logits = torch.stack([logits_of(n, vocabulary) for n in range(5)]).to(dtype)
-    arguments = logits, [1, 2, 3, 4, 5], [0, 3, 20, 1, 2]
-    found, expected = (by(kind, token_logprobs, *arguments) for kind in ("compiled", "PyTorch"))
-    for one, other in zip(found, expected, strict=True):
-        assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
-        assert [token for token, _ in one.top] == [token for token, _ in other.top]
-        assert [value for _, value in one.top] == pytest.approx([value for _, value in other.top], abs=1e-5)
-    assert by("compiled", token_logprobs, logits[2:3], [3], [20]) == found[2:3]
 
 
 @pytest.mark.skipif(native() is None, reason="no compiled kernels")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from searchlora.errors import BaseModelError, BaseModelMoved
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import computed_in, load_model, load_tokenizer
-from searchlora.models.processor import SWITCH, cpu_flags, multiplies_bf16
+from searchlora.models.processor import SWITCH, multiplies_bf16
 from searchlora.models.resolve import CATALOGUE, PackagedWeights, public_name, resolve
 from searchlora.prompts import Renderer
 from searchlora.testing import build_tiny_base
@@ -144,12 +144,6 @@ def test_an_incomplete_folder_names_the_missing_files(copy, missing, says):
         resolve(str(copy))
 
 
-def test_pickled_weights_are_not_loaded(copy):
-    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(BaseModelError, match="safetensors"):
-        resolve(str(copy))
-
-
 @pytest.mark.parametrize(("name", "says"), [("nowhere", "no base model 'nowhere'"), ("x/y.gguf", "no such GGUF file")])
 def test_a_missing_base_is_an_error(name, says):
     with pytest.raises(BaseModelError, match=says):
@@ -208,12 +202,6 @@ def test_an_interrupted_download_is_resumed(hub):
     assert resolve("x/base").revision == "newest"
 
 
-def test_weights_that_are_not_safetensors_are_one_clear_error(copy):
-    (copy / "model.safetensors").write_bytes(b"no")
-    with pytest.raises(BaseModelError, match="cannot be loaded"):
-        load_model(resolve(str(copy)))
-
-
 def test_a_damaged_gguf_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "model.gguf"
@@ -265,6 +253,7 @@ def test_a_name_that_is_not_a_path_is_one_clear_error(name):
         ("model.safetensors", (2).to_bytes(8, "little") + b"[]"),
         ("model.safetensors", (7).to_bytes(8, "little") + b'{"a":1}'),
         ("model.safetensors", b""),
+        ("model.safetensors", b"no"),
         ("tokenizer.json", b"[]"),
         ("tokenizer.json", b'{"model": {"type": "none"}}'),
         ("tokenizer_config.json", b"{"),
@@ -392,11 +381,6 @@ def test_the_packaged_base_has_the_fingerprint_recorded_in_adapters():
 def test_bf16_is_computed_in_fp32_where_the_processor_cannot_multiply_it(tiny_base, monkeypatch):
     import torch
 
-    assert multiplies_bf16() == (
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        and not ("avx512f" in cpu_flags() and cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"}))
-        and os.environ.get(SWITCH) not in ("avx512", "avx2", "baseline")
-    )
     with monkeypatch.context() as patch:
         patch.setenv(SWITCH, "baseline")
         assert not multiplies_bf16()

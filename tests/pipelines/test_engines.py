@@ -111,24 +111,14 @@ def test_stages_of_one_server_share_an_engine(store, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_server_gives_the_answers_of_the_local_engine(tiny_base, store, tmp_path, monkeypatch, cli, refused):
+def test_the_key_of_a_server_is_named_on_the_command_line(tiny_base, store, tmp_path, monkeypatch, cli, refused):
     monkeypatch.setenv("THE_KEY", "secret")
-    searches = [{"id": str(n), "query": f"{word} and more"} for n, word in enumerate(("tent", "boot", "stove"))]
-    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(search) + "\n" for search in searches))
     (tmp_path / "corpus.jsonl").write_text(json.dumps({"id": "d", "text": "tent boot stove"}) + "\n")
-    files = [f"--{name}={tmp_path / name}.jsonl" for name in ("queries", "corpus")]
-    here = build_pipeline("p", [AdapterSettings(name="one")], store=store, documents=[])
     file = written(tmp_path, "stages: [adapter: {name: one}, bm25: {}]")
-    command = ["run", file, *files, "--out", tmp_path / "run.trec", "--store", store.root]
+    command = ["search", file, "tent", "--corpus", tmp_path / "corpus.jsonl", "--store", store.root]
     with served(made_service(tiny_base, store, api_keys=("secret",))) as url:
-        stage = AdapterSettings(name="one", engine=ServerSettings(url=url, api_key_env="THE_KEY"))
-        there = build_pipeline("p", [stage], store=store, documents=[])
-        assert [found["outputs"] for found in there.execute(searches)] == [
-            found["outputs"] for found in here.execute(searches)
-        ]
         called = cli(*command, "--server", url, "--api-key-env", "THE_KEY")
         assert called.code == 0, called
-        assert len((tmp_path / "run.trec").read_text().splitlines()) == 3
         assert "refuses with 401" in refused(*command, "--server", url)
     assert "there is no server for the key" in refused(*command, "--api-key-env", "THE_KEY")
     assert "'api_key_env'" in refused(*command, "--server", url, "--api-key-env", "no name")

@@ -85,14 +85,6 @@ def test_an_index_folder_is_filtered_as_an_index_in_memory(tmp_path, retrievers,
     ]
 
 
-def test_comparisons_other_than_equality(tmp_path):
-    filter_by = {"price": {"min": "intent.low", "max": "intent.high"}, "brand": {"prefix": "intent.brand"}}
-    pipeline = built(tmp_path, {"bm25": {"k": 100, "filter_by": filter_by}})
-    search = {"id": "q", "query": "jacket", "intent": {"low": 4, "high": "5", "brand": "NORTH"}}
-    assert ids(pipeline, search) == ["n1"]
-    assert sorted(ids(pipeline, {**search, "intent": {"low": 4, "high": "5"}})) == ["a04", "a05", "n1"]
-
-
 @pytest.mark.parametrize("kind", [BM25Index, DenseIndex])
 def test_one_filter_at_a_time_is_in_memory_and_equal_ones_are_evaluated_once(encoder_base, monkeypatch, kind):
     more = [Encoder.load(str(encoder_base.path))] if kind is DenseIndex else []

@@ -44,6 +44,13 @@ def executed(tmp_path, settings, *searches):
     return build_pipeline("p", stages, store=Store(tmp_path / "store"), documents=[]).execute(searches)
 
 
+def taken(files, run_file, *out):
+    """Execute the pipeline on the hits of a run."""
+    paths = [files / name for name in out]
+    overrides = [f"run={run_file}"]
+    return run(files / "take.yaml", files / "queries.tsv", files / "corpus.jsonl", paths, overrides=overrides)
+
+
 def test_hits_of_a_query_row_are_ids_or_have_scores(tmp_path):
     scored = [{"document": "a", "score": 1}, {"document": "b", "score": 2.5}]
     by_id, by_score = executed(
@@ -74,12 +81,10 @@ def test_malformed_hits_are_refused_with_the_query(hits, says):
 
 
 def test_run_executes_on_the_hits_of_an_engine(files, engine_run):
-    out = [files / "out.trec", files / "out.jsonl"]
-    overrides = [f"run={engine_run}"]
-    tag, count = run(files / "take.yaml", files / "queries.tsv", files / "corpus.jsonl", out, overrides=overrides)
+    tag, count = taken(files, engine_run, "out.trec", "out.jsonl")
     assert (tag, count) == ("take_from_run(engine.trec,k=2)_passages(1)", 3)
-    assert read_run(out[0]) == {"q1": {"d3": 9.0, "d2": 7.5}, "q2": {"d2": 1.0}}
-    first, second, third = map(json.loads, out[1].read_text().splitlines())
+    assert read_run(files / "out.trec") == {"q1": {"d3": 9.0, "d2": 7.5}, "q2": {"d2": 1.0}}
+    first, second, third = map(json.loads, (files / "out.jsonl").read_text().splitlines())
     assert first["hits"][0] == {"rank": 1, "document": "d3", "score": 9.0}
     assert second["passages"] == [{"id": "d2", "title": "", "score": 1.0}]
     assert third["hits"] == third["passages"] == []
@@ -87,13 +92,7 @@ def test_run_executes_on_the_hits_of_an_engine(files, engine_run):
 
 def test_the_card_of_the_engines_run_is_inherited(files, engine_run):
     def lineage(name):
-        run(
-            files / "take.yaml",
-            files / "queries.tsv",
-            files / "corpus.jsonl",
-            files / name,
-            overrides=[f"run={engine_run}"],
-        )
+        taken(files, engine_run, name)
         return read_run_card(files / name), read_lineage(files / name)
 
     card, unknown = lineage("first.trec")
@@ -108,14 +107,8 @@ def test_the_card_of_the_engines_run_is_inherited(files, engine_run):
 def test_a_hit_that_is_not_in_the_corpus_names_query_and_document(files, engine_run):
     write_run(engine_run, {"q2": {"d9": 1.0}}, "engine")
     with pytest.raises(PipelineError, match=r"query q2: the document 'd9' is not in the corpus"):
-        run(
-            files / "take.yaml",
-            files / "queries.tsv",
-            files / "corpus.jsonl",
-            files / "o",
-            overrides=[f"run={engine_run}"],
-        )
-    assert not (files / "o").exists()
+        taken(files, engine_run, "o.trec")
+    assert not (files / "o.trec").exists()
 
 
 def test_a_missing_run_is_named(files):

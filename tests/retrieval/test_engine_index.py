@@ -8,12 +8,11 @@ import pytest
 from searchlora.errors import DataError, EngineError, StaleIndex
 from searchlora.records import Document
 from searchlora.retrieval.engine_index import BATCH, TextKeys, load_index, open_index
-from searchlora.retrieval.index_manifest import corpus_identity
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.search_engine import Graph, TextSearch, VectorSearch
 from tests.inference.http_server import answering
 from tests.retrieval.opensearch_server import Cluster
-from tests.retrieval.vectorizers import FINGERPRINT, vectorizer_of
+from tests.retrieval.vectorizers import FINGERPRINT, found, identity, numbered, vectorizer_of
 
 FIELDS = ("title", "text", "brand")
 KEYS = TextKeys(fields=("text",), analyzer="standard")
@@ -29,20 +28,6 @@ def cluster():
 def engine(cluster):
     with answering(cluster) as server:
         yield OpenSearch(server.url)
-
-
-def numbered(count):
-    return [Document(f"d{number}", f"tent {number % 7}") for number in range(count)]
-
-
-def identity(folder, content="a", name="corpus.jsonl"):
-    file = folder / name
-    file.write_text(content)
-    return corpus_identity(file, {"text": ("name", "description")})
-
-
-def found(search, query, k=9):
-    return [hit.document for hit in search.search([query], k)[0]]
 
 
 def test_a_killed_load_goes_on_without_encoding_again(engine, encoder, monkeypatch, tmp_path):

@@ -50,22 +50,6 @@ def test_scores_equal_the_formulas(lists, method, data):
     assert [hit.document for hit in found] == ranked(scores)
 
 
-def test_rrf_of_a_worked_example():
-    found = fuse([hits({"x": 9.0, "y": 8.0, "z": 7.0}), hits({"y": 0.3, "w": 0.2})])
-    assert [(hit.document, hit.score) for hit in found] == [
-        ("y", 1 / 62 + 1 / 61),
-        ("x", 1 / 61),
-        ("w", 1 / 62),
-        ("z", 1 / 63),
-    ]
-
-
-def test_combsum_and_combmnz_of_a_worked_example():
-    lists = [hits({"x": 9.0, "y": 8.0, "z": 5.0}), hits({"z": 2.0, "y": 1.0})]
-    assert [(hit.document, hit.score) for hit in fuse(lists, method="combsum")] == [("z", 1.0), ("x", 1.0), ("y", 0.75)]
-    assert [(hit.document, hit.score) for hit in fuse(lists, method="combmnz")] == [("z", 2.0), ("y", 1.5), ("x", 1.0)]
-
-
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(lists=st.lists(SCORES, min_size=1, max_size=4), method=st.sampled_from(METHODS), data=st.data())
@@ -82,12 +66,6 @@ def test_the_scale_of_scores_does_not_matter(scores, scale, method):
     other = hits({"a": 1.0, "f": 0.5})
     stretched = hits({document: scale * score + 8 for document, score in scores.items()})
     assert fuse([stretched, other], method=method) == fuse([hits(scores), other], method=method)
-
-
-def test_a_weight_of_two_equals_the_ranking_twice():
-    first, second = hits({"a": 3.0, "b": 2.0}), hits({"b": 5.0, "c": 4.0})
-    for method in ("rrf", "combsum"):
-        assert fuse([first, second], method=method, weights=[2, 1]) == fuse([first, first, second], method=method)
 
 
 def test_fusing_no_hits_gives_no_hits():

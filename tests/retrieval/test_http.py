@@ -128,6 +128,11 @@ def test_fusion_keeps_the_texts(tmp_path):
     assert texts == {"p2": "for four", "p3": "with pegs", "p9": "a tent of ours"}
 
 
+def test_an_address_with_a_query_string_is_refused(tmp_path):
+    with pytest.raises(EngineError, match="has a query string"):
+        built(tmp_path, {"http": {"url": "http://h/s?q=1", "engine": "solr"}})
+
+
 def test_many_queries_are_asked_at_once_and_answered_in_order():
     with answering(opensearch) as server:
         retriever = HttpRetriever(
@@ -184,15 +189,6 @@ def test_an_unexpected_answer_names_the_address_and_the_path(tmp_path, content, 
             built(tmp_path, {"http": {"url": url, "engine": "opensearch"}}).search("tent")
 
 
-def test_an_engine_that_refuses_or_is_not_there(tmp_path):
-    http = {"engine": "opensearch", "retries": 0}
-    refusal = {"error": {"type": "index_not_found_exception", "reason": "no such index [nope]"}, "status": 404}
-    with answering(lambda _: Reply(refusal, 404)) as server, pytest.raises(EngineError, match=r"404 .*no such index"):
-        built(tmp_path, {"http": {"url": f"{server.url}/nope/_search", **http}}).search("tent")
-    with pytest.raises(EngineError, match="cannot be reached"):
-        built(tmp_path, {"http": {"url": f"{server.url}/nope/_search", **http}}).search("tent")
-
-
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -206,12 +202,6 @@ def test_an_engine_that_refuses_or_is_not_there(tmp_path):
 def test_settings_that_cannot_work_are_refused(settings, says):
     with pytest.raises(PipelineError, match=f"here, stage 1: .*{says}"):
         stages({"http": settings})
-
-
-@pytest.mark.parametrize("url", ["ftp://h/s", "http://h/s?q=1", "http://user:word@h/s", "nowhere"])
-def test_an_address_that_cannot_work_is_refused(tmp_path, url):
-    with pytest.raises(EngineError):
-        built(tmp_path, {"http": {"url": url, "engine": "solr"}})
 
 
 def test_a_pipeline_over_an_engine_needs_no_corpus(tmp_path):

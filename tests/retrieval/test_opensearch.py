@@ -5,8 +5,6 @@ A live server is tested by `tests/contract/test_retriever.py`, where OPENSEARCH_
 
 from __future__ import annotations
 
-import base64
-
 import numpy as np
 import pytest
 
@@ -233,17 +231,9 @@ def test_hits_without_those_of_a_failed_shard_are_an_error(server, cluster):
         search.search(["couch"], 1)
 
 
-@pytest.mark.parametrize(
-    ("auth", "key", "header"),
-    [
-        ("basic", "user:secret", "Basic " + base64.b64encode(b"user:secret").decode()),
-        ("apikey", "secret", "ApiKey secret"),
-        ("bearer", "secret", "Bearer secret"),
-    ],
-)
-def test_the_key_is_sent_as_the_engine_expects(server, auth, key, header):
-    OpenSearch(server.url, api_key=key, auth=auth).published("products")
-    assert {name.lower(): value for name, value in server.asked[0].headers.items()}["authorization"] == header
+def test_the_key_is_sent_as_the_engine_expects(server):
+    OpenSearch(server.url, api_key="secret", auth="apikey").published("products")
+    assert {name.lower(): value for name, value in server.asked[0].headers.items()}["authorization"] == "ApiKey secret"
 
 
 @pytest.mark.parametrize(

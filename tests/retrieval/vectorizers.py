@@ -1,11 +1,15 @@
-"""How a tiny encoder encodes documents for a search engine."""
+"""Documents, corpora and an encoder for indexes in search engines."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from searchlora.models.fingerprint import Fingerprint
+from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.engine_index import EngineVectors, Vectorizer
-from searchlora.retrieval.index_manifest import VectorKeys
+from searchlora.retrieval.index_manifest import CorpusIdentity, VectorKeys, corpus_identity
+from searchlora.retrieval.retriever import Retriever
 from searchlora.retrieval.search_engine import Graph
 
 FINGERPRINT = Fingerprint(architecture="Tiny", tensors="0", tokenizer="0", template="0", config="0")
@@ -25,3 +29,20 @@ def vectorizer_of(encoder: Encoder, graph: Graph | None = None) -> Vectorizer:
     dimensions = encoder.model.get_embedding_dimension()
     vectors = EngineVectors(model="tiny", adapter=None, keys=keys, batch_size=32, dimensions=dimensions, graph=graph)
     return Vectorizer(encoder, vectors)
+
+
+def numbered(count: int, word: str = "tent") -> list[Document]:
+    """Documents of seven different texts."""
+    return [Document(f"d{number}", f"{word} {number % 7}") for number in range(count)]
+
+
+def identity(folder: Path, content: str = "a", name: str = "corpus.jsonl") -> CorpusIdentity:
+    """The identity of a corpus file that is written with some content."""
+    file = folder / name
+    file.write_text(content)
+    return corpus_identity(file, {"text": ("name", "description")})
+
+
+def found(retriever: Retriever, query: str, k: int = 9) -> list[str]:
+    """The ids of the hits of one query."""
+    return [hit.document for hit in retriever.search([query], k)[0]]

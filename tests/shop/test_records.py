@@ -14,11 +14,11 @@ import pytest
 from searchlora.files import json_file
 from searchlora.outputs import CitedAnswer, CitedText
 from searchlora.shop import dictionary_rewrite
-from searchlora.shop.catalogue import Catalogue
+from searchlora.shop.catalogue import make_catalogue
 from searchlora.shop.help_centre import ABSTENTION, PASSAGES, make_articles
-from searchlora.shop.judgments import grade, listed_products
+from searchlora.shop.judgments import grade, matching_products
 from searchlora.shop.rewriting import make_rewriting
-from searchlora.shop.sampling import Need
+from searchlora.shop.sampling import Need, Sampler
 from searchlora.shop.tables import load_table, load_tables
 from searchlora.shop.vocabulary import known_words
 from tests.shop.conftest import in_one_split
@@ -71,7 +71,7 @@ def test_words_marked_unseen_are_in_test_only(rows, name):
 
 @pytest.mark.slow
 def test_combinations_of_type_and_attributes_are_in_one_split():
-    drawn = make_rewriting(Catalogue(TABLES, size=2000, seed=13), TABLES, total=2400, seed=13)
+    drawn = make_rewriting(make_catalogue(TABLES, size=2000, seed=13), TABLES, total=2400, seed=13)
     assert in_one_split(drawn, lambda row: [row["need"].combination] if row["need"].by_attributes else [])
 
 
@@ -188,17 +188,13 @@ def test_an_intent_says_what_its_query_says(rows):
 
 
 def test_judgments_follow_the_construction():
-    catalogue = Catalogue(TABLES, size=3000, seed=5)
-    for number in (7, 100, 2999):
-        product = catalogue.product(number)
+    catalogue = make_catalogue(TABLES, size=3000, seed=5)
+    sampler = Sampler(catalogue, seed=5)
+    for product in (catalogue[7], catalogue[100], catalogue[2999]):
         for names in (["sku"], ["brand"], list(TABLES.types[product.type].attributes)[:2]):
             need = Need(product.type, {name: product.facts[name] for name in names})
-            (listed,), _ = listed_products([need], catalogue, TABLES)
-            for value in (3, 2, 1):
-                assert (
-                    listed[value]
-                    == [p.id for p in catalogue if grade(p, need, TABLES) == value][: (60, 40, 20)[3 - value]]
-                )
+            for value, matching in matching_products(need, sampler, TABLES).items():
+                assert matching == [other for other in catalogue if grade(other, need, TABLES) == value]
 
 
 def test_every_record_is_judged_and_has_an_exact_match(rows, qrels):
@@ -225,7 +221,7 @@ def test_graded_pairs_agree_with_the_qrels_and_reveal_nothing(rows, qrels):
 def test_training_pairs_have_exact_positives_and_hard_negatives(rows, qrels):
     training, records = rows("embedding"), [row for row in rows("rewriting") if not row["history"]]
     ids = {f"{product['title']} {product['text']}": product["id"] for product in rows("corpus")}
-    type_of = {product.id: product.type for product in Catalogue(TABLES, size=2000, seed=13)}
+    type_of = {product.id: product.type for product in make_catalogue(TABLES, size=2000, seed=13)}
     assert [row["id"] for row in training] == [row["id"] for row in records]
     for row in training:
         judged = qrels[row["id"]]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchlora.shop import dictionary_rewrite
-from searchlora.shop.catalogue import Catalogue
+from searchlora.shop.catalogue import make_catalogue
 from searchlora.shop.intents import price_bound
 from searchlora.shop.queries import MIN_MISSPELLED_LENGTH, NEIGHBOURS, can_misspell, misspell
 from searchlora.shop.tables import load_table, load_tables, table_names
@@ -114,5 +114,5 @@ def test_price_bounds_are_ordered_and_unseen_phrases_in_test_only(split):
 
 
 def test_children_products_use_the_sizes_for_children():
-    products = [p for p in Catalogue(TABLES, size=6000, seed=1) if p.facts.get("wearer") == "children's"]
+    products = [p for p in make_catalogue(TABLES, size=6000, seed=1) if p.facts.get("wearer") == "children's"]
     assert {p.facts["shoe_size"] for p in products if "shoe_size" in p.facts} == {"size 38", "size 40"}

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError
 from searchlora.files import check_file, json_file
 from searchlora.records import RejectedRow, SourceRow
-
-CLINC150_OOS = "oos"
 
 
 def read_clinc150(source: Path) -> Iterator[SourceRow | RejectedRow]:
@@ -25,8 +22,13 @@ def read_clinc150(source: Path) -> Iterator[SourceRow | RejectedRow]:
     Raises:
         DataError: if the file is missing, not JSON, or not of this layout.
     """
-    for name, rows in _clinc150_parts(source).items():
-        split = SPLIT_NAMES.get(name.removeprefix(f"{CLINC150_OOS}_"))
+    check_file(source)
+    parts = json_file(source)
+    if not isinstance(parts, dict):
+        fix = "Name data_full.json or one of its variants."
+        raise DataError("is not an object of splits", where=str(source), fix=fix)
+    for name, rows in parts.items():
+        split = SPLIT_NAMES.get(name.removeprefix("oos_"))
         if split is None or not isinstance(rows, list):
             raise DataError(
                 f"'{name}' is not a list of a split",
@@ -40,13 +42,3 @@ def read_clinc150(source: Path) -> Iterator[SourceRow | RejectedRow]:
                 yield SourceRow({"id": f"{name}-{number}", "text": text, "label": label, "split": split}, where)
             else:
                 yield RejectedRow(where, "is not a pair of text and intent", row)
-
-
-def _clinc150_parts(source: Path) -> dict[str, Any]:
-    check_file(source)
-    parts = json_file(source)
-    if not isinstance(parts, dict):
-        raise DataError(
-            "is not an object of splits", where=str(source), fix="Name data_full.json or one of its variants."
-        )
-    return parts

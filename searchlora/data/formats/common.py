@@ -115,12 +115,7 @@ def read_tables(source: Path, fields: FieldMap, required: Sequence[str], texts: 
 
 
 def no_text(data: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The fault of the first of these fields that is not text, or None.
-
-    Examples:
-        >>> no_text({"query": "tent", "rewrite": 7}, ["query", "rewrite"])
-        "field 'rewrite': 7 is not text"
-    """
+    """The fault of the first of these fields that is not text, or None."""
     for name in names:
         if not isinstance(value := data.get(name), str):
             shown = "null" if value is None else repr(value)

@@ -23,7 +23,7 @@ from searchlora.data.formats.common import field_map, plain_or_packed, whole_num
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
-from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
+from searchlora.eval.judgments.card import JudgmentsCard, has_card, is_sidecar, sources_of
 from searchlora.eval.judgments.pooling import pool
 from searchlora.eval.judgments.sources import GradeSources, Source
 from searchlora.eval.trec import Qrels
@@ -48,6 +48,7 @@ class Judged:
         outside: Number of judgments left out because their document is not in the pool.
         sources: Split -> who or what graded; without an entry, the builder's default holds.
         grades: Grade -> its grade on the scale 0 to 3 of graded pairs, where they differ.
+        judged_by: The card of judgments that a rule made, such as clicks.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Judged:
     outside: int = 0
     sources: Mapping[str | None, GradeSources] = field(default_factory=dict)
     grades: Mapping[int, int] = field(default_factory=dict)
+    judged_by: JudgmentsCard | None = None
 
     def source_of(self, split: str | None, topic: str, document: str) -> Source | None:
         """Who or what graded a pair; None: the source does not say it."""

@@ -395,12 +395,7 @@ def _with_texts(pairs: Sequence[SourceRow | RejectedRow], corpus: CorpusFile) ->
 
 
 def _rater_names(raters: Iterable[str]) -> dict[str, str]:
-    """Rater -> the name in file names, unique: other characters than letters, digits, "-" and "_" become "_".
-
-    Examples:
-        >>> _rater_names(["ann b", "ann_b", "ben"])
-        {'ann b': 'ann_b', 'ann_b': 'ann_b-2', 'ben': 'ben'}
-    """
+    """Rater -> the name in file names, unique: other characters than letters, digits, "-" and "_" become "_"."""
     names: dict[str, str] = {}
     numbers = Counter[str]()
     for rater in raters:

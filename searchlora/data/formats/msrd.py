@@ -58,11 +58,6 @@ def query_families(queries: Mapping[str, str], relevant: Mapping[str, Set[str]])
     Args:
         queries: Query id -> text; texts that are equal but for case and punctuation are of one family.
         relevant: Query id -> relevant documents.
-
-    Examples:
-        >>> queries = {"1": "Insidious 2", "2": "insidious 2 netflix", "3": "rush", "4": "insidious 2"}
-        >>> query_families(queries, {"1": {"a", "b"}, "2": {"a"}, "3": {"c"}, "4": set()})
-        {'1': 'family 1', '2': 'family 1', '3': 'family 3', '4': 'family 1'}
     """
     keys = {query_id: [normalised(query)] for query_id, query in queries.items()}
     by_document: dict[str, list[str]] = defaultdict(list)

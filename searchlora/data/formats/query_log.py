@@ -17,11 +17,10 @@ from searchlora.data.formats.common import FormatRows, number, pair_id, rows_wit
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, corpus_file
 from searchlora.data.formats.query_log_mining import COUNTS, LogRow, LogStore, Rules, log_store, mine
 from searchlora.data.formats.tables import rewritten
+from searchlora.data.grade_sources import clicks_card
 from searchlora.data.personal_data import mask
 from searchlora.errors import UsageError
-from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.text_identity import normalised
-from searchlora.files import file_sha256
 from searchlora.files.json_text import value_fault
 from searchlora.records import Collection, Judgment, Option, RejectedRow, SourceReport, SourceRow
 
@@ -114,11 +113,9 @@ def clicked_collection(source: Path, options: Mapping[str, str]) -> Collection:
     if not options.get("corpus") or not options.get("clicked"):
         return Collection((), ())
     minimum = whole_number(options, "clicked_sessions", 2, minimum=1)
-    written = datetime.fromtimestamp(source.stat().st_mtime, UTC).isoformat(timespec="seconds")
     rule = f"clicked after the rewrite in {minimum} or more sessions; not corrected for positions"
     judgments = list(_clicked_judgments(source, options, minimum))
-    made_from = {source.name: file_sha256(source)}
-    card = JudgmentsCard("clicks", written, counts={"clicks": len(judgments)}, rule=rule, made_from=made_from)
+    card = clicks_card(source, len(judgments), rule)
     return Collection(read_documents(corpus_file(Path(options["corpus"]), options)), judgments, judged_by=card)
 
 

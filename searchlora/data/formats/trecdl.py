@@ -7,8 +7,8 @@ A folder with one JSON file, an array of `{"query", "hits": [{"qid", "docid", "c
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from searchlora.data.formats.common import Converted, converted
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
@@ -24,56 +24,40 @@ def read_trecdl(source: Path, *, unjudged: int = 0) -> Rows:
 
     Yields:
         `topic`, `query`, `document`, `passage`, `grade`, `score` (of BM25).
-    """
-    qrels = _one_file(source, "qrels*")
-    sources = sources_of(qrels) if has_card(qrels) else None
-    for row in trecdl_hits(source):
-        if isinstance(row, RejectedRow):
-            yield row
-            continue
-        pairs = row.data["pairs"]
-        lowest = [pair["document"] for pair in pairs if pair["grade"] is None][-unjudged:] if unjudged else []
-        for pair in pairs:
-            where = f"{row.where}, document {pair['document']}"
-            if pair["grade"] is not None:
-                yield SourceRow(pair, where, sources and sources.of(pair["topic"], pair["document"]))
-            elif pair["document"] in lowest:
-                yield SourceRow({**pair, "grade": 0}, where, "synthetic")
-
-
-def trecdl_hits(source: Path) -> Rows:
-    """One row per query of a TREC DL folder with all its passages, best first; `grade` is None for an ungraded pair.
-
-    Yields:
-        `topic`, `query`, `pairs` (`topic`, `query`, `document`, `passage`, `grade`, `score` each).
 
     Raises:
         DataError: unless the folder has one JSON file and one qrels file.
     """
-    qrels = read_qrels(_one_file(source, "qrels*"))
-
-    def graded(row: SourceRow) -> Converted:
+    judged = _one_file(source, "qrels*")
+    qrels = read_qrels(judged)
+    sources = sources_of(judged) if has_card(judged) else None
+    for row in read_rows(_one_file(source, "*.json", "*.json.gz"), ("query", "hits")):
+        fault = _fault(row.data["hits"]) if isinstance(row, SourceRow) else None
+        if isinstance(row, RejectedRow) or fault is not None:
+            yield row if isinstance(row, RejectedRow) else RejectedRow(row.where, str(fault), row.data)
+            continue
         hits = row.data["hits"]
-        if not isinstance(hits, list) or not hits or not all(_is_hit(hit) for hit in hits):
-            return "field 'hits': is not a list of objects with qid, docid, content and score"
-        if len({str(hit["qid"]) for hit in hits}) > 1:
-            return "field 'hits': its entries belong to several queries (qid)"
-        topic, query = str(hits[0]["qid"]), row.data["query"]
+        topic = str(hits[0]["qid"])
         grades = qrels.get(topic, {})
-        pairs = [
-            {
-                "topic": topic,
-                "query": query,
-                "document": str(hit["docid"]),
-                "passage": hit["content"],
-                "grade": grades.get(str(hit["docid"])),
-                "score": float(hit["score"]),
-            }
-            for hit in hits
-        ]
-        return {"topic": topic, "query": query, "pairs": pairs}
+        ungraded = [str(hit["docid"]) for hit in hits if str(hit["docid"]) not in grades]
+        drawn = ungraded[-unjudged:] if unjudged else []
+        for hit in hits:
+            document = str(hit["docid"])
+            pair = {"topic": topic, "query": row.data["query"], "document": document, "passage": hit["content"]}
+            pair |= {"grade": grades.get(document, 0), "score": float(hit["score"])}
+            where = f"{row.where}, document {document}"
+            if document in grades:
+                yield SourceRow(pair, where, sources and sources.of(topic, document))
+            elif document in drawn:
+                yield SourceRow(pair, where, "synthetic")
 
-    yield from converted(read_rows(_one_file(source, "*.json", "*.json.gz"), ("query", "hits")), graded)
+
+def _fault(hits: Any) -> str | None:
+    if not isinstance(hits, list) or not hits or not all(map(_is_hit, hits)):
+        return "field 'hits': is not a list of objects with qid, docid, content and score"
+    if len({str(hit["qid"]) for hit in hits}) > 1:
+        return "field 'hits': its entries belong to several queries (qid)"
+    return None
 
 
 def _is_hit(hit: object) -> bool:

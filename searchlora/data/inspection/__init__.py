@@ -11,7 +11,7 @@ from pathlib import Path
 from searchlora.data.inspection import profiling
 from searchlora.data.inspection.commands import Command, propose
 from searchlora.data.inspection.profiling import Profile, lines_of
-from searchlora.files import ReadLimit, limited_reads
+from searchlora.files import limited_reads
 from searchlora.task import Task
 
 __all__ = ["inspect_file", "lines_of"]
@@ -25,6 +25,6 @@ def inspect_file(path: Path, tasks: Sequence[Task] = ()) -> tuple[Profile, list[
     Raises:
         DataError: if there is no such file or folder, or the file is empty.
     """
-    with limited_reads(ReadLimit(profiling.MAX_BYTES, profiling.MAX_SECONDS)):
+    with limited_reads(profiling.MAX_BYTES, profiling.MAX_SECONDS):
         found = profiling.profile(path)
         return found, propose(found, tasks)

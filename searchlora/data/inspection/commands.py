@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from searchlora.data.inspection.profiling import Column, Profile, column_values, first_row, ids_in, is_table
+from searchlora.data.inspection.profiling import Column, Profile, column_values, is_table, readable_rows
 from searchlora.errors import DataError
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.records import Format
@@ -238,11 +238,11 @@ def _documents_beside(path: Path, column: str) -> tuple[_Corpus | None, int]:
     for sibling in sorted(path.parent.iterdir()):
         if sibling == path or not sibling.is_file() or not _is_readable_table(sibling):
             continue
-        row = first_row(sibling)
+        row = next(readable_rows(sibling), {})
         name, texts = _named(row, NAMES["id"]), _texts(row)
         if name is None or texts is None:
             continue
-        known = ids_in(sibling, name, ids)
+        known = len(ids & column_values(sibling, name))
         if known > (best[2] if best else _ENOUGH * len(ids)):
             best = sibling, {"id": name, **texts}, known
     return best, len(ids)

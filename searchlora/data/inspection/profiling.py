@@ -41,7 +41,7 @@ MAX_SECONDS = 20.0
 
 _EXCERPT = 60  # characters of an example
 _COLUMNS_SHOWN, _NAME_WIDTH = 25, 30  # in the terminal
-_PART = 200_000  # rows of a sibling file that are searched for ids
+_PART = 200_000  # rows that are searched for ids of documents
 
 
 @dataclass
@@ -184,40 +184,19 @@ def is_table(path: Path) -> bool:
     return not (name.endswith(".tsv") and _has_no_header(read_head(path)))
 
 
-def first_row(path: Path) -> Mapping[str, Any]:
-    """The first row that can be read; empty if there is none."""
+def readable_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The first rows of a file that can be read, up to a fault of the whole file or the limit of what is read."""
     try:
-        return next((row.data for row in read_rows(path) if not isinstance(row, RejectedRow)), {})
+        for row in islice(read_rows(path), _PART):
+            if not isinstance(row, RejectedRow):
+                yield row.data
     except DataError:
-        return {}
-
-
-def ids_in(path: Path, column: str, ids: set[str]) -> int:
-    """Number of `ids` that occur in a column of a file, of which the first rows are read."""
-    occurring: set[str] = set()
-    try:
-        for number, row in enumerate(read_rows(path)):
-            if number >= _PART or len(occurring) == len(ids):
-                break
-            if not isinstance(row, RejectedRow) and (value := as_text(row.data.get(column))) in ids:
-                occurring.add(value)
-    except ReadLimitReached:
-        return len(occurring)
-    except DataError:
-        return 0
-    return len(occurring)
+        return
 
 
 def column_values(path: Path, column: str) -> set[str]:
-    """The distinct values of a column, as text, in the rows that are read of a file."""
-    values: set[str] = set()
-    try:
-        for row in islice(read_rows(path), MAX_ROWS):
-            if not isinstance(row, RejectedRow) and (text := as_text(row.data.get(column))):
-                values.add(text)
-    except ReadLimitReached:
-        pass
-    return values
+    """The distinct values of a column, as text, in the first rows of a file."""
+    return {text for row in readable_rows(path) if (text := as_text(row.get(column)))}
 
 
 def _has_no_header(head: Head) -> bool:

@@ -1,6 +1,6 @@
 """Batched model runner: one base model and many LoRA adapters in one batch.
 
-`lora_layers` and `lora_mapping` apply each row's adapter, `kv_cache`, `attention` and `prefix_cache` hold what was
+`lora_layers` applies each row's adapter, `kv_cache`, `attention` and `prefix_cache` hold what was
 computed before, `forward` runs the model over them, `admission` decides what a step begins, and `model_runner` combines
 prefill, `chunked_prefill` of long prompts, decode and choice scoring.
 """

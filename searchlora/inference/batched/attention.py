@@ -37,7 +37,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor,
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -47,7 +47,7 @@ def attend(
         module: Unused; transformers passes the attention layer.
         query: Shape (rows, heads, new, size).
         key, value: Shape (rows, key heads, columns, size); `key heads` divides `heads`.
-        attention_mask: Added to the scores; shape (rows, 1, new, columns). None: every token attends to all.
+        attention_mask: Added to the scores; shape (rows, 1, new, columns).
         scaling: Factor of the scores; 1/√size if None.
 
     Returns:
@@ -56,7 +56,7 @@ def attend(
     del module
     rows, heads, new, size = query.shape
     scale = size**-0.5 if scaling is None else scaling
-    if new == 1 and attention_mask is not None:
+    if new == 1:
         compiled = backend.attention(query, key, value, attention_mask, scale)
         if compiled is not None:
             return compiled, None
@@ -69,16 +69,13 @@ def attend(
         return output.transpose(1, 2), None
     step = max(1, _SCORES_PER_BLOCK // scores_per_row)
     blocks = [slice(start, start + step) for start in range(0, rows, step)]
-    mask = None if attention_mask is None else attention_mask.expand(rows, -1, -1, -1)
-    outputs = [
-        _attend_rows(query[block], key[block], value[block], None if mask is None else mask[block], scale)
-        for block in blocks
-    ]
+    mask = attention_mask.expand(rows, -1, -1, -1)
+    outputs = [_attend_rows(query[block], key[block], value[block], mask[block], scale) for block in blocks]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs), None
 
 
 def _attend_rows(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
     """Attention as two matrix products; all scores are in memory at once and keys are not repeated for the groups."""
     rows, heads, new, size = query.shape
@@ -89,8 +86,7 @@ def _attend_rows(
         scores = torch.bmm(keys, queries.transpose(1, 2)).transpose(1, 2).contiguous()
     else:
         scores = torch.bmm(queries, keys.transpose(1, 2))
-    if mask is not None:
-        scores.view(rows, heads, new, columns).add_(mask)
+    scores.view(rows, heads, new, columns).add_(mask)
     output = torch.bmm(scores.softmax(-1), value.flatten(0, 1))
     return output.view(rows, heads, new, -1).transpose(1, 2)
 

@@ -43,7 +43,7 @@ class DecodeBatch:
     def add(self, rows: Sequence[BatchRow]) -> None:
         """Prefill new rows and generate the first token of each.
 
-        Rows of one adapter are placed together, as `lora_mapping` prefers them, those with fewer tokens to compute
+        Rows of one adapter are placed together, as `LoraMapping` prefers them, those with fewer tokens to compute
         first. After an error no new row has joined, and the others are unchanged.
         """
         rows = sorted(rows, key=lambda row: (row.prompt.slot, self._prefiller.left(row.prompt)))

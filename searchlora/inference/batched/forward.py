@@ -11,8 +11,7 @@ from searchlora.cpu import backend
 from searchlora.inference.batched import attention
 from searchlora.inference.batched.frozen_linear import FrozenLinear, is_linear, merged_linear
 from searchlora.inference.batched.kv_cache import KVCache
-from searchlora.inference.batched.lora_layers import add_lora_layers
-from searchlora.inference.batched.lora_mapping import map_rows
+from searchlora.inference.batched.lora_layers import add_lora_layers, map_rows
 
 
 class NonFiniteOutput(Exception):

@@ -1,14 +1,15 @@
 """Linear layers of a base model with LoRA slots: each row of a batch uses its own A and B.
 
 Layers with the same input (query, key and value; gate and up) are merged into one product, and so are their A. A and B
-are applied as `lora_mapping` says, for all adapters of the batch in one batched product, as in Punica
+are applied as a `LoraMapping` says, for all adapters of the batch in one batched product, as in Punica
 (arXiv:2310.18547) and S-LoRA (arXiv:2311.03285), whose kernels are for GPUs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
@@ -23,10 +24,69 @@ from searchlora.inference.batched.frozen_linear import (
     merged_linear,
     shape_of,
 )
-from searchlora.inference.batched.lora_mapping import LoraMapping
+
+#: The slot of the bare base model.
+BASE_SLOT = 0
 
 #: Names of layers that get the same input in a transformer block.
 _MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(frozen=True)
+class LoraMapping:
+    """The slots of a batch's rows.
+
+    Attributes:
+        row_slots: Slot of each row.
+        adapter_rows: Slots and the rows that use them, in ascending order, without the base model's.
+        device: Of index tensors.
+        derived: What slots have computed from the mapping, by keys of their own.
+    """
+
+    row_slots: tuple[int, ...]
+    adapter_rows: Sequence[tuple[int, list[int]]]
+    device: torch.device | str
+    derived: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def slots_in_use(self) -> frozenset[int]:
+        return frozenset(slot for slot, _ in self.adapter_rows)
+
+    def segments(self, slots: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The rows of some slots in segments of equal length, one for each slot, so that one batched product computes
+        all.
+
+        Returns:
+            The row at each place of the segments, where short segments repeat their first row, shape
+            (slots * length,); the rows without repetition, and the place of each, both of shape (rows of the slots,).
+        """
+        if slots not in self.derived:
+            rows_of = dict(self.adapter_rows)
+            groups = [rows_of[slot] for slot in slots]
+            length = max(map(len, groups))
+            padded = [row for group in groups for row in group + group[:1] * (length - len(group))]
+            rows = [row for group in groups for row in group]
+            places = [start * length + place for start, group in enumerate(groups) for place in range(len(group))]
+            self.derived[slots] = tuple(torch.tensor(index, device=self.device) for index in (padded, rows, places))
+        segments: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.derived[slots]
+        return segments
+
+
+def map_rows(slots: Sequence[int], device: torch.device | str) -> LoraMapping | None:
+    """The mapping of rows that use these slots; None if all rows use the bare base model.
+
+    Examples:
+        >>> mapping = map_rows([0, 2, 1, 2], "cpu")
+        >>> mapping.adapter_rows
+        [(1, [2]), (2, [1, 3])]
+        >>> [index.tolist() for index in mapping.segments((1, 2))]
+        [[2, 2, 1, 3], [2, 1, 3], [0, 2, 3]]
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row, slot in enumerate(slots):
+        if slot != BASE_SLOT:
+            rows_of.setdefault(slot, []).append(row)
+    return LoraMapping(tuple(slots), sorted(rows_of.items()), device) if rows_of else None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from searchlora.errors import EngineBusy, EngineError, LoadCheckFailed
-from searchlora.inference.batched.lora_layers import LoraLayers
-from searchlora.inference.batched.lora_mapping import BASE_SLOT
+from searchlora.inference.batched.lora_layers import BASE_SLOT, LoraLayers
 from searchlora.inference.batched.lora_weights import read_lora_weights, read_ranks
 from searchlora.inference.scheduling.engine_core import Counts
 from searchlora.inference.settings import LocalSettings

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
 from searchlora.errors import EngineError, UnusableAnswer
 from searchlora.inference.answer_text import AnswerText
@@ -24,10 +24,8 @@ _MAX_PROMPTS, _MAX_TOKENS = 16, 128
 _CHOICES = 4096
 
 
-class Post(Protocol):
-    """Sends a JSON body to a path and returns the JSON of the response."""
-
-    def __call__(self, path: str, body: Mapping[str, Any]) -> Any: ...
+#: Sends a JSON body to a path and returns the JSON of the response.
+Post: TypeAlias = Callable[[str, Mapping[str, Any]], Any]
 
 
 class Dialect(ABC):
@@ -281,8 +279,8 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
 
 def _filters(sampling: Sampling) -> dict[str, Any]:
     """The fields that OpenAI's API does not have, without those that have no effect."""
-    fields = {"top_k": sampling.top_k, "min_p": sampling.min_p}
-    return {} if sampling.is_greedy else {name: value for name, value in fields.items() if value}
+    names = () if sampling.is_greedy else ("top_k", "min_p")
+    return {name: value for name in names if (value := getattr(sampling, name))}
 
 
 def _message(answer: Mapping[str, Any], sampling: Sampling) -> Completion:
@@ -320,7 +318,6 @@ def _completion(
 ) -> Completion:
     if not isinstance(text, str):
         raise TypeError(f"a text that is a {type(text).__name__}")
-    text.encode()  # a lone surrogate could be stored nowhere
     if finish not in ("stop", "length"):
         raise UnusableAnswer(f"the server ended an answer with '{finish}', neither at its end nor at its length")
     ended: Literal["stop", "length"] = "stop" if finish == "stop" else "length"

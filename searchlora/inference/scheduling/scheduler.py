@@ -109,18 +109,12 @@ class Scheduler:
                 self._check_open()
                 if self._is_full(len(requests), client):
                     late += self._sweep()
-                if len(self._queue) + len(requests) > self.limits.waiting:
-                    self.refused += len(requests)
-                    raise EngineBusy(
-                        f"{len(self._queue)} requests wait already, {len(requests)} came, and no more than "
-                        f"{self.limits.waiting} may wait",
-                        fix="Ask again later, or ask fewer at once.",
-                    )
                 if self._is_full(len(requests), client):
                     self.refused += len(requests)
                     raise EngineBusy(
-                        f"{self._queue.length(client)} requests of this client wait already, {len(requests)} came, and "
-                        f"no more than {self.limits.max_queue} of one client may wait",
+                        f"{len(self._queue)} requests wait already, {self._queue.length(client)} of this client, and "
+                        f"{len(requests)} came; no more than {self.limits.waiting} may wait, "
+                        f"and no more than {self.limits.max_queue} of one client",
                         fix="Ask again later, or ask fewer at once.",
                     )
                 for request in requests:

@@ -31,7 +31,7 @@ class AccessLog:
     and API keys appear by number only.
 
     Args:
-        file: Where to append; None: standard output.
+        file: None: standard output.
 
     Raises:
         UsageError: for a file that cannot be written.
@@ -49,13 +49,7 @@ class AccessLog:
         self._thread.start()
 
     def add(self, scope: Scope, status: int, seconds: float) -> None:
-        """Log a request that is done, without waiting.
-
-        Args:
-            scope: The ASGI scope of the request.
-            status: Status of the response; 499 if the client has disconnected.
-            seconds: From the request's first byte to the response's last.
-        """
+        """Log a request that is done, without waiting; its status is 499 if the client has disconnected."""
         client = scope.get("client") or ("unknown",)
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -1,13 +1,13 @@
-"""The tasks of adapters as requests use them: their settings, input fields, prompts of chats, and descriptions.
+"""The tasks of adapters as requests use them: their settings, input fields, and prompts of chats.
 
 Nothing here knows a task by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from searchlora.adapters.load_check import check_settings
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError, UsageError
 from searchlora.files.json_schema import schema_validator
+from searchlora.inference.engine import Request
 from searchlora.outputs import Continued, Grammar, escape_regex
-from searchlora.prompts import Message
 from searchlora.prompts import messages as messages_of
 from searchlora.records import Record
 from searchlora.server.api.errors import ApiError
@@ -31,113 +31,63 @@ class AdapterTask:
     """The task of an adapter version.
 
     Attributes:
-        name: The name of the task.
         prompted: The task with the adapter's settings and tuning; None if it has no prompt or is not installed here.
         max_new_tokens: The recipe's limit of generated tokens; 0 without a prompt.
     """
 
     name: str
-    prompted: GenerationTask | None
-    max_new_tokens: int
-
-    @cached_property
-    def input_schema(self) -> dict[str, Any]:
-        """JSON Schema of the input fields, see `input_schema`."""
-        return {} if self.prompted is None else input_schema(self.prompted)
+    prompted: GenerationTask | None = None
+    max_new_tokens: int = 0
 
 
-class AdapterTasks:
-    """The tasks of stored adapters, kept in memory by exact version: versions never change. Safe for threads.
+def task_reader(store: Store, folder: Path | None = None) -> Callable[[str], AdapterTask]:
+    """A function that returns the task of an exact version, kept in memory: versions never change.
 
-    Args:
-        store: The adapter store.
-        folder: A folder of further task plugins.
+    It raises `NotInStore` or `ManifestError` for an adapter that cannot be read, and `LoadCheckFailed` for one whose
+    settings cannot be used.
     """
 
-    def __init__(self, store: Store, folder: Path | None = None) -> None:
-        self._store, self._folder = store, folder
-        self._of_version = lru_cache(_VERSIONS)(self._load)
-
-    def get(self, pinned: str) -> AdapterTask:
-        """The task of an exact version. Raises `NotInStore`, `ManifestError`."""
-        try:
-            return self._of_version(pinned)
-        except UsageError:  # its plugin is not installed
-            return AdapterTask(self._store.get(pinned).manifest.task, None, 0)
-
-    def required(self, pinned: str) -> tuple[GenerationTask, int]:
-        """The task of an exact version, and the recipe's limit of generated tokens.
-
-        Raises:
-            NotInStore, ManifestError: for an adapter that cannot be read.
-            LoadCheckFailed: for one whose settings cannot be used.
-            UsageError: for a task that is not installed.
-            ApiError: 400, for an adapter of an encoder.
-        """
-        task = self._of_version(pinned)
-        if task.prompted is None:
-            message = f"{pinned} is an adapter for an encoder. POST texts to /v1/embeddings."
-            raise ApiError(400, "invalid_value", message, param="model")
-        return task.prompted, task.max_new_tokens
-
-    def _load(self, pinned: str) -> AdapterTask:
-        stored = self._store.get(pinned)
+    @lru_cache(_VERSIONS)
+    def read(pinned: str) -> AdapterTask:
+        stored = store.get(pinned)
         manifest = stored.manifest
-        task = load_task(manifest.task, self._folder)
+        try:
+            task = load_task(manifest.task, folder)
+        except UsageError:  # its plugin is not installed
+            return AdapterTask(manifest.task)
         if not isinstance(task, GenerationTask):
-            return AdapterTask(manifest.task, None, 0)
+            return AdapterTask(manifest.task)
         check_settings(stored, task)
         bound = prompted(task.bound(manifest.settings, manifest.tuned))
         return AdapterTask(manifest.task, bound, manifest.max_new_tokens)
 
-
-@dataclass(frozen=True)
-class TaskPrompt:
-    """What an adapter's task makes of a chat.
-
-    Attributes:
-        messages: The prompt.
-        grammar: The constraint of the answer, if the task has one.
-        max_new_tokens: The recipe's limit of generated tokens.
-    """
-
-    messages: tuple[Message, ...]
-    grammar: Grammar | None
-    max_new_tokens: int
+    return read
 
 
-def task_prompt(
-    task: AdapterTask | None, messages: Sequence[Message], fields: Mapping[str, Any] | None = None
-) -> TaskPrompt | None:
-    """The prompt of an adapter's task for a chat.
+def task_request(request: Request, task: AdapterTask | None, fields: Mapping[str, Any] | None = None) -> Request | None:
+    """A chat as the task of its adapter asks it: with the task's prompt, constraint and limit of tokens.
 
     None where the messages are the prompt themselves: to the base model, in a conversation or with a system message,
     and where the task needs more than a query.
 
     Args:
-        task: The adapter's task; None for the base model.
-        messages: The chat.
-        fields: The input fields of the task, if the request gives them.
+        request: Its own grammar takes precedence.
+        task: None for the base model.
+        fields: The input fields of the task; they replace the messages.
 
     Raises:
         ApiError: 400, for input fields that the task does not take, or to a model without a task.
     """
-    is_query = len(messages) == 1 and messages[0]["role"] == "user"
-    if task is None:
-        if fields is not None:
-            raise ApiError(400, "invalid_value", "A base model has no task: name an adapter.", param="task_input")
+    if fields is not None and (task is None or task.prompted is None):
+        message = "The model has no task that takes input fields on this server: name an adapter of such a task."
+        raise ApiError(400, "invalid_value", message, param="task_input")
+    is_query = len(request.messages) == 1 and request.messages[0]["role"] == "user"
+    if task is None or task.prompted is None or (fields is None and not is_query):
         return None
-    if fields is None and not is_query:
-        return None
-    if task.prompted is None:
-        if fields is not None:
-            message = f"The task '{task.name}' of this adapter takes no input fields on this server."
-            raise ApiError(400, "invalid_value", message, param="task_input")
-        return None
-    schema = task.input_schema
     if fields is None:
+        schema = input_schema(task.prompted)
         try:
-            record = task.prompted.records_from({"id": "0", "query": messages[0]["content"]})[0]
+            record = task.prompted.records_from({"id": "0", "query": request.messages[0]["content"]})[0]
         except PipelineError:  # it needs more than a query, such as passages
             return None
         fields = {name: value for name, value in record.items() if name in schema["properties"]}
@@ -147,18 +97,12 @@ def task_prompt(
     spec = task.prompted.output(record)
     choices = None if isinstance(spec, Continued) and spec.continues else spec.choices
     grammar = Grammar("regex", "|".join(map(escape_regex, choices))) if choices else spec.grammar
-    return TaskPrompt(messages_of(task.prompted, record), grammar, task.max_new_tokens)
-
-
-def description(pinned: str, task: AdapterTask) -> dict[str, Any]:
-    """What the page of an adapter says besides its entry: the task, its input fields, and a request that works."""
-    if task.prompted is None:
-        return {"task": task.name}
-    schema = task.input_schema
-    example = {name: value for name, value in task.prompted.examples[0].items() if name in schema["properties"]}
-    body = {"model": pinned, "input": example}
-    request = {"method": "POST", "path": f"/v1/tasks/{task.name}", "body": body}
-    return {"task": task.name, "input": schema, "example": request}
+    return replace(
+        request,
+        messages=messages_of(task.prompted, record),
+        grammar=request.grammar or grammar,
+        max_new_tokens=task.max_new_tokens,
+    )
 
 
 def input_schema(task: GenerationTask) -> dict[str, Any]:

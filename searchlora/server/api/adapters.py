@@ -61,33 +61,27 @@ def _described(service: Service, name: str, entries: Sequence[Entry]) -> Adapter
 
 def _version(service: Service, entry: Entry, evaluations: Sequence[EvaluationRecord]) -> VersionEntry:
     manifest = entry.manifest
-    problem = without_folders(entry.problem) if entry.problem is not None else None
-    if manifest is None:
-        return {
-            "version": entry.version,
-            "reference": entry.reference,
-            "problem": problem,
-            "created": None,
-            "method": None,
-            "lineage": [],
-            "data": None,
-            "metrics": {},
-            "evaluations": [],
-        }
-    figures = {
-        key: value
-        for key, value in manifest.metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    return {
+    shown: VersionEntry = {
         "version": entry.version,
         "reference": entry.reference,
-        "problem": problem,
+        "problem": without_folders(entry.problem) if entry.problem is not None else None,
+        "created": None,
+        "method": None,
+        "lineage": [],
+        "data": None,
+        "metrics": {},
+        "evaluations": [],
+    }
+    if manifest is None:
+        return shown
+    metrics = manifest.metrics.items()
+    return {
+        **shown,
         "created": manifest.created,
         "method": manifest.method,
         "lineage": list(ancestors(service.store, entry.reference)),
         "data": manifest.dataset.fingerprint if manifest.dataset is not None else None,
-        "metrics": figures,
+        "metrics": {key: each for key, each in metrics if isinstance(each, int | float) and not isinstance(each, bool)},
         "evaluations": [
             record.model_dump(include={"time", "data", "split", "measure", "value", "low", "high", "n", "loses_to"})
             for record in reversed(evaluations)

@@ -32,9 +32,6 @@ class AnswerStream:
     """Growing answers, passed from the engine's thread to the event loop. Create it in the event loop.
 
     Only the newest text of each answer is held, however slowly the client reads.
-
-    Args:
-        answers: Number of answers.
     """
 
     def __init__(self, answers: int) -> None:

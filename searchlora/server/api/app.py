@@ -25,14 +25,13 @@ from searchlora.server.api import (
     tasks,
     topics,
 )
-from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
+from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, ErrorResponses, add_http_errors
 from searchlora.server.api.metrics import RequestMetrics
-from searchlora.server.api.middleware import Limits, RequestGuard
+from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.openapi import openapi_document
 from searchlora.server.api.response_schemas import Status
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
-from searchlora.server.api.topic_jobs import TopicCache
 from searchlora.server.api.work_queue import in_thread, run_in_new_thread
 from searchlora.server.http import PRIVATE_APP
 from searchlora.server.playground import page
@@ -86,11 +85,7 @@ def document() -> dict[str, Any]:
 
 
 def create_app(service: Service, *, max_active_requests: int | None = None) -> FastAPI:
-    """The application of a service. It closes the service's engine at shutdown.
-
-    Args:
-        max_active_requests: Limit of requests in progress; None: that of the settings.
-    """
+    """The application of a service, which it closes at shutdown."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -98,15 +93,16 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
         await asyncio.wrap_future(run_in_new_thread(service.close))
 
     app = FastAPI(title="searchlora", lifespan=lifespan, redirect_slashes=False, **PRIVATE_APP)
-    app.state.service, app.state.threads, app.state.topic_cache = service, service.threads, TopicCache()
+    app.state.service, app.state.threads = service, service.threads
     app.openapi = document  # type: ignore[method-assign]
     service.metrics.watch(service.engine.stats)
     service.fingerprints  # noqa: B018  # computed now, and not by the first request
-    add_error_handlers(app, ROUTES, service.check_store)
+    add_http_errors(app, ROUTES)
     for router in _ROUTERS:
         app.include_router(router)
     config = service.config
-    limits = Limits(
+    app.add_middleware(
+        RequestGuard,
         api_keys=config.api_keys,
         host_names=(config.host, *config.allowed_hosts),
         is_open=_is_open,
@@ -115,8 +111,7 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
         requests_per_minute=config.per_minute,
         max_active_requests=max_active_requests or config.max_active_requests,
     )
-    app.add_middleware(RequestGuard, limits=limits)
-    app.add_middleware(UnexpectedErrors)
+    app.add_middleware(ErrorResponses)
     counted = frozenset(path for path in PATHS if "{" not in path) | {"/v1/tasks", "/v1/jobs", "/playground"}
     app.add_middleware(RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log)
     return app

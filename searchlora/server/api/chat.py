@@ -10,10 +10,9 @@ from fastapi import Response
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
-from searchlora.server.api.adapter_tasks import task_prompt
 from searchlora.server.api.answer_stream import Delta
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.generation import ChoicesFormat, generate, token_json, with_answer_tokens
+from searchlora.server.api.generation import ChoicesFormat, as_task, generate, token_json, with_answer_tokens
 from searchlora.server.api.generation_schemas import ChatRequest
 from searchlora.server.api.grammars import grammar_of
 from searchlora.server.api.openapi import EVENTS
@@ -43,13 +42,11 @@ class ChatFormat(ChoicesFormat):
         return set()
 
     def choice(self, number: int, completion: Completion) -> dict[str, Any]:
-        """See `ChoicesFormat`."""
         message = {"role": "assistant", "content": completion.text, "refusal": None}
         logprobs = _logprobs(completion.logprobs)
         return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": completion.finish}
 
     def delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         is_first = delta.answer not in self._begun
         self._begun.add(delta.answer)
         if is_first or delta.text or delta.logprobs:
@@ -73,24 +70,20 @@ def _logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
 
 def _request(service: Service, body: ChatRequest) -> EngineRequest:
     """The engine's request of a chat. The adapter is pinned once: prompt and answer are of one version."""
-    pinned = service.pin(body.model)
-    messages, default = tuple(message.plain for message in body.messages), None
-    grammar = grammar_of(body.response_format, body.structured_outputs)
-    if body.prompt == "task" and not body.answer_prefix:
-        task = None if pinned is None else service.adapter_tasks.get(pinned)
-        if (prompt := task_prompt(task, messages, body.task_input)) is not None:
-            messages, grammar, default = prompt.messages, grammar or prompt.grammar, prompt.max_new_tokens
-    elif body.task_input is not None:
-        message = "'task_input' needs the prompt of the task: leave out 'prompt' and 'answer_prefix'."
-        raise ApiError(400, "invalid_value", message, param="task_input")
     request = EngineRequest(
-        messages,
-        pinned,
-        grammar=grammar,
+        tuple(message.plain for message in body.messages),
+        service.pin(body.model),
+        grammar=grammar_of(body.response_format, body.structured_outputs),
         sampling=body.sampling,
         stop=tuple(body.stop or ()),
         answer_prefix=body.answer_prefix,
     )
+    default = None
+    if body.prompt == "task" and not body.answer_prefix:
+        request, default = as_task(service, request, body.task_input)
+    elif body.task_input is not None:
+        message = "'task_input' needs the prompt of the task: leave out 'prompt' and 'answer_prefix'."
+        raise ApiError(400, "invalid_value", message, param="task_input")
     param = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
     requested = body.max_completion_tokens or body.max_tokens
     return with_answer_tokens(service, request, requested, default=default, param=param)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +12,9 @@ from fastapi import Response
 from searchlora.errors import SearchloraError
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
-from searchlora.prompts import Message
-from searchlora.server.api.adapter_tasks import task_prompt
 from searchlora.server.api.answer_stream import Delta
 from searchlora.server.api.errors import ApiError, api_error_at
-from searchlora.server.api.generation import ChoicesFormat, generate, with_answer_tokens
+from searchlora.server.api.generation import ChoicesFormat, as_task, generate, with_answer_tokens
 from searchlora.server.api.generation_schemas import CompletionRequest
 from searchlora.server.api.grammars import grammar_of
 from searchlora.server.api.openapi import EVENTS
@@ -52,11 +51,9 @@ class CompletionFormat(ChoicesFormat):
         return {}
 
     def choice(self, number: int, completion: Completion) -> dict[str, Any]:
-        """See `ChoicesFormat`."""
         return _choice(number, completion.text, _logprobs(completion.logprobs, 0), completion.finish)
 
     def delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         offset = self._sent.get(delta.answer, 0)
         self._sent[delta.answer] = offset + len(delta.text)
         finish = delta.completion.finish if delta.completion else None
@@ -114,29 +111,21 @@ def _requests(service: Service, body: CompletionRequest) -> list[EngineRequest]:
 def _request(
     service: Service, body: CompletionRequest, pinned: str | None, prompt: str | tuple[int, ...]
 ) -> EngineRequest:
-    grammar = grammar_of(None, body.structured_outputs)
-    messages: tuple[Message, ...] = ()
-    token_ids: tuple[int, ...] = ()
-    default = _DEFAULT_TOKENS
-    if not isinstance(prompt, str):
-        token_ids = prompt
-    else:
-        task = None if pinned is None or body.prompt_format == "raw" else service.adapter_tasks.get(pinned)
-        rendered = task_prompt(task, [{"role": "user", "content": prompt}])
-        if rendered is not None:
-            messages, grammar, default = rendered.messages, grammar or rendered.grammar, rendered.max_new_tokens
-        else:
-            limit = service.config.max_prompt
-            token_ids = tuple(service.engine.renderer.text_ids(prompt, limit=limit))
-            if not token_ids:
-                raise ApiError(400, "invalid_value", "The prompt is empty.", param="prompt")
     request = EngineRequest(
-        messages,
+        ({"role": "user", "content": prompt},) if isinstance(prompt, str) else (),
         pinned,
-        grammar=grammar,
+        grammar=grammar_of(None, body.structured_outputs),
         sampling=body.sampling,
         stop=tuple(body.stop or ()),
-        prompt_ids=token_ids,
+        prompt_ids=() if isinstance(prompt, str) else prompt,
     )
-    requested = body.max_tokens
-    return with_answer_tokens(service, request, requested, default=default, param="max_tokens", prompt="prompt")
+    default = None
+    if isinstance(prompt, str) and body.prompt_format == "task":
+        request, default = as_task(service, request)
+    if isinstance(prompt, str) and default is None:  # the text itself is continued
+        token_ids = service.engine.renderer.text_ids(prompt, limit=service.config.max_prompt)
+        if not token_ids:
+            raise ApiError(400, "invalid_value", "The prompt is empty.", param="prompt")
+        request = replace(request, messages=(), prompt_ids=tuple(token_ids))
+    default = default or _DEFAULT_TOKENS
+    return with_answer_tokens(service, request, body.max_tokens, default=default, param="max_tokens", prompt="prompt")

@@ -1,12 +1,14 @@
 """Settings of `searchlora serve`: each is an option of the command and a key of its file (`--config`)."""
 
+# ruff: noqa: RUF009  # `_setting` makes a field
+
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from searchlora.errors import UsageError
 from searchlora.files import read_text
@@ -24,7 +26,7 @@ _OF_ENGINE = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What a setting means, for `--help`, the reference and pydantic.
+    """What a setting means, for `--help` and the reference.
 
     Attributes:
         metavar: What a value is; empty for a flag.
@@ -40,12 +42,10 @@ class Setting:
     option: str | None = None
     variable: str | None = None
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        """The schema of the value with its bound."""
-        schema = handler(source)
-        if self.min is not None:
-            schema.get("schema", schema)["ge"] = self.min  # that of a value that may be null lies within
-        return schema
+
+def _setting(default: Any, metavar: str, help_: str, **more: Any) -> Any:
+    """A field of `ServeConfig` with its `Setting`."""
+    return field(default=default, metadata={"setting": Setting(metavar, help_, **more)})
 
 
 @dataclass(frozen=True)
@@ -54,159 +54,121 @@ class ServeConfig:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    base: Annotated[
-        str,
-        Setting(
-            "MODEL",
-            "Base model: hub id, folder, GGUF file, catalogue name, or NAME@VERSION of a fully fine-tuned model.",
-        ),
-    ] = "smollm2-135m-instruct-q4_1"
-    store: Annotated[Path | None, Setting("FOLDER", "Adapter store. Default: SEARCHLORA_STORE, or ./store.")] = None
-    tasks: Annotated[
-        Path | None, Setting("FOLDER", "Folder with task plugins of your own. Default: SEARCHLORA_TASKS.")
-    ] = None
-    encoders: Annotated[
-        tuple[str, ...], Setting("MODEL", "Encoder for /v1/embeddings; repeatable.", option="--encoder")
-    ] = ()
-    load: Annotated[tuple[str, ...], Setting("ADAPTER", "Adapter to load at start; repeatable.")] = ()
-    pipelines: Annotated[
-        tuple[str, ...],
-        Setting(
-            "PIPELINE",
-            "Pipeline for /v1/search and the playground: a YAML file or a built-in one; repeatable.",
-            option="--pipeline",
-        ),
-    ] = ()
-    corpora: Annotated[
-        tuple[Path, ...],
-        Setting(
-            "FILE",
-            "Documents: a file or an index folder. Once for all pipelines, or once for each, in their order."
-            " Default: the corpus that each pipeline names.",
-            option="--corpus",
-        ),
-    ] = ()
-    parameters: Annotated[
-        tuple[str, ...],
-        Setting(
-            "KEY=VALUE",
-            "Set a parameter of the pipeline, for example adapter=shop-rewriter@2; repeatable.",
-            option="--set",
-        ),
-    ] = ()
-    cache: Annotated[
-        Path | None, Setting("FILE", "Cache the outputs of adapter stages in this file, by prompt and adapter version.")
-    ] = None
-    cache_mb: Annotated[
-        int, Setting("MB", "Maximum size of --cache; the least recently used outputs are evicted.", min=1)
-    ] = 1024
-    grades: Annotated[
-        Path | None, Setting("FOLDER", "Folder for the grades that people give to hits in the playground.")
-    ] = None
-    topics: Annotated[
-        Path | None, Setting("FILE", "Topics of a test collection, on which the playground compares systems.")
-    ] = None
-    qrels: Annotated[Path | None, Setting("FILE", "Relevance judgments of the topics (qrels).")] = None
-    host: Annotated[
-        str, Setting("ADDRESS", "Address to listen on; 0.0.0.0 accepts connections from other machines.")
-    ] = "127.0.0.1"
-    port: Annotated[int, Setting("PORT", "Port; 0 selects a free one.", min=0)] = 8000
-    allowed_hosts: Annotated[
-        tuple[str, ...],
-        Setting("HOST", "Another host name under which this server is reached; repeatable.", option="--allowed-host"),
-    ] = ()
-    trusted_proxies: Annotated[
-        tuple[str, ...],
-        Setting(
-            "ADDRESS",
-            "Address or network of a reverse proxy whose X-Forwarded-For names the client; repeatable.",
-            option="--trusted-proxy",
-        ),
-    ] = ()
-    api_keys: Annotated[
-        tuple[str, ...],
-        Setting(
-            "KEY",
-            "API key that requests must carry; repeatable. Prefer the environment variable: other users of the"
-            " machine can read the command line.",
-            option="--api-key",
-            variable="SEARCHLORA_API_KEY",
-        ),
-    ] = ()
-    engine: Annotated[
-        str | dict[str, Any] | None,
-        Setting(
-            "SETTINGS",
-            "Settings of the engine: a YAML file, or '{quantization: nf4}'. The options below take precedence.",
-        ),
-    ] = None
-    quantization: Annotated[Literal["none", "nf4"], Setting("none|nf4", "Quantisation of the base's weights.")] = "none"
-    precision: Annotated[Literal["bf16", "fp32"], Setting("bf16|fp32", "Precision of the computation.")] = "bf16"
-    max_loras: Annotated[int, Setting("N", "LoRA slots: number of adapters that are loaded at once.", min=1)] = 16
-    max_lora_rank: Annotated[int, Setting("N", "Maximum rank of an adapter; a larger one is refused.", min=1)] = 1024
-    adapter_bytes: Annotated[int, Setting("BYTES", "Maximum memory for the weights of all loaded adapters.", min=1)] = (
-        4 << 30
+    base: str = _setting(
+        "smollm2-135m-instruct-q4_1",
+        "MODEL",
+        "Base model: hub id, folder, GGUF file, catalogue name, or NAME@VERSION of a fully fine-tuned model.",
     )
-    batch_invariant: Annotated[
-        bool,
-        Setting("", "Make every answer independent of the other requests, to the last bit; it costs speed."),
-    ] = False
-    max_num_seqs: Annotated[int, Setting("N", "Rows of one batch, for decoding and prefill.", min=1)] = 32
-    batch_tokens: Annotated[int, Setting("TOKENS", "Rows times longest row of one prefill.", min=1)] = 8192
-    cache_tokens: Annotated[int, Setting("TOKENS", "KV cache: rows times longest sequence.", min=1)] = 65536
-    prefix_tokens: Annotated[int, Setting("TOKENS", "Prefix cache shared by prompts.", min=0)] = 16384
-    waiting: Annotated[
-        int, Setting("N", "Maximum number of requests in the queue; further requests get 503.", min=1)
-    ] = 1024
-    waiting_per_client: Annotated[
-        int | None,
-        Setting(
-            "N",
-            "Maximum number of queued requests of one client; further requests get 503. Default: a quarter of"
-            " --waiting, at least 256.",
-            min=1,
-        ),
-    ] = None
-    per_client: Annotated[
-        int | None,
-        Setting(
-            "N",
-            "Maximum number of requests of one client in progress; further requests get 429. Default: half of"
-            " --waiting.",
-            min=1,
-        ),
-    ] = None
-    max_active_requests: Annotated[
-        int, Setting("N", "Maximum number of requests in progress, unread bodies included; others get 503.", min=1)
-    ] = 2048
-    limit_concurrency: Annotated[
-        int, Setting("N", "Maximum number of connections; beyond it requests get 503.", min=1)
-    ] = 4096
-    timeout: Annotated[float, Setting("SECONDS", "Time limit of a request; a slower one gets 504.", min=0.001)] = 120.0
-    shutdown_timeout: Annotated[
-        float, Setting("SECONDS", "Time that requests in progress get to finish when the server stops.", min=0)
-    ] = 60.0
-    per_minute: Annotated[
-        int | None,
-        Setting("N", "Maximum number of POST requests of one client per minute; further requests get 429.", min=1),
-    ] = None
-    max_body: Annotated[int, Setting("BYTES", "Maximum size of a request body; a larger one gets 413.", min=1)] = (
-        1_000_000
+    store: Path | None = _setting(None, "FOLDER", "Adapter store. Default: SEARCHLORA_STORE, or ./store.")
+    tasks: Path | None = _setting(None, "FOLDER", "Folder with task plugins of your own. Default: SEARCHLORA_TASKS.")
+    encoders: tuple[str, ...] = _setting((), "MODEL", "Encoder for /v1/embeddings; repeatable.", option="--encoder")
+    load: tuple[str, ...] = _setting((), "ADAPTER", "Adapter to load at start; repeatable.")
+    pipelines: tuple[str, ...] = _setting(
+        (),
+        "PIPELINE",
+        "Pipeline for /v1/search and the playground: a YAML file or a built-in one; repeatable.",
+        option="--pipeline",
     )
-    max_prompt: Annotated[int, Setting("TOKENS", "Maximum length of a prompt; a longer one gets 400.", min=1)] = 8192
-    max_answer: Annotated[
-        int, Setting("TOKENS", "Maximum length of an answer; a request for more gets 400.", min=1)
-    ] = 1024
-    access_log: Annotated[
-        str | None,
-        Setting(
-            "FILE",
-            "Append a JSON line per request: time, caller, method, path, status, seconds; `-` is standard output.",
-        ),
-    ] = None
+    corpora: tuple[Path, ...] = _setting(
+        (),
+        "FILE",
+        "Documents: a file or an index folder. Once for all pipelines, or once for each, in their order."
+        " Default: the corpus that each pipeline names.",
+        option="--corpus",
+    )
+    parameters: tuple[str, ...] = _setting(
+        (),
+        "KEY=VALUE",
+        "Set a parameter of the pipeline, for example adapter=shop-rewriter@2; repeatable.",
+        option="--set",
+    )
+    cache: Path | None = _setting(
+        None, "FILE", "Cache the outputs of adapter stages in this file, by prompt and adapter version."
+    )
+    cache_mb: int = _setting(1024, "MB", "Maximum size of --cache; the least recently used outputs are evicted.", min=1)
+    grades: Path | None = _setting(None, "FOLDER", "Folder for the grades that people give to hits in the playground.")
+    topics: Path | None = _setting(
+        None, "FILE", "Topics of a test collection, on which the playground compares systems."
+    )
+    qrels: Path | None = _setting(None, "FILE", "Relevance judgments of the topics (qrels).")
+    host: str = _setting(
+        "127.0.0.1", "ADDRESS", "Address to listen on; 0.0.0.0 accepts connections from other machines."
+    )
+    port: int = _setting(8000, "PORT", "Port; 0 selects a free one.", min=0)
+    allowed_hosts: tuple[str, ...] = _setting(
+        (), "HOST", "Another host name under which this server is reached; repeatable.", option="--allowed-host"
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        (),
+        "ADDRESS",
+        "Address or network of a reverse proxy whose X-Forwarded-For names the client; repeatable.",
+        option="--trusted-proxy",
+    )
+    api_keys: tuple[str, ...] = _setting(
+        (),
+        "KEY",
+        "API key that requests must carry; repeatable. Prefer the environment variable: other users of the"
+        " machine can read the command line.",
+        option="--api-key",
+        variable="SEARCHLORA_API_KEY",
+    )
+    engine: str | dict[str, Any] | None = _setting(
+        None,
+        "SETTINGS",
+        "Settings of the engine: a YAML file, or '{quantization: nf4}'. The options below take precedence.",
+    )
+    quantization: Literal["none", "nf4"] = _setting("none", "none|nf4", "Quantisation of the base's weights.")
+    precision: Literal["bf16", "fp32"] = _setting("bf16", "bf16|fp32", "Precision of the computation.")
+    max_loras: int = _setting(16, "N", "LoRA slots: number of adapters that are loaded at once.", min=1)
+    max_lora_rank: int = _setting(1024, "N", "Maximum rank of an adapter; a larger one is refused.", min=1)
+    adapter_bytes: int = _setting(4 << 30, "BYTES", "Maximum memory for the weights of all loaded adapters.", min=1)
+    batch_invariant: bool = _setting(
+        False, "", "Make every answer independent of the other requests, to the last bit; it costs speed."
+    )
+    max_num_seqs: int = _setting(32, "N", "Rows of one batch, for decoding and prefill.", min=1)
+    batch_tokens: int = _setting(8192, "TOKENS", "Rows times longest row of one prefill.", min=1)
+    cache_tokens: int = _setting(65536, "TOKENS", "KV cache: rows times longest sequence.", min=1)
+    prefix_tokens: int = _setting(16384, "TOKENS", "Prefix cache shared by prompts.", min=0)
+    waiting: int = _setting(1024, "N", "Maximum number of requests in the queue; further requests get 503.", min=1)
+    waiting_per_client: int | None = _setting(
+        None,
+        "N",
+        "Maximum number of queued requests of one client; further requests get 503. Default: a quarter of"
+        " --waiting, at least 256.",
+        min=1,
+    )
+    per_client: int | None = _setting(
+        None,
+        "N",
+        "Maximum number of requests of one client in progress; further requests get 429. Default: half of --waiting.",
+        min=1,
+    )
+    max_active_requests: int = _setting(
+        2048, "N", "Maximum number of requests in progress, unread bodies included; others get 503.", min=1
+    )
+    limit_concurrency: int = _setting(4096, "N", "Maximum number of connections; beyond it requests get 503.", min=1)
+    timeout: float = _setting(120.0, "SECONDS", "Time limit of a request; a slower one gets 504.", min=0.001)
+    shutdown_timeout: float = _setting(
+        60.0, "SECONDS", "Time that requests in progress get to finish when the server stops.", min=0
+    )
+    per_minute: int | None = _setting(
+        None, "N", "Maximum number of POST requests of one client per minute; further requests get 429.", min=1
+    )
+    max_body: int = _setting(1_000_000, "BYTES", "Maximum size of a request body; a larger one gets 413.", min=1)
+    max_prompt: int = _setting(8192, "TOKENS", "Maximum length of a prompt; a longer one gets 400.", min=1)
+    max_answer: int = _setting(1024, "TOKENS", "Maximum length of an answer; a request for more gets 400.", min=1)
+    access_log: str | None = _setting(
+        None,
+        "FILE",
+        "Append a JSON line per request: time, caller, method, path, status, seconds; `-` is standard output.",
+    )
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` for settings that contradict each other, before anything is loaded."""
+        """Raise `UsageError` for settings out of range or that contradict each other, before anything is loaded."""
+        for key, (_, setting, _) in settings_by_key().items():
+            value = getattr(self, key)
+            if setting.min is not None and value is not None and not value >= setting.min:
+                raise UsageError(f"'{key}' is {value}", fix=f"Give at least {setting.min:g}.")
         if any(not key or key != key.strip() for key in self.api_keys):
             raise UsageError(
                 "an API key is empty, or begins or ends with a blank",
@@ -252,19 +214,12 @@ class ServeConfig:
 @cache
 def settings_by_key() -> dict[str, tuple[Any, Setting, Any]]:
     """Key -> type, description and default of each setting."""
-    hints = get_type_hints(ServeConfig, include_extras=True)
-    described = {
-        field.name: (*hints[field.name].__args__, *hints[field.name].__metadata__) for field in fields(ServeConfig)
-    }
-    return {field.name: (*described[field.name], field.default) for field in fields(ServeConfig)}
+    types = get_type_hints(ServeConfig)
+    return {each.name: (types[each.name], each.metadata["setting"], each.default) for each in fields(ServeConfig)}
 
 
 def read_config(file: Path | None, options: Mapping[str, Any]) -> ServeConfig:
-    """The settings in a YAML file, with options laid over them.
-
-    Args:
-        file: Keys of `ServeConfig`; None: all have their defaults.
-        options: Keys with other values.
+    """The settings in a YAML file, with options laid over them. Without a file, all have their defaults.
 
     Raises:
         UsageError: naming a key that is unknown or has an invalid value; for settings that contradict each other.

@@ -47,10 +47,8 @@ def client_disconnected() -> ApiError:
 def with_write_timeout(send: Send, seconds: float) -> Send:
     """A `send` that fails when the client does not read in time.
 
-    A server's `send` waits while the client's receive window is full, without any limit of its own.
-
-    Args:
-        seconds: Until the deadline, from now. After it each message has 5 more seconds.
+    A server's `send` waits while the client's receive window is full, without any limit of its own. After the deadline
+    each message has 5 more seconds.
 
     Raises:
         ResponseNotRead: from the returned function, when a message cannot be sent in time.

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Response
 
 from searchlora.server.api.disconnect import unless_disconnected
-from searchlora.server.api.encoders import Embedded, readable
+from searchlora.server.api.encoders import Embedded
 from searchlora.server.api.response_schemas import Embeddings
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.schemas import EmbeddingRequest
@@ -22,21 +22,17 @@ router = api_router()
 async def embeddings(http: ApiRequest, body: EmbeddingRequest) -> Response:
     """Embed texts or token arrays with an encoder, or with an adapter for one."""
     service, client_id = http.service, http.client_id
-    encoders, timeout = service.encoders, service.config.timeout
+    encoders = service.encoders
     with service.admitted(client_id):
-        pinned = await http.in_thread(lambda: encoders.pin(body.model))
-        loading = encoders.load(pinned, timeout=timeout, client_id=client_id)
-        encoder = await unless_disconnected(http, asyncio.wrap_future(loading))
-        tokenizer = encoder.model.tokenizer if body.token_ids == "model" else None
-        texts = await http.in_thread(
-            lambda: readable(encoder, pinned, [text_of(item, tokenizer) for item in body.input], truncate=body.truncate)
-        )
+        pinned = await http.in_thread(lambda: service.in_store(lambda: encoders.pin(body.model)))
+        texts = await http.in_thread(lambda: list(map(text_of, body.input)))
         future = encoders.submit(
             pinned,
             texts,
             body.dimensions,
             documents=body.input_type == "document",
-            timeout=timeout,
+            truncate=body.truncate,
+            timeout=service.config.timeout,
             client_id=client_id,
         )
         embedded = await unless_disconnected(http, asyncio.wrap_future(future))

@@ -13,7 +13,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import LoadCheckFailed, NotInStore, UsageError
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.retrieval.encoder import Encoder, Vectors
-from searchlora.server.api.work_queue import Job, WorkQueue
+from searchlora.server.api.work_queue import FairThreads, JobFuture
 
 #: Texts per forward pass; a cancelled job stops between two of them.
 _BATCH_SIZE = 16
@@ -25,40 +25,6 @@ class Embedded:
 
     vectors: Vectors
     tokens: int
-
-
-@dataclass(frozen=True)
-class Readable:
-    """The beginning of a text that an encoder reads, and the tokens that it reads, special tokens included."""
-
-    text: str
-    tokens: int
-
-
-def readable(encoder: Encoder, pinned: str, texts: Sequence[str], *, truncate: bool) -> list[Readable]:
-    """What an encoder reads of each text. Tokenises: call it in a worker thread, not in the queue of the encoders.
-
-    Args:
-        encoder: From `ServedEncoders.load`.
-        pinned: Its name in errors.
-        texts: The texts.
-        truncate: Whether texts that are too long are cut instead of refused.
-
-    Raises:
-        UsageError: for a text that is too long.
-    """
-    limit, found = encoder.max_tokens, []
-    for number, text in enumerate(texts, 1):
-        beginning, length = encoder.readable(text)
-        is_cut = len(beginning) < len(text)
-        if limit is not None and not truncate and (is_cut or length > limit):
-            has = f"{len(text):,} characters" if length <= limit else f"{length} tokens{' or more' if is_cut else ''}"
-            raise UsageError(
-                f"text {number} has {has}, and {pinned} reads {limit} tokens",
-                fix="Shorten it, or let it be cut with 'truncate': true.",
-            )
-        found.append(Readable(beginning, min(length, limit or length)))
-    return found
 
 
 class ServedEncoders:
@@ -88,39 +54,21 @@ class ServedEncoders:
         self._store = store
         self._max_loaded = max_loaded
         self._loaded: OrderedDict[str, Encoder] = OrderedDict()  # least recently used first
-        self._queue = WorkQueue(max_waiting, max(1, max_waiting // 2))
+        share = max(1, max_waiting // 2)
+        self._queue = FairThreads(1, "searchlora-encoders", capacity=max_waiting, capacity_per_client=share)
 
     def pin(self, model: str) -> str:
         """The encoder or exact adapter version that a request's `model` means. Raises `InvalidName`, `NotInStore`."""
         return model if model in self.bases else self._store.pin(model)
 
-    def load(self, pinned: str, *, timeout: float | None = None, client_id: str | None = None) -> Future[Encoder]:
-        """Request a loaded encoder, without waiting for it.
-
-        Args:
-            pinned: From `pin`.
-            timeout: Seconds until the job fails.
-            client_id: Clients take turns.
-
-        Raises:
-            EngineBusy: when the queue is full. The future raises the following errors.
-            DeadlineExceeded: when the job is late.
-            NotInStore: for an adapter of another base model.
-            LoadCheckFailed: for an adapter that fails its load check.
-        """
-        if (encoder := self._loaded.get(pinned)) is not None:
-            done: Future[Encoder] = Future()
-            done.set_result(encoder)
-            return done
-        return self._queue.put(lambda _: self._encoder(pinned), timeout, client_id)
-
     def submit(
         self,
         pinned: str,
-        texts: Sequence[Readable],
+        texts: Sequence[str],
         dimensions: int | None,
         *,
         documents: bool = False,
+        truncate: bool = False,
         timeout: float | None = None,
         client_id: str | None = None,
     ) -> Future[Embedded]:
@@ -128,30 +76,33 @@ class ServedEncoders:
 
         Args:
             pinned: From `pin`.
-            texts: The texts to embed, from `readable`.
             dimensions: Leading dimensions to keep, as for `Encoder`.
             documents: Whether the texts are documents, see `Encoder.encode_documents`.
+            truncate: Whether texts that are too long are cut instead of refused.
             timeout: Seconds until the job fails.
-            client_id: Clients take turns.
 
         Raises:
-            EngineBusy: when the queue is full. The future raises the errors of `load`, and the following ones.
+            EngineBusy: when the queue is full. The future raises the following errors.
             DeadlineExceeded: when the job is late; it stops between two batches.
-            UsageError: for too many dimensions.
+            NotInStore: for an adapter of another base model.
+            LoadCheckFailed: for an adapter that fails its load check.
+            UsageError: for a text that is too long, or too many dimensions.
         """
-        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, documents), timeout, client_id)
 
-    def _encode(
-        self, job: Job, pinned: str, texts: Sequence[Readable], dimensions: int | None, documents: bool
-    ) -> Embedded:
-        encoder = self._encoder(pinned)
-        job.check()  # loading may have taken long
-        # Errors of the encoder name it: use the request's name, not the folder of the base model.
-        named = Encoder(encoder.model, pinned, dimensions, encoder.query_adapter)
-        beginnings = [each.text for each in texts]
-        encode = named.encode_documents if documents else named.encode
-        vectors = encode(beginnings, batch_size=_BATCH_SIZE, progress=lambda *_: job.check())
-        return Embedded(vectors, sum(each.tokens for each in texts))
+        def work(job: JobFuture[Embedded]) -> Embedded:
+            encoder = self._encoder(pinned)
+            job.check()  # loading may have taken long
+            beginnings, tokens = [], 0
+            for number, text in enumerate(texts, 1):
+                beginning, length = _readable(encoder, pinned, text, number, truncate)
+                beginnings.append(beginning)
+                tokens += length
+            # Errors of the encoder name it: use the request's name, not the folder of the base model.
+            named = Encoder(encoder.model, pinned, dimensions, encoder.query_adapter)
+            encode = named.encode_documents if documents else named.encode
+            return Embedded(encode(beginnings, batch_size=_BATCH_SIZE, progress=lambda *_: job.check()), tokens)
+
+        return self._queue.submit(client_id, work, timeout)
 
     def _encoder(self, pinned: str) -> Encoder:
         if pinned not in self._loaded:
@@ -172,6 +123,20 @@ class ServedEncoders:
                 fix=f"Its encoders: {', '.join(self.bases) or 'none, start it with --encoder'}.",
             )
         return Encoder.load(base.name, adapter=adapter)
+
+
+def _readable(encoder: Encoder, name: str, text: str, number: int, truncate: bool) -> tuple[str, int]:
+    """What an encoder reads of a text, and its number of tokens. Raises `UsageError` for a text that is too long."""
+    limit = encoder.max_tokens
+    beginning, length = encoder.readable(text)
+    is_cut = len(beginning) < len(text)
+    if limit is not None and not truncate and (is_cut or length > limit):
+        has = f"{len(text):,} characters" if length <= limit else f"{length} tokens{' or more' if is_cut else ''}"
+        raise UsageError(
+            f"text {number} has {has}, and {name} reads {limit} tokens",
+            fix="Shorten it, or let it be cut with 'truncate': true.",
+        )
+    return beginning, min(length, limit or length)
 
 
 def _fits(adapter: StoredAdapter, base: BaseModel) -> bool:

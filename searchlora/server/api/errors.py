@@ -1,4 +1,4 @@
-"""Error responses in OpenAI's format, and the handlers that turn exceptions into them."""
+"""Error responses in OpenAI's format, and what turns exceptions into them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -83,8 +83,6 @@ class ApiError(Exception):
     """An error that is sent to the client.
 
     Args:
-        status: HTTP status.
-        code: Machine-readable error code.
         message: Sentence for people.
         param: The request field concerned.
         retry_after: Seconds after which the client may retry.
@@ -154,14 +152,7 @@ def api_error_of(error: BaseException) -> ApiError:
 
 
 def api_error_at(error: BaseException, index: int, name: str = "Request", field: str = "requests") -> ApiError:
-    """The same for one of several requests: message and parameter name its position.
-
-    Args:
-        error: The exception.
-        index: Its position, from 0.
-        name: What one of them is called in the message.
-        field: The field that holds them.
-    """
+    """The same for one of several requests: message and parameter name its position, `index` from 0."""
     api_error = api_error_of(error)
     if not isinstance(error, EngineBusy):
         api_error.message = f"{name} {index + 1}: {api_error.message[:1].lower()}{api_error.message[1:]}"
@@ -170,27 +161,8 @@ def api_error_at(error: BaseException, index: int, name: str = "Request", field:
     return api_error
 
 
-def add_error_handlers(
-    app: FastAPI, routes: Sequence[APIRoute], check_store: Callable[[], object] = lambda: None
-) -> None:
-    """Answer every expected exception with an `ApiError`.
-
-    Args:
-        app: The application.
-        routes: Its routes, for requests of other paths and methods.
-        check_store: Raises `FileNotFoundError` if the store has disappeared; then no adapter is merely unknown.
-    """
-
-    def expected(_: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, NotInStore):
-            try:
-                check_store()
-            except FileNotFoundError as missing:
-                error = missing
-        return api_error_of(error).response()
-
-    for kind in (ApiError, SearchloraError, *_UNREADABLE):
-        app.exception_handler(kind)(expected)
+def add_http_errors(app: FastAPI, routes: Sequence[APIRoute]) -> None:
+    """Answer requests of other paths and methods than `routes` with an `ApiError`."""
 
     def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -199,8 +171,8 @@ def add_error_handlers(
     app.exception_handler(HTTPException)(http_error)
 
 
-class UnexpectedErrors:
-    """ASGI middleware: logs an unexpected exception with its traceback and answers 500; the connection stays open.
+class ErrorResponses:
+    """ASGI middleware: answers every exception with an `ApiError`, and logs an unexpected one with its traceback.
 
     A request that is cancelled because the server stops gets 503. If the response has begun, the exception is raised
     again, so that the connection is closed.
@@ -230,9 +202,11 @@ class UnexpectedErrors:
         except Exception as error:
             if response_begun:
                 raise
-            # %r: a path may contain line breaks and terminal escapes, which would forge log lines.
-            _LOG.exception("%s %r failed", scope["method"], scope["path"])
-            await api_error_of(error).response()(scope, receive, send)
+            api_error = api_error_of(error)
+            if api_error.code == "internal_error":
+                # %r: a path may contain line breaks and terminal escapes, which would forge log lines.
+                _LOG.exception("%s %r failed", scope["method"], scope["path"])
+            await api_error.response()(scope, receive, send)
 
 
 def without_folders(text: str) -> str:

@@ -6,8 +6,6 @@ Each of the three has a format of its own, which turns answers into JSON and ser
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -19,20 +17,19 @@ from functools import cached_property, partial
 from typing import Any, ClassVar
 
 from fastapi import Response
-from starlette.responses import StreamingResponse
 
-from searchlora.errors import DeadlineExceeded, PromptTooLong, SearchloraError
+from searchlora.errors import PromptTooLong, SearchloraError
 from searchlora.inference.engine import Completion, Request, TokenLogprob
+from searchlora.server.api.adapter_tasks import task_request
 from searchlora.server.api.answer_stream import AnswerStream, Delta
 from searchlora.server.api.disconnect import unless_disconnected
-from searchlora.server.api.errors import ApiError, api_error_at, api_error_of
+from searchlora.server.api.errors import ApiError, api_error_at
 from searchlora.server.api.generation_schemas import GenerationRequest
 from searchlora.server.api.grammars import fits
 from searchlora.server.api.response_schemas import Logprob, TopLogprob
 from searchlora.server.api.routing import ApiRequest
 from searchlora.server.api.service import Service
-
-_LOG = logging.getLogger(__name__)
+from searchlora.server.api.streams import before, sent_event, streamed
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,7 @@ def _token(token: TokenLogprob) -> TopLogprob:
 
 @dataclass
 class Format(ABC):
-    """The format of an endpoint's answers. Events are JSON objects; one with a `type` is sent under that name.
-
-    Attributes:
-        generation: The answers.
-        body: The request.
-    """
+    """The format of an endpoint's answers. Events are JSON objects; one with a `type` is sent under that name."""
 
     generation: Generation
     body: Any
@@ -123,12 +115,10 @@ class ChoicesFormat(Format):
         """A whole answer."""
 
     def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        """See `Format`."""
         choices = [self.choice(number, completion) for number, completion in enumerate(completions)]
         return self.envelope(self.kind, choices) | {"usage": self.generation.usage(completions)}
 
     def end(self, completions: Sequence[Completion]) -> Iterator[Mapping[str, Any] | str]:
-        """See `Format`."""
         if self.body.stream_options and self.body.stream_options.include_usage:
             yield self.envelope(self.chunk_kind, []) | {"usage": self.generation.usage(completions)}
         yield "data: [DONE]\n\n"
@@ -150,11 +140,7 @@ async def generate(
     """The response of a request that generates text, whole or as server-sent events.
 
     Args:
-        http: The request, whose client may disconnect.
-        body: Its body.
-        form: The format of the answers.
         requests: Makes the engine's requests, one per prompt; called in a worker thread.
-        prompts: Number of prompts.
 
     Raises:
         ApiError: 400, for more answers than the engine's queue takes; 429, for more than the client may have.
@@ -182,8 +168,9 @@ async def generate(
         first = await unless_disconnected(http, anext(deltas))  # an error before the first token has its own status
         service.metrics.first_token.observe(time.monotonic() - started)
         deadline = asyncio.get_running_loop().time() + service.config.timeout - (time.monotonic() - started)
-        events = _events(http, generation, answer_format, first, deltas, deadline, admission.pop_all())
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        admission.callback(generation.cancel)
+        events = _events(http, generation, answer_format, first, deltas, deadline)
+        return streamed(events, lambda error: map(sent_event, answer_format.failed(error)), admission.pop_all())
 
 
 def submit_requests(
@@ -194,13 +181,11 @@ def submit_requests(
     client_id: str,
     stream: AnswerStream | None,
 ) -> Generation:
-    """Submit requests with one adapter, all or none.
+    """Submit requests with one pinned adapter, all or none.
 
     Args:
-        service: The service.
-        requests: One per prompt; adapters are pinned.
+        requests: One per prompt.
         answers: Number of answers to each prompt.
-        client_id: Who asks.
         stream: Receives the growing answers.
 
     Raises:
@@ -227,6 +212,13 @@ def submit_requests(
     return Generation(model, futures, answers, requests)
 
 
+def as_task(service: Service, request: Request, fields: Mapping[str, Any] | None = None) -> tuple[Request, int | None]:
+    """A chat as its adapter's task asks it, with the recipe's limit of tokens; unchanged, and None, without a task."""
+    task = None if request.adapter is None else service.adapter_task(request.adapter)
+    asked = task_request(request, task, fields)
+    return (request, None) if asked is None else (asked, asked.max_new_tokens)
+
+
 def with_answer_tokens(
     service: Service,
     request: Request,
@@ -239,8 +231,6 @@ def with_answer_tokens(
     """The request, rendered, with its limit of new tokens. It tokenises: call it in a worker thread.
 
     Args:
-        service: The service.
-        request: The engine's request, with its adapter pinned.
         requested: The limit that the client asks for.
         default: The limit without `requested`; None: the server's, reduced to what the context window leaves.
         param: The field of `requested`.
@@ -297,53 +287,16 @@ async def _events(
     first: Delta,
     deltas: AsyncIterator[Delta],
     deadline: float,
-    admission: ExitStack,
 ) -> AsyncIterator[str]:
-    """Server-sent events. An error in the middle of the stream is the last event.
-
-    Args:
-        generation: The answers.
-        answer_format: Their format.
-        first: The first delta.
-        deltas: The further deltas.
-        deadline: Time of the event loop at which the stream ends with an error, whatever the engine does.
-        admission: Closed at the end of the stream.
-    """
-    try:
-        for event in answer_format.begin():
+    """Server-sent events. At the deadline, the stream ends with an error, whatever the engine does."""
+    for event in answer_format.begin():
+        yield sent_event(event)
+    delta: Delta | None = first
+    while delta is not None:
+        for event in answer_format.delta(delta):
             yield sent_event(event)
-        delta: Delta | None = first
-        while delta is not None:
-            for event in answer_format.delta(delta):
-                yield sent_event(event)
-            delta = await _next_delta(deltas, deadline)
-        completions = [future.result() for future in generation.futures]
-        await _count(http, generation, completions)
-        for end in answer_format.end(completions):
-            yield end if isinstance(end, str) else sent_event(end)
-    except Exception as error:
-        api_error = api_error_of(error)
-        if api_error.code == "internal_error":
-            _LOG.exception("a streamed answer failed")
-        for event in answer_format.failed(api_error):
-            yield sent_event(event)
-    finally:
-        generation.cancel()
-        admission.close()
-
-
-async def _next_delta(deltas: AsyncIterator[Delta], deadline: float) -> Delta | None:
-    """The next delta; None at the end. Raises `DeadlineExceeded` at the deadline."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await anext(deltas, None)
-    except TimeoutError:
-        raise DeadlineExceeded(
-            "the deadline passed before this was done", fix="Allow more time, or ask less."
-        ) from None
-
-
-def sent_event(event: Mapping[str, Any]) -> str:
-    """A server-sent event, named by its `type` if it has one."""
-    name = f"event: {event['type']}\n" if "type" in event else ""
-    return f"{name}data: {json.dumps(event)}\n\n"
+        delta = await before(deadline, anext(deltas, None))
+    completions = [future.result() for future in generation.futures]
+    await _count(http, generation, completions)
+    for end in answer_format.end(completions):
+        yield end if isinstance(end, str) else sent_event(end)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from searchlora.server.api.errors import ApiError, api_error_of
-from searchlora.server.api.response_schemas import JobEntry
-from searchlora.server.api.work_queue import Job, JobCancelled, JobFuture, WorkQueue
+from searchlora.server.api.response_schemas import JobEntry, JobResult
+from searchlora.server.api.work_queue import FairThreads, JobCancelled, JobFuture
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,10 +40,9 @@ class BackgroundJob:
     step: str = ""
     done: int = 0
     total: int = 0
-    result: dict[str, Any] | None = None
+    result: JobResult | None = None
     error: dict[str, Any] | None = None
     _future: JobFuture[Any] | None = None
-    _job: Job | None = None
     _on_cancel: list[Callable[[], object]] = field(default_factory=list)
 
     def on_cancel(self, function: Callable[[], object]) -> None:
@@ -57,8 +56,8 @@ class BackgroundJob:
 
     def check(self) -> None:
         """Raise `JobCancelled` when the job was cancelled."""
-        if self._job is not None:
-            self._job.check()
+        if self._future is not None:
+            self._future.check()
 
     def json(self) -> JobEntry:
         """The job as its endpoint answers."""
@@ -75,31 +74,32 @@ class BackgroundJob:
         }
 
 
+#: What a job computes; it calls `progress` or `check` often.
+Work: TypeAlias = Callable[[BackgroundJob], JobResult]
+
+
 class Jobs:
     """The jobs of a server. Thread-safe. Clients take turns, and see and cancel their own jobs only."""
 
     def __init__(self) -> None:
-        self._queue = WorkQueue(_CAPACITY, _PER_CLIENT)
+        self._queue = FairThreads(1, "searchlora-background", capacity=_CAPACITY, capacity_per_client=_PER_CLIENT)
         self._jobs: OrderedDict[str, BackgroundJob] = OrderedDict()
         self._lock = threading.Lock()
 
-    def start(self, client_id: str, kind: str, function: Callable[[BackgroundJob], dict[str, Any]]) -> BackgroundJob:
+    def start(self, client_id: str, kind: str, function: Work) -> BackgroundJob:
         """Queue a job.
-
-        Args:
-            function: Computes the result. It calls `progress` or `check` often.
 
         Raises:
             EngineBusy: when too many jobs wait.
         """
         job = BackgroundJob(secrets.token_hex(8), kind, client_id)
 
-        def run(running: Job) -> None:
-            job._job = running
+        def run(future: JobFuture[None]) -> None:
+            job._future = future
             _run(job, function)
 
         with self._lock:
-            job._future = self._queue.put(run, None, client_id)
+            job._future = self._queue.submit(client_id, run)
             self._jobs[job.id] = job
             finished = [each for each in self._jobs.values() if each.status not in ("waiting", "running")]
             for each in finished[: max(0, len(finished) - _KEPT)]:
@@ -136,7 +136,7 @@ class Jobs:
             function()
 
 
-def _run(job: BackgroundJob, function: Callable[[BackgroundJob], dict[str, Any]]) -> None:
+def _run(job: BackgroundJob, function: Work) -> None:
     if job.status == "cancelled":
         return
     job.status = "running"
@@ -156,4 +156,4 @@ def _run(job: BackgroundJob, function: Callable[[BackgroundJob], dict[str, Any]]
         job.error, job.status = api_error.body["error"], "failed"
     finally:
         # The result of a job is kept for long; the topics and judgments that it was computed from are not.
-        job._job, job._on_cancel = None, []
+        job._on_cancel = []

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from searchlora.inference.engine import Completion
+from searchlora.inference.engine import ChoiceScores, Completion
 from searchlora.inference.scheduling.engine_core import Stats
 from searchlora.server.api.access_log import AccessLog
 
@@ -56,6 +56,11 @@ class Metrics:
         self.tokens.labels(model, "prompt").inc(answers[0].prompt_tokens)
         self.tokens.labels(model, "completion").inc(sum(each.completion_tokens for each in answers))
         self.invalid.labels(model).inc(invalid)
+
+    def scored(self, model: str, scores: ChoiceScores) -> None:
+        """Count the tokens of a scored request."""
+        self.tokens.labels(model, "prompt").inc(scores.prompt_tokens)
+        self.tokens.labels(model, "scored").inc(scores.scored_tokens)
 
     def watch(self, stats: Callable[[], Stats]) -> None:
         """Read an engine's statistics at every scrape."""
@@ -107,10 +112,7 @@ class RequestMetrics:
     """ASGI middleware: counts, times and logs every request.
 
     Args:
-        app: The next application.
-        metrics: Where requests are counted.
         paths: Paths with a label of their own. Paths below one of them have the label "PATH/NAME", all others "other".
-        access_log: Where requests are logged, if anywhere.
     """
 
     def __init__(

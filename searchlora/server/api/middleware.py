@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,45 +27,41 @@ _BODY_SECONDS = 30.0
 _REMEMBERED_CLIENTS = 10_000
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Who may send requests to an application, and how large and slow they may be.
+class RequestGuard:
+    """ASGI middleware of both servers that answers 401, 403, 408, 413, 429, 431, 503 and 504 itself.
 
-    Attributes:
+    A request that passes carries its client in `scope["state"]["client_id"]`: an API key's number, or an address where
+    no keys are set. Its response has a write time-out.
+
+    Args:
         api_keys: Every request must carry one of them; empty: no key is required, but the host and the origin are
             checked.
         host_names: Host names accepted without an API key, see `http.is_own_host`.
         is_open: Whether a path needs no check: probes, and the files of a page.
-        max_body_bytes: Limit of a request body.
         timeout: Seconds after which a request fails with 504; a response must be read in time, too.
         requests_per_minute: POST requests of one client per minute, as a token bucket; None: no limit.
         max_active_requests: Limit of requests in progress, including those whose body has not arrived.
         headers: Headers of every response.
     """
 
-    api_keys: Sequence[str] = ()
-    host_names: Sequence[str] = ()
-    is_open: Callable[[str], bool] = lambda _: False
-    max_body_bytes: int = 1_000_000
-    timeout: float = 120.0
-    requests_per_minute: int | None = None
-    max_active_requests: int = 2048
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class RequestGuard:
-    """ASGI middleware of both servers that answers 401, 403, 408, 413, 429, 431, 503 and 504 itself.
-
-    A request that passes carries its client in `scope["state"]["client_id"]`: an API key's number, or an address where
-    no keys are set. Its response has a write time-out.
-    """
-
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self._app = app
-        self._limits = limits
-        self._key_digests = [_digest(key.encode()) for key in limits.api_keys]
-        per_minute = limits.requests_per_minute
-        self._rate_limiter = RateLimiter(per_minute) if per_minute else None
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        timeout: float,
+        api_keys: Sequence[str] = (),
+        host_names: Sequence[str] = (),
+        is_open: Callable[[str], bool] = lambda _: False,
+        requests_per_minute: int | None = None,
+        max_active_requests: int = 2048,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._app, self._host_names, self._is_open, self._headers = app, host_names, is_open, headers
+        self._max_body_bytes, self._timeout, self._max_active_requests = max_body_bytes, timeout, max_active_requests
+        self._key_digests = [_digest(key.encode()) for key in api_keys]
+        self._per_minute = requests_per_minute
+        self._rate_limiter = RateLimiter(requests_per_minute) if requests_per_minute else None
         self._active_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,11 +69,11 @@ class RequestGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        send = with_headers(send, self._limits.headers) if self._limits.headers else send
+        send = with_headers(send, self._headers) if self._headers else send
         if (error := _framing_error(scope["headers"])) is not None:
             await error.response()(scope, receive, send)
             return
-        if self._limits.is_open(scope["path"]):
+        if self._is_open(scope["path"]):
             await self._forward(scope, receive, send)
             return
         self._active_requests += 1
@@ -89,7 +84,7 @@ class RequestGuard:
 
     async def _check_and_forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if self._active_requests > self._limits.max_active_requests:
+            if self._active_requests > self._max_active_requests:
                 message = f"The server is busy with {self._active_requests - 1} requests."
                 raise ApiError(503, "busy", message, retry_after=1)
             scope.setdefault("state", {})["client_id"] = self._client_id(scope)
@@ -98,7 +93,7 @@ class RequestGuard:
             await error.response()(scope, receive, send)
             return
         with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
-            await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._limits.timeout))
+            await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._timeout))
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application; answer 504 if its response has not begun at the time limit."""
@@ -111,7 +106,7 @@ class RequestGuard:
             await send(message)
 
         try:
-            async with asyncio.timeout(self._limits.timeout) as limit:
+            async with asyncio.timeout(self._timeout) as limit:
                 await self._app(scope, receive, tracked_send)
         except TimeoutError:
             if begun or not limit.expired():
@@ -127,7 +122,7 @@ class RequestGuard:
             self._check_host_and_origin(scope["path"], headers)
             client_id = (scope.get("client") or ("unknown",))[0]
         if self._rate_limiter and scope["method"] == "POST" and (seconds := self._rate_limiter.retry_after(client_id)):
-            message = f"No more than {self._limits.requests_per_minute} requests a minute."
+            message = f"No more than {self._per_minute} requests a minute."
             raise ApiError(429, "rate_limit_exceeded", message, retry_after=seconds)
         return client_id
 
@@ -146,7 +141,7 @@ class RequestGuard:
         A link of another site may open any other path than one of an API.
         """
         host = headers.get("host", "")
-        if not is_own_host(host, self._limits.host_names):
+        if not is_own_host(host, self._host_names):
             message = "This server does not have that host name. Start it with --allowed-host and the name."
             raise ApiError(403, "unknown_host", message)
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
@@ -157,7 +152,7 @@ class RequestGuard:
             raise ApiError(403, "foreign_page", "This request comes from a page of another site.")
 
     async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
-        limit = self._limits.max_body_bytes
+        limit = self._max_body_bytes
         too_long = ApiError(413, "body_too_long", f"A body has at most {limit} bytes.")
         content_length = headers.get("content-length", "0")
         if content_length.isdigit() and int(content_length) > limit:
@@ -181,10 +176,6 @@ class RequestGuard:
 
 class RateLimiter:
     """Token bucket per client: full at first, refilled steadily, one token per request. Not safe for threads.
-
-    Args:
-        per_minute: Capacity of a bucket, and tokens added per minute.
-        clock: Monotonic clock in seconds.
 
     Examples:
         >>> limiter = RateLimiter(1, clock=lambda: 0.0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from searchlora.adapters.references import check_name
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
-from searchlora.server.api.adapter_tasks import description
+from searchlora.server.api.adapter_tasks import input_schema
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.response_schemas import ListOf, Loaded, ModelEntry
 from searchlora.server.api.routing import ApiRequest, api_router
@@ -37,7 +37,13 @@ def describe(http: ApiRequest, model: str) -> ModelEntry:
     is_adapter = entry["root"] != entry["id"] or "@" in entry["id"]
     if not is_adapter or not entry["parent"]:
         return entry
-    described = description(entry["root"], http.service.adapter_tasks.get(entry["root"]))
+    task = http.service.adapter_task(entry["root"])
+    described: dict[str, Any] = {"task": task.name}
+    if task.prompted is not None:
+        schema = described["input"] = input_schema(task.prompted)
+        example = {name: value for name, value in task.prompted.examples[0].items() if name in schema["properties"]}
+        body = {"model": entry["root"], "input": example}
+        described["example"] = {"method": "POST", "path": f"/v1/tasks/{task.name}", "body": body}
     return {**entry, **described}  # type: ignore[typeddict-item]  # further keys
 
 

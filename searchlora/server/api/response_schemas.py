@@ -231,19 +231,6 @@ class Rewritten(TypedDict):
     invalid: NotRequired[str]
 
 
-class Citation(TypedDict):
-    number: int
-    id: str
-
-
-class CitingAnswer(TypedDict):
-    object: Literal["answer"]
-    model: str
-    answer: str | None
-    valid: bool
-    citations: list[Citation]
-
-
 # Search and topics
 
 
@@ -365,9 +352,105 @@ class TopicsEntry(TypedDict):
     collects_grades: bool
 
 
-class JobEntry(TypedDict):
-    """A background job; the form of its result depends on its kind."""
+class FigureEntry(TypedDict):
+    """A mean over topics with its 95% interval; null without one."""
 
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class MeasuredSystem(FigureEntry):
+    pipeline: str
+    slots: dict[str, str]
+    weights: list[float]
+    stages: list[str]
+
+
+class TopicGain(TypedDict):
+    topic: str
+    query: str
+    fields: dict[str, Any]
+    system: float
+    baseline: float
+    gain: float
+
+
+class ComparisonResult(TypedDict):
+    object: Literal["comparison"]
+    measure: str
+    system: MeasuredSystem
+    baseline: MeasuredSystem
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    n: int
+    wins: int | None
+    losses: int | None
+    ties: int | None
+    circular: dict[str, str]
+    notes: list[str]
+    topics: list[TopicGain]
+
+
+class FusionFigure(FigureEntry):
+    weights: list[float]
+
+
+class WeightsResult(TypedDict):
+    """`best` is an index of `fusions`; `mixes` is their former name, which the next release leaves out."""
+
+    object: Literal["weights"]
+    measure: str
+    system: dict[str, Any]
+    stage: str
+    parts: list[str]
+    n: int
+    fusions: list[FusionFigure]
+    mixes: list[FusionFigure]
+    best: int
+    circular: dict[str, str]
+    notes: list[str]
+
+
+class DisagreementEntry(TypedDict):
+    """`given` is the grade of people on their own scale, `grade` the same on the judge's."""
+
+    topic: str
+    query: str
+    fields: dict[str, Any]
+    document: str
+    title: str
+    text: str
+    grade: int
+    given: int
+    raters: list[str]
+    judge_grade: int
+    expected: float
+    difference: int
+    probabilities: list[dict[str, float]]
+    reason: str | None
+
+
+class DisagreementsResult(TypedDict):
+    object: Literal["disagreements"]
+    pipeline: str
+    judge: str
+    scale: list[int]
+    pairs: int
+    left_out: int
+    missing: int
+    unknown: int
+    invalid: int
+    differing: int
+    rows: list[DisagreementEntry]
+
+
+JobResult = ComparisonResult | WeightsResult | DisagreementsResult
+
+
+class JobEntry(TypedDict):
     object: Literal["job"]
     id: str
     kind: Literal["comparison", "weights", "disagreements"]
@@ -375,7 +458,7 @@ class JobEntry(TypedDict):
     step: str
     done: int
     total: int
-    result: dict[str, Any] | None
+    result: JobResult | None
     error: dict[str, Any] | None
 
 

@@ -12,10 +12,9 @@ from fastapi import Response
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
-from searchlora.server.api.adapter_tasks import task_prompt
 from searchlora.server.api.answer_stream import Delta
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.generation import Format, generate, token_json, with_answer_tokens
+from searchlora.server.api.generation import Format, as_task, generate, token_json, with_answer_tokens
 from searchlora.server.api.generation_schemas import ResponseRequest
 from searchlora.server.api.grammars import grammar_of
 from searchlora.server.api.openapi import EVENTS
@@ -41,7 +40,6 @@ class ResponseFormat(Format):
     _events: int = 0
 
     def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        """See `Format`."""
         (completion,) = completions
         usage = self.generation.usage(completions)
         cut = completion.finish == "length"
@@ -58,20 +56,17 @@ class ResponseFormat(Format):
         }
 
     def begin(self) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         yield self._event("response.created", response=self._response("in_progress", []))
         yield self._event("response.in_progress", response=self._response("in_progress", []))
         yield self._event("response.output_item.added", output_index=0, item=self._item(None))
         yield self._event("response.content_part.added", **self._place, part=_part("", None))
 
     def delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         if delta.text or delta.logprobs:
             logprobs = _logprobs(delta.logprobs)
             yield self._event("response.output_text.delta", **self._place, delta=delta.text, logprobs=logprobs)
 
     def end(self, completions: Sequence[Completion]) -> Iterator[dict[str, Any] | str]:
-        """See `Format`."""
         (completion,) = completions
         text, logprobs = completion.text, completion.logprobs
         yield self._event("response.output_text.done", **self._place, text=text, logprobs=_logprobs(logprobs))
@@ -81,7 +76,6 @@ class ResponseFormat(Format):
         yield self._event(f"response.{whole['status']}", response=whole)
 
     def failed(self, error: ApiError) -> Iterator[dict[str, Any]]:
-        """See `Format`."""
         reason = {"code": "server_error", "message": error.message}
         yield self._event("response.failed", response=self._response("failed", []) | {"error": reason})
         yield self._event("error", code=error.code, message=error.message, param=error.param)
@@ -146,13 +140,13 @@ def _logprobs(tokens: Sequence[TokenLogprob] | None) -> list[Logprob]:
 
 def _request(service: Service, body: ResponseRequest) -> EngineRequest:
     """The engine's request. The adapter is pinned once: prompt and answer are of one version."""
-    pinned = service.pin(body.model)
-    messages, default = tuple(body.messages), None
-    grammar = grammar_of(body.response_format, body.structured_outputs)
-    if body.prompt_format == "task":
-        task = None if pinned is None else service.adapter_tasks.get(pinned)
-        if (prompt := task_prompt(task, messages)) is not None:
-            messages, grammar, default = prompt.messages, grammar or prompt.grammar, prompt.max_new_tokens
-    request = EngineRequest(messages, pinned, grammar=grammar, sampling=body.sampling, stop=tuple(body.stop or ()))
+    request = EngineRequest(
+        tuple(body.messages),
+        service.pin(body.model),
+        grammar=grammar_of(body.response_format, body.structured_outputs),
+        sampling=body.sampling,
+        stop=tuple(body.stop or ()),
+    )
+    request, default = as_task(service, request) if body.prompt_format == "task" else (request, None)
     param = "max_output_tokens"
     return with_answer_tokens(service, request, body.max_output_tokens, default=default, param=param, prompt="input")

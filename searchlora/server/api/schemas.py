@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from searchlora.files.json_text import value_fault
 from searchlora.prompts import Message
+from searchlora.renamed import with_new_keys
 from searchlora.server.api.bodies import BATCH, SINGLE
 
 #: Limits of one score request; all tokens of all choices are computed in one forward pass.
@@ -109,10 +110,6 @@ TextsOrTokens = Annotated[
 ]
 
 
-def _as_list(texts: Any) -> Any:
-    return [texts] if isinstance(texts, str) else texts
-
-
 def _storable(value: dict[str, Any]) -> dict[str, Any]:
     if fault := value_fault(value):
         raise PydanticCustomError("not_storable", "{fault}", {"fault": fault})
@@ -132,14 +129,7 @@ class Body(BaseModel):
     def _rename_earlier_fields(cls, data: Any) -> Any:
         if isinstance(data, dict) and len(data) > _MAX_FIELDS:
             raise PydanticCustomError("too_many_fields", "has more than {limit} fields", {"limit": _MAX_FIELDS})
-        if not isinstance(data, dict) or not _EARLIER_NAMES.keys() & data.keys():
-            return data
-        renamed = {name: value for name, value in data.items() if name not in _EARLIER_NAMES}
-        for name, new in _EARLIER_NAMES.items():
-            if name in data:
-                known = new in cls.model_fields and new not in renamed
-                renamed[new if known else name] = data[name]
-        return renamed
+        return with_new_keys(data, {old: new for old, new in _EARLIER_NAMES.items() if new in cls.model_fields})
 
 
 class ChatMessage(BaseModel):
@@ -217,18 +207,16 @@ class AdapterRequest(Body):
 
 
 class EmbeddingRequest(Body):
-    """Body of `/v1/embeddings`. `truncate`, `token_ids` and `input_type` are not OpenAI's.
+    """Body of `/v1/embeddings`. `truncate` and `input_type` are not OpenAI's.
 
     Attributes:
         input_type: Whether the texts are queries or documents; it matters for an adapter of the query side only, of
             which documents are encoded by the base.
         truncate: Whether texts that are too long are cut.
-        token_ids: The vocabulary of token arrays: that of OpenAI's embedding models, or the encoder's own.
     """
 
     model: str
     input: TextsOrTokens
-    token_ids: Literal["cl100k_base", "model"] = "cl100k_base"
     dimensions: int | None = Field(None, ge=1)
     encoding_format: Literal["float", "base64"] | None = None
     truncate: bool = False
@@ -265,15 +253,6 @@ class TextDocument(Body):
     id: str | None = None
 
 
-class _WithHistory(Body):
-    history: Annotated[list[Turn], Field(max_length=_MAX_MESSAGES, fail_fast=True)] = []
-
-    @property
-    def turns(self) -> list[dict[str, str]]:
-        """The turns as records hold them."""
-        return [turn.model_dump() for turn in self.history]
-
-
 class RerankRequest(Body):
     """Body of `/v1/rerank`, in the shape of Cohere, Jina and vLLM."""
 
@@ -302,28 +281,22 @@ class ClassifyRequest(Body):
     """Body of `/v1/classify`, in the shape of vLLM."""
 
     model: str
-    input: Annotated[list[str], Field(min_length=1, max_length=_MAX_BATCH, fail_fast=True), BeforeValidator(_as_list)]
+    input: Annotated[
+        list[str],
+        Field(min_length=1, max_length=_MAX_BATCH, fail_fast=True),
+        BeforeValidator(lambda texts: [texts] if isinstance(texts, str) else texts),
+    ]
     user: Any = None
 
 
-class RewriteRequest(_WithHistory):
+class RewriteRequest(Body):
     """Body of `/v1/rewrite`: a query and the conversation before it."""
 
     model: str
     query: str
-
-
-class AnswerRequest(_WithHistory):
-    """Body of `/v1/answers`: a question and the passages to answer from, best first."""
-
-    model: str
-    query: str
-    passages: Annotated[list[TextDocument], Field(max_length=_MAX_DOCUMENTS, fail_fast=True)]
+    history: Annotated[list[Turn], Field(max_length=_MAX_MESSAGES, fail_fast=True)] = []
 
     @property
-    def passage_fields(self) -> list[dict[str, str]]:
-        """The passages with ids; one without an id gets its number."""
-        return [
-            {"id": each.id or str(number), "title": each.title, "text": each.text}
-            for number, each in enumerate(self.passages, 1)
-        ]
+    def turns(self) -> list[dict[str, str]]:
+        """The turns as records hold them."""
+        return [turn.model_dump() for turn in self.history]

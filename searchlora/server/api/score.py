@@ -79,8 +79,7 @@ def _submit(
 
 
 def _result(service: Service, model: str, scored: ChoiceScores) -> Scores:
-    service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
-    service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
+    service.metrics.scored(model, scored)
     return {
         "object": "score",
         "model": model,

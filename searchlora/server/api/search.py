@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Response
-from starlette.responses import StreamingResponse
 
-from searchlora.errors import DeadlineExceeded
 from searchlora.server.api.disconnect import unless_disconnected
-from searchlora.server.api.errors import ApiError, api_error_of
-from searchlora.server.api.generation import sent_event
+from searchlora.server.api.errors import ApiError
 from searchlora.server.api.openapi import EVENTS
 from searchlora.server.api.response_schemas import (
     ExplanationResult,
@@ -29,9 +23,7 @@ from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_execution import SearchJob
 from searchlora.server.api.search_schemas import JudgmentRequest, SearchRequest
 from searchlora.server.api.service import Service
-from searchlora.server.api.work_queue import run_in_new_thread
-
-_LOG = logging.getLogger(__name__)
+from searchlora.server.api.streams import before, sent_event, streamed
 
 router = api_router()
 
@@ -59,8 +51,7 @@ async def search(http: ApiRequest, body: SearchRequest) -> Response:
         stream = _SearchStream(http, body)
         admission.callback(stream.cancel)
         first = await unless_disconnected(http, stream.next())  # an error before the first stage has its own status
-        events = _events(stream, first, admission.pop_all())
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return streamed(stream.from_first(first), _failed, admission.pop_all())
 
 
 @router.post("/v1/judgments", summary="Grade a hit")
@@ -84,42 +75,35 @@ async def _whole(http: ApiRequest, body: SearchRequest) -> Response:
 
 
 async def _executed(service: Service, job: SearchJob) -> dict[str, Any]:
-    """The result of a job, which waits for its client's turn and then has a thread of its own.
-
-    Encoders compute in it, and a thread that computes must not be kept, see `work_queue`.
-    """
-    return await service.in_task_thread(job.client_id, lambda: run_in_new_thread(job.run).result())
-
-
-@dataclass(frozen=True)
-class _Event:
-    """A server-sent event, encoded: traces with prompts are large, so that the event loop does not encode them."""
-
-    text: str
-    last: bool = False
+    """The result of a job, which waits for its client's turn."""
+    return await service.in_task_thread(job.client_id, job.run)
 
 
 class _SearchStream:
-    """The events of a search, passed from the job's thread to the event loop. Create it in the event loop."""
+    """The events of a search, passed from the job's thread to the event loop. Create it in the event loop.
+
+    They are encoded in threads, since traces with prompts are large.
+    """
 
     def __init__(self, http: ApiRequest, body: SearchRequest) -> None:
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + http.service.config.timeout
-        self._events: asyncio.Queue[_Event | BaseException] = asyncio.Queue()
+        self._events: asyncio.Queue[str | BaseException | None] = asyncio.Queue()  # None at the end
         self._job = SearchJob(http.service, body, http.client_id, self._put)
         self._running = asyncio.ensure_future(self._run(http, body))
 
-    async def next(self) -> _Event:
-        """The next event. Raises what the job raises, and `DeadlineExceeded` at the time limit."""
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                event = await self._events.get()
-        except TimeoutError:
-            message = "the deadline passed before this was done"
-            raise DeadlineExceeded(message, fix="Allow more time, or ask less.") from None
+    async def next(self) -> str | None:
+        """The next event; None at the end. Raises what the job raises, and `DeadlineExceeded` at the time limit."""
+        event = await before(self._deadline, self._events.get())
         if isinstance(event, BaseException):
             raise event
         return event
+
+    async def from_first(self, event: str | None) -> AsyncIterator[str]:
+        """The first event, and all that follow: `stage` for each stage, then `result`."""
+        while event is not None:
+            yield event
+            event = await self.next()
 
     def cancel(self) -> None:
         """Stop the job."""
@@ -133,29 +117,17 @@ class _SearchStream:
         except Exception as error:
             self._events.put_nowait(error)
         else:
-            self._events.put_nowait(_Event(result, last=True))
+            self._events.put_nowait(result)
+            self._events.put_nowait(None)
 
     def _put(self, event: dict[str, Any]) -> None:
-        encoded = _Event(sent_event(event))
+        encoded = sent_event(event)
         with suppress(RuntimeError):  # the loop is closed: the server has stopped
             self._loop.call_soon_threadsafe(self._events.put_nowait, encoded)
 
 
-async def _events(stream: _SearchStream, first: _Event, admission: ExitStack) -> AsyncIterator[str]:
-    """Server-sent events: `stage` for each stage, then `result`. An error in the middle is the last event, `error`."""
-    try:
-        event = first
-        yield event.text
-        while not event.last:
-            event = await stream.next()
-            yield event.text
-    except Exception as error:
-        api_error = api_error_of(error)
-        if api_error.code == "internal_error":
-            _LOG.exception("a streamed search failed")
-        yield f"event: error\ndata: {json.dumps(api_error.body)}\n\n"
-    finally:
-        admission.close()
+def _failed(error: ApiError) -> list[str]:
+    return [f"event: error\n{sent_event(error.body)}"]
 
 
 def _graded(service: Service, body: SearchRequest, found: dict[str, Any]) -> dict[str, Any]:

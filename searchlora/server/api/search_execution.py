@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ from searchlora.pipelines.results import NOT_FIELDS, plain, result
 from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stages.stage import Stage
 from searchlora.records import Hit, SearchContext
+from searchlora.server.api.client_engine import ClientEngine, asking, pipeline_asking
 from searchlora.server.api.errors import ApiError, public_message
-from searchlora.server.api.model_task import ClientEngine, asking
 from searchlora.server.api.served_pipelines import pipeline_message
 
 if TYPE_CHECKING:
@@ -38,14 +38,7 @@ _UNREADABLE_FIELDS = (TypeError, KeyError, ValueError, AttributeError, IndexErro
 
 @dataclass
 class SearchJob:
-    """One search of a client.
-
-    Args:
-        service: The service.
-        body: The request.
-        client_id: Who asks.
-        on_stage: Called with the trace of each stage as soon as it has finished, in the job's thread.
-    """
+    """One search of a client; `on_stage` gets the trace of each stage when it has finished, in the job's thread."""
 
     service: Service
     body: SearchRequest
@@ -63,10 +56,7 @@ class SearchJob:
         self._engine.cancel()
 
     def run(self) -> dict[str, Any]:
-        """Execute the pipeline.
-
-        Returns:
-            The body of the response.
+        """Execute the pipeline, and return the body of the response.
 
         Raises:
             ApiError: 404 for an unknown pipeline; 400 for unknown slots, a document that is not in the corpus, and
@@ -92,7 +82,7 @@ class SearchJob:
         began = time.perf_counter()
         stages: list[dict[str, Any]] = []
         evidence: dict[str, Any] | None = None
-        shared = SharedBatches([self._of_client(stage) for stage in pipeline.stages], pipeline.settings)
+        shared = SharedBatches([asking(stage, self._engine) for stage in pipeline.stages], pipeline.settings)
         for number, (_, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
             if self._cancelled.is_set():
                 raise ApiError(499, "client_disconnected", "The client has disconnected.")
@@ -122,18 +112,13 @@ class SearchJob:
         if pipeline.documents and document not in pipeline.documents:
             message = f"There is no document '{document[:64]}' in the corpus."
             raise ApiError(400, "invalid_value", message, param="explain")
-        stages = [self._of_client(stage) for stage in pipeline.stages]
-        executed = replace(pipeline, stages=stages)
+        executed = pipeline_asking(pipeline, self._engine)
         explained = explain(executed, self.body.query, document, public_message, **self.body.fields)
         return {"object": "explanation", "pipeline": pipeline.name, **explained.to_json()}
 
     @property
     def _search(self) -> SearchContext:
         return {"id": "1", "query": self.body.query, **self.body.fields}
-
-    def _of_client(self, stage: Stage) -> Stage:
-        """The stage as it is executed for this client."""
-        return asking(stage, self.service.engine, self._engine)
 
     def _shown(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row of the trace: `top` hits of its output, and inputs and requests only if the client asks for them."""

@@ -40,14 +40,25 @@ def _example(body: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [body]})
 
 
-class SearchRequest(Body):
+class SystemRequest(Body):
+    """A pipeline of the server as it is to be executed.
+
+    Attributes:
+        slots: Slot -> `off`, `base`, or a version of its adapter.
+        weights: Of the parts of the pipeline's first fusion; empty: its own.
+    """
+
+    pipeline: str
+    slots: dict[str, str] = Field({}, max_length=64)
+    weights: list[Weight] = Field([], max_length=16)
+
+
+class SearchRequest(SystemRequest):
     """Body of `/v1/search`.
 
     Attributes:
         fields: Further fields that stages read, such as `history`.
         top: Number of hits in the answer.
-        slots: Slot -> `off`, `base`, or a version of its adapter.
-        weights: Of the parts of the pipeline's first fusion; empty: its own.
         explain: A document: the answer says why it is where it is, or why it is missing.
         trace: Whether stages tell their prompts and answers.
     """
@@ -56,12 +67,9 @@ class SearchRequest(Body):
         {"pipeline": "hybrid", "query": "red couch", "top": 3, "weights": [0.3, 0.7], "trace": True}
     )
 
-    pipeline: str
     query: str = Field(min_length=1)
     fields: Annotated[Fields, AfterValidator(_own_fields)] = Field({})
     top: int = Field(10, ge=1, le=1000)
-    slots: dict[str, str] = Field({}, max_length=64)
-    weights: list[Weight] = Field([], max_length=16)
     explain: str | None = None
     trace: bool = False
     stream: bool = False
@@ -90,18 +98,6 @@ class JudgmentRequest(Body):
     fields: Annotated[Fields, AfterValidator(_own_fields)] = Field({})
 
 
-class SystemRequest(Body):
-    """A pipeline of the server as it is to be executed.
-
-    Attributes:
-        slots, weights: As in `SearchRequest`.
-    """
-
-    pipeline: str
-    slots: dict[str, str] = Field({}, max_length=64)
-    weights: list[Weight] = Field([], max_length=16)
-
-
 class ComparisonRequest(Body):
     """Body of `/v1/topics/compare`.
 
@@ -125,7 +121,7 @@ class ComparisonRequest(Body):
 
 
 class WeightsRequest(Body):
-    """Body of `/v1/topics/weights`: the measure under each mix of a pipeline's fusion."""
+    """Body of `/v1/topics/weights`: the measure under all weights of a pipeline's fusion."""
 
     model_config = _example({"system": {"pipeline": "hybrid"}, "measure": "nDCG@10"})
 

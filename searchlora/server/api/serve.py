@@ -95,10 +95,7 @@ def _base(name: str, store: Store) -> BaseModel:
 
 
 def check_proxies(trusted_proxies: Sequence[str]) -> None:
-    """Check the addresses of reverse proxies before anything is loaded.
-
-    Raises:
-        UsageError: for a proxy that is neither an address nor a network.
+    """Raise `UsageError` for a proxy that is neither an address nor a network, before anything is loaded.
 
     Examples:
         >>> check_proxies(["10.0.0.0/8", "::1"])

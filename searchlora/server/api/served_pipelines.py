@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
@@ -31,7 +31,6 @@ from searchlora.outputs import Graded
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, own_corpus
-from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
 from searchlora.server.api.response_schemas import FusionEntry, PipelineEntry
@@ -47,17 +46,8 @@ if TYPE_CHECKING:
 _VARIANTS = 256
 
 
-#: What a variant is made of: the pipeline, each changed slot with its exact version, and the weights of its fusion.
-VariantKey: TypeAlias = tuple[str, frozenset[tuple[str, str]], tuple[float, ...]]
-
-
 class ServerEngines(Engines):
-    """The engines of served pipelines: the server's own, and those that stages name in the pipeline file.
-
-    Args:
-        store: The adapter store.
-        own: The server's engine.
-    """
+    """The engines of served pipelines: the server's own, and those that stages name in the pipeline file."""
 
     def __init__(self, store: Store, own: LocalEngine) -> None:
         super().__init__(store)
@@ -99,7 +89,6 @@ class ServedPipeline:
     Attributes:
         pipeline: As it was loaded, with adapters pinned at the start of the server.
         source: Its documents and their indexes.
-        store: The adapter store.
         slots: What requests can change.
     """
 
@@ -141,16 +130,6 @@ class ServedPipeline:
         return list(read)
 
     @property
-    def fusion(self) -> tuple[int, FuseSettings] | None:
-        """Index and settings of the stage whose weights a request can change; None if no stage fuses."""
-        index = fusion_place(self.pipeline.settings)
-        if index is None:
-            return None
-        settings = self.pipeline.settings[index]
-        assert isinstance(settings, FuseSettings)
-        return index, settings
-
-    @property
     def judges(self) -> dict[str, int]:
         """Name of the slot of each stage that grades passages -> the index of the stage."""
         found = {}
@@ -163,14 +142,14 @@ class ServedPipeline:
     def described(self) -> PipelineEntry:
         """The pipeline as `GET /v1/pipelines` lists it."""
         fusion: FusionEntry | None = None
-        if self.fusion is not None:
-            index, settings = self.fusion
+        if (place := fusion_of(self.pipeline.settings)) is not None:
+            index, settings = place
             parts = fusion_parts(settings)
             fusion = {
                 "stage": index + 1,
-                "method": settings.method,
+                "method": getattr(settings, "method", settings.slot_name),
                 "parts": list(parts),
-                "weights": list(settings.weights or (1.0,) * len(parts)),
+                "weights": list(settings.part_weights),
             }
         return {
             "id": self.pipeline.name,
@@ -191,8 +170,6 @@ class ServedPipelines:
     """The pipelines of a server by name, and their variants with changed slots. Thread-safe.
 
     Args:
-        store: The adapter store.
-        engine: The server's engine.
         tasks: A folder of further task plugins.
         cache: Answers of adapter stages, see `Pipeline.load`; None: every answer is computed.
     """
@@ -204,7 +181,8 @@ class ServedPipelines:
         self._context = BuildContext(store, self._engines, tasks=tasks, cache=cache)
         self._by_name: dict[str, ServedPipeline] = {}
         self._corpora: dict[str, IndexedCorpus] = {}
-        self._variants: OrderedDict[VariantKey, Pipeline] = OrderedDict()
+        # By name, changed slots with their exact versions, and weights.
+        self._variants: OrderedDict[tuple[Any, ...], Pipeline] = OrderedDict()
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[tuple[str, ServedPipeline]]:
@@ -257,16 +235,10 @@ class ServedPipelines:
             ApiError: 400, for a slot, a choice or weights that the pipeline does not have; 404 for an unknown pipeline.
             LoadCheckFailed: for a version that fails its load check.
         """
-        return self.variant_with_key(name, slots, weights)[1]
-
-    def variant_with_key(
-        self, name: str, slots: Mapping[str, str], weights: Sequence[float] = ()
-    ) -> tuple[VariantKey, Pipeline]:
-        """As `variant`, with what the variant is made of: equal keys are equal pipelines."""
         served = self.get(name)
         changes = {slot: choice for slot, choice in slots.items() if choice != "on"}
         if not changes and not weights:
-            return (name, frozenset(), ()), served.pipeline
+            return served.pipeline
         stages, exact = self._changed(served, changes, weights)
         key = name, frozenset(exact.items()), tuple(map(float, weights))
         with self._lock:
@@ -278,7 +250,7 @@ class ServedPipelines:
                 if len(self._variants) > _VARIANTS:
                     self._variants.popitem(last=False)
             self._variants.move_to_end(key)
-            return key, self._variants[key]
+            return self._variants[key]
 
     def close(self, seconds: float) -> None:
         """Close the engines that stages named."""
@@ -335,6 +307,12 @@ class ServedPipelines:
         except (InvalidName, NotInStore):
             pass
         raise _refused(f"The slot '{slot.name}' cannot be '{choice[:64]}'. It can be: {', '.join(['on', *choices])}.")
+
+
+def fusion_of(stages: Sequence[StageSettings]) -> tuple[int, StageSettings] | None:
+    """Index and settings of the stage whose weights a request can change; None if no stage fuses."""
+    place = fusion_place(stages)
+    return None if place is None else (place, stages[place])
 
 
 def _settings_at(stages: Sequence[StageSettings], slot: Slot) -> StageSettings:

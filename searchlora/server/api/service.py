@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore, RenderError
+from searchlora.files.result_cache import ResultCache
 from searchlora.inference.engine import Request
 from searchlora.inference.grammar_trial import GrammarTrial
 from searchlora.inference.local import LocalEngine
 from searchlora.models.fingerprint import Fingerprint, fingerprint
 from searchlora.models.resolve import public_name
 from searchlora.server.api.access_log import AccessLog
-from searchlora.server.api.adapter_tasks import AdapterTasks
+from searchlora.server.api.adapter_tasks import AdapterTask, task_reader
 from searchlora.server.api.config import ServeConfig
 from searchlora.server.api.encoders import ServedEncoders
 from searchlora.server.api.errors import ApiError
@@ -38,19 +40,20 @@ _THREADS = 8
 _TASK_THREADS = 64
 
 
+#: Size of the cache of results on topics.
+_TOPIC_CACHE_BYTES = 1 << 28
+
+
 @dataclass(frozen=True)
 class Service:
     """An engine with its adapter store, the encoders, and the settings.
 
     Attributes:
-        config: The settings of the server.
-        pipelines: The pipelines of `/v1/search`.
         grades: Topics with judgments, and where grades of hits are saved; None: nothing is measured.
         threads: Worker threads for blocking work of requests, shared fairly between clients.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
         task_threads: Threads in which task requests wait for the engine.
         access_log: Where requests are logged; None: nowhere.
-        jobs: Background jobs.
         loading: Held while an adapter is loaded or unloaded by request: one at a time.
     """
 
@@ -74,9 +77,9 @@ class Service:
         object.__setattr__(self, "_had_store", self.store.root.is_dir())
 
     @cached_property
-    def adapter_tasks(self) -> AdapterTasks:
-        """The tasks of adapters, for chats, task endpoints and the pages of adapters."""
-        return AdapterTasks(self.store, self.config.tasks)
+    def adapter_task(self) -> Callable[[str], AdapterTask]:
+        """The task of an exact adapter version, see `task_reader`."""
+        return task_reader(self.store, self.config.tasks)
 
     @cached_property
     def grammar_trial(self) -> GrammarTrial:
@@ -88,6 +91,15 @@ class Service:
     def base(self) -> str:
         """The name of the base model in requests; never a path. Of a whole model of the store, its exact reference."""
         return public_name(self.engine.base.name)
+
+    @cached_property
+    def topic_cache(self) -> ResultCache:
+        """Results of pipelines on topics, which last as long as the server: a topic is executed once."""
+        return ResultCache(Path(self._scratch.name) / "topics.sqlite", max_bytes=_TOPIC_CACHE_BYTES)
+
+    @cached_property
+    def _scratch(self) -> TemporaryDirectory[str]:
+        return TemporaryDirectory(prefix="searchlora-")
 
     async def in_task_thread(self, client_id: str, function: Callable[[], T]) -> T:
         """Run a function that waits for the engine, see `work_queue.in_thread`."""
@@ -146,10 +158,12 @@ class Service:
             NotInStore: for an unknown adapter, version or alias.
             FileNotFoundError: when the store has disappeared.
         """
-        if model == self.base:
-            return self.engine.base.version
+        return self.engine.base.version if model == self.base else self.in_store(lambda: self.engine.pin(model))
+
+    def in_store(self, look_up: Callable[[], T]) -> T:
+        """The result of a look-up; if it finds nothing, `check_store` first says whether the store is there at all."""
         try:
-            return self.engine.pin(model)
+            return look_up()
         except NotInStore:
             self.check_store()
             raise
@@ -172,7 +186,15 @@ class Service:
             ApiError: 400, for messages that the chat template refuses and for a prompt above `max_prompt`.
         """
         limit = self.config.max_prompt
-        ids, length = self._prompt(request, limit, param)
+        ids: Sequence[int] = request.prompt_ids
+        length = len(ids)
+        if not ids:
+            messages, prefix = request.messages, request.answer_prefix
+            try:
+                ids, length = self.engine.renderer.bounded_prompt_ids(messages, prefix, request.adapter, limit=limit)
+            except RenderError as error:
+                message = f"The messages cannot be rendered: {error.what}."
+                raise ApiError(400, "invalid_messages", message, param=param) from None
         if length > limit:
             raise ApiError(
                 400,
@@ -180,16 +202,4 @@ class Service:
                 f"The prompt has {length} tokens or more, and this server takes {limit}. Shorten it.",
                 param=param,
             )
-        return replace(request, prompt_ids=ids)
-
-    def _prompt(self, request: Request, limit: int, param: str) -> tuple[tuple[int, ...], int]:
-        if request.prompt_ids:
-            return request.prompt_ids, len(request.prompt_ids)
-        try:
-            ids, length = self.engine.renderer.bounded_prompt_ids(
-                request.messages, request.answer_prefix, request.adapter, limit=limit
-            )
-        except RenderError as error:
-            message = f"The messages cannot be rendered: {error.what}."
-            raise ApiError(400, "invalid_messages", message, param=param) from None
-        return tuple(ids), length
+        return replace(request, prompt_ids=tuple(ids))

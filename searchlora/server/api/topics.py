@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from searchlora.server.api.jobs import Work
+from searchlora.server.api.judge_jobs import disagreeing
 from searchlora.server.api.response_schemas import JobEntry, TopicsEntry
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import ComparisonRequest, DisagreementsRequest, WeightsRequest
-from searchlora.server.api.topic_jobs import TopicCache, Work, comparing, disagreeing, weighing
+from searchlora.server.api.topic_jobs import comparing, weighing
 from searchlora.server.grading.search_grades import MEASURE
 
 router = api_router()
@@ -25,11 +27,10 @@ def topics(http: ApiRequest) -> TopicsEntry:
 @router.post("/v1/topics/compare", summary="Compare two systems on all topics")
 async def compare(http: ApiRequest, body: ComparisonRequest) -> JobEntry:
     """Start a job that compares two systems in pairs."""
-    cache: TopicCache = http.app.state.topic_cache
-    return await _start(http, "comparison", lambda: comparing(http.service, cache, body))
+    return await _start(http, "comparison", lambda: comparing(http.service, body))
 
 
-@router.post("/v1/topics/weights", summary="Measure every choice of weights of a fusion")
+@router.post("/v1/topics/weights", summary="Measure all weights of a fusion")
 async def weights(http: ApiRequest, body: WeightsRequest) -> JobEntry:
     """Start a job that measures the weights of a fusion."""
     return await _start(http, "weights", lambda: weighing(http.service, body))

@@ -18,9 +18,9 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from searchlora.server.api.errors import ApiError, UnexpectedErrors, add_error_handlers
+from searchlora.server.api.errors import ApiError, ErrorResponses, add_http_errors
 from searchlora.server.api.http_protocol import uvicorn_config
-from searchlora.server.api.middleware import Limits, RequestGuard
+from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.work_queue import FairThreads
 from searchlora.server.grading.session import Assignment, Session
@@ -71,7 +71,7 @@ class RatingRequest(BaseModel):
 def task(http: ApiRequest) -> dict[str, Any]:
     """The guideline, and the scale that it names."""
     guideline = _session(http).guideline
-    scale = [asdict(grade) for grade in guideline.scale]
+    scale = [{"grade": grade, "name": name} for grade, name in guideline.scale.items()]
     return {"guideline": guideline.text, "scale": scale, "max_note_characters": MAX_NOTE_CHARACTERS}
 
 
@@ -101,20 +101,21 @@ def rate(http: ApiRequest, rater: str, body: RatingRequest) -> dict[str, Any]:
 
 
 def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
-    """The application for one grading session.
-
-    Args:
-        names: Host names that requests may use, besides localhost, this machine's own name and numeric addresses.
-    """
+    """The application for one grading session; `names` are further host names that requests may use."""
     app = FastAPI(title="searchlora grading", **PRIVATE_APP)
     app.state.session, app.state.threads = session, FairThreads(_THREADS, "searchlora-grading")
-    limits = Limits(host_names=tuple(names), max_body_bytes=MAX_BODY_BYTES, timeout=TIMEOUT, headers=PAGE_HEADERS)
-    app.add_middleware(UnexpectedErrors)
-    app.add_middleware(RequestGuard, limits=limits)
+    app.add_middleware(ErrorResponses)
+    app.add_middleware(
+        RequestGuard,
+        host_names=tuple(names),
+        max_body_bytes=MAX_BODY_BYTES,
+        timeout=TIMEOUT,
+        headers=PAGE_HEADERS,
+    )
     app.include_router(router)
     for name in _ASSETS:
         app.get("/" if name == "page.html" else f"/{name}")(_asset(name))
-    add_error_handlers(app, [route for route in (*router.routes, *app.routes) if isinstance(route, APIRoute)])
+    add_http_errors(app, [route for route in (*router.routes, *app.routes) if isinstance(route, APIRoute)])
     return app
 
 
@@ -141,8 +142,8 @@ def _session(http: ApiRequest) -> Session:
 def _view(session: Session, rater: str, assignment: Assignment | None) -> dict[str, Any]:
     view: dict[str, Any] = {"progress": asdict(session.progress(rater)), "pair": None, "earlier": None}
     if assignment is not None:
-        pair, earlier = assignment.pair, assignment.earlier
-        view["pair"] = {"id": pair.id, "query": pair.query, "title": pair.title, "text": pair.text}
+        pair, document, earlier = assignment.pair, assignment.pair.document, assignment.earlier
+        view["pair"] = {"id": assignment.id, "query": pair.query, "title": document.title, "text": document.text}
         if earlier is not None:
             view["earlier"] = {"grade": earlier.grade, "note": earlier.note}
     return view

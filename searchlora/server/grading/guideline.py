@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,24 +12,14 @@ from searchlora.files import read_text
 
 
 @dataclass(frozen=True)
-class ScaleGrade:
-    """A grade of the scale; its digit is its key on the page. The name is empty if the guideline has none."""
-
-    grade: int
-    name: str
-
-
-@dataclass(frozen=True)
 class RatingGuideline:
-    """The guideline as Markdown, and the grades from lowest to highest."""
+    """The guideline as Markdown, and the grades from lowest to highest with their names, empty without one.
+
+    The digit of a grade is its key on the page.
+    """
 
     text: str
-    scale: tuple[ScaleGrade, ...]
-
-    @property
-    def grades(self) -> frozenset[int]:
-        """The grades as integers."""
-        return frozenset(grade.grade for grade in self.scale)
+    scale: Mapping[int, str]
 
 
 def read_guideline(path: Path, scale: Sequence[int]) -> RatingGuideline:
@@ -59,4 +49,4 @@ def read_guideline(path: Path, scale: Sequence[int]) -> RatingGuideline:
                     fix="Change --scale or the guideline.",
                 )
             names.setdefault(named.grade, named.name)
-    return RatingGuideline(text, tuple(ScaleGrade(grade, names.get(grade, "")) for grade in grades))
+    return RatingGuideline(text, {grade: names.get(grade, "") for grade in grades})

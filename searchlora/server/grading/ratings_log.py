@@ -39,11 +39,7 @@ class RatingsLog:
             raise
 
     def append(self, rating: Rating) -> None:
-        """Append a rating; on return it is on disk.
-
-        Raises:
-            DataError: when it cannot be written. A partial line is removed now, or before the next line is written.
-        """
+        """Append a rating; on return it is on disk. Raises `DataError` when it cannot be written."""
         with self._lock:
             try:
                 self._log.append(asdict(rating))

@@ -30,12 +30,7 @@ HIGHEST_GRADE = 3
 
 @dataclass(frozen=True)
 class HumanGrade:
-    """A pair that people judged.
-
-    Attributes:
-        fields: Of the topic; `query` is its text.
-        raters: Who graded it here; empty for a judgment of the test collection.
-    """
+    """A pair that people judged; `raters` is empty for a judgment of the test collection."""
 
     topic: str
     fields: Mapping[str, Any]
@@ -131,14 +126,7 @@ class SearchGrades:
     def of_search(
         self, query: str, hits: Sequence[Mapping[str, Any]], fields: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The hits with their grades, and the measure of their ranking.
-
-        Args:
-            fields: Further fields of the query, such as `history`.
-
-        Returns:
-            `hits`, each with `grade` (None: not judged), `topic`, and `measured`, see `measured`.
-        """
+        """`hits`, each with its `grade` (None: not judged), and the `topic` and measure of their ranking."""
         topic = self.topic(query, fields)
         grades = self._grades(topic)
         graded = [{**hit, "grade": grades.get(hit["document"])} for hit in hits]
@@ -154,10 +142,7 @@ class SearchGrades:
         rankings: Sequence[Sequence[str]],
         fields: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Save a grade; on return it is on disk.
-
-        Returns:
-            `topic`, `document`, `grade`, and the measure of each ranking with the new grade.
+        """Save a grade, and return it with the measure of each ranking; on return it is on disk.
 
         Raises:
             UsageError: for an invalid rater, document or grade, and where no grades are collected.

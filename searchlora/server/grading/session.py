@@ -6,7 +6,7 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -27,36 +27,9 @@ NAMES_PER_ADDRESS = 5
 MAX_RATERS = 1000
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A query and a passage as shown to raters.
-
-    Attributes:
-        id: Identifier in the browser: a hash of topic and document, because ids or pool positions could reveal which
-            system retrieved the passage.
-    """
-
-    id: str
-    topic: str
-    document: str
-    query: str
-    title: str
-    text: str
-
-
-def blind_pairs(pairs: Iterable[QueryPassage]) -> tuple[Pair, ...]:
-    """The pairs with opaque ids, in the same order."""
-    return tuple(
-        Pair(
-            id=hashlib.sha256(f"{pair.topic} {pair.document.id}".encode()).hexdigest()[:20],
-            topic=pair.topic,
-            document=pair.document.id,
-            query=pair.query,
-            title=pair.document.title,
-            text=pair.document.text,
-        )
-        for pair in pairs
-    )
+def blind_id(pair: QueryPassage) -> str:
+    """What identifies a pair in the browser: ids or pool positions could reveal which system retrieved the passage."""
+    return hashlib.sha256(f"{pair.topic} {pair.document.id}".encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
@@ -74,7 +47,8 @@ class Progress:
 class Assignment:
     """A pair to show to a rater, with the rater's own earlier rating of it."""
 
-    pair: Pair
+    id: str
+    pair: QueryPassage
     earlier: Rating | None
 
 
@@ -99,7 +73,7 @@ class Session:
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        pairs: Iterable[QueryPassage],
         guideline: RatingGuideline,
         log: RatingsLog,
         *,
@@ -113,8 +87,8 @@ class Session:
         self.guideline = guideline
         self._allowed = None if raters is None else frozenset(map(check_rater, raters))
         self._names: dict[str, set[str]] = {}  # client address -> new names
-        self._pairs = {pair.id: pair for pair in pairs}
-        self._ids = {(pair.topic, pair.document): pair.id for pair in pairs}
+        self._pairs = {blind_id(pair): pair for pair in pairs}
+        self._ids = {(pair.topic, pair.document.id): id_ for id_, pair in self._pairs.items()}
         self._log = log
         self._overlap = overlap
         self._seed = seed
@@ -122,7 +96,7 @@ class Session:
         self._lock = threading.RLock()
         self._orders: dict[str, list[str]] = {}
         self._ratings: dict[str, dict[str, Rating]] = {}
-        self._raters: dict[str, set[str]] = {pair.id: set() for pair in pairs}
+        self._raters: dict[str, set[str]] = {id_: set() for id_ in self._pairs}
         self._reserved: dict[str, tuple[str, float]] = {}
         for rating in log.ratings:
             self._check_grade(rating.grade)
@@ -137,9 +111,6 @@ class Session:
     def next(self, rater: str, address: str = "") -> Assignment | None:
         """The pair to rate now, the same one until it is rated; None when no pair is available to this rater.
 
-        Args:
-            address: Network address of the client.
-
         Raises:
             UsageError: for an invalid or unlisted name, or one name too many of this address.
         """
@@ -152,14 +123,10 @@ class Session:
                 self._reserved.pop(rater, None)
                 return None
             self._reserved[rater] = pair, self._clock()
-            return Assignment(self._pairs[pair], None)
+            return Assignment(pair, self._pairs[pair], None)
 
     def before(self, rater: str, pair: str) -> Assignment | None:
-        """The pair rated before `pair` by this rater; the last one if `pair` is not rated yet; None if there is none.
-
-        Raises:
-            UsageError: for an invalid name.
-        """
+        """The pair that this rater rated before `pair`, or last if `pair` is not rated yet; None if there is none."""
         with self._lock:
             ratings = self._ratings.get(self._check_rater(rater), {})
             rated = list(ratings)
@@ -167,7 +134,7 @@ class Session:
             if position == 0:
                 return None
             earlier = rated[position - 1]
-            return Assignment(self._pairs[earlier], ratings[earlier])
+            return Assignment(earlier, self._pairs[earlier], ratings[earlier])
 
     def rate(self, rater: str, pair: str, grade: int | None, *, seconds: float, note: str, address: str = "") -> None:
         """Append a rating, or a correction of one, to the log; on return it is on disk.
@@ -183,7 +150,7 @@ class Session:
                 raise UsageError("there is no such pair", fix="Load the page again.")
             shown = self._pairs[pair]
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            rating = Rating(shown.topic, shown.document, grade, rater, now, seconds, note)
+            rating = Rating(shown.topic, shown.document.id, grade, rater, now, seconds, note)
             self._log.append(rating)
             self._add(rating)
 
@@ -212,8 +179,8 @@ class Session:
         names.add(rater)
 
     def _check_grade(self, grade: int | None) -> None:
-        if grade is not None and grade not in self.guideline.grades:
-            scale = ", ".join(str(grade.grade) for grade in self.guideline.scale)
+        if grade is not None and grade not in self.guideline.scale:
+            scale = ", ".join(map(str, self.guideline.scale))
             raise UsageError(
                 f"the grade {grade} is not on the scale {scale}",
                 where=str(self._log.path),
@@ -244,8 +211,8 @@ class Session:
     def _order(self, rater: str) -> list[str]:
         if rater not in self._orders:
             topics: dict[str, list[str]] = {}
-            for pair in self._pairs.values():
-                topics.setdefault(pair.topic, []).append(pair.id)
+            for id_, pair in self._pairs.items():
+                topics.setdefault(pair.topic, []).append(id_)
             rng = random.Random(f"{self._seed} {rater}")
             shuffled = sorted(topics)
             rng.shuffle(shuffled)

@@ -15,8 +15,7 @@ from searchlora.inference.batched.frozen_linear import blocked_linear
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
-from tests.factories import first_word, random_adapter
-from tests.inference.small_models import small
+from tests.inference.small_models import random_store, small
 
 WORDS = ("tent", "boot", "rain", "jacket", "lamp", "stove", "river", "hiking", "cotton", "wool", "sole", "grip")
 CHOICES = ["0", "1", "2", "3", "not relevant", "quite relevant", *(f"label {n} of {n % 3}" for n in range(12))]
@@ -47,11 +46,7 @@ def answers(engine, requests, order, size, margin=None, choices=CHOICES):
 
 @pytest.fixture(scope="module")
 def store(tiny_base, tmp_path_factory) -> Store:
-    folder = tmp_path_factory.mktemp("invariance")
-    store = Store(folder / "store")
-    for seed, name in enumerate(("one", "two")):
-        random_adapter(store, name, first_word(folder / "task"), tiny_base, folder / name, seed)
-    return store
+    return random_store(tiny_base, tmp_path_factory.mktemp("invariance"), "one", "two")
 
 
 @pytest.mark.slow

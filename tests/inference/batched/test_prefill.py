@@ -41,11 +41,3 @@ def test_short_prompts_are_not_padded_to_the_long_ones_of_their_batch(passes, ki
     assert sum(rows for rows, _ in shapes) == 16
     assert len(shapes) > 2
     assert sum(rows * tokens for rows, tokens in shapes) < 1.25 * needed  # 1.6 in one pass
-
-
-def test_scores_are_in_the_order_of_the_requests(passes):
-    engine, _ = passes
-    together = engine.score(requests(), [("yes", "no")] * 16)
-    for request, scored in zip(requests(), together, strict=True):
-        (alone,) = engine.score([request], [("yes", "no")])
-        assert scored.log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-4)

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, UnusableAnswer, concerns_all
-from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, empty_slots
-from searchlora.inference.batched.lora_mapping import map_rows
+from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, empty_slots, map_rows
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, FairQueue
 from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, ScoreRequest
@@ -54,49 +53,6 @@ def test_a_full_batch_does_not_count_as_overtaking():
         return room[0] >= 0
 
     assert len({request.ids for request in take(lines, fits)}) == 32
-
-
-def test_an_adapter_gets_a_slot_under_steady_traffic_of_others(tiny_base, folders):
-    engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=4, max_loras=2)
-    for name in "xyz":
-        engine.load_folder(name, folders[name])
-    stop = threading.Event()
-
-    def traffic(name: str) -> None:
-        under_way = [engine.submit(asked("boot", name, 12), client=name) for _ in range(2)]
-        while not stop.is_set():
-            under_way.pop(0).result(30)
-            under_way.append(engine.submit(asked("boot", name, 12), client=name))
-
-    threads = [threading.Thread(target=traffic, args=(name,)) for name in "xy"]
-    for thread in threads:
-        thread.start()
-    try:
-        assert engine.submit(asked("tent", "z"), client="z").result(60).completion_tokens > 0
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-@pytest.mark.slow
-def test_an_adapter_with_nan_outputs_fails_alone(engine, folders):
-    requests = [asked("a much longer question about tents " * 3, None, 12), asked("tent", "y", 12), asked("rope")]
-    wanted, scored = engine.generate(requests), engine.score(requests[:2], [["a", "b"]] * 2)
-    engine.load_folder("broken", folders["broken"])
-    broken = asked("long " * 40, "broken", 8)
-    for _ in range(2):
-        futures = [engine.submit(each) for each in (broken, *requests, broken)]
-        assert [future.result(30) for future in futures[1:-1]] == wanted
-        for future in (futures[0], futures[-1]):
-            with pytest.raises(EngineError, match="broken: computes no finite numbers"):
-                future.result(30)
-        with pytest.raises(EngineError, match="broken: computes no finite numbers"):
-            engine.score([broken, requests[0]], [["a", "b"]] * 2)
-        again = engine.score(requests[:2], [["a", "b"]] * 2)
-        for one, other in zip(again, scored, strict=True):
-            assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
-    assert engine.unload("broken")
 
 
 def test_an_interrupt_fails_running_requests_and_frees_their_memory(engine, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import openai
 import pytest
 
 from searchlora.adapters.store import Store
@@ -33,6 +34,13 @@ def service(store, tiny_base, encoder_base):
 def url(service):
     with served(service) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def official(url):
+    """OpenAI's unmodified client."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import httpx
-import openai
 import pytest
 
 from searchlora.adapters.store import Store
@@ -31,12 +30,6 @@ def service(tmp_path_factory, tiny_base):
 def url(service):
     with served(service) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def official(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from searchlora.errors import DeadlineExceeded, UsageError
 from searchlora.retrieval.encoder import Encoder
 from searchlora.server.api import encoders
-from searchlora.server.api.encoders import Readable, ServedEncoders
+from searchlora.server.api.encoders import ServedEncoders
 from tests.server.api.serving import made_service, served
 
 EMBED = "/v1/embeddings"
@@ -62,27 +62,9 @@ def test_nothing_is_computed_for_disconnected_clients(tiny_base, encoder_base, s
     assert embedded == ["held", "stayed"]
 
 
-def test_texts_are_tokenised_outside_of_the_queue(tiny_base, store, encoder_base, embedded, go):
-    with (
-        served(made_service(tiny_base, store, encoder_base)) as url,
-        httpx.Client(base_url=url, timeout=30) as client,
-    ):
-        holding = threading.Thread(
-            target=client.post, args=(EMBED,), kwargs={"json": {"model": "encoder", "input": "held"}}
-        )
-        holding.start()
-        while not embedded:
-            time.sleep(0.01)
-        answer = client.post(EMBED, json={"model": "encoder", "input": "red tent " * 100_000, "truncate": False})
-        go.set()
-        holding.join()
-    assert answer.status_code == 400
-    assert "Text 1 has 1022 tokens or more" in answer.json()["error"]["message"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["red tent " * 100_000, "x" * 900_000, " " * 900_000 + "x", "帐篷" * 300_000])
-def test_only_the_beginning_of_a_long_text_is_tokenised(encoder_base, text, monkeypatch):
+def test_only_the_beginning_of_a_long_text_is_tokenised(encoder_base, store, text, monkeypatch):
     encoder, tokenised = Encoder.load(encoder_base.name), []
     tokens = Encoder.tokens
     monkeypatch.setattr(Encoder, "tokens", lambda self, text: tokenised.append(len(text)) or tokens(self, text))
@@ -91,11 +73,10 @@ def test_only_the_beginning_of_a_long_text_is_tokenised(encoder_base, text, monk
     if "tent" in text:
         assert sum(tokenised) <= 16 * encoder.max_tokens
         assert np.array_equal(encoder.encode([beginning]), encoder.encode([text]))
-    with pytest.raises(UsageError, match=r"text 2 has .*, and mine reads \d+ tokens"):
-        encoders.readable(encoder, "mine", ["short", text], truncate=False)
-    assert [
-        each.tokens <= encoder.max_tokens for each in encoders.readable(encoder, "mine", [text], truncate=True)
-    ] == [True]
+    served = ServedEncoders([str(encoder_base.path)], store)
+    with pytest.raises(UsageError, match=r"text 2 has .*, and encoder reads \d+ tokens"):
+        served.submit("encoder", ["short", text], None).result(60)
+    assert served.submit("encoder", [text], None, truncate=True).result(60).tokens <= encoder.max_tokens
 
 
 def test_nothing_is_computed_after_loading_used_up_the_time_limit(encoder_base, store, embedded, monkeypatch):
@@ -107,9 +88,7 @@ def test_nothing_is_computed_after_loading_used_up_the_time_limit(encoder_base, 
 
     monkeypatch.setattr(ServedEncoders, "_load", slow)
     with pytest.raises(DeadlineExceeded):
-        ServedEncoders([str(encoder_base.path)], store).submit(
-            "encoder", [Readable("late", 3)], None, timeout=0.1
-        ).result(60)
+        ServedEncoders([str(encoder_base.path)], store).submit("encoder", ["late"], None, timeout=0.1).result(60)
     assert embedded == []
 
 
@@ -123,7 +102,7 @@ def test_the_number_of_loaded_encoder_copies_is_bounded(encoder_base, store, mon
 
     monkeypatch.setattr(ServedEncoders, "_load", counted)
     for model in ("encoder", "meaning@1", "encoder"):
-        served.submit(model, [Readable("x", 3)], None).result(30)
+        served.submit(model, ["x"], None).result(30)
     assert seen == [1, 1, 1]
 
 

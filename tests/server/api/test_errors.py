@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import httpx
 import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, DeadlineExceeded, EngineError, PipelineError, RequestRefused, StaleIndex
-from searchlora.models.resolve import BaseModel
 from searchlora.server.api.errors import api_error_of, public_message
 from tests.factories import first_word, random_adapter
 from tests.server.api.serving import asked, made_service, served
@@ -45,38 +43,25 @@ def test_bodies_that_are_not_json_objects_are_errors(client, body):
     ("change", "code", "param"),
     [
         ({"model": 1}, "invalid_value", "model"),
-        ({"messages": "tent"}, "invalid_value", "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "invalid_value", "messages.0.role"),
         ({"messages": [{"role": "user"}]}, "missing_parameter", "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not_offered", "messages.0.content"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "invalid_value", "messages.0.content"),
-        ({"answer_prefix": "\udfff"}, "invalid_value", "answer_prefix"),
-        ({"structured_outputs": {"choice": ["\ud800"]}}, "invalid_value", "structured_outputs.choice.0"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": "\ud800"}}}},
             "invalid_value",
             "response_format.json_schema.schema.const",
         ),
-        ({"model": "\ud800"}, "invalid_value", "model"),
         ({"max_tokens": "8"}, "invalid_value", "max_tokens"),
         ({"max_tokens": 10**9}, "invalid_value", "max_tokens"),
-        ({"stream": "yes"}, "invalid_value", "stream"),
         ({"temperature": 2.1}, "invalid_value", "temperature"),
         ({"temperature": float("nan")}, "invalid_value", "temperature"),
-        ({"top_p": -0.1}, "invalid_value", "top_p"),
-        ({"top_k": -2}, "invalid_value", "top_k"),
-        ({"min_p": float("inf")}, "invalid_value", "min_p"),
-        ({"presence_penalty": 3}, "invalid_value", "presence_penalty"),
-        ({"seed": 1 << 64}, "invalid_value", "seed"),
         ({"n": 129}, "invalid_value", "n"),
         ({"stop": ""}, "invalid_value", "stop.0"),
         ({"stop": ["a"] * 9}, "invalid_value", "stop"),
-        ({"stop": ["a" * 65]}, "invalid_value", "stop.0"),
-        ({"logprobs": 3}, "invalid_value", "logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
         ({"top_logprobs": 2}, "invalid_value", None),
         ({"logit_bias": {"50256": -100}}, "not_offered", "logit_bias"),
-        ({"tools": [{"type": "function"}], "tool_choice": "required"}, "not_offered", "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "not_offered", "tool_choice"),
         ({"tools": [{}] * 129}, "invalid_value", "tools"),
         ({"max_token": 8}, "unknown_parameter", "max_token"),
@@ -169,7 +154,6 @@ def test_a_foreign_folder_in_the_store_hides_no_adapter(client, store):
         ({"input": [[1, 2], []]}, "item 2 is neither"),
         ({"input": ["a", "\ud800"]}, "surrogate"),
         ({"input": [100_256]}, "no text token 100256"),
-        ({"input": [100_256], "token_ids": "model"}, "encoder has no token 100256"),
         ({"input": ["x"] * 2049}, "input"),
         ({"input": "x" * 63}, "Text 1 has 65 tokens, and encoder reads 64"),
         ({"dimensions": 17}, "cannot be truncated"),
@@ -243,16 +227,6 @@ def test_a_tampered_adapter_is_refused_with_the_reason(tiny_base, tmp_path):
         refused(here.post(LOAD, json={"adapter": "bad"}), 409, "sha256")
         assert here.post(CHAT, json=asked(model="good")).status_code == 200
         assert "bad@1" in {model["id"] for model in here.get("/v1/models").json()["data"]}
-
-
-def test_a_base_moved_while_serving_has_its_own_error(store, tiny_base, tmp_path):
-    folder = shutil.copytree(tiny_base.path, tmp_path / "tiny")
-    with served(made_service(BaseModel("tiny", folder), store)) as url:
-        folder.rename(tmp_path / "elsewhere")
-        error = refused(httpx.post(url + CHAT, json=asked()), 503, "the base model is not there any more")
-        assert error["code"] == "base_moved" and str(tmp_path) not in error["message"]
-        (tmp_path / "elsewhere").rename(folder)
-        assert httpx.post(url + CHAT, json=asked()).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import groupby
 
-import openai
 import pytest
 
 from searchlora.inference.engine import Request
@@ -13,12 +12,6 @@ from searchlora.inference.sampling import Sampling
 from tests.server.api.serving import asked
 
 CHAT = [{"role": "user", "content": "tent"}]
-
-
-@pytest.fixture(scope="module")
-def official(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def chat(official, **more):

@@ -9,7 +9,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from searchlora.inference.engine import Request
-from searchlora.prompts import Renderer
 from tests.server.api.serving import asked
 
 CHAT = "/v1/chat/completions"
@@ -119,20 +118,6 @@ def test_the_base_says_how_it_is_computed(client):
     cards = {card["id"]: card for card in client.get("/v1/models").json()["data"]}
     assert (cards["tiny"]["precision"], cards["tiny"]["batch_invariant"]) == ("fp32", False)
     assert "precision" not in cards["one@1"]
-
-
-@pytest.mark.parametrize(
-    ("path", "more"),
-    [("/v1/chat/completions", {"max_tokens": 2}), ("/v1/score", {"choices": CHOICES})],
-)
-def test_a_prompt_is_rendered_once(client, monkeypatch, path, more):
-    rendered, prompt_ids = [], Renderer.prompt_ids
-    monkeypatch.setattr(
-        Renderer, "prompt_ids", lambda self, chat, *rest: rendered.append(chat) or prompt_ids(self, chat, *rest)
-    )
-    answer = client.post(path, json={"model": "one", "messages": MESSAGES, **more})
-    assert answer.status_code == 200, answer.text
-    assert len(rendered) == 1
 
 
 def test_an_adapter_in_use_is_not_unloaded(client, service):

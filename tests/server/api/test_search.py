@@ -85,7 +85,7 @@ def test_an_adapter_stage_uses_the_servers_engine_and_tells_prompt_output_versio
     assert "red couch" in request["prompt"][-1]["content"]
     assert stage["tokens"] == request["tokens"]
     own = LocalEngine(service.engine.base, service.store, precision="fp32")
-    task, _ = service.adapter_tasks.required("rewriter@2")
+    task = service.adapter_task("rewriter@2").prompted
     (output,) = AdapterStage(task, own, "rewriter@2", 4).ask(task.records_from({"id": "1", "query": "red couch"}))
     assert stage["flags"] == ([] if isinstance(output, str) else [f"invalid: {output.reason}"])
     assert stage["output"].get("query", "red couch") == (output if isinstance(output, str) else "red couch")

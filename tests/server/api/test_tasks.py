@@ -14,7 +14,7 @@ from searchlora.outputs import Graded
 from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.prompts import messages
 from searchlora.server.api import adapter_tasks
-from searchlora.server.api.task_outputs import output_json
+from searchlora.server.api.tasks import output_json
 from searchlora.task import load_task
 from tests.factories import random_adapter
 from tests.server.api.serving import made_service, served
@@ -116,11 +116,11 @@ def test_rerank_orders_documents_by_expected_grade(client, stage):
 
 def test_classify_gives_labels_with_probabilities(client):
     answer = posted(client, "/v1/classify", model="intent", input=["i want a couch", "send it back"])
-    assert [each["index"] for each in answer["data"]] == [0, 1]
-    for each in answer["data"]:
-        assert each["labels"] == ["buy", "other", "return"] and each["num_classes"] == 3
-        assert each["label"] == each["labels"][each["probs"].index(max(each["probs"]))]
-        assert sum(each["probs"]) == pytest.approx(1)
+    assert [text["index"] for text in answer["data"]] == [0, 1]
+    for text in answer["data"]:
+        assert text["labels"] == ["buy", "other", "return"] and text["num_classes"] == 3
+        assert text["label"] == text["labels"][text["probs"].index(max(text["probs"]))]
+        assert sum(text["probs"]) == pytest.approx(1)
     assert posted(client, "/v1/classify", model="intent", input="i want a couch")["data"] == answer["data"][:1]
 
 
@@ -134,13 +134,6 @@ def test_rewrite_gives_the_query_to_search_with(client, stage):
             posted(client, "/v1/rewrite", model="rewriting", query="and blue?", history=history)["query"]
             == (executed["query"])
         )
-
-
-def test_answers_name_the_cited_passages(client):
-    answer = posted(client, "/v1/answers", model="rag-answer", query="For how many?", passages=PASSAGES)
-    assert answer["model"] == "rag-answer@1"
-    assert {"answer", "valid", "citations"} <= answer.keys()
-    assert all(each["id"] == PASSAGES[each["number"] - 1]["id"] for each in answer["citations"])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +151,6 @@ def test_answers_name_the_cited_passages(client):
         ("/v1/rerank", {"model": "judgment", "query": "x", "documents": []}, 400, "documents"),
         ("/v1/classify", {"model": "rewriting", "input": "x"}, 400, "no single label"),
         ("/v1/rewrite", {"model": "intent", "query": "x"}, 400, "writes 'intent', not 'query'"),
-        ("/v1/answers", {"model": "rewriting", "query": "x", "passages": []}, 400, "writes 'query', not 'answer'"),
     ],
 )
 def test_what_does_not_fit_is_named(client, path, body, status, says):

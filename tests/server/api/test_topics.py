@@ -1,4 +1,4 @@
-"""`/v1/topics` and `/v1/jobs`: gains and losses, mixes, disagreements, as jobs that report, stop, and block nothing."""
+"""`/v1/topics` and `/v1/jobs`: comparisons, fusion weights, disagreements, as jobs that report, stop, block nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 
 from searchlora.eval.measures import retrieval_values
 from searchlora.pipelines.pipeline import run_of
-from searchlora.server.api import job_engine, topic_jobs
-from searchlora.server.api.jobs import BackgroundJob, Jobs
-from searchlora.server.api.search_schemas import ComparisonRequest, SystemRequest
+from searchlora.server.api import client_engine, judge_jobs, topic_jobs
+from searchlora.server.api.jobs import Jobs
 from searchlora.server.grading.search_grades import HumanGrade
 from tests.server.api.serving import made_service, served
 from tests.server.searching import DOCUMENTS, TOPICS
@@ -86,9 +85,9 @@ def test_all_topics_are_ordered_by_gain_with_the_paired_interval_of_the_mean(cli
 @pytest.mark.slow
 def test_a_pipeline_is_executed_once_on_each_topic(client, monkeypatch):
     executed = []
-    original = topic_jobs._JobSystem.run
+    original = topic_jobs.ServedSystem.run
     monkeypatch.setattr(
-        topic_jobs._JobSystem,
+        topic_jobs.ServedSystem,
         "run",
         lambda self, rows, *more: executed.append(len(rows)) or original(self, rows, *more),
     )
@@ -98,17 +97,6 @@ def test_a_pipeline_is_executed_once_on_each_topic(client, monkeypatch):
     again = result(client, "compare", **body | {"baseline": {"pipeline": "triple", "weights": [1, 0, 0]}})
     assert sum(executed) == 2 * len(TOPICS)
     assert again["system"]["value"] == same["system"]["value"]
-
-
-@pytest.mark.slow
-def test_runs_that_stay_in_memory_are_bounded_and_a_comparison_needs_none_of_them(search_service):
-    cache = topic_jobs.TopicCache(scores=5)
-    for name, documents in (("a", 3), ("b", 3), ("c", 2), ("d", 9)):
-        cache.put_all({name: {"hits": [[f"d{number}", 1.0] for number in range(documents)]}})
-        assert [cache.get(known) is not None for known in "abcd"].count(True) == {"a": 1, "b": 1, "c": 2, "d": 0}[name]
-    body = ComparisonRequest(system=SystemRequest(pipeline="lexical"), baseline=SystemRequest(pipeline="mixed"))
-    found = topic_jobs.comparing(search_service, cache, body)(BackgroundJob("1", "comparison", "anna"))
-    assert found["n"] == len(TOPICS)
 
 
 @pytest.mark.slow
@@ -123,16 +111,16 @@ def test_adapter_stages_of_a_job_use_the_servers_engine(client):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pipeline", "count"), [("mixed", 11), ("triple", 66)])
-def test_every_mix_is_measured_as_the_pipeline_with_its_weights(client, search_service, pipeline, count):
-    found = result(client, "weights", system={"pipeline": pipeline})
-    assert len(found["mixes"]) == count == len({tuple(mix["weights"]) for mix in found["mixes"]})
-    assert all(sum(mix["weights"]) == pytest.approx(1) for mix in found["mixes"])
-    for mix in found["mixes"][:: count // 5]:
-        values = measured(search_service.pipelines.variant(pipeline, {}, mix["weights"]))
-        assert mix["value"] == pytest.approx(sum(values.values()) / len(values))
-        assert mix["low"] <= mix["value"] <= mix["high"]
-    assert found["mixes"][found["best"]]["value"] == max(mix["value"] for mix in found["mixes"])
+def test_all_fusion_weights_are_measured_as_the_pipeline_with_its_weights(client, search_service):
+    found = result(client, "weights", system={"pipeline": "triple"})
+    assert len(found["fusions"]) == 66 == len({tuple(fusion["weights"]) for fusion in found["fusions"]})
+    assert all(sum(fusion["weights"]) == pytest.approx(1) for fusion in found["fusions"])
+    for fusion in found["fusions"][::13]:
+        values = measured(search_service.pipelines.variant("triple", {}, fusion["weights"]))
+        assert fusion["value"] == pytest.approx(sum(values.values()) / len(values))
+        assert fusion["low"] <= fusion["value"] <= fusion["high"]
+    assert found["mixes"] == found["fusions"]
+    assert found["fusions"][found["best"]]["value"] == max(fusion["value"] for fusion in found["fusions"])
 
 
 @pytest.mark.slow
@@ -145,7 +133,7 @@ def test_parts_keep_their_names_when_one_is_off(client):
 
 
 @pytest.mark.slow
-def test_parts_are_searched_once_for_all_mixes(client, search_service, monkeypatch):
+def test_parts_are_searched_once_for_all_fusion_weights(client, search_service, monkeypatch):
     stage = search_service.pipelines.get("triple").pipeline.stages[0]
     calls = []
     for source in stage.retriever.sources:
@@ -179,8 +167,8 @@ def test_disagreements_of_a_judge_come_largest_first_with_its_probabilities(clie
 
 @pytest.mark.slow
 def test_grades_of_people_are_those_of_the_judge_or_are_mapped_to_them(client, search_service, monkeypatch):
-    monkeypatch.setattr(topic_jobs, "_scale", lambda _: [0, 1])
-    monkeypatch.setattr(topic_jobs, "disagreements", lambda valid, _: seen.extend(valid) or ())
+    monkeypatch.setattr(judge_jobs, "_scale", lambda _: [0, 1])
+    monkeypatch.setattr(judge_jobs, "disagreements", lambda valid, _: seen.extend(valid) or ())
     seen = []
     body = {"pipeline": "judged", "judge": "judge"}
     error = started(client, "disagreements", 400, **body)["error"]
@@ -241,14 +229,14 @@ def test_an_unknown_measure_fails_the_job_with_its_reason(client):
 def test_a_job_reports_progress_is_cancelled_and_blocks_no_search(client, monkeypatch):
     """The job stands still in its first step, and searches are answered beside it."""
     held, reached = threading.Event(), threading.Event()
-    original = job_engine.JobEngine._patiently
+    original = client_engine.JobEngine._patiently
 
-    def waiting(self, ask):
+    def waiting(self, *asked):
         reached.set()
         assert held.wait(30)
-        return original(self, ask)
+        return original(self, *asked)
 
-    monkeypatch.setattr(job_engine.JobEngine, "_patiently", waiting)
+    monkeypatch.setattr(client_engine.JobEngine, "_patiently", waiting)
     body = {
         "system": {"pipeline": "rewritten", "slots": {"rewriter": "rewriter@1"}},
         "baseline": {"pipeline": "lexical"},

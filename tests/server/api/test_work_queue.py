@@ -1,4 +1,4 @@
-"""Work queue and fair threads: order, cancellation, deadlines and capacity."""
+"""Jobs in threads: order, fairness, cancellation, deadlines and capacity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import time
 import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineBusy
-from searchlora.server.api.work_queue import FairThreads, JobCancelled, WorkQueue
+from searchlora.server.api.work_queue import FairThreads, JobCancelled
+
+
+def one(capacity):
+    """A queue that runs one job at a time."""
+    return FairThreads(1, "searchlora-test", capacity=capacity)
 
 
 class Held:
@@ -28,14 +33,14 @@ class Held:
 
 
 def test_cancelled_jobs_are_not_run_and_free_their_place():
-    held, queue = Held(), WorkQueue(2)
-    first = queue.put(held.first, None)
+    held, queue = Held(), one(2)
+    first = queue.submit(None, held.first)
     assert held.began.wait(5)
-    left = queue.put(held.named("left"), None)
+    left = queue.submit(None, held.named("left"))
     with pytest.raises(EngineBusy, match="2 such requests wait already"):
-        queue.put(held.named("too many"), None)
+        queue.submit(None, held.named("too many"))
     assert left.cancel()
-    stays = queue.put(held.named("stays"), None)
+    stays = queue.submit(None, held.named("stays"))
     assert not first.cancel()  # it is being done
     held.go.set()
     stays.result(5)
@@ -43,10 +48,10 @@ def test_cancelled_jobs_are_not_run_and_free_their_place():
 
 
 def test_clients_take_turns():
-    held, queue = Held(), WorkQueue(8)
-    queue.put(held.first, None, "a")
+    held, queue = Held(), one(8)
+    queue.submit("a", held.first)
     assert held.began.wait(5)
-    jobs = [queue.put(held.named(name), None, name[0]) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
+    jobs = [queue.submit(name[0], held.named(name)) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
     held.go.set()
     for job in jobs:
         job.result(5)
@@ -62,7 +67,7 @@ def test_a_running_job_sees_that_it_was_cancelled():
             time.sleep(0.01)
             checked.append(job.check())
 
-    future = WorkQueue(1).put(work, None)
+    future = one(1).submit(None, work)
     assert began.wait(5)
     assert not future.cancel()
     with pytest.raises(JobCancelled):
@@ -70,9 +75,9 @@ def test_a_running_job_sees_that_it_was_cancelled():
 
 
 def test_expired_jobs_are_not_run():
-    held, queue = Held(), WorkQueue(8)
-    queue.put(held.first, None)
-    late, in_time = queue.put(held.named("late"), 0.05), queue.put(held.named("in time"), 60)
+    held, queue = Held(), one(8)
+    queue.submit(None, held.first)
+    late, in_time = queue.submit(None, held.named("late"), 0.05), queue.submit(None, held.named("in time"), 60)
     time.sleep(0.1)
     held.go.set()
     with pytest.raises(DeadlineExceeded):
@@ -88,11 +93,11 @@ def test_a_job_can_see_that_it_expired():
             job.check()
 
     with pytest.raises(DeadlineExceeded):
-        WorkQueue(1).put(slow, 0.05).result(1)
+        one(1).submit(None, slow, 0.05).result(1)
 
 
 def test_a_thread_that_cannot_start_occupies_no_place(monkeypatch):
-    queue = WorkQueue(1)
+    queue = one(1)
     with monkeypatch.context() as patch:
 
         def none_left(_):
@@ -101,29 +106,29 @@ def test_a_thread_that_cannot_start_occupies_no_place(monkeypatch):
         patch.setattr(threading.Thread, "start", none_left)
         for _ in range(3):
             with pytest.raises(RuntimeError):
-                queue.put(lambda _: 1, None)
-    assert queue.put(lambda _: 1, None).result(5) == 1
+                queue.submit(None, lambda _: 1).result(5)
+    assert queue.submit(None, lambda _: 1).result(5) == 1
 
 
 def test_no_thread_outlives_the_queue():
-    queue = WorkQueue(4)
+    queue = one(4)
     for number in range(3):
-        assert queue.put(lambda _, number=number: number, None).result(5) == number
+        assert queue.submit(None, lambda _, number=number: number).result(5) == number
     end = time.monotonic() + 5
-    while any(thread.name == "searchlora-work-queue" for thread in threading.enumerate()):
+    while any(thread.name == "searchlora-test" for thread in threading.enumerate()):
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
 def test_slow_work_of_a_client_leaves_threads_to_others():
     threads, go, done = FairThreads(4, "test"), threading.Event(), []
-    first = [threads.submit("first", lambda: go.wait(10)) for _ in range(50)]
+    first = [threads.submit("first", lambda _: go.wait(10)) for _ in range(50)]
     try:
-        assert [threads.submit("second", lambda number=number: number).result(5) for number in range(20)] == [
+        assert [threads.submit("second", lambda _, number=number: number).result(5) for number in range(20)] == [
             *range(20)
         ]
         assert sum(future.running() for future in first) == 2
-        third = [threads.submit("third", lambda number=number: done.append(number)) for number in range(20)]
+        third = [threads.submit("third", lambda _, number=number: done.append(number)) for number in range(20)]
         assert all(future.result(5) is None for future in third)
         assert sorted(done) == [*range(20)]
     finally:
@@ -134,11 +139,11 @@ def test_slow_work_of_a_client_leaves_threads_to_others():
 
 def test_work_that_waits_is_dropped_by_its_client_and_at_shutdown():
     threads, go, done = FairThreads(1, "test"), threading.Event(), []
-    running = threads.submit("first", lambda: go.wait(5))
-    dropped, waiting = (threads.submit("first", lambda: done.append("done")) for _ in range(2))
+    running = threads.submit("first", lambda _: go.wait(5))
+    dropped, waiting = (threads.submit("first", lambda _: done.append("done")) for _ in range(2))
     assert dropped.cancel()
     threads.shutdown()
-    late = threads.submit("second", lambda: done.append("late"))
+    late = threads.submit("second", lambda _: done.append("late"))
     assert waiting.cancelled() and late.cancelled()
     go.set()
     assert running.result(5)
@@ -149,6 +154,6 @@ def test_work_that_fails_gives_its_thread_back():
     threads = FairThreads(1, "test")
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            threads.submit("first", lambda: 1 // 0).result(5)
-    assert threads.submit(None, lambda: 1).result(5) == 1  # None is a client like others
+            threads.submit("first", lambda _: 1 // 0).result(5)
+    assert threads.submit(None, lambda _: 1).result(5) == 1  # None is a client like others
     threads.shutdown()

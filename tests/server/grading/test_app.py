@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
 import time
 from contextlib import contextmanager
 from importlib.resources import files
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -20,8 +18,8 @@ from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.records import Document
 from searchlora.server.grading.app import create_app, server_config
-from searchlora.server.grading.session import NAMES_PER_ADDRESS, blind_pairs
-from searchlora.server.http import address, bind, is_loopback
+from searchlora.server.grading.session import NAMES_PER_ADDRESS, blind_id
+from searchlora.server.http import address, bind
 from tests.server.browser import chromium, opened
 from tests.server.grading.synthetic import ATTACK, synthetic_session
 
@@ -76,10 +74,8 @@ def test_the_browser_receives_only_query_and_passage(client):
 
 def test_pair_ids_do_not_reveal_pool_positions():
     pool = [QueryPassage("1", {"query": "q"}, Document(f"d{n}", "t")) for n in range(5)]
-    forward, backward = blind_pairs(pool), blind_pairs(reversed(pool))
-    assert {pair.document: pair.id for pair in forward} == {pair.document: pair.id for pair in backward}
-    assert [pair.id for pair in forward] != sorted(pair.id for pair in forward)
-    assert not any(pair.document in pair.id for pair in forward)
+    ids = [blind_id(pair) for pair in pool]
+    assert ids != sorted(ids) and not any(pair.document.id in id_ for pair, id_ in zip(pool, ids, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -112,13 +108,6 @@ def test_long_bodies_are_not_read(client, tmp_path):
     assert len(read_ratings(tmp_path / "ratings.jsonl")) == 1
 
 
-def test_a_lone_surrogate_in_a_note_is_refused(client, tmp_path):
-    body = json.dumps({"pair": first(client)["id"], "grade": 1, "seconds": 1, "note": "\ud800"})
-    headers = {"content-type": "application/json"}
-    assert client.post("/api/raters/anna/ratings", content=body, headers=headers).status_code == 400
-    assert (tmp_path / "ratings.jsonl").read_bytes() == b""
-
-
 def test_invalid_rater_names_are_refused_and_the_first_pair_has_no_previous(client):
     for name in ("Anna", "an na", "anna%00", "1a", "a" * 33):
         answer = client.post(f"/api/raters/{name}/next")
@@ -148,12 +137,6 @@ def test_foreign_origins_and_hosts_are_refused(client, tmp_path):
         assert client.post("/api/raters/anna/ratings", json=body, headers=headers).status_code == 403
         assert client.get("/api/task", headers=headers).status_code == 403
     assert (tmp_path / "ratings.jsonl").read_bytes() == b""
-
-
-@pytest.mark.parametrize("host", ["localhost:8765", "127.0.0.1:8765", "[::1]:8765", "192.168.1.5:8765", "LOCALHOST"])
-def test_the_page_is_served_under_its_names_and_numeric_addresses(client, host):
-    headers = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
-    assert client.get("/api/task", headers=headers).status_code == 200
 
 
 def test_links_from_other_sites_open_the_page_and_given_host_names_are_accepted(tmp_path):
@@ -222,38 +205,13 @@ def test_markup_in_a_passage_is_shown_as_text_in_a_browser(tmp_path):
         page.goto(f"{url}#anna")
         page.get_by_label("Grade 1: Relevant").wait_for()
         shown = session.next("anna").pair
-        assert ATTACK in shown.text
-        assert page.locator("#text").text_content() == shown.text
-        for text in (shown.title, shown.query, "0: Not relevant. <b>It does not.</b>"):
+        assert ATTACK in shown.document.text
+        assert page.locator("#text").text_content() == shown.document.text
+        for text in (shown.document.title, shown.query, "0: Not relevant. <b>It does not.</b>"):
             assert page.get_by_text(text, exact=True).count() == 1
         assert page.locator("img, #guideline b").count() == 0
         assert page.locator("strong").all_text_contents() == ["answers"]
         assert page.title() == "Grading"
-
-
-def test_loopback_addresses_are_recognised():
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
-    assert [is_loopback(host) for host in ("0.0.0.0", "::", "192.168.1.5", "box")] == [False] * 4
-
-
-def test_new_rater_names_per_client_are_bounded(client):
-    answers = [client.post(f"/api/raters/fake-{number}/next") for number in range(NAMES_PER_ADDRESS + 1)]
-    assert [answer.status_code for answer in answers] == [200] * NAMES_PER_ADDRESS + [400]
-    assert "--rater" in answers[-1].text
-
-
-def test_half_a_request_of_a_client_that_leaves_is_not_carried_out(tmp_path, monkeypatch):
-    session, asked = synthetic_session(tmp_path), []
-    real = session.next
-    monkeypatch.setattr(session, "next", lambda rater, *more: asked.append(rater) or real(rater, *more))
-    with served(session) as url:
-        head = "POST /api/raters/half/next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"
-        with socket.create_connection(("127.0.0.1", urlsplit(url).port)) as leaves:
-            leaves.sendall(head.encode())
-            time.sleep(0.1)
-        time.sleep(0.2)
-        assert httpx.post(f"{url}api/raters/whole/next", timeout=5).status_code == 200
-    assert asked == ["whole"]
 
 
 def test_a_client_does_not_choose_its_own_address(tmp_path):

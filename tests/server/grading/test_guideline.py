@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from searchlora.errors import DataError, UsageError
-from searchlora.server.grading.guideline import ScaleGrade, read_guideline
+from searchlora.server.grading.guideline import read_guideline
 
 
 def write(path, text):
@@ -19,12 +19,7 @@ def test_the_guideline_names_the_grades(tmp_path):
     )
     found = read_guideline(write(tmp_path / "g.md", text), [0, 1, 2, 3])
     assert found.text == text
-    assert found.scale == (
-        ScaleGrade(0, ""),
-        ScaleGrade(1, "Related"),
-        ScaleGrade(2, "Highly relevant"),
-        ScaleGrade(3, "Perfect"),
-    )
+    assert found.scale == {0: "", 1: "Related", 2: "Highly relevant", 3: "Perfect"}
 
 
 def test_an_unusable_scale_or_guideline_is_an_error(tmp_path):

@@ -5,16 +5,14 @@ With SEARCHLORA_SCREENSHOTS=FOLDER the views are kept as pictures, to be looked 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import socket
 import threading
 from pathlib import Path
 
 import pytest
 
-from searchlora.server.api import search_execution, topic_jobs
+from searchlora.server.api import topic_jobs
 from tests.server.browser import faults, fits, opened, tab_to
 from tests.server.searching import ATTACK, DOCUMENTS
 
@@ -142,88 +140,6 @@ def test_markup_is_text_and_long_mirrored_and_pictured_texts_fit(page):
     expect(page.locator(".hit h3", has_text=hebrew)).to_have_css("direction", "rtl")
 
 
-def test_the_first_hits_of_bm25_are_on_the_screen_within_a_second(page):
-    page.evaluate("""() => {
-        window.first = [];
-        new MutationObserver(() => {
-          if (window.began && document.querySelector('.hit')) {
-            window.first.push(performance.now() - window.began);
-            window.began = 0;
-          }
-        }).observe(document.getElementById('sides'), { childList: true, subtree: true });
-        document.getElementById('search').addEventListener('submit', () => { window.began = performance.now(); }, true);
-    }""")
-    for _ in range(5):
-        search(page, "red couch", "lexical")
-    times = page.evaluate("window.first")
-    print(f"first hits of BM25 after {min(times):.0f} to {max(times):.0f} ms")
-    assert len(times) == 5 and min(times) < 1000
-
-
-class Relay:
-    """A relay to a server; when it is cut, every connection through it breaks, as if the server had died."""
-
-    def __init__(self, port):
-        self._port = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self._open = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self._listening.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._port))
-            self._open += [client, server]
-            for one, other in ((client, server), (server, client)):
-                threading.Thread(target=self._copy, args=(one, other), daemon=True).start()
-
-    @staticmethod
-    def _copy(one, other):
-        with contextlib.suppress(OSError):
-            while data := one.recv(65536):
-                other.sendall(data)
-            other.shutdown(socket.SHUT_WR)
-
-    def cut(self):
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        for each in self._open:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-
-def test_stages_appear_as_they_finish_and_a_server_that_dies_meanwhile_is_told(chromium, url, monkeypatch):
-    relay = Relay(int(url.rpartition(":")[2]))
-    released = threading.Event()
-    original = search_execution.execute_stage
-
-    def held(stage, *more):
-        if stage.label == "passages(3)":
-            assert released.wait(30)
-        return original(stage, *more)
-
-    monkeypatch.setattr(search_execution, "execute_stage", held)
-    with opened(chromium, errors=True) as page:
-        load(page, f"http://127.0.0.1:{relay.port}")
-        choose(page, ".side .pipeline", "judged")
-        page.locator("#query").fill("red couch")
-        page.keyboard.press("Enter")
-        expect(page.locator(".hit")).to_have_count(3)  # and the second stage has not begun
-        assert [each.split()[1] for each in page.locator(".stages summary").all_inner_texts()] == ["bm25(k=3)"]
-        relay.cut()
-        expect(page.locator("#problem")).to_contain_text("incomplete")
-        expect(page.locator(".summary")).to_have_text("Search failed.")
-        expect(page.locator(".hit")).to_have_count(3)
-        released.set()
-        page.locator("#query").press("Enter")
-        expect(page.locator("#problem")).to_contain_text("does not respond")
-
-
 @pytest.mark.parametrize("width", [1440, 390])
 def test_a_problem_is_seen_wherever_the_page_is_scrolled_to(page, width):
     page.set_viewport_size({"width": width, "height": 500})
@@ -233,26 +149,6 @@ def test_a_problem_is_seen_wherever_the_page_is_scrolled_to(page, width):
     page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
     assert page.evaluate("window.scrollY") > 0
     expect(page.locator("#problem")).to_be_in_viewport(ratio=1)
-
-
-def test_long_words_fit_in_pins_answers_and_comparisons(page):
-    page.set_viewport_size({"width": 390, "height": 900})
-    word = "verylong" * 60
-    for query, pipeline in ((f"red couch {word}", "lexical"), (f"tent {word}", "answered")):
-        search(page, query, pipeline)
-        page.locator(".pin").click()
-        assert fits(page)
-    page.evaluate(
-        """word => {
-        const paragraph = document.createElement("p");
-        paragraph.textContent = word;
-        document.querySelector(".answer").append(paragraph, paragraph.cloneNode(true));
-        document.getElementById("to-topics").click();
-        document.getElementById("gains").append(paragraph);
-        }""",
-        word,
-    )
-    assert fits(page)
 
 
 # The features that measure, by keyboard
@@ -304,7 +200,7 @@ def test_weights_are_moved_measured_and_chosen(page):
     page.keyboard.press("ArrowRight")
     expect(stage).to_contain_text("weights=")  # the search follows the slider
     moved = shares.inner_text()
-    press(button(page, "Measure all mixes on 5 topics"))
+    press(button(page, "Measure all fusion weights on 5 topics"))
     expect(page.locator(".cell")).to_have_count(66)
     assert [page.locator(".heat-row").nth(row).locator("> *").count() for row in (0, 10)] == [1, 11]
     tab_to(page.locator(".cell"))
@@ -317,12 +213,12 @@ def test_weights_are_moved_measured_and_chosen(page):
         page.keyboard.press(key)
     chosen = focused.get_attribute("aria-label")
     assert chosen.startswith("bm25 (1) 0, bm25 (2) 0.2, bm25 (3) 0.8: ")
-    expect(page.locator(".mix")).to_have_text(chosen.removesuffix(", the best"))
+    expect(page.locator(".fusion-weights")).to_have_text(chosen.removesuffix(", the best"))
     page.keyboard.press("Enter")
     expect(stage).to_contain_text("weights=0.2:0.8")
     assert shares.inner_text() == "bm25 (1) 0, bm25 (2) 0.2, bm25 (3) 0.8" != moved
-    page.locator(".mixes-shown details summary").click()
-    expect(page.locator(".mixes-shown tbody tr")).to_have_count(66)
+    page.locator(".fusions-shown details summary").click()
+    expect(page.locator(".fusions-shown tbody tr")).to_have_count(66)
 
 
 def test_disagreements_are_opened(page):
@@ -376,7 +272,7 @@ def show(page, view):
         page.locator(".pin").first.click()
     elif view == "weights":
         search(page, "red couch", "triple")
-        page.locator(".mixes button").first.click()
+        page.locator(".fusions button").first.click()
         page.locator(".cell").first.wait_for()
     elif view == "answer":
         search(page, "red tent", "answered")

@@ -102,14 +102,15 @@ def test_a_reload_finds_the_measurement_of_the_system_in_the_address(run):
     found = run(
         """
         const [side] = page.sides();
-        await page.until(() => side.querySelectorAll(".cell").length, "the mixes");
-        return [side.querySelectorAll(".cell").length, sessionStorage.getItem("job: mixes of A"), page.deleted];
+        await page.until(() => side.querySelectorAll(".cell").length, "the fusion weights");
+        const kept = sessionStorage.getItem("job: fusion weights of A");
+        return [side.querySelectorAll(".cell").length, kept, page.deleted];
         """,
         address=address,
         more=f"""{WEIGHED}
         page.deleted = 0;
         const body = {{ system: {{ pipeline: "mixed", slots: {{ rewriter: "off" }} }}, measure: "nDCG@10" }};
-        sessionStorage.setItem("job: mixes of A", JSON.stringify({{ id: "7", body }}));
+        sessionStorage.setItem("job: fusion weights of A", JSON.stringify({{ id: "7", body }}));
         page.answers["/v1/jobs/7"] = (_, method) => {{
           page.deleted += method === "DELETE";
           return page.weighed();
@@ -129,13 +130,13 @@ def test_a_grade_leaves_a_measurement_under_way(run):
           methods.push(method);
           return { status: "running", id: "9", step: "", done: 0, total: 9 };
         };
-        side.querySelector(".mixes button").click();
+        side.querySelector(".fusions button").click();
         await page.until(() => methods.length, "a look at the job");
         page.answers["/v1/judgments"] = ({ grade }) => ({ grade, measured: [page.measured(1)] });
         page.topics = { ...page.topics, judged: 6 };
         page.element("rater").value = "carla";
         page.named("Grade 3 for d1").click();
-        await page.until(() => page.texts(side, ".mixes button")[0].includes("6 topics"), "the number of topics");
+        await page.until(() => page.texts(side, ".fusions button")[0].includes("6 topics"), "the number of topics");
         await page.settled();
         const cancel = side.querySelector(".job button");
         const shown = !side.querySelector(".job").hidden;
@@ -143,7 +144,7 @@ def test_a_grade_leaves_a_measurement_under_way(run):
         cancel.click();
         return { methods: [...new Set(methods.slice(0, -1))], shown, focus: document.activeElement.textContent };
     """)
-    assert found == {"methods": ["GET"], "shown": True, "focus": "Measure all mixes on 6 topics"}
+    assert found == {"methods": ["GET"], "shown": True, "focus": "Measure all fusion weights on 6 topics"}
 
 
 # Old answers
@@ -172,6 +173,20 @@ def test_an_explanation_of_an_earlier_search_is_not_shown_over_a_later_one(run):
         return { afterSearch, verdict: page.texts(side, ".verdict"), problem: page.element("problem").textContent };
     """)
     assert found == {"afterSearch": True, "verdict": ["about d2."], "problem": ""}
+
+
+def test_a_search_that_breaks_off_keeps_the_hits_of_its_stages_and_says_so(run):
+    found = run("""
+        const hits = page.found("red", "d1", "d2").hits;
+        const stage = { id: "1", stage: 1, kind: "bm25", label: "bm25(k=3)", output: { hits }, flags: [] };
+        page.answers["/v1/search"] = () => new Response(`event: stage\\ndata: ${JSON.stringify(stage)}\\n\\n`);
+        await page.search("red");
+        const [side] = page.sides();
+        return { problem: page.element("problem").textContent, summary: page.texts(side, ".summary"),
+          hits: side.querySelectorAll(".hit").length, stages: side.querySelectorAll(".stages summary").length };
+    """)
+    assert "incomplete" in found.pop("problem")
+    assert found == {"summary": ["Search failed."], "hits": 2, "stages": 1}
 
 
 def test_a_system_that_is_taken_away_is_not_waited_for(run):
@@ -259,7 +274,7 @@ def test_the_first_relevant_grade_opens_the_comparison_on_topics(run):
     found = run(
         """
         const shown = () => [page.element("compare-form").hidden, page.element("no-topics").hidden,
-          page.element("judged-topics").textContent, ...page.texts(page.sides()[0], ".mixes button").slice(0, 1)];
+          page.element("judged-topics").textContent, ...page.texts(page.sides()[0], ".fusions button").slice(0, 1)];
         const before = shown();
         await page.search("red");
         page.answers["/v1/judgments"] = ({ grade }) => ({ grade, measured: [page.measured(1)] });
@@ -274,7 +289,7 @@ def test_the_first_relevant_grade_opens_the_comparison_on_topics(run):
     )
     assert found == {
         "before": [True, False, "0 judged topics"],
-        "after": [False, True, "1 judged topic", "Measure all mixes on 1 topic"],
+        "after": [False, True, "1 judged topic", "Measure all fusion weights on 1 topic"],
     }
 
 
@@ -307,7 +322,7 @@ def test_only_the_last_of_several_comparisons_is_shown(run):
 WEIGHED = """
     page.weighed = () => ({ status: "done", id: "1", result: {
       measure: "nDCG@10", parts: ["bm25", "dense"], n: 5, best: 0, notes: [],
-      mixes: Array.from({ length: 11 }, (_, place) => (
+      fusions: Array.from({ length: 11 }, (_, place) => (
         { weights: [1 - place / 10, place / 10], value: place, low: null, high: null })) } });
 """
 
@@ -318,8 +333,8 @@ def test_the_heat_map_of_a_system_goes_when_a_slot_is_changed(run):
         await page.search("red");
         const [side] = page.sides();
         const cells = () => side.querySelectorAll(".cell").length;
-        side.querySelector(".mixes button").click();
-        await page.until(() => cells(), "the mixes");
+        side.querySelector(".fusions button").click();
+        await page.until(() => cells(), "the fusion weights");
         const measured = cells();
         await page.choose(side.querySelectorAll(".slots select")[0], "off");
         await page.until(() => page.element("status").textContent.startsWith("System A"), "the search");
@@ -329,7 +344,7 @@ def test_the_heat_map_of_a_system_goes_when_a_slot_is_changed(run):
           page.asked.push(method);
           return {{ status: "running", step: "", done: 0, total: 9 }};
         }};
-        side.querySelector(".mixes button").click();
+        side.querySelector(".fusions button").click();
         await page.until(() => !side.querySelector(".job").hidden, "a job");
         await page.settled();
         side.querySelectorAll(".slots select")[0].value = "on";

@@ -36,7 +36,7 @@ def test_grading_page_and_prompt_share_a_markdown_guideline(tmp_path):
     path = written(tmp_path, MARKDOWN, "guide.md")
     found = read_guideline(path)
     people = shown_to_people(path, [0, 1, 2])
-    assert [(each.grade, each.name) for each in found.grades] == [(each.grade, each.name) for each in people.scale]
+    assert {each.grade: each.name for each in found.grades} == people.scale
     assert found.relevant == 1
     assert found.grades[2].meaning == "It answers the query (all of it)."
     assert found.text == "# How to grade\nRead the query first."

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchlora.outputs import Grade, InvalidOutput
-from searchlora.tasks.judgment.thresholds import best_thresholds, cohen_kappa, grade_of
-from searchlora.tasks.judgment.tuning import tuned, with_tuning
+from searchlora.tasks.judgment.tuning import best_thresholds, cohen_kappa, grade_of, tuned, with_tuning
 
 SCALE = (0, 1, 2, 3)
 

@@ -19,11 +19,10 @@ from searchlora.tasks.rag_answer.citations import (
     support,
     supported,
     supporting_span,
-    unsupported_sentences,
     with_marks,
     without_marks,
 )
-from searchlora.tasks.rag_answer.truncation import excerpt, passage_texts
+from searchlora.tasks.rag_answer.settings import excerpt, passage_texts
 
 
 @pytest.mark.parametrize(
@@ -128,15 +127,14 @@ def test_citations_can_be_disabled() -> None:
     assert quiet.fallback(record).text == "No."
 
 
-def test_evidence_agrees_with_the_unsupported_sentences_and_marks_parts_of_the_text():
+def test_evidence_says_what_supports_a_sentence_and_marks_parts_of_the_text():
     passages = [
         {"title": "Tent", "text": "\U0001f3d5 It is green. It weighs 2 kg. Rain is no problem for it."},
         {"title": "", "text": "Lamps are blue."},
     ]
     text = "It weighs 2 kg [1][2]. Rain is no problem. It costs 9 euros [1]. The green lamp weighs 2 kg [2]."
     found = evidence(text, passages)
-    full = [f"{each['title']} {each['text']}" for each in passages]
-    assert [each.sentence for each in found if each.supported is False] == unsupported_sentences(text, full)
+    assert [each.supported for each in found] == [True, True, False, False]
     assert [each.citations for each in found] == [(1, 2), (), (1,), (2,)]
     first = found[0].spans
     assert [(span.passage, passages[0]["text"][span.start : span.end]) for span in first] == [(1, "It weighs 2 kg.")]

@@ -34,7 +34,7 @@ async function start() {
 function resumeJobs() {
   resumeComparison();
   resumeDisagreements();
-  for (const side of state.sides) side.resumeMixes();
+  for (const side of state.sides) side.resumeFusions();
 }
 
 function startPipelines() {

@@ -3,7 +3,7 @@
 import { shownAnswer } from "./answer.js";
 import { announce, button, element, made, milliseconds, moved, rounded, written } from "./elements.js";
 import { explain } from "./explanation.js";
-import { offerMixes, resumeMixes, showJudged } from "./heat_map.js";
+import { offerFusions, resumeFusions, showJudged } from "./heat_map.js";
 import { pin } from "./pins.js";
 import { attempt, events, send } from "./requests.js";
 import { state } from "./state.js";
@@ -33,27 +33,27 @@ export class Side {
       event.preventDefault();
       explain(this, this.part(".missing").value.trim());
     });
-    this.offerMixes();
+    this.offerFusions();
   }
 
-  // The mixes on the screen are those of the system as it was.
+  // The figures on the screen are those of the system as it was.
   systemChanged() {
-    this.offerMixes();
+    this.offerFusions();
     this.page.searchAgain();
   }
 
-  offerMixes() {
-    offerMixes(this.system, this.name, this.page.searchAgain);
+  offerFusions() {
+    offerFusions(this.system, this.name, this.page.searchAgain);
   }
 
-  // Take up the measurement of the mixes that an earlier load of the page had begun.
-  resumeMixes() {
-    resumeMixes(this.system);
+  // Take up the measurement of the fusion weights that an earlier load of the page had begun.
+  resumeFusions() {
+    resumeFusions(this.system);
   }
 
   // The number of judged topics has changed; a measurement that is under way goes on.
   showJudged() {
-    if (!showJudged(this.system)) this.offerMixes();
+    if (!showJudged(this.system)) this.offerFusions();
   }
 
   get label() {
@@ -62,7 +62,7 @@ export class Side {
 
   set(request) {
     this.system.set(request);
-    this.offerMixes();
+    this.offerFusions();
   }
 
   get documents() {

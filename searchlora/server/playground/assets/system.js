@@ -14,7 +14,7 @@ export class SystemChoice {
     this.onChange = onChange;
     this.sliders = [];
     this.chosen = null; // weights other than the pipeline's, as they were set: sliders have tenths only
-    this.measuring = null; // the job that measures all mixes of it
+    this.measuring = null; // the job that measures all fusion weights of it
     for (const { id } of state.pipelines) this.part(".pipeline").append(option(id, id));
     this.part(".pipeline").addEventListener("change", () => {
       this.show();
@@ -98,7 +98,7 @@ export class SystemChoice {
     this.sliders = [];
     box.hidden = !fusion || fusion.parts.length < 2;
     this.part(".sliders").replaceChildren();
-    this.part(".mixes").replaceChildren();
+    this.part(".fusions").replaceChildren();
     if (box.hidden) return;
     const tenths = inTenths(fusion.weights);
     const two = fusion.parts.length === 2;
@@ -129,7 +129,7 @@ export class SystemChoice {
   showShares() {
     const { fusion } = this.pipeline;
     const weights = this.chosen || fusion.weights;
-    const text = mixText(fusion.parts, weights.map((weight) => weight / sumOf(weights)));
+    const text = weightsText(fusion.parts, weights.map((weight) => weight / sumOf(weights)));
     this.part(".shares").textContent = text;
     for (const slider of this.sliders) slider.setAttribute("aria-valuetext", text);
   }
@@ -138,11 +138,11 @@ export class SystemChoice {
 const sumOf = (weights) => weights.reduce((one, other) => one + other, 0);
 const inTenths = (weights) => weights.map((weight) => Math.round((STEPS * weight) / sumOf(weights)));
 
-export const mixText = (parts, weights) => parts.map((part, place) => `${part} ${Number(weights[place].toFixed(2))}`).join(", ");
+export const weightsText = (parts, weights) => parts.map((part, place) => `${part} ${Number(weights[place].toFixed(2))}`).join(", ");
 
 export function labelOf({ pipeline, slots, weights }) {
   const changes = Object.entries(slots || {}).map(([slot, choice]) => `${slot}: ${choice}`);
   const { fusion } = pipelineOf(pipeline) || {};
-  if (weights && weights.length && fusion) changes.push(mixText(fusion.parts, weights));
+  if (weights && weights.length && fusion) changes.push(weightsText(fusion.parts, weights));
   return [pipeline, ...changes].join(", ");
 }

@@ -1,4 +1,4 @@
-"""Multiple negatives ranking loss (arXiv:1705.00652) in which false negatives are masked.
+"""Contrastive losses in which false negatives are masked, after the multiple negatives ranking loss (arXiv:1705.00652).
 
 Every document of a batch is a negative of every query, unless the dataset has it as a positive of that query.
 sentence-transformers keeps such rows out of a batch instead (`NoDuplicatesBatchSampler`). Where many queries have the
@@ -7,17 +7,24 @@ same relevant documents, as in click logs, only small batches are left then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from searchlora.training.pair_batches import documents_of
 from searchlora.training.pairs import PairRow
 
+EncodeDocuments: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
 
-class RankingLoss(torch.nn.Module):
+#: Documents that a query is compared with in a step, at most; of more documents, a random part.
+MAX_DOCUMENTS = 16_384
+
+
+class InBatchLoss(torch.nn.Module):
     """Cross-entropy of a row's positive among the documents of the batch, in nats per row.
 
     `rows` are in the order of the dataset; `temperature` divides the cosine similarities.
@@ -35,11 +42,11 @@ class RankingLoss(torch.nn.Module):
         """
         # Two passes: in one, queries would be padded to the length of documents.
         queries, documents = (self.model(features)["sentence_embedding"] for features in sentence_features)
-        return ranking_loss(queries, documents, [self.rows[row] for row in labels.tolist()], self.temperature)
+        return in_batch_loss(queries, documents, [self.rows[row] for row in labels.tolist()], self.temperature)
 
 
-class CachedRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
-    """`RankingLoss` with cached gradients (arXiv:2101.06983): the same loss for batches beyond memory.
+class CachedInBatchLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
+    """`InBatchLoss` with cached gradients (arXiv:2101.06983): the same loss for batches beyond memory.
 
     `mini_batch_size` texts are in a forward pass.
     """
@@ -58,14 +65,14 @@ class CachedRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[mis
         """The loss of vectors that are given in mini-batches: those of queries, and of documents."""
         assert labels is not None
         queries, documents = map(torch.cat, reps)
-        loss = ranking_loss(queries, documents, [self.rows[row] for row in labels.tolist()], self.temperature)
+        loss = in_batch_loss(queries, documents, [self.rows[row] for row in labels.tolist()], self.temperature)
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
             loss = loss.detach()
         return loss
 
 
-def ranking_loss(
+def in_batch_loss(
     queries: torch.Tensor, documents: torch.Tensor, rows: Sequence[PairRow], temperature: float
 ) -> torch.Tensor:
     """The mean loss of vectors of the rows' anchors (rows, dimensions) and of `documents_of(rows)` (documents,
@@ -92,3 +99,48 @@ def masked_cross_entropy(scores: torch.Tensor, masked: torch.Tensor, positives: 
     """
     masked = masked.scatter(1, positives[:, None], False)
     return torch.nn.functional.cross_entropy(scores.masked_fill(masked, float("-inf")), positives)
+
+
+class FrozenDocumentsLoss(torch.nn.Module):
+    """Cross-entropy of the positive among all documents of the training rows, in nats per row.
+
+    Only queries are encoded with the adapter: the documents of an index stay as the base encoded them (index-preserving
+    LoRA, arXiv:2601.04646). They are encoded once, before training, so that each can be a negative of every query.
+    Other positives of the same query are masked.
+
+    Args:
+        model: The `SentenceTransformer` that is trained; it encodes the queries.
+        encode: Encodes the documents as an index of the base does, on another copy of it; shape (texts, dimensions).
+    """
+
+    def __init__(self, model: Any, encode: EncodeDocuments, rows: Sequence[PairRow], temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        texts = documents_of(rows)
+        numbers = {text: number for number, text in enumerate(texts)}
+        vectors = torch.from_numpy(encode(list(texts)))
+        self.documents = torch.nn.functional.normalize(vectors, dim=1).to(model.device)
+        by_key: dict[int, list[int]] = {}
+        for number, key in enumerate(texts.values()):
+            by_key.setdefault(key, []).append(number)
+        self.positives = torch.tensor([numbers[row.positive] for row in rows])
+        #: Numbers of all positives of a row's query.
+        self.relevant = [[number for key in row.relevant for number in by_key.get(key, ())] for row in rows]
+
+    def forward(self, sentence_features: Iterable[dict[str, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
+        """The mean loss of a batch: the tokenised queries as the only column, and the index of each row, shape
+        (batch,).
+        """
+        (features,) = sentence_features
+        queries = torch.nn.functional.normalize(self.model(features)["sentence_embedding"], dim=1)
+        scores = queries @ self.documents.T / self.temperature
+        rows = labels.tolist()
+        positives = self.positives[rows].to(scores.device)
+        masked = torch.zeros_like(scores, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            masked[place, self.relevant[row]] = True
+        if len(self.documents) > MAX_DOCUMENTS:
+            left_out = torch.rand(len(self.documents), device=scores.device) > MAX_DOCUMENTS / len(self.documents)
+            masked |= left_out
+        return masked_cross_entropy(scores, masked, positives)

@@ -21,8 +21,8 @@ from searchlora.recipe import load_encoder_recipe
 from searchlora.records import Document
 from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
-from searchlora.training import frozen_documents
-from searchlora.training.frozen_documents import FrozenDocumentsLoss
+from searchlora.training import contrastive_losses
+from searchlora.training.contrastive_losses import FrozenDocumentsLoss
 from tests.experiments.test_encoders import rows
 from tests.server.api.serving import made_service, served
 from tests.training.test_contrastive import pair
@@ -61,7 +61,7 @@ def test_the_loss_is_over_all_documents_without_other_positives(encoder_base):
 
 
 def test_of_many_documents_a_random_part_and_the_positives_are_compared(encoder_base, monkeypatch):
-    monkeypatch.setattr(frozen_documents, "MAX_DOCUMENTS", 8)
+    monkeypatch.setattr(contrastive_losses, "MAX_DOCUMENTS", 8)
     made = [pair(f"word {n}", f"text {n}") for n in range(64)]
     model = load_encoder(encoder_base, device="cpu")
     loss = FrozenDocumentsLoss(model, Encoder(model, "base").encode, made, temperature=0.1)

@@ -1,0 +1,158 @@
+"""The server's engine as one client uses it: requests wait in the queue of the client and can be cancelled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from searchlora.errors import EngineBusy
+from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
+from searchlora.inference.metered import MeteredEngine
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.stages.stage import Stage
+from searchlora.server.api.jobs import BackgroundJob
+from searchlora.server.api.service import Service
+
+T = TypeVar("T")
+
+#: Requests that a background job has in the engine's queue at once.
+_REQUESTS = 32
+
+#: Seconds between two attempts of a background job where the queue is full.
+_PAUSE = 0.2
+
+
+class ClientEngine:
+    """The engine as one client uses it. Its requests have one time limit together."""
+
+    def __init__(self, service: Service, client_id: str) -> None:
+        self.service, self._client_id = service, client_id
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._begin()
+
+    @property
+    def engine_id(self) -> str:
+        return self.service.engine.engine_id
+
+    @property
+    def call_size(self) -> int:
+        return self.service.engine.call_size
+
+    def pin(self, adapter: str) -> str:
+        return self.service.engine.pin(adapter)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        requests = [self.service.rendered(request) for request in requests]
+        futures = [
+            self._add([self.service.engine.submit(request, client=self._client_id, seconds=self._seconds)])[0]
+            for request in requests
+        ]
+        completions = [future.result() for future in futures]
+        for request, completion in zip(requests, completions, strict=True):
+            self.service.metrics.completed(request.adapter or self.service.base, [completion])
+        return completions
+
+    def score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
+    ) -> list[ChoiceScores]:
+        requests = [self.service.rendered(request) for request in requests]
+        submitted = self.service.engine.submit_scores(
+            ((request, each, prune_margin) for request, each in zip(requests, choices, strict=True)),
+            client=self._client_id,
+            seconds=self._seconds,
+        )
+        scores = [future.result() for future in self._add(submitted)]
+        for request, scored in zip(requests, scores, strict=True):
+            self.service.metrics.scored(request.adapter or self.service.base, scored)
+        return scores
+
+    def cancel(self) -> None:
+        """Withdraw all requests, and refuse further ones."""
+        with self._lock:
+            self._cancelled = True
+        self._withdraw()
+
+    def _begin(self) -> None:
+        """Start the time limit, and forget requests that are over."""
+        self._deadline = time.monotonic() + self.service.config.timeout
+        with self._lock:
+            self._futures: list[Future[Any]] = []
+
+    def _withdraw(self) -> None:
+        with self._lock:
+            futures = list(self._futures)
+        for future in futures:
+            future.cancel()
+
+    @property
+    def _seconds(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.0)
+
+    def _add(self, futures: list[Future[T]]) -> list[Future[T]]:
+        with self._lock:
+            self._futures += futures
+            cancelled = self._cancelled
+        if cancelled:
+            self.cancel()
+        return futures
+
+
+class JobEngine(ClientEngine):
+    """The engine as a background job uses it: a few requests at a time, in a queue of their own.
+
+    Each group of requests has a time limit of its own, and waits where the queue is full.
+    """
+
+    def __init__(self, service: Service, job: BackgroundJob) -> None:
+        super().__init__(service, f"{job.client_id}, background")
+        self._job = job
+        job.on_cancel(self.cancel)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        ask = super().generate
+        return self._patiently(len(requests), lambda part: ask(requests[part]))
+
+    def score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
+    ) -> list[ChoiceScores]:
+        ask = super().score
+        return self._patiently(
+            len(requests), lambda part: ask(requests[part], choices[part], prune_margin=prune_margin)
+        )
+
+    def _patiently(self, count: int, ask: Callable[[slice], list[T]]) -> list[T]:
+        """The answers to `count` requests, which `ask` gets in groups."""
+        answers: list[T] = []
+        while len(answers) < count:
+            self._begin()
+            self._job.check()
+            try:
+                answers += ask(slice(len(answers), len(answers) + _REQUESTS))
+            except EngineBusy:
+                self._withdraw()
+                time.sleep(_PAUSE)
+        return answers
+
+
+def asking(stage: Stage, engine: ClientEngine) -> Stage:
+    """A stage with `engine` in the place of the server's, below the cache of its answers if it has one."""
+    own = engine.service.engine
+
+    def instead(current: Engine) -> Engine:
+        if current is own:
+            return engine
+        if isinstance(current, MeteredEngine) and current.engine is own:
+            return current.asking(engine)
+        return current
+
+    return stage.with_engines(instead)
+
+
+def pipeline_asking(pipeline: Pipeline, engine: ClientEngine) -> Pipeline:
+    """A pipeline whose stages ask `engine` instead of the server's."""
+    return replace(pipeline, stages=[asking(stage, engine) for stage in pipeline.stages])
