@@ -13,7 +13,7 @@ from searchlora.records import Options, Record
 from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.intent import baselines, evaluator, tuning
 from searchlora.tasks.intent.dataset import FORMATS
-from searchlora.tasks.intent.settings import prompt_fields, settings_from, target_text
+from searchlora.tasks.intent.settings import KINDS, prompt_fields, settings_from, target_text
 
 
 class IntentTask(GenerationTask):
@@ -52,7 +52,7 @@ class IntentTask(GenerationTask):
         """The form of every answer. Raises `UsageError` for a task without settings."""
         del record
         kind = self.settings.get("kind")
-        if kind is None:
+        if kind not in KINDS:
             raise UsageError(
                 "the intent task has no settings, so its set of answers is unknown",
                 fix="Take them from a dataset or an adapter: `searchlora data build intent` writes them.",

@@ -20,7 +20,7 @@ from tests.server.api.serving import made_service, served
 from tests.server.searching import judged_by, served_files
 
 LABELS = {"kind": "label", "labels": ["buy", "return"], "out_of_scope": None}
-OBJECT = {"kind": "json", "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}}
+OBJECT = {"kind": "object", "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}}
 SETTINGS = {
     "rewriter": ("rewriting", None),
     "judge": ("judgment", None),
