@@ -1,13 +1,12 @@
 """Aggregate measures: statistics of sums over rows that are not a mean of rows, such as macro-F1 and kappa.
 
 Each row has a few cells (mostly counts). Cells are summed over rows and the statistic is computed from the sums, so its
-value on a resample of rows, or of clusters of rows, takes one matrix product and one call.
+value on a resample takes one matrix product and one call.
 
 An invalid output (None) is never a label: it is wrong for its gold label and counts as no prediction. A ratio with a
 denominator of 0 is 0, as in scikit-learn with `zero_division=0`.
 
-Sources: macro-averaging as in scikit-learn; BLEU: Papineni et al. (ACL 2002) and Post (WMT 2018). Kappa, alpha and
-errors of grades are the aggregates of `eval.grade_measures`, calibration error that of `eval.calibration`.
+Sources: macro-averaging as in scikit-learn; BLEU: Papineni et al. (ACL 2002) and Post (WMT 2018).
 """
 
 from __future__ import annotations
@@ -34,13 +33,12 @@ class Aggregate:
     """A statistic of the sums of cells over rows.
 
     Attributes:
-        cells: Row id -> its cells. Every row has the same number of cells, with the same meaning in all systems that
-            are compared.
+        cells: Row id -> its cells, as many for every row, with the same meaning in all systems that are compared.
         statistic: Sums of cells `(..., cells)` -> value `(...)`, nan where it is undefined. It must be smooth and
             unchanged when all sums are multiplied by the same number.
         bounds: The least and greatest possible value; intervals are clipped to them.
-        share: Whether the statistic is a ratio of two counts, the first cell over the second. A bootstrap of a ratio
-            that is 0 or 1 in every cluster has no spread; its interval is then that of `intervals.proportion`.
+        share: Whether the statistic is a ratio of two counts, the first cell over the second. Without spread between
+            clusters, its interval is that of `intervals.proportion`.
     """
 
     cells: Mapping[str, Sequence[float] | Floats]
@@ -57,7 +55,7 @@ class Aggregate:
 def macro_f1(gold: Mapping[str, Labels], predicted: Mapping[str, Labels | None], labels: Sequence[str]) -> Aggregate:
     """Macro-averaged F1 over the labels that occur in `gold`; a row's cells are hits, predicted and gold of each label.
 
-    Equals scikit-learn's `f1_score(average="macro", labels=…, zero_division=0)` with the labels that occur in gold.
+    Equals scikit-learn's `f1_score(average="macro", labels=…, zero_division=0)` with these labels.
 
     Args:
         gold, predicted: Row id -> its label, or its labels in multi-label tasks; None: invalid.

@@ -6,8 +6,7 @@ are one matrix product, and a statistic of all of them is one call.
 
 **Invalid labels** (None, or outside the scale) never become a grade. In the headline statistics they count as the
 worst disagreement: for kappa a label that agrees with no grade, for weighted kappa and the absolute error a label as
-far from the human grade as the scale allows. Alpha, signed bias and the statistics named `valid` are over the valid
-labels only.
+far from the human grade as the scale allows. Alpha and signed bias are over the valid labels only.
 
 Sources: Cohen (1960), A coefficient of agreement for nominal scales; Cohen (1968), Weighted kappa; Krippendorff
 (2011), Computing Krippendorff's alpha-reliability.
@@ -48,6 +47,11 @@ def as_scale(grades: Sequence[int] | set[int]) -> tuple[int, ...]:
     return scale
 
 
+def listed(scale: Sequence[int]) -> str:
+    """The grades for a message: `0, 1, 2`."""
+    return ", ".join(map(str, scale))
+
+
 def confusion(a: Sequence[int], b: Sequence[int | None], scale: Sequence[int]) -> Floats:
     """Confusion table of (grade of a, grade of b), `(G, G + 1)`; the last column counts invalid labels of b.
 
@@ -62,7 +66,7 @@ def confusion(a: Sequence[int], b: Sequence[int | None], scale: Sequence[int]) -
     table = np.zeros((len(scale), len(scale) + 1))
     for first, second in zip(a, b, strict=True):
         if first not in index:
-            raise UsageError(f"the grade {first} is outside the scale {', '.join(map(str, scale))}")
+            raise UsageError(f"the grade {first} is outside the scale {listed(scale)}")
         table[index[first], index.get(second, len(scale)) if second is not None else len(scale)] += 1
     return table
 
@@ -90,7 +94,7 @@ def binary(tables: Floats, scale: Sequence[int], relevant: int) -> Floats:
     cut = sum(grade < relevant for grade in scale)
     if not 0 < cut < len(scale):
         raise UsageError(
-            f"the relevance threshold {relevant} does not divide the scale {', '.join(map(str, scale))}",
+            f"the relevance threshold {relevant} does not divide the scale {listed(scale)}",
             fix="Give the lowest grade that counts as relevant.",
         )
     rows = np.stack([tables[..., :cut, :].sum(axis=-2), tables[..., cut:, :].sum(axis=-2)], axis=-2)

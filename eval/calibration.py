@@ -36,10 +36,8 @@ class CurvePoint:
     Attributes:
         predicted: Mean predicted value in the bin: a probability, or the judge's grade.
         observed: Mean observed value: the share that was correct, or the mean human grade.
-        low, high: 95% interval of `observed` by cluster; nan with a single cluster. For a share that is 0 or 1 in
-            every cluster it is the interval of `intervals.proportion`.
-        n: Number of rows.
-        groups: Number of clusters (queries, dialogues) that they come from.
+        low, high: 95% interval of `observed` by cluster; nan with a single cluster.
+        n, groups: Number of rows, and of the clusters (queries, dialogues) that they come from.
     """
 
     predicted: float
@@ -50,25 +48,15 @@ class CurvePoint:
     groups: int
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A calibration curve: its points by rising prediction. Empty bins have no point."""
-
-    points: tuple[CurvePoint, ...]
-
-
-def expected_calibration_error(
-    probability: Mapping[str, float], correct: Mapping[str, float], *, bins: int = BINS
-) -> Aggregate:
+def expected_calibration_error(probability: Mapping[str, float], correct: Mapping[str, float]) -> Aggregate:
     """Expected calibration error: mean of |mean probability − share correct| over bins, weighted by their rows.
 
-    The bins have equal width from 0 to 1, not equal mass: they are then the same for every system and every resample.
-    The error is never below 0, so with few rows its expectation lies above the true error.
+    The bins have equal width from 0 to 1: they are then the same for every system and every resample. The error is
+    never below 0, so with few rows its expectation lies above the true error.
 
     Args:
         probability: Row id -> the probability of the predicted label. Rows without one are not counted.
         correct: Row id -> whether the prediction is correct, or the share of raters for whom it is.
-        bins: Number of bins.
 
     Raises:
         UsageError: when a value is not a probability.
@@ -78,53 +66,39 @@ def expected_calibration_error(
         >>> round(error.value, 3)
         0.4
     """
-    cells = np.zeros((len(probability), bins + 1))
+    cells = np.zeros((len(probability), BINS + 1))
     cells[:, -1] = 1
     for row, (id_, value) in zip(cells, probability.items(), strict=True):
         if not 0 <= value <= 1:
             raise UsageError(f"{value} is not a probability", where=f"row {id_}")
-        row[min(int(value * bins), bins - 1)] = float(correct[id_]) - value
+        row[min(int(value * BINS), BINS - 1)] = float(correct[id_]) - value
     return Aggregate(dict(zip(probability, cells, strict=True)), _calibration_error, (0.0, 1.0))
 
 
 def calibration_curve(
-    probability: Mapping[str, float],
-    correct: Mapping[str, bool],
-    clusters: Mapping[str, str] | None = None,
-    *,
-    bins: int = BINS,
-    seed: int = 0,
-) -> Curve:
-    """Share of correct predictions by predicted probability, in bins of equal width from 0 to 1.
+    probability: Mapping[str, float], correct: Mapping[str, bool], clusters: Mapping[str, str] | None = None
+) -> list[CurvePoint]:
+    """Share of correct predictions by predicted probability, in bins of equal width from 0 to 1; none for empty bins.
 
     Args:
         probability, correct: As in `expected_calibration_error`.
         clusters: Row id -> its cluster; None: every row is independent.
 
     Examples:
-        >>> curve = calibration_curve({"a": 0.9, "b": 0.9}, {"a": True, "b": False})
-        >>> [(point.predicted, point.observed, point.n) for point in curve.points]
+        >>> points = calibration_curve({"a": 0.9, "b": 0.9}, {"a": True, "b": False})
+        >>> [(point.predicted, point.observed, point.n) for point in points]
         [(0.9, 0.5, 2)]
     """
-    if not probability:
-        return Curve(())
     groups = [row if clusters is None else clusters.get(row, row) for row in probability]
     predicted = np.array(list(probability.values()), dtype=float)
     observed = np.array([float(correct[row]) for row in probability])
-    bin_of = np.minimum((predicted / (1.0 / bins)).astype(int), bins - 1)
+    bin_of = np.minimum((predicted / (1.0 / BINS)).astype(int), BINS - 1)
     members = [np.flatnonzero(bin_of == number) for number in np.unique(bin_of)]
-    return Curve(tuple(_points(predicted, observed, groups, members, True, seed)))
+    return _points(predicted, observed, groups, members, True, 0)
 
 
 def grade_curve(human: Qrels, judged: Run, *, seed: int = 0) -> list[CurvePoint]:
     """Mean human grade by the judge's grade, over the pairs that both graded, with a point for each distinct grade.
-
-    Args:
-        human: Query -> document -> human grade.
-        judged: Query -> document -> the judge's grade.
-
-    Raises:
-        UsageError: when no pair was graded by both.
 
     Examples:
         >>> points = grade_curve({"q": {"d1": 0, "d2": 2}}, {"q": {"d1": 1, "d2": 1}})
@@ -137,8 +111,6 @@ def grade_curve(human: Qrels, judged: Run, *, seed: int = 0) -> list[CurvePoint]
         for document, grade in row.items()
         if document in judged.get(query, {})
     ]
-    if not pairs:
-        raise UsageError("people and the judge have no pair in common")
     predicted, observed = (np.array([pair[side] for pair in pairs], dtype=float) for side in (0, 1))
     members = [np.flatnonzero(predicted == value) for value in np.unique(predicted)]
     return _points(predicted, observed, [query for _, _, query in pairs], members, False, seed)
@@ -154,11 +126,8 @@ def fit_temperature(probabilities: Floats, labels: Sequence[int] | Floats) -> fl
 
     Examples:
         >>> overconfident = np.array([[0.99, 0.01]] * 10)
-        >>> hard, soft = [0] * 7 + [1] * 3, np.array([[0.7, 0.3]] * 10)
-        >>> fit_temperature(overconfident, hard) > 1
+        >>> fit_temperature(overconfident, [0] * 7 + [1] * 3) > 1
         True
-        >>> round(fit_temperature(overconfident, hard) - fit_temperature(overconfident, soft), 3)
-        0.0
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax

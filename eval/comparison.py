@@ -61,22 +61,18 @@ class Comparison:
 
     Attributes:
         systems: Names, in the order of tables.
-        measures: The compared measures, the headline first. A measure other than the headline may exist for some
-            systems only.
+        measures: The compared measures, the headline first; another one may exist for some systems only.
         candidate: The system under test, compared with every other system; None without a candidate.
         baseline: The system that every other system is compared with; None without a baseline.
         correction: The method behind `p_corrected`.
-        groups: Number of clusters of all measures together.
-        measure_groups: Measure -> number of clusters of the rows that it covers.
-        rows, comparisons, slices, slice_pairs: The figures.
-        values: Measure -> system -> row id -> value, over the shared rows; shown in plots and tables of queries.
+        groups, measure_groups: Number of clusters of all measures together, and of the rows that each measure covers.
+        values: Measure -> system -> row id -> value, over the shared rows.
         invalid: System -> row id -> why its output did not parse.
         answered: System -> number of rows it answered, including those that other systems did not; the denominator of
             the invalid rate.
-        totals: System -> figures that exist only over all rows, without an interval.
-        weighted: Means weighted by traffic, over the rows with known traffic.
-        weighted_pairs: Differences of those means, in the tested measures.
-        unjudged: Figures under other assumptions about unjudged documents, named as in `eval.unjudged`.
+        weighted, weighted_pairs: Means weighted by traffic, over the rows with known traffic, and their differences in
+            the tested measures.
+        unjudged: Figures about unjudged documents (`eval.unjudged`).
         costs: System -> mean costs of a row.
         circular: System -> why its figures are circular; only systems with circular figures.
         notes: Notes for the reader, starting with what was left out.
@@ -98,7 +94,6 @@ class Comparison:
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
     invalid: Mapping[str, Mapping[str, str]]
     answered: Mapping[str, int]
-    totals: Mapping[str, Mapping[str, float]]
     weighted: tuple[SystemScore, ...] = ()
     weighted_pairs: tuple[PairedComparison, ...] = ()
     unjudged: tuple[SystemScore, ...] = ()
@@ -167,8 +162,7 @@ class Comparison:
     def losses(self, systems: Collection[str]) -> tuple[PairedComparison, ...]:
         """The comparisons that the candidate loses against these systems.
 
-        In the headline measure, the system is better by the paired test at a level of 0.05, corrected over all
-        comparisons.
+        In the headline measure, the system is better by the paired test, corrected over all comparisons.
         """
         return tuple(
             pair
@@ -205,14 +199,13 @@ def compare(
         candidate: The system under test, compared with every other one (a is the candidate, b the other).
         baseline: The system that every other one is compared with (b is the baseline). At least one of candidate and
             baseline must be given.
-        measures: The measures to compare and test, means and aggregates. None: all measures, with the headline of the
-            candidate (else of the baseline) first; those named in its evaluation's `tested` are tested. The first
-            measure must exist in every system; another one is compared between the systems that have it.
-        also_tested: Further measures to test, such as that of a policy. A figure about unjudged documents
-            (`eval.unjudged`) is then a measure like the others; a name that no system has is ignored.
+        measures: The measures to compare and test. None: all measures, with the headline of the candidate (else of the
+            baseline) first; those named in its evaluation's `tested` are tested. The first measure must exist in every
+            system; another one is compared between the systems that have it.
+        also_tested: Further measures to test, such as that of a policy. A figure about unjudged documents is then a
+            measure like the others; a name that no system has is ignored.
         correction: `holm` or `bh`, over all comparisons made. Comparisons within slices, and those weighted by
             traffic, are corrected among themselves.
-        resamples, seed: Of the bootstrap and of the randomisation tests.
 
     Raises:
         UsageError: when a system does not exist, candidate and baseline are the same or both missing, no measure or no
@@ -302,7 +295,6 @@ def compare(
         },
         invalid={name: dict(system.invalid) for name, system in systems.items()},
         answered={name: len(_answered_rows(system)) for name, system in systems.items()},
-        totals={name: dict(system.totals) for name, system in systems.items()},
         weighted=tuple(sorted(weighted, key=order)),
         weighted_pairs=_corrected(sorted(weighted_pairs, key=order), correction),
         unjudged=_unjudged(systems, clusters, resampling),
@@ -471,9 +463,8 @@ def _system_notes(systems: Mapping[str, Evaluation]) -> list[str]:
 def by_traffic(weights: Mapping[str, float]) -> dict[str, str]:
     """Row id -> `head`, `torso` or `tail`.
 
-    Rows are ordered by falling weight. A row is in the head if the rows before it carry less than a third of all
-    traffic, and in the torso if they carry less than two thirds. Rows of equal weight are in one band, whatever their
-    order.
+    By falling weight, a row is in the head if the rows before it carry less than a third of all traffic, and in the
+    torso if they carry less than two thirds. Rows of equal weight are in one band.
 
     Examples:
         >>> by_traffic({"q1": 60, "q2": 30, "q3": 10})

@@ -11,7 +11,7 @@ import numpy as np
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.aggregate import Aggregate
-from searchlora.eval.calibration import Curve
+from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.measures import RETRIEVAL_MEASURES, retrieval_notes, retrieval_values, with_relevant
 from searchlora.eval.trec import Qrels, Run
 from searchlora.eval.unjudged import unjudged_values
@@ -29,13 +29,7 @@ _MAX_NUMERIC, _MAX_VALUES = 10, 50
 
 @dataclass(frozen=True)
 class Confusion:
-    """A confusion matrix.
-
-    Attributes:
-        rows: Gold labels.
-        columns: Predicted labels, followed by `invalid`.
-        counts: One row of counts for each of `rows`.
-    """
+    """A confusion matrix: a row of counts for each gold label; the columns are predicted labels and `invalid`."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -53,18 +47,16 @@ class Evaluation:
             tests resample whole clusters. A row without one is its own cluster.
         slices: Slice name -> row id -> value, for example `turn -> "12" -> "3"`.
         invalid: Row id -> why its output did not parse. These rows are also in `values`, as fallback or worst value.
-        totals: Figures that exist only over all rows, for example corpus BLEU.
-        tested: The measures whose differences between systems are tested; others are only shown. Every additional test
-            costs power, since p values are corrected for their number. Empty: all measures.
+        tested: The measures whose differences between systems are tested; others are only shown, since p values are
+            corrected for their number. Empty: all measures.
         notes: Definitions and omissions that a reader of the figures must know.
         weights: Row id -> traffic (how often the query is asked), for weighted means. Empty: unknown.
-        unjudged: Measure -> row id -> value under other assumptions about unjudged documents (`eval.unjudged`).
+        unjudged: Measure -> row id -> value, about unjudged documents (`eval.unjudged`).
         costs: Mean cost of a row, for example `ms per query`.
         circular: Why these figures are circular (the judge had a part in the system); empty: they are not.
         aggregates: Measure -> statistic of sums over rows, for measures that are not means, such as macro-F1 and kappa.
-            They are compared like means. No name may be in both. They have no slices and no traffic weights.
-        confusions: Title -> confusion matrix.
-        curves: Title -> calibration curve.
+            No name may be in both. They have no slices and no traffic weights.
+        confusions, curves: By title.
         less_is_better: The measures of which smaller values are better (errors, lengths).
         zero_is_best: The aggregates of which 0 is best, such as a signed bias. Systems are compared by the distance
             from 0.
@@ -75,7 +67,6 @@ class Evaluation:
     clusters: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     invalid: Mapping[str, str] = field(default_factory=dict)
-    totals: Mapping[str, float] = field(default_factory=dict)
     tested: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -84,7 +75,7 @@ class Evaluation:
     circular: str = ""
     aggregates: Mapping[str, Aggregate] = field(default_factory=dict)
     confusions: Mapping[str, Confusion] = field(default_factory=dict)
-    curves: Mapping[str, Curve] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
     less_is_better: tuple[str, ...] = ()
     zero_is_best: tuple[str, ...] = ()
 
@@ -138,20 +129,16 @@ def evaluate_run(
     """Measure a run over every topic of the qrels. A topic without results counts 0 and is in `zero results`.
 
     Args:
-        run: Topic -> document -> score.
-        qrels: Topic -> document -> grade.
         measures: Names as in `measures.parse_measure`, the headline first.
         tested: The measures whose differences are tested; empty: all.
         topics: Topic -> its fields (`query` and others), for the next three arguments.
         slices: Fields to slice by. A numeric field with more than ten values is divided into thirds.
         weight: The field with the traffic of a topic, a number of at least 0.
-        cluster: The field that puts dependent topics into one cluster (an information need, a session). A topic without
-            it is its own cluster.
+        cluster: The field that puts dependent topics into one cluster (an information need, a session).
         relevant: The lowest grade that counts as relevant in binary measures; it is added to their names as `rel=N`.
-        unjudged: Whether to compute figures under other assumptions about unjudged documents (`eval.unjudged`).
-        costs: Mean costs of a topic, for example `ms per query`.
+        unjudged: Whether to compute figures about unjudged documents (`eval.unjudged`).
+        costs, circular: As in `Evaluation`.
         invalid: Topic -> why an output behind the run did not parse.
-        circular: Why the figures are circular; empty: they are not.
 
     Raises:
         UsageError: when a measure is unknown, a field occurs in no topic or has too many values to slice by, or there
@@ -202,8 +189,6 @@ def by_thirds(numbers: Mapping[str, float]) -> dict[str, str]:
     Examples:
         >>> by_thirds({"q1": 1, "q2": 2, "q3": 3, "q4": 4, "q5": 5, "q6": 6})["q4"]
         '3 to 4'
-        >>> by_thirds({"q1": 20240101, "q2": 20240102, "q3": 20240103})["q3"]
-        '20240103 to 20240103'
     """
     first, second = np.quantile(list(numbers.values()), [1 / 3, 2 / 3], method="inverted_cdf")
     thirds: dict[int, dict[str, float]] = {}

@@ -41,19 +41,8 @@ class PairedComparison:
     """Paired comparison of system a with system b over the same n rows, as `significance.PairedDifference`.
 
     An aggregate has no value per row: wins, losses and ties are None, `effect` is nan, and `p_t` and `mde` use the
-    jackknife standard error. Where an aggregate is undefined, so are its difference and p (nan). Means weighted by
-    traffic have the difference, its interval and p only.
-
-    Attributes:
-        difference: a minus b.
-        low, high: Its 95% interval.
-        p: Two-sided p of the paired randomisation test.
-        p_corrected: p corrected over all pairs and measures of the comparison (for slices: over all pairs of all
-            slices; for means weighted by traffic: over all weighted pairs).
-        wins, losses, ties: Rows on which a is better, worse, equal.
-        p_t: Two-sided p of the paired t test over clusters; not corrected.
-        effect: Cohen's d_z.
-        mde: Minimum detectable effect: the smallest true difference that the t test detects with power 0.8.
+    jackknife standard error. Where an aggregate is undefined, so are its difference and p (nan). `p_corrected` is p
+    corrected over all pairs and measures of the comparison, over all pairs of all slices, or over all weighted pairs.
     """
 
     a: str
@@ -83,14 +72,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class ValueTable:
-    """Values per row of some measures of some systems.
-
-    Attributes:
-        rows: Row ids.
-        groups: The cluster of each row.
-        systems, measures: Names.
-        values: `(rows, measures, systems)`.
-    """
+    """Values of some measures of some systems, `(rows, measures, systems)`, and the cluster of each row."""
 
     rows: tuple[str, ...]
     groups: tuple[str, ...]
@@ -118,15 +100,7 @@ class ValueTable:
 
 @dataclass(frozen=True)
 class AggregateTable:
-    """Sums of the cells of one aggregate, by cluster and system.
-
-    Attributes:
-        rows: Number of rows.
-        groups: Names of the clusters.
-        systems: Names.
-        sums: `(clusters, systems, cells)`.
-        statistic, bounds, share: As in `Aggregate`.
-    """
+    """Sums of the cells of one aggregate, `(clusters, systems, cells)`, with what `Aggregate` knows about it."""
 
     measure: str
     rows: int
@@ -154,8 +128,7 @@ def value_tables(
     Args:
         systems: Name -> measure -> row id -> value.
         clusters: Row id -> its cluster.
-        required: Measures that are left out unless every system has them. Other measures are compared between the
-            systems that have them.
+        required: Measures that are left out unless every system has them.
     """
     members: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
     notes: list[str] = []
@@ -192,11 +165,7 @@ def aggregate_tables(
 def aggregate_table(
     measure: str, by_system: Mapping[str, Aggregate], rows: Sequence[str], clusters: Mapping[str, str]
 ) -> AggregateTable:
-    """Sum the cells of an aggregate by cluster.
-
-    Args:
-        by_system: System -> its aggregate; the statistic is the same in all.
-        rows: Rows that all systems have, at least one.
+    """Sum the cells of an aggregate by cluster, over rows that all systems have. The statistic is the same in all.
 
     Raises:
         UsageError: when two rows have different numbers of cells.
@@ -223,11 +192,7 @@ def aggregate_table(
 def mean_figures(
     table: ValueTable, resampling: Resampling, weights: Mapping[str, float] | None = None
 ) -> list[SystemScore]:
-    """The mean of each measure of each system, with its interval.
-
-    Args:
-        weights: Row id -> weight, for weighted means.
-    """
+    """The mean of each measure of each system, with its interval; `weights`: row id -> weight, for weighted means."""
     columns = table.values.reshape(len(table.rows), -1)
     row_weights = _row_weights(table, weights)
     limits = bootstrap_intervals(columns, table.groups, weights=row_weights, **vars(resampling))
@@ -246,11 +211,7 @@ def mean_differences(
     resampling: Resampling,
     weights: Mapping[str, float] | None = None,
 ) -> list[PairedComparison]:
-    """Paired differences of the pairs (a, b) in those of `measures` that the table has; p is not corrected yet.
-
-    Args:
-        weights: Row id -> weight, for differences of weighted means.
-    """
+    """Paired differences of the pairs (a, b) in those of `measures` that the table has; p is not corrected yet."""
     index_of = {name: index for index, name in enumerate(table.systems)}
     present = [(a, b) for a, b in pairs if a in index_of and b in index_of]
     names = [(a, b, measure) for measure in table.measures if measure in measures for a, b in present]

@@ -1,8 +1,8 @@
 """Interaction of two parts of a system: whether each brings more, or less, where the other one works too.
 
-Four systems form a factorial design of two factors at two levels: with both parts, without the first, without the
-second, without both. What the first part brings is the difference that leaving it out makes, once where the second part
-works and once where it does not. The interaction is the difference of these two differences, per topic:
+Four systems form a factorial design of two factors at two levels. What the first part brings is the difference that
+leaving it out makes, once where the second part works and once where it does not. The interaction is the difference of
+these two differences, per topic:
 
     (both - without the first) - (without the second - without both)
 
@@ -11,8 +11,7 @@ part of what the other does.
 
 Sources: Box, Hunter and Hunter, Statistics for Experimenters (2nd edition, 2005), chapter 5, whose interaction effect
 is half of this contrast; in retrieval, Ferro and Silvello, "A General Linear Mixed Models Approach to Study System
-Component Effects" (SIGIR 2016). Interval and test are those of every paired difference (`significance`), over the
-topics' contrasts: studentised bootstrap and randomisation of the sign, by cluster.
+Component Effects" (SIGIR 2016). Interval and test are those of every paired difference (`significance`).
 """
 
 from __future__ import annotations

@@ -1,17 +1,13 @@
 """Bootstrap confidence intervals of means, for rows that may come in dependent groups (clusters).
 
-**Method**: bootstrap-t (studentised bootstrap) that resamples whole clusters; neither end is further than `LIMIT`
-standard errors from the mean. Values of retrieval measures are skewed, often exactly 0 or 1, and n is small. In
-simulations (benchmarks/statistics/intervals) the interval covers the true mean in 93.8 to 97.2% of draws, for seven
-distributions of values at n = 43 and n = 200. Percentile, BCa and Student intervals fall to 87 to 91% for a poor
-system, with nearly all misses on one side. Below n = 30 no interval that was tried covers 95% for all distributions.
-Hall's transformation was tried too: at n = 28 one end can be fifteen standard errors away, and coverage is 85% at
-n = 100 for a binary measure with mean 0.9.
+**Method**: bootstrap-t (studentised bootstrap) that resamples whole clusters. Values of retrieval measures are skewed,
+often exactly 0 or 1, and n is small. In simulations (benchmarks/statistics/intervals) the interval covers the true mean
+in 93.8 to 97.2% of draws, for seven distributions of values at n = 43 and n = 200; percentile, BCa and Student
+intervals fall to 87 to 91% for a poor system. Below n = 30 no interval that was tried covers 95% for all distributions.
 
-**Limit**: when few clusters differ from the rest, many resamples contain hardly any of them and the studentised
-statistic explodes: one failure in a hundred would give an interval down to the worst value. The limit leaves more room
-than the exact binomial interval does for one or two failures (6 standard errors against 4.6 and 3.7) and costs no
-coverage.
+**Limit**: neither end is further than `LIMIT` standard errors from the mean. When few clusters differ from the rest,
+many resamples contain hardly any of them and the studentised statistic explodes: one failure in a hundred would give an
+interval down to the worst value. The limit leaves more room than the exact binomial interval and costs no coverage.
 
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 12; for the ratio of sums of clusters,
 Davison and Hinkley, Bootstrap Methods and their Application (1997), chapter 5.
@@ -30,6 +26,9 @@ from searchlora.errors import UsageError
 
 Floats = NDArray[np.float64]
 
+#: Nominal coverage of the intervals.
+COVERAGE = 0.95
+
 #: Greatest distance of an end from the mean, in standard errors.
 LIMIT = 6.0
 
@@ -43,7 +42,6 @@ def bootstrap_interval(
     *,
     resamples: int = 10_000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> tuple[float, float]:
     """The interval (low, high) of the mean of `values`; see `bootstrap_intervals`.
 
@@ -52,9 +50,9 @@ def bootstrap_interval(
         >>> low < 0.5625 < high
         True
     """
-    low, high = bootstrap_intervals(
-        np.asarray(values, dtype=float)[:, None], clusters, resamples=resamples, seed=seed, level=level
-    )[0]
+    low, high = bootstrap_intervals(np.asarray(values, dtype=float)[:, None], clusters, resamples=resamples, seed=seed)[
+        0
+    ]
     return float(low), float(high)
 
 
@@ -65,7 +63,6 @@ def bootstrap_intervals(
     weights: Floats | None = None,
     resamples: int = 10_000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Floats:
     """Bootstrap intervals of the means of several columns over the same rows.
 
@@ -73,8 +70,6 @@ def bootstrap_intervals(
         values: (rows, columns).
         clusters: The cluster of each row; whole clusters are resampled. None: every row is independent.
         weights: (rows,): the weight of each row in the mean, not negative and not all 0; None: equal weights.
-        resamples: Number of bootstrap resamples.
-        level: Nominal coverage.
 
     Returns:
         (columns, 2): low and high, never outside the least and greatest value of the column. A constant column has an
@@ -86,7 +81,7 @@ def bootstrap_intervals(
     sums, sizes = cluster_sums(values, clusters, weights)
     if len(sums) < 2:
         return np.full((sums.shape[1], 2), np.nan)
-    ends = bootstrap_t(RatioOfSums(sums, sizes), limit=LIMIT, resamples=resamples, seed=seed, level=level)
+    ends = bootstrap_t(RatioOfSums(sums, sizes), limit=LIMIT, resamples=resamples, seed=seed)
     bounded: Floats = np.clip(ends, values.min(axis=0)[:, None], values.max(axis=0)[:, None])
     return bounded
 
@@ -110,9 +105,7 @@ class Resampled(Protocol):
         """
 
 
-def bootstrap_t(
-    sample: Resampled, *, limit: float = math.inf, resamples: int = 10_000, seed: int = 0, level: float = 0.95
-) -> Floats:
+def bootstrap_t(sample: Resampled, *, limit: float = math.inf, resamples: int = 10_000, seed: int = 0) -> Floats:
     """Studentised bootstrap intervals, `(statistics, 2)`; nan where most resamples are undefined.
 
     Args:
@@ -121,19 +114,17 @@ def bootstrap_t(
     rng = np.random.default_rng(seed)
     ratios = np.concatenate([sample.ratios(size, rng) for size in batches(resamples, sample.numbers)])
     columns = np.clip(ratios, -limit, limit).T
-    return np.array(
-        [_ends(*of, level) for of in zip(sample.value.tolist(), sample.error.tolist(), columns, strict=True)]
-    )
+    return np.array([_ends(*of) for of in zip(sample.value.tolist(), sample.error.tolist(), columns, strict=True)])
 
 
-def _ends(value: float, error: float, ratios: Floats, level: float) -> tuple[float, float]:
+def _ends(value: float, error: float, ratios: Floats) -> tuple[float, float]:
     known = ratios[~np.isnan(ratios)]
     if math.isnan(error) or len(known) < len(ratios) / 2:
         return math.nan, math.nan
     if error <= 1e-12:
         return value, value
     # An infinite ratio (a resample without spread) must not be interpolated with a finite one.
-    upper, lower = np.quantile(known, [(1 + level) / 2, (1 - level) / 2], method="nearest")
+    upper, lower = np.quantile(known, [(1 + COVERAGE) / 2, (1 - COVERAGE) / 2], method="nearest")
     return value - float(upper) * error, value - float(lower) * error
 
 
@@ -225,17 +216,11 @@ def proportion(hits: Floats, sizes: Floats) -> tuple[float, float, float]:
     Korn and Graubard, Confidence intervals for proportions with small expected number of positive counts estimated
     from survey data (Survey Methodology 1998): the exact binomial interval (Clopper and Pearson 1934) at the effective
     number of independent pairs, the one that has the observed standard error between queries. A bootstrap has nothing
-    to resample where a proportion is 0 or all hits are in one query. If no query has a hit, or all pairs are hits, no
-    spread between queries is visible and pairs count as independent.
-
-    By simulation with 25 queries of some 160 pairs (1,000 draws each) it covered proportions of 0.1 to 5% in 95–98% of
-    draws with independent failures and in 90–96% with weakly clustered ones (intraclass correlation 0.01). With five
-    times that correlation it covered proportions of 0.5% and more in 86–93%, and one of 0.1% in 66%: failures confined
-    to one query in hundreds cannot be observed in 25.
+    to resample where a proportion is 0 or all hits are in one query. If no query has a hit, or all pairs are hits,
+    pairs count as independent; failures confined to one query in hundreds cannot be observed in 25.
 
     Args:
-        hits: Hits of each query, `(queries,)`.
-        sizes: Pairs of each query, `(queries,)`.
+        hits, sizes: Hits and pairs of each query, `(queries,)`.
 
     Examples:
         >>> value, low, high = proportion(np.array([0.0, 0.0]), np.array([50.0, 50.0]))

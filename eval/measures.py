@@ -34,13 +34,7 @@ _SPELLINGS = (("MRR", "RR"), ("Recall", "R"))
 
 @dataclass(frozen=True)
 class Measure:
-    """A parsed measure.
-
-    Attributes:
-        name: The name as requested and shown.
-        measure: The measure of ir_measures.
-        cutoff: The rank cutoff; None for the whole ranking.
-    """
+    """A measure of ir_measures, with its name as requested and its rank cutoff (None: the whole ranking)."""
 
     name: str
     measure: Any
@@ -98,11 +92,9 @@ def _parameter_fault(params: Mapping[str, Any]) -> str | None:
 
 
 def with_relevant(name: str, relevant: int) -> str:
-    """Add `rel=N` to the name of a measure that supports it and does not have it.
+    """Add `rel=N`, the lowest grade that is relevant, to the name of a measure that supports it and does not have it.
 
-    Args:
-        relevant: The lowest grade that counts as relevant in binary measures. 1 is the default of all measures and
-            leaves the name unchanged.
+    1 is the default of all measures and leaves the name unchanged.
 
     Examples:
         >>> with_relevant("MRR@10", 2), with_relevant("nDCG@10", 2)
@@ -124,11 +116,6 @@ def retrieval_values(
     A topic without results counts 0. A topic of the run without qrels is left out (see `retrieval_notes`). MRR@k is
     trec_eval's reciprocal rank, and 0 if the first relevant document is below rank k. Measures that trec_eval does not
     have (`RBP`, `ERR`) are computed by other providers of ir_measures, on the ranking that trec_eval uses.
-
-    Args:
-        run: Topic -> document -> score.
-        qrels: Topic -> document -> grade.
-        measures: Names as in `parse_measure`.
 
     Raises:
         UsageError: when a measure is unknown or cannot be computed here, or the qrels are empty.
@@ -243,7 +230,10 @@ def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> list[float]:
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    _check_texts(outputs, references)
+    if len(outputs) != len(references):
+        raise UsageError(f"{len(outputs)} outputs cannot be compared with {len(references)} references")
+    if not outputs:
+        raise UsageError("there are no outputs to measure")
     scorer = RougeScorer(["rougeL"], tokenizer=_WordTokenizer())
     return [
         float(scorer.score(reference, output)["rougeL"].fmeasure)
@@ -256,10 +246,3 @@ class _WordTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         return [part for word in words(text) for part in word.split("_") if part]
-
-
-def _check_texts(outputs: Sequence[str], references: Sequence[str]) -> None:
-    if len(outputs) != len(references):
-        raise UsageError(f"{len(outputs)} outputs cannot be compared with {len(references)} references")
-    if not outputs:
-        raise UsageError("there are no outputs to measure")

@@ -48,30 +48,23 @@ def pareto_front(settings: Sequence[Setting], cost: str, *, less_is_better: bool
     return tuple(front)
 
 
-def cheapest_equal(
-    settings: Sequence[Setting], comparison: Comparison, cost: str, *, less_is_better: bool = False
-) -> tuple[str, str]:
-    """The best setting, and the cheapest one that is not significantly below it.
+def cheapest_equal(settings: Sequence[Setting], comparison: Comparison, cost: str) -> tuple[str, str]:
+    """The best setting, the comparison's candidate, and the cheapest one that is not significantly below it.
 
-    A setting whose quality is undefined (nan) was not tested, so it is not the cheapest.
-
-    Args:
-        comparison: Has the best setting as its candidate; its tests are corrected for their number.
-
-    Returns:
-        Names: best, cheapest. They are the same where every cheaper setting is significantly worse.
+    They are the same where every cheaper setting is significantly worse. A setting whose quality is undefined (nan)
+    was not tested, so it is not the cheapest.
     """
-    measure = comparison.measures[0]
-    best = str(comparison.candidate)
-    sign = -1 if less_is_better else 1
+    measure, best = comparison.measures[0], str(comparison.candidate)
     worse = {
         pair.b
         for pair in comparison.comparisons
-        if pair.a == best and pair.measure == measure and sign * pair.difference > 0 and pair.p_corrected < LEVEL
+        if (pair.a, pair.measure) == (best, measure)
+        and comparison.gain(measure, pair.difference) > 0
+        and pair.p_corrected < LEVEL
     }
     equal = [
         setting
         for setting in settings
         if setting.name == best or not (setting.name in worse or math.isnan(setting.quality))
     ]
-    return best, min(equal, key=lambda setting: (setting.costs[cost], -sign * setting.quality)).name
+    return best, min(equal, key=lambda one: (one.costs[cost], -comparison.gain(measure, one.quality))).name

@@ -24,8 +24,7 @@ from searchlora.eval.report.sections import (
 class Header:
     """Provenance of the figures, supplied by the caller, since eval reads neither the clock nor the machine.
 
-    Args:
-        benchmark: Name of the benchmark or experiment.
+    Attributes:
         command: The command that repeats it.
         date: ISO 8601.
         machine: Processor, cores, memory, accelerator, in words.
@@ -43,7 +42,7 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
     """The content of `benchmarks/results/NAME.json`; an undefined value is None, never NaN.
 
     `rows` and `comparisons` are always present. The other keys are present if they are not empty: `slices`,
-    `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `totals`, `costs`, `circular`, `aggregates`
+    `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `costs`, `circular`, `aggregates`
     (measures that are not means), `less_is_better`, `zero_is_best` and `notes`. Figures of a circular system have a key
     `circular` with the reason.
     """
@@ -59,7 +58,6 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
         "weighted": [_row(comparison, row) for row in comparison.weighted],
         "weighted_comparisons": [_weighted(comparison, pair) for pair in comparison.weighted_pairs],
         "unjudged": [_row(comparison, row) for row in comparison.unjudged],
-        "totals": {system: to_plain(totals) for system, totals in comparison.totals.items() if totals},
         "costs": {system: to_plain(costs) for system, costs in comparison.costs.items()},
         "circular": dict(comparison.circular),
         "aggregates": list(comparison.aggregates),

@@ -32,8 +32,7 @@ GREATEST_GRADE = 2**31 - 1
 def ranked(scores: Mapping[str, float]) -> list[str]:
     """Document ids, best first. Ties go by document id from last to first, as trec_eval orders them.
 
-    trec_eval compares scores in single precision, so scores that are equal there are ties. The ranking that is shown is
-    the ranking that is measured.
+    trec_eval compares scores in single precision, so scores that are equal there are ties.
 
     Examples:
         >>> ranked({"d1": 0.5, "d2": 0.9, "d3": 0.5})
@@ -41,25 +40,6 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
     """
     single = dict(zip(scores, array("f", scores.values()), strict=True))
     return sorted(scores, key=lambda document: (single[document], document), reverse=True)
-
-
-def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
-    """The judgments of a qrels file, plain or gzip, one at a time: line number, topic, document, grade.
-
-    A negative grade is allowed, as in TREC: judged, and not relevant. Nothing is kept, so a document that is judged
-    twice is not noticed here.
-
-    Raises:
-        DataError: naming file and line, when a line has not four fields or its grade is no whole number.
-    """
-    for number, line in numbered_lines(Path(path)):
-        try:
-            topic, _, document, text = _fields(line)
-            grade = whole_number(text)
-        except ValueError:
-            raise _qrels_fault(line, f"{path}, line {number}") from None
-        check_grade(grade, f"{path}, line {number}")
-        yield number, topic, document, grade
 
 
 def read_run(path: str | Path) -> dict[str, dict[str, float]]:
@@ -72,16 +52,16 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     run: dict[str, dict[str, float]] = {}
     scores: dict[str, float] = {}
     last = None
-    for number, line in numbered_lines(
-        Path(path)
-    ):  # millions of lines: the message of a fault is made only when there is one
+    # Millions of lines: the message of a fault is made only when there is one.
+    for number, line in numbered_lines(Path(path)):
         try:
             topic, _, document, _, text, _ = _fields(line)
             if "_" in text:  # `float` alone would take `1_0` for ten
                 raise ValueError(text)
             score = float(text)
         except ValueError:
-            raise _run_fault(line, f"{path}, line {number}") from None
+            text = split_line(line, RUN_LINE, f"{path}, line {number}")[4]
+            raise DataError(f"the score '{text}' is not a number", where=f"{path}, line {number}") from None
         if not isfinite(score):
             raise DataError(f"the score '{text}' is not finite", where=f"{path}, line {number}")
         if topic != last:
@@ -107,8 +87,8 @@ def write_qrels(path: str | Path, qrels: Qrels) -> None:
 def write_run(path: str | Path, run: Run, tag: str) -> None:
     """Write a run file atomically, best documents first; gzip if the name ends in `.gz`.
 
-    Scores are written in full, so reading the file back gives the same scores and the same ranking. The format cannot
-    hold a topic without results; measures count it as 0 nevertheless, because the qrels name it.
+    Scores are written in full, so reading the file back gives the same ranking. The format cannot hold a topic without
+    results; measures count it as 0 nevertheless, because the qrels name it.
 
     Raises:
         DataError: if an id or the tag is empty or contains white space, a score is not finite, or the file cannot be
@@ -143,28 +123,8 @@ def check_grade(grade: int, where: str) -> None:
         raise DataError(f"the grade {grade} is out of range", where=where, fix=f"The greatest is {GREATEST_GRADE}.")
 
 
-def whole_number(text: str) -> int:
-    """The whole number written in a text: `3`, `-1`, and `3.0`, as some tools write it.
-
-    Raises:
-        ValueError: for anything else; `int` alone would take `1_0` for ten.
-    """
-    if "_" in text:
-        raise ValueError(text)
-    try:
-        return int(text)
-    except ValueError:
-        if not (number := float(text)).is_integer():
-            raise
-        return int(number)
-
-
 def split_line(line: str, names: str, where: str) -> list[str]:
-    """The fields of a line, as many as `names` has words.
-
-    Raises:
-        DataError: when it has more or fewer.
-    """
+    """The fields of a line, as many as `names` has words. Raises `DataError` for more or fewer."""
     if "\0" in line:
         raise DataError("holds a NUL character", where=where)
     fields, needed = line.split(), len(names.split())
@@ -177,16 +137,6 @@ def _fields(line: str) -> list[str]:
     if "\0" in line:  # trec_eval, written in C, would read the text before it
         raise ValueError("NUL")
     return line.split()
-
-
-def _qrels_fault(line: str, where: str) -> DataError:
-    grade = split_line(line, QRELS_LINE, where)[3]
-    return DataError(f"the grade '{grade}' is not a whole number", where=where)
-
-
-def _run_fault(line: str, where: str) -> DataError:
-    score = split_line(line, RUN_LINE, where)[4]
-    return DataError(f"the score '{score}' is not a number", where=where)
 
 
 def is_word(text: str) -> bool:

@@ -214,12 +214,7 @@ def parse_stages(
 
 
 def is_empty_slot(stage: Any, parameters: Mapping[str, Any]) -> bool:
-    """Whether a stage of a pipeline file is an adapter stage whose `name` is null, itself or by a parameter.
-
-    Examples:
-        >>> is_empty_slot({"adapter": {"name": "$judge"}}, {"judge": None}), is_empty_slot({"bm25": {}}, {})
-        (True, False)
-    """
+    """Whether a stage of a pipeline file is left out: its `slot_key` is null, itself or by a parameter."""
     kind, settings = next(iter(stage.items())) if isinstance(stage, Mapping) and len(stage) == 1 else ("", None)
     kind = RENAMED_KINDS.get(kind, kind)
     key = stage_class(kind).slot_key if kind in stage_names() else None

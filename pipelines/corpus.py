@@ -18,13 +18,7 @@ T = TypeVar("T")
 
 
 class Shared:
-    """Objects that stages and pipelines share by what they are made of: each is made once. Not safe for threads.
-
-    Examples:
-        >>> shared = Shared()
-        >>> shared.get("encoder", list) is shared.get("encoder", list)
-        True
-    """
+    """Objects that stages and pipelines share by what they are made of: each is made once. Not safe for threads."""
 
     def __init__(self) -> None:
         self._objects: dict[Hashable, Any] = {}

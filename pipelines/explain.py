@@ -116,24 +116,24 @@ def _explained(stage: Stage, before: SearchContext, after: SearchContext, sought
     """What a stage did with a document."""
     hits: Sequence[Hit] | None = after.get("hits") if has_own_hits(after) else None
     rank, score = sought.place(hits or ())
-    sought = replace(sought, skipped=_skipped_parts(before, after))
-    retrieved = stage.look_up(before, sought) if _skipped(stage, before, after) is None else None
-    wrote = dict(_about(before, after, sought.document))
-    notes = tuple(_notes(stage, before, after, sought, rank, retrieved))
-    count = None if hits is None else len(hits)
-    return StageExplanation(stage.label, str(after["query"]), count, rank, score, retrieved, wrote, notes)
-
-
-def _skipped(stage: Stage, before: SearchContext, after: SearchContext) -> str | None:
-    """Why the stage was skipped; None if it was not."""
-    reason: str | None = after.get("skipped", {}).get(stage.label)
-    return reason if after.get("skipped") is not before.get("skipped") else None
-
-
-def _skipped_parts(before: SearchContext, after: SearchContext) -> dict[str, str]:
-    """Label -> reason of the parts of a fusion that a stage, which was not skipped itself, went on without."""
-    earlier = before.get("skipped", {})
-    return {label: reason for label, reason in after.get("skipped", {}).items() if label not in earlier}
+    earlier, now = before.get("skipped", {}), after.get("skipped", {})
+    retrieved = None
+    if now is not earlier and stage.label in now:
+        notes = [f"the stage was skipped: {now[stage.label]}"]
+    else:  # or parts of a fusion were
+        sought = replace(sought, skipped={label: now[label] for label in now if label not in earlier})
+        retrieved = stage.look_up(before, sought)
+        notes = list(_notes(stage, before, after, sought, rank, retrieved))
+    return StageExplanation(
+        stage=stage.label,
+        query=str(after["query"]),
+        hits=None if hits is None else len(hits),
+        rank=rank,
+        score=score,
+        retrieved=retrieved,
+        wrote=dict(_about(before, after, sought.document)),
+        notes=tuple(notes),
+    )
 
 
 def _about(before: SearchContext, after: SearchContext, document: str) -> Iterator[tuple[str, Any]]:
@@ -154,9 +154,6 @@ def _notes(
     rank: int | None,
     retrieved: Retrieved | None,
 ) -> Iterator[str]:
-    if (reason := _skipped(stage, before, after)) is not None:
-        yield f"the stage was skipped: {reason}"
-        return
     if after["query"] != before["query"]:
         yield f"the query '{before['query']}' became '{after['query']}'"
     for label, reason in sought.skipped.items():

@@ -52,13 +52,7 @@ OF_ONE_REQUEST = (400, 413, 414, 422)
 
 
 class Refused(EngineError):
-    """The server understood the request and refused it.
-
-    Args:
-        status: HTTP status, neither a success nor one that a retry may change.
-        reason: The server's message.
-        where: The URL.
-    """
+    """The server understood the request and refused it, with a status that a retry would not change."""
 
     def __init__(self, status: int, reason: str, where: str) -> None:
         self.status = status
@@ -122,7 +116,6 @@ class HttpClient:
 
         Args:
             path: Path after the base URL.
-            body: The JSON body.
             cancelled: Once set, no further attempt is made.
             request: Position of the request in the engine's call, from 0, for error messages.
 
@@ -297,10 +290,6 @@ class _Window:
     the time limit, so the number grows from 16 and stays where answers take between an eighth and a quarter of it. This
     is additive increase and multiplicative decrease (Chiu and Jain 1989, doi:10.1016/0169-7552(89)90019-6), with a
     decrease by one for slow answers. Used by the thread of the event loop only.
-
-    Args:
-        most: Maximum number of requests in flight.
-        timeout_s: Time limit of a request in seconds.
     """
 
     def __init__(self, most: int, timeout_s: float) -> None:

@@ -99,8 +99,7 @@ def truncated_history(
 ) -> list[dict[str, str]]:
     """The opening turn, which names the subject, "…" in place of omitted turns, and the latest turns.
 
-    Args:
-        words: Role -> maximum number of words of its turns; the turns of other roles are kept whole.
+    `words`: role -> maximum number of words of its turns; the turns of other roles are kept whole.
 
     Examples:
         >>> truncated_history([{"role": "user", "text": "warm  tents for two?"}], latest=4, words={"user": 2})

@@ -91,6 +91,12 @@ class EvaluationInput:
             if isinstance(output, InvalidOutput)
         }
 
+    @property
+    def valid(self) -> dict[str, Any]:
+        """Record id -> its output; None for an invalid one."""
+        pairs = zip(self.ids, self.outputs, strict=True)
+        return {id_: None if isinstance(output, InvalidOutput) else output for id_, output in pairs}
+
     def slices(self, *fields: str) -> dict[str, dict[str, str]]:
         """Field -> record id -> value, over the records that have the field; fields that no record has are left out."""
         values = {

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats.base import TopicRow, Topics, TripleRow
-from searchlora.eval.trec import Qrels, check_grade, whole_number
+from searchlora.eval.trec import Qrels, check_grade
 
 
 def collect_qrels(
@@ -32,14 +32,20 @@ def collect_qrels(
         raise UsageError(f"the thresholds {', '.join(map(str, thresholds))} do not rise")
     qrels: dict[str, dict[str, int]] = {}
     for row in rows:
-        topic, document = _id(row.topic, "topic", row.where), _id(row.document, "document", row.where)
+        topic, document, grade = judgment(row, thresholds)
         if topic_ids is not None:
             topic = _topic_of(topic, topic_ids, row.where)
         grades = qrels.setdefault(topic, {})
         if document in grades:
             raise DataError(f"document {document} is judged twice for topic {topic}", where=row.where)
-        grades[document] = _grade(row.value, thresholds, row.where)
+        grades[document] = grade
     return qrels
+
+
+def judgment(row: TripleRow, thresholds: Sequence[float] | None = None) -> tuple[str, str, int]:
+    """Topic, document and grade of a row. Raises `DataError` for a missing id or a value that is not a grade."""
+    topic, document = _id(row.topic, "topic", row.where), _id(row.document, "document", row.where)
+    return topic, document, _grade(row.value, thresholds, row.where)
 
 
 def collect_run(rows: Iterable[TripleRow]) -> dict[str, dict[str, float]]:
@@ -164,26 +170,14 @@ def _grade(value: object, thresholds: Sequence[float] | None, where: str) -> int
 
 def _number(value: object) -> int | float | None:
     """The finite number that a value stands for, or None. An integer beyond the range of a float is not one."""
-    if isinstance(value, str):
-        try:
-            value = whole_number(value)
-        except ValueError:
-            value = _float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
     try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def _float(text: object) -> float | None:
-    if not isinstance(text, str) or "_" in text:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
+        if isinstance(value, str) and "_" not in value:  # `float` would take `1_0` for ten
+            value = float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return value
+    except (ValueError, OverflowError):
+        pass
+    return None
 
 
 def _excerpt(value: object) -> str:

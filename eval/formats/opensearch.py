@@ -8,15 +8,15 @@ Source: OpenSearch documentation, Search Relevance Workbench, Judgments.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError
 from searchlora.eval.formats.base import Form, Format, TripleRow
+from searchlora.eval.formatting import write_json
 from searchlora.eval.trec import Qrels
-from searchlora.files import atomic_text, json_file
+from searchlora.files import json_file
 
 _SHAPE = '{"judgmentRatings": [{"query", "ratings": [{"docId", "rating"}]}]}'
 
@@ -62,9 +62,7 @@ def _write_qrels(path: Path, qrels: Qrels) -> None:
             for query, grades in qrels.items()
         ],
     }
-    with atomic_text(path) as out:
-        json.dump(body, out, ensure_ascii=False, indent=1)
-        out.write("\n")
+    write_json(path, body)
 
 
 OPENSEARCH = Format(

@@ -5,16 +5,16 @@ https://github.com/AmenRa/ranx. A topic without documents is dropped, as in a TR
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from searchlora.errors import DataError
 from searchlora.eval.formats.base import Form, Format, TripleRow
 from searchlora.eval.formats.checks import collect_run
+from searchlora.eval.formatting import write_json
 from searchlora.eval.trec import Run, ranked
-from searchlora.files import Head, Pairs, atomic_text, json_file
+from searchlora.files import Head, Pairs, json_file
 
 _OBJECT_IN_OBJECT = re.compile(r'\{\s*("(?:[^"\\]|\\.)*"\s*:\s*\{|\}\s*\Z)')
 _SHAPE = "{topic: {document: value}}"
@@ -31,15 +31,10 @@ def _rows(path: Path) -> Iterator[TripleRow]:
             yield TripleRow(f"{path}, topic {topic}, document {document}", topic, document, value)
 
 
-def _write(path: Path, rows: Mapping[str, Mapping[str, float]]) -> None:
-    with atomic_text(path) as out:
-        json.dump(rows, out, ensure_ascii=False, indent=1)
-        out.write("\n")
-
-
 def _write_run(path: Path, run: Run, tag: str) -> None:
     del tag  # the format does not store it
-    _write(path, {topic: {document: scores[document] for document in ranked(scores)} for topic, scores in run.items()})
+    ordered = {topic: {document: scores[document] for document in ranked(scores)} for topic, scores in run.items()}
+    write_json(path, ordered)
 
 
 def _is_ranx(head: Head) -> bool:
@@ -48,7 +43,9 @@ def _is_ranx(head: Head) -> bool:
 
 RANX = Format(
     name="ranx",
-    qrels=Form(shape="{topic: {document: grade}}", recognises=_is_ranx, suffixes=(".json",), read=_rows, write=_write),
+    qrels=Form(
+        shape="{topic: {document: grade}}", recognises=_is_ranx, suffixes=(".json",), read=_rows, write=write_json
+    ),
     run=Form(
         shape="{topic: {document: score}}",
         recognises=_is_ranx,

@@ -23,11 +23,12 @@ TOPIC_LINE = "id<tab>query"
 _NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
 _BLOCK = re.compile(r"<top>(.*?)(</top>|(?=<top>)|\Z)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<(\w+)>(.*?)(?=</?\w+>|\Z)", re.DOTALL)
-_LABEL = re.compile(r"(Number|Topic|Description|Narrative|Domain|Summary)\s*:")
+_LABEL = re.compile(r"\A(Number|Topic|Description|Narrative|Domain|Summary)\s*:")
 _FIELDS = {"num": "id", "title": "query", "desc": "description", "narr": "narrative"}
 
 
-def _qrels_rows(path: Path) -> Iterator[TripleRow]:
+def qrels_rows(path: Path) -> Iterator[TripleRow]:
+    """The lines of a qrels file. Raises `DataError` naming a line that has not four fields."""
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         topic, _, document, grade = split_line(line, QRELS_LINE, where)
@@ -66,12 +67,8 @@ def _blocks(path: Path) -> Iterator[TopicRow]:
             name = _FIELDS.get(tag.lower(), tag.lower())
             if name in fields:
                 raise DataError(f"<{tag}> occurs twice in the topic", where=where)
-            fields[name] = " ".join(_LABEL.sub("", content, count=1).split() if _labelled(content) else content.split())
+            fields[name] = " ".join(_LABEL.sub("", content.strip()).split())
         yield TopicRow(where, fields.pop("id", None), {name: value for name, value in fields.items() if value})
-
-
-def _labelled(content: str) -> bool:
-    return _LABEL.match(content.lstrip()) is not None
 
 
 def _write_topics(path: Path, topics: Topics) -> None:
@@ -110,7 +107,7 @@ TREC = Format(
         shape=QRELS_LINE,
         recognises=lambda head: _looks_like(head.line, QRELS_LINE, 3),
         suffixes=("", ".txt", ".trec", ".qrels"),
-        read=_qrels_rows,
+        read=qrels_rows,
         write=write_qrels,
     ),
     run=Form(

@@ -1,11 +1,8 @@
 """Judge card: agreement of an LLM judge with human judgments, every figure with its n and 95% interval by query.
 
-**Invalid answers** never become a grade. In the headline figures, which are over all pairs, they count as the worst:
-they agree with no grade, and for weighted kappa and the absolute error they are as far off as the scale allows. The
-figures over valid answers only are listed too (`kappa_valid`, `kappa_binary_valid`, `mae_valid`). Alpha and signed
-bias, which are undefined for an answer without a grade, are over the valid answers.
-
-**Intervals** are studentised bootstrap intervals by query, which kept their coverage with 25 queries (`resampling`).
+In the headline figures, which are over all pairs, an invalid answer counts as the worst: it agrees with no grade, and
+for weighted kappa and the absolute error it is as far off as the scale allows. Figures over valid answers only are
+listed too (`…_valid`). Alpha and signed bias, which an answer without a grade does not have, are over valid answers.
 """
 
 from __future__ import annotations
@@ -40,16 +37,13 @@ class JudgeCard:
     """Result of `judge_card`.
 
     Attributes:
-        judge: Name of the judge.
-        scale: The grades, ascending.
         relevant: The lowest grade that counts as relevant in binary figures.
         n, queries: Number of pairs labelled by humans and the judge, and of their queries.
         figures: name -> figure; names of `grade_measures`, kappa first, and `invalid`.
-        grades: Each grade of the scale.
         confusion: Counts; rows are human grades, columns judge grades, invalid last.
         invalid: Invalid label -> count.
-        missing: Number of human-graded pairs without a label of the judge; they are in no figure.
-        extra: Number of pairs labelled by the judge only.
+        missing, extra: Number of human-graded pairs without a label of the judge, which are in no figure, and of pairs
+            labelled by the judge only.
         people: Agreement of human raters with each other, the ceiling; None with one rater per pair.
         circular: Reasons why the figures are circular (the judge is part of what it is compared with).
         notes: Notes for the reader.
@@ -87,10 +81,8 @@ def judge_card(
     """Compare a judge's labels with human grades.
 
     Args:
-        human: topic -> document -> grade.
         judged: topic -> document -> grade; None and grades outside the scale are invalid answers.
         name: Name of the judge.
-        scale: The grades of the scale.
         relevant: The lowest grade that counts as relevant.
         raters: name -> qrels of each human rater, if pairs have several raters.
         circular: Reasons of circularity, from `judgments.lineage`.

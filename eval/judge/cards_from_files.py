@@ -62,7 +62,7 @@ def judge_cards(
 
     Args:
         human: Human qrels.
-        judges: name -> qrels; invalid answers are read from `<file>.invalid.jsonl` (`read_labels`).
+        judges: name -> qrels with invalid answers (`read_labels`).
         scale: The grades of the scale; None: those that the cards name, else 0 to 3.
         relevant: The lowest grade that counts as relevant; None: that of the cards, else 2.
         raters: name -> qrels of each human rater.
@@ -71,8 +71,8 @@ def judge_cards(
         correction: Of the p-values of the comparison: `holm` or `bh`; checked for one judge, too.
 
     Raises:
-        UsageError: for scales that differ (`scale_of`), a circular judge without `allow_circular`, and as `judge_card`
-            and `compare_judges`.
+        UsageError: for scales that differ, a circular judge without `allow_circular`, and as `judge_card` and
+            `compare_judges`.
         DataError: for a file that cannot be read, human qrels whose card names another source, or a judge's whose card
             names human grades.
     """
@@ -152,13 +152,12 @@ def cards_json(cards: JudgeCards) -> dict[str, Any]:
 
 
 def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Sequence[CurvePoint]:
-    """Calibration curve of the valid answers; empty if no human-graded pair has one."""
+    """Calibration curve of the valid answers."""
     valid = {
         topic: {document: float(grade) for document, grade in row.items() if grade is not None and grade in scale}
         for topic, row in labels.items()
     }
-    shared = any(document in valid.get(topic, {}) for topic, row in human.items() for document in row)
-    return grade_curve(human, valid, seed=seed) if shared else ()
+    return grade_curve(human, valid, seed=seed)
 
 
 def _check_lineage(

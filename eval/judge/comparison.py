@@ -77,7 +77,6 @@ def compare_judges(
     """Compare every two judges over the pairs that have a human grade and a label of every judge.
 
     Args:
-        human: The reference grades.
         judges: name -> labels; None and a grade outside the scale are invalid answers and count as the worst.
         correction: `holm` or `bh`.
         resamples: Bootstrap resamples of the intervals; the tests use more for many comparisons.

@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.agreement import Floats, as_scale, confusion
+from searchlora.eval.agreement import Floats, as_scale, confusion, listed
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.formats.base import json_rows
 from searchlora.eval.judgments.card import invalid_path, read_card
@@ -90,8 +90,7 @@ def write_probabilities(
 ) -> None:
     """Write one JSON line per pair: `{"topic": ..., "document": ..., "probabilities": {"0": 0.2, ...}}`.
 
-    Args:
-        reasons: (topic, document) -> the judge's reason, written into the line as `reason`.
+    `reasons` holds the judge's reason of each (topic, document), which becomes `reason` of its line.
     """
     with atomic_text(Path(path)) as out:
         for topic, documents in probabilities.items():
@@ -126,13 +125,11 @@ class Paired:
     """The pairs that have both a human grade and a label of the judge.
 
     Attributes:
-        scale: The grades, ascending.
         topics: The topics with such pairs.
         tables: Confusion table (human grade, judge grade) of each topic, `(topics, G, G + 1)`, invalid labels in the
             last column.
         invalid: Invalid label of the judge -> count; `none` for an answer without a grade.
-        missing: Number of human-graded pairs without a label of the judge.
-        extra: Number of pairs with a label of the judge only.
+        missing, extra: Number of human-graded pairs without a label of the judge, and of pairs with a label only.
     """
 
     scale: tuple[int, ...]
@@ -195,7 +192,7 @@ def check_grades(human: Qrels, scale: Sequence[int], prefix: str = "") -> None:
         for document, grade in row.items():
             if grade not in scale:
                 raise DataError(
-                    f"the human grade {grade} is outside the scale {', '.join(map(str, scale))}",
+                    f"the human grade {grade} is outside the scale {listed(scale)}",
                     where=f"{prefix}topic {topic}, document {document}",
                     fix="Give the scale of the human grades.",
                 )

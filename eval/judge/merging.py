@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from searchlora.errors import UsageError
-from searchlora.eval.agreement import agreement_rate, as_scale, confusion, disagreement, kappa
+from searchlora.eval.agreement import agreement_rate, as_scale, confusion, disagreement, kappa, listed
 from searchlora.eval.judge.calibration import Calibration
 from searchlora.eval.judge.labels import Labels, check_grades
 from searchlora.eval.judgments.card import JudgmentsCard
@@ -24,13 +24,10 @@ class MergedQrels:
     """Merged judgments of two sources.
 
     Attributes:
-        qrels: The merged judgments.
-        human: Number of human grades.
-        other: Number of grades of the other source.
+        human, other: Number of grades of each source.
         invalid: Number of labels of the other source that are not on the scale, on pairs without a human grade.
-        same: Proportion of equal grades on pairs labelled by both, before calibration; an invalid label is never
-            equal. None without such pairs.
-        kappa: Cohen's kappa on the same pairs.
+        same, kappa: Proportion of equal grades and Cohen's kappa on pairs labelled by both, before calibration; an
+            invalid label is never equal. None without such pairs.
         rule: Description of the rule, for the card.
     """
 
@@ -50,18 +47,15 @@ def merge_qrels(
     scale: Sequence[int] | None = None,
     grades: Mapping[int, int] | None = None,
     calibration: Calibration | None = None,
-    seed: int = 0,
 ) -> MergedQrels:
     """Add another source's judgments to human ones. On pairs labelled by both, the human grade is kept.
 
     Args:
-        human: Human grades.
         other: Labels of the other source; None for an invalid answer.
         scale: The grades of the scale; labels of the other source outside it are invalid. None: the grades that occur
             in `human`, and then a label outside them is an error.
         grades: Grade of the other source -> grade of the scale, if the source has another scale.
         calibration: Applied to the grades of the other source after `grades`.
-        seed: Random seed of the bootstrap by topic.
 
     Raises:
         UsageError: when `scale` is None and a label is outside it, or `calibration` is of another scale.
@@ -75,7 +69,7 @@ def merge_qrels(
     grade_scale = as_scale(scale if scale is not None else {grade for row in human.values() for grade in row.values()})
     if calibration is not None and calibration.scale != grade_scale:
         raise UsageError(
-            f"the calibration is for the grades {_named(calibration.scale)}, not for {_named(grade_scale)}"
+            f"the calibration is for the grades {listed(calibration.scale)}, not for {listed(grade_scale)}"
         )
     check_grades(human, grade_scale)
     labels = {
@@ -85,7 +79,7 @@ def merge_qrels(
     outside = sorted({label for row in labels.values() for label in row.values() if label is not None} - {*grade_scale})
     if outside and scale is None:
         raise UsageError(
-            f"the grade {outside[0]} does not occur among the human grades ({_named(grade_scale)})",
+            f"the grade {outside[0]} does not occur among the human grades ({listed(grade_scale)})",
             fix="Give the scale; labels outside it are then left out as invalid.",
         )
     qrels: dict[str, dict[str, int]] = {topic: dict(row) for topic, row in human.items()}
@@ -99,7 +93,7 @@ def merge_qrels(
                 continue
             qrels.setdefault(topic, {})[document] = calibration.grade(grade) if calibration is not None else grade
             added += 1
-    same, kappa_figure = _overlap(human, labels, grade_scale, seed)
+    same, kappa_figure = _overlap(human, labels, grade_scale)
     n_human = sum(map(len, human.values()))
     return MergedQrels(qrels, n_human, added, invalid, same, kappa_figure, _rule(grades, calibration))
 
@@ -139,9 +133,7 @@ def merged_qrels_card(
     )
 
 
-def _overlap(
-    human: Qrels, labels: Labels, scale: tuple[int, ...], seed: int
-) -> tuple[Estimate | None, Estimate | None]:
+def _overlap(human: Qrels, labels: Labels, scale: tuple[int, ...]) -> tuple[Estimate | None, Estimate | None]:
     """Proportion of equal grades and kappa on the pairs labelled by both, with intervals by topic."""
     tables = []
     for topic, row in human.items():
@@ -153,8 +145,8 @@ def _overlap(
     stacked = np.stack(tables)
     n = int(stacked.sum())
     return (
-        estimate(agreement_rate, stacked, n, bounds=(0, 1), seed=seed),
-        estimate(partial(kappa, weights=disagreement(scale)), stacked, n, bounds=(-1, 1), seed=seed),
+        estimate(agreement_rate, stacked, n, bounds=(0, 1)),
+        estimate(partial(kappa, weights=disagreement(scale)), stacked, n, bounds=(-1, 1)),
     )
 
 
@@ -165,7 +157,3 @@ def _rule(grades: Mapping[int, int] | None, calibration: Calibration | None) -> 
     if calibration is not None:
         parts.append(f"then calibrated (isotonic) on {calibration.n} human labels of {calibration.queries} topics")
     return "; ".join(parts)
-
-
-def _named(scale: Sequence[int]) -> str:
-    return ", ".join(map(str, scale))

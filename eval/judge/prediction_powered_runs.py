@@ -12,11 +12,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels, read_run
 from searchlora.eval.formatting import figure, markdown_table
 from searchlora.eval.judge.labels import Labels, check_grades, check_human, check_judge, read_labels
-from searchlora.eval.judge.prediction_powered import (
-    PredictionPowered,
-    prediction_powered_difference,
-    prediction_powered_measure,
-)
+from searchlora.eval.judge.prediction_powered import PredictionPowered, prediction_powered_measure
 from searchlora.eval.judge.scale import scale_of
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.lineage import doubts, read_lineage, refuse_circular
@@ -28,10 +24,8 @@ class PoweredRuns:
     """Prediction-powered measures of several runs.
 
     Attributes:
-        measure: Name of the measure.
         runs: name -> mean of the measure.
         differences: name -> that run minus the first run.
-        first: Name of the first run.
         circular: name -> reason why its figures are circular.
         notes: What is unknown about the judge, and the number of its invalid answers.
     """
@@ -131,7 +125,7 @@ def powered_runs(
             for name, run in loaded.items()
         },
         {
-            name: prediction_powered_difference(run, loaded[first], human_qrels, judge_qrels, measure, seed=seed)
+            name: prediction_powered_measure(run, human_qrels, judge_qrels, measure, minus=loaded[first], seed=seed)
             for name, run in loaded.items()
             if name != first
         },

@@ -53,12 +53,7 @@ class People:
 def people_agreement(
     raters: Mapping[str, Qrels], scale: Sequence[int], relevant: int, *, resamples: int = 10_000, seed: int = 0
 ) -> People:
-    """Compare raters with each other, with intervals by topic.
-
-    Args:
-        raters: name -> qrels of that rater.
-        scale: The grades there are.
-        relevant: The lowest grade that counts as relevant.
+    """Compare raters (name -> qrels of that rater) with each other, with intervals by topic.
 
     Raises:
         UsageError: for fewer than two raters, or if no pair has two grades.

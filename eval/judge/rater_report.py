@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from searchlora.errors import UsageError
 from searchlora.eval.formatting import figure, markdown_table, to_plain
 from searchlora.eval.judge.rater_agreement import RatingPair, RatingsAgreement, ratings_agreement
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
-from searchlora.eval.judgments.ratings import Rating, by_rater, check_rater, merged
+from searchlora.eval.judgments.ratings import Rating, by_rater, merged
 from searchlora.eval.resampling import Estimate
 from searchlora.eval.trec import write_qrels
-from searchlora.files import atomic_text, parse_json
+from searchlora.files import atomic_text
 
 
 def write_ratings(
@@ -29,8 +28,6 @@ def write_ratings(
     seed: int = 0,
 ) -> RatingsAgreement:
     """Write `qrels.txt` with its card, `qrels.RATER.txt` for each rater, `agreement.json` and `agreement.md`.
-
-    Qrels of raters that an earlier export wrote and who no longer have a grade are deleted.
 
     Args:
         created: Time in ISO 8601, for the card.
@@ -46,12 +43,9 @@ def write_ratings(
     qrels, qrels_by_rater = merged(ratings, rule), by_rater(ratings)
     counts = {"human": sum(map(len, qrels.values()))}
     card = JudgmentsCard("human", created, counts=counts, rule=rule, made_from=made_from)
-    obsolete = [rater for rater in _exported_raters(folder) if rater not in qrels_by_rater]
     write_judgments(folder / "qrels.txt", qrels, card)
     for rater, grades in qrels_by_rater.items():
         write_qrels(rater_file(folder, rater), grades)
-    for rater in obsolete:
-        rater_file(folder, rater).unlink(missing_ok=True)
     for name, text in agreement_files(agreement, rule).items():
         with atomic_text(folder / name) as out:
             out.write(text)
@@ -108,15 +102,6 @@ def to_markdown(agreement: RatingsAgreement, rule: str, kept: str = "`qrels.txt`
 def rater_file(folder: Path, rater: str) -> Path:
     """The file with one rater's grades, for `judge-card --rater NAME=FILE`."""
     return folder / f"qrels.{rater}.txt"
-
-
-def _exported_raters(folder: Path) -> list[str]:
-    """The raters of the folder's `agreement.json`; none if it is missing or not readable."""
-    try:
-        rows = parse_json((folder / "agreement.json").read_text(encoding="utf-8"))["raters"]
-        return [check_rater(row["name"]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, UsageError):
-        return []
 
 
 def _alpha(alpha: Estimate | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.agreement import as_scale
+from searchlora.eval.agreement import as_scale, listed
 from searchlora.eval.judge.labels import Labels
 from searchlora.eval.judgments.card import read_card
 
@@ -30,7 +30,7 @@ class Scale:
     @property
     def note(self) -> str:
         """A note for the reader; empty if the scale is known."""
-        return f"No card names the scale: the grades {_listed(self.grades)} are assumed." if self.assumed else ""
+        return f"No card names the scale: the grades {listed(self.grades)} are assumed." if self.assumed else ""
 
     def check_assumed(self, name: str, labels: Labels) -> None:
         """Raise `DataError` for a judge's grade outside an assumed scale: it would count as an invalid answer."""
@@ -38,18 +38,14 @@ class Scale:
             for document, grade in row.items():
                 if grade is not None and grade not in self.grades:
                     raise DataError(
-                        f"the grade {grade} is outside the scale {_listed(self.grades)}, which is assumed",
+                        f"the grade {grade} is outside the scale {listed(self.grades)}, which is assumed",
                         where=f"judge {name}, topic {topic}, document {document}",
                         fix="Give the grades that the judge can give, as --scale.",
                     )
 
 
 def scale_of(files: Iterable[str | Path], grades: Sequence[int] | None = None) -> Scale:
-    """The scale that the cards of the files name.
-
-    Args:
-        files: Qrels of judges and people, with or without a card.
-        grades: The scale as the user gives it; None: not given.
+    """The scale that the cards of qrels files name, or else `grades`, as the user gives it.
 
     Raises:
         UsageError: if the cards name different scales, or another one than the user.
@@ -61,7 +57,7 @@ def scale_of(files: Iterable[str | Path], grades: Sequence[int] | None = None) -
         if scale != expected:
             source = "--scale gives" if grades is not None else f"that of {next(iter(named))} names"
             raise UsageError(
-                f"the card names the grades {_listed(scale)}, {source} {_listed(expected)}",
+                f"the card names the grades {listed(scale)}, {source} {listed(expected)}",
                 where=path,
                 fix="Compare judges and people on one scale: grade again with one guideline, or map the grades "
                 "to one scale first.",
@@ -88,7 +84,3 @@ def relevant_of(files: Iterable[str | Path], scale: Scale, relevant: int | None 
     grades = scale.grades
     default = 2 if grades[0] < 2 <= grades[-1] else grades[len(grades) // 2]
     return named[0] if named else default
-
-
-def _listed(grades: Sequence[int]) -> str:
-    return ", ".join(map(str, grades))

@@ -7,7 +7,7 @@ unknown source.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats import Topics, format_for_name, write_qrels, write_run
+from searchlora.eval.formats import Topics, format_for_name, write_qrels
 from searchlora.eval.formats.beir import qrels_file
 from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.sources import (
@@ -28,7 +28,7 @@ from searchlora.eval.judgments.sources import (
     read_sources,
     sources_path,
 )
-from searchlora.eval.trec import Qrels, Run
+from searchlora.eval.trec import Qrels
 from searchlora.files import atomic_text, file_sha256, numbered_lines, parse_json
 
 SCHEMA_VERSION = 1
@@ -46,13 +46,12 @@ class JudgmentsCard:
     """Provenance of a qrels file.
 
     Attributes:
-        source: Who or what graded: `human`, `llm`, `clicks`, `synthetic`, `unknown`, or `mixed`.
+        source: Who or what graded.
         created: Time of creation, ISO 8601.
         judge: The LLM judge, pinned: `name@3`, or `base NAME` for a zero-shot base; None without a judge.
         judge_lineage: References of the judge and of all its ancestors.
         base: Name of the judge's base model.
-        engine: The engine that computed the grades (`Engine.engine_id`); None without a judge, and in cards of earlier
-            releases.
+        engine: The engine that computed the grades (`Engine.engine_id`).
         prompt_hash: sha256 of the judge's prompt template.
         judge_queries: `lineage.query_hash` of each query that the judge was trained on; None if unknown. Stored in a
             file of its own beside the card.
@@ -61,8 +60,8 @@ class JudgmentsCard:
         rule: How grades were derived or merged.
         probabilities: Name of the file beside the qrels with the probability of each grade.
         made_from: Name of each input file -> its sha256, of a corpus together with the map of its columns.
-        qrels_sha256: sha256 of the qrels file, set when the card is written.
-        scale: The grades that the judge can give, ascending; empty without a judge, and in cards of earlier releases.
+        qrels_sha256: Set when the card is written.
+        scale: The grades that the judge can give, ascending; empty if unknown.
         relevant: The lowest grade that the judge's guideline counts as relevant; None if unknown.
         grade_sources: sha256 of the file with the source of each grade (`sources_path`); None: all have `source`.
     """
@@ -99,11 +98,10 @@ class RunCard:
         lineage: References of those adapters and of all their ancestors, and `base NAME` of each bare encoder.
         bases: Names of the base models of the adapters, and of the encoders.
         pipeline: Name and pinned stages of the pipeline.
-        run_sha256: sha256 of the run file, set when the card is written.
+        run_sha256: Set when the card is written.
         unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
         engines: The engines that computed the adapter stages, see `Engine.engine_id`.
-        gate_queries: Hashes of queries on which the weights of its fusions were learned; only in cards of releases
-            that learned weights for each query.
+        gate_queries: Only in cards of releases that learned the weights of fusions for each query.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -121,12 +119,7 @@ class RunCard:
 
 
 def card_path(path: str | Path) -> Path:
-    """Path of the card of a qrels or run file.
-
-    Examples:
-        >>> card_path("qrels.txt").name
-        'qrels.txt.card.json'
-    """
+    """Path of the card of a qrels or run file."""
     return Path(f"{path}.card.json")
 
 
@@ -280,40 +273,24 @@ def sources_of(path: str | Path, declared: Source | None = None) -> GradeSources
 
 def write_run_card(path: str | Path, card: RunCard) -> RunCard:
     """Write the card of an existing run file; returns it with the hash of the file. Raises `DataError`."""
-    return _written_run(path, replace(card, run_sha256=file_sha256(path)))
+    return _written_run(Path(path), card, Path(path))
 
 
-def write_run_with_card(path: str | Path, run: Run, tag: str, card: RunCard, format: str = "trec") -> RunCard:
-    """Write a run file and its card; returns the card with the hash of the file.
+def write_run_with_card(path: str | Path, card: RunCard, write: Callable[[Path], None]) -> RunCard:
+    """Write a run file by `write`, and its card before it; returns the card with the hash of the file.
 
-    The card is written before the run: after a kill in between, `read_run_card` reports a changed or missing file, and
-    a run is never taken for one of unknown adapters.
-
-    Raises:
-        DataError: when a file cannot be written, or an id or a score cannot stand in a run.
-        UsageError: for an unknown format.
+    After a kill in between, `read_run_card` reports a changed or missing file, and a run is never taken for one of
+    unknown adapters.
     """
     target = Path(path)
     with _draft(target) as draft:
-        write_run(draft, run, tag, format)
-        return _written_run(target, replace(card, run_sha256=file_sha256(draft)))
+        write(draft)
+        return _written_run(target, card, draft)
 
 
-def publish_run(path: str | Path, texts: Iterable[str], card: RunCard) -> RunCard:
-    """Write a run file, and its card before it, from the texts of `eval.trec.run_lines`; gzip if it ends in `.gz`.
-
-    Raises:
-        DataError: when a file cannot be written.
-    """
-    target = Path(path)
-    with _draft(target) as draft:
-        with atomic_text(draft) as out:
-            out.writelines(texts)
-        return _written_run(target, replace(card, run_sha256=file_sha256(draft)))
-
-
-def _written_run(path: str | Path, card: RunCard) -> RunCard:
-    _write(path, asdict(card))
+def _written_run(target: Path, card: RunCard, run: Path) -> RunCard:
+    card = replace(card, run_sha256=file_sha256(run))
+    _write(target, asdict(card))
     return card
 
 
@@ -321,7 +298,7 @@ def read_run_card(path: str | Path) -> RunCard | None:
     """The card of a run file; None without one.
 
     Raises:
-        DataError: when the run changed since the card was written, or the card is malformed.
+        DataError: as `read_card`.
     """
     values = _read(RunCard, path)
     if values is None:

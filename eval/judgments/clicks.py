@@ -5,13 +5,13 @@ Query Log Analysis), in the definition of Chapelle and Zhang (WWW 2009), section
 query, over the sum of the mean click-through rates of the positions at which it was shown. 1 is the average document
 at those positions.
 
-Both are smoothed: the click-through rate of a position by `POSITION_PRIOR` impressions at the rate of the whole log,
-COEC by `PRIOR` expected clicks at the mean of 1: (clicks + PRIOR) / (expected + PRIOR). Its interval is the 95%
-credible interval of a Gamma(PRIOR, PRIOR) prior with Poisson clicks; clicks of one user count as independent.
+The click-through rate of a position is smoothed by `POSITION_PRIOR` impressions at the rate of the whole log, COEC by
+`PRIOR` expected clicks at the mean of 1: (clicks + PRIOR) / (expected + PRIOR). Its interval is the 95% credible
+interval of a Gamma(PRIOR, PRIOR) prior with Poisson clicks; clicks of one user count as independent.
 
 **Limits.** The click-through rate of a position includes the relevance of the documents shown there, so a good ranking
 makes its own top documents look average; documents that were never shown have no judgment; and a click is not
-satisfaction. Such qrels are marked as `clicks` in their card and do not replace human grades.
+satisfaction. Such qrels are marked as `clicks` and do not replace human grades.
 """
 
 from __future__ import annotations
@@ -93,10 +93,8 @@ class ClickJudgments:
     Attributes:
         judgments: In the order of first appearance in the log.
         positions: Click-through rate of each position, ascending.
-        rows: Number of impressions.
-        pairs: Number of distinct query-document pairs.
-        minimum: Minimum number of impressions of a judged pair.
-        thresholds: COEC thresholds of the grades.
+        rows, pairs: Number of impressions and of distinct query-document pairs.
+        minimum, thresholds: As in `ClickCounts.judge`.
     """
 
     judgments: tuple[ClickJudgment, ...]
@@ -298,13 +296,13 @@ def write_click_qrels(
     """Write qrels with a card of source `clicks`, and the statistics of each judgment; returns the qrels.
 
     Args:
-        created: Time of creation, ISO 8601.
+        created: Time in ISO 8601.
         topics: As in `click_qrels`.
         made_from: Name of each input file -> its sha256.
 
     Raises:
         DataError: as `click_qrels`, and when a file cannot be written.
-        UsageError: when the file exists, or its extension is not that of a qrels format.
+        UsageError: as `check_new`.
     """
     check_new(path)
     qrels = click_qrels(clicks, topics)

@@ -79,5 +79,5 @@ def convert_run(source: Path, target: Path, read_from: str, write_to: str, *, ta
     if card is None:
         write_run(target, run, tag, write_to)
     else:
-        write_run_with_card(target, run, tag, card, write_to)
+        write_run_with_card(target, card, lambda draft: write_run(draft, run, tag, write_to))
     return run

@@ -55,7 +55,7 @@ def circular(
         queries: topic -> query text.
 
     Examples:
-        >>> card = JudgmentsCard("llm", "2026-07-01", judge="judge@1", judge_lineage=("judge@1", "old@1"))
+        >>> card = JudgmentsCard("llm", "", judge="judge@1", judge_lineage=("judge@1", "old@1"))
         >>> circular(card, {"ours": RunLineage(("old@3",)), "bm25": RunLineage(())}, {})
         {'ours': 'the judge judge@1 and the system share old@1'}
     """

@@ -98,7 +98,7 @@ def read_ratings(path: str | Path) -> list[Rating]:
     and is skipped with a warning.
 
     Raises:
-        DataError: naming the line, when the file is missing, is not UTF-8, or any other line is malformed.
+        DataError: when the file is missing, is not UTF-8, or any other line, which is named, is malformed.
     """
     with open_bytes(Path(path)) as file:
         data = file.read()
@@ -144,12 +144,11 @@ def by_pair(ratings: Iterable[Rating]) -> dict[tuple[str, str], dict[str, int]]:
 def merged(ratings: Iterable[Rating], rule: str = "majority") -> dict[str, dict[str, int]]:
     """Merge the grades of all raters into one grade per pair.
 
+    "Cannot tell" is no vote; pairs with such ratings only are absent (`undecided` lists them).
+
     Args:
         rule: `majority`, `median`, `highest` or `lowest`. If grades tie for the majority, or two are in the middle, the
             lower one is taken: a document is not called more relevant than its raters agree on.
-
-    Returns:
-        Qrels. "Cannot tell" is no vote; pairs with such ratings only are absent (`undecided` lists them).
 
     Raises:
         UsageError: for an unknown rule.

@@ -64,11 +64,7 @@ class GradeSources:
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """Numbers of grades by source.
-
-    Attributes:
-        counts: Source -> number of grades.
-        examples: Source -> the key of the first grade.
+    """Numbers of grades by source, and the key of the first grade of each.
 
     Examples:
         >>> print(SourceCounts({"human": 12, "llm": 3}))
@@ -88,8 +84,6 @@ class SourceCounts:
         Examples:
             >>> [SourceCounts(dict.fromkeys(each, 1)).source for each in (["llm"], ["human", "llm"], ["clicks", "llm"])]
             ['llm', 'mixed', 'clicks and llm']
-            >>> SourceCounts({"human": 900, "unknown": 1}).source
-            'unknown'
         """
         found = set(self.counts)
         if not found or UNKNOWN in found:
@@ -171,11 +165,7 @@ def write_source(path: Path, source: Source) -> None:
 
 
 def read_sources(path: Path) -> GradeSources:
-    """Read a file of sources: a line for each grade, or a single line for all.
-
-    Raises:
-        DataError: naming the malformed line.
-    """
+    """Read a file of sources: a line for each grade, or a single line for all. Raises `DataError` naming the line."""
     each: dict[Key, Source] = {}
     everywhere: Source | None = None
     for number, line in numbered_lines(path):

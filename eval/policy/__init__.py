@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from searchlora.eval.policy.decide import ACCEPTED, SAME_POLICY, SLICE, UNCHANGED, Facts, RuleResult, decide
+from searchlora.eval.policy.decide import SAME_POLICY, UNCHANGED, Facts, RuleResult, decide
 from searchlora.eval.policy.policy import Policy, read_policy
 
-__all__ = ["ACCEPTED", "SAME_POLICY", "SLICE", "UNCHANGED", "Facts", "Policy", "RuleResult", "decide", "read_policy"]
+__all__ = ["SAME_POLICY", "UNCHANGED", "Facts", "Policy", "RuleResult", "decide", "read_policy"]

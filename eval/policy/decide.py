@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,20 +21,12 @@ UNCHANGED = "unchanged data"
 #: Name of the rule on the policy of the last decision.
 SAME_POLICY = "the policy of the last decision"
 
-#: Prefix of the names of rules on slices.
-SLICE = "slice "
-
-#: Prefix of the finding of a rule that is met only because the change was accepted by a person.
-ACCEPTED = "accepted: "
-
 
 @dataclass(frozen=True)
 class RuleResult:
-    """The result of one rule.
+    """The result of one rule, for example `beat incumbent` or `slice turn = 3`.
 
     Attributes:
-        rule: Its name, for example `beat incumbent` or `slice turn = 3`.
-        passed: Whether the rule is met.
         finding: What was found and what is required, in a sentence.
         short_by: By how much the rule was missed, in its unit; 0 if it is met, None if it has no size.
     """
@@ -64,7 +56,6 @@ class Facts:
         removed: The incumbent version that was removed from the store, in words; empty: none.
         policy: The policy of the last decision on this alias, as JSON; None: there was none.
         reason: Why the policy was changed, in the words of a person; empty: no reason was given.
-        sliced: Names of the rules on slice values of that decision.
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: unknown.
         not_baselines: Systems that `beat: {baselines: all}` leaves out: other models, and those made from the expected
             outputs.
@@ -80,7 +71,6 @@ class Facts:
     removed: str = ""
     policy: Mapping[str, Any] | None = None
     reason: str = ""
-    sliced: tuple[str, ...] = ()
     leaked: tuple[str, ...] | None = field(default=())
     not_baselines: frozenset[str] = frozenset()
     too_few: Mapping[str, str] = field(default_factory=dict)
@@ -117,13 +107,10 @@ def _check_measure(comparison: Comparison, candidate: str, measure: str) -> None
     if comparison.find(candidate, measure) is not None:
         return
     costs = {name for costs in comparison.costs.values() for name in costs}
-    totals = {name for totals in comparison.totals.values() for name in totals}
     if measure in comparison.measures:
         why = f"of which {candidate} has no value"
     elif measure in costs:
         why = "which is a cost; a policy bounds the time per query by 'max_latency_ms'"
-    elif measure in totals:
-        why = "which has no interval, so systems cannot be compared in it"
     else:
         why = "which was not measured"
     raise UsageError(f"the policy asks for {measure}, {why}", fix=f"Measured: {', '.join(comparison.measures)}.")
@@ -141,7 +128,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         yield _result("the policy's data", holds, finding)
     finding = "; ".join(facts.changed) or "nothing was changed since the last decision"
     holds = facts.accepted or not facts.changed
-    finding = f"{ACCEPTED}{finding}" if facts.accepted and facts.changed else finding
+    finding = f"accepted: {finding}" if facts.accepted and facts.changed else finding
     yield _result(UNCHANGED, holds, finding)
     yield from _same_policy(policy, comparison, facts)
     if facts.leaked is None:
@@ -284,20 +271,6 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
         for value, pair in pairs.items():
             if rule.values is None or value in rule.values:
                 yield _slice(comparison, name, value, pair, rule, other)
-        yield from _missing_values(name, rule, pairs, facts)
-
-
-def _missing_values(name: str, rule: SliceRule, present: Collection[str], facts: Facts) -> Iterator[RuleResult]:
-    """Slice values of the last decision that are missing now: removing them from the data does not avoid the rule."""
-    for then in facts.sliced:
-        value = then.removeprefix(_slice_rule(name, ""))
-        if value != then and value not in present and (rule.values is None or value in rule.values):
-            finding = f"{ACCEPTED if facts.accepted else ''}was in the last decision and is not in this data"
-            yield _result(then, facts.accepted, finding)
-
-
-def _slice_rule(name: str, value: str) -> str:
-    return f"{SLICE}{name} = {value}"
 
 
 def _rival(policy: Policy, facts: Facts) -> str:
@@ -325,7 +298,7 @@ def _slice(
     )
     if rule.min_rows is not None and pair.n < rule.min_rows:
         finding, passed = f"reported only, with fewer than {rule.min_rows} rows: {finding}", True
-    return _result(_slice_rule(name, value), passed, finding, -rule.max_fall - reached)
+    return _result(f"slice {name} = {value}", passed, finding, -rule.max_fall - reached)
 
 
 def _worse_end(comparison: Comparison, pair: PairedComparison) -> float:

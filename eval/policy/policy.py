@@ -9,13 +9,8 @@ Each key is a rule:
       baselines: all                     # or a list: [TF-IDF + logistic regression, majority]
     slices:
       turn: {max_fall: 0.03, min_rows: 30}   # no turn may fall by more than this against the incumbent
-      kind: {max_fall: 0.0, values: [complaint], by: interval}
     max_invalid_rate: 0.02
-    max_latency_ms: 900
-    max_latency_ratio: 1.5                 # times the latency of the base
     min_rows: 200
-    min_groups: 50
-    data: 3f9a0c…                          # fingerprint of the dataset, or its first characters
     judgments: [human, mixed]              # accepted sources of judgments
     held_out: required                     # or `reported`
 """
@@ -54,8 +49,8 @@ class Baselines(_Strict):
     """Rules and other systems beside the candidate that must be beaten, each as `Margin` says.
 
     Attributes:
-        systems: Names of systems, or `all`: every system of the comparison that is not the candidate, another model
-            that `promote` evaluates, or named under `beat`. Names that differ in case only are the same.
+        systems: Names of systems, whatever their case; or `all`: every system of the comparison that is not the
+            candidate, another model that `promote` evaluates, or named under `beat`.
     """
 
     systems: tuple[str, ...] | Literal["all"] = "all"

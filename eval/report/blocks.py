@@ -20,8 +20,7 @@ class Cell:
     Attributes:
         small: Lines below the text; in Markdown they stand beside it.
         tone: `good` or `bad` for a significant difference, `even` for another difference; empty: plain text.
-        tint: Strength of the background, 0 to 1.
-        colour: `accent`, `good` or `bad`, of the background.
+        tint, colour: Strength of the background, 0 to 1, and its colour: `accent`, `good` or `bad`.
         mark: A symbol beside the text, explained below the table.
         link: Id of the part of the page that the text links to.
     """

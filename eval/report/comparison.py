@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from searchlora.eval.calibration import Curve
+from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.evaluation import Confusion
 from searchlora.eval.formatting import interval, number
@@ -24,7 +24,6 @@ from searchlora.eval.report.sections import (
     rows_section,
     rules_section,
     systems_section,
-    totals_section,
     traffic_section,
     unjudged_section,
 )
@@ -42,7 +41,7 @@ def write_report(
     rules: Sequence[RuleResult] = (),
     forced: str = "",
     confusions: Mapping[str, Confusion] | None = None,
-    curves: Mapping[str, Curve] | None = None,
+    curves: Mapping[str, Sequence[CurvePoint]] | None = None,
     base: str | None = None,
     first: Sequence[Section | None] = (),
 ) -> Path:
@@ -78,7 +77,6 @@ def write_report(
         curves_section(curves or {}),
         costs_section(comparison, base),
         invalid_section(comparison),
-        totals_section(comparison),
         notes_section(comparison.notes),
     ]
     return write_page(

@@ -24,12 +24,7 @@ class RetrievedDocument:
 
 @dataclass(frozen=True)
 class SystemOutput:
-    """The output of one system for one row.
-
-    Args:
-        output: Its output, or the raw text of one that did not parse.
-        documents: The first retrieved documents, best first; `SHOWN_DOCUMENTS` of them are shown.
-    """
+    """The output of a system for a row (the raw text of one that did not parse), and its documents, best first."""
 
     output: str
     documents: tuple[RetrievedDocument, ...] = ()
@@ -37,13 +32,7 @@ class SystemOutput:
 
 @dataclass(frozen=True)
 class RowTexts:
-    """The texts of one row.
-
-    Args:
-        query: The input, as short as it can be understood; line breaks are kept.
-        answers: System -> its answer.
-        reference: The reference output; None: there is none.
-    """
+    """The texts of one row: its input, the answer of each system, and the reference output, if there is one."""
 
     query: str
     answers: Mapping[str, SystemOutput] = field(default_factory=dict)
@@ -51,14 +40,7 @@ class RowTexts:
 
 
 def extremes(comparison: Comparison, a: str, b: str, count: int = 5) -> tuple[list[str], list[str]]:
-    """Row ids of the largest wins and of the largest losses of system a against system b.
-
-    They are those of the headline, or, where it has no value per row, of the first measure that has.
-
-    Args:
-        a, b: Two systems, for example one of `Comparison.main_pairs`.
-        count: At most so many of each; rows without a difference are neither.
-    """
+    """Row ids of the `count` largest wins and losses of system a against b, in the comparison's `row_measure`."""
     differences = comparison.gains(a, b) if comparison.row_measure is not None else {}
     order = sorted(differences, key=lambda row: differences[row], reverse=True)
     wins = [row for row in order[:count] if differences[row] > 0]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from searchlora.eval.calibration import Curve, CurvePoint
+from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.comparison import Comparison, PairedComparison, SystemScore
 from searchlora.eval.evaluation import Confusion
 from searchlora.eval.formatting import interval, number, p_value
@@ -91,14 +91,14 @@ def confusions_section(confusions: Mapping[str, Confusion]) -> Section | None:
     return Section("confusions", "Confusions", tuple(blocks), lead)
 
 
-def curves_section(curves: Mapping[str, Curve]) -> Section | None:
+def curves_section(curves: Mapping[str, Sequence[CurvePoint]]) -> Section | None:
     """Calibration curves with their figures, by title."""
     blocks: list[Block] = []
-    for title, curve in curves.items():
-        if curve.points:
+    for title, points in curves.items():
+        if points:
             axes = ("predicted probability", "observed share")
             head = ("predicted", "observed", "n", "groups")
-            blocks += [Heading(title), calibration_block(title, curve.points, head, axes)]
+            blocks += [Heading(title), calibration_block(title, points, head, axes)]
     lead = "Observed share by predicted probability; on the dashed line they are equal."
     return Section("calibration", "Calibration", tuple(blocks), lead) if blocks else None
 

@@ -256,23 +256,6 @@ def invalid_section(comparison: Comparison) -> Section | None:
     return Section("invalid", "Invalid outputs", (table("Invalid outputs", head, lines, words=2),))
 
 
-def totals_section(comparison: Comparison) -> Section | None:
-    """Figures without a value per row."""
-    names = dict.fromkeys(name for totals in comparison.totals.values() for name in totals)
-    if not names:
-        return None
-    head = ["figure", *map(comparison.label, comparison.systems)]
-    lines = [
-        [name, *(number(comparison.totals[system].get(name), ".2f") for system in comparison.systems)] for name in names
-    ]
-    return Section(
-        "totals",
-        "Over all rows at once",
-        (table("Figures over all rows at once", head, lines),),
-        "Figures without a value per row, so without an interval.",
-    )
-
-
 def notes_section(notes: Sequence[str]) -> Section | None:
     """Notes for the reader."""
     return Section("notes", "Notes", (Bullets(tuple(notes)),)) if notes else None

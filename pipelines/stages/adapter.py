@@ -16,7 +16,7 @@ from searchlora.errors import InvalidScores, PipelineError, SearchloraError, Usa
 from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.inference.settings import EngineSettings, engine_settings
-from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
+from searchlora.outputs import ClosedSet, Continued, InvalidOutput
 from searchlora.pipelines.results import INVALID, plain
 from searchlora.pipelines.stages.retrieve import searched_queries
 from searchlora.pipelines.stages.stage import (
@@ -27,7 +27,7 @@ from searchlora.pipelines.stages.stage import (
     StageSettings,
     short_name,
 )
-from searchlora.prompts import Message, messages
+from searchlora.prompts import messages
 from searchlora.recipe import PromptOptions
 from searchlora.records import Record, SearchContext
 from searchlora.task import GenerationTask
@@ -164,12 +164,12 @@ class AdapterSettings(StageSettings):
 
 
 @dataclass(frozen=True)
-class _Prompt:
-    """A record with its prompt, which is rendered once, and the form of its output."""
+class _Asked:
+    """A record with its first request; `scored` has the choices, None if the output is generated."""
 
     record: Record
-    chat: tuple[Message, ...]
-    spec: OutputSpec
+    request: Request
+    scored: ClosedSet | None
 
 
 @dataclass(frozen=True)
@@ -213,13 +213,8 @@ class AdapterStage(Stage):
 
     def requests(self, searches: Sequence[SearchContext]) -> list[tuple[Request, tuple[str, ...]]]:
         """The first request for each record of the searches, with its choices; none where it generates."""
-        prompts = [self._prompt(record) for search in searches for record in self.task.records_from(search)]
-        return [
-            (self._request(prompt), ())
-            if (spec := self._scored(prompt)) is None
-            else (self._scoring_request(prompt, spec), tuple(spec.choices or ()))
-            for prompt in prompts
-        ]
+        asked = [self._asked(record) for search in searches for record in self.task.records_from(search)]
+        return [(each.request, tuple(each.scored.choices or ()) if each.scored else ()) for each in asked]
 
     def _with_queries(self, before: SearchContext, after: SearchContext) -> SearchContext:
         """The search after the stage, with the queries before it that retrievers search with, too."""
@@ -234,72 +229,55 @@ class AdapterStage(Stage):
         if self.continue_after_choice and len(records) > size and self._continues(records[0]):
             parts = [records[start : start + size] for start in range(0, len(records), size)]
             return [output for part in parts for output in self.ask(part)]
-        prompts = [self._prompt(record) for record in records]
-        scored = {index: spec for index, prompt in enumerate(prompts) if (spec := self._scored(prompt)) is not None}
-        generated = [index for index in range(len(prompts)) if index not in scored]
-        outputs = {**self._score(prompts, scored), **self._generate(prompts, generated)}
-        tuned = [self._apply_tuning(outputs[index], record) for index, record in enumerate(records)]
-        return self._with_continuations(prompts, scored, tuned) if self.continue_after_choice else tuned
+        asked = [self._asked(record) for record in records]
+        scored = iter(self._score([each for each in asked if each.scored is not None]))
+        generated = iter(self._generate([each for each in asked if each.scored is None]))
+        outputs = [next(generated if each.scored is None else scored) for each in asked]
+        tuned = [self._apply_tuning(output, record) for output, record in zip(outputs, records, strict=True)]
+        return self._with_continuations(asked, tuned) if self.continue_after_choice else tuned
 
-    def _prompt(self, record: Record) -> _Prompt:
-        return _Prompt(record, messages(self.task, record), self.task.output(record))
-
-    def _scored(self, prompt: _Prompt) -> ClosedSet | None:
-        """The choices that are scored; None for an output that is generated."""
-        return prompt.spec if self.constrained and isinstance(prompt.spec, ClosedSet) else None
-
-    def _request(self, prompt: _Prompt) -> Request:
-        return Request(
-            prompt.chat, self.adapter, self.max_new_tokens, prompt.spec.grammar if self.constrained else None
-        )
-
-    def _scoring_request(self, prompt: _Prompt, spec: ClosedSet) -> Request:
-        return Request(
-            prompt.chat,
-            self.adapter,
-            choice_suffix=spec.choice_suffix if isinstance(spec, Continued) else None,
-            keep_prefix=self.continue_after_choice and isinstance(spec, Continued) and spec.continues,
-        )
+    def _asked(self, record: Record) -> _Asked:
+        chat, spec = messages(self.task, record), self.task.output(record)
+        if not (self.constrained and isinstance(spec, ClosedSet)):
+            grammar = spec.grammar if self.constrained else None
+            return _Asked(record, Request(chat, self.adapter, self.max_new_tokens, grammar), None)
+        continued = spec if isinstance(spec, Continued) else None
+        suffix = None if continued is None else continued.choice_suffix
+        keep = self.continue_after_choice and continued is not None and continued.continues
+        return _Asked(record, Request(chat, self.adapter, choice_suffix=suffix, keep_prefix=keep), spec)
 
     def _continues(self, record: Record) -> bool:
         spec = self.task.output(record)
         return self.constrained and isinstance(spec, Continued) and spec.continues
 
-    def _score(self, prompts: Sequence[_Prompt], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
-        requests = [self._scoring_request(prompts[index], spec) for index, spec in specs.items()]
-        choices = [spec.choices or () for spec in specs.values()]
+    def _score(self, asked: Sequence[_Asked]) -> list[Any]:
+        specs = [each.scored for each in asked if each.scored is not None]
+        requests, choices = [each.request for each in asked], [spec.choices or () for spec in specs]
         scores = self.engine.score(requests, choices, prune_margin=PRUNE_MARGIN) if requests else []
-        return {
-            index: _value(spec, result.log_probabilities)
-            for (index, spec), result in zip(specs.items(), scores, strict=True)
-        }
+        return [_value(spec, score.log_probabilities) for spec, score in zip(specs, scores, strict=True)]
 
-    def _generate(self, prompts: Sequence[_Prompt], indices: Sequence[int]) -> dict[int, Any]:
-        requests = [self._request(prompts[index]) for index in indices]
-        completions = self.engine.generate(requests) if requests else []
-        return {
-            index: text
-            if isinstance(text := _complete_text(completion), InvalidOutput)
-            else self.task.parse(text, prompts[index].record)
-            for index, completion in zip(indices, completions, strict=True)
-        }
+    def _generate(self, asked: Sequence[_Asked]) -> list[Any]:
+        completions = self.engine.generate([each.request for each in asked]) if asked else []
+        texts = map(_complete_text, completions)
+        return [
+            text if isinstance(text, InvalidOutput) else self.task.parse(text, each.record)
+            for each, text in zip(asked, texts, strict=True)
+        ]
 
     def _apply_tuning(self, output: Any, record: Record) -> Any:
         return output if isinstance(output, InvalidOutput) else self.task.apply_tuning(output, record)
 
-    def _with_continuations(
-        self, prompts: Sequence[_Prompt], specs: Mapping[int, ClosedSet], values: list[Any]
-    ) -> list[Any]:
+    def _with_continuations(self, asked: Sequence[_Asked], values: list[Any]) -> list[Any]:
         continued = {
-            index: (spec, prefix)
-            for index, spec in specs.items()
-            if isinstance(spec, Continued)
+            index: (each.scored, prefix)
+            for index, each in enumerate(asked)
+            if isinstance(each.scored, Continued)
             and not isinstance(values[index], InvalidOutput)
-            and (prefix := spec.answer_prefix(values[index])) is not None
+            and (prefix := each.scored.answer_prefix(values[index])) is not None
         }
         requests = [
             Request(
-                prompts[index].chat,
+                asked[index].request.messages,
                 self.adapter,
                 self.max_new_tokens,
                 spec.continuation,

@@ -77,17 +77,11 @@ class DenseSettings(EncodingSettings):
     def _vectors(self, context: BuildContext) -> DenseIndex:
         from searchlora.retrieval.dense import DenseIndex
 
+        encoder, graph, effort = self.encoder(context), self.graph(), self.hnsw_ef_search
         if (folder := context.corpus.folder) is not None:
-            saved = folder.vectors(self.vector_keys(context), self.graph(), self.hnsw_ef_search)
-            return DenseIndex.load(saved, self.encoder(context), self.encoding)
-        return DenseIndex(
-            context.corpus.rows(),
-            self.encoder(context),
-            self.encoding,
-            graph=self.graph(),
-            effort=self.hnsw_ef_search,
-            progress=context.steps("Encoding"),
-        )
+            return folder.dense(self.vector_keys(context), encoder, self.encoding, graph, effort)
+        rows, progress = context.corpus.rows(), context.steps("Encoding")
+        return DenseIndex(rows, encoder, self.encoding, graph=graph, effort=effort, progress=progress)
 
     def graph(self) -> Hnsw | None:
         """The graph of an approximate search; None for exact search."""

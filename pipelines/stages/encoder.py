@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -47,13 +47,6 @@ class EncoderSettings(StageSettings):
     def stored_adapter(self, store: Store) -> StoredAdapter | None:
         """The adapter; None without one."""
         return store.get(self.adapter) if self.adapter is not None else None
-
-    @property
-    def adapter_reference(self) -> str | None:
-        return self.adapter
-
-    def with_adapter(self, reference: str | None) -> Self:
-        return self.model_copy(update={"adapter": reference})
 
     @property
     def slot_name(self) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveFloat, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from searchlora.errors import EngineError
 from searchlora.pipelines.stages.conditions import Conditions
 from searchlora.pipelines.stages.explanation import Retrieved, Sought
 from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage, searched_queries
-from searchlora.pipelines.stages.stage import BuildContext, PartHits, Stage, StageSettings
+from searchlora.pipelines.stages.stage import BuildContext, PartHits, StageSettings
 from searchlora.records import Hit, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.fusion import Failure, Fused, Source, fuse
@@ -39,7 +38,7 @@ class FuseSettings(RetrieveSettings):
     rrf_k: float = Field(
         60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
     )
-    weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
+    weights: tuple[PositiveFloat, ...] | None = Field(None, description="one positive weight per stage under 'of'")
 
     @model_validator(mode="before")
     @classmethod
@@ -65,8 +64,6 @@ class FuseSettings(RetrieveSettings):
         stages = info.data.get("of")
         if weights is not None and stages is not None and len(weights) != len(stages):
             raise ValueError(f"there are {len(weights)} weights for {len(stages)} stages")
-        if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
-            raise ValueError("weights must be above 0")
         return weights
 
     @property
@@ -78,15 +75,7 @@ class FuseSettings(RetrieveSettings):
         return self.weights or (1.0,) * len(self.of)
 
     def fused_hits(self, hits: PartHits, weights: Sequence[float]) -> list[Hit]:
-        """See `StageSettings.fused_hits`.
-
-        Examples:
-            >>> from searchlora.pipelines.stages.bm25 import Bm25Settings
-            >>> settings = FuseSettings(of=(Bm25Settings(), Bm25Settings()), k=5)
-            >>> one, two = [Hit("a", 2.0), Hit("b", 1.0)], [Hit("b", 9.0)]
-            >>> [hit.document for hit in settings.fused_hits([[one, two]], (1.0, 0.0))]
-            ['a', 'b']
-        """
+        """See `StageSettings.fused_hits`."""
         used = {part: weight for part, weight in enumerate(weights) if weight > 0}
         by_query = [
             fuse([parts[part] for part in used], method=self.method, weights=[*used.values()], rrf_k=self.rrf_k)
@@ -105,17 +94,18 @@ class FuseSettings(RetrieveSettings):
 
     def build(self, context: BuildContext) -> FuseStage:
         """Build the parts."""
-        return self.of_parts([part.build(context) for part in self.of])
+        built = [part.build(context) for part in self.of]
+        return self.of_parts([part for part in built if isinstance(part, RetrieveStage)])
 
-    def of_parts(self, parts: Sequence[Stage]) -> FuseStage:
-        built = [part for part in parts if isinstance(part, RetrieveStage)]
+    def of_parts(self, parts: Sequence[RetrieveStage]) -> FuseStage:
+        """The stage that fuses the hits of built parts, one for each of `of`."""
         sources = [
             Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip", own.budget_s)
-            for part, weight, own in zip(built, self.part_weights, self.of, strict=True)
+            for part, weight, own in zip(parts, self.part_weights, self.of, strict=True)
         ]
         fused = Fused(sources, method=self.method, rrf_k=self.rrf_k)
-        label = self.label(*(part.label for part in built), name=self.method)
-        return FuseStage(fused, self.k, label, self.filter_by, self.kind, parts=tuple(built), settings=self)
+        label = self.label(*(part.label for part in parts), name=self.method)
+        return FuseStage(fused, self.k, label, self.filter_by, self.kind, parts=tuple(parts), settings=self)
 
 
 def _filtered_by(stage: RetrieveSettings, filter_by: Conditions) -> RetrieveSettings:

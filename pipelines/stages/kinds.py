@@ -36,12 +36,7 @@ def _loaded(kind: str) -> type[StageSettings]:
 
 
 def stage_names() -> list[str]:
-    """The names of all kinds, sorted; none is imported.
-
-    Examples:
-        >>> "bm25" in stage_names()
-        True
-    """
+    """The names of all kinds, sorted; none is imported."""
     return list(_plugins())
 
 
@@ -54,10 +49,6 @@ def stage_class(kind: str, where: str = "") -> type[StageSettings]:
     Raises:
         PipelineError: for an unknown kind.
         UsageError: for a plugin that cannot be used.
-
-    Examples:
-        >>> stage_class("passages").__name__
-        'PassagesSettings'
     """
     if kind in RENAMED_KINDS:
         warn_renamed(kind, RENAMED_KINDS[kind], where)

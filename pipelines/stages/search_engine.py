@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from searchlora.http_client import api_key
 from searchlora.models.resolve import public_name
@@ -159,8 +159,9 @@ class TextSearchSettings(EngineSearchSettings):
 
     kind: ClassVar[str] = "text_search"
 
-    fields: dict[str, float] | None = Field(
+    fields: dict[str, PositiveFloat] | None = Field(
         None,
+        min_length=1,
         description="field -> boost, as in `{title: 3, text: 1, brand: 0.5}`; fields are title, text and other"
         " columns of the corpus, in PostgreSQL at most four; default: title and text",
     )
@@ -170,13 +171,6 @@ class TextSearchSettings(EngineSearchSettings):
         description="the engine's name of the analyser, such as `english`; default: an analyser without a language,"
         " `simple` in PostgreSQL and `standard` in the others",
     )
-
-    @field_validator("fields")
-    @classmethod
-    def _boosted(cls, fields: dict[str, float] | None) -> dict[str, float] | None:
-        if fields is not None and (not fields or min(fields.values()) <= 0):
-            raise ValueError("a field with a boost above 0 is needed")
-        return fields
 
     def _keys(self, engine: SearchEngine) -> TextKeys:
         return TextKeys(fields=tuple(self.fields or DEFAULT_FIELDS), analyzer=self.analyzer or engine.default_analyzer)

@@ -184,10 +184,6 @@ class StageSettings(Settings):
         del parts
         return self
 
-    def of_parts(self, parts: Sequence[Stage]) -> Stage:
-        """The stage of built parts, one for each of `parts`."""
-        raise NotImplementedError
-
     @property
     def part_weights(self) -> tuple[float, ...]:
         """The weight of each part in a fusion, which `tune` chooses; empty for a stage that fuses nothing."""
@@ -209,20 +205,19 @@ class StageSettings(Settings):
     @property
     def adapter_reference(self) -> str | None:
         """The adapter that takes part; None without one."""
-        return None
+        return None if self.adapter_key is None else getattr(self, self.adapter_key)
 
     def with_adapter(self, reference: str | None) -> Self:
         """The stage with another adapter; None: the base model without one."""
-        raise NotImplementedError
+        return self if self.adapter_key is None else self.model_copy(update={self.adapter_key: reference})
 
     def pinned(self, pin: Callable[[str], str]) -> Self:
         """The stage with every adapter reference resolved to a version by `pin` (`Store.pin`)."""
         if self.parts:
             return self.with_parts({index: part.pinned(pin) for index, part in enumerate(self.parts)})
-        key = self.adapter_key
-        if key is None or getattr(self, key) is None:
+        if self.adapter_key is None or (reference := getattr(self, self.adapter_key)) is None:
             return self
-        return self.model_copy(update={key: pin(getattr(self, key))})
+        return self.model_copy(update={self.adapter_key: pin(reference)})
 
     def with_default_engine(self, engine: EngineSettings) -> Self:
         """The stage with an engine if it generates and has none."""

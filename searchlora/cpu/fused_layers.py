@@ -116,10 +116,8 @@ class FusedDecoderLayer(torch.nn.Module):
 def fuse_layers(model: Any, attend: Attend, new_cache: Callable[[], Any]) -> None:
     """Replace each RMSNorm and each decoder layer whose fused version computes the same, if there are kernels.
 
-    Args:
-        model: A model whose linear layers (`lora_layers.LoraLinear`) and attention are replaced already.
-        attend: The model's attention.
-        new_cache: Makes an empty `KVCache` for the model.
+    The model's linear layers (`lora_layers.LoraLinear`) and its attention are replaced already; `new_cache` makes an
+    empty `KVCache` for it.
     """
     fuse_norms(model)
     backbone = getattr(model, model.base_model_prefix)

@@ -18,8 +18,7 @@ class PrefixTree:
     """Different prefixes of some rows of tokens. A node stands for a prefix, and for its last token.
 
     Attributes:
-        tokens: Token of each node, shape (nodes,).
-        positions: Its place in the rows, from 0 on; shape (nodes,).
+        tokens, positions: Token of each node, and its place in the rows, from 0 on; shape (nodes,).
         path: Nodes of the rows, one row after the other, in the order of their tokens; shape (tokens of all rows,).
         starts: Where each row begins in `path`, and the length of `path`; shape (rows + 1,).
         shared: Nodes at the beginning of each row that a row before it in `path` has, too; shape (rows,).

@@ -130,7 +130,7 @@ def build(
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
     inputs = Inputs(corpus, qrels, topics, relevant, fields or {}, grades)
     declared = DeclaredSources(source, reader, judgments_source)
-    reader, given, judged_by = inputs.applied(task, reader, options or {})
+    reader, given, supplied, judged_by = inputs.applied(task, reader, options or {})
     merged_options = {**(reader.implied(source, given) if reader.implied is not None else {}), **given}
     declared.check_collection(judged_by)
     with atomic_folder(out) as folder:
@@ -146,7 +146,7 @@ def build(
             ReadProgress(progress=progress),
             declared,
             judged_by,
-            inputs.supplied(reader),
+            supplied,
         )
         card = builder.run(limit, allow_rejects, on_leak)
     for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):

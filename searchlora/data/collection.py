@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats.checks import judgment
+from searchlora.eval.formats.trec import qrels_rows
 from searchlora.eval.text_identity import fingerprint
-from searchlora.eval.trec import is_word, iter_qrels
+from searchlora.eval.trec import is_word
 from searchlora.files import FieldMap, as_text, mapped, read_rows
 from searchlora.records import Collection, Document, Judgment, Options, RejectedRow
 
@@ -152,8 +154,8 @@ def read_judgments(path: Path) -> Iterator[Judgment]:
     Raises:
         DataError: naming the malformed line.
     """
-    for _, topic, document, grade in iter_qrels(path):
-        yield Judgment(topic, document, grade)
+    for row in qrels_rows(path):
+        yield Judgment(*judgment(row))
 
 
 def shop_collection(shop: Path, options: Options) -> Collection:

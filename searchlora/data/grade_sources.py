@@ -24,7 +24,6 @@ from searchlora.eval.judgments.derived_cards import graded_card
 from searchlora.eval.judgments.sources import (
     UNKNOWN,
     Source,
-    SourceCounts,
     SourceWriter,
     check_source,
     write_source,
@@ -35,26 +34,12 @@ from searchlora.records import Format
 OPTION = "--judgments-source"
 
 
-class SourceLog:
-    """The source of each grade, written to a file while a dataset is built; bounded in memory.
-
-    Attributes:
-        path: The file.
-    """
+class SourceLog(SourceWriter):
+    """The source of each grade, written to the file `path` while a dataset is built; bounded in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("w", encoding="utf-8")
-        self._writer = SourceWriter(self._file)
-
-    def add(self, key: tuple[str, ...], source: Source) -> None:
-        """Add a grade."""
-        self._writer.add(key, source)
-
-    @property
-    def counts(self) -> SourceCounts:
-        """The numbers of grades by source."""
-        return self._writer.counts
+        super().__init__(path.open("w", encoding="utf-8"))
 
     def close(self) -> Source | None:
         """Close the file; the source of all grades, or None if there are several."""
@@ -118,9 +103,8 @@ def finish_records(log: SourceLog, cards: Sequence[JudgmentsCard]) -> None:
     only = log.close()
     if only is not None:
         log.path.unlink()
-        if only == UNKNOWN and not cards:
-            return
-        write_source(log.path, only)
+        if only != UNKNOWN or cards:
+            write_source(log.path, only)
     if cards:
         write_card(log.path, graded_card(cards, log.counts))
 
@@ -133,12 +117,11 @@ def finish_judgments(log: SourceLog, qrels: Path, cards: Sequence[JudgmentsCard]
         cards: The cards of the files that the judgments were read from.
     """
     only = log.close()
+    several = file_sha256(log.path) if only is None else None
     if only is not None:
         log.path.unlink()
-        if only == UNKNOWN and not cards:
-            return
-    several = None if only is not None else file_sha256(log.path)
-    write_card(qrels, replace(graded_card(cards, log.counts), grade_sources=several))
+    if only != UNKNOWN or cards:
+        write_card(qrels, replace(graded_card(cards, log.counts), grade_sources=several))
 
 
 def clicks_card(log: Path, judgments: int, rule: str) -> JudgmentsCard:

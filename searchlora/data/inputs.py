@@ -23,6 +23,7 @@ from searchlora.task import Task
 
 _DOCUMENT_FIELDS = ("id", "text", "title")
 _JUDGED = ("query", "document", "grade")
+_OF_QRELS = (*_JUDGED, "rater")
 _CORPUS, _QRELS = "corpus.", "qrels."
 
 #: Formats of judgments that identify a topic by the text of its query.
@@ -134,8 +135,10 @@ class Inputs:
     fields: FieldMap = field(default_factory=dict)
     grades: str | None = None
 
-    def applied(self, task: Task, format: Format, options: Options) -> tuple[Format, Options, JudgmentsCard | None]:
-        """The format, the options of its reader, and the card of the user's judgments.
+    def applied(
+        self, task: Task, format: Format, options: Options
+    ) -> tuple[Format, Options, SuppliedCollection | None, JudgmentsCard | None]:
+        """The format, the options of its reader, the collection that replaces its own, and the card of its judgments.
 
         Raises:
             UsageError: for an option, a field or a file that the format does not have or that others contradict.
@@ -144,23 +147,16 @@ class Inputs:
             if name not in format.options:
                 known = ", ".join(format.options) or "none"
                 raise UsageError(f"format '{format.name}' has no option '{name}'", fix=f"Known options: {known}.")
-        given = {**options, **self._files(task, format), **self._columns(format)}
-        judged_by = None
-        if self.supplied(format) is not None:
-            judged_by = read_judgments_card(Path(str(self.qrels)))
-            format = replace(format, collection=None)
-        return format, given, judged_by
-
-    def supplied(self, format: Format) -> SuppliedCollection | None:
-        """The collection for evaluation that replaces the format's own; None where none is given."""
-        if self.corpus is None or self.qrels is None or "qrels" in format.options:
-            return None
-        fields = self._document_fields(format)
-        corpus = CorpusFile(Path(self.corpus), fields, CORPUS_HINT)
-        columns = {
-            name.removeprefix(_QRELS): columns for name, columns in self.fields.items() if name.startswith(_QRELS)
-        }
-        return SuppliedCollection(corpus, Path(self.qrels), self.relevant or 1, columns)
+        files = self._files(task, format)
+        is_supplied = self.corpus is not None and self.qrels is not None and "qrels" not in format.options
+        columns, documents = self._columns(format, is_supplied)
+        given = {**options, **files, **columns}
+        if not is_supplied:
+            return format, given, None, None
+        corpus, qrels = CorpusFile(Path(str(self.corpus)), documents, CORPUS_HINT), Path(str(self.qrels))
+        judged = {name.removeprefix(_QRELS): cols for name, cols in self.fields.items() if name.startswith(_QRELS)}
+        supplied = SuppliedCollection(corpus, qrels, self.relevant or 1, judged)
+        return replace(format, collection=None), given, supplied, read_judgments_card(qrels)
 
     def _files(self, task: Task, format: Format) -> dict[str, str]:
         """The options of the reader that stand for files and grades."""
@@ -191,38 +187,34 @@ class Inputs:
             raise UsageError(f"format '{format.name}' maps no grades", where="--grades", fix=_with(task, "grade_map"))
         return {"grade_map": self.grades}
 
-    def _columns(self, format: Format) -> dict[str, str]:
-        """The options of the reader that name columns."""
+    def _columns(self, format: Format, is_supplied: bool) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+        """The options of the reader that name columns; and field of a document -> its columns.
+
+        A field of a document needs no prefix where the source has no such field.
+        """
+        own = _own_fields(format)
         named: dict[str, str] = {}
-        documents = self._document_fields(format)
+        documents: dict[str, tuple[str, ...]] = {}
         for name, columns in self.fields.items():
             field_name = name.removeprefix(_CORPUS)
-            if name not in _own_fields(format) and field_name in documents:
-                if f"{_CORPUS}{field_name}" in _own_fields(format):
-                    named[f"{_CORPUS}{field_name}"] = ",".join(columns)
-                continue
-            if name.removeprefix(_QRELS) in (*_JUDGED, "rater") and self.supplied(format) is not None:
-                continue
-            if name not in _own_fields(format):
-                known = ", ".join(_own_fields(format)) or "none, its layout is fixed"
+            option = name
+            if (
+                field_name in _DOCUMENT_FIELDS
+                and (name.startswith(_CORPUS) or name not in own)
+                and (self.corpus is not None or f"{_CORPUS}{field_name}" in own)
+            ):
+                documents[field_name] = columns
+                option = f"{_CORPUS}{field_name}"
+            if option in own:
+                if len(columns) > 1 and format.options[option].type == "column":
+                    raise UsageError(f"the field '{name}' is read from one column", where="--map")
+                named[option] = ",".join(columns)
+            elif field_name not in documents and not (is_supplied and name.removeprefix(_QRELS) in _OF_QRELS):
+                known = ", ".join(own) or "none, its layout is fixed"
                 raise UsageError(
                     f"format '{format.name}' has no field '{name}'", where="--map", fix=f"Its fields: {known}."
                 )
-            if len(columns) > 1 and format.options[name].type == "column":
-                raise UsageError(f"the field '{name}' is read from one column", where="--map")
-            named[name] = ",".join(columns)
-        return named
-
-    def _document_fields(self, format: Format) -> dict[str, tuple[str, ...]]:
-        """Field of a document -> its columns; without the prefix where the source has no such field."""
-        own = _own_fields(format)
-        return {
-            name.removeprefix(_CORPUS): columns
-            for name, columns in self.fields.items()
-            if name.removeprefix(_CORPUS) in _DOCUMENT_FIELDS
-            and (name.startswith(_CORPUS) or name not in own)
-            and (self.corpus is not None or f"{_CORPUS}{name.removeprefix(_CORPUS)}" in own)
-        }
+        return named, documents
 
 
 def _own_fields(format: Format) -> list[str]:

@@ -6,20 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from searchlora.adapters.aliases import AliasMove, Decision
-from searchlora.eval.policy import (
-    ACCEPTED,
-    SAME_POLICY,
-    SLICE,
-    UNCHANGED,
-)
+from searchlora.eval.policy import SAME_POLICY, UNCHANGED
 from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.result_files import header
 from searchlora.systems.system import BASE
-
-#: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
-BASELINE_DATA = "baseline data"
-
 
 #: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
 BASELINE_DATA = "baseline data"
@@ -67,12 +58,6 @@ def accepted_policy(decisions: Sequence[Decision]) -> Mapping[str, Any] | None:
         if decision.outcome != "refused" or not unexplained:
             return decision.policy
     return None
-
-
-def slice_rules(decision: Decision) -> tuple[str, ...]:
-    """The slice rules of a decision, except those whose missing values were accepted."""
-    rules = [rule for rule in decision.rules if rule.rule.startswith(SLICE)]
-    return tuple(rule.rule for rule in rules if not rule.finding.startswith(ACCEPTED))
 
 
 def removed_version(moves: Sequence[AliasMove], alias: str) -> str:

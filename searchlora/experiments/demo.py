@@ -9,7 +9,7 @@ from pathlib import Path
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.eval.report import Chapter, write_overview
+from searchlora.eval.report.comparison import Chapter, write_overview
 from searchlora.experiments.demo_search import PIPELINE, TOPICS, SearchDemoResult, demo_search
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult

@@ -71,7 +71,7 @@ class EncoderJob(TrainingJob):
         from searchlora.retrieval.bm25 import BM25Index
         from searchlora.retrieval.dense import DenseIndex
         from searchlora.retrieval.encoder import Encoder
-        from searchlora.retrieval.mining import MiningConfig, MiningQuery, mine
+        from searchlora.retrieval.mining import MiningQuery, mine
 
         settings = self.recipe.negatives
         documents = self.dataset.documents()
@@ -97,5 +97,4 @@ class EncoderJob(TrainingJob):
             )
             for record in records
         ]
-        how = MiningConfig(settings.per_query, settings.depth, settings.skip, settings.margin, self.recipe.seed)
-        return mine(sought, documents, retrievers, how, self.steps("Mining negatives"))
+        return mine(sought, documents, retrievers, settings, self.recipe.seed, self.steps("Mining negatives"))

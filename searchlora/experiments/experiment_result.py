@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.formats import read_topics
+from searchlora.eval.formats import read_topics, write_run
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_with_card
 from searchlora.eval.judgments.sources import SourceCounts
 from searchlora.eval.policy import Facts, RuleResult, decide
@@ -164,7 +164,8 @@ class RunFolder:
         elif isinstance(system, PipelineSystem) and result.raw.run is not None:
             path = self.folder / f"{file_name(system.name)}.trec"
             card = self._card(system)
-            write_run_with_card(path, result.raw.run, card.pipeline or system.name, card)
+            write = partial(write_run, run=result.raw.run, tag=card.pipeline or system.name, format="trec")
+            write_run_with_card(path, card, write)
             self.files[system.name] = Source(path=path, format="trec")
         return dataclasses.replace(result, raw=dataclasses.replace(result.raw, run=None))
 

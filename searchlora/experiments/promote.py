@@ -22,7 +22,6 @@ from searchlora.experiments.alias_history import (
     changed_data,
     evidence,
     removed_version,
-    slice_rules,
 )
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult
@@ -117,7 +116,6 @@ def promote(
         removed=removed_version(moves, alias),
         policy=accepted_policy(decisions),
         reason=" ".join((decision.reason or decision.force or "").split()),
-        sliced=slice_rules(decisions[-1]) if decisions else (),
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         too_few={name: f"{why}. {FIX}" for name, why in evaluated.learned.too_few.items()},
         leaked=evaluated.seen_in_training(store),

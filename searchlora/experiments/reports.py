@@ -15,18 +15,10 @@ from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_run
 from searchlora.eval.formatting import figure, interval, markdown_table, markdown_text, p_value, write_json
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import (
-    SHOWN_DOCUMENTS,
-    RetrievedDocument,
-    RowTexts,
-    SlotLine,
-    SystemOutput,
-    extremes,
-    interactions_section,
-    slots_section,
-    write_report,
-)
+from searchlora.eval.report.ablation import SlotLine, interactions_section, slots_section
 from searchlora.eval.report.blocks import Section, markdown
+from searchlora.eval.report.comparison import write_report
+from searchlora.eval.report.examples import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes
 from searchlora.eval.report.plots import cost_plot, svg_file
 from searchlora.eval.trec import ranked, write_run
 from searchlora.experiments.ablation_result import Ablation

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +17,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
 from searchlora.errors import PipelineError, RowError, UsageError
-from searchlora.eval.judgments.card import publish_run
+from searchlora.eval.judgments.card import write_run_with_card
 from searchlora.eval.trec import is_word, run_lines
 from searchlora.files import atomic_text, check_writable, file_sha256, read_rows, resumable_folder
 from searchlora.files.append_log import AppendLog
@@ -114,13 +115,17 @@ def run(
             progress(done, count)
         card = run_card(config.name, built, store)
         for number, path in enumerate([*outs, *traced]):
-            written = (batch["texts"][number] for batch in log)
+            write = partial(_write_texts, texts=(batch["texts"][number] for batch in log))
             if path in traced or _holds_results(path):
-                with atomic_text(path) as file:
-                    file.writelines(written)
+                write(path)
             else:
-                publish_run(path, written, card)
+                write_run_with_card(path, card, write)
     return built.tag, count
+
+
+def _write_texts(path: Path, texts: Iterable[str]) -> None:
+    with atomic_text(path) as file:
+        file.writelines(texts)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def _compared(trials: Sequence[Trial], evaluated: EvaluationResult) -> SweepResu
     settings = [Setting(name, row.value, row.low, row.high, _costs(stored[name])) for name, row in rows.items()]
     known = [cost for cost in COSTS if all(cost in setting.costs for setting in settings)]
     front = {cost: pareto_front(settings, cost, less_is_better=less) for cost in known}
-    _, cheapest = cheapest_equal(settings, comparison, PARAMETERS, less_is_better=less)
+    _, cheapest = cheapest_equal(settings, comparison, PARAMETERS)
     return SweepResult(trials, evaluated, comparison, settings, front, best, cheapest)
 
 

@@ -26,12 +26,8 @@ class AdapterFolders:
     all rows would wait for the computing thread. A load compares the state of the files (inode, size, times) with their
     state when they were hashed, before and after it reads them; changed files are hashed again.
 
-    It holds no reference to the engine, so that the engine can be garbage-collected.
-
-    Args:
-        base: The base model that adapters must fit.
-        store: Where names with a version are found.
-        folders: Name -> folder of adapters that are not in the store; they are not checked.
+    It holds no reference to the engine, so that the engine can be garbage-collected. `folders` are of adapters that are
+    not in the store, by name; they are not checked.
     """
 
     def __init__(self, base: BaseModel, store: Store | None, folders: Mapping[str, Path]) -> None:

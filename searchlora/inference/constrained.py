@@ -28,7 +28,6 @@ class Constraints:
     """Compiles grammars to matchers over the tokenizer's vocabulary.
 
     Args:
-        tokenizer: A fast transformers tokenizer.
         vocabulary: Number of logits of the model; larger than the tokenizer's vocabulary if the model is padded.
         stop_id: The token that ends an answer; a grammar allows it where the answer is complete.
     """

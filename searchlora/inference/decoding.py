@@ -22,7 +22,6 @@ class AnswerState:
     """An answer that is being generated.
 
     Attributes:
-        request: What it answers.
         ids: The tokens so far, the stop token included.
         error: Why it cannot go on.
         stopped: Whether it ended at the stop token or a stop string.
@@ -60,10 +59,7 @@ def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id:
     Answers whose logits are not finite, or whose grammar cannot be followed further, get an error. Greedy answers share
     one `argmax`, the others one `sample`; those with penalties are computed apart, in fp32.
 
-    Args:
-        answers: The answers.
-        logits: The model's logits, shape (answers, vocabulary); changed in place.
-        stop_id: The token that ends an answer.
+    `logits` are the model's, shape (answers, vocabulary); they are changed in place.
     """
     samplers = [answer.request.sampler for answer in answers]
     reporting = [
@@ -95,10 +91,7 @@ def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id:
 def _choose(answers: Sequence[AnswerState], logits: torch.Tensor, rows: Sequence[int]) -> list[int | None]:
     """The next token of each answer, which its grammar allows; None if its logits are not finite or it has an error.
 
-    Args:
-        answers: The answers.
-        logits: Logits of these answers and perhaps others, shape (all rows, vocabulary); masked in place.
-        rows: The row of each answer.
+    `logits` are of these answers (in `rows`) and perhaps others, shape (all rows, vocabulary); masked in place.
     """
     greedy: list[int] = []
     drawn: list[tuple[int, TokenSampler]] = []

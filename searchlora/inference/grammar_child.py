@@ -33,10 +33,8 @@ def _limit(cpu_seconds: float | None) -> None:
 
 
 def main(cpu_seconds: float) -> None:
-    """Read a tokenizer, then grammars, and answer each line when it is done.
-
-    Args:
-        cpu_seconds: Processor time that a grammar may take.
+    """Read a tokenizer, then grammars, and answer each line when it is done; a grammar may take so much processor
+    time.
     """
     from llguidance import LLMatcher, LLTokenizer
 

@@ -32,12 +32,7 @@ _MAX_PASSED, _MAX_IDLE = 1024, 2
 
 
 class GrammarTrial:
-    """Compiles grammars in child processes. Thread-safe.
-
-    Args:
-        tokenizer: A fast transformers tokenizer.
-        stop_id: The token that ends an answer.
-    """
+    """Compiles grammars in child processes. Thread-safe."""
 
     def __init__(self, tokenizer: Any, stop_id: int) -> None:
         self._head = json.dumps({"tokenizer": tokenizer.backend_tokenizer.to_str(), "stop_id": stop_id})

@@ -26,12 +26,10 @@ class InputProcessor:
     """Turns an engine's requests into the scheduler's work items.
 
     Args:
-        renderer: Renders chats to token ids.
         pin: Returns the exact version of an adapter reference.
         context: Context length in tokens; None for unbounded positions.
         vocabulary: Number of logits of the model.
         max_choice_tokens: Maximum number of tokens of one request's choices together.
-        max_prompt_tokens: Maximum length of a prompt in tokens.
         own: Exact reference of the stored version that the model itself is; requests that name it get no adapter.
     """
 

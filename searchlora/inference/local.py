@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -23,7 +22,6 @@ from searchlora.inference.sequential import sequential_core
 from searchlora.inference.settings import WAITING, LocalSettings, local_settings
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
-from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer
 from searchlora.recipe import PromptOptions
 
@@ -180,7 +178,7 @@ class LocalEngine:
         """Refuse new requests and finish the queued ones; those not done after `seconds` fail."""
         self._core.close(seconds)
 
-    def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Completion]:
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `Engine.generate`.
 
         Raises:
@@ -189,16 +187,11 @@ class LocalEngine:
                 nothing is computed.
         """
         queued = self._inputs.generate_requests(requests)
-        self._finish(queued, progress)
+        self._finish(queued)
         return [self._outputs.completion(request, request.result.result()) for request in queued]
 
     def score(
-        self,
-        requests: Sequence[Request],
-        choices: Sequence[Sequence[str]],
-        *,
-        prune_margin: float | None = None,
-        progress: Progress = silent,
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
         """See `Engine.score`; the choices of a request form one tree of tokens after its prompt.
 
@@ -207,7 +200,7 @@ class LocalEngine:
             Otherwise as `generate`.
         """
         queued = self._inputs.score_requests(requests, choices, prune_margin)
-        self._finish([request for request in queued if request.choices], progress)
+        self._finish([request for request in queued if request.choices])
         return [request.result.result() if request.choices else ChoiceScores((), 0, 0) for request in queued]
 
     def generate_answers(self, requests: Sequence[Request], n: int) -> list[list[Completion]]:
@@ -306,7 +299,7 @@ class LocalEngine:
                 request.fail(refused[request.adapter])
         return [request for request in queued if request.adapter not in refused]
 
-    def _finish(self, queued: Sequence[GenerateRequest] | Sequence[ScoreRequest], progress: Progress) -> None:
+    def _finish(self, queued: Sequence[GenerateRequest] | Sequence[ScoreRequest]) -> None:
         """Compute requests and wait for all; the first error cancels the others.
 
         Prompts with one adapter and a common prefix are adjacent, and among them those of similar length.
@@ -315,10 +308,9 @@ class LocalEngine:
         size = self._sorted_together
         windows = [by_prefix[start : start + size] for start in range(0, len(by_prefix), size)]
         ordered = [request for window in windows for request in sorted(window, key=lambda request: -len(request.ids))]
-        count, failed = itertools.count(1), list[BaseException]()
+        failed: list[BaseException] = []
 
         def done(result: Future[Any]) -> None:
-            progress(next(count), len(queued))
             error = None if result.cancelled() else result.exception()
             if error is not None and not failed:
                 failed.append(error)

@@ -25,12 +25,7 @@ _Answer = TypeVar("_Answer", Completion, ChoiceScores)
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request to an engine, and its answer.
-
-    Attributes:
-        choices: The scored choices; empty for generation.
-        known: Whether an earlier call had the same request, so that nothing was computed.
-    """
+    """A request to an engine (without choices: for generation) and its answer; `known`: from an earlier call."""
 
     request: Request
     answer: Answer
@@ -52,7 +47,6 @@ class MeteredEngine:
         ahead: Keys of the answers that were computed ahead for requests of this engine: they do not count as known.
 
     Attributes:
-        prompt_tokens, output_tokens: Of all requests.
         reused: Number of requests whose answer was there before.
     """
 

@@ -107,12 +107,7 @@ class LogprobsById:
 class TokenSampler:
     """The random numbers, token counts and log-probabilities of one answer.
 
-    Args:
-        sampling: How tokens are chosen.
-        answer: Number of this answer among those of one request: each has random numbers of its own.
-
-    Attributes:
-        logprobs: The log-probabilities of the tokens so far, if `sampling` asks for them.
+    Each of the answers to one request, told apart by their number `answer`, has random numbers of its own.
     """
 
     def __init__(self, sampling: Sampling, answer: int = 0) -> None:

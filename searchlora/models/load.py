@@ -11,7 +11,14 @@ from typing import Any, Literal
 from searchlora.errors import BaseModelError, some
 from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.processor import multiplies_bf16
-from searchlora.models.resolve import BaseModel, architectures_of, check_exists, read_json_object, read_modules
+from searchlora.models.resolve import (
+    BaseModel,
+    architectures_of,
+    check_exists,
+    check_no_adapter,
+    read_json_object,
+    read_modules,
+)
 from searchlora.threads import choose_threads, watch_other_processes
 
 Quantization = Literal["nf4", "none"]
@@ -49,14 +56,12 @@ def load_tokenizer(base: BaseModel) -> Any:
 
 
 def computed_in(precision: Precision, device: str | None = None) -> Precision:
-    """The precision in which a model is computed on a device: bf16 is fp32 on a processor that cannot multiply bf16.
+    """The precision in which a model is computed on a device (None: the GPU if there is one): bf16 is fp32 on a
+    processor that cannot multiply bf16.
 
     There PyTorch converts bf16 numbers before it multiplies them: products take 11 times as long as in fp32 with
     AVX-512 but without its bf16 instructions, and 50 times with AVX2 only. fp32 needs up to twice the memory and rounds
     less.
-
-    Args:
-        device: None: the GPU if there is one.
     """
     import torch
 
@@ -85,8 +90,8 @@ def load_model(
 
     Raises:
         BaseModelMoved: if the folder is not there.
-        BaseModelError: for a folder without a causal language model that transformers can load, or with missing
-            weights. An encoder is refused: transformers would load it with a random output layer.
+        BaseModelError: for a folder without a causal language model that transformers can load (it would load an
+            encoder with a random output layer), or with missing weights.
     """
     choose_threads()
     import torch
@@ -135,10 +140,7 @@ def load_encoder(base: BaseModel, *, quantization: Quantization = "none", device
     """A fresh `SentenceTransformer` in float32, frozen, in eval mode.
 
     A folder without `modules.json` is a plain transformer; the mean of its token vectors is the vector of a text.
-
-    Args:
-        quantization: Of the transformer's linear layers, see `load_model`; to train on.
-        device: "cpu", "cuda", ...; by default the GPU if there is one.
+    `quantization` is of the transformer's linear layers, to train on.
 
     Raises:
         BaseModelMoved: if the folder is not there.
@@ -218,7 +220,7 @@ def _contiguous_head_input(model: Any) -> None:
 
 
 def _check_generative(base: BaseModel) -> None:
-    _check_no_adapter(base.path)
+    check_no_adapter(base.path)
     names = architectures_of(read_json_object(base.path / "config.json"))
     if names and not any(part in name for name in names for part in _GENERATIVE):
         raise BaseModelError(
@@ -243,7 +245,7 @@ def _nf4(dtype: Any) -> Any:
 def _check_modules(folder: Path) -> None:
     """Refuse modules that load code, pickles or further modules, whichever release of sentence-transformers runs."""
     file = folder / "modules.json"
-    _check_no_adapter(folder)
+    check_no_adapter(folder)
     for module in read_modules(folder):
         package, _, name = module.type.rpartition(".")
         if package.partition(".")[0] != "sentence_transformers" or name not in _ENCODER_MODULES:
@@ -254,7 +256,7 @@ def _check_modules(folder: Path) -> None:
                 fix=f"Supported: {', '.join(sorted(_ENCODER_MODULES))}.",
             )
         subfolder = folder / module.path
-        _check_no_adapter(subfolder)
+        check_no_adapter(subfolder)
         if name == "Transformer":  # loads safetensors only
             continue
         if pickles := [each.name for each in subfolder.glob("*") if each.suffix.lower() in _PICKLES]:
@@ -263,9 +265,3 @@ def _check_modules(folder: Path) -> None:
                 where=str(subfolder),
                 fix="Save them as safetensors and delete the pickle.",
             )
-
-
-def _check_no_adapter(folder: Path) -> None:
-    """Refuse a folder with an adapter: transformers would load it, even from a pickle, on the base that it names."""
-    if (folder / "adapter_config.json").exists():
-        raise BaseModelError("is the folder of an adapter, not of a base model", where=str(folder))

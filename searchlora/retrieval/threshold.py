@@ -37,17 +37,6 @@ def best_by_sum(
 
     Returns:
         Hits in the order of `ranked`, each as the engine returned it, with the sum as its score.
-
-    Examples:
-        >>> lists = {"title": {"a": 2.0, "b": 2.0}, "text": {"b": 0.5}}
-        >>> best_by_sum(
-        ...     {"title": 1.0, "text": 2.0},
-        ...     lambda field, n: [Hit(document, score) for document, score in lists[field].items()][:n],
-        ...     lambda field, ids: {name: lists[field][name] for name in ids if name in lists[field]},
-        ...     k=1,
-        ...     most=100,
-        ... )
-        [Hit(document='b', score=3.0)]
     """
     count = min(k + _MARGIN, most)
     while True:

@@ -90,15 +90,17 @@ def _family(name: str, raw: Mapping[str, Any], split: str, seed: int) -> Iterato
     drawn = {field: rng.sample(values, len(raw["articles"])) for field, values in raw.get("draws", {}).items()}
     for position, subject in enumerate(raw["articles"]):
         words = _with_capitals({**subject, **{field: values[position] for field, values in drawn.items()}})
-        paragraphs = [" ".join(_sentence(fact, words, rng) for fact in facts) for facts in raw["paragraphs"]]
+        paragraphs = [
+            " ".join(rng.choice(fact["say"]).format_map(words) for fact in facts) for facts in raw["paragraphs"]
+        ]
         yield Article(
             id="",
             family=name,
             split=split,
-            title=_filled(raw["title"], words),
+            title=raw["title"].format_map(words),
             text="\n\n".join(paragraphs),
             facts=list(_facts(raw, words)),
-            unknown=[_filled(question, words) for question in raw["unknown"]],
+            unknown=[question.format_map(words) for question in raw["unknown"]],
         )
 
 
@@ -107,18 +109,10 @@ def _facts(raw: Mapping[str, Any], words: Mapping[str, str]) -> Iterator[Fact]:
         if "ask" in fact:
             yield Fact(
                 number,
-                [_filled(question, words) for question in fact["ask"]],
-                [_filled(question, words) for question in fact["follow"]],
-                _filled(fact["answer"], words),
+                [question.format_map(words) for question in fact["ask"]],
+                [question.format_map(words) for question in fact["follow"]],
+                fact["answer"].format_map(words),
             )
-
-
-def _sentence(fact: Mapping[str, Any], words: Mapping[str, str], rng: Random) -> str:
-    return _filled(rng.choice(fact["say"]), words)
-
-
-def _filled(template: str, words: Mapping[str, str]) -> str:
-    return template.format_map(words)
 
 
 def _with_capitals(words: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import psutil
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from searchlora.errors import TrainingError
 from searchlora.progress import Progress
@@ -41,25 +41,21 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self.if_not_finite = if_not_finite
         self.started = self.last = (time.monotonic(), 0)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        del args, control, kwargs
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        del args, control
         self.started = self.last = (time.monotonic(), 0)
         self.progress(state.global_step, state.max_steps)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float],
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: object, logs: Mapping[str, float], **_: object
     ) -> None:
-        del args, control, kwargs
+        del args, control
         if "loss" not in logs:
             return
-        self._check_finite(state.global_step, logs)
+        for key, name in (("loss", "loss"), ("grad_norm", "gradient norm")):
+            if not math.isfinite(value := float(logs.get(key, 0.0))):
+                what = f"the {name} is {value} at step {state.global_step}"
+                raise TrainingError(what, where="training", fix=self.if_not_finite)
         now = (time.monotonic() - self.log.paused, self.tokens_seen())
         speed = (now[1] - self.last[1]) / max(now[0] - self.last[0], 1e-9)
         self.last = now
@@ -76,12 +72,6 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             },
         )
         self.progress(state.global_step, state.max_steps, f"loss {loss:.3f}  {speed:,.0f} tokens/s  {memory:.1f} GB")
-
-    def _check_finite(self, step: int, logs: Mapping[str, float]) -> None:
-        for key, name in (("loss", "loss"), ("grad_norm", "gradient norm")):
-            value = float(logs.get(key, 0.0))
-            if not math.isfinite(value):
-                raise TrainingError(f"the {name} is {value} at step {step}", where="training", fix=self.if_not_finite)
 
 
 def peak_memory() -> float:
@@ -128,10 +118,8 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         file = self.folder / BEST
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        del args, kwargs
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        del args
         if not self._is_due(state.global_step, state.max_steps):
             return
         current = self.folder / "current"
@@ -150,7 +138,8 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
             self._keep(current, {"step": state.global_step, **measures})
         elif self._validations_since(best["step"]) >= (self.recipe.validation.patience or math.inf):
             control.should_training_stop = True
-            _mark_stopped(self.folder, state.global_step)
+            # Resuming must not continue the run.
+            (self.folder / STOPPED).write_text(str(state.global_step), encoding="utf-8")
 
     def _is_due(self, step: int, last_step: int) -> bool:
         """At the last step, and at each interval before it unless the last step follows within half an interval."""
@@ -178,10 +167,6 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         temporary = self.folder / f"{BEST}.tmp"
         temporary.write_text(json.dumps(measured), encoding="utf-8")
         temporary.replace(self.folder / BEST)
-
-
-def _mark_stopped(folder: Path, step: int) -> None:
-    (folder / STOPPED).write_text(str(step), encoding="utf-8")
 
 
 def stopped_step(folder: Path) -> int | None:

@@ -18,7 +18,6 @@ from searchlora.training.training_run import TrainingResult, TrainingRun
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
     from searchlora.training.callbacks import Validate
     from searchlora.training.contrastive_losses import EncodeDocuments
@@ -52,6 +51,8 @@ def train_encoder(
         TrainingError: for a loss that is not finite.
     """
     with quiet(), off_the_hub():  # the trainers import bitsandbytes
+        from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
+
         from searchlora.training.callbacks import peak_memory
         from searchlora.training.contrastive_trainer import PairTrainer
 
@@ -63,7 +64,9 @@ def train_encoder(
         loss = (
             _loss(model, recipe, rows) if recipe.sides == "both" else _query_loss(model, recipe, rows, encode_documents)
         )
-        trainer = PairTrainer(model, _arguments(recipe, run), rows, loss, recipe)
+        checkpointing = recipe.optim.gradient_checkpointing
+        arguments = SentenceTransformerTrainingArguments(**run.arguments(), gradient_checkpointing=checkpointing)
+        trainer = PairTrainer(model, arguments, rows, loss, recipe)
     result = run.execute(
         trainer,
         save,
@@ -127,12 +130,3 @@ def _loss(model: SentenceTransformer, recipe: EncoderRecipe, rows: Sequence[Pair
             fix=f"Give {largest} and smaller dimensions.",
         )
     return losses.MatryoshkaLoss(model, loss, recipe.matryoshka)  # type: ignore[no-any-return]
-
-
-def _arguments(recipe: EncoderRecipe, run: TrainingRun) -> SentenceTransformerTrainingArguments:
-    from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
-
-    return SentenceTransformerTrainingArguments(
-        **run.arguments(),
-        gradient_checkpointing=recipe.optim.gradient_checkpointing,
-    )

@@ -27,8 +27,7 @@ class GradedRows:
 
     Attributes:
         position: Number of completion tokens before the one that tells the grades apart.
-        token_ids: That token of each grade, shape (grades,).
-        grades: Value of each grade.
+        token_ids, grades: That token and the value of each grade, shape (grades,).
         groups: Hash of the group of each row, shape (rows,); 63 bits, which torch holds.
         shares: Share of raters for each grade, shape (rows, grades).
     """
@@ -80,9 +79,6 @@ def graded_rows(task: GenerationTask, renderer: Renderer, records: Sequence[Reco
 
 def choice_tokens(completions: Sequence[Sequence[int]]) -> tuple[int, tuple[int, ...]]:
     """Where completions differ: number of tokens that all begin with, and the next token of each.
-
-    Args:
-        completions: Token ids of each grade, stop token included.
 
     Raises:
         TrainingError: if two completions have the same token there, or one ends before it.
@@ -137,13 +133,6 @@ def ranking_loss(
         expected: The raters' mean grades divided by the temperature, shape (rows,).
         groups: Group of each row, shape (rows,).
         weights: Weight of each row, shape (rows,). A pair or group counts with the mean of its rows.
-
-    Examples:
-        >>> import torch
-        >>> scores, grades = torch.tensor([1.0, 0.0, 5.0]), torch.tensor([0.0, 1.0, 0.0])
-        >>> loss = ranking_loss(scores, grades, torch.tensor([1, 1, 2]), torch.ones(3), kind="ranknet")
-        >>> round(loss.item(), 3)  # log(1 + e)
-        1.313
     """
     import torch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,12 @@ from searchlora.files import atomic_text
 class MetricsLog:
     """`metrics.jsonl`: one JSON object per logged step, appended while training runs.
 
-    Args:
-        path: The file.
-        resumed_step: The step of the checkpoint that training resumes from; 0 for a new training run. Lines of later
-            steps were written between that checkpoint and the interruption and are removed.
+    Lines after `resumed_step`, the step of the checkpoint that training resumes from, are removed: they were written
+    between that checkpoint and the interruption.
 
     Attributes:
         paused: Seconds of this process spent on validation, not on training.
-        tokens_before: Tokens trained on before this process started.
-        seconds_before: Seconds trained before this process started.
+        tokens_before, seconds_before: Of training before this process started.
     """
 
     def __init__(self, path: Path, resumed_step: int = 0) -> None:
@@ -64,12 +62,13 @@ def plot_losses(metrics: Path, target: Path, unit: str) -> None:
     from matplotlib.figure import Figure
 
     lines = read_metrics(metrics)
-    training = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    steps, losses = zip(*((line["step"], line["loss"]) for line in lines if "loss" in line), strict=True)
+    smoothed = list(accumulate(losses, lambda average, loss: 0.9 * average + 0.1 * loss))
     validation = [(line["step"], line["validation_loss"]) for line in lines if "validation_loss" in line]
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(*zip(*training, strict=True), color="#9db4d6", linewidth=0.8, label="training, each step")
-    axes.plot(*zip(*_moving_average(training), strict=True), color="#2f5d9b", linewidth=1.6, label="training, smoothed")
+    axes.plot(steps, losses, color="#9db4d6", linewidth=0.8, label="training, each step")
+    axes.plot(steps, smoothed, color="#2f5d9b", linewidth=1.6, label="training, smoothed")
     if validation:
         axes.plot(*zip(*validation, strict=True), "o-", color="#c4572e", markersize=4, label="validation")
     axes.set_xlabel("step")
@@ -78,11 +77,3 @@ def plot_losses(metrics: Path, target: Path, unit: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     FigureCanvasSVG(figure).print_svg(str(target))
-
-
-def _moving_average(points: list[tuple[int, float]], weight: float = 0.9) -> list[tuple[int, float]]:
-    smoothed, average = [], points[0][1]
-    for step, value in points:
-        average = weight * average + (1 - weight) * value
-        smoothed.append((step, average))
-    return smoothed

@@ -17,14 +17,7 @@ BLOCK = 16
 
 
 def documents_of(rows: Iterable[PairRow]) -> dict[str, int]:
-    """The distinct positives and negatives of rows and their keys, in the order of the rows.
-
-    Examples:
-        >>> tent = PairRow("tent", "a red tent", ("a boot",), relevant=frozenset({1}), shown=(1, 2))
-        >>> boot = PairRow("boots", "a boot", ("a lamp",), relevant=frozenset({2}), shown=(2, 3))
-        >>> documents_of([tent, boot])
-        {'a red tent': 1, 'a boot': 2, 'a lamp': 3}
-    """
+    """The distinct positives and negatives of rows and their keys, in the order of the rows."""
     return {text: key for row in rows for text, key in zip((row.positive, *row.negatives), row.shown, strict=True)}
 
 
@@ -32,13 +25,9 @@ class PairBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
     """Batches of rows in random order, each row once per epoch.
 
     Among the rows of 16 batches, those with documents of similar length share a batch, which reduces padding, and those
-    with the same document, which is then encoded once for all of them. The batches of an epoch are the same for the
-    same seed.
-
-    Args:
-        rows: In the order of the dataset.
-        batch_size: Rows per batch. A row that would be alone at the end, without a negative, is in the batch before it.
-        by_length: Whether documents are encoded; else rows are in random order.
+    with the same document, which is then encoded once for all of them; unless `by_length` is false, as documents are
+    not encoded. A row that would be alone at the end, without a negative, is in the batch before it. The batches of an
+    epoch are the same for the same seed.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ class PairRow:
     """A row of contrastive training.
 
     Attributes:
-        anchor: The text that is encoded as a query.
         positive: A text that the anchor should rank first.
         negatives: Texts that the anchor should rank below the positive.
         relevant: Keys of all positives of the anchor in the dataset, or the key of its label.
@@ -81,36 +81,30 @@ def _rows_by_text(
 ) -> list[PairRow]:
     candidates = [(record, [*task.negatives(record), *mined.get(str(record["id"]), ())]) for record in records]
     count = negatives if any(texts for _, texts in candidates) else 0
-    fillers = _Fillers([text for record in records for text in task.positives(record)])
+    positives = [text for record in records for text in task.positives(record)]
+    fillers = itertools.cycle(positives)
     rows = []
     for record, texts in candidates:
         relevant = frozenset(map(text_key, task.positives(record)))
         for positive in task.positives(record):
-            chosen = fillers.complete(texts, count, relevant)
+            chosen = _completed(texts, count, relevant, fillers, len(positives))
             shown = tuple(map(text_key, [positive, *chosen]))
             rows.append(PairRow(task.query(record), positive, tuple(chosen), relevant, shown))
     return rows
 
 
-class _Fillers:
-    """Texts that complete rows with too few negatives, taken in turn."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.texts = texts
-        self.position = 0
-
-    def complete(self, negatives: Sequence[str], count: int, relevant: frozenset[int]) -> list[str]:
-        """`count` distinct texts, the negatives first, none of them relevant."""
-        chosen = [text for text in dict.fromkeys(negatives) if text_key(text) not in relevant][:count]
-        tried = 0
-        while len(chosen) < count and tried < len(self.texts):
-            text = self.texts[self.position % len(self.texts)]
-            self.position, tried = self.position + 1, tried + 1
-            if text_key(text) not in relevant and text not in chosen:
-                chosen.append(text)
-        if len(chosen) < count:
-            raise TrainingError(f"there are no {count} negatives for a query", fix="Lower negatives.per_query.")
-        return chosen
+def _completed(
+    negatives: Sequence[str], count: int, relevant: frozenset[int], fillers: Iterator[str], tries: int
+) -> list[str]:
+    """`count` distinct texts, the negatives first, none of them relevant; of the fillers, so many are tried."""
+    chosen = [text for text in dict.fromkeys(negatives) if text_key(text) not in relevant][:count]
+    while len(chosen) < count and tries:
+        text, tries = next(fillers), tries - 1
+        if text_key(text) not in relevant and text not in chosen:
+            chosen.append(text)
+    if len(chosen) < count:
+        raise TrainingError(f"there are no {count} negatives for a query", fix="Lower negatives.per_query.")
+    return chosen
 
 
 def _rows_by_label(task: EncoderTask, records: Sequence[Record], seed: int) -> Iterator[PairRow]:

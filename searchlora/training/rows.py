@@ -14,6 +14,12 @@ from searchlora.records import Record
 from searchlora.task import GenerationTask
 from searchlora.training.graded import GradedRows, graded_rows
 
+#: Number of batches within which rows are sorted by length.
+_BLOCK = 32
+
+#: Chunks searched for one that fits into a batch.
+_LOOKAHEAD = 64
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -86,19 +92,13 @@ class LengthGroupedBatches:
     transformers' own grouping leaves the batches of a block sorted from long to short. Here their order is random, and
     the same for the same seed and epoch, so a resumed run sees the same batches.
 
-    Args:
-        lengths: Tokens of each row.
-        batch_size: Rows per batch.
-        seed: Of the order.
-        block: Number of batches within which rows are sorted by length.
-
     Examples:
         >>> list(LengthGroupedBatches([9, 1, 8, 2], batch_size=2, seed=0))
         [1, 3, 2, 0]
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, block: int = 32) -> None:
-        self.lengths, self.batch_size, self.seed, self.block = lengths, batch_size, seed, block
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -118,7 +118,7 @@ class LengthGroupedBatches:
     def _batches(self, generator: random.Random) -> list[list[int]]:
         order = list(range(len(self.lengths)))
         generator.shuffle(order)
-        size = self.block * self.batch_size
+        size = _BLOCK * self.batch_size
         grouped: list[int] = []
         for start in range(0, len(order), size):
             grouped += sorted(order[start : start + size], key=lambda index: (self.lengths[index], index))
@@ -130,12 +130,6 @@ class GroupedBatches(LengthGroupedBatches):
 
     The rows of a group are sorted by grade and dealt in turn to chunks of at most `group_size`. Chunks of similar
     length share a batch, and the batches are shuffled. A chunk is split only where no other fills its batch.
-
-    Examples:
-        >>> groups, grades = [5, 5, 5, 5, 7], [0, 0, 1, 1, 2]
-        >>> rows = list(GroupedBatches([9] * 5, groups, grades, batch_size=2, group_size=2, seed=0))
-        >>> [sorted(grades[row] for row in rows[start : start + 2]) for start in (0, 2, 4)]
-        [[0, 1], [0, 1], [2]]
     """
 
     def __init__(
@@ -146,9 +140,8 @@ class GroupedBatches(LengthGroupedBatches):
         batch_size: int,
         group_size: int,
         seed: int,
-        block: int = 32,
     ) -> None:
-        super().__init__(lengths, batch_size, seed, block)
+        super().__init__(lengths, batch_size, seed)
         self.grades, self.group_size = grades, group_size
         self._rows: dict[int, list[int]] = {}
         for row, group in enumerate(groups):
@@ -161,7 +154,7 @@ class GroupedBatches(LengthGroupedBatches):
             number = -(-len(rows) // self.group_size)
             chunks += [rows[start::number] for start in range(number)]
         generator.shuffle(chunks)
-        in_block = self.block * self.batch_size // self.group_size
+        in_block = _BLOCK * self.batch_size // self.group_size
         ordered: list[list[int]] = []
         for start in range(0, len(chunks), in_block):
             ordered += sorted(chunks[start : start + in_block], key=lambda chunk: max(self.lengths[r] for r in chunk))
@@ -181,7 +174,3 @@ def _packed(chunks: Sequence[list[int]], size: int) -> Iterator[list[int]]:
             if chunk[room:]:
                 waiting.insert(0, chunk[room:])
         yield batch
-
-
-#: Chunks searched for one that fits into a batch.
-_LOOKAHEAD = 64

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from searchlora.models.batch import FAST_MODEL, collate
 from searchlora.models.libraries import quiet
 from searchlora.models.load import computed_in, load_model, load_tokenizer, number_of_parameters
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
-from searchlora.prompts import Example, Renderer
+from searchlora.prompts import Renderer
 from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.task import GenerationTask
@@ -19,9 +19,7 @@ from searchlora.training.rows import Rows, render_rows
 from searchlora.training.training_run import TrainingResult, TrainingRun
 
 if TYPE_CHECKING:
-    import datasets
     import torch
-    import trl
 
     from searchlora.training.callbacks import Validate
 
@@ -57,8 +55,10 @@ def train_adapter(
         RenderError: for a record that cannot be rendered; names the record.
     """
     import torch
+    from datasets import Dataset
+    from trl import SFTConfig
 
-    from searchlora.adapters.attach import load_weights, save_adapter
+    from searchlora.adapters.attach import load_weights, new_adapter, save_adapter
     from searchlora.adapters.full_model import save_llm
     from searchlora.cpu import backend
     from searchlora.training.callbacks import peak_memory
@@ -67,17 +67,27 @@ def train_adapter(
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     tokenizer = load_tokenizer(base)
     rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights)
-    model = _trained_model(base, recipe)
+    if recipe.is_full:
+        model = load_model(base, precision="fp32").requires_grad_(True)
+    else:
+        model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
     parameters = number_of_parameters(model, trained_too=recipe.is_full)
     if start is not None:
         load_weights(model, start)
     with quiet():
         trainer = CompletionTrainer(
             model=model,
-            args=_arguments(recipe, run),
-            train_dataset=_dataset(rows),
+            args=SFTConfig(
+                **run.arguments(),
+                activation_checkpointing=recipe.optim.gradient_checkpointing,
+                bf16=computed_in(recipe.precision) == "bf16" and (torch.cuda.is_available() or recipe.is_full),
+                max_length=None,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                remove_unused_columns=False,
+            ),
+            train_dataset=Dataset.from_dict({"row": range(len(rows.examples))}),
             processing_class=tokenizer,
-            data_collator=lambda batch: _batch(batch, tokenizer.pad_token_id),
+            data_collator=lambda batch: _batch(rows, [each["row"] for each in batch], tokenizer.pad_token_id),
             rows=rows,
             recipe=recipe,
         )
@@ -107,43 +117,7 @@ def train_adapter(
     return result
 
 
-def _trained_model(base: BaseModel, recipe: Recipe) -> Any:
-    """The base with a new adapter, or the base in fp32 with all of its weights unfrozen."""
-    from searchlora.adapters.attach import new_adapter
-
-    if recipe.is_full:
-        return load_model(base, precision="fp32").requires_grad_(True)
-    return new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
-
-
-def _arguments(recipe: Recipe, run: TrainingRun) -> trl.SFTConfig:
-    import torch
-    from trl import SFTConfig
-
-    return SFTConfig(
-        **run.arguments(),
-        activation_checkpointing=recipe.optim.gradient_checkpointing,
-        bf16=computed_in(recipe.precision) == "bf16" and (torch.cuda.is_available() or recipe.is_full),
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-    )
-
-
-def _dataset(rows: Rows) -> datasets.Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_dict(
-        {
-            "input_ids": [list(example.input_ids) for example in rows.examples],
-            "prompt_length": [example.prompt_length for example in rows.examples],
-            "row": list(range(len(rows.examples))),
-        }
-    )
-
-
-def _batch(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+def _batch(rows: Rows, indices: Sequence[int], pad_id: int) -> dict[str, torch.Tensor]:
     import torch
 
-    examples = [Example(tuple(row["input_ids"]), row["prompt_length"]) for row in rows]
-    return {**collate(examples, pad_id), "row": torch.tensor([row["row"] for row in rows])}
+    return {**collate([rows.examples[row] for row in indices], pad_id), "row": torch.tensor(indices)}

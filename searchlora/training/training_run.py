@@ -133,32 +133,27 @@ class TrainingRun:
         """
         from transformers import PrinterCallback
 
-        trainer.remove_callback(PrinterCallback)
-        with _write_errors(self.folder):
-            return self._execute(trainer, save, loss_unit, details)
-
-    def _execute(
-        self, trainer: Any, save: Callable[[Path], None], loss_unit: str, details: Mapping[str, Any]
-    ) -> TrainingResult:
         from searchlora.training.callbacks import MetricsCallback, ValidationCallback
 
+        trainer.remove_callback(PrinterCallback)
         resumed_step = step_of(self.checkpoint)
-        log = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
-        trainer.add_callback(MetricsCallback(log, self.progress, lambda: trainer.tokens_seen, self._if_not_finite))
-        best = None
-        if self.validate is not None:
-            validation = ValidationCallback(self.recipe, self.folder, self.validate, save, log)
-            trainer.add_callback(validation)
-        with quiet():
-            _train(trainer, self.checkpoint)
-        if self.validate is not None:
-            best = validation.best
-        adapter = self.folder / ("best" if best else "adapter")
-        if not best:
-            shutil.rmtree(adapter, ignore_errors=True)
-            save(adapter)
-        last = [line for line in read_metrics(log.path) if "loss" in line][-1]
-        plot_losses(log.path, self.folder / "loss.svg", loss_unit)
+        with _write_errors(self.folder):
+            log = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
+            trainer.add_callback(MetricsCallback(log, self.progress, lambda: trainer.tokens_seen, self._if_not_finite))
+            best = None
+            if self.validate is not None:
+                validation = ValidationCallback(self.recipe, self.folder, self.validate, save, log)
+                trainer.add_callback(validation)
+            with quiet():
+                _train(trainer, self.checkpoint)
+            if self.validate is not None:
+                best = validation.best
+            adapter = self.folder / ("best" if best else "adapter")
+            if not best:
+                shutil.rmtree(adapter, ignore_errors=True)
+                save(adapter)
+            last = [line for line in read_metrics(log.path) if "loss" in line][-1]
+            plot_losses(log.path, self.folder / "loss.svg", loss_unit)
         summary = {
             "steps": trainer.state.global_step,
             "seconds": last["seconds"],

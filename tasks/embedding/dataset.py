@@ -9,17 +9,16 @@ from typing import Any
 from searchlora.data.collection import shop_collection
 from searchlora.data.formats import judged_collections, judgments, msrd, squad, tables
 from searchlora.data.formats.common import (
-    NATIVE,
     Converted,
     FormatReader,
     FormatRows,
     converted,
     field_map,
     mapped,
-    native,
-    native_columns,
+    native_format,
     pair_id,
     read_tables,
+    shop_format,
     whole_number,
     with_split,
 )
@@ -27,7 +26,7 @@ from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError
 from searchlora.eval.judgments.sources import Source, merged_source
 from searchlora.eval.text_identity import normalised
-from searchlora.files import Rows, read_rows
+from searchlora.files import read_rows
 from searchlora.records import Collection, Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.embedding.collections import (
     CLICKS_OPTIONS,
@@ -38,13 +37,6 @@ from searchlora.tasks.embedding.collections import (
     judged_records,
     own_texts,
 )
-
-SHOP_RECORDS = "embedding.jsonl"
-
-REQUIRED_FIELDS = ("id", "group", "query")
-
-#: Fields that a table cell holds as JSON.
-JSON_FIELDS = ("positives", "negatives")
 
 #: Columns of pairs and triples -> description of the option that renames them.
 PAIR_COLUMNS: Mapping[str, Option] = {
@@ -61,10 +53,6 @@ def check_kind(records: Iterable[Record]) -> None:
         raise DataError(
             "some records have a label and others have positives", fix="Build two datasets, and train two adapters."
         )
-
-
-def _native(source: Path, options: Options) -> Rows:
-    return native(source, options, REQUIRED_FIELDS, JSON_FIELDS)
 
 
 def _pairs(source: Path, options: Options) -> FormatRows:
@@ -181,11 +169,11 @@ def _with_own_texts(name: str, description: str, read: FormatReader, **more: Any
 FORMATS: Mapping[str, Format] = {
     format.name: format
     for format in (
-        _with_own_texts(
-            "native",
-            NATIVE,
-            _native,
-            options=native_columns(*REQUIRED_FIELDS, "positives", "negatives", "label"),
+        native_format(
+            ("id", "group", "query"),
+            ("positives", "negatives", "label"),
+            as_json=("positives", "negatives"),
+            own_texts=own_texts,
         ),
         _with_own_texts(
             "pairs",
@@ -244,13 +232,9 @@ FORMATS: Mapping[str, Format] = {
             description="BANKING77 (train.csv, test.csv): utterances with their intent",
             read=mapped(lambda source, _: tables.read_labelled(source, tables.BANKING77), _labelled),
         ),
-        Format(
-            name="shop",
-            graded_by="synthetic",
-            description="a folder written by the synthetic shop: queries with relevant products",
-            read=mapped(
-                lambda source, _: read_rows(source / SHOP_RECORDS, ("id", "group", "query", "positive")), _shop
-            ),
+        shop_format(
+            "embedding.jsonl",
+            mapped(lambda source, _: read_rows(source, ("id", "group", "query", "positive")), _shop),
             collection=shop_collection,
         ),
     )

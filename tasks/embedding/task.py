@@ -11,7 +11,6 @@ from typing import Any
 from searchlora.eval.aggregate import macro_f1
 from searchlora.eval.evaluation import Evaluation, confusion_matrix
 from searchlora.eval.measures import RETRIEVAL_MEASURES, retrieval_notes, retrieval_values, with_relevant
-from searchlora.outputs import InvalidOutput
 from searchlora.records import Options, Record
 from searchlora.task import EncoderTask, EvaluationInput
 from searchlora.tasks.embedding.dataset import FORMATS, check_kind
@@ -94,10 +93,7 @@ def _evaluate_run(inputs: EvaluationInput) -> Evaluation:
 
 def _evaluate_classes(inputs: EvaluationInput) -> Evaluation:
     gold = {str(record["id"]): str(record["label"]) for record in inputs.records}
-    predicted = {
-        id_: None if isinstance(output, InvalidOutput) else str(output)
-        for id_, output in zip(gold, inputs.outputs, strict=True)
-    }
+    predicted = {id_: None if output is None else str(output) for id_, output in inputs.valid.items()}
     labels = sorted({*gold.values(), *(label for label in predicted.values() if label is not None)})
     return Evaluation(
         headline="macro-F1",

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from searchlora.eval.aggregate import Aggregate, f1, macro_f1, micro_f1, precision, recall
-from searchlora.eval.calibration import Curve, calibration_curve, expected_calibration_error
+from searchlora.eval.calibration import CurvePoint, calibration_curve, expected_calibration_error
 from searchlora.eval.evaluation import Evaluation, confusion_matrix
-from searchlora.outputs import InvalidOutput, Label
+from searchlora.outputs import Label
 from searchlora.task import EvaluationInput
 from searchlora.tasks.intent.settings import scope_field
 
@@ -42,10 +42,7 @@ def evaluate(settings: Mapping[str, Any], inputs: EvaluationInput) -> Evaluation
         inputs: Outputs are `Label` for kind "label", a list of strings for "labels", a JSON object for "object".
     """
     kind = settings["kind"]
-    predicted = {
-        id_: None if isinstance(output, InvalidOutput) else output
-        for id_, output in zip(inputs.ids, inputs.outputs, strict=True)
-    }
+    predicted = inputs.valid
     gold = {str(record["id"]): record[kind] for record in inputs.records if kind in record}
     measured = _MEASURE[kind](settings, gold, {id_: predicted[id_] for id_ in gold}, inputs.clusters)
     return replace(
@@ -98,7 +95,7 @@ def _calibration(
     gold: Mapping[str, str],
     outputs: Mapping[str, Label | None],
     clusters: Mapping[str, str],
-) -> tuple[dict[str, Aggregate], dict[str, Curve]]:
+) -> tuple[dict[str, Aggregate], dict[str, list[CurvePoint]]]:
     """Calibration of the most likely label's probability; empty where no output has probabilities."""
     probability: dict[str, float] = {}
     correct: dict[str, bool] = {}

@@ -18,6 +18,7 @@ from searchlora.data.formats.common import (
     mapped,
     native,
     native_columns,
+    shop_format,
     whole_number,
     with_options,
     yes_or_no,
@@ -31,7 +32,6 @@ from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, GradeSca
 
 _DIGIT = re.compile("-?[0-9]{1,9}")
 
-SHOP_RECORDS = "judgment.jsonl"
 REQUIRED_FIELDS = ("id", "group", "query", "passage", "grade")
 UNJUDGED = {"unjudged": Option("number of unjudged passages per query to add with grade 0", "whole number ≥ 0", "0")}
 
@@ -154,13 +154,7 @@ FORMATS: Mapping[str, Format] = {
             options=judgments.OPTIONS,
             needs=("query", "grade"),
         ),
-        Format(
-            name="shop",
-            graded_by="synthetic",
-            description="a folder written by the synthetic shop",
-            read=lambda source, options: _native(source / SHOP_RECORDS, options),
-            implied=_of_products,
-        ),
+        shop_format("judgment.jsonl", _native, implied=_of_products),
         Format(
             name="trecdl",
             description="TREC Deep Learning: a folder with the retrieved passages as JSON, and the qrels",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from searchlora.eval import grade_measures
 from searchlora.eval.calibration import calibration_curve, expected_calibration_error
 from searchlora.eval.evaluation import Evaluation, confusion_matrix
-from searchlora.outputs import Grade, InvalidOutput
+from searchlora.outputs import Grade
 from searchlora.records import Record
 from searchlora.task import EvaluationInput
 
@@ -46,16 +46,13 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
         scale: The grades in ascending order.
         relevant: The lowest grade that counts as relevant.
     """
-    ids, outputs = inputs.ids, inputs.outputs
+    valid = inputs.valid
     gold = {str(record["id"]): int(record["grade"]) for record in inputs.records}
-    predicted = {
-        id_: None if isinstance(output, InvalidOutput) else int(output.value)
-        for id_, output in zip(ids, outputs, strict=True)
-    }
+    predicted = {id_: None if output is None else int(output.value) for id_, output in valid.items()}
     probability = {
         id_: _probability_relevant(output, scale, relevant)
-        for id_, output in zip(ids, outputs, strict=True)
-        if isinstance(output, Grade) and output.probabilities is not None
+        for id_, output in valid.items()
+        if output is not None and output.probabilities is not None
     }
     is_relevant = {id_: gold[id_] >= relevant for id_ in probability}
     measures = grade_measures.grade_measures(scale, relevant)
@@ -69,7 +66,7 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
     return Evaluation(
         headline=KAPPA,
         values={
-            "agreement": {id_: float(predicted[id_] == gold[id_]) for id_ in ids},
+            "agreement": {id_: float(predicted[id_] == grade) for id_, grade in gold.items()},
             MAE: {
                 id_: float(worst[gold[id_]] if grade is None else abs(grade - gold[id_]))
                 for id_, grade in predicted.items()

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats import squad, tables
-from searchlora.data.formats.common import NATIVE, Converted, FormatReader, FormatRows, mapped, native, native_columns
+from searchlora.data.formats.common import (
+    NATIVE,
+    Converted,
+    FormatReader,
+    FormatRows,
+    mapped,
+    native,
+    native_columns,
+    shop_format,
+)
 from searchlora.data.formats.conversations import mtrag_keys, read_mtrag
 from searchlora.data.splits import connected
 from searchlora.eval.text_identity import normalised
@@ -18,8 +28,6 @@ from searchlora.records import Document, Format, Option, Options, Record, Reject
 from searchlora.tasks.rag_answer import distractors, settings
 from searchlora.tasks.rag_answer.citations import sentences
 from searchlora.tasks.rag_answer.distractors import PassagePool, RecordPlan, SourceQuestion, make_rows
-
-SHOP_RECORDS = "rag_answer.jsonl"
 
 REQUIRED_FIELDS = ("id", "group", "question", "passages", "answerable")
 
@@ -247,13 +255,7 @@ FORMATS: Mapping[str, Format] = {
             _native,
             native_columns(*REQUIRED_FIELDS, "history", "answer", "reference", "gold"),
         ),
-        _format(
-            "shop",
-            "a folder written by the synthetic shop",
-            lambda source, options: _native(source / SHOP_RECORDS, options),
-            {},
-            graded_by="synthetic",
-        ),
+        replace(shop_format("rag_answer.jsonl", _checked(_native)), options=settings.OPTIONS),
         _format(
             "mtrag",
             "MT-RAG reference tasks (reference.jsonl); distractors from the passages of the same collection",

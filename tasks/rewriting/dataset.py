@@ -8,23 +8,23 @@ from pathlib import Path
 from searchlora.data.collection import shop_collection
 from searchlora.data.formats import cast, conversations, msrd, query_log, tables
 from searchlora.data.formats.common import (
-    NATIVE,
     Converted,
     FormatRows,
     converted,
     mapped,
     native,
     native_columns,
+    native_format,
+    shop_format,
     with_options,
 )
 from searchlora.data.splits import connected
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
-from searchlora.files import Rows, read_text
+from searchlora.files import read_text
 from searchlora.records import Format, Option, Options, Record, SourceReport, SourceRow
 from searchlora.tasks.rewriting import reduction
 
-SHOP_RECORDS = "rewriting.jsonl"
 VOCABULARY = "vocabulary.json"
 
 #: Year -> description of the formats whose topic file includes the rewrites.
@@ -41,14 +41,8 @@ OPTIONS: Mapping[str, Option] = {
     reduction.WORDS: reduction.OPTION,
 }
 
-REQUIRED_FIELDS = ("id", "group", "query", "rewrite")
-
 #: Fields that a table cell holds as JSON.
 JSON_FIELDS = ("history", "protected", "turn", "needs_rewrite")
-
-
-def _native(source: Path, options: Options) -> Rows:
-    return native(source, options, REQUIRED_FIELDS, JSON_FIELDS)
 
 
 def _queries(source: Path, options: Options) -> FormatRows:
@@ -111,23 +105,13 @@ def _with_protected(record: Record, words: list[str]) -> Record:
     return {**record, "protected": [*own, *matches]} if matches else record
 
 
+_NATIVE = native_format(("id", "group", "query", "rewrite"), ("history", "turn", "kind"), JSON_FIELDS)
+
 FORMATS: Mapping[str, Format] = {
     format.name: with_options(format, OPTIONS, _by_options)
     for format in (
-        Format(
-            name="native",
-            description=NATIVE,
-            read=_native,
-            options=native_columns(*REQUIRED_FIELDS, "history", "turn", "kind"),
-        ),
-        Format(
-            name="shop",
-            graded_by="synthetic",
-            description="a folder written by the synthetic shop",
-            read=lambda source, options: _native(source / SHOP_RECORDS, options),
-            collection=shop_collection,
-            sidecars=(VOCABULARY,),
-        ),
+        _NATIVE,
+        shop_format("rewriting.jsonl", _NATIVE.read, collection=shop_collection, sidecars=(VOCABULARY,)),
         Format(
             name="canard",
             description="CANARD (train.json, dev.json, test.json); its answers become the collection",

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.judge.prediction_powered import prediction_powered_difference, prediction_powered_measure
+from searchlora.eval.judge.prediction_powered import prediction_powered_measure
 from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_judgments, write_run_card
 from searchlora.eval.trec import read_run, write_qrels, write_run
 
@@ -52,7 +52,7 @@ def test_figures_equal_those_of_the_python_functions(folder, cli):
     people, judge = read_qrels(folder / "human.txt"), read_qrels(folder / "llm.txt")
     a, b = (read_run(folder / f"{name}.trec") for name in ("a", "b"))
     assert found["runs"]["a"]["low"] == prediction_powered_measure(a, people, judge).low
-    difference = prediction_powered_difference(b, a, people, judge)
+    difference = prediction_powered_measure(b, people, judge, minus=a)
     assert found["differences"]["b"]["value"] == difference.value > 0
 
 

@@ -35,8 +35,7 @@ class Report:
     def measures(self) -> list[str]:
         made = to_json(self.compared(), Header("", "", "", "", {}))
         shown = [row["measure"] for key in ("rows", "unjudged", "weighted") for row in made.get(key, ())]
-        totals = [name for figures in made.get("totals", {}).values() for name in figures]
-        return list(dict.fromkeys([*shown, *totals]))
+        return list(dict.fromkeys(shown))
 
 
 def repeated(records: Sequence[Record], times: int = 5) -> list[Record]:
@@ -178,7 +177,7 @@ def test_ideal_outputs_are_worse_in_no_measure(name):
 
 def test_costs_and_measures_that_a_system_lacks_are_named_as_such():
     rows = {f"q{n}": n / 20 for n in range(20)}
-    both = Evaluation("MRR", {"MRR": rows}, {}, costs={"ms per query": 5.0}, totals={"total": 1.0})
+    both = Evaluation("MRR", {"MRR": rows}, {}, costs={"ms per query": 5.0})
     more = replace(both, values={"MRR": rows, "calibration": rows})
     comparison = compare({"rule": both, "base": more, "new": more}, candidate="new", resamples=200)
     policy = Policy.model_validate({"measure": "calibration", "beat": {"base": {}, "baselines": "all"}})
@@ -186,11 +185,7 @@ def test_costs_and_measures_that_a_system_lacks_are_named_as_such():
         each.rule: each for each in decide(policy, comparison, "new", Facts({"base": "base"}, not_baselines={"base"}))
     }
     assert not results["beat rule"].passed and "rule has no calibration" in results["beat rule"].finding
-    for measure, message in (
-        ("ms per query", "max_latency_ms"),
-        ("total", "no interval"),
-        ("MAP", "not measured"),
-    ):
+    for measure, message in (("ms per query", "max_latency_ms"), ("MAP", "not measured")):
         with pytest.raises(UsageError, match=message):
             decide(Policy(measure=measure), comparison, "new", Facts({"base": "base"}))
     absent = compare({"rule": more, "new": both}, candidate="new", resamples=200)

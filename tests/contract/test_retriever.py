@@ -14,7 +14,6 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Retriever, Source
-from searchlora.retrieval.dense import SavedVectors
 from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
 from searchlora.retrieval.field_filter import FieldColumns, FieldTest
@@ -100,7 +99,7 @@ def make(encoder, engine, tmp_path_factory):
         vectors, rows = open_vectors(folder)
         nearest = Nearest(vectors, longest)
         indexed = IndexedDocuments(store.ids, store.tie_order)
-        return DenseIndex.load(SavedVectors(indexed, vectors, rows, nearest), encoder)
+        return DenseIndex.load(indexed, vectors, rows, nearest, encoder)
 
     def fused(documents, method):
         documents = list(documents)

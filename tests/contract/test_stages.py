@@ -153,7 +153,7 @@ class Bad(Stage):
         (lambda searches: [search.update(x=1) or search for search in searches], "changes the searches"),
         (lambda searches: [{**search, "x": 1} for search in searches[::-1]], "another order"),
         (lambda searches: [dict(search) for search in searches], "changes nothing"),
-        (lambda searches: [{**search, "x": {1}} for search in searches], "not JSON"),
+        (lambda searches: [{**search, "x": object()} for search in searches], "not JSON"),
     ],
 )
 def test_the_check_names_the_rule_that_a_stage_breaks(call, says):

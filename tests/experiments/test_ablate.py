@@ -16,7 +16,6 @@ from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import evaluate_run
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
-from searchlora.eval.significance import paired_difference
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.ablate import ablate
 from searchlora.experiments.options import AblationOptions
@@ -28,6 +27,7 @@ from searchlora.pipelines.pipeline import build_pipeline, run_of
 from searchlora.systems import costs
 from searchlora.systems.costs import CostedPipeline
 from searchlora.task import load_prompted_task, load_task
+from tests.eval.test_significance import paired_difference
 from tests.factories import random_adapter, random_encoder_adapter
 
 KINDS = ["tent", "boots", "lamp", "stove", "rope", "bottle"]

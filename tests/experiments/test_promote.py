@@ -304,21 +304,6 @@ def test_a_policy_changed_after_a_refusal_needs_a_reason(shop, cli, tmp_path):
     assert not shop.promote(ALWAYS_GREEN, Policy(beat={}, min_rows=10)).refused  # the same policy again
 
 
-def test_a_removed_slice_value_is_refused_unless_accepted(shop, tmp_path):
-    policy = Policy(beat={}, slices={"colour": {}})
-    shop.promote(ALWAYS_RED, policy)
-    rows = [record for record in lines(shop.root / "rows.jsonl") if record["colour"] != "green"]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    build("colour", tmp_path / "rows.jsonl", format="native", out=tmp_path / "other", split_ratios=(0.5, 0.1, 0.4))
-    for _ in range(2):
-        found = shop.promote(ALL_RIGHT, policy, data=tmp_path / "other")
-        assert "slice colour = green" in broken(found)
-    accepted = shop.promote(ALL_RIGHT, policy, data=tmp_path / "other", accept_changes=True)
-    assert "slice colour = green" not in broken(accepted)
-    again = shop.promote(ALWAYS_GREEN, policy, data=tmp_path / "other")
-    assert "slice colour = green" not in {result.rule for result in again.results}
-
-
 def test_removing_the_incumbent_does_not_bypass_the_policy(shop, tmp_path):
     store = Store(shutil.copytree(shop.store.root, tmp_path / "store"))
     store.alias(NAME, "production", ALL_RIGHT)

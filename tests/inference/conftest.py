@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from searchlora.inference.local import LocalEngine
 from tests.factories import random_adapter_folder
+from tests.inference.small_models import local_engine
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +25,9 @@ def folders(tiny_base, tmp_path_factory):
 
 
 @pytest.fixture(params=["batched", "one adapter"])
-def either(request, tiny_base, folders, monkeypatch):
+def either(request, tiny_base, folders):
     """An engine of each kind."""
-    if request.param == "one adapter":
-        monkeypatch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
-    engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=4, max_loras=2, waiting=8)
+    engine = local_engine(request.param, tiny_base, max_num_seqs=4, max_loras=2, waiting=8)
     engine.load_folder("x", folders["x"])
     yield engine
     engine.close(5)

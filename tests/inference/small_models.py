@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from searchlora.adapters.store import Store
 from searchlora.inference.batched.model_runner import batched_core
+from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.engine_core import EngineCore
 from searchlora.inference.scheduling.requests import Limits, TokenIds
 from searchlora.inference.sequential import score_sequences, sequential_core
@@ -43,6 +45,14 @@ def batched(
         LocalSettings(max_loras=slots, prefix_tokens=prefix_tokens, batch_invariant=batch_invariant),
         limits,
     )
+
+
+def local_engine(kind: str, base: BaseModel, **settings) -> LocalEngine:
+    """An engine in fp32 that shares batches, or ("one adapter") computes one adapter at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "one adapter":
+            patch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
+        return LocalEngine(base, precision="fp32", **settings)
 
 
 def random_store(base: BaseModel, folder: Path, *names: str) -> Store:

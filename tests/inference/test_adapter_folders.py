@@ -14,7 +14,7 @@ from searchlora.errors import TamperedAdapter
 from searchlora.inference import adapter_folders
 from searchlora.inference.local import LocalEngine
 from tests.inference.scheduling.requests import asked
-from tests.inference.small_models import random_store
+from tests.inference.small_models import local_engine, random_store
 
 
 @pytest.fixture
@@ -111,12 +111,9 @@ def test_changed_files_are_hashed_again_at_the_next_load(tiny_base, store, hashe
 @pytest.mark.parametrize("sequential", [False, True])
 def test_an_adapter_that_changes_while_it_is_read_is_refused(tiny_base, store, monkeypatch, sequential):
     from searchlora.inference import sequential as one_adapter
-    from searchlora.inference.batched import forward, lora_slots
+    from searchlora.inference.batched import lora_slots
 
-    if sequential:
-        monkeypatch.setattr(forward, "is_supported", lambda _: False)
-    engine = LocalEngine(tiny_base, store, precision="fp32")
-    assert engine.shares_batches is not sequential
+    engine = local_engine("one adapter" if sequential else "batched", tiny_base, store=store)
     module, name = (one_adapter, "attach") if sequential else (lora_slots, "read_lora_weights")
     real = getattr(module, name)
 

@@ -8,35 +8,9 @@ import pytest
 
 from searchlora.errors import DataError
 from searchlora.inference.answer_cache import AnswerCache
-from searchlora.inference.engine import ChoiceScores, Completion, Request
+from searchlora.inference.engine import ChoiceScores
 from searchlora.inference.metered import MeteredEngine
-from searchlora.prompts import Message
-
-
-class Echo:
-    """An engine that answers with the last message, and counts requests."""
-
-    call_size = 1
-    engine_id = "echo"
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def pin(self, adapter):
-        return adapter
-
-    def generate(self, requests):
-        self.asked += len(requests)
-        return [Completion(str(request.messages[-1]["content"]), "stop", 7, 2) for request in requests]
-
-    def score(self, requests, choices, **_):
-        self.asked += len(requests)
-        return [ChoiceScores(tuple(-float(len(choice)) for choice in each), 7, len(each)) for each in choices]
-
-
-def asked(text, **more):
-    message: Message = {"role": "user", "content": text}
-    return Request((message,), **more)
+from tests.inference.test_metered import Echo, asked
 
 
 def test_answers_outlive_the_process(tmp_path):
@@ -44,12 +18,12 @@ def test_answers_outlive_the_process(tmp_path):
     first = MeteredEngine(engine, AnswerCache(file).answers({"adapter": "a"}))
     completions = first.generate([asked("ä"), asked("b"), asked("ä")])
     scores = first.score([asked("ä")], [["yes", "no"]], prune_margin=8.0)
-    assert (engine.asked, first.reused) == (3, 0)
+    assert (engine.asked.total(), first.reused) == (3, 0)
     second = MeteredEngine(engine, AnswerCache(file).answers({"adapter": "a"}))
     assert second.generate([asked("ä"), asked("b"), asked("ä")]) == completions
     assert second.score([asked("ä")], [["yes", "no"]], prune_margin=8.0) == scores
-    assert (engine.asked, second.reused) == (3, 4)
-    assert (second.prompt_tokens, second.output_tokens) == (first.prompt_tokens, first.output_tokens) == (28, 8)
+    assert (engine.asked.total(), second.reused) == (3, 4)
+    assert (second.prompt_tokens, second.output_tokens) == (first.prompt_tokens, first.output_tokens) == (40, 11)
 
 
 def test_another_request_or_scope_is_computed(tmp_path):
@@ -60,9 +34,9 @@ def test_another_request_or_scope_is_computed(tmp_path):
         ({"adapter": "a"}, asked("y")),
         ({"adapter": "a"}, asked("x", max_new_tokens=3)),
     ):
-        before = engine.asked
+        before = engine.asked.total()
         MeteredEngine(engine, cache.answers(scope)).generate([request])
-        assert engine.asked == before + 1
+        assert engine.asked.total() == before + 1
     assert len(cache) == 4
 
 
@@ -95,4 +69,4 @@ def test_what_is_no_answer_is_computed_again(tmp_path, stored):
     for times in (1, 1):
         metered = MeteredEngine(engine, AnswerCache(file).answers({}))
         (scored,) = metered.score([asked("1")], [["yes", "no"]])
-        assert scored == ChoiceScores((-3.0, -2.0), 7, 2) and engine.asked == times
+        assert scored == ChoiceScores((-3.0, -2.0), 10, 2) and engine.asked.total() == times

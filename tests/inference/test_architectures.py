@@ -12,7 +12,7 @@ from searchlora.inference.scheduling.requests import GenerateRequest, ScoreReque
 from searchlora.models.resolve import resolve
 from searchlora.testing import build_tiny_base
 from tests.factories import random_adapter_folder
-from tests.inference.small_models import batched, full_scores, greedy, small
+from tests.inference.small_models import batched, full_scores, greedy, local_engine, small
 
 PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
 ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]
@@ -57,18 +57,16 @@ def test_architectures_are_batched_or_detected_as_sequential(name, settings):
 
 
 @pytest.mark.slow
-def test_a_sequential_model_gives_the_same_answers(tiny_base, tmp_path, monkeypatch):
+def test_a_sequential_model_gives_the_same_answers(tiny_base, tmp_path):
     folder, _ = random_adapter_folder(tiny_base, tmp_path / "made", seed=3)
     requests = [
         Request(({"role": "user", "content": text},), name, 6) for text in ("tent", "a boot") for name in (None, "c")
     ]
     choices = [["card", "cargo"], ["card"], [], ["tent", "boot", "lamp"]]
     found = []
-    for sharing in (True, False):
-        if not sharing:
-            monkeypatch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
-        engine = LocalEngine(tiny_base, precision="fp32")
-        assert engine.shares_batches == sharing
+    for kind in ("batched", "one adapter"):
+        engine = local_engine(kind, tiny_base)
+        assert engine.shares_batches == (kind == "batched")
         engine.load_folder("c", folder)
         found.append((engine.generate(requests), engine.score(requests, choices)))
         assert (engine.stats().loaded, engine.stats().scored_requests) == (("c",), 3)

@@ -17,6 +17,7 @@ from searchlora.inference.sampling import Sampling, TokenSampler
 from searchlora.inference.scheduling.requests import GenerateRequest
 from searchlora.models.load import load_tokenizer
 from searchlora.outputs import CitedText, Grammar, InvalidOutput, JsonObject
+from tests.inference.small_models import local_engine
 
 
 def object_of(properties):
@@ -133,10 +134,7 @@ def asked(grammar, tokens=12):
 
 @pytest.fixture(scope="module", params=["batched", "one adapter"])
 def each_runner(request, tiny_base):
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "one adapter":
-            patch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
-        engine = LocalEngine(tiny_base, precision="fp32")
+    engine = local_engine(request.param, tiny_base)
     yield engine
     engine.close(5)
 

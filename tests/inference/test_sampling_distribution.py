@@ -11,10 +11,10 @@ import torch
 from searchlora.errors import EngineError
 from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import Request
-from searchlora.inference.local import LocalEngine
 from searchlora.inference.sampling import Sampling, TokenSampler
 from searchlora.inference.scheduling.requests import GenerateRequest
 from searchlora.models.load import load_model
+from tests.inference.small_models import local_engine
 from tests.inference.test_sampling import logits_of, reference
 
 
@@ -37,10 +37,7 @@ def logits(tiny_base):
 
 @pytest.fixture(scope="module", params=["batched", "one adapter"])
 def engine(request, tiny_base):
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "one adapter":
-            patch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
-        engine = LocalEngine(tiny_base, precision="fp32", max_num_seqs=256, batch_invariant=False)
+    engine = local_engine(request.param, tiny_base, batch_invariant=False)
     yield engine
     engine.close(5)
 

@@ -98,7 +98,7 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("fuse: {of: []}", r"stage 2: 'of': .*at least 1"),
         ("fuse: {method: borda, of: [{bm25: {}}]}", r"stage 2: 'method'"),
         ("fuse: {weights: [1], of: [{bm25: {}}, {bm25: {}}]}", r"stage 2: 'weights': .*1 weights for 2 stages"),
-        ("fuse: {weights: [0], of: [{bm25: {}}]}", r"stage 2: 'weights': .*above 0"),
+        ("fuse: {weights: [0], of: [{bm25: {}}]}", r"stage 2: 'weights\.0': .*greater than 0"),
         ("fuse: {gate: gate.json, of: [{bm25: {}}]}", r"stage 2: .*'gate' is no longer a key.*searchlora tune"),
         ("fuse: {of: [{bm25: {}}, {dense: {model: m, k: x}}]}", r"stage 2, of 2: 'k': .*integer"),
         (

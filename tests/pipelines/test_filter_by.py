@@ -66,7 +66,7 @@ def test_a_filter_searches_the_documents_that_match(tmp_path, retrievers, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bm25", "dense", "hnsw", "fuse"])
+@pytest.mark.parametrize("kind", ["hnsw", "fuse"])  # of bm25 and dense
 def test_an_index_folder_is_filtered_as_an_index_in_memory(tmp_path, retrievers, kind):
     corpus = tmp_path / "corpus.jsonl"
     rows = [{"id": each.id, "text": each.text, **each.metadata} for each in DOCUMENTS]

@@ -192,7 +192,8 @@ def test_what_was_computed_on_an_index_is_not_used_for_the_next_load_of_it(
     [
         ("text_search", {"engine": "solr"}, "'engine'"),
         ("text_search", {"index": "products; drop table x"}, "'index'"),
-        ("text_search", {"fields": {}}, "a boost above 0 is needed"),
+        ("text_search", {"fields": {}}, "'fields': .*at least 1"),
+        ("text_search", {"fields": {"title": 0}}, "'fields.title': .*greater than 0"),
         ("text_search", {"filter": {"brand": " "}}, "the filter of 'brand' has no value"),
         ("text_search", {"auth": "bearer"}, "'auth' is not for 'postgres'"),
         ("text_search", {"analyzer": "x'y"}, "'analyzer'"),

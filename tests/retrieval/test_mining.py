@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchlora.eval.text_identity import normalised
+from searchlora.recipe import HardNegatives
 from searchlora.records import Document, Hit
 from searchlora.retrieval import BM25Index
-from searchlora.retrieval.mining import MiningConfig, MiningQuery, mine
+from searchlora.retrieval.mining import MiningQuery, mine
 
 
 class Ranking:
@@ -26,8 +27,8 @@ DOCUMENTS = [Document(name, f"text {name}") for name in "abcdefgh"] + [Document(
 
 
 def mined(ranking: Ranking, *, positives=("text a",), judged=frozenset(), documents=DOCUMENTS, **how):
-    how = MiningConfig(**{"per_query": 99, **how})
-    return mine([MiningQuery("q", "anything", positives, judged)], documents, [ranking], how)["q"]
+    negatives = HardNegatives(**{"per_query": 99, **how})
+    return mine([MiningQuery("q", "anything", positives, judged)], documents, [ranking], negatives, 13)["q"]
 
 
 def test_positives_judged_documents_and_equal_texts_are_excluded():
@@ -58,7 +59,7 @@ def test_several_retrievers_alternate():
     documents = [*DOCUMENTS, *(Document(f"x{n}", f"x{n}") for n in range(3))]
     one, two = Ranking(("a", 1.0), ("b", 0.5), ("c", 0.4)), Ranking(("a", 9.0), ("x1", 2.0), ("x2", 1.0), ("b", 0.5))
     sought = [MiningQuery(f"q{n}", "anything", ["text a"]) for n in range(20)]
-    found = mine(sought, documents, [one, two], MiningConfig(per_query=2))
+    found = mine(sought, documents, [one, two], HardNegatives(per_query=2), 13)
     for texts in found.values():
         assert len(texts) == len(set(texts)) == 2
         assert sum(text.startswith("x") for text in texts) == 1 or "text b" in texts
@@ -68,9 +69,9 @@ def test_several_retrievers_alternate():
 def test_sampling_depends_only_on_seed_and_query():
     ranking = Ranking(("a", 1.0), *((name, 0.5) for name in "bcdefgh"))
     many = [MiningQuery(f"q{n}", "anything", ["text a"]) for n in range(30)]
-    first = mine(many, DOCUMENTS, [ranking], MiningConfig(seed=1))
-    assert mine(many[5:], DOCUMENTS, [ranking], MiningConfig(seed=1)) == {f"q{n}": first[f"q{n}"] for n in range(5, 30)}
-    assert mine(many, DOCUMENTS, [ranking], MiningConfig(seed=2)) != first
+    first = mine(many, DOCUMENTS, [ranking], HardNegatives(), 1)
+    assert mine(many[5:], DOCUMENTS, [ranking], HardNegatives(), 1) == {f"q{n}": first[f"q{n}"] for n in range(5, 30)}
+    assert mine(many, DOCUMENTS, [ranking], HardNegatives(), 2) != first
 
 
 WORD = st.sampled_from(["tent", "boot", "stove", "rope"])
@@ -84,7 +85,7 @@ def test_bm25_negatives_are_never_positives(texts, query, right, count):
     documents = [Document(str(place), text) for place, text in enumerate(texts)]
     positive = texts[right % len(texts)]
     found = mine(
-        [MiningQuery("q", query, [positive])], documents, [BM25Index(documents)], MiningConfig(per_query=count)
+        [MiningQuery("q", query, [positive])], documents, [BM25Index(documents)], HardNegatives(per_query=count), 13
     )["q"]
     assert len(found) <= count
     assert normalised(positive) not in {normalised(text) for text in found}

@@ -9,7 +9,7 @@ import pytest
 
 from searchlora.records import Document
 from searchlora.retrieval import DenseIndex
-from searchlora.retrieval.nearest import ApproximatelyNearest, Hnsw, Nearest, read_graph, write_graph
+from searchlora.retrieval.nearest import Hnsw, Nearest, read_graph, write_graph
 
 GRAPH = Hnsw(m=8, ef_construction=40)
 
@@ -34,7 +34,7 @@ def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, tmp
     opened = read_graph(tmp_path / GRAPH.file, *vectors.shape)
     assert GRAPH.file in Path("/proc/self/maps").read_text()  # mapped, not read
     exact = Nearest(vectors, 1.0)
-    built, saved = (ApproximatelyNearest(vectors, 1.0, each, 64) for each in (index, opened))
+    built, saved = (Nearest(vectors, 1.0, each, 64) for each in (index, opened))
     found = 0
     for query in vectors[::50]:
         assert built.candidates(query[None], 10).tolist() == saved.candidates(query[None], 10).tolist()
@@ -43,7 +43,7 @@ def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, tmp
 
 
 def test_many_hits_of_a_graph_are_found(vectors):
-    search, exact = ApproximatelyNearest(vectors, 1.0, GRAPH.build(vectors), 16), Nearest(vectors, 1.0)
+    search, exact = Nearest(vectors, 1.0, GRAPH.build(vectors), 16), Nearest(vectors, 1.0)
     for query in vectors[::300]:
         found = best(search, vectors, query, 500)
         assert len(found) == 500
@@ -73,7 +73,7 @@ def test_scores_of_an_approximate_index_are_exact(vectors):
 
 def test_a_small_collection_is_found_whole():
     vectors = np.eye(3, dtype=np.float32)
-    search = ApproximatelyNearest(vectors, 1.0, GRAPH.build(vectors), 100)
+    search = Nearest(vectors, 1.0, GRAPH.build(vectors), 100)
     assert sorted(search.candidates(vectors[:1], 10)) == [0, 1, 2]
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from searchlora.shop import dictionary_rewrite
 from searchlora.shop.catalogue import make_catalogue
 from searchlora.shop.intents import price_bound
-from searchlora.shop.queries import MIN_MISSPELLED_LENGTH, NEIGHBOURS, can_misspell, misspell
+from searchlora.shop.queries import MIN_MISSPELLED_LENGTH, NEIGHBOURS, misspell
 from searchlora.shop.tables import load_table, load_tables, table_names
-from searchlora.shop.vocabulary import catalogue_terms, dictionary, plural
+from searchlora.shop.vocabulary import catalogue_terms, dictionary
 
 TABLES = load_tables()
 GROUPS = [
@@ -74,15 +74,6 @@ def test_the_longest_whole_word_phrase_is_replaced(query, expected):
     assert dictionary_rewrite(query, words) == expected
 
 
-@pytest.mark.parametrize(
-    ("one", "many"),
-    [("dome tent", "dome tents"), ("climbing harness", "climbing harnesses"), ("brolly", "brollies"),
-     ("holiday", "holidays"), ("cook's knife", "cook's knives")],
-)  # fmt: skip
-def test_plural_forms(one, many):
-    assert plural(one) == many
-
-
 @given(st.text(alphabet=string.ascii_lowercase, min_size=MIN_MISSPELLED_LENGTH, max_size=12), st.integers())
 def test_a_misspelling_has_one_error_and_keeps_the_first_letter(word, seed):
     wrong = misspell(word, Random(seed))
@@ -94,11 +85,6 @@ def test_a_misspelling_has_one_error_and_keeps_the_first_letter(word, seed):
     else:
         short, long = sorted((word, wrong), key=len)
         assert any(long[:place] + long[place + 1 :] == short for place in range(len(long)))
-
-
-def test_only_plain_words_can_be_misspelled_by_keys_that_are_neighbours():
-    assert set(NEIGHBOURS["g"]) == set("fhtyvb") and set(NEIGHBOURS["q"]) == set("wa")
-    assert [word for word in ("tent", "mat", "40l1", "chef's") if can_misspell(word)] == ["tent"]
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

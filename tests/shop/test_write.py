@@ -104,23 +104,6 @@ def test_too_many_queries_for_the_products_are_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_not_overwritten(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="already exists"):
-        make_shop(tmp_path, products=600, queries=100)
-    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(DataError, match="No space left on device"):
-        make_shop(tmp_path / "shop", products=600, queries=100)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("content", [None, "{", json.dumps({"seed": 1})])
 def test_a_folder_without_a_card_is_not_a_shop(tmp_path, content):
     if content is not None:

@@ -233,6 +233,24 @@ def _derive(record: Record, derived: Set[str], needed: Sequence[str], number: in
     return {name: value for name, value in values.items() if name in derived}
 
 
+def native_format(required: Sequence[str], optional: Sequence[str], as_json: Sequence[str], **more: Any) -> Format:
+    """The format `native` of a task, see `native`; `more` are further fields of the format."""
+
+    def read(source: Path, options: Options) -> FormatRows:
+        return native(source, options, required, as_json)
+
+    return Format("native", NATIVE, read, options=native_columns(*required, *optional), **more)
+
+
+def shop_format(records: str, read: FormatReader, **more: Any) -> Format:
+    """The format `shop` of a task, whose records are a file of the shop's folder."""
+
+    def read_shop(source: Path, options: Options) -> FormatRows:
+        return read(source / records, options)
+
+    return Format("shop", "a folder written by the synthetic shop", read_shop, graded_by="synthetic", **more)
+
+
 #: What becomes of a row: its record, another row, the reason why it is rejected, or None if it is left out.
 Converted: TypeAlias = Record | SourceRow | str | None
 

@@ -82,13 +82,12 @@ def judge(
         runs: Run files that are pooled to `depth`; or `pairs`, a file of pairs (`read_pairs`).
         generate: Generate the answer and parse it, instead of scoring the labels.
         settings: For a bare base, a dataset folder whose scale and guideline are used.
-        engine: Where the judge is computed; None: in this process. The card names it, and grades of another engine are
-            not reused.
+        engine: Where the judge is computed; None: in this process.
         allow_circular: Judge even if the judge is part of a run or was trained on a topic.
 
     Raises:
-        UsageError: when `out` exists, its extension is not that of a qrels format, the judge or the pairs are given in
-            neither or both of their two ways, the task cannot judge, or the judge is circular.
+        UsageError: when `out` exists or its extension is not that of a qrels format, the judge or the pairs are given
+            in neither or both of their two ways, the task cannot judge, or the judge is circular.
         DataError: naming the file, when a topic or document is missing, or no answer is a grade.
         NotInStore, LoadCheckFailed, BaseModelError: when the judge does not exist or must not be loaded.
         EngineError: when a server cannot be asked.

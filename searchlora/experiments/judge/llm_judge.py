@@ -43,14 +43,11 @@ class Judge:
     """A grading task with the engine and adapter that answer it.
 
     Attributes:
-        task: The grading task.
-        engine: The engine with the base model.
         adapter: Pinned reference of the adapter; None for the zero-shot base.
         base: Public name of the base model.
         lineage: References of the judge and its ancestors, the judge first.
         queries: Hashes of the queries that it was trained on; None if unknown.
         generate: Generate the answer and parse it, instead of scoring every label of the scale.
-        max_new_tokens: Maximum number of generated tokens.
         engine_id: The engine, see `Engine.engine_id`.
         conditions: All that a grade depends on besides the prompt, as JSON.
     """
@@ -133,11 +130,8 @@ def load_judge(
     """Load an adapter (with its load check) or a bare base as a judge.
 
     Args:
-        adapter: Reference of an adapter; None for a bare base.
-        base: Name or path of a base model; None for an adapter.
-        task: Name of the task; required for a bare base.
+        adapter, base: A reference of an adapter, or the name or path of a bare base, which needs a `task`.
         generate: See `Judge`.
-        store: The adapter store.
         settings: For a bare base, a dataset folder whose scale and guideline are used; None: the task's defaults.
         engine: Where the judge is computed; None: in this process, in the precision of the recipe.
         tasks: Folder of further task plugins.

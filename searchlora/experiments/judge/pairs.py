@@ -15,13 +15,7 @@ from searchlora.records import Document
 
 @dataclass(frozen=True)
 class QueryPassage:
-    """A pair to judge.
-
-    Attributes:
-        topic: Topic id.
-        topic_fields: The topic's fields, `query` among them.
-        document: The passage with id and title.
-    """
+    """A pair to judge: the topic's id and fields (`query` among them), and the passage with id and title."""
 
     topic: str
     topic_fields: Mapping[str, str | float]
@@ -48,12 +42,7 @@ def pairs_to_judge(runs: Sequence[str | Path], depth: int, file: str | Path | No
 
 
 def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: Corpus) -> tuple[QueryPassage, ...]:
-    """The pairs with query and passage, in the order given. Only documents of the pairs are kept in memory.
-
-    Args:
-        pairs: topic -> documents.
-        topics: A file in any topics format.
-        corpus: A file that `read_documents` reads.
+    """The pairs (topic -> documents) with query and passage, in the order given. Only these documents are kept.
 
     Raises:
         DataError: naming the file that lacks a topic or document, or the corpus that has a document twice.

@@ -72,9 +72,7 @@ class Admission:
 
     Args:
         prefiller: Knows which tokens of a prompt are in the prefix cache.
-        slots: Number of LoRA slots.
         adapters: The adapters that are in use.
-        generating: Requests whose rows generate.
         long: Requests whose long prompts are being computed.
         waiting: Clients with queued requests.
     """

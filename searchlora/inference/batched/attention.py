@@ -44,7 +44,6 @@ def attend(
     """softmax(scaling · Q Kᵀ + mask) V, with keys shared by groups of query heads.
 
     Args:
-        module: Unused; transformers passes the attention layer.
         query: Shape (rows, heads, new, size).
         key, value: Shape (rows, key heads, columns, size); `key heads` divides `heads`.
         attention_mask: Added to the scores; shape (rows, 1, new, columns).
@@ -151,9 +150,6 @@ class RotaryTable(torch.nn.Module):
     """Batch-invariant rotary embeddings: cosines and sines are computed once per block of positions, and looked up.
 
     PyTorch computes the last elements of a thread's share without vector instructions, and so with another rounding.
-
-    Args:
-        rotary: The module to replace.
     """
 
     _BLOCK = 1024

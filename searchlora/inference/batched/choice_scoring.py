@@ -62,7 +62,9 @@ def score_choices(
         if margin is None:
             limit = _EXACT_NODES
         else:
-            limit = _INVARIANT_NODES if prefiller.forward.batch_invariant else _max_nodes(list(map(len, candidates)))
+            # All rows are padded to the longest.
+            usual = 2 * int(np.median([len(of_row) for of_row in candidates])) if candidates else 0
+            limit = _INVARIANT_NODES if prefiller.forward.batch_invariant else max(_MIN_NODES, usual)
         nodes = [
             batch.searches[row].mark_computed(of_row[:limit])
             for row, of_row in zip(batch.rows, candidates, strict=True)
@@ -73,19 +75,12 @@ def score_choices(
     ]
 
 
-def _max_nodes(counts: Sequence[int]) -> int:
-    """Maximum number of nodes per row in one pass: all rows are padded to the longest."""
-    return max(_MIN_NODES, 2 * int(np.median(counts))) if counts else 0
-
-
 def _tree(choices: tuple[TokenIds, ...]) -> ChoiceTree:
     """Small trees are cached, as most prompts have the same few choices; a tree takes memory by its square."""
     return _cached_tree(choices) if sum(map(len, choices)) <= _CACHED_TREE else build_tree(choices)
 
 
-@lru_cache(maxsize=32)
-def _cached_tree(choices: tuple[TokenIds, ...]) -> ChoiceTree:
-    return build_tree(choices)
+_cached_tree = lru_cache(maxsize=32)(build_tree)
 
 
 class _TreeBatch:

@@ -22,13 +22,11 @@ class ChoiceTree:
     Every token of a choice is a step; all but its last are nodes too. Ancestors come before their descendants.
 
     Attributes:
-        tokens: Token of each node. Shape: (nodes,).
-        depths: Distance of each node from the end of the prompt, from 0. Shape: (nodes,).
+        tokens, depths: Token of each node, and its distance from the end of the prompt, from 0. Shape: (nodes,).
         sources: The node after which each step is computed, -1 for the end of the prompt. Shape: (steps,).
         targets: Token of each step. Shape: (steps,).
         above: [i, j]: node j is node i or an ancestor of it. Shape: (nodes, nodes).
-        steps_of: The steps of each choice. Shape: (choices, steps).
-        nodes_of: The nodes of each choice. Shape: (choices, nodes).
+        steps_of, nodes_of: The steps and the nodes of each choice. Shape: (choices, steps), (choices, nodes).
     """
 
     tokens: Ints

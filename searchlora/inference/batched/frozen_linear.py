@@ -104,10 +104,7 @@ class BlockedLinear:
 
     A library's matrix product chooses its algorithm, and with it the order of its sums, by the shapes of its operands.
     With one shape, and if the algorithm treats all rows of a block alike, a row's result depends on that row only.
-
-    Args:
-        linear: The layer that computes a block.
-        rows: Rows of a block; None: so many that a product with fewer hardly costs less.
+    `rows` of a block are by default so many that a product with fewer hardly costs less.
     """
 
     def __init__(self, linear: FrozenLinear, rows: int | None = None) -> None:

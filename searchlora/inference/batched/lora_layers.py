@@ -7,7 +7,7 @@ are applied as a `LoraMapping` says, for all adapters of the batch in one batche
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -37,9 +37,7 @@ class LoraMapping:
     """The slots of a batch's rows.
 
     Attributes:
-        row_slots: Slot of each row.
         adapter_rows: Slots and the rows that use them, in ascending order, without the base model's.
-        device: Of index tensors.
         derived: What slots have computed from the mapping, by keys of their own.
     """
 
@@ -338,22 +336,23 @@ def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
     active = ActiveMapping()
     like = torch.empty(0, dtype=model.dtype, device=model.device)
     groups = []
-    for layers in list(_merged_layers(model)):
+    for paths in _merged_layers(model):  # the layers of a group are freed before the next one is merged
+        layers = {path: model.get_submodule(path) for path in paths}
         group = LoraLayerGroup(layers, active, like, batch_invariant)
-        for index, path in enumerate(layers):
+        for index, path in enumerate(paths):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, LoraLinear(group, index))
         groups.append(group)
     return LoraLayers(groups, active)
 
 
-def _merged_layers(model: Any) -> Iterator[dict[str, torch.nn.Module]]:
-    """Paths and layers of each group, in the model's order."""
+def _merged_layers(model: Any) -> list[list[str]]:
+    """Paths of the layers of each group, in the model's order."""
     head = model.get_output_embeddings()
     layers = {path: layer for path, layer in model.named_modules() if is_linear(layer) and layer is not head}
-    done: set[str] = set()
+    groups: list[list[str]] = []
     for path, layer in layers.items():
-        if path in done:
+        if any(path in group for group in groups):
             continue
         parent, _, name = path.rpartition(".")
         names = next((names for names in _MERGED if name in names), (name,))
@@ -362,6 +361,5 @@ def _merged_layers(model: Any) -> Iterator[dict[str, torch.nn.Module]]:
         can_merge = all(
             type(sibling) is torch.nn.Linear and shape_of(sibling)[1] == shape_of(layer)[1] for sibling in others
         )
-        group = paths if can_merge else [path]
-        done.update(group)
-        yield {member: layers[member] for member in group}
+        groups.append(paths if can_merge else [path])
+    return groups

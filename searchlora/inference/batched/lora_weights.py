@@ -45,9 +45,7 @@ def read_lora_weights(folder: Path, layers: LoraLayers) -> dict[str, LoraWeights
 def read_ranks(folder: Path) -> dict[str, int]:
     """The rank of each layer that an adapter changes, by module path; from the file's header, without its weights.
 
-    Raises:
-        MissingKey: for a folder without weights.
-        TamperedAdapter, LoadCheckFailed: for a file that is not safetensors, or too large.
+    Raises as `peft_folder.check_header`.
     """
     ranks: dict[str, int] = {}
     for key, shape in check_header(folder).items():

@@ -22,12 +22,7 @@ _CPU_PASS = 512
 
 @dataclass(frozen=True)
 class ComputedPrefix:
-    """The beginning of a long prompt that is computed, see `chunked_prefill`.
-
-    Attributes:
-        columns: Its KV cache, as `KVCache.view_columns` returns it.
-        computed: Number of its tokens that were computed; the others came from the prefix cache.
-    """
+    """The KV cache of the beginning of a long prompt, of which `computed` tokens did not come from the prefix cache."""
 
     columns: torch.Tensor
     computed: int
@@ -59,11 +54,11 @@ class NonFinitePrompts(Exception):
         super().__init__(f"{len(prompts)} prompts have no finite hidden states")
 
     def among(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        return [prompt for prompt in prompts if any(_starts_with(prompt, prefix) for prefix in self.prompts)]
-
-
-def _starts_with(prompt: Prompt, prefix: Prompt) -> bool:
-    return prompt.adapter == prefix.adapter and prompt.ids[: len(prefix.ids)] == prefix.ids
+        return [
+            prompt
+            for prompt in prompts
+            if any(prompt.adapter == one.adapter and prompt.ids[: len(one.ids)] == one.ids for one in self.prompts)
+        ]
 
 
 @dataclass
@@ -71,7 +66,6 @@ class Prefiller:
     """Computes prompts with a model.
 
     Attributes:
-        forward, prefixes, limits, counts: The model, the prefix cache, the limits of a pass, the counters to update.
         scratch: KV cache for prompts that are not generated from, such as those whose choices are scored.
         chunk: Tokens of one chunk of a long prompt. Longer prompts are not computed here, but their last chunk.
         pass_limits: The limits of one pass on this device; a single prompt may have more tokens.

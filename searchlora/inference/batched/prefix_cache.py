@@ -22,11 +22,6 @@ def shared_prefixes(prompts: Sequence[TokenIds]) -> list[list[TokenIds]]:
     """Prefixes that at least two different prompts share, in rounds: each one extends a prefix of an earlier round.
 
     The last token of a prompt is never part of a prefix: its hidden state must be computed.
-
-    Examples:
-        >>> header = tuple(range(20))
-        >>> shared_prefixes([(*header, 1, 7), (*header, 2, 7)]) == [[header]]
-        True
     """
     order = sorted(set(prompts))
     common = [0, *(_common(one, other) for one, other in pairwise(order))]
@@ -91,7 +86,6 @@ class PrefixCache:
         return 0, None
 
     def add(self, adapter: Hashable, prefix: TokenIds, columns: torch.Tensor) -> None:
-        """Add what `KVCache.copy_columns` returned for a prefix."""
         key = (adapter, prefix)
         if key in self._entries:
             return

@@ -21,7 +21,6 @@ from searchlora.inference.remote.server_models import ServerModels
 from searchlora.inference.settings import ServerSettings
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
-from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer
 from searchlora.recipe import PromptOptions
 
@@ -151,7 +150,7 @@ class RemoteEngine:
         self._pool.shutdown()
         self._client.close()
 
-    def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Completion]:
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `Engine.generate`.
 
         Raises:
@@ -170,7 +169,7 @@ class RemoteEngine:
         requests = self._rendered(requests)
         self._check_length(requests, [request.max_new_tokens for request in requests])
         jobs = [partial(self._dialect.generate, request=request) for request in requests]
-        return self._run(requests, jobs, progress)
+        return self._run(requests, jobs)
 
     def generate_answers(self, requests: Sequence[Request], n: int) -> list[list[Completion]]:
         """`n` answers to each request, each with random numbers of its own. Raises as `generate`."""
@@ -179,12 +178,7 @@ class RemoteEngine:
         return [answers[start : start + n] for start in range(0, len(answers), n)]
 
     def score(
-        self,
-        requests: Sequence[Request],
-        choices: Sequence[Sequence[str]],
-        *,
-        prune_margin: float | None = None,
-        progress: Progress = silent,
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
         """See `Engine.score`. vLLM's scores are all exact, whatever `prune_margin` is. Raises as `generate`."""
         self._check_open()
@@ -199,29 +193,25 @@ class RemoteEngine:
             partial(self._dialect.score, request=request, choices=row, prune_margin=prune_margin)
             for request, row in zip(requests, choices, strict=True)
         ]
-        return self._run(requests, jobs, progress)
+        return self._run(requests, jobs)
 
-    def _run(
-        self, requests: Sequence[Request], jobs: Sequence[Callable[..., Result]], progress: Progress
-    ) -> list[Result]:
+    def _run(self, requests: Sequence[Request], jobs: Sequence[Callable[..., Result]]) -> list[Result]:
         """The answers in order. After a failure the others are neither awaited nor retried."""
         pinned = self._pinned(requests)
         cancelled = Event()
         self._running.add(cancelled)
-        futures: dict[Future[Result], int] = {}
-        answers: dict[int, Result] = {}
+        futures: list[Future[Result]] = []
         try:
             for row, (job, adapter) in enumerate(zip(jobs, pinned, strict=True)):
-                futures[self._start(job, adapter, row, cancelled)] = row
+                futures.append(self._start(job, adapter, row, cancelled))
             for future in as_completed(futures):
-                answers[futures[future]] = future.result()
-                progress(len(answers), len(jobs))
+                future.result()
         finally:
             cancelled.set()
             self._running.discard(cancelled)
             for future in futures:
                 future.cancel()
-        return [answers[row] for row in range(len(jobs))]
+        return [future.result() for future in futures]
 
     def _start(self, job: Callable[..., Result], adapter: str | None, row: int, cancelled: Event) -> Future[Result]:
         try:

@@ -21,12 +21,12 @@ from searchlora.prompts import Renderer
 class ServerModels:
     """The models of one server. Thread-safe.
 
+    `settings.model`, `dialect` and `load` apply. A missing model is the name that `searchlora serve` uses, or the first
+    that another server lists; a missing dialect is detected from `owned_by` of its models.
+
     Args:
-        client: The server's endpoints.
         base: The base model that the server should have.
         store: Where adapters are found that are loaded on the server.
-        settings: `model`, `dialect` and `load` apply; a missing model is the name that `searchlora serve` uses, or the
-            first that another server lists, and a missing dialect is detected from `owned_by` of its models.
         names: Pinned reference -> the server's name of the adapter; others are called by their reference.
     """
 
@@ -102,9 +102,8 @@ class ServerModels:
         return name
 
     def reload(self, pinned: str | None) -> bool:
-        """After a 404, load an adapter on vLLM once more; whether a retry makes sense.
-
-        A restarted vLLM forgets loaded adapters. Raises as `name`.
+        """Load an adapter on vLLM once more after a 404, since a restarted vLLM forgets it; whether a retry makes
+        sense.
         """
         if pinned is None or self.dialect != "vllm":
             return False

@@ -23,8 +23,7 @@ class Counts:
 
     Attributes:
         decode_steps, decoded_rows: Decode passes, and the sum of their rows.
-        generated_tokens, scored_requests: Tokens generated; requests whose choices were scored.
-        prompt_tokens, cached_prompt_tokens: Prompt tokens; those of them that came from the prefix cache.
+        cached_prompt_tokens: Prompt tokens that came from the prefix cache.
         slot_hits, slot_misses, slot_evictions: Adapters found loaded, adapters loaded, adapters evicted.
     """
 
@@ -44,9 +43,8 @@ class Stats(Counts):
     """The counters and the current state of an engine.
 
     Attributes:
-        waiting, generating: Queued requests; requests that generate, or whose long prompt is being computed.
+        generating: Requests that generate, or whose long prompt is being computed.
         refused: Requests refused because the queue was full.
-        loaded: Names of the loaded adapters.
     """
 
     waiting: int = 0
@@ -106,8 +104,7 @@ class EngineCore(Scheduler):
     def replace(self, name: str, change: Callable[[], Callable[[], object]]) -> None:
         """Unload an adapter, change the meaning of its name, and load it; no request runs in between.
 
-        Args:
-            change: Makes the change and returns its undo function, which is called if loading fails.
+        `change` returns its undo function, which is called if loading fails.
         """
 
         def callback() -> None:

@@ -13,18 +13,7 @@ MAX_OVERTAKEN = 64
 
 
 class FairQueue:
-    """The queues of all clients; not thread-safe.
-
-    Examples:
-        >>> from searchlora.inference.scheduling.requests import GenerateRequest
-        >>> queue = FairQueue()
-        >>> for client in ("a", "a", "b"):
-        ...     queue.push(GenerateRequest(ids=(1,), max_new_tokens=1), client)
-        >>> admitted = []
-        >>> queue.admit(lambda request: len(admitted) < 2, admitted)
-        >>> len(admitted), len(queue)
-        (2, 1)
-    """
+    """The queues of all clients; not thread-safe."""
 
     def __init__(self) -> None:
         self._queues: OrderedDict[Hashable, deque[AnyRequest]] = OrderedDict()
@@ -52,11 +41,11 @@ class FairQueue:
     ) -> None:
         """Move requests from the heads of the queues to `admitted`, round robin, as long as one fits.
 
-        A client that was served goes to the end of the rotation.
+        A client that was served goes to the end of the rotation. `admitted` receives the requests one by one, so that
+        an interrupt loses none.
 
         Args:
             fits: Whether a request has room beside those already admitted.
-            admitted: Receives the requests one by one, so that an interrupt loses none.
             may_take: Whether the client of a request may have more now. If not, its request is passed over without
                 being overtaken.
         """

@@ -26,7 +26,7 @@ class QueuedRequest(Generic[Result]):
     """What every work item of the scheduler has.
 
     Attributes:
-        deadline: Time on the monotonic clock after which the result is no longer wanted; None means no deadline.
+        deadline: Time on the monotonic clock after which the result is no longer wanted.
         overtaken: Number of times that later requests were admitted because they fitted and this one did not.
         client: In whose queue it waits.
         interactive: Whether the client waits for this very request (`submit`), not for all of a call (`finish`).
@@ -41,7 +41,6 @@ class QueuedRequest(Generic[Result]):
 
     @property
     def is_over(self) -> bool:
-        """Whether the request is done, cancelled or past its deadline."""
         late = self.deadline is not None and time.monotonic() > self.deadline
         return self.result.done() or late
 
@@ -69,7 +68,6 @@ class ModelRequest(QueuedRequest[Result]):
     """A request that the model runner computes.
 
     Attributes:
-        ids: Token ids of the prompt.
         adapter: Pinned name of the adapter; None is the bare base model.
         keep_prefix: Keep the KV cache of the prompt: the same prompt follows again soon.
     """
@@ -125,12 +123,7 @@ class GenerateRequest(ModelRequest[list[int]]):
 
 @dataclass(eq=False, kw_only=True)
 class ScoreRequest(ModelRequest[ChoiceScores]):
-    """Score the choices of one prompt.
-
-    Attributes:
-        choices: Token ids of each choice, at least one choice.
-        prune_margin: See `Engine.score`.
-    """
+    """Score the choices of one prompt, at least one."""
 
     choices: tuple[TokenIds, ...]
     prune_margin: float | None = None
@@ -167,12 +160,6 @@ class Limits:
         pass_tokens: Tokens of one prefill or scoring pass: number of rows times the longest, choices included.
         waiting: Requests in the queue.
         waiting_per_client: Requests of one client in the queue; None: a quarter of `waiting`, but at least 256.
-
-    Examples:
-        >>> Limits(rows=4, cache_tokens=4096, pass_tokens=512, waiting=64).pass_holds(2, 200)
-        True
-        >>> Limits(rows=4, cache_tokens=4096, pass_tokens=512, waiting=64).pass_holds(3, 200)
-        False
     """
 
     rows: int

@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -168,10 +169,7 @@ class Scheduler:
                         self._changed.wait()
                         continue
                     self._is_driven = True
-                try:
-                    self._drive(lambda: not open_.count, push)
-                finally:
-                    self._stop_driving()
+                self._drive(lambda: not open_.count, push)
         finally:
             with self._changed:
                 self._calls -= 1
@@ -210,38 +208,34 @@ class Scheduler:
         if not self._is_driven and self._has_work:
             self._is_driven = True
             try:
-                threading.Thread(target=self._run, name="searchlora-engine", daemon=True).start()
+                drive = partial(self._drive, lambda: False, lambda: None)
+                threading.Thread(target=drive, name="searchlora-engine", daemon=True).start()
             except RuntimeError:
                 self._is_driven = False
                 raise
-
-    def _run(self) -> None:
-        try:
-            self._drive(lambda: False, lambda: None)
-        finally:
-            self._stop_driving()
 
     def _drive(self, is_enough: Callable[[], bool], push: Callable[[], None]) -> None:
         """Compute step by step until `is_enough()` or until nothing is left to do; `push` is called with the lock
         before each admission.
         """
-        self._driver = threading.get_ident()
-        torch.get_num_threads()  # sets OpenMP's number of threads, which each thread has its own of, for our kernels
-        with torch.inference_mode():
-            try:
+        try:
+            self._driver = threading.get_ident()
+            torch.get_num_threads()  # sets the number of OpenMP threads of this thread, for our kernels
+            with torch.inference_mode():
                 while self._has_work and not is_enough():
                     self._step(push)
-            except BaseException as error:  # an interrupt, at any point
-                lost = [*self._admitted, *self._runner.running]
-                if isinstance(error, Exception):  # it would come again for the queued requests
-                    with self._changed:
-                        lost += self._queue.remove_if(lambda _: True)
-                for request in lost:
-                    request.fail(EngineError(f"the computation was interrupted ({type(error).__name__}: {error})"))
-                self._runner.drop_all()
-                raise
-            finally:
-                self._admitted = []
+        except BaseException as error:  # an interrupt, at any point
+            lost = [*self._admitted, *self._runner.running]
+            if isinstance(error, Exception):  # it would come again for the queued requests
+                with self._changed:
+                    lost += self._queue.remove_if(lambda _: True)
+            for request in lost:
+                request.fail(EngineError(f"the computation was interrupted ({type(error).__name__}: {error})"))
+            self._runner.drop_all()
+            raise
+        finally:
+            self._admitted = []
+            self._stop_driving()
 
     def _stop_driving(self) -> None:
         with self._changed:

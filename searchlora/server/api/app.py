@@ -108,10 +108,9 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
         is_open=_is_open,
         max_body_bytes=config.max_body,
         timeout=config.timeout,
-        requests_per_minute=config.per_minute,
         max_active_requests=max_active_requests or config.max_active_requests,
     )
-    app.add_middleware(ErrorResponses)
+    app.add_middleware(ErrorResponses, check_store=service.check_store)
     counted = frozenset(path for path in PATHS if "{" not in path) | {"/v1/tasks", "/v1/jobs", "/playground"}
     app.add_middleware(RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log)
     return app

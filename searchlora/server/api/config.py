@@ -151,9 +151,6 @@ class ServeConfig:
     shutdown_timeout: float = _setting(
         60.0, "SECONDS", "Time that requests in progress get to finish when the server stops.", min=0
     )
-    per_minute: int | None = _setting(
-        None, "N", "Maximum number of POST requests of one client per minute; further requests get 429.", min=1
-    )
     max_body: int = _setting(1_000_000, "BYTES", "Maximum size of a request body; a larger one gets 413.", min=1)
     max_prompt: int = _setting(8192, "TOKENS", "Maximum length of a prompt; a longer one gets 400.", min=1)
     max_answer: int = _setting(1024, "TOKENS", "Maximum length of an answer; a request for more gets 400.", min=1)

@@ -24,7 +24,7 @@ async def embeddings(http: ApiRequest, body: EmbeddingRequest) -> Response:
     service, client_id = http.service, http.client_id
     encoders = service.encoders
     with service.admitted(client_id):
-        pinned = await http.in_thread(lambda: service.in_store(lambda: encoders.pin(body.model)))
+        pinned = await http.in_thread(lambda: encoders.pin(body.model))
         texts = await http.in_thread(lambda: list(map(text_of, body.input)))
         future = encoders.submit(
             pinned,

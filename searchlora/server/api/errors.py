@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -176,10 +176,13 @@ class ErrorResponses:
 
     A request that is cancelled because the server stops gets 503. If the response has begun, the exception is raised
     again, so that the connection is closed.
+
+    Args:
+        check_store: Raises `FileNotFoundError` if the store has disappeared; then no adapter is merely unknown.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, check_store: Callable[[], object] = lambda: None) -> None:
+        self._app, self._check_store = app, check_store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -202,11 +205,19 @@ class ErrorResponses:
         except Exception as error:
             if response_begun:
                 raise
-            api_error = api_error_of(error)
+            api_error = api_error_of(self._reason(error))
             if api_error.code == "internal_error":
                 # %r: a path may contain line breaks and terminal escapes, which would forge log lines.
                 _LOG.exception("%s %r failed", scope["method"], scope["path"])
             await api_error.response()(scope, receive, send)
+
+    def _reason(self, error: Exception) -> Exception:
+        if isinstance(error, NotInStore):
+            try:
+                self._check_store()
+            except FileNotFoundError as missing:
+                return missing
+        return error
 
 
 def without_folders(text: str) -> str:

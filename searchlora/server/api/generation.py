@@ -25,7 +25,6 @@ from searchlora.server.api.answer_stream import AnswerStream, Delta
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_at
 from searchlora.server.api.generation_schemas import GenerationRequest
-from searchlora.server.api.grammars import fits
 from searchlora.server.api.response_schemas import Logprob, TopLogprob
 from searchlora.server.api.routing import ApiRequest
 from searchlora.server.api.service import Service
@@ -162,14 +161,14 @@ async def generate(
                 completions = await unless_disconnected(http, _all(generation.futures))
             finally:
                 generation.cancel()
-            await _count(http, generation, completions)
+            _count(service, generation, completions)
             return await http.json_response(lambda: answer_format.whole(completions))
         deltas = growing.deltas(generation.futures)
         first = await unless_disconnected(http, anext(deltas))  # an error before the first token has its own status
         service.metrics.first_token.observe(time.monotonic() - started)
         deadline = asyncio.get_running_loop().time() + service.config.timeout - (time.monotonic() - started)
         admission.callback(generation.cancel)
-        events = _events(http, generation, answer_format, first, deltas, deadline)
+        events = _events(service, generation, answer_format, first, deltas, deadline)
         return streamed(events, lambda error: map(sent_event, answer_format.failed(error)), admission.pop_all())
 
 
@@ -258,30 +257,15 @@ async def _all(futures: Sequence[Future[Completion]]) -> list[Completion]:
     return [await asyncio.wrap_future(future) for future in futures]
 
 
-async def _count(http: ApiRequest, generation: Generation, completions: Sequence[Completion]) -> None:
-    """Count completions. A truncated one may still match its grammar."""
-    by_prompt = [
-        completions[first : first + generation.answers] for first in range(0, len(completions), generation.answers)
-    ]
-
-    def invalid() -> list[int]:
-        return [
-            sum(each.finish == "length" and not fits(request.grammar, each.text) for each in answers)
-            if request.grammar
-            else 0
-            for request, answers in zip(generation.requests, by_prompt, strict=True)
-        ]
-
-    has_cut = any(request.grammar for request in generation.requests) and any(
-        each.finish == "length" for each in completions
-    )
-    counts = await http.in_thread(invalid) if has_cut else [0] * len(by_prompt)
-    for answers, count in zip(by_prompt, counts, strict=True):
-        http.service.metrics.completed(generation.model, answers, invalid=count)
+def _count(service: Service, generation: Generation, completions: Sequence[Completion]) -> None:
+    for number, request in enumerate(generation.requests):
+        answers = completions[number * generation.answers : (number + 1) * generation.answers]
+        cut = sum(each.finish == "length" for each in answers) if request.grammar else 0
+        service.metrics.completed(generation.model, answers, invalid=cut)
 
 
 async def _events(
-    http: ApiRequest,
+    service: Service,
     generation: Generation,
     answer_format: Format,
     first: Delta,
@@ -297,6 +281,6 @@ async def _events(
             yield sent_event(event)
         delta = await before(deadline, anext(deltas, None))
     completions = [future.result() for future in generation.futures]
-    await _count(http, generation, completions)
+    _count(service, generation, completions)
     for end in answer_format.end(completions):
         yield end if isinstance(end, str) else sent_event(end)

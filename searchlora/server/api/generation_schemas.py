@@ -131,7 +131,6 @@ class ChoicesRequest(GenerationRequest):
 
     @property
     def answers(self) -> int:
-        """Number of answers to each prompt."""
         return self.n or 1
 
 
@@ -183,7 +182,6 @@ class ChatRequest(ChoicesRequest):
 
     @property
     def top(self) -> int | None:
-        """Number of most likely tokens to report; None: no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
@@ -204,7 +202,6 @@ class CompletionRequest(ChoicesRequest):
 
     @property
     def top(self) -> int | None:
-        """Number of most likely tokens to report; None: no log-probabilities."""
         return self.logprobs
 
     # Unsupported: refused unless neutral.
@@ -310,7 +307,6 @@ class ResponseRequest(GenerationRequest):
 
     @property
     def top(self) -> int | None:
-        """Number of most likely tokens to report; None: no log-probabilities."""
         return (self.top_logprobs or 0) if self.include or self.top_logprobs else None
 
     @property

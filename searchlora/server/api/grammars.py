@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from searchlora.inference.constrained import llguidance_source
 from searchlora.outputs import Grammar, escape_regex
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.generation_schemas import ResponseFormat, StructuredOutputs
@@ -35,16 +34,6 @@ def grammar_of(response_format: ResponseFormat | None, outputs: StructuredOutput
         param = "response_format" if first else "structured_outputs"
         raise _invalid(f"A grammar has at most {_MAX_GRAMMAR_CHARACTERS:,} characters.", param)
     return grammar
-
-
-def fits(grammar: Grammar, text: str) -> bool:
-    """Whether a text is a complete sentence of a grammar that the engine has accepted."""
-    from llguidance import LLMatcher, LLTokenizer
-
-    tokens = LLTokenizer("byte")  # every byte is a token
-    matcher = LLMatcher(tokens, llguidance_source(grammar), log_level=0)
-    ids = tokens.tokenize_str(text)
-    return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
 
 
 def _of_response_format(response_format: ResponseFormat) -> Grammar | None:

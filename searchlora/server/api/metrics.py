@@ -46,13 +46,13 @@ class Metrics:
         )
         self.invalid = Counter(
             "searchlora_invalid_outputs",
-            "Completions that were truncated before they matched their grammar.",
+            "Completions under a grammar that were truncated.",
             ["model"],
             registry=self.registry,
         )
 
     def completed(self, model: str, answers: Sequence[Completion], *, invalid: int = 0) -> None:
-        """Count the answers to one prompt; `invalid` of them do not match their grammar."""
+        """Count the answers to one prompt; `invalid` of them were truncated under a grammar."""
         self.tokens.labels(model, "prompt").inc(answers[0].prompt_tokens)
         self.tokens.labels(model, "completion").inc(sum(each.completion_tokens for each in answers))
         self.invalid.labels(model).inc(invalid)

@@ -1,14 +1,11 @@
-"""The guard of both servers: authentication, host and origin checks, rate limit, body size and time limits."""
+"""The guard of both servers: authentication, host and origin checks, body size and time limits."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import hmac
-import math
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -23,15 +20,12 @@ from searchlora.server.http import is_own_host
 #: Seconds within which a whole body must arrive.
 _BODY_SECONDS = 30.0
 
-#: Clients whose bucket is remembered; a forgotten client starts with a full bucket.
-_REMEMBERED_CLIENTS = 10_000
-
 
 class RequestGuard:
-    """ASGI middleware of both servers that answers 401, 403, 408, 413, 429, 431, 503 and 504 itself.
+    """ASGI middleware of both servers that refuses requests with 400, 401, 403, 408, 413, 431, 503 and 504.
 
     A request that passes carries its client in `scope["state"]["client_id"]`: an API key's number, or an address where
-    no keys are set. Its response has a write time-out.
+    no keys are set. Its response has a write time-out. `ErrorResponses` around it answers refused ones.
 
     Args:
         api_keys: Every request must carry one of them; empty: no key is required, but the host and the origin are
@@ -39,7 +33,6 @@ class RequestGuard:
         host_names: Host names accepted without an API key, see `http.is_own_host`.
         is_open: Whether a path needs no check: probes, and the files of a page.
         timeout: Seconds after which a request fails with 504; a response must be read in time, too.
-        requests_per_minute: POST requests of one client per minute, as a token bucket; None: no limit.
         max_active_requests: Limit of requests in progress, including those whose body has not arrived.
         headers: Headers of every response.
     """
@@ -53,50 +46,38 @@ class RequestGuard:
         api_keys: Sequence[str] = (),
         host_names: Sequence[str] = (),
         is_open: Callable[[str], bool] = lambda _: False,
-        requests_per_minute: int | None = None,
         max_active_requests: int = 2048,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._app, self._host_names, self._is_open, self._headers = app, host_names, is_open, headers
         self._max_body_bytes, self._timeout, self._max_active_requests = max_body_bytes, timeout, max_active_requests
         self._key_digests = [_digest(key.encode()) for key in api_keys]
-        self._per_minute = requests_per_minute
-        self._rate_limiter = RateLimiter(requests_per_minute) if requests_per_minute else None
         self._active_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
+        """Pass the request on, or raise the `ApiError` that refuses it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         send = with_headers(send, self._headers) if self._headers else send
-        if (error := _framing_error(scope["headers"])) is not None:
-            await error.response()(scope, receive, send)
-            return
+        _check_framing(scope["headers"])
         if self._is_open(scope["path"]):
             await self._forward(scope, receive, send)
             return
         self._active_requests += 1
-        try:
-            await self._check_and_forward(scope, receive, send)
-        finally:
-            self._active_requests -= 1
-
-    async def _check_and_forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if self._active_requests > self._max_active_requests:
                 message = f"The server is busy with {self._active_requests - 1} requests."
                 raise ApiError(503, "busy", message, retry_after=1)
             scope.setdefault("state", {})["client_id"] = self._client_id(scope)
             body = await self._read_body(Headers(scope=scope), receive)
-        except ApiError as error:
-            await error.response()(scope, receive, send)
-            return
-        with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
-            await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._timeout))
+            with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
+                await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._timeout))
+        finally:
+            self._active_requests -= 1
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application; answer 504 if its response has not begun at the time limit."""
+        """Call the application; raise 504 if its response has not begun at the time limit."""
         begun = False
 
         async def tracked_send(message: Message) -> None:
@@ -112,18 +93,14 @@ class RequestGuard:
             if begun or not limit.expired():
                 raise
             message = "The time limit of the request passed. Allow more time, or ask less."
-            await ApiError(504, "deadline_exceeded", message).response()(scope, receive, send)
+            raise ApiError(504, "deadline_exceeded", message) from None
 
     def _client_id(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         if self._key_digests:
-            client_id = self._authenticate(headers)
-        else:
-            self._check_host_and_origin(scope["path"], headers)
-            client_id = (scope.get("client") or ("unknown",))[0]
-        if self._rate_limiter and scope["method"] == "POST" and (seconds := self._rate_limiter.retry_after(client_id)):
-            message = f"No more than {self._per_minute} requests a minute."
-            raise ApiError(429, "rate_limit_exceeded", message, retry_after=seconds)
+            return self._authenticate(headers)
+        self._check_host_and_origin(scope["path"], headers)
+        client_id: str = (scope.get("client") or ("unknown",))[0]
         return client_id
 
     def _authenticate(self, headers: Headers) -> str:
@@ -174,44 +151,17 @@ class RequestGuard:
         return body
 
 
-class RateLimiter:
-    """Token bucket per client: full at first, refilled steadily, one token per request. Not safe for threads.
-
-    Examples:
-        >>> limiter = RateLimiter(1, clock=lambda: 0.0)
-        >>> limiter.retry_after("a"), limiter.retry_after("a"), limiter.retry_after("b")
-        (0, 60, 0)
-    """
-
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._capacity = per_minute
-        self._clock = clock
-        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # tokens, and when they were counted
-
-    def retry_after(self, client_id: Hashable) -> int:
-        """Whole seconds until the client may send a request; 0 means now, and takes a token."""
-        now = self._clock()
-        tokens, since = self._buckets.pop(client_id, (float(self._capacity), now))
-        tokens = min(self._capacity, tokens + (now - since) * self._capacity / 60)
-        seconds = 0 if tokens >= 1 else math.ceil((1 - tokens) * 60 / self._capacity)
-        self._buckets[client_id] = (tokens if seconds else tokens - 1, now)
-        if len(self._buckets) > _REMEMBERED_CLIENTS:
-            self._buckets.popitem(last=False)
-        return seconds
-
-
-def _framing_error(headers: Sequence[tuple[bytes, bytes]]) -> ApiError | None:
-    """The error of a request whose end is ambiguous or whose headers are too long; it closes the connection.
+def _check_framing(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse a request whose end is ambiguous or whose headers are too long, and close the connection.
 
     A request with both `Content-Length` and `Transfer-Encoding` may be request smuggling (RFC 9112, section 6.1).
     """
     names = {name for name, _ in headers}
     if b"content-length" in names and b"transfer-encoding" in names:
         message = "Content-Length and Transfer-Encoding exclude each other."
-        return ApiError(400, "invalid_http", message, close=True)
+        raise ApiError(400, "invalid_http", message, close=True)
     if sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES:
-        return ApiError(431, "header_too_long", f"Headers have at most {MAX_HEAD_BYTES} bytes.", close=True)
-    return None
+        raise ApiError(431, "header_too_long", f"Headers have at most {MAX_HEAD_BYTES} bytes.", close=True)
 
 
 def _network_location(origin: str) -> str | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 from fastapi import Response
+from scipy.special import softmax
 
 from searchlora.errors import SearchloraError
 from searchlora.inference.engine import ChoiceScores
@@ -55,6 +55,7 @@ def _submit(
     if len(requests) > service.config.waiting:
         limit = service.config.waiting
         raise ApiError(400, "invalid_value", f"At most {limit} requests are taken at once.", param="requests")
+    service.check_store()  # an error of one request does not tell that the store has disappeared
     models: list[str] = []
 
     def engine_requests() -> Iterator[tuple[EngineRequest, Sequence[str], float | None]]:
@@ -84,18 +85,6 @@ def _result(service: Service, model: str, scored: ChoiceScores) -> Scores:
         "object": "score",
         "model": model,
         "log_probabilities": list(scored.log_probabilities),
-        "probabilities": probabilities(scored.log_probabilities),
+        "probabilities": softmax(scored.log_probabilities).tolist(),
         "usage": {"prompt_tokens": scored.prompt_tokens, "scored_tokens": scored.scored_tokens},
     }
-
-
-def probabilities(log_probabilities: Sequence[float]) -> list[float]:
-    """The probability of each choice among the choices.
-
-    Examples:
-        >>> probabilities([0.0, 0.0])
-        [0.5, 0.5]
-    """
-    top = max(log_probabilities)
-    weights = [math.exp(log_probability - top) for log_probability in log_probabilities]
-    return [weight / math.fsum(weights) for weight in weights]

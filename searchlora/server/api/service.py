@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from searchlora.adapters.store import Store
-from searchlora.errors import NotInStore, RenderError
+from searchlora.errors import RenderError
 from searchlora.files.result_cache import ResultCache
 from searchlora.inference.engine import Request
 from searchlora.inference.grammar_trial import GrammarTrial
@@ -156,17 +156,8 @@ class Service:
         Raises:
             InvalidName: for a string that cannot be a reference, such as a path.
             NotInStore: for an unknown adapter, version or alias.
-            FileNotFoundError: when the store has disappeared.
         """
-        return self.engine.base.version if model == self.base else self.in_store(lambda: self.engine.pin(model))
-
-    def in_store(self, look_up: Callable[[], T]) -> T:
-        """The result of a look-up; if it finds nothing, `check_store` first says whether the store is there at all."""
-        try:
-            return look_up()
-        except NotInStore:
-            self.check_store()
-            raise
+        return self.engine.base.version if model == self.base else self.engine.pin(model)
 
     def check_store(self) -> None:
         """Raise `FileNotFoundError`, which is answered with 503, if the store has disappeared since the start."""

@@ -104,7 +104,6 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
     """The application for one grading session; `names` are further host names that requests may use."""
     app = FastAPI(title="searchlora grading", **PRIVATE_APP)
     app.state.session, app.state.threads = session, FairThreads(_THREADS, "searchlora-grading")
-    app.add_middleware(ErrorResponses)
     app.add_middleware(
         RequestGuard,
         host_names=tuple(names),
@@ -112,6 +111,7 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
         timeout=TIMEOUT,
         headers=PAGE_HEADERS,
     )
+    app.add_middleware(ErrorResponses)
     app.include_router(router)
     for name in _ASSETS:
         app.get("/" if name == "page.html" else f"/{name}")(_asset(name))

@@ -10,11 +10,7 @@ import pytest
 from scipy import stats
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.prediction_powered import (
-    prediction_powered_difference,
-    prediction_powered_mean,
-    prediction_powered_measure,
-)
+from searchlora.eval.judge.prediction_powered import prediction_powered_mean, prediction_powered_measure
 from searchlora.eval.measures import retrieval_values
 
 SIZE = 100_000
@@ -190,7 +186,7 @@ def test_measures_of_one_run_and_of_the_difference_of_two():
     people, judge = (retrieval_values(a, qrels, ["nDCG@5"])["nDCG@5"] for qrels in (human, judged))
     assert found == prediction_powered_mean(people, judge, resamples=300)
     assert found.human_only_value == pytest.approx(np.mean(list(people.values())))
-    paired = prediction_powered_difference(a, b, human, judged, "nDCG@5", resamples=300)
+    paired = prediction_powered_measure(a, human, judged, "nDCG@5", minus=b, resamples=300)
     assert paired.low > 0
     other = prediction_powered_measure(b, human, judged, "nDCG@5", resamples=300)
     assert paired.human_only_value == pytest.approx(found.human_only_value - other.human_only_value)

@@ -232,15 +232,6 @@ def test_merged_qrels_carry_a_human_card_with_their_source(three, tmp_path):
     assert card.counts == {"human": sum(map(len, merged(three, "lowest").values()))}
 
 
-def test_export_removes_qrels_of_former_raters_only(three, tmp_path):
-    write_ratings(three, tmp_path, **CARD, resamples=10)
-    (tmp_path / "qrels.llm.txt").write_text("1 0 a 1\n")
-    write_ratings([row for row in three if row.rater != "carl"], tmp_path, **CARD, resamples=10)
-    assert sorted(path.name for path in tmp_path.glob("qrels.*.txt")) == [
-        *("qrels.anna.txt", "qrels.ben.txt", "qrels.llm.txt")
-    ]
-
-
 def test_export_of_one_rater_reports_no_agreement(tmp_path):
     rows = [rated("1", "a", 3, "anna"), rated("1", "b", None, "anna")]
     write_ratings(rows, tmp_path, **CARD, resamples=10)

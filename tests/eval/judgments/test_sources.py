@@ -17,7 +17,7 @@ from searchlora.eval.judgments.card import (
     sources_of,
     write_card,
     write_judgments,
-    write_run_with_card,
+    write_run_card,
 )
 from searchlora.eval.judgments.converting import convert_qrels
 from searchlora.eval.judgments.derived_cards import merged_card
@@ -29,7 +29,7 @@ from searchlora.eval.judgments.sources import (
     read_sources,
     sources_path,
 )
-from searchlora.eval.trec import write_qrels
+from searchlora.eval.trec import write_qrels, write_run
 
 QRELS = {"t1": {"d1": 3, "d2": 0}, "t2": {"d1": 1}}
 LLM = JudgmentsCard("llm", "2026-07-01", judge="j@1", judge_lineage=("j@1",), counts={"llm": 3})
@@ -121,7 +121,8 @@ def test_converted_judgments_are_declared_once(tmp_path):
 
 
 def test_the_card_of_a_run_is_no_card_of_judgments(tmp_path):
-    write_run_with_card(tmp_path / "r.trec", {"t1": {"d1": 1.0}}, "r", RunCard("r", "2026-07-01"))
+    write_run(tmp_path / "r.trec", {"t1": {"d1": 1.0}}, "r")
+    write_run_card(tmp_path / "r.trec", RunCard("r", "2026-07-01"))
     assert not has_card(tmp_path / "r.trec")
 
 

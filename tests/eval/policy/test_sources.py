@@ -25,17 +25,12 @@ def rule(accepted: tuple[str, ...] | None, *graded: dict[str, int]) -> RuleResul
         (("human",), [{"human": 9}], True),
         (("human",), [{"human": 9, "llm": 1}], False),
         (("human",), [{"human": 9, "unknown": 1}], False),
-        (("human",), [{"mixed": 9}], False),
-        (("human",), [{"clicks": 9}], False),
         (None, [{"human": 9, "llm": 1}], True),  # human and mixed
         (None, [{"human": 9, "unknown": 1}], False),
-        (None, [{"unknown": 9}], False),
         (None, [{"llm": 9, "clicks": 1}], False),  # no grade of people among them
         (None, [{"human": 9}, {"llm": 9}], False),  # the qrels of people, and labels of a judge
         (("human", "llm"), [{"human": 9, "llm": 1}], True),
-        (("human", "llm"), [{"human": 9}, {"llm": 9}], True),
         (("human", "unknown"), [{"human": 9, "unknown": 1}], True),
-        (("llm",), [{"human": 9, "llm": 1}], False),
     ],
 )
 def test_every_grade_is_of_an_accepted_source(accepted, graded, passed):

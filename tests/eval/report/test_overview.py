@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.report import Chapter, write_overview
+from searchlora.eval.report.comparison import Chapter, write_overview
 
 
 def comparison(measure: str, ours: float):

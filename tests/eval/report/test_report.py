@@ -9,11 +9,12 @@ import pytest
 
 from searchlora.eval.calibration import grade_curve
 from searchlora.eval.comparison import compare
-from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.evaluation import Confusion, Evaluation
 from searchlora.eval.formatting import interval, p_value, printable
 from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report import Confusion, Curve, RetrievedDocument, RowTexts, SystemOutput, extremes, write_report
+from searchlora.eval.report.comparison import write_report
+from searchlora.eval.report.examples import RetrievedDocument, RowTexts, SystemOutput, extremes
 from searchlora.eval.tables import to_markdown
 from tests.eval.report.made import comparison, evaluation, topics
 from tests.eval.report.page import Page
@@ -196,7 +197,7 @@ def test_circular_is_marked_wherever_the_system_is_named(kind, tmp_path):
     """Law 6, in plots too, and in one whose name is too long for a plot."""
     name = "a system whose name is too long to be drawn in any plot of this page"
     systems = {
-        name: evaluation(0.4, 2, circular="the judge works in it", invalid={"q1": "not JSON"}, totals={"BLEU": 1.0}),
+        name: evaluation(0.4, 2, circular="the judge works in it", invalid={"q1": "not JSON"}),
         "strong": evaluation(1.5, 3),
         "weak": evaluation(0.0, 1),
     }
@@ -250,12 +251,12 @@ def test_policy_section(compared, tmp_path, rules, forced, heading, line):
 def test_confusion_matrix_and_reliability_curve(compared, tmp_path):
     human = {f"q{n}": {"a": n % 3, "b": (n + 1) % 3} for n in range(12)}
     reported = {topic: {doc: min(grade + 1.0, 2.0) for doc, grade in row.items()} for topic, row in human.items()}
-    points = tuple(grade_curve(human, reported))
+    points = grade_curve(human, reported)
     page = Page(
         write_report(
             tmp_path / "r.html", "t", compared, {}, {},
             confusions={"intents": Confusion(("buy", "ask"), ("buy", "ask", "invalid"), ((8, 1, 1), (0, 5, 0)))},
-            curves={"grades": Curve(points)},
+            curves={"grades": points},
         )
     )  # fmt: skip
     page.check_whole()
@@ -379,7 +380,7 @@ def test_names_and_texts_are_escaped_wherever_they_are_shown(tmp_path, evil):
     """A query log or an adapter's name may hold anything: the page is UTF-8, in reading order, and is written."""
     plain = {
         name: evaluation(
-            skill, seed, invalid={"q1": f"reason {evil}"}, totals={f"total {evil}": 1.0}, notes=(f"note {evil}",),
+            skill, seed, invalid={"q1": f"reason {evil}"}, notes=(f"note {evil}",),
             slices={f"slice {evil}": {row: f"value {evil}{n % 2}" for n, row in enumerate(topics())}},
             costs={f"cost {evil}": 1.0}, circular=f"why {evil}",
         )
@@ -400,16 +401,14 @@ def test_names_and_texts_are_escaped_wherever_they_are_shown(tmp_path, evil):
             rules=[RuleResult(f"rule {evil}", False, f"found {evil}", 1.0)],
             forced=f"forced {evil}",
             confusions={f"matrix {evil}": Confusion((f"row {evil}",), (f"column {evil}",), ((3,),))},
-            curves={f"curve {evil}": Curve(tuple(grade_curve(human, human)))},
+            curves={f"curve {evil}": grade_curve(human, human)},
         )
     )  # fmt: skip
     page.check_whole()
     assert "<script" not in page.source
     assert not set(page.source) & {"\x00", "\x1b", "\x9b", "\u202e", "\u2066", "\ud800", "\uffff"}
     everything = [*page.texts, *page.labels]
-    words = (
-        "title intro reason total note slice value cost why output id text query wanted label hash rule found forced"
-    )
+    words = "title intro reason note slice value cost why output id text query wanted label hash rule found forced"
     for word in [*words.split(), "matrix", "row", "column", "curve", "one", "two"]:
         assert any(f"{word} {printable(evil)}" in text for text in everything), word
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import random
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +22,6 @@ from searchlora.eval.trec import read_run
 from searchlora.experiments.judge.command import judge
 from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.files import file_sha256
-from searchlora.inference.local import LocalEngine
 from searchlora.task import load_prompted_task
 from tests.child_scripts import Script, run_script
 from tests.experiments.grading_task import build_task, write_collection
@@ -141,15 +136,6 @@ def test_a_passage_too_long_for_the_judge_is_named(ask, files, tmp_path, generat
     with pytest.raises(EngineError, match=r"pair t1 d04: the prompt of 5\d+ tokens .* context of 4096"):
         ask(runs=(), pairs=tmp_path / "pairs.txt", generate=generate)
     assert not (tmp_path / "qrels.txt").exists()
-
-
-def test_pairs_from_qrels_are_judged_without_using_their_grades(ask, tmp_path):
-    (tmp_path / "pairs.txt").write_text("t0 0 d03 2\nt0 d04\nt0 d04\nt2 d03\n", encoding="utf-8")
-    ask(runs=(), pairs=tmp_path / "pairs.txt")
-    assert {topic: list(row) for topic, row in read_qrels(tmp_path / "qrels.txt").items()} == {
-        "t0": ["d03", "d04"],
-        "t2": ["d03"],
-    }
 
 
 @pytest.mark.slow
@@ -327,99 +313,3 @@ def test_the_card_tells_another_map_of_columns(ask, files):
     corpora = [CorpusFile(files["corpus.jsonl"], {"text": columns}) for columns in (("title",), ("title", "text"))]
     cards = [ask(f"{n}.txt", corpus=corpus).card for n, corpus in enumerate([files["corpus.jsonl"], *corpora])]
     assert len({card.made_from["corpus"] for card in cards}) == 3
-
-
-@pytest.mark.slow
-def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(
-    files, tasks, tmp_path, tiny_base, monkeypatch
-):
-    """As in bf16, where the other rows of a batch, and the row's place in it, change the last digits of a score."""
-    score = LocalEngine.score
-
-    def coupled(self, requests, choices, **options):
-        batch = hashlib.sha256("".join(request.messages[-1]["content"] for request in requests).encode()).digest()
-        scored = score(self, requests, choices, **options)
-        return [
-            replace(one, log_probabilities=tuple(value - batch[row % 32] / 256 * n for n, value in enumerate(values)))
-            for row, one in enumerate(scored)
-            for values in [one.log_probabilities]
-        ]
-
-    monkeypatch.setattr(LocalEngine, "score", coupled)
-    pairs = [f"t{topic} d{document:02}" for topic in range(3) for document in range(30)]
-    orders = {"forward": pairs, "backward": pairs[::-1], "shuffled": random.Random(7).sample(pairs, len(pairs))}
-
-    def grades(order, out):
-        (tmp_path / "pairs.txt").write_text("\n".join(orders[order]), encoding="utf-8")
-        judge(
-            files["topics.jsonl"],
-            files["corpus.jsonl"],
-            tmp_path / out,
-            base=str(tiny_base.path),
-            task="fit",
-            tasks=tasks,
-            store=tmp_path / "store",
-            pairs=tmp_path / "pairs.txt",
-        )
-        return read_probabilities(tmp_path / f"{out}.probabilities.jsonl")
-
-    expected = grades("forward", "forward.txt")
-    assert grades("backward", "backward.txt") == expected
-    assert grades("shuffled", "shuffled.txt") == expected
-
-    answered = Judge.grade
-    with pytest.MonkeyPatch.context() as patch:  # stopped in the second batch
-        batches = iter([answered])
-        patch.setattr(Judge, "grade", lambda self, records: next(batches)(self, records))
-        with pytest.raises(StopIteration):
-            grades("shuffled", "resumed.txt")
-    assert grades("shuffled", "resumed.txt") == expected
-
-
-@pytest.mark.slow
-def test_scores_that_are_not_numbers_are_invalid_answers_and_never_grade_0(ask, tmp_path, monkeypatch):
-    score = LocalEngine.score
-
-    def broken(self, requests, choices, **options):
-        scored = score(self, requests, choices, **options)
-        nan = (math.nan,) * len(choices[0])
-        return [
-            replace(one, log_probabilities=nan) if "sleeps 2" in request.messages[-1]["content"] else one
-            for request, one in zip(requests, scored, strict=True)
-        ]
-
-    monkeypatch.setattr(LocalEngine, "score", broken)
-    done = ask()
-    rows = [json.loads(line) for line in (tmp_path / "qrels.txt.invalid.jsonl").read_text("utf-8").splitlines()]
-    assert done.invalid == len(rows) == done.card.invalid > 0
-    assert all("nan" in row["reason"] for row in rows)
-    qrels = read_qrels(tmp_path / "qrels.txt")
-    assert not any(row["document"] in qrels[row["topic"]] for row in rows)
-    assert sum(map(len, qrels.values())) == 18 - len(rows)
-
-
-@pytest.mark.slow
-def test_logged_grades_of_another_judge_or_text_are_not_reused(ask, files, monkeypatch):
-    """A run that stopped before its qrels were written leaves its grades; only those asked alike are used."""
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    calls: list[int] = []
-    grade = Judge.grade
-    with monkeypatch.context() as patch:
-        patch.setattr("searchlora.experiments.judge.command.write_judgments", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            ask()
-    monkeypatch.setattr(Judge, "grade", lambda self, records: calls.append(len(records)) or grade(self, records))
-    corpus = files["corpus.jsonl"]
-    corpus.write_text(corpus.read_text(encoding="utf-8").replace("sleeps 29.", "sleeps 30."), encoding="utf-8")
-    ask()
-    assert calls == [18]  # one chunk, judged anew as a whole
-    calls.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr("searchlora.experiments.judge.command.write_judgments", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            ask("again.txt")
-    ask("again.txt")
-    assert calls == [18]

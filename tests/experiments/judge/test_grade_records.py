@@ -14,7 +14,7 @@ from searchlora.experiments.judge import llm_judge
 from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.files.append_log import AppendLog
-from searchlora.outputs import Grade
+from searchlora.outputs import Grade, Graded
 from searchlora.progress import silent
 from searchlora.prompts import RENDERING
 
@@ -65,9 +65,10 @@ def test_reasons_are_logged_with_their_grades(judge, tmp_path):
     assert grade_records(unasked, PAIRS, tmp_path / "log", silent) == grades
 
 
-def test_grades_of_another_rendering_version_are_not_reused(judge, tiny_base, monkeypatch, tmp_path):
+def test_grades_of_another_text_or_rendering_version_are_not_reused(judge, tiny_base, monkeypatch, tmp_path):
     """The same chat may render to other token ids under another version of the renderer."""
     key = judge.key(PAIRS[0])
+    assert judge.key({**PAIRS[0], "passage": "It sleeps nobody."}) != key
     monkeypatch.setattr(llm_judge, "RENDERING", RENDERING + 1)
     assert _load(tiny_base, tmp_path).key(PAIRS[0]) != key
 
@@ -90,3 +91,32 @@ def test_what_is_no_grade_of_the_judge_is_graded_again(judge, tmp_path, monkeypa
         log.append({judge.key(pair): stored for pair in PAIRS})
     monkeypatch.setattr(Judge, "grade", lambda _, records: [Grade(1)] * len(records))
     assert grade_records(judge, PAIRS, tmp_path / "log", silent) == [Grade(1)] * 2
+
+
+def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(tmp_path):
+    """As in bf16, where the other rows of a batch, and the row's place in it, change the last digits of a score."""
+    records = [{"id": f"{number:02}"} for number in range(90)]
+    batches: list[int] = []
+
+    def coupled(batch):
+        if len(batches) == stop:
+            raise KeyboardInterrupt
+        batches.append(len(batch))
+        return [Grade(1, (n / 100, 1 - n / 100)) for n, _ in enumerate(batch)]
+
+    scale = Graded({"no": 0, "yes": 1})
+    judge = SimpleNamespace(engine=UNASKED, key=lambda record: record["id"], output=lambda _: scale, grade=coupled)
+
+    def grades(order, name):
+        found = grade_records(judge, order, tmp_path / name, silent)
+        return {record["id"]: grade for record, grade in zip(order, found, strict=True)}
+
+    stop = None
+    expected = grades(records, "forward")
+    assert grades(records[::-1], "backward") == expected
+    stop, batches[:] = 2, []
+    with pytest.raises(KeyboardInterrupt):
+        grades(records, "resumed")
+    stop = None
+    assert grades(records[::-1], "resumed") == expected
+    assert batches == [32, 32, 26]

@@ -1,4 +1,4 @@
-"""Authentication, rate limits, size limits, time-outs and back-pressure."""
+"""Authentication, size limits, time-outs and back-pressure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from searchlora.server.api.middleware import RateLimiter
 from searchlora.server.api.serve import make_server
 from tests.server.api.serving import asked, made_service, served
 
@@ -39,7 +38,7 @@ def until(true, seconds=5.0):
 
 @pytest.mark.slow
 def test_a_configured_api_key_is_required(tiny_base, store):
-    with serving(tiny_base, store, api_keys=("first-key", "schlüssel"), per_minute=3) as (_, client):
+    with serving(tiny_base, store, api_keys=("first-key", "schlüssel")) as (_, client):
         for headers in (
             {},
             {"authorization": "Bearer wrong"},
@@ -55,32 +54,8 @@ def test_a_configured_api_key_is_required(tiny_base, store):
                 assert answer.headers["www-authenticate"] == "Bearer"
             assert client.post(CHAT, json=asked(), headers=headers).status_code == 401
         assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
-        for key in (b"first-key", "schlüssel".encode()):  # each with a bucket of its own
-            headers = {"authorization": b"Bearer " + key}
-            codes = [client.post(CHAT, json=asked(), headers=headers).status_code for _ in range(4)]
-            assert codes == [200, 200, 200, 429]
-
-
-def test_a_rate_limited_client_gets_retry_after(tiny_base, store):
-    with serving(tiny_base, store, per_minute=2) as (_, client):
-        answers = [client.post(CHAT, json=asked()) for _ in range(3)]
-        assert [answer.status_code for answer in answers] == [200, 200, 429]
-        assert 1 <= int(answers[2].headers["retry-after"]) <= 30
-        assert answers[2].json()["error"]["type"] == "rate_limit_error"
-        spoofed = client.post(CHAT, json=asked(), headers={"x-forwarded-for": "10.1.1.1"})
-        assert spoofed.status_code == 429
-        assert client.get("/v1/models").status_code == 200
-
-
-def test_the_token_bucket_refills_steadily_up_to_its_size():
-    now = [0.0]
-    rates = RateLimiter(60, clock=lambda: now[0])
-    assert [rates.retry_after("a") for _ in range(61)] == [0] * 60 + [1]
-    assert rates.retry_after("b") == 0
-    now[0] += 1.5
-    assert [rates.retry_after("a"), rates.retry_after("a")] == [0, 1]
-    now[0] += 1e6
-    assert [rates.retry_after("a") for _ in range(61)] == [0] * 60 + [1]
+        for key in (b"first-key", "schlüssel".encode()):
+            assert client.post(CHAT, json=asked(), headers={"authorization": b"Bearer " + key}).status_code == 200
 
 
 def test_too_long_bodies_prompts_and_answers_are_errors(tiny_base, store):

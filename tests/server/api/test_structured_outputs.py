@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from searchlora.outputs import Grammar
-from searchlora.server.api.grammars import fits
 from tests.server.api.serving import asked
 
 CHAT = "/v1/chat/completions"
@@ -13,24 +11,6 @@ CHAT = "/v1/chat/completions"
 #: llguidance gives up the first at once, and the second after some tokens.
 GIVEN_UP = ({"regex": "(a?){999}a{999}"}, {"grammar": "start: /[bc]{3}/ /[de]{3}/ A\nA: /(a?){999}a{999}/"})
 TOO_COMPLEX = {"grammar": "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(4500)) + 'r4500: "x"\n'}
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "whole", "part"),
-    [
-        ("regex", "[a-z]{3}", "abc", "ab"),
-        ("regex", "a*", "", "b"),
-        ("regex", "(größer|\u4f60\u597d)", "\u4f60\u597d", "\u4f60\ufffd"),
-        ("lark", 'start: "x" "y"', "xy", "x"),
-        ("json_schema", '{"type": "array", "items": {"type": "integer"}}', "[1, 2]", "[1, 2"),
-    ],
-)
-def test_only_finished_answers_match_their_grammar(kind, text, whole, part, capfd):
-    grammar = Grammar(kind, text)
-    assert fits(grammar, whole)
-    assert not fits(grammar, part)
-    assert not fits(grammar, f"{whole}!")
-    assert capfd.readouterr().err == ""
 
 
 def requests(outputs):

@@ -78,7 +78,7 @@ def test_calibration_error_uses_the_most_probable_label_before_the_threshold():
     found = _label_task(["a", "b"], "oos").evaluate(EvaluationInput(records, outputs))
     # Two bins: one row at 0.9, right; two at 0.7, one of which is right.
     assert found.aggregates["calibration error"].value == pytest.approx((0.1 + abs(2 * 0.7 - 1)) / 3)
-    assert found.curves["the likeliest label"].points
+    assert found.curves["the likeliest label"]
     assert found.mean("accuracy") == 0.5
 
 

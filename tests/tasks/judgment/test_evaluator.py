@@ -65,7 +65,7 @@ def test_calibration_uses_the_probability_of_relevance():
         EvaluationInput(records(gold), [sure[0], sure[1], Grade(0, (0.5, 0.0, 0.25, 0.25)), Grade(2)])
     )
     assert found.figures()["calibration error"] == pytest.approx(0.5 / 3)
-    assert len(found.curves["probability of relevant"].points) == 3
+    assert len(found.curves["probability of relevant"]) == 3
     assert "calibration error" not in task.evaluate(EvaluationInput(records(gold), [Grade(0)] * 4)).figures()
 
 
